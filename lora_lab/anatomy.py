@@ -1,0 +1,169 @@
+"""A transformer as a grid of weight matrices: layer × role."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from lora_lab import _anatomy_table
+from lora_lab._block_facts import BlockFacts
+from lora_lab.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The output rows of a fused matrix that belong to one site.
+
+    Seen as ``(groups, group_size)``, a site owns columns ``offset : offset + width`` of every
+    group. Contiguous slices have one group; head-interleaved ones (GPT-NeoX, BLOOM) have one
+    group a head; grouped-query ones (Falcon) one group a key-value head.
+
+    >>> Rows(groups=1, group_size=2304, offset=768, width=768)      # k of GPT-2's c_attn
+    >>> Rows(groups=12, group_size=192, offset=64, width=64)        # k of Pythia-160m
+    """
+
+    groups: int
+    group_size: int
+    offset: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One weight matrix that can be adapted, W₀ of shape (out_features, in_features)."""
+
+    name: str  # unique: the module path, with "[role]" behind it where the matrix is fused
+    module: str  # dotted path of the module that owns the weight
+    layer: int | None  # index within its stack; None outside the layers (pooler, classifier)
+    role: str  # q k v o gate up down, "cross.q" …, else the bare module name
+    in_features: int  # k: the width of its input
+    out_features: int  # d: the number of its own output rows
+    rows: Rows | None = None  # None: the site is the whole matrix
+    transposed: bool = False  # stored (in, out), as transformers' Conv1D does
+    stack: str = ""  # "encoder" or "decoder" where a model has both
+    reads: str = ""  # sites with the same `reads` share one input tensor (q, k and v; gate and up)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of the grid."""
+
+    stack: str
+    layer: int
+
+    @property
+    def label(self) -> str:
+        """What people read: "3", "enc 3", "dec 3", or with a longer stack name before it."""
+        short = {"encoder": "enc", "decoder": "dec"}.get(self.stack, self.stack)
+        return f"{short} {self.layer}".strip()
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a model; None where neither its modules nor its config tell.
+
+    Attributes:
+        model_type: the config's, or the class name of a model without one.
+        num_layers: blocks that run in one forward pass; of all stacks where there are several.
+        intermediate_size: width of the MLP between up and down.
+        head_dim: of one query head; not always hidden_size / num_heads (Gemma, T5, Qwen3).
+        max_positions: None for models without a fixed limit (T5, BLOOM).
+        tied_embeddings: the output matrix is the input embedding itself.
+        gated_mlp: the MLP has a gate beside up.
+        dtype_bytes: of one stored weight.
+        block: how the blocks are built, as far as their activations depend on it.
+    """
+
+    model_type: str
+    hidden_size: int | None
+    num_layers: int | None
+    intermediate_size: int | None
+    num_heads: int | None
+    num_kv_heads: int | None
+    head_dim: int | None
+    vocab_size: int | None
+    max_positions: int | None
+    tied_embeddings: bool
+    gated_mlp: bool
+    dtype_bytes: int | None
+    block: BlockFacts = field(default_factory=BlockFacts)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A model's matrices as a grid.
+
+    Attributes:
+        sites: row by row, in the order of `roles`; those outside the layers come last.
+        roles: the grid's columns.
+        rows: the grid's rows.
+        shape: the sizes that the memory of a training step depends on.
+        parameters: all of the model's numbers, tied ones once, adapters not counted.
+    """
+
+    sites: tuple[Site, ...]
+    roles: tuple[str, ...]
+    rows: tuple[Row, ...]
+    shape: ModelShape
+    parameters: int
+
+    @cached_property
+    def by_name(self) -> dict[str, Site]:
+        """Every site under its name."""
+        return {site.name: site for site in self.sites}
+
+    @cached_property
+    def grid_sites(self) -> tuple[Site, ...]:
+        """The sites that belong to a layer."""
+        return tuple(site for site in self.sites if site.layer is not None)
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, int | None, str], Site]:
+        return {(site.stack, site.layer, site.role): site for site in self.grid_sites}
+
+    def cell(self, row: Row, role: str) -> Site | None:
+        """Return the site of one cell, or None where that layer has no such matrix."""
+        return self._cells.get((row.stack, row.layer, role))
+
+    def __str__(self) -> str:
+        return _anatomy_table.as_text(self)
+
+    def _repr_html_(self) -> str:
+        return _anatomy_table.as_html(self)
+
+
+def anatomy(model: nn.Module | PretrainedConfig) -> Anatomy:
+    """Read a model's weight matrices as a grid.
+
+    Every Linear and every transformers Conv1D is a site, but for the output embedding. A matrix
+    whose role is not known stands under its own module name; a fused one whose row order is not
+    known stays whole. No weight is looked at, so a model on the meta device will do.
+
+    Args:
+        model: a model, adapted or not; or a transformers config, from which the model is built on
+            the meta device (the class in `config.architectures`, else its language model).
+
+    Raises:
+        ModelError: where `model` is neither.
+    """
+    # Imported here: both build the dataclasses above.
+    from lora_lab import _anatomy_reader, _model_facts
+
+    if isinstance(model, nn.Module):
+        return _anatomy_reader.read(model)
+    if _is_config(model):
+        return _anatomy_reader.read(_model_facts.build_on_meta(model))
+    raise ModelError(
+        f"anatomy() needs a torch model or a transformers config, not {type(model).__name__}; "
+        "ll.load_model(name).model is one"
+    )
+
+
+def _is_config(thing: Any) -> bool:
+    return hasattr(thing, "model_type") and hasattr(thing, "to_dict")
