@@ -116,8 +116,11 @@ def config_from_ranks(
             pattern[role] = values.pop()
         else:
             pattern |= {full(s.name): painted[s.name] for s in here if painted[s.name] != common}
+    # Of the template's α only what still meets a target: a pattern that matches nothing is refused.
+    sites = [anatomy.by_name[name] for name in painted]
+    alphas = {key: a for key, a in template.alpha_pattern.items() if _matches(key, sites)}
     return template.replace(
-        r=common, target_modules=tuple(targets), rank_pattern=pattern, alpha_pattern={}
+        r=common, target_modules=tuple(targets), rank_pattern=pattern, alpha_pattern=alphas
     )
 
 
@@ -150,14 +153,18 @@ def _by_pattern(
     field: str, pattern: Mapping[str, Value], sites: Sequence[Site], default: Value
 ) -> list[Value]:
     for key in pattern:
-        expression = _compile(field, rf"(.*\.)?({key})$")
-        if not any(expression.match(name) for site in sites for name in _names(site)):
+        if not _matches(key, sites, field):
             raise ConfigError(
                 f"{field} key {key!r} matches none of the {len(sites)} targets; they are "
                 f"{_some(site.name for site in sites)}, with roles "
                 f"{_some(dict.fromkeys(site.role for site in sites))}"
             )
     return [lookup(pattern, _names(site), default) for site in sites]
+
+
+def _matches(key: str, sites: Sequence[Site], field: str = "alpha_pattern") -> bool:
+    expression = _compile(field, rf"(.*\.)?({key})$")
+    return any(expression.match(name) for site in sites for name in _names(site))
 
 
 def _nothing(anatomy: Anatomy, target: str) -> tuple[Site, ...]:

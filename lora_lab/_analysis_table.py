@@ -1,0 +1,124 @@
+"""What `analyze` returns: one row a site, as a table, as HTML and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+# What a table of sites shows; `SiteAnalysis.cells` gives the row.
+HEADER = ("site", "r", "σ₁", "effective rank", "stable rank", "‖ΔW‖", "amplification", "random")
+
+
+@dataclass(frozen=True)
+class SiteAnalysis:
+    """One row of an `Analysis`. Without a base model the amplifications are None."""
+
+    name: str
+    layer: int | None
+    role: str
+    r: int
+    singular_values: np.ndarray  # (min(r, out, in),) float32, descending
+    effective_rank: float
+    stable_rank: float
+    frobenius_norm: float
+    amplification: float | None  # NaN for a zero ΔW
+    random_amplification: float | None
+    stack: str = ""
+
+    def cells(self) -> list[str]:
+        """Return the row as text, in the order of `HEADER`."""
+        return [
+            self.name,
+            str(self.r),
+            number(float(self.singular_values[0])),
+            f"{self.effective_rank:.2f}",
+            f"{self.stable_rank:.2f}",
+            number(self.frobenius_norm),
+            _short(self.amplification),
+            _short(self.random_amplification),
+        ]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """ΔW of every site of one adapter. Printing it shows a table."""
+
+    name: str
+    rows: tuple[SiteAnalysis, ...]
+
+    def strongest(self, count: int) -> tuple[SiteAnalysis, ...]:
+        """Return the sites with the largest ‖ΔW‖_F, largest first."""
+        return tuple(sorted(self.rows, key=lambda row: -row.frobenius_norm)[:count])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return {"name", "sites": [...]} in plain JSON types; what is not a number is null."""
+        return {"name": self.name, "sites": [_row_json(row) for row in self.rows]}
+
+    def __str__(self) -> str:
+        lines = [[*HEADER], *(row.cells() for row in self.rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+        return "\n".join(
+            "  ".join(
+                # Names to the left, numbers to the right.
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        def line(cells: Iterable[str], tag: str) -> str:
+            return "".join(
+                f'<{tag} style="text-align:{"left" if i == 0 else "right"}">{escape(c)}</{tag}>'
+                for i, c in enumerate(cells)
+            )
+
+        body = "".join(f"<tr>{line(row.cells(), 'td')}</tr>" for row in self.rows)
+        return (
+            '<table style="font-variant-numeric:tabular-nums">'
+            f"<thead><tr>{line(HEADER, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
+
+def number(value: float) -> str:
+    """Return three significant digits, trailing zeros kept, so that columns align.
+
+    >>> number(3.5), number(0.00174), number(1234.5), number(1.2e-6)
+    ('3.50', '0.00174', '1,234', '1.20e-06')
+    """
+    if not math.isfinite(value):
+        return "undefined"
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 2
+    return f"{value:,.{max(0, digits)}f}"
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else number(value)
+
+
+def _row_json(row: SiteAnalysis) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "name": row.name,
+        "layer": row.layer,
+        "role": row.role,
+        "r": row.r,
+        "singular_values": [_finite(s) for s in row.singular_values.tolist()],
+        "effective_rank": _finite(row.effective_rank),
+        "stable_rank": _finite(row.stable_rank),
+        "frobenius_norm": _finite(row.frobenius_norm),
+    }
+    if row.amplification is not None and row.random_amplification is not None:
+        found["amplification"] = _finite(row.amplification)
+        found["random_amplification"] = _finite(row.random_amplification)
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,134 @@
+"""Where a model's files are: which name means the catalogue, a folder or the hub."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lora_lab import _embedded
+from lora_lab._catalogue import CATALOGUE, CatalogueEntry
+from lora_lab._hub import hub_host, hub_reachable
+from lora_lab._quiet import first_line, quiet_transformers
+from lora_lab.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+Source = Literal["embedded", "folder", "hub", "given"]
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# What a file that is missing, foreign, truncated or of another shape makes transformers raise.
+_LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model is loaded from."""
+
+    name: str
+    location: str  # a folder or a hub id
+    source: Source
+    hub_id: str | None
+    license: str | None
+    local_only: bool
+    mend: str = ""  # put behind the message where loading fails
+
+
+def find_model(name: str) -> Place:
+    """Return where the model of that name is; nothing is loaded.
+
+    Raises:
+        ModelError: nothing is called so, or it is a size without weights.
+    """
+    entry = CATALOGUE.get(name)
+    if entry is not None:
+        return _catalogue_place(entry)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{name} has no config.json; give the folder of a saved model")
+        return Place(name, str(folder), "folder", None, None, local_only=True)
+    if HUB_ID.fullmatch(name):
+        return _hub_place(name, name, None, "connect, or give the folder of a downloaded model")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
+        raise ModelError(f"there is no folder {name}; give the folder of a saved model")
+    near = difflib.get_close_matches(name.lower(), CATALOGUE, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(CATALOGUE)}"
+    raise ModelError(f"no model is called {name!r}; {hint} (a hub id has the form owner/name)")
+
+
+def _catalogue_place(entry: CatalogueEntry) -> Place:
+    if entry.wheel is None:
+        elsewhere = f"; for its weights load {entry.hub_id!r}" if entry.hub_id else ""
+        raise ModelError(
+            f"{entry.name} is a size without weights: ll.budget({entry.name!r}, config) works, and "
+            f"ll.anatomy(lora_lab.models.model_config({entry.name!r})){elsewhere}"
+        )
+    folder = _embedded.model_folder(entry.wheel)
+    if folder is None:
+        assert entry.hub_id is not None
+        return _hub_place(
+            entry.name, entry.hub_id, entry.license, f"run: {entry.wheel.install_command}"
+        )
+    mend = f"; delete the folder {folder} and load again" if entry.wheel.file[-4:] == "gguf" else ""
+    return Place(entry.name, str(folder), "embedded", entry.hub_id, entry.license, True, mend)
+
+
+def _hub_place(name: str, hub_id: str, license_: str | None, offline_mend: str) -> Place:
+    reachable = hub_reachable()
+    mend = "" if reachable else f" ({hub_host()} cannot be reached); {offline_mend}"
+    return Place(name, hub_id, "hub", hub_id, license_, not reachable, mend)
+
+
+def read_config(place: Place) -> PretrainedConfig:
+    """Return the config that lies there.
+
+    Raises:
+        ModelError: it is not there, cannot be read, or needs code from its repository.
+    """
+    import transformers
+
+    options = {"local_files_only": place.local_only}
+    try:
+        with quiet_transformers():
+            raw, _ = transformers.PretrainedConfig.get_config_dict(place.location, **options)
+            _refuse_remote_code(place.name, raw)
+            return transformers.AutoConfig.from_pretrained(
+                place.location, trust_remote_code=False, **options
+            )
+    except load_errors() as error:
+        if place.source == "hub" and place.local_only:
+            raise ModelError(f"{place.name} is not on this machine{place.mend}") from error
+        raise ModelError(
+            f"{place.name} cannot be loaded: {first_line(error)}{place.mend}"
+        ) from error
+
+
+def _refuse_remote_code(name: str, raw: Mapping[str, Any]) -> None:
+    """Refuse a config that needs code from its repository.
+
+    Falcon and Phi-3 carry an `auto_map` from the time before transformers had them: where
+    transformers has every class that the config names, its own code is loaded.
+    """
+    import transformers
+
+    if "auto_map" not in raw:
+        return
+    named = raw.get("architectures") or []
+    if named and all(hasattr(transformers, architecture) for architecture in named):
+        return
+    raise ModelError(
+        f"{name} needs code from its own repository ({', '.join(named) or 'auto_map'}) and LoRA "
+        "Lab does not run remote code; use a model whose class transformers has"
+    )
+
+
+def load_errors() -> tuple[type[Exception], ...]:
+    """Return what reading a model's files may raise."""
+    from safetensors import SafetensorError
+
+    return (*_LOAD_ERRORS, SafetensorError)

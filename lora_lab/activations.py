@@ -1,0 +1,204 @@
+"""What a training step keeps for its backward pass, in closed form, block by block.
+
+The rules are those of torch's autograd on transformers' modules, with SDPA attention and every
+sequence at full length (no padding): a frozen linear layer keeps nothing, a trained or adapted one
+keeps its input, norms keep theirs, SDPA keeps q, k, v and its output, an activation function what
+its own formula needs, and the loss the log-probabilities in float32.
+
+N is tokens a step (batch × sequence), e the bytes of an element of the model's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from lora_lab._block_facts import BlockFacts
+    from lora_lab.anatomy import ModelShape, Site
+
+FLOAT32 = 4
+
+# Model types whose peak the tests measure, operation by operation, and hold to 2 %.
+_MEASURED = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "opt")
+
+# Where in a block a role reads its input; what is kept later in the block comes after.
+_STAGES = {"q": 1, "k": 1, "v": 1, "o": 3, "gate": 5, "up": 5, "down": 7}
+_STAGES_A_BLOCK = 10
+
+# Tensors of size N·d_ff that an activation function keeps, and how many its backward pass holds at
+# once. Functions written in Python (gelu_new: 0.5·x·(1 + tanh(…))) keep every factor.
+_ACTIVATIONS = {
+    "silu": (1, 2),
+    "swish": (1, 2),
+    "gelu": (1, 2),
+    "gelu_pytorch_tanh": (1, 2),
+    "relu": (1, 2),
+    "relu2": (1, 2),
+    "tanh": (1, 2),
+    "quick_gelu": (2, 3),
+    "gelu_10": (2, 3),
+    "gelu_python": (3, 3),
+    "gelu_new": (4, 3),
+    "gelu_python_tanh": (4, 3),
+    "gelu_accurate": (4, 3),
+    "gelu_fast": (7, 3),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The size of one training step."""
+
+    batch_size: int
+    sequence_length: int
+    element: int  # bytes of an element in the model's dtype
+
+    @property
+    def tokens(self) -> int:
+        """N, tokens a step."""
+        return self.batch_size * self.sequence_length
+
+
+class Piece(NamedTuple):
+    """Bytes kept by one operation, if anything before it in the model is trained."""
+
+    order: int  # position in the model; see `order_of`
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block's activations, in bytes."""
+
+    input: int  # the residual stream that enters: all that gradient checkpointing keeps
+    work: int  # temporaries at the dearest moment of its backward pass
+    pieces: tuple[Piece, ...]  # kept even when every weight is frozen
+    normed: int  # kept besides when the norms' own weights are trained
+
+
+@dataclass(frozen=True)
+class Head:
+    """What comes after the blocks: final norm, logits, loss; in bytes."""
+
+    kept: int  # the final norm's input
+    normed: int  # kept besides by full fine-tuning: what the norm and the output layer read
+    loss: int  # at the dearest moment of the loss's backward pass
+
+
+class Group(NamedTuple):
+    """The input that sites share: kept once, as soon as one of them learns."""
+
+    size: int  # bytes
+    spent: bool  # already freed at the block's dearest moment (the down projection's input)
+
+
+def order_of(row: int, role: str) -> int:
+    """Return a site's position in the model: a larger order depends on its output."""
+    return row * _STAGES_A_BLOCK + _STAGES.get(role.rpartition(".")[2], 1)
+
+
+def is_approximate(shape: ModelShape) -> bool:
+    """Whether the rules above are an estimate for this model; its counts are exact all the same."""
+    return shape.model_type not in _MEASURED or not _sizes_known(shape)
+
+
+def block(shape: ModelShape, row: int, sites: Sequence[Site], batch: Batch) -> Block:
+    """Return what block number `row`, with these sites, keeps.
+
+    A matrix whose part in the block is not known counts with its output: whatever follows it will
+    keep about that much.
+    """
+    N, e = batch.tokens, batch.element
+    known = _sizes_known(shape)
+    others = [s for s in sites if not known or s.role not in _STAGES]
+    pieces = [Piece(order_of(row, s.role) + 1, N * s.out_features * e) for s in others]
+    if not known:
+        widest = max((s.out_features for s in sites), default=0)
+        return Block(N * widest * e, 3 * N * widest * e, tuple(pieces), normed=0)
+    facts, d, d_ff = shape.block, shape.hidden_size or 0, shape.intermediate_size or 0
+    start = row * _STAGES_A_BLOCK
+    norm = _norm_input(shape, batch, N * d)
+    attention, attention_work = _attention(shape, batch)
+    kept, at_once = _ACTIVATIONS.get(facts.activation or "", (1, 2))
+    if shape.gated_mlp:
+        kept, at_once = kept + 2, 3  # the product keeps both of its factors
+    mask = N * d * e if facts.hidden_dropout else 0
+    pieces += [
+        Piece(start, norm),
+        Piece(start + 2, attention),
+        Piece(start + 4, (facts.norms - 1) * norm + mask),
+        Piece(start + 6, kept * N * d_ff * e),
+        Piece(start + 8, mask),
+    ]
+    # The residual's gradient waits while the branch is walked back; by the time of the
+    # attention's backward pass the MLP's pieces are gone.
+    work = N * d * e + max(at_once * N * d_ff * e, attention_work - kept * N * d_ff * e)
+    normed = 0
+    if facts.rms_norm:
+        normed = (facts.norms * d + (sum(_widths(shape)) if facts.head_norms else 0)) * N * e
+    return Block(input=N * d * e, work=work, pieces=tuple(pieces), normed=normed)
+
+
+def head(shape: ModelShape, batch: Batch) -> Head:
+    """Return what comes after the last block."""
+    N, e, d, facts = batch.tokens, batch.element, shape.hidden_size or 0, shape.block
+    # transformers computes the loss in float32: log-probabilities, their gradient and the
+    # logits' gradient live at once. RMSNorm's backward pass has five float32 temporaries.
+    loss = 3 * N * (shape.vocab_size or 0) * FLOAT32 if facts.lm_head else 0
+    if not facts.final_norm:
+        return Head(kept=0, normed=N * d * e if facts.lm_head else 0, loss=loss)
+    norm_work = 5 * N * d * FLOAT32 if facts.rms_norm else 3 * N * d * e
+    normed = N * d * e * (2 if facts.rms_norm else 1)
+    return Head(_norm_input(shape, batch, N * d), normed, loss=max(loss, norm_work))
+
+
+def group(shape: ModelShape, site: Site, batch: Batch) -> Group:
+    """Return the marginal cost of training `site`: its input, once for all that read it."""
+    size = batch.tokens * site.in_features * batch.element
+    facts = shape.block
+    if site.role == "o" and _sizes_known(shape) and not _scores_kept(facts):
+        return Group(0, spent=False)  # SDPA keeps its output, which is this input
+    if site.role == "down":
+        if facts.activation == "relu" and not shape.gated_mlp:
+            return Group(0, spent=False)  # ReLU keeps its output, which is this input
+        return Group(size, spent=True)
+    return Group(size, spent=False)
+
+
+def _sizes_known(shape: ModelShape) -> bool:
+    sizes = (shape.hidden_size, shape.intermediate_size, shape.num_heads, shape.head_dim)
+    return all(sizes)
+
+
+def _norm_input(shape: ModelShape, batch: Batch, size: int) -> int:
+    """RMSNorm works on a float32 copy and keeps that; LayerNorm keeps its input as it is."""
+    if shape.block.rms_norm:
+        return size * FLOAT32 + batch.tokens * FLOAT32
+    return (size + 2 * batch.tokens) * batch.element
+
+
+def _widths(shape: ModelShape) -> tuple[int, int]:
+    """Return the widths of q and of k."""
+    heads, size = shape.num_heads or 0, shape.head_dim or 0
+    return heads * size, (shape.num_kv_heads or heads) * size
+
+
+def _scores_kept(facts: BlockFacts) -> bool:
+    # The CPU has no fused attention kernel with dropout.
+    return facts.eager_attention or facts.attention_dropout > 0
+
+
+def _attention(shape: ModelShape, batch: Batch) -> tuple[int, int]:
+    """Return (bytes kept, temporaries of the backward pass)."""
+    N, e, heads = batch.tokens, batch.element, shape.num_heads or 0
+    width, narrow = _widths(shape)
+    kept = _norm_input(shape, batch, N * (width + narrow)) if shape.block.head_norms else 0
+    if not _scores_kept(shape.block):
+        log_sum_exp = N * heads * FLOAT32
+        return kept + N * 2 * (width + narrow) * e + log_sum_exp, 0
+    # Probabilities; with dropout its mask and the dropped probabilities too.
+    scores = batch.batch_size * heads * batch.sequence_length**2 * e
+    copies = 3 if shape.block.attention_dropout else 2
+    return kept + 3 * N * width * e + copies * scores, 3 * scores

@@ -1,0 +1,129 @@
+"""A plan's costs beside full fine-tuning's: as data, as JSON, and as people read them."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lora_lab._format import format_bytes, format_change, format_count, format_ratio, format_share
+
+_PARTS = ("weights", "gradients", "optimizer", "activations")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The peak of a training step by part, in bytes.
+
+    Attributes:
+        weights: the model's, and the adapter's.
+        gradients: of all that is trained.
+        optimizer: Adam's two moments.
+        activations: what the peak needs beyond the other three. Gradients do not exist during the
+            forward pass, so activations fill their room first, and count here only above it.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+    def to_json(self) -> dict[str, int]:
+        """Return the parts and their total."""
+        return {**asdict(self), "total": self.total}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A plan's cost beside full fine-tuning's. Bytes and counts are whole numbers.
+
+    Attributes:
+        parameters_total: of the base model, tied weights once.
+        parameters_trainable: Σ r(in + out) over the sites (Hu et al., 2022, section 4.2).
+        checkpoint_bytes: tensor bytes of the saved adapter, float32, in PEFT's format.
+        full_checkpoint_bytes: tensor bytes of the whole model in its dtype.
+        full: memory of full fine-tuning.
+        adapted: memory of this plan.
+        approximate: whether the activations are an estimate (counts are always exact).
+        settings: what was assumed, for people: "batch 8 × 128 tokens, AdamW, float32".
+    """
+
+    parameters_total: int
+    parameters_trainable: int
+    checkpoint_bytes: int
+    full_checkpoint_bytes: int
+    full: Memory
+    adapted: Memory
+    approximate: bool
+    settings: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keys that `lora-lab budget --json` promises, and a few more."""
+        return {
+            "parameters": {
+                "total": self.parameters_total,
+                "trainable": self.parameters_trainable,
+            },
+            "checkpoint_bytes": self.checkpoint_bytes,
+            "full_checkpoint_bytes": self.full_checkpoint_bytes,
+            "memory": {"full": self.full.to_json(), "adapted": self.adapted.to_json()},
+            "approximate": self.approximate,
+            "settings": self.settings,
+        }
+
+    def __str__(self) -> str:
+        lines = [self._headline(), ""]
+        widths = (16, 10, 10, 10, 12, 10)
+        for row in self._table():
+            first, *rest = (f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True))
+            lines.append("  ".join([f"{first.strip():<{widths[0]}}", *rest]).rstrip())
+        return "\n".join([*lines, "", *self._notes()])
+
+    def _repr_html_(self) -> str:
+        def row(cells: tuple[str, ...], tag: str) -> str:
+            style = "text-align:right;font-variant-numeric:tabular-nums"
+            first, *rest = (html.escape(cell) for cell in cells)
+            tail = "".join(f'<{tag} style="{style}">{cell}</{tag}>' for cell in rest)
+            return f'<tr><th style="text-align:left">{first}</th>{tail}</tr>'
+
+        header, *body = self._table()
+        notes = "".join(f"<div>{html.escape(note)}</div>" for note in self._notes())
+        return (
+            f"<div><b>{html.escape(self._headline())}</b>"
+            f"<table><thead>{row(header, 'th')}</thead>"
+            f"<tbody>{''.join(row(cells, 'td') for cells in body)}</tbody></table>{notes}</div>"
+        )
+
+    def _headline(self) -> str:
+        return (
+            f"trainable {format_count(self.parameters_trainable)} of "
+            f"{format_count(self.parameters_total)} "
+            f"({format_share(self.parameters_trainable, self.parameters_total)}); "
+            f"checkpoint {format_bytes(self.checkpoint_bytes)}, "
+            f"{format_ratio(self.full_checkpoint_bytes, self.checkpoint_bytes)} smaller; "
+            f"peak memory {format_change(self.adapted.total, self.full.total)}"
+        )
+
+    def _table(self) -> list[tuple[str, ...]]:
+        def cells(name: str, memory: Memory) -> tuple[str, ...]:
+            return (name, *(format_bytes(v) for v in memory.to_json().values()))
+
+        return [
+            ("", *_PARTS, "total"),
+            cells("full fine-tuning", self.full),
+            cells("this plan", self.adapted),
+        ]
+
+    def _notes(self) -> list[str]:
+        notes = [
+            self.settings,
+            "activations: what the peak needs above the gradients, which only come as they go",
+        ]
+        if self.approximate:
+            notes.append("activations are an estimate: the tests do not measure this architecture")
+        return notes

@@ -1,0 +1,257 @@
+"""The state machine of a run: one worker thread, steered from any other thread.
+
+Nothing here knows of models. All steering methods set a flag under one lock and return; the
+worker looks at the flags at its boundaries, once an optimizer step.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+
+from lora_lab.errors import RunError
+from lora_lab.runs.snapshot import RunState
+
+_GRACE_SECONDS = 10.0  # what the interpreter waits, when it ends, for a step to end
+
+
+class Control:
+    """Starts, pauses, resumes and stops one worker.
+
+    Args:
+        name: how error messages call the run.
+        on_change: called with every new state, under the lock; must be quick.
+    """
+
+    def __init__(self, name: str, on_change: Callable[[RunState], None] = lambda _: None) -> None:
+        self.name = name
+        self._on_change = on_change
+        self._condition = threading.Condition(threading.RLock())
+        self._state = RunState.IDLE
+        self._pause_wanted = False
+        self._stop_wanted = False
+        self._visitors = 0  # `paused()` blocks that are waiting for the model or using it
+        self._resting = False  # the worker sits at a boundary and touches nothing
+        self._thread: threading.Thread | None = None
+
+    @property
+    def state(self) -> RunState:
+        """The state now."""
+        return self._state
+
+    # What any thread may call --------------------------------------------------------------------
+
+    def start(self, work: Callable[[], None], prepare: Callable[[], None] | None = None) -> None:
+        """Run `work` on a thread of its own; `prepare` runs first, here, and may raise.
+
+        A no-op if it runs already. If `work` raises, the run has failed; it keeps its own record
+        of why.
+
+        Raises:
+            RunError: the run was started before and is past running.
+        """
+        with self._condition:
+            if self._state is RunState.RUNNING:
+                return
+            if self._state in (RunState.PAUSING, RunState.PAUSED):
+                raise self._refusal("start", "call resume() to go on")
+            if self._state is not RunState.IDLE:
+                raise self._refusal("start", "a run trains once: call train() again")
+            if prepare is not None:
+                prepare()
+            self._thread = threading.Thread(
+                target=self._live, args=(work,), name=f"lora-lab {self.name}", daemon=True
+            )
+            self._enter(RunState.RUNNING)
+            _ALIVE.add(self)
+            self._thread.start()
+
+    def pause(self) -> None:
+        """Ask for a pause at the next boundary. A no-op if that is asked for already.
+
+        Raises:
+            RunError: the run is not running.
+        """
+        with self._condition:
+            if self._state in (RunState.IDLE, RunState.STOPPING) or self._state.final:
+                raise self._refusal("pause", self._hint())
+            self._pause_wanted = True
+            self._hold()
+
+    def resume(self) -> None:
+        """Go on after a pause, or take back one that was asked for. A no-op while running.
+
+        While a `paused()` block has the model, the run goes on when the block ends.
+
+        Raises:
+            RunError: the run has not started, is stopping, or is over.
+        """
+        with self._condition:
+            if self._state in (RunState.IDLE, RunState.STOPPING) or self._state.final:
+                raise self._refusal("resume", self._hint())
+            self._pause_wanted = False
+            self._go_on()
+
+    def stop(self) -> None:
+        """Ask the run to end at the next boundary. A no-op if it is ending or over.
+
+        Raises:
+            RunError: the run has not started.
+        """
+        with self._condition:
+            if self._state is RunState.IDLE:
+                raise self._refusal("stop", self._hint())
+            if self._state is RunState.STOPPING or self._state.final:
+                return
+            self._stop_wanted = True
+            self._enter(RunState.STOPPING)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the run is over; return whether it is.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Raises:
+            RunError: the run has not started, or this is its own thread.
+            KeyboardInterrupt: Ctrl-C; the run goes on, and the message says so.
+        """
+        thread = self._thread
+        if thread is None:
+            raise self._refusal("wait for", self._hint())
+        self._not_the_worker("wait()")
+        end = None if timeout is None else time.monotonic() + timeout
+        try:
+            while thread.is_alive():
+                left = 0.1 if end is None else min(0.1, end - time.monotonic())
+                if left <= 0:
+                    break
+                thread.join(left)  # short, so that Ctrl-C gets through on every platform
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"run {self.name} goes on in the background; run.stop() ends it"
+            ) from None
+        return not thread.is_alive()
+
+    @contextlib.contextmanager
+    def visit(self) -> Iterator[None]:
+        """Hold the worker at a boundary while the block runs.
+
+        The worker is there when the block is entered. It goes on afterwards unless it was paused
+        before or pause() was called meanwhile. Idle and finished runs are simply entered.
+
+        Raises:
+            RunError: called from the worker's own thread.
+        """
+        self._not_the_worker("paused()")
+        with self._condition:
+            self._visitors += 1
+            try:
+                self._hold()
+                while not (self._resting or self._state is RunState.IDLE or self._state.final):
+                    self._condition.wait(0.1)  # short, so that Ctrl-C gets through
+            except BaseException:
+                self._leave()
+                raise
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._leave()
+
+    # What only the worker calls ------------------------------------------------------------------
+
+    @property
+    def stop_wanted(self) -> bool:
+        """Whether the worker should come to its end."""
+        return self._stop_wanted
+
+    @property
+    def pause_wanted(self) -> bool:
+        """Whether the worker should rest at its next boundary."""
+        return (self._pause_wanted and not self._stop_wanted) or self._visitors > 0
+
+    def rest(self) -> None:
+        """Sit at a boundary as long as a pause is wanted or somebody has the model."""
+        with self._condition:
+            if not self.pause_wanted:
+                return
+            self._resting = True
+            while self.pause_wanted:
+                if self._state is RunState.PAUSING:
+                    self._enter(RunState.PAUSED)
+                self._condition.notify_all()
+                self._condition.wait()
+            self._resting = False
+
+    # ---------------------------------------------------------------------------------------------
+
+    def _live(self, work: Callable[[], None]) -> None:
+        end = RunState.FAILED
+        try:
+            self.rest()  # somebody may have entered the idle run's model just before the start
+            work()
+            end = RunState.DONE
+        except Exception:
+            pass  # `work` has kept it; a thread must not print it
+        finally:
+            with self._condition:
+                self._enter(end)
+                _ALIVE.discard(self)
+
+    def _enter(self, state: RunState) -> None:
+        self._state = state
+        self._on_change(state)
+        self._condition.notify_all()
+
+    def _hold(self) -> None:
+        """Say that the run pauses, or that it rests already: it may not have left its boundary."""
+        if self._state is RunState.RUNNING:
+            self._enter(RunState.PAUSED if self._resting else RunState.PAUSING)
+
+    def _leave(self) -> None:
+        self._visitors -= 1
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Say that the run runs, if nothing holds it any more, and wake the worker."""
+        if self._state in (RunState.PAUSING, RunState.PAUSED) and not self.pause_wanted:
+            self._enter(RunState.RUNNING)
+        self._condition.notify_all()
+
+    def _not_the_worker(self, what: str) -> None:
+        if threading.current_thread() is self._thread:
+            raise RunError(
+                f"run {self.name}: {what} was called on the run's own thread and would never return"
+            )
+
+    def _hint(self) -> str:
+        if self._state is RunState.IDLE:
+            return "call start() first"
+        if self._state is RunState.STOPPING:
+            return "wait() until it is done"
+        return "call train() for a new run"
+
+    def _refusal(self, verb: str, hint: str) -> RunError:
+        state = "has not started" if self._state is RunState.IDLE else f"is {self._state}"
+        return RunError(f"cannot {verb} run {self.name}: it {state}; {hint}")
+
+
+_ALIVE: weakref.WeakSet[Control] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    # A thread that the interpreter kills within a kernel aborts the process with a message.
+    alive = list(_ALIVE)
+    for control in alive:
+        with contextlib.suppress(RunError):
+            control.stop()
+    end = time.monotonic() + _GRACE_SECONDS
+    for control in alive:
+        with contextlib.suppress(RunError):
+            control.wait(max(0.0, end - time.monotonic()))

@@ -1,0 +1,75 @@
+"""An exception of a run, as people should read it: what happened, and what to try."""
+
+from __future__ import annotations
+
+import re
+import traceback
+
+import torch
+
+from lora_lab.configs import TrainingConfig
+from lora_lab.errors import LoraLabError
+from lora_lab.runs.snapshot import Problem
+
+_MEMORY_WORDS = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.I)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that the memory of the GPU, or of the computer, is spent."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and _MEMORY_WORDS.search(str(error)) is not None
+
+
+def explain(error: BaseException, training: TrainingConfig) -> Problem:
+    """Return the problem that people see.
+
+    Args:
+        error: as caught, its traceback still with it.
+        training: what the run was asked to do; remedies name its values.
+    """
+    details = "".join(traceback.format_exception(error))
+    lines = str(error).strip().splitlines()
+    first = lines[0] if lines else type(error).__name__
+    if is_out_of_memory(error):
+        return Problem(f"out of memory: {first}", _smaller(training), details)
+    from lora_lab.runs.trainer import DeadAdapterError, NotFiniteError
+
+    if isinstance(error, NotFiniteError):
+        remedy = (
+            f"try a lower learning_rate than {training.learning_rate:g}, or more warmup_steps; "
+            "also look for examples with an empty completion"
+        )
+        return Problem(first, remedy, details)
+    if isinstance(error, (DeadAdapterError, LoraLabError)):
+        return Problem(first, "", details)  # the line itself names the mend
+    return Problem(f"{type(error).__name__}: {first}", "the details show where it arose", details)
+
+
+def forget_frames(error: BaseException) -> None:
+    """Clear the locals that an exception, its causes and contexts hold on to: they pin tensors."""
+    chain: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while chain:
+        link = chain.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        traceback.clear_frames(link.__traceback__)
+        link.__traceback__ = None
+        chain += [link.__cause__, link.__context__]
+
+
+def _smaller(training: TrainingConfig) -> str:
+    batch = training.per_device_train_batch_size
+    others = f"a max_length below {training.max_length}"
+    if not training.gradient_checkpointing:
+        others += " or gradient_checkpointing=True"
+    if batch == 1:
+        return f"the batch is one example already: try {others}"
+    half = batch // 2
+    steps = training.gradient_accumulation_steps * -(-batch // half)
+    return (
+        f"try per_device_train_batch_size={half} with gradient_accumulation_steps={steps} (half "
+        f"the batch, a guess: nothing was measured), else {others}"
+    )

@@ -1,0 +1,75 @@
+"""How far a run is: its losses, thinned for drawing, and its pace."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+MAX_POINTS = 500
+
+
+class LossHistory:
+    """All losses of a run, and at most `MAX_POINTS` of them to draw.
+
+    Which points are drawn depends on the steps alone: every n-th from the first, with n doubled
+    when there are too many, and always the latest. So points stay where they are.
+    """
+
+    def __init__(self) -> None:
+        self.all: list[tuple[int, float]] = []  # (step, loss)
+        self._every = 1
+        self._kept: list[tuple[int, float]] = []
+
+    def add(self, step: int, loss: float) -> None:
+        """Add the loss of one optimizer step; steps count up from 1."""
+        self.all.append((step, loss))
+        if (step - 1) % self._every:
+            return
+        self._kept.append((step, loss))
+        if len(self._kept) >= MAX_POINTS:
+            self._every *= 2
+            self._kept = [p for p in self._kept if (p[0] - 1) % self._every == 0]
+
+    def points(self) -> tuple[tuple[int, float], ...]:
+        """Return what to draw."""
+        latest = self.all[-1:]
+        return tuple(self._kept if self._kept[-1:] == latest else self._kept + latest)
+
+
+class Pace:
+    """A clock that stands while the run is paused, and the rate of the latest steps."""
+
+    WINDOW = 20  # steps
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._since: float | None = None
+        self._marks: deque[float] = deque(maxlen=self.WINDOW + 1)
+
+    def go(self) -> None:
+        """Let the clock run."""
+        if self._since is None:
+            self._since = time.perf_counter()
+        if not self._marks:
+            self._marks.append(self.seconds)
+
+    def stand(self) -> None:
+        """Stop the clock."""
+        self._seconds, self._since = self.seconds, None
+
+    def step(self) -> None:
+        """Mark the end of an optimizer step."""
+        self._marks.append(self.seconds)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds on the clock."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self._seconds + running
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """The rate over the latest steps; None before the first."""
+        if len(self._marks) < 2 or self._marks[-1] <= self._marks[0]:
+            return None
+        return (len(self._marks) - 1) / (self._marks[-1] - self._marks[0])

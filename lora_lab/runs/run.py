@@ -1,0 +1,306 @@
+"""`train` and the `Run` that it returns: training in the background, the notebook stays yours."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from lora_lab.adapters import LoraAdapter, attach
+from lora_lab.configs import LoraConfig, TrainingConfig
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.runs.control import Control
+from lora_lab.runs.observer import copy_factors
+from lora_lab.runs.problems import explain, forget_frames
+from lora_lab.runs.samples import Sample
+from lora_lab.runs.snapshot import RunState, Snapshot
+from lora_lab.runs.store import RunStore
+from lora_lab.runs.surroundings import ADAPTER, seeded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from lora_lab.models import LoadedModel
+    from lora_lab.tasks import Task
+
+_PACKAGES = ("lora-lab", "torch", "transformers", "accelerate", "safetensors", "numpy")
+
+# accelerate keeps its state once a process, and building a second Trainer resets it under the
+# first: so one run trains at a time, whatever its model.
+_latest: weakref.ref[Run] | None = None  # the run that was started last
+_starting = threading.Lock()
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves."""
+
+    id: str
+    folder: Path
+    adapter_folder: Path  # PEFT reads it
+    metrics: dict[str, float]  # loss_before loss_after bleu_before bleu …
+    losses: tuple[tuple[int, float], ...]  # (step, nats a token), every step
+    samples: tuple[Sample, ...]
+    seconds: float  # trained time, pauses left out
+
+
+class Run:
+    """One training of a LoRA adapter on a thread of its own.
+
+    All methods may be called from any thread and only set a flag, except `wait`, `result` and
+    `paused`, which wait. The model is the one in the notebook: between `pause()` and `resume()`,
+    or in a ``with run.paused() as model:`` block, it may be used and looked into.
+
+    Torch's global random numbers are seeded when training starts, and put back to where training
+    left them after a pause, so that a paused run takes the same steps as one that was not.
+
+    Attributes:
+        id: name of the folder, unique.
+        folder: where config, metrics, checkpoints and the adapter go.
+        config, training: what was asked for.
+        lm, task: the model with tokenizer and card, and the data.
+        adapter: the `LoraAdapter` in training; None before `start`.
+        samples: a few held-out prompts with the answers known so far.
+        losses: (step, loss) of every step; filled when the run is over.
+        notes: what the libraries underneath logged, each line once.
+        error: the exception of a failed run.
+    """
+
+    def __init__(
+        self,
+        lm: LoadedModel,
+        task: Task,
+        config: LoraConfig,
+        training: TrainingConfig,
+        output_dir: str | os.PathLike[str] = "runs",
+        name: str | None = None,
+    ) -> None:
+        _check(lm, task)
+        self.lm = lm
+        self.task = task
+        self.config = config
+        self.training = training
+        self.store = RunStore.create(output_dir, name)
+        self.id = self.store.id
+        self.folder = self.store.folder
+        self.adapter: LoraAdapter | None = None
+        self.samples: tuple[Sample, ...] = ()
+        self.losses: tuple[tuple[int, float], ...] = ()
+        self.notes: list[str] = []
+        self.error: Exception | None = None
+        self._watch: str | None = None
+        self._publishing = threading.Lock()
+        self._snapshot = Snapshot(run_id=self.id, total_steps=training.max_steps)
+        self.control = Control(self.id, lambda state: self.publish(state=state))
+
+    def __repr__(self) -> str:
+        seen = self.snapshot
+        loss = "" if seen.loss is None else f", loss {seen.loss:.3f}"
+        return f"<Run {self.id}: {seen.state}, step {seen.step} of {seen.total_steps}{loss}>"
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model that is trained, the one in the notebook."""
+        return self.lm.model
+
+    @property
+    def state(self) -> RunState:
+        """The state now."""
+        return self.control.state
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """How the run stands; immutable, costs nothing, from any thread."""
+        return self._snapshot
+
+    @property
+    def watch(self) -> str | None:
+        """Name of the site whose factors go into the Snapshot; None: nobody looks.
+
+        Setting it also makes spectra come up to 4 times a second instead of every 10 s.
+        """
+        return self._watch
+
+    @watch.setter
+    def watch(self, site: str | None) -> None:
+        adapter = self.adapter
+        if site is not None and adapter is not None and site not in adapter.sites:
+            some = ", ".join(list(adapter.sites)[:3])
+            raise RunError(f"run {self.id} does not adapt {site!r}; it adapts {some}, …")
+        self._watch = site
+        at_rest = self.state is RunState.PAUSED or self.state.final
+        if site is not None and adapter is not None and at_rest:
+            # No step will come to copy them, and none changes them meanwhile.
+            self.publish(factors=copy_factors(adapter, site, self.snapshot.step))
+
+    def start(self) -> Run:
+        """Attach the adapter (name "default", replacing one of that name) and train; return self.
+
+        A no-op while the run runs.
+
+        Raises:
+            ConfigError: the config does not fit the model.
+            RunError: the run was started before, or another run is training in this process.
+        """
+        with _starting:
+            self.control.start(self._work, self._prepare)
+        return self
+
+    def pause(self) -> None:
+        """Pause at the next optimizer step. See `Control.pause`."""
+        self.control.pause()
+
+    def resume(self) -> None:
+        """Go on after a pause. See `Control.resume`."""
+        self.control.resume()
+
+    def stop(self) -> None:
+        """End at the next optimizer step; the adapter is saved as it is, not evaluated again."""
+        self.control.stop()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the run is over; return whether it is. See `Control.wait`."""
+        return self.control.wait(timeout)
+
+    def result(self, timeout: float | None = None) -> RunResult:
+        """Wait until the run is over and return what it leaves.
+
+        Raises:
+            RunError: the run failed (the cause is attached), has not started, or is not over
+                after `timeout` seconds.
+        """
+        if not self.wait(timeout):
+            raise RunError(f"run {self.id} is still {self.state} after {timeout:g} s")
+        seen = self.snapshot
+        if seen.state is RunState.FAILED:
+            problem = seen.problem
+            text = f"{problem.message}; {problem.remedy}".rstrip("; ") if problem else "it failed"
+            raise RunError(f"run {self.id} failed: {text}") from self.error
+        return RunResult(
+            id=self.id,
+            folder=self.folder,
+            adapter_folder=self.folder / "adapter",
+            metrics=dict(seen.metrics),
+            losses=self.losses,
+            samples=self.samples,
+            seconds=seen.elapsed_seconds,
+        )
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[PreTrainedModel]:
+        """Yield the model while the run rests between two optimizer steps.
+
+        The model is in the mode that training left it in. Afterwards its modes, its active adapter
+        and torch's random state are put back, gradients are dropped, and the run goes on unless it
+        was paused before. Of an idle or finished run, simply the model.
+        """
+        with self.control.visit():
+            yield self.model
+
+    def publish(self, **changes: Any) -> None:
+        """Replace the Snapshot by one with `changes`. For the run's own parts."""
+        with self._publishing:
+            version = self._snapshot.version + 1
+            self._snapshot = dataclasses.replace(self._snapshot, version=version, **changes)
+
+    def _prepare(self) -> None:
+        global _latest
+        other = _latest() if _latest is not None else None
+        if other is not None and other.state is not RunState.IDLE and not other.state.final:
+            raise RunError(
+                f"run {other.id} is {other.state} in this process, and one run trains at a time; "
+                "stop() it or wait() for it first"
+            )
+        self.store.write_json("config.json", self.description())
+        with seeded(self.training.seed):
+            self.adapter = cast(LoraAdapter, attach(self.model, self.config, ADAPTER))
+        if self._watch not in self.adapter.sites:
+            self._watch = None  # set before there was anything to compare it with
+        _latest = weakref.ref(self)
+
+    def _work(self) -> None:
+        try:
+            from lora_lab.runs.worker import Worker
+
+            Worker(self).work()
+        except Exception as error:
+            if self.error is None:  # before the worker could keep it
+                self.error = error
+                self.publish(problem=explain(error, self.training))
+                forget_frames(error)
+            error.__traceback__ = None  # the worker's frames have been added on the way here
+            raise RunError(f"run {self.id} failed") from None
+
+    def description(self) -> dict[str, Any]:
+        """Return what the run was made of, as plain JSON: model, task, configs, versions."""
+        versions = {"python": platform.python_version()}
+        for package in _PACKAGES:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions[package] = importlib.metadata.version(package)
+        return {
+            "id": self.id,
+            "model": dataclasses.asdict(self.lm.card),
+            "task": {"name": self.task.name, "synthetic": self.task.synthetic},
+            "lora": self.config.to_dict(),
+            "training": self.training.to_dict(),
+            "versions": versions,
+        }
+
+
+def train(
+    lm: LoadedModel,
+    task: Task | str,
+    config: LoraConfig | None = None,
+    *,
+    output_dir: str | os.PathLike[str] = "runs",
+    name: str | None = None,
+    start: bool = True,
+    **training: Any,
+) -> Run:
+    """Train a LoRA adapter in the background; returns at once.
+
+    >>> run = train(lm, "mini-e2e", LoraConfig(r=8, lora_alpha=16), max_steps=60)
+    >>> run.result().metrics
+
+    Args:
+        lm: what `load_model` returns.
+        task: a task, or what `load_task` takes.
+        config: which matrices, of what rank; default `LoraConfig()`.
+        output_dir: where the run's folder is made.
+        name: part of the folder's name.
+        start: False makes the run and leaves it idle.
+        **training: the fields of `TrainingConfig`.
+
+    Raises:
+        ConfigError: an unknown field, or a config or model that cannot be trained so.
+        TaskError: the task cannot be loaded.
+        RunError: the folder cannot be made, or another run is training.
+    """
+    training_config = TrainingConfig.from_dict(training)
+    if isinstance(task, (str, os.PathLike)):
+        from lora_lab.tasks import load_task
+
+        task = load_task(task)
+    run = Run(lm, task, config or LoraConfig(), training_config, output_dir, name)
+    return run.start() if start else run
+
+
+def _check(lm: LoadedModel, task: Task) -> None:
+    """Refuse what cannot be trained before anything is made."""
+    if not lm.model.can_generate() or lm.tokenizer is None:
+        raise ConfigError(
+            f"{lm.card.name} ({type(lm.model).__name__}) generates no text, and {task.name} is "
+            "prompt → completion; use a causal language model such as smollm2-135m"
+        )
+    if not len(task.train):
+        raise ConfigError(f"task {task.name} has no training examples")
+    if any(parameter.is_meta for parameter in lm.model.parameters()):
+        raise ConfigError(f"{lm.card.name} has no weights; load a model that has some")

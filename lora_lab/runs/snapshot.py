@@ -1,0 +1,79 @@
+"""What a run looks like at one moment: immutable, small, safe to read from any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from lora_lab.memory import MemoryReading
+
+
+class RunState(StrEnum):
+    """The states of a run; `done` and `failed` are final."""
+
+    IDLE = "idle"
+    RUNNING = "running"
+    PAUSING = "pausing"  # asked for; takes effect at the next optimizer step
+    PAUSED = "paused"
+    STOPPING = "stopping"  # asked for; takes effect at the next optimizer step
+    DONE = "done"  # trained to the end, or stopped on request
+    FAILED = "failed"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will happen."""
+        return self in (RunState.DONE, RunState.FAILED)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An error as people should read it: what happened, and what to try."""
+
+    message: str  # one line
+    remedy: str  # one line, "" when none is known
+    details: str = ""  # the traceback as text
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Singular values of ΔW at every site of the adapter, at one step."""
+
+    step: int
+    singular_values: Mapping[str, np.ndarray]  # site name -> (r,) float32, descending
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A copy of one site's ΔW = scale·BA at one step."""
+
+    step: int
+    site: str
+    A: np.ndarray  # (r, in) float32
+    B: np.ndarray  # (out, r) float32
+    scale: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run at one moment. The trainer's thread replaces it whole; readers never lock."""
+
+    run_id: str
+    state: RunState = RunState.IDLE
+    phase: str = ""  # "evaluating the base model", "training", "evaluating", "saving" …
+    step: int = 0
+    total_steps: int = 0
+    loss: float | None = None  # of the latest optimizer step, nats a token
+    losses: tuple[tuple[int, float], ...] = ()  # (step, loss), at most 500 points
+    learning_rate: float | None = None
+    steps_per_second: float | None = None
+    elapsed_seconds: float = 0.0  # trained time, pauses left out
+    eta_seconds: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)  # "bleu_before", "bleu" …
+    memory: MemoryReading | None = None
+    spectra: Spectra | None = None
+    factors: Factors | None = None  # of the site named by `Run.watch`
+    problem: Problem | None = None
+    version: int = 0  # grows with every replacement

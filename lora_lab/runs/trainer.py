@@ -1,0 +1,284 @@
+"""One training of an adapter by HF Trainer, silenced, and watched step by step.
+
+Imports transformers; loaded by a run's own thread when it starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import DefaultFlowCallback
+
+from lora_lab.adapters import LoraAdapter
+from lora_lab.configs import TrainingConfig
+from lora_lab.errors import RunError
+from lora_lab.memory import Meter
+
+
+class NotFiniteError(RunError):
+    """A loss or gradient is NaN or infinite; the optimizer was not given it.
+
+    Attributes:
+        adapter_suspect: the adapter as it stands gave it, so an older one is the last good one;
+            False: its loss was finite, only the way on is barred.
+    """
+
+    def __init__(self, message: str, adapter_suspect: bool) -> None:
+        super().__init__(message)
+        self.adapter_suspect = adapter_suspect
+
+
+class DeadAdapterError(RunError):
+    """Training does not reach some of the adapter's sites."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, done."""
+
+    number: int  # from 1
+    loss: float  # mean over the step's completion tokens, nats
+    learning_rate: float  # that the step was taken with
+
+
+@dataclass
+class Fit:
+    """What HF Trainer is given, and what it leaves behind for checkpoints.
+
+    Attributes:
+        model: adapted; only the adapter's parameters are trained.
+        examples: maps with "input_ids" and "labels", encoded when they are asked for.
+        collate: makes one padded batch of several of them.
+        folder: HF Trainer wants one; nothing is written there.
+        on_step: called after every optimizer step; True ends the training.
+        optimizer, scheduler: there while `run` runs.
+    """
+
+    model: nn.Module
+    adapter: LoraAdapter
+    examples: Dataset | Sequence[Any]
+    collate: Callable[[list[Any]], dict[str, Tensor]]
+    training: TrainingConfig
+    folder: Path
+    meter: Meter
+    on_step: Callable[[Step], bool]
+    optimizer: torch.optim.Optimizer | None = field(default=None, init=False)
+    scheduler: Any = field(default=None, init=False)
+
+    def run(self) -> None:
+        """Train until the steps are done or `on_step` ends it; the model's settings are restored.
+
+        Raises:
+            NotFiniteError: NaN or infinity in the loss or a gradient.
+            DeadAdapterError: a site that training does not reach.
+        """
+        with _training_settings(self.model, self.training):
+            self.optimizer = torch.optim.AdamW(
+                [p for p in self.adapter.parameters() if p.requires_grad],
+                lr=self.training.learning_rate,
+                weight_decay=self.training.weight_decay,
+            )
+            self.meter.optimizer = self.optimizer
+            trainer = _Trainer(self)
+            # A notebook gets other default callbacks than a script; all but one print or display.
+            kept = [c for c in trainer.callback_handler.callbacks if type(c) is DefaultFlowCallback]
+            trainer.callback_handler.callbacks = [*kept, _Steps(self, trainer)]
+            try:
+                trainer.train()
+            finally:
+                self.model.zero_grad(set_to_none=True)
+                self.optimizer = self.scheduler = self.meter.optimizer = None
+                trainer.accelerator.free_memory()
+
+
+class _Trainer(Trainer):
+    def __init__(self, fit: Fit) -> None:
+        training = fit.training
+        arguments = TrainingArguments(
+            output_dir=str(fit.folder),
+            max_steps=training.max_steps,
+            per_device_train_batch_size=training.per_device_train_batch_size,
+            gradient_accumulation_steps=training.gradient_accumulation_steps,
+            learning_rate=training.learning_rate,
+            warmup_steps=training.warmup_steps,
+            lr_scheduler_type=training.lr_scheduler_type,
+            weight_decay=training.weight_decay,
+            max_grad_norm=training.max_grad_norm,
+            seed=training.seed,
+            data_seed=training.seed,  # else the order hangs on the notebook's own random state
+            use_cpu=fit.meter.device.type == "cpu",
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+            logging_nan_inf_filter=False,  # looks at every loss, and that waits for the device
+            save_strategy="no",
+            eval_strategy="no",
+            remove_unused_columns=False,
+            label_names=["labels"],
+            dataloader_num_workers=0,
+            dataloader_pin_memory=False,  # pinning starts a thread that outlives a failed step
+        )
+        arguments._n_gpu = min(1, arguments.n_gpu)  # no nn.DataParallel behind the user's back
+        super().__init__(
+            model=fit.model,
+            args=arguments,
+            train_dataset=fit.examples,
+            data_collator=fit.collate,
+            optimizers=(fit.optimizer, None),
+        )
+        self._meter = fit.meter
+        self.step_loss: Tensor | float = 0.0
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any) -> Tensor:
+        with self._meter.measure(inputs["input_ids"].numel()):
+            loss = super().training_step(model, inputs, *rest)
+        # Each pass gives its tokens' share of the step's mean: they add up to the true mean.
+        self.step_loss = self.step_loss + loss
+        return loss
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().compute_loss(*args, **kwargs)
+        loss = result[0] if isinstance(result, tuple) else result
+        if not loss.requires_grad:
+            raise DeadAdapterError(
+                "the loss does not depend on the adapter at all: "
+                + _likely_reason(cast(nn.Module, self.model), all_dead=True)
+            )
+        self._meter.sample()  # just before the backward pass, activations are at their most
+        return result
+
+    def floating_point_ops(self, *_: Any) -> int:
+        return 0  # nobody reads it, and counting walks over all parameters at every step
+
+
+class _Steps(TrainerCallback):
+    """Looks at every optimizer step: is it finite, does it reach every site, shall it go on?"""
+
+    def __init__(self, fit: Fit, trainer: _Trainer) -> None:
+        self._fit = fit
+        self._trainer = trainer
+        self._reached = False  # every site has been seen to get a gradient
+        self._zero = [name for name, site in fit.adapter.sites.items() if not site.B.any()]
+        self._loss = 0.0
+        self._learning_rate = 0.0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._fit.scheduler = self._trainer.lr_scheduler
+
+    # HF Trainer calls these with (arguments, state, control) and more by name.
+
+    def on_pre_optimizer_step(self, *context: Any, **_: Any) -> None:
+        step = context[1].global_step + 1
+        if not self._reached:
+            self._check_gradients(step)
+        gradients = [p.grad for p in self._fit.adapter.parameters() if p.grad is not None]
+        largest = get_total_norm(gradients, norm_type=math.inf)
+        loss = torch.as_tensor(self._trainer.step_loss, device=largest.device)
+        # The only wait for the device in a step: both numbers in one transfer.
+        self._loss, size = torch.stack((loss.float(), largest.float())).tolist()
+        self._trainer.step_loss = 0.0
+        if not math.isfinite(self._loss):
+            raise NotFiniteError(f"the loss is {self._loss} at step {step}", adapter_suspect=True)
+        if not math.isfinite(size):
+            raise NotFiniteError(f"a gradient is {size} at step {step}", adapter_suspect=False)
+        self._learning_rate = cast(Any, self._trainer.optimizer).param_groups[0]["lr"]
+
+    def on_optimizer_step(self, *context: Any, **_: Any) -> None:
+        if self._zero and self._learning_rate > 0:
+            sites = self._fit.adapter.sites
+            if dead := [name for name in self._zero if not sites[name].B.any()]:
+                raise DeadAdapterError(
+                    f"B is still zero after optimizer step {context[1].global_step + 1} at "
+                    f"{_some(dead, len(sites))}: the optimizer does not move these parameters"
+                )
+            self._zero = []
+
+    def on_step_end(self, *context: Any, **_: Any) -> None:
+        _, state, control = context
+        if self._fit.on_step(Step(state.global_step, self._loss, self._learning_rate)):
+            control.should_training_stop = True
+
+    def _check_gradients(self, step: int) -> None:
+        sites = self._fit.adapter.sites
+        dead = [name for name, s in sites.items() if s.B.grad is None or not s.B.grad.any()]
+        if dead:
+            raise DeadAdapterError(
+                f"no gradient reached B at {_some(dead, len(sites))} in step {step}: "
+                + _likely_reason(self._fit.model, all_dead=len(dead) == len(sites))
+            )
+        self._reached = True
+
+
+def _some(names: list[str], total: int) -> str:
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return f"{len(names)} of {total} sites ({shown})"
+
+
+def _likely_reason(model: nn.Module, all_dead: bool) -> str:
+    if _checkpointing(model) and all_dead:
+        return (
+            "most likely gradient checkpointing, whose blocks see no input that needs a gradient; "
+            "set gradient_checkpointing=False, or call model.enable_input_require_grads()"
+        )
+    return (
+        "most likely the loss does not depend on them, or the model's forward detaches or turns "
+        "gradients off there; leave them out of target_modules"
+    )
+
+
+@contextlib.contextmanager
+def _training_settings(model: Any, training: TrainingConfig) -> Iterator[None]:
+    """Set the model up for training, and put every setting back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    unset = object()
+    use_cache = getattr(model.config, "use_cache", unset)
+    checkpointing = training.gradient_checkpointing and not _checkpointing(model)
+    try:
+        with _checkpointed(model) if checkpointing else contextlib.nullcontext():
+            yield
+    finally:
+        if use_cache is not unset:
+            model.config.use_cache = use_cache
+        elif hasattr(model.config, "use_cache"):
+            del model.config.use_cache
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextlib.contextmanager
+def _checkpointed(model: Any) -> Iterator[None]:
+    """Switch gradient checkpointing on; the frozen embeddings' output then needs a gradient."""
+    needed_before = _input_hooks(model)
+    if needed_before:
+        model.disable_input_require_grads()  # switched on twice, the first hooks would be lost
+    # transformers 5.2x calls it `activation_…`, and switches the input's gradients on by itself.
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    if not _input_hooks(model):
+        model.enable_input_require_grads()
+    try:
+        yield
+    finally:
+        disable = getattr(model, "activation_checkpointing_disable", None)
+        (disable or model.gradient_checkpointing_disable)()
+        if not needed_before:
+            model.disable_input_require_grads()
+
+
+def _input_hooks(model: nn.Module) -> bool:
+    hooks = getattr(model, "_require_grads_hooks", None)
+    return bool(hooks) or getattr(model, "_require_grads_hook", None) is not None
+
+
+def _checkpointing(model: nn.Module) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

@@ -1,0 +1,154 @@
+"""From examples to tensors: loss on the completion and its end only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypedDict
+
+import torch
+from torch import Tensor
+
+from lora_lab.errors import TaskError
+from lora_lab.tasks.base import Example, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # the label that cross-entropy leaves out
+
+
+class Encoded(TypedDict):
+    """One example as tokens.
+
+    Attributes:
+        input_ids: prompt, completion, end of sequence.
+        labels: as long; -100 on the prompt.
+        cut: how many of the prompt's tokens did not fit.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    cut: int
+
+
+def encode(
+    example: Example, task: Task, tokenizer: PreTrainedTokenizerBase | None, max_length: int
+) -> Encoded:
+    """Tokenize one example.
+
+    Prompt and completion are tokenized apart, so that training meets the very tokens that
+    generation starts from. The end-of-sequence token is learned. What does not fit is cut from the
+    start of the prompt; a leading begin-of-sequence token stays.
+
+    Args:
+        example: what to encode.
+        task: its `prompt_text` frames the prompt.
+        tokenizer: the model's.
+        max_length: tokens at most.
+
+    Raises:
+        TaskError: the completion alone is longer, or the tokenizer has no end-of-sequence token.
+    """
+    tokenizer = need_tokenizer(tokenizer)
+    if tokenizer.eos_token_id is None:
+        raise TaskError(
+            "the tokenizer has no end-of-sequence token; set tokenizer.eos_token, or take a model "
+            "that writes text"
+        )
+    completion = [*_plain_ids(example.completion, tokenizer), tokenizer.eos_token_id]
+    prompt, cut = prompt_ids(
+        task.prompt_text(example.prompt), tokenizer, max_length - len(completion)
+    )
+    if not prompt:
+        raise TaskError(
+            f"a completion has {len(completion)} tokens and leaves no room for its prompt in "
+            f"max_length={max_length}; raise max_length, or shorten {example.completion[:40]!r}…"
+        )
+    return {
+        "input_ids": prompt + completion,
+        "labels": [IGNORED] * len(prompt) + completion,
+        "cut": cut,
+    }
+
+
+def encode_all(
+    examples: Iterable[Example],
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int,
+) -> tuple[list[Encoded], int]:
+    """Encode many examples.
+
+    Returns:
+        The encoded examples, and how many of them had their prompt cut.
+    """
+    encoded = [encode(example, task, tokenizer, max_length) for example in examples]
+    return encoded, sum(item["cut"] > 0 for item in encoded)
+
+
+def collate(batch: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+    """Pad on the right to the longest.
+
+    Returns:
+        input_ids, attention_mask (1 on tokens) and labels (-100 on padding), each int64 of shape
+        (batch, longest).
+    """
+    longest = max(len(item["input_ids"]) for item in batch)
+
+    def padded(rows: Iterable[list[int]], fill: int) -> Tensor:
+        return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
+
+    return {
+        "input_ids": padded((item["input_ids"] for item in batch), pad_id),
+        # Not read off input_ids: the pad token may be the end-of-sequence token that is learned.
+        "attention_mask": padded(([1] * len(item["input_ids"]) for item in batch), 0),
+        "labels": padded((item["labels"] for item in batch), IGNORED),
+    }
+
+
+def prompt_ids(
+    text: str, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[int], int]:
+    """Tokenize what stands before the completion, the same way for training and generation.
+
+    Returns:
+        At most `max_length` token ids, the start cut off first (none where only the leading
+        begin-of-sequence token would be left), and how many were cut.
+    """
+    ids = _plain_ids(text, tokenizer)
+    start = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
+    room = max_length - len(start)
+    if room < 1:
+        return [], len(ids)
+    return start + ids[-room:], max(0, len(ids) - room)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token to pad with: the tokenizer's own, else its end of sequence, else 0."""
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if candidate is not None:
+            return candidate
+    return 0
+
+
+def need_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer.
+
+    Raises:
+        TaskError: there is none.
+    """
+    if tokenizer is None:
+        raise TaskError(
+            "the model has no tokenizer; load one and use LoadedModel.given(model, tokenizer)"
+        )
+    return tokenizer
+
+
+def _plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    # Llama's puts one in front, GPT-2's does not; asking is surer than its attributes.
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and list(ids[:1]) == [tokenizer.bos_token_id]

@@ -1,0 +1,145 @@
+"""Greedy answers to prompts, in batches, that can be stopped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lora_lab._quiet import quiet_transformers
+from lora_lab.errors import TaskError
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.encoding import need_tokenizer, pad_id, prompt_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    prompts: Task | Sequence[str],
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 16,
+    should_stop: Callable[[], bool] | None = None,
+) -> list[str]:
+    """Complete prompts greedily.
+
+    The model may be in training: its mode is put back, no gradient is recorded, nothing is
+    printed.
+
+    Args:
+        model: one that writes text from left to right.
+        tokenizer: the model's.
+        prompts: texts exactly as the model is to see them (`task.prompt_text(…)`), or a task: the
+            prompts of its validation examples.
+        max_new_tokens: where an answer that does not end is broken off.
+        batch_size: prompts a forward pass.
+        should_stop: asked before every batch and after every token.
+
+    Returns:
+        The completions, stripped, in the order of the prompts; after a stop, those of the batches
+        that were whole.
+
+    Raises:
+        TaskError: the model does not write text, or there is no room for an answer.
+    """
+    tokenizer = need_tokenizer(tokenizer)
+    if isinstance(prompts, str):
+        raise TaskError("prompts is one string; give a list of them")
+    if isinstance(prompts, Task):
+        prompts = [prompts.prompt_text(example.prompt) for example in prompts.validation]
+    if not model.can_generate() or model.config.is_encoder_decoder:
+        raise TaskError(
+            f"{type(model).__name__} does not write text from left to right; take a causal "
+            "language model, such as smollm2-135m"
+        )
+    room = _context(model) - max_new_tokens
+    if room < 1:
+        raise TaskError(
+            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's "
+            f"{_context(model)} positions; lower it"
+        )
+    answers: list[str] = []
+    with _evaluating(model), torch.no_grad(), quiet_transformers():
+        for start in range(0, len(prompts), batch_size):
+            if should_stop is not None and should_stop():
+                break
+            batch = [
+                prompt_ids(text, tokenizer, room)[0] for text in prompts[start : start + batch_size]
+            ]
+            completed = _complete(model, tokenizer, batch, max_new_tokens, should_stop)
+            if completed is None:
+                break
+            answers += completed
+    return answers
+
+
+def _complete(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Sequence[list[int]],
+    max_new_tokens: int,
+    should_stop: Callable[[], bool] | None,
+) -> list[str] | None:
+    """Complete one batch; None where it was stopped."""
+    from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+    class Stop(StoppingCriteria):
+        stopped = False
+
+        def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:  # noqa: ARG002
+            self.stopped = self.stopped or (should_stop is not None and should_stop())
+            return torch.full((input_ids.shape[0],), self.stopped, device=input_ids.device)
+
+    pad, longest = pad_id(tokenizer), max(map(len, batch))
+    # On the left: every row must end with its prompt's last token, for the first new to follow.
+    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in batch])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch])
+    stop = Stop()
+    output = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            pad_token_id=pad,
+            eos_token_id=_end_tokens(model, tokenizer),
+            use_cache=True,
+        ),
+        stopping_criteria=StoppingCriteriaList([stop]),
+    )
+    if stop.stopped:
+        return None
+    texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+    """The token that training teaches, and those that the model itself ends with."""
+    own = model.generation_config.eos_token_id if model.generation_config else None
+    ends = {*(own if isinstance(own, (list, tuple)) else [own]), tokenizer.eos_token_id}
+    return sorted(end for end in ends if end is not None) or None
+
+
+def _context(model: PreTrainedModel) -> int:
+    # Models without a limit (relative positions) get one far above any prompt of ours.
+    return getattr(model.config, "max_position_embeddings", None) or 1 << 20
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    # Module by module: a user may have frozen some of them in eval mode.
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

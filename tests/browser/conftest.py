@@ -1,0 +1,55 @@
+"""A Chromium for each test module, and pages with a panel's ES module in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from esm import EsmPage, assets, launch
+from playwright.sync_api import Browser, sync_playwright
+
+
+# Not for the whole session: while Playwright is up, no other test can run an asyncio loop.
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = launch(playwright.chromium)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def esm_page(chromium: Browser) -> Iterator[Callable[..., EsmPage]]:
+    """Return a maker of pages; a page whose script failed fails the test."""
+    made: list[EsmPage] = []
+    contexts = []
+
+    def make(
+        panel: Any,
+        state: dict[str, Any] | None = None,
+        *,
+        views: int = 1,
+        width: int = 1000,
+        height: int = 900,
+        theme: str = "light",
+        touch: bool = False,
+    ) -> EsmPage:
+        context = chromium.new_context(
+            viewport={"width": width, "height": height}, has_touch=touch, is_mobile=touch
+        )
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        context.set_default_timeout(10_000)
+        contexts.append(context)
+        page = EsmPage(context.new_page(), *assets(panel, state))
+        page.theme(theme)
+        for _ in range(views):
+            page.add_view()
+        made.append(page)
+        return page
+
+    yield make
+    errors = [error for page in made for error in page.errors]
+    for context in contexts:
+        context.close()
+    assert not errors, errors

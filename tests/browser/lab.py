@@ -1,0 +1,191 @@
+"""A real JupyterLab in a real Chromium: start it, open notebooks, run cells, read what they print.
+
+>>> with JupyterLab(folder) as lab:
+...     notebook = lab.open(page, ["1 + 1"])
+...     notebook.run(0)
+...     notebook.output(0)
+'2'
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import nbformat
+from playwright.sync_api import Locator, Page
+
+START_SECONDS = 60
+_SETTINGS = {
+    "@jupyterlab/apputils-extension:notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+        "doNotDisturbMode": True,
+    },
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+}
+
+
+class JupyterLab:
+    """A server of its own: own folder, own settings, free port, no token (loopback only)."""
+
+    def __init__(self, folder: Path, theme: str = "JupyterLab Light", **overrides: Any) -> None:
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = {**_SETTINGS, "@jupyterlab/apputils-extension:themes": {"theme": theme}}
+        self._settings = {**settings, **overrides}
+        self._port = _free_port()
+        self._log = (folder / "jupyter.log").open("w")
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        app_settings = self.folder / ".app-settings"
+        app_settings.mkdir(exist_ok=True)
+        (app_settings / "overrides.json").write_text(json.dumps(self._settings))
+        home = self.folder / ".jupyter-home"
+        environment = {
+            **os.environ,
+            "JUPYTER_CONFIG_DIR": str(home / "config"),
+            "JUPYTER_DATA_DIR": str(home / "data"),
+            "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+            "IPYTHONDIR": str(home / "ipython"),
+            "HF_HUB_OFFLINE": "1",
+        }
+        self._server = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+                f"--ServerApp.port={self._port}",
+                "--ServerApp.port_retries=0",
+                "--ServerApp.ip=127.0.0.1",
+                f"--ServerApp.root_dir={self.folder}",
+                "--IdentityProvider.token=",
+                "--ServerApp.disable_check_xsrf=True",
+                "--LabApp.expose_app_in_browser=True",
+                f"--LabApp.app_settings_dir={app_settings}",
+                f"--LabApp.user_settings_dir={home / 'user-settings'}",
+                f"--LabApp.workspaces_dir={home / 'workspaces'}",
+            ],
+            env=environment,
+            stdout=self._log,
+            stderr=self._log,
+            cwd=self.folder,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self._server.poll() is not None or time.monotonic() > deadline:
+                self.__exit__()
+                log = (self.folder / "jupyter.log").read_text()
+                raise RuntimeError(f"JupyterLab did not start:\n{log[-3000:]}")
+            time.sleep(0.2)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._server:
+            self._server.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._server.wait(15)
+            self._server.kill()
+        self._log.close()
+
+    def open(self, page: Page, cells: Sequence[str], name: str = "test.ipynb") -> Notebook:
+        """Write a notebook of these cells and open it, kernel started."""
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        )
+        nbformat.write(notebook, self.folder / name)
+        return self.visit(page, name)
+
+    def visit(self, page: Page, name: str) -> Notebook:
+        """Open a notebook of the folder, or open it again after a reload."""
+        page.goto(f"http://127.0.0.1:{self._port}/lab/tree/{name}?reset")
+        opened = Notebook(page)
+        opened.wait_until_ready()
+        return opened
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{self._port}/api", timeout=1)
+            return True
+        return False
+
+
+class Notebook:
+    """The open notebook of a page."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+
+    def wait_until_ready(self, seconds: float = 60) -> None:
+        """Wait until the notebook is shown and its kernel is idle."""
+        self.page.wait_for_function(
+            """() => {
+                const panel = window.jupyterapp?.shell?.currentWidget;
+                const kernel = panel?.sessionContext?.session?.kernel;
+                return panel?.content?.widgets?.length && kernel?.status === "idle";
+            }""",
+            timeout=seconds * 1000,
+        )
+
+    def run(self, index: int, seconds: float = 60) -> None:
+        """Run a cell and wait until it has ended."""
+        self.start(index)
+        self.wait_for(index, seconds)
+
+    def start(self, index: int) -> None:
+        """Run a cell and do not wait."""
+        self.page.evaluate(
+            """index => {
+                const panel = jupyterapp.shell.currentWidget;
+                panel.content.activeCellIndex = index;
+                panel.content.widgets[index].model.executionCount = null;
+                jupyterapp.commands.execute("notebook:run-cell");
+            }""",
+            index,
+        )
+
+    def wait_for(self, index: int, seconds: float = 60) -> None:
+        """Wait until a started cell has ended; fail with its traceback if it raised."""
+        self.page.wait_for_function(
+            """index => {
+                const cell = jupyterapp.shell.currentWidget.content.widgets[index].model;
+                return cell.executionCount !== null && cell.executionState !== "running";
+            }""",
+            arg=index,
+            timeout=seconds * 1000,
+        )
+        errors = [out for out in self.outputs(index) if out["output_type"] == "error"]
+        assert not errors, "\n".join(errors[0]["traceback"])
+
+    def outputs(self, index: int) -> list[dict[str, Any]]:
+        """Return a cell's outputs as the notebook file would hold them."""
+        return self.page.evaluate(
+            "i => jupyterapp.shell.currentWidget.content.widgets[i].model.outputs.toJSON()", index
+        )
+
+    def output(self, index: int) -> str:
+        """Return the plain text that a cell printed or returned."""
+        parts = []
+        for out in self.outputs(index):
+            text = out.get("text") or out.get("data", {}).get("text/plain", "")
+            parts.append(text if isinstance(text, str) else "".join(text))
+        return "".join(parts).strip()
+
+    def cell(self, index: int) -> Locator:
+        """Return the cell's element."""
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

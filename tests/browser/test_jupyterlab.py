@@ -1,0 +1,214 @@
+"""The workbench in a real JupyterLab: what a newcomer does, from painting to a saved adapter."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab import JupyterLab, Notebook
+from playwright.sync_api import Browser, Page, expect
+
+SMALL = """\
+import sys; sys.path[:0] = {paths!r}
+from tiny_chat import tiny_chat_model
+from lora_lab_widgets import Workbench
+wb = Workbench(*tiny_chat_model(), max_steps={steps}, per_device_train_batch_size=4, max_length=96)
+wb"""
+REAL = """\
+from lora_lab_widgets import Workbench
+wb = Workbench("smollm2-135m", max_steps=8, per_device_train_batch_size=2, learning_rate=3e-3)
+wb"""
+HERE = [str(Path(__file__).parent)]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
+    with JupyterLab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 1400, "height": 1300})
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    # Leaving a notebook with a running kernel asks; a test never wants to stay.
+    page.on("dialog", lambda dialog: dialog.accept())
+    yield page
+    context.close()
+
+
+def show(lab: JupyterLab, page: Page, *cells: str, steps: int = 400, name: str) -> Notebook:
+    notebook = lab.open(page, [SMALL.format(paths=HERE, steps=steps), *cells], f"{name}.ipynb")
+    notebook.run(0, seconds=120)
+    expect(page.locator(".ll-workbench").first).to_be_visible()
+    return notebook
+
+
+def state(page: Page) -> str:
+    return page.locator("[data-ll-state]").first.get_attribute("data-ll-state") or ""
+
+
+def wait_for_state(page: Page, *wanted: str, seconds: float = 60) -> None:
+    pattern = re.compile("|".join(wanted))
+    expect(page.locator("[data-ll-state]").first).to_have_attribute(
+        "data-ll-state", pattern, timeout=seconds * 1000
+    )
+
+
+def button(page: Page, name: str):
+    return page.locator(".ll-workbench").first.get_by_role("button", name=name)
+
+
+@pytest.mark.browser
+@pytest.mark.real_model
+def test_from_paint_to_an_adapter_that_peft_loads(lab, page, tmp_path):
+    """Paint → start → loss falls → ΔW shown → save → PEFT gives the same logits."""
+    check = f"""\
+import json, copy, torch, lora_lab as ll
+from peft import PeftModel
+wb.save({str(tmp_path / "adapter")!r})
+ids = wb.lm.tokenizer("name[Blue Spice], area[riverside]", return_tensors="pt")
+model = wb.lm.model.eval()
+with torch.no_grad():
+    ours = model(**ids).logits
+    base = ll.load_model("smollm2-135m").model.eval()
+    bare = base(**ids).logits
+    theirs = PeftModel.from_pretrained(base, {str(tmp_path / "adapter")!r})(**ids).logits
+print(json.dumps({{
+    "apart": float((ours - theirs).abs().max()), "moved": float((ours - bare).abs().max()),
+    "losses": [loss for _, loss in wb.run.losses], "ranks": len(wb.grid.ranks),
+    "down": wb.config.to_dict()["rank_pattern"], "metrics": wb.run.result().metrics}}))"""
+    notebook = lab.open(page, [REAL, check], "real.ipynb")
+    notebook.run(0, seconds=180)
+    grid = page.get_by_role("grid").first
+    before = page.locator(".ll-savings").first.inner_text()
+    grid.get_by_role("columnheader", name="down").click()
+    cells = grid.get_by_role("gridcell")
+    expect(cells.filter(has_text="8").first).to_be_visible()
+    assert page.locator(".ll-savings").first.inner_text() != before, "the price moves with paint"
+
+    button(page, "Start").click()
+    wait_for_state(page, "running", seconds=60)
+    expect(page.locator(".ll-delta-spectrum .js-plotly-plot").first).to_be_visible(timeout=120_000)
+    wait_for_state(page, "done", seconds=240)
+    notebook.run(1, seconds=120)
+    seen = json.loads(notebook.output(1).splitlines()[-1])
+    assert seen["apart"] < 1e-3 < 0.1 < seen["moved"]
+    assert seen["ranks"] == 90
+    assert sum(seen["losses"][-3:]) < sum(seen["losses"][:3])
+    assert seen["metrics"]["loss_after"] < seen["metrics"]["loss_before"]
+
+
+@pytest.mark.browser
+def test_a_busy_cell_runs_and_stop_still_stops(lab, page):
+    busy = "import time\nfor _ in range(250):\n    time.sleep(0.1)\nprint('ran to its end')"
+    notebook = show(lab, page, busy, "wb.run.state", name="busy", steps=100_000)
+    button(page, "Start").click()
+    wait_for_state(page, "running")
+    notebook.start(1)
+    first = step_of(page)
+    page.wait_for_timeout(3_000)
+    assert step_of(page) > first, "the panel lives while the cell keeps the main thread"
+    button(page, "Pause").click()
+    wait_for_state(page, "paused", seconds=15)
+    button(page, "Resume").click()
+    wait_for_state(page, "running", seconds=15)
+    button(page, "Stop").click()
+    wait_for_state(page, "done", seconds=20)
+    assert not notebook.outputs(1), "the cell is still at work"
+    notebook.wait_for(1, seconds=60)
+    assert notebook.output(1) == "ran to its end"
+
+
+@pytest.mark.browser
+def test_shown_twice_and_after_a_reload_every_view_says_the_same(lab, page):
+    notebook = show(lab, page, "wb", "wb.grid.ranks == {}, str(wb.run.state)", name="twice")
+    notebook.run(1)
+    expect(page.locator(".ll-workbench")).to_have_count(2)
+    button(page, "clear").click()
+    for grid in page.get_by_role("grid").all():
+        expect(grid.get_by_role("gridcell").filter(has_text=re.compile(r"^\d+$"))).to_have_count(0)
+    page.locator(".ll-workbench").nth(1).get_by_role("button", name="all linear").click()
+    button(page, "Start").click()
+    wait_for_state(page, "running")
+    states = page.locator("[data-ll-state]")
+    expect(states.nth(1)).to_have_attribute("data-ll-state", re.compile("running"))
+
+    page.reload()
+    notebook.wait_until_ready()
+    expect(page.locator(".ll-workbench").first).to_be_visible(timeout=60_000)
+    wait_for_state(page, "running", "done")
+    wait_for_state(page, "done", seconds=120)
+
+
+@pytest.mark.browser
+def test_closing_the_page_stalls_nothing(lab, page, chromium):
+    notebook = show(lab, page, "wb.run.snapshot.step", name="closed", steps=100_000)
+    button(page, "Start").click()
+    wait_for_state(page, "running")
+    context = chromium.new_context(viewport={"width": 1400, "height": 1300})
+    page.close()
+    time.sleep(3)
+    other = context.new_page()
+    other.on("dialog", lambda dialog: dialog.accept())
+    notebook = lab.visit(other, "closed.ipynb")
+    notebook.run(1)
+    early = int(notebook.output(1))
+    time.sleep(2)
+    notebook.run(1)
+    assert int(notebook.output(1)) > early > 0
+    context.close()
+
+
+@pytest.mark.browser
+def test_settings_that_cannot_work_are_said_in_the_strip(lab, page):
+    show(lab, page, name="bad")
+    button(page, "clear").click()
+    button(page, "Start").click()
+    strip = page.locator(".ll-workbench").first.get_by_role("alert").filter(has_text="rank")
+    expect(strip.first).to_contain_text("no rank is painted; give at least one site a rank")
+
+
+@pytest.mark.browser
+def test_base_and_adapted_answers_stand_side_by_side(lab, page):
+    notebook = show(lab, page, "wb.try_it.answers", name="try", steps=30)
+    button(page, "Start").click()
+    wait_for_state(page, "done", seconds=120)
+    page.get_by_role("button", name="Compare").first.click()
+    expect(page.locator("[data-ll-answer='adapted']").first).not_to_be_empty(timeout=60_000)
+    notebook.run(1)
+    answers = eval(notebook.output(1))
+    assert answers["adapted"] is not None
+    assert answers["prompt"]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1000, 600])
+def test_nothing_is_wider_than_its_place(lab, page, width):
+    show(lab, page, name=f"wide{width}")
+    page.set_viewport_size({"width": width + 60, "height": 1000})
+    page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
+    page.wait_for_timeout(1_000)
+    overflow = page.evaluate(
+        """() => {
+            const bench = document.querySelector(".ll-workbench");
+            const edge = bench.getBoundingClientRect().right + 1;
+            return [...bench.querySelectorAll("*")]
+                .filter(n => n.getBoundingClientRect().width && !n.closest(".js-plotly-plot"))
+                .filter(n => !n.closest("[class*=hidden], [class*=sr-only]"))
+                .filter(n => n.getBoundingClientRect().right > edge)
+                .map(n => n.className?.toString() || n.tagName).slice(0, 5);
+        }"""
+    )
+    assert overflow == []
+
+
+def step_of(page: Page) -> int:
+    text = page.locator(".ll-workbench").first.locator("[data-ll-state]").first.inner_text()
+    found = re.search(r"step ([\d,]+)", text)
+    return int(found[1].replace(",", "")) if found else 0

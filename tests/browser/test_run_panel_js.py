@@ -1,0 +1,414 @@
+"""The heartbeat's clock, the run's controls and the loss chart, in Chromium with a fake model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from esm import EsmPage
+from playwright.sync_api import expect
+
+from lora_lab.memory import MemoryReading
+from lora_lab.runs.snapshot import Problem, RunState, Snapshot
+from lora_lab_widgets.run_panel import RunPanel, describe
+
+pytestmark = pytest.mark.browser
+Make = Callable[..., EsmPage]
+
+TRAINING = Snapshot(
+    run_id="run-1",
+    state=RunState.RUNNING,
+    phase="training",
+    step=186,
+    total_steps=300,
+    loss=1.42,
+    losses=tuple((i, 1.3 + 2.6 * math.exp(-i / 26)) for i in range(1, 187)),
+    steps_per_second=2.13,
+    elapsed_seconds=88.0,
+    eta_seconds=37.2,
+    metrics={"bleu_before": 12.06, "bleu": 38.2},
+    memory=MemoryReading(1 << 30, 5 << 28, "tensor bytes on the CPU"),
+)
+# The kernel's side of the clock: answers each question 20 ms after it was sent.
+ANSWERING = """() => {
+  const answer = (seq) => setTimeout(() => lab.receive({ snapshot: { ...lab.state.snapshot, seq } }), 20);
+  const push = lab.sent.push;
+  lab.sent.push = function (message) {
+    answer(message.seq);
+    return push.call(this, message);
+  };
+  if (lab.sent.length) answer(lab.sent.at(-1).seq);
+}"""  # noqa: E501
+
+
+def panel(snapshot: Snapshot | None = None, **kwargs: Any) -> RunPanel:
+    kwargs.setdefault("tasks", ["mini-e2e", "mini-sql"])
+    return RunPanel(lambda: snapshot, lambda *_: None, **kwargs)
+
+
+def shown(snapshot: Snapshot | None, **changes: Any) -> dict[str, Any]:
+    return {"seq": "", **describe(snapshot), "problem": None, **changes}
+
+
+def ticks(esm: EsmPage) -> list[dict[str, Any]]:
+    return [m for m in esm.sent() if m["type"] == "tick"]
+
+
+@pytest.fixture
+def timed(esm_page: Make) -> Make:
+    """Return a maker of pages whose clock stands still until a test moves it."""
+
+    def make(*args: Any, views: int = 1, **kwargs: Any) -> EsmPage:
+        esm = esm_page(*args, views=0, **kwargs)
+        esm.page.clock.install(time=0)
+        esm.page.clock.pause_at(60_000)
+        for _ in range(views):
+            esm.add_view()
+        settle(esm)
+        return esm
+
+    return make
+
+
+def settle(esm: EsmPage) -> None:
+    """Let the browser report what is in sight (real time), and the page hear of it."""
+    for _ in range(3):
+        esm.page.clock.run_for(20)
+        esm.page.evaluate(
+            "() => new Promise(done => { const o = new IntersectionObserver(() => "
+            "{ o.disconnect(); done(); }); o.observe(document.body); })"
+        )
+    esm.page.clock.run_for(20)
+
+
+def answer(esm: EsmPage, **changes: Any) -> None:
+    esm.set(snapshot={**esm.get("snapshot"), "seq": ticks(esm)[-1]["seq"], **changes})
+
+
+def test_asks_again_only_when_answered(timed: Make) -> None:
+    esm = timed(panel(TRAINING), width=700)
+    (first,) = ticks(esm)
+    assert first == {"type": "tick", "seq": first["seq"], "theme": "light", "width": 680}
+    esm.page.clock.run_for(5_000)
+    assert len(ticks(esm)) == 1
+    esm.set(snapshot=shown(TRAINING, seq="another-page-1"))
+    esm.page.clock.run_for(1_000)
+    assert len(ticks(esm)) == 1
+    answer(esm)
+    esm.page.clock.run_for(300)
+    assert len(ticks(esm)) == 2
+    assert ticks(esm)[1]["seq"] != first["seq"]
+
+
+def test_asks_again_after_ten_seconds_without_an_answer(timed: Make) -> None:
+    esm = timed(panel(TRAINING))
+    busy = esm.view().get_by_text("kernel busy")
+    expect(busy).to_be_hidden()
+    esm.page.clock.run_for(2_100)
+    expect(busy).to_be_visible()
+    esm.page.clock.run_for(7_500)
+    assert len(ticks(esm)) == 1
+    esm.page.clock.run_for(600)
+    assert len(ticks(esm)) == 2
+    answer(esm)
+    expect(busy).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("state", "low", "high"),
+    [("running", 18, 21), ("stopping", 18, 21), ("idle", 4, 6), ("paused", 4, 6), ("done", 4, 6)],
+)
+def test_looks_often_only_while_a_run_goes_on(timed: Make, state: str, low: int, high: int) -> None:
+    esm = timed(panel(), {"snapshot": shown(TRAINING, state=state)})
+    esm.page.evaluate(ANSWERING)
+    esm.page.clock.run_for(100)
+    esm.clear_log()
+    esm.page.clock.run_for(5_000)
+    assert low <= len(ticks(esm)) <= high
+
+
+def test_asks_nothing_while_nobody_looks(timed: Make) -> None:
+    esm = timed(panel(TRAINING))
+    esm.page.evaluate(ANSWERING)
+    hide = """hidden => {
+      Object.defineProperty(document, "visibilityState", {configurable: true, get: () => hidden ? "hidden" : "visible"});
+      document.dispatchEvent(new Event("visibilitychange"));
+    }"""  # noqa: E501
+    esm.page.evaluate(hide, True)
+    esm.clear_log()
+    esm.page.clock.run_for(30_000)
+    assert ticks(esm) == []
+    esm.page.evaluate(hide, False)
+    esm.page.clock.run_for(1_000)
+    assert len(ticks(esm)) >= 3
+
+
+def test_asks_nothing_while_scrolled_away(timed: Make) -> None:
+    esm = timed(panel(TRAINING))
+    esm.page.evaluate(ANSWERING)
+    esm.page.evaluate("() => { document.body.style.paddingTop = '5000px'; }")
+    settle(esm)
+    esm.clear_log()
+    esm.page.clock.run_for(10_000)
+    assert ticks(esm) == []
+    esm.page.evaluate("() => window.scrollTo(0, 6000)")
+    settle(esm)
+    esm.page.clock.run_for(1_000)
+    assert len(ticks(esm)) >= 3
+
+
+def test_beats_while_any_part_of_its_workbench_is_in_sight(timed: Make) -> None:
+    esm = timed(panel(TRAINING), views=0, width=900)
+    esm.page.evaluate(
+        """async () => {
+          const index = await lab.addView();
+          const bench = document.createElement("div");
+          bench.className = "ll-workbench";
+          bench.style = "padding: 5000px 30px 0 20px; width: 800px; box-sizing: border-box";
+          bench.append(document.querySelector(`[data-view="${index}"]`));
+          document.body.append(bench);
+        }"""
+    )
+    settle(esm)
+    assert ticks(esm)[0]["width"] == 750  # the room inside the workbench's padding
+
+
+def test_two_views_share_one_clock_and_agree(timed: Make) -> None:
+    esm = timed(panel(TRAINING), views=2)
+    assert len(ticks(esm)) == 1
+    answer(esm, step=187)
+    for i in (0, 1):
+        expect(esm.view(i).locator(".ll-run-step")).to_have_text("step 187 / 300")
+    esm.page.evaluate(ANSWERING)
+    esm.remove_view(0, by="signal")
+    esm.clear_log()
+    esm.page.clock.run_for(1_000)
+    assert 3 <= len(ticks(esm)) <= 5
+    esm.remove_view(1)
+    esm.clear_log()
+    esm.page.clock.run_for(20_000)
+    assert esm.sent() == []
+    assert esm.open_ends()["model"] == esm.open_ends()["document"] == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "primary", "primary_on", "stop_on"),
+    [
+        ("idle", "Start", True, False),
+        ("running", "Pause", True, True),
+        ("pausing", "Pause", False, True),
+        ("paused", "Resume", True, True),
+        ("stopping", "Pause", False, False),
+        ("done", "Start", True, False),
+        ("failed", "Start", True, False),
+    ],
+)
+def test_each_state_offers_what_can_be_done(
+    esm_page: Make, state: str, primary: str, primary_on: bool, stop_on: bool
+) -> None:
+    esm = esm_page(panel(), {"snapshot": shown(TRAINING, state=state)})
+    view = esm.view()
+    expect(view.locator(".ll-run")).to_have_attribute("data-ll-state", state)
+    button = view.get_by_role("button", name=primary)
+    stop = view.get_by_role("button", name="Stop")
+    assert (button.is_enabled(), stop.is_enabled()) == (primary_on, stop_on)
+    running = state in ("running", "pausing", "paused", "stopping")
+    assert view.get_by_role("textbox", name="seed").is_disabled() is running
+    for wanted, each in ((primary_on, button), (stop_on, stop)):
+        if wanted:
+            esm.clear_log()
+            each.click()
+            (command,) = [m for m in esm.sent() if m["type"] == "command"]
+            assert command["name"] == (primary.lower() if each is button else "stop")
+            assert command["seq"]
+
+
+def test_start_sends_the_settings_as_typed(esm_page: Make) -> None:
+    esm = esm_page(panel())
+    view = esm.view()
+    view.get_by_role("textbox", name="steps").fill("40")
+    view.get_by_role("textbox", name="learning rate").fill("5e-4")
+    view.get_by_role("textbox", name="dropout").fill("some")
+    view.get_by_label("task").select_option("mini-sql")
+    view.get_by_role("button", name="Start").click()
+    changes = [m["settings"] for m in esm.sent() if m["type"] == "settings"]
+    assert len(changes) == 4
+    for change in (
+        {"max_steps": 40},
+        {"learning_rate": 5e-4},
+        {"lora_dropout": "some"},
+        {"task": "mini-sql"},
+    ):
+        assert change in changes
+    (start,) = [m for m in esm.sent() if m["type"] == "command"]
+    assert start["settings"] == {
+        **panel().settings,
+        "max_steps": 40,
+        "learning_rate": 5e-4,
+        "lora_dropout": "some",
+        "task": "mini-sql",
+    }
+    assert esm.saves() == []  # Python alone writes traits
+
+
+def test_settings_agree_in_two_views_and_stay_as_typed_under_the_hand(esm_page: Make) -> None:
+    esm = esm_page(panel(), views=2)
+    first, second = (
+        esm.view(0).get_by_role("textbox", name="steps"),
+        esm.view(1).get_by_role("textbox", name="steps"),
+    )
+    first.fill("55")
+    first.press("Enter")
+    expect(second).to_have_value("55")
+    first.press_sequentially("0")
+    esm.set(settings={**esm.get("settings"), "seed": 3})
+    expect(first).to_have_value("550")
+    expect(esm.view(0).get_by_role("textbox", name="seed")).to_have_value("3")
+
+
+def test_problem_is_text_and_blames_its_field(esm_page: Make) -> None:
+    evil = '<img src=x onerror="window.hacked = true">'
+    problem = {"message": evil, "remedy": evil, "details": evil, "field": "learning_rate"}
+    esm = esm_page(panel(), {"snapshot": shown(None, problem=problem)})
+    view = esm.view()
+    strip = view.get_by_role("alert")
+    expect(strip.locator("b")).to_have_text(evil)
+    assert strip.locator("img").count() == 0
+    assert esm.page.evaluate("() => window.hacked") is None
+    expect(view.get_by_role("textbox", name="learning rate")).to_have_attribute(
+        "aria-invalid", "true"
+    )
+    strip.get_by_text("details").click()
+    expect(strip.locator("pre")).to_be_visible()
+    esm.set(snapshot=shown(None, problem=problem, seq="x-1"))
+    expect(strip.locator("pre")).to_be_visible()  # a tick does not close it
+    esm.set(snapshot=shown(None, seq="x-2"))
+    expect(strip).to_be_hidden()
+    assert view.locator("[aria-invalid]").count() == 0
+
+
+def test_failed_run_says_what_to_try(esm_page: Make) -> None:
+    failed = Snapshot("run-1", RunState.FAILED, problem=Problem("out of memory", "try batch 4"))
+    esm = esm_page(panel(failed))
+    expect(esm.view().get_by_role("alert")).to_contain_text("out of memory")
+    expect(esm.view().get_by_role("alert")).to_contain_text("try batch 4")
+    expect(esm.view().get_by_text("details")).to_be_hidden()
+
+
+def test_a_new_view_shows_the_run_at_once(esm_page: Make) -> None:
+    view = esm_page(panel(TRAINING)).view()
+    expect(view.locator(".ll-run-step")).to_have_text("step 186 / 300")
+    expect(view.locator(".ll-run-time")).to_have_text("37 s left")
+    expect(view.locator(".ll-run-rate")).to_have_text("2.1 steps/s")
+    expect(view.locator(".ll-run-loss")).to_have_text("loss 1.42")
+    expect(view.locator(".ll-run-metrics")).to_have_text("BLEU 12.1 → 38.2")
+    expect(view.locator(".ll-run-phase")).to_have_text("training")
+    expect(view.get_by_text("memory 1 GiB now · 1.25 GiB at the peak")).to_be_visible()
+    bar = view.get_by_role("progressbar")
+    expect(bar).to_have_attribute("aria-valuenow", "186")
+    expect(bar).to_have_attribute("aria-valuemax", "300")
+    assert bar.locator("i").evaluate("i => i.style.width") == "62%"
+    expect(view.get_by_role("status")).to_have_text("run: training")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(59.4, "59 s left"), (200, "3 min 20 s left"), (3900, "1 h 05 min left")],
+)
+def test_times_are_readable(esm_page: Make, seconds: float, text: str) -> None:
+    esm = esm_page(panel(), {"snapshot": shown(TRAINING, eta=seconds)})
+    expect(esm.view().locator(".ll-run-time")).to_have_text(text)
+
+
+def test_chart_draws_every_point_with_labelled_axes(esm_page: Make) -> None:
+    esm = esm_page(panel(TRAINING), width=700)
+    chart = esm.view().locator("svg.ll-loss")
+    points = chart.locator(".ll-loss-raw").get_attribute("d") or ""
+    xy = [tuple(map(float, p.removesuffix("h0").split(","))) for p in points.split("M")[1:]]
+    assert len(xy) == 186
+    assert [x for x, _ in xy] == sorted(x for x, _ in xy)
+    assert [y for _, y in xy] == sorted(y for _, y in xy)  # down the page as the loss falls
+    texts = chart.locator("text").all_inner_texts()
+    labels = chart.locator("text").evaluate_all("all => all.map(t => t.textContent)")
+    assert texts is not None
+    assert "loss, nats per token: dots measured, line smoothed" in labels
+    assert {"step", "0", "100", "200", "300"} <= set(labels)
+    assert {"1", "2", "3", "4"} <= set(labels)
+    # Half of the steps lie left of the middle between the ticks of 0 and 300.
+    at = {
+        text: chart.locator("text", has_text=text).first.get_attribute("x")
+        for text in ("100", "200")
+    }
+    hundred, two_hundred = float(at["100"] or 0), float(at["200"] or 0)
+    assert xy[99][0] == pytest.approx(hundred, abs=0.1)
+    assert xy[149][0] == pytest.approx((hundred + two_hundred) / 2, abs=0.1)
+
+
+def test_chart_says_what_is_under_the_pointer_and_in_a_table(esm_page: Make) -> None:
+    esm = esm_page(panel(TRAINING), width=700)
+    chart = esm.view().locator("svg.ll-loss")
+    chart.hover(position={"x": 1, "y": 60})
+    expect(chart.get_by_text("step 1: loss 3.80")).to_be_attached()
+    rows = esm.view().locator("table tbody tr")
+    assert 10 <= rows.count() <= 20
+    expect(rows.last.locator("td")).to_have_text(["186", "1.30"])
+
+
+def test_losses_that_are_no_number_leave_a_gap(esm_page: Make) -> None:
+    losses = [[1, 2.0, 2.0], [2, None, 2.0], [3, 2.0, 2.0]]
+    esm = esm_page(panel(), {"snapshot": shown(TRAINING, losses=losses, loss=None)})
+    path = esm.view().locator(".ll-loss-raw").get_attribute("d") or ""
+    assert path.count("M") == 2
+    assert "NaN" not in path
+    esm.set(snapshot=shown(TRAINING, losses=[[1, None, None]], loss=None))
+    assert esm.view().locator(".ll-loss-raw").get_attribute("d") == ""
+
+
+def test_nothing_moves_when_numbers_change_width(esm_page: Make) -> None:
+    esm = esm_page(panel(TRAINING), width=700)
+
+    def boxes() -> list[Any]:
+        places = ".ll-run-time, .ll-run-rate, .ll-run-loss, .ll-run-metrics, svg.ll-loss, button"
+        return (
+            esm.view()
+            .locator(places)
+            .evaluate_all(
+                "all => all.map(n => [n.getBoundingClientRect().x, n.getBoundingClientRect().y])"
+            )
+        )
+
+    before = boxes()
+    esm.set(snapshot=shown(TRAINING, step=7, eta=4.0, rate=11.9, loss=12.34, state="paused"))
+    assert boxes() == before
+
+
+@pytest.mark.parametrize("width", [360, 430, 600, 1000])
+def test_fits_every_width(esm_page: Make, width: int) -> None:
+    problem = {"message": "m " * 40, "remedy": "r" * 300, "details": "d" * 900, "field": ""}
+    esm = esm_page(panel(), {"snapshot": shown(TRAINING, problem=problem)}, width=width, height=300)
+    root = esm.view().locator(".ll-run")
+    wide, high, real = esm.page.evaluate(
+        "() => [document.documentElement.scrollWidth, document.documentElement.scrollHeight, "
+        "document.querySelector('.ll-run').getBoundingClientRect().bottom]"
+    )
+    assert wide <= width
+    assert high <= real + 20  # nothing hidden makes the page longer
+    drawn = root.locator("svg.ll-loss").bounding_box()
+    assert drawn is not None
+    assert drawn["width"] > 0.8 * (width - 60)
+
+
+def test_keys_stay_out_of_the_notebook(esm_page: Make) -> None:
+    esm = esm_page(panel())
+    esm.page.evaluate(
+        "() => { window.keys = []; document.addEventListener('keydown', e => keys.push(e.key)); }"
+    )
+    esm.view().get_by_role("textbox", name="steps").press("x")
+    assert esm.page.evaluate("() => keys") == []
+
+
+def test_tells_the_theme_it_sees(timed: Make) -> None:
+    esm = timed(panel(TRAINING), theme="dark")
+    assert ticks(esm)[0]["theme"] == "dark"

@@ -1,0 +1,263 @@
+"""The Savings panel in a real Chromium: Python's numbers, at every stroke and in every size."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from esm import EsmPage
+
+from lora_lab import _format
+from lora_lab.anatomy import Anatomy, anatomy
+from lora_lab.budget import evaluate_price, price_table
+from lora_lab.configs import LoraConfig
+from lora_lab.costs import Budget
+from lora_lab.models import model_config
+from lora_lab.plan import ranks
+from lora_lab_widgets.savings import Savings
+
+pytestmark = pytest.mark.browser
+
+PARTS = ("weights", "gradients", "optimizer", "activations", "total")
+Q_V = LoraConfig(r=8, target_modules=["q", "v"])
+Maker = Callable[..., EsmPage]
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Anatomy:
+    return anatomy(model_config("smollm2-135m"))
+
+
+@pytest.fixture(scope="module")
+def price(smollm2: Anatomy) -> dict[str, Any]:
+    return price_table(smollm2)
+
+
+@pytest.fixture
+def savings(esm_page: Maker, smollm2: Anatomy, price: dict[str, Any]) -> Callable[..., EsmPage]:
+    def make(state: dict[str, Any] | None = None, **options: Any) -> EsmPage:
+        panel = Savings(price=price, ranks=ranks(smollm2, Q_V), bench="b1")
+        return esm_page(panel, state, **options)
+
+    return make
+
+
+def paint(page: EsmPage, painted: dict[str, int], bench: str = "b1") -> None:
+    """Do what the rank grid does while a stroke is going on."""
+    page.page.evaluate(
+        "detail => document.dispatchEvent(new CustomEvent('lora-lab:ranks', { detail }))",
+        {"bench": bench, "ranks": painted},
+    )
+
+
+def shown(page: EsmPage, view: int = 0) -> dict[str, Any]:
+    """Return the exact numbers of a view."""
+    root = page.view(view).locator(".ll-savings")
+    cells = root.locator("td").evaluate_all("cells => cells.map(c => Number(c.dataset.llBytes))")
+    return {
+        "trainable": int(root.get_attribute("data-ll-trainable") or -1),
+        "checkpoint": int(root.get_attribute("data-ll-checkpoint") or -1),
+        "full": dict(zip(PARTS, cells[:5], strict=True)),
+        "adapted": dict(zip(PARTS, cells[5:], strict=True)),
+    }
+
+
+def expected(budget: Budget) -> dict[str, Any]:
+    return {
+        "trainable": budget.parameters_trainable,
+        "checkpoint": budget.checkpoint_bytes,
+        "full": budget.full.to_json(),
+        "adapted": budget.adapted.to_json(),
+    }
+
+
+def random_ranks(model: Anatomy, rng: random.Random) -> dict[str, int]:
+    chosen = rng.sample(model.sites, rng.randint(1, len(model.sites)))
+    return {site.name: rng.choice((0, 1, 2, 4, 8, 16)) for site in chosen} | {
+        chosen[0].name: rng.randint(1, 32)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("smollm2-135m", {}),
+        ("smollm2-135m", {"gradient_checkpointing": True, "lora_dropout": 0.1}),
+        ("gpt2-medium", {"dtype": "bfloat16", "batch_size": 2}),
+        ("minilm-l6", {}),
+    ],
+)
+def test_the_browser_computes_pythons_numbers(
+    esm_page: Maker, name: str, options: dict[str, Any]
+) -> None:
+    model = anatomy(model_config(name))
+    price = price_table(model, **options)
+    rng = random.Random(5)
+    page = esm_page(Savings(price=price, bench="b1"))
+    for _ in range(20):
+        painted = random_ranks(model, rng)
+        paint(page, painted)
+        assert shown(page) == expected(evaluate_price(price, painted))
+    assert page.saves() == page.sent() == []  # not a word to Python
+
+
+def test_it_reads_as_the_sketch_does(savings: Maker, price: dict[str, Any]) -> None:
+    page = savings()
+    text = page.view().inner_text()
+    panel = Savings(price=price, ranks=page.get("ranks"))
+    budget = panel.budget
+    assert budget is not None
+    for part in (
+        "against full fine-tuning, batch 8 × 128 tokens, AdamW, float32",
+        "0.46 M",
+        "trainable of 134.5 M (0.34 %)",
+        _format.format_bytes(budget.checkpoint_bytes),
+        f"{_format.format_ratio(budget.full_checkpoint_bytes, budget.checkpoint_bytes)} smaller",
+        _format.format_change(budget.adapted.total, budget.full.total),
+        _format.format_bytes(budget.full.total),
+        _format.format_bytes(budget.adapted.total),
+    ):
+        assert part in text
+    page.set(settings_text="against full fine-tuning of a toy")
+    assert "against full fine-tuning of a toy" in page.view().inner_text()
+
+
+def test_javascript_formats_as_python_does(savings: Maker) -> None:
+    page = savings()
+    source = Savings._esm
+    rng = random.Random(3)
+    counts = [0, 812, 1023, 1024, 1152, 99_999, 100_000, 9_995_000, 2**20 - 1, 999_960_000]
+    counts += [int(10 ** rng.uniform(0, 15)) for _ in range(300)]
+    pairs = [[a, b] for a, b in zip(counts, reversed(counts), strict=True) if a and b]
+    script = f"""async ([counts, pairs]) => {{
+        const code = {source!r} + `
+          export const formats = {{ formatBytes, formatParameters, formatShare, formatRatio,
+            formatChange }};`;
+        const url = URL.createObjectURL(new Blob([code], {{ type: "text/javascript" }}));
+        const f = (await import(url)).formats;
+        return [
+          counts.map(f.formatBytes), counts.map(f.formatParameters),
+          pairs.map(([a, b]) => f.formatShare(a, b)), pairs.map(([a, b]) => f.formatRatio(a, b)),
+          pairs.map(([a, b]) => f.formatChange(a, b)),
+        ];
+    }}"""
+    found = page.page.evaluate(script, [counts, pairs])
+    assert found == [
+        [_format.format_bytes(n) for n in counts],
+        [_format.format_count(n) for n in counts],
+        [_format.format_share(a, b) for a, b in pairs],
+        [_format.format_ratio(a, b) for a, b in pairs],
+        [_format.format_change(a, b) for a, b in pairs],
+    ]
+
+
+def test_it_follows_its_own_bench_and_the_trait(
+    savings: Maker, smollm2: Anatomy, price: dict[str, Any]
+) -> None:
+    page = savings(views=2)
+    before = shown(page)
+    other = {smollm2.sites[0].name: 16}
+    paint(page, other, bench="another")
+    assert shown(page) == before
+    paint(page, other)
+    assert shown(page) == shown(page, 1) == expected(evaluate_price(price, other))
+    third = {smollm2.sites[5].name: 3}
+    page.set(ranks=third)
+    assert shown(page) == expected(evaluate_price(price, third))
+
+
+def test_a_new_price_is_a_new_forecast(savings: Maker, smollm2: Anatomy) -> None:
+    page = savings()
+    longer = price_table(smollm2, batch_size=2, sequence_length=512)
+    page.set(price=longer)
+    assert shown(page) == expected(evaluate_price(longer, page.get("ranks")))
+    assert "batch 2 × 512 tokens" in page.view().inner_text()
+
+
+def heights(page: EsmPage) -> list[float]:
+    lines = page.view().locator(".ll-savings-big, .ll-savings-row, .ll-savings-key")
+    return lines.evaluate_all("all => all.map(e => e.getBoundingClientRect().top)")
+
+
+@pytest.mark.parametrize("width", [430, 600, 1000])
+def test_nothing_moves_when_numbers_come_and_go(
+    savings: Maker, smollm2: Anatomy, width: int
+) -> None:
+    page = savings(width=width)
+    before = heights(page)
+    page.set(ranks={})
+    assert "paint a rank to see a plan" in page.view().inner_text()
+    assert heights(page) == before
+    reading = {"kind": "tensor bytes on the CPU", "current": 700 << 20, "peak": 1500 << 20}
+    page.set(ranks={site.name: 64 for site in smollm2.sites}, measured=reading)
+    assert heights(page) == before
+    overflow = page.page.evaluate(
+        "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )
+    assert overflow <= 0
+
+
+def test_without_a_model_it_says_so(esm_page: Maker) -> None:
+    page = esm_page(Savings())
+    assert "no model yet" in page.view().inner_text()
+
+
+def test_thin_slices_stay_visible(savings: Maker, smollm2: Anatomy) -> None:
+    page = savings({"ranks": {smollm2.sites[0].name: 1}})
+    for part in ("gradients", "optimizer"):
+        slices = page.view().locator(f".ll-savings-track .ll-savings-{part}")
+        widths = slices.evaluate_all("all => all.map(e => e.getBoundingClientRect().width)")
+        assert min(widths) >= 1
+
+
+def test_the_measured_row_names_its_kind_and_judges_the_forecast(
+    savings: Maker, smollm2: Anatomy, price: dict[str, Any]
+) -> None:
+    page = savings()
+    assert "measured while a run trains" in page.view().inner_text()
+    forecast = evaluate_price(price, page.get("ranks")).adapted.total
+    row = page.view().locator(".ll-savings-row", has_text="measured peak")
+
+    page.set(measured={"kind": "CUDA memory", "current": forecast // 2, "peak": forecast + 9})
+    text = page.view().inner_text()
+    assert "CUDA memory" in text
+    assert f"now {_format.format_bytes(forecast // 2)}" in text
+    assert _format.format_bytes(forecast + 9) in text
+    assert "✓" in text
+    now, above = row.locator(".ll-savings-seg").evaluate_all(
+        "all => all.map(e => e.getBoundingClientRect().width)"
+    )
+    assert now == pytest.approx(above, abs=1)
+
+    page.set(measured={"kind": "CUDA memory", "current": forecast, "peak": 2 * forecast})
+    assert "✓" not in page.view().inner_text()
+    assert "+100 % against the forecast" in (row.get_attribute("title") or "")
+    page.set(measured={})
+    assert "CUDA" not in page.view().inner_text()
+
+
+def test_estimates_are_marked(esm_page: Maker) -> None:
+    model = anatomy(model_config("minilm-l6"))
+    panel = Savings(price=price_table(model), ranks=ranks(model, Q_V), bench="b1")
+    page = esm_page(panel)
+    assert "≈ −" in page.view().inner_text()
+    bar = page.view().locator(".ll-savings-track .ll-savings-activations").first
+    assert "gradient" in bar.evaluate("e => getComputedStyle(e).backgroundImage")
+    plan = page.view().locator(".ll-savings-row", has_text="this plan")
+    assert "activations are an estimate" in (plan.get_attribute("title") or "")
+
+
+def test_tooltips_break_the_bytes_down(savings: Maker, price: dict[str, Any]) -> None:
+    page = savings()
+    title = page.view().locator(".ll-savings-row", has_text="full").get_attribute("title") or ""
+    for part in PARTS[:-1]:
+        assert f"{part}: {_format.format_bytes(price['full'][part])}" in title
+
+
+@pytest.mark.parametrize("by", ["cleanup", "signal"])
+def test_a_closed_view_leaves_nothing_behind(savings: Maker, by: str) -> None:
+    page = savings()
+    page.remove_view(by=by)
+    assert page.open_ends() == {"model": 0, "document": 0, "window": 0, "intervals": 0}

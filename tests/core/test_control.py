@@ -1,0 +1,359 @@
+"""The state machine, driven from several threads, with a worker that does nothing."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+import pytest
+
+from lora_lab.errors import RunError
+from lora_lab.runs.control import Control
+from lora_lab.runs.snapshot import RunState
+
+IDLE, RUNNING, PAUSING, PAUSED, STOPPING, DONE, FAILED = RunState
+
+LEGAL = {
+    IDLE: {RUNNING},
+    RUNNING: {PAUSING, PAUSED, STOPPING, DONE, FAILED},
+    PAUSING: {RUNNING, PAUSED, STOPPING, DONE, FAILED},
+    PAUSED: {RUNNING, STOPPING},
+    STOPPING: {DONE, FAILED},
+    DONE: set(),
+    FAILED: set(),
+}
+
+
+class Walk:
+    """A control with its worker, recording every state."""
+
+    def __init__(self, steps: int | None = None, seconds: float = 0.0) -> None:
+        self.states: list[RunState] = [IDLE]
+        self.control = Control("walk", self.states.append)
+        self.steps = steps
+        self.seconds = seconds
+        self.step = 0
+        self.within = threading.Event()  # set while the worker is not at a boundary
+
+    def work(self) -> None:
+        while self.steps is None or self.step < self.steps:
+            self.within.set()
+            if self.seconds:
+                time.sleep(self.seconds)
+            self.step += 1
+            self.within.clear()
+            self.control.rest()
+            if self.control.stop_wanted:
+                return
+
+    def start(self) -> Walk:
+        self.control.start(self.work)
+        return self
+
+    def assert_legal(self) -> None:
+        pairs = list(zip(self.states, self.states[1:], strict=False))
+        assert [(a, b) for a, b in pairs if b not in LEGAL[a]] == []
+
+
+def until(condition, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.001)
+
+
+def test_a_run_goes_from_idle_over_running_to_done():
+    walk = Walk(steps=5).start()
+    assert walk.control.wait(10)
+    assert walk.states == [IDLE, RUNNING, DONE]
+    assert walk.step == 5
+
+
+def test_pause_takes_effect_at_a_boundary_and_resume_goes_on():
+    walk = Walk(seconds=0.001).start()
+    walk.control.pause()
+    until(lambda: walk.control.state is PAUSED)
+    step = walk.step
+    time.sleep(0.05)
+    assert walk.step == step
+    walk.control.resume()
+    until(lambda: walk.step > step + 3)
+    walk.control.stop()
+    assert walk.control.wait(10)
+    assert walk.states == [IDLE, RUNNING, PAUSING, PAUSED, RUNNING, STOPPING, DONE]
+
+
+def test_all_is_idempotent():
+    walk = Walk(seconds=0.001).start()
+    walk.control.start(walk.work)
+    for verb in ("pause", "pause"):
+        getattr(walk.control, verb)()
+    until(lambda: walk.control.state is PAUSED)
+    walk.control.pause()
+    assert walk.control.state is PAUSED
+    for verb in ("resume", "resume", "stop", "stop"):
+        getattr(walk.control, verb)()
+    assert walk.control.wait(10)
+    assert walk.control.wait(10)
+    walk.control.stop()
+    assert walk.control.state is DONE
+
+
+def test_stop_ends_a_paused_run():
+    walk = Walk().start()
+    walk.control.pause()
+    until(lambda: walk.control.state is PAUSED)
+    walk.control.stop()
+    assert walk.control.wait(10)
+    walk.assert_legal()
+    assert walk.states[-2:] == [STOPPING, DONE]
+
+
+def test_a_worker_that_raises_has_failed_and_nothing_is_printed(capfd):
+    control = Control("broken")
+    control.start(lambda: 1 / 0)
+    assert control.wait(10)
+    assert control.state is FAILED
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("verb", "message"),
+    [
+        ("pause", "cannot pause run walk: it has not started; call start() first"),
+        ("resume", "cannot resume run walk: it has not started; call start() first"),
+        ("stop", "cannot stop run walk: it has not started; call start() first"),
+        ("wait", "cannot wait for run walk: it has not started; call start() first"),
+    ],
+)
+def test_an_idle_run_refuses(verb, message):
+    with pytest.raises(RunError) as caught:
+        getattr(Walk().control, verb)()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("verb", "message"),
+    [
+        ("pause", "cannot pause run walk: it is done; call train() for a new run"),
+        ("resume", "cannot resume run walk: it is done; call train() for a new run"),
+    ],
+)
+def test_a_finished_run_refuses(verb, message):
+    walk = Walk(steps=1).start()
+    walk.control.wait(10)
+    with pytest.raises(RunError) as caught:
+        getattr(walk.control, verb)()
+    assert str(caught.value) == message
+    with pytest.raises(RunError, match="it is done; a run trains once: call train\\(\\) again"):
+        walk.start()
+
+
+def test_a_stopping_run_refuses_pause_and_resume():
+    gate = threading.Event()
+    control = Control("slow")
+    control.start(lambda: gate.wait(10) and None)
+    control.stop()
+    for verb in (control.pause, control.resume):
+        with pytest.raises(RunError, match="it is stopping; wait\\(\\) until it is done"):
+            verb()
+    gate.set()
+    assert control.wait(10)
+
+
+def test_start_of_a_paused_run_points_to_resume():
+    walk = Walk().start()
+    walk.control.pause()
+    with pytest.raises(RunError, match="call resume\\(\\) to go on"):
+        walk.start()
+    walk.control.stop()
+    walk.control.wait(10)
+
+
+def test_a_preparation_that_raises_leaves_the_run_idle():
+    walk = Walk(steps=1)
+    with pytest.raises(ZeroDivisionError):
+        walk.control.start(walk.work, lambda: 1 / 0)
+    assert walk.control.state is IDLE
+    walk.start()
+    assert walk.control.wait(10)
+
+
+def test_visit_holds_the_worker_and_lets_it_go():
+    walk = Walk(seconds=0.0005).start()
+    for _ in range(20):
+        with walk.control.visit():
+            step = walk.step
+            assert not walk.within.is_set()
+            assert walk.control.state is PAUSED
+            time.sleep(0.002)
+            assert walk.step == step
+        assert walk.control.state is RUNNING
+    walk.control.stop()
+    assert walk.control.wait(10)
+    walk.assert_legal()
+
+
+def test_visit_of_a_paused_run_leaves_it_paused():
+    walk = Walk().start()
+    walk.control.pause()
+    with walk.control.visit():
+        pass
+    assert walk.control.state is PAUSED
+    walk.control.stop()
+    assert walk.control.wait(10)
+
+
+def test_resume_during_a_visit_takes_effect_after_it():
+    walk = Walk().start()
+    walk.control.pause()
+    with walk.control.visit():
+        walk.control.resume()
+        step = walk.step
+        time.sleep(0.01)
+        assert walk.step == step
+    until(lambda: walk.step > step)
+    walk.control.stop()
+    assert walk.control.wait(10)
+
+
+def test_pause_during_a_visit_lasts_after_it():
+    walk = Walk().start()
+    with walk.control.visit():
+        walk.control.pause()
+    assert walk.control.state is PAUSED
+    walk.control.stop()
+    assert walk.control.wait(10)
+
+
+def test_stop_during_a_visit_waits_for_its_end():
+    walk = Walk().start()
+    with walk.control.visit():
+        walk.control.stop()
+        time.sleep(0.01)
+        assert walk.control.state is STOPPING
+    assert walk.control.wait(10)
+    walk.assert_legal()
+
+
+def test_visits_of_idle_and_finished_runs_just_enter():
+    walk = Walk(steps=1)
+    with walk.control.visit():
+        assert walk.control.state is IDLE
+    walk.start()
+    walk.control.wait(10)
+    with walk.control.visit():
+        assert walk.control.state is DONE
+
+
+def test_a_run_started_during_a_visit_begins_after_it():
+    walk = Walk(steps=3)
+    with walk.control.visit():
+        walk.start()
+        time.sleep(0.02)
+        assert walk.step == 0
+    assert walk.control.wait(10)
+    walk.assert_legal()
+
+
+def test_waiting_on_its_own_thread_is_an_error():
+    control = Control("self")
+    caught = []
+
+    def work() -> None:
+        for call in (control.wait, lambda: control.visit().__enter__()):
+            try:
+                call()
+            except RunError as error:
+                caught.append(str(error))
+
+    control.start(work)
+    control.wait(10)
+    assert caught == [
+        "run self: wait() was called on the run's own thread and would never return",
+        "run self: paused() was called on the run's own thread and would never return",
+    ]
+
+
+def test_interrupting_wait_leaves_the_run_alive_and_says_so(monkeypatch):
+    walk = Walk(seconds=0.001).start()
+    thread = walk.control._thread
+
+    def interrupted(timeout: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"walk goes on in the background; run.stop\(\)"):
+        walk.control.wait()
+    monkeypatch.undo()
+    step = walk.step
+    until(lambda: walk.step > step)
+    walk.control.stop()
+    assert walk.control.wait(10)
+
+
+def test_wait_with_a_timeout_returns_in_time():
+    walk = Walk(seconds=0.001).start()
+    start = time.monotonic()
+    assert walk.control.wait(0.15) is False
+    assert 0.1 < time.monotonic() - start < 2
+    walk.control.stop()
+    assert walk.control.wait(10) is True
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_any_interleaving_of_three_threads_ends_in_legal_states(seed):
+    walk = Walk(steps=400)
+    random_ = random.Random(seed)
+    scripts = [
+        [
+            (
+                random_.choice(
+                    ["start", "pause", "resume", "visit", "stop" if i > 6 else "resume"]
+                ),
+                random_.choice([0, 0, 0, 0.0005]),
+            )
+            for i in range(12)
+        ]
+        for _ in range(3)
+    ]
+
+    def act(script: list[tuple[str, float]]) -> None:
+        for verb, rest in script:
+            time.sleep(rest)
+            try:
+                if verb == "start":
+                    walk.start()
+                elif verb == "visit":
+                    with walk.control.visit():
+                        step = walk.step
+                        time.sleep(rest)
+                        if walk.control.state is not IDLE:
+                            assert walk.step == step
+                else:
+                    getattr(walk.control, verb)()
+            except RunError:
+                pass
+
+    failures: list[BaseException] = []
+
+    def guarded(script: list[tuple[str, float]]) -> None:
+        try:
+            act(script)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(script,)) for script in scripts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads), "deadlock"
+    assert failures == []
+    if walk.control.state is not IDLE:
+        if not walk.control.state.final:
+            walk.control.stop()
+        assert walk.control.wait(20), "deadlock"
+        assert walk.control.state is DONE
+    walk.assert_legal()

@@ -1,0 +1,141 @@
+"""The meter against sizes counted by hand."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from lora_lab.memory import LiveStorages, Meter, storage_bytes
+
+N, D = 64, 32  # rows of the batch, width of the layers
+FLOAT = 4  # bytes
+
+
+class Chain(torch.nn.Module):
+    """L bias-free square layers with tanh: each saves its input, tanh saves its output."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.weights = torch.nn.ParameterList(torch.randn(D, D) for _ in range(depth))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for weight in self.weights:
+            x = (x @ weight).tanh()
+        return x
+
+
+def test_storages_count_once_for_views_and_ties():
+    base = torch.zeros(10, 10)
+    assert storage_bytes([base, base[2:], base.T, torch.zeros(3)]) == 100 * FLOAT + 3 * FLOAT
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_live_bytes_of_a_chain_are_those_counted_by_hand(depth):
+    model = Chain(depth)
+    x = torch.randn(N, D)
+    weights, activation = depth * D * D * FLOAT, N * D * FLOAT
+    counter = LiveStorages(model.parameters())
+    assert counter.live == weights
+    with counter:
+        out = model(x)
+        # x, and each tanh's output (the next layer's saved input); the products are gone.
+        assert counter.live == weights + activation * (1 + depth)
+        # At its most one product is alive beside what is saved so far: before the last tanh
+        # returns, the last product and its tanh are both there.
+        assert counter.peak == weights + activation * (2 + depth)
+        loss = out.sum()
+        del out
+        loss.backward()
+        # Gradients are as large as the weights; of the activations only x and the loss are left.
+        assert counter.live == 2 * weights + activation + FLOAT
+
+
+def test_a_freed_storage_whose_address_is_used_again_counts_again():
+    counter = LiveStorages()
+    with counter:
+        for _ in range(50):
+            big = torch.ones(1000)
+            assert counter.live == 1000 * FLOAT
+            del big
+            assert counter.live == 0
+    assert counter.peak == 1000 * FLOAT
+
+
+def test_other_threads_tensors_are_not_counted():
+    counter = LiveStorages()
+    with counter:
+        thread = threading.Thread(target=lambda: torch.ones(1000).add_(1))
+        thread.start()
+        thread.join()
+    assert counter.peak == 0
+
+
+def _step(model: Chain, x: torch.Tensor) -> None:
+    model(x).sum().backward()
+
+
+def test_meter_counts_weights_gradients_and_optimizer_state():
+    model = Chain(3)
+    weights = 3 * D * D * FLOAT
+    meter = Meter(model)
+    assert meter.reading().current == weights
+    optimizer = torch.optim.AdamW(model.parameters())
+    meter.optimizer = optimizer
+    _step(model, torch.randn(N, D))
+    assert meter.reading().current == 2 * weights
+    optimizer.step()
+    steps = 3 * FLOAT  # AdamW keeps a step count a parameter, a float32
+    assert meter.reading().current == 4 * weights + steps
+    optimizer.zero_grad()
+    assert meter.reading().current == 3 * weights + steps
+    assert meter.reading().kind == "tensor bytes on the CPU"
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_meter_peak_of_a_chain_is_the_one_counted_by_hand(depth):
+    model = Chain(depth)
+    meter = Meter(model)
+    one, activation = D * D * FLOAT, N * D * FLOAT
+    with meter.measure(N) as measured:
+        _step(model, torch.randn(N, D))
+    assert measured
+    # The most is alive in the last layer's product: all weights, the first gradient; x and the
+    # outputs of the layers below (depth in all); the gradient that came, the one that goes on;
+    # and two scalars, the loss and its gradient.
+    assert meter.reading().peak == depth * one + one + (depth + 2) * activation + 2 * FLOAT
+
+
+def test_meter_keeps_the_highest_peak():
+    model = Chain(2)
+    meter = Meter(model)
+    peaks = []
+    for rows in (N, 2 * N, N):
+        model.zero_grad()
+        with meter.measure(rows):
+            _step(model, torch.randn(rows, D))
+        peaks.append(meter.reading().peak)
+    assert peaks[1] - peaks[0] == 4 * N * D * FLOAT
+    assert peaks[2] == peaks[1]
+
+
+def test_meter_measures_two_passes_and_then_only_larger_ones():
+    model = Chain(1)
+    meter = Meter(model)
+    taken = []
+    for tokens in (10, 10, 10, 9, 12, 12, 13):
+        with meter.measure(tokens) as measured:
+            _step(model, torch.randn(tokens, D))
+        taken.append(measured)
+    assert taken == [True, True, False, False, True, False, True]
+
+
+def test_an_error_within_a_measured_pass_gets_out_and_counting_ends():
+    model = Chain(1)
+    meter = Meter(model)
+    with pytest.raises(ZeroDivisionError), meter.measure(1):
+        _ = 1 / 0
+    before = meter.reading().peak
+    torch.ones(100_000).add_(1)
+    assert meter.reading().peak == before

@@ -1,0 +1,144 @@
+"""A run's folder: whole files or none, and the disk's refusals in one line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora_lab.errors import RunError
+from lora_lab.runs import store as store_module
+from lora_lab.runs.store import RunStore, list_runs
+
+
+class Clock:
+    @staticmethod
+    def now() -> datetime:
+        return datetime(2031, 5, 6, 7, 8, 9)
+
+
+def test_ids_are_unique_and_carry_the_name(tmp_path):
+    stores = [RunStore.create(tmp_path, "my run/1") for _ in range(50)]
+    assert len({store.id for store in stores}) == 50
+    for store in stores:
+        assert store.folder == tmp_path / store.id
+        assert "-my-run-1-" in store.id
+        assert store.folder.is_dir()
+
+
+def test_a_drawn_id_that_exists_is_drawn_again(tmp_path, monkeypatch):
+    drawn = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr(store_module.secrets, "token_hex", lambda _: next(drawn))
+
+    monkeypatch.setattr(store_module, "datetime", Clock)
+    assert RunStore.create(tmp_path).id == "20310506-070809-aaaa"
+    assert RunStore.create(tmp_path).id == "20310506-070809-bbbb"
+
+
+def test_json_is_replaced_whole(tmp_path, monkeypatch):
+    store = RunStore.create(tmp_path)
+    store.write_json("config.json", {"α": 1})
+    assert json.loads((store.folder / "config.json").read_text("utf-8")) == {"α": 1}
+    before = sorted(store.folder.iterdir())
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"cannot write .*config\.json: No space left on device"):
+        store.write_json("config.json", {"α": 2})
+    assert sorted(store.folder.iterdir()) == before
+    assert json.loads((store.folder / "config.json").read_text("utf-8")) == {"α": 1}
+
+
+def test_every_metrics_line_is_on_disk_at_once(tmp_path):
+    store = RunStore.create(tmp_path)
+    for step in (1, 2):
+        store.log({"step": step, "loss": 0.5 / step})
+        lines = (store.folder / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1]) == {"step": step, "loss": 0.5 / step}
+        assert len(lines) == step
+    store.close()
+    store.log({"step": 3})
+    assert len((store.folder / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def _adapter(text: str):
+    return lambda folder: (folder / "adapter_model.safetensors").write_text(text)
+
+
+def test_a_checkpoint_is_whole_and_only_the_newest_has_the_optimizer(tmp_path):
+    store = RunStore.create(tmp_path)
+    for step in (50, 100):
+        store.save_checkpoint(step, _adapter(f"at {step}"), {"step": step, "x": torch.ones(2)})
+    checkpoints = store.folder / "checkpoints"
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["step-100", "step-50"]
+    assert (checkpoints / "step-50" / "adapter_model.safetensors").read_text() == "at 50"
+    assert not (checkpoints / "step-50" / "state.pt").exists()
+    state = torch.load(checkpoints / "step-100" / "state.pt", weights_only=True)
+    assert state["step"] == 100
+    assert torch.equal(state["x"], torch.ones(2))
+
+
+def test_a_failed_save_leaves_what_was_there(tmp_path):
+    store = RunStore.create(tmp_path)
+    store.save_adapter(_adapter("first"))
+
+    def fails_half_way(folder: Path) -> None:
+        _adapter("second")(folder)
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with pytest.raises(RunError, match="Read-only file system; free some space or choose another"):
+        store.save_adapter(fails_half_way)
+    assert [p.name for p in store.folder.iterdir()] == ["adapter"]
+    assert (store.folder / "adapter" / "adapter_model.safetensors").read_text() == "first"
+    store.save_adapter(_adapter("third"))
+    assert (store.folder / "adapter" / "adapter_model.safetensors").read_text() == "third"
+
+
+def test_errors_that_are_not_the_disks_pass_unchanged(tmp_path):
+    store = RunStore.create(tmp_path)
+
+    def broken(folder: Path) -> None:
+        raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch") as caught:
+        store.save_adapter(broken)
+    assert not isinstance(caught.value, RunError)
+
+
+def test_what_torch_says_of_a_full_disk_names_the_mend(tmp_path):
+    store = RunStore.create(tmp_path)
+
+    def full(folder: Path) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    with pytest.raises(RunError, match="free some space"):
+        store.save_adapter(full)
+
+
+def test_an_output_folder_that_is_a_file_is_one_clear_line(tmp_path):
+    (tmp_path / "runs").write_text("in the way")
+    with pytest.raises(RunError, match=r"cannot write .*runs: .*choose another output_dir"):
+        RunStore.create(tmp_path / "runs")
+
+
+def test_list_runs_newest_first_and_skips_what_is_no_run(tmp_path):
+    (tmp_path / "20300101-000000-aaaa").mkdir()
+    (tmp_path / "20300101-000000-aaaa" / "config.json").write_text('{"id": 1}')
+    (tmp_path / "20310101-000000-bbbb").mkdir()
+    (tmp_path / "20310101-000000-bbbb" / "config.json").write_text('{"id": 2}')
+    (tmp_path / "20310101-000000-bbbb" / "summary.json").write_text('{"state": "done"}')
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    runs = list_runs(tmp_path)
+    assert [run.id for run in runs] == ["20310101-000000-bbbb", "20300101-000000-aaaa"]
+    assert runs[0].summary == {"state": "done"}
+    assert runs[1].summary is None
+    assert list_runs(tmp_path / "nowhere") == []

@@ -1,0 +1,285 @@
+"""ΔW's view without a browser: what it asks for, what it shows, what it sends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from lora_lab.anatomy import Anatomy, ModelShape, Row, Site
+from lora_lab.errors import AdapterError
+from lora_lab.runs.snapshot import Factors, RunState, Snapshot, Spectra
+from lora_lab_widgets import delta_w
+from lora_lab_widgets.delta_w import DeltaW, effective_ranks
+
+SHAPE = ModelShape("tiny", 12, 3, 16, 2, 2, 4, 50, 32, True, True, 4)
+ROLES = ("q", "v")
+SITES = tuple(
+    Site(f"layers.{i}.{role}", f"layers.{i}.{role}", i, role, 20, 12)
+    for i in range(3)
+    for role in ROLES
+)
+ANATOMY = Anatomy(SITES, ROLES, tuple(Row("", i) for i in range(3)), SHAPE, 1000)
+RANKS = {f"layers.{i}.v": 4 for i in range(3)}
+
+
+class Bench:
+    """A fake of the run behind the view."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(0)
+        self.asked: list[str] = []
+        self.error: Exception | None = None
+        self.missing = False
+        self.step = 7
+        self.view = DeltaW(ANATOMY, self.factors, lambda site: self.weight)
+        self.weight = self.rng.standard_normal((12, 20)).astype(np.float32)
+        self.A = self.rng.standard_normal((4, 20)).astype(np.float32)
+        self.B = self.rng.standard_normal((12, 4)).astype(np.float32)
+
+    def factors(self, site: str) -> Factors | None:
+        self.asked.append(site)
+        if self.error:
+            raise self.error
+        return None if self.missing else Factors(self.step, site, self.A, self.B, 2.0)
+
+    def snapshot(self, version: int = 1, spectra: Spectra | None = None) -> Snapshot:
+        return Snapshot("run-1", RunState.RUNNING, step=7, version=version, spectra=spectra)
+
+    def tick(self, version: int = 1, theme: str = "light", width: int = 1000) -> None:
+        self.view.update(self.snapshot(version), theme, width)
+
+    def settle(self, version: int = 1, theme: str = "light", width: int = 1000) -> None:
+        """Tick until a look that was begun is shown."""
+        self.tick(version, theme, width)
+        end = time.monotonic() + 10
+        while self.view._job.busy:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+            self.tick(version, theme, width)
+
+    @property
+    def figures(self) -> list[go.FigureWidget]:
+        parts = (self.view._spectrum, self.view._overlap)
+        return [child for part in parts for child in part.children[1:]]
+
+    @property
+    def line(self) -> str:
+        return self.view._line.value
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    # No rest between two looks, so that tests need not wait for it.
+    monkeypatch.setattr(delta_w, "PAUSE", 0.0)
+    monkeypatch.setattr(delta_w, "SHARE", float("inf"))
+    yield Bench()
+    ipywidgets.Widget.close_all()
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Collect what any widget sends from now on."""
+    messages: list[Any] = []
+    monkeypatch.setattr(
+        ipywidgets.Widget,
+        "_send",
+        lambda widget, message, buffers=None: messages.append((type(widget).__name__, message)),
+    )
+    return messages
+
+
+def test_before_training_there_is_a_calm_line_and_no_figure(bench: Bench) -> None:
+    bench.view.update(None, "light", 1000)
+    assert "when training has begun" in bench.line
+    assert bench.figures == []
+    assert bench.view._spectrum.layout.display == "none"
+    assert bench.asked == []
+
+
+def test_the_ranks_say_what_can_be_picked(bench: Bench) -> None:
+    bench.view.ranks = RANKS
+    assert bench.view._picker.options == (
+        ("layer 0 · v", "layers.0.v"),
+        ("layer 1 · v", "layers.1.v"),
+        ("layer 2 · v", "layers.2.v"),
+    )
+    assert bench.view.selected == bench.view._picker.value == "layers.1.v"  # of the middle
+    bench.view._picker.value = "layers.2.v"
+    assert bench.view.selected == bench.view._map.selected == "layers.2.v"
+    bench.view._map._handle_custom_msg({"type": "select", "site": "layers.0.v"}, [])
+    assert bench.view.selected == bench.view._picker.value == "layers.0.v"
+    bench.view.ranks = {"layers.2.v": 2}
+    assert bench.view.selected == "layers.2.v"
+    bench.view.ranks = {}
+    assert bench.view.selected == ""
+
+
+def test_shows_the_factors_it_was_given(bench: Bench) -> None:
+    bench.view.ranks = RANKS
+    bench.settle()
+    spectrum, overlap = bench.figures
+    W = 2.0 * bench.B.astype(np.float64) @ bench.A.astype(np.float64)
+    s = np.linalg.svd(W, compute_uv=False)[:4]
+    np.testing.assert_allclose(spectrum.data[0].y, s, rtol=1e-4)
+    assert np.shape(overlap.data[0].z) == (4, 12)
+    assert spectrum.data[0].y.dtype == np.float32
+    assert f"‖ΔW‖ {np.linalg.norm(W):.3g}" in bench.line
+    assert "step 7" in bench.line
+    p = s / s.sum()
+    rank = np.exp(-(p * np.log(p)).sum())
+    assert f"effective rank {rank:.1f} of 4" in bench.view._spectrum.children[0].value
+    assert spectrum._config["showSendToCloud"] is False
+    assert bench.view._spectrum.layout.display == "flex"
+
+
+def test_figures_are_made_once_and_follow_theme_width_and_step(bench: Bench) -> None:
+    bench.view.ranks = RANKS
+    bench.settle()
+    first = bench.figures
+    light = first[0].data[0].marker.color
+    bench.settle(theme="dark", width=500)
+    assert bench.figures == first
+    assert first[0].data[0].marker.color != light
+    assert first[0].layout.width == first[1].layout.width == 496
+    assert bench.view._map.layout.width == "496px"
+    bench.A = bench.A * 3
+    before = np.array(first[0].data[0].y)
+    bench.settle(version=2, theme="dark", width=500)
+    np.testing.assert_allclose(first[0].data[0].y, before * 3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("width", "column", "map_width"), [(1000, 320, 320), (620, 299, 616), (430, 426, 426)]
+)
+def test_columns_fill_the_width(bench: Bench, width: int, column: int, map_width: int) -> None:
+    bench.tick(width=width)
+    assert bench.view._spectrum.layout.width == bench.view._overlap.layout.width == f"{column}px"
+    assert bench.view._map.layout.width == f"{map_width}px"
+
+
+def test_nothing_is_sent_when_nothing_is_new(bench: Bench, sent: list[Any]) -> None:
+    bench.view.ranks = RANKS
+    bench.settle()
+    sent.clear()
+    for _ in range(10):
+        bench.tick()
+    assert sent == []
+    assert len(bench.asked) == 1
+    bench.A = bench.A * 1.5
+    bench.settle(version=2)
+    assert 1 <= len(sent) <= 12  # plotly takes four for a figure
+    assert "FigureWidget" in {name for name, _ in sent}
+
+
+def test_looks_at_most_twice_a_second_and_keeps_the_heartbeat_quick(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delta_w, "PAUSE", 0.5)
+    bench.view.ranks = RANKS
+    bench.settle()
+    start, version = time.monotonic(), 2
+    while time.monotonic() - start < 1.2:
+        bench.tick(version)
+        version += 1
+        time.sleep(0.02)
+    assert 2 <= len(bench.asked) <= 4
+
+
+def test_a_slow_look_does_not_hold_up_the_clock(bench: Bench) -> None:
+    def slow(site: str) -> Any:
+        time.sleep(0.3)
+        return bench.weight
+
+    bench.view._base_weight = slow
+    bench.view.ranks = RANKS
+    start = time.perf_counter()
+    bench.tick()
+    assert time.perf_counter() - start < 0.2
+    assert bench.figures == []
+    bench.settle()
+    assert len(bench.figures) == 2
+
+
+def test_another_site_is_waited_for_and_the_old_figures_turn_pale(bench: Bench) -> None:
+    bench.view.ranks = RANKS
+    bench.settle()
+    bench.missing = True
+    bench.view.selected = "layers.2.v"
+    while bench.asked.count("layers.2.v") < 3:  # it asks until there is an answer
+        bench.tick()
+    assert "layer 2 · v: waiting" in bench.line
+    assert "ll-stale-figure" in bench.view._spectrum._dom_classes
+    bench.missing = False
+    while "waiting" in bench.line:  # the same version: it looks again by itself
+        bench.tick()
+    assert "ll-stale-figure" not in bench.view._spectrum._dom_classes
+    assert bench.asked[-1] == "layers.2.v"
+    bench.view.selected = "layers.0.q"
+    assert "layer 0 · q has no adapter" in bench.line
+
+
+def test_refresh_looks_again_without_a_new_step(bench: Bench) -> None:
+    bench.view.ranks = RANKS
+    bench.settle()
+    bench.settle()
+    assert len(bench.asked) == 1
+    bench.view.refresh()
+    bench.settle()
+    assert len(bench.asked) == 2
+
+
+def test_errors_are_shown_as_text(bench: Bench) -> None:
+    bench.view.ranks = RANKS
+    bench.error = AdapterError("<b>factors hold NaN</b>")
+    bench.settle()
+    assert "&lt;b&gt;factors hold NaN" in bench.line
+    assert "ll-error" in bench.line
+    bench.error = ValueError("no such shape")
+    bench.settle(version=2)
+    assert "ValueError: no such shape" in bench.line
+    bench.error = None
+    bench.settle(version=3)
+    assert "ll-error" not in bench.line
+
+
+def test_a_zero_update_is_said_so(bench: Bench) -> None:
+    bench.B = np.zeros_like(bench.B)
+    bench.view.ranks = RANKS
+    bench.settle()
+    assert "ΔW is zero" in bench.line
+    assert len(bench.figures) == 2
+
+
+def test_the_map_gets_effective_ranks(bench: Bench) -> None:
+    values = {
+        "layers.0.v": np.array([2.0, 2, 2, 2], np.float32),  # all directions alike: its rank
+        "layers.1.v": np.array([3.0, 0, 0, 0], np.float32),  # one direction
+        "layers.2.v": np.array([3.0, 1], np.float32),
+    }
+    p = np.array([0.75, 0.25])
+    mixed = float(np.exp(-(p * np.log(p)).sum()))
+    wanted = {"layers.0.v": 4.0, "layers.1.v": 1.0, "layers.2.v": mixed}
+    assert effective_ranks(values) == pytest.approx(wanted, rel=1e-5)
+    bench.view.update(bench.snapshot(spectra=Spectra(7, values)), "light", 1000)
+    assert bench.view._map.values == pytest.approx(wanted, abs=0.005)
+
+
+def test_without_figure_widgets_the_numbers_come_as_text(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ImportError("Please install anywidget\nto use FigureWidget")
+
+    monkeypatch.setattr(go, "FigureWidget", refuse)
+    bench.view.ranks = RANKS
+    bench.settle()
+    for part in (bench.view._spectrum, bench.view._overlap):
+        text = part.children[1].value
+        assert "effective rank" in text
+        assert "No figure: plotly ImportError: Please install anywidget" in text

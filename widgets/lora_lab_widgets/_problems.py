@@ -1,0 +1,30 @@
+"""Errors as the browser shows them: plain JSON, a few KB at most."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+from lora_lab.errors import LoraLabError
+from lora_lab.runs.snapshot import Problem
+
+MAX_LINE = 600  # characters of a message or a remedy
+MAX_DETAILS = 8_000  # characters of a traceback; its end says most
+
+
+def from_error(error: Exception, remedy: str = "") -> dict[str, Any]:
+    """Return what to show of an error; only one nobody foresaw brings its traceback."""
+    if isinstance(error, LoraLabError):
+        return as_json(Problem(str(error), remedy))
+    details = "".join(traceback.format_exception(error))
+    return as_json(Problem(f"{type(error).__name__}: {error}", remedy, details))
+
+
+def as_json(problem: Problem) -> dict[str, Any]:
+    """Return {"message", "remedy", "details", "field"}; `field` names a setting to blame, or ""."""
+    return {
+        "message": problem.message[:MAX_LINE],
+        "remedy": problem.remedy[:MAX_LINE],
+        "details": problem.details[-MAX_DETAILS:],
+        "field": "",
+    }

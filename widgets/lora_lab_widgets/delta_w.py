@@ -1,0 +1,227 @@
+"""ΔW of one site while it grows: its spectrum and how it lies against W₀; and of all, as a map."""
+
+from __future__ import annotations
+
+import html
+import math
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import ipywidgets
+import numpy as np
+import traitlets
+
+from lora_lab.analysis import SiteView, site_view
+from lora_lab.anatomy import Anatomy
+from lora_lab.errors import LoraLabError
+from lora_lab.runs.snapshot import Factors, Snapshot, Spectra
+from lora_lab.spectra import effective_rank
+from lora_lab_widgets._background import Background
+from lora_lab_widgets._live_figure import LiveFigure
+from lora_lab_widgets.site_map import SiteMap, site_label
+
+GAP = 18  # pixels between the columns
+PAUSE = 0.5  # seconds between two looks at ΔW, at least
+SHARE = 0.05  # of the time that looking may take, at most
+NOTHING_YET = "The spectrum of ΔW and its overlap with W₀ show here when training has begun."
+
+
+class DeltaW(ipywidgets.VBox):
+    """A site to pick, its two figures, and the map of effective ranks.
+
+    `update` is called by the heartbeat. What takes longer than a few milliseconds (W₀'s leading
+    directions) is computed on a thread and shown with a later tick.
+
+    Args:
+        anatomy: of the model.
+        factors: returns a copy of a site's A and B, None while there is none. Called on a thread.
+        base_weight: returns W₀ (out, in) of a site. Called on a thread.
+
+    Attributes:
+        selected: the name of the site that is looked at; set it, or observe it.
+        ranks: {site name: r} of the adapter; the sites that can be picked.
+    """
+
+    selected = traitlets.Unicode()
+    ranks = traitlets.Dict()
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        factors: Callable[[str], Factors | None],
+        base_weight: Callable[[str], Any],
+    ) -> None:
+        self._anatomy, self._factors, self._base_weight = anatomy, factors, base_weight
+        self._lock = threading.RLock()
+        self._job: Background[SiteView | None] = Background()
+        self._asked: tuple[str, str, int] | None = None  # (site, run, version) of the latest look
+        self._rest_until = 0.0
+        self._view: SiteView | None = None
+        self._mapped: Spectra | None = None
+        self._picker = ipywidgets.Dropdown(layout={"width": "200px"}, options=[("no site", "")])
+        self._line = ipywidgets.HTML(_dim(NOTHING_YET))
+        self._map = SiteMap(anatomy)
+        self._spectrum, self._overlap = LiveFigure("spectrum"), LiveFigure("overlap")
+        columns = [self._spectrum, self._overlap, self._map]
+        row = ipywidgets.Box(columns, layout={"display": "flex", "flex_flow": "row wrap"})
+        row.layout.grid_gap = f"{GAP}px"
+        head = ipywidgets.HBox([self._picker, self._line])
+        super().__init__([head, row], layout={"width": "100%", "overflow": "hidden"})
+        self.add_class("ll-panel")
+        for show, view in ((self._spectrum, "spectrum"), (self._overlap, "overlap")):
+            show.add_class(f"ll-delta-{view}")
+        self._picker.observe(lambda change: self._pick(change["new"]), "value")
+        self._map.observe(lambda change: self._pick(change["new"]), "selected")
+        self.observe(self._selected, "selected")
+        self.observe(self._ranked, "ranks")
+
+    def update(self, snapshot: Snapshot | None, theme: str, width: int) -> None:
+        """Show what is new; quick, and nothing is sent when nothing is.
+
+        Args:
+            snapshot: of the run, None without one.
+            theme: "light" or "dark".
+            width: of the place for this view, in CSS pixels; 0 when not known.
+        """
+        with self._lock:
+            self._arrange(width or 1000)
+            self._draw_map(snapshot.spectra if snapshot else None)
+            self._take()
+            self._look(snapshot)
+            if self._view is not None:
+                named: Literal["light", "dark"] = "dark" if theme == "dark" else "light"
+                stale = self._view.site != self.selected
+                for figure in (self._spectrum, self._overlap):
+                    figure.show(self._view, named, stale=stale)
+
+    def refresh(self) -> None:
+        """Look at ΔW again at the next tick, though no step was trained: after a new adapter."""
+        with self._lock:
+            self._asked = self._mapped = None
+
+    def _look(self, snapshot: Snapshot | None) -> None:
+        run = (snapshot.run_id, snapshot.version) if snapshot else ("", 0)
+        key = (self.selected, *run)
+        if not self.selected or key == self._asked or time.monotonic() < self._rest_until:
+            return
+        site = self.selected
+        if self._job.start(lambda: self._measure(site)):
+            self._asked = key
+
+    def _measure(self, site: str) -> SiteView | None:
+        factors = self._factors(site)
+        return None if factors is None else site_view(factors, self._base_weight(site))
+
+    def _take(self) -> None:
+        outcome = self._job.take()
+        if outcome is None:
+            return
+        self._rest_until = time.monotonic() + max(PAUSE, outcome.seconds / SHARE)
+        if outcome.error is not None:
+            self._say_error(outcome.error)
+        elif outcome.value is not None and outcome.value.site == self.selected:
+            self._view = outcome.value
+            self._say(_sentence(outcome.value))
+        else:
+            # Another site was picked meanwhile, or this one has no factors yet: look again.
+            self._asked = None
+            self._rest_until = 0.0 if outcome.value is not None else time.monotonic() + PAUSE
+
+    def _arrange(self, width: int) -> None:
+        columns = 3 if width >= 940 else 2 if width >= 560 else 1
+        share = math.floor((width - 4 - GAP * (columns - 1)) / columns)
+        self._spectrum.resize(share)
+        self._overlap.resize(share)
+        # Two columns leave a row of its own to the map.
+        map_width = f"{share if columns != 2 else width - 4}px"
+        if self._map.layout.width != map_width:
+            self._map.layout.width = map_width
+
+    def _draw_map(self, spectra: Spectra | None) -> None:
+        if spectra is None or spectra is self._mapped:
+            return
+        self._mapped = spectra
+        self._map.values = effective_ranks(spectra.singular_values)
+
+    def _pick(self, name: str) -> None:
+        if name:
+            self.selected = name
+
+    def _selected(self, _change: object) -> None:
+        with self._lock:
+            self._rest_until = 0.0
+            if self.selected in [name for _, name in self._picker.options]:
+                self._picker.value = self.selected
+            self._map.selected = self.selected
+            if self._view is not None and self._view.site != self.selected:
+                label = self._label(self.selected)
+                self._say(
+                    f"{label}: waiting for the next look…"
+                    if self.selected in self.ranks
+                    else f"{label} has no adapter"
+                )
+
+    def _ranked(self, _change: object) -> None:
+        with self._lock:
+            names = [site.name for site in self._anatomy.sites if self.ranks.get(site.name)]
+            self._map.ranks = {name: self.ranks[name] for name in names}
+            self._map.values = {}
+            self._view = None
+            self.refresh()
+            for figure in (self._spectrum, self._overlap):
+                figure.clear()
+            self._say(NOTHING_YET)
+            options = [(self._label(name), name) for name in names] or [("no site", "")]
+            chosen = self.selected if self.selected in names else self._typical(names)
+            self._picker.options = options  # this selects the first of them
+            self.selected = chosen
+            self._picker.value = chosen
+
+    def _typical(self, names: list[str]) -> str:
+        """Return a site worth looking at first: a v in the middle layers, else the middle one."""
+        values = [name for name in names if self._anatomy.by_name[name].role == "v"] or names
+        return values[len(values) // 2] if values else ""
+
+    def _label(self, name: str) -> str:
+        site = self._anatomy.by_name.get(name)
+        return site_label(site) if site else name
+
+    def _say(self, text: str) -> None:
+        self._line.value = _dim(text)
+
+    def _say_error(self, error: Exception) -> None:
+        known = isinstance(error, LoraLabError)
+        text = str(error) if known else f"{type(error).__name__}: {error}"
+        self._line.value = f'<div class="ll-error" role="alert">{html.escape(text)}</div>'
+
+
+def effective_ranks(singular_values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return {site: effective rank} of {site: (r,) singular values}, one call for each rank r."""
+    same: defaultdict[int, list[str]] = defaultdict(list)
+    for name, s in singular_values.items():
+        same[len(s)].append(name)
+    return {
+        name: float(rank)
+        for names in same.values()
+        for name, rank in zip(
+            names, effective_rank(np.stack([singular_values[n] for n in names])), strict=True
+        )
+    }
+
+
+def _sentence(view: SiteView) -> str:
+    if not view.frobenius_norm:
+        return f"step {view.step} · ΔW is zero: nothing is learnt yet"
+    return (
+        f"step {view.step} · ‖ΔW‖ {view.frobenius_norm:.3g} · "
+        f"amplification {view.amplification:.3g}, "
+        f"along random directions {view.random_amplification:.3g}"
+    )
+
+
+def _dim(text: str) -> str:
+    # Jupyter gives an HTML widget a line height of 28 pixels; wrapped lines stand closer here.
+    return f'<div class="ll-dim" style="padding:5px;line-height:1.4">{html.escape(text)}</div>'

@@ -1,0 +1,159 @@
+"""The rank grid: a transformer as layer × role, and a rank to paint on every matrix."""
+
+from __future__ import annotations
+
+import difflib
+import html
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import traitlets
+
+from lora_lab.errors import ConfigError
+from lora_lab_widgets._base import Panel
+
+if TYPE_CHECKING:
+    from lora_lab.anatomy import Anatomy
+
+
+class RankGrid(Panel):
+    """Rows are layers, columns are roles; a cell shows its rank as number and colour.
+
+    Click, drag or type to change ranks. While painting, the browser alone is at work: it tells
+    the other panels of its `bench` through the document event ``lora-lab:ranks`` (detail: bench,
+    ranks), and Python hears one change of `ranks` when the pointer is lifted.
+
+    Attributes:
+        rows: labels of the layers, top to bottom: "0", "1" … or "enc 0", "dec 0" ….
+        roles: labels of the columns.
+        cells: one dict a matrix: row (index), role, site (its name), shape [out, in], max_rank.
+        ranks: {site name: rank}; a site that is not named is frozen. Zeros are left out.
+        rank: the brush's rank.
+        selected: name of the site last clicked or focused, "" before that.
+        locked: read-only, because a run trains with these ranks.
+        bytes_per_parameter: of the trained parameters, for the price shown at a cell.
+        code: what "copy as Python" copies; "" hides the button. Change it with `set_code`.
+        coded_ranks: the ranks that `code` was made for; copying waits until they are those shown.
+        bench: name shared by the panels of one workbench.
+    """
+
+    static_files = ("rank_store", "rank_grid")
+
+    rows = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    roles = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    cells = traitlets.List(traitlets.Dict()).tag(sync=True)
+    ranks = traitlets.Dict().tag(sync=True)
+    rank = traitlets.Int(8, min=1).tag(sync=True)
+    selected = traitlets.Unicode().tag(sync=True)
+    locked = traitlets.Bool(False).tag(sync=True)
+    bytes_per_parameter = traitlets.Int(4, min=1).tag(sync=True)
+    code = traitlets.Unicode().tag(sync=True)
+    coded_ranks = traitlets.Dict().tag(sync=True)
+    bench = traitlets.Unicode().tag(sync=True)
+
+    @classmethod
+    def from_anatomy(
+        cls, anatomy: Anatomy, ranks: Mapping[str, int] | None = None, **settings: Any
+    ) -> Self:
+        """Make the grid of a model.
+
+        Args:
+            anatomy: what `lora_lab.anatomy` returns.
+            ranks: {site name: rank}.
+            settings: other attributes of the panel.
+
+        Raises:
+            ConfigError: when `ranks` names no site of the model, or a rank does not fit its site.
+        """
+        return cls(**_grid_of(anatomy), ranks=dict(ranks or {}), **settings)
+
+    def show_anatomy(self, anatomy: Anatomy, ranks: Mapping[str, int] | None = None) -> None:
+        """Show another model, in one message to the browser; its undo history starts afresh."""
+        grid = _grid_of(anatomy)
+        checked = _checked(dict(ranks or {}), grid["cells"])
+        with self.hold_sync(), self.hold_trait_notifications():
+            for name, value in grid.items():
+                self.set_trait(name, value)
+            self.selected = ""
+            self.ranks = checked
+
+    def set_code(self, code: str) -> None:
+        """Say what "copy as Python" copies for the present `ranks`."""
+        with self.hold_sync():
+            self.code = code
+            self.coded_ranks = dict(self.ranks)
+
+    @traitlets.validate("ranks")
+    def _check_ranks(self, proposal: Any) -> dict[str, int]:
+        return _checked(proposal["value"], self.cells)
+
+    def summary(self) -> str:
+        """Return how many matrices have a rank, and which ranks there are."""
+        used = sorted(set(self.ranks.values()))
+        ranks = f", r {' '.join(map(str, used))}" if used else ""
+        return f"{len(self.ranks)} of {len(self.cells)} matrices{ranks}"
+
+    def fallback_html(self) -> str:
+        """Return the grid as a plain table of numbers."""
+        at = {(cell["row"], cell["role"]): cell["site"] for cell in self.cells}
+
+        def number(row: int, role: str) -> str:
+            site = at.get((row, role))
+            return "–" if site is None else str(self.ranks.get(site, ""))
+
+        head = "".join(f'<th scope="col">{html.escape(role)}</th>' for role in self.roles)
+        body = "".join(
+            f'<tr><th scope="row">{html.escape(label)}</th>'
+            + "".join(f"<td>{number(row, role)}</td>" for role in self.roles)
+            + "</tr>"
+            for row, label in enumerate(self.rows)
+        )
+        caption = f"LoRA ranks, layer × role: {html.escape(self.summary())}"
+        return (
+            f"<table><caption>{caption}</caption>"
+            f'<thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table>'
+        )
+
+
+def _grid_of(anatomy: Anatomy) -> dict[str, Any]:
+    """Return the traits that describe a model: rows, roles, cells."""
+    cells = []
+    for index, row in enumerate(anatomy.rows):
+        for role in anatomy.roles:
+            site = anatomy.cell(row, role)
+            if site is not None:
+                shape = [site.out_features, site.in_features]
+                cells.append(
+                    {
+                        "row": index,
+                        "role": role,
+                        "site": site.name,
+                        "shape": shape,
+                        "max_rank": min(shape),
+                    }
+                )
+    return {
+        "rows": [row.label for row in anatomy.rows],
+        "roles": list(anatomy.roles),
+        "cells": cells,
+    }
+
+
+def _checked(ranks: Mapping[str, Any], cells: list[dict[str, Any]]) -> dict[str, int]:
+    """Return the ranks without zeros, or raise on one that these cells cannot have."""
+    by_site = {cell["site"]: cell for cell in cells}
+    for site, rank in ranks.items():
+        if site not in by_site:
+            near = difflib.get_close_matches(site, by_site, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see .cells for the sites there are"
+            raise ConfigError(f"ranks names {site!r}, which is no site of this model; {hint}")
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
+            raise ConfigError(
+                f"ranks[{site!r}] is {rank!r}; a rank is a whole number of at least 0"
+            )
+        if rank > (limit := by_site[site]["max_rank"]):
+            d, k = by_site[site]["shape"]
+            raise ConfigError(
+                f"rank {rank} at {site} ({d} × {k}) is above min(out, in); use at most {limit}"
+            )
+    return {site: rank for site, rank in ranks.items() if rank}

@@ -1,0 +1,265 @@
+"""The heartbeat of the workbench, and the run's controls.
+
+The panel's JavaScript asks about four times a second, and only while somebody looks; the handler
+here reads one immutable `Snapshot`, lets the views update themselves, and answers by setting one
+trait. The trainer's thread never comes near a widget.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import traitlets
+
+from lora_lab.configs import LoraConfig, TrainingConfig
+from lora_lab.errors import ConfigError
+from lora_lab.runs.snapshot import Snapshot
+from lora_lab_widgets._base import Panel
+from lora_lab_widgets._problems import MAX_LINE, as_json, from_error
+
+MAX_POINTS = 200  # of the loss, a message
+COMMANDS = ("start", "pause", "resume", "stop")
+
+View = Callable[[Snapshot | None, str, int], None]
+"""What `RunPanel.on_tick` takes: called with (snapshot, "light" or "dark", width in CSS pixels)."""
+
+
+def default_settings(task: str = "") -> dict[str, Any]:
+    """Return the settings that the panel shows, under the field names of the two configs."""
+    training, lora = TrainingConfig(), LoraConfig()
+    return {
+        "task": task,
+        "max_steps": training.max_steps,
+        "per_device_train_batch_size": training.per_device_train_batch_size,
+        "learning_rate": training.learning_rate,
+        "lora_alpha": lora.lora_alpha,
+        "lora_dropout": lora.lora_dropout,
+        "max_length": training.max_length,
+        "seed": training.seed,
+    }
+
+
+class RunPanel(Panel):
+    """Settings, Start/Pause/Resume/Stop, progress, live loss, memory, and errors with their mend.
+
+    Messages may arrive on the main thread or on a subshell's: every handler is quick, idempotent
+    and safe to call from several threads at once. The browser's side never writes a trait itself;
+    it sends messages, so there is one writer a trait.
+
+    Args:
+        read: returns the run's current snapshot, None before the first run.
+        on_command: called with ("start" | "pause" | "resume" | "stop", settings). A
+            `LoraLabError` that it raises is shown in the red strip; the clock goes on.
+        settings: values that differ from `default_settings`.
+        tasks: the names to choose from.
+
+    Raises:
+        ConfigError: when `settings` has a name that the panel does not show.
+    """
+
+    static_files = ("error_strip", "run_clock", "loss_chart", "run_panel")
+
+    snapshot = traitlets.Dict(read_only=True).tag(sync=True)
+    settings = traitlets.Dict().tag(sync=True)
+    tasks = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    clock = traitlets.Unicode(read_only=True).tag(sync=True)  # views of one panel share one clock
+
+    def __init__(
+        self,
+        read: Callable[[], Snapshot | None],
+        on_command: Callable[[str, dict[str, Any]], None],
+        *,
+        settings: Mapping[str, Any] | None = None,
+        tasks: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        self._read = read
+        self._on_command = on_command
+        self._views: list[View] = []
+        self._updating = threading.Lock()  # one thread at a time works on the views
+        # One thread at a time writes the traits; again by the same, from an observer of one.
+        self._answering = threading.RLock()
+        self._refused: dict[str, Any] | None = None  # the problem of the latest command
+        self._refused_in: tuple[str, str] = ("", "")  # the run and the state it arose in
+        self._broken: dict[str, Any] | None = None  # a view's problem in the latest update
+        self._unread: dict[str, Any] | None = None  # why the run could not be read
+        self._seen: Snapshot | None = None
+        start = default_settings(tasks[0] if tasks else "")
+        start.update(_known(settings or {}, start))
+        super().__init__(settings=start, tasks=list(tasks), **kwargs)
+        self.set_trait("clock", self.model_id or f"panel-{id(self)}")
+        self._answer("", self._look())
+        self.on_msg(self._receive)
+
+    def on_tick(self, view: View) -> None:
+        """Call `view(snapshot, theme, width)` at every tick; adding the same one twice is once."""
+        if view not in self._views:
+            self._views.append(view)
+
+    def summary(self) -> str:
+        """Return the run's state in a few words."""
+        shown = self.snapshot
+        if not shown["run_id"]:
+            return "no run yet"
+        return f"{shown['run_id']} {shown['state']} step {shown['step']}/{shown['total_steps']}"
+
+    def _receive(self, _widget: object, content: dict[str, Any], _buffers: object) -> None:
+        self._handle(content)
+
+    def _handle(self, content: Mapping[str, Any]) -> None:
+        """Do what a message of the browser asks, and answer with one snapshot."""
+        kind = content.get("type")
+        snapshot = self._look()
+        try:
+            if kind == "tick":
+                self._update_views(snapshot, content)
+            elif kind == "settings":
+                self._merge(content.get("settings") or {})
+                self._refused = None
+            elif kind == "command":
+                self._command(str(content.get("name")), content.get("settings") or {})
+                snapshot = self._look()
+                self._refused = None
+            else:
+                raise ConfigError(f"the run panel got an unknown message {kind!r}; reload the page")
+        except Exception as error:
+            self._refuse(error, snapshot)
+        self._answer(str(content.get("seq", "")), snapshot)
+
+    def _look(self) -> Snapshot | None:
+        try:
+            self._seen = self._read()
+            self._unread = None
+        except Exception as error:
+            self._unread = from_error(error, "the run could not be read; it may still go on")
+        return self._seen
+
+    def _update_views(self, snapshot: Snapshot | None, content: Mapping[str, Any]) -> None:
+        # A tick that meets another one still at work only answers: the views are up to date soon.
+        if not self._updating.acquire(blocking=False):
+            return
+        try:
+            theme = "dark" if content.get("theme") == "dark" else "light"
+            width = int(content.get("width") or 0)
+            broken = None
+            for view in tuple(self._views):
+                try:
+                    view(snapshot, theme, width)
+                except Exception as error:
+                    broken = from_error(error, "a view of the workbench failed; the run goes on")
+            self._broken = broken
+        finally:
+            self._updating.release()
+
+    def _command(self, name: str, changes: Mapping[str, Any]) -> None:
+        if name not in COMMANDS:
+            raise ConfigError(f"no command {name!r}; use one of {', '.join(COMMANDS)}")
+        self._merge(changes)
+        self._on_command(name, _typed(self.settings) if name == "start" else dict(self.settings))
+
+    def _merge(self, changes: Mapping[str, Any]) -> None:
+        with self._answering:
+            self.settings = {**self.settings, **_known(changes, self.settings)}
+
+    def _refuse(self, error: Exception, snapshot: Snapshot | None) -> None:
+        problem = from_error(error)
+        problem["field"] = next((k for k in self.settings if problem["message"].startswith(k)), "")
+        self._refused_in = _moment(snapshot)
+        self._refused = problem
+
+    def _answer(self, seq: str, snapshot: Snapshot | None) -> None:
+        with self._answering:
+            # What was refused is over when the run has moved on.
+            if self._refused_in != _moment(snapshot):
+                self._refused = None
+            of_run = as_json(snapshot.problem) if snapshot and snapshot.problem else None
+            problem = self._refused or of_run or self._unread or self._broken
+            self.set_trait("snapshot", {"seq": seq, **describe(snapshot), "problem": problem})
+
+
+def _moment(snapshot: Snapshot | None) -> tuple[str, str]:
+    return (snapshot.run_id, snapshot.state) if snapshot else ("", "")
+
+
+def describe(snapshot: Snapshot | None) -> dict[str, Any]:
+    """Return what the browser draws of a snapshot, as plain JSON of a few KB at most."""
+    shown = snapshot or Snapshot(run_id="")
+    memory = shown.memory
+    return {
+        "run_id": shown.run_id[:MAX_LINE],
+        "state": str(shown.state),
+        "phase": shown.phase[:MAX_LINE],
+        "step": shown.step,
+        "total_steps": shown.total_steps,
+        "loss": _number(shown.loss),
+        "losses": thin(shown.losses, shown.total_steps),
+        "learning_rate": _number(shown.learning_rate),
+        "rate": _number(shown.steps_per_second),
+        "eta": _number(shown.eta_seconds),
+        "elapsed": _number(shown.elapsed_seconds),
+        "metrics": {str(k)[:64]: _number(v) for k, v in list(shown.metrics.items())[:32]},
+        "memory": memory
+        and {"current": memory.current, "peak": memory.peak, "kind": memory.kind[:64]},
+    }
+
+
+def thin(
+    losses: Sequence[tuple[int, float]], total_steps: int
+) -> list[tuple[int, float | None, float | None]]:
+    """Return at most `MAX_POINTS` of the points as (step, loss, smoothed loss).
+
+    The smoothed value is the exponentially weighted mean of all points so far, with the weight
+    exp(-Δstep/τ), τ = max(2, total_steps/60) steps, divided by the sum of the weights so that it
+    starts without bias. A loss that is not finite is None and does not enter the mean.
+    """
+    span = max(2.0, total_steps / 60)
+    mean = weight = 0.0
+    last = losses[0][0] if losses else 0
+    points: list[tuple[int, float | None, float | None]] = []
+    for step, loss in losses:
+        decay = math.exp(-max(0, step - last) / span)
+        last = step
+        mean, weight = mean * decay, weight * decay
+        if math.isfinite(loss):
+            mean, weight = mean + loss, weight + 1
+        points.append((step, _number(loss), _number(mean / weight) if weight else None))
+    every = -(-len(points) // MAX_POINTS) or 1
+    # Counted from the end, so that the newest point is always among them.
+    return points[::-1][::every][::-1]
+
+
+def _known(changes: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    for name in changes:
+        if name not in settings:
+            raise ConfigError(f"no setting {name!r}; the panel has {', '.join(settings)}")
+    return dict(changes)
+
+
+def _typed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with whole numbers as int; the configs check the ranges later.
+
+    Raises:
+        ConfigError: on what is no number, as the browser may send any text.
+    """
+    whole = {"max_steps", "per_device_train_batch_size", "max_length", "seed"}
+    typed = dict(settings)
+    for name, value in settings.items():
+        if name == "task":
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f"{name} is {value!r}; it must be a number")
+        if name in whole:
+            if not math.isfinite(value) or value != int(value):
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number")
+            typed[name] = int(value)
+    return typed
+
+
+def _number(value: float | None) -> float | None:
+    """Round to 6 digits for the wire; None for what JSON has no number for."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.6g}")

@@ -1,0 +1,72 @@
+"""The layer × role map of one number a site: here the effective rank of ΔW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import traitlets
+
+from lora_lab.anatomy import Anatomy, Site
+from lora_lab_widgets._base import Panel
+
+
+def site_label(site: Site) -> str:
+    """Return how people name a site: "layer 11 · v", "enc 3 · q", else its own name."""
+    if site.layer is None:
+        return site.name
+    stack = {"encoder": "enc", "decoder": "dec"}.get(site.stack, site.stack) or "layer"
+    return f"{stack} {site.layer} · {site.role}"
+
+
+class SiteMap(Panel):
+    """A heat map with layers to the right and roles downwards; a click or an arrow key selects.
+
+    Args:
+        anatomy: whose grid to show; sites outside the layers have no place in it.
+
+    Attributes:
+        values: {site name: effective rank}; what is not in it is drawn as empty.
+        ranks: {site name: r}, the largest value that a site could have.
+        selected: the name of the selected site, "" for none.
+    """
+
+    static_files = ("site_map",)
+
+    rows = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
+    roles = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
+    # [name, label, row, role], the latter two as indices
+    sites: traitlets.List[Any] = traitlets.List(read_only=True).tag(sync=True)
+    values = traitlets.Dict().tag(sync=True)
+    ranks = traitlets.Dict().tag(sync=True)
+    selected = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self, anatomy: Anatomy, **kwargs: Any) -> None:
+        cells = [
+            [site.name, site_label(site), row, column]
+            for row, layer in enumerate(anatomy.rows)
+            for column, role in enumerate(anatomy.roles)
+            if (site := anatomy.cell(layer, role)) is not None
+        ]
+        self._names = {cell[0] for cell in cells}
+        super().__init__(**kwargs)
+        self.set_trait("rows", [row.label for row in anatomy.rows])
+        self.set_trait("roles", list(anatomy.roles))
+        self.set_trait("sites", cells)
+        self.on_msg(self._receive)
+
+    def summary(self) -> str:
+        """Return the size of the grid."""
+        return f"{len(self.rows)} layers × {len(self.roles)} roles"
+
+    @traitlets.validate("values")
+    def _round(self, proposal: Any) -> dict[str, float]:
+        # Two decimals are more than the colours show; NaN has no place in JSON.
+        values: Mapping[str, float] = proposal["value"]
+        return {name: round(float(v), 2) for name, v in values.items() if math.isfinite(v)}
+
+    def _receive(self, _widget: object, content: Mapping[str, Any], _buffers: object) -> None:
+        # A message, not a trait written by the browser: each trait has one writer.
+        if content.get("type") == "select" and content.get("site") in self._names:
+            self.selected = content["site"]

@@ -1,0 +1,139 @@
+// The heartbeat. One clock a panel, however many views it has: it asks Python while at least one
+// view can be seen, and asks again only when the last question is answered.
+
+const ACTIVE_MS = 250; // between questions while a run goes on
+const CALM_MS = 1000; // while nothing changes by itself
+const ANSWER_MS = 10_000; // after so long without an answer, ask again
+const BUSY_MS = 2_000; // after so long, say that the kernel is busy
+const EAGER_MS = 3_000; // after a command, look often: its effect comes a moment later
+const ACTIVE_STATES = ["running", "pausing", "stopping"];
+
+class Clock {
+  constructor() {
+    this.views = new Set(); // {model, visible, width(), busy(flag)}
+    // Two pages may show one panel; each waits for its own answer.
+    this.page = Math.random().toString(36).slice(2, 8);
+    this.count = 0;
+    this.waiting = null; // the question that has no answer yet
+    this.askedAt = -Infinity;
+    this.eagerUntil = 0;
+    this.active = false;
+    this.timer = 0;
+    this.busyTimer = 0;
+    this.wake = () => this.plan();
+  }
+
+  add(view) {
+    if (!this.views.size) document.addEventListener("visibilitychange", this.wake);
+    this.views.add(view);
+  }
+
+  remove(view) {
+    this.views.delete(view);
+    if (this.views.size) return;
+    document.removeEventListener("visibilitychange", this.wake);
+    clearTimeout(this.timer);
+    clearTimeout(this.busyTimer);
+  }
+
+  /** Send a command of the user; its answer is an ordinary snapshot. */
+  send(model, message) {
+    this.eagerUntil = performance.now() + EAGER_MS;
+    model.send({ ...message, seq: this.next() });
+    this.plan();
+  }
+
+  /** A snapshot arrived: perhaps the answer, perhaps another page's. */
+  heard({ seq, state }) {
+    this.active = ACTIVE_STATES.includes(state);
+    if (seq === this.waiting) {
+      this.waiting = null;
+      clearTimeout(this.busyTimer);
+      for (const view of this.views) view.busy(false);
+    }
+    this.plan();
+  }
+
+  /** Set the timer for the next question; nothing while one is open or nobody looks. */
+  plan() {
+    if (this.waiting !== null) return;
+    clearTimeout(this.timer);
+    if (!this.looking()) return;
+    const now = performance.now();
+    const often = this.active || now < this.eagerUntil;
+    const due = this.askedAt + (often ? ACTIVE_MS : CALM_MS);
+    this.timer = setTimeout(() => this.ask(), Math.max(0, due - now));
+  }
+
+  ask() {
+    const view = this.looking();
+    if (!view) return;
+    this.waiting = this.next();
+    this.askedAt = performance.now();
+    this.timer = setTimeout(() => {
+      this.waiting = null;
+      this.plan();
+    }, ANSWER_MS);
+    clearTimeout(this.busyTimer);
+    this.busyTimer = setTimeout(() => {
+      for (const each of this.views) each.busy(true);
+    }, BUSY_MS);
+    view.model.send({ type: "tick", seq: this.waiting, theme: themeOf(), width: view.width() });
+  }
+
+  looking() {
+    if (document.visibilityState === "hidden") return undefined;
+    return [...this.views].find((view) => view.visible);
+  }
+
+  next() {
+    this.count += 1;
+    return `${this.page}-${this.count}`;
+  }
+}
+
+// Views get different proxies of one model, and some hosts load a module once for all panels: the
+// panel's own name is what its views have in common.
+const CLOCKS = new Map();
+
+/** Join the clock of the panel that this view shows; returns [clock, leave]. */
+function joinClock(view) {
+  const name = view.model.get("clock");
+  if (!CLOCKS.has(name)) CLOCKS.set(name, new Clock());
+  const clock = CLOCKS.get(name);
+  clock.add(view);
+  const leave = () => {
+    clock.remove(view);
+    if (!clock.views.size) CLOCKS.delete(name);
+  };
+  return [clock, leave];
+}
+
+/** Call `changed(visible)` as `node`, or the workbench around it, comes into sight or leaves it. */
+function watchSight(node, changed) {
+  const observer = new IntersectionObserver((entries) => {
+    changed(entries.at(-1).isIntersecting);
+  });
+  let frame = 0;
+  const start = () => {
+    // A host may call `render` before it puts the node on the page.
+    if (node.isConnected) observer.observe(workbenchOf(node));
+    else frame = requestAnimationFrame(start);
+  };
+  frame = requestAnimationFrame(start);
+  return () => {
+    cancelAnimationFrame(frame);
+    observer.disconnect();
+  };
+}
+
+/** What the views share the width of: the workbench, or the panel where it stands alone. */
+function workbenchOf(node) {
+  return node.closest(".ll-workbench") ?? node;
+}
+
+/** The width that a node has for its children, in whole CSS pixels. */
+function roomIn(node) {
+  const { paddingLeft, paddingRight } = getComputedStyle(node);
+  return Math.floor(node.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight));
+}

@@ -1,0 +1,211 @@
+// The run's controls, progress, loss, memory and errors. Draws `snapshot`; sends messages; never
+// writes a trait back, so that Python stays the only writer.
+
+const FIELDS = [
+  ["task", "task", "what the model learns"],
+  ["max_steps", "steps", "optimizer steps"],
+  ["per_device_train_batch_size", "batch", "examples in a forward pass"],
+  ["learning_rate", "learning rate", "peak rate of AdamW"],
+  ["lora_alpha", "α", "ΔW is scaled by α / r"],
+  ["lora_dropout", "dropout", "on the way into A, from 0 to below 1"],
+  ["max_length", "max length", "tokens of an example; longer ones are cut"],
+  ["seed", "seed", "of the adapter's start, the data's order and dropout"],
+];
+const OPEN_STATES = ["running", "pausing", "paused", "stopping"];
+const STATE_TEXTS = { idle: "ready", pausing: "pausing at the next step", stopping: "stopping at the next step" };
+const PRIMARY = {
+  running: ["pause", "❚❚", "Pause"],
+  pausing: ["pause", "❚❚", "Pause"],
+  paused: ["resume", "▶", "Resume"],
+  stopping: ["pause", "❚❚", "Pause"],
+};
+
+function formatTime(seconds) {
+  const s = Math.round(seconds);
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${String(s % 60).padStart(2, "0")} s`;
+  return `${Math.floor(s / 3600)} h ${String(Math.floor((s % 3600) / 60)).padStart(2, "0")} min`;
+}
+
+function formatRate(rate) {
+  return rate >= 1 ? `${rate.toFixed(1)} steps/s` : `${(1 / rate).toFixed(1)} s/step`;
+}
+
+/** "BLEU 12.1 → 38.2" from {bleu_before, bleu}; every other metric by its own name. */
+function formatMetrics(metrics) {
+  const names = [...new Set(Object.keys(metrics).map((name) => name.replace(/_before$/, "")))];
+  const show = (value) => (value === null || value === undefined ? null : value.toPrecision(3));
+  return names
+    .map((name) => {
+      const [before, after] = [show(metrics[`${name}_before`]), show(metrics[name])];
+      const label = name.length <= 5 ? name.toUpperCase() : name;
+      if (before && after) return `${label} ${before} → ${after}`;
+      return after ? `${label} ${after}` : `${label} ${before ?? "–"} before`;
+    })
+    .join(" · ");
+}
+
+/** What the user typed: a number where it is one, else the text, for Python to judge. */
+function parseField(name, text) {
+  const number = Number(text.trim().replace(",", "."));
+  return name === "task" || text.trim() === "" || Number.isNaN(number) ? text : number;
+}
+
+function settingsForm(model, changed) {
+  const inputs = {};
+  const build = ([name, label, hint]) => {
+    inputs[name] =
+      name === "task"
+        ? el("select", { class: "ll-input", name })
+        : el("input", { class: "ll-input", name, type: "text", inputmode: "decimal", autocomplete: "off" });
+    inputs[name].addEventListener("change", () => changed({ [name]: parseField(name, inputs[name].value) }));
+    return el("label", { class: "ll-field", title: hint }, el("span", { class: "ll-dim", text: label }), inputs[name]);
+  };
+  const node = el("fieldset", { class: "ll-settings", "aria-label": "settings of the next run" }, ...FIELDS.map(build));
+  const drawTasks = () => {
+    inputs.task.replaceChildren(...model.get("tasks").map((task) => el("option", { value: task, text: task })));
+    inputs.task.value = model.get("settings").task;
+  };
+  const draw = () => {
+    for (const [name, value] of Object.entries(model.get("settings"))) {
+      // A value under the user's hands stays as typed.
+      if (inputs[name] && inputs[name].getRootNode().activeElement !== inputs[name]) inputs[name].value = value;
+    }
+  };
+  const values = () =>
+    Object.fromEntries(FIELDS.map(([name]) => [name, parseField(name, inputs[name].value)]));
+  const blame = (field) => {
+    for (const [name, input] of Object.entries(inputs)) input.toggleAttribute("aria-invalid", name === field);
+    inputs[field]?.setAttribute("aria-invalid", "true");
+  };
+  drawTasks();
+  draw();
+  return { node, draw, drawTasks, values, blame };
+}
+
+function render({ model, el: host, signal }) {
+  let clock;
+  const form = settingsForm(model, (changes) => {
+    // The other views of this page follow at once; Python's word comes with its answer.
+    model.set("settings", { ...model.get("settings"), ...changes });
+    clock.send(model, { type: "settings", settings: changes });
+  });
+  const command = (name) => clock.send(model, { type: "command", name, settings: name === "start" ? form.values() : {} });
+
+  const symbol = el("span", { "aria-hidden": "true" });
+  const verb = el("span");
+  const primary = el("button", { class: "ll-button ll-primary ll-run-primary", type: "button" }, symbol, verb);
+  const stop = el("button", { class: "ll-button", type: "button", "aria-label": "Stop" });
+  stop.append(el("span", { "aria-hidden": "true", text: "■" }), "Stop");
+  let action = "start";
+  primary.addEventListener("click", () => command(action));
+  stop.addEventListener("click", () => command("stop"));
+
+  const step = el("b", { class: "ll-run-step" });
+  const stats = Object.fromEntries(
+    ["time", "rate", "loss", "metrics"].map((name) => [name, el("span", { class: `ll-run-${name}` })]),
+  );
+  const phase = el("span", { class: "ll-run-phase" });
+  const busy = el("span", { class: "ll-run-busy", title: "it answers when the running cell ends", text: "· kernel busy", hidden: true });
+  const id = el("span", { class: "ll-run-id" });
+  const lamp = el("span", { class: "ll-run-lamp", "aria-hidden": "true" });
+  const fillBar = el("i");
+  const progress = el("div", { class: "ll-progress", role: "progressbar", "aria-label": "training steps", "aria-valuemin": 0 }, fillBar);
+  const spoken = el("span", { class: "ll-sr", role: "status", "aria-live": "polite" });
+  const memory = el("span", { class: "ll-run-memory" });
+  const chart = lossChart();
+  const table = lossTable();
+  const strip = errorStrip();
+  const root = el(
+    "section",
+    { class: "ll-panel ll-run", "aria-label": "training run", "data-lm-suppress-shortcuts": "true" },
+    form.node,
+    el("div", { class: "ll-card" },
+      el("div", { class: "ll-run-row" },
+        primary, stop, step, el("span", { class: "ll-space" }),
+        el("span", { class: "ll-run-state ll-dim" }, lamp, phase, busy)),
+      progress,
+      el("div", { class: "ll-run-stats ll-dim" }, ...Object.values(stats)),
+      strip.node, chart.node, table.node,
+      el("div", { class: "ll-run-row ll-run-foot ll-dim" }, memory, el("span", { class: "ll-space" }), id)),
+    spoken,
+  );
+
+  const draw = () => {
+    const s = model.get("snapshot");
+    const open = OPEN_STATES.includes(s.state);
+    root.dataset.llState = s.state;
+    root.dataset.llStep = s.step;
+    let sign;
+    [action, sign, verb.textContent] = PRIMARY[s.state] ?? ["start", "▶", "Start"];
+    symbol.textContent = sign;
+    primary.setAttribute("aria-label", verb.textContent);
+    primary.disabled = s.state === "pausing" || s.state === "stopping";
+    stop.disabled = !open || s.state === "stopping";
+    form.node.disabled = open;
+
+    const total = s.total_steps;
+    step.textContent = total ? `step ${String(s.step).padStart(String(total).length, "\u2007")} / ${total}` : "no run yet";
+    if (open) stats.time.textContent = s.eta === null ? "" : `${formatTime(s.eta)} left`;
+    else stats.time.textContent = s.elapsed ? `took ${formatTime(s.elapsed)}` : "";
+    stats.rate.textContent = s.rate ? formatRate(s.rate) : "";
+    stats.loss.textContent = s.loss === null ? "" : `loss ${formatLoss(s.loss)}`;
+    stats.metrics.textContent = formatMetrics(s.metrics);
+    fillBar.style.width = total ? `${(100 * Math.min(s.step, total)) / total}%` : "0";
+    place(progress, { "aria-valuenow": s.step, "aria-valuemax": total || 1, "aria-valuetext": step.textContent });
+
+    const said = STATE_TEXTS[s.state] ?? (s.state === "running" && s.phase ? s.phase : s.state);
+    phase.textContent = said;
+    if (spoken.textContent !== `run: ${said}`) spoken.textContent = `run: ${said}`;
+    id.textContent = s.run_id;
+    strip.draw(s.problem);
+    form.blame(s.problem?.field);
+    chart.draw(s.losses, total || Number(model.get("settings").max_steps) || 0);
+    table.draw(s.losses);
+    memory.textContent = s.memory
+      ? `memory ${formatBytes(s.memory.current)} now · ${formatBytes(s.memory.peak)} at the peak · ${s.memory.kind}`
+      : "memory: measured while training";
+  };
+
+  const view = {
+    model,
+    visible: false,
+    width: () => roomIn(workbenchOf(root)),
+    busy: (flag) => { busy.hidden = !flag; },
+  };
+  const [joined, leave] = joinClock(view);
+  clock = joined;
+  const unlisten = listen(model, {
+    "change:snapshot": () => {
+      draw();
+      clock.heard(model.get("snapshot"));
+    },
+    "change:settings": () => {
+      form.draw();
+      draw();
+    },
+    "change:tasks": form.drawTasks,
+  });
+  const unwatch = watchSight(root, (visible) => {
+    view.visible = visible;
+    clock.plan();
+  });
+  const sizes = new ResizeObserver(() => chart.resize(Math.floor(chart.node.parentElement.clientWidth - 24)));
+  sizes.observe(root);
+  // A notebook's own shortcuts must not take what is typed here.
+  root.addEventListener("keydown", (event) => event.stopPropagation());
+  host.append(root);
+  draw();
+
+  const cleanup = () => {
+    sizes.disconnect();
+    unwatch();
+    unlisten();
+    leave();
+    root.remove();
+  };
+  signal?.addEventListener("abort", cleanup);
+  return cleanup;
+}
+
+export default { render };

@@ -1,0 +1,105 @@
+"""One prompt, answered by the base model and by the adapted one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import traitlets
+
+from lora_lab_widgets._background import Background
+from lora_lab_widgets._base import Panel
+from lora_lab_widgets._problems import from_error
+
+Answer = Callable[[str, int], tuple[str, str | None]]
+"""(prompt, max_new_tokens) → (the base model's answer, the adapted one's or None)."""
+
+
+class TryIt(Panel):
+    """A prompt and two answers, side by side.
+
+    Generation runs on a thread, so that the page and the notebook stay usable; the answers reach
+    the browser with the next call of `update`, which the heartbeat makes.
+
+    Args:
+        answer: called on a thread; what it raises is shown in the red strip.
+        prompt: what stands in the field at first.
+        max_new_tokens: of each answer.
+    """
+
+    static_files = ("error_strip", "try_it")
+
+    prompt = traitlets.Unicode().tag(sync=True)
+    max_new_tokens = traitlets.Int(48, min=1, max=512).tag(sync=True)
+    busy = traitlets.Unicode(read_only=True).tag(sync=True)  # what it is at, "" when at rest
+    # {"prompt", "base", "adapted", "seconds"}, {} before the first comparison
+    answers = traitlets.Dict(read_only=True).tag(sync=True)
+    problem = traitlets.Dict(allow_none=True, default_value=None, read_only=True).tag(sync=True)
+
+    def __init__(self, answer: Answer, **kwargs: Any) -> None:
+        self._answer = answer
+        self._job: Background[tuple[str, tuple[str, str | None]]] = Background()
+        self._said = ""
+        self._writing = threading.RLock()  # one thread at a time writes the traits
+        super().__init__(**kwargs)
+        self.on_msg(self._receive)
+
+    def compare(self, prompt: str | None = None) -> bool:
+        """Start generating; False, and nothing is done, while the last comparison is not over."""
+        with self._writing:
+            if self._job.busy:
+                return False
+            if prompt is not None:
+                self.prompt = prompt
+            asked, tokens = self.prompt, self.max_new_tokens
+            self.say("generating…")
+            self._job.start(lambda: (asked, self._answer(asked, tokens)))
+            self.set_trait("problem", None)
+            self.set_trait("busy", self._said)
+        return True
+
+    def say(self, text: str) -> None:
+        """Set what the panel says that it is doing; from any thread, shown at the next update."""
+        self._said = text
+
+    def update(self) -> None:
+        """Show what has come in since; quick, to be called at every tick."""
+        with self._writing:
+            outcome = self._job.take()
+            if outcome is None:
+                self.set_trait("busy", self._said if self._job.busy else "")
+                return
+            if outcome.error is not None or outcome.value is None:
+                error = outcome.error or RuntimeError("no answer came back")
+                self.set_trait("problem", from_error(error))
+            else:
+                prompt, (base, adapted) = outcome.value
+                self.set_trait(
+                    "answers",
+                    {
+                        "prompt": prompt,
+                        "base": base,
+                        "adapted": adapted,
+                        "seconds": round(outcome.seconds, 1),
+                    },
+                )
+            self.set_trait("busy", "")
+
+    def _receive(self, _widget: object, content: Mapping[str, Any], _buffers: object) -> None:
+        if content.get("type") != "compare":
+            return
+        try:
+            with self._writing:
+                self.max_new_tokens = content.get("max_new_tokens", self.max_new_tokens)
+                self.compare(str(content.get("prompt", self.prompt)))
+        except traitlets.TraitError:
+            self.set_trait("problem", _BAD_LENGTH)
+
+
+_BAD_LENGTH = {
+    "message": "max new tokens must be a whole number from 1 to 512",
+    "remedy": "",
+    "details": "",
+    "field": "max_new_tokens",
+}

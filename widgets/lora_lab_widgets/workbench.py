@@ -1,0 +1,372 @@
+"""The workbench: the panels put together, on one model, one plan and one run at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+
+from lora_lab.adapters import LoraAdapter, activate, active, attached, detach
+from lora_lab.anatomy import anatomy
+from lora_lab.budget import price_table
+from lora_lab.checkpoint import save_adapter
+from lora_lab.configs import LoraConfig, TrainingConfig
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.models import LoadedModel, load_model
+from lora_lab.plan import config_from_ranks, plan
+from lora_lab.runs import Factors, Run, RunState, Snapshot, train
+from lora_lab.runs.observer import copy_factors
+from lora_lab.tasks import Task, load_task
+from lora_lab.tasks.encoding import encode
+from lora_lab.tasks.generation import generate
+from lora_lab_widgets.delta_w import DeltaW
+from lora_lab_widgets.header import Header
+from lora_lab_widgets.rank_grid import RankGrid
+from lora_lab_widgets.run_panel import RunPanel
+from lora_lab_widgets.savings import Savings
+from lora_lab_widgets.try_it import TryIt
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PAPER = LoraConfig(r=8, lora_alpha=16, target_modules=("q", "v"))
+ADAPTER = "default"
+_TRAINING_SETTINGS = ("max_steps", "per_device_train_batch_size", "learning_rate", "max_length")
+
+
+class Workbench:
+    """Paint ranks, see what they cost, train, and watch ΔW grow.
+
+    >>> wb = Workbench("smollm2-135m")
+    >>> wb                                   # the last line of a cell shows it
+    >>> wb.config                            # the LoraConfig that the grid shows; may be set
+    >>> wb.run                               # the latest run; wb.run.pause() works from any cell
+
+    Args:
+        model: a catalogue name, hub id or folder, what `load_model` returns, or a model of your
+            own, then with its `tokenizer`.
+        tokenizer: of a model of your own.
+        task: the name of an embedded task, or what `load_task` returned.
+        config: what the grid shows first; the paper's q and v at r=8 by default.
+        output_dir: where the runs' folders go.
+        **settings: first values of the run panel: max_steps, learning_rate, seed ….
+
+    Raises:
+        ModelError, TaskError, ConfigError: as `load_model`, `load_task` and the configs do.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | LoadedModel | PreTrainedModel = "smollm2-135m",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        task: str | Task = "mini-e2e",
+        config: LoraConfig | None = None,
+        output_dir: str | Path = "runs",
+        **settings: Any,
+    ) -> None:
+        self.lm = _loaded(model, tokenizer)
+        self.run: Run | None = None
+        self._output_dir = Path(output_dir)
+        given = load_task(task) if isinstance(task, str) else task
+        self._tasks = {given.name: given}
+        self._lengths: dict[str, int] = {}  # tokens of the longest training example, by task
+        self.anatomy = anatomy(self.lm.model)
+        self._template = config or _first_config(self.anatomy)
+        ranks = {p.site.name: p.r for p in plan(self.anatomy, self._template)}
+
+        bench = f"workbench-{id(self)}"
+        self.grid = RankGrid.from_anatomy(self.anatomy, ranks, bench=bench)
+        self.savings = Savings(bench=bench)
+        self.panel = RunPanel(
+            read=lambda: self.run.snapshot if self.run else None,
+            on_command=self._command,
+            settings={
+                "lora_alpha": self._template.lora_alpha,
+                "lora_dropout": self._template.lora_dropout,
+                **settings,
+            },
+            tasks=list(dict.fromkeys([given.name, "mini-e2e"])),
+        )
+        self.delta_w = DeltaW(self.anatomy, self._factors, self._base_weight)
+        prompt = given.validation[0].prompt if given.validation else ""
+        self.try_it = TryIt(self._answer, prompt=prompt)
+        self.header = Header()
+        self.box = self._layout()
+
+        self.grid.observe(lambda _: self._repainted(), "ranks")
+        self.grid.observe(lambda change: self._look_at(change["new"]), "selected")
+        self.delta_w.observe(lambda change: self._watch(change["new"]), "selected")
+        self.panel.observe(self._settings_changed, "settings")
+        self.panel.on_tick(self._tick)
+        self._price()
+        self._repainted()
+        self._show_adapter()
+
+    # What people use from Python -----------------------------------------------------------------
+
+    @property
+    def config(self) -> LoraConfig:
+        """The `LoraConfig` that the grid and the settings show. Setting it repaints.
+
+        Raises:
+            ConfigError: nothing is painted, or a new config does not fit the model.
+        """
+        settings = self.panel.settings
+        template = self._template.replace(
+            lora_alpha=settings["lora_alpha"], lora_dropout=settings["lora_dropout"]
+        )
+        return config_from_ranks(self.anatomy, self.grid.ranks, template)
+
+    @config.setter
+    def config(self, config: LoraConfig) -> None:
+        self._needs_rest("change the plan")
+        ranks = {p.site.name: p.r for p in plan(self.anatomy, config)}
+        self._template = config
+        self.panel.settings = {
+            **self.panel.settings,
+            "lora_alpha": config.lora_alpha,
+            "lora_dropout": config.lora_dropout,
+        }
+        self.grid.ranks = ranks
+
+    @property
+    def task(self) -> Task:
+        """The task that the run panel has picked."""
+        return self._task(self.panel.settings["task"])
+
+    def start(self) -> Run:
+        """Train what is painted; the same as the Start button. Returns the run."""
+        self._start(self.panel.settings)
+        assert self.run is not None
+        return self.run
+
+    def save(self, folder: str | Path) -> Path:
+        """Save the trained adapter in PEFT's format; see `save_adapter`."""
+        with self._model_at_rest():
+            return save_adapter(self.lm.model, folder, ADAPTER)
+
+    def __repr__(self) -> str:
+        run = f", {self.run!r}" if self.run else ""
+        return f"<Workbench {self.lm.card.name}: {self.grid.summary()}{run}>"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        return {
+            "text/plain": repr(self),
+            "text/html": self.fallback_html(),
+            "application/vnd.jupyter.widget-view+json": view,
+        }
+
+    def fallback_html(self) -> str:
+        """Return what GitHub and other places without widgets show: the plan and its price."""
+        run = f"<p>{html.escape(repr(self.run))}</p>" if self.run else ""
+        title = f"<p><b>LoRA Lab</b> · {html.escape(self.lm.card.name)}</p>"
+        return title + self.grid.fallback_html() + self.savings.fallback_html() + run
+
+    # How the panels hang together ----------------------------------------------------------------
+
+    def _layout(self) -> ipywidgets.VBox:
+        upper = ipywidgets.Box([self.grid, ipywidgets.VBox([self.savings, self.panel])])
+        upper.add_class("ll-columns")
+        box = ipywidgets.VBox([self.header, upper, self.delta_w, self.try_it])
+        for widget in (box, upper, upper.children[1]):
+            widget.add_class("ll-panel")
+        box.add_class("ll-workbench")
+        return box
+
+    def _tick(self, snapshot: Snapshot | None, theme: str, width: int) -> None:
+        """One heartbeat: hand the snapshot to every view."""
+        busy = snapshot is not None and not _at_rest(snapshot.state)
+        if self.grid.locked != busy:
+            self.grid.locked = busy
+        memory = snapshot.memory if snapshot else None
+        measured = (
+            {"kind": memory.kind, "current": memory.current, "peak": memory.peak} if memory else {}
+        )
+        if self.savings.measured != measured:
+            self.savings.measured = measured
+        self.delta_w.update(snapshot, theme, width)
+        self.try_it.update()
+
+    def _command(self, name: str, settings: dict[str, Any]) -> None:
+        if name == "start":
+            self._start(settings)
+        elif self.run is None:
+            raise RunError(f"there is no run to {name}; press Start first")
+        else:
+            {"pause": self.run.pause, "resume": self.run.resume, "stop": self.run.stop}[name]()
+
+    def _start(self, settings: dict[str, Any]) -> None:
+        self._needs_rest("start another run")
+        training = {
+            name: value
+            for name, value in settings.items()
+            if name not in ("task", "lora_alpha", "lora_dropout")
+        }
+        config, task = self.config, self._task(settings["task"])
+        # Checked before the old adapter goes: what cannot start loses nothing.
+        run = train(self.lm, task, config, output_dir=self._output_dir, start=False, **training)
+        detach(self.lm.model)
+        self.run = run.start()
+        self._show_adapter()
+
+    def _repainted(self) -> None:
+        ranks = self.grid.ranks
+        self.savings.ranks = dict(ranks)
+        with contextlib.suppress(ConfigError):  # nothing painted: there is nothing to copy
+            self.grid.set_code(f"import lora_lab as ll\n\nconfig = {self.config.to_python()}")
+        if not ranks:
+            self.grid.set_code("")
+        self._title()
+
+    def _settings_changed(self, change: Any) -> None:
+        old, new = change["old"], change["new"]
+        changed = {name for name in new if old.get(name) != new[name]}
+        if changed & {"task", "per_device_train_batch_size", "max_length", "lora_dropout"}:
+            self._price()
+        if changed & {"lora_alpha", "lora_dropout"}:
+            self._repainted()
+        if "task" in changed and self.task.validation:
+            self.try_it.prompt = self.task.validation[0].prompt
+        self._title()
+
+    def _price(self) -> None:
+        settings = self.panel.settings
+        with contextlib.suppress(ConfigError, TypeError, ValueError):  # said when it is started
+            checked = TrainingConfig(**{name: settings[name] for name in _TRAINING_SETTINGS})
+            batch = checked.per_device_train_batch_size
+            tokens = min(checked.max_length, self._longest(self.task))
+            self.savings.price = price_table(
+                self.anatomy,
+                batch_size=batch,
+                sequence_length=tokens,
+                dtype=self.lm.card.dtype,
+                lora_dropout=settings["lora_dropout"],
+            )
+            self.savings.settings_text = (
+                f"against full fine-tuning, batch {batch} × {tokens} tokens, AdamW"
+            )
+
+    def _title(self) -> None:
+        settings = self.panel.settings
+        task = self._tasks.get(settings["task"])
+        synthetic = " · synthetic" if task and task.synthetic else ""
+        self.header.chips = [
+            self.lm.card.name,
+            "LoRA",
+            f"{settings['task']}{synthetic}",
+            f"α {settings['lora_alpha']:g} · dropout {settings['lora_dropout']:g}",
+        ]
+        self.header.device = f"{_device_name(self.lm.model.device)} · {self.lm.card.dtype}"
+
+    def _look_at(self, site: str) -> None:
+        if site in self.delta_w.ranks:
+            self.delta_w.selected = site
+
+    def _watch(self, site: str) -> None:
+        if self.run is not None and self.run.adapter and site in self.run.adapter.sites:
+            self.run.watch = site
+
+    def _show_adapter(self) -> None:
+        """Point the ΔW view at the adapter that the model has now."""
+        adapter = attached(self.lm.model).get(ADAPTER)
+        sites = adapter.sites if isinstance(adapter, LoraAdapter) else {}
+        self.delta_w.ranks = {name: site.r for name, site in sites.items()}
+        self._watch(self.delta_w.selected)
+
+    # What the views ask for; called on threads of their own --------------------------------------
+
+    def _factors(self, site: str) -> Factors | None:
+        snapshot = self.run.snapshot if self.run else None
+        if snapshot is not None and snapshot.factors and snapshot.factors.site == site:
+            return snapshot.factors
+        if snapshot is not None and not _at_rest(snapshot.state):
+            return None  # the optimizer is at work on them; the next snapshot brings a copy
+        adapter = attached(self.lm.model).get(ADAPTER)
+        if not isinstance(adapter, LoraAdapter) or site not in adapter.sites:
+            return None
+        return copy_factors(adapter, site, snapshot.step if snapshot else 0)
+
+    def _base_weight(self, site: str) -> torch.Tensor:
+        adapter = attached(self.lm.model)[ADAPTER]
+        assert isinstance(adapter, LoraAdapter)
+        return adapter.base_weight(site)
+
+    def _answer(self, prompt: str, max_new_tokens: int) -> tuple[str, str | None]:
+        self.try_it.say("waiting for the next step…")
+        with self._model_at_rest() as model:
+            self.try_it.say("generating…")
+            text = [self.task.prompt_text(prompt)]
+
+            def answer(name: str | None) -> str:
+                activate(model, name)
+                return generate(model, self.lm.tokenizer, text, max_new_tokens=max_new_tokens)[0]
+
+            before = active(model)
+            try:
+                return answer(None), answer(ADAPTER) if ADAPTER in attached(model) else None
+            finally:
+                activate(model, before)
+
+    def _model_at_rest(self) -> contextlib.AbstractContextManager[PreTrainedModel]:
+        return self.run.paused() if self.run else contextlib.nullcontext(self.lm.model)
+
+    def _needs_rest(self, what: str) -> None:
+        if self.run is not None and not _over(self.run.state):
+            raise RunError(f"run {self.run.id} is {self.run.state}; stop it to {what}")
+
+    def _task(self, name: str) -> Task:
+        if name not in self._tasks:
+            self._tasks[name] = load_task(name)
+        return self._tasks[name]
+
+    def _longest(self, task: Task) -> int:
+        if task.name not in self._lengths:
+            limit = 1 << 20  # a length that cuts nothing
+            encoded: Iterable[int] = (
+                len(encode(example, task, self.lm.tokenizer, limit)["input_ids"])
+                for example in task.train
+            )
+            self._lengths[task.name] = max(encoded)
+        return self._lengths[task.name]
+
+
+def _loaded(
+    model: str | Path | LoadedModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> LoadedModel:
+    if isinstance(model, (str, Path)):
+        return load_model(model)
+    if isinstance(model, LoadedModel):
+        return model
+    if tokenizer is None:
+        raise ConfigError("a model of your own needs its tokenizer: Workbench(model, tokenizer)")
+    return LoadedModel.given(model, tokenizer)
+
+
+def _first_config(map_: Any) -> LoraConfig:
+    """Return the paper's q and v at r=8 where the model has them, else every matrix at r=8."""
+    if {"q", "v"} <= set(map_.roles):
+        return PAPER
+    return PAPER.replace(target_modules="all-linear")
+
+
+def _over(state: RunState) -> bool:
+    return state.final or state is RunState.IDLE
+
+
+def _at_rest(state: RunState) -> bool:
+    return _over(state) or state is RunState.PAUSED
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return {"cpu": "CPU", "mps": "Apple GPU"}.get(device.type, device.type)
