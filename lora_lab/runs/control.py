@@ -176,7 +176,10 @@ class Control:
         return (self._pause_wanted and not self._stop_wanted) or self._visitors > 0
 
     def rest(self) -> None:
-        """Sit at a boundary as long as a pause is wanted or somebody has the model."""
+        """Sit at a boundary as long as a pause is wanted or somebody has the model.
+
+        To be called first of all, too: somebody may have entered the run before it started.
+        """
         with self._condition:
             if not self.pause_wanted:
                 return
@@ -193,7 +196,6 @@ class Control:
     def _live(self, work: Callable[[], None]) -> None:
         end = RunState.FAILED
         try:
-            self.rest()  # somebody may have entered the idle run's model just before the start
             work()
             end = RunState.DONE
         except Exception:

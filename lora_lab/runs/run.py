@@ -219,11 +219,11 @@ class Run:
                 f"run {other.id} is {other.state} in this process, and one run trains at a time; "
                 "stop() it or wait() for it first"
             )
-        self.store.write_json("config.json", self.description())
         with seeded(self.training.seed):
             self.adapter = cast(LoraAdapter, attach(self.model, self.config, ADAPTER))
         if self._watch not in self.adapter.sites:
             self._watch = None  # set before there was anything to compare it with
+        self.store.write_json("config.json", self.description())
         _latest = weakref.ref(self)
 
     def _work(self) -> None:

@@ -91,6 +91,7 @@ class Worker:
 
     def _phases(self) -> None:
         control = self.run.control
+        self.boundary()  # somebody may have the model since before the start
         self._keep_copy()
         self._good = self._candidate  # it is the base model: B is zero
         self.run.publish(memory=self.meter.reading())

@@ -112,9 +112,21 @@ class JupyterLab:
         opened.wait_until_ready()
         return opened
 
+    def shut_down_kernels(self) -> None:
+        """End every kernel: what a test left training would slow the next one."""
+        for kernel in json.loads(self._ask("kernels")):
+            self._ask(f"kernels/{kernel['id']}", method="DELETE")
+
+    def _ask(self, path: str, method: str = "GET") -> bytes:
+        url = f"http://127.0.0.1:{self._port}/api/{path}"
+        with urllib.request.urlopen(
+            urllib.request.Request(url, method=method), timeout=20
+        ) as answer:
+            return bytes(answer.read())
+
     def _answers(self) -> bool:
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{self._port}/api", timeout=1)
+            self._ask("")
             return True
         return False
 
@@ -165,6 +177,10 @@ class Notebook:
         )
         errors = [out for out in self.outputs(index) if out["output_type"] == "error"]
         assert not errors, "\n".join(errors[0]["traceback"])
+
+    def save(self) -> None:
+        """Save the notebook, as JupyterLab does by itself every two minutes."""
+        self.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
 
     def outputs(self, index: int) -> list[dict[str, Any]]:
         """Return a cell's outputs as the notebook file would hold them."""

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 SMALL = """\
 import sys; sys.path[:0] = {paths!r}
+import torch; torch.set_num_threads(1)
 from tiny_chat import tiny_chat_model
 from lora_lab_widgets import Workbench
 wb = Workbench(*tiny_chat_model(), max_steps={steps}, per_device_train_batch_size=4, max_length=96)
@@ -32,7 +33,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
 
 
 @pytest.fixture
-def page(chromium: Browser) -> Iterator[Page]:
+def page(lab: JupyterLab, chromium: Browser) -> Iterator[Page]:
     context = chromium.new_context(viewport={"width": 1400, "height": 1300})
     context.set_default_timeout(30_000)
     page = context.new_page()
@@ -40,6 +41,7 @@ def page(chromium: Browser) -> Iterator[Page]:
     page.on("dialog", lambda dialog: dialog.accept())
     yield page
     context.close()
+    lab.shut_down_kernels()
 
 
 def show(lab: JupyterLab, page: Page, *cells: str, steps: int = 400, name: str) -> Notebook:
@@ -50,12 +52,12 @@ def show(lab: JupyterLab, page: Page, *cells: str, steps: int = 400, name: str) 
 
 
 def state(page: Page) -> str:
-    return page.locator("[data-ll-state]").first.get_attribute("data-ll-state") or ""
+    return page.locator(".ll-run").first.get_attribute("data-ll-state") or ""
 
 
 def wait_for_state(page: Page, *wanted: str, seconds: float = 60) -> None:
     pattern = re.compile("|".join(wanted))
-    expect(page.locator("[data-ll-state]").first).to_have_attribute(
+    expect(page.locator(".ll-run").first).to_have_attribute(
         "data-ll-state", pattern, timeout=seconds * 1000
     )
 
@@ -97,7 +99,8 @@ print(json.dumps({{
     expect(page.locator(".ll-delta-spectrum .js-plotly-plot").first).to_be_visible(timeout=120_000)
     wait_for_state(page, "done", seconds=240)
     notebook.run(1, seconds=120)
-    seen = json.loads(notebook.output(1).splitlines()[-1])
+    printed = notebook.output(1).splitlines()  # PEFT and transformers warn beside it
+    seen = json.loads(next(line for line in printed if line.startswith("{")))
     assert seen["apart"] < 1e-3 < 0.1 < seen["moved"]
     assert seen["ranks"] == 90
     assert sum(seen["losses"][-3:]) < sum(seen["losses"][:3])
@@ -110,6 +113,7 @@ def test_a_busy_cell_runs_and_stop_still_stops(lab, page):
     notebook = show(lab, page, busy, "wb.run.state", name="busy", steps=100_000)
     button(page, "Start").click()
     wait_for_state(page, "running")
+    wait_for_step(page, 1)
     notebook.start(1)
     first = step_of(page)
     page.wait_for_timeout(3_000)
@@ -136,9 +140,10 @@ def test_shown_twice_and_after_a_reload_every_view_says_the_same(lab, page):
     page.locator(".ll-workbench").nth(1).get_by_role("button", name="all linear").click()
     button(page, "Start").click()
     wait_for_state(page, "running")
-    states = page.locator("[data-ll-state]")
+    states = page.locator(".ll-run")
     expect(states.nth(1)).to_have_attribute("data-ll-state", re.compile("running"))
 
+    notebook.save()
     page.reload()
     notebook.wait_until_ready()
     expect(page.locator(".ll-workbench").first).to_be_visible(timeout=60_000)
@@ -152,6 +157,7 @@ def test_closing_the_page_stalls_nothing(lab, page, chromium):
     button(page, "Start").click()
     wait_for_state(page, "running")
     context = chromium.new_context(viewport={"width": 1400, "height": 1300})
+    wait_for_step(page, 1)
     page.close()
     time.sleep(3)
     other = context.new_page()
@@ -180,7 +186,10 @@ def test_base_and_adapted_answers_stand_side_by_side(lab, page):
     button(page, "Start").click()
     wait_for_state(page, "done", seconds=120)
     page.get_by_role("button", name="Compare").first.click()
-    expect(page.locator("[data-ll-answer='adapted']").first).not_to_be_empty(timeout=60_000)
+    answer = page.get_by_role("region", name="answer of the adapted model").first
+    done = page.locator(".ll-try[data-ll-state=done]").first
+    expect(done).to_be_visible(timeout=60_000)
+    expect(answer).not_to_be_empty()
     notebook.run(1)
     answers = eval(notebook.output(1))
     assert answers["adapted"] is not None
@@ -208,7 +217,12 @@ def test_nothing_is_wider_than_its_place(lab, page, width):
     assert overflow == []
 
 
+def wait_for_step(page: Page, step: int, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while step_of(page) < step:
+        assert time.monotonic() < deadline, f"step {step_of(page)} after {seconds} s"
+        page.wait_for_timeout(100)
+
+
 def step_of(page: Page) -> int:
-    text = page.locator(".ll-workbench").first.locator("[data-ll-state]").first.inner_text()
-    found = re.search(r"step ([\d,]+)", text)
-    return int(found[1].replace(",", "")) if found else 0
+    return int(page.locator(".ll-run").first.get_attribute("data-ll-step") or 0)

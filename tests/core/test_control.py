@@ -37,6 +37,7 @@ class Walk:
         self.within = threading.Event()  # set while the worker is not at a boundary
 
     def work(self) -> None:
+        self.control.rest()
         while self.steps is None or self.step < self.steps:
             self.within.set()
             if self.seconds:

@@ -249,8 +249,10 @@ def test_a_pause_is_not_counted_as_training_time(begin):
     assert gaps.max() < 0.9
 
 
-def test_replacing_the_adapter_while_paused_is_said(begin):
-    run = begin(max_steps=500)
+@pytest.mark.parametrize("after_steps", [0, 3])
+def test_replacing_the_adapter_while_paused_is_said(begin, after_steps):
+    run = begin(max_steps=5000)
+    until(lambda: run.snapshot.step >= after_steps)
     with run.paused() as model:
         adapters.detach(model)
     with pytest.raises(RunError, match="'default' was detached or replaced while the run was pau"):

@@ -347,5 +347,24 @@ def test_three_threads_hammer_the_handler() -> None:
     assert told[-1] == panel.settings  # the browser's last word is Python's
 
 
+def test_what_a_cell_changes_goes_with_the_next_answer() -> None:
+    # Else ipykernel would hand the next ticks, and Stop, to the busy cell's thread.
+    panel = Desk(RUNNING).panel()
+    wire = Recorder(panel)
+    panel.settings = {**panel.settings, "seed": 5}
+    panel.tasks = ["mini-e2e", "mine"]
+    assert wire.messages == []
+    tick(panel, "a-1")
+    (message,) = wire.messages
+    assert set(message["state"]) == {"snapshot", "settings", "tasks"}
+    assert message["state"]["settings"]["seed"] == 5
+    panel._handle({"type": "settings", "settings": {"seed": 6}, "seq": "a-2"})
+    assert set(wire.messages[1]["state"]) == {"snapshot", "settings"}
+    tick(panel, "a-3")
+    assert set(wire.messages[2]["state"]) == {"snapshot"}
+    panel.send_state()  # a reloaded page asks for everything
+    assert wire.messages[3]["state"]["settings"]["seed"] == 6
+
+
 def test_repr_is_short() -> None:
     assert repr(Desk(RUNNING).panel()) == "<RunPanel run-1 running step 500/1000>"

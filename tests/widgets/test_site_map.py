@@ -59,7 +59,7 @@ def test_values_are_rounded_and_plain() -> None:
     assert shown.values == {"layers.0.q": 3.14}
 
 
-def test_the_browser_selects_by_message(monkeypatch: Any) -> None:
+def test_the_browser_selects_by_message() -> None:
     shown = SiteMap(grid())
     seen: list[str] = []
     shown.observe(lambda change: seen.append(change["new"]), "selected")
@@ -71,3 +71,11 @@ def test_the_browser_selects_by_message(monkeypatch: Any) -> None:
 def test_a_typo_is_refused() -> None:
     with pytest.raises(TypeError, match="no setting 'select'; did you mean 'selected'"):
         SiteMap(grid(), select="layers.0.q")
+
+
+def test_a_hello_is_answered() -> None:
+    panel = SiteMap(grid())
+    sent: list[Any] = []
+    panel._send = lambda message, buffers=None: sent.append(message)
+    panel._handle_custom_msg({"type": "hello"}, [])
+    assert sent == [{"method": "custom", "content": {"type": "hello"}}]

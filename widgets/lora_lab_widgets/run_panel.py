@@ -87,6 +87,9 @@ class RunPanel(Panel):
         self._broken: dict[str, Any] | None = None  # a view's problem in the latest update
         self._unread: dict[str, Any] | None = None  # why the run could not be read
         self._seen: Snapshot | None = None
+        self._answerer = 0  # the thread that answers a message right now
+        self._due: set[str] = set()  # traits that changed since the last answer
+        self._noting = threading.Lock()
         start = default_settings(tasks[0] if tasks else "")
         start.update(_known(settings or {}, start))
         super().__init__(settings=start, tasks=list(tasks), **kwargs)
@@ -105,6 +108,24 @@ class RunPanel(Panel):
         if not shown["run_id"]:
             return "no run yet"
         return f"{shown['run_id']} {shown['state']} step {shown['step']}/{shown['total_steps']}"
+
+    def send_state(self, key: Any = None) -> None:
+        """Send traits to the browser; those that a cell changes go with the next answer.
+
+        ipykernel 7 hands a widget's next message to the thread from which the widget last sent
+        something. Were a cell to send `settings` and then be busy, ticks and Stop would wait for
+        its end. So this widget only ever sends while it answers.
+        """
+        if key is None or not hasattr(self, "_due"):  # asked for all of it, or still being built
+            super().send_state(key)
+            return
+        names = {key} if isinstance(key, str) else set(key)
+        with self._noting:
+            self._due |= names
+            if threading.get_ident() != self._answerer:
+                return
+            names, self._due = self._due, set()
+        super().send_state(names)
 
     def _receive(self, _widget: object, content: dict[str, Any], _buffers: object) -> None:
         self._handle(content)
@@ -177,7 +198,11 @@ class RunPanel(Panel):
                 self._refused = None
             of_run = as_json(snapshot.problem) if snapshot and snapshot.problem else None
             problem = self._refused or of_run or self._unread or self._broken
-            self.set_trait("snapshot", {"seq": seq, **describe(snapshot), "problem": problem})
+            self._answerer = threading.get_ident()
+            try:
+                self.set_trait("snapshot", {"seq": seq, **describe(snapshot), "problem": problem})
+            finally:
+                self._answerer = 0
 
 
 def _moment(snapshot: Snapshot | None) -> tuple[str, str]:

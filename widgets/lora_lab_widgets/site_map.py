@@ -67,6 +67,8 @@ class SiteMap(Panel):
         return {name: round(float(v), 2) for name, v in values.items() if math.isfinite(v)}
 
     def _receive(self, _widget: object, content: Mapping[str, Any], _buffers: object) -> None:
+        if content.get("type") == "hello":
+            self.send({"type": "hello"})  # ipykernel 7: what follows need not wait for a busy cell
         # A message, not a trait written by the browser: each trait has one writer.
         if content.get("type") == "select" and content.get("site") in self._names:
             self.selected = content["site"]

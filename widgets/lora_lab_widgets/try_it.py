@@ -87,6 +87,8 @@ class TryIt(Panel):
             self.set_trait("busy", "")
 
     def _receive(self, _widget: object, content: Mapping[str, Any], _buffers: object) -> None:
+        if content.get("type") == "hello":
+            self.send({"type": "hello"})  # ipykernel 7: what follows need not wait for a busy cell
         if content.get("type") != "compare":
             return
         try:

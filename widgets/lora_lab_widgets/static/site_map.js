@@ -139,7 +139,7 @@ function render({ model, el: host, signal }) {
   const sizes = new ResizeObserver(drawAxis);
   sizes.observe(root);
   host.append(root);
-  // JupyterLab answers a widget beside a busy cell only if it has heard from it before.
+  // Answered by Python: from then on ipykernel takes this widget's messages beside a busy cell.
   model.send({ type: "hello" });
   draw();
   drawSelected();

@@ -72,7 +72,7 @@ function render({ model, el: host, signal }) {
   });
   host.append(root);
   drawInputs();
-  // JupyterLab answers a widget beside a busy cell only if it has heard from it before.
+  // Answered by Python: from then on ipykernel takes this widget's messages beside a busy cell.
   model.send({ type: "hello" });
   const cleanup = () => {
     unlisten();
