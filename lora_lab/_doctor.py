@@ -8,9 +8,9 @@ import sys
 from importlib import metadata
 from typing import Any
 
-from lora_lab._catalogue import CATALOGUE
-from lora_lab._embedded import find_wheel_file
 from lora_lab._format import format_bytes
+from lora_lab.models.embedded import find_wheel_file
+from lora_lab.models.entries import CATALOGUE
 
 _PACKAGES = (
     "lora-lab",

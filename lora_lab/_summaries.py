@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_lab._analysis_table import number
 from lora_lab._format import format_bytes, format_change
 from lora_lab.analysis import RankMap, SiteView
+from lora_lab.analysis.table import number
 
 if TYPE_CHECKING:
     from lora_lab.budget import Budget

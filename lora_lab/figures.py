@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import plotly.graph_objects as go
 
-from lora_lab._analysis_table import number
 from lora_lab._format import format_bytes
 from lora_lab._summaries import loss_summary, map_summary, memory_summary, summary
 from lora_lab.analysis import RankMap, SiteView
+from lora_lab.analysis.table import number
 from lora_lab.memory import MemoryReading
 
 if TYPE_CHECKING:

@@ -97,11 +97,12 @@ class LoraAdapter(Adapter):
         """Hang the factors below their layers; see `Adapter.insert`."""
         for layer, sites in self._layers.values():
             if not isinstance(layer, AdaptedLayer):
-                layer.__class__ = _adapted_class(type(layer))
-                layer.lora = nn.ModuleDict()
-                layer._active = active
+                layer.__class__ = _adapted_class(cast(Any, type(layer)))
+            adapted = cast(AdaptedLayer, layer)
+            if not hasattr(adapted, "lora"):
+                adapted.lora, adapted._active = nn.ModuleDict(), active
             sites.train(layer.training)
-            cast(nn.ModuleDict, layer.lora)[self.name] = sites
+            adapted.lora[self.name] = sites
 
     def remove(self) -> None:
         """Take the factors off their layers; see `Adapter.remove`."""
@@ -111,7 +112,7 @@ class LoraAdapter(Adapter):
             layer.lora.pop(self.name)
             if not layer.lora:
                 del layer.lora, layer._active
-                layer.__class__ = type(layer).base_class
+                cast(Any, layer).__class__ = layer.base_class
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield A and B of every site."""
@@ -157,15 +158,16 @@ class AdaptedLayer:
         """Return W₀x + b plus the active adapter's update, (..., d)."""
         sites = self.lora._modules.get(self._active.name)  # type: ignore[arg-type]
         if sites is None:
-            return self.base_class.forward(self, x)  # type: ignore[arg-type]
+            return self.base_class.forward(self, x)
         terms = [site.term() for site in cast(Iterable[LoraSite], sites)]
         if self.plain_product:
             return lowrank_linear(x, self.weight, self.bias, terms, self.transposed)
-        return add_terms(self.base_class.forward(self, x), x, terms)  # type: ignore[arg-type]
+        return add_terms(self.base_class.forward(self, x), x, terms)
 
 
 @functools.cache
-def _adapted_class(base: type[nn.Module]) -> type[nn.Module]:
+def _adapted_class(base: Any) -> type[nn.Module]:
+    """Return the subclass of a layer's class that adds the active adapter's update."""
     transposed = not issubclass(base, nn.Linear)
     members: dict[str, Any] = {
         "base_class": base,

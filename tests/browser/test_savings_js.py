@@ -12,8 +12,8 @@ from esm import EsmPage
 from lora_lab import _format
 from lora_lab.anatomy import Anatomy, anatomy
 from lora_lab.budget import evaluate_price, price_table
+from lora_lab.budget.costs import Budget
 from lora_lab.configs import LoraConfig
-from lora_lab.costs import Budget
 from lora_lab.models import model_config
 from lora_lab.plan import ranks
 from lora_lab_widgets.savings import Savings

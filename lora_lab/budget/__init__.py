@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab import activations as act
-from lora_lab.costs import Budget, Memory
+from lora_lab.budget import activations as act
+from lora_lab.budget.costs import Budget, Memory
 from lora_lab.errors import ConfigError
 from lora_lab.plan import ranks as ranks_of
 

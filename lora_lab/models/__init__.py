@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lora_lab._catalogue import CATALOGUE, CatalogueEntry
-from lora_lab._places import HUB_ID, Place, Source, find_model, load_errors, read_config
 from lora_lab._quiet import first_line, quiet_transformers
 from lora_lab.errors import ModelError
+from lora_lab.models.entries import CATALOGUE, CatalogueEntry
+from lora_lab.models.places import HUB_ID, Place, Source, find_model, load_errors, read_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from lora_lab import _anatomy_table
-from lora_lab._block_facts import BlockFacts
+from lora_lab.anatomy import table
+from lora_lab.anatomy.blocks import BlockFacts
 from lora_lab.errors import ModelError
 
 if TYPE_CHECKING:
@@ -132,10 +132,10 @@ class Anatomy:
         return self._cells.get((row.stack, row.layer, role))
 
     def __str__(self) -> str:
-        return _anatomy_table.as_text(self)
+        return table.as_text(self)
 
     def _repr_html_(self) -> str:
-        return _anatomy_table.as_html(self)
+        return table.as_html(self)
 
 
 def anatomy(model: nn.Module | PretrainedConfig) -> Anatomy:
@@ -153,12 +153,12 @@ def anatomy(model: nn.Module | PretrainedConfig) -> Anatomy:
         ModelError: where `model` is neither.
     """
     # Imported here: both build the dataclasses above.
-    from lora_lab import _anatomy_reader, _model_facts
+    from lora_lab.anatomy import facts, reader
 
     if isinstance(model, nn.Module):
-        return _anatomy_reader.read(model)
+        return reader.read(model)
     if _is_config(model):
-        return _anatomy_reader.read(_model_facts.build_on_meta(model))
+        return reader.read(facts.build_on_meta(model))
     raise ModelError(
         f"anatomy() needs a torch model or a transformers config, not {type(model).__name__}; "
         "ll.load_model(name).model is one"

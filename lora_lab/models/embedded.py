@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._catalogue import Wheel
 from lora_lab._quiet import first_line, quiet_transformers
 from lora_lab.errors import ModelError
+from lora_lab.models.entries import Wheel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_lab import _block_facts, _roles
-from lora_lab.anatomy import ModelShape
+from lora_lab.anatomy import ModelShape, blocks, roles
 from lora_lab.errors import ModelError
 
 
@@ -66,16 +65,16 @@ def shape(
     """
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    heads, kv_heads = _roles.head_counts(text) or (None, None)
-    hidden = _roles.first_int(text, "hidden_size", "d_model", "n_embd", "dim")
-    layers = _roles.first_int(text, "num_hidden_layers", "num_layers", "n_layer", "n_layers")
+    heads, kv_heads = roles.head_counts(text) or (None, None)
+    hidden = roles.first_int(text, "hidden_size", "d_model", "n_embd", "dim")
+    layers = roles.first_int(text, "num_hidden_layers", "num_layers", "n_layer", "n_layers")
     if layers is None or len(stack_layers) > 1:
         layers = sum(stack_layers.values())
-    head_dim = _roles.first_int(text, "head_dim", "d_kv")
+    head_dim = roles.first_int(text, "head_dim", "d_kv")
     if head_dim is None and heads and hidden:
         head_dim = hidden // heads
     if mlp_width is None:  # packed experts have no "down" of their own
-        mlp_width = _roles.first_int(text, "intermediate_size", "ffn_dim", "d_ff", "n_inner")
+        mlp_width = roles.first_int(text, "intermediate_size", "ffn_dim", "d_ff", "n_inner")
     embedded = getattr(embedding(model, "get_input_embeddings"), "weight", None)
     output = getattr(embedding(model, "get_output_embeddings"), "weight", None)
     return ModelShape(
@@ -86,14 +85,14 @@ def shape(
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
-        vocab_size=_roles.first_int(text, "vocab_size"),
-        max_positions=_roles.first_int(
+        vocab_size=roles.first_int(text, "vocab_size"),
+        max_positions=roles.first_int(
             text, "max_position_embeddings", "n_positions", "max_seq_len"
         ),
         tied_embeddings=embedded is not None and output is embedded,
         gated_mlp=gated_mlp,
         dtype_bytes=dtype_bytes,
-        block=_block_facts.read(model, lm_head=output is not None),
+        block=blocks.read(model, lm_head=output is not None),
     )
 
 
