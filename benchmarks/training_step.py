@@ -56,16 +56,25 @@ def floor() -> torch.nn.Module:
     return model
 
 
-def stepper(model: torch.nn.Module, batch: int, length: int) -> Callable[[], None]:
+def stepper(
+    model: torch.nn.Module, batch: int, length: int, device: str, dtype: torch.dtype
+) -> Callable[[], None]:
+    for parameter in model.parameters():
+        # The base in its dtype; adapters keep their float32 masters, ours and PEFT's alike.
+        parameter.data = parameter.data.to(device, None if parameter.requires_grad else dtype)
+    model.to(device)  # buffers
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=1e-4) if learned else None
     ids = torch.randint(0, 49152, (batch, length), generator=torch.Generator().manual_seed(1))
+    ids = ids.to(device)
 
     def step() -> None:
         model(input_ids=ids, labels=ids).loss.backward()
         if optimizer:
             optimizer.step()
             optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return step
 
@@ -75,15 +84,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     args = parser.parse_args(argv)
 
     models = {"ours": ours(), "peft": pefts(), "floor": floor()}
-    runs = {name: stepper(model, args.batch, args.length) for name, model in models.items()}
+    dtype = getattr(torch, args.dtype)
+    runs = {
+        name: stepper(model, args.batch, args.length, args.device, dtype)
+        for name, model in models.items()
+    }
     seconds = alternate(runs, args.rounds)
     ratio = median_ratio(seconds["ours"], seconds["peft"])
     lowest = median_ratio(seconds["floor"], seconds["peft"])
     print_table(
-        f"Training step, SmolLM2-135M shape, all linear, r=8, {args.batch} × {args.length} tokens",
+        f"Training step, SmolLM2-135M shape, all linear, r=8, {args.batch} × {args.length} tokens, "
+        f"{args.dtype} on {args.device}",
         [
             Row(
                 "step time against PEFT",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import socket
+import subprocess
 import sys
 import time
 import warnings
@@ -321,6 +323,27 @@ def test_no_network_and_no_wheel_is_said_at_once(
     assert time.perf_counter() - start < 10  # the hub client alone would retry for 25 s
     assert "\n" not in str(error.value)
     assert "cannot be reached" in str(error.value)
+
+
+def test_a_hub_id_loads_from_the_hubs_cache_without_network(tmp_path):
+    """The layout that huggingface_hub leaves on disk, read by a fresh, offline interpreter."""
+    sha = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--acme--tiny"
+    snapshot = repository / "snapshots" / sha
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(sha)
+    tiny_llama().save_pretrained(snapshot)
+    tiny_tokenizer().save_pretrained(snapshot)
+    code = (
+        "import lora_lab as ll; lm = ll.load_model('acme/tiny'); c = lm.card; "
+        "print(c.source, c.hub_id, c.parameters, len(lm.tokenizer), lm.model.config._name_or_path)"
+    )
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    count = sum(p.numel() for p in tiny_llama().parameters())
+    assert done.stdout.split() == ["hub", "acme/tiny", str(count), "259", "acme/tiny"]
 
 
 def test_offline_mode_asks_nobody(monkeypatch):

@@ -68,7 +68,9 @@ class DeltaW(ipywidgets.VBox):
         columns = [self._spectrum, self._overlap, self._map]
         row = ipywidgets.Box(columns, layout={"display": "flex", "flex_flow": "row wrap"})
         row.layout.grid_gap = f"{GAP}px"
-        head = ipywidgets.HBox([self._picker, self._line])
+        title = ipywidgets.HTML('<span class="ll-title">ΔW</span>')
+        head = ipywidgets.HBox([title, self._picker, self._line])
+        head.add_class("ll-delta-head")
         super().__init__([head, row], layout={"width": "100%", "overflow": "hidden"})
         self.add_class("ll-panel")
         for show, view in ((self._spectrum, "spectrum"), (self._overlap, "overlap")):

@@ -26,7 +26,7 @@ from lora_lab.tasks.generation import generate
 from lora_lab_widgets.delta_w import DeltaW
 from lora_lab_widgets.header import Header
 from lora_lab_widgets.rank_grid import RankGrid
-from lora_lab_widgets.run_panel import RunPanel
+from lora_lab_widgets.run_panel import RunPanel, default_settings
 from lora_lab_widgets.savings import Savings
 from lora_lab_widgets.try_it import TryIt
 
@@ -54,7 +54,8 @@ class Workbench:
         task: the name of an embedded task, or what `load_task` returned.
         config: what the grid shows first; the paper's q and v at r=8 by default.
         output_dir: where the runs' folders go.
-        **settings: first values of the run panel: max_steps, learning_rate, seed ….
+        **settings: fields of `TrainingConfig`. Those that the run panel shows (max_steps,
+            learning_rate, seed …) are its first values; the others hold for every run.
 
     Raises:
         ModelError, TaskError, ConfigError: as `load_model`, `load_task` and the configs do.
@@ -80,6 +81,10 @@ class Workbench:
         self._template = config or _first_config(self.anatomy)
         ranks = {p.site.name: p.r for p in plan(self.anatomy, self._template)}
 
+        TrainingConfig.from_dict(settings)  # refuses what does not exist or cannot work
+        shown = {name: value for name, value in settings.items() if name in default_settings()}
+        self._unshown = {name: value for name, value in settings.items() if name not in shown}
+
         bench = f"workbench-{id(self)}"
         self.grid = RankGrid.from_anatomy(self.anatomy, ranks, bench=bench)
         self.savings = Savings(bench=bench)
@@ -89,7 +94,7 @@ class Workbench:
             settings={
                 "lora_alpha": self._template.lora_alpha,
                 "lora_dropout": self._template.lora_dropout,
-                **settings,
+                **shown,
             },
             tasks=list(dict.fromkeys([given.name, "mini-e2e"])),
         )
@@ -211,6 +216,7 @@ class Workbench:
         }
         config, task = self.config, self._task(settings["task"])
         # Checked before the old adapter goes: what cannot start loses nothing.
+        training |= self._unshown
         run = train(self.lm, task, config, output_dir=self._output_dir, start=False, **training)
         detach(self.lm.model)
         self.run = run.start()

@@ -31,14 +31,17 @@ function formatRate(rate) {
   return rate >= 1 ? `${rate.toFixed(1)} steps/s` : `${(1 / rate).toFixed(1)} s/step`;
 }
 
-/** "BLEU 12.1 → 38.2" from {bleu_before, bleu}; every other metric by its own name. */
+const METRIC_LABELS = { loss: "held-out loss", bleu: "BLEU" };
+
+/** "BLEU 12.1 → 38.2" from {bleu_before, bleu}, or from {…_before, …_after}. */
 function formatMetrics(metrics) {
-  const names = [...new Set(Object.keys(metrics).map((name) => name.replace(/_before$/, "")))];
+  const names = [...new Set(Object.keys(metrics).map((name) => name.replace(/_(before|after)$/, "")))];
   const show = (value) => (value === null || value === undefined ? null : value.toPrecision(3));
   return names
     .map((name) => {
-      const [before, after] = [show(metrics[`${name}_before`]), show(metrics[name])];
-      const label = name.length <= 5 ? name.toUpperCase() : name;
+      const before = show(metrics[`${name}_before`]);
+      const after = show(metrics[`${name}_after`] ?? metrics[name]);
+      const label = METRIC_LABELS[name] ?? name;
       if (before && after) return `${label} ${before} → ${after}`;
       return after ? `${label} ${after}` : `${label} ${before ?? "–"} before`;
     })

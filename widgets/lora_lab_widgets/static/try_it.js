@@ -15,6 +15,12 @@ function render({ model, el: host, signal }) {
   const root = el(
     "section",
     { class: "ll-panel ll-try", "aria-label": "try it", "data-lm-suppress-shortcuts": "true" },
+    el(
+      "div",
+      { class: "ll-head" },
+      el("span", { class: "ll-title", text: "Try it" }),
+      el("span", { text: "one prompt, answered without and with the adapter" }),
+    ),
     prompt,
     el("div", { class: "ll-bar" }, button, el("label", { class: "ll-try-length ll-dim" }, "max new tokens", tokens), status),
     strip.node,

@@ -1,0 +1,170 @@
+"""The workbench without a browser: messages go to the handlers as the comm would bring them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lora_lab as ll
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.plan import ranks as ranks_of
+from lora_lab_widgets import Workbench
+
+sys.path.append(str(Path(__file__).parents[1] / "browser"))
+from tiny_chat import tiny_chat_model
+
+QUICK = {"max_steps": 4, "per_device_train_batch_size": 2, "max_length": 96, "eval_examples": 0}
+
+
+@pytest.fixture
+def wb(tmp_path):
+    bench = Workbench(*tiny_chat_model(), output_dir=tmp_path, **QUICK)
+    yield bench
+    if bench.run is not None and not bench.run.state.final:
+        bench.run.stop()
+        bench.run.wait(60)
+
+
+def tick(wb, theme="light", width=1000):
+    wb.panel._handle({"type": "tick", "seq": "t", "theme": theme, "width": width})
+    return wb.panel.snapshot
+
+
+def command(wb, name, **settings):
+    wb.panel._handle({"type": "command", "name": name, "seq": "c", "settings": settings})
+    return wb.panel.snapshot
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_it_starts_as_the_paper_does(wb):
+    assert wb.config == ll.LoraConfig(r=8, lora_alpha=16, target_modules=["q", "v"])
+    assert {wb.anatomy.by_name[site].role for site in wb.grid.ranks} == {"q", "v"}
+    assert "ll.LoraConfig(lora_alpha=16)" in wb.grid.code
+    assert wb.header.chips[2] == "mini-e2e · synthetic"
+
+
+def test_config_round_trip_and_repaint(wb):
+    config = ll.LoraConfig(
+        r=2,
+        lora_alpha=4,
+        lora_dropout=0.1,
+        target_modules=["down", "model.layers.1.self_attn.k_proj"],
+        rank_pattern={r"^model\.layers\.0\.mlp\.down_proj": 16},
+        use_rslora=True,
+    )
+    wb.config = config
+    assert wb.grid.ranks == ranks_of(wb.anatomy, config)
+    assert wb.savings.ranks == wb.grid.ranks
+    assert ranks_of(wb.anatomy, wb.config) == wb.grid.ranks
+    assert (wb.config.lora_alpha, wb.config.lora_dropout, wb.config.use_rslora) == (4, 0.1, True)
+
+
+def test_painting_reprices_and_the_price_is_the_budget(wb):
+    wb.grid.ranks = {"model.layers.0.self_attn.q_proj": 4}
+    shown = wb.savings.budget
+    assert shown.parameters_trainable == 4 * (64 + 64)
+    tokens = int(wb.savings.settings_text.split("×")[1].split()[0])
+    expected = ll.budget(wb.lm.model, wb.config, batch_size=2, sequence_length=tokens)
+    assert shown.to_json()["memory"] == expected.to_json()["memory"]
+
+
+def test_a_run_from_start_to_delta_w(wb):
+    assert command(wb, "start")["problem"] is None
+    assert tick(wb)["run_id"] == wb.run.id
+    until(lambda: tick(wb)["state"] == "done")
+    assert len(tick(wb)["losses"]) == 4
+    assert wb.savings.measured["kind"] == "tensor bytes on the CPU"
+    assert wb.savings.measured["peak"] > wb.savings.measured["current"] > 0
+    assert set(wb.delta_w.ranks) == set(wb.grid.ranks)
+    until(lambda: (tick(wb), "amplification" in wb.delta_w._line.value)[1])
+    assert not wb.grid.locked
+
+
+def test_the_grid_is_locked_while_it_trains_and_the_plan_cannot_change(wb):
+    command(wb, "start", max_steps=10_000)
+    until(lambda: tick(wb)["step"] > 0)
+    assert wb.grid.locked
+    with pytest.raises(RunError, match="is running; stop it to change the plan"):
+        wb.config = ll.LoraConfig()
+    assert "stop it to start another run" in command(wb, "start")["problem"]["message"]
+    command(wb, "pause")
+    until(lambda: tick(wb)["state"] == "paused")
+    command(wb, "resume")
+    until(lambda: tick(wb)["state"] == "running")
+    command(wb, "stop")
+    until(lambda: tick(wb)["state"] == "done")
+
+
+def test_a_second_run_replaces_the_adapter_without_a_word(wb, recwarn):
+    wb.start().result()
+    first = wb.run.adapter
+    wb.config = ll.LoraConfig(r=2, target_modules=["o"])
+    wb.start().result()
+    assert list(ll.attached(wb.lm.model)) == ["default"]
+    assert ll.attached(wb.lm.model)["default"] is wb.run.adapter is not first
+    assert not [w for w in recwarn if "replaced" in str(w.message)]
+
+
+def test_base_and_adapted_answers(wb):
+    base, adapted = wb._answer("name[The Blue Fig]", 4)
+    assert isinstance(base, str)
+    assert adapted is None, "there is no adapter yet"
+    wb.start().result()
+    again, adapted = wb._answer("name[The Blue Fig]", 4)
+    assert again == base
+    assert isinstance(adapted, str)
+    assert ll.active(wb.lm.model) == "default"
+
+
+def test_saved_adapters_load_elsewhere(wb, tmp_path):
+    wb.start().result()
+    twin, _ = tiny_chat_model()
+    loaded = ll.load_adapter(twin, wb.save(tmp_path / "adapter"))
+    assert loaded.sites.keys() == wb.run.adapter.sites.keys()
+
+
+def test_bad_input_is_said_and_nothing_is_lost(wb):
+    before = dict(wb.grid.ranks)
+    wb.grid.ranks = {}
+    assert "no rank is painted" in command(wb, "start")["problem"]["message"]
+    assert wb.run is None
+    wb.grid.ranks = before
+    shown = command(wb, "start", learning_rate=-1)["problem"]
+    assert shown["message"] == "learning_rate is -1; it must be a positive number"
+    assert shown["field"] == "learning_rate"
+    assert "press Start first" in command(wb, "pause")["problem"]["message"]
+    with pytest.raises(ConfigError, match="no field 'max_step'; did you mean 'max_steps'"):
+        Workbench(*tiny_chat_model(), max_step=3)
+    with pytest.raises(ConfigError, match=r"needs its tokenizer: Workbench\(model, tokenizer\)"):
+        Workbench(tiny_chat_model()[0])
+
+
+def test_it_shows_as_a_view_with_a_table_for_github(wb):
+    bundle = wb._repr_mimebundle_()
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == wb.box.model_id
+    assert "<table>" in bundle["text/html"]
+    assert bundle["text/plain"].startswith("<Workbench LlamaForCausalLM: 8 of 28 matrices")
+
+
+def test_names_are_escaped_where_they_meet_html(tmp_path):
+    from lora_lab.models import LoadedModel
+
+    model, tokenizer = tiny_chat_model()
+    wb = Workbench(LoadedModel.given(model, tokenizer, "<script>alert(1)</script>"))
+    assert "<script>" not in wb.fallback_html()
+    assert "&lt;script&gt;" in wb.fallback_html()
+
+
+def test_two_workbenches_on_one_page_have_benches_of_their_own(wb):
+    other = Workbench(*tiny_chat_model())
+    assert other.grid.bench != wb.grid.bench
+    assert wb.grid.bench == wb.savings.bench
