@@ -24,8 +24,8 @@ from lora_lab_widgets._live_figure import LiveFigure
 from lora_lab_widgets.site_map import SiteMap, site_label
 
 GAP = 18  # pixels between the columns
-PAUSE = 0.5  # seconds between two looks at ΔW, at least
-SHARE = 0.05  # of the time that looking may take, at most
+PAUSE = 1.0  # seconds between two looks at ΔW, at least
+SHARE = 0.02  # of the time that looking may take, at most
 NOTHING_YET = "The spectrum of ΔW and its overlap with W₀ show here when training has begun."
 
 

@@ -1,7 +1,7 @@
 // The heartbeat. One clock a panel, however many views it has: it asks Python while at least one
 // view can be seen, and asks again only when the last question is answered.
 
-const ACTIVE_MS = 250; // between questions while a run goes on
+const ACTIVE_MS = 250; // between questions while a run goes on; slow steps need fewer
 const CALM_MS = 1000; // while nothing changes by itself
 const ANSWER_MS = 10_000; // after so long without an answer, ask again
 const BUSY_MS = 2_000; // after so long, say that the kernel is busy
@@ -18,6 +18,7 @@ class Clock {
     this.askedAt = -Infinity;
     this.eagerUntil = 0;
     this.active = false;
+    this.pace = ACTIVE_MS;
     this.timer = 0;
     this.busyTimer = 0;
     this.wake = () => this.plan();
@@ -44,8 +45,10 @@ class Clock {
   }
 
   /** A snapshot arrived: perhaps the answer, perhaps another page's. */
-  heard({ seq, state }) {
+  heard({ seq, state, rate }) {
     this.active = ACTIVE_STATES.includes(state);
+    // Twice a step is often enough to see each one; more would only take time from a slow machine.
+    this.pace = Math.min(CALM_MS, Math.max(ACTIVE_MS, rate ? 500 / rate : 0));
     if (seq === this.waiting) {
       this.waiting = null;
       clearTimeout(this.busyTimer);
@@ -60,8 +63,8 @@ class Clock {
     clearTimeout(this.timer);
     if (!this.looking()) return;
     const now = performance.now();
-    const often = this.active || now < this.eagerUntil;
-    const due = this.askedAt + (often ? ACTIVE_MS : CALM_MS);
+    const eager = now < this.eagerUntil;
+    const due = this.askedAt + (eager ? ACTIVE_MS : this.active ? this.pace : CALM_MS);
     this.timer = setTimeout(() => this.ask(), Math.max(0, due - now));
   }
 

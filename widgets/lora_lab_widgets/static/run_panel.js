@@ -134,8 +134,14 @@ function render({ model, el: host, signal }) {
     spoken,
   );
 
+  let drawn = "";
+  const drawNews = () => {
+    const { seq, ...news } = model.get("snapshot");
+    if (JSON.stringify(news) !== drawn) draw();
+  };
   const draw = () => {
-    const s = model.get("snapshot");
+    const { seq, ...s } = model.get("snapshot");
+    drawn = JSON.stringify(s);
     const open = OPEN_STATES.includes(s.state);
     root.dataset.llState = s.state;
     root.dataset.llStep = s.step;
@@ -180,7 +186,7 @@ function render({ model, el: host, signal }) {
   clock = joined;
   const unlisten = listen(model, {
     "change:snapshot": () => {
-      draw();
+      drawNews();
       clock.heard(model.get("snapshot"));
     },
     "change:settings": () => {
