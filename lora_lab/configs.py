@@ -122,13 +122,14 @@ class TrainingConfig(_Config):
         per_device_train_batch_size: examples a forward pass.
         gradient_accumulation_steps: forward passes an optimizer step.
         learning_rate: peak rate of AdamW.
-        warmup_steps: linear warm-up from 0, then `lr_scheduler_type`.
-        max_length: tokens an example, prompt and completion together; longer ones are cut at the
-            end of the prompt's side, and counted.
-        eval_examples: held-out meanings generated and scored before and after training; 0: none.
+        warmup_steps: linear warm-up from 0, then `lr_scheduler_type` down to the last step.
+        weight_decay: AdamW's, of A and B.
+        max_grad_norm: gradients are scaled down to this norm over the whole adapter.
+        max_length: tokens an example, prompt and completion together; of a longer one the start
+            of the prompt is cut, and how many were cut is noted.
+        eval_examples: held-out prompts answered and scored before and after training; 0: none.
         save_steps: a checkpoint every so many steps, and one at the end; 0: only at the end.
         gradient_checkpointing: recompute each block in the backward pass.
-        dtype: "auto" trains in the model's own dtype (with autocast for float32 on CUDA left off).
         seed: of the adapter's init, the data order and dropout.
     """
 

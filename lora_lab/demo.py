@@ -15,6 +15,7 @@ from lora_lab.models import load_model
 from lora_lab.report import write_run_report
 from lora_lab.runs import Run, train
 from lora_lab.tasks import load_task
+from lora_lab.tasks.encoding import longest
 
 _LOOKS_PER_SECOND = 5
 
@@ -48,19 +49,19 @@ def demo(
     _follow(run, console)
     result = run.result()
 
-    plan = budget(lm.model, config, batch_size=run.training.per_device_train_batch_size)
+    training = run.training
+    plan = budget(
+        lm.model,
+        config,
+        batch_size=training.per_device_train_batch_size,
+        sequence_length=longest(data, lm.tokenizer, training.max_length),
+    )
     console.print("", str(plan), "", sep="\n", highlight=False, soft_wrap=True)
     metrics = result.metrics
-    for what, before, after in (
-        ("loss", "loss_before", "loss_after"),
-        ("BLEU", "bleu_before", "bleu"),
-    ):
-        if before in metrics and after in metrics:
-            console.print(
-                f"held-out {what:<4}  {metrics[before]:6.2f} → {metrics[after]:6.2f}",
-                highlight=False,
-                soft_wrap=True,
-            )
+    for label, name in (("loss", "loss"), ("BLEU", "bleu")):
+        if f"{name}_after" in metrics:
+            before, after = metrics[f"{name}_before"], metrics[f"{name}_after"]
+            console.print(f"held-out {label}  {before:6.2f} → {after:6.2f}", highlight=False)
     for sample in result.samples[:2]:
         console.print(
             f"\n{sample.prompt}", f"  base     {_one_line(sample.base)}", sep="\n", markup=False

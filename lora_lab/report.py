@@ -71,7 +71,7 @@ def write_report(
         config_python: the config as Python.
         budget: full fine-tuning against the plan.
         losses: (step, nats a token).
-        metrics: numbers before and after; "bleu_before" is shown beside "bleu".
+        metrics: {name_before, name_after}, such as "bleu_before" and "bleu_after".
         analysis: ΔW of every site.
         views: a few sites in detail, the strongest first.
         samples: (prompt, reference, base model's answer, adapted model's answer).
@@ -207,13 +207,12 @@ def _headline(
     ]
     if losses:
         tiles.append((f"{losses[0][1]:.2f} → {losses[-1][1]:.2f}", "training loss, nats a token"))
-    for name, value in metrics.items():
-        if name.endswith("_before"):
-            continue
-        before = metrics.get(f"{name}_before")
-        shown = f"{value:.3g}" if before is None else f"{before:.3g} → {value:.3g}"
-        label = name.upper() if name == "bleu" else name.replace("_", " ")
-        tiles.append((shown, label if before is None else f"{label}, before → after"))
+    for key, after in metrics.items():
+        name = key.removesuffix("_after")
+        if name != key:
+            before = metrics[f"{name}_before"]
+            label = {"loss": "held-out loss", "bleu": "BLEU"}.get(name, name)
+            tiles.append((f"{before:.3g} → {after:.3g}", f"{label}, before → after"))
     cells = "".join(f"<div><b>{escape(big)}</b><span>{escape(s)}</span></div>" for big, s in tiles)
     return f'<section class="tiles">{cells}</section>'
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import Any
 
 from lora_lab.adapters import LoraAdapter
@@ -20,7 +21,9 @@ class Observer:
     def __init__(self, adapter: LoraAdapter) -> None:
         self.adapter = adapter
         self._spectra_at = float("-inf")
-        self._spectra_cost = 0.0
+        # Seconds that the last two looks took. The lesser counts: one that started cold or met a
+        # busy machine says little of the next.
+        self._spectra_costs = deque([0.0], maxlen=2)
         self._factors_due = float("-inf")
         self._watched: str | None = None
 
@@ -38,7 +41,7 @@ class Observer:
         if now or start >= self._next_spectra(watched=watch is not None):
             changes["spectra"] = Spectra(step, adapter_spectra(self.adapter))
             self._spectra_at = clock()
-            self._spectra_cost = self._spectra_at - start
+            self._spectra_costs.append(self._spectra_at - start)
         start = clock()
         due = start >= self._factors_due or watch != self._watched
         if watch in self.adapter.sites and (now or due):
@@ -49,7 +52,7 @@ class Observer:
 
     def _next_spectra(self, watched: bool) -> float:
         least = _WATCHED_SECONDS if watched else _UNWATCHED_SECONDS
-        return self._spectra_at + max(least, _SHARE * self._spectra_cost)
+        return self._spectra_at + max(least, _SHARE * min(self._spectra_costs))
 
 
 def copy_factors(adapter: LoraAdapter, site_name: str, step: int) -> Factors:

@@ -46,7 +46,7 @@ class RunResult:
     id: str
     folder: Path
     adapter_folder: Path  # PEFT reads it
-    metrics: dict[str, float]  # loss_before loss_after bleu_before bleu …
+    metrics: dict[str, float]  # loss_before loss_after bleu_before bleu_after
     losses: tuple[tuple[int, float], ...]  # (step, nats a token), every step
     samples: tuple[Sample, ...]
     seconds: float  # trained time, pauses left out

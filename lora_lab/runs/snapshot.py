@@ -71,7 +71,7 @@ class Snapshot:
     steps_per_second: float | None = None
     elapsed_seconds: float = 0.0  # trained time, pauses left out
     eta_seconds: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)  # "bleu_before", "bleu" …
+    metrics: Mapping[str, float] = field(default_factory=dict)  # "bleu_before", "bleu_after" …
     memory: MemoryReading | None = None
     spectra: Spectra | None = None
     factors: Factors | None = None  # of the site named by `Run.watch`

@@ -124,10 +124,9 @@ class Worker:
         self._enter("evaluating")
         scores = self.data.evaluate(adapted=True)
         if scores is not None:
-            loss = scores.pop("loss")
-            if not math.isfinite(loss):
-                raise NotFiniteError(f"the held-out loss is {loss} after training", True)
-            self._add_metrics({"loss_after": loss, **scores})
+            if not math.isfinite(scores["loss"]):
+                raise NotFiniteError(f"the held-out loss is {scores['loss']} after training", True)
+            self._add_metrics({f"{name}_after": value for name, value in scores.items()})
 
     def _train(self) -> None:
         run = self.run

@@ -86,6 +86,12 @@ def encode_all(
     return encoded, sum(item["cut"] > 0 for item in encoded)
 
 
+def longest(task: Task, tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> int:
+    """Return the tokens of the longest training example: what a batch is padded to at most."""
+    encoded, _ = encode_all(task.train, task, tokenizer, max_length)
+    return max(len(item["input_ids"]) for item in encoded)
+
+
 def collate(batch: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     """Pad on the right to the longest.
 

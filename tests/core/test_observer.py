@@ -110,3 +110,13 @@ def test_seeded_draws_from_the_seed_and_leaves_the_callers_sequence_alone():
     assert torch.equal(torch.rand(3), expected)
     torch.manual_seed(7)
     assert torch.equal(torch.rand(3), drawn)
+
+
+def test_one_slow_look_does_not_blind_the_views(scene):
+    observer, clock, cost = scene
+    site = next(iter(observer.adapter.sites))
+    cost["seconds"] = 2.0  # the first one starts cold
+    assert "spectra" in observer.look(1, site)
+    cost["seconds"] = 0.001
+    clock.now += 0.3
+    assert "spectra" in observer.look(2, site)

@@ -67,7 +67,7 @@ def test_a_run_learns_and_leaves_everything(begin, tmp_path, capfd):
     assert [step for step, _ in result.losses] == list(range(1, 101))
     assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:3])
     assert result.metrics["loss_after"] < 0.5 * result.metrics["loss_before"]
-    assert result.metrics["bleu"] > result.metrics["bleu_before"] == 0.0
+    assert result.metrics["bleu_after"] > result.metrics["bleu_before"] == 0.0
     assert len(result.samples) == 4
     for sample in result.samples:
         assert sample.base is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,13 @@ from lora_lab.anatomy import anatomy
 from lora_lab.budget import price_table
 from lora_lab.checkpoint import save_adapter
 from lora_lab.configs import LoraConfig, TrainingConfig
-from lora_lab.errors import ConfigError, RunError
+from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.models import LoadedModel, load_model
 from lora_lab.plan import config_from_ranks, plan
 from lora_lab.runs import Factors, Run, RunState, Snapshot, train
 from lora_lab.runs.observer import copy_factors
 from lora_lab.tasks import Task, load_task
-from lora_lab.tasks.encoding import encode
+from lora_lab.tasks.encoding import longest
 from lora_lab.tasks.generation import generate
 from lora_lab_widgets.delta_w import DeltaW
 from lora_lab_widgets.header import Header
@@ -76,7 +75,7 @@ class Workbench:
         self._output_dir = Path(output_dir)
         given = load_task(task) if isinstance(task, str) else task
         self._tasks = {given.name: given}
-        self._lengths: dict[str, int] = {}  # tokens of the longest training example, by task
+        self._lengths: dict[tuple[str, int], int] = {}  # (task, max_length): its longest example
         self.anatomy = anatomy(self.lm.model)
         self._template = config or _first_config(self.anatomy)
         ranks = {p.site.name: p.r for p in plan(self.anatomy, self._template)}
@@ -244,10 +243,10 @@ class Workbench:
 
     def _price(self) -> None:
         settings = self.panel.settings
-        with contextlib.suppress(ConfigError, TypeError, ValueError):  # said when it is started
+        with contextlib.suppress(ConfigError, TaskError, TypeError):  # said when it is started
             checked = TrainingConfig(**{name: settings[name] for name in _TRAINING_SETTINGS})
             batch = checked.per_device_train_batch_size
-            tokens = min(checked.max_length, self._longest(self.task))
+            tokens = self._longest(self.task, checked.max_length)
             self.savings.price = price_table(
                 self.anatomy,
                 batch_size=batch,
@@ -332,15 +331,11 @@ class Workbench:
             self._tasks[name] = load_task(name)
         return self._tasks[name]
 
-    def _longest(self, task: Task) -> int:
-        if task.name not in self._lengths:
-            limit = 1 << 20  # a length that cuts nothing
-            encoded: Iterable[int] = (
-                len(encode(example, task, self.lm.tokenizer, limit)["input_ids"])
-                for example in task.train
-            )
-            self._lengths[task.name] = max(encoded)
-        return self._lengths[task.name]
+    def _longest(self, task: Task, max_length: int) -> int:
+        key = (task.name, max_length)
+        if key not in self._lengths:
+            self._lengths[key] = longest(task, self.lm.tokenizer, max_length)
+        return self._lengths[key]
 
 
 def _loaded(

@@ -10,7 +10,7 @@ const HOLD_MS = 350; // a finger that rests this long paints in any direction
 const SLIP_PX = 8;
 const NOTE_MS = 5000;
 const LONG = 32; // rows that show without scrolling inside
-const LOCKED = "read-only while a run trains";
+const LOCKED = "locked while it trains";
 const HELP = "click or drag to paint; arrow keys, 1–9, + and −, Shift to select";
 
 class RankGridView {

@@ -33,17 +33,16 @@ function formatRate(rate) {
 
 const METRIC_LABELS = { loss: "held-out loss", bleu: "BLEU" };
 
-/** "BLEU 12.1 → 38.2" from {bleu_before, bleu}, or from {…_before, …_after}. */
+/** "BLEU 12.1 → 38.2" from {bleu_before, bleu_after}. */
 function formatMetrics(metrics) {
   const names = [...new Set(Object.keys(metrics).map((name) => name.replace(/_(before|after)$/, "")))];
   const show = (value) => (value === null || value === undefined ? null : value.toPrecision(3));
   return names
     .map((name) => {
       const before = show(metrics[`${name}_before`]);
-      const after = show(metrics[`${name}_after`] ?? metrics[name]);
+      const after = show(metrics[`${name}_after`]);
       const label = METRIC_LABELS[name] ?? name;
-      if (before && after) return `${label} ${before} → ${after}`;
-      return after ? `${label} ${after}` : `${label} ${before ?? "–"} before`;
+      return after ? `${label} ${before} → ${after}` : `${label} ${before ?? "–"} before`;
     })
     .join(" · ");
 }
