@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# In a container one often is root, and JupyterLab wants to be told that this is meant.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 INPUTS := pyproject.toml constraints.txt embedded-models.txt
 
 .PHONY: help lab demo test check format bench screenshot clean
@@ -11,7 +13,7 @@ help:            ## list the targets
 	@grep -E '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
 lab: $(VENV)/.lab            ## set up, then open JupyterLab on the workbench
-	$(BIN)/jupyter lab notebooks/00_workbench.ipynb
+	$(BIN)/jupyter lab $(AS_ROOT) notebooks/00_workbench.ipynb
 
 demo: $(VENV)/.lab           ## train on the embedded model without a browser; writes report.html
 	$(BIN)/lora-lab demo

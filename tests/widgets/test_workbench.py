@@ -168,3 +168,18 @@ def test_two_workbenches_on_one_page_have_benches_of_their_own(wb):
     other = Workbench(*tiny_chat_model())
     assert other.grid.bench != wb.grid.bench
     assert wb.grid.bench == wb.savings.bench
+
+
+def test_a_start_that_is_refused_loses_nothing(wb, tmp_path):
+    wb.start().result()
+    adapter = wb.run.adapter
+    other = Workbench(*tiny_chat_model(), output_dir=tmp_path, **{**QUICK, "max_steps": 10_000})
+    try:
+        other.start()
+        before = wb.run
+        assert "one run trains at a time" in command(wb, "start")["problem"]["message"]
+        assert wb.run is before
+        assert ll.attached(wb.lm.model)["default"] is adapter
+    finally:
+        other.run.stop()
+        other.run.wait(60)

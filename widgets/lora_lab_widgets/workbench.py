@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import html
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from lora_lab.adapters import LoraAdapter, activate, active, attached, detach
+from lora_lab.adapters import LoraAdapter, activate, active, attached
 from lora_lab.anatomy import anatomy
 from lora_lab.budget import price_table
 from lora_lab.checkpoint import save_adapter
@@ -214,11 +215,12 @@ class Workbench:
             if name not in ("task", "lora_alpha", "lora_dropout")
         }
         config, task = self.config, self._task(settings["task"])
-        # Checked before the old adapter goes: what cannot start loses nothing.
         training |= self._unshown
         run = train(self.lm, task, config, output_dir=self._output_dir, start=False, **training)
-        detach(self.lm.model)
-        self.run = run.start()
+        with warnings.catch_warnings():
+            # That the last run's adapter goes is what Start means here.
+            warnings.filterwarnings("ignore", f"adapter '{ADAPTER}' was attached already")
+            self.run = run.start()
         self._show_adapter()
 
     def _repainted(self) -> None:
