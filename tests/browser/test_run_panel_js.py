@@ -117,11 +117,22 @@ def test_asks_again_after_ten_seconds_without_an_answer(timed: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "low", "high"),
-    [("running", 18, 21), ("stopping", 18, 21), ("idle", 4, 6), ("paused", 4, 6), ("done", 4, 6)],
+    ("state", "rate", "low", "high"),
+    [
+        ("running", 20.0, 18, 21),
+        ("stopping", 20.0, 18, 21),
+        ("running", 2.0, 9, 11),  # once a step is enough where steps are slow
+        ("running", 0.1, 4, 6),
+        ("running", None, 18, 21),
+        ("idle", None, 4, 6),
+        ("paused", 20.0, 4, 6),
+        ("done", 20.0, 4, 6),
+    ],
 )
-def test_looks_often_only_while_a_run_goes_on(timed: Make, state: str, low: int, high: int) -> None:
-    esm = timed(panel(), {"snapshot": shown(TRAINING, state=state)})
+def test_looks_often_only_while_a_run_goes_on(
+    timed: Make, state: str, rate: float | None, low: int, high: int
+) -> None:
+    esm = timed(panel(), {"snapshot": shown(TRAINING, state=state, rate=rate)})
     esm.page.evaluate(ANSWERING)
     esm.page.clock.run_for(100)
     esm.clear_log()
@@ -178,7 +189,7 @@ def test_beats_while_any_part_of_its_workbench_is_in_sight(timed: Make) -> None:
 def test_two_views_share_one_clock_and_agree(timed: Make) -> None:
     esm = timed(panel(TRAINING), views=2)
     assert len(ticks(esm)) == 1
-    answer(esm, step=187)
+    answer(esm, step=187, rate=20.0)
     for i in (0, 1):
         expect(esm.view(i).locator(".ll-run-step")).to_have_text("step 187 / 300")
     esm.page.evaluate(ANSWERING)

@@ -24,7 +24,9 @@ from lora_lab_widgets._live_figure import LiveFigure
 from lora_lab_widgets.site_map import SiteMap, site_label
 
 GAP = 18  # pixels between the columns
-PAUSE = 1.0  # seconds between two looks at ΔW, at least
+PAUSE = 0.5  # seconds between two looks at ΔW, at least
+LONGEST_PAUSE = 4.0  # seconds; how long slow steps may make it
+STEPS = 4  # steps between two looks, where they are slow: drawing takes the cores from training
 SHARE = 0.02  # of the time that looking may take, at most
 NOTHING_YET = "The spectrum of ΔW and its overlap with W₀ show here when training has begun."
 
@@ -91,7 +93,7 @@ class DeltaW(ipywidgets.VBox):
         with self._lock:
             self._arrange(width or 1000)
             self._draw_map(snapshot.spectra if snapshot else None)
-            self._take()
+            self._take(_pause(snapshot))
             self._look(snapshot)
             if self._view is not None:
                 named: Literal["light", "dark"] = "dark" if theme == "dark" else "light"
@@ -117,11 +119,11 @@ class DeltaW(ipywidgets.VBox):
         factors = self._factors(site)
         return None if factors is None else site_view(factors, self._base_weight(site))
 
-    def _take(self) -> None:
+    def _take(self, pause: float) -> None:
         outcome = self._job.take()
         if outcome is None:
             return
-        self._rest_until = time.monotonic() + max(PAUSE, outcome.seconds / SHARE)
+        self._rest_until = time.monotonic() + max(pause, outcome.seconds / SHARE)
         if outcome.error is not None:
             self._say_error(outcome.error)
         elif outcome.value is not None and outcome.value.site == self.selected:
@@ -198,6 +200,11 @@ class DeltaW(ipywidgets.VBox):
         known = isinstance(error, LoraLabError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
         self._line.value = f'<div class="ll-error" role="alert">{html.escape(text)}</div>'
+
+
+def _pause(snapshot: Snapshot | None) -> float:
+    rate = snapshot.steps_per_second if snapshot and not snapshot.state.final else None
+    return min(LONGEST_PAUSE, max(PAUSE, STEPS / rate if rate else 0.0))
 
 
 def effective_ranks(singular_values: Mapping[str, np.ndarray]) -> dict[str, float]:

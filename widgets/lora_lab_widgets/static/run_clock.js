@@ -47,8 +47,8 @@ class Clock {
   /** A snapshot arrived: perhaps the answer, perhaps another page's. */
   heard({ seq, state, rate }) {
     this.active = ACTIVE_STATES.includes(state);
-    // Twice a step is often enough to see each one; more would only take time from a slow machine.
-    this.pace = Math.min(CALM_MS, Math.max(ACTIVE_MS, rate ? 500 / rate : 0));
+    // Once a step is enough where steps are slow: there the browser often sits on the same cores.
+    this.pace = Math.min(CALM_MS, Math.max(ACTIVE_MS, rate ? 1000 / rate : 0));
     if (seq === this.waiting) {
       this.waiting = null;
       clearTimeout(this.busyTimer);
