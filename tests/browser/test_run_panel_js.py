@@ -121,7 +121,7 @@ def test_asks_again_after_ten_seconds_without_an_answer(timed: Make) -> None:
     [
         ("running", 20.0, 18, 21),
         ("stopping", 20.0, 18, 21),
-        ("running", 2.0, 9, 11),  # once a step is enough where steps are slow
+        ("running", 3.0, 9, 11),  # slow steps need fewer looks
         ("running", 0.1, 4, 6),
         ("running", None, 18, 21),
         ("idle", None, 4, 6),

@@ -17,7 +17,7 @@ import traitlets
 from lora_lab.analysis import SiteView, site_view
 from lora_lab.anatomy import Anatomy
 from lora_lab.errors import LoraLabError
-from lora_lab.runs.snapshot import Factors, Snapshot, Spectra
+from lora_lab.runs.snapshot import Factors, RunState, Snapshot, Spectra
 from lora_lab.spectra import effective_rank
 from lora_lab_widgets._background import Background
 from lora_lab_widgets._live_figure import LiveFigure
@@ -25,8 +25,8 @@ from lora_lab_widgets.site_map import SiteMap, site_label
 
 GAP = 18  # pixels between the columns
 PAUSE = 0.5  # seconds between two looks at ΔW, at least
-LONGEST_PAUSE = 4.0  # seconds; how long slow steps may make it
-STEPS = 4  # steps between two looks, where they are slow: drawing takes the cores from training
+LONGEST_PAUSE = 5.0  # seconds; how long slow steps may make it
+STEPS = 6  # steps between two looks, where they are slow: drawing takes the cores from training
 SHARE = 0.02  # of the time that looking may take, at most
 NOTHING_YET = "The spectrum of ΔW and its overlap with W₀ show here when training has begun."
 
@@ -63,6 +63,7 @@ class DeltaW(ipywidgets.VBox):
         self._rest_until = 0.0
         self._view: SiteView | None = None
         self._mapped: Spectra | None = None
+        self._map_due = 0.0
         self._picker = ipywidgets.Dropdown(layout={"width": "200px"}, options=[("no site", "")])
         self._line = ipywidgets.HTML(_dim(NOTHING_YET))
         self._map = SiteMap(anatomy)
@@ -92,7 +93,8 @@ class DeltaW(ipywidgets.VBox):
         """
         with self._lock:
             self._arrange(width or 1000)
-            self._draw_map(snapshot.spectra if snapshot else None)
+            if snapshot is not None:
+                self._draw_map(snapshot)
             self._take(_pause(snapshot))
             self._look(snapshot)
             if self._view is not None:
@@ -105,6 +107,7 @@ class DeltaW(ipywidgets.VBox):
         """Look at ΔW again at the next tick, though no step was trained: after a new adapter."""
         with self._lock:
             self._asked = self._mapped = None
+            self._map_due = 0.0
 
     def _look(self, snapshot: Snapshot | None) -> None:
         run = (snapshot.run_id, snapshot.version) if snapshot else ("", 0)
@@ -144,9 +147,13 @@ class DeltaW(ipywidgets.VBox):
         if self._map.layout.width != map_width:
             self._map.layout.width = map_width
 
-    def _draw_map(self, spectra: Spectra | None) -> None:
-        if spectra is None or spectra is self._mapped:
+    def _draw_map(self, snapshot: Snapshot) -> None:
+        spectra, now = snapshot.spectra, time.monotonic()
+        # At rest what came last is drawn at once: no step follows that would bring another.
+        due = now >= self._map_due or snapshot.state is not RunState.RUNNING
+        if spectra is None or spectra is self._mapped or not due:
             return
+        self._map_due = now + _pause(snapshot)
         self._mapped = spectra
         self._map.values = effective_ranks(spectra.singular_values)
 

@@ -47,8 +47,8 @@ class Clock {
   /** A snapshot arrived: perhaps the answer, perhaps another page's. */
   heard({ seq, state, rate }) {
     this.active = ACTIVE_STATES.includes(state);
-    // Once a step is enough where steps are slow: there the browser often sits on the same cores.
-    this.pace = Math.min(CALM_MS, Math.max(ACTIVE_MS, rate ? 1000 / rate : 0));
+    // Slow steps need few looks, and there the browser often sits on the cores that train.
+    this.pace = Math.min(CALM_MS, Math.max(ACTIVE_MS, rate ? 1500 / rate : 0));
     if (seq === this.waiting) {
       this.waiting = null;
       clearTimeout(this.busyTimer);
