@@ -141,7 +141,7 @@ def test_looks_often_only_while_a_run_goes_on(
 
 
 def test_asks_nothing_while_nobody_looks(timed: Make) -> None:
-    esm = timed(panel(TRAINING))
+    esm = timed(panel(), {"snapshot": shown(TRAINING, rate=20.0)})
     esm.page.evaluate(ANSWERING)
     hide = """hidden => {
       Object.defineProperty(document, "visibilityState", {configurable: true, get: () => hidden ? "hidden" : "visible"});
@@ -157,7 +157,7 @@ def test_asks_nothing_while_nobody_looks(timed: Make) -> None:
 
 
 def test_asks_nothing_while_scrolled_away(timed: Make) -> None:
-    esm = timed(panel(TRAINING))
+    esm = timed(panel(), {"snapshot": shown(TRAINING, rate=20.0)})
     esm.page.evaluate(ANSWERING)
     esm.page.evaluate("() => { document.body.style.paddingTop = '5000px'; }")
     settle(esm)
