@@ -93,8 +93,8 @@ class LoraConfig(_Config):
         _need_positive("lora_alpha", self.lora_alpha)
         for key, alpha in self.alpha_pattern.items():
             _need_positive(f"alpha_pattern[{key!r}]", alpha)
-        if not 0 <= self.lora_dropout < 1:
-            raise ConfigError(f"lora_dropout is {self.lora_dropout}; it must lie in [0, 1)")
+        if not isinstance(self.lora_dropout, (int, float)) or not 0 <= self.lora_dropout < 1:
+            raise ConfigError(f"lora_dropout is {self.lora_dropout!r}; it must lie in [0, 1)")
         if not targets:
             raise ConfigError('target_modules is empty; name at least one, such as ["q", "v"]')
         if self.init_lora_weights not in (True, False, "gaussian"):

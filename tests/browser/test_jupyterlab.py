@@ -51,10 +51,6 @@ def show(lab: JupyterLab, page: Page, *cells: str, steps: int = 400, name: str) 
     return notebook
 
 
-def state(page: Page) -> str:
-    return page.locator(".ll-run").first.get_attribute("data-ll-state") or ""
-
-
 def wait_for_state(page: Page, *wanted: str, seconds: float = 60) -> None:
     pattern = re.compile("|".join(wanted))
     expect(page.locator(".ll-run").first).to_have_attribute(

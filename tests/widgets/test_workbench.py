@@ -49,7 +49,7 @@ def test_it_starts_as_the_paper_does(wb):
     assert wb.config == ll.LoraConfig(r=8, lora_alpha=16, target_modules=["q", "v"])
     assert {wb.anatomy.by_name[site].role for site in wb.grid.ranks} == {"q", "v"}
     assert "ll.LoraConfig(lora_alpha=16)" in wb.grid.code
-    assert wb.header.chips[2] == "mini-e2e · synthetic"
+    assert wb.header.chips[2:] == ["mini-e2e · synthetic", "α 16 · dropout 0"]
 
 
 def test_config_round_trip_and_repaint(wb):
@@ -142,6 +142,11 @@ def test_bad_input_is_said_and_nothing_is_lost(wb):
     assert shown["message"] == "learning_rate is -1; it must be a positive number"
     assert shown["field"] == "learning_rate"
     assert "press Start first" in command(wb, "pause")["problem"]["message"]
+    for field in ("lora_alpha", "lora_dropout", "max_length"):
+        kept = wb.panel.settings[field]
+        message = command(wb, "start", learning_rate=1e-3, **{field: "abc"})["problem"]["message"]
+        assert message == f"{field} is 'abc'; it must be a number"
+        wb.panel.settings = {**wb.panel.settings, field: kept}
     with pytest.raises(ConfigError, match="no field 'max_step'; did you mean 'max_steps'"):
         Workbench(*tiny_chat_model(), max_step=3)
     with pytest.raises(ConfigError, match=r"needs its tokenizer: Workbench\(model, tokenizer\)"):

@@ -111,6 +111,7 @@ class Workbench:
         self.panel.on_tick(self._tick)
         self._price()
         self._repainted()
+        self._title()
         self._show_adapter()
 
     # What people use from Python -----------------------------------------------------------------
@@ -230,7 +231,6 @@ class Workbench:
             self.grid.set_code(f"import lora_lab as ll\n\nconfig = {self.config.to_python()}")
         if not ranks:
             self.grid.set_code("")
-        self._title()
 
     def _settings_changed(self, change: Any) -> None:
         old, new = change["old"], change["new"]
@@ -268,7 +268,7 @@ class Workbench:
             self.lm.card.name,
             "LoRA",
             f"{settings['task']}{synthetic}",
-            f"α {settings['lora_alpha']:g} · dropout {settings['lora_dropout']:g}",
+            f"α {_shown(settings['lora_alpha'])} · dropout {_shown(settings['lora_dropout'])}",
         ]
         self.header.device = f"{_device_name(self.lm.model.device)} · {self.lm.card.dtype}"
 
@@ -357,6 +357,11 @@ def _first_config(map_: Any) -> LoraConfig:
     if {"q", "v"} <= set(map_.roles):
         return PAPER
     return PAPER.replace(target_modules="all-linear")
+
+
+def _shown(typed: float | str) -> str:
+    """Return a setting as people write it; the browser may have sent any text."""
+    return typed if isinstance(typed, str) else f"{typed:g}"
 
 
 def _over(state: RunState) -> bool:
