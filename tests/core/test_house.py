@@ -38,7 +38,7 @@ def test_the_core_knows_no_notebook(path):
     assert not imports(path) & NOTEBOOK
     assert not imports(path) & {"peft", "loralib"}, "peers are oracles in tests, never needed"
     if "plotly" in imports(path):
-        assert path.name == "figures.py"
+        assert path.parent.name == "figures"
 
 
 def test_what_trains_imports_without_the_notebook_packages():

@@ -1,0 +1,25 @@
+"""What a subcommand is, and what it gives back."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a subcommand found: for `--json`, and for people."""
+
+    json: dict[str, Any]
+    text: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: its line in the help, its arguments, what it does."""
+
+    summary: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], Report]

@@ -1,0 +1,21 @@
+"""`lora-lab doctor`: what is installed and what is missing."""
+
+from __future__ import annotations
+
+import argparse
+
+from lora_lab.cli.command import Command, Report
+
+
+def _arguments(_parser: argparse.ArgumentParser) -> None:
+    """For a subcommand that has only `--json`."""
+
+
+def _run(_options: argparse.Namespace) -> Report:
+    from lora_lab import _doctor
+
+    found = _doctor.examine()
+    return Report(found, _doctor.as_text(found))
+
+
+DOCTOR = Command("what is installed and what is missing", _arguments, _run)
