@@ -15,7 +15,16 @@ from lora_lab.anatomy import anatomy
 from lora_lab.budget import budget
 
 if TYPE_CHECKING:
-    from lora_lab.adapters import activate, active, attach, attached, detach, merge, unmerge
+    from lora_lab.adapters import (
+        activate,
+        active,
+        attach,
+        attached,
+        detach,
+        merge,
+        mixed_batch,
+        unmerge,
+    )
     from lora_lab.analysis import analyze
     from lora_lab.checkpoint import load_adapter, save_adapter
     from lora_lab.configs import LoraConfig, TrainingConfig
@@ -43,6 +52,7 @@ _HOMES = {
     "load_model": "models",
     "load_task": "tasks",
     "merge": "adapters",
+    "mixed_batch": "adapters",
     "save_adapter": "checkpoint",
     "train": "runs",
     "unmerge": "adapters",
@@ -68,6 +78,7 @@ __all__ = [
     "load_model",
     "load_task",
     "merge",
+    "mixed_batch",
     "save_adapter",
     "train",
     "unmerge",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -50,6 +51,9 @@ class _Config:
         return f"ll.{type(self).__name__}({', '.join(shown)})"
 
 
+_INITIALISATION = re.compile(r"gaussian|olora|pissa(_niter_[1-9]\d*)?")
+
+
 @dataclass(frozen=True)
 class LoraConfig(_Config):
     """Which matrices get ΔW = s·BA, and of what rank (Hu et al., 2022, section 4).
@@ -65,9 +69,14 @@ class LoraConfig(_Config):
             against its role; the first that matches wins.
         alpha_pattern: the same for α.
         init_lora_weights: True: A kaiming-uniform(√5), B zero; "gaussian": A ~ N(0, 1/r²), B zero;
-            False: A and B both random, so that ΔW ≠ 0 from the start (for tests).
-        use_rslora, use_dora, bias, modules_to_save: PEFT's fields. `use_dora`, `bias` and
-            `modules_to_save` are read so that a file that needs them is refused, not misread.
+            False: A and B both random, so that ΔW ≠ 0 from the start (for tests); "pissa",
+            "pissa_niter_16" and "olora": from W₀ itself, see `adapters.initial`.
+        use_rslora: scale by α/√r (Kalajdzievski, 2023).
+        use_dora: a learnt length for every output row; see `adapters.dora`.
+        use_lorafa: A stays as it is drawn and only B learns (Zhang et al., 2023): x need not be
+            kept for the backward pass.
+        bias, modules_to_save: PEFT's fields; read so that a file that needs them is refused, not
+            misread.
     """
 
     r: int = 8
@@ -78,7 +87,8 @@ class LoraConfig(_Config):
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     use_rslora: bool = False
     use_dora: bool = False
-    init_lora_weights: bool | Literal["gaussian"] = True
+    use_lorafa: bool = False
+    init_lora_weights: bool | str = True
     modules_to_save: Sequence[str] | None = None
     bias: Literal["none"] = "none"
 
@@ -97,16 +107,26 @@ class LoraConfig(_Config):
             raise ConfigError(f"lora_dropout is {self.lora_dropout!r}; it must lie in [0, 1)")
         if not targets:
             raise ConfigError('target_modules is empty; name at least one, such as ["q", "v"]')
-        if self.init_lora_weights not in (True, False, "gaussian"):
+        how = self.init_lora_weights
+        if not (isinstance(how, bool) or (isinstance(how, str) and _INITIALISATION.fullmatch(how))):
             raise ConfigError(
-                f"init_lora_weights is {self.init_lora_weights!r}; use True, False or 'gaussian'"
+                f"init_lora_weights is {how!r}; use True, False, 'gaussian', 'pissa', "
+                "'pissa_niter_16' (a faster approximation) or 'olora'"
             )
-        if self.use_dora:
-            raise ConfigError("use_dora is not supported yet; set use_dora=False")
+        if self.use_dora and self.starts_from_base:
+            raise ConfigError(
+                f"use_dora and init_lora_weights={self.init_lora_weights!r} do not go together: "
+                "DoRA measures the rows of W₀, the other moves part of it; choose one"
+            )
         if self.modules_to_save:
             raise ConfigError("modules_to_save is not supported yet; set modules_to_save=None")
         if self.bias != "none":
             raise ConfigError(f"bias={self.bias!r} is not supported yet; set bias='none'")
+
+    @property
+    def starts_from_base(self) -> bool:
+        """Whether A and B start from W₀'s own directions, so that ΔW is counted from there."""
+        return isinstance(self.init_lora_weights, str) and self.init_lora_weights != "gaussian"
 
     def scale(self, r: int, alpha: float) -> float:
         """Return s, the factor on BA: α/r, or α/√r with `use_rslora`."""

@@ -10,6 +10,7 @@ from lora_lab.adapters.base import (
     merge,
     unmerge,
 )
+from lora_lab.adapters.batches import mixed_batch
 from lora_lab.adapters.lora import LoraAdapter, LoraSite
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "attached",
     "detach",
     "merge",
+    "mixed_batch",
     "unmerge",
 ]

@@ -22,11 +22,20 @@ _NAME = re.compile(r"[A-Za-z0-9_\-]+")
 _RACK = "_lora_lab"
 
 
+AdapterNames = tuple[str | None, ...]
+
+
 @dataclass
 class Active:
-    """The name of the adapter that is switched on; None: the bare base model."""
+    """What is switched on.
+
+    Attributes:
+        name: of one adapter for all; None: the bare base model.
+        samples: within `mixed_batch` one name a sample, in place of `name`.
+    """
 
     name: str | None = None
+    samples: AdapterNames | None = None
 
 
 class Adapter(ABC):
@@ -159,7 +168,7 @@ def merge(model: nn.Module, name: str | None = None, keep_original: bool = True)
         keep_original: keep W₀ on the CPU, so that `unmerge` restores it bit for bit. Without it
             there is no way back.
     """
-    rack = _needed(model)
+    rack = needed_rack(model)
     name = name or rack.merged or rack.active.name
     if name is None:
         raise AdapterError(f"no adapter is active; name one of {_names(rack)}")
@@ -198,7 +207,7 @@ def unmerge(model: nn.Module) -> None:
 
 def activate(model: nn.Module, name: str | None) -> None:
     """Switch to an attached adapter, or with None to the bare base model."""
-    rack = _needed(model) if name else _rack(model)
+    rack = needed_rack(model) if name else _rack(model)
     if rack is None:
         return
     if rack.merged:
@@ -238,7 +247,8 @@ def _rack(model: nn.Module) -> Rack | None:
     return getattr(model, _RACK, None)
 
 
-def _needed(model: nn.Module) -> Rack:
+def needed_rack(model: nn.Module) -> Rack:
+    """Return what a model knows of its adapters, or say that it has none."""
     rack = _rack(model)
     if rack is None:
         raise AdapterError("the model has no adapter; call attach(model, config) first")

@@ -1,0 +1,178 @@
+"""Layers while adapters hang below them: what a forward pass adds, and what merging would write.
+
+A layer's class is swapped for a subclass (`AdaptedLayer`) whose forward asks the active adapter's
+`LayerSites` for the output. So names in the state dict, tied weights and hooks stay as they are,
+nothing ever nests, and taking the adapter off is swapping the class back.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lora_lab.adapters.base import Active
+from lora_lab.adapters.batches import mixed_output
+from lora_lab.anatomy import Site
+from lora_lab.lowrank import (
+    SharedInput,
+    Term,
+    add_terms,
+    following_linear,
+    leading_linear,
+    lowrank_linear,
+    needs_plain_path,
+)
+
+if TYPE_CHECKING:
+    from lora_lab.adapters.lora import LoraSite
+
+
+class AdaptedLayer:
+    """Mixed into a layer's class while adapters hang below it."""
+
+    base_class: type[nn.Module]
+    transposed: bool  # the weight is stored (in, out), as transformers' Conv1D does
+    plain_product: bool  # the base's forward is the product that the operator does in one go
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    lora: nn.ModuleDict  # {adapter name: its sites on this layer}
+    _active: Active
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the base layer's output plus the active adapter's update."""
+        if self._active.samples is not None:
+            return mixed_output(x, self, self._active.samples)
+        sites = self.lora._modules.get(self._active.name)  # type: ignore[arg-type]
+        if sites is None:
+            return self.base_class.forward(self, x)
+        return cast(LayerSites, sites).output(x, self)
+
+
+def adapt(layer: nn.Module, name: str, sites: LayerSites, active: Active) -> None:
+    """Hang an adapter's sites below a layer."""
+    if not isinstance(layer, AdaptedLayer):
+        layer.__class__ = _adapted_class(cast(Any, type(layer)))
+    adapted = cast(AdaptedLayer, layer)
+    if not hasattr(adapted, "lora"):
+        adapted.lora, adapted._active = nn.ModuleDict(), active
+    sites.train(layer.training)
+    adapted.lora[name] = sites
+
+
+def restore(layer: nn.Module, name: str) -> None:
+    """Take an adapter's sites off a layer; with the last ones gone its class is the base's."""
+    if not isinstance(layer, AdaptedLayer):
+        return
+    layer.lora.pop(name)
+    if not layer.lora:
+        del layer.lora, layer._active
+        cast(Any, layer).__class__ = layer.base_class
+
+
+class LayerSites(nn.ModuleList):
+    """One adapter's sites on one layer: whole, or slices of a fused matrix."""
+
+    plain = True  # the update is a sum of products, and nothing else
+
+    def __init__(self, sites: Iterable[LoraSite]) -> None:
+        super().__init__(sites)
+        self.path = self.sites[0].site.module
+        # Plain attributes: the other layers' factors are no part of this one.
+        self._shared: SharedInput | None = None
+        self._readers: Callable[[], Sequence[LayerSites]] = tuple
+
+    @property
+    def sites(self) -> list[LoraSite]:
+        """The sites, in the order of the layer's rows."""
+        return [cast("LoraSite", site) for site in self]
+
+    def share(self, together: Sequence[LayerSites]) -> None:
+        """Share one pass through A with the layers that read the same input."""
+        first = together[0]
+        first._shared = first._shared or SharedInput()
+        self._shared, self._readers = first._shared, functools.partial(tuple, together)
+
+    def terms(self) -> list[Term]:
+        """Return every site's update as the operator takes it."""
+        return [term for site in self.sites for term in site.terms()]
+
+    def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
+        """Return the layer's output with every site's update, (..., out)."""
+        if not layer.plain_product:
+            return add_terms(layer.base_class.forward(cast(Any, layer), x), x, self.terms())
+        return self.product(x, layer, layer.bias)
+
+    def product(self, x: Tensor, layer: AdaptedLayer, bias: Tensor | None) -> Tensor:
+        """Return W₀x + bias + every update, by the operator."""
+        terms, weight = self.terms(), layer.weight
+        if self._shared is None or needs_plain_path(x, weight, bias):
+            return lowrank_linear(x, weight, bias, terms, layer.transposed)
+        hidden = self._shared.take(x, self.path)
+        if hidden is not None:
+            return following_linear(x, hidden, weight, bias, terms, layer.transposed)
+        others = [reader for reader in self._readers() if reader is not self]
+        As = [reader.stacked_factors() for reader in others]
+        y, *found = leading_linear(x, weight, bias, terms, As, layer.transposed)
+        self._shared.offer(x, {r.path: H for r, H in zip(others, found, strict=True)})
+        return y
+
+    def stacked_factors(self) -> Tensor:
+        """Return the A of all terms below each other, (Σr, in)."""
+        As = [term.A for term in self.terms()]
+        return As[0] if len(As) == 1 else torch.cat(As)
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """Return W₀ with every site's ΔW added, in float32 (float64 for a float64 weight)."""
+        merged = weight.detach().to(torch.promote_types(weight.dtype, torch.float32), copy=True)
+        for site in self.sites:
+            own = owned_rows(merged, site.site)
+            own.add_(site.delta().detach().view(own.shape))
+        return merged
+
+
+def share_inputs(layers: Iterable[tuple[nn.Module, LayerSites]]) -> None:
+    """Let the layers of one block that read the same tensor share their pass through A.
+
+    Within a block only: what leaves a block does not go through gradient checkpointing unharmed.
+    """
+    readers: defaultdict[tuple[str, str, int | None], list[LayerSites]] = defaultdict(list)
+    for layer, sites in layers:
+        site = sites.sites[0].site
+        if _adapted_class(cast(Any, base_class(layer))).plain_product:
+            readers[site.reads, site.stack, site.layer].append(sites)
+    for together in readers.values():
+        if len(together) > 1:
+            for sites in together:
+                sites.share(together)
+
+
+def base_class(layer: nn.Module) -> type[nn.Module]:
+    """Return the class that a layer has without adapters."""
+    return layer.base_class if isinstance(layer, AdaptedLayer) else type(layer)
+
+
+@functools.cache
+def _adapted_class(base: Any) -> Any:
+    """Return the subclass of a layer's class that adds the active adapter's update."""
+    transposed = not issubclass(base, nn.Linear)
+    members: dict[str, Any] = {
+        "base_class": base,
+        "transposed": transposed,
+        "plain_product": transposed or base.forward is nn.Linear.forward,
+        "__module__": base.__module__,
+    }
+    return type(f"Adapted{base.__name__}", (AdaptedLayer, base), members)
+
+
+def owned_rows(weight: Tensor, site: Site) -> Tensor:
+    """Return the site's rows of a stored weight, a view (groups, width, in) or (out, in)."""
+    matrix = weight.T if site.transposed else weight
+    if site.rows is None:
+        return matrix
+    rows = site.rows
+    return matrix.unflatten(0, (rows.groups, rows.group_size)).narrow(1, rows.offset, rows.width)
