@@ -12,6 +12,7 @@ from lora_lab.adapters.base import (
 )
 from lora_lab.adapters.batches import mixed_batch
 from lora_lab.adapters.lora import LoraAdapter, LoraSite
+from lora_lab.adapters.sums import combine
 
 __all__ = [
     "Adapter",
@@ -21,6 +22,7 @@ __all__ = [
     "active",
     "attach",
     "attached",
+    "combine",
     "detach",
     "merge",
     "mixed_batch",
