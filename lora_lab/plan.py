@@ -57,23 +57,25 @@ def select(anatomy: Anatomy, targets: Sequence[str] | str) -> tuple[Site, ...]:
     """Return the sites that `target_modules` names, in the anatomy's order.
 
     A list entry is a role, a site's name, or the end of a module's path (PEFT's rule); a string
-    is "all-linear", such an entry, or a regular expression for the whole path.
+    is "all-linear", such an entry, or a regular expression for the whole path. Embeddings and
+    convolutions are found by name, and are not among "all-linear".
     """
+    every = (*anatomy.sites, *anatomy.others)
     if isinstance(targets, str):
         if targets == "all-linear":
             return anatomy.grid_sites or anatomy.sites
-        if not any(_named(site, targets) for site in anatomy.sites):
+        if not any(_named(site, targets) for site in every):
             pattern = _compile("target_modules", targets)
             found = tuple(
-                s for s in anatomy.sites if pattern.fullmatch(s.module) or pattern.fullmatch(s.name)
+                s for s in every if pattern.fullmatch(s.module) or pattern.fullmatch(s.name)
             )
             return found or _nothing(anatomy, targets)
         targets = [targets]
     chosen: set[str] = set()
     for target in targets:
-        names = {site.name for site in anatomy.sites if _named(site, target)}
+        names = {site.name for site in every if _named(site, target)}
         chosen |= names or {s.name for s in _nothing(anatomy, target)}
-    return tuple(site for site in anatomy.sites if site.name in chosen)
+    return tuple(site for site in every if site.name in chosen)
 
 
 def ranks(anatomy: Anatomy, config: LoraConfig) -> dict[str, int]:
@@ -100,7 +102,7 @@ def config_from_ranks(
         raise ConfigError(f"no site is called {min(unknown)!r}; see anatomy(model).sites")
     template = template or LoraConfig()
     columns: dict[str, list[Site]] = {}
-    for site in anatomy.sites:
+    for site in (*anatomy.sites, *anatomy.others):
         columns.setdefault(site.role, []).append(site)
 
     common = Counter(painted.values()).most_common(1)[0][0]
@@ -168,8 +170,9 @@ def _matches(key: str, sites: Sequence[Site], field: str = "alpha_pattern") -> b
 
 
 def _nothing(anatomy: Anatomy, target: str) -> tuple[Site, ...]:
+    every = (*anatomy.sites, *anatomy.others)
     roles = dict.fromkeys(site.role for site in anatomy.sites)
-    leaves = dict.fromkeys(site.module.rpartition(".")[2] for site in anatomy.sites)
+    leaves = dict.fromkeys(site.module.rpartition(".")[2] for site in every)
     raise ConfigError(
         f"target_modules entry {target!r} matches nothing in this model; roles are "
         f"{_some(roles, 12)}; modules are {_some(leaves, 12)}"

@@ -16,7 +16,7 @@ from lora_lab.adapters.layers import AdaptedLayer, LayerSites, owned_rows
 from lora_lab.lowrank import owned_columns
 
 if TYPE_CHECKING:
-    from lora_lab.adapters.lora import LoraSite
+    from lora_lab.adapters.site import LoraSite
 
 
 class DoraSites(LayerSites):

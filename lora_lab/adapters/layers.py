@@ -29,7 +29,7 @@ from lora_lab.lowrank import (
 )
 
 if TYPE_CHECKING:
-    from lora_lab.adapters.lora import LoraSite
+    from lora_lab.adapters.site import LoraSite
 
 
 class AdaptedLayer:
@@ -159,7 +159,7 @@ def base_class(layer: nn.Module) -> type[nn.Module]:
 @functools.cache
 def _adapted_class(base: Any) -> Any:
     """Return the subclass of a layer's class that adds the active adapter's update."""
-    transposed = not issubclass(base, nn.Linear)
+    transposed = base.__name__ == "Conv1D"  # transformers'; that need not be imported here
     members: dict[str, Any] = {
         "base_class": base,
         "transposed": transposed,
@@ -170,8 +170,10 @@ def _adapted_class(base: Any) -> Any:
 
 
 def owned_rows(weight: Tensor, site: Site) -> Tensor:
-    """Return the site's rows of a stored weight, a view (groups, width, in) or (out, in)."""
-    matrix = weight.T if site.transposed else weight
+    """Return the site's matrix as a view of a stored weight: (out, in) or (groups, width, in)."""
+    if site.kind == "conv":
+        return weight.flatten(1)
+    matrix = weight.T if site.transposed or site.kind == "embedding" else weight
     if site.rows is None:
         return matrix
     rows = site.rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -36,7 +36,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Site:
-    """One weight matrix that can be adapted, W₀ of shape (out_features, in_features)."""
+    """One weight matrix that can be adapted, W₀ of shape (out_features, in_features).
+
+    An embedding is the matrix of its vectors as columns, (width, vocabulary). A convolution is its
+    kernel laid flat, (out channels, in channels / groups · kernel size).
+    """
 
     name: str  # unique: the module path, with "[role]" behind it where the matrix is fused
     module: str  # dotted path of the module that owns the weight
@@ -48,6 +52,7 @@ class Site:
     transposed: bool = False  # stored (in, out), as transformers' Conv1D does
     stack: str = ""  # "encoder" or "decoder" where a model has both
     reads: str = ""  # sites with the same `reads` share one input tensor (q, k and v; gate and up)
+    kind: Literal["linear", "embedding", "conv"] = "linear"
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ class Anatomy:
         rows: the grid's rows.
         shape: the sizes that the memory of a training step depends on.
         parameters: all of the model's numbers, tied ones once, adapters not counted.
+        others: embeddings and convolutions; a target finds them by their module's name only.
     """
 
     sites: tuple[Site, ...]
@@ -112,11 +118,12 @@ class Anatomy:
     rows: tuple[Row, ...]
     shape: ModelShape
     parameters: int
+    others: tuple[Site, ...] = ()
 
     @cached_property
     def by_name(self) -> dict[str, Site]:
-        """Every site under its name."""
-        return {site.name: site for site in self.sites}
+        """Every site under its name, the others too."""
+        return {site.name: site for site in (*self.sites, *self.others)}
 
     @cached_property
     def grid_sites(self) -> tuple[Site, ...]:
@@ -163,6 +170,13 @@ def anatomy(model: nn.Module | PretrainedConfig) -> Anatomy:
         f"anatomy() needs a torch model or a transformers config, not {type(model).__name__}; "
         "ll.load_model(name).model is one"
     )
+
+
+def output_embedding(model: nn.Module) -> nn.Module | None:
+    """Return the layer that makes logits, where the model names one; it is no site."""
+    from lora_lab.anatomy import facts
+
+    return facts.embedding(model, "get_output_embeddings")
 
 
 def _is_config(thing: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -50,6 +51,7 @@ class _Walk:
 
     def __init__(self, model: nn.Module) -> None:
         self.leaves: list[_Leaf] = []
+        self.others: list[_Leaf] = []
         self.parameters = 0
         self.dtype_bytes: int | None = None
         self.packed_gate = False  # experts that keep gate and up in one three-way tensor
@@ -63,8 +65,8 @@ class _Walk:
             return
         self._seen.add(id(module))
         self._count(module)
-        if isinstance(module, self._kinds):
-            self.leaves.append(at)
+        if isinstance(module, (*self._kinds, *_OTHER_KINDS)):
+            (self.leaves if isinstance(module, self._kinds) else self.others).append(at)
             for name, child in module.named_children():
                 if name != ADAPTER_CHILD:
                     for part in child.modules():
@@ -150,7 +152,31 @@ def read(model: nn.Module) -> Anatomy:
         gated_mlp=gate,
         dtype_bytes=walk.dtype_bytes,
     )
-    return Anatomy(tuple(sites), columns, tuple(rows), shape, walk.parameters)
+    others = tuple(_other(leaf) for leaf in walk.others)
+    return Anatomy(tuple(sites), columns, tuple(rows), shape, walk.parameters, others)
+
+
+_OTHER_KINDS = (nn.Embedding, nn.Conv1d, nn.Conv2d)
+
+
+def _other(leaf: _Leaf) -> Site:
+    module: Any = leaf.module
+    path = ".".join(leaf.path)
+    if isinstance(module, nn.Embedding):
+        k, d = module.num_embeddings, module.embedding_dim
+    else:
+        d, k = module.out_channels, math.prod(module.kernel_size)
+        k *= module.in_channels // module.groups
+    return Site(
+        name=path,
+        module=path,
+        layer=None,
+        role=leaf.path[-1] if leaf.path else type(module).__name__,
+        in_features=k,
+        out_features=d,
+        reads=path,
+        kind="embedding" if isinstance(module, nn.Embedding) else "conv",
+    )
 
 
 def _sites(leaf: _Leaf, stack_names: dict[tuple[str, ...], str]) -> list[Site]:

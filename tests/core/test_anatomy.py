@@ -152,7 +152,7 @@ def test_roles_and_rows(name: str) -> None:
             needs_cross = role.startswith("cross.") and row.stack == "encoder"
             assert (found.cell(row, role) is None) == needs_cross
     assert {s.role for s in found.sites if s.layer is None} == OUTSIDE.get(name, set())
-    assert len(found.by_name) == len(found.sites)
+    assert len(found.by_name) == len(found.sites) + len(found.others)
     assert len(found.grid_sites) + len(OUTSIDE.get(name, ())) == len(found.sites)
 
 
