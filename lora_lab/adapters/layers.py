@@ -17,16 +17,9 @@ from torch import Tensor, nn
 
 from lora_lab.adapters.base import Active
 from lora_lab.adapters.batches import mixed_output
+from lora_lab.adapters.sharing import SharedInput
 from lora_lab.anatomy import Site
-from lora_lab.lowrank import (
-    SharedInput,
-    Term,
-    add_terms,
-    following_linear,
-    leading_linear,
-    lowrank_linear,
-    needs_plain_path,
-)
+from lora_lab.lowrank import Term, add_terms, following_linear, lowrank_linear, needs_plain_path
 
 if TYPE_CHECKING:
     from lora_lab.adapters.site import LoraSite
@@ -109,22 +102,14 @@ class LayerSites(nn.ModuleList):
 
     def product(self, x: Tensor, layer: AdaptedLayer, bias: Tensor | None) -> Tensor:
         """Return W₀x + bias + every update, by the operator."""
-        terms, weight = self.terms(), layer.weight
-        if self._shared is None or needs_plain_path(x, weight, bias):
+        terms, weight, shared = self.terms(), layer.weight, self._shared
+        if shared is None or needs_plain_path(x, weight, bias) or x.is_inference():
             return lowrank_linear(x, weight, bias, terms, layer.transposed)
-        hidden = self._shared.take(x, self.path)
+        hidden = shared.take(x, self.path, terms)
         if hidden is not None:
             return following_linear(x, hidden, weight, bias, terms, layer.transposed)
-        others = [reader for reader in self._readers() if reader is not self]
-        As = [reader.stacked_factors() for reader in others]
-        y, *found = leading_linear(x, weight, bias, terms, As, layer.transposed)
-        self._shared.offer(x, {r.path: H for r, H in zip(others, found, strict=True)})
-        return y
-
-    def stacked_factors(self) -> Tensor:
-        """Return the A of all terms below each other, (Σr, in)."""
-        As = [term.A for term in self.terms()]
-        return As[0] if len(As) == 1 else torch.cat(As)
+        others = {reader.path: reader.terms() for reader in self._readers() if reader is not self}
+        return shared.lead(x, weight, bias, terms, others, layer.transposed)
 
     def merged(self, weight: Tensor) -> Tensor:
         """Return W₀ with every site's ΔW added, in float32 (float64 for a float64 weight)."""
