@@ -17,8 +17,18 @@ from lora_lab.budget import budget
 if TYPE_CHECKING:
     from lora_lab.adapters import activate, active, attach, attached, detach, merge, unmerge
     from lora_lab.analysis import analyze
+    from lora_lab.budget.dry_run import dry_run
     from lora_lab.checkpoint import load_adapter, save_adapter
-    from lora_lab.configs import LoraConfig, TrainingConfig
+    from lora_lab.configs import (
+        AdaLoraConfig,
+        BitFitConfig,
+        BottleneckConfig,
+        FullConfig,
+        LoraConfig,
+        PrefixEmbedConfig,
+        PrefixLayerConfig,
+        TrainingConfig,
+    )
     from lora_lab.errors import LoraLabError
     from lora_lab.models import LoadedModel, catalogue, load_model
     from lora_lab.runs import Run, train
@@ -27,9 +37,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdaLoraConfig": "configs",
+    "BitFitConfig": "configs",
+    "BottleneckConfig": "configs",
+    "FullConfig": "configs",
     "LoadedModel": "models",
     "LoraConfig": "configs",
     "LoraLabError": "errors",
+    "PrefixEmbedConfig": "configs",
+    "PrefixLayerConfig": "configs",
     "Run": "runs",
     "TrainingConfig": "configs",
     "activate": "adapters",
@@ -39,6 +55,7 @@ _HOMES = {
     "attached": "adapters",
     "catalogue": "models",
     "detach": "adapters",
+    "dry_run": "budget.dry_run",
     "load_adapter": "checkpoint",
     "load_model": "models",
     "load_task": "tasks",
@@ -49,9 +66,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdaLoraConfig",
+    "BitFitConfig",
+    "BottleneckConfig",
+    "FullConfig",
     "LoadedModel",
     "LoraConfig",
     "LoraLabError",
+    "PrefixEmbedConfig",
+    "PrefixLayerConfig",
     "Run",
     "TrainingConfig",
     "__version__",
@@ -64,6 +87,7 @@ __all__ = [
     "budget",
     "catalogue",
     "detach",
+    "dry_run",
     "load_adapter",
     "load_model",
     "load_task",

@@ -126,7 +126,7 @@ class LoraAdapter(Adapter):
             weight = cast(nn.Parameter, layer.weight)
             merged = weight.detach().to(torch.promote_types(weight.dtype, torch.float32), copy=True)
             for site in cast(Iterable[LoraSite], sites):
-                own = _owned_rows(merged, site.site)
+                own = owned_rows(merged, site.site)
                 own.add_(site.delta().detach().view(own.shape))
             yield weight, merged.to(weight.dtype)
 
@@ -135,7 +135,7 @@ class LoraAdapter(Adapter):
         site = self.sites[site_name].site
         layer, _ = self._layers[site.module]
         weight = original_weight(self.model, cast(nn.Parameter, layer.weight))
-        return _owned_rows(weight, site).reshape(site.out_features, site.in_features)
+        return owned_rows(weight, site).reshape(site.out_features, site.in_features)
 
 
 @register(LoraConfig)
@@ -178,7 +178,7 @@ def _adapted_class(base: Any) -> type[nn.Module]:
     return type(f"Adapted{base.__name__}", (AdaptedLayer, base), members)
 
 
-def _owned_rows(weight: Tensor, site: Site) -> Tensor:
+def owned_rows(weight: Tensor, site: Site) -> Tensor:
     """Return the site's rows of a stored weight, a view (groups, width, in) or (out, in)."""
     matrix = weight.T if site.transposed else weight
     if site.rows is None:
