@@ -27,8 +27,18 @@ if TYPE_CHECKING:
         unmerge,
     )
     from lora_lab.analysis import analyze
+    from lora_lab.budget.dry_run import dry_run
     from lora_lab.checkpoint import load_adapter, save_adapter
-    from lora_lab.configs import LoraConfig, TrainingConfig
+    from lora_lab.configs import (
+        AdaLoraConfig,
+        BitFitConfig,
+        BottleneckConfig,
+        FullConfig,
+        LoraConfig,
+        PrefixEmbedConfig,
+        PrefixLayerConfig,
+        TrainingConfig,
+    )
     from lora_lab.errors import LoraLabError
     from lora_lab.models import LoadedModel, catalogue, load_model
     from lora_lab.runs import Run, train
@@ -37,9 +47,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdaLoraConfig": "configs",
+    "BitFitConfig": "configs",
+    "BottleneckConfig": "configs",
+    "FullConfig": "configs",
     "LoadedModel": "models",
     "LoraConfig": "configs",
     "LoraLabError": "errors",
+    "PrefixEmbedConfig": "configs",
+    "PrefixLayerConfig": "configs",
     "Run": "runs",
     "TrainingConfig": "configs",
     "activate": "adapters",
@@ -50,6 +66,7 @@ _HOMES = {
     "catalogue": "models",
     "combine": "adapters",
     "detach": "adapters",
+    "dry_run": "budget.dry_run",
     "load_adapter": "checkpoint",
     "load_model": "models",
     "load_task": "tasks",
@@ -61,9 +78,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdaLoraConfig",
+    "BitFitConfig",
+    "BottleneckConfig",
+    "FullConfig",
     "LoadedModel",
     "LoraConfig",
     "LoraLabError",
+    "PrefixEmbedConfig",
+    "PrefixLayerConfig",
     "Run",
     "TrainingConfig",
     "__version__",
@@ -77,6 +100,7 @@ __all__ = [
     "catalogue",
     "combine",
     "detach",
+    "dry_run",
     "load_adapter",
     "load_model",
     "load_task",

@@ -214,8 +214,9 @@ class _Leading(torch.autograd.Function):
         y = _base(x, weight, bias, transposed)  # (N, d)
         for H, B, (scale, rows) in zip(thin, Bs, layout, strict=False):
             _add_update(y, H, B, scale, rows)
-        # Where no A is learnt (LoRA-FA), nothing needs x any more.
-        kept_x = x if any(ctx.needs_input_grad[7 : 7 + len(As)]) else None
+        # Where no A is learnt (LoRA-FA), nothing needs x any more. Detached: the same numbers, but
+        # whoever holds an H does not keep the caller's x from going (see `SharedInput`).
+        kept_x = x.detach() if any(ctx.needs_input_grad[7 : 7 + len(As)]) else None
         own = hidden[:, : sum(ranks[: len(layout)])]
         ctx.save_for_backward(kept_x, weight, own, mask, stacked, *Bs)
         ctx.transposed, ctx.layout, ctx.ranks, ctx.dropout = transposed, layout, ranks, dropout
@@ -233,7 +234,8 @@ class _Leading(torch.autograd.Function):
         x, weight, own, mask, stacked, *Bs = ctx.saved_tensors
         keep = 1 / (1 - ctx.dropout)
         used = [dy is not None] * len(Bs) + [dH is not None for dH in d_hidden]
-        Zs, dBs = [None] * len(Bs), [None] * len(Bs)
+        Zs: Sequence[Tensor | None] = [None] * len(Bs)
+        dBs: Sequence[Tensor | None] = Zs
         if dy is not None:
             Zs, dBs = _update_gradients(dy, own, Bs, ctx.ranks, ctx.layout)
         thin = zip([*Zs, *d_hidden], ctx.ranks, strict=True)

@@ -3,28 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
+
+if TYPE_CHECKING:
+    from lora_lab.budget.costs import Memory
 
 KINDS = {"cuda": "CUDA memory", "mps": "MPS memory", "cpu": "tensor bytes on the CPU"}
 
 
 @dataclass(frozen=True)
 class MemoryReading:
-    """Bytes in use, now and at the peak, and what kind of bytes they are."""
+    """Bytes in use, now and at the peak, and what kind of bytes they are.
+
+    The parts are those of `budget.Memory` and add up to the peak; a reading of which only the peak
+    is known has them all zero.
+
+    Attributes:
+        current: bytes in use now.
+        peak: the most bytes seen in use at once.
+        kind: one of KINDS' values.
+        weights: of the peak, what the model's parameters, buffers and adapter take.
+        gradients: of all that is trained.
+        optimizer: its state.
+        activations: what the peak needs beyond the other three; on a GPU that includes what its
+            libraries allocate for themselves.
+    """
 
     current: int
     peak: int
-    kind: str  # one of KINDS' values
+    kind: str
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
 
 
-def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
     """Return the bytes of the distinct storages behind `tensors`: views and ties count once."""
     sizes = {}
     for tensor in tensors:
@@ -42,7 +64,7 @@ class LiveStorages(TorchDispatchMode):
     sites adapted (9,000 operations).
     """
 
-    def __init__(self, existing: Iterable[torch.Tensor] = ()) -> None:
+    def __init__(self, existing: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.live = 0  # bytes
         self.peak = 0  # bytes
@@ -53,31 +75,43 @@ class LiveStorages(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        for value in tree_iter((args, kwargs)):
-            if isinstance(value, torch.Tensor):
-                self._count(value)
+        self._count_all(args)
+        if kwargs:
+            self._count_all(kwargs.values())
         out = func(*args, **(kwargs or {}))
-        for value in tree_iter(out):
-            if isinstance(value, torch.Tensor):
-                self._count(value)
+        self._count_all((out,))
         return out
 
-    def _count(self, tensor: torch.Tensor) -> None:
-        if tensor.device.type != "cpu":
-            return
+    def _count_all(self, values: Iterable[Any]) -> None:
+        # An operation's arguments nest in lists and tuples only; a general walk takes far longer.
+        for value in values:
+            if isinstance(value, Tensor):
+                self._count(value)
+            elif isinstance(value, list | tuple):
+                self._count_all(value)
+
+    def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._references:
+        if key in self._references or tensor.device.type != "cpu":
             return
         size = storage.nbytes()
 
         def freed(_: object, key: int = key, size: int = size) -> None:
             if self._references.pop(key, None) is not None:
-                self.live -= size
+                self.shrink(key, size)
 
         self._references[key] = weakref.ref(storage, freed)
+        self.grow(key, size)
+
+    def grow(self, key: int, size: int) -> None:  # noqa: ARG002 - for those who follow storages
+        """Take note of a storage of `size` bytes that has come to life."""
         self.live += size
         self.peak = max(self.peak, self.live)
+
+    def shrink(self, key: int, size: int) -> None:  # noqa: ARG002
+        """Take note of the end of the storage that `grow` was told of under this key."""
+        self.live -= size
 
 
 class Meter:
@@ -101,19 +135,28 @@ class Meter:
         self.device = next(model.parameters()).device
         self.kind = KINDS.get(self.device.type, f"{self.device.type} memory")
         self._peak = 0
+        self._weights = 0
+        self._gradients = 0  # the most seen: they come and go with every step
+        self._state = 0  # likewise: the optimizer goes when training ends
         self._measured_steps = 0
         self._most_tokens = 0
+        self._measuring = False  # whether the step that is under way is a measured one
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         # On a shared device: another model's bytes are not this training's.
         self._foreign = max(0, self._allocated() - self.resident())
 
     def resident(self) -> int:
-        """Return the bytes of weights, buffers, gradients and optimizer state."""
-        return storage_bytes(self._resident_tensors())
+        """Return the bytes of weights, buffers, gradients and optimizer state, as they are now."""
+        weights, gradients, state = self._tensors()
+        self._weights = storage_bytes(weights)
+        now = storage_bytes(gradients), storage_bytes(state)
+        self._gradients = max(self._gradients, now[0])
+        self._state = max(self._state, now[1])
+        return self._weights + sum(now)
 
     def reading(self) -> MemoryReading:
-        """Return the bytes in use now and the most seen since the meter was made."""
+        """Return the bytes in use now, and the most seen since the meter was made, by part."""
         if self.device.type == "cuda":
             current = torch.cuda.memory_allocated(self.device) - self._foreign
             self._peak = torch.cuda.max_memory_allocated(self.device) - self._foreign
@@ -121,8 +164,18 @@ class Meter:
             current = self._allocated() - self._foreign
         else:
             current = self.resident()
-        self._peak = max(self._peak, current)
-        return MemoryReading(current=current, peak=self._peak, kind=self.kind)
+        parts = self._weights + self._gradients + self._state
+        # The three are there together when the optimizer steps, whether anybody looked or not.
+        self._peak = max(self._peak, current, parts)
+        return MemoryReading(
+            current=current,
+            peak=self._peak,
+            kind=self.kind,
+            weights=self._weights,
+            gradients=self._gradients,
+            optimizer=self._state,
+            activations=self._peak - parts,
+        )
 
     def sample(self) -> None:
         """Look at the MPS driver's count now: it keeps no peak of its own. Elsewhere: nothing."""
@@ -140,18 +193,35 @@ class Meter:
         Args:
             tokens: the size of the padded batch, examples × length.
         """
-        worth_it = self._measured_steps < 2 or tokens > self._most_tokens
-        if self.device.type != "cpu" or not worth_it:
-            yield self.device.type == "cuda"
+        self._measuring = self._measured_steps < 2 or tokens > self._most_tokens
+        with self._counting():
+            yield self.device.type == "cuda" or (self._measuring and self.device.type == "cpu")
+        if self._measuring:
+            self._measured_steps += 1
+            self._most_tokens = max(tokens, self._most_tokens)
+
+    @contextlib.contextmanager
+    def measure_update(self) -> Iterator[None]:
+        """Measure the block, one step of the optimizer, where the pass before it was measured."""
+        with self._counting():
+            yield
+
+    @contextlib.contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Count the block's live tensors, if the step is a measured one."""
+        if not self._measuring:
+            yield
             return
-        counter = LiveStorages(self._resident_tensors())
-        try:
-            with counter:
-                yield True
-        finally:
-            self._peak = max(self._peak, counter.peak)
-        self._measured_steps += 1
-        self._most_tokens = max(tokens, self._most_tokens)
+        if self.device.type == "cpu":
+            counter = LiveStorages(itertools.chain(*self._tensors()))
+            try:
+                with counter:
+                    yield
+            finally:
+                self._peak = max(self._peak, counter.peak)
+        else:
+            yield
+        self.resident()  # gradients, and after the update the optimizer's state, are there now
 
     def _allocated(self) -> int:
         if self.device.type == "cuda":
@@ -160,12 +230,32 @@ class Meter:
             return torch.mps.current_allocated_memory()
         return 0
 
-    def _resident_tensors(self) -> Iterator[torch.Tensor]:
-        for parameter in self.model.parameters():
-            yield parameter.detach()
-            if parameter.grad is not None:
-                yield parameter.grad
-        yield from self.model.buffers()
-        if self.optimizer is not None:
-            for state in self.optimizer.state.values():
-                yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+    def _tensors(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Return weights and buffers, gradients, and the optimizer's state."""
+        parameters = list(self.model.parameters())
+        states = self.optimizer.state.values() if self.optimizer else ()
+        return (
+            [*(p.detach() for p in parameters), *self.model.buffers()],
+            [p.grad for p in parameters if p.grad is not None],
+            [value for state in states for value in state.values() if isinstance(value, Tensor)],
+        )
+
+
+def differing_part(predicted: Memory, measured: MemoryReading, tolerance: float = 0.05) -> str:
+    """Return the part in which a forecast and a measurement differ the most.
+
+    Args:
+        predicted: `budget`'s or a dry run's.
+        measured: a meter's reading.
+        tolerance: how much of the measured peak the forecast may be off.
+
+    Returns:
+        "weights", "gradients", "optimizer" or "activations"; "peak" where the reading has no
+        parts; "" where the totals are within the tolerance.
+    """
+    if abs(predicted.total - measured.peak) <= tolerance * measured.peak:
+        return ""
+    parts = ("weights", "gradients", "optimizer", "activations")
+    if not any(getattr(measured, part) for part in parts):
+        return "peak"
+    return max(parts, key=lambda part: abs(getattr(predicted, part) - getattr(measured, part)))

@@ -22,7 +22,6 @@ class _Waiting:
     others: Mapping[str, Sequence[Term]]  # kept, so that no new factor can have an old one's id
     # {layer: (H, what it was computed from)}
     hidden: dict[str, tuple[Tensor, tuple[object, ...]]] = field(default_factory=dict)
-    end: weakref.ref[Tensor] | None = None  # to what the H's must not outlive
 
 
 class SharedInput:
@@ -68,21 +67,19 @@ class SharedInput:
         A = terms[0].A
         others = {layer: theirs for layer, theirs in others.items() if _joinable(theirs, A)}
         stacks = [t[0].A if len(t) == 1 else torch.cat([u.A for u in t]) for t in others.values()]
-        waiting = _Waiting(weakref.ref(x), _circumstances(x), others)
-        weakly = weakref.ref(waiting)
+        weakly: weakref.ref[_Waiting] | None = None
 
         def forget(_: object = None) -> None:
-            if (left := weakly()) is not None:
+            if weakly and (left := weakly()) is not None:
                 left.hidden.clear()
 
+        # An H holds the graph below it. It must not outlive x, also where a forward pass broke off
+        # half way (out of memory).
+        waiting = _Waiting(weakref.ref(x, forget), _circumstances(x), others)
+        weakly = weakref.ref(waiting)
         y, *found = leading_linear(x, weight, bias, terms, stacks, transposed, forget)
         for (layer, theirs), H in zip(others.items(), found, strict=True):
             waiting.hidden[layer] = H, _source(theirs, terms[0].dropout)
-        # An H holds the graph below it, x too. It must not outlive the forward pass that it belongs
-        # to, also where that broke off half way (out of memory).
-        # The base of y: views of it, a head's say, keep that alive, and not y.
-        end = (y if y._base is None else y._base) if y.requires_grad else x
-        waiting.end = weakref.ref(end, forget)
         self._waiting = waiting
         return y
 

@@ -17,9 +17,22 @@ import numpy as np
 
 from lora_lab import spectra
 from lora_lab._arrays import as_other, computable, stack, to_numpy
+from lora_lab.analysis.amplify import SiteAmplification, amplifications
+from lora_lab.analysis.capacity import Capacity, capacity, run_capacity
+from lora_lab.analysis.history import SpectraHistory, StepMaps, read_history, step_maps
+from lora_lab.analysis.intruders import (
+    IntruderCurve,
+    SiteIntruders,
+    find_intruders,
+    intruder_curve,
+    scaled_intruders,
+)
 from lora_lab.analysis.leading import leading_directions
+from lora_lab.analysis.overlaps import OverlapMap, compare, compare_with_base
+from lora_lab.analysis.sites import AdaptedSite, check_fits, naming, update_triplets
+from lora_lab.analysis.spectrum import SpectrumView, spectrum_view
+from lora_lab.analysis.sweep import SweepMap, comparable_runs, sweep_map
 from lora_lab.analysis.table import HEADER, Analysis, SiteAnalysis
-from lora_lab.anatomy import Site
 from lora_lab.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -28,26 +41,40 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HEADER",
+    "AdaptedSite",
     "Analysis",
+    "Capacity",
+    "IntruderCurve",
+    "OverlapMap",
     "RankMap",
+    "SiteAmplification",
     "SiteAnalysis",
+    "SiteIntruders",
     "SiteView",
+    "SpectraHistory",
+    "SpectrumView",
+    "StepMaps",
+    "SweepMap",
     "adapter_spectra",
+    "amplifications",
     "analyze",
     "analyze_sites",
+    "capacity",
+    "comparable_runs",
+    "compare",
+    "compare_with_base",
+    "find_intruders",
+    "intruder_curve",
     "live_view",
     "rank_map",
+    "read_history",
+    "run_capacity",
+    "scaled_intruders",
     "site_view",
+    "spectrum_view",
+    "step_maps",
+    "sweep_map",
 ]
-
-
-class AdaptedSite(Protocol):
-    """What is needed of a site: its factors as tensors or NumPy arrays."""
-
-    site: Site
-    A: Any  # (r, in)
-    B: Any  # (out, r)
-    scale: float
 
 
 class AdapterLike(Protocol):
@@ -205,12 +232,7 @@ def site_view(factors: Factors, W: Any, directions: int = 24) -> SiteView:
         AdapterError: factors that do not fit W₀, or NaN in them.
         ModelError: NaN in W₀.
     """
-    d, k = factors.B.shape[-2], factors.A.shape[-1]
-    if tuple(W.shape) != (d, k):
-        raise AdapterError(
-            f"{factors.site}: ΔW is {d} × {k} but W₀ is {' × '.join(map(str, W.shape))}; "
-            "this adapter belongs to another base model"
-        )
+    check_fits(factors.site, factors.A, factors.B, W)
     W = computable(W)
     # As tensors on W₀'s device, which may be a GPU; NumPy stays NumPy.
     A, B = as_other(factors.A, W), as_other(factors.B, W)
@@ -220,13 +242,13 @@ def site_view(factors: Factors, W: Any, directions: int = 24) -> SiteView:
     return SiteView(
         site=factors.site,
         step=factors.step,
-        shape=(d, k),
+        shape=tuple(W.shape),
         singular_values=to_numpy(s),
         effective_rank=float(spectra.effective_rank(s)),
         stable_rank=float(spectra.stable_rank(s)),
         frobenius_norm=float(spectra.frobenius(s)),
         overlap=overlap,
-        random_overlap=spectra.random_direction_overlap(d),
+        random_overlap=spectra.random_direction_overlap(W.shape[0]),
         amplification=float(spectra.amplification(U, s, Vt, W)),
         random_amplification=float(spectra.random_amplification(s, W)),
     )
@@ -272,15 +294,13 @@ def rank_map(sites: Iterable[Placed], singular_values: Mapping[str, np.ndarray])
 
 def _analyze_site(site: AdaptedSite, base_weight: Callable[[str], Any] | None) -> SiteAnalysis:
     name = site.site.name
-    try:
-        U, s, Vt = spectra.singular_triplets(computable(site.A), computable(site.B), site.scale)
+    with naming(name):
+        U, s, Vt = update_triplets(site)
         amplified = expected = None
         if base_weight is not None:
             W = computable(base_weight(name))
             amplified = float(spectra.amplification(U, s, Vt, W))
             expected = float(spectra.random_amplification(s, W))
-    except AdapterError as error:
-        raise AdapterError(f"{name}: {error}") from None
     return SiteAnalysis(
         name=name,
         layer=site.site.layer,

@@ -95,7 +95,8 @@ def number(value: float) -> str:
         return "undefined"
     if value and not 1e-4 <= abs(value) < 1e6:
         return f"{value:.2e}"
-    digits = 2 - math.floor(math.log10(abs(value))) if value else 2
+    # The power of ten of the rounded value: 0.9999 is 1.00, not 1.000.
+    digits = 2 - int(f"{value:.2e}".partition("e")[2])
     return f"{value:,.{max(0, digits)}f}"
 
 

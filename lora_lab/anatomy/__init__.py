@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,6 +54,35 @@ class Site:
     stack: str = ""  # "encoder" or "decoder" where a model has both
     reads: str = ""  # sites with the same `reads` share one input tensor (q, k and v; gate and up)
     kind: Literal["linear", "embedding", "conv"] = "linear"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One parameter tensor of the model itself, matrix or vector; a tied one appears once.
+
+    Attributes:
+        name: as in the state dict.
+        shape: of the tensor as stored.
+        layer: index within its stack; None outside the layers.
+        stack: as in `Site`.
+        head: outside of the backbone: a classifier, a language model's own output.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    layer: int | None = None
+    stack: str = ""
+    head: bool = False
+
+    @property
+    def size(self) -> int:
+        """The number of its entries."""
+        return math.prod(self.shape)
+
+    @property
+    def is_bias(self) -> bool:
+        """Whether it is a bias vector: what BitFit trains."""
+        return len(self.shape) == 1 and self.name.rpartition(".")[2] == "bias"
 
 
 @dataclass(frozen=True)
@@ -110,6 +140,7 @@ class Anatomy:
         rows: the grid's rows.
         shape: the sizes that the memory of a training step depends on.
         parameters: all of the model's numbers, tied ones once, adapters not counted.
+        weights: the tensors that hold them, in the model's order.
         others: embeddings and convolutions; a target finds them by their module's name only.
     """
 
@@ -118,6 +149,7 @@ class Anatomy:
     rows: tuple[Row, ...]
     shape: ModelShape
     parameters: int
+    weights: tuple[Weight, ...] = field(default=(), repr=False)
     others: tuple[Site, ...] = ()
 
     @cached_property
@@ -160,12 +192,12 @@ def anatomy(model: nn.Module | PretrainedConfig) -> Anatomy:
         ModelError: where `model` is neither.
     """
     # Imported here: both build the dataclasses above.
-    from lora_lab.anatomy import facts, reader
+    from lora_lab.anatomy import outline, reader
 
     if isinstance(model, nn.Module):
         return reader.read(model)
     if _is_config(model):
-        return reader.read(facts.build_on_meta(model))
+        return outline.read_config(model)
     raise ModelError(
         f"anatomy() needs a torch model or a transformers config, not {type(model).__name__}; "
         "ll.load_model(name).model is one"

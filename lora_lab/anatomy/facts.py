@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lora_lab._quiet import first_line
 from lora_lab.anatomy import ModelShape, blocks, roles
 from lora_lab.errors import ModelError
 
@@ -16,7 +17,7 @@ def build_on_meta(config: Any) -> nn.Module:
     """Build the model of a transformers config without memory for its weights.
 
     Raises:
-        ModelError: where transformers has no model for this config.
+        ModelError: where transformers has no model for this config, or its sizes do not fit.
     """
     import transformers
 
@@ -42,8 +43,14 @@ def build_on_meta(config: Any) -> nn.Module:
         )
     if isinstance(architecture, tuple):  # a few configs map to several heads
         architecture = architecture[0]
-    with torch.device("meta"):
-        return architecture._from_config(config)
+    try:
+        with torch.device("meta"):
+            return architecture._from_config(config)
+    except Exception as error:  # whatever a model's constructor makes of sizes that do not fit
+        raise ModelError(
+            f"transformers cannot build a {architecture.__name__} of this config: "
+            f"{first_line(error)}; mend its config.json"
+        ) from error
 
 
 def shape(

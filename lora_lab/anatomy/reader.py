@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from lora_lab.anatomy import Anatomy, Row, Rows, Site, facts, roles
+from lora_lab.anatomy import Anatomy, Row, Rows, Site, Weight, facts, roles
 
 ADAPTER_CHILD = "lora"  # what an adapter hangs below a matrix; no part of the model
 
@@ -52,7 +52,7 @@ class _Walk:
     def __init__(self, model: nn.Module) -> None:
         self.leaves: list[_Leaf] = []
         self.others: list[_Leaf] = []
-        self.parameters = 0
+        self.parameters: list[tuple[_Leaf, tuple[str, ...], nn.Parameter]] = []
         self.dtype_bytes: int | None = None
         self.packed_gate = False  # experts that keep gate and up in one three-way tensor
         self._kinds = _matrix_kinds()
@@ -64,13 +64,13 @@ class _Walk:
         if id(module) in self._seen:
             return
         self._seen.add(id(module))
-        self._count(module)
+        self._collect(at, at.path, module)
         if isinstance(module, (*self._kinds, *_OTHER_KINDS)):
             (self.leaves if isinstance(module, self._kinds) else self.others).append(at)
             for name, child in module.named_children():
                 if name != ADAPTER_CHILD:
-                    for part in child.modules():
-                        self._count(part)
+                    for path, part in child.named_modules(prefix=name):
+                        self._collect(at, (*at.path, *path.split(".")), part)
             return
         config = module.__dict__.get("config")
         if not hasattr(config, "model_type"):
@@ -100,12 +100,12 @@ class _Walk:
             and len({type(child) for child in children}) == 1
         )
 
-    def _count(self, module: nn.Module) -> None:
+    def _collect(self, at: _Leaf, path: tuple[str, ...], module: nn.Module) -> None:
         for name, parameter in module._parameters.items():
             if parameter is None or id(parameter) in self._seen:
                 continue
             self._seen.add(id(parameter))
-            self.parameters += parameter.numel()
+            self.parameters.append((at, (*path, name), parameter))
             self.packed_gate |= name == "gate_up_proj"
             if self.dtype_bytes is None and parameter.is_floating_point():
                 self.dtype_bytes = parameter.element_size()
@@ -152,8 +152,10 @@ def read(model: nn.Module) -> Anatomy:
         gated_mlp=gate,
         dtype_bytes=walk.dtype_bytes,
     )
+    weights = _weights(model, walk, names)
     others = tuple(_other(leaf) for leaf in walk.others)
-    return Anatomy(tuple(sites), columns, tuple(rows), shape, walk.parameters, others)
+    parameters = sum(weight.size for weight in weights)
+    return Anatomy(tuple(sites), columns, tuple(rows), shape, parameters, weights, others)
 
 
 _OTHER_KINDS = (nn.Embedding, nn.Conv1d, nn.Conv2d)
@@ -177,6 +179,26 @@ def _other(leaf: _Leaf) -> Site:
         reads=path,
         kind="embedding" if isinstance(module, nn.Embedding) else "conv",
     )
+
+
+def _weights(
+    model: nn.Module, walk: _Walk, stack_names: dict[tuple[str, ...], str]
+) -> tuple[Weight, ...]:
+    backbone = getattr(model, "base_model_prefix", "")
+    has_head = bool(backbone) and hasattr(model, backbone)
+    found = []
+    for at, path, parameter in walk.parameters:
+        in_block = at.stack is not None and at.stack in stack_names
+        found.append(
+            Weight(
+                name=".".join(path),
+                shape=tuple(parameter.shape),
+                layer=at.layer if in_block else None,
+                stack=stack_names[at.stack] if in_block else "",  # type: ignore[index]
+                head=has_head and path[0] != backbone,
+            )
+        )
+    return tuple(found)
 
 
 def _sites(leaf: _Leaf, stack_names: dict[tuple[str, ...], str]) -> list[Site]:

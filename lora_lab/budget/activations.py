@@ -1,9 +1,9 @@
 """What a training step keeps for its backward pass, in closed form, block by block.
 
-The rules are those of torch's autograd on transformers' modules, with SDPA attention and every
-sequence at full length (no padding): a frozen linear layer keeps nothing, a trained or adapted one
-keeps its input, norms keep theirs, SDPA keeps q, k, v and its output, an activation function what
-its own formula needs, and the loss the log-probabilities in float32.
+The rules are those of torch's autograd on transformers' modules, with SDPA attention: a frozen
+linear layer keeps nothing, a trained or adapted one keeps its input, norms keep theirs, SDPA keeps
+q, k, v and its output, an activation function what its own formula needs, and the loss the
+log-probabilities in float32.
 
 N is tokens a step (batch × sequence), e the bytes of an element of the model's dtype.
 """
@@ -25,7 +25,8 @@ _MEASURED = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "opt")
 
 # Where in a block a role reads its input; what is kept later in the block comes after.
 _STAGES = {"q": 1, "k": 1, "v": 1, "o": 3, "gate": 5, "up": 5, "down": 7}
-_STAGES_A_BLOCK = 10
+AFTER_ATTENTION, AFTER_MLP = 3, 7  # what is kept next is the norm's, or a dropout's
+STAGES_A_BLOCK = 10
 
 # Tensors of size N·d_ff that an activation function keeps, and how many its backward pass holds at
 # once. Functions written in Python (gelu_new: 0.5·x·(1 + tanh(…))) keep every factor.
@@ -54,6 +55,7 @@ class Batch:
     batch_size: int
     sequence_length: int
     element: int  # bytes of an element in the model's dtype
+    padding_mask: bool = False  # sequences of several lengths: attention gets a mask as a tensor
 
     @property
     def tokens(self) -> int:
@@ -96,7 +98,7 @@ class Group(NamedTuple):
 
 def order_of(row: int, role: str) -> int:
     """Return a site's position in the model: a larger order depends on its output."""
-    return row * _STAGES_A_BLOCK + _STAGES.get(role.rpartition(".")[2], 1)
+    return row * STAGES_A_BLOCK + _STAGES.get(role.rpartition(".")[2], 1)
 
 
 def is_approximate(shape: ModelShape) -> bool:
@@ -118,7 +120,7 @@ def block(shape: ModelShape, row: int, sites: Sequence[Site], batch: Batch) -> B
         widest = max((s.out_features for s in sites), default=0)
         return Block(N * widest * e, 3 * N * widest * e, tuple(pieces), normed=0)
     facts, d, d_ff = shape.block, shape.hidden_size or 0, shape.intermediate_size or 0
-    start = row * _STAGES_A_BLOCK
+    start = row * STAGES_A_BLOCK
     norm = _norm_input(shape, batch, N * d)
     attention, attention_work = _attention(shape, batch)
     kept, at_once = _ACTIVATIONS.get(facts.activation or "", (1, 2))
@@ -196,8 +198,13 @@ def _attention(shape: ModelShape, batch: Batch) -> tuple[int, int]:
     width, narrow = _widths(shape)
     kept = _norm_input(shape, batch, N * (width + narrow)) if shape.block.head_norms else 0
     if not _scores_kept(shape.block):
-        log_sum_exp = N * heads * FLOAT32
-        return kept + N * 2 * (width + narrow) * e + log_sum_exp, 0
+        kept += N * heads * FLOAT32  # log-sum-exp
+        if batch.padding_mask:
+            # Each layer makes the mask anew in its dtype; beside a mask, transformers repeats the
+            # heads that k and v share.
+            narrow = width
+            kept += batch.batch_size * batch.sequence_length**2 * e
+        return kept + N * 2 * (width + narrow) * e, 0
     # Probabilities; with dropout its mask and the dropped probabilities too.
     scores = batch.batch_size * heads * batch.sequence_length**2 * e
     copies = 3 if shape.block.attention_dropout else 2

@@ -18,7 +18,7 @@ class Memory:
     Attributes:
         weights: the model's, and the adapter's.
         gradients: of all that is trained.
-        optimizer: Adam's two moments.
+        optimizer: its state, such as Adam's two moments.
         activations: what the peak needs beyond the other three. Gradients do not exist during the
             forward pass, so activations fill their room first, and count here only above it.
     """
@@ -44,13 +44,15 @@ class Budget:
 
     Attributes:
         parameters_total: of the base model, tied weights once.
-        parameters_trainable: Σ r(in + out) over the sites (Hu et al., 2022, section 4.2).
-        checkpoint_bytes: tensor bytes of the saved adapter, float32, in PEFT's format.
+        parameters_trainable: with LoRA Σ r(in + out) over the sites (Hu et al., 2022, section 4.2).
+        checkpoint_bytes: tensor bytes of what is saved; of LoRA float32, in PEFT's format.
         full_checkpoint_bytes: tensor bytes of the whole model in its dtype.
         full: memory of full fine-tuning.
         adapted: memory of this plan.
         approximate: whether the activations are an estimate (counts are always exact).
         settings: what was assumed, for people: "batch 8 × 128 tokens, AdamW, float32".
+        method: the paper's name of it, such as "LoRA+PE".
+        notes: what people should know besides.
     """
 
     parameters_total: int
@@ -61,10 +63,13 @@ class Budget:
     adapted: Memory
     approximate: bool
     settings: str
+    method: str = "LoRA"
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the keys that `lora-lab budget --json` promises, and a few more."""
         return {
+            "method": self.method,
             "parameters": {
                 "total": self.parameters_total,
                 "trainable": self.parameters_trainable,
@@ -74,6 +79,7 @@ class Budget:
             "memory": {"full": self.full.to_json(), "adapted": self.adapted.to_json()},
             "approximate": self.approximate,
             "settings": self.settings,
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
@@ -101,7 +107,7 @@ class Budget:
 
     def _headline(self) -> str:
         return (
-            f"trainable {format_count(self.parameters_trainable)} of "
+            f"{self.method}: trainable {format_count(self.parameters_trainable)} of "
             f"{format_count(self.parameters_total)} "
             f"({format_share(self.parameters_trainable, self.parameters_total)}); "
             f"checkpoint {format_bytes(self.checkpoint_bytes)}, "
@@ -125,5 +131,7 @@ class Budget:
             "activations: what the peak needs above the gradients, which only come as they go",
         ]
         if self.approximate:
-            notes.append("activations are an estimate: the tests do not measure this architecture")
-        return notes
+            notes.append(
+                "activations are an estimate: the tests do not measure this model and method"
+            )
+        return [*notes, *self.notes]

@@ -12,6 +12,7 @@ from lora_lab.cli.budget import BUDGET
 from lora_lab.cli.command import Command
 from lora_lab.cli.demo import DEMO
 from lora_lab.cli.doctor import DOCTOR
+from lora_lab.cli.inspect import INSPECT
 from lora_lab.errors import LoraLabError
 
 BAD_INPUT = 2  # exit status
@@ -19,6 +20,7 @@ BAD_INPUT = 2  # exit status
 COMMANDS: dict[str, Command] = {
     "demo": DEMO,
     "budget": BUDGET,
+    "inspect": INSPECT,
     "doctor": DOCTOR,
 }
 

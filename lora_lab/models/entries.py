@@ -68,6 +68,24 @@ def _roberta(width: int, layers: int, heads: int) -> dict[str, Any]:
     }
 
 
+_DEBERTA_XXL = {
+    "architectures": ["DebertaV2Model"],
+    "vocab_size": 128100,
+    "hidden_size": 1536,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 24,
+    "intermediate_size": 6144,
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_buckets": 256,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "conv_kernel_size": 3,
+    "conv_act": "gelu",
+}
+
 _SMOLLM2 = {
     "architectures": ["LlamaForCausalLM"],
     "vocab_size": 49152,
@@ -159,6 +177,13 @@ CATALOGUE: dict[str, CatalogueEntry] = {
             "MIT",
             "RobertaConfig",
             _roberta(1024, 24, 16),
+        ),
+        CatalogueEntry(
+            "deberta-v2-xxlarge",
+            "microsoft/deberta-v2-xxlarge",
+            "MIT",
+            "DebertaV2Config",
+            _DEBERTA_XXL,
         ),
         CatalogueEntry("gpt3-175b", None, None, "GPT2Config", _GPT3_175B),
         CatalogueEntry(

@@ -1,4 +1,7 @@
-"""What the views see of ΔW while it grows, at a price of at most about 1 % of the time."""
+"""What is seen of ΔW while it grows, in the views and later from disk, for about 1 % of the time.
+
+One look at the spectra serves both: its price is paid, and limited, once.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 from lora_lab.adapters import LoraAdapter
 from lora_lab.analysis import adapter_spectra
+from lora_lab.runs.recorder import Recorder
 from lora_lab.runs.snapshot import Factors, Spectra
 
 _SHARE = 100  # a look that took t seconds is not repeated for 100·t
@@ -18,8 +22,9 @@ _UNWATCHED_SECONDS = 10.0
 class Observer:
     """Copies spectra and factors out of an adapter. Called on the trainer's thread only."""
 
-    def __init__(self, adapter: LoraAdapter) -> None:
+    def __init__(self, adapter: LoraAdapter, recorder: Recorder) -> None:
         self.adapter = adapter
+        self._recorder = recorder
         self._spectra_at = float("-inf")
         # Seconds that the last two looks took. The lesser counts: one that started cold or met a
         # busy machine says little of the next.
@@ -30,16 +35,25 @@ class Observer:
     def look(self, step: int, watch: str | None, now: bool = False) -> dict[str, Any]:
         """Return the snapshot fields that are due: "spectra", "factors", or neither.
 
+        Spectra also go to disk, as far as the recorder wants them.
+
         Args:
             step: optimizer steps done.
             watch: name of the site that somebody looks at, or None.
             now: due or not, as at a pause and at the end.
+
+        Raises:
+            AdapterError: NaN in a factor.
+            RunError: the disk does not take the spectra.
         """
         changes: dict[str, Any] = {}
         clock = time.perf_counter
         start = clock()
-        if now or start >= self._next_spectra(watched=watch is not None):
+        wanted = now or self._recorder.due(step)
+        if now or start >= self._next_spectra(watched=watch is not None, recorded=wanted):
             changes["spectra"] = Spectra(step, adapter_spectra(self.adapter))
+            if wanted:
+                self._recorder.keep(changes["spectra"])
             self._spectra_at = clock()
             self._spectra_costs.append(self._spectra_at - start)
         start = clock()
@@ -50,8 +64,10 @@ class Observer:
         self._watched = watch
         return changes
 
-    def _next_spectra(self, watched: bool) -> float:
+    def _next_spectra(self, watched: bool, recorded: bool) -> float:
         least = _WATCHED_SECONDS if watched else _UNWATCHED_SECONDS
+        if recorded:
+            least = 0.0
         return self._spectra_at + max(least, _SHARE * min(self._spectra_costs))
 
 

@@ -248,7 +248,11 @@ class Run:
         return {
             "id": self.id,
             "model": dataclasses.asdict(self.lm.card),
-            "task": {"name": self.task.name, "synthetic": self.task.synthetic},
+            "task": {
+                "name": self.task.name,
+                "synthetic": self.task.synthetic,
+                "examples": len(self.task.train),
+            },
             "lora": self.config.to_dict(),
             "training": self.training.to_dict(),
             "versions": versions,

@@ -1,8 +1,12 @@
-"""A run on disk: one folder, every file in it whole or absent.
+"""A run on disk: one folder, readable while it is written and after the process was killed.
+
+Files are whole or absent; the two that grow, metrics.jsonl and spectra.npy, may lack their end.
 
 runs/<id>/
     config.json        what was asked for: adapter, training, model, task, versions
     metrics.jsonl      one line an optimizer step, flushed
+    sites.json         the adapted matrices: place in the grid, shape, rank, ‖W₀‖_F, numbers trained
+    spectra.npy        the singular values of ΔW at all of them, a row for every step kept
     samples.json       a few held-out prompts with the base model's and the adapter's answers
     checkpoints/step-N/   the adapter in PEFT's format; the newest also holds state.pt
     adapter/           the adapter at the end, in PEFT's format
@@ -17,7 +21,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +29,7 @@ from typing import Any
 
 import torch
 
-from lora_lab.errors import RunError
+from lora_lab.runs.disk import disk, sync
 
 
 class RunStore:
@@ -52,7 +56,7 @@ class RunStore:
         """
         parent = Path(output_dir).expanduser().resolve()
         slug = re.sub(r"[^\w.-]+", "-", name or "").strip("-.")
-        with _disk(parent):
+        with disk(parent):
             parent.mkdir(parents=True, exist_ok=True)
             while True:
                 moment = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -71,7 +75,7 @@ class RunStore:
         """
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         path = self.folder / name
-        with _disk(path):
+        with disk(path):
             temporary = path.with_name(f".{name}.tmp")
             try:
                 with temporary.open("w", encoding="utf-8") as file:
@@ -90,7 +94,7 @@ class RunStore:
             RunError: the disk does not take it.
         """
         path = self.folder / "metrics.jsonl"
-        with _disk(path):
+        with disk(path):
             if self._metrics is None:
                 self._metrics = path.open("a", encoding="utf-8")
             self._metrics.write(json.dumps(dict(row)) + "\n")
@@ -126,7 +130,7 @@ class RunStore:
             torch.save(dict(state), folder / "state.pt")
 
         path = self._fill(checkpoints / f"step-{step}", write)
-        with _disk(checkpoints):
+        with disk(checkpoints):
             for old in checkpoints.glob("step-*/state.pt"):
                 if old.parent != path:
                     old.unlink()
@@ -135,17 +139,17 @@ class RunStore:
     def _fill(self, path: Path, write: Callable[[Path], object]) -> Path:
         """Make the folder `path` under another name, and rename it when all is on disk."""
         temporary = path.with_name(f".{path.name}.tmp")
-        with _disk(path):
+        with disk(path):
             try:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
                 write(temporary)
                 for file in temporary.rglob("*"):
-                    _sync(file)
+                    sync(file)
                 if path.exists():
                     shutil.rmtree(path)
                 temporary.replace(path)
-                _sync(path.parent)
+                sync(path.parent)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
@@ -179,38 +183,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a folder's entries to the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows cannot open a folder
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one line that names the mend."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunError(
-            f"cannot write {path}: {reason}; free some space or choose another output_dir"
-        ) from error
-    except RuntimeError as error:
-        # torch.save and safetensors wrap the disk's errors in their own.
-        if isinstance(error, RunError) or not _about_the_disk(error):
-            raise
-        raise RunError(
-            f"cannot write {path}: {error}; free some space or choose another output_dir"
-        ) from error
-
-
-def _about_the_disk(error: RuntimeError) -> bool:
-    words = ("no space left", "read-only", "file write failed", "unexpected pos", "i/o error")
-    return any(word in str(error).lower() for word in words)

@@ -23,6 +23,7 @@ from lora_lab.adapters import LoraAdapter
 from lora_lab.configs import TrainingConfig
 from lora_lab.errors import RunError
 from lora_lab.memory import Meter
+from lora_lab.tasks.encoding import IGNORED
 
 
 class NotFiniteError(RunError):
@@ -49,6 +50,7 @@ class Step:
     number: int  # from 1
     loss: float  # mean over the step's completion tokens, nats
     learning_rate: float  # that the step was taken with
+    tokens: int  # completion tokens of the step, those that the loss is the mean of
 
 
 @dataclass
@@ -83,7 +85,8 @@ class Fit:
             DeadAdapterError: a site that training does not reach.
         """
         with _training_settings(self.model, self.training):
-            self.optimizer = torch.optim.AdamW(
+            self.optimizer = _AdamW(
+                self.meter,
                 [p for p in self.adapter.parameters() if p.requires_grad],
                 lr=self.training.learning_rate,
                 weight_decay=self.training.weight_decay,
@@ -99,6 +102,18 @@ class Fit:
                 self.model.zero_grad(set_to_none=True)
                 self.optimizer = self.scheduler = self.meter.optimizer = None
                 trainer.accelerator.free_memory()
+
+
+class _AdamW(torch.optim.AdamW):
+    """AdamW whose steps the meter looks at."""
+
+    def __init__(self, meter: Meter, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._meter = meter
+
+    def step(self, closure: Any = None) -> Any:
+        with self._meter.measure_update():
+            return super().step(closure)
 
 
 class _Trainer(Trainer):
@@ -138,12 +153,15 @@ class _Trainer(Trainer):
         )
         self._meter = fit.meter
         self.step_loss: Tensor | float = 0.0
+        self.step_tokens: Tensor | int = 0
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any) -> Tensor:
         with self._meter.measure(inputs["input_ids"].numel()):
             loss = super().training_step(model, inputs, *rest)
         # Each pass gives its tokens' share of the step's mean: they add up to the true mean.
         self.step_loss = self.step_loss + loss
+        labels = inputs["labels"][:, 1:]  # the first token of an example is never predicted
+        self.step_tokens = self.step_tokens + (labels != IGNORED).sum()
         return loss
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -170,6 +188,7 @@ class _Steps(TrainerCallback):
         self._reached = False  # every site has been seen to get a gradient
         self._zero = [name for name, site in fit.adapter.sites.items() if not site.B.any()]
         self._loss = 0.0
+        self._tokens = 0
         self._learning_rate = 0.0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -184,9 +203,12 @@ class _Steps(TrainerCallback):
         gradients = [p.grad for p in self._fit.adapter.parameters() if p.grad is not None]
         largest = get_total_norm(gradients, norm_type=math.inf)
         loss = torch.as_tensor(self._trainer.step_loss, device=largest.device)
-        # The only wait for the device in a step: both numbers in one transfer.
-        self._loss, size = torch.stack((loss.float(), largest.float())).tolist()
-        self._trainer.step_loss = 0.0
+        tokens = torch.as_tensor(self._trainer.step_tokens, device=largest.device)
+        # The only wait for the device in a step: all numbers in one transfer.
+        numbers = torch.stack((loss.float(), largest.float(), tokens.float()))
+        self._loss, size, count = numbers.tolist()
+        self._tokens = int(count)
+        self._trainer.step_loss, self._trainer.step_tokens = 0.0, 0
         if not math.isfinite(self._loss):
             raise NotFiniteError(f"the loss is {self._loss} at step {step}", adapter_suspect=True)
         if not math.isfinite(size):
@@ -205,7 +227,8 @@ class _Steps(TrainerCallback):
 
     def on_step_end(self, *context: Any, **_: Any) -> None:
         _, state, control = context
-        if self._fit.on_step(Step(state.global_step, self._loss, self._learning_rate)):
+        step = Step(state.global_step, self._loss, self._learning_rate, self._tokens)
+        if self._fit.on_step(step):
             control.should_training_stop = True
 
     def _check_gradients(self, step: int) -> None:

@@ -24,6 +24,7 @@ from lora_lab.runs.data import RunData
 from lora_lab.runs.observer import Observer
 from lora_lab.runs.problems import explain, forget_frames
 from lora_lab.runs.progress import LossHistory, Pace
+from lora_lab.runs.recorder import Recorder
 from lora_lab.runs.surroundings import (
     ADAPTER,
     ModelState,
@@ -52,7 +53,8 @@ class Worker:
         self.adapter = cast(LoraAdapter, run.adapter)
         self.losses = LossHistory()
         self.pace = Pace()
-        self.observer = Observer(self.adapter)
+        self.recorder = Recorder(run.store, self.adapter)
+        self.observer = Observer(self.adapter, self.recorder)
         self.meter = Meter(self.model)
         self.data = RunData(run.lm, run.task, run.training, self.boundary, run.notes)
         self.metrics: dict[str, float] = {}
@@ -74,6 +76,7 @@ class Worker:
             self._fail(error)
             raise
         finally:
+            self.recorder.close()
             self.run.store.close()
 
     def boundary(self) -> bool:
@@ -132,6 +135,8 @@ class Worker:
         run = self.run
         self._enter("reading the data")
         examples = self.data.training_examples()
+        with torch.no_grad():
+            self.recorder.begin()
         self._enter("training")
         self.fit = Fit(
             model=self.model,
@@ -164,6 +169,7 @@ class Worker:
                 "step": step.number,
                 "loss": step.loss,
                 "learning_rate": step.learning_rate,
+                "tokens": step.tokens,
                 "seconds": round(seconds, 4),
             }
         )

@@ -65,7 +65,7 @@ def generate(
             f"{_context(model)} positions; lower it"
         )
     answers: list[str] = []
-    with _evaluating(model), torch.no_grad(), quiet_transformers():
+    with evaluating(model), torch.no_grad(), quiet_transformers():
         for start in range(0, len(prompts), batch_size):
             if should_stop is not None and should_stop():
                 break
@@ -134,7 +134,8 @@ def _context(model: PreTrainedModel) -> int:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode inside the block, and every module back in its own afterwards."""
     # Module by module: a user may have frozen some of them in eval mode.
     modes = {module: module.training for module in model.modules()}
     model.eval()

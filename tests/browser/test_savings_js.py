@@ -87,6 +87,9 @@ def random_ranks(model: Anatomy, rng: random.Random) -> dict[str, int]:
         ("smollm2-135m", {"gradient_checkpointing": True, "lora_dropout": 0.1}),
         ("gpt2-medium", {"dtype": "bfloat16", "batch_size": 2}),
         ("minilm-l6", {}),
+        ("smollm2-135m", {"optimizer": "adamw_8bit"}),
+        ("gpt2-medium", {"optimizer": "adafactor", "batch_size": 1, "sequence_length": 1}),
+        ("smollm2-135m", {"optimizer": "sgd", "padding_mask": True}),
     ],
 )
 def test_the_browser_computes_pythons_numbers(
@@ -190,8 +193,10 @@ def test_nothing_moves_when_numbers_come_and_go(
     page.set(ranks={})
     assert "paint a rank to see a plan" in page.view().inner_text()
     assert heights(page) == before
-    reading = {"kind": "tensor bytes on the CPU", "current": 700 << 20, "peak": 1500 << 20}
-    page.set(ranks={site.name: 64 for site in smollm2.sites}, measured=reading)
+    plan = {site.name: 64 for site in smollm2.sites}
+    part = "measured +12 % against the forecast; most in the activations: 900 MiB where 700 MiB"
+    page.set(ranks=plan, run_ranks=plan, measured=measured(1500 << 20), difference=part)
+    assert part in page.view().inner_text()
     assert heights(page) == before
     overflow = page.page.evaluate(
         "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -207,35 +212,120 @@ def test_without_a_model_it_says_so(esm_page: Maker) -> None:
 def test_thin_slices_stay_visible(savings: Maker, smollm2: Anatomy) -> None:
     page = savings({"ranks": {smollm2.sites[0].name: 1}})
     for part in ("gradients", "optimizer"):
-        slices = page.view().locator(f".ll-savings-track .ll-savings-{part}")
+        slices = page.view().locator(f".ll-savings-track .ll-savings-{part}:not([hidden])")
         widths = slices.evaluate_all("all => all.map(e => e.getBoundingClientRect().width)")
         assert min(widths) >= 1
 
 
-def test_the_measured_row_names_its_kind_and_judges_the_forecast(
-    savings: Maker, smollm2: Anatomy, price: dict[str, Any]
-) -> None:
+def measured(peak: int, **changes: Any) -> dict[str, Any]:
+    """Return a settled reading whose peak is a half weights, an eighth each the next two."""
+    parts = {"weights": peak // 2, "gradients": peak // 8, "optimizer": peak // 8}
+    rest = peak - sum(parts.values())
+    reading = {"kind": "CUDA memory", "current": peak // 2, "peak": peak, "settled": True}
+    return {**reading, **parts, "activations": rest, **changes}
+
+
+def segments(page: EsmPage, row: str) -> dict[str, float]:
+    """Return the widths in pixels of the parts on show in a row."""
+    found = page.view().locator(".ll-savings-row", has_text=row).locator(".ll-savings-seg")
+    return found.evaluate_all(
+        """all => Object.fromEntries(all.filter(e => !e.hidden).map(
+            e => [e.className.split("ll-savings-").pop(), e.getBoundingClientRect().width]))"""
+    )
+
+
+def test_the_measured_peak_is_stacked_as_the_forecasts_are(savings: Maker) -> None:
     page = savings()
     assert "measured while a run trains" in page.view().inner_text()
-    forecast = evaluate_price(price, page.get("ranks")).adapted.total
-    row = page.view().locator(".ll-savings-row", has_text="measured peak")
-
-    page.set(measured={"kind": "CUDA memory", "current": forecast // 2, "peak": forecast + 9})
-    text = page.view().inner_text()
-    assert "CUDA memory" in text
-    assert f"now {_format.format_bytes(forecast // 2)}" in text
-    assert _format.format_bytes(forecast + 9) in text
-    assert "✓" in text
-    now, above = row.locator(".ll-savings-seg").evaluate_all(
-        "all => all.map(e => e.getBoundingClientRect().width)"
+    assert segments(page, "measured peak") == {}
+    forecast = shown(page)["adapted"]
+    page.set(measured=measured(forecast["total"]))
+    widths = segments(page, "measured peak")
+    whole = sum(widths.values())
+    assert whole == pytest.approx(sum(segments(page, "this plan").values()), abs=2)
+    assert widths["weights"] == pytest.approx(whole / 2, abs=1)
+    assert widths["activations"] == pytest.approx(whole / 4, abs=1)
+    colours = (
+        page.view()
+        .locator(".ll-savings-weights")
+        .evaluate_all("all => all.map(e => getComputedStyle(e).backgroundColor)")
     )
-    assert now == pytest.approx(above, abs=1)
+    assert len(set(colours)) == 1
+    text = page.view().inner_text()
+    assert f"CUDA memory, now {_format.format_bytes(forecast['total'] // 2)}" in text
+    # Twice the largest: everything shrinks to one scale.
+    page.set(measured=measured(2 * shown(page)["full"]["total"]))
+    assert sum(segments(page, "full").values()) == pytest.approx(
+        sum(segments(page, "measured").values()) / 2, abs=3
+    )
 
-    page.set(measured={"kind": "CUDA memory", "current": forecast, "peak": 2 * forecast})
-    assert "✓" not in page.view().inner_text()
-    assert "+100 % against the forecast" in (row.get_attribute("title") or "")
-    page.set(measured={})
+
+def test_a_meter_without_parts_gives_one_bar(savings: Maker) -> None:
+    page = savings()
+    reading = {"kind": "another accelerator", "current": 1 << 20, "peak": 1 << 28, "weights": 0}
+    page.set(measured={**reading, "settled": True})
+    assert list(segments(page, "measured peak")) == ["whole"]
+
+
+def test_the_measured_row_judges_the_forecast_of_its_own_plan(
+    savings: Maker, smollm2: Anatomy
+) -> None:
+    page = savings()
+    plan, total = page.get("ranks"), shown(page)["adapted"]["total"]
+    row = page.view().locator(".ll-savings-row", has_text="measured peak")
+    page.set(run_ranks=plan, measured=measured(total + 9))
+    assert "✓ 0 %" in row.inner_text()
+    page.set(measured=measured(int(total * 1.049)))
+    assert "✓ +5 %" in row.inner_text()
+    page.set(measured=measured(int(total * 1.12)), difference="most in the activations")
+    assert "+12 %" in row.inner_text()
+    assert "✓" not in row.inner_text()
+    assert "most in the activations" in page.view().inner_text()
+    assert "+12 % against the forecast" in (row.get_attribute("title") or "")
+    # Before the optimizer's state has come there is nothing to judge.
+    page.set(measured=measured(total // 2, settled=False))
+    assert "%" not in row.inner_text()
+    page.set(measured=measured(total * 2))
+    paint(page, {smollm2.sites[0].name: 16})
+    assert "%" not in row.inner_text()
+    assert "most in the activations" not in page.view().inner_text()
+    assert "measured of another plan or other settings" in page.view().inner_text()
+    paint(page, {**plan, smollm2.sites[1].name: 0})  # a rank of 0 is no rank
+    assert "+100 %" in row.inner_text()
+    page.set(measured={}, difference="")
     assert "CUDA" not in page.view().inner_text()
+
+
+def test_a_dry_run_takes_the_formulas_place_and_says_so(savings: Maker, smollm2: Anatomy) -> None:
+    page = savings()
+    row = page.view().locator(".ll-savings-row", has_text="this plan")
+    whole = page.view().locator(".ll-savings-row", has_text="full fine-tuning")
+    formula = shown(page)
+    assert "formula" in row.inner_text()
+    plan = {
+        "weights": 400 << 20,
+        "gradients": 2 << 20,
+        "optimizer": 4 << 20,
+        "activations": 1 << 28,
+    }
+    page.set(dry_run={"plan": plan, "ranks": page.get("ranks")}, note="full fine-tuning is next…")
+    assert shown(page)["adapted"] == {**plan, "total": sum(plan.values())}
+    assert shown(page)["full"] == formula["full"]
+    assert "dry run" in row.inner_text()
+    assert "formula" in whole.inner_text()
+    assert "fake tensors" in (row.get_attribute("title") or "")
+    assert _format.format_bytes(sum(plan.values())) in row.inner_text()
+    assert "full fine-tuning is next…" in page.view().inner_text()
+    twin = page.view().locator("tbody th").all_text_contents()
+    assert twin == ["full fine-tuning (formula)", "this plan (dry run)"]
+    full = {part: size * 2 for part, size in plan.items()}
+    page.set(dry_run={"plan": plan, "ranks": page.get("ranks"), "full": full})
+    assert shown(page)["full"]["total"] == 2 * sum(plan.values())
+    assert "−50 %" in page.view().inner_text()
+    # Another plan has no dry run yet; full fine-tuning is the same for all.
+    paint(page, {smollm2.sites[0].name: 4})
+    assert "formula" in row.inner_text()
+    assert "dry run" in whole.inner_text()
 
 
 def test_estimates_are_marked(esm_page: Maker) -> None:
@@ -246,7 +336,11 @@ def test_estimates_are_marked(esm_page: Maker) -> None:
     bar = page.view().locator(".ll-savings-track .ll-savings-activations").first
     assert "gradient" in bar.evaluate("e => getComputedStyle(e).backgroundImage")
     plan = page.view().locator(".ll-savings-row", has_text="this plan")
+    assert "≈ formula" in plan.inner_text()
     assert "activations are an estimate" in (plan.get_attribute("title") or "")
+    exact = price_table(model)["full"]
+    page.set(dry_run={"full": exact, "plan": exact, "ranks": page.get("ranks")})
+    assert "≈" not in page.view().inner_text()
 
 
 def test_tooltips_break_the_bytes_down(savings: Maker, price: dict[str, Any]) -> None:

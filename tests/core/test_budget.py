@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lora_lab.adapters import attach
 from lora_lab.anatomy import Anatomy, anatomy
@@ -23,120 +19,22 @@ from lora_lab.configs import LoraConfig
 from lora_lab.errors import ConfigError
 from lora_lab.models import model_config
 from lora_lab.plan import ranks
+from tests.core.measured_step import (
+    BATCH,
+    LENGTH,
+    bert,
+    bloom,
+    gpt2,
+    llama,
+    measured_peak,
+    mistral,
+    opt,
+    qwen2,
+    qwen3,
+)
 
-BATCH, LENGTH = 4, 64
 Q_V = LoraConfig(r=4, target_modules=["q", "v"])
 ALL = LoraConfig(r=4, target_modules="all-linear")
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of every storage that an operation reads or writes, until it is freed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: dict[int, int] = {}
-        self.peak = 0
-
-    def add(self, tensors: Any) -> None:
-        for tensor in tree_leaves(tensors):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self.sizes:
-                    self.sizes[storage._cdata] = storage.nbytes()
-                    weakref.finalize(storage, self.sizes.pop, storage._cdata)
-        self.peak = max(self.peak, sum(self.sizes.values()))
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.add((args, kwargs, out))
-        return out
-
-
-def measured_peak(model: Any, batch: int = BATCH, length: int = LENGTH) -> int:
-    """Return the live bytes at the dearest moment of the second training step."""
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=1e-3, fused=True)
-    ids = torch.randint(0, model.config.vocab_size, (batch, length))
-    options = {} if isinstance(model, transformers.BertForMaskedLM) else {"use_cache": False}
-    for _ in range(2):  # the optimizer's state exists from the second on
-        optimizer.zero_grad()
-        meter = LiveBytes()
-        with meter:
-            meter.add(
-                (list(model.parameters()), [list(s.values()) for s in optimizer.state.values()])
-            )
-            model(input_ids=ids, labels=ids, **options).loss.backward()
-            optimizer.step()
-    return meter.peak
-
-
-def llama(vocab: int = 256, layers: int = 3, **more: Any) -> Any:
-    return transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(**sizes(vocab, layers), num_key_value_heads=2, **more)
-    )
-
-
-def gpt2(vocab: int = 256, layers: int = 3, dropout: float = 0.0) -> Any:
-    config = transformers.GPT2Config(
-        vocab_size=vocab,
-        n_embd=64,
-        n_layer=layers,
-        n_head=4,
-        n_positions=LENGTH,
-        resid_pdrop=dropout,
-        attn_pdrop=dropout,
-        embd_pdrop=dropout,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    return transformers.GPT2LMHeadModel(config)
-
-
-def sizes(vocab: int = 256, layers: int = 3) -> dict[str, int]:
-    return {
-        "vocab_size": vocab,
-        "hidden_size": 64,
-        "intermediate_size": 192,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-    }
-
-
-def qwen2() -> Any:
-    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes(), num_key_value_heads=2))
-
-
-def qwen3() -> Any:
-    config = transformers.Qwen3Config(**sizes(), num_key_value_heads=2, head_dim=16)
-    return transformers.Qwen3ForCausalLM(config)
-
-
-def mistral() -> Any:
-    config = transformers.MistralConfig(**sizes(), num_key_value_heads=2)
-    return transformers.MistralForCausalLM(config)
-
-
-def opt() -> Any:
-    config = transformers.OPTConfig(
-        vocab_size=256,
-        hidden_size=64,
-        ffn_dim=192,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        word_embed_proj_dim=64,
-        max_position_embeddings=LENGTH,
-        dropout=0.0,
-    )
-    return transformers.OPTForCausalLM(config)
-
-
-def bert() -> Any:
-    return transformers.BertForMaskedLM(transformers.BertConfig(**sizes()))
-
-
-def bloom() -> Any:
-    config = transformers.BloomConfig(vocab_size=256, hidden_size=64, n_layer=3, n_head=4)
-    return transformers.BloomForCausalLM(config)
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +43,9 @@ def _one_thread() -> None:
     torch.manual_seed(0)
 
 
-def off_by(model: Any, config: LoraConfig | None, *, checkpointing: bool = False) -> float:
+def off_by(
+    model: Any, config: LoraConfig | None, *, checkpointing: bool = False, padded: bool = False
+) -> float:
     """Return the relative error of the forecast, weights and optimizer left out on both sides."""
     model.train()
     forecast = budget(
@@ -154,6 +54,7 @@ def off_by(model: Any, config: LoraConfig | None, *, checkpointing: bool = False
         batch_size=BATCH,
         sequence_length=LENGTH,
         gradient_checkpointing=checkpointing,
+        padding_mask=padded,
     )
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -162,7 +63,7 @@ def off_by(model: Any, config: LoraConfig | None, *, checkpointing: bool = False
         attach(model, config)
         memory = forecast.adapted
     rest = memory.weights + memory.optimizer
-    return abs((memory.total - rest) / (measured_peak(model) - rest) - 1)
+    return abs((memory.total - rest) / (measured_peak(model, padded=padded) - rest) - 1)
 
 
 # --- the measured step ---------------------------------------------------------------------------
@@ -196,6 +97,14 @@ def test_forecast_with_gradient_checkpointing(make: Any, config: Any) -> None:
 @pytest.mark.parametrize("config", [None, Q_V, ALL], ids=["full", "q,v", "all-linear"])
 def test_forecast_with_the_models_own_dropout(config: Any) -> None:
     assert off_by(gpt2(dropout=0.1), config) < 0.02
+
+
+@pytest.mark.parametrize("config", [None, Q_V, ALL], ids=["full", "q,v", "all-linear"])
+@pytest.mark.parametrize(
+    "make", [llama, gpt2, mistral, qwen2, qwen3, opt, lambda: gpt2(dropout=0.1)]
+)
+def test_forecast_with_a_padding_mask(make: Any, config: Any) -> None:
+    assert off_by(make(), config, padded=True) < 0.02
 
 
 @pytest.mark.parametrize("targets", [["q", "v"], "all-linear"])
@@ -403,7 +312,7 @@ def test_html_is_escaped() -> None:
     [
         ({"batch_size": 0}, "batch_size is 0; it must be a whole number of at least 1"),
         ({"sequence_length": 1.5}, "sequence_length is 1.5; it must be a whole number"),
-        ({"optimizer": "sgd"}, "optimizer 'sgd' is not modelled; use 'adamw'"),
+        ({"optimizer": "lion"}, "optimizer 'lion' is not modelled; use one of adamw, adamw_8bit"),
         ({"dtype": "int8"}, "dtype 'int8' is not modelled; use one of bfloat16, float16, float32"),
     ],
 )

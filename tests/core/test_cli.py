@@ -14,7 +14,15 @@ import pytest
 from lora_lab import _doctor
 from lora_lab.budget import budget
 from lora_lab.cli import main
-from lora_lab.configs import LoraConfig
+from lora_lab.configs import (
+    AdaLoraConfig,
+    BitFitConfig,
+    BottleneckConfig,
+    FullConfig,
+    LoraConfig,
+    PrefixEmbedConfig,
+    PrefixLayerConfig,
+)
 from lora_lab.models import model_config
 
 Run = Callable[..., tuple[int, str, str]]
@@ -39,14 +47,60 @@ def test_budget_json_is_the_contract(lora_lab: Run) -> None:
     found = json.loads(out)
     assert status == 0
     assert found["parameters"]["trainable"] == 18_874_368  # Hu et al. (2022), table 5
+    del found["claims"], found["published"]
     assert found == budget("gpt3-175b", LoraConfig(r=4)).to_json()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "config"),
+    [
+        ("--method ft", FullConfig()),
+        ("--method ft-top2", FullConfig(top_layers=2)),
+        ("--method bitfit", BitFitConfig()),
+        ("--method bitfit --new-biases", BitFitConfig(new_biases=True)),
+        ("--method pre-embed --prefix-length 5 --infix-length 0", PrefixEmbedConfig(5, 0)),
+        ("--method pre-layer --infix-length 3", PrefixLayerConfig(8, 3)),
+        ("--method adapter-h --r 3", BottleneckConfig("H", 3)),
+        ("--method adapter-l --r 3", BottleneckConfig("L", 3)),
+        ("--method adapter-p --r 3", BottleneckConfig("P", 3)),
+        ("--method adapter-d --r 3", BottleneckConfig("D", 3)),
+        ("--method adalora --r 3 --targets q", AdaLoraConfig(3, 5, target_modules=["q"])),
+        ("--method adalora --r 3 --init-r 4", AdaLoraConfig(3, 4)),
+        (
+            "--method lora --method pre-embed --r 2 --prefix-length 8 --infix-length 4",
+            [LoraConfig(r=2), PrefixEmbedConfig(8, 4)],
+        ),
+    ],
+)
+def test_budget_takes_every_method_of_the_paper(lora_lab: Run, arguments: str, config: Any) -> None:
+    status, out, _ = lora_lab("budget", "minilm-l6", *arguments.split(), "--json")
+    assert status == 0
+    assert json.loads(out) == budget("minilm-l6", config).to_json()
+
+
+def test_budget_of_gpt3_says_what_the_paper_says(lora_lab: Run) -> None:
+    """Table 4 prints 14.2M for BitFit, which its own formulas do not give."""
+    _, out, _ = lora_lab("budget", "gpt3-175b", "--method", "bitfit", "--json")
+    found = json.loads(out)
+    (row,) = found["published"]
+    assert (row["table"], row["published"]) == ("Table 4", 14_200_000)
+    assert row["verdict"] == "does not reproduce"
+    assert row["note"]
+    assert row["counted"] == found["parameters"]["trainable"]
+    claims = {claim["printed"]: claim for claim in found["claims"]}
+    assert list(claims) == ["350 GB", "1.2 TB", "35 MB", "10,000×", "3×"]
+    assert claims["1.2 TB"]["verdict"] == "does not reproduce"
+    _, text, _ = lora_lab("budget", "gpt3-175b", "--method", "bitfit")
+    assert "Table 4, BitFit: 14.2M, counted 12.988M; does not reproduce (a block has" in text
+    for printed, claim in claims.items():
+        assert f"{printed} {claim['what']}: {claim['formula']} = {claim['shown']}" in text
 
 
 def test_budget_hands_every_option_on(lora_lab: Run) -> None:
     options = (
         "--method lora --r 2 --alpha 32 --targets all-linear --batch-size 3 --sequence-length 17"
     )
-    more = "--dtype bfloat16 --gradient-checkpointing --json"
+    more = "--dtype bfloat16 --gradient-checkpointing --padding-mask --optimizer sgd --json"
     _, out, _ = lora_lab("budget", "smollm2-135m", *options.split(), *more.split())
     expected = budget(
         "smollm2-135m",
@@ -55,6 +109,8 @@ def test_budget_hands_every_option_on(lora_lab: Run) -> None:
         sequence_length=17,
         dtype="bfloat16",
         gradient_checkpointing=True,
+        padding_mask=True,
+        optimizer="sgd",
     )
     assert json.loads(out) == expected.to_json()
 
@@ -83,6 +139,11 @@ def test_budget_of_a_folder_needs_only_its_config(lora_lab: Run, tmp_path: Path)
         ("budget smollm2-135m --batch-size 0", "batch_size is 0"),
         ("budget smollm2-135m --dtype int3", "dtype 'int3' is not modelled; use one of"),
         ("budget smollm2-135m --method prompt", "invalid choice: 'prompt'"),
+        ("budget smollm2-135m --method bitfit", "--new-biases gives its linear layers new ones"),
+        ("budget smollm2-135m --method lora --method lora", "LoRA and LoRA both claim model.layer"),
+        ("budget minilm-l6 --method adapter-h --r 385", "use an r of at most 384"),
+        ("budget minilm-l6 --method pre-layer --prefix-length 999", "use fewer of them"),
+        ("budget smollm2-135m --optimizer lion", "invalid choice: 'lion'"),
         ("budget ./no/such/folder", "there is no folder ./no/such/folder"),
         ("budget", "the following arguments are required: model"),
         ("paint", "invalid choice: 'paint'"),

@@ -1,6 +1,15 @@
 import pytest
 
-from lora_lab.configs import LoraConfig, TrainingConfig
+from lora_lab.configs import (
+    AdaLoraConfig,
+    BitFitConfig,
+    BottleneckConfig,
+    FullConfig,
+    LoraConfig,
+    PrefixEmbedConfig,
+    PrefixLayerConfig,
+    TrainingConfig,
+)
 from lora_lab.errors import ConfigError
 
 
@@ -62,3 +71,57 @@ def test_impossible_training_settings_are_refused(fields, message):
 def test_an_unknown_field_names_its_nearest_neighbour():
     with pytest.raises(ConfigError, match="no field 'lora_aplha'; did you mean 'lora_alpha'"):
         LoraConfig.from_dict({"lora_aplha": 16})
+
+
+METHODS = {
+    "LoRA": LoraConfig(r=3, target_modules=["q"]),
+    "AdaLoRA": AdaLoraConfig(target_r=2, init_r=3, target_modules=["q"], total_step=9),
+    "FT": FullConfig(),
+    "FT-Top2": FullConfig(top_layers=2),
+    "BitFit": BitFitConfig(new_biases=True),
+    "PreEmbed": PrefixEmbedConfig(prefix_length=3, infix_length=0),
+    "PreLayer": PrefixLayerConfig(infix_length=2),
+    "Adapter^L": BottleneckConfig("L", r=4),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_the_papers_name_and_makes_the_round_trip(name):
+    import lora_lab as ll
+
+    config = METHODS[name]
+    assert config.method == name
+    assert type(config).from_dict(config.to_dict()) == config
+    assert eval(config.to_python(), {"ll": ll}) == config
+
+
+def test_adaloras_fields_and_defaults_are_pefts():
+    from peft import AdaLoraConfig as Peft
+
+    ours, theirs = AdaLoraConfig(total_step=10), Peft(total_step=10)
+    for field in ours.to_dict():
+        if field != "target_modules":
+            assert getattr(ours, field) == getattr(theirs, field), field
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FullConfig(top_layers=0), "top_layers is 0; it must be a whole number of at le"),
+        (lambda: PrefixEmbedConfig(-1), "prefix_length is -1; it must be a whole number of at lea"),
+        (lambda: PrefixLayerConfig(1, 0.5), "infix_length is 0.5; it must be a whole number"),
+        (lambda: PrefixLayerConfig(0, 0), "prefix_length and infix_length are both 0; give one"),
+        (lambda: BottleneckConfig("Q"), "variant is 'Q'; use one of H, L, P, D"),
+        (lambda: BottleneckConfig(r=0), "r is 0; a rank is a whole number of at least 1"),
+        (lambda: AdaLoraConfig(target_r=9, init_r=8), "target_r is 9 and init_r 8; AdaLoRA only"),
+        (lambda: AdaLoraConfig(tinit=5, tfinal=5, total_step=10), "leave none of the 10 steps"),
+        (lambda: AdaLoraConfig(deltaT=0), "deltaT is 0; it must be a whole number of at least 1"),
+        (lambda: AdaLoraConfig(beta1=1.0), "beta1 is 1.0; it must lie in [0, 1)"),
+        (lambda: AdaLoraConfig(orth_reg_weight=-1), "orth_reg_weight is -1; it must be a positive"),
+        (lambda: AdaLoraConfig(target_modules=[]), "target_modules is empty; name at least one"),
+    ],
+)
+def test_impossible_settings_of_other_methods_are_refused(make, message):
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert message in str(caught.value)

@@ -220,6 +220,14 @@ def test_memory_bars_add_up_and_show_their_totals():
     assert figure.layout.annotations[0].text == "2.50 GiB"
 
 
+def test_a_measured_peak_is_drawn_in_its_parts_where_they_are_known():
+    reading = MemoryReading(5, GIB, "CUDA memory", GIB // 2, GIB // 8, GIB // 8, GIB // 4)
+    figure = figures.memory_figure(budget(), reading)
+    assert [part.name for part in figure.data] == list(figures.MEMORY_PARTS)
+    assert [part.x[2] for part in figure.data] == [0.5, 0.125, 0.125, 0.25]
+    assert figure.data[0].y[2] == "measured peak"
+
+
 def test_summaries_say_what_the_figures_show():
     text = figures.summary(view())
     assert "layers.3.v, step 12: effective rank 3.25 of 8" in text
@@ -237,9 +245,11 @@ def test_summaries_say_what_the_figures_show():
 
 
 def test_numbers_keep_three_digits():
-    texts = [number(x) for x in (0.0, 3.5, 13, 0.00174, 999.9, 123456.0, 1.2e-6, 2e9, math.nan)]
+    texts = [
+        number(x) for x in (0.0, 3.5, 13, 0.00174, 0.9999, 999.9, 123456.0, 1.2e-6, 2e9, math.nan)
+    ]
     assert texts == [
-        *("0.00", "3.50", "13.0", "0.00174", "1,000", "123,456", "1.20e-06", "2.00e+09"),
+        *("0.00", "3.50", "13.0", "0.00174", "1.00", "1,000", "123,456", "1.20e-06", "2.00e+09"),
         "undefined",
     ]
 
@@ -256,4 +266,4 @@ def test_no_other_core_module_imports_plotly():
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         names |= {str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
         if any(name.partition(".")[0] == "plotly" for name in names):
-            assert path.name == "figures.py"
+            assert path.parent.name == "figures"

@@ -7,7 +7,8 @@ import threading
 import pytest
 import torch
 
-from lora_lab.memory import LiveStorages, Meter, storage_bytes
+from lora_lab.budget import Memory
+from lora_lab.memory import LiveStorages, MemoryReading, Meter, differing_part, storage_bytes
 
 N, D = 64, 32  # rows of the batch, width of the layers
 FLOAT = 4  # bytes
@@ -139,3 +140,90 @@ def test_an_error_within_a_measured_pass_gets_out_and_counting_ends():
     before = meter.reading().peak
     torch.ones(100_000).add_(1)
     assert meter.reading().peak == before
+
+
+def test_the_parts_of_a_reading_add_up_to_its_peak():
+    model = Chain(3)
+    weights = 3 * D * D * FLOAT
+    meter = Meter(model)
+    optimizer = torch.optim.AdamW(model.parameters())
+    meter.optimizer = optimizer
+    start = meter.reading()
+    assert (start.peak, start.weights, start.gradients, start.optimizer) == (weights, weights, 0, 0)
+    assert start.activations == 0
+    state = 2 * weights + 3 * FLOAT
+    for state_there in (0, state):  # the first pass has no optimizer state yet
+        with meter.measure(N):
+            _step(model, torch.randn(N, D))
+        # As in the chain counted by hand above, but of the parts; one gradient of three is there.
+        beside = D * D * FLOAT + 5 * N * D * FLOAT + 2 * FLOAT
+        assert meter.reading().peak == max(
+            weights + state_there + beside, 2 * weights + state_there
+        )
+        with meter.measure_update():
+            optimizer.step()
+        optimizer.zero_grad()
+        reading = meter.reading()
+        assert (reading.weights, reading.gradients, reading.optimizer) == (weights, weights, state)
+        assert reading.weights + reading.gradients + reading.optimizer + reading.activations == (
+            reading.peak
+        )
+    # The update holds two temporaries of one weight's size (√v and the step), and fewer scalars
+    # than fit into one of them; the pass needs more.
+    assert reading.peak == weights + state + beside
+
+
+def test_an_update_that_needs_more_than_the_pass_sets_the_peak():
+    model = Chain(1)
+    meter = Meter(model)
+    optimizer = torch.optim.AdamW(model.parameters())
+    meter.optimizer = optimizer
+    one = D * D * FLOAT
+    for _ in range(2):
+        optimizer.zero_grad()
+        with meter.measure(1):
+            _step(model, torch.randn(1, D))
+        with meter.measure_update():
+            optimizer.step()
+    # Weight, gradient, two moments; then √v, and what it is divided into before eps is added.
+    assert 5 * one < meter.reading().peak <= 6 * one + 64 * FLOAT
+
+
+def test_updates_of_passes_that_were_not_measured_are_not_either():
+    model = Chain(1)
+    meter = Meter(model)
+    for _ in range(2):
+        with meter.measure(N):
+            pass
+    with meter.measure(N) as measured:
+        pass
+    assert not measured
+    before = meter.reading().peak
+    with meter.measure_update():
+        torch.ones(100_000).add_(1)
+    assert meter.reading().peak == before
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        ((100, 10, 20, 70), ""),
+        ((100, 10, 20, 79), ""),  # 209 of 200: 4.5 %
+        ((100, 10, 20, 81), "activations"),
+        ((111, 10, 20, 70), "weights"),
+        ((100, 10, 31, 70), "optimizer"),
+        ((100, 30, 20, 60), ""),  # wrong parts, right sum
+        ((90, 50, 20, 70), "gradients"),
+        ((50, 10, 20, 70), "weights"),
+    ],
+)
+def test_the_part_that_differs_is_named(parts, named):
+    measured = MemoryReading(0, 200, "CUDA memory", 100, 10, 20, 70)
+    assert differing_part(Memory(*parts), measured) == named
+
+
+def test_a_reading_without_parts_differs_in_its_peak():
+    measured = MemoryReading(0, 200, "CUDA memory")
+    assert differing_part(Memory(100, 10, 20, 100), measured) == "peak"
+    assert differing_part(Memory(100, 10, 20, 65), measured) == ""
+    assert differing_part(Memory(100, 10, 20, 65), measured, tolerance=0.01) == "peak"

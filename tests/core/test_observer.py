@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 
+import numpy as np
 import pytest
 import torch
 from tiny_run import CONFIG, tiny_lm
 
 from lora_lab import adapters
+from lora_lab.runs import Spectra
 from lora_lab.runs import observer as observer_module
 from lora_lab.runs.observer import Observer
 from lora_lab.runs.surroundings import diverted_log, seeded
@@ -20,6 +22,20 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Kept:
+    """A recorder that wants every `every`-th step, or none."""
+
+    def __init__(self) -> None:
+        self.every: int | None = None
+        self.steps: list[int] = []
+
+    def due(self, step: int) -> bool:
+        return self.every is not None and step % self.every == 0
+
+    def keep(self, seen: Spectra) -> None:
+        self.steps.append(seen.step)
 
 
 @pytest.fixture
@@ -35,7 +51,7 @@ def scene(monkeypatch):
     monkeypatch.setattr(observer_module.time, "perf_counter", clock)
     monkeypatch.setattr(observer_module, "adapter_spectra", spectra)
     adapter = adapters.attach(tiny_lm().model, CONFIG)
-    return Observer(adapter), clock, cost
+    return Observer(adapter, Kept()), clock, cost
 
 
 def looks(scene, seconds: float, every: float, watch: str | None) -> tuple[int, int]:
@@ -64,6 +80,45 @@ def test_cheap_looks_come_four_times_a_second_and_rarely_when_nobody_looks(scene
     assert (spectra, factors) == (240, 240)
     spectra, factors = looks(scene, seconds=60, every=0.0625, watch=None)
     assert (spectra, factors) == (6, 0)
+
+
+def drive(scene, cost: float, steps: int, seconds_a_step: float, watch: str | None) -> Kept:
+    """Train on the scene's clock, with a recorder that wants every step."""
+    observer, clock, price = scene
+    price["seconds"] = cost
+    kept = observer._recorder
+    kept.every = 1
+    for step in range(1, steps + 1):
+        clock.now += seconds_a_step
+        observer.look(step, watch)
+    return kept
+
+
+def test_every_step_is_recorded_where_that_costs_at_most_one_percent(scene):
+    assert drive(scene, 0.01, 50, seconds_a_step=1.0, watch=None).steps == list(range(1, 51))
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_recording_and_views_together_cost_one_percent(scene, watched):
+    _, clock, _ = scene
+    site = next(iter(scene[0].adapter.sites)) if watched else None
+    start = clock.now
+    kept = drive(scene, 0.1, 1000, seconds_a_step=0.5, watch=site)
+    share = len(kept.steps) * 0.1 / (clock.now - start)
+    assert 0.009 <= share <= 0.0104
+    assert np.diff(kept.steps)[1:].max() <= 21, "spread over the whole run"
+
+
+def test_what_the_views_were_shown_is_not_recorded_unless_it_is_wanted(scene):
+    observer, clock, _ = scene
+    site = next(iter(observer.adapter.sites))
+    observer._recorder.every = 10
+    for step in range(1, 31):
+        clock.now += 1.0
+        assert "spectra" in observer.look(step, site)
+    assert observer._recorder.steps == [10, 20, 30]
+    observer.look(31, site, now=True)
+    assert observer._recorder.steps[-1] == 31
 
 
 def test_at_the_end_both_come_due_or_not(scene):

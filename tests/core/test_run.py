@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
+import os
 import time
 import weakref
 
@@ -13,10 +15,13 @@ import torch
 from tiny_run import CONFIG, tiny_lm, tiny_task, until
 
 from lora_lab import adapters
+from lora_lab.analysis import read_history, step_maps
 from lora_lab.checkpoint import load_adapter
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs import RunState, list_runs, train
+from lora_lab.runs.disk import disk
+from lora_lab.runs.spectra_log import SpectraLog
 from lora_lab.runs.store import RunStore
 
 
@@ -99,7 +104,7 @@ def test_a_run_learns_and_leaves_everything(begin, tmp_path, capfd):
     assert record.id == run.id
     assert record.config["lora"]["target_modules"] == "all-linear"
     assert record.config["training"]["max_steps"] == 100
-    assert record.config["task"] == {"name": "letters", "synthetic": True}
+    assert record.config["task"] == {"name": "letters", "synthetic": True, "examples": 64}
     assert record.config["model"]["name"] == "tiny-llama"
     assert record.summary["state"] == "done"
     assert record.summary["metrics"] == result.metrics
@@ -132,6 +137,34 @@ def test_spectra_and_factors_are_those_of_the_adapter(begin):
     assert run.snapshot.factors.site == other
     with pytest.raises(RunError, match=r"does not adapt 'nonsense'; it adapts model\.layers\.0"):
         run.watch = "nonsense"
+
+
+def test_the_spectra_of_a_run_can_be_read_from_its_folder(begin):
+    run = begin(eval_examples=2)
+    run.result(60)
+    history = read_history(run.folder)
+    assert history.steps[0] == 0
+    assert history.steps[-1] == 12, "the last step, whatever a look costs"
+    assert (history.values[0] == 0).all(), "B is zero before the first step"
+    last = history.singular_values(-1)
+    assert list(last) == list(run.adapter.sites)
+    for name, site in run.adapter.sites.items():
+        delta = site.scale * site.B.detach().double().numpy() @ site.A.detach().double().numpy()
+        expected = np.linalg.svd(delta, compute_uv=False)[:4]
+        np.testing.assert_allclose(last[name], expected, rtol=1e-4)
+    maps = step_maps(history)
+    assert maps.effective_ranks.shape == (len(history.steps), 7, 2)
+    lines = [json.loads(x) for x in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    # Eight examples a step: four letters, three spaces, " .", the end; one token a byte.
+    assert [line["tokens"] for line in lines] == [8 * 10] * 12
+
+
+def test_a_stopped_run_keeps_the_spectra_of_its_last_step(begin):
+    run = begin(max_steps=10_000)
+    until(lambda: run.snapshot.step >= 3)
+    run.stop()
+    run.result(60)
+    assert read_history(run.folder).steps[-1] == run.snapshot.step
 
 
 def test_a_seed_gives_the_same_run_whatever_the_notebook_draws(begin):
@@ -444,6 +477,20 @@ def test_a_full_disk_fails_in_one_line(begin, monkeypatch):
     monkeypatch.setattr(RunStore, "log", full)
     with pytest.raises(RunError, match=r"No space left on device; free some space$"):
         begin().result(60)
+
+
+def test_a_disk_that_takes_no_spectra_fails_in_one_line(begin, monkeypatch):
+    monkeypatch.setattr(SpectraLog, "append", lambda log, *_: _write_to_full_disk(log))
+    run = begin()
+    with pytest.raises(RunError, match=r"cannot write .*spectra\.npy: No space left on device; fr"):
+        run.result(60)
+    assert run.snapshot.problem.details
+    assert json.loads((run.folder / "summary.json").read_text())["state"] == "failed"
+
+
+def _write_to_full_disk(log: SpectraLog) -> None:
+    with disk(log.path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_failure_before_the_first_step_is_kept_too(begin, monkeypatch):

@@ -85,8 +85,9 @@ def test_the_loss_of_a_step_is_the_mean_over_its_completion_tokens(tmp_path, acc
     # The first step's learning rate is 0 (warm-up), so the first two steps see the base model.
     bare = tiny_lm().model
     for i in range(2):
-        expected = mean_loss(bare, run.batches[i * accumulation : (i + 1) * accumulation])
-        assert run.losses[i] == pytest.approx(expected, rel=1e-5)
+        batches = run.batches[i * accumulation : (i + 1) * accumulation]
+        assert run.losses[i] == pytest.approx(mean_loss(bare, batches), rel=1e-5)
+        assert run.steps[i].tokens == sum(int((b["labels"][:, 1:] != -100).sum()) for b in batches)
 
 
 def test_the_learning_rate_warms_up_from_zero_and_falls_to_zero(tmp_path):

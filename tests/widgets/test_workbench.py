@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from lora_lab_widgets import Workbench
 sys.path.append(str(Path(__file__).parents[1] / "browser"))
 from tiny_chat import tiny_chat_model
 
+PARTS = ("weights", "gradients", "optimizer", "activations")
 QUICK = {"max_steps": 4, "per_device_train_batch_size": 2, "max_length": 96, "eval_examples": 0}
 
 
@@ -73,7 +75,9 @@ def test_painting_reprices_and_the_price_is_the_budget(wb):
     shown = wb.savings.budget
     assert shown.parameters_trainable == 4 * (64 + 64)
     tokens = int(wb.savings.settings_text.split("×")[1].split()[0])
-    expected = ll.budget(wb.lm.model, wb.config, batch_size=2, sequence_length=tokens)
+    expected = ll.budget(
+        wb.lm.model, wb.config, batch_size=2, sequence_length=tokens, padding_mask=True
+    )
     assert shown.to_json()["memory"] == expected.to_json()["memory"]
 
 
@@ -83,10 +87,50 @@ def test_a_run_from_start_to_delta_w(wb):
     until(lambda: tick(wb)["state"] == "done")
     assert len(tick(wb)["losses"]) == 4
     assert wb.savings.measured["kind"] == "tensor bytes on the CPU"
-    assert wb.savings.measured["peak"] > wb.savings.measured["current"] > 0
+    measured = wb.savings.measured
+    assert measured["peak"] > measured["current"] > 0
+    assert sum(measured[part] for part in PARTS) == measured["peak"]
+    assert wb.savings.run_ranks == wb.grid.ranks
     assert set(wb.delta_w.ranks) == set(wb.grid.ranks)
     until(lambda: (tick(wb), "amplification" in wb.delta_w._line.value)[1])
     assert not wb.grid.locked
+
+
+def test_dry_runs_come_by_themselves_and_meet_the_measurement(wb):
+    until(lambda: (tick(wb), "full" in wb.savings.dry_run)[1])
+    assert wb.savings.dry_run["ranks"] == wb.grid.ranks
+    forecast = wb.savings.dry_run["plan"]
+    assert wb.savings.note == ""
+    # A batch of the longest example and a padded one, so that the forecast is of just these steps.
+    by_length = sorted(wb.task.train, key=lambda e: len(e.prompt + e.completion))
+    wb._tasks["mini-e2e"] = dataclasses.replace(wb.task, train=[by_length[0], by_length[-1]])
+    wb._lengths.clear()
+    wb._price()
+    until(lambda: (tick(wb), "full" in wb.savings.dry_run)[1])
+    wb.start().result()
+    tick(wb)
+    measured = wb.savings.measured
+    assert measured["settled"]
+    assert sum(wb.savings.dry_run["plan"].values()) == pytest.approx(measured["peak"], rel=0.05)
+    assert measured["weights"] == forecast["weights"]
+    assert wb.savings.difference == ""
+
+
+def test_the_laboratory_looks_at_what_is_selected_and_at_the_latest_adapter(wb):
+    lab = wb.laboratory
+    lab.panel._handle_custom_msg({"type": "open", "value": True, "seq": "1"}, [])
+    tick(wb)
+    assert lab.panel.state["note"] == "There is no ΔW yet: start a run first."
+    wb.start().result()
+    until(lambda: (tick(wb), "step 4" in lab.stage._words.value)[1])
+    assert wb.delta_w.selected in lab.stage._words.value
+    site = "model.layers.0.self_attn.q_proj"
+    wb.delta_w.selected = site
+    until(lambda: (tick(wb), site in lab.stage._words.value)[1])
+    wb.config = ll.LoraConfig(r=2, target_modules=["o"])
+    wb.start().result()
+    until(lambda: (tick(wb), "self_attn.o_proj" in lab.stage._words.value)[1])
+    assert lab.panel.problem is None
 
 
 def test_the_grid_is_locked_while_it_trains_and_the_plan_cannot_change(wb):

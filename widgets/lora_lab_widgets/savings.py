@@ -1,27 +1,40 @@
-"""What the painted plan saves against full fine-tuning, priced in the browser."""
+"""What the painted plan saves against full fine-tuning: forecast, dry run and measurement."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import traitlets
 
-from lora_lab._format import format_change, format_count
+from lora_lab._format import format_bytes, format_change, format_count
 from lora_lab.budget import evaluate_price
-from lora_lab.budget.costs import Budget
+from lora_lab.budget.costs import Budget, Memory
+from lora_lab.memory import MemoryReading, differing_part
 from lora_lab_widgets._base import Panel
+
+PARTS = ("weights", "gradients", "optimizer", "activations")
 
 
 class Savings(Panel):
-    """Trainable parameters, checkpoint, and memory as stacked bars.
+    """Trainable parameters, checkpoint, and memory as stacked bars on one scale.
 
-    The browser computes every number from `price` and the ranks. It hears the document's
+    The browser computes the closed form from `price` and the ranks. It hears the document's
     "lora-lab:ranks" events ({bench, ranks}) while ranks are being painted, so that the bars move
-    without a message to Python.
+    without a message to Python. Where a dry run of just that plan is known, its bytes stand in
+    for the closed form's, and the row says so.
 
     Attributes:
-        price: what `lora_lab.budget.price_table` returns.
+        price: what `lora_lab.budget.price_table` returns. A new one forgets dry runs and the plan
+            of the last run: both were for other settings.
         ranks: {site name: rank}.
         bench: which grid's events to listen to.
-        measured: {"kind", "current", "peak"} in bytes while a run measures, else {}.
+        measured: {"kind", "current", "peak"} and the peak's four parts, in bytes, and "settled",
+            whether whole steps have been measured; {} before a run measures.
+        run_ranks: the plan that `measured` is of; {} when that was for other settings.
+        difference: which part of the forecast the measurement contradicts, "" when none.
+        dry_run: {"full": parts, "plan": parts, "ranks": the plan's}, as far as known.
+        note: what goes on in the background, or why there is no dry run.
         settings_text: the subtitle; empty: made from the price's own settings.
     """
 
@@ -31,16 +44,46 @@ class Savings(Panel):
     ranks = traitlets.Dict().tag(sync=True)
     bench = traitlets.Unicode().tag(sync=True)
     measured = traitlets.Dict().tag(sync=True)
+    run_ranks = traitlets.Dict().tag(sync=True)
+    difference = traitlets.Unicode().tag(sync=True)
+    dry_run = traitlets.Dict().tag(sync=True)
+    note = traitlets.Unicode().tag(sync=True)
     settings_text = traitlets.Unicode().tag(sync=True)
 
     @property
     def budget(self) -> Budget | None:
-        """The plan's budget, the same numbers as the browser's; None before a price is set."""
-        if not self.price:
-            return None
-        # Ranks of the model before, while ranks and price are being replaced one after the other.
-        known = {name: r for name, r in self.ranks.items() if name in self.price["sites"]}
-        return evaluate_price(self.price, known)
+        """The plan's budget in closed form; None before a price is set."""
+        return self._budget(self.ranks)
+
+    def forecast(self, ranks: Mapping[str, int]) -> Memory | None:
+        """Return what a plan is expected to take: by its dry run, else by the closed form."""
+        if self.dry_run.get("plan") and self.dry_run["ranks"] == dict(ranks):
+            return Memory(**self.dry_run["plan"])
+        budget = self._budget(ranks)
+        return budget.adapted if budget and budget.parameters_trainable else None
+
+    def measure(self, reading: MemoryReading | None, *, settled: bool) -> None:
+        """Show what a run took, and which part of its forecast that contradicts.
+
+        Args:
+            reading: the run's, None without one.
+            settled: whether the optimizer's state has come, so that the peak is a step's.
+        """
+        measured: dict[str, Any] = {}
+        difference = ""
+        if reading is not None:
+            measured = {"kind": reading.kind, "settled": settled, **_bytes(reading)}
+            expected = self.forecast(self.run_ranks) if settled else None
+            difference = _difference(expected, reading) if expected else ""
+        with self.hold_trait_notifications():
+            self.measured = measured
+            self.difference = difference
+
+    def learn(self, ranks: Mapping[str, int] | None, memory: Memory) -> None:
+        """Take a dry run's memory: of full fine-tuning (`ranks` None), or of a plan."""
+        parts = {part: getattr(memory, part) for part in PARTS}
+        news = {"full": parts} if ranks is None else {"plan": parts, "ranks": dict(ranks)}
+        self.dry_run = {**self.dry_run, **news}
 
     def summary(self) -> str:
         """Return the plan's size and saving in a few words."""
@@ -59,3 +102,35 @@ class Savings(Panel):
         """Return the budget's table."""
         budget = self.budget
         return super().fallback_html() if budget is None else budget._repr_html_()
+
+    @traitlets.observe("price")
+    def _repriced(self, _change: object) -> None:
+        self.dry_run, self.run_ranks = {}, {}
+        self.difference = self.note = ""
+
+    def _budget(self, ranks: Mapping[str, int]) -> Budget | None:
+        if not self.price:
+            return None
+        # Ranks of the model before, while ranks and price are being replaced one after the other.
+        known = {name: r for name, r in ranks.items() if name in self.price["sites"]}
+        return evaluate_price(self.price, known)
+
+
+def _difference(expected: Memory, reading: MemoryReading) -> str:
+    """Say by how much a run missed its forecast, and where; "" when it did not."""
+    part = differing_part(expected, reading)
+    if not part:
+        return ""
+    change = format_change(reading.peak, expected.total)
+    line = f"measured {change} against the forecast"
+    if part not in PARTS:
+        return line
+    measured, forecast = getattr(reading, part), getattr(expected, part)
+    return (
+        f"{line}; most in the {part}: {format_bytes(measured)} where "
+        f"{format_bytes(forecast)} were expected"
+    )
+
+
+def _bytes(reading: MemoryReading) -> dict[str, int]:
+    return {name: getattr(reading, name) for name in ("current", "peak", *PARTS)}

@@ -5,26 +5,31 @@ from __future__ import annotations
 import contextlib
 import html
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from lora_lab.adapters import LoraAdapter, activate, active, attached
+from lora_lab.adapters import activate, active, attached
 from lora_lab.anatomy import anatomy
 from lora_lab.budget import price_table
+from lora_lab.budget.costs import Memory
+from lora_lab.budget.dry_run import dry_run
 from lora_lab.checkpoint import save_adapter
 from lora_lab.configs import LoraConfig, TrainingConfig
 from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.models import LoadedModel, load_model
 from lora_lab.plan import config_from_ranks, plan
-from lora_lab.runs import Factors, Run, RunState, Snapshot, train
-from lora_lab.runs.observer import copy_factors
+from lora_lab.runs import Run, Snapshot, train
 from lora_lab.tasks import Task, load_task
 from lora_lab.tasks.encoding import longest
 from lora_lab.tasks.generation import generate
+from lora_lab_widgets._dry_runs import DryRuns, Plan
+from lora_lab_widgets._specimen import ADAPTER, Specimen, over, resting
 from lora_lab_widgets.delta_w import DeltaW
 from lora_lab_widgets.header import Header
+from lora_lab_widgets.laboratory import Laboratory
 from lora_lab_widgets.rank_grid import RankGrid
 from lora_lab_widgets.run_panel import RunPanel, default_settings
 from lora_lab_widgets.savings import Savings
@@ -35,7 +40,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PAPER = LoraConfig(r=8, lora_alpha=16, target_modules=("q", "v"))
-ADAPTER = "default"
 _TRAINING_SETTINGS = ("max_steps", "per_device_train_batch_size", "learning_rate", "max_length")
 
 
@@ -76,6 +80,7 @@ class Workbench:
         self._output_dir = Path(output_dir)
         given = load_task(task) if isinstance(task, str) else task
         self._tasks = {given.name: given}
+        self._priced: dict[str, Any] = {}  # what the savings were priced for
         self._lengths: dict[tuple[str, int], int] = {}  # (task, max_length): its longest example
         self.anatomy = anatomy(self.lm.model)
         self._template = config or _first_config(self.anatomy)
@@ -98,7 +103,11 @@ class Workbench:
             },
             tasks=list(dict.fromkeys([given.name, "mini-e2e"])),
         )
-        self.delta_w = DeltaW(self.anatomy, self._factors, self._base_weight)
+        specimen = Specimen(self.lm, run=lambda: self.run, task=lambda: self.task)
+        self._specimen = specimen
+        self._dry_runs = DryRuns(self.savings, self._dry_run)
+        self.delta_w = DeltaW(self.anatomy, specimen.factors, specimen.base_weight)
+        self.laboratory = Laboratory(specimen, self.anatomy, self._output_dir)
         prompt = given.validation[0].prompt if given.validation else ""
         self.try_it = TryIt(self._answer, prompt=prompt)
         self.header = Header()
@@ -154,7 +163,7 @@ class Workbench:
 
     def save(self, folder: str | Path) -> Path:
         """Save the trained adapter in PEFT's format; see `save_adapter`."""
-        with self._model_at_rest():
+        with self._specimen.at_rest():
             return save_adapter(self.lm.model, folder, ADAPTER)
 
     def __repr__(self) -> str:
@@ -180,7 +189,8 @@ class Workbench:
     def _layout(self) -> ipywidgets.VBox:
         upper = ipywidgets.Box([self.grid, ipywidgets.VBox([self.savings, self.panel])])
         upper.add_class("ll-columns")
-        box = ipywidgets.VBox([self.header, upper, self.delta_w, self.try_it])
+        views = [self.delta_w, self.laboratory, self.try_it]
+        box = ipywidgets.VBox([self.header, upper, *views])
         for widget in (box, upper, upper.children[1]):
             widget.add_class("ll-panel")
         box.add_class("ll-workbench")
@@ -188,16 +198,15 @@ class Workbench:
 
     def _tick(self, snapshot: Snapshot | None, theme: str, width: int) -> None:
         """One heartbeat: hand the snapshot to every view."""
-        busy = snapshot is not None and not _at_rest(snapshot.state)
+        busy = snapshot is not None and not resting(snapshot.state)
         if self.grid.locked != busy:
             self.grid.locked = busy
-        memory = snapshot.memory if snapshot else None
-        measured = (
-            {"kind": memory.kind, "current": memory.current, "peak": memory.peak} if memory else {}
-        )
-        if self.savings.measured != measured:
-            self.savings.measured = measured
+        # Adam's moments come with the first step, and count from the second on.
+        settled = snapshot is not None and snapshot.step >= 2
+        self.savings.measure(snapshot.memory if snapshot else None, settled=settled)
+        self._dry_runs.update(quiet=not busy)
         self.delta_w.update(snapshot, theme, width)
+        self.laboratory.update(snapshot, theme, width)
         self.try_it.update()
 
     def _command(self, name: str, settings: dict[str, Any]) -> None:
@@ -222,6 +231,7 @@ class Workbench:
             # That the last run's adapter goes is what Start means here.
             warnings.filterwarnings("ignore", f"adapter '{ADAPTER}' was attached already")
             self.run = run.start()
+        self.savings.run_ranks = dict(self.grid.ranks)
         self._show_adapter()
 
     def _repainted(self) -> None:
@@ -249,12 +259,14 @@ class Workbench:
             checked = TrainingConfig(**{name: settings[name] for name in _TRAINING_SETTINGS})
             batch = checked.per_device_train_batch_size
             tokens = self._longest(self.task, checked.max_length)
+            self._priced = {
+                "batch_size": batch,
+                "sequence_length": tokens,
+                "dtype": self.lm.card.dtype,
+                "padding_mask": batch > 1,  # examples of one batch differ in length
+            }
             self.savings.price = price_table(
-                self.anatomy,
-                batch_size=batch,
-                sequence_length=tokens,
-                dtype=self.lm.card.dtype,
-                lora_dropout=settings["lora_dropout"],
+                self.anatomy, lora_dropout=settings["lora_dropout"], **self._priced
             )
             self.savings.settings_text = (
                 f"against full fine-tuning, batch {batch} × {tokens} tokens, AdamW"
@@ -277,37 +289,22 @@ class Workbench:
             self.delta_w.selected = site
 
     def _watch(self, site: str) -> None:
+        self.laboratory.follow(site)
         if self.run is not None and self.run.adapter and site in self.run.adapter.sites:
             self.run.watch = site
 
     def _show_adapter(self) -> None:
         """Point the ΔW view at the adapter that the model has now."""
-        adapter = attached(self.lm.model).get(ADAPTER)
-        sites = adapter.sites if isinstance(adapter, LoraAdapter) else {}
-        self.delta_w.ranks = {name: site.r for name, site in sites.items()}
+        adapter = self._specimen.adapter
+        self.delta_w.ranks = {n: site.r for n, site in adapter.sites.items()} if adapter else {}
+        self.laboratory.refresh()
         self._watch(self.delta_w.selected)
 
     # What the views ask for; called on threads of their own --------------------------------------
 
-    def _factors(self, site: str) -> Factors | None:
-        snapshot = self.run.snapshot if self.run else None
-        if snapshot is not None and snapshot.factors and snapshot.factors.site == site:
-            return snapshot.factors
-        if snapshot is not None and not _at_rest(snapshot.state):
-            return None  # the optimizer is at work on them; the next snapshot brings a copy
-        adapter = attached(self.lm.model).get(ADAPTER)
-        if not isinstance(adapter, LoraAdapter) or site not in adapter.sites:
-            return None
-        return copy_factors(adapter, site, snapshot.step if snapshot else 0)
-
-    def _base_weight(self, site: str) -> torch.Tensor:
-        adapter = attached(self.lm.model)[ADAPTER]
-        assert isinstance(adapter, LoraAdapter)
-        return adapter.base_weight(site)
-
     def _answer(self, prompt: str, max_new_tokens: int) -> tuple[str, str | None]:
         self.try_it.say("waiting for the next step…")
-        with self._model_at_rest() as model:
+        with self._specimen.at_rest() as model:
             self.try_it.say("generating…")
             text = [self.task.prompt_text(prompt)]
 
@@ -321,11 +318,13 @@ class Workbench:
             finally:
                 activate(model, before)
 
-    def _model_at_rest(self) -> contextlib.AbstractContextManager[PreTrainedModel]:
-        return self.run.paused() if self.run else contextlib.nullcontext(self.lm.model)
+    def _dry_run(self, plan: Plan) -> Callable[[], Memory]:
+        config = None if plan is None else self.config  # None: full fine-tuning
+        model, settings = self.lm.model.config, dict(self._priced)
+        return lambda: dry_run(model, config, **settings).memory
 
     def _needs_rest(self, what: str) -> None:
-        if self.run is not None and not _over(self.run.state):
+        if self.run is not None and not over(self.run.state):
             raise RunError(f"run {self.run.id} is {self.run.state}; stop it to {what}")
 
     def _task(self, name: str) -> Task:
@@ -362,14 +361,6 @@ def _first_config(map_: Any) -> LoraConfig:
 def _shown(typed: float | str) -> str:
     """Return a setting as people write it; the browser may have sent any text."""
     return typed if isinstance(typed, str) else f"{typed:g}"
-
-
-def _over(state: RunState) -> bool:
-    return state.final or state is RunState.IDLE
-
-
-def _at_rest(state: RunState) -> bool:
-    return _over(state) or state is RunState.PAUSED
 
 
 def _device_name(device: torch.device) -> str:

@@ -2,7 +2,7 @@
 /* global el, listen, formatBytes, formatCount, PARTS, evaluatePrice, totalOf, formatParameters,
    formatShare, formatRatio, formatChange */
 
-const CLOSE = 0.1; // a measured peak this near to the forecast gets its tick
+const CLOSE = 0.05; // a measured peak this near to its forecast gets a tick
 const EMPTY = "–";
 const EXPLAINED = {
   weights: "the model's, and A and B in float32",
@@ -23,15 +23,16 @@ function barRow(label, pieces) {
   );
   const track = el("div", { class: "ll-savings-track" }, ...Object.values(segments));
   const value = el("span", { class: "ll-num", text: EMPTY });
-  const mark = el("span", { class: "ll-savings-mark", text: "" });
+  const source = el("span", { class: "ll-savings-source", text: "" });
   const node = el(
     "div",
     { class: "ll-savings-row", "aria-hidden": "true" },
     el("span", { text: label }),
     track,
-    el("span", { class: "ll-savings-value" }, value, mark),
+    value,
+    source,
   );
-  return { node, segments, value, mark };
+  return { node, segments, value, source };
 }
 
 function drawBar(row, sizes, scale) {
@@ -42,23 +43,23 @@ function drawBar(row, sizes, scale) {
   }
 }
 
-function breakdown(name, memory, approximate) {
+const SOURCES = {
+  formula: "in closed form",
+  "≈ formula": "in closed form; activations are an estimate for this architecture",
+  "dry run": "counted in a training step on fake tensors",
+};
+
+function breakdown(name, memory, source) {
   const lines = PARTS.map((part) => `${part}: ${formatBytes(memory[part])} – ${EXPLAINED[part]}`);
-  const total = `${name}: ${formatBytes(totalOf(memory))} at the peak of a training step`;
-  return [total, ...lines, ...(approximate ? ["activations are an estimate for this architecture"] : [])].join("\n");
+  const total = `${name}: ${formatBytes(totalOf(memory))} at the peak of a training step, ${SOURCES[source]}`;
+  return [total, ...lines].join("\n");
 }
 
-/** The second legend: what the measured bar is of, and its two shades. */
-function measuredKey() {
-  const now = el("span", {});
-  const text = el("span", {});
-  const shades = ["now", "above"].map((shade) => el("i", { class: `ll-savings-${shade}` }));
-  const node = el("div", { class: "ll-savings-key" }, el("span", {}, shades[0], now), el("span", {}, shades[1], "peak"), text);
-  const draw = (reading) => {
-    now.textContent = reading ? `now ${formatBytes(reading.current)}` : "now";
-    text.textContent = reading ? reading.kind : "measured while a run trains";
-  };
-  return { node, draw };
+/** Whether two rank maps are one plan; a rank of 0 is no rank. */
+function samePlan(a, b) {
+  const painted = (ranks) => Object.entries(ranks).filter(([, r]) => r > 0);
+  const first = painted(a);
+  return first.length === painted(b).length && first.every(([name, r]) => b[name] === r);
 }
 
 /** The same numbers for screen readers, exact bytes at each cell. */
@@ -81,10 +82,11 @@ function render({ model, el: host, signal }) {
   const [trainable, checkpoint, peak] = ["trainable", "checkpoint", "peak memory"].map(bigNumber);
   const full = barRow("full fine-tuning", PARTS);
   const plan = barRow("this plan", PARTS);
-  const measured = barRow("measured peak", ["now", "above"]);
+  const measured = barRow("measured peak", [...PARTS, "whole"]);
   measured.node.removeAttribute("aria-hidden"); // not in the table: it changes with every tick
   const settings = el("span", {});
-  const kind = measuredKey();
+  const reading = el("div", { class: "ll-savings-line" });
+  const note = el("div", { class: "ll-savings-line", role: "status" });
   const legend = el(
     "div",
     { class: "ll-savings-key" },
@@ -101,64 +103,85 @@ function render({ model, el: host, signal }) {
     plan.node,
     measured.node,
     legend,
-    kind.node,
+    reading,
+    note,
     el("div", { class: "ll-sr" }, table), // a table itself would not shrink to a pixel
   );
 
   let ranks = model.get("ranks");
+  const painted = () => Object.values(ranks).some((r) => r > 0);
   let forecast = null; // {full, plan}: total bytes, plan null while nothing is painted
 
   const drawMeasured = () => {
-    const reading = model.get("measured");
-    const known = reading.peak > 0;
-    const scale = Math.max(forecast?.full ?? 0, forecast?.plan ?? 0, known ? reading.peak : 0);
+    const took = model.get("measured");
+    const known = took.peak > 0;
+    const scale = Math.max(forecast?.full ?? 0, forecast?.plan ?? 0, known ? took.peak : 0);
     for (const [row, memory] of [[full, full.memory], [plan, plan.memory]]) drawBar(row, memory, scale);
-    const above = known ? Math.max(0, reading.peak - reading.current) : 0;
-    drawBar(measured, known ? { now: reading.current, above } : null, scale);
+    // A meter that cannot tell the parts apart gives one bar.
+    drawBar(measured, known && !took.weights ? { whole: took.peak } : known ? took : null, scale);
     measured.node.classList.toggle("ll-savings-waiting", !known);
-    measured.value.textContent = known ? formatBytes(reading.peak) : EMPTY;
-    const error = known && forecast?.plan ? reading.peak / forecast.plan - 1 : null;
-    measured.mark.textContent = error !== null && Math.abs(error) <= CLOSE ? "✓" : "";
-    const against = error === null ? "" : `, ${formatChange(reading.peak, forecast.plan)} against the forecast`;
+    measured.value.textContent = known ? formatBytes(took.peak) : EMPTY;
+    // The plan on show may have been painted after the run that was measured.
+    const ofThisPlan = samePlan(ranks, model.get("run_ranks"));
+    const comparable = known && took.settled && forecast?.plan && ofThisPlan;
+    const change = comparable ? formatChange(took.peak, forecast.plan) : "";
+    const close = comparable && Math.abs(took.peak / forecast.plan - 1) <= CLOSE;
+    measured.source.textContent = close ? `✓ ${change}` : change;
+    measured.source.classList.toggle("ll-savings-ok", Boolean(close));
+    measured.source.classList.toggle("ll-savings-off", Boolean(comparable && !close));
+    const parts = known && took.weights ? PARTS.map((part) => `${part}: ${formatBytes(took[part])}`) : [];
     measured.node.title = known
-      ? `${formatCount(reading.peak)} bytes at the peak${against}; ${formatCount(reading.current)} now`
+      ? [
+          `${formatCount(took.peak)} bytes at the peak${change && `, ${change} against the forecast`}; ${formatCount(took.current)} now`,
+          ...parts,
+        ].join("\n")
       : "";
-    kind.draw(known ? reading : null);
+    reading.textContent = known ? `${took.kind}, now ${formatBytes(took.current)}` : "measured while a run trains";
+    const differs = comparable ? model.get("difference") : "";
+    note.textContent = differs || (known && !ofThisPlan && painted() ? "measured of another plan or other settings" : model.get("note"));
+    note.classList.toggle("ll-savings-off", Boolean(differs));
   };
 
   const drawPlan = () => {
     const price = model.get("price");
     const ready = Boolean(price.sites);
     const cost = ready ? evaluatePrice(price, ranks) : null;
-    const painted = Boolean(cost?.trainable);
-    const about = ready && price.approximate ? "≈ " : "";
+    const any = Boolean(cost?.trainable);
+    const dry = model.get("dry_run");
+    const formula = ready && price.approximate ? "≈ formula" : "formula";
+    const planIsDry = any && dry.plan && samePlan(ranks, dry.ranks);
+    const sources = { full: dry.full ? "dry run" : formula, plan: planIsDry ? "dry run" : formula };
+    const about = sources.full === "≈ formula" || sources.plan === "≈ formula" ? "≈ " : "";
     settings.textContent =
       model.get("settings_text") || (ready ? `against full fine-tuning, ${price.settings}` : "");
-    root.classList.toggle("ll-savings-approximate", Boolean(about));
-    root.dataset.llTrainable = painted ? cost.trainable : 0;
-    root.dataset.llCheckpoint = painted ? cost.checkpoint : 0;
+    root.dataset.llTrainable = any ? cost.trainable : 0;
+    root.dataset.llCheckpoint = any ? cost.checkpoint : 0;
 
-    full.memory = ready ? price.full : null;
-    plan.memory = painted ? cost.memory : null;
-    forecast = ready ? { full: totalOf(price.full), plan: painted ? totalOf(cost.memory) : null } : null;
-    trainable.value.textContent = painted ? formatParameters(cost.trainable) : ready ? "0" : EMPTY;
-    trainable.caption.textContent = painted
+    full.memory = ready ? dry.full ?? price.full : null;
+    plan.memory = any ? (planIsDry ? dry.plan : cost.memory) : null;
+    forecast = ready ? { full: totalOf(full.memory), plan: any ? totalOf(plan.memory) : null } : null;
+    trainable.value.textContent = any ? formatParameters(cost.trainable) : ready ? "0" : EMPTY;
+    trainable.caption.textContent = any
       ? `trainable of ${formatParameters(price.parameters)} (${formatShare(cost.trainable, price.parameters)})`
       : ready ? "paint a rank to see a plan" : "no model yet";
-    checkpoint.value.textContent = painted ? formatBytes(cost.checkpoint) : EMPTY;
-    checkpoint.caption.textContent = painted
+    checkpoint.value.textContent = any ? formatBytes(cost.checkpoint) : EMPTY;
+    checkpoint.caption.textContent = any
       ? `checkpoint, ${formatRatio(price.weights, cost.checkpoint)} smaller`
       : "checkpoint";
-    peak.value.textContent = painted ? about + formatChange(forecast.plan, forecast.full) : EMPTY;
-    for (const [row, name] of [[full, "full fine-tuning"], [plan, "this plan"]]) {
-      row.value.textContent = row.memory ? about + formatBytes(totalOf(row.memory)) : EMPTY;
-      row.node.title = row.memory ? breakdown(name, row.memory, about) : "";
+    peak.value.textContent = any ? about + formatChange(forecast.plan, forecast.full) : EMPTY;
+    for (const [row, name, source] of [[full, "full fine-tuning", sources.full], [plan, "this plan", sources.plan]]) {
+      row.source.textContent = row.memory ? source : "";
+      row.node.classList.toggle("ll-savings-approximate", source === "≈ formula");
+      row.value.textContent = row.memory ? formatBytes(totalOf(row.memory)) : EMPTY;
+      row.node.title = row.memory ? breakdown(name, row.memory, source) : "";
     }
-    trainable.node.title = painted ? `${formatCount(cost.trainable)} of ${formatCount(price.parameters)} parameters` : "";
-    checkpoint.node.title = painted
+    trainable.node.title = any ? `${formatCount(cost.trainable)} of ${formatCount(price.parameters)} parameters` : "";
+    checkpoint.node.title = any
       ? `${formatCount(cost.checkpoint)} bytes, the whole model ${formatBytes(price.weights)}`
       : "";
-    table.replaceChildren(...twin([["full fine-tuning", full.memory], ["this plan", plan.memory]]));
+    table.replaceChildren(
+      ...twin([[`full fine-tuning (${sources.full})`, full.memory], [`this plan (${sources.plan})`, plan.memory]]),
+    );
     drawMeasured();
   };
 
@@ -175,7 +198,11 @@ function render({ model, el: host, signal }) {
     "change:price": drawPlan,
     "change:ranks": adopt,
     "change:settings_text": drawPlan,
+    "change:dry_run": drawPlan,
     "change:measured": drawMeasured,
+    "change:run_ranks": drawMeasured,
+    "change:difference": drawMeasured,
+    "change:note": drawMeasured,
   });
   document.addEventListener("lora-lab:ranks", painting);
   const close = () => {

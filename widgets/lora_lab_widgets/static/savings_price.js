@@ -5,9 +5,17 @@ const PARTS = ["weights", "gradients", "optimizer", "activations"];
 
 const sumOf = (numbers) => numbers.reduce((total, n) => total + n, 0);
 
+/** The bytes of an optimizer's state for one matrix, as lora_lab.budget.optimizers.StateRule.size. */
+function stateOf(rule, rows, columns) {
+  if (rule.per_side) return rule.per_side * (rows + columns);
+  const entries = rows * columns;
+  if (entries < rule.small_below) return rule.small_per_entry * entries;
+  return rule.per_entry * entries + (rule.block ? rule.per_block * Math.ceil(entries / rule.block) : 0);
+}
+
 /** {trainable, checkpoint, memory} of {site: rank}; a site that the table lacks is left out. */
 function evaluatePrice(price, ranks) {
-  const { sites, groups, rows, adapter } = price;
+  const { sites, groups, rows, adapter, optimizer: rule } = price;
   const painted = Object.entries(ranks).filter(([name, r]) => r > 0 && sites[name]);
   const first = painted.reduce((least, [name]) => Math.min(least, sites[name].order), Infinity);
   const kept = rows.map((row) => sumOf(row.pieces.map(([order, size]) => (order > first ? size : 0))));
@@ -18,26 +26,30 @@ function evaluatePrice(price, ranks) {
     kept[row] += bytes;
     if (freed) spent[row] += bytes;
   }
-  let [trainable, checkpoint] = [0, 0];
+  let [trainable, checkpoint, optimizer, largest] = [0, 0, 0, 0];
   for (const [name, r] of painted) {
     const site = sites[name];
+    const parameters = r * (site.in + site.out);
     kept[site.row] += r * site.activations;
-    gradients[site.row] += r * site.parameters * adapter.gradients;
-    trainable += r * site.parameters;
+    gradients[site.row] += parameters * adapter.gradients;
+    trainable += parameters;
     checkpoint += r * site.checkpoint;
+    optimizer += stateOf(rule, r, site.in) + stateOf(rule, site.out, r);
+    largest = Math.max(largest, r * site.in, r * site.out);
   }
-  const peak = painted.length ? peakOf(price, kept, spent, gradients) : 0;
+  const scratch = largest * (rule.held + rule.carried);
+  const peak = painted.length ? peakOf(price, kept, spent, gradients, scratch) : 0;
   const memory = {
     weights: price.weights + trainable * adapter.weights,
     gradients: trainable * adapter.gradients,
-    optimizer: trainable * adapter.optimizer,
+    optimizer,
     activations: peak - sumOf(gradients),
   };
   return { trainable, checkpoint, memory };
 }
 
 /** The most bytes of activations and gradients alive at once: at the loss, in a block, at the end. */
-function peakOf(price, kept, spent, gradients) {
+function peakOf(price, kept, spent, gradients, scratch) {
   const checkpointing = price.gradient_checkpointing;
   const stored = kept.map((k, i) => (checkpointing ? Math.min(k, price.rows[i].input) : k));
   let alive = sumOf(stored);
@@ -49,7 +61,7 @@ function peakOf(price, kept, spent, gradients) {
     }
     alive += gradients[i] - stored[i];
   }
-  return Math.max(peak, alive);
+  return Math.max(peak, alive + scratch);
 }
 
 const totalOf = (memory) => sumOf(PARTS.map((part) => memory[part]));

@@ -1,4 +1,4 @@
-"""What the figures show, in one or two sentences: for screen readers and captions."""
+"""The figures of one run in words."""
 
 from __future__ import annotations
 

@@ -1,0 +1,163 @@
+"""A model's loss on its task, and on text that the base model wrote: what it learned and forgot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lora_lab.adapters import activate, active
+from lora_lab.errors import TaskError
+from lora_lab.tasks import Example, Task
+from lora_lab.tasks.encoding import IGNORED, Encoded, collate, encode_all, need_tokenizer, pad_id
+from lora_lab.tasks.generation import evaluating
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from lora_lab.models import LoadedModel
+
+_BATCH = 8
+_LONGEST = 512  # tokens of an example or text; what is longer is cut
+_TEXTS, _TEXT_TOKENS, _SEED = 16, 64, 0
+
+
+class Losses:
+    """Two fixed sets of text for one model, on which its loss is measured again and again.
+
+    Making one writes the base model's text, unless it is given, and measures the base's own loss.
+
+    Attributes:
+        base_reference: the base model's loss on its text, nats a token; NaN until `ready`.
+        ready: whether all was made; False after a stop.
+
+    Raises:
+        TaskError: a model that writes no text, or no token to measure on.
+    """
+
+    def __init__(
+        self,
+        lm: LoadedModel,
+        examples: Sequence[Example],
+        base_texts: Sequence[str] | None,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._model: Any = lm.model
+        self._tokenizer = need_tokenizer(lm.tokenizer)
+        self._should_stop = should_stop
+        if not self._model.can_generate() or self._model.config.is_encoder_decoder:
+            raise TaskError(
+                f"{type(self._model).__name__} does not write text from left to right; take a "
+                "causal language model, such as smollm2-135m"
+            )
+        positions = getattr(self._model.config, "max_position_embeddings", None) or _LONGEST
+        self._longest = min(positions, _LONGEST)
+        task = Task("held out", synthetic=False, train=(), validation=examples)
+        self._task, self._cut = encode_all(examples, task, self._tokenizer, self._longest)
+        _need_tokens(self._task, "examples")
+        self._wrote = base_texts is None
+        self._base = [] if base_texts is None else self._read(base_texts)
+        self.base_reference = math.nan
+        self._measure_base()
+        self.ready = math.isfinite(self.base_reference)
+
+    def of_task(self) -> float | None:
+        """Return the loss on the examples' completions, nats a token; None after a stop."""
+        return self._mean(self._task)
+
+    def of_base(self) -> float | None:
+        """Return the loss on the base model's text, nats a token; None after a stop."""
+        return self._mean(self._base)
+
+    def describe(self) -> str:
+        """Return what was measured, in one line."""
+        cut = f", {self._cut} prompts cut" if self._cut else ""
+        text = "that the base model wrote" if self._wrote else "given"
+        return (
+            f"task loss over {len(self._task)} examples ({_tokens(self._task):,} completion tokens"
+            f"{cut}); base loss over {len(self._base)} texts {text} "
+            f"({_tokens(self._base):,} tokens)"
+        )
+
+    def _measure_base(self) -> None:
+        adapter = active(self._model)
+        activate(self._model, None)
+        try:
+            if self._wrote:
+                self._base = self._write()
+            loss = self._mean(self._base) if self._base else None
+        finally:
+            activate(self._model, adapter)
+        if loss is not None:
+            self.base_reference = loss
+
+    def _read(self, texts: Sequence[str]) -> list[Encoded]:
+        ids = [list(self._tokenizer(text)["input_ids"])[: self._longest] for text in texts]
+        rows: list[Encoded] = [{"input_ids": row, "labels": row, "cut": 0} for row in ids]
+        _need_tokens(rows, "base_texts")
+        return rows
+
+    def _write(self) -> list[Encoded]:
+        """Let the model write: tokens drawn from its own distribution; nothing after a stop."""
+        start, ends = _start_and_ends(self._tokenizer)
+        # Its own generator: another thread may be drawing from torch's.
+        generator = torch.Generator().manual_seed(_SEED)
+        written: list[list[int]] = [[start] for _ in range(_TEXTS)]
+        ids = torch.full((_TEXTS, 1), start)
+        inputs, cache = ids, None
+        with evaluating(self._model), torch.no_grad():
+            for _ in range(min(_TEXT_TOKENS, self._longest - 1)):
+                if self._should_stop():
+                    return []
+                output = self._model(
+                    input_ids=inputs.to(self._model.device), past_key_values=cache, use_cache=True
+                )
+                odds = torch.softmax(output.logits[:, -1].float().cpu(), dim=-1)
+                drawn = torch.multinomial(odds, 1, generator=generator)
+                for row, token in zip(written, drawn.flatten().tolist(), strict=True):
+                    if len(row) == 1 or row[-1] not in ends:
+                        row.append(token)
+                if all(row[-1] in ends for row in written):
+                    break
+                ids = torch.cat([ids, drawn], dim=1)
+                cache = getattr(output, "past_key_values", None)
+                inputs = ids if cache is None else drawn
+        return [{"input_ids": row, "labels": [IGNORED, *row[1:]], "cut": 0} for row in written]
+
+    def _mean(self, rows: list[Encoded]) -> float | None:
+        total, tokens = 0.0, 0
+        with evaluating(self._model), torch.no_grad():
+            for first in range(0, len(rows), _BATCH):
+                if self._should_stop():
+                    return None
+                batch = collate(rows[first : first + _BATCH], pad_id(self._tokenizer))
+                # The model's own loss is the mean over this batch's labels, shifted by one.
+                count = int((batch["labels"][:, 1:] != IGNORED).sum())
+                if count:
+                    on_device = {k: tensor.to(self._model.device) for k, tensor in batch.items()}
+                    total += self._model(**on_device).loss.item() * count
+                tokens += count
+        return total / tokens
+
+
+def _start_and_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, set[int]]:
+    """Return the token that texts begin with, and those that end them."""
+    end = tokenizer.eos_token_id
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
+    if start is None:
+        raise TaskError(
+            "the tokenizer has no token that begins a text; give base_texts, or set "
+            "tokenizer.bos_token"
+        )
+    return start, set() if end is None else {end}
+
+
+def _tokens(rows: list[Encoded]) -> int:
+    return sum(label != IGNORED for row in rows for label in row["labels"][1:])
+
+
+def _need_tokens(rows: list[Encoded], what: str) -> None:
+    if not _tokens(rows):
+        raise TaskError(f"{what} hold no token whose loss could be measured; give some text")

@@ -1,0 +1,99 @@
+"""What the analyses need of an adapter's site, and the singular triplets of its ΔW."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from lora_lab import spectra
+from lora_lab._arrays import as_other, computable, to_numpy
+from lora_lab.anatomy import Site
+from lora_lab.errors import AdapterError, ModelError
+
+
+class AdaptedSite(Protocol):
+    """What is needed of a site: its factors as tensors or NumPy arrays.
+
+    A site whose init moved W₀ (PiSSA, OLoRA, LoRA-GA) also carries `initial`, its (A₀, B₀) at that
+    moment. Its ΔW is scale·(BA − B₀A₀), of rank ≤ 2r, and its W₀ the original weight, before it
+    was moved. Without the attribute, or with None, ΔW is scale·BA.
+    """
+
+    site: Site
+    A: Any  # (r, in)
+    B: Any  # (out, r)
+    scale: float
+
+
+def update_triplets(site: AdaptedSite) -> tuple[Any, Any, Any]:
+    """Return the thin SVD of a site's ΔW, in its factors' library; see `spectra`.
+
+    Raises:
+        AdapterError: NaN or infinite factors.
+    """
+    A, B = computable(site.A), computable(site.B)
+    initial = _initial(site)
+    if initial is None:
+        return spectra.singular_triplets(A, B, site.scale)
+    parts = [(A, B, site.scale), (*map(computable, initial), -site.scale)]
+    return spectra.singular_triplets_of_sum(parts)
+
+
+def factors_beside(site: AdaptedSite, W: Any) -> tuple[Any, Any]:
+    """Return A (m, in) and B (out, m) with ΔW = scale·BA, in W's library and on its device.
+
+    m is r, or 2r where the init moved W₀: the two updates are then one above the other.
+
+    Raises:
+        AdapterError: ΔW does not have W's shape.
+    """
+    check_fits(site.site.name, site.A, site.B, W)
+    A, B = same_library(site.A, W), same_library(site.B, W)
+    initial = _initial(site)
+    if initial is not None:
+        A_0, B_0 = (same_library(factor, W) for factor in initial)
+        A, B = _joined(A, A_0, axis=0), _joined(B, -B_0, axis=1)
+    return A, B
+
+
+def check_fits(site_name: str, A: Any, B: Any, W: Any) -> None:
+    """Raise `AdapterError` unless BA has the shape of W."""
+    d, k = B.shape[-2], A.shape[-1]
+    if tuple(W.shape) != (d, k):
+        raise AdapterError(
+            f"{site_name}: ΔW is {d} × {k} but W₀ is {' × '.join(map(str, W.shape))}; "
+            "this adapter belongs to another base model"
+        )
+
+
+@contextlib.contextmanager
+def naming(site_name: str) -> Iterator[None]:
+    """Put a site's name before the errors raised inside."""
+    try:
+        yield
+    except (AdapterError, ModelError) as error:
+        if str(error).startswith(f"{site_name}: "):
+            raise
+        raise type(error)(f"{site_name}: {error}") from None
+
+
+def _initial(site: AdaptedSite) -> tuple[Any, Any] | None:
+    return getattr(site, "initial", None)
+
+
+def same_library(x: Any, W: Any) -> Any:
+    """Return x in W's library, on its device, cut off from autograd."""
+    if isinstance(W, np.ndarray):
+        return to_numpy(x)
+    return as_other(x, W) if isinstance(x, np.ndarray) else x.detach().to(W.device)
+
+
+def _joined(x: Any, y: Any, axis: int) -> Any:
+    if isinstance(x, np.ndarray):
+        return np.concatenate([x, y], axis)
+    import torch
+
+    return torch.cat([x, y], axis)

@@ -1,0 +1,209 @@
+"""Many runs as one map: what a metric came to at each rank and learning rate."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lora_lab._format import format_count
+from lora_lab.configs import LoraConfig, TrainingConfig
+from lora_lab.errors import RunError
+
+if TYPE_CHECKING:
+    # `lora_lab.runs` measures with this package, so it cannot be imported at the top.
+    from lora_lab.runs.store import RunRecord
+
+# What runs of one sweep may differ in: its axes, and what does not change what a score means.
+_FREE_LORA = ("r", "lora_alpha")
+_FREE_TRAINING = ("learning_rate", "seed", "save_steps", "gradient_checkpointing")
+_MODEL = ("hub_id", "name", "parameters", "dtype")
+
+
+@dataclass(frozen=True)
+class SweepMap:
+    """A metric over ranks and learning rates.
+
+    Attributes:
+        metric: such as "loss_after" (nats a token) or "bleu_after" (0 to 100).
+        ranks: the rows, ascending.
+        learning_rates: the columns, ascending.
+        values: (ranks, learning rates) float32, mean over a cell's runs; NaN where no run ended
+            with the metric.
+        counts: (ranks, learning rates) int32, the runs behind each value.
+        best: (rank, learning rate) of the best value: the lowest loss, else the highest score.
+        note: what the reader has to know of the runs, "" when nothing.
+    """
+
+    metric: str
+    ranks: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    values: np.ndarray
+    counts: np.ndarray
+    best: tuple[int, float]
+    note: str
+
+
+def comparable_runs(records: Iterable[RunRecord]) -> tuple[tuple[RunRecord, ...], ...]:
+    """Sort runs into groups that one `sweep_map` can show, the largest group first.
+
+    Runs of a group have the same model, task, targets and training settings; rank, α, learning
+    rate and seed may differ. Runs of other methods, which have no rank, are left out.
+    """
+    groups: defaultdict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        with contextlib.suppress(RunError):
+            groups[json.dumps(_settings(record), sort_keys=True)].append(record)
+    return tuple(tuple(g) for g in sorted(groups.values(), key=len, reverse=True))
+
+
+def sweep_map(records: Iterable[RunRecord], metric: str = "loss_after") -> SweepMap:
+    """Lay a metric of comparable runs out as rank × learning rate.
+
+    Runs that failed keep their place on the axes; those that are still running, were cut off or
+    stopped do not. The note counts both.
+
+    Args:
+        records: as `list_runs` returns them.
+        metric: a key of the runs' metrics; those that begin with "loss" are best when lowest.
+
+    Raises:
+        RunError: nothing to show: no runs, none that ended with the metric, or runs that are not
+            comparable; the line names the setting in which they differ.
+    """
+    records = list(records)
+    _check_comparable(records)
+    found: defaultdict[tuple[int, float], list[float]] = defaultdict(list)
+    alphas: defaultdict[tuple[int, float], set[float]] = defaultdict(set)
+    failed = unfinished = 0
+    for record in records:
+        cell = _cell(record)
+        score = _score(record, metric)
+        if score is not None:
+            found[cell].append(score)
+            alphas[cell].add(record.config["lora"]["lora_alpha"])
+        elif _state(record) == "failed":
+            found[cell] += []
+            failed += 1
+        else:
+            unfinished += 1
+    if not any(found.values()):
+        raise RunError(_nothing(records, metric))
+
+    ranks = tuple(sorted({r for r, _ in found}))
+    learning_rates = tuple(sorted({rate for _, rate in found}))
+    values = np.full((len(ranks), len(learning_rates)), np.nan, np.float32)
+    counts = np.zeros(values.shape, np.int32)
+    for (r, rate), scores in found.items():
+        at = ranks.index(r), learning_rates.index(rate)
+        values[at] = np.mean(scores) if scores else np.nan
+        counts[at] = len(scores)
+    find_best = np.nanargmin if metric.startswith("loss") else np.nanargmax
+    row, column = divmod(int(find_best(values)), len(learning_rates))
+    return SweepMap(
+        metric=metric,
+        ranks=ranks,
+        learning_rates=learning_rates,
+        values=values,
+        counts=counts,
+        best=(ranks[row], learning_rates[column]),
+        note=_note(counts, alphas, failed, unfinished),
+    )
+
+
+def _settings(record: RunRecord) -> dict[str, Any]:
+    """Return what must be the same in all runs of a sweep, flat."""
+    config = record.config
+    try:
+        model: Mapping[str, Any] = config["model"]
+        # A field that a run is older than has its default.
+        lora = {**LoraConfig().to_dict(), **config["lora"]}
+        training = {**TrainingConfig().to_dict(), **config["training"]}
+        targets = lora["target_modules"]
+        lora["target_modules"] = targets if isinstance(targets, str) else sorted(targets)
+        return {
+            "task": config["task"]["name"],
+            **{f"model {key}": model.get(key) for key in _MODEL},
+            **{key: value for key, value in lora.items() if key not in _FREE_LORA},
+            **{key: value for key, value in training.items() if key not in _FREE_TRAINING},
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(_foreign(record, error)) from None
+
+
+def _check_comparable(records: Sequence[RunRecord]) -> None:
+    if not records:
+        raise RunError("there are no runs to compare; train some, or name another folder of runs")
+    settings = [_settings(record) for record in records]
+    for key in dict.fromkeys(key for one in settings for key in one):
+        values = list(dict.fromkeys(json.dumps(one.get(key)) for one in settings))
+        if len(values) > 1:
+            shown = ", ".join(values[:3]) + (", …" if len(values) > 3 else "")
+            raise RunError(
+                f"these runs are not comparable: {key} is {shown}; give runs that differ only in "
+                "rank and learning rate, such as comparable_runs(records)[0]"
+            )
+
+
+def _cell(record: RunRecord) -> tuple[int, float]:
+    try:
+        return int(record.config["lora"]["r"]), float(record.config["training"]["learning_rate"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(_foreign(record, error)) from None
+
+
+def _foreign(record: RunRecord, error: Exception) -> str:
+    return f"{record.folder / 'config.json'} is no LoRA run's ({error!r}); leave that run out"
+
+
+def _state(record: RunRecord) -> str | None:
+    return record.summary.get("state") if record.summary else None
+
+
+def _score(record: RunRecord, metric: str) -> float | None:
+    score = _metrics(record).get(metric) if _state(record) == "done" else None
+    return float(score) if isinstance(score, (int, float)) and math.isfinite(score) else None
+
+
+def _metrics(record: RunRecord) -> Mapping[str, Any]:
+    return (record.summary or {}).get("metrics") or {}
+
+
+def _nothing(records: Sequence[RunRecord], metric: str) -> str:
+    known = {name for record in records for name in _metrics(record)}
+    if known - {metric}:
+        return f"no run ended with {metric!r}; the runs' metrics are {', '.join(sorted(known))}"
+    return (
+        f"none of {format_count(len(records))} runs ended with {metric!r}: they failed, are still "
+        "running, or had eval_examples=0"
+    )
+
+
+def _note(
+    counts: np.ndarray,
+    alphas: Mapping[tuple[int, float], set[float]],
+    failed: int,
+    unfinished: int,
+) -> str:
+    parts = []
+    if counts.max() > 1:
+        parts.append(f"means of up to {counts.max()} runs a cell")
+    for (r, rate), mixed in alphas.items():
+        if len(mixed) > 1:
+            shown = ", ".join(f"{alpha:g}" for alpha in sorted(mixed))
+            parts.append(f"r = {r} at {rate:g} mixes α = {shown}")
+    if failed:
+        parts.append(f"{_runs(failed)} failed")
+    if unfinished:
+        parts.append(f"{_runs(unfinished)} not finished, or without the metric, left out")
+    return "; ".join(parts)
+
+
+def _runs(count: int) -> str:
+    return f"{count} run" if count == 1 else f"{count} runs"

@@ -1,0 +1,198 @@
+"""One real training step on fake tensors: its peak, counted operation by operation.
+
+The model is built without weights, the adapter put on by `attach`, and torch's own autograd and
+optimizer take the step on fake tensors, which have shapes and storages of a size but no memory
+behind them. They say that they live on the CPU, so the kernels are the CPU's.
+
+Of what belongs to the whole process nothing is touched that training would notice: no random
+numbers are drawn, torch's default dtype stays, and of a real model only its config is read. So a
+dry run may go on beside a training.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lora_lab._quiet import quiet_transformers
+from lora_lab.budget import fakes
+from lora_lab.budget.costs import Memory
+from lora_lab.budget.cuda import CudaStorages, cublas_workspace
+from lora_lab.budget.optimizers import OPTIMIZERS
+from lora_lab.errors import ConfigError
+from lora_lab.memory import LiveStorages, storage_bytes
+
+_MAX_GRAD_NORM = 1.0  # TrainingConfig's; how far gradients are scaled costs nothing
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The peak of one training step, in bytes, by part; the parts are those of `Memory`.
+
+    Attributes:
+        peak: live tensors at the dearest moment: the sum of the four parts.
+        weights: the model's with its buffers, and the adapter's.
+        gradients: of all that is trained.
+        optimizer: its state.
+        activations: what the peak needs beyond the other three.
+        seconds: that the dry run took.
+        settings: what was assumed, for people: "batch 8 × 128 tokens, AdamW, float32".
+        extras: what a CUDA device needs on top, by name; empty unless `cuda=True`. Not in `peak`.
+    """
+
+    peak: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    seconds: float
+    settings: str
+    extras: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def memory(self) -> Memory:
+        """The four parts, as the closed form gives them."""
+        return Memory(self.weights, self.gradients, self.optimizer, self.activations)
+
+    @property
+    def device_peak(self) -> int:
+        """The peak with all extras: what the device has to hold."""
+        return self.peak + sum(self.extras.values())
+
+
+def dry_run(
+    model: Any,
+    config: Any = None,
+    *,
+    batch_size: int = 8,
+    sequence_length: int = 128,
+    dtype: torch.dtype | str | None = None,
+    optimizer: str = "adamw",
+    gradient_checkpointing: bool = False,
+    padding_mask: bool = False,
+    cuda: bool = False,
+) -> DryRun:
+    """Take one training step on fake tensors and count what it holds.
+
+    As in training, the loss is the model's own, gradients are clipped, and the optimizer is torch's
+    default for the device. A model without a loss of its own is given the sum of its output.
+
+    Args:
+        model: a transformers model (only its config and dtype are read), a transformers config, a
+            catalogue name, a hub id, or a folder with a config.json.
+        config: of a method that `attach` puts on, `FullConfig` or `BitFitConfig`; None trains
+            every weight.
+        batch_size: sequences a step.
+        sequence_length: tokens a sequence, padding included.
+        dtype: of the base model; None takes the model's own. A and B are float32.
+        optimizer: "adamw", "adamw_8bit", "sgd" or "adafactor".
+        gradient_checkpointing: whether blocks are recomputed in the backward pass.
+        padding_mask: whether some sequence is shorter than the others, so that attention needs a
+            mask.
+        cuda: count what a CUDA device needs on top, in `extras`; see `lora_lab.budget.cuda`.
+
+    Raises:
+        ConfigError: for a setting that cannot be, or a config that does not fit the model.
+        ModelError: for a model that cannot be read, or cannot be run on fake tensors.
+    """
+    start = time.perf_counter()
+    for name, value in (("batch_size", batch_size), ("sequence_length", sequence_length)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    with quiet_transformers():
+        hollow, kind = fakes.hollow_model(model, dtype)
+        with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode():
+            fakes.fill(hollow, kind)
+            fakes.set_up(hollow, config, gradient_checkpointing)
+            learning = [p for p in hollow.parameters() if p.requires_grad]
+            rule = fakes.make_optimizer(optimizer, learning, cuda)
+            batch = fakes.inputs(hollow, batch_size, sequence_length, padding_mask)
+            step = _Step(hollow, learning, rule, batch)
+            with fakes.explained(hollow):
+                peak, extras = step.on_cuda() if cuda else (step.peak(), {})
+    weights = storage_bytes([*hollow.parameters(), *hollow.buffers()])
+    settings = [f"batch {batch_size} × {sequence_length} tokens", OPTIMIZERS[optimizer]]
+    settings += [str(kind).removeprefix("torch.")]
+    settings += ["gradient checkpointing"] if gradient_checkpointing else []
+    settings += ["padding mask"] if padding_mask else []
+    return DryRun(
+        peak=peak,
+        weights=weights,
+        gradients=step.gradients,
+        optimizer=step.state,
+        activations=peak - weights - step.gradients - step.state,
+        seconds=time.perf_counter() - start,
+        settings=", ".join(settings),
+        extras=extras,
+    )
+
+
+class _Step:
+    """A training step of a model on fake tensors.
+
+    Attributes:
+        gradients: bytes of all that the backward pass leaves.
+        state: bytes that the optimizer keeps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        learning: list[nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        batch: dict[str, Tensor],
+    ) -> None:
+        self._model = model
+        self._learning = learning
+        self._optimizer = optimizer
+        self._batch = batch
+        self.gradients = self.state = 0
+
+    def peak(self) -> int:
+        """Return the peak of the second step: the first has no optimizer state yet.
+
+        That state is all that the second step's forward and backward pass have beyond the first's,
+        so the first's are counted, and the state added.
+        """
+        counter = LiveStorages(self._resident())
+        with counter:
+            self._pass()
+        self._update()
+        passes = counter.peak + self.state
+        counter.peak = 0
+        with counter:
+            self._update()
+        return max(passes, counter.peak)
+
+    def on_cuda(self) -> tuple[int, dict[str, int]]:
+        """Take two steps from end to end; return (peak, what a CUDA device needs on top)."""
+        counter = CudaStorages(self._resident(), cublas_workspace())
+        with counter:
+            for _ in range(2):
+                self._optimizer.zero_grad()
+                self._pass()
+                self._update()
+        return counter.peak, counter.extras()
+
+    def _resident(self) -> list[Tensor]:
+        return [*self._model.parameters(), *self._model.buffers()]
+
+    def _pass(self) -> None:
+        fakes.loss_of(self._model, self._batch).backward()
+        self.gradients = storage_bytes(p.grad for p in self._learning if p.grad is not None)
+
+    def _update(self) -> None:
+        nn.utils.clip_grad_norm_(self._learning, _MAX_GRAD_NORM)
+        self._optimizer.step()
+        self.state = storage_bytes(
+            value
+            for state in self._optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor)
+        )

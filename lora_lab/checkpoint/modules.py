@@ -1,0 +1,165 @@
+"""An adapter as its file has it: one update a module, and which slices a fused one was made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_lab.anatomy import Rows, Site
+from lora_lab.errors import AdapterError
+
+SLICES_KEY = "lora_lab_slices"  # safetensors metadata: the sites that a fused module was made of
+
+
+@dataclass(frozen=True)
+class ModuleUpdate:
+    """ΔW = scale·BA over the whole of one module; A is (r, in), B is (out, r)."""
+
+    A: Tensor
+    B: Tensor
+    scale: float
+
+    @property
+    def r(self) -> int:
+        """The rank."""
+        return self.A.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of ΔW."""
+        return self.B.shape[0], self.A.shape[1]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One site of a fused module: it owns `r` rows of A, and the same columns of B.
+
+    `rows` is None in files that only name the sites: the base tells whose rows they are.
+    """
+
+    site: str
+    r: int
+    rows: Rows | None
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """What an adapter's file holds.
+
+    Attributes:
+        settings: its adapter_config.json, checked; empty for a format without one.
+        modules: {module path in the base: its update}.
+        slices: {path of a fused module: its sites in the order of A's rows}.
+        left_out: {kind: names} of what the file holds besides low-rank factors of matrices.
+    """
+
+    settings: Mapping[str, Any]
+    modules: Mapping[str, ModuleUpdate]
+    slices: Mapping[str, Sequence[Slice]] = field(default_factory=dict)
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def check_factor(key: str, tensor: Tensor) -> Tensor:
+    """Return a factor in float32 or float64, if it is a finite matrix.
+
+    Raises:
+        AdapterError: it is not.
+    """
+    if tensor.is_floating_point() and tensor.ndim == 2 and tensor.numel():
+        if tensor.dtype not in (torch.float32, torch.float64):
+            tensor = tensor.float()
+        if tensor.isfinite().all():
+            return tensor
+    raise AdapterError(f"tensor {key!r} is not a finite matrix; fetch the adapter again")
+
+
+def encode_slices(slices: Mapping[str, Iterable[Slice]]) -> str:
+    """Return the text that `decode_slices` reads."""
+    return json.dumps(
+        {
+            path: [[s.site, s.r, s.rows and _numbers(s.rows)] for s in parts]
+            for path, parts in slices.items()
+        }
+    )
+
+
+def decode_slices(text: str, modules: Mapping[str, ModuleUpdate]) -> dict[str, tuple[Slice, ...]]:
+    """Return {path of a fused module: its slices}.
+
+    Raises:
+        AdapterError: the text does not fit the modules.
+    """
+    try:
+        return {
+            path: _slices(parts, modules[path]) for path, parts in json.loads(text or "{}").items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise AdapterError(
+            "the file's list of fused slices does not fit its tensors; save the adapter again"
+        ) from None
+
+
+def _slices(parts: Any, module: ModuleUpdate) -> tuple[Slice, ...]:
+    found = []
+    for name, r, *more in parts:
+        rows = Rows(*more[0]) if more and more[0] else None
+        if not isinstance(name, str) or type(r) is not int or r < 1:
+            raise ValueError
+        if rows is not None:
+            if any(type(n) is not int or n < 0 for n in _numbers(rows)) or not rows.width:
+                raise ValueError
+            if rows.groups * rows.group_size != module.shape[0]:
+                raise ValueError
+            if rows.offset + rows.width > rows.group_size:
+                raise ValueError
+        found.append(Slice(name, r, rows))
+    if sum(s.r for s in found) != module.r:
+        raise ValueError
+    return tuple(found)
+
+
+def _numbers(rows: Rows) -> list[int]:
+    return [rows.groups, rows.group_size, rows.offset, rows.width]
+
+
+def rows_of(rows: Rows | None) -> Tensor | slice:
+    """Return what indexes a site's rows in a fused (out, …) matrix."""
+    if rows is None:
+        return slice(None)
+    index = torch.arange(rows.groups * rows.group_size).view(rows.groups, rows.group_size)
+    return index[:, rows.offset : rows.offset + rows.width].flatten()
+
+
+def split(
+    module: ModuleUpdate, sites: Sequence[Site], slices: Sequence[Slice] = ()
+) -> dict[str, ModuleUpdate]:
+    """Return {site name: its update} of one module.
+
+    Args:
+        module: the whole module's update.
+        sites: the module's sites, as the base has them.
+        slices: whose rows of A are whose. Without them, or where they are not the base's, every
+            site has the whole of A and its own rows of B, which is as exact.
+    """
+    by_name = {site.name: site for site in sites}
+    if not slices or not all(_fits(part, by_name.get(part.site)) for part in slices):
+        return {
+            site.name: ModuleUpdate(module.A, module.B[rows_of(site.rows)], module.scale)
+            for site in sites
+        }
+    found, at = {}, 0
+    for part in slices:
+        own = slice(at, at + part.r)
+        B = module.B[rows_of(by_name[part.site].rows), own]
+        found[part.site] = ModuleUpdate(module.A[own], B, module.scale)
+        at += part.r
+    return found
+
+
+def _fits(part: Slice, site: Site | None) -> bool:
+    return site is not None and part.rows in (None, site.rows)

@@ -1,0 +1,48 @@
+"""Where an adapter's files are: in a folder of their own, in a run's, or a single file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_lab.checkpoint.files import CONFIG_FILE
+
+
+@dataclass(frozen=True)
+class AdapterPlace:
+    """Where an adapter lies.
+
+    Attributes:
+        path: the folder or file that holds it.
+        name: what to call it: the run's id, or the name of the folder or file.
+        run: the run's folder, where it is a run's.
+        note: one line, where it is not the run's last state.
+    """
+
+    path: Path
+    name: str
+    run: Path | None = None
+    note: str = ""
+
+
+def find_adapter(path: str | Path) -> AdapterPlace:
+    """Return where the adapter is that a path means; nothing is read.
+
+    A run's folder means the adapter at its end, or at its last checkpoint if it was cut off. Any
+    other path means itself, whether anything is there or not.
+    """
+    path = Path(path).expanduser()
+    name = path.resolve().name
+    if (path / CONFIG_FILE).exists() or not (path / "config.json").is_file():
+        return AdapterPlace(path, name)
+    if (path / "adapter" / CONFIG_FILE).is_file():
+        return AdapterPlace(path / "adapter", name, path)
+    steps = {
+        int(config.parent.name.removeprefix("step-")): config.parent
+        for config in path.glob(f"checkpoints/step-*/{CONFIG_FILE}")
+        if config.parent.name.removeprefix("step-").isdecimal()
+    }
+    if not steps:
+        return AdapterPlace(path, name)
+    step = max(steps)
+    return AdapterPlace(steps[step], name, path, f"the run has no end yet: this is step {step:,}")

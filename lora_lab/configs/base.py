@@ -1,0 +1,73 @@
+"""What all configs share: plain dicts in and out, and the checks of single fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, Self
+
+from lora_lab.errors import ConfigError
+
+
+class Config:
+    """What all configs share: to and from plain dicts, with unknown fields refused."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON types."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping.
+
+        Raises:
+            ConfigError: on a field that does not exist; the nearest name is proposed.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = (
+                    f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+                )
+                raise ConfigError(f"{cls.__name__} has no field {name!r}; {hint}")
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed."""
+        return type(self).from_dict({**self.to_dict(), **changes})
+
+    def to_python(self) -> str:
+        """Return the Python expression that builds this config, default fields left out."""
+        shown = []
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            default = f.default_factory() if callable(f.default_factory) else f.default
+            if value != default:
+                shown.append(f"{f.name}={value!r}")
+        return f"ll.{type(self).__name__}({', '.join(shown)})"
+
+
+def need_rank(name: str, value: object) -> None:
+    """Refuse what is no whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} is {value!r}; a rank is a whole number of at least 1")
+
+
+def need_positive(name: str, value: object) -> None:
+    """Refuse what is no positive, finite number."""
+    if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise ConfigError(f"{name} is {value!r}; it must be a positive number")
+
+
+def need_count(name: str, value: object, *, least: int) -> None:
+    """Refuse what is no whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+
+
+def need_share(name: str, value: object) -> None:
+    """Refuse what does not lie in [0, 1)."""
+    if not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ConfigError(f"{name} is {value!r}; it must lie in [0, 1)")

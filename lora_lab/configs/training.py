@@ -1,0 +1,53 @@
+"""How a run trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lora_lab.configs.base import Config, need_count, need_positive
+from lora_lab.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Config):
+    """How long and how to train. Names are those of transformers' TrainingArguments.
+
+    Attributes:
+        max_steps: optimizer steps.
+        per_device_train_batch_size: examples a forward pass.
+        gradient_accumulation_steps: forward passes an optimizer step.
+        learning_rate: peak rate of AdamW.
+        warmup_steps: linear warm-up from 0, then `lr_scheduler_type` down to the last step.
+        weight_decay: AdamW's, of A and B.
+        max_grad_norm: gradients are scaled down to this norm over the whole adapter.
+        max_length: tokens an example, prompt and completion together; of a longer one the start
+            of the prompt is cut, and how many were cut is noted.
+        eval_examples: held-out prompts answered and scored before and after training; 0: none.
+        save_steps: a checkpoint every so many steps, and one at the end; 0: only at the end.
+        gradient_checkpointing: recompute each block in the backward pass.
+        seed: of the adapter's init, the data order and dropout.
+    """
+
+    max_steps: int = 100
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 2e-3
+    warmup_steps: int = 5
+    lr_scheduler_type: Literal["linear", "constant", "cosine"] = "linear"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: int = 128
+    eval_examples: int = 16
+    save_steps: int = 50
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"):
+            need_count(name, getattr(self, name), least=1)
+        for name in ("warmup_steps", "eval_examples", "save_steps", "seed"):
+            need_count(name, getattr(self, name), least=0)
+        if self.max_length < 8:
+            raise ConfigError(f"max_length is {self.max_length}; it must be at least 8 tokens")
+        need_positive("learning_rate", self.learning_rate)

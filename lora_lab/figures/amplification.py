@@ -1,0 +1,87 @@
+"""Table 7 for every site: how much of W₀ lies along ΔW's directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from lora_lab.analysis.amplify import SiteAmplification
+from lora_lab.analysis.table import number
+from lora_lab.figures._base import THEMES, Theme, base_layout, log_axis, note, plain, show_legend
+from lora_lab.figures._site_axis import site_axis
+
+
+def amplification_figure(
+    rows: Sequence[SiteAmplification],
+    *,
+    theme: Theme = "light",
+    width: int = 640,
+    height: int = 280,
+) -> go.Figure:
+    """Draw ‖UᵀW₀V‖_F of every site, on a logarithmic axis.
+
+    Three lines: U and V are W₀'s own strongest directions, ΔW's, or random ones (the mean of the
+    draws; a site's text under the mouse has their spread and the analytic level). A zero ΔW has no
+    directions, and its site stays empty.
+    """
+    colours = THEMES[theme]
+    axis = site_axis(rows)
+    drawn = [row if row.r else None for row in rows]
+    figure = go.Figure(layout=base_layout(colours, width, height))
+    lines = (
+        ("W₀'s own", "along_own", colours.other, "diamond", _own_text),
+        ("ΔW's", "along_delta", colours.accent, "circle", _delta_text),
+        ("random", "along_random", colours.dim, "square", _random_text),
+    )
+    dot = axis.dot_size(figure)
+    largest, smallest = 0.0, np.inf
+    for name, field, colour, symbol, text in lines:
+        values = [getattr(row, field) if row else np.nan for row in drawn]
+        positive = [value for value in values if value > 0]
+        largest, smallest = max([largest, *positive]), min([smallest, *positive])
+        figure.add_scatter(
+            x=axis.places,
+            # A logarithmic axis has no place for zero.
+            y=axis.spread(value if value > 0 else np.nan for value in values),
+            name=name,
+            mode="lines+markers",
+            connectgaps=False,
+            line={"color": colour, "width": 1},
+            marker={"color": colour, "size": dot, "symbol": symbol, "line": {"width": 0}},
+            customdata=axis.texts(text(row) if row else "" for row in drawn),
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    show_legend(figure)
+    figure.update_yaxes(title_text="‖UᵀW₀V‖<sub>F</sub>", showgrid=bool(largest))
+    if largest:
+        figure.update_yaxes(**log_axis(smallest, largest))
+    else:
+        empty = "ΔW is zero: it has no directions" if rows else "no site has an adapter"
+        figure.add_annotation(note(empty, colours, x=0.5, y=0.5))
+        figure.update_yaxes(range=[0, 1], showticklabels=False)
+    axis.dress(figure, colours)
+    return figure
+
+
+def _delta_text(row: SiteAmplification) -> str:
+    return (
+        f"{plain(row.name)}<br>along ΔW's {row.r} directions: {number(row.along_delta)}"
+        f"<br>‖ΔW‖ = {number(row.delta_norm)}, amplification {number(row.factor)}"
+    )
+
+
+def _own_text(row: SiteAmplification) -> str:
+    return (
+        f"{plain(row.name)}<br>along W₀'s own first {row.r}: {number(row.along_own)}"
+        f"<br>‖W₀‖ = {number(row.weight_norm)}"
+    )
+
+
+def _random_text(row: SiteAmplification) -> str:
+    spread = f" ± {number(row.random_spread)}" if np.isfinite(row.random_spread) else ""
+    return (
+        f"{plain(row.name)}<br>along {row.r} random directions: {number(row.along_random)}{spread}"
+        f"<br>expected {number(row.random_level)}"
+    )

@@ -1,0 +1,76 @@
+"""The training loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from lora_lab.figures._base import MOST_POINTS, THEMES, Theme, base_layout
+
+
+def loss_figure(
+    losses: Sequence[tuple[int, float]],
+    *,
+    theme: Theme = "light",
+    width: int = 640,
+    height: int = 220,
+) -> go.Figure:
+    """Draw the training loss: every step faintly, and the mean of the steps around it.
+
+    Args:
+        losses: (step, loss in nats a token); above 500 points, evenly spaced ones are drawn.
+        theme: of the page.
+        width: pixels.
+        height: pixels.
+    """
+    colours = THEMES[theme]
+    steps, values = _thinned(losses)
+    window = len(values) // 24 * 2 + 1
+    figure = go.Figure(layout=base_layout(colours, width, height))
+    figure.add_scatter(
+        x=steps,
+        y=values,
+        mode="lines+markers" if len(values) < 2 else "lines",
+        name="each step",
+        line={"color": colours.accent, "width": 1},
+        opacity=0.35,
+        hovertemplate="step %{x}: %{y:.3f}<extra></extra>",
+    )
+    if window > 1:
+        figure.add_scatter(
+            x=steps,
+            y=_running_mean(values, window),
+            mode="lines",
+            name=f"mean of {window} points",
+            line={"color": colours.accent, "width": 2},
+            hovertemplate="mean %{y:.3f}<extra></extra>",
+        )
+    figure.update_layout(
+        hovermode="x unified",
+        showlegend=window > 1,
+        legend={"orientation": "h", "x": 1, "y": 1.02, "xanchor": "right", "yanchor": "bottom"},
+    )
+    figure.update_xaxes(title_text="optimizer step", nticks=8, tickformat=",d")
+    figure.update_yaxes(title_text="loss, nats a token", showgrid=True, nticks=5, tickformat=".3~g")
+    return figure
+
+
+def _thinned(losses: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    points = np.array(losses, np.float64).reshape(-1, 2)
+    if len(points) > MOST_POINTS:
+        points = points[np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int)]
+    return points[:, 0].astype(np.int32), points[:, 1].astype(np.float32)
+
+
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Return the mean of the points around each one.
+
+    Centred, and narrower towards the steep start; at the end, of the points that there are.
+    """
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    centre = np.arange(len(values))
+    half = np.minimum(window // 2, centre)
+    starts, ends = centre - half, np.minimum(len(values), centre + half + 1)
+    return ((sums[ends] - sums[starts]) / (ends - starts)).astype(np.float32)

@@ -1,0 +1,111 @@
+"""Singular values of ΔW: alone, and beside those of W₀."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from lora_lab.analysis import SiteView
+from lora_lab.analysis.spectrum import SpectrumView
+from lora_lab.analysis.table import number
+from lora_lab.figures._base import (
+    MOST_POINTS,
+    THEMES,
+    Theme,
+    base_layout,
+    log_axis,
+    note,
+    rounded_up,
+    show_legend,
+    tick_step,
+)
+
+_ROUNDING = 1e-6
+
+
+def spectrum_figure(
+    view: SiteView, *, theme: Theme = "light", width: int = 350, height: int = 190
+) -> go.Figure:
+    """Draw ΔW's singular values as bars, strongest first."""
+    colours = THEMES[theme]
+    figure = go.Figure(
+        go.Bar(
+            marker={"color": colours.bar, "line": {"width": 0}},
+            hovertemplate="σ<sub>%{x}</sub> = %{y:.3g}<extra></extra>",
+        ),
+        base_layout(colours, width, height),
+    )
+    figure.update_layout(bargap=0.3)
+    figure.update_xaxes(title_text="direction of ΔW", dtick=1)
+    figure.update_yaxes(
+        title_text="singular value σ", showgrid=True, nticks=4, tickformat=".2~g", zeroline=True
+    )
+    update_spectrum(figure, view, theme)
+    return figure
+
+
+def update_spectrum(figure: Any, view: SiteView, theme: Theme = "light") -> None:
+    """Put a new view into a spectrum figure, in place; for a live one in `batch_update()`."""
+    s = view.singular_values[:MOST_POINTS]
+    bars = figure.data[0]
+    bars.x = np.arange(1, len(s) + 1, dtype=np.int32)
+    bars.y = s.astype(np.float32)
+    bars.marker.color = THEMES[theme].bar
+    largest = float(s[0]) if len(s) else 0.0
+    figure.layout.xaxis.dtick = tick_step(len(s))
+    figure.layout.xaxis.range = [0.4, max(len(s), 3) + 0.6]
+    figure.layout.yaxis.range = [0, rounded_up(largest)] if largest > 0 else [0, 1]
+    text = f"σ₁ = {number(largest)}" if largest > 0 else "ΔW is zero: nothing is learnt yet"
+    figure.layout.annotations = [note(text, THEMES[theme], x=0.99, y=0.98, xanchor="right")]
+
+
+def spectrum_against_base_figure(
+    view: SpectrumView, *, theme: Theme = "light", width: int = 400, height: int = 240
+) -> go.Figure:
+    """Draw ΔW's singular values beside W₀'s strongest, on a logarithmic axis.
+
+    The dotted line is the largest singular value of a random matrix of W₀'s shape and norm. Values
+    of ΔW below a millionth of the largest drawn are rounding, and are left out.
+    """
+    colours = THEMES[theme]
+    figure = go.Figure(layout=base_layout(colours, width, height))
+    lines = (
+        ("W₀", view.weight, colours.other, "diamond"),
+        ("ΔW", view.delta, colours.accent, "circle"),
+    )
+    largest = max([float(s[0]) for _, s, _, _ in lines if len(s)] + [view.edge])
+    smallest, count = view.edge, 1
+    for name, values, colour, symbol in lines:
+        shown = values[:MOST_POINTS].astype(np.float32)
+        shown = shown[shown > _ROUNDING * largest]
+        count = max(count, len(shown))
+        smallest = min([smallest, *shown[-1:].tolist()])
+        figure.add_scatter(
+            x=np.arange(1, len(shown) + 1, dtype=np.int32),
+            y=shown,
+            name=name,
+            mode="lines+markers",
+            line={"color": colour, "width": 1.5},
+            marker={"color": colour, "size": 5, "symbol": symbol},
+            hovertemplate=f"σ<sub>%{{x}}</sub> of {name} = %{{y:.3g}}<extra></extra>",
+        )
+    ends = [0.4, max(count, 3) + 0.6]
+    figure.add_scatter(
+        x=np.array(ends, np.float32),
+        y=np.full(2, view.edge, np.float32),
+        name="edge of noise",
+        mode="lines",
+        line={"color": colours.dim, "width": 1, "dash": "dot"},
+        hovertemplate="largest σ of a random matrix like W₀: %{y:.3g}<extra></extra>",
+    )
+    show_legend(figure)
+    figure.update_xaxes(title_text="direction", range=ends, dtick=tick_step(count))
+    figure.update_yaxes(title_text="singular value σ", showgrid=True)
+    if smallest > 0:
+        figure.update_yaxes(**log_axis(smallest, largest))
+    if not len(view.delta) or not view.delta[0]:
+        text = "ΔW is zero: nothing is learnt yet"
+        figure.add_annotation(note(text, colours, x=0.02, y=0.02, xanchor="left", above=True))
+    return figure

@@ -1,0 +1,105 @@
+"""Published numbers beside counted ones, as people read them: in a terminal and in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from lora_lab.errors import ConfigError
+from lora_lab.paper.claims import claims
+from lora_lab.paper.rows import PublishedRow
+from lora_lab.paper.tables import TABLE_7, TABLES
+
+
+@dataclass(frozen=True, repr=False)
+class Listing:
+    """A small table; the columns named in `numbers` are set flush right."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+
+        def line(cells: Sequence[str]) -> str:
+            padded = (
+                cell.rjust(width) if name in self.numbers else cell.ljust(width)
+                for name, cell, width in zip(self.header, cells, widths, strict=True)
+            )
+            return "  ".join(padded).rstrip()
+
+        return "\n".join(map(line, (self.header, *self.rows)))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        def line(cells: Sequence[str], tag: str) -> str:
+            aligned = (
+                f'<{tag} style="text-align:{"right" if name in self.numbers else "left"};'
+                f'font-variant-numeric:tabular-nums">{escape(cell)}</{tag}>'
+                for name, cell in zip(self.header, cells, strict=True)
+            )
+            return f"<tr>{''.join(aligned)}</tr>"
+
+        body = "".join(line(cells, "td") for cells in self.rows)
+        return f"<table><thead>{line(self.header, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+def list_table(name: str) -> Listing:
+    """Return a table's rows, each with our count and the verdict.
+
+    Args:
+        name: such as "Table 15".
+
+    Raises:
+        ConfigError: for a table that is not here.
+    """
+    rows = [row for row in TABLES if row.table == name]
+    if not rows:
+        known = ", ".join(dict.fromkeys(row.table for row in TABLES))
+        raise ConfigError(f"no table is called {name!r}; use one of {known}")
+    scores = tuple(rows[0].scores)
+    header = ("model", "method", "setting", *scores, "printed", "counted", "verdict", "note")
+    return Listing(
+        header,
+        tuple(_cells(row, scores) for row in rows),
+        frozenset({*scores, "printed", "counted"}),
+    )
+
+
+def _cells(row: PublishedRow, scores: Sequence[str]) -> tuple[str, ...]:
+    shown = (f"{row.scores[name]:.1f}" for name in scores)
+    counted = f"{row.count / 1e6:,.3f}M"
+    start = (row.model, row.method, row.setting)
+    return (*start, *shown, f"{row.printed}M", counted, row.verdict, row.note)
+
+
+def list_claims(model: str) -> Listing:
+    """Return what the text says of a model, each with the formula that gives it."""
+    return Listing(
+        ("printed", "of", "formula", "gives", "verdict", "note"),
+        tuple((c.printed, c.what, c.formula, c.shown, c.verdict, c.note) for c in claims(model)),
+        frozenset({"printed", "gives"}),
+    )
+
+
+def list_amplification() -> Listing:
+    """Return table 7 with the level of unrelated directions beside its random column."""
+    return Listing(
+        ("r", "‖ΔW_q‖", "along ΔW_q", "along W_q", "random", "‖W_q‖·r/d", "amplification"),
+        tuple(
+            (
+                str(row.r),
+                f"{row.delta_norm:.2f}",
+                f"{row.along_delta:.2f}",
+                f"{row.along_own:.2f}",
+                f"{row.along_random:.2f}",
+                f"{row.expected_random:.4f}",
+                f"{row.delta_norm / row.along_delta:.2f}",
+            )
+            for row in TABLE_7
+        ),
+        frozenset({"‖ΔW_q‖", "along ΔW_q", "along W_q", "random", "‖W_q‖·r/d", "amplification"}),
+    )

@@ -1,0 +1,130 @@
+"""spectra.npy: a table of singular values that grows row by row and can always be read.
+
+A true .npy of records (step int32, values (n,) float32), so that `numpy.load` reads it as well.
+A row is appended first and counted in the header afterwards; `read_log` goes by the file's size.
+So whoever reads during an append, after a kill or after the disk was full gets all whole rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from lora_lab.errors import RunError
+from lora_lab.runs.disk import disk
+
+SITES_FILE = "sites.json"
+SPECTRA_FILE = "spectra.npy"
+
+
+class SpectraLog:
+    """The file while it is written, by one thread.
+
+    Args:
+        path: replaced if it exists.
+        width: singular values in a row.
+    """
+
+    def __init__(self, path: Path, width: int) -> None:
+        self.path = path
+        self._type = np.dtype([("step", "<i4"), ("values", "<f4", (width,))])
+        self._file: IO[bytes] | None = None
+        self.steps: list[int] = []
+        self._replace(b"")
+
+    def append(self, step: int, values: np.ndarray) -> None:
+        """Add one row; it is with the operating system when this returns.
+
+        Args:
+            step: more than the last row's.
+            values: (width,) float32.
+
+        Raises:
+            RunError: the disk does not take it.
+        """
+        row = np.array((step, values), self._type).tobytes()
+        with disk(self.path):
+            if self._file is None:
+                self._file = self.path.open("r+b")
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(row)
+            self._file.flush()
+            self.steps.append(step)
+            self._file.seek(0)
+            self._file.write(self._header())
+            self._file.flush()
+
+    def keep_every_other(self) -> None:
+        """Drop the second row, the fourth and so on; the file is replaced whole.
+
+        Raises:
+            RunError: the disk does not take it.
+        """
+        steps, values = read_log(self.path)
+        kept = np.zeros((len(steps) + 1) // 2, self._type)
+        kept["step"], kept["values"] = steps[::2], values[::2]
+        self.steps = self.steps[::2]
+        self._replace(kept.tobytes())
+
+    def close(self) -> None:
+        """Close the file; a later `append` opens it again."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            with contextlib.suppress(OSError):  # every row was flushed when it was written
+                file.close()
+
+    def _replace(self, rows: bytes) -> None:
+        self.close()
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        with disk(self.path):
+            try:
+                temporary.write_bytes(self._header() + rows)
+                temporary.replace(self.path)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def _header(self) -> bytes:
+        """Return the .npy header. NumPy leaves room for the count to grow, so its size is fixed."""
+        buffer = io.BytesIO()
+        facts: dict[str, Any] = {
+            "descr": npy.dtype_to_descr(self._type),
+            "fortran_order": False,
+            "shape": (len(self.steps),),
+        }
+        npy.write_array_header_1_0(buffer, facts)
+        return buffer.getvalue()
+
+
+def read_log(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the whole rows of a file that may still grow, or was cut off.
+
+    Returns:
+        steps (S,) int32, ascending, and values (S, width) float32.
+
+    Raises:
+        RunError: the file cannot be read, or is not what its name says.
+    """
+    try:
+        stored = path.read_bytes()
+        buffer = io.BytesIO(stored)
+        if npy.read_magic(buffer) != (1, 0):
+            raise ValueError("it is no table of spectra")
+        _, _, kind = npy.read_array_header_1_0(buffer)
+        if kind.names != ("step", "values") or kind["values"].base != np.dtype("<f4"):
+            raise ValueError("it is no table of spectra")
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from error
+    start = buffer.tell()
+    rows = np.frombuffer(stored, kind, (len(stored) - start) // kind.itemsize, start)
+    steps = rows["step"]
+    # A computer that lost its power may leave zeros, or old blocks, at the end.
+    falls = np.flatnonzero(np.diff(steps) <= 0)
+    whole = slice(int(falls[0]) + 1 if len(falls) else len(rows))
+    return steps[whole].copy(), rows["values"][whole].copy()

@@ -1,0 +1,137 @@
+"""The laboratory in a real JupyterLab: beside a busy cell, while a run trains, in little room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab import JupyterLab, Notebook
+from playwright.sync_api import Browser, Locator, Page, expect
+
+pytestmark = pytest.mark.browser
+
+SMALL = """\
+import sys; sys.path[:0] = {paths!r}
+import torch; torch.set_num_threads(1)
+from tiny_chat import tiny_chat_model
+from lora_lab_widgets import Workbench
+wb = Workbench(*tiny_chat_model(), max_steps={steps}, per_device_train_batch_size=4, max_length=96)
+wb"""
+HERE = [str(Path(__file__).parent)]
+VIEWS = ("Spectrum", "Subspaces", "Amplification", "Over steps", "Intruders", "Sweep", "Capacity")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
+    with JupyterLab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
+
+
+@pytest.fixture
+def page(lab: JupyterLab, chromium: Browser) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 1400, "height": 1500})
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    page.on("dialog", lambda dialog: dialog.accept())
+    yield page
+    context.close()
+    lab.shut_down_kernels()
+
+
+def trained(lab: JupyterLab, page: Page, *cells: str, name: str, steps: int = 12) -> Notebook:
+    notebook = lab.open(page, [SMALL.format(paths=HERE, steps=steps), *cells], f"{name}.ipynb")
+    notebook.run(0, seconds=120)
+    page.locator(".ll-workbench").get_by_role("button", name="Start").click()
+    if steps < 100:
+        done = page.locator(".ll-run[data-ll-state=done]")
+        expect(done).to_be_visible(timeout=120_000)
+    return notebook
+
+
+def figure(page: Page) -> Locator:
+    return page.locator(".ll-laboratory .js-plotly-plot")
+
+
+def show(page: Page, title: str) -> None:
+    """Open a tab and wait until what it shows is there."""
+    page.get_by_role("tab", name=title).click()
+    expect(page.get_by_role("tab", name=title)).to_have_attribute("aria-selected", "true")
+    expect(page.locator(".ll-lab[data-ll-state=rest]")).to_be_visible(timeout=60_000)
+    expect(figure(page)).to_have_count(1, timeout=60_000)
+    expect(page.locator(".ll-lab").get_by_role("alert")).to_be_hidden()
+
+
+def test_every_view_draws_and_nothing_complains(lab: JupyterLab, page: Page) -> None:
+    errors: list[str] = []
+    page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+    trained(lab, page, name="views")
+    assert figure(page).count() == 0, "closed until asked for"
+    page.get_by_role("button", name="Open the laboratory").click()
+    words = set()
+    for title in VIEWS:
+        show(page, title)
+        expect(page.locator(".ll-lab-words")).not_to_be_empty()
+        words.add(page.locator(".ll-lab-words").inner_text())
+    assert len(words) == len(VIEWS)
+    # One figure widget for all of them: the 5 MB of plotly travel once.
+    widgets = page.evaluate(
+        "() => document.querySelectorAll('.ll-laboratory .js-plotly-plot').length"
+    )
+    assert widgets == 1
+    page.get_by_role("button", name="Close").click()
+    expect(figure(page)).to_have_count(0)
+    assert not [error for error in errors if "state" in error or "plotly" in error.lower()]
+
+
+def test_it_works_beside_a_busy_cell(lab: JupyterLab, page: Page) -> None:
+    busy = "import time\nfor _ in range(300):\n    time.sleep(0.1)\nprint('ran to its end')"
+    notebook = trained(lab, page, busy, name="busy")
+    notebook.start(1)
+    page.wait_for_timeout(500)
+    page.get_by_role("button", name="Open the laboratory").click()
+    show(page, "Over steps")
+    slider = page.get_by_role("slider", name="step")
+    before = page.locator(".ll-lab-words").inner_text()
+    slider.press("Home")
+    expect(page.locator(".ll-lab-words")).to_contain_text("Step 0 of 12")
+    assert page.locator(".ll-lab-words").inner_text() != before
+    assert not notebook.outputs(1), "the cell is still at work"
+    notebook.wait_for(1, seconds=60)
+
+
+def test_maps_move_while_it_trains(lab: JupyterLab, page: Page) -> None:
+    trained(lab, page, name="live", steps=100_000)
+    expect(page.locator(".ll-delta-spectrum .js-plotly-plot")).to_be_visible(timeout=60_000)
+    page.get_by_role("button", name="Open the laboratory").click()
+    show(page, "Over steps")
+    slider = page.get_by_role("slider", name="step")
+    first = slider.get_attribute("aria-valuetext")
+    expect(slider).not_to_have_attribute("aria-valuetext", first or "", timeout=30_000)
+    page.locator(".ll-workbench").get_by_role("button", name="Stop").click()
+    expect(page.locator(".ll-run[data-ll-state=done]")).to_be_visible(timeout=60_000)
+
+
+@pytest.mark.parametrize("width", [1000, 600])
+def test_nothing_is_wider_than_its_place(lab: JupyterLab, page: Page, width: int) -> None:
+    trained(lab, page, name=f"wide{width}")
+    page.set_viewport_size({"width": width + 60, "height": 1200})
+    page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
+    page.get_by_role("button", name="Open the laboratory").click()
+    for title in ("Subspaces", "Intruders"):
+        show(page, title)
+        page.wait_for_timeout(1_500)  # a tick, for the figure to follow the width
+        room = page.locator(".ll-workbench").bounding_box()
+        drawn = figure(page).bounding_box()
+        assert room is not None
+        assert drawn is not None
+        assert drawn["x"] + drawn["width"] <= room["x"] + room["width"]
+        overflow = page.evaluate(
+            """() => {
+                const edge = document.querySelector(".ll-workbench").getBoundingClientRect().right;
+                return [...document.querySelectorAll(".ll-lab, .ll-lab *, .ll-lab-words")]
+                    .filter(n => n.getBoundingClientRect().right > edge + 1)
+                    .map(n => n.className);
+            }"""
+        )
+        assert overflow == []

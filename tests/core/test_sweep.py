@@ -1,0 +1,145 @@
+"""A sweep's runs as a map: what is compared, what is left out, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lora_lab.analysis import comparable_runs, sweep_map
+from lora_lab.errors import RunError
+from lora_lab.runs import RunRecord, list_runs
+
+
+def record(
+    r=8,
+    learning_rate=1e-3,
+    loss=None,
+    *,
+    state="done",
+    task="mini-e2e",
+    model=None,
+    lora=None,
+    training=None,
+    **metrics,
+) -> RunRecord:
+    config = {
+        "model": {"name": "m", "hub_id": "a/m", "parameters": 9, "dtype": "float32"}
+        | (model or {}),
+        "task": {"name": task, "synthetic": True},
+        "lora": {"r": r, "lora_alpha": 16, "target_modules": ["q", "v"]} | (lora or {}),
+        "training": {"learning_rate": learning_rate, "max_steps": 60, "seed": 0} | (training or {}),
+    }
+    if loss is not None:
+        metrics["loss_after"] = loss
+    summary = None if state is None else {"state": state, "metrics": metrics}
+    return RunRecord("id", Path("runs/id"), config, summary)
+
+
+def test_a_grid_with_a_hole_and_two_seeds():
+    found = sweep_map(
+        [
+            record(8, 1e-3, 1.5),
+            record(8, 1e-3, 2.5, training={"seed": 1}),
+            record(2, 1e-3, 1.75),
+            record(2, 1e-2, 3.0),
+        ]
+    )
+    assert found.metric == "loss_after"
+    assert found.ranks == (2, 8)
+    assert found.learning_rates == (1e-3, 1e-2)
+    np.testing.assert_array_equal(found.values, np.float32([[1.75, 3.0], [2.0, np.nan]]))
+    np.testing.assert_array_equal(found.counts, [[1, 1], [2, 0]])
+    assert found.values.dtype == np.float32
+    assert found.counts.dtype == np.int32
+    assert found.best == (2, 1e-3)
+    assert found.note == "means of up to 2 runs a cell"
+
+
+def test_a_score_is_best_when_highest():
+    runs = [record(2, 1e-3, bleu_after=10.0), record(4, 1e-3, bleu_after=30.0)]
+    assert sweep_map(runs, "bleu_after").best == (4, 1e-3)
+    losses = [record(2, 1e-3, 1.0), record(4, 1e-3, 3.0)]
+    assert sweep_map(losses).best == (2, 1e-3)
+
+
+def test_failed_runs_keep_their_place_and_unfinished_ones_do_not():
+    found = sweep_map(
+        [
+            record(2, 1e-3, 1.0),
+            record(2, 1.0, state="failed"),
+            record(4, 1e-3, 5.0, state="failed"),
+            record(64, 1e-3, state=None),
+            record(64, 1e-3, state="stopped"),
+            record(64, 1e-3, math.inf),
+        ]
+    )
+    assert found.ranks == (2, 4)
+    assert found.learning_rates == (1e-3, 1.0)
+    np.testing.assert_array_equal(found.values, np.float32([[1, np.nan], [np.nan, np.nan]]))
+    assert found.note == "2 runs failed; 3 runs not finished, or without the metric, left out"
+
+
+def test_a_cell_that_mixes_alphas_says_so():
+    runs = [record(2, 1e-3, 1.0), record(2, 1e-3, 2.0, lora={"lora_alpha": 4})]
+    assert "r = 2 at 0.001 mixes α = 4, 16" in sweep_map(runs).note
+    # α may follow the rank: then no cell mixes anything.
+    runs = [record(2, 1e-3, 1.0), record(4, 1e-3, 2.0, lora={"lora_alpha": 8})]
+    assert sweep_map(runs).note == ""
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"task": "mini-nli"}, 'task is "mini-e2e", "mini-nli"'),
+        ({"model": {"hub_id": "b/n"}}, 'model hub_id is "a/m", "b/n"'),
+        ({"training": {"max_steps": 100}}, "max_steps is 60, 100"),
+        ({"lora": {"target_modules": ["q"]}}, r'target_modules is \["q", "v"\], \["q"\]'),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused_and_can_be_sorted(other, said):
+    runs = [record(2, 1e-3, 1.0, **other), record(4, 1e-3, 2.0), record(8, 1e-3, 3.0)]
+    with pytest.raises(RunError, match=f"not comparable: {said}"):
+        sweep_map(runs[::-1])
+    assert comparable_runs(runs) == ((runs[1], runs[2]), (runs[0],))
+    assert sweep_map(comparable_runs(runs)[0]).ranks == (4, 8)
+
+
+def test_what_a_run_is_older_than_and_the_order_of_targets_do_not_matter():
+    new = record(2, 1e-3, 1.0, lora={"use_rslora": False, "target_modules": ["v", "q"]})
+    assert sweep_map([new, record(4, 1e-3, 2.0)]).ranks == (2, 4)
+    rs = record(2, 1e-3, 1.0, lora={"use_rslora": True})
+    with pytest.raises(RunError, match="use_rslora is true, false"):
+        sweep_map([rs, record(4, 1e-3, 2.0)])
+
+
+def test_nothing_to_show_is_one_clear_line():
+    with pytest.raises(RunError, match="no runs to compare"):
+        sweep_map([])
+    with pytest.raises(RunError, match="none of 2 runs ended with 'loss_after'"):
+        sweep_map([record(state=None), record(state="failed")])
+    with pytest.raises(RunError, match=r"with 'rouge'; the runs' metrics are bleu_after, loss_aft"):
+        sweep_map([record(loss=1.0, bleu_after=3.0)], "rouge")
+
+
+def test_a_run_of_another_method_is_named_and_left_out_of_the_groups():
+    lora = record(loss=1.0)
+    other = RunRecord("x", Path("runs/x"), {"model": {}, "task": {"name": "t"}}, None)
+    with pytest.raises(RunError, match=r"runs/x/config\.json is no LoRA run's"):
+        sweep_map([lora, other])
+    assert comparable_runs([lora, other]) == ((lora,),)
+
+
+def test_runs_found_on_disk_are_read(tmp_path):
+    for i, (r, loss) in enumerate([(2, 3.0), (4, 2.0)]):
+        folder = tmp_path / f"2031010{i}"
+        folder.mkdir()
+        made = record(r, 1e-3, loss)
+        (folder / "config.json").write_text(json.dumps(made.config))
+        (folder / "summary.json").write_text(json.dumps(made.summary))
+    found = sweep_map(list_runs(tmp_path))
+    assert found.ranks == (2, 4)
+    assert found.best == (4, 1e-3)

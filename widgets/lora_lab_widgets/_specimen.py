@@ -1,0 +1,127 @@
+"""The adapter under the glass: what the views read of it, whether or not it trains meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_lab.adapters import LoraAdapter, attached
+from lora_lab.errors import AdapterError
+from lora_lab.runs import Factors, Run, RunState
+from lora_lab.runs.observer import copy_factors
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from lora_lab.anatomy import Site
+    from lora_lab.models import LoadedModel
+    from lora_lab.tasks import Example, Task
+
+ADAPTER = "default"  # the name under which `train` attaches
+
+
+@dataclass
+class CopiedSite:
+    """One site's factors at one moment: what `lora_lab.analysis` asks of a site."""
+
+    site: Site
+    A: Any  # (r, in)
+    B: Any  # (out, r)
+    scale: float
+    initial: tuple[Any, Any] | None = None  # (A, B) when W₀ was changed at the start
+
+
+class Specimen:
+    """The model and its adapter. All but `adapter` may take a while: call them on a thread.
+
+    Args:
+        lm: the model in the notebook.
+        run: returns the latest run, None before the first.
+        task: returns the task that the notebook has picked.
+    """
+
+    def __init__(
+        self, lm: LoadedModel, run: Callable[[], Run | None], task: Callable[[], Task]
+    ) -> None:
+        self.lm = lm
+        self._run = run
+        self._task = task
+
+    @property
+    def run(self) -> Run | None:
+        """The latest run."""
+        return self._run()
+
+    @property
+    def adapter(self) -> LoraAdapter | None:
+        """The adapter that the model has now."""
+        adapter = attached(self.lm.model).get(ADAPTER)
+        return adapter if isinstance(adapter, LoraAdapter) else None
+
+    def examples(self, count: int) -> Sequence[Example]:
+        """Return held-out examples of the task that the adapter learns."""
+        task = self.run.task if self.run else self._task()
+        return list(task.validation[:count])
+
+    def at_rest(self) -> contextlib.AbstractContextManager[PreTrainedModel]:
+        """Hold the run, if there is one, between two steps: inside, the model may be used."""
+        run = self.run
+        return run.paused() if run else contextlib.nullcontext(self.lm.model)
+
+    def factors(self, site: str) -> Factors | None:
+        """Return a copy of one site's factors; None while only the next snapshot can bring it."""
+        run, adapter = self.run, self.adapter
+        snapshot = run.snapshot if run else None
+        if snapshot is not None and snapshot.factors and snapshot.factors.site == site:
+            return snapshot.factors
+        if snapshot is not None and not resting(snapshot.state):
+            return None  # the optimizer is at work on them
+        if adapter is None or site not in adapter.sites:
+            return None
+        return copy_factors(adapter, site, snapshot.step if snapshot else 0)
+
+    def copy(self, *names: str) -> tuple[int, tuple[CopiedSite, ...]]:
+        """Return the step, and copies of the named sites' factors: of all without a name.
+
+        Raises:
+            AdapterError: there is no adapter yet, or it has no such site.
+        """
+        with self.at_rest():
+            adapter, run = self.adapter, self.run
+            if adapter is None:
+                raise AdapterError("the model has no adapter yet; start a run first")
+            if missing := [name for name in names if name not in adapter.sites]:
+                raise AdapterError(f"{missing[0]} has no adapter; pick another site")
+            sites = [adapter.sites[name] for name in names or adapter.sites]
+            return run.snapshot.step if run else 0, tuple(map(_copied, sites))
+
+    def base_weight(self, site: str) -> torch.Tensor:
+        """Return the frozen W₀ (out, in) of a site."""
+        adapter = self.adapter
+        if adapter is None or site not in adapter.sites:
+            raise AdapterError(f"{site} has no adapter any more; look again")
+        return adapter.base_weight(site)
+
+
+def over(state: RunState) -> bool:
+    """Return whether another run may start."""
+    return state.final or state is RunState.IDLE
+
+
+def resting(state: RunState) -> bool:
+    """Return whether nothing changes the factors now."""
+    return over(state) or state is RunState.PAUSED
+
+
+def _copied(site: Any) -> CopiedSite:
+    initial = getattr(site, "initial", None)
+    return CopiedSite(
+        site=site.site,
+        A=site.A.detach().clone(),
+        B=site.B.detach().clone(),
+        scale=site.scale,
+        initial=None if initial is None else (initial[0].detach(), initial[1].detach()),
+    )

@@ -1,0 +1,71 @@
+"""ΔW's spectrum beside W₀'s, with the edge of noise."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lora_lab.analysis.spectrum import spectrum_view
+from lora_lab.runs.snapshot import Snapshot
+from lora_lab_widgets._specimen import CopiedSite
+from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch
+
+
+class SpectrumView(View):
+    """The singular values of one site's ΔW and W₀."""
+
+    key: ClassVar[str] = "spectrum"
+    title: ClassVar[str] = "Spectrum"
+    question: ClassVar[str] = (
+        "How many directions does ΔW use, and how strong are they beside those of W₀?"
+    )
+    of_one_site: ClassVar[bool] = True
+
+    def controls(self) -> list[dict[str, Any]]:
+        """Return the choice of a site."""
+        return [self.site_choice()]
+
+    def wanted(self) -> tuple[Any, ...] | None:
+        """Return the site."""
+        return super().wanted() if self.values.get("site") else None
+
+    def empty(self) -> str:
+        """Say what is missing."""
+        return "There is no ΔW yet: start a run first."
+
+    def live(self, snapshot: Snapshot | None) -> Any:
+        """Return the step of the factors that training hands out, if they are this site's."""
+        factors = snapshot.factors if snapshot else None
+        here = factors is not None and factors.site == self.values.get("site")
+        return factors.step if factors is not None and here else None
+
+    def measure(self, values: Values, before: Any, watch: Watch) -> Measured:
+        """Measure one site."""
+        del before
+        watch.tell("measuring W₀'s spectrum…")
+        step, site = copy_of(self, values["site"])
+        W = self.specimen.base_weight(values["site"])
+        return Measured(spectrum_view(site, W, step=step), step)
+
+    def figure(self, data: Any, theme: Theme, width: int) -> Any:
+        """Draw both spectra."""
+        from lora_lab.figures import spectrum_against_base_figure
+
+        return spectrum_against_base_figure(data, theme=theme, width=width, height=300)
+
+    def words(self, data: Any) -> str:
+        """Say what the spectra show."""
+        from lora_lab.summaries import spectrum_against_base_summary
+
+        return spectrum_against_base_summary(data)
+
+
+def copy_of(view: View, name: str) -> tuple[int, CopiedSite]:
+    """Return the step and a copy of one site's factors, without a pause where there is one."""
+    specimen = view.specimen
+    factors, adapter = specimen.factors(name), specimen.adapter
+    if factors is None or adapter is None or name not in adapter.sites:
+        step, (site,) = specimen.copy(name)
+        return step, site
+    initial = getattr(adapter.sites[name], "initial", None)
+    place = view.anatomy.by_name[name]
+    return factors.step, CopiedSite(place, factors.A, factors.B, factors.scale, initial)

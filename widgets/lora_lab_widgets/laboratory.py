@@ -1,0 +1,241 @@
+"""The laboratory: section 7 of the LoRA paper, and what came after it, as something to drive."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import traitlets
+
+from lora_lab.anatomy import Anatomy
+from lora_lab.runs.snapshot import Snapshot
+from lora_lab_widgets._base import Panel
+from lora_lab_widgets._experiments import Experiments
+from lora_lab_widgets._problems import from_error
+from lora_lab_widgets._specimen import Specimen, resting
+from lora_lab_widgets._stage import Stage
+from lora_lab_widgets.lab_views import VIEWS, Theme, View
+
+NARROWEST = 320  # pixels that a figure gets at least
+
+
+class LaboratoryPanel(Panel):
+    """Tabs and controls. Draws its traits; what people do comes back as messages.
+
+    Attributes:
+        form: {"open", "views", "view", "question", "controls"}.
+        state: {"busy", "share", "note", "again"}.
+        problem: what went wrong, or None.
+    """
+
+    static_files = ("error_strip", "laboratory")
+
+    form = traitlets.Dict().tag(sync=True)
+    state = traitlets.Dict().tag(sync=True)
+    problem = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+
+    def summary(self) -> str:
+        """Return which view is open."""
+        return self.form["view"] if self.form.get("open") else "closed"
+
+
+class Laboratory(ipywidgets.VBox):
+    """Seven views of ΔW, one at a time; closed until somebody opens it.
+
+    `update` is called by the heartbeat. Nothing is sent but from there and while a message of the
+    browser is answered, on the thread that serves the browser: ipykernel 7 then handles what
+    people do here beside a busy cell. A slider is answered at once, so that it is quick where the
+    clock is slow.
+
+    Args:
+        specimen: the model and its adapter.
+        anatomy: of the model.
+        runs_dir: where runs are found.
+    """
+
+    def __init__(self, specimen: Specimen, anatomy: Anatomy, runs_dir: Path) -> None:
+        self._views: dict[str, View] = {
+            kind.key: kind(specimen, anatomy, runs_dir) for kind in VIEWS
+        }
+        self._view = self._views[VIEWS[0].key]
+        self._experiments = Experiments()
+        self._open = False
+        self._lock = threading.RLock()
+        self._form_due = True
+        self._drawn: tuple[Any, ...] = ()
+        self._undrawable: dict[str, Any] | None = None  # the problem of a figure
+        self._theme: Theme = "light"
+        self._width = 1000
+        self._snapshot: Snapshot | None = None
+        self.panel, self.stage = LaboratoryPanel(form=self._closed_form()), Stage()
+        super().__init__([self.panel, self.stage], layout={"width": "100%", "overflow": "hidden"})
+        self.add_class("ll-panel")
+        self.add_class("ll-laboratory")
+        self.panel.on_msg(self._receive)
+
+    def update(self, snapshot: Snapshot | None, theme: str, width: int) -> None:
+        """Show what is new; quick, and nothing is sent when nothing is.
+
+        Args:
+            snapshot: of the run, None without one.
+            theme: "light" or "dark".
+            width: of the place for this view, in CSS pixels; 0 when not known.
+        """
+        with self._lock:
+            # Another run is on disk, or one has ended.
+            self._form_due |= _moment(snapshot) != _moment(self._snapshot)
+            self._snapshot = snapshot
+            self._theme = "dark" if theme == "dark" else "light"
+            self._width = width or self._width
+            if self._open:
+                self._turn()
+
+    def follow(self, site: str) -> None:
+        """Look at this site: shown with the next tick, in the views of one site."""
+        with self._lock:
+            for view in self._views.values():
+                if view.of_one_site:
+                    view.values["site"] = site
+            self._form_due = True
+
+    def refresh(self) -> None:
+        """Forget what was measured: the model has another adapter."""
+        with self._lock:
+            self._experiments.forget()
+            self._form_due = True
+
+    # What the browser asks -----------------------------------------------------------------------
+
+    def _receive(self, _widget: object, content: Mapping[str, Any], _buffers: object) -> None:
+        with self._lock:
+            try:
+                self._handle(content)
+            except Exception as error:
+                self.panel.problem = from_error(error)
+            self.panel.send({"type": "seen", "seq": content.get("seq")})
+
+    def _handle(self, content: Mapping[str, Any]) -> None:
+        kind, name = content.get("type"), str(content.get("name"))
+        if kind == "set" and name in self._view.values:
+            self._view.values[name] = content.get("value")
+            if content.get("sliding"):
+                self._experiments.slide()
+                self._slide()
+                return
+        elif kind == "view" and name in self._views:
+            self._view = self._views[name]
+        elif kind == "open":
+            self._open = bool(content.get("value"))
+        elif kind == "again":
+            self._experiments.again(self._view)
+        elif kind == "cancel":
+            self._experiments.cancel()
+        else:
+            return
+        self._form_due = True
+        if self._open:
+            self._turn()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        self._experiments.stop()
+        self.stage.clear()
+        self._drawn = ()
+        self.panel.form = self._closed_form()
+
+    # One turn: take what came, start what is due, draw what is new -------------------------------
+
+    def _turn(self) -> None:
+        if self._form_due:
+            self._draw_form()  # it mends values that do not exist now
+        if self._experiments.update(self._view, self._snapshot):
+            self._draw_form()
+        self._draw()
+        self._draw_state()
+
+    def _slide(self) -> None:
+        """Follow a slider: change the figure on show in place, where the view can."""
+        view, measured = self._view, self._experiments.of(self._view)
+        if measured is None or self._drawn[:1] != (view.key,):
+            return
+        changed = self.stage.change(lambda figure: view.redraw(figure, measured.data))
+        if not changed:
+            self._draw()
+            return
+        self.stage.say(view.words(measured.data))
+        self._drawn = self._look()
+
+    def _draw(self) -> None:
+        view, measured = self._view, self._experiments.of(self._view)
+        if measured is None:
+            if self._drawn:
+                self.stage.clear()
+                self._drawn = ()
+            return
+        self.stage.fade(not self._experiments.answers(view))
+        if self._look() == self._drawn:
+            return
+        self._drawn = self._look()
+        try:
+            figure = view.figure(measured.data, self._theme, self._room())
+            self.stage.show(figure, view.words(measured.data))
+            self._undrawable = None
+        except Exception as error:
+            self.stage.clear()
+            self._undrawable = from_error(error)
+
+    def _look(self) -> tuple[Any, ...]:
+        """Return what the figure on show depends on."""
+        view = self._view
+        drawn = tuple((name, view.values.get(name)) for name in sorted(view.drawn_only))
+        return view.key, id(self._experiments.of(view)), self._theme, self._room(), drawn
+
+    def _room(self) -> int:
+        return max(NARROWEST, min(self._width - 4, self._view.widest))
+
+    def _closed_form(self) -> dict[str, Any]:
+        return {"open": False, "view": self._view.key, "views": [], "question": "", "controls": []}
+
+    def _draw_form(self) -> None:
+        self._form_due = False
+        view = self._view
+        self.panel.form = {
+            "open": True,
+            "views": [[each.key, each.title] for each in self._views.values()],
+            "view": view.key,
+            "question": view.question,
+            "controls": view.controls(),
+        }
+
+    def _draw_state(self) -> None:
+        view, work = self._view, self._experiments
+        measured = work.of(view)
+        if work.busy:
+            note = ""
+        elif measured is None:
+            note = view.empty() if view.wanted() is None else ""
+        else:
+            note = self._moment_of(measured.step)
+        self.panel.state = {
+            "busy": work.watch.text if work.busy else "",
+            "share": round(work.watch.share, 3) if work.busy else 0,
+            "note": note,
+            "again": not work.busy and view.wanted() is not None,
+        }
+        self.panel.set_trait("problem", work.problem(view) or self._undrawable)
+
+    def _moment_of(self, step: int | None) -> str:
+        """Say of which step the figure is, and whether the run has gone on."""
+        now = self._snapshot
+        if step is None:
+            return ""
+        behind = now is not None and now.step > step
+        return f"at step {step}" + (f"; the run is at step {now.step}" if behind and now else "")
+
+
+def _moment(snapshot: Snapshot | None) -> tuple[str, bool]:
+    return (snapshot.run_id, resting(snapshot.state)) if snapshot else ("", True)
