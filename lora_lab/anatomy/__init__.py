@@ -82,7 +82,7 @@ class Weight:
     @property
     def is_bias(self) -> bool:
         """Whether it is a bias vector: what BitFit trains."""
-        return len(self.shape) == 1 and self.name.rpartition(".")[2] == "bias"
+        return len(self.shape) == 1 and self.name.endswith("bias")  # also q_bias, in_proj_bias
 
 
 @dataclass(frozen=True)

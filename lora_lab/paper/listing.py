@@ -61,19 +61,19 @@ def list_table(name: str) -> Listing:
         known = ", ".join(dict.fromkeys(row.table for row in TABLES))
         raise ConfigError(f"no table is called {name!r}; use one of {known}")
     scores = tuple(rows[0].scores)
-    header = ("model", "method", "setting", *scores, "printed", "counted", "verdict", "note")
+    several = len({row.model for row in rows}) > 1
+    header = ("method", "setting", *scores, "printed", "counted", "verdict", "note")
     return Listing(
-        header,
-        tuple(_cells(row, scores) for row in rows),
+        ("model", *header) if several else header,
+        tuple((row.model, *_cells(row)) if several else _cells(row) for row in rows),
         frozenset({*scores, "printed", "counted"}),
     )
 
 
-def _cells(row: PublishedRow, scores: Sequence[str]) -> tuple[str, ...]:
-    shown = (f"{row.scores[name]:.1f}" for name in scores)
-    counted = f"{row.count / 1e6:,.3f}M"
-    start = (row.model, row.method, row.setting)
-    return (*start, *shown, f"{row.printed}M", counted, row.verdict, row.note)
+def _cells(row: PublishedRow) -> tuple[str, ...]:
+    shown = (f"{score:.1f}" for score in row.scores.values())
+    numbers = (*shown, f"{row.printed}M", f"{row.count / 1e6:,.3f}M")
+    return (row.method, row.setting, *numbers, row.verdict, row.note)
 
 
 def list_claims(model: str) -> Listing:

@@ -399,5 +399,5 @@ def test_the_command_line_adds_both_peaks(
     assert main(["budget", str(tmp_path), *options]) == 0
     assert "dry run: full fine-tuning " in capsys.readouterr().out
     both = ["--method", "lora", "--method", "pre-embed", "--dry-run", "--sequence-length", "4"]
-    assert main(["budget", str(tmp_path), *both]) == 1
+    assert main(["budget", str(tmp_path), *both]) == 2
     assert "a dry run takes one method" in capsys.readouterr().err
