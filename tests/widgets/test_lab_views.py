@@ -200,6 +200,17 @@ def test_intruders_and_the_slider_that_scales_them(
     assert {s.x0 for s in figure.layout.shapes if s.name == "lambda"} == {0.0}
 
 
+def test_without_an_intruder_nothing_is_scaled(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intruders_module, "intruder_curve", None)
+    shown = view(bench, "intruders", epsilon="0.4", top_k="5", show="curve")
+    found = look(shown)
+    assert sum(row.count for row in found.rows) == 0
+    assert shown.complete(found)
+    assert "Nothing to scale: raise ε" in shown.words(found)
+
+
 def test_a_sweep_over_the_runs_on_disk(bench: Workbench) -> None:
     shown = view(bench, "sweep")
     assert [c["name"] for c in shown.controls()] == ["group", "metric"]

@@ -68,7 +68,7 @@ class IntrudersView(View):
 
     def complete(self, data: Any) -> bool:
         """Return whether λ's losses are known, where they are asked for."""
-        if self.values["show"] == SITES:
+        if self.values["show"] == SITES or not any(row.count for row in data.rows):
             return True
         return _losses(data.curve, self._factor(self.values)) is not None
 
@@ -88,6 +88,8 @@ class IntrudersView(View):
             found = before
             if found is None or (found.asked, found.step) != (asked, step):
                 found = Found(asked, step, self._find(sites, asked, watch))
+            if not any(row.count for row in found.rows):
+                return Measured(found, step)  # the curve would be flat
             asked_for = self._factor(values)
             factors = (asked_for,) if found.curve else sorted({*FIRST, asked_for})
             found = dataclasses.replace(found, curve=self._curve(found, factors, watch))
@@ -128,8 +130,11 @@ class IntrudersView(View):
         """Say how many there are, or what λ does."""
         from lora_lab.summaries import intruder_curve_summary, intruder_summary
 
-        if self.values["show"] == SITES or data.curve is None:
+        if self.values["show"] == SITES:
             return intruder_summary(data.rows)
+        if data.curve is None:
+            nothing = "Nothing to scale: raise ε, or look at more directions."
+            return f"{intruder_summary(data.rows)} {nothing}"
         factor = self._factor(self.values)
         losses = _losses(data.curve, factor)
         here = (
