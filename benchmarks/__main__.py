@@ -1,8 +1,10 @@
 """`python -m benchmarks` (or `make bench`): every benchmark, one after another."""
 
-from benchmarks import import_time, spectra, training_step, workbench_showing
+from benchmarks import adapters, closed_form, dry_run, spectra, step_slider, workbench_showing
 
-training_step.main([])
+adapters.main([])
 spectra.main()
-import_time.main()
+closed_form.main([])
+dry_run.main([])
+step_slider.main([])
 workbench_showing.main([])

@@ -65,7 +65,8 @@ def stepper(
     model.to(device)  # buffers
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=1e-4) if learned else None
-    ids = torch.randint(0, 49152, (batch, length), generator=torch.Generator().manual_seed(1))
+    vocabulary = model.config.vocab_size
+    ids = torch.randint(0, vocabulary, (batch, length), generator=torch.Generator().manual_seed(1))
     ids = ids.to(device)
 
     def step() -> None:

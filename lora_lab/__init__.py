@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     )
     from lora_lab.analysis import analyze
     from lora_lab.budget.dry_run import dry_run
-    from lora_lab.checkpoint import load_adapter, save_adapter
+    from lora_lab.checkpoint import (
+        export_merged,
+        export_uniform,
+        load_adapter,
+        load_loralib,
+        push_ready,
+        save_adapter,
+        save_loralib,
+    )
     from lora_lab.configs import (
         AdaLoraConfig,
         BitFitConfig,
@@ -67,12 +75,17 @@ _HOMES = {
     "combine": "adapters",
     "detach": "adapters",
     "dry_run": "budget.dry_run",
+    "export_merged": "checkpoint",
+    "export_uniform": "checkpoint",
     "load_adapter": "checkpoint",
+    "load_loralib": "checkpoint",
     "load_model": "models",
     "load_task": "tasks",
     "merge": "adapters",
     "mixed_batch": "adapters",
+    "push_ready": "checkpoint",
     "save_adapter": "checkpoint",
+    "save_loralib": "checkpoint",
     "train": "runs",
     "unmerge": "adapters",
 }
@@ -101,12 +114,17 @@ __all__ = [
     "combine",
     "detach",
     "dry_run",
+    "export_merged",
+    "export_uniform",
     "load_adapter",
+    "load_loralib",
     "load_model",
     "load_task",
     "merge",
     "mixed_batch",
+    "push_ready",
     "save_adapter",
+    "save_loralib",
     "train",
     "unmerge",
 ]

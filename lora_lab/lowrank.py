@@ -13,7 +13,7 @@ for the backward pass: it is cast again there.
 
 The products are taken in this order for every shape. W₀ + sBA, built on the fly, needs fewer
 operations from N > dk/(d+k) on. Measured (CPU, float32 and bf16, r = 8, d = k = 576 to 2,048) it
-takes 1.1 to 2 times as long at 64 tokens and 0.97 to 1.01 times at 4,096: not worth a second way.
+takes 0.9 to 2 times as long at 64 tokens and 0.97 to 1.01 times at 4,096: not worth a second way.
 
 Shapes, for N tokens, k inputs, d outputs and rank r: x (N, k), W₀ (d, k), A (r, k), B (d, r).
 """
@@ -208,7 +208,7 @@ class _Leading(torch.autograd.Function):
         if dropout:
             seen, mask = torch.native_dropout(x, dropout, True)  # mask: one byte an entry
         stacked = _stack(As)  # (Σr, k): every term shares one pass over x
-        hidden = seen @ stacked.T  # (N, Σr)
+        hidden = _thin(seen, stacked)  # (N, Σr)
         ranks = [A.shape[0] for A in As]
         thin = hidden.split(ranks, dim=1)
         y = _base(x, weight, bias, transposed)  # (N, d)
@@ -239,7 +239,7 @@ class _Leading(torch.autograd.Function):
         if dy is not None:
             Zs, dBs = _update_gradients(dy, own, Bs, ctx.ranks, ctx.layout)
         thin = zip([*Zs, *d_hidden], ctx.ranks, strict=True)
-        Z = _stack([own.new_zeros(len(own), r) if z is None else z for z, r in thin], dim=1)
+        Z = _beside([own.new_zeros(r, len(own)).T if z is None else z for z, r in thin])  # (N, Σr)
         dAs: Sequence[Tensor | None] = [None] * len(ctx.ranks)
         if x is not None:
             seen = x if mask is None else torch.ops.aten.native_dropout_backward(x, mask, keep)
@@ -287,7 +287,7 @@ class _Following(torch.autograd.Function):
         weight, hidden, *Bs = ctx.saved_tensors
         Zs, dBs = _update_gradients(dy, hidden, Bs, ctx.ranks, ctx.layout)
         dx = _base_gradient(dy, weight, ctx.transposed) if ctx.needs_input_grad[0] else None
-        return dx, _stack(Zs, dim=1), None, None, None, None, *dBs
+        return dx, _beside(Zs), None, None, None, None, *dBs
 
 
 def _base(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
@@ -323,10 +323,21 @@ def _update_gradients(
     thin = hidden.split([*ranks[: len(layout)]], dim=1)
     for H, B, (scale, rows) in zip(thin, Bs, layout, strict=True):
         own = dy if rows is None else owned_columns(dy, rows).flatten(1)  # (N, d of the site)
-        Zs.append((own @ B).mul_(scale))
+        Zs.append(_thin(own, B.T).mul_(scale))
         dBs.append((H.T @ own).mul_(scale).T)  # this order is the faster GEMM
     return Zs, dBs
 
 
-def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors), dim)
+def _thin(x: Tensor, A: Tensor) -> Tensor:
+    """Return xAᵀ (N, r), every column contiguous: 1.5 to 3.4 times as fast as rows, on the CPU."""
+    return (A @ x.T).T
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Return matrices below each other."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors))
+
+
+def _beside(tensors: Sequence[Tensor]) -> Tensor:
+    """Return matrices beside each other, every column contiguous."""
+    return tensors[0] if len(tensors) == 1 else torch.cat([t.T for t in tensors]).T

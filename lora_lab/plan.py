@@ -25,11 +25,14 @@ class SitePlan:
     r: int
     alpha: float
     scale: float
+    learns_A: bool = True  # noqa: N815  # not with LoRA-FA
+    has_magnitude: bool = False  # with DoRA
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters: A is (r, in), B is (out, r)."""
-        return self.r * (self.site.in_features + self.site.out_features)
+        """Trainable parameters: A is (r, in), B is (out, r), DoRA's magnitude is (out,)."""
+        d, k = self.site.out_features, self.site.in_features
+        return self.r * (d + k * self.learns_A) + d * self.has_magnitude
 
 
 def plan(anatomy: Anatomy, config: LoraConfig) -> tuple[SitePlan, ...]:
@@ -49,7 +52,8 @@ def plan(anatomy: Anatomy, config: LoraConfig) -> tuple[SitePlan, ...]:
                 f"rank {r} at {site.name} ({site.out_features} × {site.in_features}) is above "
                 f"min(out, in); use at most {limit}"
             )
-        plans.append(SitePlan(site, r, alpha, config.scale(r, alpha)))
+        scale = config.scale(r, alpha)
+        plans.append(SitePlan(site, r, alpha, scale, not config.use_lorafa, config.use_dora))
     return tuple(plans)
 
 

@@ -58,8 +58,21 @@ class Adapter(ABC):
         """Yield the trainable parameters."""
 
     @abstractmethod
-    def merged_weights(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Yield (base weight, W₀ + ΔW in its dtype) one by one, or raise if it cannot merge."""
+    def merged_weights(
+        self, dtype: torch.dtype | None = None
+    ) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield (base weight, W₀ + ΔW) one by one, or raise if it cannot merge.
+
+        Args:
+            dtype: of the sum, after its one rounding; the weight's own by default.
+        """
+
+    def quantised_layers(self) -> dict[str, Callable[[], nn.Module]]:
+        """Return what cannot be written into: {path: maker of the merged layer in floating point}.
+
+        `merge` puts those layers in the place of the quantised ones, if it is asked to.
+        """
+        return {}
 
     @property
     def trainable(self) -> int:
@@ -76,6 +89,7 @@ class Rack:
     required_grad: list[tuple[nn.Parameter, bool]] = field(default_factory=list)
     merged: str | None = None
     originals: list[tuple[nn.Parameter, Tensor]] | None = None  # None: merged for good
+    quantised: list[tuple[str, nn.Module]] = field(default_factory=list)  # taken out by `merge`
 
 
 Builder = Callable[[nn.Module, Any, str], Adapter]
@@ -92,7 +106,9 @@ def register(config_type: type) -> Callable[[Builder], Builder]:
     return keep
 
 
-def attach(model: nn.Module, config: Any, name: str = "default") -> Adapter:
+def attach(
+    model: nn.Module, config: Any, name: str = "default", *, activate: bool = True
+) -> Adapter:
     """Put a new adapter on a model, freeze the base and activate the adapter.
 
     Nothing is changed unless everything fits. An adapter of the same name is replaced, with a
@@ -102,6 +118,7 @@ def attach(model: nn.Module, config: Any, name: str = "default") -> Adapter:
         model: any torch module that `anatomy` can read, usually a transformers model.
         config: a method's config, such as `LoraConfig`.
         name: letters, digits, "-" and "_".
+        activate: False leaves in force what is: another thread may be generating with it.
 
     Returns:
         The adapter; its parameters are float32 masters on the device of their layers.
@@ -129,7 +146,8 @@ def attach(model: nn.Module, config: Any, name: str = "default") -> Adapter:
         old.remove()
     adapter.insert(rack.active)
     rack.adapters[name] = adapter
-    rack.active.name = name
+    if activate:
+        rack.active.name = name
     return adapter
 
 
@@ -156,7 +174,13 @@ def detach(model: nn.Module, name: str | None = None) -> None:
         delattr(model, _RACK)
 
 
-def merge(model: nn.Module, name: str | None = None, keep_original: bool = True) -> None:
+def merge(
+    model: nn.Module,
+    name: str | None = None,
+    keep_original: bool = True,
+    *,
+    dequantise: bool = False,
+) -> None:
     """Fold an adapter into the weights: W = W₀ + ΔW, summed in float32 and rounded once.
 
     The model then is a plain model: its layers are the base's own, and inference costs what the
@@ -167,6 +191,11 @@ def merge(model: nn.Module, name: str | None = None, keep_original: bool = True)
         name: which adapter; the active one by default. Another merged one is unmerged first.
         keep_original: keep W₀ on the CPU, so that `unmerge` restores it bit for bit. Without it
             there is no way back.
+        dequantise: put floating-point layers, in the model's dtype, in the place of quantised
+            ones; `unmerge` puts the quantised modules themselves back.
+
+    Raises:
+        AdapterError: no such adapter, or a quantised layer and no `dequantise`.
     """
     rack = needed_rack(model)
     name = name or rack.merged or rack.active.name
@@ -175,17 +204,26 @@ def merge(model: nn.Module, name: str | None = None, keep_original: bool = True)
     adapter = _find(rack, name)
     if rack.merged == name:
         return
+    quantised = adapter.quantised_layers()
+    if quantised and not dequantise:
+        raise AdapterError(
+            f"{next(iter(quantised))} holds quantised weights, which no sum can be written into; "
+            "merge(model, dequantise=True) puts floating-point layers in their place"
+        )
     if rack.merged:
         unmerge(model)
     originals: list[tuple[nn.Parameter, Tensor]] = []
     with torch.no_grad():
+        replacements = {path: make() for path, make in quantised.items()}
         for weight, merged in adapter.merged_weights():
             if keep_original:
                 originals.append((weight, weight.detach().to("cpu", copy=True)))
             weight.copy_(merged)
     for other in rack.adapters.values():
         other.remove()
-    rack.merged, rack.originals = name, originals if keep_original else None
+    replaced = [(path, _replace(model, path, layer)) for path, layer in replacements.items()]
+    rack.merged = name
+    rack.originals, rack.quantised = (originals, replaced) if keep_original else (None, [])
 
 
 def unmerge(model: nn.Module) -> None:
@@ -200,9 +238,11 @@ def unmerge(model: nn.Module) -> None:
     with torch.no_grad():
         for weight, original in rack.originals:
             weight.copy_(original)
+    for path, layer in rack.quantised:
+        _replace(model, path, layer)
     for adapter in rack.adapters.values():
         adapter.insert(rack.active)
-    rack.active.name, rack.merged, rack.originals = rack.merged, None, None
+    rack.active.name, rack.merged, rack.originals, rack.quantised = rack.merged, None, None, []
 
 
 def activate(model: nn.Module, name: str | None) -> None:
@@ -241,6 +281,15 @@ def original_weight(model: nn.Module, weight: nn.Parameter) -> Tensor:
             if kept is weight:
                 return original.to(weight.device)
     return weight.detach()
+
+
+def _replace(model: nn.Module, path: str, layer: nn.Module) -> nn.Module:
+    """Put a layer in another's place, and return the other."""
+    parent, _, leaf = path.rpartition(".")
+    old = model.get_submodule(path)
+    layer.train(old.training)
+    setattr(model.get_submodule(parent), leaf, layer)
+    return old
 
 
 def _rack(model: nn.Module) -> Rack | None:

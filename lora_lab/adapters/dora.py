@@ -84,9 +84,9 @@ def updated_row_norms(W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
         B: (out, r).
         scale: s.
     """
-    W = W.to(A.dtype)
-    crossed = ((W @ A.T) * B).sum(1)
+    crossed = ((W.to(A.dtype) @ A.T) * B).sum(1)
     own = ((B @ (A @ A.T)) * B).sum(1)
-    squared = (W * W).sum(1) + 2 * scale * crossed + scale**2 * own
+    rows = torch.linalg.vector_norm(W, dim=1, dtype=A.dtype)
+    squared = rows.square() + 2 * scale * crossed + scale**2 * own
     # Rounding may carry a row that the update cancels below zero.
     return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()

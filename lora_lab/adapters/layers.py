@@ -38,23 +38,31 @@ class AdaptedLayer:
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the base layer's output plus the active adapter's update."""
-        if self._active.samples is not None:
-            return mixed_output(x, self, self._active.samples)
-        sites = self.lora._modules.get(self._active.name)  # type: ignore[arg-type]
-        if sites is None:
-            return self.base_class.forward(self, x)
-        return cast(LayerSites, sites).output(x, self)
+        # Another thread may take the last adapter off meanwhile: then both are gone, and the class
+        # is the base's again.
+        active: Active | None = getattr(self, "_active", None)
+        lora = self._modules.get("lora")  # type: ignore[attr-defined]
+        if active is not None and lora is not None:
+            sites = lora._modules
+            if active.samples is not None:
+                if any(name in sites for name in active.samples):
+                    return mixed_output(x, self, active.samples)
+            elif (own := sites.get(active.name)) is not None:
+                return cast(LayerSites, own).output(x, self)
+        base: Any = getattr(self, "base_class", None) or type(self)
+        return cast(Tensor, base.forward(self, x))
 
 
 def adapt(layer: nn.Module, name: str, sites: LayerSites, active: Active) -> None:
     """Hang an adapter's sites below a layer."""
-    if not isinstance(layer, AdaptedLayer):
-        layer.__class__ = _adapted_class(cast(Any, type(layer)))
     adapted = cast(AdaptedLayer, layer)
-    if not hasattr(adapted, "lora"):
-        adapted.lora, adapted._active = nn.ModuleDict(), active
     sites.train(layer.training)
-    adapted.lora[name] = sites
+    if not isinstance(layer, AdaptedLayer):
+        # The class last: another thread may be in the midst of a forward pass.
+        adapted.lora, adapted._active = nn.ModuleDict(), active
+        layer.__class__ = _adapted_class(cast(Any, type(layer)))
+    # Not lora[name]: adapters may be called "keys" or "update".
+    adapted.lora._modules[name] = sites
 
 
 def restore(layer: nn.Module, name: str) -> None:
@@ -63,8 +71,8 @@ def restore(layer: nn.Module, name: str) -> None:
         return
     layer.lora.pop(name)
     if not layer.lora:
-        del layer.lora, layer._active
         cast(Any, layer).__class__ = layer.base_class
+        del layer.lora, layer._active
 
 
 class LayerSites(nn.ModuleList):

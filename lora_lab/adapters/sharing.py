@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora_lab.lowrank import Term, computing_dtype, leading_linear
 
@@ -29,7 +29,8 @@ class SharedInput:
 
     Holds what was not taken yet, for one x. Whoever comes with another x, or with this one after
     anything has changed, is a leader himself, so that a wrong guess about who shares costs a little
-    time and nothing else.
+    time and nothing else. The outputs of those who shared are one graph: two backward passes, one
+    from each, need `retain_graph`.
     """
 
     def __init__(self) -> None:
@@ -84,11 +85,15 @@ class SharedInput:
         return y
 
 
+# From torch 2.8 on.
+_saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
+
+
 def _circumstances(x: Tensor) -> tuple[object, ...]:
     """Return all but x and A that an H depends on, its graph included."""
     # Gradient checkpointing hooks into what is saved, and runs its part again as it ran before: no
     # H may come in from outside.
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    hooks = _saving_hooks(True)
     saving = hooks and id(hooks[0])
     return x._version, computing_dtype(x), torch.is_grad_enabled(), threading.get_ident(), saving
 
@@ -101,6 +106,11 @@ def _source(terms: Sequence[Term], dropout: float) -> tuple[object, ...]:
 def _joinable(terms: Sequence[Term], A: Tensor) -> bool:
     """Whether these A's can be stacked with the leader's: FSDP may hold them in pieces just now."""
     return all(
-        type(t.A) is type(A) and t.A.device == A.device and t.A.shape[1:] == A.shape[1:]
+        _kind(t.A) is _kind(A) and t.A.device == A.device and t.A.shape[1:] == A.shape[1:]
         for t in terms
     )
+
+
+def _kind(A: Tensor) -> type[Tensor]:
+    # PiSSA's A₀ is no parameter, and goes with the A that is one all the same.
+    return Tensor if type(A) is nn.Parameter else type(A)

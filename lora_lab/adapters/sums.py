@@ -64,7 +64,7 @@ def _sources(model: nn.Module, weights: Mapping[str, float]) -> list[tuple[LoraA
         adapter = adapters.get(name)
         if adapter is None:
             raise AdapterError(f"no adapter is called {name!r}; attached are {known}")
-        if not isinstance(adapter, LoraAdapter) or adapter.config.use_dora:
+        if not isinstance(adapter, LoraAdapter) or adapter.config.use_dora or adapter.saved.copies:
             raise AdapterError(
                 f"adapter {name!r} is not a sum of products BA; merge it into the weights instead"
             )

@@ -29,10 +29,16 @@ from lora_lab.analysis.intruders import (
 )
 from lora_lab.analysis.leading import leading_directions
 from lora_lab.analysis.overlaps import OverlapMap, compare, compare_with_base
-from lora_lab.analysis.sites import AdaptedSite, check_fits, naming, update_triplets
+from lora_lab.analysis.sites import (
+    AdaptedSite,
+    check_fits,
+    naming,
+    update_factors,
+    update_triplets,
+)
 from lora_lab.analysis.spectrum import SpectrumView, spectrum_view
 from lora_lab.analysis.sweep import SweepMap, comparable_runs, sweep_map
-from lora_lab.analysis.table import HEADER, Analysis, SiteAnalysis
+from lora_lab.analysis.table import DORA_NOTE, HEADER, Analysis, SiteAnalysis
 from lora_lab.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
     from lora_lab.runs.snapshot import Factors
 
 __all__ = [
+    "DORA_NOTE",
     "HEADER",
     "AdaptedSite",
     "Analysis",
@@ -189,11 +196,18 @@ def analyze_sites(
     Raises:
         AdapterError: a factor with NaN; the line names the site.
     """
-    return Analysis(name, tuple(_analyze_site(site, base_weight) for site in sites))
+    sites = tuple(sites)
+    lengths = any(getattr(site, "magnitude", None) is not None for site in sites)
+    rows = tuple(_analyze_site(site, base_weight) for site in sites)
+    return Analysis(name, rows, DORA_NOTE if lengths else "")
 
 
 def adapter_spectra(adapter: AdapterLike) -> dict[str, np.ndarray]:
     """Return the singular values of ΔW at every site: {name: (m,) float32, descending}.
+
+    Of DoRA these are the values of its low-rank part s·BA: the learnt lengths of the rows are not
+    in them. Where training began at W₀'s own directions (PiSSA, OLoRA), ΔW = s(BA − B₀A₀) has up
+    to 2r.
 
     Factors of one shape go through QR together, cores of one rank through one SVD, so that all
     sites of a model take milliseconds: it may be called while training.
@@ -202,8 +216,9 @@ def adapter_spectra(adapter: AdapterLike) -> dict[str, np.ndarray]:
         AdapterError: a factor holds NaN or infinite values; the line names the site.
     """
     sites = adapter.sites
-    R_A = _triangles({name: site.A.mT for name, site in sites.items()})
-    R_B = _triangles({name: site.B for name, site in sites.items()})
+    factors = {name: update_factors(site) for name, site in sites.items()}
+    R_A = _triangles({name: A.mT for name, (A, _) in factors.items()})
+    R_B = _triangles({name: B for name, (_, B) in factors.items()})
     same: defaultdict[Any, list[str]] = defaultdict(list)
     for name in sites:
         same[_kind(R_A[name]), _kind(R_B[name])].append(name)
@@ -268,7 +283,8 @@ def live_view(
         near = difflib.get_close_matches(site_name, adapter.sites, n=3, cutoff=0)
         raise AdapterError(f"the adapter has no site {site_name!r}; near: {', '.join(near)}")
     site = adapter.sites[site_name]
-    factors = Factors(step, site_name, to_numpy(site.A), to_numpy(site.B), site.scale)
+    A, B = map(to_numpy, update_factors(site))
+    factors = Factors(step, site_name, A, B, site.scale)
     return site_view(factors, adapter.base_weight(site_name), directions)
 
 

@@ -143,7 +143,8 @@ def scaled_intruders(
         name: the adapter, active inside the block; by default the one that is active.
 
     Raises:
-        AdapterError: no such adapter, a merged one, or sites that it does not have.
+        AdapterError: no such adapter, a merged one, sites that it does not have, or sites that do
+            not act as W₀ + ΔW on a vector: embeddings, DoRA's.
         ConfigError: `factor` is not a finite number.
     """
     if not math.isfinite(factor):
@@ -274,6 +275,11 @@ def _own_site(adapter: LoraAdapter, intruders: SiteIntruders) -> LoraSite:
         raise AdapterError(
             f"adapter {adapter.name!r} has no site {intruders.name!r} of "
             f"{intruders.U.shape[0]} × {intruders.Vt.shape[1]}; find its own intruders first"
+        )
+    if site.site.kind == "embedding" or site.magnitude is not None:
+        what = "an embedding" if site.site.kind == "embedding" else "a DoRA site"
+        raise AdapterError(
+            f"{intruders.name} is {what}, whose intruders cannot be scaled; leave it out of `found`"
         )
     return site
 

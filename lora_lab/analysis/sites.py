@@ -20,6 +20,9 @@ class AdaptedSite(Protocol):
     A site whose init moved W₀ (PiSSA, OLoRA, LoRA-GA) also carries `initial`, its (A₀, B₀) at that
     moment. Its ΔW is scale·(BA − B₀A₀), of rank ≤ 2r, and its W₀ the original weight, before it
     was moved. Without the attribute, or with None, ΔW is scale·BA.
+
+    With DoRA (`magnitude`) this is the low-rank part only: the learnt lengths change W₀ beyond it,
+    by an update of full rank.
     """
 
     site: Site
@@ -42,6 +45,22 @@ def update_triplets(site: AdaptedSite) -> tuple[Any, Any, Any]:
     return spectra.singular_triplets_of_sum(parts)
 
 
+def update_factors(site: AdaptedSite) -> tuple[Any, Any]:
+    """Return A (m, in) and B (out, m) with ΔW = scale·BA, in the factors' library.
+
+    m is r, or 2r where training began at `initial`: BA − B₀A₀ = (B − B₀)A + B₀(A − A₀). The
+    differences are exact to the bit while they are small, so that ΔW is 0 at the start, and not
+    what rounding leaves of two large products.
+    """
+    A, B = computable(site.A), computable(site.B)
+    A, B = same_library(A, A), same_library(B, B)
+    initial = _initial(site)
+    if initial is None:
+        return A, B
+    A_0, B_0 = (same_library(computable(factor), A) for factor in initial)
+    return _joined(A, A - A_0, axis=0), _joined(B - B_0, B_0, axis=1)
+
+
 def factors_beside(site: AdaptedSite, W: Any) -> tuple[Any, Any]:
     """Return A (m, in) and B (out, m) with ΔW = scale·BA, in W's library and on its device.
 
@@ -51,12 +70,8 @@ def factors_beside(site: AdaptedSite, W: Any) -> tuple[Any, Any]:
         AdapterError: ΔW does not have W's shape.
     """
     check_fits(site.site.name, site.A, site.B, W)
-    A, B = same_library(site.A, W), same_library(site.B, W)
-    initial = _initial(site)
-    if initial is not None:
-        A_0, B_0 = (same_library(factor, W) for factor in initial)
-        A, B = _joined(A, A_0, axis=0), _joined(B, -B_0, axis=1)
-    return A, B
+    A, B = update_factors(site)
+    return same_library(A, W), same_library(B, W)
 
 
 def check_fits(site_name: str, A: Any, B: Any, W: Any) -> None:
@@ -87,7 +102,7 @@ def _initial(site: AdaptedSite) -> tuple[Any, Any] | None:
 def same_library(x: Any, W: Any) -> Any:
     """Return x in W's library, on its device, cut off from autograd."""
     if isinstance(W, np.ndarray):
-        return to_numpy(x)
+        return x if isinstance(x, np.ndarray) else to_numpy(x)
     return as_other(x, W) if isinstance(x, np.ndarray) else x.detach().to(W.device)
 
 

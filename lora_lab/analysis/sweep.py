@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 # What runs of one sweep may differ in: its axes, and what does not change what a score means.
 _FREE_LORA = ("r", "lora_alpha")
-_FREE_TRAINING = ("learning_rate", "seed", "save_steps", "gradient_checkpointing")
+_FREE_TRAINING = (
+    *("learning_rate", "seed", "save_steps"),
+    *("gradient_checkpointing", "recompute_mlp"),
+)
 _MODEL = ("hub_id", "name", "parameters", "dtype")
 
 

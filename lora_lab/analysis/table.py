@@ -13,6 +13,8 @@ import numpy as np
 # What a table of sites shows; `SiteAnalysis.cells` gives the row.
 HEADER = ("site", "r", "σ₁", "effective rank", "stable rank", "‖ΔW‖", "amplification", "random")
 
+DORA_NOTE = "DoRA: this is its low-rank part s·BA; the learnt lengths of the rows come on top"
+
 
 @dataclass(frozen=True)
 class SiteAnalysis:
@@ -50,19 +52,24 @@ class Analysis:
 
     name: str
     rows: tuple[SiteAnalysis, ...]
+    note: str = ""  # what people should know besides
 
     def strongest(self, count: int) -> tuple[SiteAnalysis, ...]:
         """Return the sites with the largest ‖ΔW‖_F, largest first."""
         return tuple(sorted(self.rows, key=lambda row: -row.frobenius_norm)[:count])
 
     def to_json(self) -> dict[str, Any]:
-        """Return {"name", "sites": [...]} in plain JSON types; what is not a number is null."""
-        return {"name": self.name, "sites": [_row_json(row) for row in self.rows]}
+        """Return {"name", "sites": [...]} in plain JSON types; what is not a number is null.
+
+        A note comes with it as "note".
+        """
+        found = {"name": self.name, "sites": [_row_json(row) for row in self.rows]}
+        return found | ({"note": self.note} if self.note else {})
 
     def __str__(self) -> str:
         lines = [[*HEADER], *(row.cells() for row in self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
-        return "\n".join(
+        table = "\n".join(
             "  ".join(
                 # Names to the left, numbers to the right.
                 cell.ljust(width) if i == 0 else cell.rjust(width)
@@ -70,6 +77,7 @@ class Analysis:
             ).rstrip()
             for line in lines
         )
+        return f"{table}\n{self.note}" if self.note else table
 
     def _repr_html_(self) -> str:
         def line(cells: Iterable[str], tag: str) -> str:
@@ -82,6 +90,7 @@ class Analysis:
         return (
             '<table style="font-variant-numeric:tabular-nums">'
             f"<thead><tr>{line(HEADER, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+            + (f"<div>{escape(self.note)}</div>" if self.note else "")
         )
 
 

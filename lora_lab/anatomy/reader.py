@@ -12,7 +12,8 @@ from torch import nn
 
 from lora_lab.anatomy import Anatomy, Row, Rows, Site, Weight, facts, roles
 
-ADAPTER_CHILD = "lora"  # what an adapter hangs below a matrix; no part of the model
+# What adapters hang below a matrix, and below a module that they train whole.
+ADAPTER_CHILD, SAVED_CHILD = "lora", "lora_saved"
 
 
 @dataclass
@@ -68,7 +69,7 @@ class _Walk:
         if isinstance(module, (*self._kinds, *_OTHER_KINDS)):
             (self.leaves if isinstance(module, self._kinds) else self.others).append(at)
             for name, child in module.named_children():
-                if name != ADAPTER_CHILD:
+                if name not in (ADAPTER_CHILD, SAVED_CHILD):
                     for path, part in child.named_modules(prefix=name):
                         self._collect(at, (*at.path, *path.split(".")), part)
             return
@@ -77,6 +78,8 @@ class _Walk:
             config = at.config
         opens_stack = at.stack is None and self._is_stack(module)
         for name, child in module.named_children():
+            if name == SAVED_CHILD:
+                continue
             below = replace(at, path=(*at.path, name), module=child, config=config)
             below.in_list = isinstance(module, nn.ModuleList)
             if opens_stack:

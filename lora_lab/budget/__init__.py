@@ -77,7 +77,6 @@ def budget(
         optimizer=optimizer,
         gradient_checkpointing=gradient_checkpointing,
         padding_mask=padding_mask,
-        lora_dropout=max(getattr(c, "lora_dropout", 0.0) for c in configs),
         learned_tokens=learned_tokens(anatomy, configs, sequence_length),
     )
     if everything:

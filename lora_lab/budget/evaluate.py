@@ -39,9 +39,14 @@ def assemble(price: Mapping[str, Any], parts: Sequence[Part], method: str = "LoR
         spent[group["row"]] += group["bytes"] if group["spent"] else 0
     weights = price["weights"]
     optimizer = scratch = 0
+    work = [0] * len(rows)
     for part in parts:
         for row, size in part.kept.items():
             kept[row] += size
+        for row, size in part.spent.items():
+            spent[row] += size
+        for row, size in part.work.items():
+            work[row] = max(work[row], size)
         for row, size in part.gradients.items():
             gradients[row] += size
         rule = state_rule(price["optimizer"]["name"], part.element)
@@ -49,7 +54,12 @@ def assemble(price: Mapping[str, Any], parts: Sequence[Part], method: str = "LoR
         scratch = max(scratch, largest_scratch(rule, part.shapes))
         weights += part.weights
     trainable = sum(part.parameters for part in parts)
-    peak = step_peak(price, kept, spent, gradients, scratch=scratch) if trainable else 0
+    forward = max((part.forward for part in parts), default=0)
+    peak = (
+        step_peak(price, kept, spent, gradients, work=work, forward=forward, scratch=scratch)
+        if trainable
+        else 0
+    )
     return Budget(
         parameters_total=price["parameters"],
         parameters_trainable=trainable,
@@ -81,6 +91,8 @@ def step_peak(
     spent: list[int],
     gradients: list[int],
     *,
+    work: Sequence[int] | None = None,
+    forward: int = 0,
     head: int = 0,
     head_gradient: int = 0,
     scratch: int = 0,
@@ -91,18 +103,18 @@ def step_peak(
     is freed and its gradients have come; the end, when only gradients are left and the optimizer
     is at work.
     """
-    checkpointing = price["gradient_checkpointing"]
+    # What lies outside the blocks, the last row, is not computed again.
+    again = [k if price["gradient_checkpointing"] else 0 for k in kept[:-1]] + [0]
     stored = [
-        min(k, row["input"]) if checkpointing else k
-        for k, row in zip(kept, price["rows"], strict=True)
+        min(k, row["input"]) if twice else k
+        for k, twice, row in zip(kept, again, price["rows"], strict=True)
     ]
     alive = sum(stored)
-    peak = alive + price["head"] + head + price["loss"]
+    peak = alive + max(price["head"] + head + price["loss"], forward)
     alive += head_gradient
     for number in reversed(range(len(kept))):
         if kept[number]:
-            again = kept[number] if checkpointing else 0
-            here = alive + again - spent[number] + price["rows"][number]["work"]
-            peak = max(peak, here)
+            here = price["rows"][number]["work"] - spent[number]
+            peak = max(peak, alive + again[number] + max(here, work[number] if work else 0))
         alive += gradients[number] - stored[number]
     return max(peak, alive + scratch)

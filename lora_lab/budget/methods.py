@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.budget import activations as act
-from lora_lab.budget.part import MASTER, Part, lora_part
+from lora_lab.budget.part import MASTER, PLAIN, Part, lora_options, lora_part
 from lora_lab.budget.table import row_index
 from lora_lab.configs import (
     AdaLoraConfig,
@@ -90,13 +90,13 @@ def learned_tokens(anatomy: Anatomy, configs: Sequence[Any], sequence_length: in
 
 
 def _lora(anatomy: Anatomy, config: LoraConfig, price: dict[str, Any]) -> Part:
-    return lora_part(price, ranks(anatomy, config))
+    return lora_part(price, ranks(anatomy, config), lora_options(config))
 
 
 def _adalora(anatomy: Anatomy, config: AdaLoraConfig, price: dict[str, Any]) -> Part:
     """P, Λ and Q of rank init_r; what is saved is plain LoRA of the mean rank target_r."""
     start = ranks(anatomy, config.at_start())
-    part = lora_part(price, start)
+    part = lora_part(price, start, PLAIN | {"dropout": config.lora_dropout > 0})
     for name, r in start.items():
         site = price["sites"][name]
         part.train(site["row"], (r,))  # Λ

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lora_lab.budget import activations as act
 from lora_lab.budget.full import full_memory
 from lora_lab.budget.optimizers import OPTIMIZERS, state_rule
-from lora_lab.budget.part import MASTER
+from lora_lab.budget.part import MASTER, PLAIN, lora_options
 from lora_lab.configs.base import need_count
 from lora_lab.errors import ConfigError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from lora_lab.anatomy import Anatomy, Site
+    from lora_lab.configs import LoraConfig
 
 _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -29,19 +30,21 @@ def price_table(
     optimizer: str = "adamw",
     gradient_checkpointing: bool = False,
     padding_mask: bool = False,
-    lora_dropout: float = 0.0,
+    lora: LoraConfig | None = None,
     learned_tokens: int = 0,
 ) -> dict[str, Any]:
     """Return all that is needed to price a plan, as plain JSON; the arguments are `budget`'s.
 
-    Keys: `sites` hold numbers per rank, `groups` the inputs that their first reader makes live,
-    `rows` what each block keeps once something before it is trained (`pieces` of [order, bytes]),
-    `head` and `loss` what follows the blocks, `adapter` the bytes that a number of A or B and its
-    gradient take, `optimizer` the rule for their state, `full` the finished numbers of full
-    fine-tuning.
+    Keys: `sites` hold sizes and places, `lora` the options that all of them have, `groups` the
+    inputs that their first reader makes live, `rows` what each block keeps once something before it
+    is trained (`pieces` of [order, bytes]), `head` and `loss` what follows the blocks, `adapter`
+    the bytes that a number of A or B and its gradient take, `optimizer` the rule for their state,
+    `full` the finished numbers of full fine-tuning.
 
     Args:
         anatomy: the model's sites and sizes.
+        lora: whose dropout, DoRA, LoRA-FA and start from W₀ count where ranks are priced alone;
+            its ranks and targets do not.
         learned_tokens: that a prefix method adds to every sequence; full fine-tuning has none.
 
     Raises:
@@ -60,14 +63,18 @@ def price_table(
         "optimizer": {"name": optimizer, **asdict(rule)},
         "gradient_checkpointing": gradient_checkpointing,
         "approximate": act.is_approximate(anatomy.shape),
+        "lora": dict(PLAIN) if lora is None else lora_options(lora),
     }
     blocks, head = _blocks(anatomy, plain), act.head(anatomy.shape, plain)
-    price |= _sites(anatomy, plain, 0.0) | _rows(blocks, head)
+    price |= _sites(anatomy, plain) | _rows(blocks, head)
     price["full"] = asdict(full_memory(anatomy, price, blocks, head, element))
-    if learned_tokens or lora_dropout:
+    batch = plain
+    if learned_tokens:
         batch = act.Batch(batch_size, sequence_length + learned_tokens, element, padding_mask)
         blocks, head = _blocks(anatomy, batch), act.head(anatomy.shape, batch)
-        price |= _sites(anatomy, batch, lora_dropout) | _rows(blocks, head)
+        price |= _sites(anatomy, batch) | _rows(blocks, head)
+    for key, others in _others(anatomy, batch).items():
+        price[key] = price[key] | others
     tokens = f"{sequence_length} tokens"
     tokens += f" and {learned_tokens} learned ones" if learned_tokens else ""
     settings = [f"batch {batch_size} × {tokens}", OPTIMIZERS[optimizer], dtype_name]
@@ -105,11 +112,11 @@ def _rows(blocks: list[act.Block], head: act.Head) -> dict[str, Any]:
     return {"rows": rows, "head": head.kept, "loss": head.loss}
 
 
-def _sites(anatomy: Anatomy, batch: act.Batch, lora_dropout: float) -> dict[str, Any]:
+def _sites(anatomy: Anatomy, batch: act.Batch) -> dict[str, Any]:
     index = row_index(anatomy)
     sites: dict[str, dict[str, Any]] = {}
     groups: dict[str, dict[str, Any]] = {}
-    for site in anatomy.sites:
+    for at, site in enumerate(anatomy.sites):
         # What lies outside the layers (pooler, classifier) is read last.
         row = len(index) if site.layer is None else index[site.stack, site.layer]
         width = site.in_features + site.out_features
@@ -119,18 +126,52 @@ def _sites(anatomy: Anatomy, batch: act.Batch, lora_dropout: float) -> dict[str,
         fused = site.rows.groups * site.rows.group_size if site.rows else site.out_features
         group = act.group(anatomy.shape, site, batch)
         key = site.reads or site.name
-        if lora_dropout:  # each site keeps its own dropped input and the mask instead
-            key = site.name
-            group = act.Group(2 * batch.tokens * site.in_features * batch.element, spent=False)
         groups[key] = {"row": row, "bytes": group.size, "spent": group.spent}
         sites[site.name] = {
+            "kind": "linear",
+            "at": at,
             "row": row,
             "order": act.order_of(row, site.role),
             "group": key,
+            "module": site.module,
+            "module_out": fused,
+            "last": site.role == "down",
             "in": site.in_features,
             "out": site.out_features,
             # PEFT's format keeps a fused matrix's B block-diagonal, zeros and all.
             "checkpoint": MASTER * (site.in_features + fused),
+            "activations": kept,
+        }
+    return {"sites": sites, "groups": groups}
+
+
+def _others(anatomy: Anatomy, batch: act.Batch) -> dict[str, Any]:
+    """Return the embeddings and convolutions: what stands before the blocks."""
+    N, e = batch.tokens, batch.element
+    cast_down = e != MASTER
+    sites: dict[str, dict[str, Any]] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for site in anatomy.others:
+        k, d = site.in_features, site.out_features
+        row, size = 0, 0
+        if site.kind == "conv":
+            size = N * k * e  # exact where patches do not overlap
+            kept = (N + k + (d if cast_down else 0)) * e
+        else:
+            kept = (N + (d if cast_down else 0)) * e
+            if anatomy.shape.tied_embeddings and k == anatomy.shape.vocab_size:
+                # Adapted at the output layer too, which is walked back first.
+                row, size = len(anatomy.rows), N * d * e
+                kept += (N + (d + k if cast_down else 0)) * e
+        groups[site.name] = {"row": row, "bytes": size, "spent": False}
+        sites[site.name] = {
+            "kind": site.kind,
+            "row": row,
+            "order": -1,
+            "group": site.name,
+            "in": k,
+            "out": d,
+            "checkpoint": MASTER * (k + d),
             "activations": kept,
         }
     return {"sites": sites, "groups": groups}

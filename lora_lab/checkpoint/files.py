@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,14 @@ from lora_lab.errors import AdapterError
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
+_LARGEST_JSON = 16 * 2**20  # bytes
+_DEEPEST_JSON = 20
+
+
+def shown(value: object, most: int = 80) -> str:
+    """Return what a file holds as it may stand in a message: quoted, on one line, not too long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -26,14 +35,35 @@ def read_json(path: Path) -> dict[str, Any]:
         AdapterError: it is not there, not JSON, or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _LARGEST_JSON:
+            raise AdapterError(f"{path} is too large for a config; fetch it again")
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_doubles)
     except (ValueError, OSError, RecursionError) as error:
         raise AdapterError(
             f"{path} is not readable JSON ({first_line(error)}); fetch it again"
         ) from None
-    if not isinstance(value, dict):
-        raise AdapterError(f"{path} is not a JSON object; fetch it again")
+    if not isinstance(value, dict) or _depth(value) > _DEEPEST_JSON:
+        raise AdapterError(f"{path} is not a JSON object of settings; fetch it again")
     return value
+
+
+def _depth(value: object) -> int:
+    """Return how deep lists and objects lie in each other; without recursion."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        inner = [list(v.values()) if isinstance(v, dict) else v for v in level]
+        level = [x for v in inner if isinstance(v, list) for x in v]
+    return depth
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Of two equal keys one reader takes the first and another the last.
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        double = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"{shown(double)} stands twice")
+    return found
 
 
 def read_tensors(path: Path, *, allow_pickle: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -59,13 +89,13 @@ def read_tensors(path: Path, *, allow_pickle: bool) -> tuple[dict[str, Tensor], 
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
-    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+    except Exception as error:  # a damaged header raises whatever its fields run into
         raise AdapterError(f"{path} is damaged ({first_line(error)}); fetch it again") from None
 
 

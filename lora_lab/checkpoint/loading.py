@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from lora_lab.adapters import LoraAdapter, attach
-from lora_lab.anatomy import Anatomy, Site, anatomy
-from lora_lab.checkpoint.files import CONFIG_FILE
-from lora_lab.checkpoint.modules import AdapterFile, ModuleUpdate, split
+from lora_lab.adapters import activate as switch_to
+from lora_lab.checkpoint.files import CONFIG_FILE, shown
+from lora_lab.checkpoint.matching import Matched, match
 from lora_lab.checkpoint.peft import changed_base, read_peft, read_settings
 from lora_lab.checkpoint.saving import tidy
 from lora_lab.configs import LoraConfig
@@ -21,76 +21,58 @@ from lora_lab.errors import AdapterError
 from lora_lab.plan import full
 
 
-def load_adapter(model: nn.Module, folder: str | Path, name: str = "default") -> LoraAdapter:
+def load_adapter(
+    model: nn.Module, folder: str | Path, name: str = "default", *, activate: bool = True
+) -> LoraAdapter:
     """Attach a LoRA adapter from a folder in PEFT's format, LoRA Lab's own or another's.
 
     Names and shapes are compared with the model before anything is changed. Nothing is unpickled.
+    The adapter acts only when all of it is there, so another thread may go on generating.
+
+    Args:
+        model: any model with the modules that the adapter names.
+        folder: where the adapter's two files are.
+        name: that the adapter gets.
+        activate: False leaves in force what is.
 
     Raises:
         AdapterError: a file is missing, damaged or foreign, or the adapter is for another base.
     """
     folder = Path(folder)
     _refuse_what_cannot_be_attached(folder, read_settings(folder))
-    file = read_peft(folder)
-    if file.left_out:
-        key = next(iter(file.left_out.values()))[0]
-        raise AdapterError(f"tensor {key!r} is not a LoRA factor; only lora_A and lora_B are read")
-    factors = match_sites(file, anatomy(model))
+    file = read_peft(folder, known={path for path, _ in model.named_modules()})
+    for key in file.left_out.get("experts", ()):
+        raise AdapterError(
+            f"tensor {shown(key)} is for experts that share one tensor, which are not adapted "
+            "here; leave target_parameters out of the training"
+        )
+    found = match(file, model)
+    if not found.updates:
+        raise AdapterError(f"{folder} holds no LoRA factors that could be attached")
 
-    adapter = cast(LoraAdapter, attach(model, _own_config(factors, file.settings), name))
+    config = _own_config(found, file.settings)
+    adapter = cast(LoraAdapter, attach(model, config, name, activate=False))
     with torch.no_grad():
-        for path, update in factors.items():
+        for path, update in found.updates.items():
             adapter.sites[path].A.copy_(update.A)
             adapter.sites[path].B.copy_(update.B)
+        for path, magnitude in found.magnitudes.items():
+            cast(nn.Parameter, adapter.sites[path].magnitude).copy_(magnitude)
+        whole = {key: t for tensors in found.saved.values() for key, t in tensors.items()}
+        for key, tensor in adapter.saved.state():
+            tensor.copy_(whole[key])
+    if activate:
+        switch_to(model, name)
     return adapter
-
-
-def match_sites(file: AdapterFile, map_: Anatomy) -> dict[str, ModuleUpdate]:
-    """Return {site name: its update}, names and shapes compared with the base.
-
-    Raises:
-        AdapterError: the adapter is for another base; the line names the first difference.
-    """
-    by_module: dict[str, list[Site]] = {}
-    for site in map_.sites:
-        by_module.setdefault(site.module, []).append(site)
-    found: dict[str, ModuleUpdate] = {}
-    for path, module in file.modules.items():
-        if path not in by_module:
-            raise AdapterError(
-                f"the adapter is for another base: this model has no adaptable module {path!r} "
-                f"(it has {next(iter(by_module), 'none')!r}, …)"
-            )
-        check_shape(path, module, by_module[path][0])
-        found |= split(module, by_module[path], file.slices.get(path, ()))
-    return found
-
-
-def check_shape(path: str, module: ModuleUpdate, site: Site) -> None:
-    """Raise unless a module's update has the shape of the base's module.
-
-    Args:
-        path: the module's path.
-        module: its update.
-        site: the module's site in the base, or one of them.
-    """
-    out = site.rows.groups * site.rows.group_size if site.rows else site.out_features
-    if module.shape != (out, site.in_features):
-        raise AdapterError(
-            f"the adapter is for another base: {path} is {out} × {site.in_features} here, "
-            f"{module.shape[0]} × {module.shape[1]} in the file"
-        )
 
 
 def _refuse_what_cannot_be_attached(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / CONFIG_FILE
-    plain_values = {"peft_type": "LORA", "use_dora": False, "bias": "none", "modules_to_save": None}
-    for field, plain in plain_values.items():
-        if (settings.get(field) or plain) != plain:
-            raise AdapterError(
-                f"{path}: {field}={settings[field]!r} is not supported yet; "
-                f"load an adapter trained with {field}={plain!r}"
-            )
+    if (settings.get("bias") or "none") != "none":
+        raise AdapterError(
+            f"{path}: bias={shown(settings['bias'])} is not supported; "
+            "load an adapter trained with bias='none'"
+        )
     if init := changed_base(settings):
         raise AdapterError(
             f"{path}: {init} took a part out of the base's weights; convert the adapter with "
@@ -98,8 +80,9 @@ def _refuse_what_cannot_be_attached(folder: Path, settings: Mapping[str, Any]) -
         )
 
 
-def _own_config(factors: Mapping[str, ModuleUpdate], settings: Mapping[str, Any]) -> LoraConfig:
+def _own_config(found: Matched, settings: Mapping[str, Any]) -> LoraConfig:
     """Return the config that gives every site its rank and scale."""
+    factors = found.updates
     use_rslora = bool(settings.get("use_rslora"))
     ranks = {name: update.r for name, update in factors.items()}
     alphas = {
@@ -111,9 +94,19 @@ def _own_config(factors: Mapping[str, ModuleUpdate], settings: Mapping[str, Any]
     return LoraConfig(
         r=r,
         lora_alpha=tidy(alpha),
-        lora_dropout=settings.get("lora_dropout") or 0.0,
+        lora_dropout=_dropout(settings.get("lora_dropout")),
         target_modules=tuple(factors),
         rank_pattern={full(n): v for n, v in ranks.items() if v != r},
         alpha_pattern={full(n): tidy(v) for n, v in alphas.items() if v != alpha},
         use_rslora=use_rslora,
+        use_dora=bool(found.magnitudes),
+        modules_to_save=tuple(found.saved) or None,
     )
+
+
+def _dropout(value: object) -> float:
+    if value is None:
+        return 0.0
+    if type(value) not in (int, float) or not 0 <= cast(float, value) < 1:
+        raise AdapterError(f"lora_dropout is {shown(value)}; it must lie in [0, 1)")
+    return cast(float, value)

@@ -1,12 +1,14 @@
 """loralib's files: a state dict with `lora_A` and `lora_B` beside each adapted weight.
 
-Neither α nor MergedLinear's `enable_lora` is in them (Hu et al., 2022: α = 32, q and v for GPT-2).
-A MergedLinear of n slices shows by its shapes: A is (n·r, in), B is (n·width, r), and a grouped
-convolution gives each slice r rows of A and `width` rows of B.
+Neither α nor MergedLinear's `enable_lora` is in them (Hu et al., 2022: α = 32, q and v for GPT-2);
+safetensors written here note both beside the tensors. A MergedLinear of n slices shows by its
+shapes: A is (n·r, in), B is (n·width, r), and a grouped convolution gives each slice r rows of A
+and `width` rows of B.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -20,8 +22,10 @@ from lora_lab.checkpoint.files import read_tensors
 from lora_lab.checkpoint.modules import AdapterFile, ModuleUpdate, Slice, check_factor
 from lora_lab.errors import AdapterError
 
+FACTS_KEY = "lora_lab_loralib"  # safetensors metadata: what the tensors do not tell
+FUSED = ("q", "k", "v")  # in the order of their rows in GPT-2's c_attn
+
 _KEY = re.compile(r"(?P<module>.+?)\.lora_(?P<part>[AB])")
-_FUSED = ("q", "k", "v")  # in the order of their rows in GPT-2's c_attn
 _USUAL = ("q", "v")
 # With one slice a MergedLinear has a Linear's shapes; only its name tells.
 _FUSED_NAME = re.compile(r"(.*\.)?(c_attn|qkv|qkv_proj|query_key_value|Wqkv|in_proj)")
@@ -40,19 +44,23 @@ def read_loralib(
 
     Args:
         path: .safetensors, or a pickle of the state dict.
-        lora_alpha: α; s = α/r.
-        slices: which of q, k and v a MergedLinear adapts; by default q and v of two.
+        lora_alpha: α; s = α/r. None: the file's own, where it has one.
+        slices: which of q, k and v a MergedLinear adapts; by default what the file tells, or q and
+            v of two.
         allow_pickle: see `read_tensors`.
 
     Returns:
-        The file, and lines about what was assumed.
+        The file, and lines about what was assumed. Embeddings are told by their names; they stand
+        among what is left out too, since they are no matrix products.
 
     Raises:
         AdapterError: the file is damaged or foreign, or α is missing.
     """
-    tensors, _ = read_tensors(path, allow_pickle=allow_pickle)
-    halves, left_out = _sort(tensors)
-    if not halves and not left_out:
+    tensors, metadata = read_tensors(path, allow_pickle=allow_pickle)
+    known_alpha, known_slices = decode_facts(metadata.get(FACTS_KEY, ""))
+    lora_alpha = known_alpha if lora_alpha is None else lora_alpha
+    halves, embedded, left_out = _sort(tensors)
+    if not halves and not embedded and not left_out:
         raise AdapterError(f"{path} holds no lora_A and lora_B; name a file of loralib's")
     if lora_alpha is None:
         raise AdapterError(
@@ -63,24 +71,22 @@ def read_loralib(
     modules: dict[str, ModuleUpdate] = {}
     stacked: dict[str, tuple[Slice, ...]] = {}
     assumed = []
+    embeddings = {path: _embedding(path, pair, lora_alpha) for path, pair in embedded.items()}
     for module, pair in halves.items():
-        if missing := {"A", "B"} - pair.keys():
-            raise AdapterError(
-                f"{module} has lora_{min(pair)} without its partner lora_{min(missing)}; "
-                "fetch the adapter again"
-            )
-        A, B = pair["A"], pair["B"]
+        A, B = _pair(module, pair)
         count, rest = divmod(A.shape[0], B.shape[1])
         if rest or count not in (1, 2, 3) or B.shape[0] % count:
             raise AdapterError(
                 f"{module}: A is {tuple(A.shape)} and B {tuple(B.shape)}, which fit neither "
                 "loralib's Linear nor its MergedLinear"
             )
-        if count == 1 and not (slices and len(slices) == 1 and _FUSED_NAME.fullmatch(module)):
+        told = slices or known_slices.get(module)
+        one = module in known_slices or _FUSED_NAME.fullmatch(module)
+        if count == 1 and not (told and len(told) == 1 and one):
             modules[module] = ModuleUpdate(A, B, lora_alpha / B.shape[1])
             continue
-        chosen = _chosen(module, count, slices)
-        if count == 2 and slices is None:
+        chosen = _chosen(module, count, told)
+        if count == 2 and told is None:
             assumed.append(module)
         modules[module], stacked[module] = _unfold(module, A, B, chosen, lora_alpha)
     if slices and not stacked:
@@ -91,13 +97,49 @@ def read_loralib(
             f"assumed: the two slices of {assumed[0]} are q and v, as in the paper; "
             "the file does not tell (--slices)"
         )
-    return AdapterFile({}, modules, stacked, left_out), notes
+    return AdapterFile({}, modules, stacked, left_out, embeddings), notes
 
 
-def _sort(
-    tensors: Mapping[str, Tensor],
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, list[str]]]:
-    halves: dict[str, dict[str, Tensor]] = {}
+def encode_facts(lora_alpha: float, slices: Mapping[str, Sequence[str]]) -> str:
+    """Return the text that `decode_facts` reads.
+
+    Args:
+        lora_alpha: α.
+        slices: {path of a MergedLinear: which of q, k and v it adapts}.
+    """
+    return json.dumps({"lora_alpha": lora_alpha, "slices": {k: list(v) for k, v in slices.items()}})
+
+
+def decode_facts(text: str) -> tuple[float | None, dict[str, tuple[str, ...]]]:
+    """Return (α, {path of a MergedLinear: its slices}); (None, {}) of no text.
+
+    Raises:
+        AdapterError: the text is something else.
+    """
+    if not text:
+        return None, {}
+    try:
+        facts = json.loads(text)
+        alpha = facts["lora_alpha"]
+        slices = {path: tuple(roles) for path, roles in facts["slices"].items()}
+        if type(alpha) not in (int, float) or not all(
+            set(r) <= set(FUSED) for r in slices.values()
+        ):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise AdapterError(
+            "what the file notes of α and slices is damaged; save it again"
+        ) from None
+    return float(alpha), slices
+
+
+Halves = dict[str, dict[str, Tensor]]  # {module: {"A", "B"}}
+
+
+def _sort(tensors: Mapping[str, Tensor]) -> tuple[Halves, Halves, dict[str, list[str]]]:
+    """Return the factors of matrices, those of embeddings, and the names of all that is left."""
+    halves: Halves = {}
+    embedded: Halves = {}
     left_out: dict[str, list[str]] = {}
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)
@@ -108,20 +150,39 @@ def _sort(
                     "its adapter_config.json"
                 )
             left_out.setdefault("biases" if key.endswith("bias") else "weights", []).append(key)
-        elif _EMBEDDING.fullmatch(match["module"]):
-            left_out.setdefault("embeddings", []).append(key)
         elif _CONVOLUTION.fullmatch(match["module"]):
             left_out.setdefault("convolutions", []).append(key)
         else:
-            part = {match["part"]: check_factor(key, tensor)}
-            halves[match["module"]] = halves.get(match["module"], {}) | part
-    return halves, left_out
+            kind = embedded if _EMBEDDING.fullmatch(match["module"]) else halves
+            kind.setdefault(match["module"], {})[match["part"]] = check_factor(key, tensor)
+            if kind is embedded:
+                left_out.setdefault("embeddings", []).append(key)
+    return halves, embedded, left_out
+
+
+def _pair(module: str, halves: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    if missing := {"A", "B"} - halves.keys():
+        raise AdapterError(
+            f"{module} has lora_{min(halves)} without its partner lora_{min(missing)}; "
+            "fetch the adapter again"
+        )
+    return halves["A"], halves["B"]
+
+
+def _embedding(module: str, halves: Mapping[str, Tensor], lora_alpha: float) -> ModuleUpdate:
+    A, B = _pair(module, halves)
+    if A.shape[0] != B.shape[1]:
+        raise AdapterError(
+            f"{module}: A is {tuple(A.shape)} and B {tuple(B.shape)}, which do not fit loralib's "
+            "Embedding"
+        )
+    return ModuleUpdate(A, B, lora_alpha / B.shape[1])
 
 
 def _chosen(module: str, count: int, slices: Sequence[str] | None) -> tuple[str, ...]:
-    if count == len(_FUSED):
-        return _FUSED
-    chosen = tuple(name for name in _FUSED if name in (slices or _USUAL))
+    if count == len(FUSED):
+        return FUSED
+    chosen = tuple(name for name in FUSED if name in (slices or _USUAL))
     if len(chosen) != count or (slices and len(chosen) != len(slices)):
         raise AdapterError(
             f"{module} adapts {count} slices, and slices={','.join(slices or _USUAL)}; "
@@ -135,10 +196,10 @@ def _unfold(
 ) -> tuple[ModuleUpdate, tuple[Slice, ...]]:
     """Return a MergedLinear's update over the whole fused matrix: B block-diagonal."""
     width, r = B.shape[0] // len(chosen), B.shape[1]
-    whole = torch.zeros(len(_FUSED) * width, len(chosen) * r, dtype=B.dtype)
+    whole = torch.zeros(len(FUSED) * width, len(chosen) * r, dtype=B.dtype)
     parts = []
     for index, role in enumerate(chosen):
-        rows = Rows(1, len(_FUSED) * width, _FUSED.index(role) * width, width)
+        rows = Rows(1, len(FUSED) * width, FUSED.index(role) * width, width)
         own = B[index * width : (index + 1) * width]
         whole[rows.offset : rows.offset + width, index * r : (index + 1) * r] = own
         parts.append(Slice(f"{module}[{role}]", r, rows))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lora_lab.anatomy import Rows, Site
+from lora_lab.checkpoint.files import shown
 from lora_lab.errors import AdapterError
 
 SLICES_KEY = "lora_lab_slices"  # safetensors metadata: the sites that a fused module was made of
@@ -56,26 +57,37 @@ class AdapterFile:
         modules: {module path in the base: its update}.
         slices: {path of a fused module: its sites in the order of A's rows}.
         left_out: {kind: names} of what the file holds besides low-rank factors of matrices.
+        embeddings: {module path: its update}, A (r, vocabulary), B (width, r).
+        kernels: {path of a convolution: its update}, A (r, in channels, *kernel) and
+            B (out channels, r / groups, 1, …).
+        magnitudes: {module path: DoRA's m (out,)}.
+        weights: {name as in the model's state dict: tensor} of what was trained whole.
     """
 
     settings: Mapping[str, Any]
     modules: Mapping[str, ModuleUpdate]
     slices: Mapping[str, Sequence[Slice]] = field(default_factory=dict)
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    embeddings: Mapping[str, ModuleUpdate] = field(default_factory=dict)
+    kernels: Mapping[str, ModuleUpdate] = field(default_factory=dict)
+    magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def check_factor(key: str, tensor: Tensor) -> Tensor:
-    """Return a factor in float32 or float64, if it is a finite matrix.
+def check_factor(key: str, tensor: Tensor, dimensions: int = 2) -> Tensor:
+    """Return a factor in float32 or float64, if it is finite and has so many dimensions.
 
     Raises:
         AdapterError: it is not.
     """
-    if tensor.is_floating_point() and tensor.ndim == 2 and tensor.numel():
+    if tensor.is_floating_point() and tensor.ndim == dimensions and tensor.numel():
         if tensor.dtype not in (torch.float32, torch.float64):
             tensor = tensor.float()
-        if tensor.isfinite().all():
+        # Not isfinite: what float32 cannot hold becomes infinite in the model.
+        if tensor.abs().amax() <= torch.finfo(torch.float32).max:
             return tensor
-    raise AdapterError(f"tensor {key!r} is not a finite matrix; fetch the adapter again")
+    kind = {1: "vector", 2: "matrix"}.get(dimensions, "kernel")
+    raise AdapterError(f"tensor {shown(key)} is not a finite {kind}; fetch the adapter again")
 
 
 def encode_slices(slices: Mapping[str, Iterable[Slice]]) -> str:
@@ -118,7 +130,7 @@ def _slices(parts: Any, module: ModuleUpdate) -> tuple[Slice, ...]:
             if rows.offset + rows.width > rows.group_size:
                 raise ValueError
         found.append(Slice(name, r, rows))
-    if sum(s.r for s in found) != module.r:
+    if sum(s.r for s in found) != module.r or len({s.site for s in found}) < len(found):
         raise ValueError
     return tuple(found)
 
@@ -147,18 +159,20 @@ def split(
             site has the whole of A and its own rows of B, which is as exact.
     """
     by_name = {site.name: site for site in sites}
+    whole = {
+        site.name: ModuleUpdate(module.A, module.B[rows_of(site.rows)], module.scale)
+        for site in sites
+    }
     if not slices or not all(_fits(part, by_name.get(part.site)) for part in slices):
-        return {
-            site.name: ModuleUpdate(module.A, module.B[rows_of(site.rows)], module.scale)
-            for site in sites
-        }
-    found, at = {}, 0
+        return whole
+    found, at, left = {}, 0, module.B.clone()
     for part in slices:
-        own = slice(at, at + part.r)
-        B = module.B[rows_of(by_name[part.site].rows), own]
-        found[part.site] = ModuleUpdate(module.A[own], B, module.scale)
+        own, rows = slice(at, at + part.r), rows_of(by_name[part.site].rows)
+        found[part.site] = ModuleUpdate(module.A[own], module.B[rows, own], module.scale)
+        left[rows, own] = 0
         at += part.r
-    return found
+    # What no slice owns would be lost.
+    return whole if left.any() else found
 
 
 def _fits(part: Slice, site: Site | None) -> bool:

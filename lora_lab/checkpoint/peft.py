@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lora_lab.checkpoint.files import (
     WEIGHTS_FILE,
     read_json,
     read_tensors,
+    shown,
 )
 from lora_lab.checkpoint.modules import (
     SLICES_KEY,
@@ -28,35 +29,43 @@ from lora_lab.checkpoint.modules import (
     check_factor,
     decode_slices,
 )
+from lora_lab.checkpoint.patterns import Patterns
+from lora_lab.checkpoint.seal import check_seal
 from lora_lab.errors import AdapterError
-from lora_lab.plan import lookup
 
 PREFIX = "base_model.model."
 
-# Old files have the adapter's name in the key; AdaLoRA's factors are no modules, so no ".weight".
+# The last ".lora_…" counts: a module of the base may have such a name itself. Old files have the
+# adapter's name in the key; AdaLoRA's factors are no modules, so no ".weight".
 _KEY = re.compile(
-    rf"(?:{re.escape(PREFIX)})?(?P<module>.+?)\.lora_(?P<part>A|B|E)(?:\.(?!bias$)[^.]+)??"
-    r"(?:\.weight)?"
+    r"(?P<module>.+)\.lora_(?P<part>A|B|E|embedding_A|embedding_B|magnitude_vector)"
+    r"(?:\.(?!bias$)[^.]+)??(?:\.weight)?"
 )
-_LEFT_OUT = {
-    "embeddings": re.compile(r".*\.lora_embedding_[AB](\..+)?"),
-    "magnitudes": re.compile(r".*\.lora_magnitude_vector(\..+)?"),
-    "biases": re.compile(r"(?!.*\.lora_A).*\.bias"),
-    "weights": re.compile(r"(?!.*\.lora_).*"),
-}
-# Fields that make ΔW something else than s·BA.
-_FOREIGN = ("use_qalora", "use_bdlora", "kasa_config", "arrow_config", "monteclora_config")
+_BIAS = re.compile(r"(?!.*\.lora_A).*\.bias")
+# Fields that make ΔW something else than s·BA, or the base another model.
+_FOREIGN = (
+    *("use_qalora", "use_bdlora", "kasa_config", "arrow_config", "monteclora_config"),
+    *("alora_invocation_tokens", "layer_replication"),
+)
+_SWITCHES = ("use_rslora", "use_dora", "ensure_weight_tying")
+_NAME_LISTS = ("target_parameters", "modules_to_save")
 # Inits that take a low-rank part out of W₀: the file's BA is not ΔW against the original W₀.
 _CHANGED_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 _DEEPEST = 64  # names in a module's path
+_LONGEST = 512  # characters of a module's path
+_LARGEST_ALPHA = 1e9
 
 
-def read_peft(path: Path, *, allow_pickle: bool = False) -> AdapterFile:
+def read_peft(
+    path: Path, *, allow_pickle: bool = False, known: Collection[str] = ()
+) -> AdapterFile:
     """Read an adapter in PEFT's format, whoever wrote it; nothing but data is read.
 
     Args:
         path: its folder, or the weights beside its adapter_config.json.
         allow_pickle: whether adapter_model.bin may be read, with `weights_only=True`.
+        known: paths of the base's modules: they decide what a name means that PEFT could have made
+            (a "base_layer" at its end).
 
     Raises:
         AdapterError: a file is missing, damaged or foreign, or is no kind of LoRA.
@@ -65,12 +74,26 @@ def read_peft(path: Path, *, allow_pickle: bool = False) -> AdapterFile:
     settings = read_settings(folder)
     weights = path if path.is_file() else _weights_file(folder, allow_pickle)
     tensors, metadata = read_tensors(weights, allow_pickle=allow_pickle)
-    halves, left_out = _sort(tensors, settings)
-    modules = {module: _update(module, parts, settings) for module, parts in halves.items()}
-    if not modules and not left_out:
+    found = _sort(tensors, settings, known)
+    ranks, alphas = (Patterns(f, settings[f]) for f in ("rank_pattern", "alpha_pattern"))
+
+    def updates(kind: str) -> dict[str, ModuleUpdate]:
+        own = found.factors.get(kind, {})
+        return {
+            module: _update(module, parts, settings, ranks, alphas) for module, parts in own.items()
+        }
+
+    modules, magnitudes = updates("matrices"), found.magnitudes
+    if not tensors:
         raise AdapterError(f"{weights.name} is empty; fetch the adapter again")
     slices = decode_slices(metadata.get(SLICES_KEY, ""), modules)
-    return AdapterFile(settings, modules, slices, left_out)
+    embeddings, kernels = updates("embeddings"), updates("convolutions")
+    _check_magnitudes({**modules, **embeddings, **kernels}.keys(), magnitudes, settings)
+    check_seal(tensors, settings, metadata)
+    return AdapterFile(
+        *(settings, modules, slices, found.left_out),
+        *(embeddings, kernels, magnitudes, found.weights),
+    )
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -85,17 +108,26 @@ def read_settings(folder: Path) -> dict[str, Any]:
     settings = read_json(path)
     kind = settings.get("peft_type")
     if kind not in ("LORA", "ADALORA"):
-        raise AdapterError(f"{path} describes {kind!r}, not a LoRA adapter; only LORA can be read")
-    for field in _FOREIGN:
-        if settings.get(field):
-            raise AdapterError(f"{path}: with {field} ΔW is not s·BA; only LoRA itself can be read")
-    for field in ("rank_pattern", "alpha_pattern"):
-        settings[field] = settings.get(field) or {}
-        if not isinstance(settings[field], dict):
-            raise AdapterError(f"{path}: {field} is not a mapping; fetch the adapter again")
-    experts = settings["target_parameters"] = settings.get("target_parameters") or []
-    if not isinstance(experts, list) or not all(isinstance(name, str) for name in experts):
-        raise AdapterError(f"{path}: target_parameters is no list of names; fetch it again")
+        raise AdapterError(
+            f"{path} describes {shown(kind)}, not a LoRA adapter; only LORA can be read"
+        )
+    for name in _FOREIGN:
+        if settings.get(name):
+            raise AdapterError(f"{path}: with {name} ΔW is not s·BA; only LoRA itself can be read")
+    for name in _SWITCHES:
+        if type(settings.get(name) or False) is not bool:
+            raise AdapterError(
+                f"{path}: {name} is {shown(settings[name])}, neither true nor false; "
+                "fetch the adapter again"
+            )
+    for name in ("rank_pattern", "alpha_pattern"):
+        settings[name] = settings.get(name) or {}
+        if not isinstance(settings[name], dict):
+            raise AdapterError(f"{path}: {name} is not a mapping; fetch the adapter again")
+    for name in _NAME_LISTS:
+        listed = settings[name] = settings.get(name) or []
+        if not isinstance(listed, list) or not all(isinstance(n, str) and n for n in listed):
+            raise AdapterError(f"{path}: {name} is no list of names; fetch the adapter again")
     rank = "init_r" if kind == "ADALORA" else "r"
     settings.setdefault(rank, 12 if kind == "ADALORA" else 8)
     settings.setdefault("lora_alpha", 8)
@@ -103,10 +135,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
     ranks = {rank: settings[rank], **(settings["rank_pattern"] if kind == "LORA" else {})}
     for name, value in ranks.items():
         if type(value) is not int or value < 1:
-            raise AdapterError(f"{path}: rank {name!r} is {value!r}, not a whole number above 0")
+            raise AdapterError(
+                f"{path}: rank {shown(name)} is {shown(value)}, not a whole number above 0; "
+                "fetch the adapter again"
+            )
     for name, value in {"lora_alpha": settings["lora_alpha"], **settings["alpha_pattern"]}.items():
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise AdapterError(f"{path}: alpha {name!r} is {value!r}, not a number")
+        # Not isfinite: it fails on whole numbers that no float can hold.
+        if type(value) not in (int, float) or not 0 < value <= _LARGEST_ALPHA:
+            raise AdapterError(
+                f"{path}: alpha {shown(name)} is {shown(value)}, not a number that can be used; "
+                "fetch the adapter again"
+            )
     return settings
 
 
@@ -141,60 +180,126 @@ def _nothing_here(folder: Path) -> str:
     return f"{folder} has no {CONFIG_FILE}; name the folder that holds the adapter"
 
 
+@dataclass
+class _Found:
+    """A file's tensors by what they are; every key is accounted for.
+
+    `factors` is {"matrices", "embeddings" or "convolutions": {module: {"A", "B", "E"}}}.
+    """
+
+    factors: dict[str, dict[str, dict[str, Tensor]]] = field(default_factory=dict)
+    magnitudes: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    def leave_out(self, kind: str, key: str) -> None:
+        """Note a tensor that is no factor of a matrix."""
+        self.left_out.setdefault(kind, []).append(key)
+
+
 def _sort(
-    tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, list[str]]]:
-    """Return {module: {"A", "B", "E"}}, and what is left out; every key is accounted for."""
-    halves: dict[str, dict[str, Tensor]] = {}
-    left_out: dict[str, list[str]] = {}
+    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], known: Collection[str]
+) -> _Found:
+    found = _Found()
     # Experts' weights in one tensor: there the factors of all of them are stacked.
     stacked = [name.rpartition(".")[0] for name in settings["target_parameters"]]
     for key, tensor in tensors.items():
-        match = _KEY.fullmatch(key)
-        if match is None:
-            kind = next((kind for kind, name in _LEFT_OUT.items() if name.fullmatch(key)), None)
-            if kind is None:
-                raise AdapterError(
-                    f"tensor {key!r} belongs to a variant of LoRA; only lora_A and lora_B are read"
-                )
-            left_out.setdefault(kind, []).append(key)
+        path = key.removeprefix(PREFIX)
+        if len(path) > _LONGEST or path.count(".") > _DEEPEST or not path.isprintable():
+            raise AdapterError(f"tensor {shown(key)} is no name of a module; fetch it again")
+        match = _KEY.fullmatch(path)
+        if match is None or _is_saved(path, settings["modules_to_save"]):
+            _sort_other(found, key, path, tensor)
             continue
-        module, part = match["module"].removesuffix(".base_layer"), match["part"]
-        if module.count(".") >= _DEEPEST:
-            raise AdapterError(f"tensor {key[:60]!r}… is no name of a module; fetch it again")
+        module, part = _own_name(match["module"], known), match["part"]
         if any(f".{module}".endswith(f".{name}") for name in stacked):
-            left_out.setdefault("experts", []).append(key)
+            found.leave_out("experts", key)
+        elif part == "magnitude_vector":
+            if module in found.magnitudes:
+                raise AdapterError(f"{shown(module)} has two magnitudes; fetch the adapter again")
+            found.magnitudes[module] = check_factor(key, tensor.flatten(), 1)
+            found.leave_out("magnitudes", key)
         elif not tensor.numel() and settings["peft_type"] == "ADALORA":
-            left_out.setdefault("pruned", []).append(key)
-        elif tensor.ndim > 2:
-            left_out.setdefault("convolutions", []).append(key)
+            found.leave_out("pruned", key)
         else:
-            parts = halves.setdefault(module, {})
-            if part in parts:
-                raise AdapterError(f"{module} has two lora_{part}; name a file with one adapter")
-            parts[part] = check_factor(key, tensor)
-    return halves, left_out
+            kind, dimensions = "matrices", 2
+            if part.startswith("embedding"):
+                kind = "embeddings"
+            elif 2 < tensor.ndim < 6:
+                kind, dimensions = "convolutions", tensor.ndim
+            if kind != "matrices":
+                found.leave_out(kind, key)
+            parts = found.factors.setdefault(kind, {}).setdefault(module, {})
+            letter = part[-1]
+            if letter in parts:
+                raise AdapterError(
+                    f"{shown(module)} has two lora_{letter}; name a file with one adapter"
+                )
+            parts[letter] = check_factor(key, tensor, dimensions)
+    return found
 
 
-def _update(module: str, parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> ModuleUpdate:
+def _sort_other(found: _Found, key: str, path: str, tensor: Tensor) -> None:
+    if ".lora_" in path and not path.endswith(".bias"):
+        raise AdapterError(
+            f"tensor {shown(key)} belongs to a variant of LoRA; only lora_A and lora_B are read"
+        )
+    found.leave_out("biases" if _BIAS.fullmatch(path) else "weights", key)
+    found.weights[path] = tensor
+
+
+def _is_saved(path: str, names: Iterable[str]) -> bool:
+    """Whether a tensor lies in a module that was trained whole."""
+    return any(f".{name}." in f".{path}" for name in names)
+
+
+def _own_name(module: str, known: Collection[str]) -> str:
+    return module if module in known else module.removesuffix(".base_layer")
+
+
+def _check_magnitudes(
+    modules: Collection[str], magnitudes: Mapping[str, Tensor], settings: Mapping[str, Any]
+) -> None:
+    """Raise unless exactly DoRA's modules have a magnitude."""
+    wanted = set(modules) if settings.get("use_dora") else set()
+    if wanted != magnitudes.keys():
+        odd = min(wanted ^ magnitudes.keys())
+        has = "a" if odd in magnitudes else "no"
+        raise AdapterError(
+            f"{shown(odd)} has {has} magnitude, and use_dora={bool(settings.get('use_dora'))}; "
+            "fetch the adapter again"
+        )
+
+
+def _update(
+    module: str,
+    parts: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    ranks: Patterns[int],
+    alphas: Patterns[float],
+) -> ModuleUpdate:
     adaptive = settings["peft_type"] == "ADALORA"
     if missing := {"A", "B", *("E" if adaptive else ())} - parts.keys():
         raise AdapterError(
-            f"{module} has lora_{min(parts)} without its partner lora_{min(missing)}; "
+            f"{shown(module)} has lora_{min(parts)} without its partner lora_{min(missing)}; "
             "fetch the adapter again"
         )
+    if odd := parts.keys() - {"A", "B", *("E" if adaptive else ())}:
+        raise AdapterError(f"{shown(module)} has lora_{min(odd)}, which only AdaLoRA has")
     A, B = parts["A"], parts["B"]
-    r = A.shape[0] if adaptive else lookup(settings["rank_pattern"], [module], settings["r"])
-    if not A.shape[0] == B.shape[1] == r:
+    r = A.shape[0] if adaptive else ranks.lookup(module, settings["r"])
+    # A grouped convolution's B has fewer columns; the base knows how many.
+    if A.shape[0] != r or (B.ndim == 2 and B.shape[1] != r):
         raise AdapterError(
-            f"{module}: A is {tuple(A.shape)} and B {tuple(B.shape)}, but the config says r={r}"
+            f"{shown(module)}: A is {tuple(A.shape)} and B {tuple(B.shape)}, but the config says "
+            f"r={shown(r)}"
         )
     if adaptive:
         if parts["E"].shape != (r, 1):
-            raise AdapterError(f"{module}: lora_E is not ({r}, 1); fetch the adapter again")
+            raise AdapterError(f"{shown(module)}: lora_E is not ({r}, 1); fetch the adapter again")
         # PEFT keeps the scale of the rank that training began with.
         return ModuleUpdate(
             A, B * parts["E"].T, settings["lora_alpha"] / (settings["init_r"] + 1e-5)
         )
-    alpha = lookup(settings["alpha_pattern"], [module], settings["lora_alpha"])
+    alpha = alphas.lookup(module, settings["lora_alpha"])
     return ModuleUpdate(A, B, alpha / (r**0.5 if settings.get("use_rslora") else r))

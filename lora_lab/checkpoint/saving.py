@@ -1,7 +1,13 @@
 """An adapter written in PEFT's format, for PEFT and for what reads PEFT's files.
 
-Every module is named by its full, escaped path, so that no other reader can match too much. Slices
-of a fused matrix are one module there: A stacked, B block-diagonal, r and α scaled together.
+Every module is named by its full, escaped path, so that no other reader can match too much. Where
+PEFT's form is another one than ours:
+
+- slices of a fused matrix are one module: A stacked, B block-diagonal, r and α scaled together;
+- what PiSSA and OLoRA started from is counted off, [A; A₀] and [B, −B₀] of rank 2r at the same
+  scale, so that the file belongs to the base as it was;
+- a grouped convolution reads all channels with r rows of A a group, zero outside of its own;
+- DoRA's magnitudes of rows that no slice owns are the lengths of these rows of W₀.
 """
 
 from __future__ import annotations
@@ -9,18 +15,24 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lora_lab.adapters import LoraAdapter, LoraSite, attached
-from lora_lab.adapters.base import active
+from lora_lab.adapters.base import active, original_weight
+from lora_lab.adapters.dora import row_norms
+from lora_lab.adapters.saved_modules import own_tensors
 from lora_lab.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
-from lora_lab.checkpoint.modules import SLICES_KEY, ModuleUpdate, Slice, encode_slices, rows_of
+from lora_lab.checkpoint.modules import SLICES_KEY, Slice, encode_slices, rows_of
 from lora_lab.checkpoint.peft import PREFIX
+from lora_lab.checkpoint.seal import SEAL_KEY, seal
+from lora_lab.checkpoint.stacking import stacked_sites
+from lora_lab.checkpoint.ties import tied_to
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError
 from lora_lab.plan import full
@@ -41,26 +53,23 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
 
     adapter = _named(model, name)
     folder = Path(folder)
+    form = _Form()
     grouped: dict[str, list[LoraSite]] = {}
     for site in adapter.sites.values():
         grouped.setdefault(site.site.module, []).append(site)
-    modules = {path: _stack(sites) for path, sites in grouped.items()}
-    tensors = {}
-    for path, module in modules.items():
-        tensors[f"{PREFIX}{path}.lora_A.weight"] = module.A
-        tensors[f"{PREFIX}{path}.lora_B.weight"] = module.B
-    slices = {
-        path: [Slice(s.site.name, s.r, s.site.rows) for s in sites]
-        for path, sites in grouped.items()
-        if sites[0].site.rows is not None
-    }
-    alphas = {path: _alpha(grouped[path], adapter.config, m) for path, m in modules.items()}
-    transposed = any(sites[0].site.transposed for sites in grouped.values())
-    settings = _peft_config(model, adapter, modules, alphas, transposed)
+    by_path = dict(model.named_modules(remove_duplicate=False))
+    for path, sites in grouped.items():
+        _add_module(form, path, sites, by_path[path], adapter)
+    _add_tied(form, adapter, by_path)
+    weights = _whole_weights(adapter, by_path)
+    tensors = {PREFIX + key: tensor for key, tensor in (form.tensors | weights).items()}
+    settings = _peft_config(model, adapter, form, weights)
+    metadata = {"format": "pt", SLICES_KEY: encode_slices(form.slices)}
+    metadata[SEAL_KEY] = seal(tensors, settings, metadata)
 
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / (WEIGHTS_FILE + ".partial")
-    save_file(tensors, partial, metadata={"format": "pt", SLICES_KEY: encode_slices(slices)})
+    save_file(tensors, partial, metadata=metadata)
     os.replace(partial, folder / WEIGHTS_FILE)
     partial = folder / (CONFIG_FILE + ".partial")
     partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -68,73 +77,175 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
     return folder
 
 
-def _stack(sites: list[LoraSite]) -> ModuleUpdate:
-    """Return the sites of one module as one update over the whole of it."""
-    cpu = [(s.A.detach().cpu().contiguous(), s.B.detach().cpu().contiguous()) for s in sites]
-    scale = sites[0].scale
-    rows = sites[0].site.rows
-    if rows is None:
-        return ModuleUpdate(*cpu[0], scale)
-    r = sum(site.r for site in sites)
-    B = torch.zeros(rows.groups * rows.group_size, r, dtype=cpu[0][1].dtype)
-    at = 0
-    for site, (_, own) in zip(sites, cpu, strict=True):
-        # One module has one scale in PEFT; a site with another carries the ratio in its B.
-        columns = B[:, at : at + site.r]
-        columns[rows_of(site.site.rows)] = (
-            own if site.scale == scale else own * (site.scale / scale)
-        )
-        at += site.r
-    return ModuleUpdate(torch.cat([A for A, _ in cpu]), B, scale)
+@dataclass
+class _Form:
+    """The modules in PEFT's form; tensors by their names without PEFT's prefix."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
+    alphas: dict[str, float] = field(default_factory=dict)
+    slices: dict[str, list[Slice]] = field(default_factory=dict)
+    tied: list[str] = field(default_factory=list)  # they share an adapted embedding's weight
 
 
-def _alpha(sites: list[LoraSite], config: LoraConfig, module: ModuleUpdate) -> float:
-    """Return the α that gives the module's scale at its rank."""
+def _add_module(
+    form: _Form, path: str, sites: list[LoraSite], layer: nn.Module, adapter: LoraAdapter
+) -> None:
+    first = sites[0]
+    A, B = stacked_sites(sites, first.scale)
+    doubled = 1 if first.initial is None else 2
+    if first.site.rows is not None:
+        form.slices[path] = [Slice(s.site.name, s.r * doubled, s.site.rows) for s in sites]
+    names = "lora_A.weight", "lora_B.weight"
+    if first.site.kind == "embedding":
+        names = "lora_embedding_A", "lora_embedding_B"
+    elif first.site.kind == "conv":
+        A, B = _as_kernels(A, B, layer)
+    for name, factor in zip(names, (A, B), strict=True):
+        # Contiguous, and nothing shared with the model or another tensor.
+        form.tensors[f"{path}.{name}"] = factor.clone(memory_format=torch.contiguous_format)
+    if adapter.config.use_dora:
+        form.tensors[f"{path}.lora_magnitude_vector"] = _magnitudes(sites, layer, adapter)
+    form.ranks[path] = A.shape[0]
+    form.alphas[path] = _alpha(first, A.shape[0], adapter.config)
+
+
+def _add_tied(form: _Form, adapter: LoraAdapter, by_path: Mapping[str, nn.Module]) -> None:
+    """Add what shares an adapted embedding's weight.
+
+    An output layer is named only: PEFT ties its factors (`ensure_weight_tying`). With more of them
+    (T5) PEFT cannot, so they are written out, each for itself.
+    """
+    for site in adapter.sites.values():
+        if site.site.kind != "embedding":
+            continue
+        path = site.site.module
+        others = tied_to(path, by_path)
+        if len(others) == 1 and not isinstance(by_path[others[0]], nn.Embedding):
+            form.tied += others
+            continue
+        A, B = (form.tensors[f"{path}.lora_embedding_{part}"] for part in "AB")
+        for other in others:
+            if isinstance(by_path[other], nn.Embedding):
+                form.tensors[f"{other}.lora_embedding_A"] = A.clone()
+                form.tensors[f"{other}.lora_embedding_B"] = B.clone()
+            else:
+                form.tensors[f"{other}.lora_A.weight"] = B.T.contiguous()
+                form.tensors[f"{other}.lora_B.weight"] = A.T.contiguous()
+            form.ranks[other], form.alphas[other] = form.ranks[path], form.alphas[path]
+
+
+def _as_kernels(A: Tensor, B: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return A (r · groups, in channels, *kernel) and B (out channels, r, 1, …) of a convolution.
+
+    Args:
+        A: (r, in channels / groups · kernel size).
+        B: (out channels, r).
+        layer: the Conv1d or Conv2d.
+    """
+    conv = cast(nn.Conv2d, layer)
+    r, groups, own = A.shape[0], conv.groups, conv.in_channels // conv.groups
+    kernels = A.new_zeros(groups * r, conv.in_channels, *conv.kernel_size)
+    for group in range(groups):
+        channels = slice(group * own, (group + 1) * own)
+        kernels[group * r : (group + 1) * r, channels] = A.view(r, own, *conv.kernel_size)
+    return kernels, B.view(*B.shape, *(1 for _ in conv.kernel_size))
+
+
+def _magnitudes(sites: list[LoraSite], layer: nn.Module, adapter: LoraAdapter) -> Tensor:
+    """Return DoRA's m of a whole module, (out,)."""
+    own = [cast(Tensor, site.magnitude).detach().cpu() for site in sites]
     if sites[0].site.rows is None:
-        return sites[0].alpha
-    return module.scale * (module.r**0.5 if config.use_rslora else module.r)
+        return own[0].clone()
+    W = original_weight(adapter.model, cast(nn.Parameter, layer.weight))
+    whole = row_norms(W.T if sites[0].site.transposed else W).to("cpu", own[0].dtype)
+    for site, magnitude in zip(sites, own, strict=True):
+        whole[rows_of(site.site.rows)] = magnitude
+    return whole
+
+
+def _alpha(site: LoraSite, r: int, config: LoraConfig) -> float:
+    """Return the α that gives the site's scale at rank r."""
+    if r == site.r:
+        return site.alpha
+    return site.scale * (r**0.5 if config.use_rslora else r)
+
+
+def _whole_weights(adapter: LoraAdapter, by_path: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return {name in the model's state dict: tensor} of what PEFT takes for trained whole.
+
+    PEFT takes a module by the last letters of its path, so "pre_classifier" goes with "classifier":
+    what it takes too much is written as it is in the base.
+    """
+    found = {key: t.detach().to("cpu", copy=True) for key, t in adapter.saved.state()}
+    names = tuple(adapter.saved.copies)
+    for path, module in by_path.items():
+        if path.endswith(names) and not adapter.saved.covers(path) and names:
+            for key, tensor in own_tensors(module):
+                base = original_weight(adapter.model, cast(nn.Parameter, tensor))
+                found.setdefault(f"{path}.{key}", base.detach().to("cpu", copy=True))
+    return found
 
 
 def _peft_config(
-    model: nn.Module,
-    adapter: LoraAdapter,
-    modules: Mapping[str, ModuleUpdate],
-    alphas: Mapping[str, float],
-    transposed: bool,
+    model: nn.Module, adapter: LoraAdapter, form: _Form, weights: Iterable[str]
 ) -> dict[str, Any]:
     config = adapter.config
-    r = Counter(m.r for m in modules.values()).most_common(1)[0][0]
-    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    r = Counter(form.ranks.values()).most_common(1)[0][0]
+    alpha = Counter(form.alphas.values()).most_common(1)[0][0]
     base = getattr(model, "config", None)
-    return {
+    heads = [path for path in form.tied if path not in form.ranks]
+    settings = {
         "peft_type": "LORA",
-        "task_type": _task_type(model),
+        "task_type": _task_type(model, weights),
         "base_model_name_or_path": getattr(base, "_name_or_path", None) or None,
         "revision": None,
         "inference_mode": True,
         "r": r,
         "lora_alpha": tidy(alpha),
         "lora_dropout": config.lora_dropout,
-        "target_modules": list(modules),
+        "target_modules": [*form.ranks, *heads],
         "bias": "none",
-        "fan_in_fan_out": transposed,
-        "rank_pattern": {full(path): m.r for path, m in modules.items() if m.r != r},
-        "alpha_pattern": {full(path): tidy(a) for path, a in alphas.items() if a != alpha},
+        "fan_in_fan_out": any(site.site.transposed for site in adapter.sites.values()),
+        "rank_pattern": {full(path): own for path, own in form.ranks.items() if own != r},
+        "alpha_pattern": {full(p): tidy(own) for p, own in form.alphas.items() if own != alpha},
         "use_rslora": config.use_rslora,
-        "use_dora": False,
-        "modules_to_save": None,
+        "use_dora": config.use_dora,
+        "modules_to_save": list(adapter.saved.copies) or None,
         "layers_to_transform": None,
         "layers_pattern": None,
         "init_lora_weights": True,
     }
+    # PEFT warns of a field that its version does not know, so only where it is needed.
+    return settings | ({"ensure_weight_tying": True} if heads else {})
 
 
-def _task_type(model: nn.Module) -> str | None:
-    # Not SEQ_CLS: there PEFT expects the classifier's own weights in the file.
+# What PEFT trains whole by itself for a task, and so expects in the file.
+_HEADS = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+_TASKS = {
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+}
+
+
+def _task_type(model: nn.Module, weights: Iterable[str] = ()) -> str | None:
+    """Return PEFT's name of the model's task; None where PEFT would miss weights in the file."""
     name = type(model).__name__
-    heads = {"ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM"}
-    heads |= {"ForConditionalGeneration": "SEQ_2_SEQ_LM"}
-    return next((task for ending, task in heads.items() if name.endswith(ending)), None)
+    task = next((task for ending, task in _TASKS.items() if name.endswith(ending)), None)
+    if (heads := _HEADS.get(task or "")) is None:
+        return task
+    written = {key.rpartition(".")[0] for key in weights}
+    taken = [path for path, _ in model.named_modules() if path.endswith(heads)]
+    whole = all(any(f"{w}.".startswith(f"{path}.") for w in written) for path in taken)
+    return task if whole and written else None
 
 
 def tidy(alpha: float) -> float | int:

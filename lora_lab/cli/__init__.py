@@ -12,6 +12,7 @@ from lora_lab.cli.budget import BUDGET
 from lora_lab.cli.command import Command
 from lora_lab.cli.demo import DEMO
 from lora_lab.cli.doctor import DOCTOR
+from lora_lab.cli.export import EXPORT
 from lora_lab.cli.inspect import INSPECT
 from lora_lab.errors import LoraLabError
 
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Command] = {
     "demo": DEMO,
     "budget": BUDGET,
     "inspect": INSPECT,
+    "export": EXPORT,
     "doctor": DOCTOR,
 }
 

@@ -10,7 +10,6 @@ from typing import Literal
 from lora_lab.configs.base import Config, need_positive, need_rank, need_share
 from lora_lab.errors import ConfigError
 
-
 _INITIALISATION = re.compile(r"gaussian|olora|pissa(_niter_[1-9]\d*)?")
 
 
@@ -35,8 +34,9 @@ class LoraConfig(Config):
         use_dora: a learnt length for every output row; see `adapters.dora`.
         use_lorafa: A stays as it is drawn and only B learns (Zhang et al., 2023): x need not be
             kept for the backward pass.
-        bias, modules_to_save: PEFT's fields; read so that a file that needs them is refused, not
-            misread.
+        modules_to_save: modules that are trained whole, as copies of their own; whole paths or
+            their ends. They get no factors, whatever `target_modules` says.
+        bias: PEFT's field; read so that a file that needs it is refused, not misread.
     """
 
     r: int = 8
@@ -57,6 +57,10 @@ class LoraConfig(Config):
         if not isinstance(targets, str):
             # A list in the notebook, a tuple inside: equal configs compare equal.
             object.__setattr__(self, "target_modules", tuple(targets))
+        if isinstance(saved := self.modules_to_save, str):
+            raise ConfigError(f"modules_to_save is {saved!r}; it must be a list: [{saved!r}]")
+        if saved is not None:
+            object.__setattr__(self, "modules_to_save", tuple(saved) or None)
         need_rank("r", self.r)
         for key, rank in self.rank_pattern.items():
             need_rank(f"rank_pattern[{key!r}]", rank)
@@ -77,8 +81,6 @@ class LoraConfig(Config):
                 f"use_dora and init_lora_weights={self.init_lora_weights!r} do not go together: "
                 "DoRA measures the rows of W₀, the other moves part of it; choose one"
             )
-        if self.modules_to_save:
-            raise ConfigError("modules_to_save is not supported yet; set modules_to_save=None")
         if self.bias != "none":
             raise ConfigError(f"bias={self.bias!r} is not supported yet; set bias='none'")
 

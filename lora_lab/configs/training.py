@@ -18,14 +18,20 @@ class TrainingConfig(Config):
         per_device_train_batch_size: examples a forward pass.
         gradient_accumulation_steps: forward passes an optimizer step.
         learning_rate: peak rate of AdamW.
+        loraplus_lr_ratio: LoRA+ (Hayou et al., 2024): B learns at this many times `learning_rate`,
+            and so does DoRA's magnitude, as in PEFT; the authors use 16, with a smaller
+            `learning_rate`. Embeddings, which their analysis leaves out, keep `learning_rate`.
+            None: one rate for all.
         warmup_steps: linear warm-up from 0, then `lr_scheduler_type` down to the last step.
-        weight_decay: AdamW's, of A and B.
+        weight_decay: AdamW's, of all that is trained.
         max_grad_norm: gradients are scaled down to this norm over the whole adapter.
         max_length: tokens an example, prompt and completion together; of a longer one the start
             of the prompt is cut, and how many were cut is noted.
         eval_examples: held-out prompts answered and scored before and after training; 0: none.
         save_steps: a checkpoint every so many steps, and one at the end; 0: only at the end.
         gradient_checkpointing: recompute each block in the backward pass.
+        recompute_mlp: keep two of a gated MLP's four wide tensors, and make the others again in
+            the backward pass; see `lora_lab.gated_mlp`. Forecasts do not know of it.
         seed: of the adapter's init, the data order and dropout.
     """
 
@@ -33,6 +39,7 @@ class TrainingConfig(Config):
     per_device_train_batch_size: int = 8
     gradient_accumulation_steps: int = 1
     learning_rate: float = 2e-3
+    loraplus_lr_ratio: float | None = None
     warmup_steps: int = 5
     lr_scheduler_type: Literal["linear", "constant", "cosine"] = "linear"
     weight_decay: float = 0.0
@@ -41,6 +48,7 @@ class TrainingConfig(Config):
     eval_examples: int = 16
     save_steps: int = 50
     gradient_checkpointing: bool = False
+    recompute_mlp: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,3 +59,5 @@ class TrainingConfig(Config):
         if self.max_length < 8:
             raise ConfigError(f"max_length is {self.max_length}; it must be at least 8 tokens")
         need_positive("learning_rate", self.learning_rate)
+        if self.loraplus_lr_ratio is not None:
+            need_positive("loraplus_lr_ratio", self.loraplus_lr_ratio)

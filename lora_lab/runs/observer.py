@@ -9,8 +9,10 @@ import time
 from collections import deque
 from typing import Any
 
+from lora_lab._arrays import to_numpy
 from lora_lab.adapters import LoraAdapter
 from lora_lab.analysis import adapter_spectra
+from lora_lab.analysis.sites import update_factors
 from lora_lab.runs.recorder import Recorder
 from lora_lab.runs.snapshot import Factors, Spectra
 
@@ -72,8 +74,7 @@ class Observer:
 
 
 def copy_factors(adapter: LoraAdapter, site_name: str, step: int) -> Factors:
-    """Return a copy of one site's A and B as they are now, float32."""
+    """Return a copy of one site's ΔW = scale·BA as it is now, float32; see `update_factors`."""
     site = adapter.sites[site_name]
-    A = site.A.detach().float().cpu().numpy().copy()
-    B = site.B.detach().float().cpu().numpy().copy()
+    A, B = map(to_numpy, update_factors(site))
     return Factors(step=step, site=site_name, A=A, B=B, scale=site.scale)

@@ -51,13 +51,11 @@ class Recorder:
                 "r": site.r,
                 "singular_values": len(values[name]),
                 "weight_norm": _norm(self._adapter.base_weight(name), name),
-                "trainable": site.A.numel() + site.B.numel(),
+                "trainable": sum(p.numel() for p in site.parameters() if p.requires_grad),
             }
             for name, site in self._adapter.sites.items()
         ]
-        self._store.write_json(
-            SITES_FILE, {"trainable": sum(site["trainable"] for site in sites), "sites": sites}
-        )
+        self._store.write_json(SITES_FILE, {"trainable": self._adapter.trainable, "sites": sites})
         width = sum(len(s) for s in values.values())
         log = SpectraLog(self._store.folder / SPECTRA_FILE, width)
         log.append(0, _row(Spectra(0, values)))

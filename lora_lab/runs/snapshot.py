@@ -42,17 +42,20 @@ class Spectra:
     """Singular values of ΔW at every site of the adapter, at one step."""
 
     step: int
-    singular_values: Mapping[str, np.ndarray]  # site name -> (r,) float32, descending
+    singular_values: Mapping[str, np.ndarray]  # site name -> (m,) float32, descending
 
 
 @dataclass(frozen=True)
 class Factors:
-    """A copy of one site's ΔW = scale·BA at one step."""
+    """A copy of one site's ΔW = scale·BA at one step.
+
+    m is the rank r, or 2r where training began at W₀'s own directions (PiSSA, OLoRA).
+    """
 
     step: int
     site: str
-    A: np.ndarray  # (r, in) float32
-    B: np.ndarray  # (out, r) float32
+    A: np.ndarray  # (m, in) float32
+    B: np.ndarray  # (out, m) float32
     scale: float
 
 

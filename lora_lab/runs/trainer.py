@@ -19,9 +19,10 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import DefaultFlowCallback
 
-from lora_lab.adapters import LoraAdapter
+from lora_lab.adapters import LoraAdapter, LoraSite
 from lora_lab.configs import TrainingConfig
 from lora_lab.errors import RunError
+from lora_lab.gated_mlp import recomputed_mlps
 from lora_lab.memory import Meter
 from lora_lab.tasks.encoding import IGNORED
 
@@ -85,9 +86,10 @@ class Fit:
             DeadAdapterError: a site that training does not reach.
         """
         with _training_settings(self.model, self.training):
+            groups = parameter_groups(self.adapter, self.training)
             self.optimizer = _AdamW(
                 self.meter,
-                [p for p in self.adapter.parameters() if p.requires_grad],
+                groups,
                 lr=self.training.learning_rate,
                 weight_decay=self.training.weight_decay,
             )
@@ -102,6 +104,25 @@ class Fit:
                 self.model.zero_grad(set_to_none=True)
                 self.optimizer = self.scheduler = self.meter.optimizer = None
                 trainer.accelerator.free_memory()
+
+
+def parameter_groups(adapter: LoraAdapter, training: TrainingConfig) -> list[dict[str, Any]]:
+    """Return the optimizer's groups; "ratio" is a group's rate as a multiple of `learning_rate`."""
+    fast = {
+        id(parameter)
+        for site in adapter.sites.values()
+        for name, parameter in site.named_parameters()
+        if name != "A" and site.site.kind != "embedding"
+    }
+    found: dict[float, list[nn.Parameter]] = {}
+    for parameter in adapter.parameters():
+        if parameter.requires_grad:
+            ratio = (training.loraplus_lr_ratio or 1.0) if id(parameter) in fast else 1.0
+            found.setdefault(ratio, []).append(parameter)
+    return [
+        {"params": parameters, "lr": ratio * training.learning_rate, "ratio": ratio}
+        for ratio, parameters in found.items()
+    ]
 
 
 class _AdamW(torch.optim.AdamW):
@@ -186,7 +207,13 @@ class _Steps(TrainerCallback):
         self._fit = fit
         self._trainer = trainer
         self._reached = False  # every site has been seen to get a gradient
-        self._zero = [name for name, site in fit.adapter.sites.items() if not site.B.any()]
+        # What starts at zero and learns: B, or an embedding's A. Where there is none (PiSSA), a
+        # gradient has to be proof enough.
+        self._zero = {
+            name: zero[0]
+            for name, site in fit.adapter.sites.items()
+            if (zero := [p for p in _learning(site) if not p.any()])
+        }
         self._loss = 0.0
         self._tokens = 0
         self._learning_rate = 0.0
@@ -213,17 +240,18 @@ class _Steps(TrainerCallback):
             raise NotFiniteError(f"the loss is {self._loss} at step {step}", adapter_suspect=True)
         if not math.isfinite(size):
             raise NotFiniteError(f"a gradient is {size} at step {step}", adapter_suspect=False)
-        self._learning_rate = cast(Any, self._trainer.optimizer).param_groups[0]["lr"]
+        group = cast(Any, self._trainer.optimizer).param_groups[0]
+        self._learning_rate = group["lr"] / group["ratio"]
 
     def on_optimizer_step(self, *context: Any, **_: Any) -> None:
         if self._zero and self._learning_rate > 0:
-            sites = self._fit.adapter.sites
-            if dead := [name for name in self._zero if not sites[name].B.any()]:
+            if dead := [name for name, start in self._zero.items() if not start.any()]:
+                sites = self._fit.adapter.sites
                 raise DeadAdapterError(
-                    f"B is still zero after optimizer step {context[1].global_step + 1} at "
+                    f"BA is still zero after optimizer step {context[1].global_step + 1} at "
                     f"{_some(dead, len(sites))}: the optimizer does not move these parameters"
                 )
-            self._zero = []
+            self._zero = {}
 
     def on_step_end(self, *context: Any, **_: Any) -> None:
         _, state, control = context
@@ -233,13 +261,21 @@ class _Steps(TrainerCallback):
 
     def _check_gradients(self, step: int) -> None:
         sites = self._fit.adapter.sites
-        dead = [name for name, s in sites.items() if s.B.grad is None or not s.B.grad.any()]
+        dead = [
+            name
+            for name, site in sites.items()
+            if not any(p.grad is not None and p.grad.any() for p in _learning(site))
+        ]
         if dead:
             raise DeadAdapterError(
-                f"no gradient reached B at {_some(dead, len(sites))} in step {step}: "
+                f"no gradient reached {_some(dead, len(sites))} in step {step}: "
                 + _likely_reason(self._fit.model, all_dead=len(dead) == len(sites))
             )
         self._reached = True
+
+
+def _learning(site: LoraSite) -> list[nn.Parameter]:
+    return [parameter for parameter in site.parameters() if parameter.requires_grad]
 
 
 def _some(names: list[str], total: int) -> str:
@@ -267,7 +303,10 @@ def _training_settings(model: Any, training: TrainingConfig) -> Iterator[None]:
     use_cache = getattr(model.config, "use_cache", unset)
     checkpointing = training.gradient_checkpointing and not _checkpointing(model)
     try:
-        with _checkpointed(model) if checkpointing else contextlib.nullcontext():
+        with (
+            _checkpointed(model) if checkpointing else contextlib.nullcontext(),
+            recomputed_mlps(model) if training.recompute_mlp else contextlib.nullcontext(),
+        ):
             yield
     finally:
         if use_cache is not unset:

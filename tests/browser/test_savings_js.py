@@ -74,7 +74,8 @@ def expected(budget: Budget) -> dict[str, Any]:
 
 
 def random_ranks(model: Anatomy, rng: random.Random) -> dict[str, int]:
-    chosen = rng.sample(model.sites, rng.randint(1, len(model.sites)))
+    every = (*model.sites, *model.others)
+    chosen = rng.sample(every, rng.randint(1, len(every)))
     return {site.name: rng.choice((0, 1, 2, 4, 8, 16)) for site in chosen} | {
         chosen[0].name: rng.randint(1, 32)
     }
@@ -84,7 +85,12 @@ def random_ranks(model: Anatomy, rng: random.Random) -> dict[str, int]:
     ("name", "options"),
     [
         ("smollm2-135m", {}),
-        ("smollm2-135m", {"gradient_checkpointing": True, "lora_dropout": 0.1}),
+        ("smollm2-135m", {"gradient_checkpointing": True, "lora": LoraConfig(lora_dropout=0.1)}),
+        ("smollm2-135m", {"lora": LoraConfig(use_dora=True, lora_dropout=0.1)}),
+        ("gpt2-medium", {"lora": LoraConfig(use_dora=True), "dtype": "bfloat16"}),
+        ("gpt2-medium", {"lora": LoraConfig(use_dora=True), "optimizer": "adafactor"}),
+        ("smollm2-135m", {"lora": LoraConfig(use_lorafa=True, lora_dropout=0.1)}),
+        ("gpt2-medium", {"lora": LoraConfig(init_lora_weights="pissa")}),
         ("gpt2-medium", {"dtype": "bfloat16", "batch_size": 2}),
         ("minilm-l6", {}),
         ("smollm2-135m", {"optimizer": "adamw_8bit"}),

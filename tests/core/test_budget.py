@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,62 @@ def test_forecast_with_a_padding_mask(make: Any, config: Any) -> None:
     assert off_by(make(), config, padded=True) < 0.02
 
 
-@pytest.mark.parametrize("targets", [["q", "v"], "all-linear"])
-def test_forecast_with_lora_dropout(targets: Any) -> None:
-    assert off_by(llama(64), LoraConfig(r=4, target_modules=targets, lora_dropout=0.1)) < 0.06
+OPTIONS: dict[str, dict[str, Any]] = {
+    "dropout": {"lora_dropout": 0.1},
+    "DoRA": {"use_dora": True},
+    "DoRA with dropout": {"use_dora": True, "lora_dropout": 0.1},
+    "PiSSA": {"init_lora_weights": "pissa"},
+    "LoRA-FA": {"use_lorafa": True},
+    "LoRA-FA with dropout": {"use_lorafa": True, "lora_dropout": 0.1},
+}
+MAKERS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: llama(64),
+    "bfloat16": lambda: llama(64).to(torch.bfloat16),
+    "many words": lambda: llama(4096),
+    "gpt2": gpt2,
+}
+
+
+@pytest.mark.parametrize("config", [Q_V, ALL], ids=["q,v", "all-linear"])
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("make", MAKERS)
+def test_forecast_with_an_option(make: str, option: str, config: LoraConfig) -> None:
+    assert off_by(MAKERS[make](), replace(config, **OPTIONS[option])) < 0.02
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable.*:FutureWarning")
+@pytest.mark.parametrize("option", OPTIONS)
+def test_forecast_with_an_option_and_gradient_checkpointing(option: str) -> None:
+    config = replace(ALL, **OPTIONS[option])
+    assert off_by(llama(64, layers=6), config, checkpointing=True) < 0.04
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable.*:FutureWarning")
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("vocab", [64, 4096])
+def test_forecast_with_an_embedding(vocab: int, tied: bool, checkpointing: bool) -> None:
+    config = replace(Q_V, target_modules=["embed_tokens", "q"])
+    model = llama(vocab, layers=6, tie_word_embeddings=tied)
+    assert off_by(model, config, checkpointing=checkpointing) < 0.04
+
+
+@pytest.mark.parametrize("make", [llama, gpt2])
+@pytest.mark.parametrize("option", [{}, *OPTIONS.values()], ids=["plain", *OPTIONS])
+def test_weights_and_counts_are_those_of_the_attached_adapter(
+    make: Any, option: dict[str, Any]
+) -> None:
+    model = make()
+    base = sum(p.numel() for p in model.parameters())
+    config = replace(ALL, **option)
+    found = budget(model, config)
+    adapter = attach(model, config)
+    assert found.parameters_trainable == adapter.trainable
+    assert found.adapted.gradients == 4 * adapter.trainable
+    assert found.adapted.optimizer == 8 * adapter.trainable
+    kept = {id(t): t.numel() for t in model.parameters()}
+    kept |= {id(t): t.numel() for site in adapter.sites.values() for t in site.buffers()}
+    assert found.adapted.weights == found.full.weights + 4 * (sum(kept.values()) - base)
 
 
 @pytest.mark.parametrize("targets", [r".*layers\.2\..*", r".*layers\.1\.mlp\.down_proj"])
@@ -188,6 +242,10 @@ def test_a_16_bit_base_keeps_a_float32_adapter() -> None:
         (llama, ALL),
         (gpt2, Q_V),
         (gpt2, replace(Q_V, rank_pattern={"q": 2})),  # fused: B is block-diagonal on disk
+        (gpt2, replace(Q_V, use_dora=True)),  # lengths for k's rows too
+        (llama, replace(ALL, init_lora_weights="pissa")),  # A₀ and B₀ too
+        (llama, replace(ALL, use_lorafa=True)),
+        (llama, replace(Q_V, target_modules=["embed_tokens", "q"])),
     ],
 )
 def test_checkpoint_bytes_are_the_files(make: Any, config: LoraConfig, tmp_path: Path) -> None:
@@ -214,9 +272,15 @@ def test_shared_inputs_are_paid_once() -> None:
         return found.adapted.activations + found.adapted.gradients - thin
 
     tokens, layers = BATCH * LENGTH, 3
-    assert kept("q", "k", "v") == kept("q")
+
+    def shared(readers: int) -> int:
+        """The A's below each other, and the thin H of all but the first, which it hands on."""
+        return layers * (readers * 64 + (readers - 1) * tokens) * 4
+
+    assert kept("q", "k", "v") == kept("q") + shared(3)
     assert kept("q", "o") == kept("q")  # SDPA keeps o's input anyway
-    assert kept("q", "gate", "up") == kept("q", "up") == kept("q") + layers * tokens * 64 * 4
+    assert kept("q", "up") == kept("q") + layers * tokens * 64 * 4
+    assert kept("q", "gate", "up") == kept("q", "up") + shared(2)
 
 
 def test_gradient_checkpointing_saves_activations_only() -> None:

@@ -308,7 +308,7 @@ def hostile(what, folder):
     ("what", "message"),
     [
         ("nested", "is not readable JSON"),
-        ("list", "is not a JSON object"),
+        ("list", "is not a JSON object of settings"),
         ("latin", "is not readable JSON"),
         ("evil", "nothing else is unpickled"),
         ("noise", "nothing else is unpickled"),

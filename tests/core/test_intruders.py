@@ -327,3 +327,19 @@ def test_the_places_are_those_of_the_sites():
     assert [item.name for item in found] == list(adapter.sites)
     assert [item.n for item in found] == [low.site.out_features for low in adapter.sites.values()]
     assert [item.layer for item in found] == [low.site.layer for low in adapter.sites.values()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"target_modules": ["embed_tokens"]}, "an embedding"), ({"use_dora": True}, "a DoRA site")],
+)
+def test_sites_that_do_not_add_to_a_product_are_refused(changes, what):
+    model = tiny("llama")
+    adapter = attach(model, LoraConfig(r=2, init_lora_weights=False, **changes))
+    found = find_intruders(adapter.sites.values(), adapter.base_weight)
+    name = found[0].name
+    with pytest.raises(AdapterError) as caught, scaled_intruders(model, found, 0.5):
+        pass
+    assert str(caught.value) == (
+        f"{name} is {what}, whose intruders cannot be scaled; leave it out of `found`"
+    )

@@ -151,3 +151,17 @@ def test_an_embedding_that_does_more_than_look_up_is_refused():
     with pytest.raises(AdapterError, match="embed_positions is a OPTLearned"):
         ll.attach(model, random_config("embed_positions"))
     assert not ll.attached(model)
+
+
+@pytest.mark.parametrize("target", ["shared", "embed_tokens"])
+def test_t5s_embeddings_share_one_weight_and_one_pair_of_factors(target):
+    model = tiny("t5").double()
+    batch = tiny_inputs(model)
+    bare = copy.deepcopy(model)
+    (site,) = ll.attach(model, random_config(target)).sites.values()
+    with torch.no_grad():
+        bare.shared.weight.add_(delta(site).T)
+    expected = bare(**batch).logits
+    torch.testing.assert_close(model(**batch).logits, expected, rtol=1e-9, atol=1e-9)
+    ll.merge(model)
+    torch.testing.assert_close(model(**batch).logits, expected, rtol=1e-9, atol=1e-9)

@@ -1,7 +1,6 @@
 """The operator where others drive: autocast, torch.compile, torch.func, DDP and FSDP."""
 
 import copy
-import os
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,7 @@ from lora_lab.lowrank import Term, lowrank_linear
 from tests.core.test_sharing import plain_path
 from tests.core.tiny_models import VOCABULARY, tiny, tiny_inputs
 
-EVERYTHING = ll.LoraConfig(
-    r=3, lora_alpha=6, target_modules="all-linear", init_lora_weights=False
-)
+EVERYTHING = ll.LoraConfig(r=3, lora_alpha=6, target_modules="all-linear", init_lora_weights=False)
 
 
 def adapted(name="llama", seed=0):
@@ -57,8 +54,8 @@ def test_under_autocast_gradients_are_as_near_to_float64_as_plain_ones(name):
     def gradients(model, adapter):
         for parameter in adapter.parameters():
             parameter.grad = None
-        result = model(**batch)
-        (result.logits.to(torch.promote_types(result.logits.dtype, torch.float32)) ** 2).sum().backward()
+        logits = model(**batch).logits
+        logits.to(torch.promote_types(logits.dtype, torch.float32)).square().sum().backward()
         return [p.grad for p in adapter.parameters()]
 
     exact_model = copy.deepcopy(model).double()
@@ -223,43 +220,51 @@ def trained(model, parameters, rank=0, world=1):
     return losses
 
 
-def work(rank: int, folder: str, how: str) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD
-    )
-    model, adapter = adapted()
-    if how == "ddp":
-        wrapped: nn.Module = nn.parallel.DistributedDataParallel(model)
-    else:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+WAYS = ["ddp", "fsdp by block", "fsdp by layer"]
 
-        mesh = init_device_mesh("cpu", (WORLD,))
-        units = (
-            [m for m in model.modules() if isinstance(m, nn.Linear)]
-            if how == "fsdp by layer"
-            else list(model.model.layers)
-        )
-        for unit in units:
-            fully_shard(unit, mesh=mesh)
-        wrapped = fully_shard(model, mesh=mesh)
-    losses = trained(wrapped, list(adapter.parameters()), rank, WORLD)
-    factors = [getattr(p, "full_tensor", lambda p=p: p)() for p in adapter.parameters()]
-    torch.save((losses, [f.detach() for f in factors]), Path(folder) / f"{rank}.pt")
+
+def wrapped(model: nn.Module, how: str) -> nn.Module:
+    if how == "ddp":
+        return nn.parallel.DistributedDataParallel(model)
+    from torch.distributed.fsdp import fully_shard
+
+    by_layer = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    for unit in by_layer if how == "fsdp by layer" else model.model.layers:  # type: ignore[union-attr]
+        fully_shard(unit)
+    return fully_shard(model)
+
+
+def work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORLD)
+    found = {}
+    for how in WAYS:
+        model, adapter = adapted()
+        model = wrapped(model, how)
+        losses = trained(model, list(adapter.parameters()), rank, WORLD)
+        whole = [getattr(p, "full_tensor", lambda p=p: p)() for p in adapter.parameters()]
+        found[how] = losses, [factor.detach() for factor in whole]
+    torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-@pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
-@pytest.mark.parametrize("how", ["ddp", "fsdp by block", "fsdp by layer"])
-def test_two_processes_learn_what_one_does(how, tmp_path):
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory):
+    """What each of two processes found, by the way they shared the work."""
+    if not (dist.is_available() and dist.is_gloo_available()):
+        pytest.skip("this torch has no gloo")
+    folder = tmp_path_factory.mktemp("processes")
+    torch.multiprocessing.spawn(work, (str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_two_processes_learn_what_one_does(shares, how):
     model, adapter = adapted()
-    alone = trained(model, adapter.parameters())
-    torch.multiprocessing.spawn(work, (str(tmp_path), how), nprocs=WORLD)
-    shares = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
-    together = [sum(losses) / WORLD for losses in zip(*(s[0] for s in shares), strict=True)]
+    alone = trained(model, list(adapter.parameters()))
+    together = [sum(losses) / WORLD for losses in zip(*(s[how][0] for s in shares), strict=True)]
     assert together == pytest.approx(alone, rel=1e-4)
-    for _, factors in shares:
-        for factor, expected in zip(factors, adapter.parameters(), strict=True):
+    for share in shares:
+        for factor, expected in zip(share[how][1], adapter.parameters(), strict=True):
             torch.testing.assert_close(factor, expected.detach(), rtol=1e-3, atol=1e-3)

@@ -424,7 +424,7 @@ def test_an_adapter_without_gradient_fails_and_names_the_sites(begin, monkeypatc
     with pytest.raises(RunError) as caught:
         run.result(60)
     text = str(caught.value)
-    assert "no gradient reached B at 6 of 14 sites (model.layers.0.mlp.gate_proj, " in text
+    assert "no gradient reached 6 of 14 sites (model.layers.0.mlp.gate_proj, " in text
     assert "model.layers.0.mlp.up_proj, model.layers.0.mlp.down_proj, …) in step 1" in text
     assert "leave them out of target_modules" in text
 

@@ -151,7 +151,7 @@ def test_reentrant_checkpointing_without_input_gradients_is_found_and_named(tmp_
 def test_an_optimizer_that_does_not_move_b_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
     run = Recorded(tmp_path)
-    with pytest.raises(DeadAdapterError, match="B is still zero after optimizer step 2 at 14"):
+    with pytest.raises(DeadAdapterError, match="BA is still zero after optimizer step 2 at 14"):
         run.run()
     assert len(run.steps) == 1, "step 1 has learning rate 0 and proves nothing"
 

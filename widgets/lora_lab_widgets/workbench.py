@@ -265,9 +265,8 @@ class Workbench:
                 "dtype": self.lm.card.dtype,
                 "padding_mask": batch > 1,  # examples of one batch differ in length
             }
-            self.savings.price = price_table(
-                self.anatomy, lora_dropout=settings["lora_dropout"], **self._priced
-            )
+            lora = LoraConfig(lora_dropout=settings["lora_dropout"])
+            self.savings.price = price_table(self.anatomy, lora=lora, **self._priced)
             self.savings.settings_text = (
                 f"against full fine-tuning, batch {batch} × {tokens} tokens, AdamW"
             )

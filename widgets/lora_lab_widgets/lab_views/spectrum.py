@@ -66,6 +66,5 @@ def copy_of(view: View, name: str) -> tuple[int, CopiedSite]:
     if factors is None or adapter is None or name not in adapter.sites:
         step, (site,) = specimen.copy(name)
         return step, site
-    initial = getattr(adapter.sites[name], "initial", None)
     place = view.anatomy.by_name[name]
-    return factors.step, CopiedSite(place, factors.A, factors.B, factors.scale, initial)
+    return factors.step, CopiedSite(place, factors.A, factors.B, factors.scale)

@@ -5,59 +5,121 @@ const PARTS = ["weights", "gradients", "optimizer", "activations"];
 
 const sumOf = (numbers) => numbers.reduce((total, n) => total + n, 0);
 
-/** The bytes of an optimizer's state for one matrix, as lora_lab.budget.optimizers.StateRule.size. */
-function stateOf(rule, rows, columns) {
-  if (rule.per_side) return rule.per_side * (rows + columns);
-  const entries = rows * columns;
+const entriesOf = (shape) => shape.reduce((product, n) => product * n, 1);
+
+/** The bytes of an optimizer's state for one tensor, as lora_lab.budget.optimizers.StateRule.size. */
+function stateOf(rule, shape) {
+  if (rule.per_side && shape.length > 1) return rule.per_side * sumOf(shape);
+  const entries = entriesOf(shape);
   if (entries < rule.small_below) return rule.small_per_entry * entries;
   return rule.per_entry * entries + (rule.block ? rule.per_block * Math.ceil(entries / rule.block) : 0);
 }
 
+/** One method's share of a step, as lora_lab.budget.part.lora_part. */
+function partOf(price, painted) {
+  const empty = () => price.rows.map(() => 0);
+  const part = { kept: empty(), spent: empty(), work: empty(), gradients: empty(), groups: new Set() };
+  Object.assign(part, { shapes: [], weights: 0, checkpoint: 0, forward: 0 });
+  const together = new Map();
+  for (const [name, r] of painted) {
+    const site = price.sites[name];
+    if (site.kind === "linear") {
+      const key = `${site.row} ${site.group}`;
+      together.set(key, [...(together.get(key) ?? []), [site, r]]);
+    } else {
+      train(part, price, site, [[r, site.in], [site.out, r]]);
+      part.checkpoint += r * site.checkpoint;
+      part.kept[site.row] += r * site.activations;
+      part.groups.add(site.group);
+    }
+  }
+  for (const sites of together.values()) addReaders(part, price, sites);
+  return part;
+}
+
+function train(part, { adapter }, site, shapes) {
+  const numbers = sumOf(shapes.map(entriesOf));
+  part.shapes.push(...shapes);
+  part.weights += numbers * adapter.weights;
+  part.gradients[site.row] += numbers * adapter.gradients;
+}
+
+/** Linear sites of one block that read one input, and share a pass through their A's. */
+function addReaders(part, price, sites) {
+  const { tokens, element, lora } = price;
+  const size = price.adapter.weights;
+  const castDown = element !== size;
+  const [first] = sites.reduce((least, pair) => (pair[0].at < least[0].at ? pair : least));
+  const { row, last, in: width } = first;
+  const stacked = castDown || sites.length * lora.copies > 1;
+  for (const [site, r] of sites) {
+    const shapes = lora.learns_A ? [[r, width], [site.out, r]] : [[site.out, r]];
+    const frozen = lora.copies * r * (width + site.out) - sumOf(shapes.map(entriesOf));
+    if (lora.lengths) shapes.push([site.out]);
+    train(part, price, site, shapes);
+    part.weights += size * frozen;
+    part.checkpoint += lora.copies * r * site.checkpoint;
+    const thin = lora.copies * r * tokens * element;
+    part.kept[row] += site.module === first.module ? thin : 2 * thin;
+    if (stacked) part.kept[row] += lora.copies * r * width * element;
+    if (castDown) part.kept[row] += lora.copies * r * site.out * element;
+    if (lora.lengths) {
+      part.kept[row] += site.out * (2 * size + (castDown ? element : 0));
+      if (castDown) part.forward = Math.max(part.forward, size * width * site.out);
+    }
+  }
+  if (lora.learns_A) part.groups.add(first.group);
+  if (lora.dropout) {
+    part.kept[row] += tokens * width;
+    if (last) {
+      part.spent[row] += tokens * width;
+      const widths = first.module_out + (lora.learns_A ? 4 : 3) * width;
+      part.work[row] = Math.max(part.work[row], tokens * widths * element);
+    }
+  }
+  if (!lora.lengths) return;
+  for (const out of new Map(sites.map(([site]) => [site.module, site.module_out])).values()) {
+    part.checkpoint += size * out;
+    part.kept[row] += tokens * out * element;
+    if (last) part.spent[row] += tokens * out * element;
+  }
+}
+
 /** {trainable, checkpoint, memory} of {site: rank}; a site that the table lacks is left out. */
 function evaluatePrice(price, ranks) {
-  const { sites, groups, rows, adapter, optimizer: rule } = price;
+  const { sites, groups, rows, optimizer: rule } = price;
   const painted = Object.entries(ranks).filter(([name, r]) => r > 0 && sites[name]);
   const first = painted.reduce((least, [name]) => Math.min(least, sites[name].order), Infinity);
   const kept = rows.map((row) => sumOf(row.pieces.map(([order, size]) => (order > first ? size : 0))));
-  const spent = rows.map(() => 0);
-  const gradients = rows.map(() => 0);
-  for (const key of new Set(painted.map(([name]) => sites[name].group))) {
+  const part = partOf(price, painted);
+  part.kept.forEach((bytes, row) => (kept[row] += bytes));
+  for (const key of part.groups) {
     const { row, bytes, spent: freed } = groups[key];
     kept[row] += bytes;
-    if (freed) spent[row] += bytes;
+    if (freed) part.spent[row] += bytes;
   }
-  let [trainable, checkpoint, optimizer, largest] = [0, 0, 0, 0];
-  for (const [name, r] of painted) {
-    const site = sites[name];
-    const parameters = r * (site.in + site.out);
-    kept[site.row] += r * site.activations;
-    gradients[site.row] += parameters * adapter.gradients;
-    trainable += parameters;
-    checkpoint += r * site.checkpoint;
-    optimizer += stateOf(rule, r, site.in) + stateOf(rule, site.out, r);
-    largest = Math.max(largest, r * site.in, r * site.out);
-  }
-  const scratch = largest * (rule.held + rule.carried);
-  const peak = painted.length ? peakOf(price, kept, spent, gradients, scratch) : 0;
+  const entries = part.shapes.map(entriesOf);
+  const scratch = Math.max(0, ...entries) * (rule.held + rule.carried);
+  const peak = painted.length ? peakOf(price, part, kept, scratch) : 0;
   const memory = {
-    weights: price.weights + trainable * adapter.weights,
-    gradients: trainable * adapter.gradients,
-    optimizer,
-    activations: peak - sumOf(gradients),
+    weights: price.weights + part.weights,
+    gradients: sumOf(part.gradients),
+    optimizer: sumOf(part.shapes.map((shape) => stateOf(rule, shape))),
+    activations: peak - sumOf(part.gradients),
   };
-  return { trainable, checkpoint, memory };
+  return { trainable: sumOf(entries), checkpoint: part.checkpoint, memory };
 }
 
 /** The most bytes of activations and gradients alive at once: at the loss, in a block, at the end. */
-function peakOf(price, kept, spent, gradients, scratch) {
-  const checkpointing = price.gradient_checkpointing;
-  const stored = kept.map((k, i) => (checkpointing ? Math.min(k, price.rows[i].input) : k));
+function peakOf(price, { spent, work, gradients, forward }, kept, scratch) {
+  const twice = (i) => price.gradient_checkpointing && i < kept.length - 1;
+  const stored = kept.map((k, i) => (twice(i) ? Math.min(k, price.rows[i].input) : k));
   let alive = sumOf(stored);
-  let peak = alive + price.head + price.loss;
+  let peak = alive + Math.max(price.head + price.loss, forward);
   for (let i = kept.length - 1; i >= 0; i -= 1) {
     if (kept[i]) {
-      const again = checkpointing ? kept[i] : 0;
-      peak = Math.max(peak, alive + again - spent[i] + price.rows[i].work);
+      const again = twice(i) ? kept[i] : 0;
+      peak = Math.max(peak, alive + again + Math.max(price.rows[i].work - spent[i], work[i]));
     }
     alive += gradients[i] - stored[i];
   }

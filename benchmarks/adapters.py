@@ -1,0 +1,377 @@
+"""The adapters against PEFT: step, memory, switching, mixed batches, merging, attaching, import.
+
+`python -m benchmarks.adapters` prints every row; `--only switch batch` some of them. Ours and
+PEFT's run in turn in one process, and a row is the median of the rounds' ratios. Beside each stands
+its lower bound: the same work without adapters, or the bytes and operations that must move.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+import lora_lab as ll
+from benchmarks import import_time
+from benchmarks._measure import Row, alternate, median_ratio, print_table
+from benchmarks.training_step import stepper
+from lora_lab.memory import LiveStorages
+
+SMOLLM2 = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
+# Llama-3.2-1B's
+BILLION = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": True,
+}
+# 30 layers of 7 sites: what switching and attaching costs hangs on their number, not their size.
+NARROW = {
+    **SMOLLM2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 256,
+}
+Shape = dict[str, Any]
+
+
+def llama(shape: Shape, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
+    """Return a model of that shape with random weights, which change no operation."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(**shape)
+    config.use_cache = False
+    return LlamaForCausalLM._from_config(config, dtype=dtype).to(device).train()
+
+
+def ours(model: nn.Module, r: int = 8, name: str = "default") -> nn.Module:
+    """Attach LoRA on all linear sites."""
+    ll.attach(model, ll.LoraConfig(r=r, lora_alpha=16, target_modules="all-linear"), name)
+    return model
+
+
+def pefts(model: nn.Module, r: int = 8, names: Sequence[str] = ("default",)) -> Any:
+    """Attach PEFT's LoRA on the same sites, with its default dtypes."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=r, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    wrapped = get_peft_model(model, config, adapter_name=names[0])
+    for name in names[1:]:
+        wrapped.add_adapter(name, config)
+    return wrapped
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Freeze a model, but let the gradient run through every layer: the floor of a step."""
+    model.requires_grad_(False)
+    model.get_input_embeddings().register_forward_hook(  # type: ignore[operator]
+        lambda _module, _inputs, y: y.requires_grad_()
+    )
+    return model
+
+
+METHODS: dict[str, Callable[[nn.Module], nn.Module]] = {"ours": ours, "peft": pefts, "floor": bare}
+
+
+def at_most(what: str, value: float, limit: float, note: str, unit: str = "×") -> Row:
+    return Row(what, f"{value:.3f}{unit}", f"≤ {limit:g}{unit}", value <= limit, note)
+
+
+# The rows -----------------------------------------------------------------------------------------
+
+
+def step_rows(args: argparse.Namespace) -> list[Row]:
+    """Return the time of a training step in float32 on the CPU."""
+    models = {name: attach(llama(args.shape)) for name, attach in METHODS.items()}
+    runs = {
+        name: stepper(model, args.batch, args.length, "cpu", torch.float32)
+        for name, model in models.items()
+    }
+    seconds = alternate(runs, args.rounds)
+    floor = median_ratio(seconds["floor"], seconds["peft"])
+    tokens, base, factors = args.batch * args.length, *_sizes(models["ours"])
+    # Forward and dX of every W₀; H, BH, Z, dB, dA and dX's part of every A and B.
+    work = f"{4e-9 * tokens * base:.1f} GFLOP in W₀, {6e-9 * tokens * factors:.2f} in A and B"
+    return [
+        at_most(
+            f"training step, {tokens} tokens, float32, CPU",
+            median_ratio(seconds["ours"], seconds["peft"]),
+            0.88,
+            f"bound {floor:.3f}×: no adapter, gradient chain only; {work}",
+        )
+    ]
+
+
+def memory_rows(args: argparse.Namespace) -> list[Row]:
+    """Return the peak of a training step on the CPU, base in bf16, PEFT's default dtypes."""
+    peaks, rows = {}, 4 * args.batch  # enough that activations, not weights, fill the memory
+    for name, attach in METHODS.items():
+        model = attach(llama(args.shape, torch.bfloat16))
+        step = stepper(model, rows, args.length, "cpu", torch.bfloat16)
+        step()  # the optimizer's state
+        counter = LiveStorages([p.detach() for p in model.parameters()] + list(model.buffers()))
+        with counter:
+            step()
+        peaks[name] = counter.peak
+    return [
+        at_most(
+            f"peak memory, {rows * args.length} tokens, bf16 base, CPU",
+            peaks["ours"] / peaks["peft"],
+            0.80,
+            f"{_mib(peaks['ours'])} against {_mib(peaks['peft'])}; "
+            f"bound {_mib(peaks['floor'])}: no adapter",
+        )
+    ]
+
+
+def switch_rows(args: argparse.Namespace) -> list[Row]:
+    """Return the time of a switch among 2 and among 50 loaded adapters at 210 sites."""
+    rows, first = [], 0.0
+    for loaded in args.loaded:
+        names = [f"a{i}" for i in range(loaded)]
+        model = llama(NARROW)
+        for name in names:
+            ours(model, 1, name)
+        theirs = pefts(llama(NARROW), 1, names)
+        turn = [0]
+
+        def following(turn: list[int] = turn, names: list[str] = names) -> str:
+            turn[0] += 1
+            return names[turn[0] % len(names)]
+
+        seconds = alternate(
+            {
+                "ours": lambda model=model: ll.activate(model, following()),
+                "peft": lambda theirs=theirs: theirs.set_adapter(following()),
+            },
+            max(args.rounds, 21),
+        )
+        milliseconds = {k: 1e3 * statistics.median(v) for k, v in seconds.items()}
+        first = first or milliseconds["ours"]
+        rows.append(
+            Row(
+                f"switch among {loaded} adapters, 210 sites",
+                f"{milliseconds['ours']:.4f} ms",
+                "≤ 0.1 ms",
+                milliseconds["ours"] <= 0.1,
+                f"PEFT {milliseconds['peft']:.1f} ms; {milliseconds['ours'] / first:.1f}× of "
+                f"{args.loaded[0]} loaded; bound: one name stored",
+            )
+        )
+    return rows
+
+
+@torch.no_grad()
+def batch_rows(args: argparse.Namespace) -> list[Row]:
+    """Return the forward pass of 16 samples with 8 adapters against one adapter."""
+    names = [f"a{i}" for i in range(8)]
+    samples = [names[i % 8] for i in range(16)]
+    model = llama(args.shape)
+    for name in names:
+        ours(model, 8, name)
+    ll.activate(model, names[0])
+    theirs = pefts(llama(args.shape), 8, names)
+    ids = _ids(16, args.length, args.shape)
+    model.eval()
+    theirs.eval()
+
+    def mixed() -> None:
+        with ll.mixed_batch(model, samples):
+            model(input_ids=ids)
+
+    seconds = alternate(
+        {
+            "ours, 8": mixed,
+            "ours, 1": lambda: model(input_ids=ids),
+            "peft, 8": lambda: theirs(input_ids=ids, adapter_names=samples),
+            "peft, 1": lambda: theirs(input_ids=ids),
+        },
+        args.rounds,
+    )
+    pefts_ratio = median_ratio(seconds["peft, 8"], seconds["peft, 1"])
+    factors = 4 * _sizes(model)[1] / 8
+    return [
+        at_most(
+            f"16 × {args.length} tokens with 8 adapters against one, forward",
+            median_ratio(seconds["ours, 8"], seconds["ours, 1"]),
+            1.10,
+            f"PEFT's adapter_names {pefts_ratio:.2f}×; bound 1.00×: the same operations, "
+            f"{_mib(8 * factors)} of factors read in place of {_mib(factors)}",
+        ),
+        Row(
+            "the same batch, ours against PEFT",
+            f"{median_ratio(seconds['ours, 8'], seconds['peft, 8']):.3f}×",
+            "",
+            None,
+        ),
+    ]
+
+
+@torch.no_grad()
+def merged_rows(args: argparse.Namespace) -> list[Row]:
+    """Return the forward pass of a merged model against the bare one."""
+    plain, merged = llama(args.shape).eval(), ours(llama(args.shape)).eval()
+    ll.merge(merged)
+    ids = _ids(args.batch, args.length, args.shape)
+    seconds = alternate(
+        {"ours": lambda: merged(input_ids=ids), "bare": lambda: plain(input_ids=ids)},
+        max(args.rounds, 15),
+    )
+    ratio = median_ratio(seconds["ours"], seconds["bare"])
+    same = all(type(a) is type(b) for a, b in zip(merged.modules(), plain.modules(), strict=True))
+    return [
+        Row(
+            "merged forward against the bare model",
+            f"{ratio:.3f}×",
+            "1.00 ± 0.01×",
+            abs(ratio - 1) <= 0.01,
+            f"bound 1.00×: {'the very same' if same else 'OTHER'} layer classes and shapes",
+        )
+    ]
+
+
+def attach_rows(args: argparse.Namespace) -> list[Row]:
+    """Return the time to attach to 210 sites, and the time to draw A alone."""
+    plain, seconds = llama(args.shape), []
+    shapes = [tuple(s.A.shape) for s in ll.attach(plain, _ALL).sites.values()]  # type: ignore[attr-defined]
+    ll.detach(plain)
+
+    def draw() -> None:
+        for shape in shapes:
+            nn.init.kaiming_uniform_(torch.empty(shape), a=5**0.5)
+
+    for _ in range(args.rounds + 1):
+        theirs = llama(args.shape)
+        taken = [_timed(lambda: ll.attach(plain, _ALL)), _timed(lambda m=theirs: pefts(m))]
+        ll.detach(plain)
+        seconds.append([*taken, _timed(draw)])
+    own, pefts_own, bound = (1e3 * statistics.median(s) for s in zip(*seconds[1:], strict=True))
+    return [
+        Row(
+            f"attach {len(shapes)} sites",
+            f"{own:.0f} ms",
+            "≤ 150 ms",
+            own <= 150,
+            f"PEFT {pefts_own:.0f} ms; bound {bound:.0f} ms: drawing A",
+        )
+    ]
+
+
+def cuda_rows(args: argparse.Namespace) -> list[Row]:
+    """Return time and peak memory of a step of a 1B model in bf16 on the GPU."""
+    if not torch.cuda.is_available():
+        return [Row("step and peak memory on CUDA, 1B, bf16", "no GPU here", "≤ 0.80×", None)]
+    peaks = {}
+    for name, attach in METHODS.items():
+        step = stepper(attach(llama(BILLION, torch.bfloat16)), 1, 2048, "cuda", torch.bfloat16)
+        step()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        peaks[name] = torch.cuda.max_memory_allocated()
+        del step
+        gc.collect()
+        torch.cuda.empty_cache()
+    runs = {
+        name: stepper(attach(llama(BILLION, torch.bfloat16)), 1, 2048, "cuda", torch.bfloat16)
+        for name, attach in METHODS.items()
+    }
+    seconds = alternate(runs, max(args.rounds, 15), warmup=3)
+    floor = median_ratio(seconds["floor"], seconds["peft"])
+    return [
+        at_most(
+            "training step, 1B shape, 2,048 tokens, bf16, CUDA",
+            median_ratio(seconds["ours"], seconds["peft"]),
+            0.80,
+            f"bound {floor:.3f}×: no adapter, gradient chain only",
+        ),
+        at_most(
+            "its peak memory",
+            peaks["ours"] / peaks["peft"],
+            0.75,
+            f"{_mib(peaks['ours'])} against {_mib(peaks['peft'])}; "
+            f"bound {_mib(peaks['floor'])}: no adapter",
+        ),
+    ]
+
+
+_ALL = ll.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear")
+ROWS = {
+    "step": step_rows,
+    "memory": memory_rows,
+    "switch": switch_rows,
+    "batch": batch_rows,
+    "merged": merged_rows,
+    "attach": attach_rows,
+    "cuda": cuda_rows,
+}
+
+
+def _sizes(model: nn.Module) -> tuple[int, int]:
+    """Return the numbers in the adapted W₀ and in all A and B."""
+    adapters = ll.attached(model).values()
+    sites = [site for adapter in adapters for site in adapter.sites.values()]  # type: ignore[attr-defined]
+    base = {s.site.name: s.site.out_features * s.site.in_features for s in sites}
+    return sum(base.values()), sum(adapter.trainable for adapter in adapters)
+
+
+def _ids(rows: int, length: int, shape: Shape) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, shape["vocab_size"], (rows, length), generator=generator)
+
+
+def _timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=[*ROWS, "import"], default=[*ROWS, "import"])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=30, help="fewer: a quick try")
+    parser.add_argument("--loaded", type=int, nargs="+", default=[2, 50])
+    args = parser.parse_args(argv)
+    # The vocabulary shrinks with the layers, so that their shares of the work stay as they are.
+    vocabulary = SMOLLM2["vocab_size"] * args.layers // 30
+    args.shape = {**SMOLLM2, "num_hidden_layers": args.layers, "vocab_size": vocabulary}
+
+    rows: list[Row] = []
+    for name in args.only:
+        if name != "import":
+            rows += ROWS[name](args)
+            gc.collect()
+    if rows:
+        print_table("Adapters against PEFT, SmolLM2-135M shape, all linear, r=8", rows)
+    if "import" in args.only:
+        import_time.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""The merged model as a plain transformers folder, written layer by layer.
+
+W₀ + ΔW is computed for one layer at a time and written to its place in its file, so that there
+never are two models in memory, and the model at hand stays as it is. The names on disk are those of
+transformers' own `save_pretrained`, which for some models are not those in memory (Mixtral's
+experts).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lora_lab.adapters import Adapter
+from lora_lab.adapters.base import needed_rack
+from lora_lab.adapters.quantised import bits
+from lora_lab.adapters.saved_modules import own_tensors
+from lora_lab.checkpoint.folders import new_folder
+from lora_lab.checkpoint.shards import Shard, ShardWriter, plan_shards
+from lora_lab.errors import AdapterError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHARD_BYTES = 5 * 10**9
+INDEX_FILE = "model.safetensors.index.json"
+_LAYER = re.compile(r".*?\.\d+\.")
+
+Weights = dict[str, Tensor]
+
+
+def export_merged(
+    model: nn.Module,
+    folder: str | Path,
+    name: str | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = SHARD_BYTES,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Path:
+    """Write W₀ + ΔW as a transformers model that needs no adapter; the model at hand is unchanged.
+
+    Args:
+        model: a transformers model with an adapter, unquantised.
+        folder: new or empty.
+        name: which adapter; the merged or active one by default.
+        dtype: of the written floating-point weights; each one's own by default. The sum is made in
+            float32 and rounded once; weights that are merged already are written as they are.
+        max_shard_bytes: of one file; a single larger tensor has a file of its own.
+        tokenizer: written beside the model where given.
+
+    Returns:
+        The folder; ``AutoModelForCausalLM.from_pretrained(folder)`` and its like load it.
+
+    Raises:
+        AdapterError: no such adapter, another one is merged, a model that is quantised, has no
+            weights or is none of transformers', or a folder that holds something.
+    """
+    _check(model, dtype, max_shard_bytes)
+    adapter = _unmerged_adapter(model, name)
+    weights = _own_weights(cast(Any, model))
+    groups = _groups(weights)
+    outline = _outline(model, weights, groups, dtype)
+    shards = plan_shards(outline, max_shard_bytes)
+    with new_folder(folder) as place, ShardWriter(place, shards) as writer:
+        with torch.no_grad():
+            for tensors in _merged_groups(adapter, weights, groups, dtype):
+                _write(writer, model, tensors)
+        if len(shards) > 1:
+            index = _index(shards, outline)
+            (place / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        first = next(t.dtype for t in outline.values() if t.is_floating_point())
+        _write_configs(cast(Any, model), place, first)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(place)
+    return Path(folder)
+
+
+def _write(writer: ShardWriter, model: nn.Module, tensors: Weights) -> None:
+    for key, tensor in _as_saved(model, tensors).items():
+        if not writer.awaits(key, tensor):
+            raise _not_by_layers(model)
+        writer.write(key, tensor)
+    tensors.clear()  # before the next layer is merged
+
+
+def _check(model: nn.Module, dtype: torch.dtype | None, max_shard_bytes: int) -> None:
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "save_pretrained"):
+        raise AdapterError(
+            f"{type(model).__name__} is no transformers model, so there is no format to write; "
+            "call merge(model) and save its state dict"
+        )
+    packed = any(bits(module) is not None for module in model.modules())
+    if packed or getattr(model, "hf_quantizer", None) is not None:
+        raise AdapterError("the base is quantised; load it unquantised to write a merged model")
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise AdapterError("some of the model's weights are not in memory; load it onto one device")
+    if dtype is not None and not dtype.is_floating_point:
+        raise AdapterError(f"dtype is {dtype}; use torch.float32, torch.bfloat16 or torch.float16")
+    if max_shard_bytes < 1:
+        raise AdapterError(f"max_shard_bytes is {max_shard_bytes}; use {SHARD_BYTES:,} or so")
+
+
+def _unmerged_adapter(model: nn.Module, name: str | None) -> Adapter | None:
+    """Return the adapter to be merged; None where it is in the weights already."""
+    rack = needed_rack(model)
+    name = name or rack.merged or rack.active.name
+    if name not in rack.adapters:
+        known = ", ".join(map(repr, rack.adapters))
+        raise AdapterError(
+            f"no adapter is called {name!r}; attached are {known}"
+            if name
+            else f"no adapter is active; name one of {known}"
+        )
+    if rack.merged not in (None, name):
+        raise AdapterError(f"adapter {rack.merged!r} is merged; call unmerge(model) first")
+    return None if rack.merged else rack.adapters[name]
+
+
+def _own_weights(model: Any) -> Weights:
+    """Return the model's own tensors by name, adapters left out, a tied one once."""
+    ignored = set(model._keys_to_ignore_on_save or ())
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    own = {key: tensor for key, tensor in own_tensors(model) if key not in ignored}
+    found: dict[tuple[Any, ...], str] = {}
+    # What is tied to another comes last, so that the name which transformers keeps is kept.
+    for key in sorted(own, key=lambda key: key in tied):
+        found.setdefault(_place(own[key]), key)
+    return {key: own[key] for key in found.values()}
+
+
+def _groups(weights: Weights) -> dict[str, list[str]]:
+    """Return {group: names}: every layer, and what lies outside of the layers by its module."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for key in weights:
+        layer = _LAYER.match(key)
+        groups[layer[0] if layer else ".".join(key.split(".")[:-2])].append(key)
+    return groups
+
+
+def _as_saved(model: nn.Module, tensors: Weights) -> Weights:
+    """Return tensors under the names, and in the shapes, that transformers saves them in."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return revert_weight_conversion(cast(Any, model), dict(tensors))
+
+
+def _outline(
+    model: nn.Module,
+    weights: Weights,
+    groups: Mapping[str, list[str]],
+    dtype: torch.dtype | None,
+) -> Weights:
+    """Return what will be on disk, without the numbers.
+
+    Raises:
+        AdapterError: the groups one by one do not give what the model as a whole does.
+    """
+    empty = {key: _empty(tensor, dtype) for key, tensor in weights.items()}
+    found: Weights = {}
+    for keys in groups.values():
+        found |= _as_saved(model, {key: empty[key] for key in keys})
+    whole = _as_saved(model, empty)
+    if {k: t.shape for k, t in whole.items()} != {k: t.shape for k, t in found.items()}:
+        raise _not_by_layers(model)
+    return found
+
+
+def _not_by_layers(model: nn.Module) -> AdapterError:
+    return AdapterError(
+        f"{type(model).__name__} is not saved layer by layer; call merge(model), then "
+        "model.save_pretrained(folder)"
+    )
+
+
+def _empty(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return torch.empty(tensor.shape, dtype=_written_dtype(tensor, dtype), device="meta")
+
+
+def _written_dtype(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+
+
+def _merged_groups(
+    adapter: Adapter | None,
+    weights: Weights,
+    groups: Mapping[str, list[str]],
+    dtype: torch.dtype | None,
+) -> Iterator[Weights]:
+    """Yield every group's tensors as they are to be written, one group in memory at a time.
+
+    Adapters give their weights layer by layer. Where one comes back to a group that was written
+    before (an embedding, adapted last), its new tensors alone are yielded.
+    """
+    group_of = {key: group for group, keys in groups.items() for key in keys}
+    key_of = {_place(tensor): key for key, tensor in weights.items()}
+    written: set[str] = set()
+
+    def whole(group: str, merged: Weights) -> Weights:
+        if group in written:
+            return merged
+        written.add(group)
+        own = {key: weights[key].detach() for key in groups[group] if key not in merged}
+        return {key: t.to(_written_dtype(t, dtype)) for key, t in own.items()} | merged
+
+    current, merged = "", Weights()
+    for weight, sum_ in adapter.merged_weights(dtype) if adapter else ():
+        key = key_of[_place(weight)]
+        if merged and group_of[key] != current:
+            yield whole(current, merged)
+            merged = Weights()
+        current = group_of[key]
+        merged[key] = sum_
+    if merged:
+        yield whole(current, merged)
+    for group in groups:
+        if group not in written:
+            yield whole(group, Weights())
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what two names of one tensor have in common."""
+    if not tensor.numel():
+        return (id(tensor),)
+    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _index(shards: Sequence[Shard], outline: Weights) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "total_parameters": sum(tensor.numel() for tensor in outline.values()),
+            "total_size": sum(tensor.nbytes for tensor in outline.values()),
+        },
+        "weight_map": {key: shard.file for shard in shards for key in shard.tensors},
+    }
+
+
+def _write_configs(model: Any, folder: Path, dtype: torch.dtype) -> None:
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.dtype = str(dtype).removeprefix("torch.")
+    config.save_pretrained(folder)
+    if model.can_generate():
+        # Not its save_pretrained: that refuses settings which models on the hub really have.
+        model.generation_config.to_json_file(folder / "generation_config.json")

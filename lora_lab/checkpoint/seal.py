@@ -1,0 +1,63 @@
+"""What tells a file of ours that was changed after it was saved, by a bad disk or by hand.
+
+A flipped bit in a factor is a number like any other: only a checksum shows it. Files of other
+makers have none, and those that another tool writes anew lose it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_lab.checkpoint.modules import SLICES_KEY
+from lora_lab.errors import AdapterError
+
+SEAL_KEY = "lora_lab_sha256"  # safetensors metadata
+# The fields that the adapted model's outputs depend on.
+_FIELDS = (
+    *("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"),
+    *("modules_to_save", "init_lora_weights", "bias", "ensure_weight_tying"),
+)
+
+
+def seal(
+    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], metadata: Mapping[str, str]
+) -> str:
+    """Return the checksum of an adapter's tensors and of the settings that they depend on."""
+    told = [_plain(settings.get(field) or None) for field in _FIELDS]
+    shapes = [(key, str(t.dtype), list(t.shape)) for key, t in sorted(tensors.items())]
+    head = json.dumps([told, shapes, metadata.get(SLICES_KEY, "")], sort_keys=True)
+    found = hashlib.sha256(head.encode("utf-8", "surrogatepass"))
+    for _, tensor in sorted(tensors.items()):
+        if tensor.numel():
+            numbers: Any = tensor.contiguous().view(-1).view(torch.uint8).numpy()
+            found.update(numbers)
+    return found.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as every writer of JSON has it: 16 and 16.0 are one number."""
+    if isinstance(value, Mapping):
+        return {key: _plain(own) for key, own in value.items()}
+    return float(value) if type(value) is int and abs(value) < 2**53 else value
+
+
+def check_seal(
+    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], metadata: Mapping[str, str]
+) -> None:
+    """Raise if a file bears a checksum that is not that of what it holds, or has lost its own.
+
+    Raises:
+        AdapterError: it was changed after it was saved.
+    """
+    ours = metadata.keys() & {SEAL_KEY, SLICES_KEY}  # both are always written
+    if ours and metadata.get(SEAL_KEY) != seal(tensors, settings, metadata):
+        raise AdapterError(
+            "the adapter's tensors or its adapter_config.json were changed after LoRA Lab had "
+            "saved them; fetch or save the adapter again"
+        )

@@ -1,0 +1,117 @@
+"""PEFT's format for loaders that ignore rank_pattern and alpha_pattern (vLLM, LoRAX).
+
+These give every module the one scale α/r of the config, and LoRAX stacks the layers of each kind of
+module: so here every module of a kind is there, all have one rank, and α = r. What has a smaller
+rank is padded with zeros, a layer that was not adapted is all zeros, and the scale is in B: exact.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_lab.adapters import LoraAdapter, LoraSite
+from lora_lab.anatomy import Site, anatomy
+from lora_lab.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
+from lora_lab.checkpoint.folders import new_folder
+from lora_lab.checkpoint.peft import PREFIX
+from lora_lab.checkpoint.saving import _named, _task_type
+from lora_lab.checkpoint.stacking import Factors, padded, refuse_others, stacked_sites
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
+    """Write an adapter with one rank and one scale, as vLLM, LoRAX and PEFT load it.
+
+    The outputs are the adapter's own; the file is larger where ranks differ or layers were left
+    out. Slices of a fused matrix become one module.
+
+    Args:
+        model: a model with a LoRA adapter.
+        folder: new or empty.
+        name: which adapter; the one in force by default.
+
+    Returns:
+        The folder.
+
+    Raises:
+        AdapterError: what such loaders cannot hold (DoRA, embeddings, convolutions, modules
+            trained whole), or a folder that holds something.
+    """
+    from safetensors.torch import save_file
+
+    adapter = _named(model, name)
+    refuse_others(adapter, "loaders without patterns")
+    tensors = {}
+    factors = _of_every_layer(adapter, anatomy(model).sites)
+    r = max(A.shape[0] for A, _ in factors.values())
+    for path, (A, B) in factors.items():
+        tensors[f"{PREFIX}{path}.lora_A.weight"] = padded(A, 0, r)
+        tensors[f"{PREFIX}{path}.lora_B.weight"] = padded(B, 1, r)
+    transposed = any(site.site.transposed for site in adapter.sites.values())
+    settings = _settings(model, adapter, list(factors), r, transposed)
+    with new_folder(folder) as place:
+        save_file(tensors, place / WEIGHTS_FILE, metadata={"format": "pt"})
+        text = json.dumps(settings, indent=2) + "\n"
+        (place / CONFIG_FILE).write_text(text, encoding="utf-8")
+    return Path(folder)
+
+
+def _of_every_layer(adapter: LoraAdapter, every: Iterable[Site]) -> dict[str, Factors]:
+    """Return {module: its factors} of all modules of every adapted kind, zeros where not adapted.
+
+    In the model's order; a kind is the modules whose paths differ in their numbers only.
+    """
+    adapted: dict[str, list[LoraSite]] = {}
+    for own in adapter.sites.values():
+        adapted.setdefault(own.site.module, []).append(own)
+    kinds = {_kind(path) for path in adapted}
+    found: dict[str, Factors] = {}
+    for site in every:
+        path = site.module
+        if path in found or _kind(path) not in kinds:
+            continue
+        if path in adapted:
+            found[path] = stacked_sites(adapted[path])
+        else:
+            out = site.rows.groups * site.rows.group_size if site.rows else site.out_features
+            found[path] = torch.zeros(1, site.in_features), torch.zeros(out, 1)
+    return found
+
+
+def _kind(path: str) -> str:
+    return _NUMBER.sub("*", path)
+
+
+def _settings(
+    model: nn.Module, adapter: LoraAdapter, modules: list[str], r: int, transposed: bool
+) -> Mapping[str, Any]:
+    base = getattr(model, "config", None)
+    return {
+        "peft_type": "LORA",
+        "task_type": _task_type(model),
+        "base_model_name_or_path": getattr(base, "_name_or_path", None) or None,
+        "revision": None,
+        "inference_mode": True,
+        "r": r,
+        "lora_alpha": r,
+        "lora_dropout": adapter.config.lora_dropout,
+        "target_modules": modules,
+        "bias": "none",
+        "fan_in_fan_out": transposed,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+        "init_lora_weights": True,
+    }

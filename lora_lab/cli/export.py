@@ -1,0 +1,42 @@
+"""`lora-lab export`: a saved adapter for other programs."""
+
+from __future__ import annotations
+
+import argparse
+
+from lora_lab.cli.command import Command, Report
+
+_FORMS = {
+    "peft": "PEFT's folder",
+    "uniform": "the same with one rank and scale, for vLLM and LoRAX",
+    "merged": "base and adapter as one transformers model",
+    "loralib": "a state dict for loralib's layers, .safetensors or .pt",
+}
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("adapter", help="a folder in PEFT's format, or a run's folder")
+    parser.add_argument("out", help="a new or empty folder; a new file for loralib")
+    parser.add_argument("--base", required=True, help="its base model: name, hub id or folder")
+    forms = "; ".join(f"{form}: {text}" for form, text in _FORMS.items())
+    parser.add_argument("--format", choices=list(_FORMS), default="peft", help=f"{forms} (peft)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of merged weights (that of the base's files)",
+    )
+
+
+def _run(options: argparse.Namespace) -> Report:
+    from rich.console import Console
+
+    from lora_lab.exporting import export_adapter
+
+    with Console(stderr=True, quiet=options.json).status("exporting"):
+        found = export_adapter(
+            options.adapter, options.base, options.format, options.out, options.dtype
+        )
+    return Report(found.to_json(), str(found))
+
+
+EXPORT = Command("write an adapter for PEFT, vLLM, loralib, or merged", _arguments, _run)
