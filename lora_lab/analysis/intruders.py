@@ -172,6 +172,7 @@ def intruder_curve(
     *,
     factors: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     base_texts: Sequence[str] | None = None,
+    losses: Losses | None = None,
     should_stop: Callable[[], bool] | None = None,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> IntruderCurve:
@@ -186,6 +187,8 @@ def intruder_curve(
         factors: the λ to measure.
         base_texts: text that the base model should still expect; by default what it writes itself,
             drawn token by token from its own distribution with a fixed seed.
+        losses: made before for the same model; then nothing is written or read again, and
+            `examples` and `base_texts` are not looked at.
         should_stop: asked before every batch and token; the curve then has the λ that were done.
         on_progress: called with (parts done, parts in all) after each part, the text being one.
 
@@ -196,7 +199,8 @@ def intruder_curve(
     stop = should_stop or (lambda: False)
     tell = on_progress or (lambda *_: None)
     with scaled_intruders(lm.model, found, 1.0):  # refuses what does not fit before the long work
-        measured = Losses(lm, examples, base_texts, stop)
+        measured = losses or Losses(lm, examples, base_texts, stop)
+    measured.should_stop = stop
     rows: list[tuple[float, float, float]] = []
     if measured.ready:
         tell(1, len(factors) + 1)

@@ -32,6 +32,7 @@ class Losses:
     Attributes:
         base_reference: the base model's loss on its text, nats a token; NaN until `ready`.
         ready: whether all was made; False after a stop.
+        should_stop: asked before every batch and every token written; may be replaced.
 
     Raises:
         TaskError: a model that writes no text, or no token to measure on.
@@ -46,7 +47,7 @@ class Losses:
     ) -> None:
         self._model: Any = lm.model
         self._tokenizer = need_tokenizer(lm.tokenizer)
-        self._should_stop = should_stop
+        self.should_stop = should_stop
         if not self._model.can_generate() or self._model.config.is_encoder_decoder:
             raise TaskError(
                 f"{type(self._model).__name__} does not write text from left to right; take a "
@@ -109,7 +110,7 @@ class Losses:
         inputs, cache = ids, None
         with evaluating(self._model), torch.no_grad():
             for _ in range(min(_TEXT_TOKENS, self._longest - 1)):
-                if self._should_stop():
+                if self.should_stop():
                     return []
                 output = self._model(
                     input_ids=inputs.to(self._model.device), past_key_values=cache, use_cache=True
@@ -130,7 +131,7 @@ class Losses:
         total, tokens = 0.0, 0
         with evaluating(self._model), torch.no_grad():
             for first in range(0, len(rows), _BATCH):
-                if self._should_stop():
+                if self.should_stop():
                     return None
                 batch = collate(rows[first : first + _BATCH], pad_id(self._tokenizer))
                 # The model's own loss is the mean over this batch's labels, shifted by one.

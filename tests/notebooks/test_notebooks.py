@@ -10,6 +10,7 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 WORKBENCH = FOLDER / "00_workbench.ipynb"
 CLAIMS = FOLDER / "01_paper_claims.ipynb"
+INSIDE = FOLDER / "02_inside_delta_w.ipynb"
 
 
 def run(notebook, folder):
@@ -27,17 +28,21 @@ def shown(notebook):
     return [output.get("text") or dict(output["data"]) for output in outputs]
 
 
+def shorten(notebook, changes):
+    """Make it quick enough for a test: {source as it stands, once: what takes its place}."""
+    for before, after in changes.items():
+        assert sum(before in cell.source for cell in code_cells(notebook)) == 1
+        for cell in code_cells(notebook):
+            cell.source = cell.source.replace(before, after)
+
+
 @pytest.mark.real_model
 def test_the_workbench_runs(tmp_path):
     notebook = nbformat.read(WORKBENCH, as_version=4)
-    # What makes it quick enough for a test: the source as it stands, and in its place.
-    before = 'Workbench("smollm2-135m")'
-    after = 'Workbench("smollm2-135m", max_steps=3, per_device_train_batch_size=2, max_length=96)'
-    code = code_cells(notebook)
-    assert sum(before in cell.source for cell in code) == 1
-    for cell in code:
-        cell.source = cell.source.replace(before, after)
+    short = 'Workbench("smollm2-135m", max_steps=3, per_device_train_batch_size=2, max_length=96)'
+    shorten(notebook, {'Workbench("smollm2-135m")': short})
     run(notebook, tmp_path)
+    code = code_cells(notebook)
     assert (tmp_path / "my-adapter" / "adapter_model.safetensors").exists()
     first = code[0].outputs[-1]["data"]
     assert "application/vnd.jupyter.widget-view+json" in first
@@ -54,12 +59,33 @@ def test_the_papers_claims_show_what_they_show_in_the_repository(tmp_path):
         assert printed in text
 
 
+@pytest.mark.real_model
+def test_section_7_runs(tmp_path):
+    notebook = nbformat.read(INSIDE, as_version=4)
+    small = "per_device_train_batch_size=2, eval_examples=1"
+    shorten(
+        notebook,
+        {
+            "STEPS = 20": "STEPS = 2",
+            "seed=seed, eval_examples=4": f"seed=seed, {small}",
+            "learning_rate=2e-2, eval_examples=4": f"learning_rate=2e-2, {small}",
+        },
+    )
+    run(notebook, tmp_path)
+    assert len(list((tmp_path / "runs").iterdir())) == 4
+    text = str(shown(notebook))
+    for said in ("r=8 against r=64", "seed 0 against seed 1", "random directions", "Step 2 of 2"):
+        assert said in text
+    figures = [o for cell in code_cells(notebook) for o in cell.outputs if "data" in o]
+    assert sum("application/vnd.plotly.v1+json" in figure["data"] for figure in figures) == 5
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_it_is_committed_small_and_without_widget_state(path):
     notebook = nbformat.read(path, as_version=4)
     assert "widgets" not in notebook.metadata
     assert path.stat().st_size < 1_000_000
-    if path == WORKBENCH:  # its outputs are widgets, which need a kernel behind them
+    if path in (WORKBENCH, INSIDE):  # widgets and figures, which GitHub does not show anyway
         assert not any(cell.outputs for cell in code_cells(notebook))
     else:
         counts = [cell.execution_count for cell in code_cells(notebook)]
@@ -67,4 +93,4 @@ def test_it_is_committed_small_and_without_widget_state(path):
 
 
 def test_every_notebook_is_run_here():
-    assert NOTEBOOKS == [WORKBENCH, CLAIMS]
+    assert NOTEBOOKS == [WORKBENCH, CLAIMS, INSIDE]

@@ -15,6 +15,8 @@ from lora_lab.analysis.intruders import (
     find_intruders,
     intruder_curve,
 )
+from lora_lab.analysis.losses import Losses
+from lora_lab.tasks import Example
 from lora_lab_widgets.lab_views.base import CancelledError, Measured, Theme, Values, View, Watch
 
 SITES, CURVE = "sites", "curve"
@@ -44,6 +46,8 @@ class IntrudersView(View):
     )
     widest: ClassVar[int] = 1100
     drawn_only: ClassVar[frozenset[str]] = frozenset({"show", "lambda"})
+
+    _kept: tuple[Sequence[Example], Losses] | None = None
 
     def controls(self) -> list[dict[str, Any]]:
         """Return top k, ε, which of the two figures, and λ for the second."""
@@ -153,17 +157,28 @@ class IntrudersView(View):
     def _curve(self, found: Found, factors: Sequence[float], watch: Watch) -> IntruderCurve:
         text = "training rests: measuring the losses"
         watch.tell(text)
+        examples = self.specimen.examples(EXAMPLES)
         curve = intruder_curve(
             self.specimen.lm,
-            self.specimen.examples(EXAMPLES),
+            examples,
             found.rows,
             factors=factors,
+            losses=self._texts(examples, watch),
             should_stop=lambda: watch.cancelled,
             on_progress=lambda done, total: watch.tell(text, done, total),
         )
         if watch.cancelled:
             raise CancelledError
         return curve if found.curve is None else _joined(found.curve, curve)
+
+    def _texts(self, examples: Sequence[Example], watch: Watch) -> Losses:
+        """Return what the losses are taken over, kept: the base model writes its text once."""
+        if self._kept is None or self._kept[0] != examples:
+            made = Losses(self.specimen.lm, examples, None, lambda: watch.cancelled)
+            if not made.ready:
+                raise CancelledError
+            self._kept = examples, made
+        return self._kept[1]
 
     def _factor(self, values: Values) -> float:
         return LAMBDAS[int(values.get("lambda", len(LAMBDAS) - 1))]
