@@ -224,11 +224,14 @@ def explained(model: nn.Module) -> Iterator[None]:
         ) from error
 
 
+_UNMASKED = "lora_lab_unmasked_sdpa"
+
+
 class _Unmasked(str):
     """The name of an attention of its own for transformers' tables, "sdpa" to a model that asks."""
 
     def __new__(cls) -> Self:
-        return super().__new__(cls, "lora_lab_unmasked_sdpa")
+        return super().__new__(cls, _UNMASKED)
 
     def __eq__(self, other: object) -> bool:
         return other == "sdpa" or super().__eq__(other)
@@ -250,10 +253,10 @@ def _ignore_mask(config: Any) -> None:
 
     if config._attn_implementation != "sdpa":
         return
-    name = _Unmasked()
-    ALL_ATTENTION_FUNCTIONS.register(name, ALL_ATTENTION_FUNCTIONS["sdpa"])
-    ALL_MASK_ATTENTION_FUNCTIONS.register(name, unmasked)
-    config._attn_implementation = name
+    # A plain string in the tables, which outlive this: torch.compile traces through them.
+    ALL_ATTENTION_FUNCTIONS.register(_UNMASKED, ALL_ATTENTION_FUNCTIONS["sdpa"])
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_UNMASKED, unmasked)
+    config._attn_implementation = _Unmasked()
 
 
 def _labels(model: Any, batch_size: int, length: int) -> Tensor:
