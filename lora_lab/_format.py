@@ -67,6 +67,15 @@ def format_change(new: float, old: float) -> str:
     return f"{sign}{percent} %"
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun.
+
+    >>> plural(1, "run"), plural(1200, "run")
+    ('1 run', '1,200 runs')
+    """
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def _fixed(value: float, decimals: int) -> str:
     # Halves go up, as JavaScript's toFixed has it; str.format would round them to even.
     step = Decimal(1).scaleb(-decimals)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
-from lora_lab._format import format_bytes
+from lora_lab._format import format_bytes, plural
 from lora_lab.checkpoint import (
     AdapterPlace,
     export_merged,
@@ -69,7 +69,8 @@ class Exported:
 
     def __str__(self) -> str:
         size = format_bytes(sum(self.files.values()))
-        lines = [f"{self.form}  {self.out}  ({len(self.files)} files, {size})"]
+        count = plural(len(self.files), "file")
+        lines = [f"{self.form}  {self.out}  ({count}, {size})"]
         if self.lora_alpha is not None:
             lines.append(f"make loralib's layers with lora_alpha={self.lora_alpha:g}")
         return "\n".join([*lines, self.note]).rstrip()

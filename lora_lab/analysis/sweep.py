@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_lab._format import format_count
+from lora_lab._format import format_count, plural
 from lora_lab.configs import LoraConfig, TrainingConfig
 from lora_lab.errors import RunError
 
@@ -202,11 +202,7 @@ def _note(
             shown = ", ".join(f"{alpha:g}" for alpha in sorted(mixed))
             parts.append(f"r = {r} at {rate:g} mixes α = {shown}")
     if failed:
-        parts.append(f"{_runs(failed)} failed")
+        parts.append(f"{plural(failed, 'run')} failed")
     if unfinished:
-        parts.append(f"{_runs(unfinished)} not finished, or without the metric, left out")
+        parts.append(f"{plural(unfinished, 'run')} not finished, or without the metric, left out")
     return "; ".join(parts)
-
-
-def _runs(count: int) -> str:
-    return f"{count} run" if count == 1 else f"{count} runs"

@@ -6,6 +6,8 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from lora_lab._format import plural
+
 if TYPE_CHECKING:
     from lora_lab.anatomy import Anatomy, Row, Site
 
@@ -59,23 +61,23 @@ def _title(anatomy: Anatomy) -> str:
     shape = anatomy.shape
     parts = [shape.model_type]
     if anatomy.rows:
-        parts.append(_plural(len(anatomy.rows), "layer"))
+        parts.append(plural(len(anatomy.rows), "layer"))
     if shape.hidden_size is not None:
         parts.append(f"hidden {shape.hidden_size}")
     if shape.num_heads is not None:
         grouped = shape.num_kv_heads not in (None, shape.num_heads)
         of = f" of {shape.head_dim}" if shape.head_dim else ""
         kv = f" ({shape.num_kv_heads} for k and v)" if grouped else ""
-        parts.append(f"{_plural(shape.num_heads, 'head')}{of}{kv}")
-    parts.append(_plural(anatomy.parameters, "parameter"))
-    parts.append(_plural(len(anatomy.sites), "site"))
+        parts.append(f"{plural(shape.num_heads, 'head')}{of}{kv}")
+    parts.append(plural(anatomy.parameters, "parameter"))
+    parts.append(plural(len(anatomy.sites), "site"))
     return " · ".join(parts)
 
 
 def _notes(anatomy: Anatomy) -> list[str]:
     notes = []
     if len(anatomy.roles) > _MOST_COLUMNS:
-        more = _plural(len(anatomy.roles) - _MOST_COLUMNS, "more role")
+        more = plural(len(anatomy.roles) - _MOST_COLUMNS, "more role")
         notes.append(f"and {more}; .roles has them all")
     outside = [f"{s.role} {_shape(s)}" for s in anatomy.sites if s.layer is None]
     if len(outside) > _MOST_COLUMNS:
@@ -83,7 +85,3 @@ def _notes(anatomy: Anatomy) -> list[str]:
     if outside:
         notes.append(f"outside the layers: {', '.join(outside)}")
     return notes
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -50,13 +50,14 @@ def _plain(value: Any) -> Any:
 def check_seal(
     tensors: Mapping[str, Tensor], settings: Mapping[str, Any], metadata: Mapping[str, str]
 ) -> None:
-    """Raise if a file bears a checksum that is not that of what it holds, or has lost its own.
+    """Raise if a file bears a checksum that is not that of what it holds.
+
+    One without is read as any maker's file: an early LoRA Lab's, or one that was written anew.
 
     Raises:
         AdapterError: it was changed after it was saved.
     """
-    ours = metadata.keys() & {SEAL_KEY, SLICES_KEY}  # both are always written
-    if ours and metadata.get(SEAL_KEY) != seal(tensors, settings, metadata):
+    if SEAL_KEY in metadata and metadata[SEAL_KEY] != seal(tensors, settings, metadata):
         raise AdapterError(
             "the adapter's tensors or its adapter_config.json were changed after LoRA Lab had "
             "saved them; fetch or save the adapter again"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_lab._format import format_count, format_share
+from lora_lab._format import format_count, format_share, plural
 from lora_lab.analysis.table import number
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def sweep_summary(sweep: SweepMap) -> str:
         return f"No run has ended with {name}. {sweep.note}".strip()
     row, column = sweep.ranks.index(sweep.best[0]), sweep.learning_rates.index(sweep.best[1])
     return (
-        f"{_capital(name)} of {int(sweep.counts.sum())} runs in {len(finite)} of "
+        f"{_capital(name)} of {plural(int(sweep.counts.sum()), 'run')} in {len(finite)} of "
         f"{sweep.values.size} cells: {number(float(finite.min()))} to "
         f"{number(float(finite.max()))} {unit}".rstrip()
         + f"; best {number(float(sweep.values[row, column]))} at "

@@ -6,6 +6,7 @@ from lora_lab._format import (
     format_count,
     format_ratio,
     format_share,
+    plural,
 )
 
 
@@ -55,3 +56,10 @@ def test_share_ratio_and_change() -> None:
     assert format_change(39, 100) == "−61 %"
     assert format_change(110, 100) == "+10 %"
     assert format_change(100, 100) == "0 %"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (1200, "1,200 runs")]
+)
+def test_a_noun_follows_its_count(count: int, text: str) -> None:
+    assert plural(count, "run") == text
