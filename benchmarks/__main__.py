@@ -4,7 +4,7 @@ from benchmarks import adapters, closed_form, dry_run, spectra, step_slider, wor
 
 adapters.main([])
 spectra.main()
-closed_form.main([])
-dry_run.main([])
+closed_form.main()
+dry_run.main()
 step_slider.main([])
 workbench_showing.main([])
