@@ -73,7 +73,7 @@ def test_detach_and_unmerge_give_back_every_bit(name, dtype):
     classes = [type(m) for m in model.modules()]
     flags = [p.requires_grad for p in model.parameters()]
     ll.attach(model, everything())
-    for _ in range(3):
+    for _ in range(10):
         ll.merge(model)
         ll.merge(model)  # twice is once
         ll.unmerge(model)
@@ -145,6 +145,42 @@ def test_attach_is_peft_in_outputs_and_gradients():
             torch.testing.assert_close(
                 getattr(site, letter).grad, theirs_by_name[key].grad, rtol=1e-4, atol=1e-6
             )
+
+
+def test_gradients_in_bf16_are_pefts_within_bf16s_own_error():
+    from peft import LoraConfig, get_peft_model
+
+    exact = tiny("llama").double().train()
+    ours = copy.deepcopy(exact).bfloat16()
+    exact.load_state_dict(ours.state_dict())  # the same base, its rounding included
+    theirs = get_peft_model(
+        copy.deepcopy(ours), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")
+    )
+    config = everything(r=4, lora_alpha=8)
+    reference = ll.attach(exact, config)
+    adapter = ll.attach(ours, config)
+    by_name = dict(theirs.named_parameters())
+    triples = []
+    for path, site in adapter.sites.items():
+        for letter in "AB":
+            their = by_name[f"base_model.model.{path}.lora_{letter}.default.weight"]
+            own, true = getattr(site, letter), getattr(reference.sites[path], letter)
+            true.data.copy_(own)
+            their.data.copy_(own)
+            triples.append((own, their, true))
+    ids = tiny_inputs(ours)["input_ids"]
+    for model in (ours, theirs, exact):
+        model(input_ids=ids, labels=ids).loss.backward()
+
+    def error(gradients, others):
+        flat = [torch.cat([g.grad.double().flatten() for g in gs]) for gs in (gradients, others)]
+        return float((flat[0] - flat[1]).norm() / flat[1].norm())
+
+    own, their, true = zip(*triples, strict=True)
+    rounding = 2**-8  # of bf16
+    assert error(own, true) < 8 * rounding
+    assert error(own, true) < 1.5 * error(their, true)
+    assert error(own, their) < 8 * rounding
 
 
 def test_fused_slices_are_loralibs_merged_linear():

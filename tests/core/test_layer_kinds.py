@@ -165,3 +165,11 @@ def test_t5s_embeddings_share_one_weight_and_one_pair_of_factors(target):
     torch.testing.assert_close(model(**batch).logits, expected, rtol=1e-9, atol=1e-9)
     ll.merge(model)
     torch.testing.assert_close(model(**batch).logits, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_sparse_embedding_gets_sparse_gradients_of_the_tokens_that_came():
+    model = Net(nn.Embedding(20, 8, sparse=True))
+    (site,) = ll.attach(model, random_config("layer")).sites.values()
+    (model(torch.tensor([3, 4, 4])) ** 2).sum().backward()
+    assert site.token_rows.grad.is_sparse
+    assert site.token_rows.grad.coalesce().indices().tolist() == [[3, 4]]
