@@ -23,7 +23,7 @@ from lora_lab.anatomy import anatomy
 from lora_lab.checkpoint.files import read_json
 from lora_lab.checkpoint.folders import new_folder
 from lora_lab.checkpoint.markdown import escaped, is_number, number, span, table
-from lora_lab.checkpoint.saving import _named, save_adapter
+from lora_lab.checkpoint.saving import named_adapter, save_adapter
 from lora_lab.errors import RunError
 from lora_lab.models.places import HUB_ID
 
@@ -82,7 +82,7 @@ def model_card(
         AdapterError: no such adapter, or a run's folder that cannot be read.
         RunError: the run is not over.
     """
-    adapter = _named(model, name)
+    adapter = named_adapter(model, name)
     made = _made_by(run)
     about = _Base.of(model, made, base)
     title = f"{_title(about, made)} ({'merged' if merged else 'LoRA adapter'})"

@@ -18,7 +18,7 @@ from lora_lab.checkpoint.folders import new_file
 from lora_lab.checkpoint.loralib import FACTS_KEY, FUSED, encode_facts, read_loralib
 from lora_lab.checkpoint.matching import check_shape, match_sites
 from lora_lab.checkpoint.modules import AdapterFile, ModuleUpdate
-from lora_lab.checkpoint.saving import _named, tidy
+from lora_lab.checkpoint.saving import named_adapter, tidy
 from lora_lab.checkpoint.stacking import (
     Factors,
     padded,
@@ -59,7 +59,7 @@ def save_loralib(model: nn.Module, path: str | Path, name: str | None = None) ->
         raise AdapterError(
             f"{path.name} is no name for loralib's file; end it in .safetensors or .pt"
         )
-    adapter = _named(model, name)
+    adapter = named_adapter(model, name)
     refuse_others(adapter, "loralib's layers", ("linear", "embedding"))
     grouped: dict[str, list[LoraSite]] = {}
     for site in adapter.sites.values():

@@ -51,7 +51,7 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
     """
     from safetensors.torch import save_file
 
-    adapter = _named(model, name)
+    adapter = named_adapter(model, name)
     folder = Path(folder)
     form = _Form()
     grouped: dict[str, list[LoraSite]] = {}
@@ -197,7 +197,7 @@ def _peft_config(
     heads = [path for path in form.tied if path not in form.ranks]
     settings = {
         "peft_type": "LORA",
-        "task_type": _task_type(model, weights),
+        "task_type": task_type(model, weights),
         "base_model_name_or_path": getattr(base, "_name_or_path", None) or None,
         "revision": None,
         "inference_mode": True,
@@ -236,7 +236,7 @@ _TASKS = {
 }
 
 
-def _task_type(model: nn.Module, weights: Iterable[str] = ()) -> str | None:
+def task_type(model: nn.Module, weights: Iterable[str] = ()) -> str | None:
     """Return PEFT's name of the model's task; None where PEFT would miss weights in the file."""
     name = type(model).__name__
     task = next((task for ending, task in _TASKS.items() if name.endswith(ending)), None)
@@ -253,7 +253,12 @@ def tidy(alpha: float) -> float | int:
     return int(alpha) if float(alpha).is_integer() else alpha
 
 
-def _named(model: nn.Module, name: str | None) -> LoraAdapter:
+def named_adapter(model: nn.Module, name: str | None) -> LoraAdapter:
+    """Return an adapter by name; by default the one in force, else the first.
+
+    Raises:
+        AdapterError: no such adapter, or one that is not LoRA's.
+    """
     adapters = attached(model)
     name = name or active(model) or next(iter(adapters), None)
     if name is None or name not in adapters:

@@ -21,7 +21,7 @@ from lora_lab.anatomy import Site, anatomy
 from lora_lab.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
 from lora_lab.checkpoint.folders import new_folder
 from lora_lab.checkpoint.peft import PREFIX
-from lora_lab.checkpoint.saving import _named, _task_type
+from lora_lab.checkpoint.saving import named_adapter, task_type
 from lora_lab.checkpoint.stacking import Factors, padded, refuse_others, stacked_sites
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -47,7 +47,7 @@ def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None
     """
     from safetensors.torch import save_file
 
-    adapter = _named(model, name)
+    adapter = named_adapter(model, name)
     refuse_others(adapter, "loaders without patterns")
     tensors = {}
     factors = _of_every_layer(adapter, anatomy(model).sites)
@@ -96,7 +96,7 @@ def _settings(
     base = getattr(model, "config", None)
     return {
         "peft_type": "LORA",
-        "task_type": _task_type(model),
+        "task_type": task_type(model),
         "base_model_name_or_path": getattr(base, "_name_or_path", None) or None,
         "revision": None,
         "inference_mode": True,
