@@ -14,7 +14,7 @@ INSIDE = FOLDER / "02_inside_delta_w.ipynb"
 
 
 def run(notebook, folder):
-    client = NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}})
     client.execute()
 
 
@@ -60,6 +60,7 @@ def test_the_papers_claims_show_what_they_show_in_the_repository(tmp_path):
 
 
 @pytest.mark.real_model
+@pytest.mark.timeout(1200)  # four short trainings, on whatever machine
 def test_section_7_runs(tmp_path):
     notebook = nbformat.read(INSIDE, as_version=4)
     small = "per_device_train_batch_size=2, eval_examples=1"
