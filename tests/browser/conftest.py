@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 from esm import EsmPage, assets, launch
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
+
+# A kernel on a busy machine answers when it can; what has happened is seen at once all the same.
+expect.set_options(timeout=30_000)
 
 
 # Not for the whole session: while Playwright is up, no other test can run an asyncio loop.
