@@ -20,7 +20,6 @@ from torch import nn
 import lora_lab as ll
 from benchmarks import import_time
 from benchmarks._measure import Row, alternate, median_ratio, print_table
-from benchmarks.training_step import stepper
 from lora_lab.memory import LiveStorages
 
 SMOLLM2 = {
@@ -91,6 +90,30 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 METHODS: dict[str, Callable[[nn.Module], nn.Module]] = {"ours": ours, "peft": pefts, "floor": bare}
+
+
+def stepper(
+    model: torch.nn.Module, batch: int, length: int, device: str, dtype: torch.dtype
+) -> Callable[[], None]:
+    for parameter in model.parameters():
+        # The base in its dtype; adapters keep their float32 masters, ours and PEFT's alike.
+        parameter.data = parameter.data.to(device, None if parameter.requires_grad else dtype)
+    model.to(device)  # buffers
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=1e-4) if learned else None
+    vocabulary = model.config.vocab_size
+    ids = torch.randint(0, vocabulary, (batch, length), generator=torch.Generator().manual_seed(1))
+    ids = ids.to(device)
+
+    def step() -> None:
+        model(input_ids=ids, labels=ids).loss.backward()
+        if optimizer:
+            optimizer.step()
+            optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
 
 
 def at_most(what: str, value: float, limit: float, note: str, unit: str = "×") -> Row:

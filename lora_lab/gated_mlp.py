@@ -16,11 +16,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab._autograd import saving_hooks
 from lora_lab.errors import ConfigError
 
 _FORMULA = "self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))"
-# From torch 2.8 on.
-_saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
 
 
 @contextlib.contextmanager
@@ -71,7 +70,7 @@ def _forward(self: Any, x: Tensor) -> Tensor:
     gate = self.gate_proj(x)
     # The innermost hooks see every tensor: within gradient checkpointing's, ours would keep what
     # it means to drop.
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _saving_hooks(True):
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or saving_hooks():
         return cast(Tensor, self.down_proj(self.act_fn(gate) * self.up_proj(x)))
     up, activated = self.up_proj(x), self.act_fn(gate)
     kept = _Product(self.act_fn, gate.detach(), up.detach())

@@ -34,10 +34,3 @@ class ConvSites(LayerSites):
             B = site.B.to(x.dtype).view(-1, site.r, *ones)
             y = y + up(H, B, groups=conv.groups) * site.scale
         return y
-
-    def merged(self, weight: Tensor) -> Tensor:
-        """Return the kernel with s·BA added, in float32 or better."""
-        merged = weight.detach().to(torch.promote_types(weight.dtype, torch.float32), copy=True)
-        for site in self.sites:
-            merged.add_(site.delta().detach().view(weight.shape))
-        return merged

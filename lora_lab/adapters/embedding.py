@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,13 +58,6 @@ class EmbeddingSites(LayerSites):
             # Gemma's embedding multiplies by √width after the lookup.
             y = y + update * getattr(layer, "embed_scale", 1.0)
         return y
-
-    def merged(self, weight: Tensor) -> Tensor:
-        """Return the table (vocabulary, width) with s·(BA)ᵀ added, in float32 or better."""
-        merged = weight.detach().to(torch.promote_types(weight.dtype, torch.float32), copy=True)
-        for site in self.sites:
-            merged.add_(site.delta().detach().T)
-        return merged
 
 
 class TiedHeadSites(LayerSites):

@@ -121,7 +121,9 @@ class LayerSites(nn.ModuleList):
 
     def merged(self, weight: Tensor) -> Tensor:
         """Return W₀ with every site's ΔW added, in float32 (float64 for a float64 weight)."""
-        merged = weight.detach().to(torch.promote_types(weight.dtype, torch.float32), copy=True)
+        precise = torch.promote_types(weight.dtype, torch.float32)
+        # Contiguous, also for a channels-last kernel: its rows must be views to add to.
+        merged = weight.detach().to(precise, copy=True, memory_format=torch.contiguous_format)
         for site in self.sites:
             own = owned_rows(merged, site.site)
             own.add_(site.delta().detach().view(own.shape))

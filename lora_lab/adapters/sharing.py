@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from lora_lab._autograd import saving_hooks
 from lora_lab.lowrank import Term, computing_dtype, leading_linear
 
 
@@ -85,15 +86,11 @@ class SharedInput:
         return y
 
 
-# From torch 2.8 on.
-_saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
-
-
 def _circumstances(x: Tensor) -> tuple[object, ...]:
     """Return all but x and A that an H depends on, its graph included."""
     # Gradient checkpointing hooks into what is saved, and runs its part again as it ran before: no
     # H may come in from outside.
-    hooks = _saving_hooks(True)
+    hooks = saving_hooks()
     saving = hooks and id(hooks[0])
     return x._version, computing_dtype(x), torch.is_grad_enabled(), threading.get_ident(), saving
 

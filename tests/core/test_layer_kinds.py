@@ -36,6 +36,7 @@ CONVOLUTIONS = {
     "reflecting": (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (2, 4, 9, 9)),
     "grouped": (nn.Conv2d(4, 6, 3, groups=2, bias=False), (2, 4, 9, 9)),
     "depthwise": (nn.Conv2d(4, 4, 3, groups=4), (2, 4, 9, 9)),
+    "channels last": (nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last), (2, 4, 9, 9)),
     "one-dimensional": (nn.Conv1d(4, 6, 5, padding="same", padding_mode="circular"), (2, 4, 11)),
 }
 

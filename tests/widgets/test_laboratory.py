@@ -56,18 +56,6 @@ class _Other(OtherView):
         super().__init__()
 
 
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Collect what any widget sends from now on."""
-    messages: list[Any] = []
-    monkeypatch.setattr(
-        Widget,
-        "_send",
-        lambda widget, message, buffers=None: messages.append((type(widget).__name__, message)),
-    )
-    return messages
-
-
 def test_closed_it_costs_nothing(bench: Bench, sent: list[Any]) -> None:
     for _ in range(5):
         bench.tick()

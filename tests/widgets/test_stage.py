@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from ipywidgets import Widget
 
 from lora_lab_widgets._stage import Stage
 
@@ -20,18 +19,6 @@ def two_axes() -> go.Figure:
 
 def plain() -> go.Figure:
     return go.Figure(go.Scatter(y=np.arange(5, dtype=np.float32)), {"height": 120})
-
-
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Collect what any widget sends from now on."""
-    messages: list[Any] = []
-    monkeypatch.setattr(
-        Widget,
-        "_send",
-        lambda widget, message, buffers=None: messages.append((type(widget).__name__, message)),
-    )
-    return messages
 
 
 def test_nothing_is_made_before_the_first_figure() -> None:
