@@ -11,11 +11,13 @@ from lora_lab.adapters.base import (
     unmerge,
 )
 from lora_lab.adapters.batches import mixed_batch
+from lora_lab.adapters.combination import Combination
 from lora_lab.adapters.lora import LoraAdapter, LoraSite
 from lora_lab.adapters.sums import combine
 
 __all__ = [
     "Adapter",
+    "Combination",
     "LoraAdapter",
     "LoraSite",
     "activate",

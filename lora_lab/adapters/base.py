@@ -6,17 +6,22 @@ shared object that every adapted layer looks at, so switching costs the same wit
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lora_lab.errors import AdapterError, ConfigError
+
+if TYPE_CHECKING:
+    from lora_lab.adapters.site import LoraSite
 
 _NAME = re.compile(r"[A-Za-z0-9_\-]+")
 _RACK = "_lora_lab"
@@ -39,11 +44,25 @@ class Active:
 
 
 class Adapter(ABC):
-    """One adapter on one model: what a method must be able to do."""
+    """One adapter on one model: what a method must be able to do.
 
-    method: ClassVar[str]  # the paper's name, such as "LoRA"
+    Attributes:
+        method: the paper's name, such as "LoRA".
+        name: the adapter's name.
+        config: what it was made from.
+        sites: {site name: its factors}, where the method learns ΔW = s·BA; else empty.
+        within: it works within the model's own parameters while it is active.
+        per_sample: rows of one batch may have different adapters of this kind (`mixed_batch`).
+    """
+
+    method: str
     name: str
     config: Any
+    sites: Mapping[str, LoraSite] = MappingProxyType({})
+    within: bool = False
+    per_sample: ClassVar[bool] = False
+
+    # On the model ---------------------------------------------------------------------------------
 
     @abstractmethod
     def insert(self, active: Active) -> None:
@@ -53,15 +72,30 @@ class Adapter(ABC):
     def remove(self) -> None:
         """Take the adapter's layers out again; the base weights are not touched."""
 
+    def switch(self, on: bool) -> None:  # noqa: B027 (most methods need do nothing)
+        """Become the active adapter, or cease to be it.
+
+        For what works within the model's own parameters; layers that are put in look at `Active`.
+        """
+
+    def original(self, weight: nn.Parameter) -> Tensor | None:  # noqa: ARG002
+        """Return W₀ of a parameter that the adapter works within while it is active, else None."""
+        return None
+
     @abstractmethod
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the trainable parameters."""
+    def claims(self) -> Iterable[str]:
+        """Yield the names of what no second config of a combination may train.
+
+        They are parameters' names, sites' names, and for what is put in, its place in words.
+        """
 
     @abstractmethod
     def merged_weights(
         self, dtype: torch.dtype | None = None
     ) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Yield (base weight, W₀ + ΔW) one by one, or raise if it cannot merge.
+        """Yield (base weight, W₀ + ΔW) one by one, or raise `AdapterError` if it cannot merge.
+
+        No adapter is active meanwhile.
 
         Args:
             dtype: of the sum, after its one rounding; the weight's own by default.
@@ -74,10 +108,65 @@ class Adapter(ABC):
         """
         return {}
 
+    # What it learns -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the trainable parameters."""
+
+    @abstractmethod
+    def parts(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        """Return {place: the parameters learnt there}; training has to reach every place."""
+
+    @abstractmethod
+    def state(self) -> Mapping[str, Tensor]:
+        """Return {name: live tensor} of all that a file must hold; loading copies into them."""
+
+    def base_weight(self, site_name: str) -> Tensor:
+        """Return the frozen W₀ of one of the `sites`, (out, in)."""
+        raise AdapterError(f"{self.method} has no site {site_name!r}")
+
     @property
     def trainable(self) -> int:
         """The number of trainable parameters, counted."""
         return sum(p.numel() for p in self.parameters())
+
+    def fast_parameters(self) -> Iterable[nn.Parameter]:
+        """Yield those that LoRA+ gives the higher learning rate: B of every site."""
+        return ()
+
+    # While it is trained --------------------------------------------------------------------------
+
+    def begin_training(  # noqa: B027
+        self, optimizer: torch.optim.Optimizer, total_steps: int
+    ) -> None:
+        """Hear of every step of an optimizer from now on.
+
+        Args:
+            optimizer: that the parameters are in; the adapter may hang hooks on it.
+            total_steps: optimizer steps of the whole training.
+        """
+
+    def penalty(self) -> Tensor | None:
+        """Return what the training loss has on top of the task's, or None."""
+        return None
+
+    def training_state(self) -> dict[str, Any]:
+        """Return what a resume needs beside `state()` and the optimizer's own: plain values."""
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Go on from what `training_state` returned."""
+
+    def values(self) -> list[Tensor]:
+        """Return copies of all parameters, on the CPU."""
+        return [p.detach().to("cpu", copy=True) for p in self.parameters()]
+
+    def set_values(self, values: Sequence[Tensor]) -> None:
+        """Put back what `values` returned."""
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters(), values, strict=True):
+                parameter.copy_(value)
 
 
 @dataclass
@@ -116,39 +205,60 @@ def attach(
 
     Args:
         model: any torch module that `anatomy` can read, usually a transformers model.
-        config: a method's config, such as `LoraConfig`.
+        config: a method's config, such as `LoraConfig`, or a list of them: a combination, such as
+            the paper's LoRA+PE.
         name: letters, digits, "-" and "_".
         activate: False leaves in force what is: another thread may be generating with it.
 
     Returns:
-        The adapter; its parameters are float32 masters on the device of their layers.
+        The adapter; its parameters are float32 masters on the device of their layers, but for
+        the methods that train the model's own parameters (FT, BitFit).
 
     Raises:
-        ConfigError: the config does not fit the model.
+        ConfigError: the config does not fit the model, or two of a list train the same weight.
         AdapterError: an adapter is merged into the weights.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"adapter name {name!r} is not usable; use letters, digits, '-' and '_'")
-    if type(config) not in _METHODS:
-        known = ", ".join(sorted(t.__name__ for t in _METHODS))
-        raise ConfigError(f"{type(config).__name__} is not an adapter's config; use one of {known}")
-    rack = _rack(model)
-    if rack and rack.merged:
-        raise AdapterError(f"adapter {rack.merged!r} is merged; call unmerge(model) first")
-    adapter = _METHODS[type(config)](model, config, name)
+    return put_on(model, build(model, config, name), activate)
 
+
+def put_on(model: nn.Module, adapter: Adapter, activate: bool) -> Adapter:
+    """Put an adapter that was built for this model in place; see `attach`."""
+    rack, name = _rack(model), adapter.name
     if rack is None:
         rack = Rack(required_grad=[(p, p.requires_grad) for p in model.parameters()])
         model.requires_grad_(False)
         setattr(model, _RACK, rack)
+    before = rack.active.name
     if old := rack.adapters.pop(name, None):
-        warnings.warn(f"adapter {name!r} was attached already; it is replaced", stacklevel=2)
+        warnings.warn(f"adapter {name!r} was attached already; it is replaced", stacklevel=3)
+        if before == name:
+            old.switch(False)
         old.remove()
+        rack.active.name = None if before == name else before
     adapter.insert(rack.active)
     rack.adapters[name] = adapter
-    if activate:
-        rack.active.name = name
+    if activate or before == name:
+        _switch(rack, name)
     return adapter
+
+
+def build(model: nn.Module, config: Any, name: str) -> Adapter:
+    """Make the adapter of a config, or of a list of them, without putting it on the model.
+
+    Raises:
+        ConfigError, AdapterError: see `attach`.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"adapter name {name!r} is not usable; use letters, digits, '-' and '_'")
+    rack = _rack(model)
+    if rack and rack.merged:
+        raise AdapterError(f"adapter {rack.merged!r} is merged; call unmerge(model) first")
+    kind = tuple if isinstance(config, Sequence) else type(config)
+    if kind not in _METHODS:
+        known = ", ".join(sorted(t.__name__ for t in _METHODS if t is not tuple))
+        raise ConfigError(f"{type(config).__name__} is not an adapter's config; use one of {known}")
+    with base_in_place(rack):
+        return _METHODS[kind](model, config, name)
 
 
 def detach(model: nn.Module, name: str | None = None) -> None:
@@ -164,10 +274,10 @@ def detach(model: nn.Module, name: str | None = None) -> None:
         raise AdapterError(f"no adapter is called {name!r}; attached are {_names(rack)}")
     if rack.merged and name in (None, rack.merged):
         unmerge(model)
+    if name in (None, rack.active.name):
+        _switch(rack, None)
     for gone in [name] if name else list(rack.adapters):
         rack.adapters.pop(gone).remove()
-    if rack.active.name not in rack.adapters:
-        rack.active.name = None
     if not rack.adapters:
         for parameter, required in rack.required_grad:
             parameter.requires_grad_(required)
@@ -213,12 +323,19 @@ def merge(
     if rack.merged:
         unmerge(model)
     originals: list[tuple[nn.Parameter, Tensor]] = []
-    with torch.no_grad():
-        replacements = {path: make() for path, make in quantised.items()}
-        for weight, merged in adapter.merged_weights():
-            if keep_original:
-                originals.append((weight, weight.detach().to("cpu", copy=True)))
-            weight.copy_(merged)
+    before = rack.active.name
+    _switch(rack, None)
+    try:
+        with torch.no_grad():
+            replacements = {path: make() for path, make in quantised.items()}
+            for weight, merged in adapter.merged_weights():
+                if keep_original:
+                    originals.append((weight, weight.detach().to("cpu", copy=True)))
+                weight.copy_(merged)
+    except BaseException:
+        _restore(originals)
+        _switch(rack, before)
+        raise
     for other in rack.adapters.values():
         other.remove()
     replaced = [(path, _replace(model, path, layer)) for path, layer in replacements.items()]
@@ -235,14 +352,13 @@ def unmerge(model: nn.Module) -> None:
         raise AdapterError(
             f"adapter {rack.merged!r} was merged with keep_original=False; load the model again"
         )
-    with torch.no_grad():
-        for weight, original in rack.originals:
-            weight.copy_(original)
+    _restore(rack.originals)
     for path, layer in rack.quantised:
         _replace(model, path, layer)
     for adapter in rack.adapters.values():
         adapter.insert(rack.active)
-    rack.active.name, rack.merged, rack.originals, rack.quantised = rack.merged, None, None, []
+    name, rack.merged, rack.originals, rack.quantised = rack.merged, None, None, []
+    _switch(rack, name)
 
 
 def activate(model: nn.Module, name: str | None) -> None:
@@ -256,7 +372,7 @@ def activate(model: nn.Module, name: str | None) -> None:
         raise AdapterError(f"adapter {rack.merged!r} is merged; call unmerge(model) first")
     if name is not None:
         _find(rack, name)
-    rack.active.name = name
+    _switch(rack, name)
 
 
 def active(model: nn.Module) -> str | None:
@@ -280,7 +396,42 @@ def original_weight(model: nn.Module, weight: nn.Parameter) -> Tensor:
         for kept, original in rack.originals:
             if kept is weight:
                 return original.to(weight.device)
+    elif rack and (own := rack.adapters.get(rack.active.name or "")):
+        original_ = own.original(weight)
+        return weight.detach() if original_ is None else original_
     return weight.detach()
+
+
+@contextlib.contextmanager
+def base_in_place(rack: Rack | None) -> Iterator[None]:
+    """Have W₀ in the model's parameters meanwhile, where an adapter works within them."""
+    name = rack.active.name if rack else None
+    if rack is None or name is None or not rack.adapters[name].within:
+        yield
+        return
+    _switch(rack, None)
+    try:
+        yield
+    finally:
+        _switch(rack, name)
+
+
+def _switch(rack: Rack, name: str | None) -> None:
+    """Make an attached adapter the active one."""
+    before = rack.active.name
+    if before == name:
+        return
+    if before is not None:
+        rack.adapters[before].switch(False)
+    rack.active.name = name
+    if name is not None:
+        rack.adapters[name].switch(True)
+
+
+def _restore(originals: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
+    with torch.no_grad():
+        for weight, original in originals:
+            weight.copy_(original)
 
 
 def _replace(model: nn.Module, path: str, layer: nn.Module) -> nn.Module:

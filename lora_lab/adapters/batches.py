@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters.base import AdapterNames, needed_rack
+from lora_lab.adapters.base import AdapterNames, base_in_place, needed_rack
 from lora_lab.anatomy import Rows
 from lora_lab.errors import AdapterError
 from lora_lab.lowrank import Term, owned_columns
@@ -48,12 +48,19 @@ def mixed_batch(model: nn.Module, adapter_names: Sequence[str | None]) -> Iterat
         known = ", ".join(map(repr, rack.adapters))
         what = f"no adapter is called {unknown[0]!r}" if unknown else "adapter_names is empty"
         raise AdapterError(f"{what}; attached are {known}")
+    for name in adapter_names:
+        if name is not None and not (adapter := rack.adapters[name]).per_sample:
+            raise AdapterError(
+                f"{name!r} is {adapter.method}, which answers whole batches only; "
+                "run its samples apart, or use LoRA adapters"
+            )
     before = rack.active.samples
-    rack.active.samples = tuple(adapter_names)
-    try:
-        yield
-    finally:
-        rack.active.samples = before
+    with base_in_place(rack):
+        rack.active.samples = tuple(adapter_names)
+        try:
+            yield
+        finally:
+            rack.active.samples = before
 
 
 def mixed_output(x: Tensor, layer: AdaptedLayer, samples: AdapterNames) -> Tensor:

@@ -39,6 +39,8 @@ class LoraAdapter(Adapter):
     """
 
     method = "LoRA"
+    per_sample = True
+    sites: dict[str, LoraSite]
 
     def __init__(self, model: nn.Module, config: LoraConfig, name: str) -> None:
         self.name = name
@@ -83,6 +85,33 @@ class LoraAdapter(Adapter):
         for site in self.sites.values():
             yield from (p for p in site.parameters() if p.requires_grad)
         yield from self.saved.parameters()
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return {site name: what is trained of its factors}."""
+        return {
+            name: [p for p in site.parameters() if p.requires_grad]
+            for name, site in self.sites.items()
+        }
+
+    def fast_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield B and DoRA's magnitude of every site but an embedding's."""
+        for site in self.sites.values():
+            if site.site.kind != "embedding":
+                yield from (p for name, p in site.named_parameters() if name != "A")
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the factors by "site.A", "site.B" and "site.magnitude", and whole modules."""
+        factors = {
+            f"{name}.{key}": parameter
+            for name, site in self.sites.items()
+            for key, parameter in site.named_parameters()
+        }
+        return factors | dict(self.saved.state())
+
+    def claims(self) -> Iterator[str]:
+        """Yield the sites and the tensors of whole modules; see `Adapter.claims`."""
+        yield from self.sites
+        yield from (key for key, _ in self.saved.state())
 
     def merged_weights(
         self, dtype: torch.dtype | None = None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lora_lab.adapters.base import Active, AdapterNames
 from lora_lab.adapters.layers import AdaptedLayer
-from lora_lab.anatomy.reader import ADAPTER_CHILD, SAVED_CHILD
+from lora_lab.anatomy.reader import ADAPTER_CHILD, LEARNED_CHILD, SAVED_CHILD
 from lora_lab.errors import AdapterError, ConfigError
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
@@ -238,7 +238,8 @@ def own_tensors(module: nn.Module, path: str = "") -> Iterator[tuple[str, Tensor
 
 def _hung_below(module: nn.Module) -> tuple[str, ...]:
     """Return which of a module's children adapters have hung below it."""
-    return (SAVED_CHILD, ADAPTER_CHILD) if isinstance(module, AdaptedLayer) else (SAVED_CHILD,)
+    always = SAVED_CHILD, LEARNED_CHILD
+    return (*always, ADAPTER_CHILD) if isinstance(module, AdaptedLayer) else always
 
 
 def _trainable_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -254,6 +255,7 @@ def _trainable_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         if isinstance(part, AdaptedLayer):
             del part._modules[ADAPTER_CHILD], part._active
             cast(Any, part).__class__ = part.base_class
+        part._modules.pop(LEARNED_CHILD, None)
         if part._modules.pop(SAVED_CHILD, part) is not part:
             del part.__dict__["forward"]
     for parameter in own.parameters():

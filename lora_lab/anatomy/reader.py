@@ -13,7 +13,7 @@ from torch import nn
 from lora_lab.anatomy import Anatomy, Row, Rows, Site, Weight, facts, roles
 
 # What adapters hang below a matrix, and below a module that they train whole.
-ADAPTER_CHILD, SAVED_CHILD = "lora", "lora_saved"
+ADAPTER_CHILD, SAVED_CHILD, LEARNED_CHILD = "lora", "lora_saved", "lora_learned"
 
 
 @dataclass
@@ -69,7 +69,7 @@ class _Walk:
         if isinstance(module, (*self._kinds, *_OTHER_KINDS)):
             (self.leaves if isinstance(module, self._kinds) else self.others).append(at)
             for name, child in module.named_children():
-                if name not in (ADAPTER_CHILD, SAVED_CHILD):
+                if name not in (ADAPTER_CHILD, SAVED_CHILD, LEARNED_CHILD):
                     for path, part in child.named_modules(prefix=name):
                         self._collect(at, (*at.path, *path.split(".")), part)
             return
@@ -78,7 +78,7 @@ class _Walk:
             config = at.config
         opens_stack = at.stack is None and self._is_stack(module)
         for name, child in module.named_children():
-            if name == SAVED_CHILD:
+            if name in (SAVED_CHILD, LEARNED_CHILD):
                 continue
             below = replace(at, path=(*at.path, name), module=child, config=config)
             below.in_list = isinstance(module, nn.ModuleList)

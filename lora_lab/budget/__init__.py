@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab.budget.costs import Budget, Memory
 from lora_lab.budget.evaluate import assemble, evaluate_price
-from lora_lab.budget.methods import learned_tokens, method_name, parts_of
+from lora_lab.budget.methods import learned_tokens, parts_of
 from lora_lab.budget.optimizers import OPTIMIZERS
 from lora_lab.budget.table import price_table
-from lora_lab.configs import FullConfig, MethodConfig
+from lora_lab.configs import FullConfig, MethodConfig, method_name
 from lora_lab.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -29,17 +29,8 @@ if TYPE_CHECKING:
     from lora_lab.anatomy import Anatomy, Weight
 
 PREFIXES = (PrefixEmbedConfig, PrefixLayerConfig)
-_SHORT = {"PreEmbed": "PE", "PreLayer": "PL"}  # as the paper writes its combinations
 _BEFORE_THE_BLOCKS = -1
 _LEARNED_TOKENS = "the learned tokens"
-
-
-def method_name(configs: Sequence[Any]) -> str:
-    """Return the paper's name of a combination, such as "LoRA+PE"."""
-    names = [config.method for config in configs]
-    if len(names) > 1:
-        names = [_SHORT.get(name, name) for name in names]
-    return "+".join(names)
 
 
 def parts_of(anatomy: Anatomy, configs: Sequence[Any], price: dict[str, Any]) -> list[Part]:

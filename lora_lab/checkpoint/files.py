@@ -17,6 +17,9 @@ from lora_lab.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+# What PEFT has no form for; see `checkpoint.own`.
+OWN_CONFIG_FILE = "lora_lab_adapter.json"
+OWN_WEIGHTS_FILE = "lora_lab_adapter.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 _LARGEST_JSON = 16 * 2**20  # bytes
 _DEEPEST_JSON = 20

@@ -1,19 +1,22 @@
-"""An adapter read from PEFT's format onto a model."""
+"""An adapter read from its files onto a model."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from lora_lab.adapters import LoraAdapter, attach
+from lora_lab.adapters import Adapter, Combination, LoraAdapter
 from lora_lab.adapters import activate as switch_to
-from lora_lab.checkpoint.files import CONFIG_FILE, shown
+from lora_lab.adapters.base import build, put_on
+from lora_lab.checkpoint.files import CONFIG_FILE, OWN_CONFIG_FILE, shown
 from lora_lab.checkpoint.matching import Matched, match
+from lora_lab.checkpoint.own import fill, read_own
 from lora_lab.checkpoint.peft import changed_base, read_peft, read_settings
 from lora_lab.checkpoint.saving import tidy
 from lora_lab.configs import LoraConfig
@@ -23,22 +26,54 @@ from lora_lab.plan import full
 
 def load_adapter(
     model: nn.Module, folder: str | Path, name: str = "default", *, activate: bool = True
-) -> LoraAdapter:
-    """Attach a LoRA adapter from a folder in PEFT's format, LoRA Lab's own or another's.
+) -> Adapter:
+    """Attach an adapter from a folder: LoRA in PEFT's format, or any that `save_adapter` wrote.
 
     Names and shapes are compared with the model before anything is changed. Nothing is unpickled.
     The adapter acts only when all of it is there, so another thread may go on generating.
 
     Args:
         model: any model with the modules that the adapter names.
-        folder: where the adapter's two files are.
+        folder: where the adapter's two files are, or a combination's folders.
         name: that the adapter gets.
         activate: False leaves in force what is.
 
     Raises:
         AdapterError: a file is missing, damaged or foreign, or the adapter is for another base.
     """
-    folder = Path(folder)
+    content = _read(model, Path(folder))
+    adapter = build(model, content.config, name)
+    content.fill(adapter)
+    put_on(model, adapter, activate=False)
+    if activate:
+        switch_to(model, name)
+    return adapter
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a folder holds: the config, and what fills in an adapter that was built from it."""
+
+    config: Any
+    fill: Callable[[Adapter], None]
+
+
+def _read(model: nn.Module, folder: Path) -> _Content:
+    if not (folder / OWN_CONFIG_FILE).is_file():
+        return _read_lora(model, folder)
+    file = read_own(folder)
+    if not file.parts:
+        return _Content(file.config, lambda adapter: fill(adapter, file.tensors, folder))
+    contents = [_read(model, part) for part in file.parts]
+
+    def fill_parts(combination: Adapter) -> None:
+        for content, part in zip(contents, cast(Combination, combination).adapters, strict=True):
+            content.fill(part)
+
+    return _Content(tuple(content.config for content in contents), fill_parts)
+
+
+def _read_lora(model: nn.Module, folder: Path) -> _Content:
     _refuse_what_cannot_be_attached(folder, read_settings(folder))
     file = read_peft(folder, known={path for path, _ in model.named_modules()})
     for key in file.left_out.get("experts", ()):
@@ -50,20 +85,18 @@ def load_adapter(
     if not found.updates:
         raise AdapterError(f"{folder} holds no LoRA factors that could be attached")
 
-    config = _own_config(found, file.settings)
-    adapter = cast(LoraAdapter, attach(model, config, name, activate=False))
-    with torch.no_grad():
-        for path, update in found.updates.items():
-            adapter.sites[path].A.copy_(update.A)
-            adapter.sites[path].B.copy_(update.B)
-        for path, magnitude in found.magnitudes.items():
-            cast(nn.Parameter, adapter.sites[path].magnitude).copy_(magnitude)
-        whole = {key: t for tensors in found.saved.values() for key, t in tensors.items()}
-        for key, tensor in adapter.saved.state():
-            tensor.copy_(whole[key])
-    if activate:
-        switch_to(model, name)
-    return adapter
+    def fill_factors(adapter: Adapter) -> None:
+        with torch.no_grad():
+            for path, update in found.updates.items():
+                adapter.sites[path].A.copy_(update.A)
+                adapter.sites[path].B.copy_(update.B)
+            for path, magnitude in found.magnitudes.items():
+                cast(nn.Parameter, adapter.sites[path].magnitude).copy_(magnitude)
+            whole = {key: t for tensors in found.saved.values() for key, t in tensors.items()}
+            for key, tensor in cast(LoraAdapter, adapter).saved.state():
+                tensor.copy_(whole[key])
+
+    return _Content(_own_config(found, file.settings), fill_factors)
 
 
 def _refuse_what_cannot_be_attached(folder: Path, settings: Mapping[str, Any]) -> None:

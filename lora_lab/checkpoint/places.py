@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_lab.checkpoint.files import CONFIG_FILE
+from lora_lab.checkpoint.files import CONFIG_FILE, OWN_CONFIG_FILE
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,21 @@ def find_adapter(path: str | Path) -> AdapterPlace:
     """
     path = Path(path).expanduser()
     name = path.resolve().name
-    if (path / CONFIG_FILE).exists() or not (path / "config.json").is_file():
+    if holds_adapter(path) or not (path / "config.json").is_file():
         return AdapterPlace(path, name)
-    if (path / "adapter" / CONFIG_FILE).is_file():
+    if holds_adapter(path / "adapter"):
         return AdapterPlace(path / "adapter", name, path)
     steps = {
-        int(config.parent.name.removeprefix("step-")): config.parent
-        for config in path.glob(f"checkpoints/step-*/{CONFIG_FILE}")
-        if config.parent.name.removeprefix("step-").isdecimal()
+        int(folder.name.removeprefix("step-")): folder
+        for folder in path.glob("checkpoints/step-*")
+        if holds_adapter(folder) and folder.name.removeprefix("step-").isdecimal()
     }
     if not steps:
         return AdapterPlace(path, name)
     step = max(steps)
     return AdapterPlace(steps[step], name, path, f"the run has no end yet: this is step {step:,}")
+
+
+def holds_adapter(folder: Path) -> bool:
+    """Whether a folder has an adapter's config, PEFT's or our own."""
+    return any((folder / name).is_file() for name in (CONFIG_FILE, OWN_CONFIG_FILE))

@@ -23,12 +23,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters import LoraAdapter, LoraSite, attached
+from lora_lab.adapters import Adapter, Combination, LoraAdapter, LoraSite, attached
 from lora_lab.adapters.base import active, original_weight
 from lora_lab.adapters.dora import row_norms
 from lora_lab.adapters.saved_modules import own_tensors
-from lora_lab.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
+from lora_lab.checkpoint.files import (
+    CONFIG_FILE,
+    OWN_CONFIG_FILE,
+    OWN_WEIGHTS_FILE,
+    WEIGHTS_FILE,
+)
 from lora_lab.checkpoint.modules import SLICES_KEY, Slice, encode_slices, rows_of
+from lora_lab.checkpoint.own import part_name, save_own, save_parts
 from lora_lab.checkpoint.peft import PREFIX
 from lora_lab.checkpoint.seal import SEAL_KEY, seal
 from lora_lab.checkpoint.stacking import stacked_sites
@@ -39,20 +45,39 @@ from lora_lab.plan import full
 
 
 def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
-    """Write an adapter so that PEFT, and what reads PEFT's files, can load it.
+    """Write an adapter: LoRA so that PEFT, and what reads PEFT's files, can load it.
+
+    A method that PEFT has no form for gets LoRA Lab's own, and so do the parts of a combination,
+    each in a folder of its own within; see `checkpoint.own`.
 
     Args:
-        model: a model with a LoRA adapter.
+        model: a model with an adapter.
         folder: made if missing; each file is written under a temporary name and renamed.
         name: which adapter; the one in force by default.
 
     Returns:
         The folder.
     """
+    _save(model, any_adapter(model, name), Path(folder))
+    return Path(folder)
+
+
+def _save(model: nn.Module, adapter: Adapter, folder: Path) -> None:
+    if isinstance(adapter, LoraAdapter):
+        _save_lora(model, adapter, folder)
+    elif isinstance(adapter, Combination):
+        names = [part_name(n, own) for n, own in enumerate(adapter.adapters, 1)]
+        for own, part in zip(adapter.adapters, names, strict=True):
+            _save(model, own, folder / part)
+        save_parts(adapter.method, names, folder)
+    else:
+        save_own(adapter, folder)
+
+
+def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
+    """Write a LoRA adapter in PEFT's format; what lay there before is replaced."""
     from safetensors.torch import save_file
 
-    adapter = named_adapter(model, name)
-    folder = Path(folder)
     form = _Form()
     grouped: dict[str, list[LoraSite]] = {}
     for site in adapter.sites.values():
@@ -74,7 +99,8 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
     partial = folder / (CONFIG_FILE + ".partial")
     partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, folder / CONFIG_FILE)
-    return folder
+    for other in (OWN_CONFIG_FILE, OWN_WEIGHTS_FILE):
+        (folder / other).unlink(missing_ok=True)
 
 
 @dataclass
@@ -254,10 +280,25 @@ def tidy(alpha: float) -> float | int:
 
 
 def named_adapter(model: nn.Module, name: str | None) -> LoraAdapter:
-    """Return an adapter by name; by default the one in force, else the first.
+    """Return a LoRA adapter by name; by default the one in force, else the first.
 
     Raises:
         AdapterError: no such adapter, or one that is not LoRA's.
+    """
+    adapter = any_adapter(model, name)
+    if not isinstance(adapter, LoraAdapter):
+        raise AdapterError(
+            f"adapter {adapter.name!r} is {adapter.method}, and this form is LoRA's alone; "
+            "use save_adapter"
+        )
+    return adapter
+
+
+def any_adapter(model: nn.Module, name: str | None) -> Adapter:
+    """Return an adapter by name; by default the one in force, else the first.
+
+    Raises:
+        AdapterError: no such adapter.
     """
     adapters = attached(model)
     name = name or active(model) or next(iter(adapters), None)
@@ -267,7 +308,4 @@ def named_adapter(model: nn.Module, name: str | None) -> LoraAdapter:
             if adapters
             else "the model has no adapter to save; call attach(model, config) first"
         )
-    adapter = adapters[name]
-    if not isinstance(adapter, LoraAdapter):
-        raise AdapterError(f"adapter {name!r} is {adapter.method}; only LoRA is saved here")
-    return adapter
+    return adapters[name]

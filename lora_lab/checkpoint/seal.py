@@ -30,8 +30,13 @@ def seal(
 ) -> str:
     """Return the checksum of an adapter's tensors and of the settings that they depend on."""
     told = [_plain(settings.get(field) or None) for field in _FIELDS]
+    return digest(tensors, told, metadata.get(SLICES_KEY, ""))
+
+
+def digest(tensors: Mapping[str, Tensor], *told: Any) -> str:
+    """Return the SHA-256 of tensors, their names, dtypes and shapes, and of what else is told."""
     shapes = [(key, str(t.dtype), list(t.shape)) for key, t in sorted(tensors.items())]
-    head = json.dumps([told, shapes, metadata.get(SLICES_KEY, "")], sort_keys=True)
+    head = json.dumps([told[0], shapes, *told[1:]], sort_keys=True)
     found = hashlib.sha256(head.encode("utf-8", "surrogatepass"))
     for _, tensor in sorted(tensors.items()):
         if tensor.numel():

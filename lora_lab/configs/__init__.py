@@ -5,6 +5,7 @@ from lora_lab.configs.base import Config
 from lora_lab.configs.bottleneck import BottleneckConfig
 from lora_lab.configs.inplace import BitFitConfig, FullConfig
 from lora_lab.configs.lora import LoraConfig
+from lora_lab.configs.naming import method_name, to_python
 from lora_lab.configs.prefix import PrefixEmbedConfig, PrefixLayerConfig
 from lora_lab.configs.training import TrainingConfig
 
@@ -29,4 +30,6 @@ __all__ = [
     "PrefixEmbedConfig",
     "PrefixLayerConfig",
     "TrainingConfig",
+    "method_name",
+    "to_python",
 ]

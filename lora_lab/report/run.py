@@ -17,6 +17,7 @@ from lora_lab.analysis import (
     live_view,
     rank_map,
 )
+from lora_lab.configs import to_python
 from lora_lab.errors import RunError
 from lora_lab.memory import MemoryReading
 from lora_lab.report.page import Page, facts, heading, section, site_table, table
@@ -114,7 +115,7 @@ def write_run_report(run: Run, budget: Budget, path: str | Path | None = None) -
         path or run.folder / "report.html",
         title=f"{run.lm.card.name} on {run.task.name}",
         subtitle=f"{run.task.describe()} · run {run.id}, {step} steps",
-        config_python=f"{run.config.to_python()}\n{run.training.to_python()}",
+        config_python=f"{to_python(run.configs)}\n{run.training.to_python()}",
         budget=budget,
         losses=run.losses,
         metrics=run.snapshot.metrics,

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any
 
 from lora_lab._arrays import to_numpy
-from lora_lab.adapters import LoraAdapter
+from lora_lab.adapters import Adapter
 from lora_lab.analysis import adapter_spectra
 from lora_lab.analysis.sites import update_factors
 from lora_lab.runs.recorder import Recorder
@@ -24,7 +24,7 @@ _UNWATCHED_SECONDS = 10.0
 class Observer:
     """Copies spectra and factors out of an adapter. Called on the trainer's thread only."""
 
-    def __init__(self, adapter: LoraAdapter, recorder: Recorder) -> None:
+    def __init__(self, adapter: Adapter, recorder: Recorder) -> None:
         self.adapter = adapter
         self._recorder = recorder
         self._spectra_at = float("-inf")
@@ -49,6 +49,8 @@ class Observer:
             RunError: the disk does not take the spectra.
         """
         changes: dict[str, Any] = {}
+        if not self.adapter.sites:
+            return changes  # the method has no ΔW = s·BA to look at
         clock = time.perf_counter
         start = clock()
         wanted = now or self._recorder.due(step)
@@ -60,7 +62,7 @@ class Observer:
             self._spectra_costs.append(self._spectra_at - start)
         start = clock()
         due = start >= self._factors_due or watch != self._watched
-        if watch in self.adapter.sites and (now or due):
+        if watch is not None and watch in self.adapter.sites and (now or due):
             changes["factors"] = copy_factors(self.adapter, watch, step)
             self._factors_due = start + max(_WATCHED_SECONDS, _SHARE * (clock() - start))
         self._watched = watch
@@ -73,7 +75,7 @@ class Observer:
         return self._spectra_at + max(least, _SHARE * min(self._spectra_costs))
 
 
-def copy_factors(adapter: LoraAdapter, site_name: str, step: int) -> Factors:
+def copy_factors(adapter: Adapter, site_name: str, step: int) -> Factors:
     """Return a copy of one site's ΔW = scale·BA as it is now, float32; see `update_factors`."""
     site = adapter.sites[site_name]
     A, B = map(to_numpy, update_factors(site))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora_lab.adapters import LoraAdapter
+from lora_lab.adapters import Adapter
 from lora_lab.analysis import adapter_spectra
 from lora_lab.errors import ModelError
 from lora_lab.runs.snapshot import Spectra
@@ -23,13 +23,15 @@ class Recorder:
 
     Every step is kept until there are `MOST_ROWS`; then every other row goes, and from there on
     only as many steps are kept. So a run that is stopped early has been kept step by step.
-    Computing the spectra is the `Observer`'s business, and so is what that may cost.
+    Computing the spectra is the `Observer`'s business, and so is what that may cost. Of a method
+    without ΔW = s·BA there is nothing to keep.
     """
 
-    def __init__(self, store: RunStore, adapter: LoraAdapter) -> None:
+    def __init__(self, store: RunStore, adapter: Adapter) -> None:
         self._store = store
         self._adapter = adapter
         self._log: SpectraLog | None = None
+        self._widths: dict[str, int] = {}  # singular values at the start; AdaLoRA prunes some
         self._every = 1
 
     def begin(self) -> None:
@@ -39,6 +41,8 @@ class Recorder:
             ModelError: NaN in W₀.
             RunError: the disk does not take it.
         """
+        if not self._adapter.sites:
+            return
         values = adapter_spectra(self._adapter)
         sites = [
             {
@@ -56,9 +60,9 @@ class Recorder:
             for name, site in self._adapter.sites.items()
         ]
         self._store.write_json(SITES_FILE, {"trainable": self._adapter.trainable, "sites": sites})
-        width = sum(len(s) for s in values.values())
-        log = SpectraLog(self._store.folder / SPECTRA_FILE, width)
-        log.append(0, _row(Spectra(0, values)))
+        self._widths = {name: len(s) for name, s in values.items()}
+        log = SpectraLog(self._store.folder / SPECTRA_FILE, sum(self._widths.values()))
+        log.append(0, self._row(Spectra(0, values)))
         self._log = log
 
     def due(self, step: int) -> bool:
@@ -78,16 +82,20 @@ class Recorder:
             log.keep_every_other()
             # The mean distance, which is not always twice the old one: looks may be far between.
             self._every = round((log.steps[-1] - log.steps[0]) / (len(log.steps) - 1))
-        log.append(seen.step, _row(seen))
+        log.append(seen.step, self._row(seen))
 
     def close(self) -> None:
         """Close the file."""
         if self._log is not None:
             self._log.close()
 
-
-def _row(seen: Spectra) -> np.ndarray:
-    return np.concatenate(list(seen.singular_values.values()))
+    def _row(self, seen: Spectra) -> np.ndarray:
+        return np.concatenate(
+            [
+                np.pad(s, (0, self._widths[name] - len(s)))
+                for name, s in seen.singular_values.items()
+            ]
+        )
 
 
 def _norm(W: Tensor, name: str) -> float:

@@ -9,13 +9,13 @@ import os
 import platform
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from lora_lab.adapters import LoraAdapter, attach
-from lora_lab.configs import LoraConfig, TrainingConfig
+from lora_lab.adapters import Adapter, attach
+from lora_lab.configs import LoraConfig, MethodConfig, TrainingConfig, method_name
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs.control import Control
 from lora_lab.runs.observer import copy_factors
@@ -53,7 +53,7 @@ class RunResult:
 
 
 class Run:
-    """One training of a LoRA adapter on a thread of its own.
+    """One training of an adapter on a thread of its own.
 
     All methods may be called from any thread and only set a flag, except `wait`, `result` and
     `paused`, which wait. The model is the one in the notebook: between `pause()` and `resume()`,
@@ -65,9 +65,9 @@ class Run:
     Attributes:
         id: name of the folder, unique.
         folder: where config, metrics, checkpoints and the adapter go.
-        config, training: what was asked for.
+        config, training: what was asked for; of a combination `config` is a tuple.
         lm, task: the model with tokenizer and card, and the data.
-        adapter: the `LoraAdapter` in training; None before `start`.
+        adapter: the `Adapter` in training; None before `start`.
         samples: a few held-out prompts with the answers known so far.
         losses: (step, loss) of every step; filled when the run is over.
         notes: what the libraries underneath logged, each line once.
@@ -78,7 +78,7 @@ class Run:
         self,
         lm: LoadedModel,
         task: Task,
-        config: LoraConfig,
+        config: MethodConfig | Sequence[MethodConfig],
         training: TrainingConfig,
         output_dir: str | os.PathLike[str] = "runs",
         name: str | None = None,
@@ -86,12 +86,12 @@ class Run:
         _check(lm, task)
         self.lm = lm
         self.task = task
-        self.config = config
+        self.config = tuple(config) if isinstance(config, Sequence) else config
         self.training = training
         self.store = RunStore.create(output_dir, name)
         self.id = self.store.id
         self.folder = self.store.folder
-        self.adapter: LoraAdapter | None = None
+        self.adapter: Adapter | None = None
         self.samples: tuple[Sample, ...] = ()
         self.losses: tuple[tuple[int, float], ...] = ()
         self.notes: list[str] = []
@@ -110,6 +110,11 @@ class Run:
     def model(self) -> PreTrainedModel:
         """The model that is trained, the one in the notebook."""
         return self.lm.model
+
+    @property
+    def configs(self) -> tuple[MethodConfig, ...]:
+        """The configs of all parts; one, unless methods are combined."""
+        return self.config if isinstance(self.config, tuple) else (self.config,)
 
     @property
     def state(self) -> RunState:
@@ -134,7 +139,8 @@ class Run:
         adapter = self.adapter
         if site is not None and adapter is not None and site not in adapter.sites:
             some = ", ".join(list(adapter.sites)[:3])
-            raise RunError(f"run {self.id} does not adapt {site!r}; it adapts {some}, …")
+            which = f"it adapts {some}, …" if some else f"{adapter.method} has no factors to watch"
+            raise RunError(f"run {self.id} does not adapt {site!r}; {which}")
         self._watch = site
         at_rest = self.state is RunState.PAUSED or self.state.final
         if site is not None and adapter is not None and at_rest:
@@ -220,7 +226,7 @@ class Run:
                 "stop() it or wait() for it first"
             )
         with seeded(self.training.seed):
-            self.adapter = cast(LoraAdapter, attach(self.model, self.config, ADAPTER))
+            self.adapter = attach(self.model, self.config, ADAPTER)
         if self._watch not in self.adapter.sites:
             self._watch = None  # set before there was anything to compare it with
         self.store.write_json("config.json", self.description())
@@ -253,7 +259,10 @@ class Run:
                 "synthetic": self.task.synthetic,
                 "examples": len(self.task.train),
             },
-            "lora": self.config.to_dict(),
+            "method": method_name(self.configs),
+            # LoRA alone, as the sweep map and other readers of the ranks want it.
+            **({"lora": only.to_dict()} if isinstance(only := self.config, LoraConfig) else {}),
+            "configs": [{"class": type(c).__name__, **c.to_dict()} for c in self.configs],
             "training": self.training.to_dict(),
             "versions": versions,
         }
@@ -262,14 +271,14 @@ class Run:
 def train(
     lm: LoadedModel,
     task: Task | str,
-    config: LoraConfig | None = None,
+    config: MethodConfig | Sequence[MethodConfig] | None = None,
     *,
     output_dir: str | os.PathLike[str] = "runs",
     name: str | None = None,
     start: bool = True,
     **training: Any,
 ) -> Run:
-    """Train a LoRA adapter in the background; returns at once.
+    """Train an adapter in the background; returns at once.
 
     >>> run = train(lm, "mini-e2e", LoraConfig(r=8, lora_alpha=16), max_steps=60)
     >>> run.result().metrics
@@ -277,7 +286,7 @@ def train(
     Args:
         lm: what `load_model` returns.
         task: a task, or what `load_task` takes.
-        config: which matrices, of what rank; default `LoraConfig()`.
+        config: any method's config, or a list of them; default `LoraConfig()`.
         output_dir: where the run's folder is made.
         name: part of the folder's name.
         start: False makes the run and leaves it idle.

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import DefaultFlowCallback
 
-from lora_lab.adapters import LoraAdapter, LoraSite
+from lora_lab.adapters import Adapter
 from lora_lab.configs import TrainingConfig
 from lora_lab.errors import RunError
 from lora_lab.gated_mlp import recomputed_mlps
@@ -68,7 +68,7 @@ class Fit:
     """
 
     model: nn.Module
-    adapter: LoraAdapter
+    adapter: Adapter
     examples: Dataset | Sequence[Any]
     collate: Callable[[list[Any]], dict[str, Tensor]]
     training: TrainingConfig
@@ -94,6 +94,7 @@ class Fit:
                 weight_decay=self.training.weight_decay,
             )
             self.meter.optimizer = self.optimizer
+            self.adapter.begin_training(self.optimizer, self.training.max_steps)
             trainer = _Trainer(self)
             # A notebook gets other default callbacks than a script; all but one print or display.
             kept = [c for c in trainer.callback_handler.callbacks if type(c) is DefaultFlowCallback]
@@ -106,14 +107,9 @@ class Fit:
                 trainer.accelerator.free_memory()
 
 
-def parameter_groups(adapter: LoraAdapter, training: TrainingConfig) -> list[dict[str, Any]]:
+def parameter_groups(adapter: Adapter, training: TrainingConfig) -> list[dict[str, Any]]:
     """Return the optimizer's groups; "ratio" is a group's rate as a multiple of `learning_rate`."""
-    fast = {
-        id(parameter)
-        for site in adapter.sites.values()
-        for name, parameter in site.named_parameters()
-        if name != "A" and site.site.kind != "embedding"
-    }
+    fast = {id(parameter) for parameter in adapter.fast_parameters()}
     found: dict[float, list[nn.Parameter]] = {}
     for parameter in adapter.parameters():
         if parameter.requires_grad:
@@ -173,12 +169,15 @@ class _Trainer(Trainer):
             optimizers=(fit.optimizer, None),
         )
         self._meter = fit.meter
+        self._adapter = fit.adapter
+        self._penalty: Tensor | float = 0.0
         self.step_loss: Tensor | float = 0.0
         self.step_tokens: Tensor | int = 0
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any) -> Tensor:
         with self._meter.measure(inputs["input_ids"].numel()):
             loss = super().training_step(model, inputs, *rest)
+        loss = loss - self._penalty  # what people read is the task's own loss
         # Each pass gives its tokens' share of the step's mean: they add up to the true mean.
         self.step_loss = self.step_loss + loss
         labels = inputs["labels"][:, 1:]  # the first token of an example is never predicted
@@ -193,8 +192,14 @@ class _Trainer(Trainer):
                 "the loss does not depend on the adapter at all: "
                 + _likely_reason(cast(nn.Module, self.model), all_dead=True)
             )
+        if (penalty := self._adapter.penalty()) is not None:
+            # HF Trainer divides by the number of passes what it takes for a plain mean.
+            divided = kwargs.get("num_items_in_batch") is None or not self.model_accepts_loss_kwargs
+            share = penalty / self.current_gradient_accumulation_steps
+            self._penalty = share.detach()
+            loss = loss + (penalty if divided else share)
         self._meter.sample()  # just before the backward pass, activations are at their most
-        return result
+        return (loss, *result[1:]) if isinstance(result, tuple) else loss
 
     def floating_point_ops(self, *_: Any) -> int:
         return 0  # nobody reads it, and counting walks over all parameters at every step
@@ -206,13 +211,15 @@ class _Steps(TrainerCallback):
     def __init__(self, fit: Fit, trainer: _Trainer) -> None:
         self._fit = fit
         self._trainer = trainer
-        self._reached = False  # every site has been seen to get a gradient
+        self._parts = fit.adapter.parts()
+        self._what = "sites" if fit.adapter.sites else "places"
+        self._reached = False  # every part has been seen to get a gradient
         # What starts at zero and learns: B, or an embedding's A. Where there is none (PiSSA), a
         # gradient has to be proof enough.
         self._zero = {
-            name: zero[0]
-            for name, site in fit.adapter.sites.items()
-            if (zero := [p for p in _learning(site) if not p.any()])
+            place: zero[0]
+            for place, learnt in self._parts.items()
+            if all(p.numel() for p in learnt) and (zero := [p for p in learnt if not p.any()])
         }
         self._loss = 0.0
         self._tokens = 0
@@ -245,11 +252,12 @@ class _Steps(TrainerCallback):
 
     def on_optimizer_step(self, *context: Any, **_: Any) -> None:
         if self._zero and self._learning_rate > 0:
-            if dead := [name for name, start in self._zero.items() if not start.any()]:
-                sites = self._fit.adapter.sites
+            if dead := [place for place, start in self._zero.items() if not start.any()]:
+                what = "BA is still zero" if self._fit.adapter.sites else "nothing has moved"
                 raise DeadAdapterError(
-                    f"BA is still zero after optimizer step {context[1].global_step + 1} at "
-                    f"{_some(dead, len(sites))}: the optimizer does not move these parameters"
+                    f"{what} after optimizer step {context[1].global_step + 1} at "
+                    f"{_some(dead, len(self._parts), self._what)}: the optimizer does not "
+                    "move these parameters"
                 )
             self._zero = {}
 
@@ -260,27 +268,22 @@ class _Steps(TrainerCallback):
             control.should_training_stop = True
 
     def _check_gradients(self, step: int) -> None:
-        sites = self._fit.adapter.sites
         dead = [
-            name
-            for name, site in sites.items()
-            if not any(p.grad is not None and p.grad.any() for p in _learning(site))
+            place
+            for place, learnt in self._parts.items()
+            if not any(p.grad is not None and p.grad.any() for p in learnt)
         ]
         if dead:
             raise DeadAdapterError(
-                f"no gradient reached {_some(dead, len(sites))} in step {step}: "
-                + _likely_reason(self._fit.model, all_dead=len(dead) == len(sites))
+                f"no gradient reached {_some(dead, len(self._parts), self._what)} in step {step}: "
+                + _likely_reason(self._fit.model, all_dead=len(dead) == len(self._parts))
             )
         self._reached = True
 
 
-def _learning(site: LoraSite) -> list[nn.Parameter]:
-    return [parameter for parameter in site.parameters() if parameter.requires_grad]
-
-
-def _some(names: list[str], total: int) -> str:
+def _some(names: list[str], total: int, what: str) -> str:
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return f"{len(names)} of {total} sites ({shown})"
+    return f"{len(names)} of {total} {what} ({shown})"
 
 
 def _likely_reason(model: nn.Module, all_dead: bool) -> str:

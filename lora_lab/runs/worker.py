@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from lora_lab.adapters import LoraAdapter, activate
+from lora_lab.adapters import Adapter, activate
 from lora_lab.checkpoint import save_adapter
 from lora_lab.errors import RunError
 from lora_lab.memory import Meter
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 _GOOD_EVERY = 50  # steps between copies of the adapter to fall back to, where save_steps is 0
 
 
-Copy = tuple[int, list[Tensor]]  # the adapter's parameters after so many steps
+Copy = tuple[int, Sequence[Tensor]]  # the adapter's parameters after so many steps
 
 
 class Worker:
@@ -50,7 +51,7 @@ class Worker:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.model: Any = run.model
-        self.adapter = cast(LoraAdapter, run.adapter)
+        self.adapter = cast(Adapter, run.adapter)
         self.losses = LossHistory()
         self.pace = Pace()
         self.recorder = Recorder(run.store, self.adapter)
@@ -213,6 +214,7 @@ class Worker:
             "optimizer": self.fit.optimizer.state_dict(),
             "scheduler": self.fit.scheduler.state_dict(),
             "random": random_state(self.meter.device),
+            "method": self.adapter.training_state(),
         }
         self.run.store.save_checkpoint(self.step, self._write_adapter, state)
 
@@ -260,12 +262,9 @@ class Worker:
 
     def _keep_copy(self) -> None:
         """Copy the adapter to the CPU. The copy is good when the next step's loss is finite."""
-        copy = [p.detach().to("cpu", copy=True) for p in self.adapter.parameters()]
-        self._candidate = (self.step, copy)
+        self._candidate = (self.step, self.adapter.values())
 
     def _restore_good(self) -> None:
         """Put the adapter back to the newest copy that is known to be good."""
         self.step, copy = self._good
-        with torch.no_grad():
-            for parameter, good in zip(self.adapter.parameters(), copy, strict=True):
-                parameter.copy_(good)
+        self.adapter.set_values(copy)

@@ -1,0 +1,26 @@
+"""Learnt modules that a method keeps in the model, so that they move and are counted with it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lora_lab.anatomy.reader import LEARNED_CHILD
+
+
+def hang(parent: nn.Module, name: str, learned: nn.Module) -> None:
+    """Make what the adapter `name` learns a part of a module of the model."""
+    learned.train(parent.training)
+    if LEARNED_CHILD not in parent._modules:
+        parent.add_module(LEARNED_CHILD, nn.Module())
+    # Not an nn.ModuleDict: adapters may be called "keys" or "update".
+    parent.get_submodule(LEARNED_CHILD)._modules[name] = learned
+
+
+def take_off(parent: nn.Module, name: str) -> None:
+    """Take it off again; with the last one gone, the module is as it was. Twice is no error."""
+    if LEARNED_CHILD not in parent._modules:
+        return
+    held = parent.get_submodule(LEARNED_CHILD)._modules
+    held.pop(name, None)
+    if not held:
+        delattr(parent, LEARNED_CHILD)
