@@ -1,8 +1,17 @@
 """`python -m benchmarks` (or `make bench`): every benchmark, one after another."""
 
-from benchmarks import adapters, closed_form, dry_run, spectra, step_slider, workbench_showing
+from benchmarks import (
+    adapters,
+    closed_form,
+    dry_run,
+    latency,
+    spectra,
+    step_slider,
+    workbench_showing,
+)
 
 adapters.main([])
+latency.main([])
 spectra.main()
 closed_form.main()
 dry_run.main()

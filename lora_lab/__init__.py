@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         BitFitConfig,
         BottleneckConfig,
         FullConfig,
+        HeadConfig,
         LoraConfig,
         PrefixEmbedConfig,
         PrefixLayerConfig,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     )
     from lora_lab.errors import LoraLabError
     from lora_lab.models import LoadedModel, catalogue, load_model
-    from lora_lab.runs import Run, train
+    from lora_lab.runs import Run, resume, runs, train
     from lora_lab.tasks import load_task
 
 __version__ = "0.1.0"
@@ -59,6 +60,7 @@ _HOMES = {
     "BitFitConfig": "configs",
     "BottleneckConfig": "configs",
     "FullConfig": "configs",
+    "HeadConfig": "configs",
     "LoadedModel": "models",
     "LoraConfig": "configs",
     "LoraLabError": "errors",
@@ -84,6 +86,8 @@ _HOMES = {
     "merge": "adapters",
     "mixed_batch": "adapters",
     "push_ready": "checkpoint",
+    "resume": "runs",
+    "runs": "runs",
     "save_adapter": "checkpoint",
     "save_loralib": "checkpoint",
     "train": "runs",
@@ -95,6 +99,7 @@ __all__ = [
     "BitFitConfig",
     "BottleneckConfig",
     "FullConfig",
+    "HeadConfig",
     "LoadedModel",
     "LoraConfig",
     "LoraLabError",
@@ -123,6 +128,8 @@ __all__ = [
     "merge",
     "mixed_batch",
     "push_ready",
+    "resume",
+    "runs",
     "save_adapter",
     "save_loralib",
     "train",

@@ -1,5 +1,6 @@
 """Adapters: one method a file, all behind the same verbs."""
 
+from lora_lab.adapters.adalora import AdaLoraAdapter
 from lora_lab.adapters.base import (
     Adapter,
     activate,
@@ -11,21 +12,32 @@ from lora_lab.adapters.base import (
     unmerge,
 )
 from lora_lab.adapters.batches import mixed_batch
+from lora_lab.adapters.bottleneck import BottleneckAdapter
 from lora_lab.adapters.combination import Combination
+from lora_lab.adapters.head import HeadAdapter
+from lora_lab.adapters.inplace import InPlaceAdapter
 from lora_lab.adapters.lora import LoraAdapter, LoraSite
+from lora_lab.adapters.prefix import PrefixEmbedAdapter, PrefixLayerAdapter, learned_tokens
 from lora_lab.adapters.sums import combine
 
 __all__ = [
+    "AdaLoraAdapter",
     "Adapter",
+    "BottleneckAdapter",
     "Combination",
+    "HeadAdapter",
+    "InPlaceAdapter",
     "LoraAdapter",
     "LoraSite",
+    "PrefixEmbedAdapter",
+    "PrefixLayerAdapter",
     "activate",
     "active",
     "attach",
     "attached",
     "combine",
     "detach",
+    "learned_tokens",
     "merge",
     "mixed_batch",
     "unmerge",

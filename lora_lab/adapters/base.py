@@ -131,6 +131,11 @@ class Adapter(ABC):
         """The number of trainable parameters, counted."""
         return sum(p.numel() for p in self.parameters())
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        """{site name: the rank of its ΔW}; AdaLoRA's fall while it is trained."""
+        return {name: site.r for name, site in self.sites.items()}
+
     def fast_parameters(self) -> Iterable[nn.Parameter]:
         """Yield those that LoRA+ gives the higher learning rate: B of every site."""
         return ()
@@ -320,7 +325,8 @@ def merge(
             f"{next(iter(quantised))} holds quantised weights, which no sum can be written into; "
             "merge(model, dequantise=True) puts floating-point layers in their place"
         )
-    if rack.merged:
+    merged_before = rack.merged
+    if merged_before:
         unmerge(model)
     originals: list[tuple[nn.Parameter, Tensor]] = []
     before = rack.active.name
@@ -335,6 +341,8 @@ def merge(
     except BaseException:
         _restore(originals)
         _switch(rack, before)
+        if merged_before:
+            merge(model, merged_before, dequantise=True)
         raise
     for other in rack.adapters.values():
         other.remove()
@@ -400,6 +408,12 @@ def original_weight(model: nn.Module, weight: nn.Parameter) -> Tensor:
         original_ = own.original(weight)
         return weight.detach() if original_ is None else original_
     return weight.detach()
+
+
+def base_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the base's own parameters in their order, without any adapter's."""
+    rack = _rack(model)
+    return [p for p, _ in rack.required_grad] if rack else list(model.parameters())
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -86,6 +87,11 @@ class Combination(Adapter):
             for name, tensor in own.state().items()
         }
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The parts' ranks."""
+        return {name: r for own in self.adapters for name, r in own.ranks.items()}
+
     def fast_parameters(self) -> Iterator[nn.Parameter]:
         """Yield every part's."""
         for adapter in self.adapters:
@@ -105,6 +111,16 @@ class Combination(Adapter):
         """Return every part's, by its number."""
         states = enumerate(own.training_state() for own in self.adapters)
         return {str(number): state for number, state in states if state}
+
+    def values(self) -> list[Tensor]:
+        """Return copies of what the parts learn, one part after another."""
+        return [value for own in self.adapters for value in own.values()]
+
+    def set_values(self, values: Sequence[Tensor]) -> None:
+        """Put back what `values` returned."""
+        left = iter(values)
+        for own in self.adapters:
+            own.set_values(list(islice(left, len(own.values()))))
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Hand every part its own."""

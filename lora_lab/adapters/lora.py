@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,18 +33,20 @@ class LoraAdapter(Adapter):
 
     Attributes:
         name: the adapter's name.
-        config: the `LoraConfig` it was made from.
+        config: what it was made from.
+        lora: the `LoraConfig` of its factors: `config` itself, or what AdaLoRA starts as.
         sites: {site name: `LoraSite`} in the anatomy's order.
         saved: the copies of modules that are trained whole.
     """
 
     method = "LoRA"
     per_sample = True
+    config: Any
     sites: dict[str, LoraSite]
 
     def __init__(self, model: nn.Module, config: LoraConfig, name: str) -> None:
         self.name = name
-        self.config = config
+        self.config = self.lora = config
         self.model = model
         self.saved = SavedModules(model, config.modules_to_save or ())
         # What is trained whole gets no factors, in PEFT neither.
@@ -57,7 +59,7 @@ class LoraAdapter(Adapter):
         for p in plans:
             _check(p.site, modules[p.site.module], config)
         self.sites = {
-            p.site.name: _SITES[p.site.kind](p, config, self._start(modules[p.site.module], p.site))
+            p.site.name: self.make_site(p, self._start(modules[p.site.module], p.site))
             for p in plans
         }
         self._layers: dict[str, tuple[nn.Module, LayerSites]] = {}
@@ -67,6 +69,10 @@ class LoraAdapter(Adapter):
             self._layers[path] = module, kind(sites)
         share_inputs(self._layers.values())
         self._tied = _tied_layers(by_path, self._layers.values())
+
+    def make_site(self, planned: SitePlan, W: Tensor) -> LoraSite:
+        """Return the factors of one site at their start; see `LoraSite`."""
+        return _SITES[planned.site.kind](planned, self.lora, W)
 
     def insert(self, active: Active) -> None:
         """Hang the factors below their layers; see `Adapter.insert`."""

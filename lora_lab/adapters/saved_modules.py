@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 
 from lora_lab.adapters.base import Active, AdapterNames
 from lora_lab.adapters.layers import AdaptedLayer
@@ -250,6 +251,12 @@ def _trainable_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
                 memo[id(part._modules[child])] = None
         if isinstance(switch := part.__dict__.get("forward"), Switch):
             memo[id(switch)] = None
+    for _, tensor in own_tensors(module):
+        if isinstance(tensor, FakeTensor) and id(tensor) not in memo:
+            # In a dry run: deepcopy would copy the fake mode too, and modes do not mix.
+            memo[id(tensor)] = like = tensor.detach().clone()
+            if isinstance(tensor, nn.Parameter):
+                memo[id(tensor)] = nn.Parameter(like.to(_master_dtype(tensor)))
     own = copy.deepcopy(module, memo)
     for part in own.modules():
         if isinstance(part, AdaptedLayer):
@@ -259,8 +266,11 @@ def _trainable_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         if part._modules.pop(SAVED_CHILD, part) is not part:
             del part.__dict__["forward"]
     for parameter in own.parameters():
-        dtype = torch.promote_types(parameter.dtype, torch.float32)
-        parameter.data = parameter.data.to(dtype)
+        parameter.data = parameter.data.to(_master_dtype(parameter))
         parameter.requires_grad_(True)
         parameter.grad = None
     return own
+
+
+def _master_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)

@@ -39,9 +39,10 @@ def combine(model: nn.Module, weights: Mapping[str, float], name: str) -> LoraAd
         for site in source.sites.values():
             own = factors.setdefault(site.site.name, [])
             own += [(t.A.detach(), t.B.detach() * (t.scale * weight)) for t in site.terms()]
-    stacked = {site: _stacked(pairs) for site, pairs in factors.items()}
+    # AdaLoRA may have left nothing of a site.
+    stacked = {s: _stacked(pairs) for s, pairs in factors.items() if any(len(A) for A, _ in pairs)}
     ranks = {site: A.shape[0] for site, (A, _) in stacked.items()}
-    first = sources[0][0].config
+    first = sources[0][0].lora
     template = LoraConfig(lora_alpha=1, lora_dropout=first.lora_dropout)
     config = config_from_ranks(anatomy(model), ranks, template)
     # s = α/r = 1 at every site: the scales are in the factors.
@@ -64,7 +65,7 @@ def _sources(model: nn.Module, weights: Mapping[str, float]) -> list[tuple[LoraA
         adapter = adapters.get(name)
         if adapter is None:
             raise AdapterError(f"no adapter is called {name!r}; attached are {known}")
-        if not isinstance(adapter, LoraAdapter) or adapter.config.use_dora or adapter.saved.copies:
+        if not isinstance(adapter, LoraAdapter) or adapter.lora.use_dora or adapter.saved.copies:
             raise AdapterError(
                 f"adapter {name!r} is not a sum of products BA; merge it into the weights instead"
             )

@@ -28,6 +28,7 @@ from lora_lab.analysis.intruders import (
     scaled_intruders,
 )
 from lora_lab.analysis.leading import leading_directions
+from lora_lab.analysis.methods import MethodComparison, MethodRow, compare_methods
 from lora_lab.analysis.overlaps import OverlapMap, compare, compare_with_base
 from lora_lab.analysis.sites import (
     AdaptedSite,
@@ -52,6 +53,8 @@ __all__ = [
     "Analysis",
     "Capacity",
     "IntruderCurve",
+    "MethodComparison",
+    "MethodRow",
     "OverlapMap",
     "RankMap",
     "SiteAmplification",
@@ -69,6 +72,7 @@ __all__ = [
     "capacity",
     "comparable_runs",
     "compare",
+    "compare_methods",
     "compare_with_base",
     "find_intruders",
     "intruder_curve",

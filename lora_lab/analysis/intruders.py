@@ -263,7 +263,7 @@ def _factored(model: nn.Module, name: str | None) -> LoraAdapter:
     if name not in adapters:
         raise AdapterError(f"no adapter is called {name!r}; attached are {known}")
     adapter = adapters[name]
-    if not isinstance(adapter, LoraAdapter):
+    if not isinstance(adapter, LoraAdapter) or adapter.method != "LoRA":
         raise AdapterError(f"{name!r} is {adapter.method}; only LoRA's factors can be exchanged")
     if not any(isinstance(module, AdaptedLayer) for module in model.modules()):
         raise AdapterError(f"adapter {active(model)!r} is merged; call unmerge(model) first")

@@ -37,7 +37,7 @@ def update_triplets(site: AdaptedSite) -> tuple[Any, Any, Any]:
     Raises:
         AdapterError: NaN or infinite factors.
     """
-    A, B = computable(site.A), computable(site.B)
+    A, B = _own_factors(site)
     initial = _initial(site)
     if initial is None:
         return spectra.singular_triplets(A, B, site.scale)
@@ -52,7 +52,7 @@ def update_factors(site: AdaptedSite) -> tuple[Any, Any]:
     differences are exact to the bit while they are small, so that ΔW is 0 at the start, and not
     what rounding leaves of two large products.
     """
-    A, B = computable(site.A), computable(site.B)
+    A, B = _own_factors(site)
     A, B = same_library(A, A), same_library(B, B)
     initial = _initial(site)
     if initial is None:
@@ -93,6 +93,16 @@ def naming(site_name: str) -> Iterator[None]:
         if str(error).startswith(f"{site_name}: "):
             raise
         raise type(error)(f"{site_name}: {error}") from None
+
+
+def _own_factors(site: AdaptedSite) -> tuple[Any, Any]:
+    """Return A and B; of a site that AdaLoRA has left no triplet, zeros of rank 1."""
+    A, B = computable(site.A), computable(site.B)
+    if A.shape[0]:
+        return A, B
+    if isinstance(A, np.ndarray):
+        return np.zeros_like(A, shape=(1, A.shape[1])), np.zeros_like(B, shape=(B.shape[0], 1))
+    return A.new_zeros(1, A.shape[1]), B.new_zeros(B.shape[0], 1)
 
 
 def _initial(site: AdaptedSite) -> tuple[Any, Any] | None:

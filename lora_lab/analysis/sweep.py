@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_lab._format import format_count, plural
-from lora_lab.configs import LoraConfig, TrainingConfig
+from lora_lab._format import plural
+from lora_lab.analysis.records import (
+    end_state,
+    final_score,
+    nothing_to_show,
+    refuse_differences,
+    shared_settings,
+)
+from lora_lab.configs import LoraConfig
 from lora_lab.errors import RunError
 
 if TYPE_CHECKING:
@@ -26,7 +32,7 @@ _FREE_TRAINING = (
     *("learning_rate", "seed", "save_steps"),
     *("gradient_checkpointing", "recompute_mlp"),
 )
-_MODEL = ("hub_id", "name", "parameters", "dtype")
+_MEND = "give runs that differ only in rank and learning rate, such as comparable_runs(records)[0]"
 
 
 @dataclass(frozen=True)
@@ -81,23 +87,23 @@ def sweep_map(records: Iterable[RunRecord], metric: str = "loss_after") -> Sweep
             comparable; the line names the setting in which they differ.
     """
     records = list(records)
-    _check_comparable(records)
+    refuse_differences([_settings(record) for record in records], _MEND)
     found: defaultdict[tuple[int, float], list[float]] = defaultdict(list)
     alphas: defaultdict[tuple[int, float], set[float]] = defaultdict(set)
     failed = unfinished = 0
     for record in records:
         cell = _cell(record)
-        score = _score(record, metric)
+        score = final_score(record, metric)
         if score is not None:
             found[cell].append(score)
             alphas[cell].add(record.config["lora"]["lora_alpha"])
-        elif _state(record) == "failed":
+        elif end_state(record) == "failed":
             found[cell] += []
             failed += 1
         else:
             unfinished += 1
     if not any(found.values()):
-        raise RunError(_nothing(records, metric))
+        raise nothing_to_show(records, metric)
 
     ranks = tuple(sorted({r for r, _ in found}))
     learning_rates = tuple(sorted({rate for _, rate in found}))
@@ -122,36 +128,15 @@ def sweep_map(records: Iterable[RunRecord], metric: str = "loss_after") -> Sweep
 
 def _settings(record: RunRecord) -> dict[str, Any]:
     """Return what must be the same in all runs of a sweep, flat."""
-    config = record.config
     try:
-        model: Mapping[str, Any] = config["model"]
         # A field that a run is older than has its default.
-        lora = {**LoraConfig().to_dict(), **config["lora"]}
-        training = {**TrainingConfig().to_dict(), **config["training"]}
+        lora = {**LoraConfig().to_dict(), **record.config["lora"]}
         targets = lora["target_modules"]
         lora["target_modules"] = targets if isinstance(targets, str) else sorted(targets)
-        return {
-            "task": config["task"]["name"],
-            **{f"model {key}": model.get(key) for key in _MODEL},
-            **{key: value for key, value in lora.items() if key not in _FREE_LORA},
-            **{key: value for key, value in training.items() if key not in _FREE_TRAINING},
-        }
+        kept = {key: value for key, value in lora.items() if key not in _FREE_LORA}
+        return shared_settings(record, _FREE_TRAINING) | kept
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(_foreign(record, error)) from None
-
-
-def _check_comparable(records: Sequence[RunRecord]) -> None:
-    if not records:
-        raise RunError("there are no runs to compare; train some, or name another folder of runs")
-    settings = [_settings(record) for record in records]
-    for key in dict.fromkeys(key for one in settings for key in one):
-        values = list(dict.fromkeys(json.dumps(one.get(key)) for one in settings))
-        if len(values) > 1:
-            shown = ", ".join(values[:3]) + (", …" if len(values) > 3 else "")
-            raise RunError(
-                f"these runs are not comparable: {key} is {shown}; give runs that differ only in "
-                "rank and learning rate, such as comparable_runs(records)[0]"
-            )
 
 
 def _cell(record: RunRecord) -> tuple[int, float]:
@@ -163,29 +148,6 @@ def _cell(record: RunRecord) -> tuple[int, float]:
 
 def _foreign(record: RunRecord, error: Exception) -> str:
     return f"{record.folder / 'config.json'} is no LoRA run's ({error!r}); leave that run out"
-
-
-def _state(record: RunRecord) -> str | None:
-    return record.summary.get("state") if record.summary else None
-
-
-def _score(record: RunRecord, metric: str) -> float | None:
-    score = _metrics(record).get(metric) if _state(record) == "done" else None
-    return float(score) if isinstance(score, (int, float)) and math.isfinite(score) else None
-
-
-def _metrics(record: RunRecord) -> Mapping[str, Any]:
-    return (record.summary or {}).get("metrics") or {}
-
-
-def _nothing(records: Sequence[RunRecord], metric: str) -> str:
-    known = {name for record in records for name in _metrics(record)}
-    if known - {metric}:
-        return f"no run ended with {metric!r}; the runs' metrics are {', '.join(sorted(known))}"
-    return (
-        f"none of {format_count(len(records))} runs ended with {metric!r}: they failed, are still "
-        "running, or had eval_examples=0"
-    )
 
 
 def _note(

@@ -12,7 +12,7 @@ dry run may go on beside a training.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lora_lab._quiet import quiet_transformers
+from lora_lab.adapters import Adapter
+from lora_lab.anatomy import anatomy
 from lora_lab.budget import fakes
 from lora_lab.budget.costs import Memory
 from lora_lab.budget.cuda import CudaStorages, cublas_workspace
+from lora_lab.budget.methods import learned_tokens
 from lora_lab.budget.optimizers import OPTIMIZERS
 from lora_lab.errors import ConfigError
 from lora_lab.memory import LiveStorages, storage_bytes
@@ -39,7 +42,7 @@ class DryRun:
         peak: live tensors at the dearest moment: the sum of the four parts.
         weights: the model's with its buffers, and the adapter's.
         gradients: of all that is trained.
-        optimizer: its state.
+        optimizer: its state, and AdaLoRA's scores.
         activations: what the peak needs beyond the other three.
         seconds: that the dry run took.
         settings: what was assumed, for people: "batch 8 × 128 tokens, AdamW, float32".
@@ -80,16 +83,19 @@ def dry_run(
 ) -> DryRun:
     """Take one training step on fake tensors and count what it holds.
 
-    As in training, the loss is the model's own, gradients are clipped, and the optimizer is torch's
-    default for the device. A model without a loss of its own is given the sum of its output.
+    As in training, the loss is the model's own with the method's penalty added, gradients are
+    clipped, and the optimizer is the one that a run makes on the device. A model without a loss of
+    its own is given the sum of its output. AdaLoRA's step is one before the first cut. Of FT and
+    its like the copy of W₀ is not counted: the adapter keeps it in the host's memory, not on the
+    device.
 
     Args:
         model: a transformers model (only its config and dtype are read), a transformers config, a
             catalogue name, a hub id, or a folder with a config.json.
-        config: of a method that `attach` puts on, `FullConfig` or `BitFitConfig`; None trains
-            every weight.
+        config: what `attach` takes, a method's config or a list of them; None trains every
+            weight.
         batch_size: sequences a step.
-        sequence_length: tokens a sequence, padding included.
+        sequence_length: tokens a sequence, padding included; learned ones come on top.
         dtype: of the base model; None takes the model's own. A and B are float32.
         optimizer: "adamw", "adamw_8bit", "sgd" or "adafactor".
         gradient_checkpointing: whether blocks are recomputed in the backward pass.
@@ -109,11 +115,14 @@ def dry_run(
         hollow, kind = fakes.hollow_model(model, dtype)
         with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode():
             fakes.fill(hollow, kind)
-            fakes.set_up(hollow, config, gradient_checkpointing)
-            learning = [p for p in hollow.parameters() if p.requires_grad]
+            configs = [*config] if isinstance(config, Sequence) else [config]
+            learned_tokens(anatomy(hollow), configs, sequence_length)
+            with fakes.explained(hollow):
+                adapter = fakes.set_up(hollow, config, gradient_checkpointing)
+            learning = [*(adapter or hollow).parameters()]
             rule = fakes.make_optimizer(optimizer, learning, cuda)
             batch = fakes.inputs(hollow, batch_size, sequence_length, padding_mask)
-            step = _Step(hollow, learning, rule, batch)
+            step = _Step(hollow, adapter, learning, rule, batch)
             with fakes.explained(hollow):
                 peak, extras = step.on_cuda() if cuda else (step.peak(), {})
     weights = storage_bytes([*hollow.parameters(), *hollow.buffers()])
@@ -138,21 +147,25 @@ class _Step:
 
     Attributes:
         gradients: bytes of all that the backward pass leaves.
-        state: bytes that the optimizer keeps.
+        state: bytes that the update leaves: the optimizer's state, and what an adapter keeps.
     """
 
     def __init__(
         self,
         model: nn.Module,
+        adapter: Adapter | None,
         learning: list[nn.Parameter],
         optimizer: torch.optim.Optimizer,
         batch: dict[str, Tensor],
     ) -> None:
         self._model = model
+        self._adapter = adapter
         self._learning = learning
         self._optimizer = optimizer
         self._batch = batch
         self.gradients = self.state = 0
+        if adapter is not None:
+            adapter.begin_training(optimizer, fakes.MANY_STEPS)
 
     def peak(self) -> int:
         """Return the peak of the second step: the first has no optimizer state yet.
@@ -163,12 +176,12 @@ class _Step:
         counter = LiveStorages(self._resident())
         with counter:
             self._pass()
-        self._update()
-        passes = counter.peak + self.state
+            passes = counter.peak
+            self._update(counter)
         counter.peak = 0
         with counter:
-            self._update()
-        return max(passes, counter.peak)
+            self._update(counter)
+        return max(passes + self.state, counter.peak)
 
     def on_cuda(self) -> tuple[int, dict[str, int]]:
         """Take two steps from end to end; return (peak, what a CUDA device needs on top)."""
@@ -177,22 +190,21 @@ class _Step:
             for _ in range(2):
                 self._optimizer.zero_grad()
                 self._pass()
-                self._update()
+                self._update(counter)
         return counter.peak, counter.extras()
 
     def _resident(self) -> list[Tensor]:
         return [*self._model.parameters(), *self._model.buffers()]
 
     def _pass(self) -> None:
-        fakes.loss_of(self._model, self._batch).backward()
+        loss = fakes.loss_of(self._model, self._batch)
+        if self._adapter is not None and (penalty := self._adapter.penalty()) is not None:
+            loss = loss + penalty
+        loss.backward()
         self.gradients = storage_bytes(p.grad for p in self._learning if p.grad is not None)
 
-    def _update(self) -> None:
+    def _update(self, counter: LiveStorages) -> None:
+        before = counter.live
         nn.utils.clip_grad_norm_(self._learning, _MAX_GRAD_NORM)
         self._optimizer.step()
-        self.state = storage_bytes(
-            value
-            for state in self._optimizer.state.values()
-            for value in state.values()
-            if isinstance(value, Tensor)
-        )
+        self.state = self.state or counter.live - before  # the first update makes it

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._quiet import first_line
-from lora_lab.adapters import attach
-from lora_lab.anatomy import Anatomy, anatomy
+from lora_lab.adapters import Adapter, attach
 from lora_lab.anatomy.facts import build_on_meta
 from lora_lab.budget.optimizers import StateRule, state_rule
-from lora_lab.configs import BitFitConfig, FullConfig
+from lora_lab.configs import AdaLoraConfig
 from lora_lab.errors import ConfigError, LoraLabError, ModelError
 from lora_lab.models import model_config
 
+MANY_STEPS = 1_000_000  # of the training that the dry run's step is the first of
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -83,24 +84,21 @@ def fill(model: nn.Module, dtype: torch.dtype) -> None:
                     held[name] = fake(value, value.dtype)
 
 
-def set_up(model: Any, config: Any, gradient_checkpointing: bool) -> None:
-    """Make a model ready to train: adapted, or its own weights; blocks recomputed or not.
+def set_up(model: Any, config: Any, gradient_checkpointing: bool) -> Adapter | None:
+    """Make a model ready to train: adapted, or all of its own weights; blocks recomputed or not.
 
     Args:
         model: filled.
-        config: what `attach` takes, `FullConfig` or `BitFitConfig`; None: every weight is trained.
+        config: what `attach` takes; None: every weight is trained, by no adapter.
         gradient_checkpointing: recompute blocks, as runs do it.
 
     Raises:
         ConfigError: `attach` does not take the config.
     """
     model.train()
-    if isinstance(config, FullConfig | BitFitConfig):
-        _train_own(model, config)
-    elif config is not None:
-        attach(model, config)
+    adapter = None if config is None else attach(model, _before_cuts(config))
     if not gradient_checkpointing:
-        return
+        return adapter
     if not getattr(model, "supports_gradient_checkpointing", False):
         raise ConfigError(
             f"{type(model).__name__} has no gradient checkpointing; "
@@ -110,39 +108,16 @@ def set_up(model: Any, config: Any, gradient_checkpointing: bool) -> None:
     # Keeping the random state would put back the whole process's in the backward pass.
     enable({"use_reentrant": False, "preserve_rng_state": False})
     model.enable_input_require_grads()
+    return adapter
 
 
-def _train_own(model: nn.Module, config: FullConfig | BitFitConfig) -> None:
-    """Leave the gradients on of those of the model's own weights that a method trains."""
-    found = anatomy(model)
-    names = {name for name, _ in model.named_parameters()}
-    if isinstance(config, BitFitConfig):
-        names = {name for name in names if name.endswith(".bias")}
-        names -= {weight.name for weight in found.weights if weight.head}
-        if config.new_biases:
-            names |= _add_biases(model, found)
-        if not names:
-            raise ConfigError("the model has no biases; use BitFitConfig(new_biases=True)")
-    elif config.top_layers is not None:
-        if config.top_layers > (most := len(found.rows)):
-            raise ConfigError(
-                f"top_layers is {config.top_layers} and the model has {most}; use at most {most}"
-            )
-        top = {(row.stack, row.layer) for row in found.rows[-config.top_layers :]}
-        names = {weight.name for weight in found.weights if (weight.stack, weight.layer) in top}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in names)
-
-
-def _add_biases(model: nn.Module, found: Anatomy) -> set[str]:
-    """Give linear layers that have no bias one of zeros; return the new parameters' names."""
-    new = set()
-    for site in found.grid_sites:
-        layer: Any = model.get_submodule(site.module)
-        if layer.bias is None:
-            layer.bias = nn.Parameter(torch.zeros(site.out_features, dtype=layer.weight.dtype))
-            new.add(f"{site.module}.bias")
-    return new
+def _before_cuts(config: Any) -> Any:
+    """Return a config whose dearest steps come first: AdaLoRA's, before any triplet is cut."""
+    if isinstance(config, Sequence):
+        return [_before_cuts(part) for part in config]
+    if isinstance(config, AdaLoraConfig):
+        return replace(config, tinit=MANY_STEPS // 2, tfinal=0, total_step=None)
+    return config
 
 
 def inputs(model: Any, batch_size: int, length: int, padding_mask: bool) -> dict[str, Tensor]:
@@ -157,7 +132,7 @@ def inputs(model: Any, batch_size: int, length: int, padding_mask: bool) -> dict
         tokens = torch.zeros(batch_size, length, dtype=torch.int64)
         batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
         if not padding_mask:
-            _ignore_mask(config)
+            _ignore_masks(model)
         if config.is_encoder_decoder:
             batch["decoder_input_ids"] = tokens.clone()
     if "labels" in accepted:
@@ -179,12 +154,11 @@ def make_optimizer(name: str, parameters: list[nn.Parameter], cuda: bool) -> tor
         ConfigError: for a name that is none of `OPTIMIZERS`.
     """
     rule = state_rule(name, 4)
-    # On CUDA torch works on all parameters at once, with temporaries as large as all of them.
-    together = True if cuda else None
     if name == "adamw":
-        return torch.optim.AdamW(parameters, foreach=together)
+        return torch.optim.AdamW(parameters, fused=True if cuda else None)  # as runs do it
     if name == "sgd":
-        return torch.optim.SGD(parameters, foreach=together)
+        # On CUDA torch works on all parameters at once, with temporaries as large as all of them.
+        return torch.optim.SGD(parameters, foreach=True if cuda else None)
     if name == "adafactor":
         from transformers.optimization import Adafactor
 
@@ -239,7 +213,7 @@ class _Unmasked(str):
     __hash__ = str.__hash__
 
 
-def _ignore_mask(config: Any) -> None:
+def _ignore_masks(model: nn.Module) -> None:
     """Let SDPA go without a mask, as it does where a batch's mask is all ones.
 
     transformers looks at the mask's values for that, and takes fake ones to be unknown. So the
@@ -251,12 +225,16 @@ def _ignore_mask(config: Any) -> None:
     def unmasked(*arguments: Any, **options: Any) -> Tensor | None:
         return sdpa_mask(*arguments, **{**options, "attention_mask": None})
 
-    if config._attn_implementation != "sdpa":
+    # T5's two stacks have a config each.
+    configs: list[Any] = [module.__dict__.get("config") for module in model.modules()]
+    unseeing = [c for c in configs if getattr(c, "_attn_implementation", None) == "sdpa"]
+    if not unseeing:
         return
     # A plain string in the tables, which outlive this: torch.compile traces through them.
     ALL_ATTENTION_FUNCTIONS.register(_UNMASKED, ALL_ATTENTION_FUNCTIONS["sdpa"])
     ALL_MASK_ATTENTION_FUNCTIONS.register(_UNMASKED, unmasked)
-    config._attn_implementation = _Unmasked()
+    for config in unseeing:
+        config._attn_implementation = _Unmasked()
 
 
 def _labels(model: Any, batch_size: int, length: int) -> Tensor:

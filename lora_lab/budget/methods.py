@@ -6,6 +6,7 @@ number of blocks. Heads are not counted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,14 @@ from lora_lab.configs import (
     BitFitConfig,
     BottleneckConfig,
     FullConfig,
+    HeadConfig,
     LoraConfig,
     PrefixEmbedConfig,
     PrefixLayerConfig,
 )
 from lora_lab.configs.base import need_count
 from lora_lab.errors import ConfigError
+from lora_lab.own_weights import missing_biases, trained_weights
 from lora_lab.plan import ranks
 
 if TYPE_CHECKING:
@@ -104,20 +107,16 @@ def _adalora(anatomy: Anatomy, config: AdaLoraConfig, price: dict[str, Any]) -> 
 
 def _top_layers(anatomy: Anatomy, config: FullConfig, price: dict[str, Any]) -> Part:
     """The last n blocks with all that is in them; 2(12d² + 13d) for FT-Top2 of a GPT."""
-    count = config.top_layers
-    assert count is not None, "full fine-tuning of everything is in the price table"
-    if count > (layers := len(anatomy.rows)):
-        raise ConfigError(f"top_layers is {count} and the model has {layers}; use at most {layers}")
+    assert config.top_layers is not None, "full fine-tuning of everything is in the price table"
+    weights = trained_weights(anatomy, config)
     index = row_index(anatomy)
-    start = layers - count
+    start = (layers := len(anatomy.rows)) - config.top_layers
     # A block's first norm keeps its input for its own weight; RMSNorm keeps the product instead.
     first = start * act.STAGES_A_BLOCK - (not anatomy.shape.block.rms_norm)
     part = Part(element=price["element"], first=first)
-    for weight in anatomy.weights:
-        row = _row(weight, index)
-        if start <= row < layers:
-            part.train(row, weight.shape, new=False)
-            part.claims.add(weight.name)
+    for weight in weights:
+        part.train(_row(weight, index), weight.shape, new=False)
+        part.claims.add(weight.name)
     for site in anatomy.grid_sites:
         if index[site.stack, site.layer or 0] >= start:
             part.groups.add(price["sites"][site.name]["group"])
@@ -129,13 +128,14 @@ def _top_layers(anatomy: Anatomy, config: FullConfig, price: dict[str, Any]) -> 
 
 def _bitfit(anatomy: Anatomy, config: BitFitConfig, price: dict[str, Any]) -> Part:
     """The backbone's bias vectors; 11Ld and the last norm's d in a GPT."""
+    trained = set(trained_weights(anatomy, config))
     index = row_index(anatomy)
     orders = {site.module: price["sites"][site.name]["order"] for site in anatomy.sites}
     part = Part(element=price["element"])
     in_blocks = False
     for weight in anatomy.weights:
         in_blocks |= weight.layer is not None
-        if not weight.is_bias or weight.head:
+        if weight not in trained:
             continue
         row = _row(weight, index)
         part.train(row, weight.shape, new=False)
@@ -144,17 +144,12 @@ def _bitfit(anatomy: Anatomy, config: BitFitConfig, price: dict[str, Any]) -> Pa
         norm = row * act.STAGES_A_BLOCK - 1 if in_blocks else _BEFORE_THE_BLOCKS
         part.first = min(part.first, orders.get(weight.name.removesuffix(".bias"), norm))
     if config.new_biases:
-        names = {weight.name for weight in anatomy.weights}
+        missing = set(missing_biases(anatomy))
         for site in anatomy.grid_sites:
-            if (name := f"{site.module}.bias") not in names:
+            if site.module in missing:
                 part.train(price["sites"][site.name]["row"], (site.out_features,))
-                part.claims.add(name)
+                part.claims.add(f"{site.module}.bias")
                 part.first = min(part.first, orders[site.module])
-    if not part.shapes:
-        raise ConfigError(
-            "BitFit trains bias vectors and this model has none; BitFitConfig(new_biases=True) or "
-            "--new-biases gives its linear layers new ones of zeros"
-        )
     return part
 
 
@@ -195,6 +190,7 @@ def _bottleneck(anatomy: Anatomy, config: BottleneckConfig, price: dict[str, Any
     d, r = _width(anatomy, config), config.r
     if r > d:
         raise ConfigError(f"r is {r} and the model is {d} wide; use an r of at most {d}")
+    config.dropped(min(Counter(row.stack for row in anatomy.rows).values()))
     tokens, element = price["tokens"], price["element"]
     after_attention = config.layers_a_block == 2
     stage = act.AFTER_ATTENTION if after_attention else act.AFTER_MLP
@@ -209,6 +205,10 @@ def _bottleneck(anatomy: Anatomy, config: BottleneckConfig, price: dict[str, Any
             part.kept[number] += kept
         part.claims.add(f"the place after the MLP of layer {row.label}")
     return part
+
+
+def _head(_anatomy: Anatomy, _config: HeadConfig, _price: dict[str, Any]) -> Part:
+    return Part(notes=("the head is trained too; as in the paper it is not counted",))
 
 
 def _width(anatomy: Anatomy, config: Any) -> int:
@@ -228,4 +228,5 @@ _BUILDERS: dict[type, Callable[[Anatomy, Any, dict[str, Any]], Part]] = {
     PrefixEmbedConfig: _prefix_embed,
     PrefixLayerConfig: _prefix_layer,
     BottleneckConfig: _bottleneck,
+    HeadConfig: _head,
 }

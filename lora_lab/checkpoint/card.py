@@ -182,7 +182,7 @@ def _opening(adapter: LoraAdapter, base: _Base, merged: bool) -> str:
 
 
 def _method(adapter: LoraAdapter) -> str:
-    config = adapter.config
+    config = adapter.lora
     how = config.init_lora_weights
     options = {
         "rank-stabilised (s = α/√r)": config.use_rslora,
@@ -190,7 +190,7 @@ def _method(adapter: LoraAdapter) -> str:
         "LoRA-FA (A stays as drawn)": config.use_lorafa,
         f"started by {how}": config.starts_from_base,
     }
-    return ", ".join(["LoRA", *(text for text, on in options.items() if on)])
+    return ", ".join([adapter.method, *(text for text, on in options.items() if on)])
 
 
 def _facts(model: nn.Module, adapter: LoraAdapter) -> str:
@@ -207,7 +207,7 @@ def _facts(model: nn.Module, adapter: LoraAdapter) -> str:
             f"{count:,} ({format_share(count, whole)} of {format_count(whole)})",
         ),
     ]
-    if saved := adapter.config.modules_to_save:
+    if saved := adapter.lora.modules_to_save:
         facts.append(("trained whole", ", ".join(map(escaped, saved))))
     return table(("", ""), facts)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab.adapters import Adapter
-from lora_lab.adapters.base import needed_rack
+from lora_lab.adapters.base import base_in_place, needed_rack
 from lora_lab.adapters.quantised import bits
 from lora_lab.adapters.saved_modules import own_tensors
 from lora_lab.checkpoint.folders import new_folder
@@ -65,21 +65,24 @@ def export_merged(
     """
     _check(model, dtype, max_shard_bytes)
     adapter = _unmerged_adapter(model, name)
-    weights = _own_weights(cast(Any, model))
-    groups = _groups(weights)
-    outline = _outline(model, weights, groups, dtype)
-    shards = plan_shards(outline, max_shard_bytes)
-    with new_folder(folder) as place, ShardWriter(place, shards) as writer:
-        with torch.no_grad():
-            for tensors in _merged_groups(adapter, weights, groups, dtype):
-                _write(writer, model, tensors)
-        if len(shards) > 1:
-            index = _index(shards, outline)
-            (place / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        first = next(t.dtype for t in outline.values() if t.is_floating_point())
-        _write_configs(cast(Any, model), place, first)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(place)
+    with base_in_place(needed_rack(model)):
+        weights = _own_weights(cast(Any, model))
+        groups = _groups(weights)
+        outline = _outline(model, weights, groups, dtype)
+        shards = plan_shards(outline, max_shard_bytes)
+        with new_folder(folder) as place, ShardWriter(place, shards) as writer:
+            with torch.no_grad():
+                for tensors in _merged_groups(adapter, weights, groups, dtype):
+                    _write(writer, model, tensors)
+            if len(shards) > 1:
+                index = _index(shards, outline)
+                (place / INDEX_FILE).write_text(
+                    json.dumps(index, indent=2) + "\n", encoding="utf-8"
+                )
+            first = next(t.dtype for t in outline.values() if t.is_floating_point())
+            _write_configs(cast(Any, model), place, first)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(place)
     return Path(folder)
 
 

@@ -44,6 +44,7 @@ _CLASSES = {
         configs.BitFitConfig,
         configs.BottleneckConfig,
         configs.FullConfig,
+        configs.HeadConfig,
         configs.PrefixEmbedConfig,
         configs.PrefixLayerConfig,
     )
@@ -77,7 +78,7 @@ def save_parts(method: str, names: list[str], folder: Path) -> None:
 
 def part_name(number: int, adapter: Adapter) -> str:
     """Return the folder of a combination's part, such as "2-pre-embed"."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", adapter.method)
+    words = re.sub(r"^Pre(?=[A-Z])", "Pre-", adapter.method)  # as the command line has them
     slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
     return f"{number}-{slug}"
 
@@ -112,8 +113,10 @@ def read_own(folder: Path) -> OwnFile:
         )
     if "parts" in settings:
         names = settings["parts"]
-        if not isinstance(names, list) or not all(
-            isinstance(name, str) and _PART.fullmatch(name) for name in names
+        if (
+            not isinstance(names, list)
+            or not names
+            or not all(isinstance(name, str) and _PART.fullmatch(name) for name in names)
         ):
             raise AdapterError(f"{path}: parts is {shown(names)}; save the adapter again")
         return OwnFile(None, {}, tuple(folder / name for name in names))

@@ -81,7 +81,13 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
     form = _Form()
     grouped: dict[str, list[LoraSite]] = {}
     for site in adapter.sites.values():
-        grouped.setdefault(site.site.module, []).append(site)
+        if site.r:  # PEFT has no rank 0, which AdaLoRA leaves where it has cut everything
+            grouped.setdefault(site.site.module, []).append(site)
+    if not grouped:
+        raise AdapterError(
+            f"adapter {adapter.name!r} has no triplets left at any site, so there is nothing to "
+            "save; train it with a higher target_r"
+        )
     by_path = dict(model.named_modules(remove_duplicate=False))
     for path, sites in grouped.items():
         _add_module(form, path, sites, by_path[path], adapter)
@@ -130,10 +136,10 @@ def _add_module(
     for name, factor in zip(names, (A, B), strict=True):
         # Contiguous, and nothing shared with the model or another tensor.
         form.tensors[f"{path}.{name}"] = factor.clone(memory_format=torch.contiguous_format)
-    if adapter.config.use_dora:
+    if adapter.lora.use_dora:
         form.tensors[f"{path}.lora_magnitude_vector"] = _magnitudes(sites, layer, adapter)
     form.ranks[path] = A.shape[0]
-    form.alphas[path] = _alpha(first, A.shape[0], adapter.config)
+    form.alphas[path] = _alpha(first, A.shape[0], adapter.lora)
 
 
 def _add_tied(form: _Form, adapter: LoraAdapter, by_path: Mapping[str, nn.Module]) -> None:
@@ -216,7 +222,7 @@ def _whole_weights(adapter: LoraAdapter, by_path: Mapping[str, nn.Module]) -> di
 def _peft_config(
     model: nn.Module, adapter: LoraAdapter, form: _Form, weights: Iterable[str]
 ) -> dict[str, Any]:
-    config = adapter.config
+    config = adapter.lora
     r = Counter(form.ranks.values()).most_common(1)[0][0]
     alpha = Counter(form.alphas.values()).most_common(1)[0][0]
     base = getattr(model, "config", None)

@@ -72,10 +72,10 @@ def refuse_others(adapter: LoraAdapter, who: str, kinds: Collection[str] = ("lin
         AdapterError: it uses DoRA, trains modules whole, or adapts a layer of another kind.
     """
     odd = [site.site for site in adapter.sites.values() if site.site.kind not in kinds]
-    if adapter.config.use_dora:
+    if adapter.lora.use_dora:
         what = "uses DoRA"
-    elif adapter.config.modules_to_save:
-        what = f"trains {', '.join(adapter.config.modules_to_save)} whole"
+    elif adapter.lora.modules_to_save:
+        what = f"trains {', '.join(adapter.lora.modules_to_save)} whole"
     elif odd:
         kind = "embedding" if odd[0].kind == "embedding" else "convolution"
         what = f"adapts the {kind} {odd[0].module}"

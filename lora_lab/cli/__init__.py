@@ -14,12 +14,16 @@ from lora_lab.cli.demo import DEMO
 from lora_lab.cli.doctor import DOCTOR
 from lora_lab.cli.export import EXPORT
 from lora_lab.cli.inspect import INSPECT
+from lora_lab.cli.sweep import SWEEP
+from lora_lab.cli.train import TRAIN
 from lora_lab.errors import LoraLabError
 
 BAD_INPUT = 2  # exit status
 
 COMMANDS: dict[str, Command] = {
     "demo": DEMO,
+    "train": TRAIN,
+    "sweep": SWEEP,
     "budget": BUDGET,
     "inspect": INSPECT,
     "export": EXPORT,

@@ -3,6 +3,7 @@
 from lora_lab.configs.adalora import AdaLoraConfig
 from lora_lab.configs.base import Config
 from lora_lab.configs.bottleneck import BottleneckConfig
+from lora_lab.configs.head import HeadConfig
 from lora_lab.configs.inplace import BitFitConfig, FullConfig
 from lora_lab.configs.lora import LoraConfig
 from lora_lab.configs.naming import method_name, to_python
@@ -17,6 +18,7 @@ MethodConfig = (
     | PrefixEmbedConfig
     | PrefixLayerConfig
     | BottleneckConfig
+    | HeadConfig
 )
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "BottleneckConfig",
     "Config",
     "FullConfig",
+    "HeadConfig",
     "LoraConfig",
     "MethodConfig",
     "PrefixEmbedConfig",

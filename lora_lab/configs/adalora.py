@@ -14,16 +14,22 @@ from lora_lab.errors import ConfigError
 class AdaLoraConfig(Config):
     """AdaLoRA: ΔW = s·PΛQ whose triplets are pruned by a budget (Zhang et al., 2023).
 
+    The paper adapts all six matrices of a block (Wq, Wk, Wv, Wo, Wf1 and Wf2: here "all-linear"):
+    the fewer there are to choose from, the less there is to win. It starts at 1.5 times the final
+    rank and prunes in the first half of the training or so; its settings for GLUE are in Table 8.
+
     Attributes:
         target_r: mean rank a matrix when the budget is final, b(T)/matrices.
         init_r: rank of every matrix at the start.
         tinit: optimizer steps before the first cut.
         tfinal: optimizer steps after the last cut.
-        deltaT: optimizer steps between two cuts.
+        deltaT: optimizer steps between two cuts; the last one comes when it is due, in any case.
         beta1, beta2: averages of the sensitivity and of its uncertainty.
-        orth_reg_weight: γ, weight of the regulariser ‖PᵀP−I‖² + ‖QQᵀ−I‖².
+        orth_reg_weight: γ, weight of the regulariser: the mean of ‖PᵀP−I‖_F and ‖QQᵀ−I‖_F over
+            all P and Q, which keeps them near to orthogonal.
         total_step: optimizer steps of the run; None: the run tells.
-        lora_alpha, lora_dropout, target_modules: as in `LoraConfig`.
+        lora_alpha: α; the update is scaled by α/init_r, also when triplets are gone.
+        lora_dropout, target_modules: as in `LoraConfig`.
     """
 
     target_r: int = 8
@@ -56,11 +62,7 @@ class AdaLoraConfig(Config):
             need_positive("orth_reg_weight", self.orth_reg_weight)
         if self.total_step is not None:
             need_count("total_step", self.total_step, least=1)
-            if self.tinit + self.tfinal >= self.total_step:
-                raise ConfigError(
-                    f"tinit {self.tinit} and tfinal {self.tfinal} leave none of the "
-                    f"{self.total_step} steps for pruning; make them shorter"
-                )
+            self.check_steps(self.total_step)
         start = self.at_start()  # checks α, dropout and targets
         object.__setattr__(self, "target_modules", start.target_modules)
 
@@ -68,6 +70,31 @@ class AdaLoraConfig(Config):
     def method(self) -> str:
         """The paper's name."""
         return "AdaLoRA"
+
+    def check_steps(self, total: int) -> None:
+        """Refuse a training of so many optimizer steps that the schedule does not fit.
+
+        Raises:
+            ConfigError: it leaves no time for pruning, or is for another number of steps.
+        """
+        if self.total_step not in (None, total):
+            raise ConfigError(
+                f"total_step is {self.total_step} and the run takes {total} steps (max_steps); "
+                "leave total_step out, or make them the same"
+            )
+        left = total - self.tinit - self.tfinal
+        if left < self.deltaT:
+            mend = f"; or use a deltaT of at most {left}" if left > 0 else ""
+            raise ConfigError(
+                f"tinit {self.tinit} and tfinal {self.tfinal} leave {left if left > 0 else 'none'} "
+                f"of the {total} steps for pruning, and deltaT is {self.deltaT}; make them shorter"
+                f"{mend}"
+            )
+        if total - self.tfinal < 2:
+            raise ConfigError(
+                f"the last cut comes after step {total - self.tfinal}, when no triplet has been "
+                f"scored yet; train for at least {self.tfinal + 2} steps, or make tfinal shorter"
+            )
 
     def at_start(self) -> LoraConfig:
         """Return the LoRA of the same targets whose rank is this one's before the first cut."""

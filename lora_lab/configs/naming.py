@@ -9,9 +9,12 @@ _SHORT = {"PreEmbed": "PE", "PreLayer": "PL"}  # as the paper writes its combina
 
 
 def method_name(configs: Sequence[Any]) -> str:
-    """Return the paper's name of one config or of a combination, such as "LoRA+PE"."""
+    """Return the paper's name of one config or of a combination, such as "LoRA+PE".
+
+    A classifier's head that is trained beside a method is named, but makes no combination of it.
+    """
     names = [config.method for config in configs]
-    if len(names) > 1:
+    if len(names) - names.count("Head") > 1:
         names = [_SHORT.get(name, name) for name in names]
     return "+".join(names)
 

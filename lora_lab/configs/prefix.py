@@ -29,6 +29,10 @@ class _PrefixConfig(Config):
 class PrefixEmbedConfig(_PrefixConfig):
     """PreEmbed: special tokens with trainable word embeddings (Hu et al., 2022, section 5.1).
 
+    The prompt is what stands before the first label that is not -100; without labels, all of the
+    input. An encoder reads all of its input as the prompt; of an encoder-decoder model the encoder
+    gets the tokens. The usable sequence length shrinks by l_p + l_i.
+
     Attributes:
         prefix_length: l_p, tokens before the prompt.
         infix_length: l_i, tokens behind the prompt.
@@ -43,6 +47,9 @@ class PrefixEmbedConfig(_PrefixConfig):
 @dataclass(frozen=True)
 class PrefixLayerConfig(_PrefixConfig):
     """PreLayer: special tokens whose activations are learned after every layer (same section).
+
+    Learned is what enters each of the L blocks; what leaves the last one nothing would read. The
+    tokens stand where PreEmbed's do.
 
     Attributes:
         prefix_length: l_p, tokens before the prompt.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from lora_lab.configs.base import Config, need_count, need_positive
 from lora_lab.errors import ConfigError
+
+REPORTERS = ("trackio", "wandb", "tensorboard", "mlflow")  # transformers' names
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,14 @@ class TrainingConfig(Config):
         max_length: tokens an example, prompt and completion together; of a longer one the start
             of the prompt is cut, and how many were cut is noted.
         eval_examples: held-out prompts answered and scored before and after training; 0: none.
-        save_steps: a checkpoint every so many steps, and one at the end; 0: only at the end.
+        save_steps: a checkpoint every so many steps, and one when a minute has passed without
+            one; `lora_lab.resume` goes on from the newest. 0: none but those that are asked for.
         gradient_checkpointing: recompute each block in the backward pass.
         recompute_mlp: keep two of a gated MLP's four wide tensors, and make the others again in
             the backward pass; see `lora_lab.gated_mlp`. Forecasts do not know of it.
         seed: of the adapter's init, the data order and dropout.
+        report_to: "trackio", "wandb", "tensorboard" or "mlflow", or several of them: each step's
+            loss and rate go there as well, by transformers' own callbacks. None: nowhere.
     """
 
     max_steps: int = 100
@@ -50,6 +56,7 @@ class TrainingConfig(Config):
     gradient_checkpointing: bool = False
     recompute_mlp: bool = False
     seed: int = 0
+    report_to: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"):
@@ -59,5 +66,12 @@ class TrainingConfig(Config):
         if self.max_length < 8:
             raise ConfigError(f"max_length is {self.max_length}; it must be at least 8 tokens")
         need_positive("learning_rate", self.learning_rate)
+        if self.report_to is not None:
+            names = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to)
+            if unknown := [name for name in names if name not in REPORTERS]:
+                raise ConfigError(
+                    f"report_to names {unknown[0]!r}; use one or more of {', '.join(REPORTERS)}"
+                )
+            object.__setattr__(self, "report_to", tuple(names) or None)
         if self.loraplus_lr_ratio is not None:
             need_positive("loraplus_lr_ratio", self.loraplus_lr_ratio)

@@ -13,6 +13,7 @@ from lora_lab.figures.intruders import intruder_curve_figure, intruder_figure
 from lora_lab.figures.loss import loss_figure
 from lora_lab.figures.maps import effective_rank_figure
 from lora_lab.figures.memory import MEMORY_PARTS, memory_figure
+from lora_lab.figures.methods import method_comparison
 from lora_lab.figures.overlap import overlap_figure, update_overlap
 from lora_lab.figures.phi import phi_figure
 from lora_lab.figures.spectrum import (
@@ -30,6 +31,7 @@ from lora_lab.summaries import (
     loss_summary,
     map_summary,
     memory_summary,
+    method_comparison_summary,
     phi_summary,
     spectrum_against_base_summary,
     step_maps_summary,
@@ -56,6 +58,8 @@ __all__ = [
     "map_summary",
     "memory_figure",
     "memory_summary",
+    "method_comparison",
+    "method_comparison_summary",
     "overlap_figure",
     "phi_figure",
     "phi_summary",

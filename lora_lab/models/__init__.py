@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +13,7 @@ import torch
 
 from lora_lab._quiet import first_line, quiet_transformers
 from lora_lab.errors import ModelError
+from lora_lab.models import classifier
 from lora_lab.models.entries import CATALOGUE, CatalogueEntry
 from lora_lab.models.places import HUB_ID, Place, Source, find_model, load_errors, read_config
 
@@ -89,8 +90,16 @@ def catalogue() -> Mapping[str, CatalogueEntry]:
     return MappingProxyType(CATALOGUE)
 
 
-def load_model(name: str | Path, device: str = "auto", dtype: str = "auto") -> LoadedModel:
-    """Load a model with its tokenizer.
+def load_model(
+    name: str | Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    *,
+    labels: Sequence[str] | None = None,
+    num_labels: int | None = None,
+    seed: int = 0,
+) -> LoadedModel:
+    """Load a model with its tokenizer; with `labels` or `num_labels`, with a classification head.
 
     Code that comes with a model never runs: `trust_remote_code` is off and cannot be turned on.
 
@@ -100,19 +109,27 @@ def load_model(name: str | Path, device: str = "auto", dtype: str = "auto") -> L
         device: "auto" takes CUDA, then MPS, then the CPU; else a torch device.
         dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 on a CUDA device that
             computes in it, float32 elsewhere.
+        labels: the names of the classes, such as a task's `labels`. A head that the files have for
+            so many classes is loaded; another one starts random.
+        num_labels: how many classes, where they need no names.
+        seed: of what starts random.
 
     Raises:
-        ModelError: nothing of that name, no weights, weights that cannot be read, or a model that
-            needs code of its own. The line says what to do.
+        ModelError: nothing of that name, no weights, weights that cannot be read, a model that
+            needs code of its own, or one that has no classification head. The line says what to
+            do.
     """
     target = _device(device)
     kind = _dtype(dtype, target)
+    names = classifier.class_names(labels, num_labels)
     place = find_model(str(name))
     config = read_config(place)
-    loader = model_class(config)
+    loader = classifier.classifier_class(str(name), config) if names else model_class(config)
+    if names:
+        classifier.name_classes(config, names)
     options = {"local_files_only": place.local_only, "trust_remote_code": False}
     try:
-        with quiet_transformers():
+        with quiet_transformers(), classifier.drawn_from(seed):
             model, report = loader.from_pretrained(
                 place.location,
                 config=config,
@@ -124,11 +141,13 @@ def load_model(name: str | Path, device: str = "auto", dtype: str = "auto") -> L
             model.to(target)
     except load_errors() as error:
         raise ModelError(f"{name} cannot be loaded: {first_line(error)}{place.mend}") from error
-    _check_report(str(name), report)
+    _check_report(str(name), classifier.without_head(str(name), model, report) if names else report)
     if place.source == "embedded":
         # Adapters record their base by this name: a path of this machine's cache helps nobody.
         model.name_or_path = model.config._name_or_path = place.hub_id
     tokenizer = _load_tokenizer(place, config, options)
+    if names:
+        classifier.finish(model, tokenizer)
     card = _card(model, place.name, place.hub_id, place.source, place.license)
     return LoadedModel(model, tokenizer, card)
 

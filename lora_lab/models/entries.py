@@ -123,6 +123,15 @@ _LLAMA2_7B = {
     "dtype": "float16",
 }
 
+_LLAMA2_70B = {
+    **_LLAMA2_7B,
+    "hidden_size": 8192,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "intermediate_size": 28672,
+}
+
 # GPT-3 is GPT-2's architecture at another size (Brown et al., 2020, table 2.1), its weights were
 # kept in 16 bits (Hu et al., 2022, section 4.2: a checkpoint of 350 GB).
 _GPT3_175B = _gpt2(12288, 96, 96, n_positions=2048, dtype="float16")
@@ -192,6 +201,13 @@ CATALOGUE: dict[str, CatalogueEntry] = {
             "Llama 2 Community License",
             "LlamaConfig",
             _LLAMA2_7B,
+        ),
+        CatalogueEntry(
+            "llama-2-70b",
+            "meta-llama/Llama-2-70b-hf",
+            "Llama 2 Community License",
+            "LlamaConfig",
+            _LLAMA2_70B,
         ),
     )
 }

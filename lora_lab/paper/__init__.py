@@ -5,8 +5,9 @@
 numbers of the running text. `list_table`, `list_claims` and `list_amplification` show them.
 """
 
+from lora_lab._listing import Listing
 from lora_lab.paper.claims import Claim, claims
-from lora_lab.paper.listing import Listing, list_amplification, list_claims, list_table
+from lora_lab.paper.listing import list_amplification, list_claims, list_table
 from lora_lab.paper.rows import PublishedRow, Verdict, published_rows
 from lora_lab.paper.tables import TABLE_7, TABLES, AmplificationRow
 

@@ -99,11 +99,13 @@ class PublishedRow:
 def published_rows(
     rows: Iterable[PublishedRow], model: str, configs: Sequence[MethodConfig]
 ) -> tuple[PublishedRow, ...]:
-    """Return the rows that print this very plan."""
-    wanted = [_counted(config) for config in configs]
-    return tuple(
-        row for row in rows if row.model == model and list(map(_counted, row.configs)) == wanted
-    )
+    """Return the rows that print this very plan; a combination's parts in any order."""
+    wanted = _plan(configs)
+    return tuple(row for row in rows if row.model == model and _plan(row.configs) == wanted)
+
+
+def _plan(configs: Sequence[MethodConfig]) -> list[Any]:
+    return [_counted(config) for config in sorted(configs, key=lambda config: config.method)]
 
 
 def _counted(config: MethodConfig) -> Any:

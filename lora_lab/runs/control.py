@@ -25,15 +25,23 @@ class Control:
     Args:
         name: how error messages call the run.
         on_change: called with every new state, under the lock; must be quick.
+        on_end: called when the worker's run is over, on its thread and without the lock.
     """
 
-    def __init__(self, name: str, on_change: Callable[[RunState], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        name: str,
+        on_change: Callable[[RunState], None] = lambda _: None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = name
         self._on_change = on_change
+        self._on_end = on_end
         self._condition = threading.Condition(threading.RLock())
         self._state = RunState.IDLE
         self._pause_wanted = False
         self._stop_wanted = False
+        self._checkpoint_wanted = False
         self._visitors = 0  # `paused()` blocks that are waiting for the model or using it
         self._resting = False  # the worker sits at a boundary and touches nothing
         self._thread: threading.Thread | None = None
@@ -48,27 +56,33 @@ class Control:
     def start(self, work: Callable[[], None], prepare: Callable[[], None] | None = None) -> None:
         """Run `work` on a thread of its own; `prepare` runs first, here, and may raise.
 
-        A no-op if it runs already. If `work` raises, the run has failed; it keeps its own record
-        of why.
+        A no-op if it runs already, or is queued. If `work` raises, the run has failed; it keeps its
+        own record of why.
 
         Raises:
             RunError: the run was started before and is past running.
         """
         with self._condition:
-            if self._state is RunState.RUNNING:
+            if not self._may_start():
                 return
-            if self._state in (RunState.PAUSING, RunState.PAUSED):
-                raise self._refusal("start", "call resume() to go on")
-            if self._state is not RunState.IDLE:
-                raise self._refusal("start", "a run trains once: call train() again")
             if prepare is not None:
                 prepare()
-            self._thread = threading.Thread(
-                target=self._live, args=(work,), name=f"lora-lab {self.name}", daemon=True
-            )
-            self._enter(RunState.RUNNING)
-            _ALIVE.add(self)
-            self._thread.start()
+            self._run(work)
+
+    def queue(self) -> None:
+        """Wait in line: `begin` starts the run, `stop` takes it out. See `start`."""
+        with self._condition:
+            if self._may_start():
+                self._enter(RunState.QUEUED)
+                _ALIVE.add(self)
+
+    def begin(self, work: Callable[[], None]) -> bool:
+        """Start a queued run; return whether it still was queued."""
+        with self._condition:
+            if self._state is not RunState.QUEUED:
+                return False
+            self._run(work)
+            return True
 
     def pause(self) -> None:
         """Ask for a pause at the next boundary. A no-op if that is asked for already.
@@ -77,7 +91,7 @@ class Control:
             RunError: the run is not running.
         """
         with self._condition:
-            if self._state in (RunState.IDLE, RunState.STOPPING) or self._state.final:
+            if self._state in _NOT_STEERED or self._state.final:
                 raise self._refusal("pause", self._hint())
             self._pause_wanted = True
             self._hold()
@@ -91,13 +105,26 @@ class Control:
             RunError: the run has not started, is stopping, or is over.
         """
         with self._condition:
-            if self._state in (RunState.IDLE, RunState.STOPPING) or self._state.final:
+            if self._state in _NOT_STEERED or self._state.final:
                 raise self._refusal("resume", self._hint())
             self._pause_wanted = False
             self._go_on()
 
+    def request_checkpoint(self) -> None:
+        """Ask for a checkpoint at the next boundary; asked for twice before that, it is one.
+
+        Raises:
+            RunError: the run has not started, is stopping, or is over.
+        """
+        with self._condition:
+            if self._state in _NOT_STEERED or self._state.final:
+                raise self._refusal("checkpoint", self._hint())
+            self._checkpoint_wanted = True
+
     def stop(self) -> None:
         """Ask the run to end at the next boundary. A no-op if it is ending or over.
+
+        A queued run leaves the line and is done.
 
         Raises:
             RunError: the run has not started.
@@ -108,7 +135,11 @@ class Control:
             if self._state is RunState.STOPPING or self._state.final:
                 return
             self._stop_wanted = True
-            self._enter(RunState.STOPPING)
+            if self._state is RunState.QUEUED:
+                self._enter(RunState.DONE)
+                _ALIVE.discard(self)
+            else:
+                self._enter(RunState.STOPPING)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the run is over; return whether it is.
@@ -120,22 +151,22 @@ class Control:
             RunError: the run has not started, or this is its own thread.
             KeyboardInterrupt: Ctrl-C; the run goes on, and the message says so.
         """
-        thread = self._thread
-        if thread is None:
+        if self._state is RunState.IDLE:
             raise self._refusal("wait for", self._hint())
         self._not_the_worker("wait()")
         end = None if timeout is None else time.monotonic() + timeout
         try:
-            while thread.is_alive():
+            while not self._over():
                 left = 0.1 if end is None else min(0.1, end - time.monotonic())
                 if left <= 0:
                     break
-                thread.join(left)  # short, so that Ctrl-C gets through on every platform
+                self._wait_once(left)  # short, so that Ctrl-C gets through on every platform
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"run {self.name} goes on in the background; run.stop() ends it"
-            ) from None
-        return not thread.is_alive()
+            where = (
+                "stays in line" if self._state is RunState.QUEUED else "goes on in the background"
+            )
+            raise KeyboardInterrupt(f"run {self.name} {where}; run.stop() ends it") from None
+        return self._over()
 
     @contextlib.contextmanager
     def visit(self) -> Iterator[None]:
@@ -152,7 +183,7 @@ class Control:
             self._visitors += 1
             try:
                 self._hold()
-                while not (self._resting or self._state is RunState.IDLE or self._state.final):
+                while not (self._resting or self._state in _WAITING or self._state.final):
                     self._condition.wait(0.1)  # short, so that Ctrl-C gets through
             except BaseException:
                 self._leave()
@@ -175,6 +206,12 @@ class Control:
         """Whether the worker should rest at its next boundary."""
         return (self._pause_wanted and not self._stop_wanted) or self._visitors > 0
 
+    def take_checkpoint_request(self) -> bool:
+        """Whether a checkpoint was asked for since this was last called."""
+        with self._condition:
+            wanted, self._checkpoint_wanted = self._checkpoint_wanted, False
+            return wanted
+
     def rest(self) -> None:
         """Sit at a boundary as long as a pause is wanted or somebody has the model.
 
@@ -193,6 +230,36 @@ class Control:
 
     # ---------------------------------------------------------------------------------------------
 
+    def _may_start(self) -> bool:
+        """Whether the run is idle; False where it starts or has started, else an error."""
+        if self._state in (RunState.RUNNING, RunState.QUEUED):
+            return False
+        if self._state in (RunState.PAUSING, RunState.PAUSED):
+            raise self._refusal("start", "call resume() to go on")
+        if self._state is not RunState.IDLE:
+            raise self._refusal("start", "a run trains once: call train() again")
+        return True
+
+    def _run(self, work: Callable[[], None]) -> None:
+        self._thread = threading.Thread(
+            target=self._live, args=(work,), name=f"lora-lab {self.name}", daemon=True
+        )
+        self._enter(RunState.RUNNING)
+        _ALIVE.add(self)
+        self._thread.start()
+
+    def _over(self) -> bool:
+        thread = self._thread
+        return self._state.final and (thread is None or not thread.is_alive())
+
+    def _wait_once(self, seconds: float) -> None:
+        if (thread := self._thread) is not None:
+            thread.join(seconds)
+            return
+        with self._condition:
+            if self._state is RunState.QUEUED:
+                self._condition.wait(seconds)
+
     def _live(self, work: Callable[[], None]) -> None:
         end = RunState.FAILED
         try:
@@ -204,6 +271,7 @@ class Control:
             with self._condition:
                 self._enter(end)
                 _ALIVE.discard(self)
+            self._on_end()
 
     def _enter(self, state: RunState) -> None:
         self._state = state
@@ -234,6 +302,8 @@ class Control:
     def _hint(self) -> str:
         if self._state is RunState.IDLE:
             return "call start() first"
+        if self._state is RunState.QUEUED:
+            return "it starts by itself when its turn comes; stop() takes it out of the line"
         if self._state is RunState.STOPPING:
             return "wait() until it is done"
         return "call train() for a new run"
@@ -243,13 +313,16 @@ class Control:
         return RunError(f"cannot {verb} run {self.name}: it {state}; {hint}")
 
 
+_WAITING = (RunState.IDLE, RunState.QUEUED)  # no worker is there yet
+_NOT_STEERED = (*_WAITING, RunState.STOPPING)
 _ALIVE: weakref.WeakSet[Control] = weakref.WeakSet()
 
 
 @atexit.register
 def _stop_all() -> None:
     # A thread that the interpreter kills within a kernel aborts the process with a message.
-    alive = list(_ALIVE)
+    # The queued ones first: else the end of one would start the next.
+    alive = sorted(_ALIVE, key=lambda control: control.state is not RunState.QUEUED)
     for control in alive:
         with contextlib.suppress(RunError):
             control.stop()

@@ -4,133 +4,174 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from lora_lab.configs import TrainingConfig
 from lora_lab.runs.samples import Sample
-from lora_lab.tasks import Example, Task
+from lora_lab.tasks import ClassificationTask, Example, Task
 from lora_lab.tasks.encoding import IGNORED, Encoded, collate, encode_all, pad_id
-from lora_lab.tasks.generation import generate
+from lora_lab.tasks.generation import evaluating, generate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from lora_lab.models import LoadedModel
+    from lora_lab.runs.run import Run
 
-_SAMPLES = 4  # answers kept to be read
+SAMPLES = 4  # answers kept to be read
 _LONGER = 1.5  # an answer may be so many times as long as the longest right one
 
 
-class RunData:
+class RunData(ABC):
     """A task, cut to what a run needs and encoded for its model.
 
     Args:
+        run: the run; its notes get a line where texts had to be cut.
         should_stop: asked between batches and tokens of an evaluation; it may wait (a pause).
-        notes: gets a line where prompts had to be cut.
+
+    Attributes:
+        held_out: what the run is scored on.
+        samples: a few of them, with the answers known so far.
     """
 
-    def __init__(
-        self,
-        lm: LoadedModel,
-        task: Task,
-        training: TrainingConfig,
-        should_stop: Callable[[], bool],
-        notes: list[str],
-    ) -> None:
-        self._model: Any = lm.model
-        self._tokenizer = cast("PreTrainedTokenizerBase", lm.tokenizer)
-        self._task = task
-        self._training = training
-        self._should_stop = should_stop
-        self._notes = notes
-        # The first ones, so that runs are scored on the same.
-        self.held_out: list[Example] = list(task.validation[: training.eval_examples])
+    held_out: Sequence[Any]
+    samples: tuple[Sample, ...]
+
+    def __init__(self, run: Run, should_stop: Callable[[], bool]) -> None:
+        self.model: Any = run.lm.model
+        self.tokenizer = cast("PreTrainedTokenizerBase", run.lm.tokenizer)
+        self.training = run.training
+        self.should_stop = should_stop
+        self._rows = run.task.train
+        self._notes = run.notes
+
+    @property
+    @abstractmethod
+    def collate(self) -> Callable[[list[Any]], dict[str, Tensor]]:
+        """What pads examples to a batch."""
+
+    @property
+    def loss(self) -> Callable[..., Tensor] | None:
+        """The training loss as `Fit` takes it; None: the model's own."""
+        return None
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Any], part: str) -> Sequence[Mapping[str, Any]]:
+        """Encode examples of a part ("training", "held-out")."""
+
+    @abstractmethod
+    def evaluate(self, adapted: bool) -> dict[str, float] | None:
+        """Score the held-out examples with the model as it stands, and keep some answers.
+
+        Returns:
+            {"loss": mean in nats, and the task's own scores}, or None where `should_stop` ended it.
+        """
+
+    def training_examples(self) -> Sequence[Mapping[str, Any]]:
+        """Encode the training examples that the steps will reach, drawn without replacement."""
+        training, rows = self.training, self._rows
+        batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(training.seed))
+        reached = order[: training.max_steps * batch].tolist()
+        return self.encode([rows[i] for i in reached], "training")
+
+    def batches(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the held-out examples in batches, on the model's device."""
+        encoded = self.encode(self.held_out, "held-out")
+        size = self.training.per_device_train_batch_size
+        for start in range(0, len(encoded), size):
+            batch = self.collate(list(encoded[start : start + size]))
+            yield {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+
+    def keep_answers(self, answers: Sequence[str], adapted: bool) -> None:
+        """Put the first answers into the samples."""
         self.samples = tuple(
-            Sample(task.prompt_text(e.prompt), tuple(e.references))
-            for e in self.held_out[:_SAMPLES]
+            replace(sample, adapted=answer) if adapted else replace(sample, base=answer)
+            for sample, answer in zip(self.samples, answers, strict=False)
+        )
+
+    def note(self, line: str) -> None:
+        """Add a line to the run's notes, once."""
+        if line not in self._notes:
+            self._notes.append(line)
+
+
+class GenerationData(RunData):
+    """Prompts with completions; held-out ones are answered and scored."""
+
+    def __init__(self, run: Run, should_stop: Callable[[], bool]) -> None:
+        super().__init__(run, should_stop)
+        self._task = task = cast(Task, run.task)
+        # The first ones, so that runs are scored on the same.
+        self.held_out: list[Example] = list(task.validation[: self.training.eval_examples])
+        self.samples = tuple(
+            Sample(task.prompt_text(e.prompt), tuple(e.references)) for e in self.held_out[:SAMPLES]
         )
 
     @property
     def collate(self) -> Callable[[list[Encoded]], dict[str, Tensor]]:
         """What pads examples to a batch."""
-        return functools.partial(collate, pad_id=pad_id(self._tokenizer))
-
-    def training_examples(self) -> list[Encoded]:
-        """Encode the training examples that the steps will reach, drawn without replacement."""
-        training, rows = self._training, self._task.train
-        batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(training.seed))
-        reached = order[: training.max_steps * batch].tolist()
-        return self._encode([rows[i] for i in reached], "training")
+        return functools.partial(collate, pad_id=pad_id(self.tokenizer))
 
     def evaluate(self, adapted: bool) -> dict[str, float] | None:
-        """Score the held-out examples with the model as it stands, and keep some answers.
+        """Score; see `RunData.evaluate`.
 
         Returns:
-            {"loss": mean over their completion tokens, nats; "bleu": 0 to 100}, or None where
-            `should_stop` ended it.
+            {"loss": mean over the completion tokens, nats; "bleu": 0 to 100}, or None.
         """
         loss = self._loss()
         answers = self._answers() if loss is not None else []
         if loss is None or len(answers) < len(self.held_out):
             return None
-        self.samples = tuple(
-            replace(sample, adapted=answer) if adapted else replace(sample, base=answer)
-            for sample, answer in zip(self.samples, answers, strict=False)
-        )
+        self.keep_answers(answers, adapted)
         return {"loss": loss, **self._task.score(answers, self.held_out)}
+
+    def encode(self, examples: Sequence[Example], part: str) -> list[Encoded]:
+        """Encode; a line in the notes tells of prompts that were cut."""
+        encoded, cut = encode_all(examples, self._task, self.tokenizer, self.training.max_length)
+        if cut:
+            self.note(
+                f"{cut} of {len(examples)} {part} prompts were cut at their start to fit "
+                f"max_length={self.training.max_length}"
+            )
+        return encoded
 
     def _loss(self) -> float | None:
         total, tokens = 0.0, 0
-        was_training = [module for module in self._model.modules() if module.training]
-        self._model.eval()
-        try:
-            for batch in self._batches():
-                if self._should_stop():
+        with evaluating(self.model):
+            for batch in self.batches():
+                if self.should_stop():
                     return None
                 # The model's own loss is the mean over this batch's labels, shifted by one.
                 count = int((batch["labels"][:, 1:] != IGNORED).sum())
                 with torch.no_grad():
-                    total += self._model(**batch).loss.item() * count
+                    total += self.model(**batch).loss.item() * count
                 tokens += count
-        finally:
-            for module in was_training:
-                module.training = True
         return total / tokens
-
-    def _batches(self) -> Iterator[dict[str, Tensor]]:
-        encoded = self._encode(self.held_out, "held-out")
-        size = self._training.per_device_train_batch_size
-        for start in range(0, len(encoded), size):
-            batch = self.collate(encoded[start : start + size])
-            yield {name: tensor.to(self._model.device) for name, tensor in batch.items()}
 
     def _answers(self) -> list[str]:
         lengths = [
-            len(self._tokenizer(reference, add_special_tokens=False)["input_ids"])
+            len(self.tokenizer(reference, add_special_tokens=False)["input_ids"])
             for example in self.held_out
             for reference in example.references
         ]
         return generate(
-            self._model,
-            self._tokenizer,
+            self.model,
+            self.tokenizer,
             [self._task.prompt_text(example.prompt) for example in self.held_out],
-            max_new_tokens=min(math.ceil(_LONGER * max(lengths)) + 1, self._training.max_length),
-            should_stop=self._should_stop,
+            max_new_tokens=min(math.ceil(_LONGER * max(lengths)) + 1, self.training.max_length),
+            should_stop=self.should_stop,
         )
 
-    def _encode(self, examples: list[Example], part: str) -> list[Encoded]:
-        encoded, cut = encode_all(examples, self._task, self._tokenizer, self._training.max_length)
-        if cut:
-            note = (
-                f"{cut} of {len(examples)} {part} prompts were cut at their start to fit "
-                f"max_length={self._training.max_length}"
-            )
-            if note not in self._notes:
-                self._notes.append(note)
-        return encoded
+
+def run_data(run: Run, should_stop: Callable[[], bool]) -> RunData:
+    """Return a run's data, of the kind that its task has."""
+    if isinstance(run.task, ClassificationTask):
+        from lora_lab.runs.class_data import ClassificationData
+
+        return ClassificationData(run, should_stop)
+    return GenerationData(run, should_stop)

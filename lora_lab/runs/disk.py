@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lora_lab.errors import RunError
@@ -19,6 +20,49 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fill(path: Path, write: Callable[[Path], object]) -> Path:
+    """Make the folder `path` under another name, and rename it when all is on disk.
+
+    Raises:
+        RunError: the disk does not take it; what was there before is there still.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    before = path.with_name(f".{path.name}.old")
+    with disk(path):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            write(temporary)
+            for file in (*temporary.rglob("*"), temporary):
+                sync(file)
+            if path.exists():
+                path.replace(before)  # aside first: nobody is to see half of it go
+            temporary.replace(path)
+            sync(path.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            tidy(path.parent)
+            raise
+    shutil.rmtree(before, ignore_errors=True)
+    return path
+
+
+def tidy(folder: Path) -> None:
+    """Finish or undo what a killed process left half done in a folder. Raises nothing."""
+    for aside in folder.glob(".*.old"):
+        whole = folder / aside.name.removeprefix(".").removesuffix(".old")
+        if not whole.exists():
+            with contextlib.suppress(OSError):
+                aside.replace(whole)
+        shutil.rmtree(aside, ignore_errors=True)
+    for part in folder.glob(".*.tmp"):
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                part.unlink()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from collections import deque
 from typing import Any
 
 from lora_lab._arrays import to_numpy
-from lora_lab.adapters import Adapter
+from lora_lab.adapters import Adapter, Combination
+from lora_lab.adapters.adalora import AdaLoraAdapter
 from lora_lab.analysis import adapter_spectra
 from lora_lab.analysis.sites import update_factors
 from lora_lab.runs.recorder import Recorder
@@ -33,9 +34,10 @@ class Observer:
         self._spectra_costs = deque([0.0], maxlen=2)
         self._factors_due = float("-inf")
         self._watched: str | None = None
+        self._ranks: dict[str, int] = {}
 
     def look(self, step: int, watch: str | None, now: bool = False) -> dict[str, Any]:
-        """Return the snapshot fields that are due: "spectra", "factors", or neither.
+        """Return the snapshot fields that are due, of "spectra", "factors" and "ranks".
 
         Spectra also go to disk, as far as the recorder wants them.
 
@@ -51,6 +53,8 @@ class Observer:
         changes: dict[str, Any] = {}
         if not self.adapter.sites:
             return changes  # the method has no ΔW = s·BA to look at
+        if (ranks := moving_ranks(self.adapter)) != self._ranks:
+            changes["ranks"] = self._ranks = ranks
         clock = time.perf_counter
         start = clock()
         wanted = now or self._recorder.due(step)
@@ -73,6 +77,13 @@ class Observer:
         if recorded:
             least = 0.0
         return self._spectra_at + max(least, _SHARE * min(self._spectra_costs))
+
+
+def moving_ranks(adapter: Adapter) -> dict[str, int]:
+    """Return {site name: rank} of what training prunes, {} where nothing does."""
+    parts = adapter.adapters if isinstance(adapter, Combination) else (adapter,)
+    pruned = [part.ranks for part in parts if isinstance(part, AdaLoraAdapter)]
+    return {name: r for own in pruned for name, r in own.items()}
 
 
 def copy_factors(adapter: Adapter, site_name: str, step: int) -> Factors:

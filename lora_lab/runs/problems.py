@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
 from lora_lab.configs import TrainingConfig
 from lora_lab.errors import LoraLabError
+from lora_lab.runs.divergence import DivergingError
+from lora_lab.runs.redaction import redacted
+from lora_lab.runs.room import NoRoomError, batch_fields, in_words
 from lora_lab.runs.snapshot import Problem
 
 _MEMORY_WORDS = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.I)
@@ -28,14 +33,16 @@ def explain(error: BaseException, training: TrainingConfig) -> Problem:
         error: as caught, its traceback still with it.
         training: what the run was asked to do; remedies name its values.
     """
-    details = "".join(traceback.format_exception(error))
-    lines = str(error).strip().splitlines()
+    details = redacted("".join(traceback.format_exception(error)))
+    lines = redacted(str(error)).strip().splitlines()
     first = lines[0] if lines else type(error).__name__
     if is_out_of_memory(error):
-        return Problem(f"out of memory: {first}", _smaller(training), details)
+        return with_proposal(Problem(f"out of memory: {first}", "", details), training, {})
+    if isinstance(error, NoRoomError):
+        return Problem(first, "", details, error.proposal)
     from lora_lab.runs.trainer import DeadAdapterError, NotFiniteError
 
-    if isinstance(error, NotFiniteError):
+    if isinstance(error, (NotFiniteError, DivergingError)):
         remedy = (
             f"try a lower learning_rate than {training.learning_rate:g}, or more warmup_steps; "
             "also look for examples with an empty completion"
@@ -60,16 +67,24 @@ def forget_frames(error: BaseException) -> None:
         chain += [link.__cause__, link.__context__]
 
 
-def _smaller(training: TrainingConfig) -> str:
+def with_proposal(problem: Problem, training: TrainingConfig, fields: Mapping[str, int]) -> Problem:
+    """Return an "out of memory" with what to try.
+
+    Args:
+        problem: as `explain` gives it.
+        training: what the run was asked to do.
+        fields: the batch that the dry run says fits; empty where it does not know: then half of
+            the batch is proposed.
+    """
     batch = training.per_device_train_batch_size
     others = f"a max_length below {training.max_length}"
     if not training.gradient_checkpointing:
         others += " or gradient_checkpointing=True"
     if batch == 1:
-        return f"the batch is one example already: try {others}"
-    half = batch // 2
-    steps = training.gradient_accumulation_steps * -(-batch // half)
-    return (
-        f"try per_device_train_batch_size={half} with gradient_accumulation_steps={steps} (half "
-        f"the batch, a guess: nothing was measured), else {others}"
-    )
+        remedy = f"the batch is one example already: try {others}"
+        return replace(problem, remedy=remedy, proposal={})
+    known = bool(fields)
+    fields = dict(fields) or batch_fields(training, batch // 2)
+    why = "the dry run says it fits" if known else "half the batch, a guess: nothing was measured"
+    remedy = f"try {in_words(fields)} ({why}), else {others}"
+    return replace(problem, remedy=remedy, proposal=fields)

@@ -37,12 +37,16 @@ class LossHistory:
 
 
 class Pace:
-    """A clock that stands while the run is paused, and the rate of the latest steps."""
+    """A clock that stands while the run is paused, and the rate of the latest steps.
+
+    Args:
+        seconds: that are on the clock already.
+    """
 
     WINDOW = 20  # steps
 
-    def __init__(self) -> None:
-        self._seconds = 0.0
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._seconds = seconds
         self._since: float | None = None
         self._marks: deque[float] = deque(maxlen=self.WINDOW + 1)
 

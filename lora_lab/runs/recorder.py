@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from lora_lab.adapters import Adapter
 from lora_lab.analysis import adapter_spectra
-from lora_lab.errors import ModelError
+from lora_lab.errors import ModelError, RunError
 from lora_lab.runs.snapshot import Spectra
 from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE, SpectraLog
 from lora_lab.runs.store import RunStore
@@ -65,6 +67,22 @@ class Recorder:
         log.append(0, self._row(Spectra(0, values)))
         self._log = log
 
+    def go_on(self, step: int) -> None:
+        """Go on with the files of a run that ended: rows after so many steps are dropped.
+
+        Raises:
+            RunError: the files are damaged, or the disk does not take them.
+        """
+        if not self._adapter.sites:
+            return
+        path = self._store.folder / SPECTRA_FILE
+        sites = read_sites(self._store.folder)
+        self._widths = {site["name"]: site["singular_values"] for site in sites}
+        self._log = SpectraLog.reopen(path, sum(self._widths.values()), step)
+        steps = self._log.steps
+        if len(steps) > MOST_ROWS // 2:
+            self._every = max(1, round((steps[-1] - steps[0]) / (len(steps) - 1)))
+
     def due(self, step: int) -> bool:
         """Whether the spectra after so many steps are to be kept."""
         return self._log is not None and step >= self._log.steps[-1] + self._every
@@ -89,6 +107,11 @@ class Recorder:
         if self._log is not None:
             self._log.close()
 
+    @property
+    def recording(self) -> bool:
+        """Whether there are files to write to."""
+        return self._log is not None
+
     def _row(self, seen: Spectra) -> np.ndarray:
         return np.concatenate(
             [
@@ -96,6 +119,20 @@ class Recorder:
                 for name, s in seen.singular_values.items()
             ]
         )
+
+
+def read_sites(folder: Path) -> list[dict[str, Any]]:
+    """Return the entries of a run's sites.json.
+
+    Raises:
+        RunError: it is not there, or damaged.
+    """
+    path = folder / SITES_FILE
+    try:
+        sites = json.loads(path.read_text(encoding="utf-8"))["sites"]
+        return [{**site, "singular_values": int(site["singular_values"])} for site in sites]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"cannot read {path}: {error!r}; start a new run") from error
 
 
 def _norm(W: Tensor, name: str) -> float:

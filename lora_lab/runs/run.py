@@ -8,35 +8,37 @@ import importlib.metadata
 import os
 import platform
 import threading
-import weakref
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.adapters import Adapter, attach
+from lora_lab.adapters import Adapter, attach, attached, detach
+from lora_lab.adapters.head import head_note, head_parameters, with_head
 from lora_lab.configs import LoraConfig, MethodConfig, TrainingConfig, method_name
-from lora_lab.errors import ConfigError, RunError
+from lora_lab.errors import RunError
+from lora_lab.runs import line
+from lora_lab.runs.checkpoints import Checkpoint
+from lora_lab.runs.checks import check, check_settings
 from lora_lab.runs.control import Control
+from lora_lab.runs.fingerprints import base_fingerprint, data_fingerprint
 from lora_lab.runs.observer import copy_factors
 from lora_lab.runs.problems import explain, forget_frames
+from lora_lab.runs.resuming import model_source
 from lora_lab.runs.samples import Sample
 from lora_lab.runs.snapshot import RunState, Snapshot
 from lora_lab.runs.store import RunStore
 from lora_lab.runs.surroundings import ADAPTER, seeded
+from lora_lab.tasks import ClassificationTask, Task
+from lora_lab.tasks.sources import task_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from lora_lab.models import LoadedModel
-    from lora_lab.tasks import Task
 
 _PACKAGES = ("lora-lab", "torch", "transformers", "accelerate", "safetensors", "numpy")
-
-# accelerate keeps its state once a process, and building a second Trainer resets it under the
-# first: so one run trains at a time, whatever its model.
-_latest: weakref.ref[Run] | None = None  # the run that was started last
-_starting = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class RunResult:
     id: str
     folder: Path
     adapter_folder: Path  # PEFT reads it
-    metrics: dict[str, float]  # loss_before loss_after bleu_before bleu_after
-    losses: tuple[tuple[int, float], ...]  # (step, nats a token), every step
+    metrics: dict[str, float]  # loss_before loss_after bleu_before … or accuracy_before …
+    losses: tuple[tuple[int, float], ...]  # (step, nats a token, or a text with a class)
     samples: tuple[Sample, ...]
     seconds: float  # trained time, pauses left out
 
@@ -65,41 +67,57 @@ class Run:
     Attributes:
         id: name of the folder, unique.
         folder: where config, metrics, checkpoints and the adapter go.
-        config, training: what was asked for; of a combination `config` is a tuple.
+        config, training: what is trained and how; of a combination `config` is a tuple. Where the
+            task has classes, the model's head is in it; see `adapters.head`.
         lm, task: the model with tokenizer and card, and the data.
         adapter: the `Adapter` in training; None before `start`.
         samples: a few held-out prompts with the answers known so far.
         losses: (step, loss) of every step; filled when the run is over.
         notes: what the libraries underneath logged, each line once.
         error: the exception of a failed run.
+        resumes: the checkpoint that it goes on from; None of a new run, and once it goes on.
+        steps_before: (step, loss) of the steps up to there.
     """
 
     def __init__(
         self,
         lm: LoadedModel,
-        task: Task,
+        task: Task | ClassificationTask,
         config: MethodConfig | Sequence[MethodConfig],
         training: TrainingConfig,
         output_dir: str | os.PathLike[str] = "runs",
         name: str | None = None,
+        *,
+        store: RunStore | None = None,
+        resumes: Checkpoint | None = None,
     ) -> None:
-        _check(lm, task)
+        check(lm, task)
         self.lm = lm
         self.task = task
-        self.config = tuple(config) if isinstance(config, Sequence) else config
+        together = isinstance(config, Sequence)
+        configs = tuple(config) if isinstance(config, Sequence) else (config,)
+        if isinstance(task, ClassificationTask):
+            configs = with_head(lm.model, configs)  # it starts at random, whatever the method
+        self.config = configs if together or len(configs) > 1 else configs[0]
         self.training = training
-        self.store = RunStore.create(output_dir, name)
+        check_settings(self.configs, training)
+        self.resumes = resumes
+        self.steps_before: tuple[tuple[int, float], ...] = ()
+        self._again = store is not None
+        self.store = store or RunStore.create(output_dir, name)
         self.id = self.store.id
         self.folder = self.store.folder
         self.adapter: Adapter | None = None
         self.samples: tuple[Sample, ...] = ()
         self.losses: tuple[tuple[int, float], ...] = ()
         self.notes: list[str] = []
+        if isinstance(task, ClassificationTask):
+            self.notes.append(head_note(lm.model))
         self.error: Exception | None = None
         self._watch: str | None = None
         self._publishing = threading.Lock()
         self._snapshot = Snapshot(run_id=self.id, total_steps=training.max_steps)
-        self.control = Control(self.id, lambda state: self.publish(state=state))
+        self.control = Control(self.id, lambda state: self.publish(state=state), line.advance)
 
     def __repr__(self) -> str:
         seen = self.snapshot
@@ -150,15 +168,24 @@ class Run:
     def start(self) -> Run:
         """Attach the adapter (name "default", replacing one of that name) and train; return self.
 
-        A no-op while the run runs.
+        While another run trains in this process, this one waits in line (state "queued") and
+        starts by itself; what does not fit is then told by its Snapshot and by `result`. A no-op
+        while the run runs or waits.
 
         Raises:
             ConfigError: the config does not fit the model.
-            RunError: the run was started before, or another run is training in this process.
+            RunError: the run was started before, or another process is at work on its folder.
         """
-        with _starting:
-            self.control.start(self._work, self._prepare)
+        line.start(self)
         return self
+
+    def start_now(self) -> None:
+        """Start on the spot. For `line`, which sees to it that one run trains at a time."""
+        self.control.start(self._work, self._prepare)
+
+    def begin(self) -> bool:
+        """Start if it is queued still; return whether it was. For `line`."""
+        return self.control.begin(self._work_from_the_line)
 
     def pause(self) -> None:
         """Pause at the next optimizer step. See `Control.pause`."""
@@ -168,9 +195,25 @@ class Run:
         """Go on after a pause. See `Control.resume`."""
         self.control.resume()
 
+    def checkpoint(self) -> None:
+        """Have a checkpoint written at the next optimizer step, or at the end of a pause.
+
+        After the last step the adapter that is saved at the end stands for it.
+        """
+        self.control.request_checkpoint()
+
     def stop(self) -> None:
-        """End at the next optimizer step; the adapter is saved as it is, not evaluated again."""
+        """End at the next optimizer step; the adapter is saved as it is, not evaluated again.
+
+        `lora_lab.resume` goes on from there. A queued run leaves the line and is done.
+        """
+        was_queued = self.state is RunState.QUEUED
         self.control.stop()
+        if was_queued and self.state.final:
+            line.leave(self)
+            self.publish(phase="")
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()  # nothing is in it, unless it goes on with an older run
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the run is over; return whether it is. See `Control.wait`."""
@@ -218,25 +261,46 @@ class Run:
             self._snapshot = dataclasses.replace(self._snapshot, version=version, **changes)
 
     def _prepare(self) -> None:
-        global _latest
-        other = _latest() if _latest is not None else None
-        if other is not None and other.state is not RunState.IDLE and not other.state.final:
-            raise RunError(
-                f"run {other.id} is {other.state} in this process, and one run trains at a time; "
-                "stop() it or wait() for it first"
-            )
-        with seeded(self.training.seed):
-            self.adapter = attach(self.model, self.config, ADAPTER)
-        if self._watch not in self.adapter.sites:
-            self._watch = None  # set before there was anything to compare it with
-        self.store.write_json("config.json", self.description())
-        _latest = weakref.ref(self)
+        if self._again:
+            log_bytes = 0 if self.resumes is None else int(self.resumes.state["log_bytes"])
+            self.steps_before = tuple(self.store.reopen(log_bytes))
+        else:
+            self.store.begin()
+        try:
+            base = base_fingerprint(self.model)
+            with seeded(self.training.seed):
+                self.adapter = attach(self.model, self.config, ADAPTER)
+            if self._watch not in self.adapter.sites:
+                self._watch = None  # set before there was anything to compare it with
+            if not self._again:
+                self.store.write_json("config.json", self.description(base))
+        except BaseException:
+            self.store.close()
+            raise
 
     def _work(self) -> None:
-        try:
+        with self._explained():
             from lora_lab.runs.worker import Worker
 
             Worker(self).work()
+
+    def _work_from_the_line(self) -> None:
+        with self._explained():
+            self.publish(phase="")
+            self.control.rest()  # somebody may have the model since before its turn
+            if ADAPTER in attached(self.model):
+                detach(self.model, ADAPTER)
+                self.notes.append(f"took the adapter {ADAPTER!r} of the run before off the model")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they would be printed into some cell
+                self._prepare()
+        self._work()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Keep what went wrong, for people, and without the tensors that its frames hold."""
+        try:
+            yield
         except Exception as error:
             if self.error is None:  # before the worker could keep it
                 self.error = error
@@ -245,8 +309,21 @@ class Run:
             error.__traceback__ = None  # the worker's frames have been added on the way here
             raise RunError(f"run {self.id} failed") from None
 
-    def description(self) -> dict[str, Any]:
-        """Return what the run was made of, as plain JSON: model, task, configs, versions."""
+    def _classes(self) -> dict[str, Any]:
+        """Return what the description says of a task of classes."""
+        if not isinstance(self.task, ClassificationTask):
+            return {}
+        return {
+            "labels": list(self.task.labels),
+            "head_parameters": head_parameters(self.model),  # trained, and not in paper's counts
+        }
+
+    def description(self, base: str | None = None) -> dict[str, Any]:
+        """Return what the run was made of, as plain JSON: model, task, configs, versions.
+
+        Args:
+            base: the base model's fingerprint, if it was taken before.
+        """
         versions = {"python": platform.python_version()}
         for package in _PACKAGES:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -258,6 +335,7 @@ class Run:
                 "name": self.task.name,
                 "synthetic": self.task.synthetic,
                 "examples": len(self.task.train),
+                **self._classes(),
             },
             "method": method_name(self.configs),
             # LoRA alone, as the sweep map and other readers of the ranks want it.
@@ -265,12 +343,20 @@ class Run:
             "configs": [{"class": type(c).__name__, **c.to_dict()} for c in self.configs],
             "training": self.training.to_dict(),
             "versions": versions,
+            "sources": {
+                "model": model_source(self.lm, self.task),
+                "task": task_source(self.task),
+            },
+            "fingerprints": {
+                "base": base or base_fingerprint(self.model),
+                "data": data_fingerprint(self.task),
+            },
         }
 
 
 def train(
     lm: LoadedModel,
-    task: Task | str,
+    task: Task | ClassificationTask | str,
     config: MethodConfig | Sequence[MethodConfig] | None = None,
     *,
     output_dir: str | os.PathLike[str] = "runs",
@@ -280,8 +366,13 @@ def train(
 ) -> Run:
     """Train an adapter in the background; returns at once.
 
+    While another run trains in this process, it waits in line; see `Run.start`.
+
     >>> run = train(lm, "mini-e2e", LoraConfig(r=8, lora_alpha=16), max_steps=60)
     >>> run.result().metrics
+
+    A task of classes needs a model with a head for them, `load_model(…, labels=task.labels)`; the
+    head is trained whole beside what the config says.
 
     Args:
         lm: what `load_model` returns.
@@ -295,7 +386,7 @@ def train(
     Raises:
         ConfigError: an unknown field, or a config or model that cannot be trained so.
         TaskError: the task cannot be loaded.
-        RunError: the folder cannot be made, or another run is training.
+        RunError: the folder cannot be made.
     """
     training_config = TrainingConfig.from_dict(training)
     if isinstance(task, (str, os.PathLike)):
@@ -304,16 +395,3 @@ def train(
         task = load_task(task)
     run = Run(lm, task, config or LoraConfig(), training_config, output_dir, name)
     return run.start() if start else run
-
-
-def _check(lm: LoadedModel, task: Task) -> None:
-    """Refuse what cannot be trained before anything is made."""
-    if not lm.model.can_generate() or lm.tokenizer is None:
-        raise ConfigError(
-            f"{lm.card.name} ({type(lm.model).__name__}) generates no text, and {task.name} is "
-            "prompt → completion; use a causal language model such as smollm2-135m"
-        )
-    if not len(task.train):
-        raise ConfigError(f"task {task.name} has no training examples")
-    if any(parameter.is_meta for parameter in lm.model.parameters()):
-        raise ConfigError(f"{lm.card.name} has no weights; load a model that has some")

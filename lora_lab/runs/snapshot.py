@@ -15,6 +15,7 @@ class RunState(StrEnum):
     """The states of a run; `done` and `failed` are final."""
 
     IDLE = "idle"
+    QUEUED = "queued"  # starts by itself when the runs before it are over
     RUNNING = "running"
     PAUSING = "pausing"  # asked for; takes effect at the next optimizer step
     PAUSED = "paused"
@@ -35,6 +36,8 @@ class Problem:
     message: str  # one line
     remedy: str  # one line, "" when none is known
     details: str = ""  # the traceback as text
+    # Fields of `TrainingConfig` with values that would have worked, as far as can be said.
+    proposal: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Snapshot:
 
     run_id: str
     state: RunState = RunState.IDLE
-    phase: str = ""  # "evaluating the base model", "training", "evaluating", "saving" …
+    phase: str = ""  # "queued behind run …", "evaluating the base model", "training", "saving" …
     step: int = 0
     total_steps: int = 0
     loss: float | None = None  # of the latest optimizer step, nats a token
@@ -78,5 +81,6 @@ class Snapshot:
     memory: MemoryReading | None = None
     spectra: Spectra | None = None
     factors: Factors | None = None  # of the site named by `Run.watch`
+    ranks: Mapping[str, int] | None = None  # site name -> rank, where training moves it (AdaLoRA)
     problem: Problem | None = None
     version: int = 0  # grows with every replacement

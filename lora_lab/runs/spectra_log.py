@@ -38,6 +38,28 @@ class SpectraLog:
         self.steps: list[int] = []
         self._replace(b"")
 
+    @classmethod
+    def reopen(cls, path: Path, width: int, step: int) -> SpectraLog:
+        """Go on with a file, without its rows of later steps than `step`.
+
+        Raises:
+            RunError: it cannot be read, or its rows have another width.
+        """
+        steps, values = read_log(path)
+        if values.shape[1] != width:
+            raise RunError(
+                f"{path} has {values.shape[1]} singular values a row and {SITES_FILE} tells of "
+                f"{width}; start a new run"
+            )
+        log = cls.__new__(cls)
+        log.path, log._file = path, None
+        log._type = np.dtype([("step", "<i4"), ("values", "<f4", (width,))])
+        kept = np.zeros(int((steps <= step).sum()), log._type)
+        kept["step"], kept["values"] = steps[: len(kept)], values[: len(kept)]
+        log.steps = steps[: len(kept)].tolist()
+        log._replace(kept.tobytes())
+        return log
+
     def append(self, step: int, values: np.ndarray) -> None:
         """Add one row; it is with the operating system when this returns.
 

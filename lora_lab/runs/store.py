@@ -1,16 +1,18 @@
 """A run on disk: one folder, readable while it is written and after the process was killed.
 
 Files are whole or absent; the two that grow, metrics.jsonl and spectra.npy, may lack their end.
+Tokens are kept out of all that is written as text.
 
 runs/<id>/
-    config.json        what was asked for: adapter, training, model, task, versions
+    config.json        what was asked for: adapter, training, model, task, data, versions
     metrics.jsonl      one line an optimizer step, flushed
     sites.json         the adapted matrices: place in the grid, shape, rank, ‖W₀‖_F, numbers trained
     spectra.npy        the singular values of ΔW at all of them, a row for every step kept
     samples.json       a few held-out prompts with the base model's and the adapter's answers
-    checkpoints/step-N/   the adapter in PEFT's format; the newest also holds state.pt
+    checkpoints/step-N/   the adapter after so many steps; see `lora_lab.runs.checkpoints`
     adapter/           the adapter at the end, in PEFT's format
-    summary.json       how it ended; its absence means that the run was cut off
+    summary.json       how it ended; absent while it runs, and where it was cut off
+    lock.json          held by the process that runs it
 """
 
 from __future__ import annotations
@@ -20,16 +22,18 @@ import json
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
+from lora_lab.runs import checkpoints
+from lora_lab.runs.disk import disk, fill, sync, tidy
+from lora_lab.runs.lock import RunLock
+from lora_lab.runs.records import METRICS_FILE, RunRecord, list_runs, read_metrics
+from lora_lab.runs.redaction import redacted
 
-from lora_lab.runs.disk import disk, sync
+__all__ = ["RunRecord", "RunStore", "list_runs"]
 
 
 class RunStore:
@@ -46,6 +50,40 @@ class RunStore:
         self.folder = folder
         self.id = folder.name
         self._metrics: Any = None
+        self._lock = RunLock(folder)
+
+    def begin(self) -> None:
+        """Take the folder for this process until `close`.
+
+        Raises:
+            RunError: another process is at work on it, or the disk does not take it.
+        """
+        with disk(self.folder):
+            self._lock.acquire()
+
+    def reopen(self, log_bytes: int) -> list[tuple[int, float]]:
+        """Make ready to go on with a run that ended: drop what came after its last checkpoint.
+
+        Args:
+            log_bytes: how much of metrics.jsonl stands.
+
+        Returns:
+            (step, loss) of the steps in what is left of it.
+
+        Raises:
+            RunError: see `begin`.
+        """
+        self.begin()
+        path = self.folder / METRICS_FILE
+        with disk(self.folder):
+            (self.folder / "summary.json").unlink(missing_ok=True)
+            if path.exists():
+                with path.open("r+b") as file:
+                    kept = file.read(log_bytes)
+                    file.truncate(kept.rfind(b"\n") + 1)
+        for folder in (self.folder, self.folder / "checkpoints"):
+            tidy(folder)
+        return [(row["step"], row["loss"]) for row in read_metrics(self.folder) if "loss" in row]
 
     @classmethod
     def create(cls, output_dir: str | os.PathLike[str], name: str | None = None) -> RunStore:
@@ -73,7 +111,7 @@ class RunStore:
         Raises:
             RunError: the disk does not take it.
         """
-        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        text = redacted(json.dumps(value, indent=2, ensure_ascii=False)) + "\n"
         path = self.folder / name
         with disk(path):
             temporary = path.with_name(f".{name}.tmp")
@@ -93,93 +131,45 @@ class RunStore:
         Raises:
             RunError: the disk does not take it.
         """
-        path = self.folder / "metrics.jsonl"
+        path = self.folder / METRICS_FILE
         with disk(path):
             if self._metrics is None:
                 self._metrics = path.open("a", encoding="utf-8")
             self._metrics.write(json.dumps(dict(row)) + "\n")
             self._metrics.flush()
 
+    def flush_log(self) -> int:
+        """Have all lines of metrics.jsonl on the disk; return its size in bytes.
+
+        Raises:
+            RunError: the disk does not take it.
+        """
+        path = self.folder / METRICS_FILE
+        with disk(path):
+            if not path.exists():
+                return 0
+            sync(path)
+            return path.stat().st_size
+
     def close(self) -> None:
-        """Close metrics.jsonl; a later `log` opens it again."""
+        """Close metrics.jsonl, which a later `log` opens again, and let go of the folder."""
         if self._metrics is not None:
             file, self._metrics = self._metrics, None
             with contextlib.suppress(OSError):  # every line was flushed when it was written
                 file.close()
+        self._lock.release()
 
     def save_adapter(self, save: Callable[[Path], object]) -> Path:
         """Fill `adapter/` with `save(folder)`, replacing what is there; return its path."""
-        return self._fill(self.folder / "adapter", save)
+        return fill(self.folder / "adapter", save)
 
     def save_checkpoint(
-        self, step: int, save: Callable[[Path], object], state: Mapping[str, Any]
+        self,
+        step: int,
+        save: Callable[[Path], object],
+        state: Mapping[str, Any],
+        *,
+        passing: bool = False,
     ) -> Path:
-        """Write checkpoints/step-N/: the adapter, and what going on from there needs.
-
-        Args:
-            step: optimizer steps done.
-            save: writes the adapter into the folder that it is given.
-            state: tensors, numbers and containers of them, so that
-                ``torch.load(…, weights_only=True)`` reads it. Older checkpoints lose theirs: only
-                the newest is gone on from, and an optimizer is twice the adapter's size.
-        """
-        checkpoints = self.folder / "checkpoints"
-
-        def write(folder: Path) -> None:
-            save(folder)
-            torch.save(dict(state), folder / "state.pt")
-
-        path = self._fill(checkpoints / f"step-{step}", write)
-        with disk(checkpoints):
-            for old in checkpoints.glob("step-*/state.pt"):
-                if old.parent != path:
-                    old.unlink()
-        return path
-
-    def _fill(self, path: Path, write: Callable[[Path], object]) -> Path:
-        """Make the folder `path` under another name, and rename it when all is on disk."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        with disk(path):
-            try:
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir(parents=True)
-                write(temporary)
-                for file in temporary.rglob("*"):
-                    sync(file)
-                if path.exists():
-                    shutil.rmtree(path)
-                temporary.replace(path)
-                sync(path.parent)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-        return path
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """One run found on disk."""
-
-    id: str
-    folder: Path
-    config: Mapping[str, Any]  # config.json
-    summary: Mapping[str, Any] | None  # summary.json; None: still running, or cut off
-
-
-def list_runs(output_dir: str | os.PathLike[str] = "runs") -> list[RunRecord]:
-    """Return the runs under `output_dir` that have a readable config.json, newest first."""
-    records = []
-    for folder in Path(output_dir).expanduser().resolve().glob("*/"):
-        config = _read_json(folder / "config.json")
-        if config is not None:
-            summary = _read_json(folder / "summary.json")
-            records.append(RunRecord(folder.name, folder, config, summary))
-    return sorted(records, key=lambda record: record.id, reverse=True)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+        """Write checkpoints/step-N/; see `checkpoints.save`."""
+        return checkpoints.save(self.folder, step, save, state, passing=passing)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lora_lab.adapters import Adapter, activate, active, attached, unmerge
 from lora_lab.errors import RunError
+from lora_lab.runs.redaction import redacted
 
 ADAPTER = "default"  # the name under which a run attaches its adapter
 _MOST_NOTES = 100
@@ -70,6 +73,23 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
+def whole_random_state(device: torch.device) -> dict[str, Any]:
+    """Return torch's, NumPy's and Python's random state as tensors, numbers and tuples of them."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    numpy = (str(kind), torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest)
+    return {**random_state(device), "numpy": numpy, "python": random.getstate()}
+
+
+def set_whole_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Put back what `whole_random_state` returned; a device it does not know of stays as it is."""
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    known = {"cpu", device.type}
+    set_random_state({name: state[name] for name in known if name in state}, device)
+
+
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draw CPU random numbers from `seed` in the block, and leave the caller's sequence alone."""
@@ -114,7 +134,7 @@ class _Divert(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.thread != self._thread:
             return True
-        line = f"{record.name}: {record.getMessage()}"
+        line = redacted(f"{record.name}: {record.getMessage()}")
         if line not in self._notes and len(self._notes) < _MOST_NOTES:
             self._notes.append(line)
         return False

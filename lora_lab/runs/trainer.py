@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +24,9 @@ from lora_lab.configs import TrainingConfig
 from lora_lab.errors import RunError
 from lora_lab.gated_mlp import recomputed_mlps
 from lora_lab.memory import Meter
+from lora_lab.runs.order import StepOrder
+from lora_lab.runs.reporters import reporting_callbacks, silent_thread
+from lora_lab.runs.surroundings import set_whole_random_state, whole_random_state
 from lora_lab.tasks.encoding import IGNORED
 
 
@@ -49,9 +52,9 @@ class Step:
     """One optimizer step, done."""
 
     number: int  # from 1
-    loss: float  # mean over the step's completion tokens, nats
+    loss: float  # mean over the step's completion tokens, or its texts with classes; nats
     learning_rate: float  # that the step was taken with
-    tokens: int  # completion tokens of the step, those that the loss is the mean of
+    tokens: int  # completion tokens of the step (or texts), those that the loss is the mean of
 
 
 @dataclass
@@ -64,6 +67,10 @@ class Fit:
         collate: makes one padded batch of several of them.
         folder: HF Trainer wants one; nothing is written there.
         on_step: called after every optimizer step; True ends the training.
+        loss: (output, labels, num_items_in_batch) → a pass's share of the step's mean loss; None:
+            the model's own.
+        done: optimizer steps that were taken before, by a run that this one goes on with.
+        going_on: what `state` returned after them; the adapter has its own state already.
         optimizer, scheduler: there while `run` runs.
     """
 
@@ -75,6 +82,9 @@ class Fit:
     folder: Path
     meter: Meter
     on_step: Callable[[Step], bool]
+    loss: Callable[..., Tensor] | None = None
+    done: int = 0
+    going_on: Mapping[str, Any] | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)
     scheduler: Any = field(default=None, init=False)
 
@@ -92,19 +102,49 @@ class Fit:
                 groups,
                 lr=self.training.learning_rate,
                 weight_decay=self.training.weight_decay,
+                # One kernel without temporaries of all parameters' size.
+                fused=True if self.meter.device.type == "cuda" else None,
             )
             self.meter.optimizer = self.optimizer
+            if self.going_on is not None:
+                self.optimizer.load_state_dict(dict(self.going_on["optimizer"]))
             self.adapter.begin_training(self.optimizer, self.training.max_steps)
             trainer = _Trainer(self)
             # A notebook gets other default callbacks than a script; all but one print or display.
             kept = [c for c in trainer.callback_handler.callbacks if type(c) is DefaultFlowCallback]
-            trainer.callback_handler.callbacks = [*kept, _Steps(self, trainer)]
+            trackers = reporting_callbacks(self.training.report_to)
+            trainer.callback_handler.callbacks = [*kept, _Steps(self, trainer, trackers)]
             try:
                 trainer.train()
             finally:
                 self.model.zero_grad(set_to_none=True)
                 self.optimizer = self.scheduler = self.meter.optimizer = None
                 trainer.accelerator.free_memory()
+
+    def state(self) -> dict[str, Any]:
+        """Return what `going_on` takes, between two steps: tensors, numbers, containers."""
+        assert self.optimizer is not None
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "random": whole_random_state(self.meter.device),
+        }
+
+    def go_on(self, scheduler: Any) -> None:
+        """Put the rates back; making the scheduler has set them to those of the first step."""
+        self.scheduler = scheduler
+        if self.going_on is not None:
+            scheduler.load_state_dict(dict(self.going_on["scheduler"]))
+            for group, rate in zip(
+                scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True
+            ):
+                group["lr"] = rate
+
+    def before_first_step(self) -> None:
+        """Put the random numbers back; making the trainer has seeded them."""
+        if self.going_on is not None:
+            set_whole_random_state(self.going_on["random"], self.meter.device)
+            self.going_on = None  # it held the moments a second time
 
 
 def parameter_groups(adapter: Adapter, training: TrainingConfig) -> list[dict[str, Any]]:
@@ -147,9 +187,10 @@ class _Trainer(Trainer):
             weight_decay=training.weight_decay,
             max_grad_norm=training.max_grad_norm,
             seed=training.seed,
-            data_seed=training.seed,  # else the order hangs on the notebook's own random state
             use_cpu=fit.meter.device.type == "cpu",
-            report_to="none",
+            report_to="none",  # the trackers are called by `_Steps`
+            run_name=fit.folder.name,
+            project="lora-lab",
             disable_tqdm=True,
             logging_strategy="no",
             logging_nan_inf_filter=False,  # looks at every loss, and that waits for the device
@@ -167,12 +208,27 @@ class _Trainer(Trainer):
             train_dataset=fit.examples,
             data_collator=fit.collate,
             optimizers=(fit.optimizer, None),
+            compute_loss_func=fit.loss,
         )
         self._meter = fit.meter
         self._adapter = fit.adapter
+        self._done = fit.done
         self._penalty: Tensor | float = 0.0
         self.step_loss: Tensor | float = 0.0
         self.step_tokens: Tensor | int = 0
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> StepOrder:
+        """Return the order of all steps to come; to HF Trainer they are one epoch."""
+        training = self.args
+        return StepOrder(
+            len(cast(Any, train_dataset if train_dataset is not None else self.train_dataset)),
+            training.per_device_train_batch_size
+            * training.gradient_accumulation_steps
+            * training.world_size,
+            training.max_steps,
+            training.seed,
+            self._done,
+        )
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any) -> Tensor:
         with self._meter.measure(inputs["input_ids"].numel()):
@@ -180,7 +236,9 @@ class _Trainer(Trainer):
         loss = loss - self._penalty  # what people read is the task's own loss
         # Each pass gives its tokens' share of the step's mean: they add up to the true mean.
         self.step_loss = self.step_loss + loss
-        labels = inputs["labels"][:, 1:]  # the first token of an example is never predicted
+        labels = inputs["labels"]
+        if labels.ndim > 1:
+            labels = labels[:, 1:]  # the first token of an example is never predicted
         self.step_tokens = self.step_tokens + (labels != IGNORED).sum()
         return loss
 
@@ -194,7 +252,9 @@ class _Trainer(Trainer):
             )
         if (penalty := self._adapter.penalty()) is not None:
             # HF Trainer divides by the number of passes what it takes for a plain mean.
-            divided = kwargs.get("num_items_in_batch") is None or not self.model_accepts_loss_kwargs
+            divided = self.compute_loss_func is None and (
+                kwargs.get("num_items_in_batch") is None or not self.model_accepts_loss_kwargs
+            )
             share = penalty / self.current_gradient_accumulation_steps
             self._penalty = share.detach()
             loss = loss + (penalty if divided else share)
@@ -208,25 +268,40 @@ class _Trainer(Trainer):
 class _Steps(TrainerCallback):
     """Looks at every optimizer step: is it finite, does it reach every site, shall it go on?"""
 
-    def __init__(self, fit: Fit, trainer: _Trainer) -> None:
+    def __init__(self, fit: Fit, trainer: _Trainer, trackers: Sequence[TrainerCallback]) -> None:
         self._fit = fit
+        self._trackers = trackers
         self._trainer = trainer
         self._parts = fit.adapter.parts()
         self._what = "sites" if fit.adapter.sites else "places"
-        self._reached = False  # every part has been seen to get a gradient
+        # Every part has been seen to get a gradient; of a run that is gone on with, before.
+        self._reached = fit.done > 0
         # What starts at zero and learns: B, or an embedding's A. Where there is none (PiSSA), a
         # gradient has to be proof enough.
         self._zero = {
             place: zero[0]
             for place, learnt in self._parts.items()
-            if all(p.numel() for p in learnt) and (zero := [p for p in learnt if not p.any()])
+            if not self._reached
+            and all(p.numel() for p in learnt)
+            and (zero := [p for p in learnt if not p.any()])
         }
+        self._begun = False
         self._loss = 0.0
         self._tokens = 0
         self._learning_rate = 0.0
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._fit.scheduler = self._trainer.lr_scheduler
+    def on_train_begin(self, *context: Any, **_: Any) -> None:
+        context[1].global_step = self._fit.done
+        self._fit.go_on(self._trainer.lr_scheduler)
+        self._report("on_train_begin", context, model=self._fit.model)
+
+    def on_train_end(self, *context: Any, **_: Any) -> None:
+        self._report("on_train_end", context, model=self._fit.model)
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        if not self._begun:
+            self._begun = True
+            self._fit.before_first_step()
 
     # HF Trainer calls these with (arguments, state, control) and more by name.
 
@@ -252,7 +327,10 @@ class _Steps(TrainerCallback):
 
     def on_optimizer_step(self, *context: Any, **_: Any) -> None:
         if self._zero and self._learning_rate > 0:
-            if dead := [place for place, start in self._zero.items() if not start.any()]:
+            # AdaLoRA may have cut all of a place in this very step.
+            ranks = self._fit.adapter.ranks
+            dead = [p for p, start in self._zero.items() if not start.any() and ranks.get(p, 1)]
+            if dead:
                 what = "BA is still zero" if self._fit.adapter.sites else "nothing has moved"
                 raise DeadAdapterError(
                     f"{what} after optimizer step {context[1].global_step + 1} at "
@@ -264,8 +342,16 @@ class _Steps(TrainerCallback):
     def on_step_end(self, *context: Any, **_: Any) -> None:
         _, state, control = context
         step = Step(state.global_step, self._loss, self._learning_rate, self._tokens)
+        logs = {"loss": step.loss, "learning_rate": step.learning_rate}
+        self._report("on_log", context, logs=logs, model=self._fit.model)
         if self._fit.on_step(step):
             control.should_training_stop = True
+
+    def _report(self, event: str, context: tuple[Any, ...], **more: Any) -> None:
+        """Tell the trackers; they print, and they know of no other place for it."""
+        for tracker in self._trackers:
+            with silent_thread():
+                getattr(tracker, event)(*context, **more)
 
     def _check_gradients(self, step: int) -> None:
         dead = [

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,19 +20,21 @@ from torch import Tensor
 
 from lora_lab.adapters import Adapter, activate
 from lora_lab.checkpoint import save_adapter
-from lora_lab.errors import RunError
+from lora_lab.errors import LoraLabError, ModelError, RunError
 from lora_lab.memory import Meter
-from lora_lab.runs.data import RunData
+from lora_lab.runs.data import run_data
+from lora_lab.runs.divergence import Divergence, DivergingError
 from lora_lab.runs.observer import Observer
-from lora_lab.runs.problems import explain, forget_frames
+from lora_lab.runs.problems import explain, forget_frames, is_out_of_memory, with_proposal
 from lora_lab.runs.progress import LossHistory, Pace
 from lora_lab.runs.recorder import Recorder
+from lora_lab.runs.room import Forecast, apply_cap, computer_room, fitting, room
+from lora_lab.runs.samples import Sample
 from lora_lab.runs.surroundings import (
     ADAPTER,
     ModelState,
     diverted_log,
     empty_cache,
-    random_state,
     thread_settings,
 )
 from lora_lab.runs.trainer import Fit, NotFiniteError, Step
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
     from lora_lab.runs.run import Run
 
 _GOOD_EVERY = 50  # steps between copies of the adapter to fall back to, where save_steps is 0
+_SAVE_SECONDS = 60.0  # what a killed run loses at most, unless save_steps is 0
+_SAVE_SHARE = 20  # a checkpoint that took t seconds is not repeated by the clock for 20·t
 
 
 Copy = tuple[int, Sequence[Tensor]]  # the adapter's parameters after so many steps
@@ -57,10 +62,14 @@ class Worker:
         self.recorder = Recorder(run.store, self.adapter)
         self.observer = Observer(self.adapter, self.recorder)
         self.meter = Meter(self.model)
-        self.data = RunData(run.lm, run.task, run.training, self.boundary, run.notes)
+        self.data = run_data(run, self.boundary)
         self.metrics: dict[str, float] = {}
         self.fit: Fit | None = None
+        self.forecast: Forecast | None = None
         self.step = 0
+        self.divergence = Divergence()
+        self._checkpoint_at = 0  # the step of the latest
+        self._checkpoint_due = math.inf  # by the clock
         self._candidate: Copy = (0, [])
         self._good: Copy = (0, [])
 
@@ -81,9 +90,13 @@ class Worker:
             self.run.store.close()
 
     def boundary(self) -> bool:
-        """Rest if somebody wants that; return whether the run is to end."""
+        """Rest if somebody wants that; return whether the run is to end.
+
+        A checkpoint that somebody asks for is written here, while the run trains.
+        """
         control = self.run.control
-        if control.pause_wanted:
+        while control.pause_wanted:
+            self._checkpoint_if_asked()
             self.pace.stand()
             self.run.publish(elapsed_seconds=self.pace.seconds, eta_seconds=None)
             kept = ModelState(self.model, self.meter.device)
@@ -91,18 +104,25 @@ class Worker:
             kept.restore(self.adapter)
             if self.fit is not None:
                 self.pace.go()
+        self._checkpoint_if_asked()
         return control.stop_wanted
 
     def _phases(self) -> None:
         control = self.run.control
         self.boundary()  # somebody may have the model since before the start
+        before = self.run.resumes
+        if before is not None:
+            self._go_on(before.step, before.state)
         self._keep_copy()
-        self._good = self._candidate  # it is the base model: B is zero
+        self._good = self._candidate  # the base model, B being zero, or what a checkpoint held
         self.run.publish(memory=self.meter.reading())
-        if self.data.held_out:
+        self._enter("reading the data")
+        examples = self.data.training_examples()
+        self._check_room(max(len(example["input_ids"]) for example in examples))
+        if self.data.held_out and before is None:
             self._evaluate_base()
         if not control.stop_wanted:
-            self._train()
+            self._train(examples)
         if self.data.held_out and not control.stop_wanted:
             self._evaluate_adapted()
         self._enter("saving")
@@ -132,12 +152,26 @@ class Worker:
                 raise NotFiniteError(f"the held-out loss is {scores['loss']} after training", True)
             self._add_metrics({f"{name}_after": value for name, value in scores.items()})
 
-    def _train(self) -> None:
+    def _check_room(self, length: int) -> None:
+        """Refuse before the first step what the dry run says will not fit; see `Forecast`."""
         run = self.run
-        self._enter("reading the data")
-        examples = self.data.training_examples()
-        with torch.no_grad():
-            self.recorder.begin()
+        self.forecast = Forecast(self.model, run.config, run.training, length, self.meter.device)
+        apply_cap(self.meter.device)
+        there = room(self.meter.device)
+        if there is None:
+            return
+        self._enter("checking the memory")
+        try:
+            self.forecast.check(there)
+        except ModelError as error:  # it cannot be run on fake tensors: nothing is known
+            run.notes.append(f"the memory was not checked before the start: {error}")
+
+    def _train(self, examples: Sequence[Any]) -> None:
+        run = self.run
+        before = run.resumes
+        if before is None:
+            with torch.no_grad():
+                self.recorder.begin()
         self._enter("training")
         self.fit = Fit(
             model=self.model,
@@ -148,7 +182,12 @@ class Worker:
             folder=run.folder,
             meter=self.meter,
             on_step=self._step_done,
+            loss=self.data.loss,
+            done=self.step,
+            going_on=None if before is None else before.state,
         )
+        run.resumes = before = None  # the moments would be there twice
+        self._checkpoint_due = time.monotonic() + _SAVE_SECONDS
         self.pace.go()
         try:
             self.fit.run()
@@ -159,9 +198,11 @@ class Worker:
 
     def _step_done(self, step: Step) -> bool:
         run, training = self.run, self.run.training
-        self._good = self._candidate  # this step's loss was finite
         self.step = step.number
         self.losses.add(step.number, step.loss)
+        self.divergence.add(step.loss)
+        if not self.divergence.high_in_a_row:
+            self._good = self._candidate  # this step's loss was finite, and not far up
         self.pace.step()
         rate = self.pace.steps_per_second
         seconds = self.pace.seconds
@@ -185,12 +226,19 @@ class Worker:
             memory=self.meter.reading(),
             **self._look(now=run.control.pause_wanted),
         )
+        self.divergence.check(step.number, step.loss)
         last = step.number == training.max_steps
         if step.number % (training.save_steps or _GOOD_EVERY) == 0 and not last:
-            self._keep_copy()
+            if not self.divergence.high_in_a_row:
+                self._keep_copy()
             if training.save_steps:
                 self._checkpoint()
-        return self.boundary()
+        elif training.save_steps and time.monotonic() >= self._checkpoint_due and not last:
+            self._checkpoint(passing=True)
+        stop = self.boundary()
+        if stop and not last:
+            self._checkpoint(passing=True)  # so that it can be gone on with from here
+        return stop
 
     def _look(self, now: bool) -> dict[str, Any]:
         with torch.no_grad():
@@ -206,31 +254,75 @@ class Worker:
 
     # Saving --------------------------------------------------------------------------------------
 
-    def _checkpoint(self) -> None:
+    def _checkpoint_if_asked(self) -> None:
+        # Between the phases there is no optimizer: the request waits for the first step's end.
+        if self.fit is not None and self.step and self.run.control.take_checkpoint_request():
+            self._checkpoint()
+
+    def _checkpoint(self, passing: bool = False) -> None:
+        """Write what `_go_on` reads, unless this step has one already."""
         assert self.fit is not None
-        assert self.fit.optimizer is not None
+        if self._checkpoint_at == self.step:
+            return
+        start = time.monotonic()
         state = {
-            "step": self.step,
-            "optimizer": self.fit.optimizer.state_dict(),
-            "scheduler": self.fit.scheduler.state_dict(),
-            "random": random_state(self.meter.device),
+            **self.fit.state(),
             "method": self.adapter.training_state(),
+            "adapter": {
+                name: tensor.detach().to("cpu", copy=True)
+                for name, tensor in exact_state(self.adapter).items()
+            },
+            "metrics": dict(self.metrics),
+            "samples": [sample.to_dict() for sample in self.run.samples],
+            "seconds": self.pace.seconds,
+            "log_bytes": self.run.store.flush_log(),
         }
-        self.run.store.save_checkpoint(self.step, self._write_adapter, state)
+        self.run.store.save_checkpoint(self.step, self._write_adapter, state, passing=passing)
+        self._checkpoint_at = self.step
+        end = time.monotonic()
+        self._checkpoint_due = end + max(_SAVE_SECONDS, _SAVE_SHARE * (end - start))
+
+    def _go_on(self, step: int, state: Mapping[str, Any]) -> None:
+        """Put back what `_checkpoint` wrote; the optimizer's part is for `Fit`."""
+        run = self.run
+        self.adapter.load_training_state(state["method"])
+        load_state(self.adapter, state["adapter"])
+        self.step = self._checkpoint_at = step
+        for number, loss in run.steps_before:
+            self.losses.add(number, loss)
+        self.divergence = Divergence(loss for _, loss in self.losses.all)
+        self.pace = Pace(state["seconds"])
+        with torch.no_grad():
+            self.recorder.go_on(step)
+        samples = tuple(Sample(**values) for values in state["samples"])
+        self.data.samples = run.samples = samples or self.data.samples
+        self.metrics = dict(state["metrics"])
+        latest = self.losses.all[-1:]
+        run.publish(
+            step=step,
+            loss=latest[0][1] if latest else None,
+            losses=self.losses.points(),
+            elapsed_seconds=self.pace.seconds,
+            metrics=dict(self.metrics),
+        )
 
     def _write_adapter(self, folder: Path) -> None:
         save_adapter(self.model, folder, name=ADAPTER)
 
-    def _save_end(self, state: str) -> None:
+    def _save_end(self, state: str, **more: Any) -> None:
         run = self.run
-        run.store.save_adapter(self._write_adapter)
+        folder = run.store.save_adapter(self._write_adapter)
         run.store.write_json("samples.json", [sample.to_dict() for sample in run.samples])
         summary = {
             "state": state,
             "steps": self.step,
             "seconds": round(self.pace.seconds, 3),
+            "trainable": self.adapter.trainable,
+            "peak_memory": self.meter.reading().peak,  # bytes
+            "checkpoint_bytes": sum(f.stat().st_size for f in folder.rglob("*.safetensors")),
             "metrics": self.metrics,
             "notes": list(run.notes),
+            **more,
         }
         run.store.write_json("summary.json", summary)
         run.losses = tuple(self.losses.all)
@@ -246,19 +338,37 @@ class Worker:
         self.model.zero_grad(set_to_none=True)
         gc.collect()
         empty_cache(self.meter.device)
+        if is_out_of_memory(error):
+            self._enter("looking for a batch size that fits")
+            problem = with_proposal(problem, run.training, self._fitting_batch())
         run.losses = tuple(self.losses.all)
         kept = ""
         with contextlib.suppress(RunError):  # the disk may be what failed; the first error counts
-            if isinstance(error, NotFiniteError):
-                if error.adapter_suspect:
+            if isinstance(error, (NotFiniteError, DivergingError)):
+                if isinstance(error, DivergingError) or error.adapter_suspect:
                     self._restore_good()
                 kept = f"the adapter is as it was after step {self.step}"
-                self._save_end("failed")
+                # Gone on with, it would come to the same: its numbers are a function of its seed.
+                self._save_end("failed", problem=problem.message, repeats=True)
             else:
                 summary = {"state": "failed", "steps": self.step, "problem": problem.message}
+                summary["metrics"] = self.metrics
                 run.store.write_json("summary.json", summary)
         remedy = "; ".join(filter(None, (kept, problem.remedy)))
         run.publish(problem=replace(problem, remedy=remedy), eta_seconds=None)
+
+    def _fitting_batch(self) -> Mapping[str, int]:
+        """Return the largest smaller batch that the dry run says fits in what is free now."""
+        there = room(self.meter.device)
+        free = computer_room() if there is None else there.free
+        size = self.run.training.per_device_train_batch_size
+        if self.forecast is None or free is None or size == 1:
+            return {}
+        with contextlib.suppress(LoraLabError):
+            # Where the dry run says that even this batch fits, it does not know what took the rest.
+            if self.forecast(size) > free:
+                return fitting(self.run.training, self.forecast, free, size - 1)
+        return {}
 
     def _keep_copy(self) -> None:
         """Copy the adapter to the CPU. The copy is good when the next step's loss is finite."""
@@ -268,3 +378,31 @@ class Worker:
         """Put the adapter back to the newest copy that is known to be good."""
         self.step, copy = self._good
         self.adapter.set_values(copy)
+
+
+def exact_state(adapter: Adapter) -> dict[str, Tensor]:
+    """Return live tensors: an adapter's state, and what its factors started from, if from W₀."""
+    state = dict(adapter.state())
+    for name, site in adapter.sites.items():
+        if site.initial is not None:
+            state |= zip((f"{name}.A0", f"{name}.B0"), site.initial, strict=True)
+    return state
+
+
+def load_state(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
+    """Copy a checkpoint's tensors into an adapter, if all of them fit.
+
+    Raises:
+        RunError: the checkpoint is of another adapter.
+    """
+    live = exact_state(adapter)
+    differing = live.keys() ^ tensors.keys()
+    differing |= {name for name in live.keys() & tensors if live[name].shape != tensors[name].shape}
+    if differing:
+        raise RunError(
+            f"the checkpoint does not fit the model at {min(differing)}; resume it on the base "
+            "model that it was made on"
+        )
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(tensors[name])

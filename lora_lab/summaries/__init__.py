@@ -10,6 +10,7 @@ from lora_lab.summaries.laboratory import (
     step_maps_summary,
     sweep_summary,
 )
+from lora_lab.summaries.methods import method_comparison_summary
 from lora_lab.summaries.run import loss_summary, map_summary, memory_summary, summary
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "loss_summary",
     "map_summary",
     "memory_summary",
+    "method_comparison_summary",
     "phi_summary",
     "spectrum_against_base_summary",
     "step_maps_summary",

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from lora_lab.analysis.spectrum import SpectrumView
     from lora_lab.analysis.sweep import SweepMap
 
-_MEASURED = {"loss": ("held-out loss", "nats a token"), "bleu": ("BLEU", "")}
+_MEASURED = {
+    "loss": ("held-out loss", "nats a token"),
+    "bleu": ("BLEU", ""),
+    "accuracy": ("accuracy", "%"),
+    "matthews": ("Matthews correlation × 100", ""),
+}
 
 
 def spectrum_against_base_summary(view: SpectrumView) -> str:

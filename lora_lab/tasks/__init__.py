@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks.base import Example, Task
+from lora_lab.tasks.classification import ClassificationTask, LabelledText
+from lora_lab.tasks.sources import remembering
 
-__all__ = ["Example", "Task", "load_task"]
+if TYPE_CHECKING:
+    from lora_lab.tasks.tables import Column
 
-EMBEDDED = ("mini-e2e",)
+__all__ = ["ClassificationTask", "Example", "LabelledText", "Task", "load_task"]
+
+EMBEDDED = ("mini-e2e", "mini-nli")
 
 
+# Of a name that is a variable mypy knows no more than that it is a str: a task of prompts.
+@overload
+def load_task(  # type: ignore[overload-overlap]
+    name: Literal["mini-nli"], *, seed: int = 0
+) -> ClassificationTask: ...
+@overload
 def load_task(
     name: str | Path,
     *,
@@ -21,43 +33,104 @@ def load_task(
     validation: str | Path | None = None,
     test: str | Path | None = None,
     seed: int = 0,
-) -> Task:
-    """Load a task.
+) -> Task: ...
+@overload
+def load_task(
+    name: str | Path,
+    *,
+    text: Column,
+    label: Column,
+    pair: Column | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    seed: int = 0,
+) -> ClassificationTask: ...
+@remembering
+def load_task(
+    name: str | Path,
+    *,
+    prompt: str | None = None,
+    completion: str | None = None,
+    text: Column | None = None,
+    label: Column | None = None,
+    pair: Column | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    seed: int = 0,
+) -> Task | ClassificationTask:
+    """Load a task: prompt → completion, or with `text` and `label`, text → class.
 
     Args:
-        name: "mini-e2e" (made here, no file needed); a file (.csv, .tsv, .jsonl, .json, .parquet,
-            also with .gz where it is text); or a data set's hub id, "owner/name".
+        name: "mini-e2e" or "mini-nli" (made here, no file needed); a file (.csv, .tsv, .jsonl,
+            .json, .parquet, also with .gz where it is text); or a data set's hub id, "owner/name".
         prompt: the column that the model reads.
         completion: the column that it learns to write.
-        validation: a file of held-out rows. Without one, whole prompts are held out of the
-            training rows.
+        text: the column of the text that is classified. Columns of a .csv or .tsv that has no
+            line of names are given by their numbers, from 0.
+        label: the column of its class.
+        pair: the column of a second text, where pairs are classified.
+        validation: a file of held-out rows. Without one, whole prompts or texts are held out of
+            the training rows.
         test: a file of rows that are kept for the end.
-        seed: of what mini-e2e makes, or of the held-out split.
+        seed: of what an embedded task makes, or of the held-out split.
 
     Raises:
-        TaskError: nothing of that name, a file that cannot be read, a column that is not there.
+        TaskError: nothing of that name, a file that cannot be read, a column that is not there, a
+            row without a class.
     """
+    columns = {
+        "prompt": prompt,
+        "completion": completion,
+        "text": text,
+        "label": label,
+        "pair": pair,
+    }
     if str(name) in EMBEDDED:
-        _refuse_file_options(
-            str(name), prompt=prompt, completion=completion, validation=validation, test=test
+        _refuse_file_options(str(name), **columns, validation=validation, test=test)
+        return _embedded(str(name), seed)
+    from lora_lab.tasks import labelled, local, tables
+
+    is_file = tables.is_file_name(str(name))
+    is_hub_id = str(name).count("/") == 1 and not str(name).startswith((".", "/", "~"))
+    if not is_file and not is_hub_id:
+        raise TaskError(_unknown(str(name)))
+    classes = text is not None or label is not None or pair is not None
+    if classes and (prompt or completion):
+        raise TaskError(
+            f"{name}: prompt and completion make a task of writing, text and label one of "
+            "classes; name the columns of one of them"
         )
-        from lora_lab.tasks.mini import mini_e2e
-
-        return mini_e2e(seed)
-    from lora_lab.tasks.local import FORMATS, columns_asked_for, from_files, from_hub, is_file_name
-
-    if is_file_name(str(name)):
-        columns = columns_asked_for(name, prompt, completion)
-        return from_files(Path(name), columns, validation, test, seed)
-    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
-        columns = columns_asked_for(name, prompt, completion)
+    if not is_file:
         _refuse_file_options(str(name), validation=validation, test=test)
-        return from_hub(str(name), columns, seed)
-    near = difflib.get_close_matches(str(name).lower(), EMBEDDED, n=1, cutoff=0.5)
+    if classes:
+        found = labelled.label_columns(name, text, label, pair)
+        if is_file:
+            return labelled.from_files(Path(name), found, validation, test, seed)
+        return labelled.from_hub(str(name), found, seed)
+    asked = local.columns_asked_for(name, prompt, completion)
+    if is_file:
+        return local.from_files(Path(name), asked, validation, test, seed)
+    return local.from_hub(str(name), asked, seed)
+
+
+def _embedded(name: str, seed: int) -> Task | ClassificationTask:
+    if name == "mini-nli":
+        from lora_lab.tasks.mini_nli import mini_nli
+
+        return mini_nli(seed)
+    from lora_lab.tasks.mini import mini_e2e
+
+    return mini_e2e(seed)
+
+
+def _unknown(name: str) -> str:
+    from lora_lab.tasks.tables import FORMATS
+
+    near = difflib.get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(EMBEDDED)}"
-    raise TaskError(
-        f"no task is called {str(name)!r}; {hint} (or give a {', '.join(FORMATS)} file, or a "
-        "hub id of the form owner/name)"
+    return (
+        f"no task is called {name!r}; {hint} (or give a {', '.join(FORMATS)} file, or a hub id of "
+        "the form owner/name)"
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from esm import EsmPage, assets, launch
-from playwright.sync_api import Browser, expect, sync_playwright
+from lab import JupyterLab
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 # A kernel on a busy machine answers when it can; what has happened is seen at once all the same.
 expect.set_options(timeout=30_000)
@@ -20,6 +21,26 @@ def chromium() -> Iterator[Browser]:
         browser = launch(playwright.chromium)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
+    """Return a JupyterLab of the module's own."""
+    with JupyterLab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
+
+
+@pytest.fixture
+def page(lab: JupyterLab, chromium: Browser) -> Iterator[Page]:
+    """Return a page for the lab; its kernels end with the test."""
+    context = chromium.new_context(viewport={"width": 1400, "height": 1500})
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    # Leaving a notebook with a running kernel asks; a test never wants to stay.
+    page.on("dialog", lambda dialog: dialog.accept())
+    yield page
+    context.close()
+    lab.shut_down_kernels()
 
 
 @pytest.fixture

@@ -25,6 +25,13 @@ import nbformat
 from playwright.sync_api import Locator, Page
 
 START_SECONDS = 60
+_SMALL_BENCH = """\
+import sys; sys.path[:0] = [{here!r}]
+import torch; torch.set_num_threads(1)
+from tiny_chat import tiny_chat_model
+from lora_lab_widgets import Workbench
+wb = Workbench(*tiny_chat_model(), max_steps={steps}, per_device_train_batch_size=4, max_length=96)
+wb"""
 _SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {
         "fetchNews": "false",
@@ -33,6 +40,11 @@ _SETTINGS = {
     },
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
 }
+
+
+def small_bench(steps: int) -> str:
+    """Return a cell that shows a workbench of a tiny model as `wb`."""
+    return _SMALL_BENCH.format(here=str(Path(__file__).parent), steps=steps)
 
 
 class JupyterLab:

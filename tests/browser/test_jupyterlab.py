@@ -5,47 +5,19 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from lab import JupyterLab, Notebook
-from playwright.sync_api import Browser, Page, expect
+from lab import JupyterLab, Notebook, small_bench
+from playwright.sync_api import Page, expect
 
-SMALL = """\
-import sys; sys.path[:0] = {paths!r}
-import torch; torch.set_num_threads(1)
-from tiny_chat import tiny_chat_model
-from lora_lab_widgets import Workbench
-wb = Workbench(*tiny_chat_model(), max_steps={steps}, per_device_train_batch_size=4, max_length=96)
-wb"""
 REAL = """\
 from lora_lab_widgets import Workbench
 wb = Workbench("smollm2-135m", max_steps=8, per_device_train_batch_size=2, learning_rate=3e-3)
 wb"""
-HERE = [str(Path(__file__).parent)]
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
-    with JupyterLab(tmp_path_factory.mktemp("lab")) as lab:
-        yield lab
-
-
-@pytest.fixture
-def page(lab: JupyterLab, chromium: Browser) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1400, "height": 1300})
-    context.set_default_timeout(30_000)
-    page = context.new_page()
-    # Leaving a notebook with a running kernel asks; a test never wants to stay.
-    page.on("dialog", lambda dialog: dialog.accept())
-    yield page
-    context.close()
-    lab.shut_down_kernels()
 
 
 def show(lab: JupyterLab, page: Page, *cells: str, steps: int = 400, name: str) -> Notebook:
-    notebook = lab.open(page, [SMALL.format(paths=HERE, steps=steps), *cells], f"{name}.ipynb")
+    notebook = lab.open(page, [small_bench(steps), *cells], f"{name}.ipynb")
     notebook.run(0, seconds=120)
     expect(page.locator(".ll-workbench").first).to_be_visible()
     return notebook
@@ -165,6 +137,33 @@ def test_closing_the_page_stalls_nothing(lab, page, chromium):
     notebook.run(1)
     assert int(notebook.output(1)) > early > 0
     context.close()
+
+
+@pytest.mark.browser
+def test_another_method_one_drop_down(lab, page):
+    """BitFit on a model without biases: refused at once, mended, trained; then AdaLoRA's ranks."""
+    notebook = show(lab, page, "wb.config, wb.run.adapter.method", name="methods", steps=12)
+    chooser = page.get_by_role("combobox", name="method").first
+    line = page.locator(".ll-method-line").first
+    chooser.select_option("BitFit")
+    expect(line).to_contain_text("tick “new zero biases”")
+    expect(page.locator(".ll-ranks").first).to_contain_text("the grid is LoRA's")
+    page.get_by_role("checkbox", name="new zero biases").first.check()
+    expect(line).to_have_text("the bias vectors are trained, nothing else")
+    button(page, "Start").click()
+    wait_for_state(page, "done", seconds=120)
+    expect(page.get_by_text("BitFit has no low-rank ΔW").first).to_be_visible()
+    notebook.run(1)
+    assert notebook.output(1) == "(BitFitConfig(new_biases=True), 'BitFit')"
+
+    chooser.select_option("AdaLoRA")
+    expect(page.get_by_role("textbox", name="init_r").first).to_have_attribute("placeholder", "12")
+    button(page, "Start").click()
+    expect(page.locator(".ll-rank-live").first).to_have_text(
+        "final ranks, step 12, budget 64 of 96", timeout=120_000
+    )
+    cells = page.get_by_role("grid").first.get_by_role("gridcell").all_inner_texts()
+    assert sum(int(text) for text in cells if text.strip()) == 64
 
 
 @pytest.mark.browser

@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from lab import JupyterLab, Notebook
-from playwright.sync_api import Browser, Locator, Page, expect
+from lab import JupyterLab, Notebook, small_bench
+from playwright.sync_api import Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 
-SMALL = """\
-import sys; sys.path[:0] = {paths!r}
-import torch; torch.set_num_threads(1)
-from tiny_chat import tiny_chat_model
-from lora_lab_widgets import Workbench
-wb = Workbench(*tiny_chat_model(), max_steps={steps}, per_device_train_batch_size=4, max_length=96)
-wb"""
-HERE = [str(Path(__file__).parent)]
 VIEWS = ("Spectrum", "Subspaces", "Amplification", "Over steps", "Intruders", "Sweep", "Capacity")
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
-    with JupyterLab(tmp_path_factory.mktemp("lab")) as lab:
-        yield lab
-
-
-@pytest.fixture
-def page(lab: JupyterLab, chromium: Browser) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1400, "height": 1500})
-    context.set_default_timeout(30_000)
-    page = context.new_page()
-    page.on("dialog", lambda dialog: dialog.accept())
-    yield page
-    context.close()
-    lab.shut_down_kernels()
-
-
 def trained(lab: JupyterLab, page: Page, *cells: str, name: str, steps: int = 12) -> Notebook:
-    notebook = lab.open(page, [SMALL.format(paths=HERE, steps=steps), *cells], f"{name}.ipynb")
+    notebook = lab.open(page, [small_bench(steps), *cells], f"{name}.ipynb")
     notebook.run(0, seconds=120)
     page.locator(".ll-workbench").get_by_role("button", name="Start").click()
     if steps < 100:

@@ -655,3 +655,59 @@ def test_text_stands_out_in_both_themes_of_every_host(open_grid, theme: str, hos
         "getComputedStyle(document.querySelector('.ll-panel')).backgroundColor"
     )
     assert (background == "rgb(255, 255, 255)") == (theme == "light")
+
+
+def test_of_a_method_without_ranks_the_grid_is_inert_and_focus_passes_it_by(
+    esm_page: Callable[..., EsmPage],
+) -> None:
+    why = "BitFit trains bias vectors; the grid is LoRA's"
+    panel = grid(ranks={site(0, "q"): 8}, inert=why, code="config = ll.BitFitConfig()")
+    esm = esm_page(panel)
+    page, box = esm.page, esm.view()
+    expect(box).to_contain_text(why)
+    page.keyboard.press("Tab")
+    focused = page.evaluate("() => document.activeElement.textContent")
+    assert focused == "copy as Python"
+    height = box.bounding_box()
+    cell = esm.view().locator('[data-row="1"][data-column="0"]')
+    cell.click(force=True)
+    assert esm.saves() == []
+    esm.set(inert="")
+    expect(box).not_to_contain_text(why)
+    assert box.bounding_box() == height, "nothing moves"
+    cell.click()
+    assert esm.saves()[-1]["ranks"] == {site(0, "q"): 8, site(1, "q"): 8}
+
+
+def test_live_ranks_stand_for_the_plan_until_it_is_asked_for(
+    esm_page: Callable[..., EsmPage],
+) -> None:
+    painted = column("q", 8)
+    panel = grid(ranks=painted)
+    esm = esm_page(panel)
+    view = esm.view()
+    first = view.locator('[data-row="0"][data-column="0"]')
+    box, plan_colour = (
+        view.bounding_box(),
+        first.evaluate("node => node.style.background"),
+    )
+    ranks = [3 if cell["role"] == "q" else 0 for cell in panel.cells]
+    text = "live ranks, step 7, budget 18 of 72"
+    esm.set(locked=True, live={"ranks": ranks, "text": text})
+    expect(first).to_have_text("3")
+    expect(first).to_have_attribute("aria-label", "layer 0 q rank 3")
+    expect(view).to_contain_text(text)
+    assert first.evaluate("node => node.style.background") != plan_colour
+    assert view.bounding_box() == box, "nothing moves"
+    esm.set(locked=False, live={"ranks": ranks, "text": "final ranks, step 9, budget 18 of 72"})
+    first.click()
+    assert "ranks" not in (esm.saves() or [{}])[-1], "what training left is not painted over"
+    expect(view).to_contain_text("show the plan to change it")
+    view.get_by_role("button", name="show the plan").click()
+    expect(first).to_have_text("8")
+    view.get_by_role("button", name="show these ranks").click()
+    expect(first).to_have_text("3")
+    esm.set(live={})
+    expect(first).to_have_text("8")
+    first.click()
+    assert esm.saves()[-1]["ranks"] == {k: v for k, v in painted.items() if k != site(0, "q")}

@@ -11,9 +11,9 @@ from esm import EsmPage
 
 from lora_lab import _format
 from lora_lab.anatomy import Anatomy, anatomy
-from lora_lab.budget import evaluate_price, price_table
+from lora_lab.budget import budget, evaluate_price, price_table
 from lora_lab.budget.costs import Budget
-from lora_lab.configs import LoraConfig
+from lora_lab.configs import LoraConfig, PrefixEmbedConfig
 from lora_lab.models import model_config
 from lora_lab.plan import ranks
 from lora_lab_widgets.savings import Savings
@@ -361,3 +361,30 @@ def test_a_closed_view_leaves_nothing_behind(savings: Maker, by: str) -> None:
     page = savings()
     page.remove_view(by=by)
     assert page.open_ends() == {"model": 0, "document": 0, "window": 0, "intervals": 0}
+
+
+def test_another_method_comes_priced_and_paint_does_not_change_it(
+    savings: Callable[..., EsmPage], smollm2: Anatomy
+) -> None:
+    config = PrefixEmbedConfig()
+    page = savings()
+    panel = Savings(price=price_table(smollm2))
+    cost = budget(smollm2, config)
+    panel.show("PreEmbed 8+8", cost)
+    page.set(totals=panel.totals)
+    assert shown(page) == expected(cost)
+    paint(page, {})
+    assert shown(page) == expected(cost)
+    page.set(
+        dry_run={"plan": {**panel.totals["memory"], "weights": 1}, "ranks": {}, "key": "other"}
+    )
+    assert shown(page) == expected(cost), "a dry run of another plan"
+    page.set(dry_run={**page.get("dry_run"), "key": "PreEmbed 8+8"})
+    assert shown(page)["adapted"]["weights"] == 1
+    panel.show("", None)
+    page.set(totals=panel.totals)
+    assert shown(page)["trainable"] == 0
+    assert "these settings make no plan" in page.view().inner_text()
+    page.set(totals={})
+    paint(page, ranks(smollm2, Q_V))
+    assert shown(page) == expected(budget(smollm2, Q_V))

@@ -10,6 +10,7 @@ from lora_lab.analysis.amplify import SiteAmplification
 from lora_lab.analysis.capacity import Capacity
 from lora_lab.analysis.history import StepMaps
 from lora_lab.analysis.intruders import IntruderCurve, SiteIntruders
+from lora_lab.analysis.methods import MethodComparison, MethodRow
 from lora_lab.analysis.overlaps import OverlapMap
 from lora_lab.analysis.spectrum import SpectrumView
 from lora_lab.analysis.sweep import SweepMap
@@ -162,4 +163,48 @@ def capacity(data_bits=159_360.0):
         data_bits=data_bits,
         tokens=49_800 if known else None,
         used=data_bits / 1_843_200 if known else None,
+    )
+
+
+def method_rows():
+    """Every method of the paper and AdaLoRA, (name, parameters, loss), as on a small model."""
+    return [
+        ("PreEmbed", 9_216, 2.05),
+        ("BitFit", 103_680, 1.62),
+        ("PreLayer", 276_480, 1.71),
+        ("Adapter^P", 293_760, 1.45),
+        ("Adapter^D", 293_760, 1.46),
+        ("Adapter^L", 328_320, 1.44),
+        ("LoRA", 460_800, 1.38),
+        ("AdaLoRA", 460_800, 1.40),
+        ("LoRA+PE", 467_712, 1.39),
+        ("Adapter^H", 587_520, 1.42),
+        ("LoRA+PL", 668_160, 1.41),
+        ("FT-Top2", 7_080_192, 1.36),
+        ("FT", 134_515_008, 1.31),
+    ]
+
+
+def method_comparison(rows=None, seeds=3, base=2.7, metric="loss_after", note=""):
+    """Rows whose runs differ by 0.02 from seed to seed."""
+    return MethodComparison(
+        metric=metric,
+        model="smollm2-135m",
+        task="mini-e2e",
+        steps=60,
+        rows=tuple(
+            MethodRow(
+                method=method,
+                setting="r = 8, q v" if "LoRA" in method else "",
+                learning_rate=2e-3,
+                trainable=trainable,
+                values=tuple(value + 0.02 * seed for seed in range(seeds)),
+                seconds=61.5,
+                peak_memory=2 << 30,
+                checkpoint_bytes=4 * trainable,
+            )
+            for method, trainable, value in (method_rows() if rows is None else rows)
+        ),
+        base=base,
+        note=note,
     )

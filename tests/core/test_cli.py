@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from lora_lab.configs import (
     PrefixLayerConfig,
 )
 from lora_lab.models import model_config
+from lora_lab.paper import TABLES, PublishedRow
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -94,6 +97,77 @@ def test_budget_of_gpt3_says_what_the_paper_says(lora_lab: Run) -> None:
     assert "Table 4, BitFit: 14.2M, counted 12.988M; does not reproduce (a block has" in text
     for printed, claim in claims.items():
         assert f"{printed} {claim['what']}: {claim['formula']} = {claim['shown']}" in text
+
+
+# GPT-3 175B: width, blocks, vocabulary, positions.
+D, L, V, POSITIONS = 12288, 96, 50257, 2048
+
+
+def gpt3_count(config: Any) -> int:
+    """Hu et al. (2022), section 5.1, with d = 12288 and 96 blocks; heads are not counted."""
+    match config:
+        case FullConfig():
+            return L * (12 * D * D + 13 * D) + V * D + POSITIONS * D + 2 * D  # tied embeddings
+        case BitFitConfig():
+            return 11 * L * D + D  # nine biases of matrices, two of norms; the last norm's
+        case PrefixEmbedConfig(prefix_length=prefix, infix_length=infix):
+            return D * (prefix + infix)
+        case PrefixLayerConfig(prefix_length=prefix, infix_length=infix):
+            return L * D * (prefix + infix)
+        case BottleneckConfig(variant="H", r=r):
+            return 2 * L * (2 * D * r + r + D)
+        case LoraConfig(r=r, target_modules=targets):
+            return 2 * len(targets) * L * D * r
+    raise AssertionError(config)
+
+
+def on_the_command_line(config: Any) -> list[str]:
+    match config:
+        case FullConfig():
+            return ["--method", "ft"]
+        case BitFitConfig():
+            return ["--method", "bitfit"]
+        case PrefixEmbedConfig(prefix_length=prefix, infix_length=infix):
+            method = "pre-embed"
+        case PrefixLayerConfig(prefix_length=prefix, infix_length=infix):
+            method = "pre-layer"
+        case BottleneckConfig(r=r):
+            return ["--method", "adapter-h", "--r", str(r)]
+        case LoraConfig(r=r, target_modules=targets):
+            return ["--method", "lora", "--r", str(r), "--targets", ",".join(targets)]
+    return ["--method", method, "--prefix-length", str(prefix), "--infix-length", str(infix)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in TABLES if row.table in ("Table 4", "Table 15")],
+    ids=lambda row: f"{row.table}, {row.method} {row.setting}",
+)
+def test_budget_counts_every_row_of_tables_4_and_15(lora_lab: Run, row: PublishedRow) -> None:
+    """What comes out is printed digit by digit; what does not has the paper's figure and a note."""
+    arguments = [word for config in row.configs for word in on_the_command_line(config)]
+    status, out, _ = lora_lab("budget", "gpt3-175b", *arguments, "--json")
+    found = json.loads(out)
+    count = sum(map(gpt3_count, row.configs))
+    assert status == 0
+    assert found["parameters"]["trainable"] == count
+    (shown,) = (one for one in found["published"] if one["table"] == row.table)
+    assert shown["published"] == Fraction(row.printed.replace(",", "")) * 10**6
+    assert shown["counted"] == count
+
+    # Printed in millions: rounded, or cut off behind the first decimal (301.9, of which twice).
+    tenths = Fraction(count, 10**5)
+    halves = 2 * math.floor(tenths / 2)
+    comes_out = shown["published"] in {10**5 * n for n in (round(tenths), int(tenths), halves)}
+    reproduces = row.method not in ("FT", "BitFit", "PreLayer", "LoRA+PL")
+    assert comes_out is reproduces
+    assert (shown["verdict"] != "does not reproduce") is reproduces
+    assert shown["note"] or reproduces
+
+    _, text, _ = lora_lab("budget", "gpt3-175b", *arguments)
+    (line,) = (one for one in text.splitlines() if one.startswith(f"{row.table}, {row.method}"))
+    assert f"{row.printed}M, counted {count / 1e6:,.3f}M; {shown['verdict']}" in line
+    assert line.endswith(f"({shown['note']})") or not shown["note"]
 
 
 def test_budget_hands_every_option_on(lora_lab: Run) -> None:

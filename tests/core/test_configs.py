@@ -82,6 +82,7 @@ METHODS = {
     "PreEmbed": PrefixEmbedConfig(prefix_length=3, infix_length=0),
     "PreLayer": PrefixLayerConfig(infix_length=2),
     "Adapter^L": BottleneckConfig("L", r=4),
+    "Adapter^D": BottleneckConfig("D", drop_layers=0),
 }
 
 
@@ -113,6 +114,18 @@ def test_adaloras_fields_and_defaults_are_pefts():
         (lambda: PrefixLayerConfig(0, 0), "prefix_length and infix_length are both 0; give one"),
         (lambda: BottleneckConfig("Q"), "variant is 'Q'; use one of H, L, P, D"),
         (lambda: BottleneckConfig(r=0), "r is 0; a rank is a whole number of at least 1"),
+        (
+            lambda: BottleneckConfig("D", drop_layers=-1),
+            "drop_layers is -1; it must be a whole",
+        ),
+        (
+            lambda: BottleneckConfig("D", drop_layers=True),
+            "drop_layers is True; it must be a",
+        ),
+        (
+            lambda: BottleneckConfig("P", drop_layers=1),
+            "drop_layers is for variant 'D' (Adap",
+        ),
         (lambda: AdaLoraConfig(target_r=9, init_r=8), "target_r is 9 and init_r 8; AdaLoRA only"),
         (lambda: AdaLoraConfig(tinit=5, tfinal=5, total_step=10), "leave none of the 10 steps"),
         (lambda: AdaLoraConfig(deltaT=0), "deltaT is 0; it must be a whole number of at least 1"),

@@ -12,10 +12,11 @@ from lora_lab.errors import RunError
 from lora_lab.runs.control import Control
 from lora_lab.runs.snapshot import RunState
 
-IDLE, RUNNING, PAUSING, PAUSED, STOPPING, DONE, FAILED = RunState
+IDLE, QUEUED, RUNNING, PAUSING, PAUSED, STOPPING, DONE, FAILED = RunState
 
 LEGAL = {
-    IDLE: {RUNNING},
+    IDLE: {RUNNING, QUEUED},
+    QUEUED: {RUNNING, DONE},
     RUNNING: {PAUSING, PAUSED, STOPPING, DONE, FAILED},
     PAUSING: {RUNNING, PAUSED, STOPPING, DONE, FAILED},
     PAUSED: {RUNNING, STOPPING},
@@ -34,6 +35,8 @@ class Walk:
         self.steps = steps
         self.seconds = seconds
         self.step = 0
+        self.asked: list[int] = []  # the step at which a checkpoint was asked for
+        self.taken: list[int] = []  # and at which one was written
         self.within = threading.Event()  # set while the worker is not at a boundary
 
     def work(self) -> None:
@@ -45,6 +48,8 @@ class Walk:
             self.step += 1
             self.within.clear()
             self.control.rest()
+            if self.control.take_checkpoint_request():
+                self.taken.append(self.step)
             if self.control.stop_wanted:
                 return
 
@@ -303,7 +308,62 @@ def test_wait_with_a_timeout_returns_in_time():
     assert walk.control.wait(10) is True
 
 
-@pytest.mark.parametrize("seed", range(100))
+def test_a_checkpoint_is_written_at_the_next_boundary_or_after_the_pause():
+    walk = Walk(seconds=0.001).start()
+    walk.control.request_checkpoint()
+    until(lambda: walk.taken)
+    walk.control.pause()
+    until(lambda: walk.control.state is PAUSED)
+    step = walk.step
+    for _ in range(2):
+        walk.control.request_checkpoint()
+    taken = len(walk.taken)
+    walk.control.resume()
+    until(lambda: len(walk.taken) > taken)
+    assert walk.taken[taken] == step
+    walk.control.stop()
+    assert walk.control.wait(10)
+    assert len(walk.taken) == taken + 1, "asked for twice before a boundary is once"
+
+
+def test_a_queued_run_waits_is_begun_and_can_be_taken_out():
+    walk = Walk(steps=3)
+    walk.control.queue()
+    walk.control.queue()
+    walk.start()
+    assert walk.control.state is QUEUED
+    assert walk.control.wait(0.15) is False
+    for verb in (walk.control.pause, walk.control.resume, walk.control.request_checkpoint):
+        with pytest.raises(RunError, match=r"it is queued; it starts by itself when its turn"):
+            verb()
+    with walk.control.visit():
+        pass
+    assert walk.control.begin(walk.work) is True
+    assert walk.control.begin(walk.work) is False
+    assert walk.control.wait(10)
+    assert walk.states == [IDLE, QUEUED, RUNNING, DONE]
+    other = Walk()
+    other.control.queue()
+    other.control.stop()
+    assert other.control.begin(other.work) is False
+    assert other.control.wait(1)
+    assert other.states == [IDLE, QUEUED, DONE]
+
+
+def test_interrupting_the_wait_of_a_queued_run_leaves_it_in_line(monkeypatch):
+    walk = Walk()
+    walk.control.queue()
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(walk.control, "_wait_once", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"walk stays in line; run.stop\(\) ends it"):
+        walk.control.wait()
+    assert walk.control.state is QUEUED
+
+
+@pytest.mark.parametrize("seed", range(200))
 def test_any_interleaving_of_three_threads_ends_in_legal_states(seed):
     walk = Walk(steps=400)
     random_ = random.Random(seed)
@@ -311,7 +371,10 @@ def test_any_interleaving_of_three_threads_ends_in_legal_states(seed):
         [
             (
                 random_.choice(
-                    ["start", "pause", "resume", "visit", "stop" if i > 6 else "resume"]
+                    [
+                        *("start", "pause", "resume", "visit", "checkpoint"),
+                        "stop" if i > 6 else "resume",
+                    ]
                 ),
                 random_.choice([0, 0, 0, 0.0005]),
             )
@@ -326,6 +389,10 @@ def test_any_interleaving_of_three_threads_ends_in_legal_states(seed):
             try:
                 if verb == "start":
                     walk.start()
+                elif verb == "checkpoint":
+                    step = walk.step
+                    walk.control.request_checkpoint()
+                    walk.asked.append(step)
                 elif verb == "visit":
                     with walk.control.visit():
                         step = walk.step
@@ -358,3 +425,8 @@ def test_any_interleaving_of_three_threads_ends_in_legal_states(seed):
         assert walk.control.wait(20), "deadlock"
         assert walk.control.state is DONE
     walk.assert_legal()
+    if walk.asked and walk.step < 400:
+        # The worker looks after every step, and once more at its end: none was lost.
+        assert walk.taken
+        assert walk.taken[-1] >= max(walk.asked)
+    assert walk.taken == sorted(set(walk.taken))

@@ -21,10 +21,14 @@ from lora_lab.budget import budget
 from lora_lab.budget.dry_run import dry_run
 from lora_lab.cli import main
 from lora_lab.configs import (
+    AdaLoraConfig,
     BitFitConfig,
+    BottleneckConfig,
     FullConfig,
     LoraConfig,
     PrefixEmbedConfig,
+    PrefixLayerConfig,
+    TrainingConfig,
 )
 from lora_lab.errors import ConfigError, LoraLabError, ModelError
 from lora_lab.memory import Meter
@@ -60,7 +64,11 @@ def batch_of(model: Any, padded: bool = False) -> dict[str, torch.Tensor]:
         mask[0, -3:] = 0
     classifies = type(model).__name__.endswith("SequenceClassification")
     labels = torch.zeros(BATCH, dtype=torch.int64) if classifies else ids.clone()
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    if model.config.is_encoder_decoder:
+        batch["decoder_input_ids"] = ids.clone()
+        model.decoder.config.use_cache = False  # it has a config of its own
+    return batch
 
 
 def naive_peak(
@@ -95,7 +103,9 @@ def naive_peak(
     ("checkpointing", "padded"), [(False, False), (False, True), (True, False)]
 )
 @pytest.mark.parametrize("config", [None, ALL], ids=["full", "all-linear"])
-@pytest.mark.parametrize("name", ["llama", "smollm", "gpt2", "qwen3", "gemma3", "opt", "bert"])
+@pytest.mark.parametrize(
+    "name", ["llama", "smollm", "gpt2", "qwen3", "gemma3", "opt", "bert", "t5"]
+)
 def test_fake_is_real(name: str, config: Any, checkpointing: bool, padded: bool) -> None:
     expected = naive_peak(adapted(tiny(name), config, checkpointing=checkpointing), padded)
     options = {"gradient_checkpointing": checkpointing, "padding_mask": padded}
@@ -170,11 +180,76 @@ def test_methods_that_train_the_models_own_weights() -> None:
     assert top.peak == pytest.approx(naive_peak(_top_of(tiny("gpt2"), 1)), rel=0.001)
     biases = small_dry_run(config, BitFitConfig())
     assert biases.peak == pytest.approx(naive_peak(_biases_of(tiny("gpt2"))), rel=0.001)
+    # No copy of W₀ is counted: it is on the host.
     everything = small_dry_run(config, FullConfig())
     assert everything.memory == small_dry_run(config).memory
     # Llama has none: q 32, k and v 16 (two heads of four), o 32, gate and up 48, down 32, twice.
     new = small_dry_run(tiny_config("llama"), BitFitConfig(new_biases=True))
     assert new.gradients == 4 * 2 * (32 + 16 + 16 + 32 + 48 + 48 + 32)
+
+
+def method_peak(model: Any, config: Any, padded: bool, checkpointing: bool) -> int:
+    """Return the live bytes at the dearest moment of two real steps with a method's adapter."""
+    adapter = adapted(model, None, checkpointing=checkpointing) and attach(model, config)
+    model.config.use_cache = False
+    learning = list(adapter.parameters())
+    optimizer = torch.optim.AdamW(learning)
+    adapter.begin_training(optimizer, 1000)
+    batch = batch_of(model, padded)
+    counter = LiveBytes()
+    with counter:
+        counter.add([list(model.parameters()), list(model.buffers())])
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss, penalty = model(**batch).loss, adapter.penalty()
+            (loss if penalty is None else loss + penalty).backward()
+            del loss, penalty
+            nn.utils.clip_grad_norm_(learning, 1.0)
+            optimizer.step()
+    return counter.peak
+
+
+TARGETS = ("q", "v", "down")
+METHODS = {
+    "FT-Top1": FullConfig(top_layers=1),
+    "BitFit": BitFitConfig(new_biases=True),
+    "AdaLoRA": AdaLoraConfig(target_r=2, init_r=3, tinit=500, target_modules=TARGETS),
+    "PreEmbed": PrefixEmbedConfig(3, 2),
+    "PreLayer": PrefixLayerConfig(3, 2),
+    "AdapterH": BottleneckConfig("H", 4),
+    "AdapterL": BottleneckConfig("L", 4),
+    "AdapterP": BottleneckConfig("P", 4),
+    "LoRA+BitFit": [Q_V, BitFitConfig(new_biases=True)],
+    "LoRA+PE": [Q_V, PrefixEmbedConfig(3, 2)],
+    "LoRA+PL": [Q_V, PrefixLayerConfig(3, 2)],
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("name", "checkpointing", "padded"),
+    [
+        *((name, False, False) for name in ["llama", "gpt2", "bert", "t5"]),
+        *(("llama", *setting) for setting in [(False, True), (True, False)]),
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_methods_step(method: str, name: str, checkpointing: bool, padded: bool) -> None:
+    config = METHODS[method]
+    expected = method_peak(tiny(name), config, padded, checkpointing)
+    options = {"gradient_checkpointing": checkpointing, "padding_mask": padded}
+    found = small_dry_run(tiny_config(name), config, **options)
+    assert found.peak == pytest.approx(expected, rel=0.001)
+
+
+def test_adaloras_step_is_one_before_the_first_cut() -> None:
+    late = AdaLoraConfig(target_r=2, init_r=3, tinit=500)
+    early = AdaLoraConfig(target_r=2, init_r=3, tinit=0, total_step=3, deltaT=1)
+    found = small_dry_run(tiny_config("llama"), late)
+    assert small_dry_run(tiny_config("llama"), early).memory == found.memory
+    # q is 32 × 32 and v 16 × 32, twice; two moments and two scores for every number.
+    numbers = 2 * 3 * (32 + 32 + 1 + 16 + 32 + 1)
+    assert found.optimizer == 4 * 4 * numbers + 4 * 2 * 2 * 3  # AdamW counts steps in a float32
 
 
 def test_the_parts_are_what_torch_allocates() -> None:
@@ -338,7 +413,7 @@ def test_what_cuda_needs_on_top_is_named() -> None:
     plain = small_dry_run(tiny_config("llama"), ALL)
     assert plain.extras == {}
     assert plain.device_peak == plain.peak
-    # Torch's AdamW works on all parameters at once there; the peak lies elsewhere.
+    # A fused AdamW has no temporaries; the peak may lie elsewhere.
     assert found.peak == pytest.approx(plain.peak, rel=0.01)
     assert list(found.extras) == [
         "allocator rounding",
@@ -362,9 +437,11 @@ def test_what_cuda_needs_on_top_is_named() -> None:
         (Q_V, {"optimizer": "lion"}, "optimizer 'lion' is not modelled; use one of adamw"),
         (Q_V, {"dtype": "int8"}, "dtype 'int8' is not modelled; use one of bfloat16"),
         (LoraConfig(target_modules=["zz"]), {}, "'zz' matches nothing"),
-        (PrefixEmbedConfig(), {}, "PrefixEmbedConfig is not an adapter's config"),
+        (TrainingConfig(), {}, "TrainingConfig is not an adapter's config"),
         (FullConfig(top_layers=9), {}, "top_layers is 9 and the model has 2; use at most 2"),
-        (BitFitConfig(), {}, r"no biases; use BitFitConfig\(new_biases=True\)"),
+        (BitFitConfig(), {}, r"this model has none; BitFitConfig\(new_biases=True\)"),
+        ([FullConfig(), Q_V], {}, "FT and LoRA both claim"),
+        (PrefixEmbedConfig(9, 8), {}, "do not fit the model's 64 positions"),
     ],
 )
 def test_settings_that_cannot_be(config: Any, options: dict[str, Any], message: str) -> None:
@@ -398,6 +475,8 @@ def test_the_command_line_adds_both_peaks(
     assert memory["adapted"]["dry_run_peak"] == small_dry_run(tiny_config("llama"), Q_V).peak
     assert main(["budget", str(tmp_path), *options]) == 0
     assert "dry run: full fine-tuning " in capsys.readouterr().out
-    both = ["--method", "lora", "--method", "pre-embed", "--dry-run", "--sequence-length", "4"]
-    assert main(["budget", str(tmp_path), *both]) == 2
-    assert "a dry run takes one method" in capsys.readouterr().err
+    both = ["--method", "lora", "--method", "bitfit", "--new-biases", *options]
+    assert main(["budget", str(tmp_path), *both, "--json"]) == 0
+    memory = json.loads(capsys.readouterr().out)["memory"]
+    together = small_dry_run(tiny_config("llama"), [Q_V, BitFitConfig(new_biases=True)])
+    assert memory["adapted"]["dry_run_peak"] == together.peak

@@ -34,6 +34,8 @@ def every_figure(theme, width):
     yield figures.sweep_figure(fakes.sweep_map(), **look)
     yield figures.capacity_figure(fakes.capacity(), **look)
     yield figures.capacity_figure(fakes.capacity(None), **look)
+    yield figures.method_comparison(fakes.method_comparison(), **look)
+    yield figures.method_comparison(fakes.method_comparison(seeds=1), published=False, **look)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -115,6 +115,7 @@ def test_scores_are_kept_as_printed() -> None:
     [
         ([LoraConfig(r=4, lora_alpha=99, target_modules=["v", "q"])], ["Table 5", "Table 15"]),
         ([LoraConfig(r=8), PrefixEmbedConfig(8, 4)], ["Table 15"]),
+        ([PrefixEmbedConfig(8, 4), LoraConfig(r=8)], ["Table 15"]),
         ([PrefixEmbedConfig(256, 8)], ["Table 4", "Table 15"]),
         ([FullConfig()], ["Table 4"]),
         ([LoraConfig(r=5)], []),

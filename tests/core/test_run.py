@@ -17,7 +17,7 @@ from tiny_run import CONFIG, tiny_lm, tiny_task, until
 from lora_lab import adapters
 from lora_lab.analysis import read_history, step_maps
 from lora_lab.checkpoint import load_adapter
-from lora_lab.configs import LoraConfig
+from lora_lab.configs import AdaLoraConfig, BitFitConfig, LoraConfig
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs import RunState, list_runs, train
 from lora_lab.runs.disk import disk
@@ -524,19 +524,59 @@ def test_a_config_that_does_not_fit_is_raised_by_start(tmp_path):
     assert run.adapter is None
 
 
-def test_one_run_trains_at_a_time(begin, tmp_path):
+def test_runs_started_together_stand_in_line_and_start_by_themselves(begin, tmp_path, recwarn):
     lm = tiny_lm()
+    alone = begin().result(60)
     run = begin(lm, max_steps=5000)
-    second = train(lm, tiny_task(), CONFIG, output_dir=tmp_path, start=False)
-    with pytest.raises(RunError, match=rf"run {run.id} is \w+ in this process, and one run"):
-        second.start()
+    second, third, fourth = (begin(lm) for _ in range(3))
+    assert [r.state for r in (second, third, fourth)] == [RunState.QUEUED] * 3
+    assert second.snapshot.phase == f"queued behind run {run.id}"
+    assert third.snapshot.phase == f"queued behind run {second.id}"
     assert adapters.attached(lm.model)["default"] is run.adapter, "nothing was touched"
+    third.stop()
+    assert third.state is RunState.DONE
+    assert third.result(1).losses == ()
+    assert not third.folder.exists()
+    assert fourth.snapshot.phase == f"queued behind run {second.id}"
+    run.pause()
+    assert second.state is RunState.QUEUED
     run.stop()
     run.wait(60)
-    with pytest.warns(UserWarning, match="'default' was attached already; it is replaced"):
-        second.start()
-    second.stop()
-    assert second.wait(60)
+    assert second.result(60).losses == fourth.result(60).losses == alone.losses
+    assert second.snapshot.phase == ""
+    assert adapters.attached(lm.model)["default"] is fourth.adapter
+    assert not [w for w in recwarn if "is replaced" in str(w.message)], "printed into some cell"
+
+
+def test_a_queued_run_that_does_not_fit_fails_and_the_next_one_starts(begin):
+    run = begin(max_steps=5000)
+    broken = begin(config=LoraConfig(target_modules=["nonsense"]))
+    third = begin()
+    run.stop()
+    with pytest.raises(RunError, match="nonsense"):
+        broken.result(60)
+    assert broken.state is RunState.FAILED
+    assert len(third.result(60).losses) == 12
+
+
+def test_lora_plus_needs_a_method_with_b(tmp_path):
+    with pytest.raises(ConfigError, match=r"loraplus_lr_ratio is LoRA\+'s rate of B, and BitFit"):
+        train(
+            tiny_lm(),
+            tiny_task(),
+            BitFitConfig(new_biases=True),
+            output_dir=tmp_path,
+            loraplus_lr_ratio=16,
+        )
+    with pytest.raises(ConfigError, match="steps"):
+        train(
+            tiny_lm(),
+            tiny_task(),
+            AdaLoraConfig(tinit=8, tfinal=8),
+            output_dir=tmp_path,
+            max_steps=10,
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_writes_no_text_is_refused(tmp_path):

@@ -13,6 +13,7 @@ import torch
 
 from lora_lab.errors import RunError
 from lora_lab.runs import store as store_module
+from lora_lab.runs.records import read_metrics
 from lora_lab.runs.store import RunStore, list_runs
 
 
@@ -72,14 +73,17 @@ def _adapter(text: str):
     return lambda folder: (folder / "adapter_model.safetensors").write_text(text)
 
 
-def test_a_checkpoint_is_whole_and_only_the_newest_has_the_optimizer(tmp_path):
+def test_a_checkpoint_is_whole_and_only_the_newest_two_have_the_optimizer(tmp_path):
     store = RunStore.create(tmp_path)
-    for step in (50, 100):
-        store.save_checkpoint(step, _adapter(f"at {step}"), {"step": step, "x": torch.ones(2)})
+    for step in (50, 60, 100, 150):
+        store.save_checkpoint(
+            step, _adapter(f"at {step}"), {"step": step, "x": torch.ones(2)}, passing=step == 60
+        )
     checkpoints = store.folder / "checkpoints"
-    assert sorted(p.name for p in checkpoints.iterdir()) == ["step-100", "step-50"]
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["step-100", "step-150", "step-50"]
     assert (checkpoints / "step-50" / "adapter_model.safetensors").read_text() == "at 50"
     assert not (checkpoints / "step-50" / "state.pt").exists()
+    assert (checkpoints / "step-150" / "state.pt").exists()
     state = torch.load(checkpoints / "step-100" / "state.pt", weights_only=True)
     assert state["step"] == 100
     assert torch.equal(state["x"], torch.ones(2))
@@ -142,3 +146,55 @@ def test_list_runs_newest_first_and_skips_what_is_no_run(tmp_path):
     assert runs[0].summary == {"state": "done"}
     assert runs[1].summary is None
     assert list_runs(tmp_path / "nowhere") == []
+
+
+def test_what_a_killed_process_left_half_done_is_undone_or_finished(tmp_path):
+    store = RunStore.create(tmp_path)
+    store.save_adapter(_adapter("first"))
+    # Killed between the two renames: the old one is aside, the new one not yet in its place.
+    (store.folder / "adapter").rename(store.folder / ".adapter.old")
+    (store.folder / ".adapter.tmp").mkdir()
+    (store.folder / ".config.json.tmp").write_text("{")
+    store.reopen(0)
+    store.close()
+    assert (store.folder / "adapter" / "adapter_model.safetensors").read_text() == "first"
+    assert list(store.folder.glob(".*")) == []
+
+
+def test_reopening_drops_the_lines_after_the_checkpoint_and_half_a_line(tmp_path):
+    store = RunStore.create(tmp_path)
+    for step in range(1, 6):
+        store.log({"step": step, "loss": float(step)})
+        if step == 3:
+            size = store.flush_log()
+    store.write_json("summary.json", {"state": "stopped"})
+    store.close()
+    assert store.reopen(size) == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert not (store.folder / "summary.json").exists()
+    store.close()
+    # The power went: less is on the disk than had been written.
+    assert store.reopen(size - 5) == [(1, 1.0), (2, 2.0)]
+    store.log({"step": 3, "loss": 3.0})
+    assert [row["step"] for row in read_metrics(store.folder)] == [1, 2, 3]
+    store.close()
+
+
+def test_tokens_do_not_reach_the_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "a-very-secret-value")
+    store = RunStore.create(tmp_path)
+    shaped = "hf_" + "aB3" * 11
+    store.write_json("summary.json", {"notes": [f"401 for a-very-secret-value, {shaped}"]})
+    text = (store.folder / "summary.json").read_text()
+    assert json.loads(text) == {"notes": ["401 for [redacted], [redacted]"]}
+
+
+def test_the_lock_is_held_once_and_given_back(tmp_path):
+    first, second = RunStore.create(tmp_path), None
+    first.begin()
+    first.begin()
+    second = RunStore(first.folder)
+    with pytest.raises(RunError, match=rf"is running in process {os.getpid()} on "):
+        second.begin()
+    first.close()
+    second.begin()
+    second.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks import Example, Task, load_task, local
+from lora_lab.tasks import Example, Task, load_task, tables
 from lora_lab.tasks.grammar import sentence
 from lora_lab.tasks.world import ATTRIBUTES, World
 
@@ -363,7 +363,7 @@ def test_a_hub_data_set_by_its_splits(monkeypatch):
             [{"mr": "c", "ref": "C."}, {"mr": "c", "ref": "See."}]
         ),
     }
-    monkeypatch.setattr(local, "hub_reachable", lambda: True)
+    monkeypatch.setattr(tables, "hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", lambda hub_id: datasets.DatasetDict(splits))
     task = load_task("owner/name", prompt="mr", completion="ref")
     assert (task.name, task.synthetic, task.test) == ("owner/name", False, ())
@@ -377,7 +377,7 @@ def test_a_hub_data_set_by_its_splits(monkeypatch):
 
 
 def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch):
-    monkeypatch.setattr(local, "hub_reachable", lambda: False)
+    monkeypatch.setattr(tables, "hub_reachable", lambda: False)
     start = time.perf_counter()
     with pytest.raises(TaskError, match=r"cannot be reached; set HF_HUB_OFFLINE=1.*local file"):
         load_task("owner/name", prompt="mr", completion="ref")

@@ -11,6 +11,13 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 WORKBENCH = FOLDER / "00_workbench.ipynb"
 CLAIMS = FOLDER / "01_paper_claims.ipynb"
 INSIDE = FOLDER / "02_inside_delta_w.ipynb"
+METHODS = FOLDER / "03_methods.ipynb"
+
+PAPERS_METHODS = (
+    *("FT", "FT-Top2", "BitFit", "PreEmbed", "PreLayer"),
+    *("Adapter^H", "Adapter^L", "Adapter^P", "Adapter^D"),
+    *("LoRA", "LoRA+PE", "LoRA+PL", "AdaLoRA"),
+)
 
 
 def run(notebook, folder):
@@ -81,6 +88,31 @@ def test_section_7_runs(tmp_path):
     assert sum("application/vnd.plotly.v1+json" in figure["data"] for figure in figures) == 5
 
 
+@pytest.mark.real_model
+@pytest.mark.timeout(1800)  # twenty-six short trainings, on whatever machine
+def test_every_method_is_compared(tmp_path):
+    notebook = nbformat.read(METHODS, as_version=4)
+    committed = str(shown(notebook))
+    shorten(
+        notebook,
+        {
+            "STEPS, BATCH, HELD_OUT = 24, 4, 12": "STEPS, BATCH, HELD_OUT = 3, 1, 1",
+            "= 100, 8, 150": "= 3, 2, 6",
+        },
+    )
+    run(notebook, tmp_path)
+    text = str(shown(notebook))
+    for model in ("e2e", "nli"):
+        assert len(list((tmp_path / "runs" / model).iterdir())) == 13
+    for method in PAPERS_METHODS:
+        assert f">{method}</td>" in text
+        assert f">{method}</td>" in committed
+    figures = [o for cell in code_cells(notebook) for o in cell.outputs if "data" in o]
+    assert sum("application/vnd.plotly.v1+json" in figure["data"] for figure in figures) == 2
+    assert "Held-out loss of 13 methods after 3 steps of mini-e2e on smollm2-135m" in text
+    assert "Accuracy of 13 methods after 3 steps of mini-nli on minilm-l6" in text
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_it_is_committed_small_and_without_widget_state(path):
     notebook = nbformat.read(path, as_version=4)
@@ -94,4 +126,4 @@ def test_it_is_committed_small_and_without_widget_state(path):
 
 
 def test_every_notebook_is_run_here():
-    assert NOTEBOOKS == [WORKBENCH, CLAIMS, INSIDE]
+    assert NOTEBOOKS == [WORKBENCH, CLAIMS, INSIDE, METHODS]

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from lora_lab.budget.costs import Memory
 from lora_lab.errors import LoraLabError
 from lora_lab_widgets._background import Background
-from lora_lab_widgets.savings import Savings
+from lora_lab_widgets.savings import Plan, Savings
 
 SETTLED = 0.8  # seconds that a plan has to stand unchanged before it is tried
 
-Plan = Mapping[str, int] | None
-"""{site: rank}, or None for full fine-tuning."""
-
 
 class DryRuns:
-    """Tries the painted plan, then full fine-tuning, each once for the savings' settings.
+    """Tries the plan on show, then full fine-tuning, each once for the savings' settings.
 
     Args:
         savings: what is corrected; its price stands for the settings.
-        prepare: called on the clock's thread with a plan; returns the dry run itself, which is
-            then called on a thread of its own.
+        prepare: called on the clock's thread with a plan, None for full fine-tuning; returns the
+            dry run itself, which is then called on a thread of its own.
     """
 
-    def __init__(self, savings: Savings, prepare: Callable[[Plan], Callable[[], Memory]]) -> None:
+    def __init__(
+        self, savings: Savings, prepare: Callable[[Plan | None], Callable[[], Memory]]
+    ) -> None:
         self._savings, self._prepare = savings, prepare
         self._job: Background[Memory] = Background()
-        self._doing: tuple[object, Plan] = (None, None)  # (price, plan) that the job is at
-        self._refused: list[Plan] = []  # of the price on show
+        self._doing: tuple[object, Plan | None] = (None, None)  # (price, plan) that the job is at
+        self._refused: list[tuple[Plan | None, str]] = []  # with why, of the price on show
         self._price: object = None
-        self._ranks: Plan = None
+        self._plan: Plan | None = None
         self._since = 0.0
 
     def update(self, *, quiet: bool) -> None:
@@ -54,21 +53,24 @@ class DryRuns:
 
     def _note_changes(self) -> None:
         savings = self._savings
-        if savings.price is self._price and savings.ranks == self._ranks:
+        if savings.price is self._price and savings.plan == self._plan:
             return
         if savings.price is not self._price:
             self._refused = []
-        self._price, self._ranks = savings.price, dict(savings.ranks)
+        self._price, self._plan = savings.price, savings.plan
         self._since = time.monotonic()
+        if not self._job.busy:
+            savings.note = next((why for plan, why in self._refused if plan == self._plan), "")
 
-    def _due(self) -> list[Plan]:
-        ranks, known = dict(self._savings.ranks), self._savings.dry_run
-        due: list[Plan] = []
-        if any(ranks.values()) and known.get("ranks") != ranks:
-            due.append(ranks)
-        if "full" not in known:
+    def _due(self) -> list[Plan | None]:
+        savings, plan = self._savings, self._savings.plan
+        due: list[Plan | None] = []
+        if plan and not savings.knows(plan):
+            due.append(plan)
+        if "full" not in savings.dry_run:
             due.append(None)
-        return [plan for plan in due if plan not in self._refused]
+        refused = [plan for plan, _ in self._refused]
+        return [plan for plan in due if plan not in refused]
 
     def _take(self) -> None:
         outcome = self._job.take()
@@ -81,7 +83,7 @@ class DryRuns:
             self._savings.note = ""
             self._savings.learn(plan, outcome.value)
             return
-        self._refused.append(plan)
         error = outcome.error
         line = str(error) if isinstance(error, LoraLabError) else f"{type(error).__name__}: {error}"
         self._savings.note = f"no dry run: {line.splitlines()[0][:200]}"
+        self._refused.append((plan, self._savings.note))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import ipywidgets
 
 from lora_lab.analysis import SiteView
+from lora_lab_widgets._whole_figure import whole_figure
 
 HEIGHT = 190
 Theme = Literal["light", "dark"]
@@ -78,13 +79,7 @@ class LiveFigure(ipywidgets.VBox):
 
     def _make(self, view: SiteView, theme: Theme) -> None:
         try:
-            import plotly.graph_objects as go
-
-            from lora_lab import figures
-
-            figure = go.FigureWidget(self._maker()(view, theme=theme, **self._size()))
-            # Before it is displayed: no button that uploads the figure to somebody's cloud.
-            figure._config = figures.CONFIG
+            figure = whole_figure(self._maker()(view, theme=theme, **self._size()))
         except Exception as error:
             # plotly 5 without its notebook extension, or no anywidget: many types of error.
             self._reason = f"plotly {type(error).__name__}: {error}".splitlines()[0]

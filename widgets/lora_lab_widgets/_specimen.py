@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.adapters import LoraAdapter, attached
+from lora_lab.adapters import Adapter, attached
 from lora_lab.errors import AdapterError
 from lora_lab.runs import Factors, Run, RunState
 from lora_lab.runs.observer import copy_factors
+from lora_lab.tasks import Task
+from lora_lab_widgets.methods import method_of
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from lora_lab.anatomy import Site
     from lora_lab.models import LoadedModel
-    from lora_lab.tasks import Example, Task
+    from lora_lab.tasks import Example
 
 ADAPTER = "default"  # the name under which `train` attaches
 
@@ -56,15 +58,23 @@ class Specimen:
         return self._run()
 
     @property
-    def adapter(self) -> LoraAdapter | None:
-        """The adapter that the model has now."""
+    def adapter(self) -> Adapter | None:
+        """The adapter that the model has now, if it has a ΔW = s·BA to look at."""
         adapter = attached(self.lm.model).get(ADAPTER)
-        return adapter if isinstance(adapter, LoraAdapter) else None
+        return adapter if adapter is not None and adapter.sites else None
+
+    @property
+    def nothing(self) -> str:
+        """Why there is no `adapter`: none has been trained yet, or it learns no low-rank ΔW."""
+        adapter = attached(self.lm.model).get(ADAPTER)
+        if adapter is None or adapter.sites:
+            return "There is no ΔW yet: start a run first."
+        return f"{adapter.method} has no low-rank ΔW = BA to look at; {_learns(adapter.config)}."
 
     def examples(self, count: int) -> Sequence[Example]:
-        """Return held-out examples of the task that the adapter learns."""
+        """Return held-out examples of the task that the adapter learns; none if it has classes."""
         task = self.run.task if self.run else self._task()
-        return list(task.validation[:count])
+        return list(task.validation[:count]) if isinstance(task, Task) else []
 
     def at_rest(self) -> contextlib.AbstractContextManager[PreTrainedModel]:
         """Hold the run, if there is one, between two steps: inside, the model may be used."""
@@ -92,10 +102,12 @@ class Specimen:
         with self.at_rest():
             adapter, run = self.adapter, self.run
             if adapter is None:
-                raise AdapterError("the model has no adapter yet; start a run first")
+                raise AdapterError(self.nothing)
             if missing := [name for name in names if name not in adapter.sites]:
                 raise AdapterError(f"{missing[0]} has no adapter; pick another site")
+            # AdaLoRA may leave a site without a rank: there is nothing to look at then.
             sites = [adapter.sites[name] for name in names or adapter.sites]
+            sites = [site for site in sites if site.r]
             return run.snapshot.step if run else 0, tuple(map(_copied, sites))
 
     def base_weight(self, site: str) -> torch.Tensor:
@@ -104,6 +116,14 @@ class Specimen:
         if adapter is None or site not in adapter.sites:
             raise AdapterError(f"{site} has no adapter any more; look again")
         return adapter.base_weight(site)
+
+
+def _learns(config: Any) -> str:
+    """Say what a method learns in its place."""
+    if isinstance(config, tuple):
+        return "its parts learn something else"
+    method = method_of((config,))
+    return f"it {method.instead}" if method.parts else "it learns something else"
 
 
 def over(state: RunState) -> bool:

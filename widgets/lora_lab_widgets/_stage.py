@@ -9,6 +9,8 @@ from typing import Any
 
 import ipywidgets
 
+from lora_lab_widgets._whole_figure import whole_figure
+
 
 class Stage(ipywidgets.VBox):
     """Shows one `go.Figure` at a time, and under it what it says in words.
@@ -70,13 +72,7 @@ class Stage(ipywidgets.VBox):
 
     def _make(self, figure: Any) -> None:
         try:
-            import plotly.graph_objects as go
-
-            from lora_lab import figures
-
-            made = go.FigureWidget(figure)
-            # Before it is displayed: no button that uploads the figure to somebody's cloud.
-            made._config = figures.CONFIG
+            made = whole_figure(figure)
         except Exception as error:
             # plotly 5 without its notebook extension, or no anywidget: many types of error.
             self._reason = f"plotly {type(error).__name__}: {error}".splitlines()[0]

@@ -64,6 +64,7 @@ class DeltaW(ipywidgets.VBox):
         self._view: SiteView | None = None
         self._mapped: Spectra | None = None
         self._map_due = 0.0
+        self._nothing = NOTHING_YET
         self._picker = ipywidgets.Dropdown(layout={"width": "200px"}, options=[("no site", "")])
         self._line = ipywidgets.HTML(_dim(NOTHING_YET))
         self._map = SiteMap(anatomy)
@@ -108,6 +109,20 @@ class DeltaW(ipywidgets.VBox):
         with self._lock:
             self._asked = self._mapped = None
             self._map_due = 0.0
+
+    def show(self, ranks: Mapping[str, int], nothing: str = NOTHING_YET) -> None:
+        """Show another adapter.
+
+        Args:
+            ranks: {site name: r}.
+            nothing: what to say where there are none.
+        """
+        with self._lock:
+            self._nothing = nothing
+            if dict(ranks) != self.ranks:
+                self.ranks = dict(ranks)
+            else:
+                self._ranked(None)
 
     def _look(self, snapshot: Snapshot | None) -> None:
         run = (snapshot.run_id, snapshot.version) if snapshot else ("", 0)
@@ -155,6 +170,8 @@ class DeltaW(ipywidgets.VBox):
             return
         self._map_due = now + _pause(snapshot)
         self._mapped = spectra
+        if snapshot.ranks:  # what training has left of them
+            self._map.ranks = {name: r for name, r in snapshot.ranks.items() if r}
         self._map.values = effective_ranks(spectra.singular_values)
 
     def _pick(self, name: str) -> None:
@@ -184,7 +201,7 @@ class DeltaW(ipywidgets.VBox):
             self.refresh()
             for figure in (self._spectrum, self._overlap):
                 figure.clear()
-            self._say(NOTHING_YET)
+            self._say(NOTHING_YET if names else self._nothing)
             options = [(self._label(name), name) for name in names] or [("no site", "")]
             chosen = self.selected if self.selected in names else self._typical(names)
             self._picker.options = options  # this selects the first of them

@@ -31,6 +31,10 @@ class RankGrid(Panel):
         rank: the brush's rank.
         selected: name of the site last clicked or focused, "" before that.
         locked: read-only, because a run trains with these ranks.
+        inert: why nothing can be painted, as the method has no ranks; "" where it has. The grid is
+            pale then, and the keyboard passes it by.
+        live: {"ranks": [one a cell], "text": of what moment} of ranks that training moves; {}
+            when there are none. They stand in the place of `ranks`, which are not lost.
         bytes_per_parameter: of the trained parameters, for the price shown at a cell.
         code: what "copy as Python" copies; "" hides the button. Change it with `set_code`.
         coded_ranks: the ranks that `code` was made for; copying waits until they are those shown.
@@ -46,6 +50,8 @@ class RankGrid(Panel):
     rank = traitlets.Int(8, min=1).tag(sync=True)
     selected = traitlets.Unicode().tag(sync=True)
     locked = traitlets.Bool(False).tag(sync=True)
+    inert = traitlets.Unicode().tag(sync=True)
+    live = traitlets.Dict().tag(sync=True)
     bytes_per_parameter = traitlets.Int(4, min=1).tag(sync=True)
     code = traitlets.Unicode().tag(sync=True)
     coded_ranks = traitlets.Dict().tag(sync=True)
@@ -75,6 +81,7 @@ class RankGrid(Panel):
             for name, value in grid.items():
                 self.set_trait(name, value)
             self.selected = ""
+            self.live = {}
             self.ranks = checked
 
     def set_code(self, code: str) -> None:
@@ -82,6 +89,16 @@ class RankGrid(Panel):
         with self.hold_sync():
             self.code = code
             self.coded_ranks = dict(self.ranks)
+
+    def show_live(self, ranks: Mapping[str, int], text: str) -> None:
+        """Show ranks that training moves, in the place of the painted ones.
+
+        Args:
+            ranks: {site name: rank}; what is not named has none.
+            text: of what moment they are.
+        """
+        # By place, not by name: this goes to the browser again and again.
+        self.live = {"ranks": [ranks.get(cell["site"], 0) for cell in self.cells], "text": text}
 
     @traitlets.validate("ranks")
     def _check_ranks(self, proposal: Any) -> dict[str, int]:

@@ -8,19 +8,29 @@ trait. The trainer's thread never comes near a widget.
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import traitlets
 
-from lora_lab.configs import LoraConfig, TrainingConfig
+from lora_lab.configs import TrainingConfig
 from lora_lab.errors import ConfigError
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab_widgets._base import Panel
 from lora_lab_widgets._problems import MAX_LINE, as_json, from_error
+from lora_lab_widgets.methods import METHODS, WHOLE, choices, default_values, typed
 
 MAX_POINTS = 200  # of the loss, a message
+TRAINING = (
+    "max_steps",
+    "per_device_train_batch_size",
+    "learning_rate",
+    "max_length",
+    "seed",
+)
+"""The fields of `TrainingConfig` that the panel shows."""
 COMMANDS = ("start", "pause", "resume", "stop")
 
 View = Callable[[Snapshot | None, str, int], None]
@@ -28,17 +38,12 @@ View = Callable[[Snapshot | None, str, int], None]
 
 
 def default_settings(task: str = "") -> dict[str, Any]:
-    """Return the settings that the panel shows, under the field names of the two configs."""
-    training, lora = TrainingConfig(), LoraConfig()
+    """Return the settings that the panel knows, under the field names of the configs."""
+    training = TrainingConfig()
     return {
         "task": task,
-        "max_steps": training.max_steps,
-        "per_device_train_batch_size": training.per_device_train_batch_size,
-        "learning_rate": training.learning_rate,
-        "lora_alpha": lora.lora_alpha,
-        "lora_dropout": lora.lora_dropout,
-        "max_length": training.max_length,
-        "seed": training.seed,
+        **{name: getattr(training, name) for name in TRAINING},
+        **default_values(),
     }
 
 
@@ -56,6 +61,12 @@ class RunPanel(Panel):
         settings: values that differ from `default_settings`.
         tasks: the names to choose from.
 
+    Attributes:
+        settings: of the next run, of all methods; those of the chosen one are shown.
+        methods: [{"name", "text", "fields": the settings that it has}].
+        plan: {"line": what the method does, or why it cannot; "bad": whether it cannot;
+            "automatic": {setting: what it is where nothing is typed}}.
+
     Raises:
         ConfigError: when `settings` has a name that the panel does not show.
     """
@@ -65,6 +76,8 @@ class RunPanel(Panel):
     snapshot = traitlets.Dict(read_only=True).tag(sync=True)
     settings = traitlets.Dict().tag(sync=True)
     tasks = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    methods = traitlets.List(traitlets.Dict()).tag(sync=True)
+    plan = traitlets.Dict().tag(sync=True)
     clock = traitlets.Unicode(read_only=True).tag(sync=True)  # views of one panel share one clock
 
     def __init__(
@@ -92,6 +105,7 @@ class RunPanel(Panel):
         self._noting = threading.Lock()
         start = default_settings(tasks[0] if tasks else "")
         start.update(_known(settings or {}, start))
+        kwargs = {"methods": choices(start, None), **kwargs}
         super().__init__(settings=start, tasks=list(tasks), **kwargs)
         self.set_trait("clock", self.model_id or f"panel-{id(self)}")
         self._answer("", self._look())
@@ -187,7 +201,8 @@ class RunPanel(Panel):
 
     def _refuse(self, error: Exception, snapshot: Snapshot | None) -> None:
         problem = from_error(error)
-        problem["field"] = next((k for k in self.settings if problem["message"].startswith(k)), "")
+        first = re.match(r"\w*", problem["message"])
+        problem["field"] = first[0] if first and first[0] in self.settings else ""
         self._refused_in = _moment(snapshot)
         self._refused = problem
 
@@ -264,23 +279,16 @@ def _known(changes: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str,
 
 
 def _typed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with whole numbers as int; the configs check the ranges later.
+    """Return the settings as numbers, whole ones as int; the configs check the ranges later.
 
     Raises:
-        ConfigError: on what is no number, as the browser may send any text.
+        ConfigError: on what is no number, as the browser may send any text. What other methods
+            than the chosen one would need is not looked at.
     """
-    whole = {"max_steps", "per_device_train_batch_size", "max_length", "seed"}
-    typed = dict(settings)
-    for name, value in settings.items():
-        if name == "task":
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigError(f"{name} is {value!r}; it must be a number")
-        if name in whole:
-            if not math.isfinite(value) or value != int(value):
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number")
-            typed[name] = int(value)
-    return typed
+    chosen = METHODS.get(settings["method"])
+    names = (*TRAINING, *(chosen.fields if chosen else ()))
+    whole = {*TRAINING, *WHOLE} - {"learning_rate"}
+    return {**settings, **typed(settings, names, whole)}
 
 
 def _number(value: float | None) -> float | None:

@@ -15,25 +15,31 @@ from lora_lab_widgets._base import Panel
 
 PARTS = ("weights", "gradients", "optimizer", "activations")
 
+Plan = Mapping[str, int] | str
+"""{site: rank} of LoRA; of another method a text that no other plan has, "" where it has none."""
+
 
 class Savings(Panel):
     """Trainable parameters, checkpoint, and memory as stacked bars on one scale.
 
-    The browser computes the closed form from `price` and the ranks. It hears the document's
+    The browser computes LoRA's closed form from `price` and the ranks. It hears the document's
     "lora-lab:ranks" events ({bench, ranks}) while ranks are being painted, so that the bars move
-    without a message to Python. Where a dry run of just that plan is known, its bytes stand in
-    for the closed form's, and the row says so.
+    without a message to Python. Other methods come priced, as `totals`. Where a dry run of just
+    that plan is known, its bytes stand in for the closed form's, and the row says so.
 
     Attributes:
         price: what `lora_lab.budget.price_table` returns. A new one forgets dry runs and the plan
             of the last run: both were for other settings.
         ranks: {site name: rank}.
+        totals: the price of another method's plan; {}: the plan is LoRA of `ranks`. Change it with
+            `show` and `show_ranks`.
         bench: which grid's events to listen to.
         measured: {"kind", "current", "peak"} and the peak's four parts, in bytes, and "settled",
             whether whole steps have been measured; {} before a run measures.
-        run_ranks: the plan that `measured` is of; {} when that was for other settings.
+        run_ranks, run_key: the plan that `measured` is of: LoRA's ranks, or else the text that
+            stands for it; both empty when that was for other settings.
         difference: which part of the forecast the measurement contradicts, "" when none.
-        dry_run: {"full": parts, "plan": parts, "ranks": the plan's}, as far as known.
+        dry_run: {"full": parts, "plan": parts, "ranks" and "key": the plan's}, as far as known.
         note: what goes on in the background, or why there is no dry run.
         settings_text: the subtitle; empty: made from the price's own settings.
     """
@@ -43,23 +49,74 @@ class Savings(Panel):
     price = traitlets.Dict().tag(sync=True)
     ranks = traitlets.Dict().tag(sync=True)
     bench = traitlets.Unicode().tag(sync=True)
+    totals = traitlets.Dict().tag(sync=True)
     measured = traitlets.Dict().tag(sync=True)
     run_ranks = traitlets.Dict().tag(sync=True)
+    run_key = traitlets.Unicode().tag(sync=True)
     difference = traitlets.Unicode().tag(sync=True)
     dry_run = traitlets.Dict().tag(sync=True)
     note = traitlets.Unicode().tag(sync=True)
     settings_text = traitlets.Unicode().tag(sync=True)
 
+    def __init__(self, **settings: Any) -> None:
+        self._other: Budget | None = None  # what `totals` shows
+        super().__init__(**settings)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan on show."""
+        if self.totals:
+            return str(self.totals["key"])
+        return {name: r for name, r in self.ranks.items() if r}
+
     @property
     def budget(self) -> Budget | None:
-        """The plan's budget in closed form; None before a price is set."""
-        return self._budget(self.ranks)
+        """The plan's budget in closed form; None before a price is set, and without a plan."""
+        return self._other if self.totals else self._budget(self.ranks)
 
-    def forecast(self, ranks: Mapping[str, int]) -> Memory | None:
+    def show(self, key: str, budget: Budget | None) -> None:
+        """Show a plan of another method than LoRA.
+
+        Args:
+            key: a text that no other plan has; "" without a plan.
+            budget: its price; None: this plan cannot be.
+        """
+        self._other = budget
+        if budget is None:
+            self.totals = {"key": "", "trainable": 0}
+            return
+        self.totals = {
+            "key": key,
+            "trainable": budget.parameters_trainable,
+            "checkpoint": budget.checkpoint_bytes,
+            "memory": {part: getattr(budget.adapted, part) for part in PARTS},
+            "approximate": budget.approximate,
+            "notes": list(budget.notes),
+        }
+
+    def show_ranks(self) -> None:
+        """Show LoRA of `ranks`."""
+        self._other, self.totals = None, {}
+
+    def note_run(self) -> None:
+        """Take note that what will be measured is of the plan on show."""
+        plan = self.plan
+        with self.hold_trait_notifications():
+            self.run_ranks = {} if isinstance(plan, str) else dict(plan)
+            self.run_key = plan if isinstance(plan, str) else ""
+
+    def knows(self, plan: Plan) -> bool:
+        """Return whether the dry run of a plan is known."""
+        return "plan" in self.dry_run and _plan_of(self.dry_run) == plan
+
+    def forecast(self, plan: Plan) -> Memory | None:
         """Return what a plan is expected to take: by its dry run, else by the closed form."""
-        if self.dry_run.get("plan") and self.dry_run["ranks"] == dict(ranks):
+        if self.knows(plan):
             return Memory(**self.dry_run["plan"])
-        budget = self._budget(ranks)
+        if isinstance(plan, str):
+            shown = self._other if plan and plan == self.plan else None
+            return shown.adapted if shown else None
+        budget = self._budget(plan)
         return budget.adapted if budget and budget.parameters_trainable else None
 
     def measure(self, reading: MemoryReading | None, *, settled: bool) -> None:
@@ -73,23 +130,26 @@ class Savings(Panel):
         difference = ""
         if reading is not None:
             measured = {"kind": reading.kind, "settled": settled, **_bytes(reading)}
-            expected = self.forecast(self.run_ranks) if settled else None
+            expected = self.forecast(self.run_key or self.run_ranks) if settled else None
             difference = _difference(expected, reading) if expected else ""
         with self.hold_trait_notifications():
             self.measured = measured
             self.difference = difference
 
-    def learn(self, ranks: Mapping[str, int] | None, memory: Memory) -> None:
-        """Take a dry run's memory: of full fine-tuning (`ranks` None), or of a plan."""
+    def learn(self, plan: Plan | None, memory: Memory) -> None:
+        """Take a dry run's memory: of full fine-tuning (`plan` None), or of a plan."""
         parts = {part: getattr(memory, part) for part in PARTS}
-        news = {"full": parts} if ranks is None else {"plan": parts, "ranks": dict(ranks)}
-        self.dry_run = {**self.dry_run, **news}
+        if plan is None:
+            self.dry_run = {**self.dry_run, "full": parts}
+            return
+        named = {"ranks": {}, "key": plan} if isinstance(plan, str) else {"ranks": dict(plan)}
+        self.dry_run = {**self.dry_run, "plan": parts, "key": "", **named}
 
     def summary(self) -> str:
         """Return the plan's size and saving in a few words."""
         budget = self.budget
         if budget is None:
-            return "no model"
+            return "no plan" if self.price else "no model"
         if not budget.parameters_trainable:
             return "no rank painted"
         return (
@@ -106,7 +166,7 @@ class Savings(Panel):
     @traitlets.observe("price")
     def _repriced(self, _change: object) -> None:
         self.dry_run, self.run_ranks = {}, {}
-        self.difference = self.note = ""
+        self.difference = self.note = self.run_key = ""
 
     def _budget(self, ranks: Mapping[str, int]) -> Budget | None:
         if not self.price:
@@ -114,6 +174,10 @@ class Savings(Panel):
         # Ranks of the model before, while ranks and price are being replaced one after the other.
         known = {name: r for name, r in ranks.items() if name in self.price["sites"]}
         return evaluate_price(self.price, known)
+
+
+def _plan_of(known: Mapping[str, Any]) -> Plan:
+    return str(known["key"]) or dict(known["ranks"])
 
 
 def _difference(expected: Memory, reading: MemoryReading) -> str:

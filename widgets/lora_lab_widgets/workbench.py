@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,42 +13,46 @@ import ipywidgets
 
 from lora_lab.adapters import activate, active, attached
 from lora_lab.anatomy import anatomy
-from lora_lab.budget import price_table
+from lora_lab.budget import budget, price_table
 from lora_lab.budget.costs import Memory
 from lora_lab.budget.dry_run import dry_run
 from lora_lab.checkpoint import save_adapter
-from lora_lab.configs import LoraConfig, TrainingConfig
+from lora_lab.configs import LoraConfig, MethodConfig, TrainingConfig, method_name, to_python
 from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.models import LoadedModel, load_model
-from lora_lab.plan import config_from_ranks, plan
 from lora_lab.runs import Run, Snapshot, train
 from lora_lab.tasks import Task, load_task
 from lora_lab.tasks.encoding import longest
 from lora_lab.tasks.generation import generate
-from lora_lab_widgets._dry_runs import DryRuns, Plan
+from lora_lab_widgets._dry_runs import DryRuns
+from lora_lab_widgets._live_ranks import LiveRanks
+from lora_lab_widgets._plans import Plans
 from lora_lab_widgets._specimen import ADAPTER, Specimen, over, resting
-from lora_lab_widgets.delta_w import DeltaW
+from lora_lab_widgets.delta_w import NOTHING_YET, DeltaW
 from lora_lab_widgets.header import Header
 from lora_lab_widgets.laboratory import Laboratory
+from lora_lab_widgets.methods import about, automatic, instead, mend, numbers
 from lora_lab_widgets.rank_grid import RankGrid
-from lora_lab_widgets.run_panel import RunPanel, default_settings
-from lora_lab_widgets.savings import Savings
+from lora_lab_widgets.run_panel import TRAINING, RunPanel
+from lora_lab_widgets.savings import Plan, Savings
 from lora_lab_widgets.try_it import TryIt
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+Configs = MethodConfig | Sequence[MethodConfig]
+
 PAPER = LoraConfig(r=8, lora_alpha=16, target_modules=("q", "v"))
-_TRAINING_SETTINGS = ("max_steps", "per_device_train_batch_size", "learning_rate", "max_length")
 
 
 class Workbench:
-    """Paint ranks, see what they cost, train, and watch ΔW grow.
+    """Choose a method, paint ranks, see what they cost, train, and watch ΔW grow.
 
     >>> wb = Workbench("smollm2-135m")
     >>> wb                                   # the last line of a cell shows it
-    >>> wb.config                            # the LoraConfig that the grid shows; may be set
+    >>> wb.config                            # the config that it shows; may be set
+    >>> wb.config = ll.BitFitConfig()        # any method's, or a list of them: the paper's LoRA+PE
     >>> wb.run                               # the latest run; wb.run.pause() works from any cell
 
     Args:
@@ -56,7 +60,8 @@ class Workbench:
             own, then with its `tokenizer`.
         tokenizer: of a model of your own.
         task: the name of an embedded task, or what `load_task` returned.
-        config: what the grid shows first; the paper's q and v at r=8 by default.
+        config: of any method, or a list of them, to show first; by default LoRA on the paper's q
+            and v at r=8.
         output_dir: where the runs' folders go.
         **settings: fields of `TrainingConfig`. Those that the run panel shows (max_steps,
             learning_rate, seed …) are its first values; the others hold for every run.
@@ -71,7 +76,7 @@ class Workbench:
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         task: str | Task = "mini-e2e",
-        config: LoraConfig | None = None,
+        config: Configs | None = None,
         output_dir: str | Path = "runs",
         **settings: Any,
     ) -> None:
@@ -80,29 +85,34 @@ class Workbench:
         self._output_dir = Path(output_dir)
         given = load_task(task) if isinstance(task, str) else task
         self._tasks = {given.name: given}
+        self._settled = True  # not while settings and ranks are being changed together
         self._priced: dict[str, Any] = {}  # what the savings were priced for
         self._lengths: dict[tuple[str, int], int] = {}  # (task, max_length): its longest example
         self.anatomy = anatomy(self.lm.model)
-        self._template = config or _first_config(self.anatomy)
-        ranks = {p.site.name: p.r for p in plan(self.anatomy, self._template)}
+        self._plans = Plans(self.anatomy)
+        self._planned: tuple[MethodConfig, ...] | None = None  # None: the settings make no plan
+        # What LoRA shows first stays painted under a method that has no ranks.
+        chosen, painted = self._plans.take((_first_config(self.anatomy),))
+        if config is not None:
+            first = _listed(config)
+            budget(self.anatomy, first)  # refuses what the model cannot use
+            values, ranks = self._plans.take(first)
+            chosen, painted = {**chosen, **values}, painted if ranks is None else ranks
 
         TrainingConfig.from_dict(settings)  # refuses what does not exist or cannot work
-        shown = {name: value for name, value in settings.items() if name in default_settings()}
+        shown = {name: value for name, value in settings.items() if name in TRAINING}
         self._unshown = {name: value for name, value in settings.items() if name not in shown}
 
         bench = f"workbench-{id(self)}"
-        self.grid = RankGrid.from_anatomy(self.anatomy, ranks, bench=bench)
+        self.grid = RankGrid.from_anatomy(self.anatomy, painted, bench=bench)
         self.savings = Savings(bench=bench)
         self.panel = RunPanel(
             read=lambda: self.run.snapshot if self.run else None,
             on_command=self._command,
-            settings={
-                "lora_alpha": self._template.lora_alpha,
-                "lora_dropout": self._template.lora_dropout,
-                **shown,
-            },
+            settings={**chosen, **shown},
             tasks=list(dict.fromkeys([given.name, "mini-e2e"])),
         )
+        self._live_ranks = LiveRanks(self.grid)
         specimen = Specimen(self.lm, run=lambda: self.run, task=lambda: self.task)
         self._specimen = specimen
         self._dry_runs = DryRuns(self.savings, self._dry_run)
@@ -113,42 +123,43 @@ class Workbench:
         self.header = Header()
         self.box = self._layout()
 
-        self.grid.observe(lambda _: self._repainted(), "ranks")
+        self.grid.observe(lambda _: self._replan(), "ranks")
         self.grid.observe(lambda change: self._look_at(change["new"]), "selected")
         self.delta_w.observe(lambda change: self._watch(change["new"]), "selected")
         self.panel.observe(self._settings_changed, "settings")
         self.panel.on_tick(self._tick)
         self._price()
-        self._repainted()
-        self._title()
+        self._replan()
         self._show_adapter()
 
     # What people use from Python -----------------------------------------------------------------
 
     @property
-    def config(self) -> LoraConfig:
-        """The `LoraConfig` that the grid and the settings show. Setting it repaints.
+    def config(self) -> MethodConfig | tuple[MethodConfig, ...]:
+        """The config that the workbench shows, or the configs of a combination.
+
+        Setting it chooses the method, and repaints the grid where the method has ranks.
 
         Raises:
-            ConfigError: nothing is painted, or a new config does not fit the model.
+            ConfigError: nothing is painted, a setting cannot be, or a new config does not fit the
+                model.
         """
-        settings = self.panel.settings
-        template = self._template.replace(
-            lora_alpha=settings["lora_alpha"], lora_dropout=settings["lora_dropout"]
-        )
-        return config_from_ranks(self.anatomy, self.grid.ranks, template)
+        configs = self._configs()
+        return configs[0] if len(configs) == 1 else configs
 
     @config.setter
-    def config(self, config: LoraConfig) -> None:
+    def config(self, config: Configs) -> None:
         self._needs_rest("change the plan")
-        ranks = {p.site.name: p.r for p in plan(self.anatomy, config)}
-        self._template = config
-        self.panel.settings = {
-            **self.panel.settings,
-            "lora_alpha": config.lora_alpha,
-            "lora_dropout": config.lora_dropout,
-        }
-        self.grid.ranks = ranks
+        configs = _listed(config)
+        budget(self.anatomy, configs)
+        values, painted = self._plans.take(configs)
+        self._live_ranks.clear()
+        with self._planning():
+            self.panel.settings = {**self.panel.settings, **values}
+            if painted is not None:
+                self.grid.ranks = painted
+        self._price()
+        self._replan()
 
     @property
     def task(self) -> Task:
@@ -156,19 +167,19 @@ class Workbench:
         return self._task(self.panel.settings["task"])
 
     def start(self) -> Run:
-        """Train what is painted; the same as the Start button. Returns the run."""
+        """Train what is on show; the same as the Start button. Returns the run."""
         self._start(self.panel.settings)
         assert self.run is not None
         return self.run
 
     def save(self, folder: str | Path) -> Path:
-        """Save the trained adapter in PEFT's format; see `save_adapter`."""
+        """Save the trained adapter, in PEFT's format where it has one; see `save_adapter`."""
         with self._specimen.at_rest():
             return save_adapter(self.lm.model, folder, ADAPTER)
 
     def __repr__(self) -> str:
         run = f", {self.run!r}" if self.run else ""
-        return f"<Workbench {self.lm.card.name}: {self.grid.summary()}{run}>"
+        return f"<Workbench {self.lm.card.name}: {self._summary()}{run}>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
@@ -182,7 +193,14 @@ class Workbench:
         """Return what GitHub and other places without widgets show: the plan and its price."""
         run = f"<p>{html.escape(repr(self.run))}</p>" if self.run else ""
         title = f"<p><b>LoRA Lab</b> · {html.escape(self.lm.card.name)}</p>"
-        return title + self.grid.fallback_html() + self.savings.fallback_html() + run
+        plan = html.escape(self._summary())
+        grid = f"<p>{plan}</p>" if self.grid.inert else self.grid.fallback_html()
+        return title + grid + self.savings.fallback_html() + run
+
+    def _summary(self) -> str:
+        if self._planned is None or self._plans.is_lora(self.panel.settings):
+            return self.grid.summary()
+        return " · ".join(filter(None, (method_name(self._planned), numbers(self._planned))))
 
     # How the panels hang together ----------------------------------------------------------------
 
@@ -204,6 +222,7 @@ class Workbench:
         # Adam's moments come with the first step, and count from the second on.
         settled = snapshot is not None and snapshot.step >= 2
         self.savings.measure(snapshot.memory if snapshot else None, settled=settled)
+        self._live_ranks.update(snapshot, self.run)
         self._dry_runs.update(quiet=not busy)
         self.delta_w.update(snapshot, theme, width)
         self.laboratory.update(snapshot, theme, width)
@@ -219,44 +238,90 @@ class Workbench:
 
     def _start(self, settings: dict[str, Any]) -> None:
         self._needs_rest("start another run")
-        training = {
-            name: value
-            for name, value in settings.items()
-            if name not in ("task", "lora_alpha", "lora_dropout")
-        }
+        training = {name: settings[name] for name in TRAINING} | self._unshown
         config, task = self.config, self._task(settings["task"])
-        training |= self._unshown
         run = train(self.lm, task, config, output_dir=self._output_dir, start=False, **training)
         with warnings.catch_warnings():
             # That the last run's adapter goes is what Start means here.
             warnings.filterwarnings("ignore", f"adapter '{ADAPTER}' was attached already")
             self.run = run.start()
-        self.savings.run_ranks = dict(self.grid.ranks)
+        self._live_ranks.clear()
+        self.savings.note_run()
         self._show_adapter()
 
-    def _repainted(self) -> None:
-        ranks = self.grid.ranks
+    def _configs(self) -> tuple[MethodConfig, ...]:
+        settings = self.panel.settings
+        return self._plans.configs(settings, self.grid.ranks, settings["max_steps"])
+
+    @contextlib.contextmanager
+    def _planning(self) -> Iterator[None]:
+        """Change settings and ranks together: no plan is made of half of them."""
+        self._settled = False
+        try:
+            yield
+        finally:
+            self._settled = True
+
+    def _replan(self) -> None:
+        """Show what the settings and the ranks make now: its price, its code, or why it cannot."""
+        if not self._settled:
+            return
+        settings, ranks = self.panel.settings, self.grid.ranks
+        is_lora = self._plans.is_lora(settings)
+        cost, bad = None, ""
+        try:
+            self._planned = self._configs()
+            if not is_lora:
+                cost = budget(self.anatomy, self._planned, **self._priced)
+        except (ConfigError, TypeError) as error:  # TypeError: max_steps is no number yet
+            self._planned, bad = None, str(error)
+        planned = self._planned or ()
         self.savings.ranks = dict(ranks)
-        with contextlib.suppress(ConfigError):  # nothing painted: there is nothing to copy
-            self.grid.set_code(f"import lora_lab as ll\n\nconfig = {self.config.to_python()}")
-        if not ranks:
-            self.grid.set_code("")
+        if is_lora:
+            self.savings.show_ranks()
+        else:
+            self.savings.show(repr(self._planned), cost)
+        self.grid.set_code(
+            f"import lora_lab as ll\n\nconfig = {to_python(planned)}" if planned else ""
+        )
+        self._describe(bad)
+
+    def _describe(self, bad: str) -> None:
+        """Name the method in every panel, or say why it cannot be."""
+        settings, planned = self.panel.settings, self._planned or ()
+        self.panel.methods = self._plans.choices(settings)
+        try:
+            method = self._plans.method(settings)
+        except ConfigError:
+            self.panel.plan = {"line": bad, "bad": True}
+            return
+        steps = settings["max_steps"]
+        self.panel.plan = {
+            "line": mend(method, bad) or about(method, planned, self.anatomy),
+            "bad": bool(bad),
+            "automatic": automatic(self.anatomy, self.grid.ranks, steps)
+            if isinstance(steps, int)
+            else {},
+        }
+        self.grid.inert = instead(method, planned)
+        self._title(method_name(planned) if planned else method.name, numbers(planned))
 
     def _settings_changed(self, change: Any) -> None:
         old, new = change["old"], change["new"]
         changed = {name for name in new if old.get(name) != new[name]}
+        if "method" in changed:
+            self._live_ranks.clear()
         if changed & {"task", "per_device_train_batch_size", "max_length", "lora_dropout"}:
             self._price()
-        if changed & {"lora_alpha", "lora_dropout"}:
-            self._repainted()
         if "task" in changed and self.task.validation:
             self.try_it.prompt = self.task.validation[0].prompt
-        self._title()
+        self._replan()
 
     def _price(self) -> None:
         settings = self.panel.settings
         with contextlib.suppress(ConfigError, TaskError, TypeError):  # said when it is started
-            checked = TrainingConfig(**{name: settings[name] for name in _TRAINING_SETTINGS})
+            names = ("max_steps", "per_device_train_batch_size", "learning_rate", "max_length")
+            checked = TrainingConfig(**{name: settings[name] for name in names})
             batch = checked.per_device_train_batch_size
             tokens = self._longest(self.task, checked.max_length)
             self._priced = {
@@ -265,22 +330,18 @@ class Workbench:
                 "dtype": self.lm.card.dtype,
                 "padding_mask": batch > 1,  # examples of one batch differ in length
             }
-            lora = LoraConfig(lora_dropout=settings["lora_dropout"])
+            lora = self._plans.lora(settings["lora_dropout"])
             self.savings.price = price_table(self.anatomy, lora=lora, **self._priced)
             self.savings.settings_text = (
                 f"against full fine-tuning, batch {batch} × {tokens} tokens, AdamW"
             )
 
-    def _title(self) -> None:
+    def _title(self, method: str, own_numbers: str) -> None:
         settings = self.panel.settings
         task = self._tasks.get(settings["task"])
         synthetic = " · synthetic" if task and task.synthetic else ""
-        self.header.chips = [
-            self.lm.card.name,
-            "LoRA",
-            f"{settings['task']}{synthetic}",
-            f"α {_shown(settings['lora_alpha'])} · dropout {_shown(settings['lora_dropout'])}",
-        ]
+        chips = [self.lm.card.name, method, f"{settings['task']}{synthetic}", own_numbers]
+        self.header.chips = [chip for chip in chips if chip]
         self.header.device = f"{_device_name(self.lm.model.device)} · {self.lm.card.dtype}"
 
     def _look_at(self, site: str) -> None:
@@ -295,7 +356,10 @@ class Workbench:
     def _show_adapter(self) -> None:
         """Point the ΔW view at the adapter that the model has now."""
         adapter = self._specimen.adapter
-        self.delta_w.ranks = {n: site.r for n, site in adapter.sites.items()} if adapter else {}
+        if adapter is not None:
+            self.delta_w.show({name: site.r for name, site in adapter.sites.items()})
+        else:
+            self.delta_w.show({}, self._specimen.nothing if self.run else NOTHING_YET)
         self.laboratory.refresh()
         self._watch(self.delta_w.selected)
 
@@ -317,10 +381,18 @@ class Workbench:
             finally:
                 activate(model, before)
 
-    def _dry_run(self, plan: Plan) -> Callable[[], Memory]:
-        config = None if plan is None else self.config  # None: full fine-tuning
+    def _dry_run(self, plan: Plan | None) -> Callable[[], Memory]:
+        configs = () if plan is None else self._planned
         model, settings = self.lm.model.config, dict(self._priced)
-        return lambda: dry_run(model, config, **settings).memory
+
+        def run() -> Memory:
+            if configs is None:
+                raise ConfigError(self.panel.plan["line"])
+            # Nothing: full fine-tuning, and so it is for `dry_run`.
+            config = configs[0] if len(configs) == 1 else configs or None
+            return dry_run(model, config, **settings).memory
+
+        return run
 
     def _needs_rest(self, what: str) -> None:
         if self.run is not None and not over(self.run.state):
@@ -357,9 +429,8 @@ def _first_config(map_: Any) -> LoraConfig:
     return PAPER.replace(target_modules="all-linear")
 
 
-def _shown(typed: float | str) -> str:
-    """Return a setting as people write it; the browser may have sent any text."""
-    return typed if isinstance(typed, str) else f"{typed:g}"
+def _listed(config: Configs) -> tuple[MethodConfig, ...]:
+    return tuple(config) if isinstance(config, Sequence) else (config,)
 
 
 def _device_name(device: torch.device) -> str:

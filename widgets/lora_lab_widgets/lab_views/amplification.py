@@ -29,7 +29,7 @@ class AmplificationView(View):
 
     def empty(self) -> str:
         """Say what is missing."""
-        return "There is no ΔW yet: start a run first."
+        return self.specimen.nothing
 
     def measure(self, values: Values, before: Any, watch: Watch) -> Measured:
         """Measure every site."""

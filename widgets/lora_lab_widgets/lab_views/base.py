@@ -117,6 +117,11 @@ class View(ABC):
         """Say why nothing can be measured."""
         return "Nothing to show yet."
 
+    def no_run(self, otherwise: str) -> str:
+        """Say why no run can be chosen: the latest one learns no ΔW, or else what is given."""
+        specimen = self.specimen
+        return specimen.nothing if specimen.run and specimen.adapter is None else otherwise
+
     def live(self, snapshot: Snapshot | None) -> Any:
         """Return what changes as training goes on, if the view can follow it without a pause."""
         del snapshot
@@ -198,12 +203,29 @@ class View(ABC):
 
 def run_label(record: RunRecord) -> str:
     """Return how people tell runs apart: "r=8 · lr 0.001 · seed 0 · 20260131-142501-4f2a"."""
-    lora, training = record.config.get("lora", {}), record.config.get("training", {})
+    training = record.config.get("training", {})
     rate = training.get("learning_rate")
     parts = [
-        f"r={lora['r']}" if "r" in lora else "",
+        _method_label(record.config),
         f"lr {rate:g}" if isinstance(rate, (int, float)) else "",
         f"seed {training['seed']}" if "seed" in training else "",
         record.id,
     ]
     return " · ".join(filter(None, parts))
+
+
+def _method_label(config: Mapping[str, Any]) -> str:
+    """Return method and size: "r=8" of LoRA, "BitFit", "PreEmbed 8+8", "AdaLoRA r 12→8"."""
+    lora, method = config.get("lora", {}), str(config.get("method", ""))
+    if method in ("", "LoRA"):
+        return f"r={lora['r']}" if "r" in lora else ""
+    sizes = [_size(own) for own in config.get("configs", []) if isinstance(own, Mapping)]
+    return " ".join(filter(None, [method, ", ".join(filter(None, sizes))]))
+
+
+def _size(config: Mapping[str, Any]) -> str:
+    if {"init_r", "target_r"} <= config.keys():
+        return f"r {config['init_r']}→{config['target_r']}"
+    if {"prefix_length", "infix_length"} <= config.keys():
+        return f"{config['prefix_length']}+{config['infix_length']}"
+    return f"r {config['r']}" if "r" in config else ""

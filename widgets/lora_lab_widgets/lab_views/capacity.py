@@ -21,8 +21,8 @@ class CapacityView(View):
     widest: ClassVar[int] = 720
 
     def controls(self) -> list[dict[str, Any]]:
-        """Return the run."""
-        return [self.run_choice("metrics.jsonl")]
+        """Return the run, of those that learn a ΔW."""
+        return [self.run_choice("sites.json")]
 
     def wanted(self) -> tuple[Any, ...] | None:
         """Return the run."""
@@ -30,7 +30,7 @@ class CapacityView(View):
 
     def empty(self) -> str:
         """Say what is missing."""
-        return "No run is on disk yet: start one."
+        return self.no_run("No run is on disk yet: start one.")
 
     def measure(self, values: Values, before: Any, watch: Watch) -> Measured:
         """Read the run's losses."""

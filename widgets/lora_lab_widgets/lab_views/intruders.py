@@ -78,7 +78,7 @@ class IntrudersView(View):
 
     def empty(self) -> str:
         """Say what is missing."""
-        return "There is no ΔW yet: start a run first."
+        return self.specimen.nothing
 
     def measure(self, values: Values, before: Any, watch: Watch) -> Measured:
         """Find the intruders; for the curve, measure the losses while training rests."""

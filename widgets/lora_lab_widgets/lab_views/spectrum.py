@@ -30,7 +30,7 @@ class SpectrumView(View):
 
     def empty(self) -> str:
         """Say what is missing."""
-        return "There is no ΔW yet: start a run first."
+        return self.specimen.nothing
 
     def live(self, snapshot: Snapshot | None) -> Any:
         """Return the step of the factors that training hands out, if they are this site's."""

@@ -39,7 +39,7 @@ class StepsView(View):
 
     def empty(self) -> str:
         """Say what is missing."""
-        return "No run has kept its spectra yet: start one."
+        return self.no_run("No run has kept its spectra yet: start one.")
 
     def live(self, snapshot: Snapshot | None) -> Any:
         """Return the step of the run on show, if it is the one that trains."""

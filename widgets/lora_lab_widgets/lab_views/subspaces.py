@@ -54,7 +54,7 @@ class SubspacesView(View):
     def empty(self) -> str:
         """Say what is missing."""
         if not self.values.get("site"):
-            return "There is no ΔW yet: start a run first."
+            return self.specimen.nothing
         return "Type the folder of an adapter or a run, and press Enter."
 
     def measure(self, values: Values, before: Any, watch: Watch) -> Measured:

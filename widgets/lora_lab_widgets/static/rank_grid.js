@@ -11,6 +11,7 @@ const SLIP_PX = 8;
 const NOTE_MS = 5000;
 const LONG = 32; // rows that show without scrolling inside
 const LOCKED = "locked while it trains";
+const MOVED = "what AdaLoRA has left of every matrix's rank";
 const HELP = "click or drag to paint; arrow keys, 1–9, + and −, Shift to select";
 
 class RankGridView {
@@ -51,17 +52,21 @@ class RankGridView {
     this.about = el("div", { class: "ll-rank-line" });
     this.totals = el("span", { class: "ll-rank-totals" });
     this.note = el("span", { class: "ll-rank-note" });
+    this.turn = el("button", { type: "button", class: "ll-rank-turn", hidden: true, on: { click: () => this.store.turn() } });
     this.live = el("div", { class: "ll-sr", "aria-live": "polite" });
+    this.tools = this.buildButtons();
+    this.pane = el("div", { class: "ll-rank-scroll" }, this.table);
     root.replaceChildren(
       el("div", { class: "ll-head" }, el("span", { class: "ll-title", text: "Ranks" }), el("span", { class: "ll-space" }), this.brushes),
-      el("div", { class: "ll-rank-scroll" }, this.table),
+      this.pane,
       this.about,
-      el("div", { class: "ll-rank-line ll-dim" }, this.totals, this.note),
-      this.buildButtons(),
+      el("div", { class: "ll-rank-line ll-dim" }, this.totals, this.note, this.turn),
+      this.tools,
       this.live,
     );
     this.unlisten = listen(model, {
       "change:locked": () => this.onLock(),
+      "change:inert": () => this.onInert(),
       "change:rank": () => this.buildBrushes(),
       "change:selected": () => this.followSelected(),
       "change:code": () => this.showButtons(),
@@ -117,6 +122,7 @@ class RankGridView {
     this.buildBrushes();
     this.followSelected();
     this.onLock();
+    this.onInert();
     this.repaint();
     this.placeFocus();
   }
@@ -160,7 +166,7 @@ class RankGridView {
       el("span", { class: "ll-rank-travel" },
         button("undo", "↶ undo", "Ctrl+Z", () => this.travel("undo")),
         button("redo", "↷ redo", "Ctrl+Shift+Z", () => this.travel("redo")),
-        button("copy", "copy as Python", "copy the LoraConfig that these ranks make", () => this.copy())),
+        button("copy", "copy as Python", "copy the config that the workbench shows", () => this.copy())),
     );
   }
 
@@ -169,7 +175,7 @@ class RankGridView {
   repaint() {
     const { store } = this;
     for (const cell of store.cells) {
-      const rank = store.rankOf(cell);
+      const rank = store.shownRank(cell);
       if (this.shown.get(cell.site) === rank) continue;
       this.shown.set(cell.site, rank);
       const node = this.nodes.get(`${cell.row},${store.roles.indexOf(cell.role)}`);
@@ -177,21 +183,29 @@ class RankGridView {
       node.setAttribute("aria-label", this.nameOf(cell));
       tint(node, rank);
     }
+    this.showLock();
     this.showLines();
     this.showButtons();
   }
 
   nameOf(cell) {
-    return `${layerName(this.store.rows[cell.row])} ${cell.role} rank ${this.store.rankOf(cell)}`;
+    return `${layerName(this.store.rows[cell.row])} ${cell.role} rank ${this.store.shownRank(cell)}`;
   }
 
   showLines() {
     const { store } = this;
-    const live = store.cells.filter((cell) => store.rankOf(cell));
-    this.totals.textContent = `${formatCount(live.length)} of ${formatCount(store.cells.length)} matrices, ${this.price(live)}`;
+    const used = store.cells.filter((cell) => store.shownRank(cell));
+    const count = `${formatCount(used.length)} of ${formatCount(store.cells.length)} matrices`;
+    this.totals.textContent = store.live?.text ?? `${count}, ${this.price(used)}`;
+    this.totals.classList.toggle("ll-rank-live", Boolean(store.live));
+    if (this.model.get("inert")) {
+      this.about.textContent = this.model.get("inert");
+      this.totals.textContent = "";
+      return;
+    }
     const picked = this.picked();
     const at = this.hover ?? (picked.length > 1 ? null : this.focused ? this.focus : this.selectedAt());
-    this.about.textContent = at ? this.describe(at) : picked.length > 1 ? `${picked.length} matrices selected: ${this.price(picked)}` : HELP;
+    this.about.textContent = at ? this.describe(at) : picked.length > 1 ? `${picked.length} matrices selected: ${this.price(picked)}` : store.live ? MOVED : HELP;
   }
 
   describe({ row, column }) {
@@ -203,18 +217,21 @@ class RankGridView {
     }
     const cell = store.cellAt(row, column);
     if (!cell) return `${layerName(store.rows[row])} · ${store.roles[column]} · no such matrix`;
-    const rank = store.rankOf(cell);
+    const rank = store.shownRank(cell);
     const worth = rank ? `r ${rank} → ${this.price([cell])}` : `frozen, rank up to ${cell.max_rank}`;
     return `${layerName(store.rows[row])} · ${cell.role} · ${cell.shape[0]} × ${cell.shape[1]} · ${worth}`;
   }
 
   price(cells) {
-    const parameters = cells.reduce((sum, cell) => sum + this.store.rankOf(cell) * (cell.shape[0] + cell.shape[1]), 0);
+    const parameters = cells.reduce((sum, cell) => sum + this.store.shownRank(cell) * (cell.shape[0] + cell.shape[1]), 0);
     return `${formatCount(parameters)} parameters, ${formatBytes(parameters * this.model.get("bytes_per_parameter"))}`;
   }
 
   showButtons() {
     const { buttons, store, locked } = this;
+    this.turn.hidden = !store.hasLive || Boolean(this.model.get("inert"));
+    this.turn.textContent = store.planned ? "show these ranks" : "show the plan";
+    this.turn.title = store.planned ? "the ranks that AdaLoRA has made of the plan" : "the ranks as they were painted";
     const roles = new Set(store.roles.map((role) => role.split(".").at(-1)));
     const dead = {
       paper: locked || !(store.roles.includes("q") && store.roles.includes("v")),
@@ -235,7 +252,7 @@ class RankGridView {
     if (!shown) return;
     clearTimeout(this.noteTimer);
     this.note.textContent = text;
-    this.noteTimer = setTimeout(() => { this.note.textContent = this.locked ? LOCKED : ""; }, NOTE_MS);
+    this.noteTimer = setTimeout(() => this.rest(), NOTE_MS);
   }
 
   // ---- focus, selection, hover
@@ -324,22 +341,52 @@ class RankGridView {
 
   // ---- changing ranks
 
+  /** Nothing can be painted: a run trains with these ranks, or others than the plan are on show. */
   get locked() {
-    return this.model.get("locked");
+    return this.model.get("locked") || Boolean(this.store.live);
+  }
+
+  /** What the note says while nothing happens. */
+  get resting() {
+    const told = this.store.live || this.model.get("inert");
+    return this.model.get("locked") && !told ? LOCKED : "";
+  }
+
+  rest() {
+    clearTimeout(this.noteTimer);
+    this.noteTimer = null;
+    this.note.textContent = this.resting;
   }
 
   onLock() {
     if (this.locked) this.drop();
-    this.root.classList.toggle("ll-locked", this.locked);
-    this.table.setAttribute("aria-readonly", String(this.locked));
-    clearTimeout(this.noteTimer);
-    this.note.textContent = this.locked ? LOCKED : "";
+    this.showLock();
+    this.rest();
     if (this.nodes) this.showButtons();
   }
 
+  showLock() {
+    if (!this.noteTimer) this.rest();
+    this.root.classList.toggle("ll-locked", this.locked);
+    this.table.setAttribute("aria-readonly", String(this.locked));
+  }
+
   refuse() {
-    if (this.locked) this.say(`${LOCKED}: stop it to change ranks`);
+    if (this.model.get("locked")) this.say(`${LOCKED}: stop it to change ranks`);
+    else if (this.store.live) this.say("show the plan to change it");
     return this.locked;
+  }
+
+  /** The method has no ranks: pale, and neither pointer nor keyboard reach it. */
+  onInert() {
+    const inert = Boolean(this.model.get("inert"));
+    if (inert) this.drop();
+    const { copy } = this.buttons; // every method has its config
+    const tools = [...this.tools.children, ...copy.parentElement.children].filter((node) => !node.contains(copy));
+    for (const node of [this.brushes, this.pane, ...tools]) node.inert = inert;
+    this.rest();
+    this.showLines();
+    this.showButtons();
   }
 
   setRanks(cells, rankFor, options) {

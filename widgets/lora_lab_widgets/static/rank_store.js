@@ -34,6 +34,7 @@ class RankStore {
       "change:roles": reload,
       "change:cells": reload,
       "change:ranks": () => this.adopt(),
+      "change:live": () => this.followLive(),
     });
   }
 
@@ -49,6 +50,8 @@ class RankStore {
     this.past = [];
     this.future = [];
     this.before = null; // the ranks before the stroke in hand
+    this.planned = false; // the plan is asked for in the place of live ranks
+    this.places = new Map(this.cells.map((cell, i) => [cell.site, i]));
   }
 
   cellAt(row, column) {
@@ -57,6 +60,32 @@ class RankStore {
 
   rankOf(cell) {
     return this.ranks[cell.site] ?? 0;
+  }
+
+  /** The rank to draw: what training has made of it, while that is on show. */
+  shownRank(cell) {
+    return this.live ? (this.live.ranks[this.places.get(cell.site)] ?? 0) : this.rankOf(cell);
+  }
+
+  /** Live ranks while they are on show, else null. */
+  get live() {
+    return this.hasLive && !this.planned ? this.model.get("live") : null;
+  }
+
+  get hasLive() {
+    return Boolean(this.model.get("live").ranks);
+  }
+
+  followLive() {
+    if (!this.hasLive) this.planned = false;
+    else this.cancel();
+    for (const view of this.views) view.repaint();
+  }
+
+  /** Show the plan in the place of live ranks, or the other way round. */
+  turn() {
+    this.planned = !this.planned;
+    for (const view of this.views) view.repaint();
   }
 
   get painting() {

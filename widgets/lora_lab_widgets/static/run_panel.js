@@ -6,11 +6,27 @@ const FIELDS = [
   ["max_steps", "steps", "optimizer steps"],
   ["per_device_train_batch_size", "batch", "examples in a forward pass"],
   ["learning_rate", "learning rate", "peak rate of AdamW"],
-  ["lora_alpha", "α", "ΔW is scaled by α / r"],
-  ["lora_dropout", "dropout", "on the way into A, from 0 to below 1"],
   ["max_length", "max length", "tokens of an example; longer ones are cut"],
   ["seed", "seed", "of the adapter's start, the data's order and dropout"],
 ];
+// Of each method those that Python names; the same field serves several.
+const METHOD_FIELDS = [
+  ["method", "method", "how the model is adapted; the names are the LoRA paper's"],
+  ["lora_alpha", "α", "ΔW is scaled by α / r"],
+  ["lora_dropout", "dropout", "on the way into A, from 0 to below 1"],
+  ["init_r", "init_r", "rank of every painted matrix at the start; empty: 1.5 times the painted one"],
+  ["tinit", "tinit", "steps before the first cut; empty: 13 % of all"],
+  ["tfinal", "tfinal", "steps after the last cut; empty: 48 % of all"],
+  ["deltaT", "deltaT", "steps from one cut to the next; empty: 0.2 % of all, at least 1"],
+  ["top_layers", "top blocks", "how many of the last blocks are trained"],
+  ["new_biases", "new zero biases", "give linear layers without a bias a new one of zeros"],
+  ["prefix_length", "prefix l_p", "learned tokens before the prompt"],
+  ["infix_length", "infix l_i", "learned tokens behind the prompt"],
+  ["r", "bottleneck r", "width of the adapter layers"],
+  ["drop_layers", "drop layers", "of the lowest blocks, which answer without their adapters; empty: 5, or all but one"],
+];
+const CHOICES = new Set(["task", "method"]);
+const TICKED = new Set(["new_biases"]);
 const OPEN_STATES = ["running", "pausing", "paused", "stopping"];
 const STATE_TEXTS = { idle: "ready", pausing: "pausing at the next step", stopping: "stopping at the next step" };
 const PRIMARY = {
@@ -48,41 +64,76 @@ function formatMetrics(metrics) {
 }
 
 /** What the user typed: a number where it is one, else the text, for Python to judge. */
-function parseField(name, text) {
+function parseField(name, input) {
+  if (TICKED.has(name)) return input.checked;
+  const text = input.value;
   const number = Number(text.trim().replace(",", "."));
-  return name === "task" || text.trim() === "" || Number.isNaN(number) ? text : number;
+  return CHOICES.has(name) || text.trim() === "" || Number.isNaN(number) ? text.trim() : number;
+}
+
+function inputFor(name) {
+  if (CHOICES.has(name)) return el("select", { class: "ll-input", name });
+  if (TICKED.has(name)) return el("input", { class: "ll-tick", name, type: "checkbox" });
+  return el("input", { class: "ll-input", name, type: "text", inputmode: "decimal", autocomplete: "off" });
 }
 
 function settingsForm(model, changed) {
   const inputs = {};
+  const fields = {};
   const build = ([name, label, hint]) => {
-    inputs[name] =
-      name === "task"
-        ? el("select", { class: "ll-input", name })
-        : el("input", { class: "ll-input", name, type: "text", inputmode: "decimal", autocomplete: "off" });
-    inputs[name].addEventListener("change", () => changed({ [name]: parseField(name, inputs[name].value) }));
-    return el("label", { class: "ll-field", title: hint }, el("span", { class: "ll-dim", text: label }), inputs[name]);
+    const input = inputFor(name);
+    inputs[name] = input;
+    input.addEventListener("change", () => changed({ [name]: parseField(name, input) }));
+    fields[name] = el("label", { class: "ll-field", title: hint }, el("span", { class: "ll-dim", text: label }), input);
+    return fields[name];
   };
-  const node = el("fieldset", { class: "ll-settings", "aria-label": "settings of the next run" }, ...FIELDS.map(build));
+  const line = el("div", { class: "ll-method-line", "aria-live": "polite" });
+  const node = el("fieldset", { class: "ll-form", "aria-label": "settings of the next run" },
+    el("div", { class: "ll-settings ll-method" }, ...METHOD_FIELDS.map(build)),
+    line,
+    el("div", { class: "ll-settings" }, ...FIELDS.map(build)));
   const drawTasks = () => {
     inputs.task.replaceChildren(...model.get("tasks").map((task) => el("option", { value: task, text: task })));
     inputs.task.value = model.get("settings").task;
   };
+  const drawMethods = () => {
+    const { method } = inputs;
+    method.replaceChildren(...model.get("methods").map(({ name, text }) => el("option", { value: name, text })));
+    method.value = model.get("settings").method;
+    drawMethod();
+  };
+  /** The chosen method's own fields, at once: Python's word on them comes with its answer. */
+  const drawMethod = () => {
+    const shown = model.get("methods").find(({ name }) => name === inputs.method.value)?.fields ?? [];
+    for (const [name] of METHOD_FIELDS) fields[name].hidden = name !== "method" && !shown.includes(name);
+  };
+  const drawPlan = () => {
+    const { line: text, bad, automatic } = model.get("plan");
+    if (line.textContent !== (text ?? "")) line.textContent = text ?? "";
+    line.title = text ?? "";
+    line.classList.toggle("ll-method-bad", Boolean(bad));
+    for (const [name, value] of Object.entries(automatic ?? {})) inputs[name].placeholder = value;
+  };
   const draw = () => {
     for (const [name, value] of Object.entries(model.get("settings"))) {
+      const input = inputs[name];
+      if (!input) continue;
+      if (TICKED.has(name)) input.checked = value === true;
       // A value under the user's hands stays as typed.
-      if (inputs[name] && inputs[name].getRootNode().activeElement !== inputs[name]) inputs[name].value = value;
+      else if (input.getRootNode().activeElement !== input || CHOICES.has(name)) input.value = value;
     }
+    drawMethod();
   };
-  const values = () =>
-    Object.fromEntries(FIELDS.map(([name]) => [name, parseField(name, inputs[name].value)]));
+  const values = () => Object.fromEntries(Object.entries(inputs).map(([name, input]) => [name, parseField(name, input)]));
   const blame = (field) => {
     for (const [name, input] of Object.entries(inputs)) input.toggleAttribute("aria-invalid", name === field);
     inputs[field]?.setAttribute("aria-invalid", "true");
   };
   drawTasks();
+  drawMethods();
   draw();
-  return { node, draw, drawTasks, values, blame };
+  drawPlan();
+  return { node, draw, drawTasks, drawMethods, drawPlan, values, blame };
 }
 
 function render({ model, el: host, signal }) {
@@ -193,6 +244,8 @@ function render({ model, el: host, signal }) {
       draw();
     },
     "change:tasks": form.drawTasks,
+    "change:methods": form.drawMethods,
+    "change:plan": form.drawPlan,
   });
   const unwatch = watchSight(root, (visible) => {
     view.visible = visible;

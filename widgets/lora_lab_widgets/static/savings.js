@@ -5,7 +5,7 @@
 const CLOSE = 0.05; // a measured peak this near to its forecast gets a tick
 const EMPTY = "–";
 const EXPLAINED = {
-  weights: "the model's, and A and B in float32",
+  weights: "the model's, and what the method adds, in float32",
   gradients: "of all that is trained",
   optimizer: "AdamW's two moments of every trained number",
   activations: "what the peak needs above the other three; gradients only come as activations go",
@@ -45,7 +45,7 @@ function drawBar(row, sizes, scale) {
 
 const SOURCES = {
   formula: "in closed form",
-  "≈ formula": "in closed form; activations are an estimate for this architecture",
+  "≈ formula": "in closed form; activations are an estimate for this model and method",
   "dry run": "counted in a training step on fake tensors",
 };
 
@@ -109,7 +109,11 @@ function render({ model, el: host, signal }) {
   );
 
   let ranks = model.get("ranks");
-  const painted = () => Object.values(ranks).some((r) => r > 0);
+  /** Another method's plan comes priced by Python; LoRA's ranks are priced here, at every stroke. */
+  const other = () => ("key" in model.get("totals") ? model.get("totals") : null);
+  const planned = () => (other() ? other().key !== "" : Object.values(ranks).some((r) => r > 0));
+  const isOnShow = (itsRanks, itsKey) =>
+    other() ? other().key !== "" && other().key === itsKey : !itsKey && samePlan(ranks, itsRanks);
   let forecast = null; // {full, plan}: total bytes, plan null while nothing is painted
 
   const drawMeasured = () => {
@@ -121,8 +125,8 @@ function render({ model, el: host, signal }) {
     drawBar(measured, known && !took.weights ? { whole: took.peak } : known ? took : null, scale);
     measured.node.classList.toggle("ll-savings-waiting", !known);
     measured.value.textContent = known ? formatBytes(took.peak) : EMPTY;
-    // The plan on show may have been painted after the run that was measured.
-    const ofThisPlan = samePlan(ranks, model.get("run_ranks"));
+    // The plan on show may have been chosen after the run that was measured.
+    const ofThisPlan = isOnShow(model.get("run_ranks"), model.get("run_key"));
     const comparable = known && took.settled && forecast?.plan && ofThisPlan;
     const change = comparable ? formatChange(took.peak, forecast.plan) : "";
     const close = comparable && Math.abs(took.peak / forecast.plan - 1) <= CLOSE;
@@ -138,19 +142,22 @@ function render({ model, el: host, signal }) {
       : "";
     reading.textContent = known ? `${took.kind}, now ${formatBytes(took.current)}` : "measured while a run trains";
     const differs = comparable ? model.get("difference") : "";
-    note.textContent = differs || (known && !ofThisPlan && painted() ? "measured of another plan or other settings" : model.get("note"));
+    note.textContent = differs || (known && !ofThisPlan && planned() ? "measured of another plan or other settings" : model.get("note"));
+    note.title = note.textContent;
     note.classList.toggle("ll-savings-off", Boolean(differs));
   };
 
   const drawPlan = () => {
     const price = model.get("price");
     const ready = Boolean(price.sites);
-    const cost = ready ? evaluatePrice(price, ranks) : null;
+    const own = other();
+    const cost = ready ? (own ?? evaluatePrice(price, ranks)) : null;
     const any = Boolean(cost?.trainable);
     const dry = model.get("dry_run");
     const formula = ready && price.approximate ? "≈ formula" : "formula";
-    const planIsDry = any && dry.plan && samePlan(ranks, dry.ranks);
-    const sources = { full: dry.full ? "dry run" : formula, plan: planIsDry ? "dry run" : formula };
+    const planIsDry = any && dry.plan && isOnShow(dry.ranks, dry.key);
+    const itsFormula = own?.approximate ? "≈ formula" : formula;
+    const sources = { full: dry.full ? "dry run" : formula, plan: planIsDry ? "dry run" : itsFormula };
     const about = sources.full === "≈ formula" || sources.plan === "≈ formula" ? "≈ " : "";
     settings.textContent =
       model.get("settings_text") || (ready ? `against full fine-tuning, ${price.settings}` : "");
@@ -163,17 +170,17 @@ function render({ model, el: host, signal }) {
     trainable.value.textContent = any ? formatParameters(cost.trainable) : ready ? "0" : EMPTY;
     trainable.caption.textContent = any
       ? `trainable of ${formatParameters(price.parameters)} (${formatShare(cost.trainable, price.parameters)})`
-      : ready ? "paint a rank to see a plan" : "no model yet";
+      : !ready ? "no model yet" : own ? "these settings make no plan" : "paint a rank to see a plan";
     checkpoint.value.textContent = any ? formatBytes(cost.checkpoint) : EMPTY;
-    checkpoint.caption.textContent = any
-      ? `checkpoint, ${formatRatio(price.weights, cost.checkpoint)} smaller`
-      : "checkpoint";
+    const smaller = cost?.checkpoint < price.weights ? `${formatRatio(price.weights, cost.checkpoint)} smaller` : "the whole model";
+    checkpoint.caption.textContent = any ? `checkpoint, ${smaller}` : "checkpoint";
     peak.value.textContent = any ? about + formatChange(forecast.plan, forecast.full) : EMPTY;
     for (const [row, name, source] of [[full, "full fine-tuning", sources.full], [plan, "this plan", sources.plan]]) {
       row.source.textContent = row.memory ? source : "";
       row.node.classList.toggle("ll-savings-approximate", source === "≈ formula");
       row.value.textContent = row.memory ? formatBytes(totalOf(row.memory)) : EMPTY;
-      row.node.title = row.memory ? breakdown(name, row.memory, source) : "";
+      const notes = row === plan && own?.notes ? own.notes : [];
+      row.node.title = row.memory ? [breakdown(name, row.memory, source), ...notes].join("\n") : "";
     }
     trainable.node.title = any ? `${formatCount(cost.trainable)} of ${formatCount(price.parameters)} parameters` : "";
     checkpoint.node.title = any
@@ -197,10 +204,12 @@ function render({ model, el: host, signal }) {
   const unlisten = listen(model, {
     "change:price": drawPlan,
     "change:ranks": adopt,
+    "change:totals": drawPlan,
     "change:settings_text": drawPlan,
     "change:dry_run": drawPlan,
     "change:measured": drawMeasured,
     "change:run_ranks": drawMeasured,
+    "change:run_key": drawMeasured,
     "change:difference": drawMeasured,
     "change:note": drawMeasured,
   });

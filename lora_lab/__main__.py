@@ -1,0 +1,7 @@
+"""`python -m lora_lab`, for `accelerate launch -m lora_lab train run.yaml`."""
+
+import sys
+
+from lora_lab.cli import main
+
+sys.exit(main())

@@ -1,0 +1,78 @@
+"""YAML as people write it in run files: plain values only, 2e-4 is a number, no key twice."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lora_lab.errors import ConfigError
+
+_LARGEST = 2**20  # bytes; a run file is a page
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, mended where YAML 1.1 surprises."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        # Aliases of aliases blow a page up to gigabytes; nobody needs one here.
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "an alias is not read", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is no name; put it in quotes", node.start_mark
+                )
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} stands twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 takes 2e-4 for a string, because it has no point.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the mapping in a YAML or JSON file.
+
+    Raises:
+        ConfigError: it is not there, not YAML, or no mapping.
+    """
+    path = Path(path).expanduser()
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ConfigError(
+                f"{path} is too large for a run file; name the file with its settings"
+            )
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not readable YAML: {_one_line(error)}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds no settings; see `lora-lab train --help` for an example")
+    return value
+
+
+def to_yaml(value: dict[str, Any]) -> str:
+    """Return plain values as YAML, in their order."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

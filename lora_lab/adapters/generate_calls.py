@@ -1,0 +1,58 @@
+"""When a model's `generate` begins and ends, for adapters that have to know.
+
+Without a cache `generate` gives the model prompt and answer anew for every token, and no forward
+pass could tell where the one ends and the other begins.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Protocol
+
+
+class Listener(Protocol):
+    """What wants to know."""
+
+    def begin_generating(self, prefill_chunk_size: int | None) -> None:
+        """Hear that `generate` begins, and of how many tokens the prompt's pieces are."""
+
+    def end_generating(self) -> None:
+        """Hear that it has ended."""
+
+
+class _Generate:
+    """Stands in for a model's `generate`, and tells the listeners."""
+
+    def __init__(self, model: Any) -> None:
+        self.listeners: list[Listener] = []
+        self._model = model
+        self._generate = model.generate
+        functools.update_wrapper(self, self._generate)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        config = kwargs.get("generation_config") or self._model.generation_config
+        chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+        listeners = list(self.listeners)
+        for listener in listeners:
+            listener.begin_generating(chunk)
+        try:
+            return self._generate(*args, **kwargs)
+        finally:
+            for listener in listeners:
+                listener.end_generating()
+
+
+def watch(model: Any, listener: Listener) -> None:
+    """Tell a listener of the model's `generate` from now on."""
+    if not isinstance(vars(model).get("generate"), _Generate):
+        model.generate = _Generate(model)
+    model.generate.listeners.append(listener)
+
+
+def unwatch(model: Any, listener: Listener) -> None:
+    """Do so no longer; with the last one gone, the model's `generate` is its own again."""
+    own = vars(model).get("generate")
+    if isinstance(own, _Generate):
+        own.listeners = [other for other in own.listeners if other is not listener]
+        if not own.listeners:
+            del model.generate

@@ -1,0 +1,257 @@
+"""Several methods on one task: what each came to, and what it took."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_lab._format import format_bytes, plural
+from lora_lab._listing import Listing
+from lora_lab.analysis.records import (
+    end_state,
+    final_score,
+    metrics,
+    nothing_to_show,
+    refuse_differences,
+    shared_settings,
+)
+from lora_lab.analysis.table import number
+from lora_lab.errors import RunError
+
+if TYPE_CHECKING:
+    # `lora_lab.runs` measures with this package, so it cannot be imported at the top.
+    from lora_lab.runs.store import RunRecord
+
+# Every method wants its own learning rate; the rest of the training is the same for all.
+_FREE = ("learning_rate", "loraplus_lr_ratio", "weight_decay", "seed", "save_steps")
+_HEAD = "+Head"  # a combination's name ends so where a classifier's head has a config of its own
+_MEND = "compare runs of one model, task and training that differ in method, learning rate and seed"
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One method with one setting, over its runs.
+
+    Attributes:
+        method: the paper's name, such as "LoRA+PE"; a classifier's head has no part in it.
+        setting: what sets the row apart, such as "r = 8, q v".
+        learning_rate: the peak rate.
+        trainable: parameters at the end, AdaLoRA's after its last cut; a classifier's head is not
+            counted, as in the paper.
+        values: the metric of every run.
+        seconds: trained time of a run, the median.
+        peak_memory: bytes at the peak of training, the largest; see `MemoryReading`.
+        checkpoint_bytes: of the saved weights, the largest.
+    """
+
+    method: str
+    setting: str
+    learning_rate: float
+    trainable: int
+    values: tuple[float, ...]
+    seconds: float
+    peak_memory: int
+    checkpoint_bytes: int
+
+    @property
+    def mean(self) -> float:
+        """The mean of the values."""
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation of the values (n − 1); None of a single run."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True, repr=False)
+class MethodComparison:
+    """Methods side by side. Printing it shows a table.
+
+    Attributes:
+        metric: such as "loss_after" (nats a token), "bleu_after" or "accuracy_after".
+        model, task, steps: what all runs share.
+        rows: by the number of trainable parameters, fewest first.
+        base: the same metric before training; None where it was not measured.
+        note: what the reader has to know of the runs, "" when nothing.
+    """
+
+    metric: str
+    model: str
+    task: str
+    steps: int
+    rows: tuple[MethodRow, ...]
+    base: float | None
+    note: str
+
+    @property
+    def low_is_good(self) -> bool:
+        """Whether the metric is a loss."""
+        return self.metric.startswith("loss")
+
+    @property
+    def best(self) -> MethodRow:
+        """The row with the best mean."""
+        pick = min if self.low_is_good else max
+        return pick(self.rows, key=lambda row: row.mean)
+
+    def to_listing(self) -> Listing:
+        """Return the rows as a table for people."""
+        header = (
+            *("method", "setting", "learning rate", "trainable"),
+            *(self.metric, "seconds", "peak memory", "checkpoint"),
+        )
+        return Listing(header, tuple(map(_cells, self.rows)), frozenset(header[2:]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain JSON types."""
+        rows = [
+            {**vars(row), "values": list(row.values), "mean": row.mean, "spread": row.spread}
+            for row in self.rows
+        ]
+        return {**vars(self), "rows": rows}
+
+    def __str__(self) -> str:
+        return "\n".join(filter(None, (str(self.to_listing()), self.note)))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.to_listing()._repr_html_() + (f"<div>{self.note}</div>" if self.note else "")
+
+
+def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") -> MethodComparison:
+    """Lay runs of several methods side by side: what each came to, and what it took.
+
+    Runs of one method with the same setting and learning rate, such as those of several seeds,
+    make one row. Runs that have not ended with the metric are left out and counted in the note.
+
+    Args:
+        records: as `list_runs` returns them.
+        metric: a key of the runs' metrics; those that begin with "loss" are best when lowest.
+
+    Raises:
+        RunError: nothing to show: no runs, none that ended with the metric, or runs that are not
+            comparable (another model, task, number of steps, batch …); the line names the setting
+            in which they differ.
+    """
+    records = list(records)
+    settings = [_settings(record) for record in records]
+    refuse_differences(settings, _MEND)
+    ended = [record for record in records if final_score(record, metric) is not None]
+    if not ended:
+        raise nothing_to_show(records, metric)
+    groups: defaultdict[str, list[RunRecord]] = defaultdict(list)
+    for record in ended:
+        same = record.config["configs"], record.config["training"]["learning_rate"]
+        groups[json.dumps(same, sort_keys=True)].append(record)
+    rows = [_row(group, metric) for group in groups.values()]
+    shared = settings[0]
+    return MethodComparison(
+        metric=metric,
+        model=shared["model name"],
+        task=shared["task"],
+        steps=shared["max_steps"],
+        rows=tuple(sorted(rows, key=lambda row: (row.trainable, row.method, row.setting))),
+        base=_base(ended, metric),
+        note=_note(records, len(ended), groups.values()),
+    )
+
+
+def _settings(record: RunRecord) -> dict[str, Any]:
+    try:
+        record.config["configs"], record.config["method"]
+        return shared_settings(record, _FREE)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{record.folder / 'config.json'} does not tell its method ({error!r}); leave that "
+            "run out"
+        ) from None
+
+
+def _row(runs: Sequence[RunRecord], metric: str) -> MethodRow:
+    config = runs[0].config
+    scores = (final_score(run, metric) for run in runs)
+    return MethodRow(
+        method=config["method"].removesuffix(_HEAD),
+        setting="; ".join(filter(None, map(_setting, config["configs"]))),
+        learning_rate=config["training"]["learning_rate"],
+        trainable=max(_measured(run, "trainable") for run in runs) - _head(config),
+        values=tuple(score for score in scores if score is not None),
+        seconds=statistics.median(_measured(run, "seconds") for run in runs),
+        peak_memory=max(_measured(run, "peak_memory") for run in runs),
+        checkpoint_bytes=max(_measured(run, "checkpoint_bytes") for run in runs),
+    )
+
+
+def _head(config: Mapping[str, Any]) -> int:
+    """Return how many parameters of a classifier's head a run has trained beside its method."""
+    only_head = config["method"] == _HEAD.removeprefix("+")
+    return 0 if only_head else config["task"].get("head_parameters", 0)
+
+
+def _measured(run: RunRecord, key: str) -> Any:
+    summary = run.summary or {}
+    if key not in summary:
+        raise RunError(
+            f"{run.folder / 'summary.json'} has no {key!r}: the run is older than comparisons of "
+            "methods; leave it out or train it again"
+        )
+    return summary[key]
+
+
+def _setting(config: Mapping[str, Any]) -> str:
+    """Return what a config's count depends on, in the paper's letters."""
+    parts = []
+    if "target_r" in config:
+        parts.append(f"r = {config['init_r']} → {config['target_r']}")
+    elif "r" in config:
+        parts.append(f"r = {config['r']}")
+    if targets := config.get("target_modules"):
+        parts.append(targets if isinstance(targets, str) else " ".join(targets))
+    if "prefix_length" in config:
+        parts.append(f"l_p = {config['prefix_length']}, l_i = {config['infix_length']}")
+    if config.get("new_biases"):
+        parts.append("new biases")
+    return ", ".join(parts)
+
+
+def _base(runs: Sequence[RunRecord], metric: str) -> float | None:
+    """Return what the bare model came to, the mean over the runs: all measured the same."""
+    before = f"{metric.removesuffix('_after')}_before"
+    found = [metrics(run)[before] for run in runs if before in metrics(run)]
+    return statistics.fmean(found) if found else None
+
+
+def _note(records: Sequence[RunRecord], ended: int, groups: Iterable[Sequence[RunRecord]]) -> str:
+    parts = []
+    if head := max(map(_head, (record.config for record in records))):
+        parts.append(f"heads of {head:,} parameters are trained too and not counted")
+    sizes = {len(group) for group in groups}
+    if max(sizes) > 1:
+        counts = " to ".join(str(n) for n in sorted({min(sizes), max(sizes)}))
+        parts.append(f"{counts} runs a row: mean ± standard deviation")
+    failed = sum(end_state(record) == "failed" for record in records)
+    if failed:
+        parts.append(f"{plural(failed, 'run')} failed")
+    if left_out := len(records) - ended - failed:
+        parts.append(f"{plural(left_out, 'run')} not finished, or without the metric, left out")
+    return "; ".join(parts)
+
+
+def _cells(row: MethodRow) -> tuple[str, ...]:
+    spread = "" if row.spread is None else f" ± {row.spread:.2g}"
+    return (
+        row.method,
+        row.setting,
+        f"{row.learning_rate:g}",
+        f"{row.trainable:,}",
+        number(row.mean) + spread,
+        f"{row.seconds:.0f}",
+        format_bytes(row.peak_memory),
+        format_bytes(row.checkpoint_bytes),
+    )

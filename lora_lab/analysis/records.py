@@ -1,0 +1,83 @@
+"""What comparisons read of the runs on disk, and which runs they refuse to compare."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lora_lab._format import format_count
+from lora_lab.configs import TrainingConfig
+from lora_lab.errors import RunError
+
+if TYPE_CHECKING:
+    # `lora_lab.runs` measures with this package, so it cannot be imported at the top.
+    from lora_lab.runs.store import RunRecord
+
+_MODEL = ("hub_id", "name", "parameters", "dtype")
+
+
+def shared_settings(record: RunRecord, free: Iterable[str]) -> dict[str, Any]:
+    """Return a run's task, model and training settings, flat.
+
+    Args:
+        record: one run.
+        free: the training settings that are left out: they may differ from run to run.
+
+    Raises:
+        KeyError, TypeError, AttributeError: config.json is not a run's.
+    """
+    model: Mapping[str, Any] = record.config["model"]
+    # A field that a run is older than has its default.
+    training = {**TrainingConfig().to_dict(), **record.config["training"]}
+    free = set(free)
+    return {
+        "task": record.config["task"]["name"],
+        **{f"model {key}": model.get(key) for key in _MODEL},
+        **{key: value for key, value in training.items() if key not in free},
+    }
+
+
+def refuse_differences(settings: Sequence[Mapping[str, Any]], mend: str) -> None:
+    """Raise `RunError` unless all runs have the same settings.
+
+    Args:
+        settings: of each run, as `shared_settings` returns them.
+        mend: what to give instead.
+    """
+    if not settings:
+        raise RunError("there are no runs to compare; train some, or name another folder of runs")
+    for key in dict.fromkeys(key for one in settings for key in one):
+        values = list(dict.fromkeys(json.dumps(one.get(key)) for one in settings))
+        if len(values) > 1:
+            shown = ", ".join(values[:3]) + (", …" if len(values) > 3 else "")
+            raise RunError(f"these runs are not comparable: {key} is {shown}; {mend}")
+
+
+def end_state(record: RunRecord) -> str | None:
+    """Return how a run ended; None: it has not, or was cut off."""
+    return record.summary.get("state") if record.summary else None
+
+
+def metrics(record: RunRecord) -> Mapping[str, Any]:
+    """Return a run's metrics, as far as it came."""
+    return (record.summary or {}).get("metrics") or {}
+
+
+def final_score(record: RunRecord, metric: str) -> float | None:
+    """Return a finished run's metric; None where it is not there, or not finite."""
+    found = metrics(record).get(metric) if end_state(record) == "done" else None
+    return float(found) if isinstance(found, (int, float)) and math.isfinite(found) else None
+
+
+def nothing_to_show(records: Sequence[RunRecord], metric: str) -> RunError:
+    """Return the error of a comparison in which no run ended with the metric."""
+    known = {name for record in records for name in metrics(record)}
+    if known - {metric}:
+        shown = ", ".join(sorted(known))
+        return RunError(f"no run ended with {metric!r}; the runs' metrics are {shown}")
+    return RunError(
+        f"none of {format_count(len(records))} runs ended with {metric!r}: they failed, are still "
+        "running, or had eval_examples=0"
+    )

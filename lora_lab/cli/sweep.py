@@ -1,0 +1,101 @@
+"""`lora-lab sweep`: many runs from a file, here or on a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lora_lab._format import plural
+from lora_lab.cli.command import Command, Report
+
+if TYPE_CHECKING:
+    from lora_lab.sweeps import Cell, CellResult
+    from lora_lab.sweeps.plan import SweepPlan
+
+_LOOKS = 1.0  # seconds between two looks at the sweep
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", help="a sweep file")
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help='train on a Ray cluster: its address, "auto", or nothing to start one here',
+    )
+    parser.add_argument("--gpus", type=float, help="GPUs a cell takes on the cluster")
+
+
+def _run(options: argparse.Namespace) -> Report:
+    from lora_lab.sweeps.plan import SweepPlan
+
+    plan = SweepPlan.read(options.plan)
+    if options.ray is not None:
+        from lora_lab.sweeps.cluster import sweep_on_ray
+
+        results = sweep_on_ray(plan, options.ray or None, options.gpus)
+    else:
+        results = _here(plan, quiet=options.json)
+    cells = plan.cells()
+    return Report(_json(plan, cells, results), _text(plan, cells, results))
+
+
+def _here(plan: SweepPlan, quiet: bool) -> dict[str, CellResult]:
+    from lora_lab.sweeps import Sweep
+
+    lm, task = plan.recipe.load()
+    made = Sweep(lm, task, plan.cells(), plan.folder, plan.asha).start()
+    told = made.snapshot.skipped
+    try:
+        while not made.wait(_LOOKS):
+            seen = made.snapshot
+            if not quiet and len(seen.ended) > told:
+                told = len(seen.ended)
+                print(f"{told} of {seen.total} cells", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        made.stop()
+        made.wait()
+    return made.results()
+
+
+def _json(
+    plan: SweepPlan, cells: tuple[Cell, ...], results: Mapping[str, CellResult]
+) -> dict[str, Any]:
+    rows = []
+    for cell in cells:
+        ended = results.get(cell.id)
+        rows.append(
+            {
+                "cell": cell.id,
+                "changes": {
+                    k: list(v) if isinstance(v, tuple) else v for k, v in cell.changes.items()
+                },
+                "state": ended.state if ended else "open",
+                "run": ended.run if ended else None,
+                "steps": ended.step if ended else 0,
+                "metrics": dict(ended.metrics) if ended else {},
+                "problem": ended.problem if ended else "",
+            }
+        )
+    return {"folder": str(plan.folder), "cells": rows}
+
+
+def _text(plan: SweepPlan, cells: tuple[Cell, ...], results: Mapping[str, CellResult]) -> str:
+    width = max(len(str(cell)) for cell in cells)
+    lines = []
+    for cell in cells:
+        ended = results.get(cell.id)
+        facts = "open" if ended is None else ended.problem or ended.state
+        scores = {} if ended is None else ended.metrics
+        shown = "  ".join(
+            f"{name} {value:.4g}" for name, value in scores.items() if name.endswith("_after")
+        )
+        lines.append(f"{cell!s:<{width}}  {facts:<14}{shown}".rstrip())
+    count = plural(len(results), "cell")
+    return "\n".join([*lines, f"{count} of {len(cells)} ended; runs are in {plan.folder}"])
+
+
+SWEEP = Command("train a grid or random draws from a sweep file, here or on Ray", _arguments, _run)

@@ -1,0 +1,34 @@
+"""Methods' configs as plain values, as run files hold them: {"class": "LoraConfig", "r": 8, …}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lora_lab import configs
+from lora_lab.errors import ConfigError
+
+
+def method_to_dict(config: Any) -> dict[str, Any]:
+    """Return a config as plain values, with its class."""
+    return {"class": type(config).__name__, **config.to_dict()}
+
+
+def method_from_dict(values: Any) -> Any:
+    """Return the config that `method_to_dict` wrote, or that a person did.
+
+    Raises:
+        ConfigError: no mapping, a class that is no method's, or a field that it does not have.
+    """
+    known = {kind.__name__: kind for kind in configs.MethodConfig.__args__}
+    name = values.get("class") if isinstance(values, Mapping) else None
+    if name not in known:
+        raise ConfigError(
+            f"a method is {str(values)[:60]!r}; it must have a class, one of "
+            f"{', '.join(sorted(known))}, such as {{class: LoraConfig, r: 8}}"
+        )
+    fields = {key: value for key, value in values.items() if key != "class"}
+    try:
+        return known[name].from_dict(fields)
+    except TypeError as error:  # a list where a number belongs
+        raise ConfigError(f"{name}: {error}") from None

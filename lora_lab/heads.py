@@ -1,0 +1,29 @@
+"""Which modules of a classifier are its head."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lora_lab.anatomy.reader import ADAPTER_CHILD, LEARNED_CHILD, SAVED_CHILD
+
+_HUNG = (ADAPTER_CHILD, LEARNED_CHILD, SAVED_CHILD)
+
+
+def is_classifier(model: nn.Module) -> bool:
+    """Return whether a model puts texts into classes: a …ForSequenceClassification."""
+    return any(kind.__name__.endswith("ForSequenceClassification") for kind in type(model).mro())
+
+
+def head_modules(model: nn.Module) -> tuple[str, ...]:
+    """Return the modules of a classifier outside of the model that reads the text; () of others.
+
+    They are BERT's "classifier", a decoder's "score", DeBERTa's "pooler" and "classifier".
+    """
+    if not is_classifier(model):
+        return ()
+    backbone = getattr(model, "base_model_prefix", "")
+    return tuple(
+        name
+        for name, child in model.named_children()
+        if name != backbone and name not in _HUNG and any(True for _ in child.parameters())
+    )

@@ -1,0 +1,127 @@
+"""A run's checkpoints: written whole or not at all, read without running anything.
+
+checkpoints/step-N/   the adapter as `save_adapter` writes it; the newest two also hold state.pt
+    state.pt          tensors, numbers and containers of them; `torch.load(…, weights_only=True)`
+    passing           an empty file: the folder goes when two newer ones are there
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_lab.errors import RunError
+from lora_lab.runs.disk import disk, fill
+
+STATE_FILE = "state.pt"
+_FORMAT = 1
+_PASSING = "passing"
+_KEPT = 2  # with state: the newest, and one before it should the disk have damaged that
+_NAME = re.compile(r"step-(0|[1-9][0-9]{0,11})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A place to go on from.
+
+    Attributes:
+        step: optimizer steps done.
+        folder: `load_adapter` reads it.
+        state: what `Worker` wrote; see there.
+    """
+
+    step: int
+    folder: Path
+    state: Mapping[str, Any]
+
+
+def save(
+    run_folder: Path,
+    step: int,
+    write_adapter: Callable[[Path], object],
+    state: Mapping[str, Any],
+    *,
+    passing: bool = False,
+) -> Path:
+    """Write checkpoints/step-N/ and take from older ones what is not needed any more.
+
+    Args:
+        run_folder: the run's.
+        step: optimizer steps done.
+        write_adapter: writes the adapter into the folder that it is given.
+        state: what going on needs; the newest two checkpoints keep theirs: an optimizer is twice
+            the adapter's size.
+        passing: drop this one whole, and not only its state, when two newer ones are there.
+
+    Raises:
+        RunError: the disk does not take it; what was there before is there still.
+    """
+    parent = run_folder / "checkpoints"
+
+    def write(folder: Path) -> None:
+        write_adapter(folder)
+        torch.save({"format": _FORMAT, "step": step, **state}, folder / STATE_FILE)
+        if passing:
+            (folder / _PASSING).touch()
+
+    path = fill(parent / f"step-{step}", write)
+    with disk(parent):
+        for _, old in folders(run_folder)[_KEPT:]:
+            if (old / _PASSING).exists():
+                shutil.rmtree(old)
+            else:
+                (old / STATE_FILE).unlink(missing_ok=True)
+    return path
+
+
+def folders(run_folder: Path) -> list[tuple[int, Path]]:
+    """Return (step, folder) of a run's whole checkpoints, the newest first."""
+    found = [
+        (int(match[1]), path)
+        for path in (run_folder / "checkpoints").glob("step-*")
+        if (match := _NAME.fullmatch(path.name)) and path.is_dir()
+    ]
+    return sorted(found, reverse=True)
+
+
+def newest(run_folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint that can be gone on from; None where there never was one.
+
+    A damaged one is passed over for the one before it.
+
+    Raises:
+        RunError: there are some, and none can be read.
+    """
+    problem: RunError | None = None
+    for step, folder in folders(run_folder):
+        if not (folder / STATE_FILE).is_file():
+            continue
+        try:
+            return Checkpoint(step, folder, _read(folder / STATE_FILE, step))
+        except RunError as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
+    return None
+
+
+def _read(path: Path, step: int) -> Mapping[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile's, pickle's and torch's own
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(
+            f"{path} cannot be read: {first}; train again, or load the adapter beside it"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != _FORMAT or state.get("step") != step:
+        raise RunError(
+            f"{path} is not a state that this version goes on from; train again, or load the "
+            "adapter beside it"
+        )
+    return state

@@ -1,0 +1,116 @@
+"""The data of a run whose task has classes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lora_lab.runs.data import SAMPLES, RunData
+from lora_lab.runs.samples import Sample
+from lora_lab.tasks import ClassificationTask, LabelledText
+from lora_lab.tasks.class_encoding import EncodedText, collate_texts, encode_texts
+from lora_lab.tasks.encoding import pad_id
+from lora_lab.tasks.generation import evaluating
+
+if TYPE_CHECKING:
+    from lora_lab.runs.run import Run
+
+
+class ClassificationData(RunData):
+    """Texts with classes; held-out ones are classified and scored."""
+
+    def __init__(self, run: Run, should_stop: Callable[[], bool]) -> None:
+        super().__init__(run, should_stop)
+        self._task = task = cast(ClassificationTask, run.task)
+        self.held_out: list[LabelledText] = list(task.validation[: self.training.eval_examples])
+        self.samples = tuple(Sample(e.shown, (e.label,)) for e in self.held_out[:SAMPLES])
+        self._numbers = class_numbers(self.model.config, task.labels)
+        learned = sum(getattr(config, "tokens", 0) for config in run.configs)  # prefix methods'
+        self._max_length = min(
+            self.training.max_length, _room(self.model.config, self.tokenizer) - learned
+        )
+
+    @property
+    def collate(self) -> Callable[[list[EncodedText]], dict[str, Tensor]]:
+        """What pads texts to a batch."""
+        pad = getattr(self.model.config, "pad_token_id", None)
+        return functools.partial(
+            collate_texts, pad_id=pad_id(self.tokenizer) if pad is None else pad
+        )
+
+    @property
+    def loss(self) -> Callable[..., Tensor]:
+        """Cross-entropy, the mean over all texts of an optimizer step."""
+        return step_loss
+
+    def encode(self, examples: Sequence[LabelledText], part: str) -> list[EncodedText]:
+        """Encode; a line in the notes tells of texts that were cut."""
+        encoded, cut = encode_texts(examples, self._numbers, self.tokenizer, self._max_length)
+        if cut:
+            self.note(
+                f"{cut} of {len(examples)} {part} texts were cut at their end to fit "
+                f"{self._max_length} tokens"
+            )
+        # Of models that tell two texts apart only; GPT-2 would embed these numbers as words.
+        if (getattr(self.model.config, "type_vocab_size", None) or 0) < 2:
+            for item in encoded:
+                item.pop("token_type_ids", None)
+        return encoded
+
+    def evaluate(self, adapted: bool) -> dict[str, float] | None:
+        """Score; see `RunData.evaluate`.
+
+        Returns:
+            {"loss": mean over the texts, nats; "accuracy": 0 to 100; …}, or None.
+        """
+        total = 0.0
+        chosen: list[int] = []
+        with evaluating(self.model), torch.no_grad():
+            for batch in self.batches():
+                if self.should_stop():
+                    return None
+                labels = batch.pop("labels")
+                logits = self.model(**batch).logits.float()
+                total += cross_entropy(logits, labels, reduction="sum").item()
+                chosen += logits.argmax(-1).tolist()
+        names = {number: label for label, number in self._numbers.items()}
+        answers = [names[number] for number in chosen]
+        self.keep_answers(answers, adapted)
+        return {"loss": total / len(chosen), **self._task.score(answers, self.held_out)}
+
+
+def step_loss(output: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
+    """Return one pass's share of the step's mean cross-entropy, in float32.
+
+    A …ForSequenceClassification takes the mean of the pass, so that passes of different sizes
+    would weigh the same, and some of them are summed over the step by transformers' Trainer.
+
+    Args:
+        output: the model's, with logits of shape (batch, classes).
+        labels: int64, (batch,).
+        num_items_in_batch: texts of all passes of the step.
+    """
+    return cross_entropy(output.logits.float(), labels, reduction="sum") / num_items_in_batch
+
+
+def class_numbers(config: Any, labels: Sequence[str]) -> dict[str, int]:
+    """Return {class of the task: its number in the model}.
+
+    A model that knows the very same names has its own order; else the task's holds.
+    """
+    own = {str(name): int(number) for number, name in (config.id2label or {}).items()}
+    if set(own) == set(labels):
+        return {label: own[label] for label in labels}
+    return {label: number for number, label in enumerate(labels)}
+
+
+def _room(config: Any, tokenizer: Any) -> int:
+    """Return how many tokens model and tokenizer take."""
+    # Models without a limit (relative positions) get one far above any text of ours.
+    positions = getattr(config, "max_position_embeddings", None) or 1 << 20
+    return min(positions, tokenizer.model_max_length)

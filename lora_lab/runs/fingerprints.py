@@ -1,0 +1,40 @@
+"""Is it the same base and the same data? What a run writes down, and a resume compares."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lora_lab.adapters.base import base_parameters, original_weight
+
+if TYPE_CHECKING:
+    from lora_lab.tasks import Task
+
+_SAMPLES = 64  # values of each matrix, evenly spaced: another model or another dtype shows in them
+
+
+def base_fingerprint(model: nn.Module) -> str:
+    """Return a hash of the base's shapes, dtypes and some of the values of every matrix.
+
+    Adapters that are on the model, or merged into it, do not count.
+    """
+    found = hashlib.sha256()
+    with torch.no_grad():
+        for parameter in base_parameters(model):
+            found.update(f"{tuple(parameter.shape)} {parameter.dtype};".encode())
+            weight = original_weight(model, parameter).detach().reshape(-1)
+            if weight.numel():
+                values = weight[:: max(1, weight.numel() // _SAMPLES)].cpu().contiguous()
+                found.update(values.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def data_fingerprint(task: Task | Any) -> str:
+    """Return a hash of all training examples in their order."""
+    found = hashlib.sha256()
+    for example in task.train:
+        found.update(repr(example).encode())
+    return found.hexdigest()

@@ -1,0 +1,91 @@
+"""Who is at work on a run's folder: a lock that the system lets go of when its holder is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from lora_lab.errors import RunError
+
+LOCK_FILE = "lock.json"  # {"pid", "host"} of the holder, or of the last one
+
+
+class RunLock:
+    """Holds a run's folder for this process, until `release` or the process's end.
+
+    `kill -9` ends it too. Where a file system knows no locks, nobody is kept out.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK_FILE
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Take the folder; a no-op where it is held already.
+
+        Raises:
+            RunError: somebody else is at work on it.
+            OSError: the disk does not take the file.
+        """
+        if self._file is not None:
+            return
+        file = self._path.open("a+", encoding="utf-8")
+        if not _lock(file):
+            file.close()
+            who = holder(self._path.parent) or {}
+            raise RunError(
+                f"run {self._path.parent.name} is running in process {who.get('pid', '?')} on "
+                f"{who.get('host', '?')}; stop it there first"
+            )
+        self._file = file
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
+        file.flush()
+
+    def release(self) -> None:
+        """Let go. Doing it twice is no error."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            with contextlib.suppress(OSError):
+                file.close()
+
+
+def holder(folder: Path) -> Mapping[str, Any] | None:
+    """Return {"pid", "host"} of the process that is at work on a run, None where none is."""
+    try:
+        with (folder / LOCK_FILE).open("r+", encoding="utf-8") as file:
+            if _lock(file):
+                return None  # closing gives it back
+            text = file.read() if sys.platform != "win32" else ""
+    except OSError:
+        return None  # no lock, or a folder that nobody can write to
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock an open file; return False where another open file has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True  # the file system has no locks
+    return True

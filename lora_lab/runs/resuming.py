@@ -1,0 +1,202 @@
+"""Going on with a run that ended before its last step, from what is on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_lab import configs
+from lora_lab.configs import MethodConfig, TrainingConfig
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.runs import checkpoints
+from lora_lab.runs.fingerprints import base_fingerprint, data_fingerprint
+from lora_lab.runs.records import RecordState, RunRecord, find_run
+
+if TYPE_CHECKING:
+    from lora_lab.models import LoadedModel
+    from lora_lab.runs.run import Run
+    from lora_lab.tasks import ClassificationTask, Task
+
+
+def resume(
+    run: RunRecord | str | os.PathLike[str],
+    lm: LoadedModel | None = None,
+    task: Task | ClassificationTask | None = None,
+    *,
+    output_dir: str | os.PathLike[str] = "runs",
+    start: bool = True,
+) -> Run:
+    """Go on with a run from its last checkpoint, in its folder; returns at once.
+
+    On the CPU every loss from there on, and the adapter at the end, are bit for bit those of the
+    run left alone. What metrics.jsonl and the spectra have of later steps is dropped. A run that
+    was cut off before its first checkpoint begins again.
+
+    Args:
+        run: its id, its folder, or what `lora_lab.runs` lists.
+        lm: the base model; may be left out where `load_model` had loaded it.
+        task: the data; may be left out where `load_task` had loaded it.
+        output_dir: where the folder of that id is.
+        start: False leaves the run idle.
+
+    Raises:
+        RunError: there is no such run, it is done, it is running, it would fail the same way
+            again, or the base model or the data are not those that it had.
+        ModelError, TaskError: the model or the data cannot be loaded any more.
+    """
+    from lora_lab.runs.run import Run
+    from lora_lab.runs.store import RunStore
+
+    record = find_run(run, output_dir)
+    _check_state(record)
+    _refuse_links(record.folder)
+    checkpoint = checkpoints.newest(record.folder)
+    methods, training = read_configs(record)
+    lm = lm or _load_model(record)
+    task = task or _load_task(record)
+    _compare(record, lm, task)
+    made = Run(
+        lm,
+        task,
+        methods[0] if len(methods) == 1 else methods,
+        training,
+        store=RunStore(record.folder),
+        resumes=checkpoint,
+    )
+    return made.start() if start else made
+
+
+def model_source(lm: LoadedModel, task: Any) -> dict[str, Any] | None:
+    """Return what `load_model` needs to load a model again; None of one that the user gave."""
+    card = lm.card
+    if card.source == "given":
+        return None
+    name = str(Path(card.name).expanduser().resolve()) if card.source == "folder" else card.name
+    source: dict[str, Any] = {"name": name, "dtype": card.dtype}
+    source["device"] = card.device.partition(":")[0]
+    if labels := getattr(task, "labels", None):
+        source["labels"] = list(labels)
+    return source
+
+
+def read_configs(record: RunRecord) -> tuple[tuple[MethodConfig, ...], TrainingConfig]:
+    """Return a run's configs, from its config.json.
+
+    Raises:
+        RunError: a class or a field that is none of ours.
+    """
+    where = record.folder / "config.json"
+    try:
+        training = TrainingConfig.from_dict(record.config["training"])
+        methods = tuple(_method(values) for values in record.config["configs"])
+        if not methods:
+            raise ConfigError("it names no method")
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{where} cannot be gone on from: {error}; start a new run") from error
+    return methods, training
+
+
+def _method(values: Mapping[str, Any]) -> MethodConfig:
+    fields = {key: value for key, value in values.items() if key != "class"}
+    name = str(values["class"])
+    kind = getattr(configs, name, None) if name in configs.__all__ else None
+    methods: tuple[type, ...] = MethodConfig.__args__
+    if kind not in methods:
+        known = ", ".join(sorted(method.__name__ for method in methods))
+        raise ConfigError(f"it names the class {name[:60]!r}, which is none of {known}")
+    return kind.from_dict(fields)
+
+
+def _check_state(record: RunRecord) -> None:
+    state = record.state
+    if state is RecordState.RUNNING:
+        raise RunError(f"run {record.id} is running here; its own resume() ends a pause")
+    if state is RecordState.ELSEWHERE:
+        raise RunError(f"run {record.id} is running in another process; stop it there first")
+    if state is RecordState.DONE:
+        raise RunError(f"run {record.id} is done; call train() for a new run")
+    summary = record.summary or {}
+    if state is RecordState.FAILED and summary.get("repeats"):
+        raise RunError(
+            f"run {record.id} failed by itself and would do so again "
+            f"({summary.get('problem', 'its loss is no number')}); call train() with a lower "
+            "learning_rate"
+        )
+
+
+def _refuse_links(folder: Path) -> None:
+    """A run that somebody handed on may not have us write anywhere but into its folder."""
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise RunError(f"{path} is a link; copy the run's folder with its files, then resume")
+
+
+def _load_model(record: RunRecord) -> LoadedModel:
+    from lora_lab.models import load_model
+
+    source = _source(record, "model")
+    if source is None:
+        name = _known_name(record, "model")
+        raise RunError(
+            f"run {record.id} trained {name}, a model of your own; pass it: resume(…, lm)"
+        )
+    device = str(source.get("device", "auto"))
+    labels = source.get("labels")
+    return load_model(
+        str(source["name"]),
+        device="cpu" if device == "cpu" else "auto",
+        dtype=str(source.get("dtype", "auto")),
+        labels=None if labels is None else [str(label) for label in labels],
+    )
+
+
+def _load_task(record: RunRecord) -> Task | ClassificationTask:
+    from lora_lab.tasks import load_task
+
+    source = _source(record, "task")
+    if source is None:
+        name = _known_name(record, "task")
+        raise RunError(
+            f"run {record.id} trained on {name}, a task of your own; pass it: resume(…, task=…)"
+        )
+    options = {key: value for key, value in source.items() if key != "name"}
+    unknown = set(options) - _TASK_OPTIONS
+    if unknown:
+        raise RunError(f"run {record.id}: its task has an unknown setting {min(unknown)!r}")
+    load: Any = load_task
+    return load(str(source["name"]), **options)
+
+
+_TASK_OPTIONS = {"prompt", "completion", "text", "label", "pair", "validation", "test", "seed"}
+
+
+def _compare(record: RunRecord, lm: LoadedModel, task: Any) -> None:
+    """Refuse another base model, or other data, than the run had."""
+    known = record.config.get("fingerprints")
+    if not isinstance(known, dict):
+        raise RunError(
+            f"run {record.id} is of an earlier version, which did not note what goes on from it "
+            "needs; start a new run"
+        )
+    if known.get("data") != data_fingerprint(task):
+        raise RunError(
+            f"the training examples of {task.name} are not those of run {record.id} any more; put "
+            "the data back as they were, or start a new run"
+        )
+    if known.get("base") != base_fingerprint(lm.model):
+        card = record.config.get("model", {})
+        raise RunError(
+            f"{lm.card.name} ({lm.card.dtype}) is not the base model of run {record.id}, which was "
+            f"{card.get('name')} ({card.get('dtype')}) with other weights; load that one"
+        )
+
+
+def _source(record: RunRecord, what: str) -> Mapping[str, Any] | None:
+    source = (record.config.get("sources") or {}).get(what)
+    return source if isinstance(source, dict) and "name" in source else None
+
+
+def _known_name(record: RunRecord, what: str) -> str:
+    return str((record.config.get(what) or {}).get("name", "something"))

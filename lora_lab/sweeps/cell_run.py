@@ -1,0 +1,99 @@
+"""One cell of a sweep, trained to its end or until ASHA ends it; the same on every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lora_lab.adapters import detach
+from lora_lab.errors import LoraLabError
+from lora_lab.runs import Run, RunState
+from lora_lab.runs.records import RecordState
+from lora_lab.sweeps.cells import Cell
+from lora_lab.sweeps.store import CellResult, SweepStore
+
+if TYPE_CHECKING:
+    from lora_lab.models import LoadedModel
+    from lora_lab.tasks import ClassificationTask, Task
+
+_LOOKS = 0.05  # seconds between two looks at a running cell
+_WINDOW = 10  # optimizer steps whose mean loss a rung compares
+
+
+def train_cell(
+    lm: LoadedModel,
+    task: Task | ClassificationTask,
+    cell: Cell,
+    store: SweepStore,
+    rungs: Sequence[int] = (),
+    goes_on: Callable[[int, float], bool] = lambda _rung, _loss: True,
+    started: Callable[[Run], None] = lambda _run: None,
+) -> CellResult:
+    """Train a cell; one that was cut off goes on from its last checkpoint.
+
+    The model is given back as it was, without the cell's adapter.
+
+    Args:
+        lm: the model that all cells adapt, one after another.
+        task: the data.
+        cell: what to train.
+        store: where its run's folder goes. The result is returned, not written.
+        rungs: steps at which `goes_on` is asked.
+        goes_on: told the step and the mean loss of the ten steps before it; False ends the cell.
+        started: told the run as soon as it runs.
+    """
+    seen: dict[int, float] = {}
+    run: Run | None = None
+    try:
+        run = _resumed(lm, task, cell, store) or _new(lm, task, cell, store)
+        started(run)
+        stopped = False
+        waiting = list(rungs)
+        while not run.wait(_LOOKS):
+            if waiting and not stopped and run.snapshot.step >= waiting[0]:
+                rung = waiting.pop(0)
+                seen[rung] = _loss_at(run, rung)
+                if not goes_on(rung, seen[rung]):
+                    stopped = True
+                    run.stop()
+        snapshot = run.snapshot
+        problem = snapshot.problem.message if snapshot.problem else ""
+        if snapshot.state is RunState.FAILED:
+            return CellResult(cell.id, "failed", run.id, snapshot.step, {}, seen, problem)
+        early = stopped and snapshot.step < snapshot.total_steps
+        return CellResult(
+            cell.id,
+            "stopped early" if early else "done",
+            run.id,
+            snapshot.step,
+            dict(snapshot.metrics),
+            seen,
+        )
+    except LoraLabError as error:
+        name, step = (run.id, run.snapshot.step) if run else ("", 0)
+        return CellResult(cell.id, "failed", name, step, {}, seen, str(error))
+    finally:
+        detach(lm.model)
+
+
+def _resumed(
+    lm: LoadedModel, task: Task | ClassificationTask, cell: Cell, store: SweepStore
+) -> Run | None:
+    """Go on with the cell's run, if there is one that can be gone on from."""
+    record = store.run_of(cell.id)
+    if record is None or record.state not in (RecordState.CUT_OFF, RecordState.STOPPED):
+        return None
+    return record.resume(lm, task)
+
+
+def _new(lm: LoadedModel, task: Task | ClassificationTask, cell: Cell, store: SweepStore) -> Run:
+    config = cell.configs[0] if len(cell.configs) == 1 else cell.configs
+    return Run(lm, task, config, cell.training, store.folder, cell.id).start()
+
+
+def _loss_at(run: Run, step: int) -> float:
+    """Return the mean loss of the steps up to this one, as far as they are known."""
+    near = [loss for at, loss in run.snapshot.losses if step - _WINDOW < at <= step]
+    return float(np.mean(near)) if near else float("nan")

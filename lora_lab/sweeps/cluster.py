@@ -1,0 +1,115 @@
+"""A sweep on a Ray cluster: Ray Tune hands the cells out, and starts again what a node lost.
+
+Every worker loads model and task by name, and writes to the sweep's folder, which all of them must
+see. A cell whose worker was lost goes on from its last checkpoint on another; what is in
+cells.jsonl is not trained again.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.sweeps.asha import Asha
+from lora_lab.sweeps.cell_run import train_cell
+from lora_lab.sweeps.local import told
+from lora_lab.sweeps.plan import SweepPlan
+from lora_lab.sweeps.store import CellResult, SweepStore
+
+_RETRIES = 5  # lost workers a cell survives
+
+
+def sweep_on_ray(
+    plan: SweepPlan, address: str | None = None, gpus: float | None = None
+) -> dict[str, CellResult]:
+    """Train what has not been trained yet, side by side; returns {cell: how it ended}.
+
+    Args:
+        plan: model, task and cells.
+        address: of a running cluster, such as "auto"; None: what `ray.init` finds or starts.
+        gpus: that each cell takes; None: one where the cluster has any, else one CPU.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        RunError: the cluster cannot be reached, or cells failed to end at all.
+    """
+    try:
+        import ray
+        from ray import tune
+    except ImportError:
+        raise ConfigError(
+            'a sweep on a cluster needs Ray: pip install "lora-lab[ray]" on every node'
+        ) from None
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False)
+        except (ConnectionError, RuntimeError) as error:
+            raise RunError(f"no Ray cluster at {address}: {error}") from None
+
+    store = SweepStore(plan.folder)
+    lm, task = plan.recipe.load()  # a wrong name is told here, not by every worker
+    store.begin(told(lm, task), plan.cells())
+    del lm, task
+    ended = store.ended()
+    open_cells = [c.id for c in plan.cells() if c.id not in ended or ended[c.id].state == "failed"]
+    if open_cells:
+        _tune(ray, tune, plan, store, open_cells, gpus)
+    ids = {cell.id for cell in plan.cells()}
+    found = {key: result for key, result in store.ended().items() if key in ids}
+    if missing := len(ids) - len(found):
+        raise RunError(f"{missing} of {len(ids)} cells did not end; call it again to go on")
+    return found
+
+
+def _tune(
+    ray: Any, tune: Any, plan: SweepPlan, store: SweepStore, cells: list[str], gpus: float | None
+) -> None:
+    rule = None
+    if plan.asha is not None:
+        seen: dict[int, list[float]] = {}
+        for result in store.ended().values():
+            for rung, loss in result.rungs.items():
+                seen.setdefault(rung, []).append(loss)
+        # One for all workers: the rule looks at all that have come to a rung.
+        rule = ray.remote(num_cpus=0)(Asha).remote(plan.asha, seen)
+    share = gpus if gpus is not None else min(1.0, ray.cluster_resources().get("GPU", 0.0))
+    resources = {"cpu": 1, **({"gpu": share} if share else {})}
+    trainable = functools.partial(_work, plan=plan, rule=rule)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources),
+        param_space={"cell": tune.grid_search(cells)},
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(plan.folder),
+            failure_config=tune.FailureConfig(max_failures=_RETRIES),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def _work(config: dict[str, str], plan: SweepPlan, rule: Any) -> None:
+    """Train one cell, on a worker."""
+    import ray
+    from ray import tune
+
+    store = SweepStore(plan.folder)
+    before = store.ended().get(config["cell"])
+    if before is None or before.state == "failed":
+        cell = next(cell for cell in plan.cells() if cell.id == config["cell"])
+        rungs = plan.asha.rungs(cell.training.max_steps) if plan.asha else ()
+        goes_on: Callable[[int, float], bool] = (
+            (lambda _rung, _loss: True)
+            if rule is None
+            else lambda rung, loss: bool(ray.get(rule.goes_on.remote(rung, loss)))
+        )
+        lm, task = plan.recipe.load()
+        result = train_cell(lm, task, cell, store, rungs, goes_on)
+        store.add(result)
+        before = result
+    node = f"{socket.gethostname()}/{os.getpid()}"
+    tune.report({"state": before.state, "node": node, **before.metrics})

@@ -1,0 +1,190 @@
+"""A sweep on this machine: one cell after another, on a thread, the notebook stays yours."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lora_lab.errors import RunError
+from lora_lab.runs import Run, RunRecord, list_runs
+from lora_lab.sweeps.asha import Asha, AshaConfig
+from lora_lab.sweeps.cell_run import train_cell
+from lora_lab.sweeps.cells import Cell
+from lora_lab.sweeps.store import CellResult, SweepStore
+
+if TYPE_CHECKING:
+    from lora_lab.models import LoadedModel
+    from lora_lab.tasks import ClassificationTask, Task
+
+SweepState = Literal["idle", "running", "stopping", "stopped", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class SweepSnapshot:
+    """A sweep at one moment: immutable, from any thread.
+
+    Attributes:
+        state: how it stands.
+        total: cells in all.
+        ended: {cell: how it ended}, those of earlier calls too.
+        skipped: cells that an earlier call had finished.
+        cell: the one that is trained now.
+        run: its run; None between two cells.
+        problem: one line, where the sweep itself failed.
+    """
+
+    state: SweepState = "idle"
+    total: int = 0
+    ended: Mapping[str, CellResult] = field(default_factory=dict)
+    skipped: int = 0
+    cell: Cell | None = None
+    run: Run | None = None
+    problem: str = ""
+
+
+class Sweep:
+    """Many runs, one after another in the background.
+
+    Attributes:
+        cells: what is trained, in order.
+        folder: where the plan, the results and the runs' folders are.
+    """
+
+    def __init__(
+        self,
+        lm: LoadedModel,
+        task: Task | ClassificationTask,
+        cells: Sequence[Cell],
+        folder: Path,
+        asha: AshaConfig | None = None,
+    ) -> None:
+        self.lm = lm
+        self.task = task
+        self.cells = tuple(cells)
+        self.folder = folder
+        self.asha = asha
+        self._store = SweepStore(folder)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._snapshot = SweepSnapshot(total=len(self.cells))
+
+    def __repr__(self) -> str:
+        seen = self.snapshot
+        return f"<Sweep {self.folder.name}: {seen.state}, {len(seen.ended)} of {seen.total} cells>"
+
+    @property
+    def snapshot(self) -> SweepSnapshot:
+        """How the sweep stands."""
+        return self._snapshot
+
+    def start(self) -> Sweep:
+        """Train what has not been trained yet; return self. A no-op once started.
+
+        Raises:
+            RunError: the folder belongs to another sweep, or cannot be written.
+        """
+        with self._lock:
+            if self._thread is None:
+                self._store.begin(told(self.lm, self.task), self.cells)
+                self._thread = threading.Thread(target=self._work, name="lora-lab sweep")
+                self._thread.daemon = True
+                self._publish(state="running")
+                self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End after the optimizer step that is under way; a later call goes on from there."""
+        self._stop.set()
+        with self._lock:
+            if self._snapshot.state == "running":
+                self._publish(state="stopping")
+        if run := self._snapshot.run:
+            run.stop()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the sweep is over; return whether it is."""
+        if self._thread is None:
+            raise RunError("the sweep has not started; call start() first")
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def results(self, timeout: float | None = None) -> dict[str, CellResult]:
+        """Wait until the sweep is over and return {cell: how it ended}.
+
+        Raises:
+            RunError: it is not over after `timeout` seconds, or the sweep itself failed.
+        """
+        if not self.wait(timeout):
+            raise RunError(f"the sweep is still running after {timeout:g} s")
+        if self._snapshot.state == "failed":
+            raise RunError(self._snapshot.problem)
+        return dict(self._snapshot.ended)
+
+    def records(self) -> list[RunRecord]:
+        """Return the runs on disk, for `analysis.sweep_map` and `analysis.compare_methods`."""
+        return list_runs(self.folder)
+
+    def _work(self) -> None:
+        try:
+            self._train_all()
+        except Exception as error:
+            self._publish(state="failed", problem=f"the sweep failed: {error}", run=None, cell=None)
+        else:
+            state = "stopped" if self._stop.is_set() else "done"
+            self._publish(state=state, run=None, cell=None)
+
+    def _train_all(self) -> None:
+        ids = {cell.id for cell in self.cells}
+        ended = {k: v for k, v in self._store.ended().items() if k in ids and v.state != "failed"}
+        self._publish(ended=dict(ended), skipped=len(ended))
+        rule = Asha(self.asha, _seen(ended.values())) if self.asha else None
+        for cell in self.cells:
+            if self._stop.is_set():
+                return
+            if cell.id in ended:
+                continue
+            self._publish(cell=cell)
+            result = train_cell(
+                self.lm,
+                self.task,
+                cell,
+                self._store,
+                self.asha.rungs(cell.training.max_steps) if self.asha else (),
+                rule.goes_on if rule else lambda _rung, _loss: True,
+                self._started,
+            )
+            if self._stop.is_set() and result.step < cell.training.max_steps:
+                return  # cut off: the next call goes on with it
+            self._store.add(result)
+            ended[cell.id] = result
+            self._publish(ended=dict(ended), run=None)
+
+    def _started(self, run: Run) -> None:
+        self._publish(run=run)
+        if self._stop.is_set():
+            run.stop()
+
+    def _publish(self, **changes: Any) -> None:
+        self._snapshot = replace(self._snapshot, **changes)
+
+
+def told(lm: LoadedModel, task: Task | ClassificationTask) -> dict[str, Any]:
+    """Return what all cells of a sweep have in common, as plain values."""
+    card = lm.card
+    return {
+        "model": {"name": card.name, "dtype": card.dtype, "parameters": card.parameters},
+        "task": {"name": task.name, "examples": len(task.train)},
+    }
+
+
+def _seen(results: Iterable[CellResult]) -> dict[int, list[float]]:
+    """Return {rung: losses} of cells that ended earlier."""
+    losses: dict[int, list[float]] = {}
+    for result in results:
+        for rung, loss in result.rungs.items():
+            losses.setdefault(rung, []).append(loss)
+    return losses

@@ -1,0 +1,94 @@
+"""A sweep as a file: `lora-lab sweep sweep.yaml`, here or on a cluster.
+
+model: smollm2-135m
+task: mini-e2e
+configs: [{class: LoraConfig, r: 8, target_modules: [q, v]}]     # what the fields change
+training: {max_steps: 200}
+grid: {r: [1, 4, 16], target_modules: [[q], [q, v]], seed: [0, 1]}
+random: {learning_rate: {log_uniform: [1e-4, 1e-2]}}
+samples: 4
+early_stopping: {grace_steps: 20, reduction: 3}
+output_dir: runs
+name: ranks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_lab._yaml import read_yaml
+from lora_lab.configs.plain import method_from_dict
+from lora_lab.errors import ConfigError
+from lora_lab.runs.recipe import Recipe
+from lora_lab.sweeps.asha import AshaConfig
+from lora_lab.sweeps.cells import Cell, Space, cells
+
+_OWN = "grid", "random", "samples", "seed", "early_stopping"
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What is tried, on what.
+
+    Attributes:
+        recipe: model, task, and the configs that the fields change.
+        space: the fields.
+        asha: the rule of early stopping; None: every cell is trained to its end.
+    """
+
+    recipe: Recipe
+    space: Space
+    asha: AshaConfig | None = None
+
+    @classmethod
+    def read(cls, path: str | Path) -> SweepPlan:
+        """Read a file.
+
+        Raises:
+            ConfigError: it cannot be read, or has a field or value that cannot be.
+        """
+        values = read_yaml(path)
+        where = str(path)
+        recipe = Recipe.from_dict({k: v for k, v in values.items() if k not in _OWN}, where)
+        try:
+            space = Space(
+                grid=_methods(_mapping(values, "grid")),
+                random=_mapping(values, "random"),
+                samples=values.get("samples", 1),
+                seed=values.get("seed", 0),
+            )
+            asha = values.get("early_stopping")
+            rule = None if asha is None else AshaConfig(**_mapping(values, "early_stopping"))
+        except (ConfigError, TypeError) as error:
+            raise ConfigError(f"{where}: {error}") from None
+        plan = cls(recipe, space, rule)
+        plan.cells()  # says now what cannot be
+        return plan
+
+    @property
+    def folder(self) -> Path:
+        """Where the sweep's files go."""
+        return Path(self.recipe.output_dir).expanduser().resolve() / (self.recipe.name or "sweep")
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Return what is to be trained."""
+        return cells(self.recipe.configs, self.recipe.training, self.space)
+
+
+def _mapping(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    given = values.get(name) or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{name} is {given!r}; it must hold fields, such as r: [1, 4]")
+    return dict(given)
+
+
+def _methods(grid: dict[str, Any]) -> dict[str, Any]:
+    """Return the grid with its methods built."""
+    if isinstance(methods := grid.get("configs"), list):
+        grid["configs"] = [
+            tuple(map(method_from_dict, one if isinstance(one, list) else [one])) for one in methods
+        ]
+    return grid

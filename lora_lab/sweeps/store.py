@@ -1,0 +1,132 @@
+"""A sweep on disk: its plan, one line for every cell that ended, and the cells' runs beside them.
+
+<output_dir>/<name>/
+    sweep.json       model, task and all cells; a later call must ask for the same model and task
+    cells.jsonl      one line a cell that ended, appended whole; the last line of a cell counts
+    <time>-<cell>-<random>/   the cell's run, a run's folder like any other
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lora_lab.configs.plain import method_to_dict
+from lora_lab.errors import RunError
+from lora_lab.runs import RunRecord, list_runs
+from lora_lab.runs.disk import disk
+from lora_lab.runs.store import RunStore
+from lora_lab.sweeps.cells import Cell
+
+CellState = Literal["done", "stopped early", "failed"]
+_PLAN, _ENDED = "sweep.json", "cells.jsonl"
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """How a cell ended.
+
+    Attributes:
+        cell: its id.
+        state: "failed" cells are tried again by the next call, the others are not.
+        run: the name of its run's folder; "" where none was made.
+        step: optimizer steps that it took.
+        metrics: the run's, such as "loss_after".
+        rungs: {step: loss} that ASHA saw.
+        problem: one line, of a failed one.
+    """
+
+    cell: str
+    state: CellState
+    run: str
+    step: int
+    metrics: Mapping[str, float]
+    rungs: Mapping[int, float]
+    problem: str = ""
+
+
+class SweepStore:
+    """The folder of one sweep. Several processes may append to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, told: Mapping[str, Any], cells: Sequence[Cell]) -> None:
+        """Write the plan, or compare it with the one that is there; new cells are added.
+
+        Args:
+            told: what must be the same on every call: model and task.
+            cells: those of this call.
+
+        Raises:
+            RunError: the folder belongs to another sweep, or cannot be written.
+        """
+        path = self.folder / _PLAN
+        known: list[dict[str, Any]] = []
+        if path.is_file():
+            try:
+                plan = json.loads(path.read_text(encoding="utf-8"))
+                known, before = list(plan["cells"]), plan["told"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise RunError(f"{path} cannot be read ({error}); use another name") from None
+            if before != json.loads(json.dumps(told)):
+                raise RunError(
+                    f"{self.folder} holds a sweep of another model or task; use another name"
+                )
+        ids = {entry["id"] for entry in known}
+        known += [
+            {
+                "id": cell.id,
+                "changes": dict(cell.changes),
+                "configs": list(map(method_to_dict, cell.configs)),
+                "training": cell.training.to_dict(),
+            }
+            for cell in cells
+            if cell.id not in ids
+        ]
+        with disk(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        RunStore(self.folder).write_json(_PLAN, {"told": told, "cells": known})
+
+    def add(self, result: CellResult) -> None:
+        """Append one line; a cell that ended is never lost and never torn.
+
+        Raises:
+            RunError: the disk does not take it.
+        """
+        line = (json.dumps(asdict(result)) + "\n").encode()
+        path = self.folder / _ENDED
+        with disk(path):
+            # One write to a file opened for appending: lines of several processes do not mix.
+            file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                os.write(file, line)
+                os.fsync(file)
+            finally:
+                os.close(file)
+
+    def ended(self) -> dict[str, CellResult]:
+        """Return {cell: how it ended}; a torn last line is passed over."""
+        found: dict[str, CellResult] = {}
+        try:
+            lines = (self.folder / _ENDED).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return found
+        for line in lines:
+            try:
+                value = json.loads(line)
+                rungs = {int(step): float(loss) for step, loss in value.pop("rungs").items()}
+                result = CellResult(**value, rungs=rungs)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue
+            found[result.cell] = result
+        return found
+
+    def run_of(self, cell: str) -> RunRecord | None:
+        """Return a cell's newest run, ended or cut off; None where it has none."""
+        runs = (r for r in list_runs(self.folder) if f"-{cell}-" in r.id)
+        return next(runs, None)

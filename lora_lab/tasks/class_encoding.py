@@ -1,0 +1,114 @@
+"""From labelled texts to tensors: padded token ids and the numbers of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NotRequired, TypedDict
+
+import torch
+from torch import Tensor
+
+from lora_lab.errors import TaskError
+from lora_lab.tasks.classification import LabelledText
+from lora_lab.tasks.encoding import need_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class EncodedText(TypedDict):
+    """One labelled text as tokens, with the tokenizer's special ones.
+
+    Attributes:
+        input_ids: the text; of a pair both.
+        token_type_ids: as long; 1 on the second text and its end. Not of every tokenizer.
+        labels: the number of the class.
+    """
+
+    input_ids: list[int]
+    token_type_ids: NotRequired[list[int]]
+    labels: int
+
+
+def encode_texts(
+    examples: Sequence[LabelledText],
+    numbers: Mapping[str, int],
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int,
+) -> tuple[list[EncodedText], int]:
+    """Tokenize labelled texts the way that the model's tokenizer puts them into its frame.
+
+    What does not fit is cut from the end; of a pair, from the end of the longer one.
+
+    Args:
+        examples: all with a pair, or none.
+        numbers: {class: its number}.
+        tokenizer: the model's.
+        max_length: tokens at most, special ones included.
+
+    Returns:
+        The encoded texts, and how many of them were cut.
+
+    Raises:
+        TaskError: special tokens leave no room for text, or a text has no token.
+    """
+    tokenizer = need_tokenizer(tokenizer)
+    if not examples:
+        return [], 0
+    pairs = [example.pair for example in examples if example.pair is not None]
+    frame = tokenizer.num_special_tokens_to_add(pair=bool(pairs))
+    if max_length < frame + (2 if pairs else 1):
+        raise TaskError(
+            f"max_length={max_length} has no room for text beside {frame} special tokens; raise it"
+        )
+    whole = _tokens(examples, tokenizer, None)
+    long = [i for i, item in enumerate(whole) if len(item["input_ids"]) > max_length]
+    cut = _tokens([examples[i] for i in long], tokenizer, max_length) if long else []
+    for i, item in zip(long, cut, strict=True):
+        whole[i] = item
+    for example, item in zip(examples, whole, strict=True):
+        if not item["input_ids"]:
+            raise TaskError(f"{example.shown[:40]!r} has no token; leave it out")
+        item["labels"] = numbers[example.label]
+    return whole, len(long)
+
+
+def collate_texts(batch: Sequence[EncodedText], pad_id: int) -> dict[str, Tensor]:
+    """Pad on the right to the longest.
+
+    Returns:
+        input_ids, attention_mask (1 on tokens) and, where the texts have them, token_type_ids,
+        each int64 of shape (batch, longest); labels, int64 of shape (batch,).
+    """
+    longest = max(len(item["input_ids"]) for item in batch)
+
+    def padded(rows: Iterable[list[int]], fill: int) -> Tensor:
+        return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
+
+    tensors = {
+        "input_ids": padded((item["input_ids"] for item in batch), pad_id),
+        "attention_mask": padded(([1] * len(item["input_ids"]) for item in batch), 0),
+        "labels": torch.tensor([item["labels"] for item in batch]),
+    }
+    if "token_type_ids" in batch[0]:
+        tensors["token_type_ids"] = padded((item["token_type_ids"] for item in batch), 0)
+    return tensors
+
+
+def _tokens(
+    examples: Sequence[LabelledText], tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> list[EncodedText]:
+    pairs = [example.pair for example in examples if example.pair is not None]
+    found = tokenizer(
+        [example.text for example in examples],
+        pairs or None,
+        truncation="longest_first" if max_length is not None else False,
+        max_length=max_length,
+        return_attention_mask=False,
+        verbose=False,  # a long text is cut below; that is noted, once
+    )
+    encoded: list[EncodedText] = [{"input_ids": row, "labels": 0} for row in found["input_ids"]]
+    if "token_type_ids" in found:
+        for item, types in zip(encoded, found["token_type_ids"], strict=True):
+            item["token_type_ids"] = types
+    return encoded

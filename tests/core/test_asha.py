@@ -1,0 +1,46 @@
+"""ASHA stops what is behind at a rung, by the rule of Li et al. (2020), and nothing else."""
+
+import math
+import random
+
+import pytest
+
+from lora_lab.errors import ConfigError
+from lora_lab.sweeps.asha import Asha, AshaConfig
+
+
+def test_rungs_are_geometric_and_end_before_the_run_does():
+    assert AshaConfig(grace_steps=10, reduction=3).rungs(100) == (10, 30, 90)
+    assert AshaConfig(grace_steps=10, reduction=3).rungs(90) == (10, 30)
+    assert AshaConfig(grace_steps=10).rungs(10) == ()
+
+
+def test_a_run_goes_on_if_and_only_if_it_is_among_the_best_third_so_far():
+    rng = random.Random(0)
+    rule, seen = Asha(AshaConfig(reduction=3)), []
+    for _ in range(200):
+        loss = rng.gauss(0, 1)
+        seen.append(loss)
+        better = sum(other < loss for other in seen)
+        assert rule.goes_on(20, loss) == (better < max(1, len(seen) // 3))
+
+
+def test_rungs_are_apart_and_an_earlier_call_counts():
+    rule = Asha(AshaConfig(reduction=2), {20: [1.0, 2.0]})
+    assert not rule.goes_on(20, 1.5)
+    assert rule.goes_on(20, 0.5)
+    assert rule.goes_on(40, 9.0)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_what_is_no_number_never_goes_on(loss):
+    rule = Asha(AshaConfig())
+    assert not rule.goes_on(20, loss)
+    assert rule.goes_on(20, 5.0)
+
+
+def test_settings_that_compare_nothing_are_refused():
+    with pytest.raises(ConfigError, match="reduction is 1"):
+        AshaConfig(reduction=1)
+    with pytest.raises(ConfigError, match="grace_steps is 0"):
+        AshaConfig(grace_steps=0)

@@ -1,0 +1,89 @@
+"""A sweep's cells: every combination once, named by what they train, checked before any starts."""
+
+import itertools
+import math
+
+import pytest
+
+import lora_lab as ll
+from lora_lab.errors import ConfigError
+from lora_lab.sweeps.cells import Space, cells
+
+LORA = (ll.LoraConfig(r=8, target_modules=["q", "v"]),)
+TRAINING = ll.TrainingConfig(max_steps=10)
+
+
+def test_a_grid_is_every_combination_in_order():
+    space = Space(grid={"r": [1, 4], "learning_rate": [1e-4, 1e-3], "seed": [0, 1, 2]})
+    found = cells(LORA, TRAINING, space)
+    seen = [(c.configs[0].r, c.training.learning_rate, c.training.seed) for c in found]
+    assert seen == list(itertools.product([1, 4], [1e-4, 1e-3], [0, 1, 2]))
+    assert len({c.id for c in found}) == 12
+    assert str(found[1]) == "r 1, learning_rate 0.0001, seed 1"
+
+
+def test_the_id_tells_what_is_trained_and_nothing_else():
+    one = cells(LORA, TRAINING, Space(grid={"r": [4], "seed": [1]}))[0]
+    other_way = cells(LORA, TRAINING.replace(seed=1), Space(grid={"r": [4]}))[0]
+    assert one.id == other_way.id
+    assert one.id != cells(LORA, TRAINING.replace(max_steps=11), Space(grid={"r": [4]}))[0].id
+
+
+def test_doubles_are_trained_once():
+    assert len(cells(LORA, TRAINING, Space(grid={"r": [4, 4, 8]}))) == 2
+
+
+def test_methods_are_cells_too():
+    methods = [[ll.BitFitConfig()], [*LORA, ll.PrefixEmbedConfig()]]
+    found = cells(LORA, TRAINING, Space(grid={"configs": methods, "seed": [0, 1]}))
+    assert [str(c) for c in found[::2]] == ["method BitFit, seed 0", "method LoRA+PreEmbed, seed 0"]
+
+
+def test_random_draws_lie_within_and_come_again():
+    how = {
+        "learning_rate": {"log_uniform": [1e-5, 1e-2]},
+        "r": {"choice": [1, 2, 4]},
+        "lora_dropout": {"uniform": [0.0, 0.5]},
+    }
+    found = cells(LORA, TRAINING, Space(random=how, samples=400, seed=3))
+    again = cells(LORA, TRAINING, Space(random=how, samples=400, seed=3))
+    assert [c.id for c in found] == [c.id for c in again]
+    assert found != cells(LORA, TRAINING, Space(random=how, samples=400, seed=4))
+    rates = [math.log10(c.training.learning_rate) for c in found]
+    assert -5 <= min(rates) < -4.8
+    assert -2.2 < max(rates) <= -2
+    assert sum(rate < -3.5 for rate in rates) == pytest.approx(200, abs=40)  # 4 sigma
+    assert {c.configs[0].r for c in found} == {1, 2, 4}
+    assert all(0 <= c.configs[0].lora_dropout <= 0.5 for c in found)
+
+
+@pytest.mark.parametrize(
+    ("space", "line"),
+    [
+        ({}, "varies nothing"),
+        ({"grid": {"r": []}}, "must be a list of values"),
+        ({"grid": {"target_modules": "qv"}}, "must be a list of values"),
+        ({"grid": {"r": [1]}, "random": {"r": {"choice": [1]}}}, "r is in grid and in random"),
+        ({"random": {"r": [1, 2]}}, "use one of choice, uniform, log_uniform"),
+        ({"random": {"r": {"uniform": [2, 1]}}}, r"must be \[lowest, highest\]"),
+        ({"random": {"r": {"log_uniform": [0, 1]}}}, "needs numbers above 0"),
+        ({"grid": {"r": [1]}, "samples": 0}, "samples is 0"),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused(space, line):
+    with pytest.raises(ConfigError, match=line):
+        Space(**space)
+
+
+@pytest.mark.parametrize(
+    ("grid", "line"),
+    [
+        ({"rank": [1]}, "neither LoraConfig nor TrainingConfig has a field 'rank'"),
+        ({"r": [8, 0]}, "r is 0; a rank is a whole number"),
+        ({"learning_rate": [-1.0]}, "learning_rate is -1.0"),
+        ({"configs": [[ll.BitFitConfig()]], "r": [1]}, "neither BitFitConfig nor"),
+    ],
+)
+def test_one_impossible_cell_stops_the_sweep_before_it_starts(grid, line):
+    with pytest.raises(ConfigError, match=line):
+        cells(LORA, TRAINING, Space(grid=grid))

@@ -1,0 +1,153 @@
+"""Sweeps: every cell once, what is finished is skipped, what was cut off goes on."""
+
+import json
+import threading
+
+import pytest
+import torch
+
+import lora_lab as ll
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.runs import list_runs
+from lora_lab.sweeps import AshaConfig, cell_run, sweep
+from lora_lab.sweeps.store import SweepStore
+from tests.core.tiny_run import tiny_lm, tiny_task, until
+
+SHORT = {"max_steps": 3, "per_device_train_batch_size": 4, "eval_examples": 2, "warmup_steps": 0}
+
+
+def run(tmp_path, lm=None, task=None, config=None, **options):
+    return sweep(lm or tiny_lm(), task or tiny_task(), config, output_dir=tmp_path, **options)
+
+
+def test_every_cell_is_trained_once_and_the_model_is_given_back(tmp_path):
+    lm = tiny_lm()
+    before = {name: p.clone() for name, p in lm.model.named_parameters()}
+    found = run(tmp_path, lm, grid={"r": [1, 2], "seed": [0, 1]}, **SHORT)
+    results = found.results(120)
+    assert [results[cell.id].state for cell in found.cells] == ["done"] * 4
+    assert all(result.metrics["loss_after"] > 0 for result in results.values())
+    assert len(found.records()) == 4
+    assert {record.config["lora"]["r"] for record in found.records()} == {1, 2}
+    assert not ll.attached(lm.model)
+    assert all(torch.equal(before[name], p) for name, p in lm.model.named_parameters())
+    assert found.snapshot.state == "done"
+
+
+def test_a_second_call_skips_what_is_finished_and_trains_the_new(tmp_path):
+    first = run(tmp_path, grid={"r": [1, 2]}, **SHORT)
+    first.results(120)
+    again = run(tmp_path, grid={"r": [1, 2, 3]}, **SHORT)
+    results = again.results(120)
+    assert again.snapshot.skipped == 2
+    assert len(results) == 3
+    assert len(list_runs(tmp_path / "sweep")) == 3
+
+
+def test_a_stopped_sweep_goes_on_where_it_was(tmp_path, monkeypatch):
+    long = {**SHORT, "max_steps": 40, "save_steps": 1}
+    first = run(tmp_path, grid={"r": [1, 2]}, **long)
+    until(lambda: first.snapshot.run is not None and first.snapshot.run.snapshot.step >= 3)
+    first.stop()
+    assert first.wait(60)
+    assert first.snapshot.state == "stopped"
+    assert first.snapshot.ended == {}
+    (cut,) = list_runs(tmp_path / "sweep")
+    again = run(tmp_path, grid={"r": [1, 2]}, **long)
+    results = again.results(120)
+    assert {result.state for result in results.values()} == {"done"}
+    assert results[again.cells[0].id].run == cut.id, "it goes on in its own folder"
+    assert len(list_runs(tmp_path / "sweep")) == 2
+    steps = [row["step"] for row in again.records()[-1].open().rows]
+    assert steps == list(range(1, 41)), "each step stands once"
+
+
+def test_methods_can_be_swept(tmp_path):
+    methods = [
+        [ll.LoraConfig(r=2, target_modules=["q"])],
+        [ll.BitFitConfig(new_biases=True)],
+        [ll.FullConfig(top_layers=1)],
+    ]
+    results = run(tmp_path, grid={"configs": methods}, **SHORT).results(120)
+    assert [result.state for result in results.values()] == ["done"] * 3
+
+
+def test_what_is_behind_is_ended_early(tmp_path, monkeypatch):
+    # The second cell learns at a rate that does nothing: it cannot be among the best half.
+    long = {**SHORT, "max_steps": 60}
+    found = run(
+        tmp_path,
+        config=ll.LoraConfig(r=4, target_modules="all-linear"),
+        grid={"learning_rate": [2e-2, 1e-9]},
+        early_stopping=AshaConfig(grace_steps=20, reduction=2),
+        **long,
+    )
+    good, bad = found.results(120).values()
+    assert good.state == "done"
+    assert bad.state == "stopped early"
+    assert bad.step < 60
+    assert bad.rungs[20] > good.rungs[20]
+    assert run(
+        tmp_path, config=ll.LoraConfig(r=4, target_modules="all-linear"),
+        grid={"learning_rate": [2e-2, 1e-9]}, **long,
+    ).results(60).keys() == {good.cell, bad.cell}  # fmt: skip
+
+
+def test_a_failing_cell_is_told_and_the_others_are_trained(tmp_path, monkeypatch):
+    real = cell_run.Run
+
+    def sometimes(lm, task, config, *rest):
+        if config.r == 2:
+            raise RunError("the disk is full")
+        return real(lm, task, config, *rest)
+
+    monkeypatch.setattr(cell_run, "Run", sometimes)
+    found = run(tmp_path, grid={"r": [1, 2, 3]}, **SHORT)
+    results = found.results(120)
+    assert [results[cell.id].state for cell in found.cells] == ["done", "failed", "done"]
+    assert results[found.cells[1].id].problem == "the disk is full"
+    monkeypatch.setattr(cell_run, "Run", real)
+    again = run(tmp_path, grid={"r": [1, 2, 3]}, **SHORT)
+    assert {r.state for r in again.results(120).values()} == {"done"}, "a failed one is tried again"
+    assert again.snapshot.skipped == 2
+
+
+def test_the_folder_of_another_sweep_is_not_touched(tmp_path):
+    run(tmp_path, grid={"r": [1]}, **SHORT).results(60)
+    plan = (tmp_path / "sweep" / "sweep.json").read_bytes()
+    with pytest.raises(RunError, match="holds a sweep of another model or task; use another name"):
+        run(tmp_path, task=tiny_task(32), grid={"r": [1]}, **SHORT)
+    assert (tmp_path / "sweep" / "sweep.json").read_bytes() == plan
+
+
+@pytest.mark.parametrize("name", ["../up", "", "a/b", "..", "x y"])
+def test_a_name_cannot_climb(tmp_path, name):
+    with pytest.raises(ConfigError, match="use letters, digits"):
+        run(tmp_path, grid={"r": [1]}, name=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_torn_line_costs_that_line_alone(tmp_path):
+    found = run(tmp_path, grid={"r": [1, 2]}, **SHORT)
+    found.results(60)
+    path = tmp_path / "sweep" / "cells.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text(lines[0] + "\n" + lines[1][:20])
+    assert list(SweepStore(path.parent).ended()) == [json.loads(lines[0])["cell"]]
+
+
+def test_two_threads_adding_at_once_lose_nothing(tmp_path):
+    store = SweepStore(tmp_path)
+    results = [
+        [
+            cell_run.CellResult(f"{n}-{i}", "done", "r", 1, {"loss_after": 1.0}, {})
+            for i in range(50)
+        ]
+        for n in range(4)
+    ]
+    threads = [threading.Thread(target=lambda own=own: [*map(store.add, own)]) for own in results]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store.ended()) == 200

@@ -1,0 +1,53 @@
+"""Run files: plain values, numbers as people write them, and no way to run or to swamp anything."""
+
+import json
+
+import pytest
+
+from lora_lab._yaml import read_yaml, to_yaml
+from lora_lab.errors import ConfigError
+
+
+def read(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return read_yaml(path)
+
+
+def test_numbers_are_numbers(tmp_path):
+    values = read(tmp_path, "a: 2e-4\nb: 1.5E+3\nc: 16\nd: -1e5\ne: 0x10\nf: 'two'\ng: 1e\n")
+    assert values == {
+        "a": 2e-4, "b": 1500.0, "c": 16, "d": -1e5, "e": 16, "f": "two", "g": "1e",
+    }  # fmt: skip
+
+
+def test_it_comes_back_as_it_was_written_and_json_is_yaml(tmp_path):
+    value = {"model": "x", "training": {"learning_rate": 2e-4, "seeds": [1, 2]}, "name": "é"}
+    assert read(tmp_path, to_yaml(value)) == value
+    assert read(tmp_path, json.dumps(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\na: 2\n", "'a' stands twice in line 1"),
+        ("a: !!python/object/apply:os.system ['true']\n", "could not determine a constructor"),
+        ("a: &x [1]\nb: *x\n", "an alias is not read in line 2"),
+        ("a: [1\n", "is not readable YAML"),
+        ("- 1\n", "holds no settings"),
+        ("", "holds no settings"),
+        ("1: 2\n", "the key 1 is no name"),
+        ("on: x\n", "the key True is no name"),
+    ],
+)
+def test_what_is_no_run_file_gets_one_line(tmp_path, text, line):
+    with pytest.raises(ConfigError, match=line) as caught:
+        read(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_and_a_huge_file_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_yaml(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="too large"):
+        read(tmp_path, "a: " + "x" * 2**20)
