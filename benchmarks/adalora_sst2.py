@@ -56,8 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     scores: dict[str, list[float]] = {}
     rows = []
     for config in (lora(), adalora(args.steps)):
-        tuned = {rate: accuracy(args, config, "dev", rate, seed=0) for rate in args.rates}
-        rate = max(tuned, key=lambda rate: tuned[rate])
+        rate, tuned = _tuned(args, config)
         found = [accuracy(args, config, "test", rate, seed) for seed in range(args.seeds)]
         rows.append(_row(config.method, found, rate, tuned))
         scores[config.method] = found
@@ -73,6 +72,14 @@ def main(argv: list[str] | None = None) -> None:
     )
     title = f"AdaLoRA against LoRA on SST-2, MiniLM, {args.steps} steps of {args.batch}, accuracy"
     print_table(title, rows)
+
+
+def _tuned(args: argparse.Namespace, config: MethodConfig) -> tuple[float, dict[float, float]]:
+    """Return the best rate on the dev set, and each one's accuracy; of one rate, itself."""
+    if len(args.rates) == 1:
+        return args.rates[0], {}
+    tuned = {rate: accuracy(args, config, "dev", rate, seed=0) for rate in args.rates}
+    return max(tuned, key=lambda rate: tuned[rate]), tuned
 
 
 def lora() -> MethodConfig:
@@ -143,7 +150,7 @@ def _row(name: str, found: Sequence[float], rate: float, tuned: dict[float, floa
         f"{statistics.fmean(found):.2f}{spread} %",
         "",
         None,
-        f"seeds {_each(found, '.2f')}; tuned on dev: {grid}",
+        f"seeds {_each(found, '.2f')}; " + (f"tuned on dev: {grid}" if grid else "rate not tuned"),
     )
 
 

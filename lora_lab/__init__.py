@@ -51,12 +51,14 @@ if TYPE_CHECKING:
     from lora_lab.errors import LoraLabError
     from lora_lab.models import LoadedModel, catalogue, load_model
     from lora_lab.runs import Run, resume, runs, train
+    from lora_lab.sweeps import AshaConfig, sweep
     from lora_lab.tasks import load_task
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AdaLoraConfig": "configs",
+    "AshaConfig": "sweeps",
     "BitFitConfig": "configs",
     "BottleneckConfig": "configs",
     "FullConfig": "configs",
@@ -90,12 +92,14 @@ _HOMES = {
     "runs": "runs",
     "save_adapter": "checkpoint",
     "save_loralib": "checkpoint",
+    "sweep": "sweeps",
     "train": "runs",
     "unmerge": "adapters",
 }
 
 __all__ = [
     "AdaLoraConfig",
+    "AshaConfig",
     "BitFitConfig",
     "BottleneckConfig",
     "FullConfig",
@@ -132,6 +136,7 @@ __all__ = [
     "runs",
     "save_adapter",
     "save_loralib",
+    "sweep",
     "train",
     "unmerge",
 ]

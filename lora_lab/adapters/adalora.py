@@ -1,7 +1,17 @@
 """AdaLoRA: ΔW = s·PΛQ whose weakest triplets are cut while it is trained (Zhang et al., 2023).
 
-Nobody has to call anything: scores and cuts come from hooks on the optimizer. After the last cut
-the triplets that are left, and their moments in the optimizer, are gathered into smaller tensors.
+`train` needs no call from the user: scores and cuts come from hooks on the optimizer. After the
+last cut the triplets that are left, and their moments in the optimizer, are gathered into smaller
+tensors. A loop of one's own calls `begin_training` once and adds `penalty` to its loss; without the
+first nothing is ever cut, and merging and saving say so:
+
+    adapter = ll.attach(model, ll.AdaLoraConfig(...))
+    adapter.begin_training(optimizer, total_steps)
+    for batch in batches:
+        (model(**batch).loss + adapter.penalty()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
 With A = Q and B = PΛ it is LoRA for everything else: the operator, spectra, files.
 
 s is α/init_r all along, however many triplets are left. The authors' is α/(init_r + 1e-5).
@@ -25,7 +35,7 @@ from lora_lab.adapters.rank_budget import RankBudget, Scores, strongest, triplet
 from lora_lab.adapters.site import LoraSite
 from lora_lab.adapters.triplets import AdaLoraSite, mean_deviation
 from lora_lab.configs import AdaLoraConfig
-from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.errors import AdapterError
 from lora_lab.plan import SitePlan
 
 
@@ -53,11 +63,7 @@ class AdaLoraAdapter(LoraAdapter):
 
     def make_site(self, planned: SitePlan, W: Tensor) -> LoraSite:
         """Return the triplets of one site at their start."""
-        if planned.site.kind != "linear":
-            raise ConfigError(
-                f"AdaLoRA is for linear layers, and {planned.site.module} is none; leave it out of "
-                "target_modules"
-            )
+        AdaLoraConfig.check_kind(planned.site.module, planned.site.kind)
         return AdaLoraSite(planned, self.lora, W)
 
     def insert(self, active: Active) -> None:
@@ -69,6 +75,16 @@ class AdaLoraAdapter(LoraAdapter):
         """Take the triplets off their layers, and the hooks off the optimizer."""
         super().remove()
         self._cease()
+
+    def doubt(self) -> str | None:
+        """Return that it was trained and never cut, where it was."""
+        if self.step or not any(site.lambdas.any() for site in self._own.values()):
+            return None
+        return (
+            f"adapter {self.name!r} was trained without AdaLoRA's cuts: every rank is init_r "
+            f"{self.config.init_r} still; call adapter.begin_training(optimizer, total_steps) "
+            "before a training loop of your own"
+        )
 
     # What it learns -------------------------------------------------------------------------------
 
@@ -199,6 +215,10 @@ class AdaLoraAdapter(LoraAdapter):
                     for kind in ("sensitivity", "uncertainty")
                 )
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy begins with: it hears of no optimizer, for its parameters are new."""
+        return self.__dict__ | {"_optimizer": None, "_hooks": []}
 
     @property
     def _own(self) -> dict[str, AdaLoraSite]:

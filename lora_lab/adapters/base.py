@@ -93,13 +93,20 @@ class Adapter(ABC):
     def merged_weights(
         self, dtype: torch.dtype | None = None
     ) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Yield (base weight, W₀ + ΔW) one by one, or raise `AdapterError` if it cannot merge.
+        """Yield (base weight, W₀ + ΔW) one by one; see `check_merge`.
 
         No adapter is active meanwhile.
 
         Args:
             dtype: of the sum, after its one rounding; the weight's own by default.
         """
+
+    def check_merge(self) -> None:  # noqa: B027
+        """Raise `AdapterError` if it cannot merge: before any part of it has been written."""
+
+    def doubt(self) -> str | None:
+        """Return what a person should know before this is saved or merged, or None."""
+        return None
 
     def quantised_layers(self) -> dict[str, Callable[[], nn.Module]]:
         """Return what cannot be written into: {path: maker of the merged layer in floating point}.
@@ -258,7 +265,8 @@ def build(model: nn.Module, config: Any, name: str) -> Adapter:
     rack = _rack(model)
     if rack and rack.merged:
         raise AdapterError(f"adapter {rack.merged!r} is merged; call unmerge(model) first")
-    kind = tuple if isinstance(config, Sequence) else type(config)
+    several = isinstance(config, Sequence) and not isinstance(config, (str, bytes))
+    kind = tuple if several else type(config)
     if kind not in _METHODS:
         known = ", ".join(sorted(t.__name__ for t in _METHODS if t is not tuple))
         raise ConfigError(f"{type(config).__name__} is not an adapter's config; use one of {known}")
@@ -310,7 +318,8 @@ def merge(
             ones; `unmerge` puts the quantised modules themselves back.
 
     Raises:
-        AdapterError: no such adapter, or a quantised layer and no `dequantise`.
+        AdapterError: no such adapter, one that cannot merge, or a quantised layer and no
+            `dequantise`. Nothing has changed then.
     """
     rack = needed_rack(model)
     name = name or rack.merged or rack.active.name
@@ -319,6 +328,9 @@ def merge(
     adapter = _find(rack, name)
     if rack.merged == name:
         return
+    adapter.check_merge()
+    if doubt := adapter.doubt():
+        warnings.warn(doubt, stacklevel=2)
     quantised = adapter.quantised_layers()
     if quantised and not dequantise:
         raise AdapterError(
@@ -329,6 +341,7 @@ def merge(
     if merged_before:
         unmerge(model)
     originals: list[tuple[nn.Parameter, Tensor]] = []
+    lost = False
     before = rack.active.name
     _switch(rack, None)
     try:
@@ -337,9 +350,15 @@ def merge(
             for weight, merged in adapter.merged_weights():
                 if keep_original:
                     originals.append((weight, weight.detach().to("cpu", copy=True)))
+                lost |= not keep_original
                 weight.copy_(merged)
-    except BaseException:
+    except BaseException as error:
         _restore(originals)
+        if lost:
+            error.add_note(
+                "The merge broke off half way and W₀ was not kept (keep_original=False): load the "
+                "model again."
+            )
         _switch(rack, before)
         if merged_before:
             merge(model, merged_before, dequantise=True)

@@ -9,9 +9,10 @@ only (Pfeiffer et al., 2021). Adapter^L reads the residual stream that leaves th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -105,12 +106,11 @@ class BottleneckAdapter(Adapter):
             learned = self.layers[place.path]
             hang(place.module, self._child, learned)
             # First of all hooks: transformers' own, which record hidden states, are to see it.
-            hook = place.module.register_forward_hook(
-                self._after(place, learned, active), prepend=True
-            )
-            self._hooks.append(hook)
+            after = functools.partial(self._after, place.depth, learned, active)
+            self._hooks.append(place.module.register_forward_hook(after, prepend=True))
         if self.config.variant == "D":
-            self._hooks.append(self.model.register_forward_pre_hook(self._before(active)))
+            before = functools.partial(self._before, active)
+            self._hooks.append(self.model.register_forward_pre_hook(before))
 
     def remove(self) -> None:
         """Take the layers away; see `Adapter.remove`."""
@@ -125,6 +125,10 @@ class BottleneckAdapter(Adapter):
         yield from (place.words for place in self._places)
 
     def merged_weights(self, dtype: torch.dtype | None = None) -> NoReturn:  # noqa: ARG002
+        """Raise; see `check_merge`."""
+        self.check_merge()
+
+    def check_merge(self) -> NoReturn:
         """Raise: what is not linear cannot become part of a matrix."""
         raise AdapterError(
             f"{self.method} cannot be merged: no W₀ can hold the nonlinearity between W_down and "
@@ -161,24 +165,27 @@ class BottleneckAdapter(Adapter):
         """What the layers are hung under: another part of a combination has the same name."""
         return f"{self.name}:bottleneck"
 
-    # Hooks are plain functions: copy.deepcopy of a module does not copy what they refer to.
+    # Hooks are methods, and no functions within functions: copy.deepcopy of a model copies what
+    # methods belong to, but hands on functions as they are, with the original's layers.
 
-    def _after(self, place: Place, learned: Bottleneck, active: Active) -> Callable[..., Any]:
-        def after(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-            if not self._answers(active) or place.depth < self._dropped:
-                return None
-            if isinstance(output, Tensor):
-                return learned(output)
-            return type(output)((learned(output[0]), *output[1:]))  # a tuple, or a list (GPT)
+    def _after(
+        self,
+        depth: int,
+        learned: Bottleneck,
+        active: Active,
+        _module: nn.Module,
+        _inputs: Any,
+        output: Any,
+    ) -> Any:
+        if not self._answers(active) or depth < self._dropped:
+            return None
+        if isinstance(output, Tensor):
+            return learned(output)
+        return type(output)((learned(output[0]), *output[1:]))  # a tuple, or a list (GPT)
 
-        return after
-
-    def _before(self, active: Active) -> Callable[..., None]:
-        def before(model: nn.Module, _inputs: Any) -> None:
-            if self._answers(active):
-                self._dropped = self._draw() if model.training else self._dropped_in_answers
-
-        return before
+    def _before(self, active: Active, model: nn.Module, _inputs: Any) -> None:
+        if self._answers(active):
+            self._dropped = self._draw() if model.training else self._dropped_in_answers
 
     def _answers(self, active: Active) -> bool:
         return active.samples is None and active.name == self.name

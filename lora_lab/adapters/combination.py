@@ -55,6 +55,15 @@ class Combination(Adapter):
         for adapter in self.adapters:
             yield from adapter.claims()
 
+    def check_merge(self) -> None:
+        """Raise if one of the parts cannot merge."""
+        for adapter in self.adapters:
+            adapter.check_merge()
+
+    def doubt(self) -> str | None:
+        """Return the first part's that has one."""
+        return next((doubt for own in self.adapters if (doubt := own.doubt())), None)
+
     def merged_weights(
         self, dtype: torch.dtype | None = None
     ) -> Iterator[tuple[nn.Parameter, Tensor]]:
@@ -132,6 +141,8 @@ class Combination(Adapter):
 def _build(model: nn.Module, configs: Sequence[Any], name: str) -> Adapter:
     if not configs:
         raise ConfigError("the list of configs is empty; name at least one method")
+    if any(isinstance(config, (list, tuple)) for config in configs):
+        raise ConfigError("the list of configs holds a list; put all configs into one")
     adapters = [build(model, config, name) for config in configs]
     if len(adapters) == 1:
         return adapters[0]

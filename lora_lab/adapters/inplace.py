@@ -93,19 +93,19 @@ class InPlaceAdapter(Adapter):
         """Yield the names of the parameters, and of the sites whose matrix is one of them."""
         yield from self._claims
 
-    def merged_weights(
-        self, dtype: torch.dtype | None = None
-    ) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Yield (parameter, tuned value); nothing is added, so nothing is rounded.
-
-        Raises:
-            AdapterError: there are new biases.
-        """
+    def check_merge(self) -> None:
+        """Raise `AdapterError` where there are new biases."""
         if self._new:
             raise AdapterError(
                 f"{next(iter(self._new))} is new, and the base's architecture has no place for it; "
                 "leave the adapter beside the base, and save it with save_adapter(model, folder)"
             )
+
+    def merged_weights(
+        self, dtype: torch.dtype | None = None
+    ) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield (parameter, tuned value); nothing is added, so nothing is rounded."""
+        self.check_merge()
         for name, tuned in self.state().items():
             parameter = self._own[name]
             yield parameter, tuned.detach().to(dtype or parameter.dtype)

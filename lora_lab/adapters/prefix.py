@@ -79,6 +79,10 @@ class PrefixAdapter(Adapter):
         yield _CLAIM
 
     def merged_weights(self, dtype: torch.dtype | None = None) -> NoReturn:  # noqa: ARG002
+        """Raise; see `check_merge`."""
+        self.check_merge()
+
+    def check_merge(self) -> NoReturn:
         """Raise: tokens are no weights."""
         raise AdapterError(
             f"{self.method} cannot be merged: its learned tokens are inputs, and no weight can "

@@ -132,7 +132,7 @@ def strongest(scores: Sequence[Tensor], count: int) -> list[Tensor]:
     Returns:
         For every matrix (r,) bool, on the CPU.
     """
-    together = torch.cat([s.detach().cpu() for s in scores])
+    together = torch.cat([s.detach().to(scores[0].device) for s in scores]).cpu()  # one wait
     order = torch.sort(together, descending=True, stable=True).indices
     kept = torch.zeros(len(together), dtype=torch.bool)
     kept[order[:count]] = True

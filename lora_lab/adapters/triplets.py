@@ -102,6 +102,7 @@ def mean_deviation(matrices: Iterable[Tensor]) -> Tensor:
     norms = []
     for together in same.values():
         stacked = torch.stack(together)  # (count, r, n)
-        off = stacked @ stacked.mT - torch.eye(stacked.shape[1]).to(stacked)
+        unit = torch.eye(stacked.shape[1], dtype=stacked.dtype, device=stacked.device)
+        off = stacked @ stacked.mT - unit
         norms.append(torch.linalg.vector_norm(off, dim=(1, 2)))
     return torch.cat([n.to(norms[0]) for n in norms]).mean()

@@ -90,6 +90,8 @@ def _lora(anatomy: Anatomy, config: LoraConfig, price: dict[str, Any]) -> Part:
 def _adalora(anatomy: Anatomy, config: AdaLoraConfig, price: dict[str, Any]) -> Part:
     """P, Λ and Q of rank init_r; what is saved is plain LoRA of the mean rank target_r."""
     start = ranks(anatomy, config.at_start())
+    for name in start:
+        AdaLoraConfig.check_kind(anatomy.by_name[name].module, anatomy.by_name[name].kind)
     part = lora_part(price, start, PLAIN | {"dropout": config.lora_dropout > 0})
     for name, r in start.items():
         site = price["sites"][name]
@@ -162,6 +164,14 @@ def _row(weight: Weight, index: dict[tuple[str, int], int]) -> int:
 
 def _prefix_embed(anatomy: Anatomy, config: PrefixEmbedConfig, _price: dict[str, Any]) -> Part:
     """Word embeddings of l_p + l_i special tokens: d(l_p + l_i)."""
+    width = _word_width(anatomy, config)
+    part = Part(first=_BEFORE_THE_BLOCKS, claims={_LEARNED_TOKENS})
+    part.train(0, (config.tokens, width))
+    return part
+
+
+def _word_width(anatomy: Anatomy, config: PrefixEmbedConfig | PrefixLayerConfig) -> int:
+    """Return how wide a word's embedding is; OPT's are narrower than its blocks."""
     shape = anatomy.shape
     widths = [
         weight.shape[1]
@@ -169,14 +179,15 @@ def _prefix_embed(anatomy: Anatomy, config: PrefixEmbedConfig, _price: dict[str,
         if len(weight.shape) == 2 and weight.shape[0] == shape.vocab_size and not weight.head
     ]
     if not widths:
-        raise ConfigError("PreEmbed needs word embeddings and this model has none; use a LoRA")
-    part = Part(first=_BEFORE_THE_BLOCKS, claims={_LEARNED_TOKENS})
-    part.train(0, (config.tokens, widths[0]))
-    return part
+        raise ConfigError(
+            f"{config.method} needs word embeddings and this model has none; use a LoRA"
+        )
+    return widths[0]
 
 
 def _prefix_layer(anatomy: Anatomy, config: PrefixLayerConfig, _price: dict[str, Any]) -> Part:
     """Activations of l_p + l_i special tokens at every layer: L·d(l_p + l_i)."""
+    _word_width(anatomy, config)
     d = _width(anatomy, config)
     part = Part(first=_BEFORE_THE_BLOCKS, claims={_LEARNED_TOKENS}, estimated=True)
     for number, row in enumerate(anatomy.rows):

@@ -60,11 +60,13 @@ def export_merged(
         The folder; ``AutoModelForCausalLM.from_pretrained(folder)`` and its like load it.
 
     Raises:
-        AdapterError: no such adapter, another one is merged, a model that is quantised, has no
-            weights or is none of transformers', or a folder that holds something.
+        AdapterError: no such adapter, one that cannot merge, another one is merged, a model that is
+            quantised, has no weights or is none of transformers', or a folder that holds something.
     """
     _check(model, dtype, max_shard_bytes)
     adapter = _unmerged_adapter(model, name)
+    if adapter is not None:
+        adapter.check_merge()
     with base_in_place(needed_rack(model)):
         weights = _own_weights(cast(Any, model))
         groups = _groups(weights)

@@ -12,13 +12,14 @@ adapter/                           of a combination: each part is an adapter of 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -61,19 +62,41 @@ def save_own(adapter: Adapter, folder: Path) -> None:
         name: t.detach().to("cpu", copy=True).contiguous() for name, t in adapter.state().items()
     }
     folder.mkdir(parents=True, exist_ok=True)
+    before = parts_in(folder)
     partial = folder / f"{OWN_WEIGHTS_FILE}.partial"
     save_file(tensors, partial, metadata={"format": "pt", SEAL_KEY: digest(tensors, config)})
     os.replace(partial, folder / OWN_WEIGHTS_FILE)
     _write_settings(folder, {"method": adapter.method, "config": config})
     for other in (CONFIG_FILE, WEIGHTS_FILE):
         (folder / other).unlink(missing_ok=True)
+    remove_parts(before)
 
 
 def save_parts(method: str, names: list[str], folder: Path) -> None:
     """Write the list of a combination's parts, whose folders are there already."""
+    before = parts_in(folder)
     _write_settings(folder, {"method": method, "parts": names})
     for other in (CONFIG_FILE, WEIGHTS_FILE, OWN_WEIGHTS_FILE):
         (folder / other).unlink(missing_ok=True)
+    remove_parts(part for part in before if part.name not in names)
+
+
+def parts_in(folder: Path) -> list[Path]:
+    """Return the folders of the combination's parts that a folder holds; none of anything else."""
+    try:
+        names = read_json(folder / OWN_CONFIG_FILE).get("parts")
+    except AdapterError:
+        return []
+    return [folder / name for name in names] if _are_parts(names) else []
+
+
+def remove_parts(parts: Iterable[Path]) -> None:
+    """Remove parts of an adapter that was there before, and nothing that is not an adapter's."""
+    for part in parts:
+        for file in (CONFIG_FILE, WEIGHTS_FILE, OWN_CONFIG_FILE, OWN_WEIGHTS_FILE):
+            (part / file).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds something else, or is not there
+            part.rmdir()
 
 
 def part_name(number: int, adapter: Adapter) -> str:
@@ -113,11 +136,7 @@ def read_own(folder: Path) -> OwnFile:
         )
     if "parts" in settings:
         names = settings["parts"]
-        if (
-            not isinstance(names, list)
-            or not names
-            or not all(isinstance(name, str) and _PART.fullmatch(name) for name in names)
-        ):
+        if not _are_parts(names):
             raise AdapterError(f"{path}: parts is {shown(names)}; save the adapter again")
         return OwnFile(None, {}, tuple(folder / name for name in names))
     config = settings.get("config")
@@ -159,6 +178,15 @@ def fill(adapter: Adapter, tensors: Mapping[str, Tensor], where: Path) -> None:
     with torch.no_grad():
         for name, tensor in live.items():
             tensor.copy_(tensors[name])
+
+
+def _are_parts(names: object) -> TypeGuard[list[str]]:
+    """Whether this is a list of parts' folders, right below the combination's own."""
+    return (
+        isinstance(names, list)
+        and bool(names)
+        and all(isinstance(name, str) and _PART.fullmatch(name) for name in names)
+    )
 
 
 def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ from lora_lab.checkpoint.files import (
     WEIGHTS_FILE,
 )
 from lora_lab.checkpoint.modules import SLICES_KEY, Slice, encode_slices, rows_of
-from lora_lab.checkpoint.own import part_name, save_own, save_parts
+from lora_lab.checkpoint.own import part_name, parts_in, remove_parts, save_own, save_parts
 from lora_lab.checkpoint.peft import PREFIX
 from lora_lab.checkpoint.seal import SEAL_KEY, seal
 from lora_lab.checkpoint.stacking import stacked_sites
@@ -58,7 +59,10 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
     Returns:
         The folder.
     """
-    _save(model, any_adapter(model, name), Path(folder))
+    adapter = any_adapter(model, name)
+    if doubt := adapter.doubt():
+        warnings.warn(doubt, stacklevel=2)
+    _save(model, adapter, Path(folder))
     return Path(folder)
 
 
@@ -99,6 +103,7 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
     metadata[SEAL_KEY] = seal(tensors, settings, metadata)
 
     folder.mkdir(parents=True, exist_ok=True)
+    before = parts_in(folder)
     partial = folder / (WEIGHTS_FILE + ".partial")
     save_file(tensors, partial, metadata=metadata)
     os.replace(partial, folder / WEIGHTS_FILE)
@@ -107,6 +112,7 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
     os.replace(partial, folder / CONFIG_FILE)
     for other in (OWN_CONFIG_FILE, OWN_WEIGHTS_FILE):
         (folder / other).unlink(missing_ok=True)
+    remove_parts(before)
 
 
 @dataclass

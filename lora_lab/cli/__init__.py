@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         return 130  # as shells have it
-    print(json.dumps(report.json, indent=2) if options.json else report.text)
+    if report is not None:
+        print(json.dumps(report.json, indent=2) if options.json else report.text)
     return 0
 
 

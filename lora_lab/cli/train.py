@@ -1,20 +1,24 @@
-"""`lora-lab train`: a run from a file, without a notebook."""
+"""`lora-lab train`: a run from a file, without a notebook; one process, or several together."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lora_lab._format import format_bytes, plural
 from lora_lab.cli.command import Command, Report
-from lora_lab.errors import RunError
+from lora_lab.errors import LoraLabError
 
 if TYPE_CHECKING:
     from lora_lab.runs import Run, RunResult, Snapshot
 
 _LOOKS = 0.25  # seconds between two looks at the run
+_ENDS = signal.SIGINT, signal.SIGTERM  # Ctrl-C, and a cluster that wants its machine back
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,17 +29,20 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _run(options: argparse.Namespace) -> Report:
+def _run(options: argparse.Namespace) -> Report | None:
     from lora_lab.runs import processes
 
     with processes.joined():
-        run = _made(options)
-        if processes.main():
-            _watch(run.start(), quiet=options.json)
-        else:
-            run.start()
-        result = run.result()
-    return Report(_json(run, result), _text(run, result))
+        try:
+            run = _made(options)
+            _watch(run, quiet=options.json or not processes.main())
+            result = run.result()
+        except LoraLabError as error:
+            if processes.main():
+                raise
+            # All of them may say the same, or this one alone has something to say.
+            raise type(error)(f"process {processes.rank()}: {error}") from error
+        return Report(_json(run, result), _text(run, result)) if processes.main() else None
 
 
 def _made(options: argparse.Namespace) -> Run:
@@ -46,48 +53,76 @@ def _made(options: argparse.Namespace) -> Run:
         return resume(options.recipe, output_dir=options.output_dir or "runs", start=False)
     recipe = Recipe.read(options.recipe)
     if options.output_dir:
-        import dataclasses
-
         recipe = dataclasses.replace(recipe, output_dir=options.output_dir)
     return recipe.make()
 
 
 def _watch(run: Run, quiet: bool) -> None:
-    """Show the run until it is over. Ctrl-C ends it at the next step, its adapter saved."""
-    try:
-        with _display(run, quiet) as show:
-            while not run.wait(_LOOKS):
-                show(run.snapshot)
+    """Start the run and show it until it is over; a signal ends it at the next step, saved."""
+    with _signals() as told, _display(run, quiet) as show:
+        run.start()
+        stopping = False
+        while not run.wait(_LOOKS):
+            if told and not stopping:
+                stopping = True
+                run.stop()
             show(run.snapshot)
-    except KeyboardInterrupt:
-        run.stop()
-        run.wait()
+        show(run.snapshot)
 
 
 @contextlib.contextmanager
-def _display(run: Run, quiet: bool) -> Iterator[Any]:
+def _signals() -> Iterator[list[int]]:
+    """Yield a list that the first signal to end goes into; a second one ends the process."""
+    told: list[int] = []
+
+    def take(number: int, _frame: FrameType | None) -> None:
+        told.append(number)
+        signal.signal(number, before[number])
+
+    before = {int(number): signal.signal(number, take) for number in _ENDS}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _display(run: Run, quiet: bool) -> Iterator[Callable[[Snapshot], None]]:
     """Yield what shows a Snapshot: a bar on a terminal, a line now and then elsewhere."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
 
-    console = Console(stderr=True)
     if quiet:
         yield lambda _snapshot: None
         return
+    console = Console(stderr=True, highlight=False, markup=False)
+    console.print(f"run {run.id}: {run.lm.card.name} on {run.task.name}", soft_wrap=True)
+    with _bar(run, console) if console.is_terminal else _lines(console) as show:
+        yield show
+
+
+@contextlib.contextmanager
+def _lines(console: Any) -> Iterator[Callable[[Snapshot], None]]:
+    shown = 0
+
+    def tell(seen: Snapshot) -> None:
+        nonlocal shown
+        far = seen.step - shown >= max(1, seen.total_steps // 20)
+        if seen.loss is not None and (far or (seen.state.final and seen.step > shown)):
+            shown = seen.step
+            console.print(f"step {seen.step} of {seen.total_steps}, loss {seen.loss:.3f}")
+
+    yield tell
+
+
+@contextlib.contextmanager
+def _bar(run: Run, console: Any) -> Iterator[Callable[[Snapshot], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining()
-    console.print(f"run {run.id}: {run.lm.card.name} on {run.task.name}", markup=False)
-    if not console.is_terminal:
-        last = [-1]
-
-        def tell(seen: Snapshot) -> None:
-            if seen.step >= last[0] + max(1, seen.total_steps // 20) and seen.loss is not None:
-                last[0] = seen.step
-                console.print(f"step {seen.step} of {seen.total_steps}, loss {seen.loss:.3f}")
-
-        yield tell
-        return
-    with Progress(*columns, TextColumn("{task.fields[facts]}"), console=console) as progress:
+    facts_column = TextColumn("{task.fields[facts]}", markup=False)
+    with Progress(*columns, facts_column, console=console) as progress:
         bar = progress.add_task(str(run.state), total=run.training.max_steps, facts="")
 
         def draw(seen: Snapshot) -> None:
@@ -119,8 +154,6 @@ def _json(run: Run, result: RunResult) -> dict[str, Any]:
 
 
 def _text(run: Run, result: RunResult) -> str:
-    if run.adapter is None:
-        raise RunError(f"run {run.id} did not start")
     lines = [f"{plural(run.snapshot.step, 'step')} in {result.seconds:.1f} s"]
     lines += [f"{name:<16}{value:.4g}" for name, value in result.metrics.items()]
     return "\n".join([*lines, f"adapter  {result.adapter_folder}"])

@@ -96,6 +96,23 @@ class AdaLoraConfig(Config):
                 f"scored yet; train for at least {self.tfinal + 2} steps, or make tfinal shorter"
             )
 
+    @staticmethod
+    def check_kind(module: str, kind: str) -> None:
+        """Refuse a target that is no linear layer.
+
+        Args:
+            module: its path.
+            kind: `Site.kind`.
+
+        Raises:
+            ConfigError: an embedding or a convolution.
+        """
+        if kind != "linear":
+            raise ConfigError(
+                f"AdaLoRA is for linear layers, and {module} is none; leave it out of "
+                "target_modules"
+            )
+
     def at_start(self) -> LoraConfig:
         """Return the LoRA of the same targets whose rank is this one's before the first cut."""
         return LoraConfig(

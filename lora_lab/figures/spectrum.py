@@ -40,7 +40,12 @@ def spectrum_figure(
     figure.update_layout(bargap=0.3)
     figure.update_xaxes(title_text="direction of ΔW", dtick=1)
     figure.update_yaxes(
-        title_text="singular value σ", showgrid=True, nticks=4, tickformat=".2~g", zeroline=True
+        title_text="singular value σ",
+        showgrid=True,
+        nticks=4,
+        exponentformat="e",  # 5e−5, not 0.00005: that would reach into the title
+        minexponent=2,
+        zeroline=True,
     )
     update_spectrum(figure, view, theme)
     return figure

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+from torch import nn
+
+from lora_lab.anatomy import anatomy
 from lora_lab.configs import (
     AdaLoraConfig,
+    BitFitConfig,
+    FullConfig,
     LoraConfig,
     MethodConfig,
+    PrefixEmbedConfig,
+    PrefixLayerConfig,
     TrainingConfig,
     method_name,
 )
@@ -17,6 +25,7 @@ from lora_lab.heads import head_modules, is_classifier
 from lora_lab.runs.reporters import check_reporters
 from lora_lab.tasks import ClassificationTask, Task
 from lora_lab.tasks.classification import some
+from lora_lab.tasks.seq2seq_encoding import decoder_inputs
 
 if TYPE_CHECKING:
     from lora_lab.models import LoadedModel
@@ -30,19 +39,21 @@ def check(lm: LoadedModel, task: Task | ClassificationTask) -> None:
     """
     if isinstance(task, ClassificationTask):
         _check_classifier(lm, task)
-    elif not lm.model.can_generate() or lm.tokenizer is None:
-        raise ConfigError(
-            f"{lm.card.name} ({type(lm.model).__name__}) generates no text, and {task.name} is "
-            "prompt → completion; use a causal language model such as smollm2-135m"
-        )
+    else:
+        _check_writer(lm, task)
     if not len(task.train):
         raise ConfigError(f"task {task.name} has no training examples")
     if any(parameter.is_meta for parameter in lm.model.parameters()):
         raise ConfigError(f"{lm.card.name} has no weights; load a model that has some")
 
 
-def check_settings(configs: Sequence[MethodConfig], training: TrainingConfig) -> None:
-    """Refuse what the methods and the training together rule out.
+def check_settings(
+    lm: LoadedModel,
+    task: Task | ClassificationTask,
+    configs: Sequence[MethodConfig],
+    training: TrainingConfig,
+) -> None:
+    """Refuse what the methods, the model and the training together rule out.
 
     Raises:
         ConfigError: the line names the mend.
@@ -50,6 +61,10 @@ def check_settings(configs: Sequence[MethodConfig], training: TrainingConfig) ->
     for config in configs:
         if isinstance(config, AdaLoraConfig):
             config.check_steps(training.max_steps)
+        if isinstance(config, (FullConfig, BitFitConfig)):
+            _check_precision(lm.model, config)
+    if isinstance(task, Task):  # texts with classes are cut to what there is room for
+        _check_positions(lm.model, configs, training)
     fast = (LoraConfig, AdaLoraConfig)
     if training.loraplus_lr_ratio is not None and not any(isinstance(c, fast) for c in configs):
         raise ConfigError(
@@ -57,6 +72,51 @@ def check_settings(configs: Sequence[MethodConfig], training: TrainingConfig) ->
             "it out"
         )
     check_reporters(training.report_to)
+
+
+def _check_precision(model: nn.Module, config: FullConfig | BitFitConfig) -> None:
+    if any(parameter.dtype == torch.float16 for parameter in model.parameters()):
+        raise ConfigError(
+            f"{config.method} trains the model's own float16 weights, in which Adam's moments "
+            'underflow; load the model with dtype="bfloat16" or "float32"'
+        )
+
+
+def _check_positions(
+    model: nn.Module, configs: Sequence[MethodConfig], training: TrainingConfig
+) -> None:
+    prefixes = [c for c in configs if isinstance(c, (PrefixEmbedConfig, PrefixLayerConfig))]
+    if not prefixes:
+        return
+    tokens = sum(config.tokens for config in prefixes)
+    most = anatomy(model).shape.max_positions
+    # Where the tokens alone are too many, `attach` says so.
+    if most is not None and tokens < most < tokens + training.max_length:
+        raise ConfigError(
+            f"{tokens} learned tokens and max_length={training.max_length} do not fit the model's "
+            f"{most} positions; use a max_length of at most {most - tokens}, or fewer learned "
+            "tokens"
+        )
+
+
+def _check_writer(lm: LoadedModel, task: Task) -> None:
+    model, name = lm.model, lm.card.name
+    lacks = "generates" if not model.can_generate() or lm.tokenizer is None else ""
+    lacks = lacks or ("reads" if model.main_input_name != "input_ids" else "")
+    if lacks:
+        raise ConfigError(
+            f"{name} ({type(model).__name__}) {lacks} no text, and {task.name} is prompt → "
+            "completion; use a language model such as smollm2-135m"
+        )
+    if not model.config.is_encoder_decoder:
+        return
+    try:
+        decoder_inputs(model, torch.zeros(1, 1, dtype=torch.int64))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{name} does not know what its decoder starts with; set "
+            "model.config.decoder_start_token_id and model.config.pad_token_id"
+        ) from error
 
 
 def _check_classifier(lm: LoadedModel, task: ClassificationTask) -> None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from lora_lab.runs import processes
 from lora_lab.runs.samples import Sample
 from lora_lab.tasks import ClassificationTask, Example, Task
-from lora_lab.tasks.encoding import IGNORED, Encoded, collate, encode_all, pad_id
+from lora_lab.tasks.encoding import IGNORED, collate, encode_all, pad_id
 from lora_lab.tasks.generation import evaluating, generate
 
 if TYPE_CHECKING:
@@ -75,9 +76,14 @@ class RunData(ABC):
         """Encode the training examples that the steps will reach, drawn without replacement."""
         training, rows = self.training, self._rows
         batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        batch *= processes.count()
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(training.seed))
         reached = order[: training.max_steps * batch].tolist()
         return self.encode([rows[i] for i in reached], "training")
+
+    def longest(self, examples: Sequence[Mapping[str, Any]]) -> int:
+        """Return the tokens of the longest encoded example, as a forecast wants them."""
+        return max(len(example["input_ids"]) for example in examples)
 
     def batches(self) -> Iterator[dict[str, Tensor]]:
         """Yield the held-out examples in batches, on the model's device."""
@@ -106,6 +112,7 @@ class GenerationData(RunData):
     def __init__(self, run: Run, should_stop: Callable[[], bool]) -> None:
         super().__init__(run, should_stop)
         self._task = task = cast(Task, run.task)
+        self._max_length = self.training.max_length
         # The first ones, so that runs are scored on the same.
         self.held_out: list[Example] = list(task.validation[: self.training.eval_examples])
         self.samples = tuple(
@@ -113,7 +120,7 @@ class GenerationData(RunData):
         )
 
     @property
-    def collate(self) -> Callable[[list[Encoded]], dict[str, Tensor]]:
+    def collate(self) -> Callable[[list[Any]], dict[str, Tensor]]:
         """What pads examples to a batch."""
         return functools.partial(collate, pad_id=pad_id(self.tokenizer))
 
@@ -130,28 +137,35 @@ class GenerationData(RunData):
         self.keep_answers(answers, adapted)
         return {"loss": loss, **self._task.score(answers, self.held_out)}
 
-    def encode(self, examples: Sequence[Example], part: str) -> list[Encoded]:
+    def encode(self, examples: Sequence[Example], part: str) -> Sequence[Mapping[str, Any]]:
         """Encode; a line in the notes tells of prompts that were cut."""
-        encoded, cut = encode_all(examples, self._task, self.tokenizer, self.training.max_length)
+        encoded, cut = self._encode_all(examples)
         if cut:
             self.note(
                 f"{cut} of {len(examples)} {part} prompts were cut at their start to fit "
-                f"max_length={self.training.max_length}"
+                f"max_length={self._max_length}"
             )
         return encoded
 
+    def _encode_all(self, examples: Sequence[Example]) -> tuple[Sequence[Mapping[str, Any]], int]:
+        return encode_all(examples, self._task, self.tokenizer, self._max_length)
+
     def _loss(self) -> float | None:
         total, tokens = 0.0, 0
-        with evaluating(self.model):
+        with evaluating(self.model), torch.no_grad():
             for batch in self.batches():
                 if self.should_stop():
                     return None
-                # The model's own loss is the mean over this batch's labels, shifted by one.
-                count = int((batch["labels"][:, 1:] != IGNORED).sum())
-                with torch.no_grad():
-                    total += self.model(**batch).loss.item() * count
+                loss, count = self._summed_loss(batch)
+                total += loss
                 tokens += count
         return total / tokens
+
+    def _summed_loss(self, batch: dict[str, Tensor]) -> tuple[float, int]:
+        """Return the sum over a batch's completion tokens, and how many they are."""
+        # The model's own loss is the mean over this batch's labels, shifted by one.
+        count = int((batch["labels"][:, 1:] != IGNORED).sum())
+        return self.model(**batch).loss.item() * count, count
 
     def _answers(self) -> list[str]:
         lengths = [
@@ -163,7 +177,7 @@ class GenerationData(RunData):
             self.model,
             self.tokenizer,
             [self._task.prompt_text(example.prompt) for example in self.held_out],
-            max_new_tokens=min(math.ceil(_LONGER * max(lengths)) + 1, self.training.max_length),
+            max_new_tokens=min(math.ceil(_LONGER * max(lengths)) + 1, self._max_length),
             should_stop=self.should_stop,
         )
 
@@ -174,4 +188,8 @@ def run_data(run: Run, should_stop: Callable[[], bool]) -> RunData:
         from lora_lab.runs.class_data import ClassificationData
 
         return ClassificationData(run, should_stop)
+    if run.model.config.is_encoder_decoder:
+        from lora_lab.runs.seq2seq_data import Seq2SeqData
+
+        return Seq2SeqData(run, should_stop)
     return GenerationData(run, should_stop)

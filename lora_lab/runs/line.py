@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_lab.runs.snapshot import RunState
@@ -58,6 +59,12 @@ def leave(run: Run) -> None:
         if run in _waiting:
             _waiting.remove(run)
         _tell()
+
+
+def waits(folder: Path) -> bool:
+    """Return whether a run of this folder is in line."""
+    with _lock:
+        return any(run.folder == folder for run in _waiting)
 
 
 def _busy() -> bool:

@@ -1,16 +1,28 @@
 """The processes of one training: one in a notebook, several under `accelerate launch`.
 
-Each has the whole model and runs the same steps. The first one, rank 0, decides and writes.
+Each has the whole adapter and takes the same steps, on its own share of every step's examples. The
+first one, rank 0, writes. What the launcher says is read from its environment variables.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
+
+from lora_lab.configs import TrainingConfig
+from lora_lab.errors import RunError
+
+_PATIENCE = timedelta(minutes=30)  # for one that does not come; a launcher ends them all sooner
+
+T = TypeVar("T")
+_sharding = False
 
 
 def count() -> int:
@@ -23,45 +35,117 @@ def rank() -> int:
     return distributed.get_rank() if _joined() else 0
 
 
+def local_rank() -> int:
+    """Return which of those on this machine it is: the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def main() -> bool:
-    """Whether this process decides and writes."""
+    """Whether this process writes."""
     return rank() == 0
+
+
+def sharded() -> bool:
+    """Whether the launcher's config says FSDP: each process keeps a part of the base model."""
+    return _joined() and _sharding
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
     """Join the other processes, if a launcher has started some, and leave them at the end."""
+    global _sharding
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if not launched or _joined():
         yield
         return
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if cuda else "gloo")
+    # Taken away, or accelerate would shard the adapter with its model: see `sharding`.
+    _sharding = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield
     finally:
         distributed.destroy_process_group()
 
 
-def from_main(value: object) -> object:
-    """Return rank 0's value in every process; a plain one. All must call it."""
+# What all processes must call, in the same order --------------------------------------------------
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """Have rank 0 make something, plain enough to be sent, and return it in every process.
+
+    Raises:
+        RunError: rank 0's, in every process.
+    """
     if not _joined():
-        return value
-    box = [value]
+        return make()
+    box: list[T | RunError | None] = [None]
+    if main():
+        try:
+            box[0] = make()
+        except RunError as error:
+            box[0] = error
     distributed.broadcast_object_list(box, src=0)
-    return box[0]
+    if isinstance(box[0], RunError):
+        raise box[0]
+    return box[0]  # type: ignore[return-value]
 
 
 def any_of(flag: bool) -> bool:
-    """Whether any process says so. All must call it."""
+    """Return whether any process says so."""
     if not _joined():
         return flag
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    told = torch.tensor(int(flag), device=device)
+    told = torch.tensor(int(flag))
     distributed.all_reduce(told, distributed.ReduceOp.MAX)
     return bool(told)
+
+
+def total(numbers: Tensor) -> Tensor:
+    """Return the sum over all processes of a tensor on the training's device."""
+    if _joined():
+        distributed.all_reduce(numbers)
+    return numbers
+
+
+def equalise(tensors: Iterable[Tensor]) -> None:
+    """Give every process rank 0's values."""
+    if _joined():
+        for tensor in tensors:
+            distributed.broadcast(tensor.detach(), src=0)
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def shared_out(training: TrainingConfig, begun_by: int) -> TrainingConfig:
+    """Return a training for as many processes as there are now, with as many examples a step.
+
+    Args:
+        training: as it was begun.
+        begun_by: how many processes there were.
+
+    Raises:
+        RunError: the examples of a step cannot be shared out evenly.
+    """
+    now = count()
+    if now == begun_by:
+        return training
+    batch, passes = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    examples = batch * passes * begun_by
+    if examples % now:
+        fitting = ", ".join(str(n) for n in range(1, examples + 1) if examples % n == 0)
+        raise RunError(
+            f"the run takes {examples} examples a step, and {now} processes cannot share them "
+            f"evenly; launch one of {fitting}"
+        )
+    each = examples // now
+    batch = max(size for size in range(1, min(batch, each) + 1) if each % size == 0)
+    return dataclasses.replace(
+        training, per_device_train_batch_size=batch, gradient_accumulation_steps=each // batch
+    )
 
 
 def _joined() -> bool:

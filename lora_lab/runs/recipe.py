@@ -148,9 +148,15 @@ def _named(values: Mapping[str, Any], what: str, known: tuple[str, ...]) -> dict
         raise ConfigError(f"{what} is {given!r}; it must be a name, such as {_EXAMPLES[what]}")
     if unknown := given.keys() - set(known):
         raise ConfigError(f"{what} has an unknown setting {min(unknown)!r}; known are {known}")
+    for name, value in given.items():
+        if value is not None and not isinstance(value, _TYPES.get(name, str)):
+            must = _WORDS[_TYPES.get(name, str)]
+            raise ConfigError(f"the {what}'s {name} is {value!r}; it must be {must}")
     return dict(given)
 
 
+_TYPES: dict[str, type] = {"labels": list, "seed": int}  # of settings; else text
+_WORDS = {str: "text", list: "a list", int: "a whole number"}
 _EXAMPLES = {"model": "smollm2-135m", "task": "mini-e2e"}
 
 

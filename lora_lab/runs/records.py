@@ -88,10 +88,11 @@ class RunRecord:
         except RunError:
             history = None
         samples = _read_json(self.folder / "samples.json", list)
+        metrics = (self.summary or {}).get("metrics")
         adapter = self.folder / "adapter"
         return OpenedRun(
             rows=tuple(read_metrics(self.folder)),
-            metrics=dict((self.summary or {}).get("metrics") or {}),
+            metrics=dict(metrics) if isinstance(metrics, dict) else {},
             samples=tuple(row for row in samples or () if isinstance(row, dict)),
             history=history,
             checkpoints=dict(reversed(checkpoints.folders(self.folder))),

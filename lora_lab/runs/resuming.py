@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab import configs
 from lora_lab.configs import MethodConfig, TrainingConfig
+from lora_lab.configs.plain import method_from_dict
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.runs import checkpoints
+from lora_lab.runs import checkpoints, processes
 from lora_lab.runs.fingerprints import base_fingerprint, data_fingerprint
 from lora_lab.runs.records import RecordState, RunRecord, find_run
 
@@ -34,6 +34,9 @@ def resume(
     run left alone. What metrics.jsonl and the spectra have of later steps is dropped. A run that
     was cut off before its first checkpoint begins again.
 
+    By another number of processes than it was begun by, it takes as many examples a step as before:
+    what a process passes at a time, and how often, is changed accordingly.
+
     Args:
         run: its id, its folder, or what `lora_lab.runs` lists.
         lm: the base model; may be left out where `load_model` had loaded it.
@@ -50,10 +53,11 @@ def resume(
     from lora_lab.runs.store import RunStore
 
     record = find_run(run, output_dir)
-    _check_state(record)
+    processes.from_main(lambda: _check_state(record))  # looking takes the lock for a moment
     _refuse_links(record.folder)
     checkpoint = checkpoints.newest(record.folder)
     methods, training = read_configs(record)
+    training = processes.shared_out(training, _begun_by(record))
     lm = lm or _load_model(record)
     task = task or _load_task(record)
     _compare(record, lm, task)
@@ -90,7 +94,7 @@ def read_configs(record: RunRecord) -> tuple[tuple[MethodConfig, ...], TrainingC
     where = record.folder / "config.json"
     try:
         training = TrainingConfig.from_dict(record.config["training"])
-        methods = tuple(_method(values) for values in record.config["configs"])
+        methods = tuple(map(method_from_dict, record.config["configs"]))
         if not methods:
             raise ConfigError("it names no method")
     except (ConfigError, KeyError, TypeError, AttributeError) as error:
@@ -98,15 +102,12 @@ def read_configs(record: RunRecord) -> tuple[tuple[MethodConfig, ...], TrainingC
     return methods, training
 
 
-def _method(values: Mapping[str, Any]) -> MethodConfig:
-    fields = {key: value for key, value in values.items() if key != "class"}
-    name = str(values["class"])
-    kind = getattr(configs, name, None) if name in configs.__all__ else None
-    methods: tuple[type, ...] = MethodConfig.__args__
-    if kind not in methods:
-        known = ", ".join(sorted(method.__name__ for method in methods))
-        raise ConfigError(f"it names the class {name[:60]!r}, which is none of {known}")
-    return kind.from_dict(fields)
+def _begun_by(record: RunRecord) -> int:
+    count = record.config.get("processes", 1)
+    if not isinstance(count, int) or count < 1:
+        where = record.folder / "config.json"
+        raise RunError(f"{where} has {count!r} processes; start a new run")
+    return count
 
 
 def _check_state(record: RunRecord) -> None:

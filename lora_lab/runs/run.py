@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from lora_lab.adapters import Adapter, attach, attached, detach
 from lora_lab.adapters.head import head_note, head_parameters, with_head
 from lora_lab.configs import LoraConfig, MethodConfig, TrainingConfig, method_name
+from lora_lab.configs.plain import method_to_dict
 from lora_lab.errors import RunError
-from lora_lab.runs import line
+from lora_lab.runs import line, processes
 from lora_lab.runs.checkpoints import Checkpoint
 from lora_lab.runs.checks import check, check_settings
 from lora_lab.runs.control import Control
@@ -28,7 +29,7 @@ from lora_lab.runs.problems import explain, forget_frames
 from lora_lab.runs.resuming import model_source
 from lora_lab.runs.samples import Sample
 from lora_lab.runs.snapshot import RunState, Snapshot
-from lora_lab.runs.store import RunStore
+from lora_lab.runs.store import MuteStore, RunStore
 from lora_lab.runs.surroundings import ADAPTER, seeded
 from lora_lab.tasks import ClassificationTask, Task
 from lora_lab.tasks.sources import task_source
@@ -100,11 +101,16 @@ class Run:
             configs = with_head(lm.model, configs)  # it starts at random, whatever the method
         self.config = configs if together or len(configs) > 1 else configs[0]
         self.training = training
-        check_settings(self.configs, training)
+        check_settings(lm, task, self.configs, training)
         self.resumes = resumes
         self.steps_before: tuple[tuple[int, float], ...] = ()
         self._again = store is not None
-        self.store = store or RunStore.create(output_dir, name)
+        folder = (
+            processes.from_main(lambda: RunStore.create(output_dir, name).folder)
+            if store is None
+            else store.folder
+        )
+        self.store = RunStore(folder) if processes.main() else MuteStore(folder)
         self.id = self.store.id
         self.folder = self.store.folder
         self.adapter: Adapter | None = None
@@ -263,9 +269,9 @@ class Run:
     def _prepare(self) -> None:
         if self._again:
             log_bytes = 0 if self.resumes is None else int(self.resumes.state["log_bytes"])
-            self.steps_before = tuple(self.store.reopen(log_bytes))
+            self.steps_before = processes.from_main(lambda: tuple(self.store.reopen(log_bytes)))
         else:
-            self.store.begin()
+            processes.from_main(self.store.begin)
         try:
             base = base_fingerprint(self.model)
             with seeded(self.training.seed):
@@ -340,8 +346,9 @@ class Run:
             "method": method_name(self.configs),
             # LoRA alone, as the sweep map and other readers of the ranks want it.
             **({"lora": only.to_dict()} if isinstance(only := self.config, LoraConfig) else {}),
-            "configs": [{"class": type(c).__name__, **c.to_dict()} for c in self.configs],
+            "configs": [method_to_dict(config) for config in self.configs],
             "training": self.training.to_dict(),
+            "processes": processes.count(),
             "versions": versions,
             "sources": {
                 "model": model_source(self.lm, self.task),

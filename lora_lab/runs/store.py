@@ -33,7 +33,7 @@ from lora_lab.runs.lock import RunLock
 from lora_lab.runs.records import METRICS_FILE, RunRecord, list_runs, read_metrics
 from lora_lab.runs.redaction import redacted
 
-__all__ = ["RunRecord", "RunStore", "list_runs"]
+__all__ = ["MuteStore", "RunRecord", "RunStore", "list_runs"]
 
 
 class RunStore:
@@ -173,3 +173,28 @@ class RunStore:
     ) -> Path:
         """Write checkpoints/step-N/; see `checkpoints.save`."""
         return checkpoints.save(self.folder, step, save, state, passing=passing)
+
+
+class MuteStore(RunStore):
+    """The same folder, of a process that is not to write: every write is a no-op."""
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write nothing."""
+
+    def log(self, row: Mapping[str, float]) -> None:
+        """Write nothing."""
+
+    def save_adapter(self, save: Callable[[Path], object]) -> Path:  # noqa: ARG002
+        """Write nothing; return where the adapter is."""
+        return self.folder / "adapter"
+
+    def save_checkpoint(
+        self,
+        step: int,
+        save: Callable[[Path], object],  # noqa: ARG002
+        state: Mapping[str, Any],  # noqa: ARG002
+        *,
+        passing: bool = False,  # noqa: ARG002
+    ) -> Path:
+        """Write nothing; return where the checkpoint is."""
+        return self.folder / "checkpoints" / f"step-{step}"

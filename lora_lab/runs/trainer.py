@@ -14,16 +14,18 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import DefaultFlowCallback
 
 from lora_lab.adapters import Adapter
-from lora_lab.configs import TrainingConfig
+from lora_lab.configs import BitFitConfig, BottleneckConfig, FullConfig, TrainingConfig
 from lora_lab.errors import RunError
 from lora_lab.gated_mlp import recomputed_mlps
 from lora_lab.memory import Meter
+from lora_lab.runs import processes
 from lora_lab.runs.order import StepOrder
 from lora_lab.runs.reporters import reporting_callbacks, silent_thread
 from lora_lab.runs.surroundings import set_whole_random_state, whole_random_state
@@ -95,7 +97,7 @@ class Fit:
             NotFiniteError: NaN or infinity in the loss or a gradient.
             DeadAdapterError: a site that training does not reach.
         """
-        with _training_settings(self.model, self.training):
+        with _training_settings(self.model, self.training), _frozen_stays(self.model):
             groups = parameter_groups(self.adapter, self.training)
             self.optimizer = _AdamW(
                 self.meter,
@@ -112,7 +114,7 @@ class Fit:
             trainer = _Trainer(self)
             # A notebook gets other default callbacks than a script; all but one print or display.
             kept = [c for c in trainer.callback_handler.callbacks if type(c) is DefaultFlowCallback]
-            trackers = reporting_callbacks(self.training.report_to)
+            trackers = reporting_callbacks(self.training.report_to) if processes.main() else []
             trainer.callback_handler.callbacks = [*kept, _Steps(self, trainer, trackers)]
             try:
                 trainer.train()
@@ -188,6 +190,7 @@ class _Trainer(Trainer):
             max_grad_norm=training.max_grad_norm,
             seed=training.seed,
             use_cpu=fit.meter.device.type == "cpu",
+            ddp_find_unused_parameters=_may_leave_out(fit.adapter),
             report_to="none",  # the trackers are called by `_Steps`
             run_name=fit.folder.name,
             project="lora-lab",
@@ -213,6 +216,7 @@ class _Trainer(Trainer):
         self._meter = fit.meter
         self._adapter = fit.adapter
         self._done = fit.done
+        self._wrapped_for = _identities(fit.adapter)
         self._penalty: Tensor | float = 0.0
         self.step_loss: Tensor | float = 0.0
         self.step_tokens: Tensor | int = 0
@@ -237,7 +241,7 @@ class _Trainer(Trainer):
         # Each pass gives its tokens' share of the step's mean: they add up to the true mean.
         self.step_loss = self.step_loss + loss
         labels = inputs["labels"]
-        if labels.ndim > 1:
+        if labels.ndim > 1 and "decoder_input_ids" not in inputs:
             labels = labels[:, 1:]  # the first token of an example is never predicted
         self.step_tokens = self.step_tokens + (labels != IGNORED).sum()
         return loss
@@ -260,6 +264,22 @@ class _Trainer(Trainer):
             loss = loss + (penalty if divided else share)
         self._meter.sample()  # just before the backward pass, activations are at their most
         return (loss, *result[1:]) if isinstance(result, tuple) else loss
+
+    def follow_parameters(self) -> None:
+        """Have DDP reduce the gradients of parameters that took others' places (AdaLoRA's)."""
+        wrapped = self.model_wrapped
+        if not isinstance(wrapped, DistributedDataParallel):
+            return
+        if (now := _identities(self._adapter)) != self._wrapped_for:
+            # In place: HF Trainer's loop and accelerate hold on to the wrapper.
+            DistributedDataParallel.__init__(
+                wrapped,
+                wrapped.module,
+                device_ids=wrapped.device_ids,
+                find_unused_parameters=_may_leave_out(self._adapter),
+                init_sync=False,
+            )
+            self._wrapped_for = now
 
     def floating_point_ops(self, *_: Any) -> int:
         return 0  # nobody reads it, and counting walks over all parameters at every step
@@ -313,9 +333,10 @@ class _Steps(TrainerCallback):
         largest = get_total_norm(gradients, norm_type=math.inf)
         loss = torch.as_tensor(self._trainer.step_loss, device=largest.device)
         tokens = torch.as_tensor(self._trainer.step_tokens, device=largest.device)
-        # The only wait for the device in a step: all numbers in one transfer.
-        numbers = torch.stack((loss.float(), largest.float(), tokens.float()))
-        self._loss, size, count = numbers.tolist()
+        # The only wait for the device in a step: all numbers in one transfer. The gradients are
+        # those of all processes already; of the losses, each is its own times their number.
+        sums = processes.total(torch.stack((loss.float() / processes.count(), tokens.float())))
+        self._loss, count, size = torch.cat((sums, largest.float()[None])).tolist()
         self._tokens = int(count)
         self._trainer.step_loss, self._trainer.step_tokens = 0.0, 0
         if not math.isfinite(self._loss):
@@ -326,6 +347,7 @@ class _Steps(TrainerCallback):
         self._learning_rate = group["lr"] / group["ratio"]
 
     def on_optimizer_step(self, *context: Any, **_: Any) -> None:
+        self._trainer.follow_parameters()
         if self._zero and self._learning_rate > 0:
             # AdaLoRA may have cut all of a place in this very step.
             ranks = self._fit.adapter.ranks
@@ -367,6 +389,34 @@ class _Steps(TrainerCallback):
         self._reached = True
 
 
+def _may_leave_out(adapter: Adapter) -> bool:
+    """Whether a pass may leave parameters unused, as Adapter^D does; DDP wants to know.
+
+    Of all weights of a model, too, some may be for nothing: a pooler below another head.
+    """
+    configs = adapter.config if isinstance(adapter.config, tuple) else (adapter.config,)
+    return any(
+        isinstance(c, (FullConfig, BitFitConfig))
+        or (isinstance(c, BottleneckConfig) and c.variant == "D")
+        for c in configs
+    )
+
+
+@contextlib.contextmanager
+def _frozen_stays(model: Any) -> Iterator[None]:
+    """Have DDP send no frozen weights around: every process has loaded them, or its shard."""
+    names = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    model._ddp_params_and_buffers_to_ignore = [*names, *(name for name, _ in model.named_buffers())]
+    try:
+        yield
+    finally:
+        del model._ddp_params_and_buffers_to_ignore
+
+
+def _identities(adapter: Adapter) -> list[int]:
+    return [id(parameter) for parameter in adapter.parameters() if parameter.requires_grad]
+
+
 def _some(names: list[str], total: int, what: str) -> str:
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     return f"{len(names)} of {total} {what} ({shown})"
@@ -388,22 +438,30 @@ def _likely_reason(model: nn.Module, all_dead: bool) -> str:
 def _training_settings(model: Any, training: TrainingConfig) -> Iterator[None]:
     """Set the model up for training, and put every setting back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    unset = object()
-    use_cache = getattr(model.config, "use_cache", unset)
+    caches = _caches(model)
     checkpointing = training.gradient_checkpointing and not _checkpointing(model)
     try:
+        for config, _ in caches:
+            config.use_cache = False
         with (
             _checkpointed(model) if checkpointing else contextlib.nullcontext(),
             recomputed_mlps(model) if training.recompute_mlp else contextlib.nullcontext(),
         ):
             yield
     finally:
-        if use_cache is not unset:
-            model.config.use_cache = use_cache
-        elif hasattr(model.config, "use_cache"):
-            del model.config.use_cache
+        for config, use_cache in caches:
+            config.use_cache = use_cache
+        if all(config is not model.config for config, _ in caches):
+            vars(model.config).pop("use_cache", None)  # HF Trainer sets it on any config
         for module, mode in modes:
             module.training = mode
+
+
+def _caches(model: nn.Module) -> list[tuple[Any, Any]]:
+    """Return (config, its `use_cache`) of all configs that have one; T5's stacks have their own."""
+    configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    distinct = {id(c): c for c in configs if hasattr(c, "use_cache")}
+    return [(config, config.use_cache) for config in distinct.values()]
 
 
 @contextlib.contextmanager

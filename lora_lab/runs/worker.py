@@ -22,6 +22,7 @@ from lora_lab.adapters import Adapter, activate
 from lora_lab.checkpoint import save_adapter
 from lora_lab.errors import LoraLabError, ModelError, RunError
 from lora_lab.memory import Meter
+from lora_lab.runs import processes
 from lora_lab.runs.data import run_data
 from lora_lab.runs.divergence import Divergence, DivergingError
 from lora_lab.runs.observer import Observer
@@ -30,6 +31,7 @@ from lora_lab.runs.progress import LossHistory, Pace
 from lora_lab.runs.recorder import Recorder
 from lora_lab.runs.room import Forecast, apply_cap, computer_room, fitting, room
 from lora_lab.runs.samples import Sample
+from lora_lab.runs.sharding import shard
 from lora_lab.runs.surroundings import (
     ADAPTER,
     ModelState,
@@ -62,7 +64,7 @@ class Worker:
         self.recorder = Recorder(run.store, self.adapter)
         self.observer = Observer(self.adapter, self.recorder)
         self.meter = Meter(self.model)
-        self.data = run_data(run, self.boundary)
+        self.data = run_data(run, self._evaluation_ends)
         self.metrics: dict[str, float] = {}
         self.fit: Fit | None = None
         self.forecast: Forecast | None = None
@@ -92,7 +94,9 @@ class Worker:
     def boundary(self) -> bool:
         """Rest if somebody wants that; return whether the run is to end.
 
-        A checkpoint that somebody asks for is written here, while the run trains.
+        A checkpoint that somebody asks for is written here, while the run trains. Of several
+        processes, all come here, and end together when one of them is to; the others wait while
+        one rests.
         """
         control = self.run.control
         while control.pause_wanted:
@@ -105,28 +109,45 @@ class Worker:
             if self.fit is not None:
                 self.pace.go()
         self._checkpoint_if_asked()
-        return control.stop_wanted
+        return self._ends()
+
+    def _ends(self) -> bool:
+        control = self.run.control
+        ends = processes.any_of(control.stop_wanted)
+        if ends:
+            control.stop()
+        return ends
+
+    def _evaluation_ends(self) -> bool:
+        # Several processes need not come here equally often: they end when the evaluation is over.
+        return processes.count() == 1 and self.boundary()
 
     def _phases(self) -> None:
-        control = self.run.control
         self.boundary()  # somebody may have the model since before the start
         before = self.run.resumes
         if before is not None:
             self._go_on(before.step, before.state)
+        processes.equalise(exact_state(self.adapter).values())
+        if processes.sharded():
+            if before is None:
+                self._begin_records()  # which look at whole matrices
+            shard(self.model, self.adapter)
+            self.meter = Meter(self.model)  # it may have come to another device
+            self.run.notes.append(f"the base is sharded over {processes.count()} processes (FSDP)")
         self._keep_copy()
         self._good = self._candidate  # the base model, B being zero, or what a checkpoint held
         self.run.publish(memory=self.meter.reading())
         self._enter("reading the data")
         examples = self.data.training_examples()
-        self._check_room(max(len(example["input_ids"]) for example in examples))
+        self._check_room(self.data.longest(examples))
         if self.data.held_out and before is None:
             self._evaluate_base()
-        if not control.stop_wanted:
+        if not self._ends():
             self._train(examples)
-        if self.data.held_out and not control.stop_wanted:
+        if not self._ends() and self.data.held_out:
             self._evaluate_adapted()
         self._enter("saving")
-        self._save_end("stopped" if control.stop_wanted else "done")
+        self._save_end("stopped" if self._ends() else "done")
         self._enter("")
 
     def _evaluate_base(self) -> None:
@@ -158,7 +179,7 @@ class Worker:
         self.forecast = Forecast(self.model, run.config, run.training, length, self.meter.device)
         apply_cap(self.meter.device)
         there = room(self.meter.device)
-        if there is None:
+        if there is None or processes.sharded():  # forecasts know of no shards
             return
         self._enter("checking the memory")
         try:
@@ -169,9 +190,8 @@ class Worker:
     def _train(self, examples: Sequence[Any]) -> None:
         run = self.run
         before = run.resumes
-        if before is None:
-            with torch.no_grad():
-                self.recorder.begin()
+        if before is None and not processes.sharded():
+            self._begin_records()
         self._enter("training")
         self.fit = Fit(
             model=self.model,
@@ -195,6 +215,11 @@ class Worker:
             self.pace.stand()
             self.fit = None
         run.publish(**self._look(now=True), eta_seconds=0.0)
+
+    def _begin_records(self) -> None:
+        if processes.main():
+            with torch.no_grad():
+                self.recorder.begin()
 
     def _step_done(self, step: Step) -> bool:
         run, training = self.run, self.run.training
@@ -241,6 +266,8 @@ class Worker:
         return stop
 
     def _look(self, now: bool) -> dict[str, Any]:
+        if not processes.main():
+            return {}
         with torch.no_grad():
             return self.observer.look(self.step, self.run.watch, now)
 
@@ -262,7 +289,7 @@ class Worker:
     def _checkpoint(self, passing: bool = False) -> None:
         """Write what `_go_on` reads, unless this step has one already."""
         assert self.fit is not None
-        if self._checkpoint_at == self.step:
+        if self._checkpoint_at == self.step or not processes.main():
             return
         start = time.monotonic()
         state = {
@@ -292,8 +319,9 @@ class Worker:
             self.losses.add(number, loss)
         self.divergence = Divergence(loss for _, loss in self.losses.all)
         self.pace = Pace(state["seconds"])
-        with torch.no_grad():
-            self.recorder.go_on(step)
+        if processes.main():
+            with torch.no_grad():
+                self.recorder.go_on(step)
         samples = tuple(Sample(**values) for values in state["samples"])
         self.data.samples = run.samples = samples or self.data.samples
         self.metrics = dict(state["metrics"])

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassificationTask", "Example", "LabelledText", "Task", "load_task"]
 
-EMBEDDED = ("mini-e2e", "mini-nli")
+EMBEDDED = ("mini-e2e", "mini-nli", "mini-rating")
 
 
 # Of a name that is a variable mypy knows no more than that it is a str: a task of prompts.
 @overload
 def load_task(  # type: ignore[overload-overlap]
-    name: Literal["mini-nli"], *, seed: int = 0
+    name: Literal["mini-nli", "mini-rating"], *, seed: int = 0
 ) -> ClassificationTask: ...
 @overload
 def load_task(
@@ -61,7 +61,7 @@ def load_task(
     """Load a task: prompt → completion, or with `text` and `label`, text → class.
 
     Args:
-        name: "mini-e2e" or "mini-nli" (made here, no file needed); a file (.csv, .tsv, .jsonl,
+        name: "mini-e2e", "mini-nli" or "mini-rating" (made here); a file (.csv, .tsv, .jsonl,
             .json, .parquet, also with .gz where it is text); or a data set's hub id, "owner/name".
         prompt: the column that the model reads.
         completion: the column that it learns to write.
@@ -118,6 +118,10 @@ def _embedded(name: str, seed: int) -> Task | ClassificationTask:
         from lora_lab.tasks.mini_nli import mini_nli
 
         return mini_nli(seed)
+    if name == "mini-rating":
+        from lora_lab.tasks.mini_rating import mini_rating
+
+        return mini_rating(seed)
     from lora_lab.tasks.mini import mini_e2e
 
     return mini_e2e(seed)

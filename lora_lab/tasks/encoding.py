@@ -1,4 +1,4 @@
-"""From examples to tensors: loss on the completion and its end only."""
+"""From examples to tensors for causal models: loss on the completion and its end only."""
 
 from __future__ import annotations
 
@@ -50,12 +50,7 @@ def encode(
         TaskError: the completion alone is longer, or the tokenizer has no end-of-sequence token.
     """
     tokenizer = need_tokenizer(tokenizer)
-    if tokenizer.eos_token_id is None:
-        raise TaskError(
-            "the tokenizer has no end-of-sequence token; set tokenizer.eos_token, or take a model "
-            "that writes text"
-        )
-    completion = [*_plain_ids(example.completion, tokenizer), tokenizer.eos_token_id]
+    completion = [*_plain_ids(example.completion, tokenizer), need_end(tokenizer)]
     prompt, cut = prompt_ids(
         task.prompt_text(example.prompt), tokenizer, max_length - len(completion)
     )
@@ -99,17 +94,19 @@ def collate(batch: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
         input_ids, attention_mask (1 on tokens) and labels (-100 on padding), each int64 of shape
         (batch, longest).
     """
-    longest = max(len(item["input_ids"]) for item in batch)
-
-    def padded(rows: Iterable[list[int]], fill: int) -> Tensor:
-        return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
-
     return {
         "input_ids": padded((item["input_ids"] for item in batch), pad_id),
         # Not read off input_ids: the pad token may be the end-of-sequence token that is learned.
         "attention_mask": padded(([1] * len(item["input_ids"]) for item in batch), 0),
         "labels": padded((item["labels"] for item in batch), IGNORED),
     }
+
+
+def padded(rows: Iterable[list[int]], fill: int) -> Tensor:
+    """Return rows as one int64 tensor, (rows, longest), filled up on the right."""
+    rows = list(rows)
+    longest = max(map(len, rows))
+    return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
 
 
 def prompt_ids(
@@ -148,6 +145,20 @@ def need_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedToken
             "the model has no tokenizer; load one and use LoadedModel.given(model, tokenizer)"
         )
     return tokenizer
+
+
+def need_end(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that ends a completion.
+
+    Raises:
+        TaskError: the tokenizer has none.
+    """
+    if tokenizer.eos_token_id is None:
+        raise TaskError(
+            "the tokenizer has no end-of-sequence token; set tokenizer.eos_token, or take a model "
+            "that writes text"
+        )
+    return tokenizer.eos_token_id
 
 
 def _plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

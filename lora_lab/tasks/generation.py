@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lora_lab._quiet import quiet_transformers
+from lora_lab.adapters import learned_tokens
 from lora_lab.errors import TaskError
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.encoding import need_tokenizer, pad_id, prompt_ids
+from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded, prompt_ids
+from lora_lab.tasks.seq2seq_encoding import prompts_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,11 +35,12 @@ def generate(
     printed.
 
     Args:
-        model: one that writes text from left to right.
+        model: one that writes text; an encoder-decoder model reads the prompt with its encoder.
         tokenizer: the model's.
         prompts: texts exactly as the model is to see them (`task.prompt_text(…)`), or a task: the
             prompts of its validation examples.
-        max_new_tokens: where an answer that does not end is broken off.
+        max_new_tokens: where an answer that does not end is broken off. Prompts are cut at their
+            start to what fits the model's positions beside it.
         batch_size: prompts a forward pass.
         should_stop: asked before every batch and after every token.
 
@@ -53,25 +56,22 @@ def generate(
         raise TaskError("prompts is one string; give a list of them")
     if isinstance(prompts, Task):
         prompts = [prompts.prompt_text(example.prompt) for example in prompts.validation]
-    if not model.can_generate() or model.config.is_encoder_decoder:
+    if not model.can_generate():
         raise TaskError(
-            f"{type(model).__name__} does not write text from left to right; take a causal "
-            "language model, such as smollm2-135m"
+            f"{type(model).__name__} does not write text; take a language model, such as "
+            "smollm2-135m"
         )
-    room = _context(model) - max_new_tokens
-    if room < 1:
-        raise TaskError(
-            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's "
-            f"{_context(model)} positions; lower it"
-        )
+    room = _prompt_room(model, max_new_tokens)
     answers: list[str] = []
     with evaluating(model), torch.no_grad(), quiet_transformers():
         for start in range(0, len(prompts), batch_size):
             if should_stop is not None and should_stop():
                 break
-            batch = [
-                prompt_ids(text, tokenizer, room)[0] for text in prompts[start : start + batch_size]
-            ]
+            texts = prompts[start : start + batch_size]
+            if model.config.is_encoder_decoder:
+                batch = [prompt.ids for prompt in prompts_ids(texts, tokenizer, room)]
+            else:
+                batch = [prompt_ids(text, tokenizer, room)[0] for text in texts]
             completed = _complete(model, tokenizer, batch, max_new_tokens, should_stop)
             if completed is None:
                 break
@@ -96,10 +96,15 @@ def _complete(
             self.stopped = self.stopped or (should_stop is not None and should_stop())
             return torch.full((input_ids.shape[0],), self.stopped, device=input_ids.device)
 
-    pad, longest = pad_id(tokenizer), max(map(len, batch))
-    # On the left: every row must end with its prompt's last token, for the first new to follow.
-    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in batch])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch])
+    pad = pad_id(tokenizer)
+    masks = [[1] * len(row) for row in batch]
+    if model.config.is_encoder_decoder:
+        ids, mask = padded(batch, pad), padded(masks, 0)
+        written_from = 1  # the decoder starts with a token of its own
+    else:
+        # On the left: every row must end with its prompt's last token, for the first new to follow.
+        ids, mask = _padded_on_the_left(batch, pad), _padded_on_the_left(masks, 0)
+        written_from = ids.shape[1]
     stop = Stop()
     output = model.generate(
         input_ids=ids.to(model.device),
@@ -109,16 +114,36 @@ def _complete(
             do_sample=False,
             num_beams=1,
             repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            min_length=0,
             pad_token_id=pad,
             eos_token_id=_end_tokens(model, tokenizer),
             use_cache=True,
         ),
         stopping_criteria=StoppingCriteriaList([stop]),
+        **_cache(model),
     )
     if stop.stopped:
         return None
-    texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
+    texts = tokenizer.batch_decode(output[:, written_from:], skip_special_tokens=True)
     return [text.strip() for text in texts]
+
+
+def _cache(model: Any) -> dict[str, Any]:
+    """Return {"past_key_values": a cache} for a T5 whose decoder is the deeper of its stacks.
+
+    transformers 5.23 makes it one for as many layers as the encoder has, and runs out of them.
+    """
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    layers = getattr(model.config, "num_hidden_layers", None)
+    if (getattr(model.config, "num_decoder_layers", None) or 0) <= (layers or 0):
+        return {}
+    return {"past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())}
+
+
+def _padded_on_the_left(rows: Sequence[list[int]], fill: int) -> Tensor:
+    return padded((row[::-1] for row in rows), fill).flip(1)
 
 
 def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
@@ -128,9 +153,25 @@ def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int] | N
     return sorted(end for end in ends if end is not None) or None
 
 
-def _context(model: PreTrainedModel) -> int:
+def positions(model: PreTrainedModel) -> int:
+    """Return how many tokens a model's sequence may have, learned ones included."""
     # Models without a limit (relative positions) get one far above any prompt of ours.
     return getattr(model.config, "max_position_embeddings", None) or 1 << 20
+
+
+def _prompt_room(model: PreTrainedModel, max_new_tokens: int) -> int:
+    """Return how many tokens a prompt may have."""
+    context = positions(model) - learned_tokens(model)
+    if model.config.is_encoder_decoder:  # its two sides have positions of their own
+        room = context if max_new_tokens <= positions(model) else 0
+    else:
+        room = context - max_new_tokens
+    if room < 1:
+        raise TaskError(
+            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's "
+            f"{context} positions; lower it"
+        )
+    return room
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from playwright.sync_api import expect
 
 from lora_lab.memory import MemoryReading
 from lora_lab.runs.snapshot import Problem, RunState, Snapshot
-from lora_lab_widgets.run_panel import RunPanel, describe
+from lora_lab_widgets._wire import describe
+from lora_lab_widgets.run_panel import RunPanel
 
 pytestmark = pytest.mark.browser
 Make = Callable[..., EsmPage]
@@ -277,6 +278,53 @@ def test_settings_agree_in_two_views_and_stay_as_typed_under_the_hand(esm_page: 
     esm.set(settings={**esm.get("settings"), "seed": 3})
     expect(first).to_have_value("550")
     expect(esm.view(0).get_by_role("textbox", name="seed")).to_have_value("3")
+
+
+def test_a_queued_run_says_behind_which_one_and_only_stop_is_offered(esm_page: Make) -> None:
+    queued = Snapshot("run-2", RunState.QUEUED, phase="queued behind run run-1", total_steps=60)
+    esm = esm_page(panel(), {"snapshot": shown(queued)})
+    view = esm.view()
+    expect(view.locator(".ll-run-phase")).to_have_text("queued behind run run-1")
+    for name in ("Start", "Pause", "Resume"):
+        expect(view.get_by_role("button", name=name, exact=True)).to_have_count(0)
+    expect(view.get_by_role("textbox", name="steps")).to_be_disabled()
+    esm.clear_log()
+    view.get_by_role("button", name="Stop").click()
+    assert [m["name"] for m in esm.sent() if m["type"] == "command"] == ["stop"]
+    esm.set(snapshot=shown(TRAINING))
+    expect(view.get_by_role("button", name="Pause")).to_be_visible()
+
+
+def test_one_click_takes_what_would_have_fitted(esm_page: Make) -> None:
+    words = "per_device_train_batch_size=4 with gradient_accumulation_steps=2"
+    problem = {"message": "out of memory", "remedy": "", "details": "", "field": ""}
+    esm = esm_page(panel(), {"snapshot": shown(None, problem={**problem, "proposal": words})})
+    esm.clear_log()
+    offer = esm.view().get_by_role("button", name=f"Take {words}")
+    offer.click()
+    expect(offer).to_be_disabled()
+    assert [m["name"] for m in esm.sent() if m["type"] == "command"] == ["take"]
+    taken = {**problem, "proposal": "", "remedy": "press Start"}
+    esm.set(snapshot=shown(None, problem=taken, seq="x-1"))
+    expect(esm.view().get_by_role("alert").get_by_role("button")).to_be_hidden()
+
+
+def test_the_run_file_and_its_commands_are_shown_and_copied(esm_page: Make) -> None:
+    esm = esm_page(panel())
+    view = esm.view()
+    expect(view.get_by_text("wrote")).to_have_count(0)
+    esm.clear_log()
+    view.get_by_role("textbox", name="steps").fill("7")
+    view.get_by_role("button", name="Take it to a cluster").click()
+    asked = next(m for m in esm.sent() if m["type"] == "command")
+    assert (asked["name"], asked["settings"]["max_steps"]) == ("recipe", 7)
+    command = "accelerate launch -m lora_lab train run.yaml"
+    esm.set(recipe={"path": "/a/run.yaml", "commands": [{"text": command, "hint": "on many"}]})
+    expect(view.get_by_text("wrote /a/run.yaml")).to_be_visible()
+    view.get_by_role("button", name=f"copy {command}").click()
+    assert esm.page.evaluate("() => navigator.clipboard.readText()") == command
+    view.locator(".ll-recipe").get_by_role("button", name="Close").click()
+    expect(view.get_by_text("wrote /a/run.yaml")).to_be_hidden()
 
 
 def test_problem_is_text_and_blames_its_field(esm_page: Make) -> None:

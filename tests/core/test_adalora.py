@@ -2,6 +2,7 @@
 
 import copy
 import io
+import warnings
 import weakref
 
 import numpy as np
@@ -416,6 +417,7 @@ def test_an_adapter_without_any_triplet_is_not_saved(tmp_path):
 # The verbs ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*without AdaLoRA's cuts")
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "t5"])
 def test_merging_and_detaching(name):
     model = tiny(name)
@@ -468,6 +470,47 @@ def test_no_hook_is_left_behind():
     assert not second._optimizer_step_post_hooks
     del second
     assert gone() is None  # the adapter does not keep an optimizer's memory
+
+
+def test_a_copy_of_the_model_hears_of_nobodys_optimizer():
+    model, adapter = attached()
+    stirred(adapter)
+    optimizer = optimizer_of(adapter)
+    adapter.begin_training(optimizer, STEPS)
+    train(model, adapter, optimizer, 3)
+    twin = copy.deepcopy(model)
+    ll.activate(twin, None)
+    ll.merge(twin, "default")
+    ll.unmerge(twin)
+    assert len(optimizer._optimizer_step_pre_hooks) == 1
+    before = ll.attached(twin)["default"].values()
+    train(model, adapter, optimizer, STEPS - 3, 4)
+    for now, then in zip(ll.attached(twin)["default"].values(), before, strict=True):
+        assert torch.equal(now, then)
+
+
+def test_a_loop_that_never_asked_for_cuts_is_told_when_it_saves_or_merges(tmp_path):
+    model, adapter = attached()
+    optimizer = optimizer_of(adapter)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ll.save_adapter(model, tmp_path)  # nothing is learnt yet
+    train(model, adapter, optimizer, 2)
+    line = r"without AdaLoRA's cuts: every rank is init_r 3 .* call adapter\.begin_training"
+    with pytest.warns(UserWarning, match=line):
+        ll.save_adapter(model, tmp_path)
+    with pytest.warns(UserWarning, match=line):
+        ll.merge(model)
+    ll.unmerge(model)
+    both = ll.attach(model, [config(), ll.BitFitConfig(new_biases=True)], "both")
+    stirred(both.adapters[0])
+    with pytest.warns(UserWarning, match=line):
+        ll.save_adapter(model, tmp_path)
+    model, _, _ = trained()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ll.save_adapter(model, tmp_path)
+        ll.merge(model)
 
 
 def test_values_go_back_over_the_last_cut():

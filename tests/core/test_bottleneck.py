@@ -1,5 +1,6 @@
 """Adapter layers: by hand in float64, as AdapterHub's library has them, and beside LoRA."""
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -422,6 +423,27 @@ def test_combined_with_lora_on_the_very_same_matrices(name, variant, lora_first)
     bare = outputs(tiny(name).double(), batch)
     ll.detach(model)
     assert torch.equal(outputs(model, batch), bare)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_copy_of_the_model_is_its_own(variant):
+    model = tiny("llama")
+    batch = tiny_inputs(model)
+    bare = outputs(model, batch)
+    stir(ll.attach(model, ll.BottleneckConfig(variant, r=3)))
+    before = outputs(model, batch)
+    twin = copy.deepcopy(model)
+    assert torch.equal(outputs(twin, batch), before)
+    for parameter in attached(twin)["default"].parameters():
+        torch.nn.init.zeros_(parameter)
+    assert torch.equal(outputs(twin, batch), bare)
+    assert torch.equal(outputs(model, batch), before)
+    stir(attached(twin)["default"])
+    ll.activate(twin, None)
+    assert torch.equal(outputs(twin, batch), bare)
+    ll.detach(twin)
+    assert not [m for m in twin.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert torch.equal(outputs(model, batch), before)
 
 
 def test_another_adapters_merge_leaves_it_as_it_was():

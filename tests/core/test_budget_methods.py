@@ -41,6 +41,7 @@ from tests.core.measured_step import (
     qwen2,
     qwen3,
 )
+from tests.core.tiny_models import tiny
 
 DECODERS = [llama, gpt2, mistral, qwen2, qwen3, opt]
 D, LAYERS = 12288, 96  # GPT-3 175B
@@ -316,3 +317,7 @@ def test_models_that_a_method_cannot_use() -> None:
         budget(bare, BottleneckConfig())
     with pytest.raises(ConfigError, match="PreEmbed needs word embeddings"):
         budget(bare, PrefixEmbedConfig())
+    with pytest.raises(ConfigError, match="is for linear layers, and transformer\\.wte is"):
+        budget(tiny("gpt2"), AdaLoraConfig(target_modules=["wte"]))
+    with pytest.raises(ConfigError, match="PreLayer needs word embeddings"):
+        budget(tiny("vit"), PrefixLayerConfig())

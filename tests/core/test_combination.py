@@ -72,6 +72,8 @@ def test_each_part_is_saved_in_its_own_folder_and_comes_back(tmp_path):
     ("configs", "line"),
     [
         ([], "the list of configs is empty"),
+        ([LORA, BOTH], "holds a list; put all configs into one"),
+        ("lora", "str is not an adapter's config"),
         ([LORA, ll.LoraConfig(r=4, target_modules=["v"])], r"LoRA and LoRA both claim .*\.v_proj"),
         ([LORA, ll.FullConfig()], r"LoRA and FT both claim .*\.q_proj"),
         ([ll.FullConfig(top_layers=1), ll.FullConfig()], "FT-Top1 and FT both claim"),
@@ -119,16 +121,84 @@ def test_lora_and_bitfit_merge_as_one_and_come_apart_bit_for_bit():
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
-def test_what_cannot_merge_is_refused_and_the_weights_are_as_they_were():
+@pytest.mark.parametrize("keep_original", [True, False])
+def test_what_cannot_merge_is_refused_and_the_weights_are_as_they_were(keep_original):
     model = tiny("llama")
     batch = tiny_inputs(model)
     ll.attach(model, BOTH)
     before = {name: p.clone() for name, p in model.named_parameters()}
     tuned = outputs(model, batch)
     with pytest.raises(AdapterError, match="PreEmbed"):
-        ll.merge(model)
+        ll.merge(model, keep_original=keep_original)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     assert torch.equal(outputs(model, batch), tuned)
+
+
+def test_a_refused_merge_leaves_another_one_merged(tmp_path):
+    model = tiny("llama")
+    batch = tiny_inputs(model)
+    ll.attach(model, LORA, "lora")
+    ll.attach(model, BOTH, "both")
+    ll.merge(model, "lora", keep_original=False)
+    merged = outputs(model, batch)
+    with pytest.raises(AdapterError, match="PreEmbed cannot be merged"):
+        ll.merge(model, "both")
+    assert ll.active(model) == "lora"
+    assert torch.equal(outputs(model, batch), merged)
+
+
+def test_what_cannot_merge_is_not_begun_to_be_written(tmp_path, monkeypatch):
+    model = tiny("llama")
+    ll.attach(model, BOTH)
+    monkeypatch.setattr(Combination, "merged_weights", lambda *_: pytest.fail("it was begun"))
+    with pytest.raises(AdapterError, match="PreEmbed cannot be merged"):
+        ll.export_merged(model, tmp_path / "merged")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_merge_that_breaks_off_without_w0_says_so(monkeypatch):
+    model = tiny("llama")
+    adapter = ll.attach(model, LORA)
+    whole = adapter.merged_weights
+
+    def broken(dtype=None):
+        yield next(whole(dtype))
+        raise MemoryError
+
+    monkeypatch.setattr(adapter, "merged_weights", broken)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with pytest.raises(MemoryError) as kept:
+        ll.merge(model)
+    assert not hasattr(kept.value, "__notes__")
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    with pytest.raises(MemoryError) as lost:
+        ll.merge(model, keep_original=False)
+    assert "load the model again" in lost.value.__notes__[0]
+
+
+def test_a_folder_keeps_no_part_of_an_earlier_combination(tmp_path):
+    model = tiny("llama")
+    folder = tmp_path / "adapter"
+
+    def found():
+        return sorted(p.name for p in folder.iterdir() if p.is_dir())
+
+    ll.attach(model, BOTH, "both")
+    ll.attach(model, [LORA, ll.BottleneckConfig("P", r=2)], "other")
+    ll.attach(model, BOTH[1], "own")
+    ll.attach(model, LORA, "lora")
+    for single in ("own", "lora"):
+        ll.save_adapter(model, folder, "both")
+        assert found() == ["1-lora", "2-pre-embed"]
+        ll.save_adapter(model, folder, "other")
+        assert found() == ["1-lora", "2-adapter-p"]
+        notes = folder / "2-adapter-p" / "notes.txt"
+        notes.write_text("a person's")
+        ll.save_adapter(model, folder, single)
+        assert found() == ["2-adapter-p"]  # what is not ours stays, and nothing else
+        assert [p.name for p in notes.parent.iterdir()] == ["notes.txt"]
+        notes.unlink()
+        notes.parent.rmdir()
 
 
 def test_samples_of_one_batch_cannot_have_it():

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from tiny_models import tiny
+from tiny_seq2seq import framing_tokenizer, tiny_seq2seq
 from tiny_text import tiny_llama, tiny_tokenizer
 
+from lora_lab.adapters import attach
+from lora_lab.configs import PrefixEmbedConfig
 from lora_lab.errors import TaskError
 from lora_lab.tasks import Example, Task
 from lora_lab.tasks.generation import generate
@@ -122,3 +126,58 @@ def test_what_cannot_write_says_so():
         generate(tiny_llama(), tiny_tokenizer(), "one prompt")
     with pytest.raises(TaskError, match="max_new_tokens=128 leaves no room"):
         generate(tiny_llama(), tiny_tokenizer(), PROMPTS, max_new_tokens=128)
+
+
+def _seq2seq_greedy(model, ids: list[int], count: int) -> list[int]:
+    """One prompt, no padding, no cache: the argmax of every step."""
+    written = [model.config.decoder_start_token_id]
+    with torch.no_grad():
+        for _ in range(count):
+            logits = model(
+                input_ids=torch.tensor([ids]),
+                decoder_input_ids=torch.tensor([written]),
+                use_cache=False,
+            ).logits
+            written.append(logits[0, -1].argmax().item())
+            if written[-1] == 2:
+                break
+    return written[1:]
+
+
+@pytest.mark.parametrize("kind", ["t5", "t5-gated", "bart"])
+def test_an_encoder_decoder_answers_in_a_padded_batch_as_alone(kind):
+    lm = tiny_seq2seq(kind)
+    model, tokenizer = lm.model, lm.tokenizer
+    # What a summariser's files ask for is not greedy.
+    model.generation_config.update(num_beams=3, min_length=9, no_repeat_ngram_size=1)
+    answers = generate(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=3)
+    for text, answer in zip(PROMPTS, answers, strict=True):
+        expected = _seq2seq_greedy(model, tokenizer(text)["input_ids"], 12)
+        assert answer == tokenizer.decode(expected, skip_special_tokens=True).strip()
+    assert len(set(answers)) > 1
+
+
+def test_a_long_prompt_of_an_encoder_keeps_its_end_and_its_frame():
+    lm = tiny_seq2seq("bart")  # 64 positions a side
+    long = "x" * 300 + "the end\n"
+    [answer] = generate(lm.model, lm.tokenizer, [long], max_new_tokens=8)
+    ids = lm.tokenizer(long)["input_ids"]
+    expected = _seq2seq_greedy(lm.model, [ids[0], *ids[-63:]], 8)
+    assert answer == lm.tokenizer.decode(expected, skip_special_tokens=True).strip()
+    generate(lm.model, lm.tokenizer, ["a"], max_new_tokens=64)
+    with pytest.raises(TaskError, match="max_new_tokens=65 leaves no room"):
+        generate(lm.model, lm.tokenizer, ["a"], max_new_tokens=65)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bart"])
+def test_learned_tokens_take_their_positions_from_the_prompt(kind):
+    if kind == "bart":
+        model, tokenizer = tiny_seq2seq("bart").model, framing_tokenizer("bart")
+    else:
+        model, tokenizer = tiny("gpt2", vocab_size=259), tiny_tokenizer()
+    attach(model, PrefixEmbedConfig(prefix_length=3, infix_length=2))
+    # 64 positions: a prompt that fills them all would be refused by the learned tokens.
+    assert len(generate(model, tokenizer, ["x" * 300], max_new_tokens=8)) == 1
+    if kind == "gpt2":
+        with pytest.raises(TaskError, match=r"max_new_tokens=59 leaves no room .* 59 p"):
+            generate(model, tokenizer, ["x"], max_new_tokens=59)

@@ -30,7 +30,11 @@ def tiny_recipe(folder: Path) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     return {
         "model": {"name": str(tiny_model_folder(folder / "model")), "device": "cpu"},
-        "task": {"name": str(tiny_task_file(folder / "task.csv"))},
+        "task": {
+            "name": str(tiny_task_file(folder / "task.csv")),
+            "prompt": "prompt",
+            "completion": "completion",
+        },
         "configs": [{"class": "LoraConfig", "r": 4, "target_modules": ["q", "v"]}],
         "training": {
             "max_steps": 4, "per_device_train_batch_size": 4, "warmup_steps": 0,

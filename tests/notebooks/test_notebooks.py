@@ -96,13 +96,13 @@ def test_every_method_is_compared(tmp_path):
     shorten(
         notebook,
         {
-            "STEPS, BATCH, HELD_OUT = 24, 4, 12": "STEPS, BATCH, HELD_OUT = 3, 1, 1",
-            "= 100, 8, 150": "= 3, 2, 6",
+            "STEPS, BATCH, HELD_OUT = 20, 4, 8": "STEPS, BATCH, HELD_OUT = 3, 1, 1",
+            "= 60, 8, 60": "= 3, 2, 6",
         },
     )
     run(notebook, tmp_path)
     text = str(shown(notebook))
-    for model in ("e2e", "nli"):
+    for model in ("e2e", "rating"):
         assert len(list((tmp_path / "runs" / model).iterdir())) == 13
     for method in PAPERS_METHODS:
         assert f">{method}</td>" in text
@@ -110,7 +110,7 @@ def test_every_method_is_compared(tmp_path):
     figures = [o for cell in code_cells(notebook) for o in cell.outputs if "data" in o]
     assert sum("application/vnd.plotly.v1+json" in figure["data"] for figure in figures) == 2
     assert "Held-out loss of 13 methods after 3 steps of mini-e2e on smollm2-135m" in text
-    assert "Accuracy of 13 methods after 3 steps of mini-nli on minilm-l6" in text
+    assert "Accuracy of 13 methods after 3 steps of mini-rating on minilm-l6" in text
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

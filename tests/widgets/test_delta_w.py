@@ -273,10 +273,11 @@ def test_the_map_gets_effective_ranks(bench: Bench) -> None:
 def test_without_figure_widgets_the_numbers_come_as_text(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise ImportError("Please install anywidget\nto use FigureWidget")
+    class Refusing:  # as plotly has it in their place
+        def __init__(self, *_: Any, **__: Any) -> None:
+            raise ImportError("Please install anywidget\nto use FigureWidget")
 
-    monkeypatch.setattr(go, "FigureWidget", refuse)
+    monkeypatch.setattr(go, "FigureWidget", Refusing)
     bench.view.ranks = RANKS
     bench.settle()
     for part in (bench.view._spectrum, bench.view._overlap):

@@ -13,7 +13,8 @@ import pytest
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.memory import MemoryReading
 from lora_lab.runs.snapshot import Problem, RunState, Snapshot
-from lora_lab_widgets.run_panel import MAX_POINTS, RunPanel, thin
+from lora_lab_widgets._wire import MAX_POINTS, thin
+from lora_lab_widgets.run_panel import RunPanel
 
 LOSSES = tuple((i, 4 / i + 0.01 * (i % 7)) for i in range(1, 501))
 RUNNING = Snapshot(
@@ -258,7 +259,24 @@ def test_the_runs_problem_is_shown() -> None:
         "remedy": "batch 4",
         "details": "tb",
         "field": "",
+        "proposal": "",
     }
+
+
+def test_what_would_have_fitted_is_offered_until_it_is_taken() -> None:
+    fields = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    problem = Problem("out of memory", "try less", proposal=fields)
+    desk = Desk(Snapshot("run-1", RunState.FAILED, problem=problem))
+    panel = desk.panel()
+    offered = "per_device_train_batch_size=4 with gradient_accumulation_steps=2"
+    assert panel.snapshot["problem"]["proposal"] == offered
+    panel._handle({"type": "command", "name": "take", "seq": "a-1", "settings": {}})
+    assert desk.commands[-1][0] == "take"
+    assert panel.snapshot["problem"]["proposal"] == ""
+    assert panel.snapshot["problem"]["remedy"].endswith("press Start")
+    desk.snapshot = Snapshot("run-2", RunState.FAILED, problem=problem)
+    tick(panel, "a-2")
+    assert panel.snapshot["problem"]["proposal"] == offered, "of another run"
 
 
 def test_unknown_messages_commands_and_settings_are_refused_aloud() -> None:

@@ -88,10 +88,11 @@ def test_words_are_text() -> None:
 
 
 def test_without_figure_widgets_the_words_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise ImportError("Please install anywidget\nto use FigureWidget")
+    class Refusing:  # as plotly has it in their place
+        def __init__(self, *_: Any, **__: Any) -> None:
+            raise ImportError("Please install anywidget\nto use FigureWidget")
 
-    monkeypatch.setattr(go, "FigureWidget", refuse)
+    monkeypatch.setattr(go, "FigureWidget", Refusing)
     stage = Stage()
     for figure in (plain(), two_axes()):
         stage.show(figure, "what it shows")

@@ -12,6 +12,8 @@ import pytest
 import lora_lab as ll
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.plan import ranks as ranks_of
+from lora_lab.runs import Problem
+from lora_lab.runs.recipe import Recipe
 from lora_lab_widgets import Workbench
 
 sys.path.append(str(Path(__file__).parents[1] / "browser"))
@@ -38,6 +40,10 @@ def tick(wb, theme="light", width=1000):
 def command(wb, name, **settings):
     wb.panel._handle({"type": "command", "name": name, "seq": "c", "settings": settings})
     return wb.panel.snapshot
+
+
+def send(wb, **content):
+    wb.history._handle_custom_msg(content, [])
 
 
 def until(condition, seconds=60):
@@ -219,16 +225,128 @@ def test_two_workbenches_on_one_page_have_benches_of_their_own(wb):
     assert wb.grid.bench == wb.savings.bench
 
 
-def test_a_start_that_is_refused_loses_nothing(wb, tmp_path):
+@pytest.fixture
+def training(tmp_path):
+    """Return a workbench of another model that trains and does not end by itself."""
+    other = Workbench(*tiny_chat_model(), output_dir=tmp_path, **{**QUICK, "max_steps": 100_000})
+    other.start()
+    yield other
+    other.run.stop()
+    other.run.wait(60)
+
+
+def test_a_start_while_another_run_trains_waits_in_line_and_stop_leaves_it(wb, training):
+    assert command(wb, "start")["problem"] is None
+    shown = tick(wb)
+    assert (shown["state"], shown["phase"]) == ("queued", f"queued behind run {training.run.id}")
+    assert wb.grid.locked
+    assert "is queued; stop it to start another run" in command(wb, "start")["problem"]["message"]
+    assert "starts by itself when its turn comes" in command(wb, "pause")["problem"]["message"]
+    shown = command(wb, "stop")
+    assert (shown["state"], shown["problem"]) == ("done", None)
+    tick(wb)
+    assert not wb.grid.locked
+    assert training.run.state == "running"
+
+
+def test_a_queued_run_starts_by_itself_and_its_adapter_comes_on_show(wb, training):
+    assert command(wb, "start")["problem"] is None
+    tick(wb)
+    assert wb.delta_w.ranks == {}
+    training.run.stop()
+    until(lambda: tick(wb)["state"] == "done")
+    assert tick(wb)["step"] == 4
+    assert set(wb.delta_w.ranks) == set(wb.grid.ranks)
+
+
+def test_one_click_takes_the_batch_that_would_have_fitted(wb):
+    assert "press Start first" in command(wb, "take")["problem"]["message"]
     wb.start().result()
-    adapter = wb.run.adapter
-    other = Workbench(*tiny_chat_model(), output_dir=tmp_path, **{**QUICK, "max_steps": 10_000})
-    try:
-        other.start()
-        before = wb.run
-        assert "one run trains at a time" in command(wb, "start")["problem"]["message"]
-        assert wb.run is before
-        assert ll.attached(wb.lm.model)["default"] is adapter
-    finally:
-        other.run.stop()
-        other.run.wait(60)
+    assert "no settings are proposed" in command(wb, "take")["problem"]["message"]
+    fields = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+    wb.run.publish(problem=Problem("out of memory", "try less", proposal=fields))
+    assert command(wb, "take")["problem"]["proposal"] == ""
+    assert wb.panel.settings["per_device_train_batch_size"] == 1
+    training = wb.start().training
+    assert training.per_device_train_batch_size == 1
+    assert training.gradient_accumulation_steps == 2
+
+
+def test_a_stopped_run_is_resumed_from_the_history_by_another_workbench(tmp_path):
+    first = Workbench(*tiny_chat_model(), output_dir=tmp_path, **{**QUICK, "max_steps": 100_000})
+    first.config = ll.LoraConfig(r=4, target_modules=["o"])
+    run = first.start()
+    until(lambda: run.snapshot.step > 1)
+    run.stop()
+    run.wait(60)
+    wb = Workbench(*tiny_chat_model(), output_dir=tmp_path, **QUICK)
+    send(wb, type="open", value=True)
+    until(lambda: (tick(wb), wb.history.form["rows"])[1])
+    row = wb.history.form["rows"][0]
+    assert (row["id"], row["state"], row["resumable"]) == (run.id, "stopped", True)
+    send(wb, type="resume", id=run.id)
+    until(lambda: (tick(wb), wb.run is not None or wb.history.problem)[1])
+    assert wb.history.problem is None
+    assert (wb.run.id, wb.run.folder) == (run.id, run.folder)
+    assert wb.config == ll.LoraConfig(r=4, target_modules=["o"])
+    assert wb.panel.settings["max_steps"] == 100_000
+    assert set(wb.delta_w.ranks) == {n for n in wb.grid.ranks if n.endswith("o_proj")}
+    before = run.snapshot.step
+    until(lambda: tick(wb)["step"] > before + 2)
+    send(wb, type="resume", id=run.id)
+    assert "stop it to resume another one" in wb.history.problem["message"]
+    send(wb, type="delete", id=run.id)
+    until(
+        lambda: (tick(wb), wb.history.problem and "is at work" in wb.history.problem["message"])[1]
+    )
+    wb.run.stop()
+    wb.run.wait(60)
+    until(lambda: (tick(wb), wb.history.form["rows"][0]["state"] == "stopped")[1])
+    send(wb, type="delete", id=run.id)
+    until(lambda: (tick(wb), wb.history.form["rows"] == [])[1])
+    assert not run.folder.exists()
+
+
+def test_a_run_of_another_base_is_not_resumed_and_the_reason_is_one_line(wb, tmp_path):
+    assert command(wb, "start", max_steps=100_000)["problem"] is None
+    until(lambda: tick(wb)["step"] > 0)
+    wb.run.stop()
+    wb.run.wait(60)
+    stopped = wb.run
+    model, tokenizer = tiny_chat_model()
+    model.lm_head.weight.data.mul_(2)
+    other = Workbench(model, tokenizer, output_dir=tmp_path, **QUICK)
+    send(other, type="open", value=True)
+    until(lambda: (tick(other), other.history.form["rows"])[1])
+    send(other, type="resume", id=stopped.id)
+    until(lambda: (tick(other), other.history.problem)[1])
+    assert "is not the base model of run" in other.history.problem["message"]
+    assert other.run is None
+    assert ll.attached(model) == {}
+
+
+def test_what_is_set_up_becomes_a_run_file_or_the_reason_why_not(wb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = command(wb, "recipe")
+    assert "is a model of your own, which no file can name" in shown["problem"]["message"]
+    assert not (tmp_path / "run.yaml").exists()
+    card = dataclasses.replace(wb.lm.card, source="hub", name="a/b")
+    wb.lm = dataclasses.replace(wb.lm, card=card)
+    assert command(wb, "recipe", max_steps=7)["problem"] is None
+    written = Recipe.read(tmp_path / "run.yaml")
+    assert written.model["name"] == "a/b"
+    assert written.task["name"] == "mini-e2e"
+    assert written.configs == (wb.config,)
+    assert written.training.max_steps == 7
+    assert written.training.max_length == QUICK["max_length"]
+    assert written.training.eval_examples == 0
+    assert [each["text"] for each in wb.panel.recipe["commands"]] == [
+        "lora-lab train run.yaml",
+        "accelerate launch -m lora_lab train run.yaml",
+    ]
+    command(wb, "recipe", max_steps=7)
+    assert [path.name for path in tmp_path.glob("*.yaml")] == ["run.yaml"]
+    command(wb, "recipe", max_steps=8)
+    assert Recipe.read(tmp_path / "run.yaml").training.max_steps == 7, "what is there stays"
+    assert Recipe.read(tmp_path / "run-2.yaml").training.max_steps == 8
+    assert wb.panel.recipe["commands"][0]["text"] == "lora-lab train run-2.yaml"

@@ -6,6 +6,7 @@ import traceback
 from typing import Any
 
 from lora_lab.errors import LoraLabError
+from lora_lab.runs.room import in_words
 from lora_lab.runs.snapshot import Problem
 
 MAX_LINE = 600  # characters of a message or a remedy
@@ -21,10 +22,14 @@ def from_error(error: Exception, remedy: str = "") -> dict[str, Any]:
 
 
 def as_json(problem: Problem) -> dict[str, Any]:
-    """Return {"message", "remedy", "details", "field"}; `field` names a setting to blame, or ""."""
+    """Return {"message", "remedy", "details", "field", "proposal"}.
+
+    `field` names a setting to blame, `proposal` says which settings would have worked; "" if none.
+    """
     return {
         "message": problem.message[:MAX_LINE],
         "remedy": problem.remedy[:MAX_LINE],
         "details": problem.details[-MAX_DETAILS:],
         "field": "",
+        "proposal": in_words(dict(problem.proposal)) if problem.proposal else "",
     }

@@ -58,15 +58,20 @@ class Specimen:
         return self._run()
 
     @property
+    def attached(self) -> Adapter | None:
+        """The adapter that the model has now, of whatever method."""
+        return attached(self.lm.model).get(ADAPTER)
+
+    @property
     def adapter(self) -> Adapter | None:
         """The adapter that the model has now, if it has a ΔW = s·BA to look at."""
-        adapter = attached(self.lm.model).get(ADAPTER)
+        adapter = self.attached
         return adapter if adapter is not None and adapter.sites else None
 
     @property
     def nothing(self) -> str:
         """Why there is no `adapter`: none has been trained yet, or it learns no low-rank ΔW."""
-        adapter = attached(self.lm.model).get(ADAPTER)
+        adapter = self.attached
         if adapter is None or adapter.sites:
             return "There is no ΔW yet: start a run first."
         return f"{adapter.method} has no low-rank ΔW = BA to look at; {_learns(adapter.config)}."

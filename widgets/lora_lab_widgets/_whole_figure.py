@@ -19,12 +19,12 @@ def whole_figure(figure: Any) -> Any:
 
     from lora_lab import figures
 
-    class Whole(go.FigureWidget):
+    class FigureWidget(go.FigureWidget):
         def open(self) -> None:
             if getattr(self, "_whole", False):
                 super().open()
 
-    made = Whole(figure)
+    made = FigureWidget(figure)
     # Before it is displayed: no button that uploads the figure to somebody's cloud.
     made._config = figures.CONFIG
     made._whole = True

@@ -7,7 +7,6 @@ trait. The trainer's thread never comes near a widget.
 
 from __future__ import annotations
 
-import math
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +18,10 @@ from lora_lab.configs import TrainingConfig
 from lora_lab.errors import ConfigError
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab_widgets._base import Panel
-from lora_lab_widgets._problems import MAX_LINE, as_json, from_error
+from lora_lab_widgets._problems import as_json, from_error
+from lora_lab_widgets._wire import describe
 from lora_lab_widgets.methods import METHODS, WHOLE, choices, default_values, typed
 
-MAX_POINTS = 200  # of the loss, a message
 TRAINING = (
     "max_steps",
     "per_device_train_batch_size",
@@ -31,7 +30,7 @@ TRAINING = (
     "seed",
 )
 """The fields of `TrainingConfig` that the panel shows."""
-COMMANDS = ("start", "pause", "resume", "stop")
+COMMANDS = ("start", "pause", "resume", "stop", "take", "recipe")
 
 View = Callable[[Snapshot | None, str, int], None]
 """What `RunPanel.on_tick` takes: called with (snapshot, "light" or "dark", width in CSS pixels)."""
@@ -56,8 +55,9 @@ class RunPanel(Panel):
 
     Args:
         read: returns the run's current snapshot, None before the first run.
-        on_command: called with ("start" | "pause" | "resume" | "stop", settings). A
-            `LoraLabError` that it raises is shown in the red strip; the clock goes on.
+        on_command: called with (one of `COMMANDS`, settings): "take" is what an out-of-memory
+            proposes, "recipe" the run file for other machines. A `LoraLabError` that it raises is
+            shown in the red strip; the clock goes on.
         settings: values that differ from `default_settings`.
         tasks: the names to choose from.
 
@@ -66,18 +66,20 @@ class RunPanel(Panel):
         methods: [{"name", "text", "fields": the settings that it has}].
         plan: {"line": what the method does, or why it cannot; "bad": whether it cannot;
             "automatic": {setting: what it is where nothing is typed}}.
+        recipe: {"path": of the run file that was written, "commands": what trains it elsewhere}.
 
     Raises:
         ConfigError: when `settings` has a name that the panel does not show.
     """
 
-    static_files = ("error_strip", "run_clock", "loss_chart", "run_panel")
+    static_files = ("error_strip", "run_clock", "loss_chart", "recipe_box", "run_panel")
 
     snapshot = traitlets.Dict(read_only=True).tag(sync=True)
     settings = traitlets.Dict().tag(sync=True)
     tasks = traitlets.List(traitlets.Unicode()).tag(sync=True)
     methods = traitlets.List(traitlets.Dict()).tag(sync=True)
     plan = traitlets.Dict().tag(sync=True)
+    recipe = traitlets.Dict().tag(sync=True)
     clock = traitlets.Unicode(read_only=True).tag(sync=True)  # views of one panel share one clock
 
     def __init__(
@@ -97,6 +99,7 @@ class RunPanel(Panel):
         self._answering = threading.RLock()
         self._refused: dict[str, Any] | None = None  # the problem of the latest command
         self._refused_in: tuple[str, str] = ("", "")  # the run and the state it arose in
+        self._taken: tuple[str, str] | None = None  # the run whose proposal was taken
         self._broken: dict[str, Any] | None = None  # a view's problem in the latest update
         self._unread: dict[str, Any] | None = None  # why the run could not be read
         self._seen: Snapshot | None = None
@@ -193,7 +196,10 @@ class RunPanel(Panel):
         if name not in COMMANDS:
             raise ConfigError(f"no command {name!r}; use one of {', '.join(COMMANDS)}")
         self._merge(changes)
-        self._on_command(name, _typed(self.settings) if name == "start" else dict(self.settings))
+        typed = name in ("start", "recipe")
+        self._on_command(name, _typed(self.settings) if typed else dict(self.settings))
+        if name == "take":
+            self._taken = _moment(self._seen)
 
     def _merge(self, changes: Mapping[str, Any]) -> None:
         with self._answering:
@@ -212,6 +218,8 @@ class RunPanel(Panel):
             if self._refused_in != _moment(snapshot):
                 self._refused = None
             of_run = as_json(snapshot.problem) if snapshot and snapshot.problem else None
+            if of_run and self._taken == _moment(snapshot):
+                of_run.update(proposal="", remedy=_TAKEN)
             problem = self._refused or of_run or self._unread or self._broken
             self._answerer = threading.get_ident()
             try:
@@ -220,55 +228,11 @@ class RunPanel(Panel):
                 self._answerer = 0
 
 
+_TAKEN = "what was proposed is in the settings: press Start"
+
+
 def _moment(snapshot: Snapshot | None) -> tuple[str, str]:
     return (snapshot.run_id, snapshot.state) if snapshot else ("", "")
-
-
-def describe(snapshot: Snapshot | None) -> dict[str, Any]:
-    """Return what the browser draws of a snapshot, as plain JSON of a few KB at most."""
-    shown = snapshot or Snapshot(run_id="")
-    memory = shown.memory
-    return {
-        "run_id": shown.run_id[:MAX_LINE],
-        "state": str(shown.state),
-        "phase": shown.phase[:MAX_LINE],
-        "step": shown.step,
-        "total_steps": shown.total_steps,
-        "loss": _number(shown.loss),
-        "losses": thin(shown.losses, shown.total_steps),
-        "learning_rate": _number(shown.learning_rate),
-        "rate": _number(shown.steps_per_second),
-        "eta": _number(shown.eta_seconds),
-        "elapsed": _number(shown.elapsed_seconds),
-        "metrics": {str(k)[:64]: _number(v) for k, v in list(shown.metrics.items())[:32]},
-        "memory": memory
-        and {"current": memory.current, "peak": memory.peak, "kind": memory.kind[:64]},
-    }
-
-
-def thin(
-    losses: Sequence[tuple[int, float]], total_steps: int
-) -> list[tuple[int, float | None, float | None]]:
-    """Return at most `MAX_POINTS` of the points as (step, loss, smoothed loss).
-
-    The smoothed value is the exponentially weighted mean of all points so far, with the weight
-    exp(-Δstep/τ), τ = max(2, total_steps/60) steps, divided by the sum of the weights so that it
-    starts without bias. A loss that is not finite is None and does not enter the mean.
-    """
-    span = max(2.0, total_steps / 60)
-    mean = weight = 0.0
-    last = losses[0][0] if losses else 0
-    points: list[tuple[int, float | None, float | None]] = []
-    for step, loss in losses:
-        decay = math.exp(-max(0, step - last) / span)
-        last = step
-        mean, weight = mean * decay, weight * decay
-        if math.isfinite(loss):
-            mean, weight = mean + loss, weight + 1
-        points.append((step, _number(loss), _number(mean / weight) if weight else None))
-    every = -(-len(points) // MAX_POINTS) or 1
-    # Counted from the end, so that the newest point is always among them.
-    return points[::-1][::every][::-1]
 
 
 def _known(changes: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,10 +253,3 @@ def _typed(settings: Mapping[str, Any]) -> dict[str, Any]:
     names = (*TRAINING, *(chosen.fields if chosen else ()))
     whole = {*TRAINING, *WHOLE} - {"learning_rate"}
     return {**settings, **typed(settings, names, whole)}
-
-
-def _number(value: float | None) -> float | None:
-    """Round to 6 digits for the wire; None for what JSON has no number for."""
-    if value is None or not math.isfinite(value):
-        return None
-    return float(f"{value:.6g}")

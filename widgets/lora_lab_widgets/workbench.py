@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import html
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from lora_lab.adapters import activate, active, attached
+from lora_lab.adapters import Adapter, activate, active, attached
 from lora_lab.anatomy import anatomy
 from lora_lab.budget import budget, price_table
 from lora_lab.budget.costs import Memory
@@ -27,9 +27,12 @@ from lora_lab.tasks.generation import generate
 from lora_lab_widgets._dry_runs import DryRuns
 from lora_lab_widgets._live_ranks import LiveRanks
 from lora_lab_widgets._plans import Plans
+from lora_lab_widgets._recipes import written
+from lora_lab_widgets._resuming import idle_again, write_report
 from lora_lab_widgets._specimen import ADAPTER, Specimen, over, resting
 from lora_lab_widgets.delta_w import NOTHING_YET, DeltaW
 from lora_lab_widgets.header import Header
+from lora_lab_widgets.history import History
 from lora_lab_widgets.laboratory import Laboratory
 from lora_lab_widgets.methods import about, automatic, instead, mend, numbers
 from lora_lab_widgets.rank_grid import RankGrid
@@ -87,6 +90,7 @@ class Workbench:
         self._tasks = {given.name: given}
         self._settled = True  # not while settings and ranks are being changed together
         self._priced: dict[str, Any] = {}  # what the savings were priced for
+        self._shown_adapter: Adapter | None = None
         self._lengths: dict[tuple[str, int], int] = {}  # (task, max_length): its longest example
         self.anatomy = anatomy(self.lm.model)
         self._plans = Plans(self.anatomy)
@@ -118,6 +122,13 @@ class Workbench:
         self._dry_runs = DryRuns(self.savings, self._dry_run)
         self.delta_w = DeltaW(self.anatomy, specimen.factors, specimen.base_weight)
         self.laboratory = Laboratory(specimen, self.anatomy, self._output_dir)
+        self.history = History(
+            self._output_dir,
+            run=lambda: self.run,
+            resume=lambda record: idle_again(record, self.lm, self._tasks.values()),
+            begin=self._go_on_with,
+            report=lambda record: write_report(record, self.run, self.anatomy),
+        )
         prompt = given.validation[0].prompt if given.validation else ""
         self.try_it = TryIt(self._answer, prompt=prompt)
         self.header = Header()
@@ -207,7 +218,7 @@ class Workbench:
     def _layout(self) -> ipywidgets.VBox:
         upper = ipywidgets.Box([self.grid, ipywidgets.VBox([self.savings, self.panel])])
         upper.add_class("ll-columns")
-        views = [self.delta_w, self.laboratory, self.try_it]
+        views = [self.delta_w, self.laboratory, self.try_it, self.history]
         box = ipywidgets.VBox([self.header, upper, *views])
         for widget in (box, upper, upper.children[1]):
             widget.add_class("ll-panel")
@@ -227,20 +238,79 @@ class Workbench:
         self.delta_w.update(snapshot, theme, width)
         self.laboratory.update(snapshot, theme, width)
         self.try_it.update()
+        self.history.update(snapshot)
+        if self._specimen.attached is not self._shown_adapter:  # a queued run has begun
+            self._show_adapter()
 
     def _command(self, name: str, settings: dict[str, Any]) -> None:
         if name == "start":
             self._start(settings)
+        elif name == "recipe":
+            self.panel.recipe = written(
+                self.lm,
+                self._task(settings["task"]),
+                self._configs(),
+                self._training(settings),
+                self._output_dir,
+            )
         elif self.run is None:
             raise RunError(f"there is no run to {name}; press Start first")
         else:
-            {"pause": self.run.pause, "resume": self.run.resume, "stop": self.run.stop}[name]()
+            {
+                "pause": self.run.pause,
+                "resume": self.run.resume,
+                "stop": self.run.stop,
+                "take": self._take_proposal,
+            }[name]()
+
+    def _training(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return {name: settings[name] for name in TRAINING} | self._unshown
 
     def _start(self, settings: dict[str, Any]) -> None:
         self._needs_rest("start another run")
-        training = {name: settings[name] for name in TRAINING} | self._unshown
+        training = self._training(settings)
         config, task = self.config, self._task(settings["task"])
         run = train(self.lm, task, config, output_dir=self._output_dir, start=False, **training)
+        self._begin(run)
+
+    def _take_proposal(self) -> None:
+        """Take the settings that would have fitted into memory."""
+        problem = self.run.snapshot.problem if self.run else None
+        if problem is None or not problem.proposal:
+            raise RunError("no settings are proposed; change them by hand")
+        self._set_training(problem.proposal)
+
+    def _set_training(self, values: Mapping[str, Any]) -> None:
+        shown = {name: value for name, value in values.items() if name in TRAINING}
+        self._unshown |= {name: value for name, value in values.items() if name not in shown}
+        self.panel.settings = {**self.panel.settings, **shown}
+
+    def _go_on_with(self, run: Run) -> None:
+        """Go on with a run that was read from disk; what it trains comes on show."""
+        self._needs_rest(f"resume run {run.id}")
+        task = run.task
+        if not isinstance(task, Task):
+            raise RunError(
+                f"run {run.id} learns classes, for which the workbench has no panels; "
+                "lora_lab.resume() goes on with it"
+            )
+        self._begin(run)
+        self._tasks[task.name] = task
+        if task.name not in self.panel.tasks:
+            self.panel.tasks = [*self.panel.tasks, task.name]
+        training = run.training.to_dict()
+        shown = {name: training[name] for name in TRAINING} | {"task": task.name}
+        with contextlib.suppress(ConfigError), self._planning():  # a method without fields here
+            values, painted = self._plans.take(run.configs)
+            self.panel.settings = {**self.panel.settings, **values, **shown}
+            if painted is not None:
+                self.grid.ranks = painted
+        self._lengths.clear()
+        self._price()
+        self._replan()
+        self.savings.note_run()
+
+    def _begin(self, run: Run) -> None:
         with warnings.catch_warnings():
             # That the last run's adapter goes is what Start means here.
             warnings.filterwarnings("ignore", f"adapter '{ADAPTER}' was attached already")
@@ -355,6 +425,7 @@ class Workbench:
 
     def _show_adapter(self) -> None:
         """Point the ΔW view at the adapter that the model has now."""
+        self._shown_adapter = self._specimen.attached
         adapter = self._specimen.adapter
         if adapter is not None:
             self.delta_w.show({name: site.r for name, site in adapter.sites.items()})

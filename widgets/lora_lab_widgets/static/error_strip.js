@@ -1,12 +1,20 @@
 // The red strip: what happened, what to try, and the traceback for who wants it. Text only.
 
-/** Returns {node, draw({message, remedy, details} or null)}. */
-function errorStrip() {
+/**
+ * Returns {node, draw({message, remedy, details, proposal} or null)}. `take` is called when somebody
+ * takes the settings that `proposal` names.
+ */
+function errorStrip(take) {
   const message = el("b");
   const remedy = el("div");
+  const offer = el("button", { class: "ll-button ll-error-offer", type: "button" });
+  offer.addEventListener("click", () => {
+    offer.disabled = true; // until Python has answered
+    take?.();
+  });
   const trace = el("pre", { class: "ll-trace", tabindex: 0 });
   const details = el("details", {}, el("summary", { text: "details" }), trace);
-  const node = el("div", { class: "ll-error", role: "alert", hidden: true }, message, remedy, details);
+  const node = el("div", { class: "ll-error", role: "alert", hidden: true }, message, remedy, offer, details);
   let shown = "";
   const draw = (problem) => {
     const text = JSON.stringify(problem ?? null);
@@ -15,6 +23,9 @@ function errorStrip() {
     node.hidden = !problem?.message;
     message.textContent = problem?.message ?? "";
     remedy.textContent = problem?.remedy ?? "";
+    offer.hidden = !(take && problem?.proposal);
+    offer.disabled = false;
+    offer.textContent = `Take ${problem?.proposal ?? ""}`;
     trace.textContent = problem?.details ?? "";
     details.hidden = !problem?.details;
     details.open = false;

@@ -27,7 +27,8 @@ const METHOD_FIELDS = [
 ];
 const CHOICES = new Set(["task", "method"]);
 const TICKED = new Set(["new_biases"]);
-const OPEN_STATES = ["running", "pausing", "paused", "stopping"];
+const OPEN_STATES = ["queued", "running", "pausing", "paused", "stopping"];
+const PHASE_STATES = ["queued", "running"]; // what they are at says more than their name
 const STATE_TEXTS = { idle: "ready", pausing: "pausing at the next step", stopping: "stopping at the next step" };
 const PRIMARY = {
   running: ["pause", "❚❚", "Pause"],
@@ -168,7 +169,8 @@ function render({ model, el: host, signal }) {
   const memory = el("span", { class: "ll-run-memory" });
   const chart = lossChart();
   const table = lossTable();
-  const strip = errorStrip();
+  const strip = errorStrip(() => command("take"));
+  const recipe = recipeBox(() => clock.send(model, { type: "command", name: "recipe", settings: form.values() }));
   const root = el(
     "section",
     { class: "ll-panel ll-run", "aria-label": "training run", "data-lm-suppress-shortcuts": "true" },
@@ -180,7 +182,8 @@ function render({ model, el: host, signal }) {
       progress,
       el("div", { class: "ll-run-stats ll-dim" }, ...Object.values(stats)),
       strip.node, chart.node, table.node,
-      el("div", { class: "ll-run-row ll-run-foot ll-dim" }, memory, el("span", { class: "ll-space" }), id)),
+      el("div", { class: "ll-run-row ll-run-foot ll-dim" }, memory, el("span", { class: "ll-space" }), id, recipe.button),
+      recipe.node),
     spoken,
   );
 
@@ -199,6 +202,7 @@ function render({ model, el: host, signal }) {
     [action, sign, verb.textContent] = PRIMARY[s.state] ?? ["start", "▶", "Start"];
     symbol.textContent = sign;
     primary.setAttribute("aria-label", verb.textContent);
+    primary.hidden = s.state === "queued"; // it starts by itself; Stop takes it out of the line
     primary.disabled = s.state === "pausing" || s.state === "stopping";
     stop.disabled = !open || s.state === "stopping";
     form.node.disabled = open;
@@ -213,7 +217,7 @@ function render({ model, el: host, signal }) {
     fillBar.style.width = total ? `${(100 * Math.min(s.step, total)) / total}%` : "0";
     place(progress, { "aria-valuenow": s.step, "aria-valuemax": total || 1, "aria-valuetext": step.textContent });
 
-    const said = STATE_TEXTS[s.state] ?? (s.state === "running" && s.phase ? s.phase : s.state);
+    const said = STATE_TEXTS[s.state] ?? (PHASE_STATES.includes(s.state) && s.phase ? s.phase : s.state);
     phase.textContent = said;
     if (spoken.textContent !== `run: ${said}`) spoken.textContent = `run: ${said}`;
     id.textContent = s.run_id;
@@ -246,6 +250,7 @@ function render({ model, el: host, signal }) {
     "change:tasks": form.drawTasks,
     "change:methods": form.drawMethods,
     "change:plan": form.drawPlan,
+    "change:recipe": () => recipe.draw(model.get("recipe")),
   });
   const unwatch = watchSight(root, (visible) => {
     view.visible = visible;
@@ -256,6 +261,7 @@ function render({ model, el: host, signal }) {
   // A notebook's own shortcuts must not take what is typed here.
   root.addEventListener("keydown", (event) => event.stopPropagation());
   host.append(root);
+  recipe.draw(model.get("recipe"));
   draw();
 
   const cleanup = () => {

@@ -1,0 +1,234 @@
+"""The history's list, comparison and detail in Chromium: what they send, and that all is text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from esm import EsmPage
+from playwright.sync_api import expect
+
+from lora_lab_widgets._past_runs import COLUMNS
+from lora_lab_widgets.history import History
+
+pytestmark = pytest.mark.browser
+Make = Callable[..., EsmPage]
+
+
+def row(id_: str, state: str = "done", **changes: Any) -> dict[str, Any]:
+    return {
+        "id": id_,
+        "label": "r=8 · lr 0.002 · seed 0",
+        "what": "smollm2-135m · mini-e2e",
+        "state": state,
+        "step": 60,
+        "steps": 60,
+        "loss": 1.234,
+        "metrics": "held-out loss 2.10 → 1.21 · BLEU 12.1 → 38.2",
+        "when": "2026-01-02 03:04",
+        "resumable": state in ("stopped", "cut off"),
+        "deletable": state != "running",
+        **changes,
+    }
+
+
+ROWS = [row("run-c", "running"), row("run-b", "stopped"), row("run-a")]
+FORM = {"open": True, "rows": ROWS, "picked": [], "total": 3, "folder": "runs"}
+COMPARED = {
+    "columns": list(COLUMNS),
+    "rows": [
+        {"id": id_, "label": f"LoRA {id_}", "cells": [str(i)] * len(COLUMNS)}
+        for i, id_ in enumerate(("run-a", "run-b"))
+    ],
+    "curves": [
+        {"id": id_, "points": [[i, 3 - i / 40, 3 - i / (40 + k)] for i in range(1, 61)]}
+        for k, id_ in enumerate(("run-a", "run-b"))
+    ],
+    "note": "lowest held-out loss: LoRA r = 8",
+}
+DETAILS = {
+    "id": "run-a",
+    "label": "LoRA run-a",
+    "facts": [["folder", "/runs/run-a"], ["model", "smollm2-135m · float32"]],
+    "config": "ll.LoraConfig(r=8)",
+    "points": COMPARED["curves"][0]["points"],
+    "samples": [{"prompt": "name[Fig]", "base": "no", "adapted": "The Fig is a pub."}],
+    "reportable": True,
+}
+
+
+def panel() -> History:
+    nothing: Any = lambda *_: None  # noqa: E731
+    return History(Path("runs"), run=nothing, resume=nothing, begin=nothing, report=nothing)
+
+
+def opened(make: Make, **options: Any) -> EsmPage:
+    state = {"form": FORM, **options.pop("state", {})}
+    esm = make(panel(), state, **options)
+    esm.clear_log()
+    return esm
+
+
+def button(esm: EsmPage, name: str) -> Any:
+    return esm.view().get_by_role("button", name=name, exact=True)
+
+
+def test_says_hello_and_is_closed_until_somebody_opens_it(esm_page: Make) -> None:
+    esm = esm_page(panel())
+    assert [message["type"] for message in esm.sent()] == ["hello"]
+    expect(esm.view().get_by_role("table")).to_have_count(0)
+    button(esm, "Open the runs").click()
+    assert esm.sent()[-1]["type"] == "open"
+    assert esm.sent()[-1]["value"] is True
+    expect(button(esm, "Open the runs")).to_be_disabled()
+    esm.set(form={**FORM, "rows": [], "total": 0})
+    expect(esm.view().get_by_text("No run is on disk here yet")).to_be_visible()
+    esm.set(form=FORM)
+    expect(esm.view().get_by_role("row")).to_have_count(4)
+    expect(esm.view().get_by_text("No run is on disk here yet")).to_be_hidden()
+
+
+def test_what_can_be_done_with_a_run_follows_its_state(esm_page: Make) -> None:
+    esm = opened(esm_page)
+    expect(button(esm, "Resume run-b")).to_be_enabled()
+    expect(button(esm, "Resume run-a")).to_have_count(0)
+    expect(button(esm, "Delete run-c")).to_be_disabled()
+    button(esm, "Resume run-b").click()
+    esm.view().get_by_role("checkbox", name="compare run-a").check()
+    button(esm, "Show run-a").click()
+    said = [{k: v for k, v in message.items() if v is not None} for message in esm.sent()]
+    assert said == [
+        {"type": "resume", "id": "run-b"},
+        {"type": "pick", "id": "run-a", "value": True},
+        {"type": "show", "id": "run-a", "value": True},
+    ]
+    assert esm.saves() == []
+
+
+def test_deleting_takes_two_clicks(esm_page: Make) -> None:
+    esm = opened(esm_page)
+    button(esm, "Delete run-a").click()
+    assert esm.sent() == []
+    esm.set(busy="reading the runs…")  # redraws nothing under the hand
+    button(esm, "Sure? run-a").click()
+    assert [(m["type"], m["id"]) for m in esm.sent()] == [("delete", "run-a")]
+    button(esm, "Delete run-a").click()
+    esm.view().get_by_role("button", name="Refresh").click()  # looking elsewhere takes it back
+    expect(button(esm, "Delete run-a")).to_be_visible()
+    assert [m["type"] for m in esm.sent()] == ["delete", "refresh"]
+
+
+def test_a_question_that_is_not_answered_is_taken_back(esm_page: Make) -> None:
+    esm = esm_page(panel(), {"form": FORM}, views=0)
+    esm.page.clock.install(time=0)
+    esm.page.clock.pause_at(1_000)
+    esm.add_view()
+    esm.clear_log()
+    button(esm, "Delete run-a").click()
+    expect(button(esm, "Sure? run-a")).to_be_visible()
+    esm.page.clock.run_for(5_100)
+    expect(button(esm, "Delete run-a")).to_be_visible()
+    assert esm.sent() == []
+
+
+def test_picked_runs_are_drawn_on_one_chart_and_in_one_table(esm_page: Make) -> None:
+    esm = opened(
+        esm_page,
+        state={"form": {**FORM, "picked": ["run-a", "run-b"]}, "compared": COMPARED},
+    )
+    view = esm.view()
+    expect(view.locator(".ll-loss-curves path.ll-curve")).to_have_count(2)
+    expect(view.locator(".ll-curve-name")).to_have_text(["1", "2"])
+    spoken = view.locator(".ll-loss-curves").get_attribute("aria-label") or ""
+    assert "1: LoRA run-a, at the end 1.50; 2: LoRA run-b" in spoken
+    region = view.get_by_role("region", name="comparison of the picked runs")
+    expect(region.get_by_role("row")).to_have_count(3)
+    expect(region.get_by_role("columnheader")).to_have_count(2 + len(COLUMNS))
+    marks = view.get_by_role("row").filter(has_text="run-a").first.locator(".ll-past-pick b")
+    expect(marks).to_have_text("1")
+    esm.set(compared={})
+    expect(view.get_by_text("Compared")).to_be_hidden()
+
+
+def test_one_run_in_detail(esm_page: Make) -> None:
+    esm = opened(esm_page, state={"details": DETAILS})
+    view = esm.view()
+    expect(view.get_by_text("ll.LoraConfig(r=8)")).to_be_visible()
+    expect(view.get_by_text("The Fig is a pub.")).to_be_visible()
+    button(esm, "Write the report").click()
+    assert [(m["type"], m["id"]) for m in esm.sent()] == [("report", "run-a")]
+    button(esm, "Hide run-a").click()
+    assert esm.sent()[-1]["value"] is False
+    esm.set(details={})
+    expect(view.get_by_text("ll.LoraConfig(r=8)")).to_be_hidden()
+
+
+def test_names_answers_and_errors_are_text(esm_page: Make) -> None:
+    evil = '<img src=x onerror="window.hacked=1">'
+    rows = [row(evil, evil, label=evil, what=evil, metrics=evil, when=evil)]
+    problem = {"message": evil, "remedy": evil, "details": evil, "field": "", "proposal": ""}
+    compared = {
+        "columns": [evil],
+        "rows": [{"id": evil, "label": evil, "cells": [evil]}],
+        "curves": [{"id": evil, "points": [[1, 1, 1], [2, 2, 2]]}],
+        "note": evil,
+    }
+    details = {
+        "id": evil,
+        "label": evil,
+        "facts": [[evil, evil]],
+        "config": evil,
+        "points": [[1, 1, 1]],
+        "samples": [{"prompt": evil, "base": evil, "adapted": evil}],
+        "reportable": True,
+    }
+    form = {**FORM, "rows": rows, "picked": [evil], "folder": evil}
+    esm = opened(
+        esm_page,
+        state={
+            "form": form,
+            "compared": compared,
+            "details": details,
+            "problem": problem,
+            "busy": evil,
+        },
+    )
+    assert esm.view().locator("img, script").count() == 0
+    expect(esm.view().get_by_role("alert").locator("b")).to_have_text(evil)
+    assert esm.page.evaluate("() => window.hacked") is None
+
+
+def test_keys_stay_out_of_the_notebook(esm_page: Make) -> None:
+    esm = opened(esm_page)
+    esm.page.evaluate(
+        "() => { window.keys = []; document.addEventListener('keydown', e => keys.push(e.key)); }"
+    )
+    esm.view().get_by_role("checkbox", name="compare run-a").press("d")
+    assert esm.page.evaluate("() => keys") == []
+
+
+@pytest.mark.parametrize("width", [340, 620, 1100])
+def test_nothing_is_wider_than_its_place(esm_page: Make, width: int) -> None:
+    long = "LoRA+PreEmbed r 8, 8+8 · lr 0.002 · seed 0 · 20261121-205040-a-name-of-its-own-b509"
+    rows = [row(f"20260101-00000{i}-a-long-name-b509", "running elsewhere") for i in range(3)]
+    facts = [["folder", "/home/somebody/" + "a-folder/" * 20]]
+    compared = {**COMPARED, "rows": [{**each, "label": long} for each in COMPARED["rows"]]}
+    esm = opened(
+        esm_page,
+        state={
+            "form": {**FORM, "rows": rows},
+            "compared": compared,
+            "details": {**DETAILS, "label": long, "facts": facts},
+        },
+        width=width,
+    )
+    assert esm.page.evaluate("() => document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("by", ["cleanup", "signal"])
+def test_a_closed_view_leaves_nothing_behind(esm_page: Make, by: str) -> None:
+    esm = opened(esm_page)
+    esm.remove_view(by=by)
+    assert esm.open_ends() == {"model": 0, "document": 0, "window": 0, "intervals": 0}

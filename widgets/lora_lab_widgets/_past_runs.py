@@ -1,0 +1,330 @@
+"""The runs on disk as the history shows them: rows, a comparison, one in detail. Reads files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lora_lab import spectra
+from lora_lab._format import format_bytes, format_count
+from lora_lab.analysis import SpectraHistory, compare_methods
+from lora_lab.analysis.table import number as three_digits
+from lora_lab.configs import to_python
+from lora_lab.errors import RunError
+from lora_lab.runs import OpenedRun, RecordState, RunRecord, line
+from lora_lab.runs.lock import RunLock
+from lora_lab.runs.records import METRICS_FILE, read_record
+from lora_lab.runs.resuming import read_configs
+from lora_lab_widgets._wire import number, thin
+from lora_lab_widgets.lab_views.base import run_label
+
+MOST_ROWS = 100
+MOST_PICKED = 6
+_TAIL = 4096  # bytes of metrics.jsonl that hold its last line
+_MOST_TEXT = 1_500  # characters of a prompt, an answer, a note
+_MOST_CONFIG = 6_000
+_MOST_SAMPLES = 6
+_NOTHING = "–"
+
+COLUMNS = (
+    *("steps", "loss", "metrics", "trainable", "ranks", "effective rank", "‖ΔW‖ / ‖W₀‖"),
+    *("peak memory", "time"),
+)
+_RESUMED = (RecordState.CUT_OFF, RecordState.STOPPED)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was read at one moment.
+
+    Attributes:
+        records: by id, newest first, as many as are shown.
+        total: how many there are.
+        rows: of the list.
+        compared: {"columns", "rows", "curves", "note"}, {} where nothing is picked.
+        details: of the run on show, {} where none is.
+    """
+
+    records: Mapping[str, RunRecord]
+    total: int
+    rows: list[dict[str, Any]]
+    compared: dict[str, Any]
+    details: dict[str, Any]
+
+
+def look(records: Sequence[RunRecord], picked: Sequence[str], shown: str) -> Look:
+    """Read what is shown of the runs: all in the list, those picked, and the one in detail."""
+    known = {record.id: record for record in records[:MOST_ROWS]}
+    chosen = [known[id_] for id_ in picked if id_ in known]
+    return Look(
+        known,
+        len(records),
+        [_row(record) for record in known.values()],
+        _compared(chosen) if chosen else {},
+        _details(known[shown]) if shown in known else {},
+    )
+
+
+def delete(record: RunRecord, output_dir: Path, busy: Callable[[Path], bool]) -> None:
+    """Delete a run's folder and nothing else.
+
+    Args:
+        record: the run.
+        output_dir: its folder must lie right in there.
+        busy: whether a run in this process is at work on a folder, or about to be.
+
+    Raises:
+        RunError: the folder lies elsewhere, somebody is at work on it, or the disk refuses.
+    """
+    folder = record.folder
+    if folder.is_symlink() or folder.resolve().parent != output_dir.expanduser().resolve():
+        raise RunError(f"{folder} is not in {output_dir}, or a link; delete it by hand")
+    if busy(folder) or line.waits(folder):
+        raise RunError(f"run {record.id} is at work or waits in line; stop it first")
+    if read_record(folder) is None:
+        raise RunError(f"run {record.id} is not on disk any more; refresh the list")
+    lock = RunLock(folder)
+    try:
+        lock.acquire()  # refused where it is at work in this process or another
+        (folder / "config.json").unlink()  # from here on nobody can resume it
+        lock.release()  # an open file keeps its folder on some systems
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise RunError(
+            f"{folder} could not be deleted whole: {error.strerror or error}; delete it by hand"
+        ) from error
+    finally:
+        lock.release()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size of all files below a folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+# The list -------------------------------------------------------------------------------------
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
+    summary = record.summary or {}
+    last = _last_line(record.folder / METRICS_FILE)
+    state = record.state
+    queued = line.waits(record.folder)
+    repeats = state is RecordState.FAILED and not summary.get("repeats")
+    free = state not in (RecordState.RUNNING, RecordState.ELSEWHERE) and not queued
+    return {
+        "id": record.id,
+        "label": _label(record).removesuffix(f" · {record.id}"),
+        "what": f"{_name(record, 'model')} · {_name(record, 'task')}",
+        "state": "queued" if queued else str(state),
+        "step": _whole(last.get("step", summary.get("steps"))),
+        "steps": _whole(_of(record, "training").get("max_steps")),
+        "loss": _number(last.get("loss")),
+        "metrics": _metrics(summary.get("metrics")),
+        "when": _when(record),
+        "resumable": free and (state in _RESUMED or repeats),
+        "deletable": free,
+    }
+
+
+def _last_line(path: Path) -> Mapping[str, Any]:
+    """Return the last whole row of a run's metrics, {} where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            lines = file.read().split(b"\n")[:-1]
+        row = json.loads(lines[-1])
+    except (OSError, ValueError, IndexError):
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def _when(record: RunRecord) -> str:
+    """Return when it was started, from its name, else from its config's file."""
+    try:
+        moment = datetime.strptime(record.id[:15], "%Y%m%d-%H%M%S")
+    except ValueError:
+        try:
+            moment = datetime.fromtimestamp((record.folder / "config.json").stat().st_mtime)
+        except OSError:
+            return ""
+    return moment.strftime("%Y-%m-%d %H:%M")
+
+
+# The comparison -------------------------------------------------------------------------------
+
+
+def _compared(records: Sequence[RunRecord]) -> dict[str, Any]:
+    opened = [record.open() for record in records]
+    curves = [
+        {"id": record.id, "points": _curve(record, run)}
+        for record, run in zip(records, opened, strict=True)
+    ]
+    rows = [
+        {"id": record.id, "label": _label(record), "cells": _cells(record, run)}
+        for record, run in zip(records, opened, strict=True)
+    ]
+    return {"columns": COLUMNS, "rows": rows, "curves": curves, "note": _note(records)}
+
+
+def _curve(record: RunRecord, run: OpenedRun) -> list[Any]:
+    losses = [(step, float(loss)) for step, loss in run.losses if _number(loss) is not None]
+    return thin(losses, _whole(_of(record, "training").get("max_steps")) or len(losses))
+
+
+def _cells(record: RunRecord, run: OpenedRun) -> list[str]:
+    summary = record.summary or {}
+    losses = [loss for _, loss in run.losses if _number(loss) is not None]
+    trainable, peak = _whole(summary.get("trainable")), _whole(summary.get("peak_memory"))
+    seconds = _number(summary.get("seconds"))
+    if seconds is None and run.rows:
+        seconds = _number(run.rows[-1].get("seconds"))
+    return [
+        str(len(losses)),
+        three_digits(losses[-1]) if losses else _NOTHING,
+        _metrics(run.metrics) or _NOTHING,
+        format_count(trainable) if trainable else _NOTHING,
+        *_spectra(run.history),
+        format_bytes(peak) if peak else _NOTHING,
+        f"{seconds:.0f} s" if seconds is not None else _NOTHING,
+    ]
+
+
+def _spectra(history: SpectraHistory | None) -> tuple[str, str, str]:
+    """Return ranks, and the medians over the sites of effective rank and relative size, now."""
+    if history is None or not len(history.steps) or not history.sites:
+        return _NOTHING, _NOTHING, _NOTHING
+    ranks = sorted({site.r for site in history.sites})
+    values = history.singular_values(-1)
+    effective = [float(spectra.effective_rank(s)) for s in values.values()]
+    sizes = [
+        float(spectra.frobenius(values[site.name])) / site.weight_norm
+        for site in history.sites
+        if site.weight_norm
+    ]
+    return (
+        str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}–{ranks[-1]}",
+        f"{np.median(effective):.1f}",
+        three_digits(float(np.median(sizes))) if sizes else _NOTHING,
+    )
+
+
+def _note(records: Sequence[RunRecord]) -> str:
+    """Say which run came out best, or why they cannot be held against each other."""
+    if len(records) < 2:
+        return ""
+    try:
+        found = compare_methods(records)
+    except RunError as error:
+        return str(error)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return "one of these runs has a damaged config.json or summary.json"
+    best = found.best
+    if len(found.rows) == 1 and best.spread is not None:
+        return (
+            f"all of one setting: held-out loss {three_digits(best.mean)} ± {best.spread:.2g}, "
+            f"mean and standard deviation of {len(best.values)} runs"
+        )
+    setting = f" {best.setting}" if best.setting else ""
+    parts = [
+        f"lowest held-out loss: {best.method}{setting}, lr {best.learning_rate:g} "
+        f"({three_digits(best.mean)})",
+        found.note,
+    ]
+    return "; ".join(filter(None, parts))
+
+
+# One run --------------------------------------------------------------------------------------
+
+
+def _details(record: RunRecord) -> dict[str, Any]:
+    run = record.open()
+    summary = record.summary or {}
+    report = record.folder / "report.html"
+    model, task = _of(record, "model"), _of(record, "task")
+    trainable, peak = _whole(summary.get("trainable")), _whole(summary.get("peak_memory"))
+    facts = [
+        ("folder", str(record.folder)),
+        ("model", f"{model.get('name', '?')} · {model.get('dtype', '')}"),
+        ("task", f"{task.get('name', '?')}{' · synthetic' if task.get('synthetic') else ''}"),
+        ("metrics", _metrics(run.metrics)),
+        ("trainable", format_count(trainable) if trainable else ""),
+        ("peak memory", format_bytes(peak) if peak else ""),
+        ("checkpoints", ", ".join(map(str, run.checkpoints))),
+        ("size on disk", format_bytes(folder_bytes(record.folder))),
+        ("problem", str(summary.get("problem") or "")),
+        ("report", str(report) if report.is_file() else ""),
+    ]
+    return {
+        "id": record.id,
+        "label": _label(record),
+        "facts": [[name, text[:_MOST_TEXT]] for name, text in facts if text],
+        "config": _config(record)[:_MOST_CONFIG],
+        "points": _curve(record, run),
+        "samples": [
+            {
+                name: str(sample.get(name) or "")[:_MOST_TEXT]
+                for name in ("prompt", "base", "adapted")
+            }
+            for sample in run.samples[:_MOST_SAMPLES]
+        ],
+        "reportable": run.adapter_folder is not None,
+    }
+
+
+def _config(record: RunRecord) -> str:
+    """Return the configs as Python, or as they stand where this version has no such class."""
+    try:
+        methods, training = read_configs(record)
+        return f"{to_python(methods)}\n{training.to_python()}"
+    except RunError:
+        return json.dumps(record.config.get("configs"), indent=2, ensure_ascii=False)
+
+
+def _label(record: RunRecord) -> str:
+    try:
+        return run_label(record)[:300]
+    except (AttributeError, TypeError, KeyError, ValueError):  # a config.json that is none
+        return record.id
+
+
+def _of(record: RunRecord, key: str) -> Mapping[str, Any]:
+    found = record.config.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _name(record: RunRecord, key: str) -> str:
+    return str(_of(record, key).get("name", "?"))[:200]
+
+
+def _metrics(found: Any) -> str:
+    """Return "loss 2.10 → 1.20 · bleu 3.10 → 38.2" of {name_before, name_after}."""
+    known = {str(k)[:64]: _number(v) for k, v in found.items()} if isinstance(found, dict) else {}
+    names = dict.fromkeys(name.removesuffix("_before").removesuffix("_after") for name in known)
+    parts = []
+    for name in list(names)[:8]:
+        before, after = known.get(f"{name}_before"), known.get(f"{name}_after")
+        values = [three_digits(value) for value in (before, after) if value is not None]
+        if values:
+            parts.append(f"{_LABELS.get(name, name)} {' → '.join(values)}")
+    return " · ".join(parts)
+
+
+_LABELS = {"loss": "held-out loss", "bleu": "BLEU"}
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number as it goes to the browser; None of anything else in a file."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number(float(value)) if good else None
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0

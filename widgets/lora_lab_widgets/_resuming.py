@@ -1,0 +1,68 @@
+"""What the history does with a run on disk and the model in the notebook; called on threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_lab.adapters import attached
+from lora_lab.runs import Run, RunRecord, resume
+from lora_lab.runs.fingerprints import data_fingerprint
+from lora_lab_widgets._specimen import ADAPTER, over
+
+if TYPE_CHECKING:
+    from lora_lab.anatomy import Anatomy
+    from lora_lab.models import LoadedModel
+
+
+def idle_again(record: RunRecord, lm: LoadedModel, tasks: Iterable[Any]) -> Run:
+    """Return a run that goes on with one on disk, not started yet.
+
+    Args:
+        record: the run on disk.
+        lm: the model in the notebook; it has to be the run's.
+        tasks: those that the notebook has; the run's own is loaded where it is none of them.
+
+    Raises:
+        RunError: see `lora_lab.resume`.
+    """
+    known = record.config.get("fingerprints")
+    data = known.get("data") if isinstance(known, dict) else None
+    own = next((task for task in tasks if data_fingerprint(task) == data), None)
+    return resume(record, lm, own, start=False)
+
+
+def write_report(record: RunRecord, run: Run | None, anatomy: Anatomy) -> Path:
+    """Write report.html into a run's folder; return its path.
+
+    Of the run in the notebook it is the whole report; of another one what its files tell.
+
+    Raises:
+        AdapterError: the run left no adapter that can be looked into.
+        RunError: the file cannot be written.
+    """
+    path = record.folder / "report.html"
+    if run is not None and run.folder == record.folder and _whole(run):
+        from lora_lab.budget import budget
+        from lora_lab.report import write_run_report
+
+        cost = budget(
+            anatomy,
+            run.configs,
+            batch_size=run.training.per_device_train_batch_size,
+            sequence_length=run.training.max_length,
+            dtype=run.lm.card.dtype,
+        )
+        return write_run_report(run, cost, path)
+    from lora_lab.inspection import inspect_adapter
+    from lora_lab.report import write_inspection
+
+    return write_inspection(path, inspect_adapter(record.folder))
+
+
+def _whole(run: Run) -> bool:
+    """Return whether a run is over and has its adapter, one of ΔW = BA, on the model still."""
+    adapter = run.adapter
+    on_model = adapter is not None and attached(run.model).get(ADAPTER) is adapter
+    return on_model and bool(adapter and adapter.sites) and over(run.state)

@@ -1,0 +1,226 @@
+"""The runs on disk: listed, compared, opened, resumed, deleted; closed until somebody opens it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import traitlets
+
+from lora_lab.errors import RunError
+from lora_lab.runs import Run, RunRecord, Snapshot, list_runs
+from lora_lab_widgets._background import Background
+from lora_lab_widgets._base import Panel
+from lora_lab_widgets._past_runs import MOST_PICKED, Look, delete, look
+from lora_lab_widgets._problems import from_error
+from lora_lab_widgets._specimen import over
+
+_CLOSED: dict[str, Any] = {"open": False, "rows": [], "picked": [], "total": 0, "folder": ""}
+
+
+class _Job(NamedTuple):
+    text: str  # what the panel says that it is doing
+    work: Callable[[], Any]  # on a thread
+    finish: Callable[[Any], None]  # on the thread that serves the browser
+
+
+class History(Panel):
+    """The runs under one folder, newest first.
+
+    Files are read on a thread, and only when the panel is opened, refreshed or asked for
+    something, or when a run began or ended. What was read reaches the browser with the next
+    `update`, which the heartbeat makes.
+
+    Args:
+        output_dir: where the runs' folders are.
+        run: returns the notebook's latest run, None before the first.
+        resume: returns the run that goes on with one on disk, idle; called on a thread.
+        begin: starts what `resume` returned.
+        report: writes a run's report and returns its path; called on a thread.
+
+    Attributes:
+        form: {"open", "rows", "picked": ids, "total": of the runs on disk, "folder"}.
+        compared: of the picked runs, {} where none is; see `_past_runs.Look`.
+        details: of the opened run, {} where none is.
+        busy: what it is at, "" at rest.
+        problem: what went wrong, or None.
+    """
+
+    static_files = ("error_strip", "loss_chart", "loss_curves", "history_table", "history")
+
+    form = traitlets.Dict().tag(sync=True)
+    compared = traitlets.Dict().tag(sync=True)
+    details = traitlets.Dict().tag(sync=True)
+    busy = traitlets.Unicode().tag(sync=True)
+    problem = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+
+    def __init__(
+        self,
+        output_dir: Path,
+        *,
+        run: Callable[[], Run | None],
+        resume: Callable[[RunRecord], Run],
+        begin: Callable[[Run], None],
+        report: Callable[[RunRecord], Path],
+    ) -> None:
+        self._output_dir = output_dir
+        self._run = run
+        self._resume = resume
+        self._begin = begin
+        self._report = report
+        self._lock = threading.RLock()  # one thread at a time works on what follows
+        self._open = False
+        self._picked: list[str] = []
+        self._shown = ""
+        self._look: Look | None = None
+        self._stale = False  # the disk has to be read (again)
+        self._asked: _Job | None = None  # what a person wants; goes first
+        self._doing: _Job | None = None
+        self._background: Background[Any] = Background()
+        self._moment: tuple[str, bool] = ("", True)
+        super().__init__(form=_CLOSED)
+        self.on_msg(self._receive)
+
+    def summary(self) -> str:
+        """Return whether it is open, and how many runs it lists."""
+        return f"{len(self.form['rows'])} runs" if self.form.get("open") else "closed"
+
+    def update(self, snapshot: Snapshot | None) -> None:
+        """Show what has come in, start what is due; quick, and nothing is sent without news."""
+        with self._lock:
+            moment = (snapshot.run_id, over(snapshot.state)) if snapshot else ("", True)
+            if moment != self._moment:
+                self._moment, self._stale = moment, True
+            self._turn()
+
+    # What the browser asks -----------------------------------------------------------------------
+
+    def _receive(self, _widget: object, content: Mapping[str, Any], _buffers: object) -> None:
+        with self._lock:
+            try:
+                self._handle(content)
+            except Exception as error:
+                self.problem = from_error(error)
+            # Answered: from then on ipykernel 7 takes this widget's messages beside a busy cell.
+            self.send({"type": "seen"})
+
+    def _handle(self, content: Mapping[str, Any]) -> None:
+        kind, id_ = content.get("type"), str(content.get("id", ""))
+        if kind == "hello":
+            return
+        self.set_trait("problem", None)
+        if kind == "open":
+            self._open = self._stale = bool(content.get("value"))
+            if not self._open:
+                self._picked, self._shown, self._look = [], "", None
+                self._draw()
+        elif kind == "refresh":
+            self._stale = True
+        elif kind == "pick":
+            self._pick(id_, bool(content.get("value")))
+        elif kind == "show":
+            self._shown, self._stale = id_ if content.get("value") else "", True
+        elif kind in ("resume", "delete", "report"):
+            self._ask(str(kind), self._record(id_))
+        self._turn()
+
+    def _pick(self, id_: str, wanted: bool) -> None:
+        self._picked = [each for each in self._picked if each != id_]
+        if wanted and len(self._picked) >= MOST_PICKED:
+            self._draw()  # the tick comes off again
+            raise RunError(f"{MOST_PICKED} runs are compared at most; take one of them out first")
+        if wanted:
+            self._picked.append(self._record(id_).id)
+        self._stale = True
+        self._draw()
+
+    def _record(self, id_: str) -> RunRecord:
+        record = self._look.records.get(id_) if self._look else None
+        if record is None:
+            raise RunError(f"run {id_[:80]} is not on the list; refresh it")
+        return record
+
+    def _ask(self, kind: str, record: RunRecord) -> None:
+        if self._asked is not None or (self._doing is not None and self._doing.text != _READING):
+            raise RunError("the last request is still being worked on; wait for it")
+        if kind == "resume":
+            run = self._run()
+            if run is not None and not over(run.state):
+                raise RunError(f"run {run.id} is {run.state}; stop it to resume another one")
+            self._asked = _Job(
+                f"reading run {record.id}…", lambda: self._resume(record), self._begin
+            )
+        elif kind == "delete":
+            self._asked = _Job(
+                f"deleting run {record.id}…",
+                lambda: delete(record, self._output_dir, self._at_work),
+                lambda _: None,
+            )
+        else:
+            self._asked = _Job(
+                f"writing the report of run {record.id}…",
+                lambda: self._report(record),
+                lambda _: None,
+            )
+
+    def _at_work(self, folder: Path) -> bool:
+        run = self._run()
+        return run is not None and run.folder == folder and not over(run.state)
+
+    # One turn: take what came, start what is due --------------------------------------------------
+
+    def _turn(self) -> None:
+        outcome = self._background.take()
+        if outcome is not None and self._doing is not None:
+            job, self._doing = self._doing, None
+            try:
+                if outcome.error is not None:
+                    raise outcome.error
+                job.finish(outcome.value)
+            except Exception as error:
+                self.problem = from_error(error)
+            self._stale |= job.text != _READING
+        if self._doing is None:
+            self._start()
+        self.busy = self._doing.text if self._doing else ""
+
+    def _start(self) -> None:
+        job, self._asked = self._asked, None
+        if job is None and self._stale and self._open:
+            self._stale = False
+            picked, shown = tuple(self._picked), self._shown
+            job = _Job(
+                _READING, lambda: look(list_runs(self._output_dir), picked, shown), self._take
+            )
+        if job is not None and self._background.start(job.work):
+            self._doing = job
+
+    def _take(self, found: Look) -> None:
+        if not self._open:
+            return
+        self._look = found
+        self._picked = [id_ for id_ in self._picked if id_ in found.records]
+        if self._shown not in found.records:
+            self._shown = ""
+        self._draw()
+
+    def _draw(self) -> None:
+        found = self._look
+        self.form = (
+            {
+                "open": self._open,
+                "rows": found.rows if found else [],
+                "picked": list(self._picked),
+                "total": found.total if found else 0,
+                "folder": str(self._output_dir),
+            }
+            if self._open
+            else _CLOSED
+        )
+        self.compared = found.compared if found and self._picked else {}
+        self.details = found.details if found and found.details.get("id") == self._shown else {}
+
+
+_READING = "reading the runs…"
