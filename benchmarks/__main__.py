@@ -1,6 +1,7 @@
 """`python -m benchmarks` (or `make bench`): every benchmark, one after another."""
 
 from benchmarks import (
+    adalora,
     adapters,
     closed_form,
     dry_run,
@@ -12,6 +13,7 @@ from benchmarks import (
 
 adapters.main([])
 latency.main([])
+adalora.main([])
 spectra.main()
 closed_form.main()
 dry_run.main()

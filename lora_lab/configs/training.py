@@ -28,8 +28,9 @@ class TrainingConfig(Config):
         warmup_steps: linear warm-up from 0, then `lr_scheduler_type` down to the last step.
         weight_decay: AdamW's, of all that is trained.
         max_grad_norm: gradients are scaled down to this norm over the whole adapter.
-        max_length: tokens an example, prompt and completion together; of a longer one the start
-            of the prompt is cut, and how many were cut is noted.
+        max_length: tokens an example, prompt and completion together (of an encoder-decoder
+            model, each of the two); of a longer one the start of the prompt is cut, and how many
+            were cut is noted.
         eval_examples: held-out prompts answered and scored before and after training; 0: none.
         save_steps: a checkpoint every so many steps, and one when a minute has passed without
             one; `lora_lab.resume` goes on from the newest. 0: none but those that are asked for.

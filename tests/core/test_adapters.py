@@ -148,8 +148,23 @@ def test_attach_is_peft_in_outputs_and_gradients():
 
 
 def test_gradients_in_bf16_are_pefts_within_bf16s_own_error():
+    # Which of two ways of rounding comes nearer hangs on the draw (0.6 to 1.9 in 24 of them), so
+    # it is the median draw that has to be near PEFT's.
+    found = sorted(_errors_in_bf16(seed) for seed in range(9))
+    rounding = 2**-8  # of bf16
+    assert max(own for _, own, _ in found) < 16 * rounding
+    assert max(apart for _, _, apart in found) < 16 * rounding
+    median_ratio, own, apart = found[4]
+    assert median_ratio < 1.5
+    assert own < 8 * rounding
+    assert apart < 8 * rounding
+
+
+def _errors_in_bf16(seed):
+    """(our error / PEFT's, our error, ours against PEFT's), of all gradients, from one draw."""
     from peft import LoraConfig, get_peft_model
 
+    torch.manual_seed(seed)
     exact = tiny("llama").double().train()
     ours = copy.deepcopy(exact).bfloat16()
     exact.load_state_dict(ours.state_dict())  # the same base, its rounding included
@@ -177,10 +192,7 @@ def test_gradients_in_bf16_are_pefts_within_bf16s_own_error():
         return float((flat[0] - flat[1]).norm() / flat[1].norm())
 
     own, their, true = zip(*triples, strict=True)
-    rounding = 2**-8  # of bf16
-    assert error(own, true) < 8 * rounding
-    assert error(own, true) < 1.5 * error(their, true)
-    assert error(own, their) < 8 * rounding
+    return error(own, true) / error(their, true), error(own, true), error(own, their)
 
 
 def test_fused_slices_are_loralibs_merged_linear():

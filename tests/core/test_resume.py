@@ -44,6 +44,7 @@ def one_thread():
 
 def begin(folder: Path, config=LORA, lm=None, task=None, **training):
     settings = {"max_steps": 14, "learning_rate": 1e-2, "eval_examples": 0, "save_steps": 5}
+    settings["max_length"] = 64  # beside learned tokens, the model has 128 positions
     return train(
         lm or tiny_lm(),
         task or tiny_task(),
