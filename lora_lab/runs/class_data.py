@@ -13,7 +13,13 @@ from torch.nn.functional import cross_entropy
 from lora_lab.runs.data import SAMPLES, RunData
 from lora_lab.runs.samples import Sample
 from lora_lab.tasks import ClassificationTask, LabelledText
-from lora_lab.tasks.class_encoding import EncodedText, collate_texts, encode_texts
+from lora_lab.tasks.class_encoding import (
+    EncodedText,
+    class_numbers,
+    collate_texts,
+    encode_texts,
+    without_unknown_types,
+)
 from lora_lab.tasks.encoding import pad_id
 from lora_lab.tasks.generation import evaluating
 
@@ -56,11 +62,7 @@ class ClassificationData(RunData):
                 f"{cut} of {len(examples)} {part} texts were cut at their end to fit "
                 f"{self._max_length} tokens"
             )
-        # Of models that tell two texts apart only; GPT-2 would embed these numbers as words.
-        if (getattr(self.model.config, "type_vocab_size", None) or 0) < 2:
-            for item in encoded:
-                item.pop("token_type_ids", None)
-        return encoded
+        return without_unknown_types(encoded, self.model.config)
 
     def evaluate(self, adapted: bool) -> dict[str, float] | None:
         """Score; see `RunData.evaluate`.
@@ -96,17 +98,6 @@ def step_loss(output: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
         num_items_in_batch: texts of all passes of the step.
     """
     return cross_entropy(output.logits.float(), labels, reduction="sum") / num_items_in_batch
-
-
-def class_numbers(config: Any, labels: Sequence[str]) -> dict[str, int]:
-    """Return {class of the task: its number in the model}.
-
-    A model that knows the very same names has its own order; else the task's holds.
-    """
-    own = {str(name): int(number) for number, name in (config.id2label or {}).items()}
-    if set(own) == set(labels):
-        return {label: own[label] for label in labels}
-    return {label: number for number, label in enumerate(labels)}
 
 
 def _room(config: Any, tokenizer: Any) -> int:

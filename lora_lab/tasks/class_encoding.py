@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -93,6 +93,28 @@ def collate_texts(batch: Sequence[EncodedText], pad_id: int) -> dict[str, Tensor
     if "token_type_ids" in batch[0]:
         tensors["token_type_ids"] = padded((item["token_type_ids"] for item in batch), 0)
     return tensors
+
+
+def class_numbers(config: Any, labels: Sequence[str]) -> dict[str, int]:
+    """Return {class of the task: its number in the model}.
+
+    A model that knows the very same names has its own order; else the task's holds.
+    """
+    own = {str(name): int(number) for number, name in (config.id2label or {}).items()}
+    if set(own) == set(labels):
+        return {label: own[label] for label in labels}
+    return {label: number for number, label in enumerate(labels)}
+
+
+def without_unknown_types(encoded: list[EncodedText], config: Any) -> list[EncodedText]:
+    """Return encoded texts as the model takes them.
+
+    Only some models tell two texts apart; GPT-2 would embed these numbers as words.
+    """
+    if (getattr(config, "type_vocab_size", None) or 0) < 2:
+        for item in encoded:
+            item.pop("token_type_ids", None)
+    return encoded
 
 
 def _tokens(

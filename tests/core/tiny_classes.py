@@ -6,13 +6,13 @@ import random
 import string
 
 import torch
-from tiny_models import tiny_config
-from tiny_text import tiny_tokenizer
 from tokenizers import processors
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from lora_lab.models import LoadedModel
 from lora_lab.tasks import ClassificationTask, LabelledText
+from tests.core.tiny_models import tiny_config
+from tests.core.tiny_text import tiny_tokenizer
 
 NO_DROPOUT = {
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},

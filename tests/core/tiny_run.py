@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tiny_text import tiny_llama, tiny_tokenizer
-
 from lora_lab.configs import LoraConfig
 from lora_lab.models import LoadedModel
 from lora_lab.tasks import Example, Task
+from tests.core.tiny_text import tiny_llama, tiny_tokenizer
 
 CONFIG = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")
 

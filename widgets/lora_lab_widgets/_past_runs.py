@@ -317,7 +317,12 @@ def _metrics(found: Any) -> str:
     return " · ".join(parts)
 
 
-_LABELS = {"loss": "held-out loss", "bleu": "BLEU"}
+_LABELS = {
+    "loss": "held-out loss",
+    "bleu": "BLEU",
+    "accuracy": "accuracy (%)",
+    "matthews": "Matthews × 100",
+}
 
 
 def _number(value: Any) -> float | None:

@@ -11,7 +11,7 @@ from lora_lab.adapters import Adapter, attached
 from lora_lab.errors import AdapterError
 from lora_lab.runs import Factors, Run, RunState
 from lora_lab.runs.observer import copy_factors
-from lora_lab.tasks import Task
+from lora_lab.tasks import ClassificationTask, Task
 from lora_lab_widgets.methods import method_of
 
 if TYPE_CHECKING:
@@ -46,7 +46,10 @@ class Specimen:
     """
 
     def __init__(
-        self, lm: LoadedModel, run: Callable[[], Run | None], task: Callable[[], Task]
+        self,
+        lm: LoadedModel,
+        run: Callable[[], Run | None],
+        task: Callable[[], Task | ClassificationTask],
     ) -> None:
         self.lm = lm
         self._run = run

@@ -21,7 +21,9 @@ from lora_lab.configs import LoraConfig, MethodConfig, TrainingConfig, method_na
 from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.models import LoadedModel, load_model
 from lora_lab.runs import Run, Snapshot, train
-from lora_lab.tasks import Task, load_task
+from lora_lab.tasks import ClassificationTask, LabelledText, Task, load_task
+from lora_lab.tasks.class_encoding import class_numbers, encode_texts
+from lora_lab.tasks.classifying import classify
 from lora_lab.tasks.encoding import longest
 from lora_lab.tasks.generation import generate
 from lora_lab_widgets._dry_runs import DryRuns
@@ -78,16 +80,16 @@ class Workbench:
         model: str | Path | LoadedModel | PreTrainedModel = "smollm2-135m",
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
-        task: str | Task = "mini-e2e",
+        task: str | Task | ClassificationTask = "mini-e2e",
         config: Configs | None = None,
         output_dir: str | Path = "runs",
         **settings: Any,
     ) -> None:
-        self.lm = _loaded(model, tokenizer)
+        given = load_task(task) if isinstance(task, str) else task
+        self.lm = _loaded(model, tokenizer, given)
         self.run: Run | None = None
         self._output_dir = Path(output_dir)
-        given = load_task(task) if isinstance(task, str) else task
-        self._tasks = {given.name: given}
+        self._tasks: dict[str, Task | ClassificationTask] = {given.name: given}
         self._settled = True  # not while settings and ranks are being changed together
         self._priced: dict[str, Any] = {}  # what the savings were priced for
         self._shown_adapter: Adapter | None = None
@@ -99,7 +101,7 @@ class Workbench:
         chosen, painted = self._plans.take((_first_config(self.anatomy),))
         if config is not None:
             first = _listed(config)
-            budget(self.anatomy, first)  # refuses what the model cannot use
+            budget(self.anatomy, first, sequence_length=1)  # refuses what the model cannot use
             values, ranks = self._plans.take(first)
             chosen, painted = {**chosen, **values}, painted if ranks is None else ranks
 
@@ -114,7 +116,7 @@ class Workbench:
             read=lambda: self.run.snapshot if self.run else None,
             on_command=self._command,
             settings={**chosen, **shown},
-            tasks=list(dict.fromkeys([given.name, "mini-e2e"])),
+            tasks=_choice(given),
         )
         self._live_ranks = LiveRanks(self.grid)
         specimen = Specimen(self.lm, run=lambda: self.run, task=lambda: self.task)
@@ -129,8 +131,7 @@ class Workbench:
             begin=self._go_on_with,
             report=lambda record: write_report(record, self.run, self.anatomy),
         )
-        prompt = given.validation[0].prompt if given.validation else ""
-        self.try_it = TryIt(self._answer, prompt=prompt)
+        self.try_it = TryIt(self._answer, prompt=_example(given))
         self.header = Header()
         self.box = self._layout()
 
@@ -173,7 +174,7 @@ class Workbench:
         self._replan()
 
     @property
-    def task(self) -> Task:
+    def task(self) -> Task | ClassificationTask:
         """The task that the run panel has picked."""
         return self._task(self.panel.settings["task"])
 
@@ -384,7 +385,7 @@ class Workbench:
         if changed & {"task", "per_device_train_batch_size", "max_length", "lora_dropout"}:
             self._price()
         if "task" in changed and self.task.validation:
-            self.try_it.prompt = self.task.validation[0].prompt
+            self.try_it.prompt = _example(self.task)
         self._replan()
 
     def _price(self) -> None:
@@ -439,12 +440,17 @@ class Workbench:
     def _answer(self, prompt: str, max_new_tokens: int) -> tuple[str, str | None]:
         self.try_it.say("waiting for the next step…")
         with self._specimen.at_rest() as model:
-            self.try_it.say("generating…")
-            text = [self.task.prompt_text(prompt)]
+            self.try_it.say("answering…")
+            task, tokenizer = self.task, self.lm.tokenizer
+            longest_text = int(self.panel.settings["max_length"])
 
             def answer(name: str | None) -> str:
                 activate(model, name)
-                return generate(model, self.lm.tokenizer, text, max_new_tokens=max_new_tokens)[0]
+                if isinstance(task, ClassificationTask):
+                    found = classify(model, tokenizer, task, prompt, longest_text)
+                    return f"{found.label} ({found.probability:.0%})"
+                text = [task.prompt_text(prompt)]
+                return generate(model, tokenizer, text, max_new_tokens=max_new_tokens)[0]
 
             before = active(model)
             try:
@@ -469,28 +475,55 @@ class Workbench:
         if self.run is not None and not over(self.run.state):
             raise RunError(f"run {self.run.id} is {self.run.state}; stop it to {what}")
 
-    def _task(self, name: str) -> Task:
+    def _task(self, name: str) -> Task | ClassificationTask:
         if name not in self._tasks:
             self._tasks[name] = load_task(name)
         return self._tasks[name]
 
-    def _longest(self, task: Task, max_length: int) -> int:
+    def _longest(self, task: Task | ClassificationTask, max_length: int) -> int:
         key = (task.name, max_length)
         if key not in self._lengths:
-            self._lengths[key] = longest(task, self.lm.tokenizer, max_length)
+            self._lengths[key] = self._measured(task, max_length)
         return self._lengths[key]
+
+    def _measured(self, task: Task | ClassificationTask, max_length: int) -> int:
+        tokenizer = self.lm.tokenizer
+        if not isinstance(task, ClassificationTask):
+            return longest(task, tokenizer, max_length)
+        numbers = class_numbers(self.lm.model.config, task.labels)
+        encoded, _ = encode_texts(task.train, numbers, tokenizer, max_length)
+        return max(len(item["input_ids"]) for item in encoded)
 
 
 def _loaded(
-    model: str | Path | LoadedModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+    model: str | Path | LoadedModel | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    task: Task | ClassificationTask,
 ) -> LoadedModel:
     if isinstance(model, (str, Path)):
+        if isinstance(task, ClassificationTask):
+            return load_model(model, labels=task.labels)
         return load_model(model)
     if isinstance(model, LoadedModel):
         return model
     if tokenizer is None:
         raise ConfigError("a model of your own needs its tokenizer: Workbench(model, tokenizer)")
     return LoadedModel.given(model, tokenizer)
+
+
+def _choice(given: Task | ClassificationTask) -> list[str]:
+    """Return the tasks to choose from: a head has the classes of one."""
+    if isinstance(given, ClassificationTask):
+        return [given.name]
+    return list(dict.fromkeys([given.name, "mini-e2e"]))
+
+
+def _example(task: Task | ClassificationTask) -> str:
+    """Return a held-out prompt or text to try; "" where the task has none."""
+    if not task.validation:
+        return ""
+    first = task.validation[0]
+    return first.text if isinstance(first, LabelledText) else first.prompt
 
 
 def _first_config(map_: Any) -> LoraConfig:

@@ -48,7 +48,12 @@ function formatRate(rate) {
   return rate >= 1 ? `${rate.toFixed(1)} steps/s` : `${(1 / rate).toFixed(1)} s/step`;
 }
 
-const METRIC_LABELS = { loss: "held-out loss", bleu: "BLEU" };
+const METRIC_LABELS = {
+  loss: "held-out loss",
+  bleu: "BLEU",
+  accuracy: "accuracy (%)",
+  matthews: "Matthews × 100",
+};
 
 /** "BLEU 12.1 → 38.2" from {bleu_before, bleu_after}. */
 function formatMetrics(metrics) {
