@@ -6,7 +6,6 @@ Source: Schulman & Thinking Machines Lab, "LoRA Without Regret" (2025).
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,29 +72,31 @@ def run_capacity(run_folder: str | os.PathLike[str]) -> Capacity:
 
     folder = Path(run_folder).expanduser().resolve()
     parameters = sum(site.trainable for site in read_history(folder).sites)
-    last = _last_step_of_first_epoch(_config(folder))
-    rows = [row for row in _metrics(folder) if last is not None and row["step"] <= last]
-    if not rows or not all("tokens" in row for row in rows):
+    epoch = _steps_of_an_epoch(_config(folder))
+    rows = [row for row in _metrics(folder) if epoch is not None and row["step"] < epoch + 1]
+    if epoch is None or not rows or not all("tokens" in row for row in rows):
         return capacity(parameters)
-    return capacity(parameters, [row["loss"] for row in rows], [int(row["tokens"]) for row in rows])
+    # The last step goes on with the next round: only its share of the first one counts.
+    shares = [min(1.0, epoch - (row["step"] - 1)) for row in rows]
+    tokens = [round(int(row["tokens"]) * share) for row, share in zip(rows, shares, strict=True)]
+    return capacity(parameters, [row["loss"] for row in rows], tokens)
 
 
-def _last_step_of_first_epoch(config: Mapping[str, Any]) -> int | None:
-    """Return the optimizer step that ends the first epoch; None where the run did not note it."""
+def _steps_of_an_epoch(config: Mapping[str, Any]) -> float | None:
+    """Return how many optimizer steps see all examples once; None where the run did not note it."""
     examples = config["task"].get("examples")
     if examples is None:
         return None
     training = config["training"]
-    batches = math.ceil(examples / training["per_device_train_batch_size"])
-    # Each epoch's last step takes the batches that are left, as the Trainer does it.
-    return math.ceil(batches / training["gradient_accumulation_steps"])
+    batch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    return float(examples / (batch * config.get("processes", 1)))
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
     path = folder / "config.json"
     try:
         config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _last_step_of_first_epoch(config)
+        _steps_of_an_epoch(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise RunError(f"cannot read {path}: {error!r}; copy the run's folder again") from error
     return config

@@ -23,9 +23,10 @@ def method_from_dict(values: Any) -> Any:
     known = {kind.__name__: kind for kind in configs.MethodConfig.__args__}
     name = values.get("class") if isinstance(values, Mapping) else None
     if name not in known:
+        what = f"names the class {str(name)[:60]!r}" if name else f"is {str(values)[:60]!r}"
         raise ConfigError(
-            f"a method is {str(values)[:60]!r}; it must have a class, one of "
-            f"{', '.join(sorted(known))}, such as {{class: LoraConfig, r: 8}}"
+            f"a method {what}, which is none of {', '.join(sorted(known))}; write it as "
+            "{class: LoraConfig, r: 8}"
         )
     fields = {key: value for key, value in values.items() if key != "class"}
     try:

@@ -102,8 +102,8 @@ def test_what_is_not_read_is_said_in_one_line(key, message):
 
 
 def test_many_hard_patterns_together_are_refused_within_a_budget():
-    start = time.monotonic()
+    start = time.process_time()
     patterns = Patterns("rank_pattern", {f"(.*[a-z]+)*{n}x": n for n in range(3_000)})
     with pytest.raises(AdapterError, match="takes too long to match"):
         [patterns.lookup(f"{name * 5}{n}", 1) for n in range(1_000) for name in NAMES]
-    assert time.monotonic() - start < 4
+    assert time.process_time() - start < 4

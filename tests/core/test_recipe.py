@@ -91,8 +91,11 @@ BAD = {
         {"model": {"name": "x", "trust_remote_code": True}},
         "unknown setting 'trust_remote_code'",
     ),
-    "a method without a class": ({"configs": [{"r": 8}]}, "it must have a class, one of"),
-    "no method's class": ({"configs": [{"class": "TrainingConfig"}]}, "must have a class, one of"),
+    "a method without a class": ({"configs": [{"r": 8}]}, "a method is .*, which is none of"),
+    "no method's class": (
+        {"configs": [{"class": "TrainingConfig"}]},
+        "names the class 'TrainingConfig'",
+    ),
     "a field of no method": (
         {"configs": [{"class": "LoraConfig", "rank": 8}]},
         "LoraConfig has no field 'rank'",
