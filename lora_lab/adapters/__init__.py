@@ -11,14 +11,14 @@ from lora_lab.adapters.base import (
     merge,
     unmerge,
 )
-from lora_lab.adapters.batches import mixed_batch
 from lora_lab.adapters.bottleneck import BottleneckAdapter
 from lora_lab.adapters.combination import Combination
+from lora_lab.adapters.factors.batches import mixed_batch
+from lora_lab.adapters.factors.sums import combine
 from lora_lab.adapters.head import HeadAdapter
 from lora_lab.adapters.inplace import InPlaceAdapter
 from lora_lab.adapters.lora import LoraAdapter, LoraSite
 from lora_lab.adapters.prefix import PrefixEmbedAdapter, PrefixLayerAdapter, learned_tokens
-from lora_lab.adapters.sums import combine
 
 __all__ = [
     "AdaLoraAdapter",

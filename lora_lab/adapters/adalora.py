@@ -28,12 +28,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lora_lab.adapters.adaptive.gathering import replace_parameters
+from lora_lab.adapters.adaptive.rank_budget import RankBudget, Scores, strongest, triplet_scores
+from lora_lab.adapters.adaptive.triplets import AdaLoraSite, mean_deviation
 from lora_lab.adapters.base import Active, register
-from lora_lab.adapters.gathering import replace_parameters
+from lora_lab.adapters.factors.site import LoraSite
 from lora_lab.adapters.lora import LoraAdapter
-from lora_lab.adapters.rank_budget import RankBudget, Scores, strongest, triplet_scores
-from lora_lab.adapters.site import LoraSite
-from lora_lab.adapters.triplets import AdaLoraSite, mean_deviation
 from lora_lab.configs import AdaLoraConfig
 from lora_lab.errors import AdapterError
 from lora_lab.plan import SitePlan

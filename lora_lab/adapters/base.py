@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lora_lab.errors import AdapterError, ConfigError
 
 if TYPE_CHECKING:
-    from lora_lab.adapters.site import LoraSite
+    from lora_lab.adapters.factors.site import LoraSite
 
 _NAME = re.compile(r"[A-Za-z0-9_\-]+")
 _RACK = "_lora_lab"

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab.adapters.base import Active, Adapter, original_weight, register
-from lora_lab.adapters.convolution import ConvSites
-from lora_lab.adapters.dora import DoraSites
-from lora_lab.adapters.embedding import (
+from lora_lab.adapters.factors.convolution import ConvSites
+from lora_lab.adapters.factors.dora import DoraSites
+from lora_lab.adapters.factors.embedding import (
     EmbeddingSite,
     EmbeddingSites,
     TiedHeadSites,
     check_embedding,
 )
-from lora_lab.adapters.layers import LayerSites, adapt, owned_rows, restore, share_inputs
-from lora_lab.adapters.quantised import bits, dequantised, plain_layer, stand_in
+from lora_lab.adapters.factors.layers import LayerSites, adapt, owned_rows, restore, share_inputs
+from lora_lab.adapters.factors.quantised import bits, dequantised, plain_layer, stand_in
+from lora_lab.adapters.factors.site import LoraSite
 from lora_lab.adapters.saved_modules import SavedModules
-from lora_lab.adapters.site import LoraSite
 from lora_lab.anatomy import Site, anatomy
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError, ConfigError

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 from lora_lab.adapters.base import Active, AdapterNames
-from lora_lab.adapters.layers import AdaptedLayer
+from lora_lab.adapters.factors.layers import AdaptedLayer
 from lora_lab.anatomy.reader import ADAPTER_CHILD, LEARNED_CHILD, SAVED_CHILD
 from lora_lab.errors import AdapterError, ConfigError
 

@@ -18,7 +18,7 @@ from torch import nn
 from lora_lab import spectra
 from lora_lab._arrays import computable, to_numpy
 from lora_lab.adapters import LoraAdapter, LoraSite, activate, active, attached
-from lora_lab.adapters.layers import AdaptedLayer
+from lora_lab.adapters.factors.layers import AdaptedLayer
 from lora_lab.analysis.leading import BaseWeight
 from lora_lab.analysis.losses import Losses
 from lora_lab.analysis.sites import AdaptedSite, factors_beside, naming

@@ -70,9 +70,7 @@ def _json(
         rows.append(
             {
                 "cell": cell.id,
-                "changes": {
-                    k: list(v) if isinstance(v, tuple) else v for k, v in cell.changes.items()
-                },
+                "changes": dict(cell.changes),
                 "state": ended.state if ended else "open",
                 "run": ended.run if ended else None,
                 "steps": ended.step if ended else 0,

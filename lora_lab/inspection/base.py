@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lora_lab.adapters.layers import owned_rows
+from lora_lab.adapters.factors.layers import owned_rows
 from lora_lab.analysis.leading import BaseWeight
 from lora_lab.anatomy import Anatomy, Site, anatomy
 from lora_lab.checkpoint import AdapterFactors, FactorSite

@@ -18,9 +18,9 @@ from lora_lab.tasks.class_encoding import (
     class_numbers,
     collate_texts,
     encode_texts,
+    text_pad_id,
     without_unknown_types,
 )
-from lora_lab.tasks.encoding import pad_id
 from lora_lab.tasks.generation import evaluating
 
 if TYPE_CHECKING:
@@ -44,10 +44,7 @@ class ClassificationData(RunData):
     @property
     def collate(self) -> Callable[[list[EncodedText]], dict[str, Tensor]]:
         """What pads texts to a batch."""
-        pad = getattr(self.model.config, "pad_token_id", None)
-        return functools.partial(
-            collate_texts, pad_id=pad_id(self.tokenizer) if pad is None else pad
-        )
+        return functools.partial(collate_texts, pad=text_pad_id(self.model.config, self.tokenizer))
 
     @property
     def loss(self) -> Callable[..., Tensor]:

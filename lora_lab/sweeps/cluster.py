@@ -18,7 +18,7 @@ from lora_lab.sweeps.asha import Asha
 from lora_lab.sweeps.cell_run import train_cell
 from lora_lab.sweeps.local import told
 from lora_lab.sweeps.plan import SweepPlan
-from lora_lab.sweeps.store import CellResult, SweepStore
+from lora_lab.sweeps.store import CellResult, SweepStore, seen_losses
 
 _RETRIES = 5  # lost workers a cell survives
 
@@ -70,10 +70,7 @@ def _tune(
 ) -> None:
     rule = None
     if plan.asha is not None:
-        seen: dict[int, list[float]] = {}
-        for result in store.ended().values():
-            for rung, loss in result.rungs.items():
-                seen.setdefault(rung, []).append(loss)
+        seen = seen_losses(store.ended().values())
         # One for all workers: the rule looks at all that have come to a rung.
         rule = ray.remote(num_cpus=0)(Asha).remote(plan.asha, seen)
     share = gpus if gpus is not None else min(1.0, ray.cluster_resources().get("GPU", 0.0))

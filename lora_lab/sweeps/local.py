@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +13,7 @@ from lora_lab.runs import Run, RunRecord, list_runs
 from lora_lab.sweeps.asha import Asha, AshaConfig
 from lora_lab.sweeps.cell_run import train_cell
 from lora_lab.sweeps.cells import Cell
-from lora_lab.sweeps.store import CellResult, SweepStore
+from lora_lab.sweeps.store import CellResult, SweepStore, seen_losses
 
 if TYPE_CHECKING:
     from lora_lab.models import LoadedModel
@@ -141,7 +141,7 @@ class Sweep:
         ids = {cell.id for cell in self.cells}
         ended = {k: v for k, v in self._store.ended().items() if k in ids and v.state != "failed"}
         self._publish(ended=dict(ended), skipped=len(ended))
-        rule = Asha(self.asha, _seen(ended.values())) if self.asha else None
+        rule = Asha(self.asha, seen_losses(ended.values())) if self.asha else None
         for cell in self.cells:
             if self._stop.is_set():
                 return
@@ -179,12 +179,3 @@ def told(lm: LoadedModel, task: Task | ClassificationTask) -> dict[str, Any]:
         "model": {"name": card.name, "dtype": card.dtype, "parameters": card.parameters},
         "task": {"name": task.name, "examples": len(task.train)},
     }
-
-
-def _seen(results: Iterable[CellResult]) -> dict[int, list[float]]:
-    """Return {rung: losses} of cells that ended earlier."""
-    losses: dict[int, list[float]] = {}
-    for result in results:
-        for rung, loss in result.rungs.items():
-            losses.setdefault(rung, []).append(loss)
-    return losses

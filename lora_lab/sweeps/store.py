@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -130,3 +130,12 @@ class SweepStore:
         """Return a cell's newest run, ended or cut off; None where it has none."""
         runs = (r for r in list_runs(self.folder) if f"-{cell}-" in r.id)
         return next(runs, None)
+
+
+def seen_losses(results: Iterable[CellResult]) -> dict[int, list[float]]:
+    """Return {rung: losses} that ASHA saw in cells that ended earlier."""
+    losses: dict[int, list[float]] = {}
+    for result in results:
+        for rung, loss in result.rungs.items():
+            losses.setdefault(rung, []).append(loss)
+    return losses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks.classification import LabelledText
-from lora_lab.tasks.encoding import need_tokenizer
+from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,20 +73,15 @@ def encode_texts(
     return whole, len(long)
 
 
-def collate_texts(batch: Sequence[EncodedText], pad_id: int) -> dict[str, Tensor]:
+def collate_texts(batch: Sequence[EncodedText], pad: int) -> dict[str, Tensor]:
     """Pad on the right to the longest.
 
     Returns:
         input_ids, attention_mask (1 on tokens) and, where the texts have them, token_type_ids,
         each int64 of shape (batch, longest); labels, int64 of shape (batch,).
     """
-    longest = max(len(item["input_ids"]) for item in batch)
-
-    def padded(rows: Iterable[list[int]], fill: int) -> Tensor:
-        return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
-
     tensors = {
-        "input_ids": padded((item["input_ids"] for item in batch), pad_id),
+        "input_ids": padded((item["input_ids"] for item in batch), pad),
         "attention_mask": padded(([1] * len(item["input_ids"]) for item in batch), 0),
         "labels": torch.tensor([item["labels"] for item in batch]),
     }
@@ -104,6 +99,12 @@ def class_numbers(config: Any, labels: Sequence[str]) -> dict[str, int]:
     if set(own) == set(labels):
         return {label: own[label] for label in labels}
     return {label: number for number, label in enumerate(labels)}
+
+
+def text_pad_id(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that the model takes for padding; the tokenizer's where it names none."""
+    own = getattr(config, "pad_token_id", None)
+    return pad_id(tokenizer) if own is None else own
 
 
 def without_unknown_types(encoded: list[EncodedText], config: Any) -> list[EncodedText]:

@@ -10,10 +10,11 @@ from lora_lab.tasks.class_encoding import (
     class_numbers,
     collate_texts,
     encode_texts,
+    text_pad_id,
     without_unknown_types,
 )
 from lora_lab.tasks.classification import ClassificationTask, LabelledText
-from lora_lab.tasks.encoding import need_tokenizer, pad_id
+from lora_lab.tasks.encoding import need_tokenizer
 from lora_lab.tasks.generation import evaluating
 
 if TYPE_CHECKING:
@@ -43,9 +44,8 @@ def classify(
     numbers = class_numbers(model.config, task.labels)
     # Some class has to stand there; it is taken off again.
     encoded, _ = encode_texts([LabelledText(text, task.labels[0])], numbers, tokenizer, max_length)
-    pad = getattr(model.config, "pad_token_id", None)
     batch = collate_texts(
-        without_unknown_types(encoded, model.config), pad_id(tokenizer) if pad is None else pad
+        without_unknown_types(encoded, model.config), text_pad_id(model.config, tokenizer)
     )
     batch.pop("labels")
     with evaluating(model), torch.no_grad():

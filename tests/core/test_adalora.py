@@ -12,7 +12,7 @@ from tiny_run import tiny_lm, tiny_task
 from torch import nn
 
 import lora_lab as ll
-from lora_lab.adapters.gathering import replace_parameters
+from lora_lab.adapters.adaptive.gathering import replace_parameters
 from lora_lab.analysis import adapter_spectra
 from lora_lab.analysis.sites import update_triplets
 from lora_lab.errors import AdapterError, ConfigError

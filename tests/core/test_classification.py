@@ -121,7 +121,7 @@ def test_batches_are_padded_on_the_right():
             {"input_ids": [5, 6, 7], "token_type_ids": [0, 1, 1], "labels": 2},
             {"input_ids": [8], "token_type_ids": [0], "labels": 0},
         ],
-        pad_id=9,
+        pad=9,
     )
     assert {name: tensor.tolist() for name, tensor in batch.items()} == {
         "input_ids": [[5, 6, 7], [8, 9, 9]],

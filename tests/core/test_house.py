@@ -67,3 +67,9 @@ def test_a_wheel_carries_every_script_and_style_sheet():
     files = [p.relative_to(package).as_posix() for p in (package / "static").iterdir()]
     assert files
     assert [f for f in files if not any(fnmatch.fnmatch(f, glob) for glob in globs)] == []
+
+
+def test_no_two_test_files_share_a_name():
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    twice = {name for name in names if names.count(name) > 1}
+    assert not twice, f"pytest imports them by name, without folders: {twice}"

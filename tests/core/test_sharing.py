@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import lora_lab as ll
 from lora_lab import lowrank
-from lora_lab.adapters import layers
+from lora_lab.adapters.factors import layers
 from tests.core.tiny_models import ARCHITECTURES, tiny, tiny_inputs
 
 FUSED = {"gpt2", "gpt2-cross", "phi3", "gpt-neox", "bloom", "modernbert"}

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lora_lab.adapters.base import Active
-from lora_lab.adapters.generate_calls import unwatch, watch
-from lora_lab.adapters.prompt_body import Body
-from lora_lab.adapters.prompt_layout import Layout, find_layout
+from lora_lab.adapters.prompts.body import Body
+from lora_lab.adapters.prompts.generate_calls import unwatch, watch
+from lora_lab.adapters.prompts.layout import Layout, find_layout
 from lora_lab.errors import AdapterError
 
 _MARK = "_lora_lab_tokens"  # on a cache: whose learned tokens it holds, and where

@@ -12,8 +12,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lora_lab.adapters.layers import AdaptedLayer, LayerSites, base_class
-from lora_lab.adapters.site import LoraSite
+from lora_lab.adapters.factors.layers import AdaptedLayer, LayerSites, base_class
+from lora_lab.adapters.factors.site import LoraSite
 from lora_lab.errors import AdapterError
 from lora_lab.lowrank import Term
 

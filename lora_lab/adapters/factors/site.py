@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters import initial
-from lora_lab.adapters.dora import row_norms
+from lora_lab.adapters.factors import initial
+from lora_lab.adapters.factors.dora import row_norms
 from lora_lab.configs import LoraConfig
 from lora_lab.lowrank import Term
 from lora_lab.plan import SitePlan

@@ -20,7 +20,7 @@ from lora_lab.errors import AdapterError
 from lora_lab.lowrank import Term, owned_columns
 
 if TYPE_CHECKING:
-    from lora_lab.adapters.layers import AdaptedLayer, LayerSites
+    from lora_lab.adapters.factors.layers import AdaptedLayer, LayerSites
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters.gathering import Gathered
-from lora_lab.adapters.site import LoraSite
+from lora_lab.adapters.adaptive.gathering import Gathered
+from lora_lab.adapters.factors.site import LoraSite
 from lora_lab.configs import LoraConfig
 from lora_lab.plan import SitePlan
 

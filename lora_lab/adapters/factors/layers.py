@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab.adapters.base import Active
-from lora_lab.adapters.batches import mixed_output
-from lora_lab.adapters.sharing import SharedInput
+from lora_lab.adapters.factors.batches import mixed_output
+from lora_lab.adapters.factors.sharing import SharedInput
 from lora_lab.anatomy import Site
 from lora_lab.lowrank import Term, add_terms, following_linear, lowrank_linear, needs_plain_path
 
 if TYPE_CHECKING:
-    from lora_lab.adapters.site import LoraSite
+    from lora_lab.adapters.factors.site import LoraSite
 
 
 class AdaptedLayer:

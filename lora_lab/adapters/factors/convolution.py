@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lora_lab.adapters.layers import AdaptedLayer, LayerSites
+from lora_lab.adapters.factors.layers import AdaptedLayer, LayerSites
 
 
 class ConvSites(LayerSites):

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from lora_lab.adapters.layers import AdaptedLayer, LayerSites, owned_rows
+from lora_lab.adapters.factors.layers import AdaptedLayer, LayerSites, owned_rows
 from lora_lab.lowrank import owned_columns
 
 if TYPE_CHECKING:
-    from lora_lab.adapters.site import LoraSite
+    from lora_lab.adapters.factors.site import LoraSite
 
 
 class DoraSites(LayerSites):

@@ -1,0 +1,1 @@
+"""AdaLoRA's parts: P, Λ and Q at one site, the rule that hands out ranks, the cut."""
