@@ -5,6 +5,7 @@ from benchmarks import (
     adapters,
     closed_form,
     dry_run,
+    kernel_answers,
     latency,
     spectra,
     step_slider,
@@ -19,3 +20,4 @@ closed_form.main()
 dry_run.main()
 step_slider.main([])
 workbench_showing.main([])
+kernel_answers.main([])

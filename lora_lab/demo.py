@@ -15,7 +15,7 @@ from lora_lab.models import load_model
 from lora_lab.report import write_run_report
 from lora_lab.runs import Run, train
 from lora_lab.tasks import load_task
-from lora_lab.tasks.encoding import longest
+from lora_lab.tasks.lengths import longest_example
 
 _LOOKS_PER_SECOND = 5
 
@@ -50,11 +50,13 @@ def demo(
     result = run.result()
 
     training = run.training
+    longest = longest_example(data, lm.model.config, lm.tokenizer, training.max_length)
     plan = budget(
         lm.model,
         config,
         batch_size=training.per_device_train_batch_size,
-        sequence_length=longest(data, lm.tokenizer, training.max_length),
+        sequence_length=longest.read,
+        target_length=longest.written,
     )
     console.print("", str(plan), "", sep="\n", highlight=False, soft_wrap=True)
     metrics = result.metrics

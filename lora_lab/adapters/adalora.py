@@ -148,6 +148,16 @@ class AdaLoraAdapter(LoraAdapter):
         self._optimizer = weakref.ref(optimizer)
         self._listen()
 
+    def unfinished(self) -> str | None:
+        """Return how far the ranks have come, before the last cut."""
+        if self._budget is None or self.final:
+            return None
+        mean = sum(self.ranks.values()) / len(self.sites)
+        return (
+            f"AdaLoRA's ranks are {mean:.1f} in the mean still, on the way to "
+            f"{self.config.target_r:.1f}: the last cut comes after step {self._budget.final_step}"
+        )
+
     def penalty(self) -> Tensor | None:
         """Return γ times the mean of ‖PᵀP − I‖_F and ‖QQᵀ − I‖_F over all P and Q with triplets.
 

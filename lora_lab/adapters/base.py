@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lora_lab.errors import AdapterError, ConfigError
 
@@ -159,6 +160,10 @@ class Adapter(ABC):
             total_steps: optimizer steps of the whole training.
         """
 
+    def unfinished(self) -> str | None:
+        """Return what a training that ended now would leave undone, in words; None: nothing."""
+        return None
+
     def penalty(self) -> Tensor | None:
         """Return what the training loss has on top of the task's, or None."""
         return None
@@ -191,6 +196,7 @@ class Rack:
     merged: str | None = None
     originals: list[tuple[nn.Parameter, Tensor]] | None = None  # None: merged for good
     quantised: list[tuple[str, nn.Module]] = field(default_factory=list)  # taken out by `merge`
+    saving: RemovableHandle | None = None  # tells of adapters when the model's state is taken
 
 
 Builder = Callable[[nn.Module, Any, str], Adapter]
@@ -239,6 +245,7 @@ def put_on(model: nn.Module, adapter: Adapter, activate: bool) -> Adapter:
     if rack is None:
         rack = Rack(required_grad=[(p, p.requires_grad) for p in model.parameters()])
         model.requires_grad_(False)
+        rack.saving = model.register_state_dict_pre_hook(_tell_of_adapters)
         setattr(model, _RACK, rack)
     before = rack.active.name
     if old := rack.adapters.pop(name, None):
@@ -294,6 +301,8 @@ def detach(model: nn.Module, name: str | None = None) -> None:
     if not rack.adapters:
         for parameter, required in rack.required_grad:
             parameter.requires_grad_(required)
+        if rack.saving is not None:
+            rack.saving.remove()
         delattr(model, _RACK)
 
 
@@ -459,6 +468,20 @@ def _switch(rack: Rack, name: str | None) -> None:
     rack.active.name = name
     if name is not None:
         rack.adapters[name].switch(True)
+
+
+def _tell_of_adapters(model: nn.Module, *_: Any) -> None:
+    """Warn that the model's state is not its base's: `save_pretrained` asks for it too."""
+    rack = _rack(model)
+    if rack is None or rack.merged or not rack.adapters:
+        return
+    warnings.warn(
+        f"the model's state dict, which save_pretrained writes, is not the base's: it holds "
+        f"{', '.join(f'adapter {name!r} ({own.method})' for name, own in rack.adapters.items())}; "
+        "ll.save_adapter(model, folder) writes an adapter, ll.export_merged(model, folder) a whole "
+        "model",
+        stacklevel=4,  # torch's two frames between
+    )
 
 
 def _restore(originals: Iterable[tuple[nn.Parameter, Tensor]]) -> None:

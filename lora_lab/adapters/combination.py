@@ -111,6 +111,10 @@ class Combination(Adapter):
         for adapter in self.adapters:
             adapter.begin_training(optimizer, total_steps)
 
+    def unfinished(self) -> str | None:
+        """Return the first part's that has something to do yet."""
+        return next((left for own in self.adapters if (left := own.unfinished())), None)
+
     def penalty(self) -> Tensor | None:
         """Return the sum of the parts' penalties."""
         given = [p for own in self.adapters if (p := own.penalty()) is not None]

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from lora_lab.adapters.base import Active, Adapter, register
 from lora_lab.adapters.saved_modules import SavedModules, own_tensors
 from lora_lab.configs import FullConfig, HeadConfig, LoraConfig, MethodConfig
-from lora_lab.errors import ConfigError
-from lora_lab.heads import head_modules
+from lora_lab.heads import head_modules, head_names
 
 
 class HeadAdapter(Adapter):
@@ -29,13 +28,7 @@ class HeadAdapter(Adapter):
     def __init__(self, model: nn.Module, config: HeadConfig, name: str) -> None:
         self.name = name
         self.config = config
-        names = head_modules(model) if config.modules is None else config.modules
-        if not names:
-            raise ConfigError(
-                f"{type(model).__name__} has no classification head; name its modules, such as "
-                "HeadConfig(modules=['classifier'])"
-            )
-        self.saved = SavedModules(model, names)
+        self.saved = SavedModules(model, head_names(config, head_modules(model)))
 
     def insert(self, active: Active) -> None:
         """Let the copies answer; see `Adapter.insert`."""

@@ -19,6 +19,7 @@ from lora_lab.adapters.base import Active, AdapterNames
 from lora_lab.adapters.factors.layers import AdaptedLayer
 from lora_lab.anatomy.reader import ADAPTER_CHILD, LEARNED_CHILD, SAVED_CHILD
 from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.heads import unknown_module
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
@@ -183,11 +184,13 @@ def _find(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
         matching = [name] if name in modules else ending
         inside = {path: m for own in matching for path, m in _parts(own, modules[own])}
         if not inside:
-            children = ", ".join(key for key, _ in model.named_children())
             why = "has no parameters" if matching else "names no module"
-            raise ConfigError(
-                f"modules_to_save entry {name!r} {why}; at the top this model has {children}"
+            children = (
+                key
+                for key, child in model.named_children()
+                if any(True for _ in child.parameters())
             )
+            raise unknown_module(name, children, why)
         found |= inside
     # The outermost of nested ones has the others in its copy.
     inner = {path for path in found for own in found if path.startswith(f"{own}.")}

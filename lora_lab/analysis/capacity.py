@@ -97,7 +97,10 @@ def _config(folder: Path) -> Mapping[str, Any]:
     try:
         config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         _steps_of_an_epoch(config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError),
+        *(ZeroDivisionError, RecursionError),
+    ) as error:
         raise RunError(f"cannot read {path}: {error!r}; copy the run's folder again") from error
     return config
 
@@ -116,7 +119,7 @@ def _metrics(folder: Path) -> list[Mapping[str, Any]]:
         try:
             row = json.loads(line)
             rows.append({"step": int(row["step"]), "loss": float(row["loss"]), **row})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if number < len(lines):
                 raise RunError(
                     f"{path}, line {number}: {error!r}; copy the run's folder again"

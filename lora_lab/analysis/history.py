@@ -165,5 +165,5 @@ def _read_sites(path: Path) -> tuple[RecordedSite, ...]:
     try:
         rows: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["sites"]
         return tuple(RecordedSite(**row) for row in rows)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from error

@@ -108,7 +108,8 @@ class ModelShape:
         num_layers: blocks that run in one forward pass; of all stacks where there are several.
         intermediate_size: width of the MLP between up and down.
         head_dim: of one query head; not always hidden_size / num_heads (Gemma, T5, Qwen3).
-        max_positions: None for models without a fixed limit (T5, BLOOM).
+        max_positions: tokens that a sequence may have; None without a fixed limit (T5, BLOOM).
+            RoBERTa's are fewer than its config names.
         tied_embeddings: the output matrix is the input embedding itself.
         gated_mlp: the MLP has a gate beside up.
         dtype_bytes: of one stored weight.
@@ -142,6 +143,7 @@ class Anatomy:
         parameters: all of the model's numbers, tied ones once, adapters not counted.
         weights: the tensors that hold them, in the model's order.
         others: embeddings and convolutions; a target finds them by their module's name only.
+        heads: a classifier's modules outside of the model that reads the text; see `heads`.
     """
 
     sites: tuple[Site, ...]
@@ -151,6 +153,7 @@ class Anatomy:
     parameters: int
     weights: tuple[Weight, ...] = field(default=(), repr=False)
     others: tuple[Site, ...] = ()
+    heads: tuple[str, ...] = ()
 
     @cached_property
     def by_name(self) -> dict[str, Site]:

@@ -93,14 +93,34 @@ def shape(
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         vocab_size=roles.first_int(text, "vocab_size"),
-        max_positions=roles.first_int(
-            text, "max_position_embeddings", "n_positions", "max_seq_len"
-        ),
+        max_positions=max_positions(model),
         tied_embeddings=embedded is not None and output is embedded,
         gated_mlp=gated_mlp,
         dtype_bytes=dtype_bytes,
         block=blocks.read(model, lm_head=output is not None),
     )
+
+
+def max_positions(model: nn.Module) -> int | None:
+    """Return how many tokens a sequence of a model may have; None where there is no fixed limit.
+
+    Of the positions that RoBERTa's kind names in its config the first ones are never used; see
+    `positions_behind`.
+    """
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    named = roles.first_int(text, "max_position_embeddings", "n_positions", "max_seq_len")
+    pad = positions_behind(model)
+    return named if named is None or pad is None else named - pad - 1
+
+
+def positions_behind(model: nn.Module) -> int | None:
+    """Return the pad token of a model that counts positions from behind it, as RoBERTa does."""
+    for part in model.modules():
+        if hasattr(type(part), "create_position_ids_from_inputs_embeds"):
+            pad: int | None = part.padding_idx  # type: ignore[assignment]
+            return pad
+    return None
 
 
 def embedding(model: nn.Module, getter: str) -> nn.Module | None:

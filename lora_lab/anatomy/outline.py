@@ -60,6 +60,7 @@ def _lengthen(short: Anatomy, layers: int) -> Anatomy:
         parameters=sum(weight.size for weight in weights),
         weights=weights,
         others=short.others,
+        heads=short.heads,
     )
 
 

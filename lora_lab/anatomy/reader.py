@@ -116,6 +116,8 @@ class _Walk:
 
 def read(model: nn.Module) -> Anatomy:
     """Read a model that is at hand."""
+    from lora_lab.heads import head_modules  # which knows this module's names
+
     walk = _Walk(model)
     output = facts.embedding(model, "get_output_embeddings")
     leaves = [
@@ -158,7 +160,8 @@ def read(model: nn.Module) -> Anatomy:
     weights = _weights(model, walk, names)
     others = tuple(_other(leaf) for leaf in walk.others)
     parameters = sum(weight.size for weight in weights)
-    return Anatomy(tuple(sites), columns, tuple(rows), shape, parameters, weights, others)
+    heads = head_modules(model)
+    return Anatomy(tuple(sites), columns, tuple(rows), shape, parameters, weights, others, heads)
 
 
 _OTHER_KINDS = (nn.Embedding, nn.Conv1d, nn.Conv2d)

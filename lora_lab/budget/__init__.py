@@ -44,6 +44,7 @@ def budget(
     optimizer: str = "adamw",
     gradient_checkpointing: bool = False,
     padding_mask: bool = False,
+    target_length: int | None = None,
 ) -> Budget:
     """Forecast what training with this method will cost, against full fine-tuning.
 
@@ -56,6 +57,8 @@ def budget(
         optimizer: one of `OPTIMIZERS`.
         gradient_checkpointing: whether blocks are recomputed in the backward pass.
         padding_mask: whether some sequences are shorter, so that attention needs a mask.
+        target_length: tokens that an encoder-decoder model writes, where `sequence_length` are
+            those that it reads; None: as many.
 
     Raises:
         ConfigError: for a setting that cannot be, a target that matches nothing, or two methods
@@ -77,6 +80,7 @@ def budget(
         optimizer=optimizer,
         gradient_checkpointing=gradient_checkpointing,
         padding_mask=padding_mask,
+        target_length=target_length,
         learned_tokens=learned_tokens(anatomy, configs, sequence_length),
     )
     if everything:

@@ -28,6 +28,7 @@ from lora_lab.budget.costs import Memory
 from lora_lab.budget.cuda import CudaStorages, cublas_workspace
 from lora_lab.budget.methods import learned_tokens
 from lora_lab.budget.optimizers import OPTIMIZERS
+from lora_lab.budget.table import need_target, tokens_text
 from lora_lab.errors import ConfigError
 from lora_lab.memory import LiveStorages, storage_bytes
 
@@ -80,6 +81,7 @@ def dry_run(
     gradient_checkpointing: bool = False,
     padding_mask: bool = False,
     cuda: bool = False,
+    target_length: int | None = None,
 ) -> DryRun:
     """Take one training step on fake tensors and count what it holds.
 
@@ -102,6 +104,7 @@ def dry_run(
         padding_mask: whether some sequence is shorter than the others, so that attention needs a
             mask.
         cuda: count what a CUDA device needs on top, in `extras`; see `lora_lab.budget.cuda`.
+        target_length: tokens that an encoder-decoder model writes; None: as many as it reads.
 
     Raises:
         ConfigError: for a setting that cannot be, or a config that does not fit the model.
@@ -115,18 +118,21 @@ def dry_run(
         hollow, kind = fakes.hollow_model(model, dtype)
         with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode():
             fakes.fill(hollow, kind)
+            if target_length is not None:
+                need_target(target_length, _writes_apart(hollow))
             configs = [*config] if isinstance(config, Sequence) else [config]
             learned_tokens(anatomy(hollow), configs, sequence_length)
             with fakes.explained(hollow):
                 adapter = fakes.set_up(hollow, config, gradient_checkpointing)
             learning = [*(adapter or hollow).parameters()]
             rule = fakes.make_optimizer(optimizer, learning, cuda)
-            batch = fakes.inputs(hollow, batch_size, sequence_length, padding_mask)
+            batch = fakes.inputs(hollow, batch_size, sequence_length, padding_mask, target_length)
             step = _Step(hollow, adapter, learning, rule, batch)
             with fakes.explained(hollow):
                 peak, extras = step.on_cuda() if cuda else (step.peak(), {})
     weights = storage_bytes([*hollow.parameters(), *hollow.buffers()])
-    settings = [f"batch {batch_size} × {sequence_length} tokens", OPTIMIZERS[optimizer]]
+    tokens = tokens_text(sequence_length, target_length)
+    settings = [f"batch {batch_size} × {tokens}", OPTIMIZERS[optimizer]]
     settings += [str(kind).removeprefix("torch.")]
     settings += ["gradient checkpointing"] if gradient_checkpointing else []
     settings += ["padding mask"] if padding_mask else []
@@ -140,6 +146,10 @@ def dry_run(
         settings=", ".join(settings),
         extras=extras,
     )
+
+
+def _writes_apart(model: Any) -> bool:
+    return bool(model.config.is_encoder_decoder)
 
 
 class _Step:

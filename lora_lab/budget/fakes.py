@@ -120,8 +120,11 @@ def _before_cuts(config: Any) -> Any:
     return config
 
 
-def inputs(model: Any, batch_size: int, length: int, padding_mask: bool) -> dict[str, Tensor]:
+def inputs(
+    model: Any, batch_size: int, length: int, padding_mask: bool, target_length: int | None = None
+) -> dict[str, Tensor]:
     """Return what a training step of a model is given, labels included; within a fake mode."""
+    written = target_length or length
     config = model.config
     accepted = inspect.signature(model.forward).parameters
     if model.main_input_name == "pixel_values":
@@ -134,9 +137,9 @@ def inputs(model: Any, batch_size: int, length: int, padding_mask: bool) -> dict
         if not padding_mask:
             _ignore_masks(model)
         if config.is_encoder_decoder:
-            batch["decoder_input_ids"] = tokens.clone()
+            batch["decoder_input_ids"] = torch.zeros(batch_size, written, dtype=torch.int64)
     if "labels" in accepted:
-        batch["labels"] = _labels(model, batch_size, length)
+        batch["labels"] = _labels(model, batch_size, written)
     return batch
 
 

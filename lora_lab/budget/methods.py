@@ -25,6 +25,7 @@ from lora_lab.configs import (
 )
 from lora_lab.configs.base import need_count
 from lora_lab.errors import ConfigError
+from lora_lab.heads import head_names, unknown_module
 from lora_lab.own_weights import missing_biases, trained_weights
 from lora_lab.plan import ranks
 
@@ -202,23 +203,32 @@ def _bottleneck(anatomy: Anatomy, config: BottleneckConfig, price: dict[str, Any
     if r > d:
         raise ConfigError(f"r is {r} and the model is {d} wide; use an r of at most {d}")
     config.dropped(min(Counter(row.stack for row in anatomy.rows).values()))
-    tokens, element = price["tokens"], price["element"]
+    element = price["element"]
     after_attention = config.layers_a_block == 2
     stage = act.AFTER_ATTENTION if after_attention else act.AFTER_MLP
     part = Part(first=stage, estimated=True)
     shapes: list[tuple[int, ...]] = [(r, d), (r,), (d, r), (d,)]
     shapes += [(d,), (d,)] if config.layer_norm else []
     # The input, f's output, and the norm's input.
-    kept = tokens * (d + r + (d if config.layer_norm else 0)) * element
+    kept_a_token = (d + r + (d if config.layer_norm else 0)) * element
+    tokens = {
+        site.stack: price["sites"][site.name]["tokens"] for site in reversed(anatomy.grid_sites)
+    }
     for number, row in enumerate(anatomy.rows):
         for _ in range(config.layers_a_block):
             part.train(number, *shapes)
-            part.kept[number] += kept
+            part.kept[number] += tokens[row.stack] * kept_a_token
         part.claims.add(f"the place after the MLP of layer {row.label}")
     return part
 
 
-def _head(_anatomy: Anatomy, _config: HeadConfig, _price: dict[str, Any]) -> Part:
+def _head(anatomy: Anatomy, config: HeadConfig, _price: dict[str, Any]) -> Part:
+    for name in head_names(config, anatomy.heads):
+        inside = any(f".{name}." in f".{weight.name}" for weight in anatomy.weights)
+        # A tied output layer's weight is known as the embedding's.
+        if not inside and not anatomy.shape.tied_embeddings:
+            top = dict.fromkeys(weight.name.split(".")[0] for weight in anatomy.weights)
+            raise unknown_module(name, top)
     return Part(notes=("the head is trained too; as in the paper it is not counted",))
 
 

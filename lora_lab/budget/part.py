@@ -125,9 +125,10 @@ def _readers(
     options: Mapping[str, Any],
 ) -> None:
     """Linear sites of one block that read one input, and share a pass through their A's."""
-    tokens, element = price["tokens"], price["element"]
+    element = price["element"]
     copies, cast_down = options["copies"], element != MASTER
     first, _ = min(sites, key=lambda pair: pair[0]["at"])  # keeps what all of them share
+    tokens = first["tokens"]
     row, down, width = first["row"], first["last"], first["in"]
     stacked = cast_down or len(sites) * copies > 1
     for site, r in sites:

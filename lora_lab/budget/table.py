@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.budget import activations as act
@@ -32,6 +32,7 @@ def price_table(
     padding_mask: bool = False,
     lora: LoraConfig | None = None,
     learned_tokens: int = 0,
+    target_length: int | None = None,
 ) -> dict[str, Any]:
     """Return all that is needed to price a plan, as plain JSON; the arguments are `budget`'s.
 
@@ -45,7 +46,8 @@ def price_table(
         anatomy: the model's sites and sizes.
         lora: whose dropout, DoRA, LoRA-FA and start from W₀ count where ranks are priced alone;
             its ranks and targets do not.
-        learned_tokens: that a prefix method adds to every sequence; full fine-tuning has none.
+        learned_tokens: that a prefix method adds to every sequence that is read; full fine-tuning
+            has none.
 
     Raises:
         ConfigError: for a setting that cannot be.
@@ -54,7 +56,16 @@ def price_table(
     need_count("sequence_length", sequence_length, least=1)
     rule = state_rule(optimizer, MASTER)
     dtype_name, element = _dtype(dtype, anatomy.shape.dtype_bytes)
-    plain = act.Batch(batch_size, sequence_length, element, padding_mask)
+    decoder = _decoder(anatomy)
+    if target_length is not None:
+        need_target(target_length, bool(decoder))
+    written = act.Batch(batch_size, target_length or sequence_length, element, padding_mask)
+
+    def read_and_written(tokens: int) -> _Batches:
+        read = act.Batch(batch_size, tokens, element, padding_mask)
+        return _Batches(read, written if decoder else read, decoder)
+
+    batches = read_and_written(sequence_length)
     price: dict[str, Any] = {
         "parameters": anatomy.parameters,
         "weights": anatomy.parameters * element,
@@ -65,24 +76,47 @@ def price_table(
         "approximate": act.is_approximate(anatomy.shape),
         "lora": dict(PLAIN) if lora is None else lora_options(lora),
     }
-    blocks, head = _blocks(anatomy, plain), act.head(anatomy.shape, plain)
-    price |= _sites(anatomy, plain) | _rows(blocks, head)
+    blocks, head = _blocks(anatomy, batches), act.head(anatomy.shape, batches.last)
+    price |= _sites(anatomy, batches) | _rows(blocks, head)
     price["full"] = asdict(full_memory(anatomy, price, blocks, head, element))
-    batch = plain
     if learned_tokens:
-        batch = act.Batch(batch_size, sequence_length + learned_tokens, element, padding_mask)
-        blocks, head = _blocks(anatomy, batch), act.head(anatomy.shape, batch)
-        price |= _sites(anatomy, batch) | _rows(blocks, head)
-    for key, others in _others(anatomy, batch).items():
+        batches = read_and_written(sequence_length + learned_tokens)
+        blocks, head = _blocks(anatomy, batches), act.head(anatomy.shape, batches.last)
+        price |= _sites(anatomy, batches) | _rows(blocks, head)
+    for key, others in _others(anatomy, batches.first).items():
         price[key] = price[key] | others
-    tokens = f"{sequence_length} tokens"
+    tokens = tokens_text(sequence_length, target_length)
     tokens += f" and {learned_tokens} learned ones" if learned_tokens else ""
     settings = [f"batch {batch_size} × {tokens}", OPTIMIZERS[optimizer], dtype_name]
     settings += ["gradient checkpointing"] if gradient_checkpointing else []
     settings += ["padding mask"] if padding_mask else []
     price["settings"] = ", ".join(settings)
-    price["tokens"] = batch_size * (sequence_length + learned_tokens)
     return price
+
+
+def tokens_text(sequence_length: int, target_length: int | None) -> str:
+    """Return "128 tokens", or of an encoder-decoder model "128 tokens read, 32 written"."""
+    if target_length is None:
+        return f"{sequence_length} tokens"
+    return f"{sequence_length} tokens read, {target_length} written"
+
+
+def need_target(target_length: int, has_decoder: bool) -> None:
+    """Refuse a length of what is written that cannot be.
+
+    Args:
+        target_length: tokens.
+        has_decoder: the model is an encoder-decoder model.
+
+    Raises:
+        ConfigError: it is no whole number of at least 1, or the model has one sequence only.
+    """
+    need_count("target_length", target_length, least=1)
+    if not has_decoder:
+        raise ConfigError(
+            "target_length is for encoder-decoder models, and this one reads and writes one "
+            "sequence; leave it out"
+        )
 
 
 def row_index(anatomy: Anatomy) -> dict[tuple[str, int], int]:
@@ -90,12 +124,37 @@ def row_index(anatomy: Anatomy) -> dict[tuple[str, int], int]:
     return {(row.stack, row.layer): number for number, row in enumerate(anatomy.rows)}
 
 
-def _blocks(anatomy: Anatomy, batch: act.Batch) -> list[act.Block]:
+@dataclass(frozen=True)
+class _Batches:
+    """What the first stack reads and what the last one does: of most models the same."""
+
+    first: act.Batch
+    last: act.Batch
+    decoder: str  # the last stack of an encoder-decoder model, else ""
+
+    def of(self, stack: str) -> act.Batch:
+        return self.last if self.decoder and stack == self.decoder else self.first
+
+    def read_by(self, site: Site) -> act.Batch:
+        """The decoder's attention makes its keys and values of what the encoder has read."""
+        crossing = site.role in ("cross.k", "cross.v")
+        return self.first if crossing or site.layer is None else self.of(site.stack)
+
+
+def _decoder(anatomy: Anatomy) -> str:
+    stacks = {row.stack for row in anatomy.rows}
+    return "decoder" if {"encoder", "decoder"} <= stacks else ""
+
+
+def _blocks(anatomy: Anatomy, batches: _Batches) -> list[act.Block]:
     index = row_index(anatomy)
     members: list[list[Site]] = [[] for _ in index]
     for site in anatomy.grid_sites:
         members[index[site.stack, site.layer or 0]].append(site)
-    return [act.block(anatomy.shape, n, inside, batch) for n, inside in enumerate(members)]
+    return [
+        act.block(anatomy.shape, n, inside, batches.of(row.stack))
+        for n, (row, inside) in enumerate(zip(anatomy.rows, members, strict=True))
+    ]
 
 
 def _rows(blocks: list[act.Block], head: act.Head) -> dict[str, Any]:
@@ -112,7 +171,7 @@ def _rows(blocks: list[act.Block], head: act.Head) -> dict[str, Any]:
     return {"rows": rows, "head": head.kept, "loss": head.loss}
 
 
-def _sites(anatomy: Anatomy, batch: act.Batch) -> dict[str, Any]:
+def _sites(anatomy: Anatomy, batches: _Batches) -> dict[str, Any]:
     index = row_index(anatomy)
     sites: dict[str, dict[str, Any]] = {}
     groups: dict[str, dict[str, Any]] = {}
@@ -120,6 +179,7 @@ def _sites(anatomy: Anatomy, batch: act.Batch) -> dict[str, Any]:
         # What lies outside the layers (pooler, classifier) is read last.
         row = len(index) if site.layer is None else index[site.stack, site.layer]
         width = site.in_features + site.out_features
+        batch = batches.read_by(site)
         kept = batch.tokens * batch.element  # Ax
         if batch.element != MASTER:
             kept += width * batch.element  # A and B cast down
@@ -138,6 +198,7 @@ def _sites(anatomy: Anatomy, batch: act.Batch) -> dict[str, Any]:
             "last": site.role == "down",
             "in": site.in_features,
             "out": site.out_features,
+            "tokens": batch.tokens,
             # PEFT's format keeps a fused matrix's B block-diagonal, zeros and all.
             "checkpoint": MASTER * (site.in_features + fused),
             "activations": kept,

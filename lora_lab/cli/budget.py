@@ -44,6 +44,12 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     method.add_argument(
         "--new-biases", action="store_true", help="BitFit: give linear layers a bias of zeros"
     )
+    method.add_argument(
+        "--drop-layers",
+        type=int,
+        help="Adapter^D: lowest blocks that answer without their adapters; costs nothing "
+        "(5, or all but one)",
+    )
     step = parser.add_argument_group("training step")
     step.add_argument("--batch-size", type=int, default=8, help="sequences a step (8)")
     step.add_argument("--sequence-length", type=int, default=128, help="tokens each (128)")
@@ -126,7 +132,7 @@ def _configs(options: argparse.Namespace) -> list[MethodConfig]:
         "adapter-h": lambda: c.BottleneckConfig("H", options.r),
         "adapter-l": lambda: c.BottleneckConfig("L", options.r),
         "adapter-p": lambda: c.BottleneckConfig("P", options.r),
-        "adapter-d": lambda: c.BottleneckConfig("D", options.r),
+        "adapter-d": lambda: c.BottleneckConfig("D", options.r, options.drop_layers),
     }
     return [make[method]() for method in options.methods or ["lora"]]
 

@@ -92,8 +92,10 @@ def _text(plan: SweepPlan, cells: tuple[Cell, ...], results: Mapping[str, CellRe
             f"{name} {value:.4g}" for name, value in scores.items() if name.endswith("_after")
         )
         lines.append(f"{cell!s:<{width}}  {facts:<14}{shown}".rstrip())
-    count = plural(len(results), "cell")
-    return "\n".join([*lines, f"{count} of {len(cells)} ended; runs are in {plan.folder}"])
+    count = f"{len(results)} of {plural(len(cells), 'cell')} ended"
+    if failed := sum(result.state == "failed" for result in results.values()):
+        count += f", {failed} failed: call it again to try them again"
+    return "\n".join([*lines, f"{count}; runs are in {plan.folder}"])
 
 
 SWEEP = Command("train a grid or random draws from a sweep file, here or on Ray", _arguments, _run)

@@ -150,13 +150,14 @@ def _json(run: Run, result: RunResult) -> dict[str, Any]:
         "steps": run.snapshot.step,
         "seconds": round(result.seconds, 3),
         "metrics": result.metrics,
+        "notes": run.notes,
     }
 
 
 def _text(run: Run, result: RunResult) -> str:
     lines = [f"{plural(run.snapshot.step, 'step')} in {result.seconds:.1f} s"]
     lines += [f"{name:<16}{value:.4g}" for name, value in result.metrics.items()]
-    return "\n".join([*lines, f"adapter  {result.adapter_folder}"])
+    return "\n".join([*lines, *run.notes, f"adapter  {result.adapter_folder}"])
 
 
 TRAIN = Command("train from a run file; under `accelerate launch` on many GPUs", _arguments, _run)

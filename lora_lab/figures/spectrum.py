@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,7 @@ def spectrum_figure(
     figure.update_layout(bargap=0.3)
     figure.update_xaxes(title_text="direction of ΔW", dtick=1)
     figure.update_yaxes(
-        title_text="singular value σ",
         showgrid=True,
-        nticks=4,
-        exponentformat="e",  # 5e−5, not 0.00005: that would reach into the title
-        minexponent=2,
         zeroline=True,
     )
     update_spectrum(figure, view, theme)
@@ -61,9 +58,25 @@ def update_spectrum(figure: Any, view: SiteView, theme: Theme = "light") -> None
     largest = float(s[0]) if len(s) else 0.0
     figure.layout.xaxis.dtick = tick_step(len(s))
     figure.layout.xaxis.range = [0.4, max(len(s), 3) + 0.6]
-    figure.layout.yaxis.range = [0, rounded_up(largest)] if largest > 0 else [0, 1]
+    top = rounded_up(largest) if largest > 0 else 1.0
+    unit, power = _unit(top)
+    figure.layout.yaxis.range = [0, top]
+    figure.layout.yaxis.tickvals = [0, top / 2, top]
+    figure.layout.yaxis.ticktext = [f"{tick / unit:.3g}" for tick in (0, top / 2, top)]
+    figure.layout.yaxis.title.text = f"singular value σ{power}"
     text = f"σ₁ = {number(largest)}" if largest > 0 else "ΔW is zero: nothing is learnt yet"
     figure.layout.annotations = [note(text, THEMES[theme], x=0.99, y=0.98, xanchor="right")]
+
+
+def _unit(top: float) -> tuple[float, str]:
+    """Return what an axis up to `top` counts in, and how its title says so.
+
+    Small numbers would be long, and reach into the title.
+    """
+    if 0.1 <= top < 1e4:
+        return 1.0, ""
+    exponent = 3 * math.floor(math.log10(top) / 3)
+    return 10.0**exponent, f" / 10<sup>{exponent}</sup>".replace("-", "−")
 
 
 def spectrum_against_base_figure(

@@ -21,7 +21,7 @@ from lora_lab.tasks.class_encoding import (
     text_pad_id,
     without_unknown_types,
 )
-from lora_lab.tasks.generation import evaluating
+from lora_lab.tasks.generation import evaluating, positions
 
 if TYPE_CHECKING:
     from lora_lab.runs.run import Run
@@ -38,7 +38,7 @@ class ClassificationData(RunData):
         self._numbers = class_numbers(self.model.config, task.labels)
         learned = sum(getattr(config, "tokens", 0) for config in run.configs)  # prefix methods'
         self._max_length = min(
-            self.training.max_length, _room(self.model.config, self.tokenizer) - learned
+            self.training.max_length, _room(self.model, self.tokenizer) - learned
         )
 
     @property
@@ -97,8 +97,6 @@ def step_loss(output: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
     return cross_entropy(output.logits.float(), labels, reduction="sum") / num_items_in_batch
 
 
-def _room(config: Any, tokenizer: Any) -> int:
+def _room(model: Any, tokenizer: Any) -> int:
     """Return how many tokens model and tokenizer take."""
-    # Models without a limit (relative positions) get one far above any text of ours.
-    positions = getattr(config, "max_position_embeddings", None) or 1 << 20
-    return min(positions, tokenizer.model_max_length)
+    return min(positions(model), tokenizer.model_max_length)

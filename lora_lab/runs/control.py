@@ -212,21 +212,31 @@ class Control:
             wanted, self._checkpoint_wanted = self._checkpoint_wanted, False
             return wanted
 
-    def rest(self) -> None:
+    def rest(self, seconds: float | None = None) -> bool:
         """Sit at a boundary as long as a pause is wanted or somebody has the model.
 
         To be called first of all, too: somebody may have entered the run before it started.
+
+        Args:
+            seconds: how long at most; None: until the rest is over.
+
+        Returns:
+            Whether the rest goes on: the worker may do what needs neither the model nor anything
+            of the notebook's, and then has to call this again.
         """
         with self._condition:
-            if not self.pause_wanted:
-                return
+            end = None if seconds is None else time.monotonic() + seconds
             self._resting = True
             while self.pause_wanted:
                 if self._state is RunState.PAUSING:
                     self._enter(RunState.PAUSED)
                 self._condition.notify_all()
-                self._condition.wait()
+                left = None if end is None else end - time.monotonic()
+                if left is not None and left <= 0:
+                    return True
+                self._condition.wait(left)
             self._resting = False
+            return False
 
     # ---------------------------------------------------------------------------------------------
 

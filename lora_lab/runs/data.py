@@ -85,6 +85,10 @@ class RunData(ABC):
         """Return the tokens of the longest encoded example, as a forecast wants them."""
         return max(len(example["input_ids"]) for example in examples)
 
+    def longest_written(self, examples: Sequence[Mapping[str, Any]]) -> int | None:  # noqa: ARG002
+        """Return the tokens of the longest completion, where it is a sequence of its own."""
+        return None
+
     def batches(self) -> Iterator[dict[str, Tensor]]:
         """Yield the held-out examples in batches, on the model's device."""
         encoded = self.encode(self.held_out, "held-out")

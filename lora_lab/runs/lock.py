@@ -67,7 +67,7 @@ def holder(folder: Path) -> Mapping[str, Any] | None:
         return None  # no lock, or a folder that nobody can write to
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = {}
     return found if isinstance(found, dict) else {}
 

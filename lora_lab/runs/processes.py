@@ -50,6 +50,11 @@ def sharded() -> bool:
     return _joined() and _sharding
 
 
+def longest_silence() -> float | None:
+    """Return after how many seconds one that rests has to be heard; None: nobody waits for it."""
+    return _PATIENCE.total_seconds() / 4 if _joined() else None
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
     """Join the other processes, if a launcher has started some, and leave them at the end."""
@@ -94,13 +99,13 @@ def from_main(make: Callable[[], T]) -> T:
     return box[0]  # type: ignore[return-value]
 
 
-def any_of(flag: bool) -> bool:
-    """Return whether any process says so."""
+def any_of(*flags: bool) -> tuple[bool, ...]:
+    """Return of each flag whether any process has it set."""
     if not _joined():
-        return flag
-    told = torch.tensor(int(flag))
+        return flags
+    told = torch.tensor(flags, dtype=torch.int64)
     distributed.all_reduce(told, distributed.ReduceOp.MAX)
-    return bool(told)
+    return tuple(map(bool, told.tolist()))
 
 
 def total(numbers: Tensor) -> Tensor:

@@ -28,8 +28,13 @@ if TYPE_CHECKING:
     from lora_lab.runs.run import Run
     from lora_lab.tasks import ClassificationTask, Task
 
-_MODEL = "name", "dtype", "device", "labels"
-_TASK = "name", "prompt", "completion", "text", "label", "pair", "validation", "test", "seed"
+_SETTINGS = {
+    "model": ("name", "dtype", "device", "labels"),
+    "task": (
+        *("name", "prompt", "completion", "text", "label", "pair"),
+        *("validation", "test", "seed"),
+    ),
+}
 _FIELDS = "model", "task", "configs", "training", "output_dir", "name"
 
 
@@ -82,8 +87,8 @@ class Recipe:
             raise ConfigError(f"{where}: output_dir and name must be text")
         try:
             return cls(
-                model=_named(values, "model", _MODEL),
-                task=_named(values, "task", _TASK),
+                model=settings(values, "model"),
+                task=settings(values, "task"),
                 configs=tuple(map(method_from_dict, methods)),
                 training=TrainingConfig.from_dict(training),
                 output_dir=output_dir,
@@ -139,9 +144,18 @@ class Recipe:
         return Run(lm, task, config, self.training, self.output_dir, self.name)
 
 
-def _named(values: Mapping[str, Any], what: str, known: tuple[str, ...]) -> dict[str, Any]:
-    """Return what a loader is called with: {"name": …, …}, or a plain name."""
-    given = values.get(what)
+def settings(values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return the arguments of a loader from plain values.
+
+    Args:
+        values: a recipe's, or the sources in a run's config.json.
+        what: "model" or "task": which of them, and whose loader.
+
+    Raises:
+        ConfigError: it has no name, a setting that the loader does not have, or one of another
+            type.
+    """
+    given, known = values.get(what), _SETTINGS[what]
     if isinstance(given, str):
         return {"name": given}
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
@@ -149,22 +163,34 @@ def _named(values: Mapping[str, Any], what: str, known: tuple[str, ...]) -> dict
     if unknown := given.keys() - set(known):
         raise ConfigError(f"{what} has an unknown setting {min(unknown)!r}; known are {known}")
     for name, value in given.items():
-        if value is not None and not isinstance(value, _TYPES.get(name, str)):
-            must = _WORDS[_TYPES.get(name, str)]
-            raise ConfigError(f"the {what}'s {name} is {value!r}; it must be {must}")
+        kind = _TYPES.get(name, str)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ConfigError(f"the {what}'s {name} is {value!r}; it must be {_WORDS[kind]}")
     return dict(given)
 
 
-_TYPES: dict[str, type] = {"labels": list, "seed": int}  # of settings; else text
-_WORDS = {str: "text", list: "a list", int: "a whole number"}
+_COLUMN = str | int  # a table without names has numbers for its columns
+_TYPES: dict[str, Any] = {  # of settings; else text
+    "labels": list,
+    "seed": int,
+    **dict.fromkeys(("text", "label", "pair"), _COLUMN),
+}
+_WORDS = {
+    str: "text",
+    list: "a list",
+    int: "a whole number",
+    _COLUMN: "text, or a column's number",
+}
 _EXAMPLES = {"model": "smollm2-135m", "task": "mini-e2e"}
 
 
 def _of_run(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    sources = values.get("sources") or {}
+    sources = values.get("sources")
+    sources = sources if isinstance(sources, Mapping) else {}
     for what in ("model", "task"):
-        if not sources.get(what):
-            name = (values.get(what) or {}).get("name", "something")
+        if not isinstance(sources.get(what), Mapping):
+            known = values.get(what)
+            name = known.get("name") if isinstance(known, Mapping) else "something"
             raise ConfigError(
                 f"{where}: {name} is a {what} of your own, which no file can name; use "
                 f"load_{what} for what shall go to another machine"

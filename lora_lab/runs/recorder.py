@@ -131,7 +131,7 @@ def read_sites(folder: Path) -> list[dict[str, Any]]:
     try:
         sites = json.loads(path.read_text(encoding="utf-8"))["sites"]
         return [{**site, "singular_values": int(site["singular_values"])} for site in sites]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunError(f"cannot read {path}: {error!r}; start a new run") from error
 
 

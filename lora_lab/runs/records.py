@@ -150,7 +150,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     try:
         lines = (folder / METRICS_FILE).read_text(encoding="utf-8").split("\n")[:-1]
         rows = [json.loads(line) for line in lines if line]
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     return [row for row in rows if isinstance(row, dict)]
 
@@ -158,6 +158,6 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def _read_json(path: Path, kind: type) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, kind) else None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.configs import MethodConfig, TrainingConfig
 from lora_lab.configs.plain import method_from_dict
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.runs import checkpoints, processes
+from lora_lab.runs import checkpoints, origin, processes
+from lora_lab.runs.checks import check
 from lora_lab.runs.fingerprints import base_fingerprint, data_fingerprint
+from lora_lab.runs.recipe import settings
 from lora_lab.runs.records import RecordState, RunRecord, find_run
 
 if TYPE_CHECKING:
@@ -40,13 +41,17 @@ def resume(
     Args:
         run: its id, its folder, or what `lora_lab.runs` lists.
         lm: the base model; may be left out where `load_model` had loaded it.
-        task: the data; may be left out where `load_task` had loaded it.
+        task: the data; may be left out where `load_task` had loaded it. Folders and files are
+            only looked for again where this user's LoRA Lab began the run: a run that somebody
+            else handed on has both passed, or both of public names.
         output_dir: where the folder of that id is.
         start: False leaves the run idle.
 
     Raises:
         RunError: there is no such run, it is done, it is running, it would fail the same way
-            again, or the base model or the data are not those that it had.
+            again, the base model or the data are not those that it had, or they are files here
+            that a run begun elsewhere names.
+        ConfigError: the model is not for such data.
         ModelError, TaskError: the model or the data cannot be loaded any more.
     """
     from lora_lab.runs.run import Run
@@ -60,6 +65,7 @@ def resume(
     training = processes.shared_out(training, _begun_by(record))
     lm = lm or _load_model(record)
     task = task or _load_task(record)
+    check(lm, task)
     _compare(record, lm, task)
     made = Run(
         lm,
@@ -98,7 +104,9 @@ def read_configs(record: RunRecord) -> tuple[tuple[MethodConfig, ...], TrainingC
         if not methods:
             raise ConfigError("it names no method")
     except (ConfigError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{where} cannot be gone on from: {error}; start a new run") from error
+        raise RunError(
+            f"{where} cannot be gone on from: {_one_line(error)}; start a new run"
+        ) from error
     return methods, training
 
 
@@ -106,7 +114,7 @@ def _begun_by(record: RunRecord) -> int:
     count = record.config.get("processes", 1)
     if not isinstance(count, int) or count < 1:
         where = record.folder / "config.json"
-        raise RunError(f"{where} has {count!r} processes; start a new run")
+        raise RunError(f"{where} has {_one_line(repr(count))} processes; start a new run")
     return count
 
 
@@ -120,10 +128,10 @@ def _check_state(record: RunRecord) -> None:
         raise RunError(f"run {record.id} is done; call train() for a new run")
     summary = record.summary or {}
     if state is RecordState.FAILED and summary.get("repeats"):
+        why = _one_line(summary.get("problem", "its loss is no number"))
         raise RunError(
-            f"run {record.id} failed by itself and would do so again "
-            f"({summary.get('problem', 'its loss is no number')}); call train() with a lower "
-            "learning_rate"
+            f"run {record.id} failed by itself and would do so again ({why}); call train() with a "
+            "lower learning_rate"
         )
 
 
@@ -143,13 +151,12 @@ def _load_model(record: RunRecord) -> LoadedModel:
         raise RunError(
             f"run {record.id} trained {name}, a model of your own; pass it: resume(…, lm)"
         )
-    device = str(source.get("device", "auto"))
-    labels = source.get("labels")
+    device = source.get("device") or "auto"
     return load_model(
-        str(source["name"]),
+        source["name"],
         device="cpu" if device == "cpu" else "auto",
-        dtype=str(source.get("dtype", "auto")),
-        labels=None if labels is None else [str(label) for label in labels],
+        dtype=source.get("dtype") or "auto",
+        labels=source.get("labels"),
     )
 
 
@@ -162,15 +169,8 @@ def _load_task(record: RunRecord) -> Task | ClassificationTask:
         raise RunError(
             f"run {record.id} trained on {name}, a task of your own; pass it: resume(…, task=…)"
         )
-    options = {key: value for key, value in source.items() if key != "name"}
-    unknown = set(options) - _TASK_OPTIONS
-    if unknown:
-        raise RunError(f"run {record.id}: its task has an unknown setting {min(unknown)!r}")
     load: Any = load_task
-    return load(str(source["name"]), **options)
-
-
-_TASK_OPTIONS = {"prompt", "completion", "text", "label", "pair", "validation", "test", "seed"}
+    return load(**source)
 
 
 def _compare(record: RunRecord, lm: LoadedModel, task: Any) -> None:
@@ -187,17 +187,48 @@ def _compare(record: RunRecord, lm: LoadedModel, task: Any) -> None:
             "the data back as they were, or start a new run"
         )
     if known.get("base") != base_fingerprint(lm.model):
-        card = record.config.get("model", {})
+        card = record.config.get("model")
+        dtype = card.get("dtype") if isinstance(card, dict) else None
         raise RunError(
             f"{lm.card.name} ({lm.card.dtype}) is not the base model of run {record.id}, which was "
-            f"{card.get('name')} ({card.get('dtype')}) with other weights; load that one"
+            f"{_known_name(record, 'model')} ({_one_line(dtype)}) with other weights; load that one"
         )
 
 
-def _source(record: RunRecord, what: str) -> Mapping[str, Any] | None:
-    source = (record.config.get("sources") or {}).get(what)
-    return source if isinstance(source, dict) and "name" in source else None
+def _source(record: RunRecord, what: str) -> dict[str, Any] | None:
+    """Return the arguments of a run's loader; None: it was made by hand.
+
+    Raises:
+        RunError: they cannot be, or name a path of this machine in a run that came from elsewhere.
+    """
+    sources = record.config.get("sources")
+    if not isinstance(sources, dict) or sources.get(what) is None:
+        return None
+    try:
+        source = settings(sources, what)
+    except ConfigError as error:
+        raise RunError(
+            f"{record.folder / 'config.json'}: {_one_line(error)}; start a new run"
+        ) from error
+    path = origin.path_in(what, source)
+    if path is not None and not processes.from_main(lambda: origin.is_own(record.config)):
+        pass_it = {"model": "lm=load_model(…)", "task": "task=load_task(…)"}[what]
+        raise RunError(
+            f"run {record.id} was not begun by your LoRA Lab, so that {path[:200]!r}, which it "
+            f"names as its {what}, is not opened unasked; look at it, then resume(…, {pass_it})"
+        )
+    return source
 
 
 def _known_name(record: RunRecord, what: str) -> str:
-    return str((record.config.get(what) or {}).get("name", "something"))
+    known = record.config.get(what)
+    return _one_line(known.get("name", "something")) if isinstance(known, dict) else "something"
+
+
+def _one_line(said: object) -> str:
+    """Return what a run's files say, as much of it as belongs into a line."""
+    text = " ".join(str(said).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+_LONGEST = 300  # letters

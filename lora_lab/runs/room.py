@@ -13,6 +13,8 @@ import torch
 from lora_lab._format import format_bytes
 from lora_lab.configs import TrainingConfig
 from lora_lab.errors import ConfigError, RunError
+from lora_lab.runs import neighbours as around
+from lora_lab.runs.neighbours import Neighbour
 
 CAP = "LORA_LAB_MAX_VRAM_GB"
 _GIB = 2**30
@@ -39,16 +41,19 @@ class Room:
         total: the device's.
         others: in use beyond this process's allocator: other processes, and CUDA itself.
         capped: `free` is what LORA_LAB_MAX_VRAM_GB leaves, not what the device has.
+        neighbours: the other processes, as far as the driver names them.
     """
 
     free: int
     total: int
     others: int
     capped: bool = False
+    neighbours: tuple[Neighbour, ...] = ()
 
     def __str__(self) -> str:
         what = f"left of {CAP}" if self.capped else f"free of {format_bytes(self.total)}"
-        return f"{format_bytes(self.free)} {what}, {format_bytes(self.others)} in use by others"
+        others = f"{format_bytes(self.others)} in use by others{around.in_words(self.neighbours)}"
+        return f"{format_bytes(self.free)} {what}, {others}"
 
 
 def cap_bytes() -> int | None:
@@ -86,10 +91,11 @@ def room(device: torch.device) -> Room | None:
     allocated = torch.cuda.memory_allocated(device)
     others = max(0, total - free - reserved)
     mine = free + reserved - allocated
+    who = around.neighbours(device)
     cap = cap_bytes()
     if cap is not None and cap - allocated < mine:
-        return Room(max(0, cap - allocated), total, others, capped=True)
-    return Room(mine, total, others)
+        return Room(max(0, cap - allocated), total, others, True, who)
+    return Room(mine, total, others, neighbours=who)
 
 
 def computer_room() -> int | None:
@@ -151,15 +157,23 @@ class Forecast:
         training: the run's.
         length: tokens of the longest example.
         device: that it trains on.
+        written: tokens of the longest completion, where it is a sequence of its own.
     """
 
     def __init__(
-        self, model: Any, config: Any, training: TrainingConfig, length: int, device: torch.device
+        self,
+        model: Any,
+        config: Any,
+        training: TrainingConfig,
+        length: int,
+        device: torch.device,
+        written: int | None = None,
     ) -> None:
         self._model = model
         self._config = config
         self._training = training
         self._length = length
+        self._written = written
         self._cuda = device.type == "cuda"
 
     def __call__(self, batch_size: int) -> int:
@@ -175,6 +189,7 @@ class Forecast:
             self._config,
             batch_size=batch_size,
             sequence_length=self._length,
+            target_length=self._written,
             gradient_checkpointing=self._training.gradient_checkpointing,
             cuda=self._cuda,
         )

@@ -19,7 +19,7 @@ from lora_lab.adapters.head import head_note, head_parameters, with_head
 from lora_lab.configs import LoraConfig, MethodConfig, TrainingConfig, method_name
 from lora_lab.configs.plain import method_to_dict
 from lora_lab.errors import RunError
-from lora_lab.runs import line, processes
+from lora_lab.runs import line, origin, processes
 from lora_lab.runs.checkpoints import Checkpoint
 from lora_lab.runs.checks import check, check_settings
 from lora_lab.runs.control import Control
@@ -279,7 +279,9 @@ class Run:
             if self._watch not in self.adapter.sites:
                 self._watch = None  # set before there was anything to compare it with
             if not self._again:
-                self.store.write_json("config.json", self.description(base))
+                made_of = self.description(base)
+                made_of["origin"] = origin.mark(made_of["sources"])
+                self.store.write_json("config.json", made_of)
         except BaseException:
             self.store.close()
             raise

@@ -38,9 +38,9 @@ class Seq2SeqData(GenerationData):
         """Cross-entropy, the mean over all completion tokens of an optimizer step."""
         return step_loss
 
-    def longest(self, examples: Sequence[Mapping[str, Any]]) -> int:
-        """Return the tokens of the longest side: a forecast takes both to be as long."""
-        return max(max(len(e["input_ids"]), len(e["labels"])) for e in examples)
+    def longest_written(self, examples: Sequence[Mapping[str, Any]]) -> int:
+        """Return the tokens of the longest completion; `longest` is that of the prompts."""
+        return max(len(example["labels"]) for example in examples)
 
     def _encode_all(self, examples: Sequence[Example]) -> tuple[Sequence[Mapping[str, Any]], int]:
         return encode_pairs(examples, self._task, self.tokenizer, self._max_length)

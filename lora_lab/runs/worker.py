@@ -96,26 +96,37 @@ class Worker:
 
         A checkpoint that somebody asks for is written here, while the run trains. Of several
         processes, all come here, and end together when one of them is to; the others wait while
-        one rests.
+        one rests, and are told every now and then that it does.
         """
         control = self.run.control
-        while control.pause_wanted:
-            self._checkpoint_if_asked()
-            self.pace.stand()
-            self.run.publish(elapsed_seconds=self.pace.seconds, eta_seconds=None)
-            kept = ModelState(self.model, self.meter.device)
-            control.rest()
-            kept.restore(self.adapter)
-            if self.fit is not None:
-                self.pace.go()
+        kept: ModelState | None = None
+        waits = True
+        while waits:
+            if kept is None and control.pause_wanted:
+                kept = self._stand()
+            rests = kept is not None and control.rest(processes.longest_silence())
+            if kept is not None and not rests:
+                kept.restore(self.adapter)
+                kept = None
+                if self.fit is not None:
+                    self.pace.go()
+            waits, ends = processes.any_of(rests or control.pause_wanted, control.stop_wanted)
+            if ends:
+                control.stop()
         self._checkpoint_if_asked()
-        return self._ends()
+        return ends
+
+    def _stand(self) -> ModelState:
+        """Make ready for a rest; return what has to be put back after it."""
+        self._checkpoint_if_asked()
+        self.pace.stand()
+        self.run.publish(elapsed_seconds=self.pace.seconds, eta_seconds=None)
+        return ModelState(self.model, self.meter.device)
 
     def _ends(self) -> bool:
-        control = self.run.control
-        ends = processes.any_of(control.stop_wanted)
+        (ends,) = processes.any_of(self.run.control.stop_wanted)
         if ends:
-            control.stop()
+            self.run.control.stop()
         return ends
 
     def _evaluation_ends(self) -> bool:
@@ -139,7 +150,7 @@ class Worker:
         self.run.publish(memory=self.meter.reading())
         self._enter("reading the data")
         examples = self.data.training_examples()
-        self._check_room(self.data.longest(examples))
+        self._check_room(self.data.longest(examples), self.data.longest_written(examples))
         if self.data.held_out and before is None:
             self._evaluate_base()
         if not self._ends():
@@ -173,10 +184,12 @@ class Worker:
                 raise NotFiniteError(f"the held-out loss is {scores['loss']} after training", True)
             self._add_metrics({f"{name}_after": value for name, value in scores.items()})
 
-    def _check_room(self, length: int) -> None:
+    def _check_room(self, length: int, written: int | None) -> None:
         """Refuse before the first step what the dry run says will not fit; see `Forecast`."""
         run = self.run
-        self.forecast = Forecast(self.model, run.config, run.training, length, self.meter.device)
+        self.forecast = Forecast(
+            self.model, run.config, run.training, length, self.meter.device, written
+        )
         apply_cap(self.meter.device)
         there = room(self.meter.device)
         if there is None or processes.sharded():  # forecasts know of no shards
@@ -339,6 +352,8 @@ class Worker:
 
     def _save_end(self, state: str, **more: Any) -> None:
         run = self.run
+        if state != "done" and (left := self.adapter.unfinished()):
+            run.notes.append(f"{state} at step {self.step} of {run.training.max_steps}: {left}")
         folder = run.store.save_adapter(self._write_adapter)
         run.store.write_json("samples.json", [sample.to_dict() for sample in run.samples])
         summary = {

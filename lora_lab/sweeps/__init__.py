@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.configs import LoraConfig, MethodConfig, TrainingConfig
-from lora_lab.errors import ConfigError
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell, Space, cells
 from lora_lab.sweeps.local import Sweep, SweepSnapshot
-from lora_lab.sweeps.store import CellResult
+from lora_lab.sweeps.store import CellResult, checked_name
 
 if TYPE_CHECKING:
     from lora_lab.models import LoadedModel
@@ -63,8 +61,7 @@ def sweep(
         TaskError: the task cannot be loaded.
         RunError: the folder belongs to a sweep of another model or task.
     """
-    if not re.fullmatch(r"[\w-][\w.-]*", name):
-        raise ConfigError(f"name is {name!r}; use letters, digits, '-', '_' and '.'")
+    checked_name(name)
     if isinstance(task, (str, os.PathLike)):
         from lora_lab.tasks import load_task
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_lab.adapters import detach
-from lora_lab.errors import LoraLabError
+from lora_lab.adapters import attached, detach
+from lora_lab.errors import AdapterError, LoraLabError
 from lora_lab.runs import Run, RunState
 from lora_lab.runs.records import RecordState
+from lora_lab.runs.surroundings import ADAPTER
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.store import CellResult, SweepStore
 
@@ -30,10 +33,12 @@ def train_cell(
     rungs: Sequence[int] = (),
     goes_on: Callable[[int, float], bool] = lambda _rung, _loss: True,
     started: Callable[[Run], None] = lambda _run: None,
-) -> CellResult:
+    alone: contextlib.AbstractContextManager[Any] | None = None,
+) -> CellResult | None:
     """Train a cell; one that was cut off goes on from its last checkpoint.
 
-    The model is given back as it was, without the cell's adapter.
+    The model is given back as it was, without the cell's adapter. None is returned where somebody
+    stopped the cell's run, a process that ends among them: it has not ended, and can go on.
 
     Args:
         lm: the model that all cells adapt, one after another.
@@ -43,12 +48,16 @@ def train_cell(
         rungs: steps at which `goes_on` is asked.
         goes_on: told the step and the mean loss of the ten steps before it; False ends the cell.
         started: told the run as soon as it runs.
+        alone: held while an adapter comes onto the model or goes off it; may be entered again.
     """
+    alone = alone or contextlib.nullcontext()
     seen: dict[int, float] = {}
     run: Run | None = None
     try:
-        run = _resumed(lm, task, cell, store) or _new(lm, task, cell, store)
-        started(run)
+        with alone, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on this thread they would be printed into some cell
+            run = _resumed(lm, task, cell, store) or _new(lm, task, cell, store)
+            started(run)
         stopped = False
         waiting = list(rungs)
         while not run.wait(_LOOKS):
@@ -62,7 +71,9 @@ def train_cell(
         problem = snapshot.problem.message if snapshot.problem else ""
         if snapshot.state is RunState.FAILED:
             return CellResult(cell.id, "failed", run.id, snapshot.step, {}, seen, problem)
-        early = stopped and snapshot.step < snapshot.total_steps
+        early = snapshot.step < snapshot.total_steps
+        if early and not stopped:
+            return None
         return CellResult(
             cell.id,
             "stopped early" if early else "done",
@@ -75,7 +86,16 @@ def train_cell(
         name, step = (run.id, run.snapshot.step) if run else ("", 0)
         return CellResult(cell.id, "failed", name, step, {}, seen, str(error))
     finally:
-        detach(lm.model)
+        with alone:
+            _take_off(lm, run)
+
+
+def _take_off(lm: LoadedModel, run: Run | None) -> None:
+    """Take the run's own adapter off: the next run in line may have its own there by now."""
+    adapter = run.adapter if run else None
+    if adapter is not None and attached(lm.model).get(ADAPTER) is adapter:
+        with contextlib.suppress(AdapterError):  # that run was faster
+            detach(lm.model, ADAPTER)
 
 
 def _resumed(

@@ -49,7 +49,8 @@ class Space:
 
     Attributes:
         grid: {field: values}; every combination is trained. A field is one of the method's
-            config or of `TrainingConfig` ("seed" too); "configs" lists whole methods.
+            config or of `TrainingConfig` ("seed" too); "configs" lists whole methods. Layers
+            are chosen by `target_modules`: a pattern such as ".*layers\\.[0-3]\\..*q_proj".
         random: {field: how it is drawn}: {"choice": […]}, {"uniform": [low, high]} or
             {"log_uniform": [low, high]}; drawn `samples` times for each combination of the grid.
         samples: draws; 1 where nothing is random.
@@ -89,11 +90,22 @@ def cells(
         ConfigError: a field that neither has, or a value that it does not take; all cells are
             looked at, so that a sweep fails before it starts or not at all.
     """
+    labels = _labels(space)
     found: dict[str, Cell] = {}
     for changes in _changes(space):
-        cell = _cell(configs, training, changes)
+        cell = _cell(configs, training, changes, labels)
         found.setdefault(cell.id, cell)
     return tuple(found.values())
+
+
+def cell_of(
+    configs: Sequence[MethodConfig], training: TrainingConfig, changes: Mapping[str, Any]
+) -> Cell:
+    """Return the cell that trains these configs, under the id that it has in any sweep."""
+    own = tuple(configs)
+    told = [[type(c).__name__, c.to_dict()] for c in own], training.to_dict()
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=list).encode()).hexdigest()
+    return Cell(digest[:10], changes, own, training)
 
 
 def _changes(space: Space) -> Iterator[dict[str, Any]]:
@@ -105,31 +117,70 @@ def _changes(space: Space) -> Iterator[dict[str, Any]]:
             yield fixed | drawn
 
 
+def _labels(space: Space) -> dict[str, dict[str, Any]]:
+    """Return {configs as text: how people tell them apart}: the method, and what differs in it."""
+    drawn = space.random.get(_METHODS, {}).get("choice", ())
+    named = list(map(_method, [*space.grid.get(_METHODS, ()), *drawn]))
+    names = ["+".join(config.method for config in each) for each in named]
+    labels: dict[str, dict[str, Any]] = {}
+    for name, own in zip(names, named, strict=True):
+        alike = [each for other, each in zip(names, named, strict=True) if other == name]
+        label: dict[str, Any] = {"method": name}
+        for part, config in enumerate(own):
+            label |= {
+                field_: value
+                for field_, value in config.to_dict().items()
+                if any(each[part].to_dict().get(field_) != value for each in alike)
+            }
+        labels[repr(own)] = label
+    return labels
+
+
 def _cell(
-    configs: Sequence[MethodConfig], training: TrainingConfig, changes: Mapping[str, Any]
+    configs: Sequence[MethodConfig],
+    training: TrainingConfig,
+    changes: Mapping[str, Any],
+    labels: Mapping[str, Mapping[str, Any]],
 ) -> Cell:
-    own: tuple[Any, ...] = tuple(changes.get(_METHODS) or configs)
+    own: tuple[Any, ...] = _method(changes.get(_METHODS, configs))
+    label = labels[repr(own)] if _METHODS in changes else None
     training_fields = {f.name for f in dataclasses.fields(TrainingConfig)}
     for name, value in changes.items():
         if name == _METHODS:
             continue
         if name in training_fields:
-            training = training.replace(**{name: value})
+            training = _replaced(training, name, value)
             continue
         having = [name in {f.name for f in dataclasses.fields(config)} for config in own]
         if not any(having):
             methods = ", ".join(type(config).__name__ for config in own)
             raise ConfigError(f"neither {methods} nor TrainingConfig has a field {name!r}")
         own = tuple(
-            config.replace(**{name: value}) if has else config
+            _replaced(config, name, value) if has else config
             for config, has in zip(own, having, strict=True)
         )
-    told = [[type(c).__name__, c.to_dict()] for c in own], training.to_dict()
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=list).encode()).hexdigest()
     shown = {k: v for k, v in changes.items() if k != _METHODS}
-    if _METHODS in changes:
-        shown = {"method": "+".join(config.method for config in own), **shown}
-    return Cell(digest[:10], shown, own, training)
+    if label is not None:
+        shown = {**label, **shown}
+    return cell_of(own, training, shown)
+
+
+def _method(given: Any) -> tuple[MethodConfig, ...]:
+    """Return a method's configs: of one, or of several combined."""
+    configs = tuple(given) if isinstance(given, (list, tuple)) else (given,)
+    for config in configs:
+        if not isinstance(config, MethodConfig):
+            raise ConfigError(f"configs holds {config!r}; name methods such as [LoraConfig(r=8)]")
+    if not configs:
+        raise ConfigError("configs holds an empty list; name at least one method")
+    return configs
+
+
+def _replaced(config: Any, name: str, value: object) -> Any:
+    try:
+        return config.replace(**{name: value})
+    except TypeError as error:  # a list where a number belongs
+        raise ConfigError(f"{name} is {value!r}: {error}") from None
 
 
 def _check_draw(name: str, draw: object) -> None:

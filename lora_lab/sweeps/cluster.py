@@ -106,6 +106,8 @@ def _work(config: dict[str, str], plan: SweepPlan, rule: Any) -> None:
         )
         lm, task = plan.recipe.load()
         result = train_cell(lm, task, cell, store, rungs, goes_on)
+        if result is None:
+            raise RunError(f"cell {cell.id} was stopped from outside; Ray tries it again")
         store.add(result)
         before = result
     node = f"{socket.gethostname()}/{os.getpid()}"

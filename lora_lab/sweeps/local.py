@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lora_lab.adapters import attached
 from lora_lab.errors import RunError
 from lora_lab.runs import Run, RunRecord, list_runs
+from lora_lab.runs.surroundings import ADAPTER
 from lora_lab.sweeps.asha import Asha, AshaConfig
 from lora_lab.sweeps.cell_run import train_cell
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.store import CellResult, SweepStore, seen_losses
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from lora_lab.models import LoadedModel
     from lora_lab.tasks import ClassificationTask, Task
 
@@ -33,6 +40,7 @@ class SweepSnapshot:
         skipped: cells that an earlier call had finished.
         cell: the one that is trained now.
         run: its run; None between two cells.
+        seconds: that the cells of this call took which have ended.
         problem: one line, where the sweep itself failed.
     """
 
@@ -42,7 +50,13 @@ class SweepSnapshot:
     skipped: int = 0
     cell: Cell | None = None
     run: Run | None = None
+    seconds: float = 0.0
     problem: str = ""
+
+    @property
+    def going(self) -> bool:
+        """Whether cells are trained."""
+        return self.state in ("running", "stopping")
 
 
 class Sweep:
@@ -69,7 +83,8 @@ class Sweep:
         self._store = SweepStore(folder)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._alone = threading.RLock()  # held while a cell begins or ends, or somebody visits
         self._snapshot = SweepSnapshot(total=len(self.cells))
 
     def __repr__(self) -> str:
@@ -90,6 +105,10 @@ class Sweep:
         with self._lock:
             if self._thread is None:
                 self._store.begin(told(self.lm, self.task), self.cells)
+                if ADAPTER in attached(self.lm.model):
+                    warnings.warn(
+                        f"the sweep takes the adapter {ADAPTER!r} off the model", stacklevel=2
+                    )
                 self._thread = threading.Thread(target=self._work, name="lora-lab sweep")
                 self._thread.daemon = True
                 self._publish(state="running")
@@ -104,6 +123,17 @@ class Sweep:
                 self._publish(state="stopping")
         if run := self._snapshot.run:
             run.stop()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[PreTrainedModel]:
+        """Yield the model while the sweep rests: within a cell or between two of them.
+
+        See `Run.paused`. Of a sweep that is over, simply the model.
+        """
+        with self._alone, contextlib.ExitStack() as held:
+            if run := self._snapshot.run:
+                held.enter_context(run.paused())
+            yield self.lm.model
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the sweep is over; return whether it is."""
@@ -130,24 +160,24 @@ class Sweep:
 
     def _work(self) -> None:
         try:
-            self._train_all()
+            state = self._train_all()
         except Exception as error:
             self._publish(state="failed", problem=f"the sweep failed: {error}", run=None, cell=None)
         else:
-            state = "stopped" if self._stop.is_set() else "done"
             self._publish(state=state, run=None, cell=None)
 
-    def _train_all(self) -> None:
+    def _train_all(self) -> SweepState:
         ids = {cell.id for cell in self.cells}
         ended = {k: v for k, v in self._store.ended().items() if k in ids and v.state != "failed"}
         self._publish(ended=dict(ended), skipped=len(ended))
         rule = Asha(self.asha, seen_losses(ended.values())) if self.asha else None
         for cell in self.cells:
             if self._stop.is_set():
-                return
+                return "stopped"
             if cell.id in ended:
                 continue
             self._publish(cell=cell)
+            began = time.monotonic()
             result = train_cell(
                 self.lm,
                 self.task,
@@ -156,12 +186,15 @@ class Sweep:
                 self.asha.rungs(cell.training.max_steps) if self.asha else (),
                 rule.goes_on if rule else lambda _rung, _loss: True,
                 self._started,
+                self._alone,
             )
-            if self._stop.is_set() and result.step < cell.training.max_steps:
-                return  # cut off: the next call goes on with it
+            if result is None:
+                return "stopped"  # the next call goes on with it
             self._store.add(result)
             ended[cell.id] = result
-            self._publish(ended=dict(ended), run=None)
+            seconds = self._snapshot.seconds + time.monotonic() - began
+            self._publish(ended=dict(ended), run=None, seconds=seconds)
+        return "stopped" if self._stop.is_set() else "done"
 
     def _started(self, run: Run) -> None:
         self._publish(run=run)
@@ -169,7 +202,8 @@ class Sweep:
             run.stop()
 
     def _publish(self, **changes: Any) -> None:
-        self._snapshot = replace(self._snapshot, **changes)
+        with self._lock:  # two threads must not each replace the other's news
+            self._snapshot = replace(self._snapshot, **changes)
 
 
 def told(lm: LoadedModel, task: Task | ClassificationTask) -> dict[str, Any]:

@@ -14,6 +14,7 @@ name: ranks
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,15 @@ from lora_lab.errors import ConfigError
 from lora_lab.runs.recipe import Recipe
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell, Space, cells
+from lora_lab.sweeps.store import checked_name
 
 _OWN = "grid", "random", "samples", "seed", "early_stopping"
+_EXAMPLES = {
+    "grid": "r: [1, 4]",
+    "random": "learning_rate: {log_uniform: [1e-4, 1e-2]}",
+    "early_stopping": "grace_steps: 20",
+}
+_NAME = "sweep"  # where the file has none
 
 
 @dataclass(frozen=True)
@@ -56,22 +64,21 @@ class SweepPlan:
         try:
             space = Space(
                 grid=_methods(_mapping(values, "grid")),
-                random=_mapping(values, "random"),
+                random=_drawn_methods(_mapping(values, "random")),
                 samples=values.get("samples", 1),
                 seed=values.get("seed", 0),
             )
-            asha = values.get("early_stopping")
-            rule = None if asha is None else AshaConfig(**_mapping(values, "early_stopping"))
-        except (ConfigError, TypeError) as error:
+            checked_name(recipe.name or _NAME)
+            plan = cls(recipe, space, _rule(values))
+            plan.cells()  # says now what cannot be
+        except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-        plan = cls(recipe, space, rule)
-        plan.cells()  # says now what cannot be
         return plan
 
     @property
     def folder(self) -> Path:
         """Where the sweep's files go."""
-        return Path(self.recipe.output_dir).expanduser().resolve() / (self.recipe.name or "sweep")
+        return Path(self.recipe.output_dir).expanduser().resolve() / (self.recipe.name or _NAME)
 
     def cells(self) -> tuple[Cell, ...]:
         """Return what is to be trained."""
@@ -81,14 +88,36 @@ class SweepPlan:
 def _mapping(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     given = values.get(name) or {}
     if not isinstance(given, Mapping):
-        raise ConfigError(f"{name} is {given!r}; it must hold fields, such as r: [1, 4]")
+        raise ConfigError(f"{name} is {given!r}; it must hold fields, such as {_EXAMPLES[name]}")
     return dict(given)
+
+
+def _rule(values: Mapping[str, Any]) -> AshaConfig | None:
+    if values.get("early_stopping") is None:
+        return None
+    given = _mapping(values, "early_stopping")
+    known = [field.name for field in dataclasses.fields(AshaConfig)]
+    if unknown := given.keys() - set(known):
+        raise ConfigError(
+            f"early_stopping has an unknown field {min(unknown)!r}; known are {', '.join(known)}"
+        )
+    return AshaConfig(**given)
 
 
 def _methods(grid: dict[str, Any]) -> dict[str, Any]:
     """Return the grid with its methods built."""
     if isinstance(methods := grid.get("configs"), list):
-        grid["configs"] = [
-            tuple(map(method_from_dict, one if isinstance(one, list) else [one])) for one in methods
-        ]
+        grid["configs"] = list(map(_method, methods))
     return grid
+
+
+def _drawn_methods(random: dict[str, Any]) -> dict[str, Any]:
+    """Return the draws with their methods built."""
+    draw = random.get("configs")
+    if isinstance(draw, Mapping) and isinstance(methods := draw.get("choice"), list):
+        random["configs"] = {**draw, "choice": list(map(_method, methods))}
+    return random
+
+
+def _method(given: Any) -> tuple[Any, ...]:
+    return tuple(map(method_from_dict, given if isinstance(given, list) else [given]))

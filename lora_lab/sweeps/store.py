@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from lora_lab.configs.plain import method_to_dict
-from lora_lab.errors import RunError
+from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs import RunRecord, list_runs
 from lora_lab.runs.disk import disk
 from lora_lab.runs.store import RunStore
@@ -71,7 +72,7 @@ class SweepStore:
             try:
                 plan = json.loads(path.read_text(encoding="utf-8"))
                 known, before = list(plan["cells"]), plan["told"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise RunError(f"{path} cannot be read ({error}); use another name") from None
             if before != json.loads(json.dumps(told)):
                 raise RunError(
@@ -121,7 +122,7 @@ class SweepStore:
                 value = json.loads(line)
                 rungs = {int(step): float(loss) for step, loss in value.pop("rungs").items()}
                 result = CellResult(**value, rungs=rungs)
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 continue
             found[result.cell] = result
         return found
@@ -130,6 +131,18 @@ class SweepStore:
         """Return a cell's newest run, ended or cut off; None where it has none."""
         runs = (r for r in list_runs(self.folder) if f"-{cell}-" in r.id)
         return next(runs, None)
+
+
+def checked_name(name: object) -> str:
+    """Return a sweep's name if it can be a folder's, and of one right below the runs' folder.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]{0,63}", name):
+        shown = repr(name)[:80]
+        raise ConfigError(f"name is {shown}; use letters, digits, '-', '_' and '.', 64 at most")
+    return name
 
 
 def seen_losses(results: Iterable[CellResult]) -> dict[int, list[float]]:

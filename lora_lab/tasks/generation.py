@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lora_lab._quiet import quiet_transformers
 from lora_lab.adapters import learned_tokens
+from lora_lab.anatomy.facts import max_positions
 from lora_lab.errors import TaskError
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded, prompt_ids
@@ -156,7 +157,7 @@ def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int] | N
 def positions(model: PreTrainedModel) -> int:
     """Return how many tokens a model's sequence may have, learned ones included."""
     # Models without a limit (relative positions) get one far above any prompt of ours.
-    return getattr(model.config, "max_position_embeddings", None) or 1 << 20
+    return max_positions(model) or 1 << 20
 
 
 def _prompt_room(model: PreTrainedModel, max_new_tokens: int) -> int:

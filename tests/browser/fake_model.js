@@ -14,6 +14,7 @@ const lab = (() => {
   const sent = [];
   const events = [];
   const views = [];
+  const models = {}; // {id: its state, or a promise of it}: what other models the page has
   let widget;
 
   const emit = (event, ...values) =>
@@ -37,6 +38,12 @@ const lab = (() => {
       unsaved = {};
     },
     send: (content) => sent.push(structuredClone(content)),
+    widget_manager: {
+      async get_model(id) {
+        const other = await models[id];
+        return { get: (name) => other[name] };
+      },
+    },
     on: (event, callback) => handlers.push({ event, callback, context }),
     off(event, callback) {
       handlers = handlers.filter(
@@ -75,7 +82,7 @@ const lab = (() => {
   };
 
   return {
-    state, saves, sent, events,
+    state, saves, sent, events, models,
     async start(esm, initial) {
       for (const [name, value] of Object.entries(initial)) state[name] = copy(value);
       const url = URL.createObjectURL(new Blob([esm], { type: "text/javascript" }));

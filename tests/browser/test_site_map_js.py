@@ -62,7 +62,7 @@ def test_every_cell_says_what_it_is(esm_page: Make) -> None:
     expect(caption).to_have_text("click a cell, or use the arrow keys")
     cell(esm, "11.v").hover()
     expect(caption).to_have_text("layer 11 · v · effective rank 3.1 of 8")
-    esm.set(values={"11.v": 4.0})
+    esm.set(values=site_map(values={"11.v": 4.0}).get_state("values")["values"])
     expect(caption).to_have_text("layer 11 · v · effective rank 4.0 of 8")
 
 

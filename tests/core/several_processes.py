@@ -82,7 +82,7 @@ def seen(run: Run) -> dict[str, Any]:
     return {
         "losses": [list(pair) for pair in run.losses],
         "metrics": dict(run.snapshot.metrics),
-        "apart": processes.any_of(mine != others),
+        "apart": processes.any_of(mine != others)[0],
     }
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import warnings
 import weakref
 
@@ -643,6 +644,48 @@ def test_a_run_trains_cuts_gathers_and_saves(tmp_path, checkpointing):
     again = tiny_lm().model
     ll.load_adapter(again, result.adapter_folder)
     torch.testing.assert_close(logits(again, batch), logits(lm.model, batch), rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_that_is_stopped_says_how_far_the_ranks_have_come(tmp_path):
+    """14 sites at rank 3, on the way to 1: what is saved is the LoRA of the ranks that are left."""
+    lm = tiny_lm()
+    run = ll.train(
+        lm,
+        tiny_task(),
+        config(tinit=0, deltaT=1, tfinal=4),
+        max_steps=40,
+        learning_rate=1e-2,
+        save_steps=0,
+        eval_examples=0,
+        output_dir=tmp_path,
+        start=False,
+    )
+    published = run.publish
+
+    def publish(**changes):
+        published(**changes)
+        if changes.get("step") == 8:
+            run.stop()
+
+    run.publish = publish
+    run.start()
+    result = run.result(120)
+    assert run.snapshot.step == 8
+    ranks = run.adapter.ranks
+    mean = sum(ranks.values()) / 14
+    assert 1 < mean < 3
+    said = (
+        f"stopped at step 8 of 40: AdaLoRA's ranks are {mean:.1f} in the mean still, on the way to "
+        "1.0: the last cut comes after step 36"
+    )
+    assert said in run.notes
+    assert said in json.loads((run.folder / "summary.json").read_text())["notes"]
+    again = tiny_lm().model
+    loaded = ll.load_adapter(again, result.adapter_folder)
+    batch = {"input_ids": torch.arange(3, 40)[None]}
+    lm.model.eval()
+    torch.testing.assert_close(logits(again, batch), logits(lm.model, batch), rtol=1e-4, atol=1e-4)
+    assert loaded.trainable < run.adapter.trainable or mean == 3  # zeroed triplets are left out
 
 
 def test_a_place_that_the_first_step_cuts_is_not_taken_for_dead(tmp_path):

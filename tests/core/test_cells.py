@@ -39,6 +39,56 @@ def test_methods_are_cells_too():
     assert [str(c) for c in found[::2]] == ["method BitFit, seed 0", "method LoRA+PreEmbed, seed 0"]
 
 
+def test_what_one_method_has_of_its_own_tells_its_cells_apart():
+    methods = [[LORA[0].replace(r=r)] for r in (2, 4)] + [[ll.BitFitConfig()]]
+    found = cells(LORA, TRAINING, Space(grid={"configs": methods, "seed": [0]}))
+    labels = ["method LoRA, r 2, seed 0", "method LoRA, r 4, seed 0", "method BitFit, seed 0"]
+    assert [str(c) for c in found] == labels
+
+
+def test_a_method_alone_needs_no_list():
+    plain = cells(LORA, TRAINING, Space(grid={"configs": [ll.BitFitConfig(), *LORA]}))
+    listed = cells(LORA, TRAINING, Space(grid={"configs": [[ll.BitFitConfig()], [*LORA]]}))
+    assert plain == listed
+
+
+AXES = {
+    "r": [1, 2, 4],
+    "target_modules": [["q"], ["q", "v"], "all-linear", r"model\.layers\.0\..*"],
+    "learning_rate": [1e-4, 1e-3, 1e-2],
+    "seed": [0, 1, 2],
+    "configs": [[ll.BitFitConfig()], [*LORA], [*LORA, ll.PrefixEmbedConfig()]],
+}
+
+
+def _value(cell, axis):
+    if axis == "configs":
+        return [*cell.configs]
+    if axis in ("seed", "learning_rate"):
+        return getattr(cell.training, axis)
+    value = getattr(cell.configs[0], axis)
+    return [*value] if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_every_axis_goes_as_a_grid_and_as_seeded_draws(axis):
+    values = AXES[axis]
+    assert [_value(c, axis) for c in cells(LORA, TRAINING, Space(grid={axis: values}))] == values
+    drawn = [
+        [
+            _value(c, axis)
+            for c in cells(
+                LORA, TRAINING, Space(random={axis: {"choice": values}}, samples=20, seed=seed)
+            )
+        ]
+        for seed in (0, 0, 1, 2, 3)
+    ]
+    assert drawn[0] == drawn[1]
+    assert all(value in values for draw in drawn for value in draw)
+    # 20 draws of 3 or 4 values, each once: the order is chance's, another one for another seed.
+    assert any(draw != drawn[0] for draw in drawn)
+
+
 def test_random_draws_lie_within_and_come_again():
     how = {
         "learning_rate": {"log_uniform": [1e-5, 1e-2]},
@@ -82,6 +132,9 @@ def test_a_space_that_cannot_be_is_refused(space, line):
         ({"r": [8, 0]}, "r is 0; a rank is a whole number"),
         ({"learning_rate": [-1.0]}, "learning_rate is -1.0"),
         ({"configs": [[ll.BitFitConfig()]], "r": [1]}, "neither BitFitConfig nor"),
+        ({"configs": ["LoRA"]}, "configs holds 'LoRA'; name methods"),
+        ({"configs": [[]]}, "configs holds an empty list"),
+        ({"max_length": ["long"]}, "max_length is 'long'"),
     ],
 )
 def test_one_impossible_cell_stops_the_sweep_before_it_starts(grid, line):

@@ -67,6 +67,7 @@ def test_budget_json_is_the_contract(lora_lab: Run) -> None:
         ("--method adapter-l --r 3", BottleneckConfig("L", 3)),
         ("--method adapter-p --r 3", BottleneckConfig("P", 3)),
         ("--method adapter-d --r 3", BottleneckConfig("D", 3)),
+        ("--method adapter-d --r 3 --drop-layers 2", BottleneckConfig("D", 3, 2)),
         ("--method adalora --r 3 --targets q", AdaLoraConfig(3, 5, target_modules=["q"])),
         ("--method adalora --r 3 --init-r 4", AdaLoraConfig(3, 4)),
         (
@@ -216,6 +217,7 @@ def test_budget_of_a_folder_needs_only_its_config(lora_lab: Run, tmp_path: Path)
         ("budget smollm2-135m --method bitfit", "--new-biases gives its linear layers new ones"),
         ("budget smollm2-135m --method lora --method lora", "LoRA and LoRA both claim model.layer"),
         ("budget minilm-l6 --method adapter-h --r 385", "use an r of at most 384"),
+        ("budget minilm-l6 --method adapter-d --drop-layers 6", "a drop_layers of at most 5"),
         ("budget minilm-l6 --method pre-layer --prefix-length 999", "use fewer of them"),
         ("budget smollm2-135m --optimizer lion", "invalid choice: 'lion'"),
         ("budget ./no/such/folder", "there is no folder ./no/such/folder"),

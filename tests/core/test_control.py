@@ -201,6 +201,34 @@ def test_visit_holds_the_worker_and_lets_it_go():
     walk.assert_legal()
 
 
+def test_a_long_rest_is_interrupted_for_a_sign_of_life_and_stays_a_rest():
+    states, signs = [], []
+    control = Control("signs", states.append)
+
+    def work() -> None:
+        while not control.stop_wanted:
+            while control.rest(0.002):
+                signs.append(control.state)
+            time.sleep(0.001)
+
+    control.start(work)
+    control.pause()
+    until(lambda: len(signs) > 3)
+    assert states == [RUNNING, PAUSING, PAUSED]
+    assert set(signs) == {PAUSED}
+    with control.visit():  # the worker is at rest all the while, between two signs too
+        control.resume()
+        count = len(signs)
+        until(lambda: len(signs) > count + 3)
+        assert control.state is PAUSED
+    assert control.state is RUNNING
+    count = len(signs)
+    time.sleep(0.02)
+    assert len(signs) <= count + 1
+    control.stop()
+    assert control.wait(10)
+
+
 def test_visit_of_a_paused_run_leaves_it_paused():
     walk = Walk().start()
     walk.control.pause()

@@ -219,6 +219,7 @@ def test_the_cap_limits_the_allocator_and_what_counts_as_free(monkeypatch):
     monkeypatch.setattr(
         cuda, "set_per_process_memory_fraction", lambda share, _: fractions.append(share)
     )
+    monkeypatch.setattr("lora_lab.runs.neighbours.neighbours", lambda _: ())
     device = torch.device("cuda:0")
     monkeypatch.delenv(CAP, raising=False)
     assert room_module.room(device) == Room(7 * 2**30, 16 * 2**30, 7 * 2**30)

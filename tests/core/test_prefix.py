@@ -589,6 +589,25 @@ def test_a_sequence_too_long_for_both_is_refused(name: str, most: int) -> None:
         model(input_ids=torch.full((1, room + 1), 7))
 
 
+@pytest.mark.parametrize(("name", "most"), [("bert", 64), ("roberta", 63)])
+def test_attach_and_budget_know_the_same_positions(name: str, most: int) -> None:
+    """RoBERTa counts from behind its padding token 0: the first of 64 positions is never used."""
+    model = tiny(name)
+    assert ll.anatomy(model).shape.max_positions == most
+    assert ll.anatomy(model.config).shape.max_positions == most
+    most_tokens = EMBED.replace(prefix_length=most - 2, infix_length=1)
+    assert ll.budget(model, most_tokens, sequence_length=1).parameters_trainable == 32 * (most - 1)
+    ll.attach(model, most_tokens)
+    ll.detach(model)
+    too_many = EMBED.replace(prefix_length=most - 1, infix_length=1)
+    for refused in (
+        lambda: ll.attach(model, too_many),
+        lambda: ll.budget(model, too_many, sequence_length=1),
+    ):
+        with pytest.raises(ConfigError, match=f"the model's {most} positions"):
+            refused()
+
+
 def test_models_with_rotary_or_relative_positions_go_on() -> None:
     for name in ("llama", "bloom"):
         model = tiny(name)

@@ -21,7 +21,10 @@ from lora_lab.errors import RunError
 from lora_lab.runs import RunState, list_runs, processes, resume
 from lora_lab.runs.recipe import Recipe
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+ROOT = Path(__file__).parents[2]  # the scripts import their neighbours as tests.core.…
+ENVIRONMENT = {
+    **os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,15 +41,12 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    """What two processes found, and their folder."""
-    folder = tmp_path_factory.mktemp("together")
-    stopped(begin(folder / "begun by one", max_steps=12), 5)
+def in_two_processes(script: str, folder: Path) -> dict:
+    """Run a script of this folder as two ranks; return what rank 0 left in found.json."""
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     started = [
         subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("several_processes.py"), folder],
+            [sys.executable, Path(__file__).with_name(script), folder],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -60,7 +60,15 @@ def together(tmp_path_factory):
         for process in started:
             process.kill()
     assert [process.returncode for process in started] == [0, 0], "\n".join(said)[-4000:]
-    return json.loads((folder / "found.json").read_text()), folder
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What two processes found, and their folder."""
+    folder = tmp_path_factory.mktemp("together")
+    stopped(begin(folder / "begun by one", max_steps=12), 5)
+    return in_two_processes("several_processes.py", folder), folder
 
 
 def same(found, expected) -> None:
@@ -125,6 +133,17 @@ def test_what_one_began_two_go_on_with(together, tmp_path):
 def test_the_error_of_one_ends_the_other(together):
     found, _ = together
     assert "failed: " in found["failed"]
+
+
+def test_a_pause_may_last_longer_than_the_others_wait_in_silence_and_a_stop_ends_it(tmp_path):
+    found = in_two_processes("paused_processes.py", tmp_path)
+    alone = begin(tmp_path / "alone", batch=8).start().result(120)
+    for who in ("the first", "the second"):
+        assert found[who]["paused for"] > 2 * found["patience"]
+        assert found[who]["state while paused"] == "paused"
+        assert found[who]["steps while paused"] == 0
+        same(found[who]["losses"], alone.losses)
+    assert found["stopped by the other"] == "done"
 
 
 def test_a_run_file_under_accelerate_launch_in_shards(tmp_path):

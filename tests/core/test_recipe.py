@@ -127,3 +127,11 @@ def test_what_cannot_be_is_one_line_with_the_file(tmp_path, change, said):
         Recipe.read(path)
     assert "\n" not in str(info.value)
     assert str(path) in str(info.value)
+
+
+def test_a_table_without_names_has_numbers_for_its_columns():
+    recipe = Recipe.from_dict({"model": "x", "task": {"name": "a.csv", "text": 1, "label": 0}})
+    assert recipe.task == {"name": "a.csv", "text": 1, "label": 0}
+    assert Recipe.from_dict(yaml.safe_load(recipe.to_yaml())) == recipe
+    with pytest.raises(ConfigError, match="the task's text is True; it must be text, or a column"):
+        Recipe.from_dict({"model": "x", "task": {"name": "a.csv", "text": True, "label": 0}})

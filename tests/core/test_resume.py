@@ -74,7 +74,12 @@ def killed(tmp_path_factory):
         capture_output=True,
         text=True,
         timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(Path(__file__).parents[2]),  # it imports tests.core.…
+        },
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)

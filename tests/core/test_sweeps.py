@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs import list_runs
 from lora_lab.sweeps import AshaConfig, cell_run, sweep
 from lora_lab.sweeps.store import SweepStore
+from tests.core.tiny_classes import tiny_classes, tiny_classifier
 from tests.core.tiny_run import tiny_lm, tiny_task, until
+from tests.core.tiny_seq2seq import tiny_seq2seq, uneven_task
 
 SHORT = {"max_steps": 3, "per_device_train_batch_size": 4, "eval_examples": 2, "warmup_steps": 0}
 
@@ -62,14 +65,110 @@ def test_a_stopped_sweep_goes_on_where_it_was(tmp_path, monkeypatch):
     assert steps == list(range(1, 41)), "each step stands once"
 
 
-def test_methods_can_be_swept(tmp_path):
-    methods = [
-        [ll.LoraConfig(r=2, target_modules=["q"])],
-        [ll.BitFitConfig(new_biases=True)],
-        [ll.FullConfig(top_layers=1)],
+METHODS = [
+    [ll.LoraConfig(r=2, target_modules=["q", "v"])],
+    [ll.AdaLoraConfig(init_r=3, target_r=2, tinit=1, tfinal=1, deltaT=1, target_modules=["q"])],
+    [ll.BitFitConfig(new_biases=True)],
+    [ll.FullConfig(top_layers=1)],
+    [ll.BottleneckConfig("P", r=4)],
+]
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder", "T5"])
+def test_methods_are_swept_on_every_kind_of_model(tmp_path, kind):
+    lm, task = {
+        "decoder": lambda: (tiny_lm(), tiny_task()),
+        "encoder": lambda: (tiny_classifier("bert"), tiny_classes()),
+        "T5": lambda: (tiny_seq2seq("t5"), uneven_task()),
+    }[kind]()
+    before = {name: p.clone() for name, p in lm.model.named_parameters()}
+    found = run(tmp_path, lm, task, grid={"configs": METHODS}, **SHORT)
+    results = found.results(120)
+    problems = {str(c): results[c.id].problem for c in found.cells if results[c.id].problem}
+    assert problems == {}
+    names = [record.config["configs"][0]["class"] for record in reversed(found.records())]
+    assert names == [type(config).__name__ for (config,) in METHODS]
+    assert all(result.metrics["loss_after"] > 0 for result in results.values())
+    assert not ll.attached(lm.model)
+    after = dict(lm.model.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(torch.equal(before[name], p) for name, p in after.items())
+
+
+def test_targets_and_layers_are_axes(tmp_path):
+    lm = tiny_lm()
+    targets = [["q"], ["q", "v"], r"model\.layers\.1\..*(q|v)_proj"]
+    found = run(tmp_path, lm, grid={"target_modules": targets}, **SHORT)
+    found.results(120)
+    adapted = []
+    for record in reversed(found.records()):
+        ll.load_adapter(lm.model, record.folder / "adapter")
+        adapted.append(set(ll.attached(lm.model)["default"].sites))
+        ll.detach(lm.model)
+    site = "model.layers.{}.self_attn.{}_proj"
+    assert adapted == [
+        {site.format(i, "q") for i in (0, 1)},
+        {site.format(i, role) for i in (0, 1) for role in "qv"},
+        {site.format(1, role) for role in "qv"},
     ]
-    results = run(tmp_path, grid={"configs": methods}, **SHORT).results(120)
-    assert [result.state for result in results.values()] == ["done"] * 3
+
+
+def test_a_run_that_somebody_stops_has_not_ended_its_cell(tmp_path):
+    """A kernel that is restarted stops its runs so, from outside."""
+    long = {**SHORT, "max_steps": 30, "save_steps": 1}
+    first = run(tmp_path, grid={"r": [1, 2]}, **long)
+    until(lambda: first.snapshot.run is not None and first.snapshot.run.snapshot.step >= 3)
+    first.snapshot.run.stop()
+    assert first.results(60) == {}
+    assert first.snapshot.state == "stopped"
+    assert SweepStore(first.folder).ended() == {}
+    again = run(tmp_path, grid={"r": [1, 2]}, **long)
+    assert [result.step for result in again.results(120).values()] == [30, 30]
+    assert again.snapshot.skipped == 0
+
+
+def test_a_run_in_line_keeps_its_adapter_when_the_cell_before_it_ends(tmp_path):
+    lm = tiny_lm()
+    found = run(tmp_path, lm, grid={"seed": [0]}, **{**SHORT, "max_steps": 10})
+    until(lambda: found.snapshot.run is not None)
+    mine = ll.train(lm, tiny_task(), output_dir=tmp_path, **{**SHORT, "max_steps": 20})
+    found.results(60)
+    assert mine.result(60).metrics["loss_after"] > 0
+    assert ll.attached(lm.model)["default"] is mine.adapter
+
+
+def test_adapters_of_other_names_stay_on_the_model(tmp_path):
+    lm = tiny_lm()
+    mine = ll.attach(lm.model, ll.LoraConfig(r=1, target_modules=["o"]), "mine")
+    run(tmp_path, lm, grid={"seed": [0]}, **SHORT).results(60)
+    assert ll.attached(lm.model) == {"mine": mine}
+
+
+def test_an_adapter_that_has_to_go_is_named(tmp_path):
+    lm = tiny_lm()
+    ll.attach(lm.model, ll.LoraConfig(r=1, target_modules=["o"]))
+    with pytest.warns(UserWarning, match="the sweep takes the adapter 'default' off the model"):
+        found = run(tmp_path, lm, grid={"seed": [0]}, **SHORT)
+    found.results(60)
+    assert ll.attached(lm.model) == {}
+
+
+def test_no_cell_begins_or_ends_while_somebody_has_the_model(tmp_path):
+    found = run(tmp_path, grid={"seed": list(range(6))}, **{**SHORT, "max_steps": 4})
+    visits = 0
+    while found.snapshot.going:
+        with found.paused() as model:
+            adapters = {name: id(each) for name, each in ll.attached(model).items()}
+            at = found.snapshot.run and found.snapshot.run.snapshot.step
+            time.sleep(0.02)
+            assert {name: id(each) for name, each in ll.attached(model).items()} == adapters
+            assert (found.snapshot.run and found.snapshot.run.snapshot.step) == at
+        visits += 1
+        time.sleep(0.005)
+    assert visits > 3
+    assert {result.state for result in found.results(60).values()} == {"done"}
+    with found.paused() as model:
+        assert ll.attached(model) == {}
 
 
 def test_what_is_behind_is_ended_early(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -64,9 +65,9 @@ class Bench:
             self.tick(version, theme, width)
 
     @property
-    def figures(self) -> list[go.FigureWidget]:
+    def figures(self) -> list[go.Figure]:
         parts = (self.view._spectrum, self.view._overlap)
-        return [child for part in parts for child in part.children[1:]]
+        return [part.figure for part in parts if part.figure is not None]
 
     @property
     def line(self) -> str:
@@ -134,24 +135,29 @@ def test_shows_the_factors_it_was_given(bench: Bench) -> None:
     p = s / s.sum()
     rank = np.exp(-(p * np.log(p)).sum())
     assert f"effective rank {rank:.1f} of 4" in bench.view._spectrum.children[0].value
-    assert spectrum._config["showSendToCloud"] is False
+    plot = bench.view._spectrum.children[1]
+    assert plot.config["showSendToCloud"] is False  # no button that uploads it
+    assert json.loads(plot.figure) == json.loads(spectrum.to_json())
     assert bench.view._spectrum.layout.display == "flex"
 
 
-def test_figures_are_made_once_and_follow_theme_width_and_step(bench: Bench) -> None:
+def test_figures_follow_theme_width_and_step(bench: Bench) -> None:
     bench.view.ranks = RANKS
     bench.settle()
-    first = bench.figures
-    light = first[0].data[0].marker.color
+    light = bench.figures[0].data[0].marker.color
     bench.settle(theme="dark", width=500)
-    assert bench.figures == first
-    assert first[0].data[0].marker.color != light
-    assert first[0].layout.width == first[1].layout.width == 496
+    spectrum, overlap = bench.figures
+    assert spectrum.data[0].marker.color != light
+    assert spectrum.layout.width == overlap.layout.width == 496
     assert bench.view._map.layout.width == "496px"
     bench.A = bench.A * 3
-    before = np.array(first[0].data[0].y)
+    before = np.array(spectrum.data[0].y)
     bench.settle(version=2, theme="dark", width=500)
-    np.testing.assert_allclose(first[0].data[0].y, before * 3, rtol=1e-4)
+    assert bench.figures == [spectrum, overlap]
+    np.testing.assert_allclose(spectrum.data[0].y, before * 3, rtol=1e-4)
+    shown = json.loads(bench.view._spectrum.children[1].figure)
+    assert shown == json.loads(spectrum.to_json())
+    assert shown["layout"]["width"] == 496
 
 
 @pytest.mark.parametrize(
@@ -173,11 +179,11 @@ def test_nothing_is_sent_when_nothing_is_new(bench: Bench, sent: list[Any]) -> N
     assert len(bench.asked) == 1
     bench.A = bench.A * 1.5
     bench.settle(version=2)
-    assert 1 <= len(sent) <= 12  # plotly takes four for a figure
-    assert "FigureWidget" in {name for name, _ in sent}
+    assert 1 <= len(sent) <= 4  # the line, a heading, and one for each figure
+    assert "Plot" in {name for name, _ in sent}
 
 
-def test_looks_at_most_twice_a_second_and_keeps_the_heartbeat_quick(
+def test_rests_between_two_looks_and_keeps_the_heartbeat_quick(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delta_w, "PAUSE", 0.5)
@@ -268,19 +274,3 @@ def test_the_map_gets_effective_ranks(bench: Bench) -> None:
     assert effective_ranks(values) == pytest.approx(wanted, rel=1e-5)
     bench.view.update(bench.snapshot(spectra=Spectra(7, values)), "light", 1000)
     assert bench.view._map.values == pytest.approx(wanted, abs=0.005)
-
-
-def test_without_figure_widgets_the_numbers_come_as_text(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Refusing:  # as plotly has it in their place
-        def __init__(self, *_: Any, **__: Any) -> None:
-            raise ImportError("Please install anywidget\nto use FigureWidget")
-
-    monkeypatch.setattr(go, "FigureWidget", Refusing)
-    bench.view.ranks = RANKS
-    bench.settle()
-    for part in (bench.view._spectrum, bench.view._overlap):
-        text = part.children[1].value
-        assert "effective rank" in text
-        assert "No figure: plotly ImportError: Please install anywidget" in text

@@ -117,7 +117,7 @@ def test_code_goes_out_with_the_ranks_it_is_for(sent: list[dict[str, Any]]) -> N
     grid = RankGrid.from_anatomy(make_anatomy(), ranks={"layers.0.q": 8})
     sent.clear()
     grid.set_code("ll.LoraConfig()")
-    assert sent == [{"code": "ll.LoraConfig()", "coded_ranks": {"layers.0.q": 8}}]
+    assert sent == [{"code": "ll.LoraConfig()"}, {"coded_ranks": {"layers.0.q": 8}}]
 
 
 def test_unknown_settings_are_refused_with_the_nearest_name() -> None:

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 import anywidget
 
+from lora_lab_widgets._mail import Patient
+
 STATIC = Path(__file__).parent / "static"
 
 
@@ -26,7 +28,7 @@ def css_source(*stems: str) -> str:
     return "\n".join(_read(f"{s}.css") for s in ("theme", *stems) if (STATIC / f"{s}.css").exists())
 
 
-class Panel(anywidget.AnyWidget):
+class Panel(Patient, anywidget.AnyWidget):
     """Base of the panels.
 
     A subclass names its files once, ``static_files = ("rank_grid",)``; they become its ES module

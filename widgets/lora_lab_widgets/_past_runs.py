@@ -141,7 +141,7 @@ def _last_line(path: Path) -> Mapping[str, Any]:
             file.seek(max(0, path.stat().st_size - _TAIL))
             lines = file.read().split(b"\n")[:-1]
         row = json.loads(lines[-1])
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError, RecursionError):
         return {}
     return row if isinstance(row, dict) else {}
 

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.adapters import attached
+from lora_lab.adapters.head import with_head
+from lora_lab.configs import HeadConfig, LoraConfig, MethodConfig
+from lora_lab.heads import head_modules
 from lora_lab.runs import Run, RunRecord, resume
 from lora_lab.runs.fingerprints import data_fingerprint
+from lora_lab.tasks import ClassificationTask
 from lora_lab_widgets._specimen import ADAPTER, over
 
 if TYPE_CHECKING:
@@ -31,6 +35,21 @@ def idle_again(record: RunRecord, lm: LoadedModel, tasks: Iterable[Any]) -> Run:
     data = known.get("data") if isinstance(known, dict) else None
     own = next((task for task in tasks if data_fingerprint(task) == data), None)
     return resume(record, lm, own, start=False)
+
+
+def chosen_configs(run: Run) -> tuple[MethodConfig, ...]:
+    """Return a run's configs as a person chose them: without the head that it put there itself."""
+    if not isinstance(run.task, ClassificationTask):
+        return run.configs
+    heads = head_modules(run.model)
+    chosen: list[MethodConfig] = []
+    for config in run.configs:
+        if isinstance(config, LoraConfig) and config.modules_to_save:
+            own = tuple(name for name in config.modules_to_save if name not in heads)
+            chosen.append(config.replace(modules_to_save=own or None))
+        elif config != HeadConfig():
+            chosen.append(config)
+    return tuple(chosen) if chosen and with_head(run.model, chosen) == run.configs else run.configs
 
 
 def write_report(record: RunRecord, run: Run | None, anatomy: Anatomy) -> Path:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from lora_lab.anatomy import Site
     from lora_lab.models import LoadedModel
+    from lora_lab.sweeps import Sweep
     from lora_lab.tasks import Example
 
 ADAPTER = "default"  # the name under which `train` attaches
@@ -43,6 +44,7 @@ class Specimen:
         lm: the model in the notebook.
         run: returns the latest run, None before the first.
         task: returns the task that the notebook has picked.
+        sweep: returns the sweep that trains the model now, None where none does.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class Specimen:
         lm: LoadedModel,
         run: Callable[[], Run | None],
         task: Callable[[], Task | ClassificationTask],
+        sweep: Callable[[], Sweep | None] = lambda: None,
     ) -> None:
         self.lm = lm
         self._run = run
         self._task = task
+        self._sweep = sweep
 
     @property
     def run(self) -> Run | None:
@@ -85,7 +89,12 @@ class Specimen:
         return list(task.validation[:count]) if isinstance(task, Task) else []
 
     def at_rest(self) -> contextlib.AbstractContextManager[PreTrainedModel]:
-        """Hold the run, if there is one, between two steps: inside, the model may be used."""
+        """Hold the run, if there is one, between two steps: inside, the model may be used.
+
+        Of a sweep no cell begins or ends meanwhile.
+        """
+        if sweep := self._sweep():
+            return sweep.paused()
         run = self.run
         return run.paused() if run else contextlib.nullcontext(self.lm.model)
 

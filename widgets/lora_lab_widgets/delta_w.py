@@ -21,10 +21,11 @@ from lora_lab.runs.snapshot import Factors, RunState, Snapshot, Spectra
 from lora_lab.spectra import effective_rank
 from lora_lab_widgets._background import Background
 from lora_lab_widgets._live_figure import LiveFigure
+from lora_lab_widgets._mail import Line, Place
 from lora_lab_widgets.site_map import SiteMap, site_label
 
 GAP = 18  # pixels between the columns
-PAUSE = 0.5  # seconds between two looks at ΔW, at least
+PAUSE = 2.0  # seconds between two looks at ΔW, at least: a look takes five messages
 LONGEST_PAUSE = 5.0  # seconds; how long slow steps may make it
 STEPS = 6  # steps between two looks, where they are slow: drawing takes the cores from training
 SHARE = 0.02  # of the time that looking may take, at most
@@ -66,8 +67,8 @@ class DeltaW(ipywidgets.VBox):
         self._map_due = 0.0
         self._nothing = NOTHING_YET
         self._picker = ipywidgets.Dropdown(layout={"width": "200px"}, options=[("no site", "")])
-        self._line = ipywidgets.HTML(_dim(NOTHING_YET))
-        self._map = SiteMap(anatomy)
+        self._line = Line(_dim(NOTHING_YET))
+        self._map = SiteMap(anatomy, layout=Place())
         self._spectrum, self._overlap = LiveFigure("spectrum"), LiveFigure("overlap")
         columns = [self._spectrum, self._overlap, self._map]
         row = ipywidgets.Box(columns, layout={"display": "flex", "flex_flow": "row wrap"})

@@ -86,9 +86,10 @@ class RankGrid(Panel):
 
     def set_code(self, code: str) -> None:
         """Say what "copy as Python" copies for the present `ranks`."""
-        with self.hold_sync():
-            self.code = code
-            self.coded_ranks = dict(self.ranks)
+        # Two messages, as both are long where every matrix has a rank of its own. The code first:
+        # a copy waits for the ranks.
+        self.code = code
+        self.coded_ranks = dict(self.ranks)
 
     def show_live(self, ranks: Mapping[str, int], text: str) -> None:
         """Show ranks that training moves, in the place of the painted ones.

@@ -1,8 +1,8 @@
 """The heartbeat of the workbench, and the run's controls.
 
-The panel's JavaScript asks about four times a second, and only while somebody looks; the handler
+The panel's JavaScript asks at most three times a second, and only while somebody looks; the handler
 here reads one immutable `Snapshot`, lets the views update themselves, and answers by setting one
-trait. The trainer's thread never comes near a widget.
+trait. The trainer's thread never comes near a widget. See `Mail` for how much goes to the browser.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from lora_lab.configs import TrainingConfig
 from lora_lab.errors import ConfigError
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab_widgets._base import Panel
+from lora_lab_widgets._mail import Mail
 from lora_lab_widgets._problems import as_json, from_error
 from lora_lab_widgets._wire import describe
 from lora_lab_widgets.methods import METHODS, WHOLE, choices, default_values, typed
@@ -94,6 +95,7 @@ class RunPanel(Panel):
         self._read = read
         self._on_command = on_command
         self._views: list[View] = []
+        self._mail = Mail()
         self._updating = threading.Lock()  # one thread at a time works on the views
         # One thread at a time writes the traits; again by the same, from an observer of one.
         self._answering = threading.RLock()
@@ -183,11 +185,14 @@ class RunPanel(Panel):
             theme = "dark" if content.get("theme") == "dark" else "light"
             width = int(content.get("width") or 0)
             broken = None
-            for view in tuple(self._views):
-                try:
-                    view(snapshot, theme, width)
-                except Exception as error:
-                    broken = from_error(error, "a view of the workbench failed; the run goes on")
+            with self._mail.collect():
+                for view in tuple(self._views):
+                    try:
+                        view(snapshot, theme, width)
+                    except Exception as error:
+                        remedy = "a view of the workbench failed; the run goes on"
+                        broken = from_error(error, remedy)
+            self._mail.deliver()
             self._broken = broken
         finally:
             self._updating.release()

@@ -105,6 +105,12 @@ class Savings(Panel):
             self.run_ranks = {} if isinstance(plan, str) else dict(plan)
             self.run_key = plan if isinstance(plan, str) else ""
 
+    def note_other(self, key: str) -> None:
+        """Take note that what will be measured is of another plan than any on show."""
+        with self.hold_trait_notifications():
+            self.run_ranks = {}
+            self.run_key = key
+
     def knows(self, plan: Plan) -> bool:
         """Return whether the dry run of a plan is known."""
         return "plan" in self.dry_run and _plan_of(self.dry_run) == plan

@@ -20,6 +20,11 @@ def site_label(site: Site) -> str:
     return f"{stack} {site.layer} · {site.role}"
 
 
+def _by_place(values: Mapping[str, float], site_map: SiteMap) -> list[float | None]:
+    # Not by name: this goes to the browser again and again.
+    return [values.get(name) for name in site_map.places]
+
+
 class SiteMap(Panel):
     """A heat map with layers to the right and roles downwards; a click or an arrow key selects.
 
@@ -30,6 +35,7 @@ class SiteMap(Panel):
         values: {site name: effective rank}; what is not in it is drawn as empty.
         ranks: {site name: r}, the largest value that a site could have.
         selected: the name of the selected site, "" for none.
+        places: the names of the sites, in the order in which the browser gets `values` and `ranks`.
     """
 
     static_files = ("site_map",)
@@ -38,8 +44,8 @@ class SiteMap(Panel):
     roles = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
     # [name, label, row, role], the latter two as indices
     sites: traitlets.List[Any] = traitlets.List(read_only=True).tag(sync=True)
-    values = traitlets.Dict().tag(sync=True)
-    ranks = traitlets.Dict().tag(sync=True)
+    values = traitlets.Dict().tag(sync=True, to_json=_by_place)
+    ranks = traitlets.Dict().tag(sync=True, to_json=_by_place)
     selected = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, anatomy: Anatomy, **kwargs: Any) -> None:
@@ -49,7 +55,7 @@ class SiteMap(Panel):
             for column, role in enumerate(anatomy.roles)
             if (site := anatomy.cell(layer, role)) is not None
         ]
-        self._names = {cell[0] for cell in cells}
+        self.places: tuple[str, ...] = tuple(str(cell[0]) for cell in cells)
         super().__init__(**kwargs)
         self.set_trait("rows", [row.label for row in anatomy.rows])
         self.set_trait("roles", list(anatomy.roles))
@@ -70,5 +76,5 @@ class SiteMap(Panel):
         if content.get("type") == "hello":
             self.send({"type": "hello"})  # ipykernel 7: what follows need not wait for a busy cell
         # A message, not a trait written by the browser: each trait has one writer.
-        if content.get("type") == "select" and content.get("site") in self._names:
+        if content.get("type") == "select" and content.get("site") in self.places:
             self.selected = content["site"]

@@ -12,34 +12,37 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from lora_lab.adapters import Adapter, activate, active, attached
-from lora_lab.anatomy import anatomy
+from lora_lab.anatomy import Anatomy, anatomy
 from lora_lab.budget import budget, price_table
 from lora_lab.budget.costs import Memory
 from lora_lab.budget.dry_run import dry_run
+from lora_lab.budget.table import tokens_text
 from lora_lab.checkpoint import save_adapter
 from lora_lab.configs import LoraConfig, MethodConfig, TrainingConfig, method_name, to_python
 from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.models import LoadedModel, load_model
 from lora_lab.runs import Run, Snapshot, train
+from lora_lab.sweeps import AshaConfig, Cell, Sweep
 from lora_lab.tasks import ClassificationTask, LabelledText, Task, load_task
-from lora_lab.tasks.class_encoding import class_numbers, encode_texts
 from lora_lab.tasks.classifying import classify
-from lora_lab.tasks.encoding import longest
 from lora_lab.tasks.generation import generate
+from lora_lab.tasks.lengths import Lengths, longest_example
 from lora_lab_widgets._dry_runs import DryRuns
 from lora_lab_widgets._live_ranks import LiveRanks
 from lora_lab_widgets._plans import Plans
-from lora_lab_widgets._recipes import written
-from lora_lab_widgets._resuming import idle_again, write_report
+from lora_lab_widgets._recipes import written, written_sweep
+from lora_lab_widgets._resuming import chosen_configs, idle_again, write_report
 from lora_lab_widgets._specimen import ADAPTER, Specimen, over, resting
+from lora_lab_widgets._sweep_plan import FieldError, SweepTexts, cells_of, read_texts
 from lora_lab_widgets.delta_w import NOTHING_YET, DeltaW
 from lora_lab_widgets.header import Header
 from lora_lab_widgets.history import History
 from lora_lab_widgets.laboratory import Laboratory
-from lora_lab_widgets.methods import about, automatic, instead, mend, numbers
+from lora_lab_widgets.methods import METHODS, about, automatic, instead, mend, method_of, numbers
 from lora_lab_widgets.rank_grid import RankGrid
 from lora_lab_widgets.run_panel import TRAINING, RunPanel
 from lora_lab_widgets.savings import Plan, Savings
+from lora_lab_widgets.sweep_panel import SweepPanel
 from lora_lab_widgets.try_it import TryIt
 
 if TYPE_CHECKING:
@@ -59,6 +62,7 @@ class Workbench:
     >>> wb.config                            # the config that it shows; may be set
     >>> wb.config = ll.BitFitConfig()        # any method's, or a list of them: the paper's LoRA+PE
     >>> wb.run                               # the latest run; wb.run.pause() works from any cell
+    >>> wb.watch(ll.sweep(wb.lm, wb.task, grid={"r": [1, 4, 16]}))  # shows a sweep of your own
 
     Args:
         model: a catalogue name, hub id or folder, what `load_model` returns, or a model of your
@@ -93,7 +97,7 @@ class Workbench:
         self._settled = True  # not while settings and ranks are being changed together
         self._priced: dict[str, Any] = {}  # what the savings were priced for
         self._shown_adapter: Adapter | None = None
-        self._lengths: dict[tuple[str, int], int] = {}  # (task, max_length): its longest example
+        self._lengths: dict[tuple[str, int], Lengths] = {}  # by (task, max_length)
         self.anatomy = anatomy(self.lm.model)
         self._plans = Plans(self.anatomy)
         self._planned: tuple[MethodConfig, ...] | None = None  # None: the settings make no plan
@@ -119,7 +123,17 @@ class Workbench:
             tasks=_choice(given),
         )
         self._live_ranks = LiveRanks(self.grid)
-        specimen = Specimen(self.lm, run=lambda: self.run, task=lambda: self.task)
+        self.sweep_panel = SweepPanel(
+            read=self._read_sweep,
+            begin=self._begin_sweep,
+            write=lambda cells, name, asha: written_sweep(
+                self.lm, self.task, cells, name, asha, self._output_dir
+            ),
+            rate=lambda: self.run.snapshot.steps_per_second if self.run else None,
+        )
+        specimen = Specimen(
+            self.lm, run=lambda: self.run, task=lambda: self.task, sweep=self._own_sweep
+        )
         self._specimen = specimen
         self._dry_runs = DryRuns(self.savings, self._dry_run)
         self.delta_w = DeltaW(self.anatomy, specimen.factors, specimen.base_weight)
@@ -184,6 +198,20 @@ class Workbench:
         assert self.run is not None
         return self.run
 
+    @property
+    def sweep(self) -> Sweep | None:
+        """The sweep on show."""
+        return self.sweep_panel.sweep
+
+    def watch(self, sweep: Sweep) -> Sweep:
+        """Show a sweep that was started in a cell; returns it.
+
+        Raises:
+            RunError: the sweep on show still trains.
+        """
+        self.sweep_panel.show(sweep)
+        return sweep
+
     def save(self, folder: str | Path) -> Path:
         """Save the trained adapter, in PEFT's format where it has one; see `save_adapter`."""
         with self._specimen.at_rest():
@@ -219,7 +247,7 @@ class Workbench:
     def _layout(self) -> ipywidgets.VBox:
         upper = ipywidgets.Box([self.grid, ipywidgets.VBox([self.savings, self.panel])])
         upper.add_class("ll-columns")
-        views = [self.delta_w, self.laboratory, self.try_it, self.history]
+        views = [self.delta_w, self.laboratory, self.try_it, self.sweep_panel, self.history]
         box = ipywidgets.VBox([self.header, upper, *views])
         for widget in (box, upper, upper.children[1]):
             widget.add_class("ll-panel")
@@ -228,7 +256,10 @@ class Workbench:
 
     def _tick(self, snapshot: Snapshot | None, theme: str, width: int) -> None:
         """One heartbeat: hand the snapshot to every view."""
-        busy = snapshot is not None and not resting(snapshot.state)
+        if self._follow_sweep() and self.run:
+            snapshot = self.run.snapshot
+        sweeping = self._own_sweep() is not None
+        busy = sweeping or (snapshot is not None and not resting(snapshot.state))
         if self.grid.locked != busy:
             self.grid.locked = busy
         # Adam's moments come with the first step, and count from the second on.
@@ -239,6 +270,7 @@ class Workbench:
         self.delta_w.update(snapshot, theme, width)
         self.laboratory.update(snapshot, theme, width)
         self.try_it.update()
+        self.sweep_panel.update()
         self.history.update(snapshot)
         if self._specimen.attached is not self._shown_adapter:  # a queued run has begun
             self._show_adapter()
@@ -254,6 +286,8 @@ class Workbench:
                 self._training(settings),
                 self._output_dir,
             )
+        elif name == "stop" and (sweep := self._own_sweep()):
+            sweep.stop()  # between two cells there is no run to stop
         elif self.run is None:
             raise RunError(f"there is no run to {name}; press Start first")
         else:
@@ -274,6 +308,45 @@ class Workbench:
         run = train(self.lm, task, config, output_dir=self._output_dir, start=False, **training)
         self._begin(run)
 
+    def _read_sweep(self, texts: Mapping[str, str]) -> tuple[SweepTexts, tuple[Cell, ...]]:
+        settings = self.panel.settings
+        read = read_texts(texts, self.anatomy, list(METHODS))
+        try:
+            training = TrainingConfig.from_dict(self._training(settings))
+        except TypeError as error:
+            raise ConfigError(f"the settings of the run cannot be: {error}") from None
+        cells = cells_of(read, settings, self._plans, self.anatomy, self.grid.ranks, training)
+        for configs in {repr(cell.configs): cell.configs for cell in cells}.values():
+            _check_in(self.anatomy, configs)
+        return read, cells
+
+    def _begin_sweep(self, cells: Sequence[Cell], name: str, asha: AshaConfig | None) -> Sweep:
+        self._needs_rest("start a sweep")
+        folder = self._output_dir.expanduser().resolve() / name
+        made = Sweep(self.lm, self.task, cells, folder, asha)
+        with warnings.catch_warnings():
+            # That the last run's adapter goes is what Start means here.
+            warnings.filterwarnings("ignore", f"the sweep takes the adapter '{ADAPTER}' off")
+            made.start()
+        return made
+
+    def _own_sweep(self) -> Sweep | None:
+        """Return the sweep that trains this model now."""
+        sweep = self.sweep_panel.sweep
+        own = sweep is not None and sweep.lm.model is self.lm.model and sweep.snapshot.going
+        return sweep if own else None
+
+    def _follow_sweep(self) -> bool:
+        """Have the run of the cell that trains on show, as any run; return whether it is new."""
+        sweep = self._own_sweep()
+        run = sweep.snapshot.run if sweep else None
+        if run is None or run is self.run:
+            return False
+        self.run = run
+        self._live_ranks.clear()
+        self.savings.note_other(f"cell {run.id}")
+        return True
+
     def _take_proposal(self) -> None:
         """Take the settings that would have fitted into memory."""
         problem = self.run.snapshot.problem if self.run else None
@@ -290,11 +363,6 @@ class Workbench:
         """Go on with a run that was read from disk; what it trains comes on show."""
         self._needs_rest(f"resume run {run.id}")
         task = run.task
-        if not isinstance(task, Task):
-            raise RunError(
-                f"run {run.id} learns classes, for which the workbench has no panels; "
-                "lora_lab.resume() goes on with it"
-            )
         self._begin(run)
         self._tasks[task.name] = task
         if task.name not in self.panel.tasks:
@@ -302,7 +370,7 @@ class Workbench:
         training = run.training.to_dict()
         shown = {name: training[name] for name in TRAINING} | {"task": task.name}
         with contextlib.suppress(ConfigError), self._planning():  # a method without fields here
-            values, painted = self._plans.take(run.configs)
+            values, painted = self._plans.take(chosen_configs(run))
             self.panel.settings = {**self.panel.settings, **values, **shown}
             if painted is not None:
                 self.grid.ranks = painted
@@ -356,6 +424,7 @@ class Workbench:
             f"import lora_lab as ll\n\nconfig = {to_python(planned)}" if planned else ""
         )
         self._describe(bad)
+        self.sweep_panel.replan()
 
     def _describe(self, bad: str) -> None:
         """Name the method in every panel, or say why it cannot be."""
@@ -394,17 +463,18 @@ class Workbench:
             names = ("max_steps", "per_device_train_batch_size", "learning_rate", "max_length")
             checked = TrainingConfig(**{name: settings[name] for name in names})
             batch = checked.per_device_train_batch_size
-            tokens = self._longest(self.task, checked.max_length)
+            longest = self._longest(self.task, checked.max_length)
             self._priced = {
                 "batch_size": batch,
-                "sequence_length": tokens,
+                "sequence_length": longest.read,
+                "target_length": longest.written,
                 "dtype": self.lm.card.dtype,
                 "padding_mask": batch > 1,  # examples of one batch differ in length
             }
             lora = self._plans.lora(settings["lora_dropout"])
             self.savings.price = price_table(self.anatomy, lora=lora, **self._priced)
             self.savings.settings_text = (
-                f"against full fine-tuning, batch {batch} × {tokens} tokens, AdamW"
+                f"against full fine-tuning, batch {batch} × {tokens_text(*longest)}, AdamW"
             )
 
     def _title(self, method: str, own_numbers: str) -> None:
@@ -472,6 +542,8 @@ class Workbench:
         return run
 
     def _needs_rest(self, what: str) -> None:
+        if sweep := self._own_sweep():
+            raise RunError(f"the sweep {sweep.folder.name} is training; stop it to {what}")
         if self.run is not None and not over(self.run.state):
             raise RunError(f"run {self.run.id} is {self.run.state}; stop it to {what}")
 
@@ -480,19 +552,12 @@ class Workbench:
             self._tasks[name] = load_task(name)
         return self._tasks[name]
 
-    def _longest(self, task: Task | ClassificationTask, max_length: int) -> int:
+    def _longest(self, task: Task | ClassificationTask, max_length: int) -> Lengths:
         key = (task.name, max_length)
         if key not in self._lengths:
-            self._lengths[key] = self._measured(task, max_length)
+            config = self.lm.model.config
+            self._lengths[key] = longest_example(task, config, self.lm.tokenizer, max_length)
         return self._lengths[key]
-
-    def _measured(self, task: Task | ClassificationTask, max_length: int) -> int:
-        tokenizer = self.lm.tokenizer
-        if not isinstance(task, ClassificationTask):
-            return longest(task, tokenizer, max_length)
-        numbers = class_numbers(self.lm.model.config, task.labels)
-        encoded, _ = encode_texts(task.train, numbers, tokenizer, max_length)
-        return max(len(item["input_ids"]) for item in encoded)
 
 
 def _loaded(
@@ -531,6 +596,15 @@ def _first_config(map_: Any) -> LoraConfig:
     if {"q", "v"} <= set(map_.roles):
         return PAPER
     return PAPER.replace(target_modules="all-linear")
+
+
+def _check_in(map_: Anatomy, configs: Sequence[MethodConfig]) -> None:
+    """Refuse a cell that the model cannot use, and name the text to blame."""
+    try:
+        budget(map_, configs, sequence_length=1)
+    except ConfigError as error:
+        line = mend(method_of(configs), str(error))
+        raise FieldError("r" if line.startswith("rank ") else "method", line) from None
 
 
 def _listed(config: Configs) -> tuple[MethodConfig, ...]:

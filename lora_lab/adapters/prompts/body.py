@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
 from lora_lab.anatomy import Anatomy, anatomy
 from lora_lab.anatomy.facts import embedding as find_embedding
+from lora_lab.anatomy.facts import positions_behind
 from lora_lab.errors import ConfigError
 
 
@@ -58,10 +59,6 @@ def find_body(model: Any, method: str) -> Body:
     blocks = _blocks(model, read, path)
     if not blocks:
         raise ConfigError(f"{method} needs a model of blocks and this one has none; use a LoRA")
-    pad = _counted_from(module)
-    most = read.shape.max_positions
-    if most is not None and pad is not None:
-        most -= pad + 1
     rotary = any("rotary" in type(part).__name__.lower() for part in module.modules())
     decoder = model.get_decoder() if model.config.is_encoder_decoder else None
     causal = decoder is None and _is_causal(model.config)
@@ -74,18 +71,10 @@ def find_body(model: Any, method: str) -> Body:
         decoder=decoder,
         causal=causal,
         writes=causal and model.can_generate(),
-        most=most,
+        most=read.shape.max_positions,
         bounded=not rotary,
-        counted_from=pad,
+        counted_from=positions_behind(module),
     )
-
-
-def _counted_from(module: nn.Module) -> int | None:
-    """Return the pad token where positions are counted from it on, as RoBERTa does."""
-    for part in module.modules():
-        if hasattr(part, "create_position_ids_from_inputs_embeds"):
-            return int(cast(Any, part).padding_idx)
-    return None
 
 
 def _reader(model: Any) -> tuple[nn.Module | None, nn.Module | None]:

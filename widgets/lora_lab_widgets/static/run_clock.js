@@ -1,11 +1,12 @@
 // The heartbeat. One clock a panel, however many views it has: it asks Python while at least one
 // view can be seen, and asks again only when the last question is answered.
 
-const ACTIVE_MS = 250; // between questions while a run goes on; slow steps need fewer
+const ACTIVE_MS = 600; // between questions while a run goes on; slow steps need fewer
+const EAGER_MS = 400; // for a while after a command: its effect comes a moment later. See _mail.py
 const CALM_MS = 1000; // while nothing changes by itself
 const ANSWER_MS = 10_000; // after so long without an answer, ask again
 const BUSY_MS = 2_000; // after so long, say that the kernel is busy
-const EAGER_MS = 3_000; // after a command, look often: its effect comes a moment later
+const EAGER_FOR_MS = 3_000;
 const ACTIVE_STATES = ["running", "pausing", "stopping"];
 
 class Clock {
@@ -39,7 +40,7 @@ class Clock {
 
   /** Send a command of the user; its answer is an ordinary snapshot. */
   send(model, message) {
-    this.eagerUntil = performance.now() + EAGER_MS;
+    this.eagerUntil = performance.now() + EAGER_FOR_MS;
     model.send({ ...message, seq: this.next() });
     this.plan();
   }
@@ -64,7 +65,7 @@ class Clock {
     if (!this.looking()) return;
     const now = performance.now();
     const eager = now < this.eagerUntil;
-    const due = this.askedAt + (eager ? ACTIVE_MS : this.active ? this.pace : CALM_MS);
+    const due = this.askedAt + (eager ? EAGER_MS : this.active ? this.pace : CALM_MS);
     this.timer = setTimeout(() => this.ask(), Math.max(0, due - now));
   }
 

@@ -1,22 +1,23 @@
-// A heat map, layers to the right and roles downwards. Draws `values` over `sites`.
+// A heat map, layers to the right and roles downwards. Draws `values` over `sites`: both `values`
+// and `ranks` hold one number a site, in the order of `sites`, or null.
 
 const VALUE_TEXT = "effective rank";
 
 function render({ model, el: host, signal }) {
   const [rows, roles] = [model.get("rows"), model.get("roles")];
-  const cells = new Map(); // name → {node, label, row, role}
+  const cells = new Map(); // name → {node, label, row, role, place}
   const at = new Map(); // "row,role" → name
   const grid = el("div", {
     class: "ll-map", role: "grid", "aria-label": `${VALUE_TEXT} of ΔW, layers across, roles down`,
     "aria-readonly": "true",
   });
   grid.style.gridTemplateColumns = `max-content repeat(${rows.length}, minmax(0, 1fr))`;
-  for (const [name, label, row, role] of model.get("sites")) {
+  model.get("sites").forEach(([name, label, row, role], place) => {
     const node = el("div", { class: "ll-map-cell", role: "gridcell", tabindex: -1 });
     node.dataset.site = name;
-    cells.set(name, { node, label, row, role });
+    cells.set(name, { node, label, row, role, place });
     at.set(`${row},${role}`, name);
-  }
+  });
   roles.forEach((role, i) => {
     const line = rows.map((_, row) => cells.get(at.get(`${row},${i}`))?.node ?? el("div", { role: "gridcell", "aria-label": "no such matrix" }));
     grid.append(el("div", { class: "ll-map-row", role: "row" }, el("div", { class: "ll-map-role", role: "rowheader", text: role }), ...line));
@@ -40,10 +41,10 @@ function render({ model, el: host, signal }) {
   let hovered = null;
   const texts = new Map();
   const describe = (name) => {
-    const { label } = cells.get(name);
-    const value = model.get("values")[name];
-    const rank = model.get("ranks")[name];
-    if (value !== undefined) return `${label} · ${VALUE_TEXT} ${value.toFixed(1)}${rank ? ` of ${rank}` : ""}`;
+    const { label, place } = cells.get(name);
+    const value = model.get("values")[place] ?? null;
+    const rank = model.get("ranks")[place];
+    if (value !== null) return `${label} · ${VALUE_TEXT} ${value.toFixed(1)}${rank ? ` of ${rank}` : ""}`;
     return rank ? `${label} · rank ${rank}, not trained yet` : `${label} · no adapter`;
   };
   const say = () => {
@@ -52,17 +53,17 @@ function render({ model, el: host, signal }) {
   };
   const draw = () => {
     const values = model.get("values");
-    const limit = Math.max(1, ...Object.values(model.get("ranks")), ...Object.values(values));
+    const limit = Math.max(1, ...model.get("ranks"), ...values);
     top.textContent = Number.isInteger(limit) ? limit : limit.toFixed(1);
-    for (const [name, { node }] of cells) {
+    for (const [name, { node, place }] of cells) {
       const text = describe(name);
-      const value = values[name];
+      const value = values[place] ?? null;
       const look = `${text}/${limit}`;
       if (texts.get(name) === look) continue;
       texts.set(name, look);
       node.setAttribute("aria-label", text);
-      node.style.background = value === undefined ? "" : `rgb(${viridis(value / limit)})`;
-      node.toggleAttribute("data-ll-value", value !== undefined);
+      node.style.background = value === null ? "" : `rgb(${viridis(value / limit)})`;
+      node.toggleAttribute("data-ll-value", value !== null);
     }
     say();
   };

@@ -1,0 +1,87 @@
+"""What a heartbeat tells the browser: at most five messages a second, each view in its turn.
+
+A view may change ten traits at one tick, and each of them would be a message. So what views change
+while a tick is at work on them waits: of one widget it goes together, of several in the order in
+which they began to wait, and what a second has no room for goes with a later tick. What people
+do, in the browser or in a cell, is never held back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import ipywidgets
+
+# The ticks' answers are three a second at most, see `run_clock.js`; the views have what is left.
+MOST = 2  # messages of views
+SPAN = 1.1  # seconds in which at most so many leave; a second, and what the way may shorten it by
+
+
+class Mail:
+    """The messages of one heartbeat's views. For the thread at work on a tick.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._left: deque[float] = deque(maxlen=MOST)  # when the latest messages left
+        self._line: dict[Patient, set[str]] = {}  # what waits, in the order of their turns
+
+    @contextlib.contextmanager
+    def collect(self) -> Iterator[None]:
+        """Let what this thread changes in `Patient` widgets wait for `deliver`."""
+        _AT_WORK.mail = self
+        try:
+            yield
+        finally:
+            _AT_WORK.mail = None
+
+    def take(self, widget: Patient, names: Iterable[str]) -> None:
+        """Keep traits of a widget that are to be sent."""
+        self._line.setdefault(widget, set()).update(names)
+
+    def deliver(self) -> None:
+        """Send what waits, as far as there is room."""
+        while self._line and self._room() > 0:
+            widget = next(iter(self._line))
+            widget.send_state(self._line.pop(widget))
+            self._left.append(self._clock())
+
+    def _room(self) -> int:
+        since = self._clock() - SPAN
+        return MOST - sum(moment > since for moment in self._left)
+
+
+class Patient(ipywidgets.Widget):
+    """A widget whose changes wait while a tick is at work; see `Mail`."""
+
+    def send_state(self, key: Any = None) -> None:
+        """Send traits to the browser, or hand them to the mail of the tick at work here."""
+        mail = tick_mail()
+        if mail is None or key is None:
+            super().send_state(key)
+        else:
+            mail.take(self, {key} if isinstance(key, str) else key)
+
+
+class Line(Patient, ipywidgets.HTML):
+    """A line of HTML that a tick changes."""
+
+
+class Place(Patient, ipywidgets.Layout):
+    """A layout that a tick changes."""
+
+
+_AT_WORK = threading.local()
+
+
+def tick_mail() -> Mail | None:
+    """Return the mail of the tick that is at work on this thread, None outside of one."""
+    return getattr(_AT_WORK, "mail", None)

@@ -1,0 +1,68 @@
+"""A plotly figure on a page: sent whole, in one message, whatever changed.
+
+plotly's own FigureWidget carries plotly.js in every figure, and anywidget gives a module two
+seconds to load; a page that shares its cores with training needs longer, and its figure stands
+still from then on. Here plotly.js is a model of its own, loaded while the page is at rest and for
+as long as it takes; a figure is the JSON that it draws.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import anywidget
+import traitlets
+from ipywidgets import Widget, widget_serialization
+
+from lora_lab_widgets._base import Panel
+
+
+class PlotlyScript(anywidget.AnyWidget):
+    """plotly.js, 5 MB: one message a kernel, shared by all figures."""
+
+    _esm = "export default {};"
+    source = traitlets.Unicode().tag(sync=True)
+
+
+class Plot(Panel):
+    """Shows one `plotly.graph_objects.Figure` at a time.
+
+    Attributes:
+        figure: what is drawn, plotly's JSON; empty before the first one. Set it with `show`.
+        config: of plotly.js.
+        library: plotly.js itself.
+    """
+
+    static_files = ("plot",)
+    figure = traitlets.Unicode().tag(sync=True)
+    config = traitlets.Dict().tag(sync=True)
+    library = traitlets.Instance(Widget).tag(sync=True, **widget_serialization)
+
+    def __init__(self, **settings: Any) -> None:
+        from lora_lab import figures
+
+        super().__init__(library=plotly_script(), config=figures.CONFIG, **settings)
+
+    def show(self, figure: Any) -> None:
+        """Draw a figure in place of the one on show."""
+        self.figure = figure.to_json()
+
+    def summary(self) -> str:
+        """Return whether there is a figure."""
+        return "a figure" if self.figure else "empty"
+
+
+def plotly_script() -> PlotlyScript:
+    """Return the kernel's model of plotly.js; made when it is first asked for."""
+    global _script
+    with _making:
+        if _script is None or _script.comm is None:  # closed, as `Widget.close_all()` does
+            from lora_lab.figures import plotly_js
+
+            _script = PlotlyScript(source=plotly_js())
+        return _script
+
+
+_making = threading.Lock()
+_script: PlotlyScript | None = None

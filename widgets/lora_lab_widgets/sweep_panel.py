@@ -1,0 +1,197 @@
+"""Many runs in a row: what to vary, how far it is, how the cells stand; closed until opened."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import traitlets
+
+from lora_lab._format import plural
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.sweeps import AshaConfig, Cell, Sweep, SweepSnapshot
+from lora_lab_widgets._base import Panel
+from lora_lab_widgets._problems import from_error
+from lora_lab_widgets._sweep_plan import AXES, FieldError, SweepTexts
+from lora_lab_widgets._sweep_view import minutes, progress, rows
+
+FIELDS = (*AXES, "stop_at", "name")
+PAUSE = 2.0  # seconds between two messages that bring nothing but another step
+_MOST_TYPED = 300  # characters of a field
+_UNPLANNED = {"line": "", "bad": False, "field": "", "cells": 0}
+
+Read = Callable[[Mapping[str, str]], tuple[SweepTexts, Sequence[Cell]]]
+
+
+class SweepPanel(Panel):
+    """A sweep from the workbench, or one that a cell of the notebook has started.
+
+    What was read of the sweep reaches the browser with the next `update`, which the heartbeat
+    makes; the sweep's own threads never come near a widget.
+
+    Args:
+        read: turns what was typed into cells; raises `ConfigError`, `FieldError` where it cannot.
+        begin: starts the sweep of these cells in a folder of this name, or raises why not now.
+        write: writes the sweep file; returns its path, and the commands that take it.
+        rate: returns the steps a second of the latest run, None before the first.
+
+    Attributes:
+        form: {"open": bool, "values": {field of `FIELDS`: text}}.
+        plan: {"line": how many cells and how long, or why not; "bad", "field", "cells"}.
+        progress: of the sweep on show, {} where none is; see `_sweep_view.progress`.
+        rows: its cells as they stand; see `_sweep_view.rows`.
+        recipe: {"path", "commands"} of the sweep file that was written.
+        problem: what went wrong, or None.
+    """
+
+    static_files = ("error_strip", "recipe_box", "sweep_panel")
+
+    form = traitlets.Dict().tag(sync=True)
+    plan = traitlets.Dict().tag(sync=True)
+    progress = traitlets.Dict().tag(sync=True)
+    rows = traitlets.List(traitlets.Dict()).tag(sync=True)
+    recipe = traitlets.Dict().tag(sync=True)
+    problem = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+
+    def __init__(
+        self,
+        *,
+        read: Read,
+        begin: Callable[[Sequence[Cell], str, AshaConfig | None], Sweep],
+        write: Callable[[Sequence[Cell], str, AshaConfig | None], dict[str, Any]],
+        rate: Callable[[], float | None],
+    ) -> None:
+        self._read = read
+        self._begin = begin
+        self._write = write
+        self._rate = rate
+        self._lock = threading.RLock()  # one thread at a time works on what follows
+        self.sweep: Sweep | None = None
+        self._drawn: SweepSnapshot | None = None
+        self._due = 0.0
+        self._stale = False  # the plan has to be made again
+        values = {**dict.fromkeys(FIELDS, ""), "name": "sweep"}
+        super().__init__(form={"open": False, "values": values}, plan=_UNPLANNED)
+        self.on_msg(self._receive)
+
+    def summary(self) -> str:
+        """Return how the sweep on show stands."""
+        return repr(self.sweep) if self.sweep else "no sweep"
+
+    @property
+    def going(self) -> bool:
+        """Whether the sweep on show trains."""
+        return self.sweep is not None and self.sweep.snapshot.going
+
+    def show(self, sweep: Sweep) -> None:
+        """Show a sweep, wherever it was started; the panel opens.
+
+        Raises:
+            RunError: the one that is on show still trains.
+        """
+        with self._lock:
+            if self.going and sweep is not self.sweep:
+                raise RunError("the sweep on show is still training; stop it to show another one")
+            self.sweep, self._drawn = sweep, None
+            self.form, self._stale = {**self.form, "open": True}, True
+            self.update()
+
+    def update(self) -> None:
+        """Show what is new of the sweep; quick, and nothing is sent where nothing is."""
+        with self._lock:
+            if not self.form["open"]:
+                return
+            if self.sweep is not None:
+                self._draw(self.sweep)
+            if self._stale:
+                self._stale = False
+                self.plan = self._planned()
+
+    def replan(self) -> None:
+        """Have the cells counted again at the next `update`: the base has changed."""
+        self._stale = True
+
+    def _draw(self, sweep: Sweep) -> None:
+        seen, now = sweep.snapshot, time.monotonic()
+        if seen is not self._drawn:
+            before, self._drawn = self._drawn, seen
+            self.rows = rows(sweep, seen)
+            if before is None or before.cell is not seen.cell or before.going != seen.going:
+                self._due = 0.0
+            if before is None or not seen.going:
+                self._due, self._stale = 0.0, True  # the latest run says how long steps take
+        if now >= self._due:
+            self._due = now + PAUSE
+            self.progress = progress(sweep, seen)
+
+    # What the browser asks -----------------------------------------------------------------------
+
+    def _receive(self, _widget: object, content: Mapping[str, Any], _buffers: object) -> None:
+        with self._lock:
+            try:
+                self._handle(content)
+            except Exception as error:
+                self.problem = from_error(error)
+            # Answered: from then on ipykernel 7 takes this widget's messages beside a busy cell.
+            self.send({"type": "seen"})
+
+    def _handle(self, content: Mapping[str, Any]) -> None:
+        kind = content.get("type")
+        if kind == "hello":
+            return
+        self.set_trait("problem", None)
+        if kind == "open":
+            self.form = {**self.form, "open": bool(content.get("value"))}
+            self._drawn, self._stale = None, True
+        elif kind == "set":
+            self._take(content.get("values"))
+            self._stale = True
+        elif kind == "start":
+            self._take(content.get("values"))
+            self._start()
+        elif kind == "write":
+            self._take(content.get("values"))
+            texts, cells = self._cells()
+            self.recipe = {}  # so that a file of the same name is told again
+            self.recipe = self._write(cells, texts.name, texts.asha)
+        elif kind == "stop":
+            if self.sweep is None:
+                raise RunError("no sweep is on show; press Start first")
+            self.sweep.stop()
+        else:
+            raise ConfigError(f"the sweep panel got an unknown message {kind!r}; reload the page")
+        self.update()
+
+    def _take(self, values: Any) -> None:
+        given = values if isinstance(values, Mapping) else {}
+        if unknown := given.keys() - set(FIELDS):
+            raise ConfigError(f"the sweep has no field {min(map(str, unknown))[:40]!r}")
+        texts = {field: str(text)[:_MOST_TYPED] for field, text in given.items()}
+        self.form = {**self.form, "values": {**self.form["values"], **texts}}
+
+    def _start(self) -> None:
+        if self.going:
+            raise RunError("the sweep is still training; stop it to start another one")
+        texts, cells = self._cells()
+        self.show(self._begin(cells, texts.name, texts.asha))
+
+    def _cells(self) -> tuple[SweepTexts, Sequence[Cell]]:
+        self.plan = self._planned()
+        return self._read(self.form["values"])
+
+    def _planned(self) -> dict[str, Any]:
+        values = self.form["values"]
+        if not any(values[field].strip() for field in AXES):
+            return {**_UNPLANNED, "line": "fill in what to try, values parted by commas"}
+        try:
+            _, cells = self._read(values)
+        except ConfigError as error:
+            field = error.field if isinstance(error, FieldError) else ""
+            return {"line": str(error)[:_MOST_TYPED], "bad": True, "field": field, "cells": 0}
+        line = f"{plural(len(cells), 'cell')} × {plural(cells[0].training.max_steps, 'step')}"
+        if rate := self._rate():
+            seconds = sum(cell.training.max_steps for cell in cells) / rate
+            line += f" · about {minutes(seconds)} of steps, as fast as the latest run"
+        return {"line": line, "bad": False, "field": "", "cells": len(cells)}
