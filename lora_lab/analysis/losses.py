@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lora_lab.adapters import activate, active
+from lora_lab.anatomy.facts import max_positions
 from lora_lab.errors import TaskError
 from lora_lab.tasks import Example, Task
 from lora_lab.tasks.encoding import IGNORED, Encoded, collate, encode_all, need_tokenizer, pad_id
@@ -53,8 +54,7 @@ class Losses:
                 f"{type(self._model).__name__} does not write text from left to right; take a "
                 "causal language model, such as smollm2-135m"
             )
-        positions = getattr(self._model.config, "max_position_embeddings", None) or _LONGEST
-        self._longest = min(positions, _LONGEST)
+        self._longest = min(max_positions(self._model) or _LONGEST, _LONGEST)
         task = Task("held out", synthetic=False, train=(), validation=examples)
         self._task, self._cut = encode_all(examples, task, self._tokenizer, self._longest)
         _need_tokens(self._task, "examples")
