@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from lora_lab.configs import TrainingConfig
-from lora_lab.errors import LoraLabError
+from lora_lab.errors import LoraLabError, RunError
 from lora_lab.runs.divergence import DivergingError
 from lora_lab.runs.redaction import redacted
 from lora_lab.runs.room import NoRoomError, batch_fields, in_words
@@ -65,6 +65,19 @@ def forget_frames(error: BaseException) -> None:
         traceback.clear_frames(link.__traceback__)
         link.__traceback__ = None
         chain += [link.__cause__, link.__context__]
+
+
+def showable(error: Exception) -> Exception:
+    """Return what may be kept of an error and shown in a notebook: no tensors and no tokens.
+
+    That is `error` itself, its frames forgotten. Where its text, or that of a cause, holds a token,
+    it is a `RunError` with the text redacted and without the causes.
+    """
+    forget_frames(error)
+    whole = "".join(traceback.format_exception(error))
+    if redacted(whole) == whole:
+        return error
+    return RunError(redacted("".join(traceback.format_exception_only(error))).strip())
 
 
 def with_proposal(problem: Problem, training: TrainingConfig, fields: Mapping[str, int]) -> Problem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lora_lab.tasks import ClassificationTask, Task
 
 METRICS_FILE = "metrics.jsonl"
+SWEEP_FILE = "sweep.json"  # makes a folder a sweep's: its runs lie right in it
 
 
 class RecordState(StrEnum):
@@ -61,12 +62,21 @@ class OpenedRun:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run found on disk."""
+    """One run found on disk.
+
+    Attributes:
+        id: its folder's name; "<sweep>/<name>" of a sweep's run that was found from above.
+        folder: where its files are.
+        config: config.json.
+        summary: summary.json; None: still running, or cut off.
+        sweep: the name of the sweep that it belongs to, as far as `id` tells it; "" of others.
+    """
 
     id: str
     folder: Path
-    config: Mapping[str, Any]  # config.json
-    summary: Mapping[str, Any] | None  # summary.json; None: still running, or cut off
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any] | None
+    sweep: str = ""
 
     @property
     def state(self) -> RecordState:
@@ -109,9 +119,21 @@ class RunRecord:
 
 
 def list_runs(output_dir: str | os.PathLike[str] = "runs") -> list[RunRecord]:
-    """Return the runs under `output_dir` that have a readable config.json, newest first."""
-    found = map(read_record, Path(output_dir).expanduser().resolve().glob("*/"))
-    return sorted(filter(None, found), key=lambda record: record.id, reverse=True)
+    """Return the runs under `output_dir` that have a readable config.json, newest first.
+
+    Those of the sweeps that lie right there are among them. Links are followed to a run, not to a
+    sweep nor to a sweep's run.
+    """
+    parent = Path(output_dir).expanduser().resolve()
+    # A sweep within a sweep's folder is none of its cells.
+    sweeps = not is_sweep(parent)
+    found = (each for folder in parent.glob("*/") for each in _in_folder(folder, sweeps))
+    return sorted(found, key=lambda record: (record.folder.name, record.id), reverse=True)
+
+
+def is_sweep(folder: Path) -> bool:
+    """Return whether a folder is a sweep's."""
+    return os.path.isfile(folder / SWEEP_FILE)
 
 
 def find_run(
@@ -126,10 +148,8 @@ def find_run(
         folder = run.folder
     else:
         parent = Path(output_dir).expanduser().resolve()
-        # A plain name is an id, and stays below the folder of the runs.
-        plain = isinstance(run, str) and run == Path(run).name
-        folder = parent / run if plain else Path(run).expanduser().resolve()
-        if plain and not folder.is_dir() and Path(run).is_dir():
+        folder = parent / run if _is_id(run) else Path(run).expanduser().resolve()
+        if not folder.is_dir() and Path(run).is_dir():
             folder = Path(run).resolve()
     record = read_record(folder)
     if record is None:
@@ -137,12 +157,29 @@ def find_run(
     return record
 
 
-def read_record(folder: Path) -> RunRecord | None:
+def read_record(folder: Path, sweep: str = "") -> RunRecord | None:
     """Return the run in a folder, None where there is none."""
     config = _read_json(folder / "config.json", dict)
     if config is None:
         return None
-    return RunRecord(folder.name, folder, config, _read_json(folder / "summary.json", dict))
+    id_ = f"{sweep}/{folder.name}" if sweep else folder.name
+    return RunRecord(id_, folder, config, _read_json(folder / "summary.json", dict), sweep)
+
+
+def _in_folder(folder: Path, sweeps: bool) -> Iterator[RunRecord]:
+    """Yield the run in a folder, or the runs of the sweep in it."""
+    if (record := read_record(folder)) is not None:
+        yield record
+    elif sweeps and is_sweep(folder) and not folder.is_symlink():
+        own = (each for each in folder.glob("*/") if not each.is_symlink())
+        yield from filter(None, (read_record(each, folder.name) for each in own))
+
+
+def _is_id(run: str | os.PathLike[str]) -> bool:
+    """Return whether this is an id, which stays below the folder of the runs."""
+    parts = Path(run).parts
+    plain = len(parts) < 3 and not {"..", "/"} & {*parts}
+    return plain and isinstance(run, str) and run == "/".join(parts)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

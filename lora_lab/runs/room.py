@@ -18,6 +18,7 @@ from lora_lab.runs.neighbours import Neighbour
 
 CAP = "LORA_LAB_MAX_VRAM_GB"
 _GIB = 2**30
+_CONTEXT = _GIB  # bytes; what CUDA itself takes for this process is less, and counts as others'
 
 
 class NoRoomError(RunError):
@@ -52,8 +53,12 @@ class Room:
 
     def __str__(self) -> str:
         what = f"left of {CAP}" if self.capped else f"free of {format_bytes(self.total)}"
-        others = f"{format_bytes(self.others)} in use by others{around.in_words(self.neighbours)}"
-        return f"{format_bytes(self.free)} {what}, {others}"
+        return f"{format_bytes(self.free)} {what}, {self.in_use}"
+
+    @property
+    def in_use(self) -> str:
+        """Who has the rest: "12 GiB in use by others: python (42) 11 GiB"."""
+        return f"{format_bytes(self.others)} in use by others{around.in_words(self.neighbours)}"
 
 
 def cap_bytes() -> int | None:
@@ -96,6 +101,18 @@ def room(device: torch.device) -> Room | None:
     if cap is not None and cap - allocated < mine:
         return Room(max(0, cap - allocated), total, others, True, who)
     return Room(mine, total, others, neighbours=who)
+
+
+def used_by_others(device: torch.device) -> str:
+    """Return who else is on a CUDA device, as `Room.in_use`; "" where nobody is, or no CUDA.
+
+    Where the driver names nobody, as in a container, less than 1 GiB is taken for CUDA's own. May
+    take seconds where `nvidia-smi` is asked.
+    """
+    there = room(device)
+    if there is None or not (there.neighbours or there.others >= _CONTEXT):
+        return ""
+    return there.in_use
 
 
 def computer_room() -> int | None:

@@ -25,7 +25,7 @@ from lora_lab.runs.checks import check, check_settings
 from lora_lab.runs.control import Control
 from lora_lab.runs.fingerprints import base_fingerprint, data_fingerprint
 from lora_lab.runs.observer import copy_factors
-from lora_lab.runs.problems import explain, forget_frames
+from lora_lab.runs.problems import explain, showable
 from lora_lab.runs.resuming import model_source
 from lora_lab.runs.samples import Sample
 from lora_lab.runs.snapshot import RunState, Snapshot
@@ -75,7 +75,7 @@ class Run:
         samples: a few held-out prompts with the answers known so far.
         losses: (step, loss) of every step; filled when the run is over.
         notes: what the libraries underneath logged, each line once.
-        error: the exception of a failed run.
+        error: the exception of a failed run; tokens in its text are redacted.
         resumes: the checkpoint that it goes on from; None of a new run, and once it goes on.
         steps_before: (step, loss) of the steps up to there.
     """
@@ -311,9 +311,8 @@ class Run:
             yield
         except Exception as error:
             if self.error is None:  # before the worker could keep it
-                self.error = error
                 self.publish(problem=explain(error, self.training))
-                forget_frames(error)
+                self.error = showable(error)
             error.__traceback__ = None  # the worker's frames have been added on the way here
             raise RunError(f"run {self.id} failed") from None
 

@@ -26,7 +26,7 @@ from lora_lab.runs import processes
 from lora_lab.runs.data import run_data
 from lora_lab.runs.divergence import Divergence, DivergingError
 from lora_lab.runs.observer import Observer
-from lora_lab.runs.problems import explain, forget_frames, is_out_of_memory, with_proposal
+from lora_lab.runs.problems import explain, is_out_of_memory, showable, with_proposal
 from lora_lab.runs.progress import LossHistory, Pace
 from lora_lab.runs.recorder import Recorder
 from lora_lab.runs.room import Forecast, apply_cap, computer_room, fitting, room
@@ -375,8 +375,7 @@ class Worker:
     def _fail(self, error: Exception) -> None:
         run = self.run
         problem = explain(error, run.training)
-        run.error = error
-        forget_frames(error)
+        run.error = showable(error)
         self.fit = None
         self.model.zero_grad(set_to_none=True)
         gc.collect()

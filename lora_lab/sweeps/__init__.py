@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab.anatomy import anatomy
 from lora_lab.configs import LoraConfig, MethodConfig, TrainingConfig
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell, Space, cells
@@ -47,7 +48,8 @@ def sweep(
         lm: what `load_model` returns.
         task: a task, or what `load_task` takes.
         config: what the fields change; default `LoraConfig()`.
-        grid: {field: values}, fields of the config or of `TrainingConfig`; "configs" lists methods.
+        grid: {field: values}, fields of the config or of `TrainingConfig`; "configs" lists
+            methods, and "layers" where the targets are kept: ["0-14", "15-29", "all"].
         random: {field: {"choice" | "uniform" | "log_uniform": […]}}, drawn `samples` times.
         samples: random draws for each combination of the grid.
         early_stopping: end what is behind; None: every cell is trained to its end.
@@ -69,7 +71,8 @@ def sweep(
     config = config or LoraConfig()
     configs = tuple(config) if isinstance(config, Sequence) else (config,)
     space = Space(grid or {}, random or {}, samples)
-    found = cells(configs, TrainingConfig.from_dict(training), space)
+    layers = anatomy(lm.model) if space.has_layers else None
+    found = cells(configs, TrainingConfig.from_dict(training), space, layers)
     folder = Path(output_dir).expanduser().resolve() / name
     made = Sweep(lm, task, found, folder, early_stopping)
     return made.start() if start else made

@@ -37,6 +37,9 @@ def train_cell(
 ) -> CellResult | None:
     """Train a cell; one that was cut off goes on from its last checkpoint.
 
+    A run that has come to its end without the sweep, resumed by hand or just before its process
+    was killed, is not trained again.
+
     The model is given back as it was, without the cell's adapter. None is returned where somebody
     stopped the cell's run, a process that ends among them: it has not ended, and can go on.
 
@@ -50,6 +53,8 @@ def train_cell(
         started: told the run as soon as it runs.
         alone: held while an adapter comes onto the model or goes off it; may be entered again.
     """
+    if (finished := _finished(cell, store)) is not None:
+        return finished
     alone = alone or contextlib.nullcontext()
     seen: dict[int, float] = {}
     run: Run | None = None
@@ -96,6 +101,15 @@ def _take_off(lm: LoadedModel, run: Run | None) -> None:
     if adapter is not None and attached(lm.model).get(ADAPTER) is adapter:
         with contextlib.suppress(AdapterError):  # that run was faster
             detach(lm.model, ADAPTER)
+
+
+def _finished(cell: Cell, store: SweepStore) -> CellResult | None:
+    """Return how the cell's run ended, if it is done."""
+    record = store.run_of(cell.id)
+    if record is None or record.state is not RecordState.DONE:
+        return None
+    metrics = record.open().metrics
+    return CellResult(cell.id, "done", record.id, cell.training.max_steps, metrics, {})
 
 
 def _resumed(

@@ -14,12 +14,17 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_lab.configs import MethodConfig, TrainingConfig
 from lora_lab.errors import ConfigError
+from lora_lab.sweeps.layers import in_layers, read_layers
+
+if TYPE_CHECKING:
+    from lora_lab.anatomy import Anatomy
 
 _METHODS = "configs"  # in a grid: whole methods, each a list of configs
+_LAYERS = "layers"
 _DRAWS = "choice", "uniform", "log_uniform"
 
 
@@ -49,8 +54,8 @@ class Space:
 
     Attributes:
         grid: {field: values}; every combination is trained. A field is one of the method's
-            config or of `TrainingConfig` ("seed" too); "configs" lists whole methods. Layers
-            are chosen by `target_modules`: a pattern such as ".*layers\\.[0-3]\\..*q_proj".
+            config or of `TrainingConfig` ("seed" too); "configs" lists whole methods, and
+            "layers" keeps the targets in some of the layers: ["0-14", "15-29", "all"].
         random: {field: how it is drawn}: {"choice": […]}, {"uniform": [low, high]} or
             {"log_uniform": [low, high]}; drawn `samples` times for each combination of the grid.
         samples: draws; 1 where nothing is random.
@@ -61,6 +66,11 @@ class Space:
     random: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     samples: int = 1
     seed: int = 0
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether its cells cannot be told without the model's anatomy."""
+        return _LAYERS in self.grid or _LAYERS in self.random
 
     def __post_init__(self) -> None:
         if not self.grid and not self.random:
@@ -77,7 +87,10 @@ class Space:
 
 
 def cells(
-    configs: Sequence[MethodConfig], training: TrainingConfig, space: Space
+    configs: Sequence[MethodConfig],
+    training: TrainingConfig,
+    space: Space,
+    anatomy: Anatomy | None = None,
 ) -> tuple[Cell, ...]:
     """Return the cells, each once, in the order of the grid.
 
@@ -85,15 +98,20 @@ def cells(
         configs: of the method that the fields change.
         training: the same.
         space: what is tried.
+        anatomy: of the model; needed where "layers" is tried.
 
     Raises:
         ConfigError: a field that neither has, or a value that it does not take; all cells are
             looked at, so that a sweep fails before it starts or not at all.
     """
+    if space.has_layers and anatomy is None:
+        raise ConfigError("layers are those of a model; pass its anatomy")
     labels = _labels(space)
     found: dict[str, Cell] = {}
     for changes in _changes(space):
-        cell = _cell(configs, training, changes, labels)
+        if anatomy is not None and _LAYERS in changes:
+            changes[_LAYERS] = read_layers(changes[_LAYERS], anatomy)
+        cell = _cell(configs, training, changes, labels, anatomy)
         found.setdefault(cell.id, cell)
     return tuple(found.values())
 
@@ -141,12 +159,13 @@ def _cell(
     training: TrainingConfig,
     changes: Mapping[str, Any],
     labels: Mapping[str, Mapping[str, Any]],
+    anatomy: Anatomy | None,
 ) -> Cell:
     own: tuple[Any, ...] = _method(changes.get(_METHODS, configs))
     label = labels[repr(own)] if _METHODS in changes else None
     training_fields = {f.name for f in dataclasses.fields(TrainingConfig)}
     for name, value in changes.items():
-        if name == _METHODS:
+        if name in (_METHODS, _LAYERS):
             continue
         if name in training_fields:
             training = _replaced(training, name, value)
@@ -159,6 +178,9 @@ def _cell(
             _replaced(config, name, value) if has else config
             for config, has in zip(own, having, strict=True)
         )
+    if anatomy is not None and _LAYERS in changes:
+        # Last, for other changes may choose other targets and ranks.
+        own = in_layers(own, changes[_LAYERS], anatomy)
     shown = {k: v for k, v in changes.items() if k != _METHODS}
     if label is not None:
         shown = {**label, **shown}

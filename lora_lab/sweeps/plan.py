@@ -4,7 +4,7 @@ model: smollm2-135m
 task: mini-e2e
 configs: [{class: LoraConfig, r: 8, target_modules: [q, v]}]     # what the fields change
 training: {max_steps: 200}
-grid: {r: [1, 4, 16], target_modules: [[q], [q, v]], seed: [0, 1]}
+grid: {r: [1, 4, 16], target_modules: [[q], [q, v]], layers: [0-14, 15-29], seed: [0, 1]}
 random: {learning_rate: {log_uniform: [1e-4, 1e-2]}}
 samples: 4
 early_stopping: {grace_steps: 20, reduction: 3}
@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_lab._yaml import read_yaml
 from lora_lab.configs.plain import method_from_dict
@@ -27,6 +27,9 @@ from lora_lab.runs.recipe import Recipe
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell, Space, cells
 from lora_lab.sweeps.store import checked_name
+
+if TYPE_CHECKING:
+    from lora_lab.anatomy import Anatomy
 
 _OWN = "grid", "random", "samples", "seed", "early_stopping"
 _EXAMPLES = {
@@ -57,6 +60,7 @@ class SweepPlan:
 
         Raises:
             ConfigError: it cannot be read, or has a field or value that cannot be.
+            ModelError, TaskError: layers are tried, and there is no such model or task.
         """
         values = read_yaml(path)
         where = str(path)
@@ -82,7 +86,27 @@ class SweepPlan:
 
     def cells(self) -> tuple[Cell, ...]:
         """Return what is to be trained."""
-        return cells(self.recipe.configs, self.recipe.training, self.space)
+        layers = _anatomy(self.recipe) if self.space.has_layers else None
+        return cells(self.recipe.configs, self.recipe.training, self.space, layers)
+
+
+def _anatomy(recipe: Recipe) -> Anatomy:
+    """Return the anatomy of the model that a recipe loads, without its weights."""
+    from transformers.models.auto import modeling_auto
+
+    from lora_lab.anatomy import anatomy
+    from lora_lab.models import model_config
+    from lora_lab.models.classifier import classifier_class
+    from lora_lab.tasks import load_task
+
+    find: Any = load_task
+    name = recipe.model["name"]
+    config = model_config(name)
+    if getattr(find(**recipe.task), "labels", None):
+        classifier_class(name, config)  # says where there is none
+        kinds = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+        config.architectures = [kinds[config.model_type]]
+    return anatomy(config)
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> dict[str, Any]:

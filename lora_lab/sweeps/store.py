@@ -18,13 +18,14 @@ from typing import Any, Literal
 
 from lora_lab.configs.plain import method_to_dict
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.runs import RunRecord, list_runs
+from lora_lab.runs import RunRecord
 from lora_lab.runs.disk import disk
+from lora_lab.runs.records import SWEEP_FILE, read_record
 from lora_lab.runs.store import RunStore
 from lora_lab.sweeps.cells import Cell
 
 CellState = Literal["done", "stopped early", "failed"]
-_PLAN, _ENDED = "sweep.json", "cells.jsonl"
+_ENDED = "cells.jsonl"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class SweepStore:
         Raises:
             RunError: the folder belongs to another sweep, or cannot be written.
         """
-        path = self.folder / _PLAN
+        path = self.folder / SWEEP_FILE
         known: list[dict[str, Any]] = []
         if path.is_file():
             try:
@@ -91,7 +92,7 @@ class SweepStore:
         ]
         with disk(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-        RunStore(self.folder).write_json(_PLAN, {"told": told, "cells": known})
+        RunStore(self.folder).write_json(SWEEP_FILE, {"told": told, "cells": known})
 
     def add(self, result: CellResult) -> None:
         """Append one line; a cell that ended is never lost and never torn.
@@ -129,8 +130,8 @@ class SweepStore:
 
     def run_of(self, cell: str) -> RunRecord | None:
         """Return a cell's newest run, ended or cut off; None where it has none."""
-        runs = (r for r in list_runs(self.folder) if f"-{cell}-" in r.id)
-        return next(runs, None)
+        folders = sorted(self.folder.glob(f"*-{cell}-*/"), reverse=True)
+        return next(filter(None, map(read_record, folders)), None)
 
 
 def checked_name(name: object) -> str:

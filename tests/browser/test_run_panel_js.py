@@ -171,6 +171,28 @@ def test_asks_nothing_while_scrolled_away(timed: Make) -> None:
     assert len(ticks(esm)) >= 3
 
 
+@pytest.mark.parametrize("answers", [True, False], ids=["answered", "the kernel is busy"])
+def test_a_page_whose_timers_fire_once_a_minute_has_no_backlog(timed: Make, answers: bool) -> None:
+    """As browsers do to a page in the background."""
+    esm = timed(panel(), {"snapshot": shown(TRAINING, rate=20.0)})
+    asked = [ticks(esm)[-1]["seq"]]
+    for minute in range(1, 31):
+        if answers:
+            answer(esm, step=minute)
+        esm.clear_log()
+        esm.page.clock.fast_forward(60_000)  # every timer that is due fires once
+        asked += [tick["seq"] for tick in ticks(esm)]
+        assert len(ticks(esm)) <= 1
+    assert len(asked) == 31 if answers else 1 < len(asked) <= 31
+    esm.clear_log()
+    for seq in asked[-1:] if answers else asked:  # a busy kernel gets to them all at last
+        esm.set(snapshot={**esm.get("snapshot"), "seq": seq, "step": 299})
+    esm.page.clock.run_for(2_500)  # awake: the clock runs as it should
+    assert len(ticks(esm)) == 1
+    answer(esm, step=300, state="done")
+    expect(esm.view().locator(".ll-run-step")).to_have_text("step 300 / 300")
+
+
 def test_beats_while_any_part_of_its_workbench_is_in_sight(timed: Make) -> None:
     esm = timed(panel(TRAINING), views=0, width=900)
     esm.page.evaluate(

@@ -7,7 +7,12 @@ import pytest
 
 import lora_lab as ll
 from lora_lab.errors import ConfigError
+from lora_lab.plan import ranks, select
+from lora_lab.sweeps import sweep
 from lora_lab.sweeps.cells import Space, cells
+from lora_lab.sweeps.plan import SweepPlan
+from tests.core.tiny_run import tiny_lm, tiny_task
+from tests.core.tiny_text import tiny_llama, tiny_tokenizer
 
 LORA = (ll.LoraConfig(r=8, target_modules=["q", "v"]),)
 TRAINING = ll.TrainingConfig(max_steps=10)
@@ -140,3 +145,100 @@ def test_a_space_that_cannot_be_is_refused(space, line):
 def test_one_impossible_cell_stops_the_sweep_before_it_starts(grid, line):
     with pytest.raises(ConfigError, match=line):
         cells(LORA, TRAINING, Space(grid=grid))
+
+
+@pytest.fixture(scope="module")
+def anatomy():
+    """Of a Llama with 2 layers."""
+    return ll.anatomy(tiny_llama())
+
+
+def _sites(roles, layers):
+    leaf = {"q": "self_attn.q_proj", "v": "self_attn.v_proj", "up": "mlp.up_proj"}
+    return {f"model.layers.{layer}.{leaf[role]}" for layer in layers for role in roles}
+
+
+def test_layers_keep_the_targets_that_lie_in_them(anatomy):
+    grid = {"target_modules": [["q"], ["q", "up"]], "r": [2], "layers": ["0-1", 1, "0 – 0", "all"]}
+    found = cells(LORA, TRAINING, Space(grid=grid), anatomy)
+    expected = [
+        dict.fromkeys(_sites(roles, layers), 2)
+        for roles in (["q"], ["q", "up"])
+        for layers in ([0, 1], [1], [0])
+    ]
+    # "0-1" and "all" are the same cell in a model of two layers.
+    assert [ranks(anatomy, cell.configs[0]) for cell in found] == expected
+    assert str(found[2]) == "target_modules q, r 2, layers 0-0"
+
+
+def test_ranks_and_alphas_of_their_own_go_with_their_layer(anatomy):
+    config = LORA[0].replace(rank_pattern={r"layers\.1\..*q_proj": 3, "v": 5}, use_rslora=True)
+    (low,) = cells([config], TRAINING, Space(grid={"layers": ["0"]}), anatomy)
+    (high,) = cells([config], TRAINING, Space(grid={"layers": ["1"]}), anatomy)
+    site = "model.layers.{}.self_attn.{}_proj".format
+    assert ranks(anatomy, low.configs[0]) == {site(0, "q"): 8, site(0, "v"): 5}
+    assert ranks(anatomy, high.configs[0]) == {site(1, "q"): 3, site(1, "v"): 5}
+    assert low.configs[0].use_rslora
+
+
+def test_layers_of_adalora_and_of_a_combination(anatomy):
+    adalora = ll.AdaLoraConfig(init_r=3, target_r=2, tinit=1, tfinal=1, deltaT=1)
+    (cell,) = cells([adalora], TRAINING, Space(grid={"layers": ["1"]}), anatomy)
+    kept = {site.name for site in select(anatomy, cell.configs[0].target_modules)}
+    assert kept == _sites("qv", [1])
+    assert cell.configs[0].replace(target_modules=adalora.target_modules) == adalora
+    both = (*LORA, ll.PrefixEmbedConfig())
+    (cell,) = cells(both, TRAINING, Space(grid={"layers": ["0"]}), anatomy)
+    assert {site.name for site in select(anatomy, cell.configs[0].target_modules)} == _sites(
+        "qv", [0]
+    )
+    assert cell.configs[1] == both[1]
+
+
+def test_layers_are_drawn_too(anatomy):
+    space = Space(random={"layers": {"choice": ["0", "1"]}}, samples=30, seed=1)
+    found = cells(LORA, TRAINING, space, anatomy)
+    assert {cell.changes["layers"] for cell in found} == {"0", "1"}
+    assert found == cells(LORA, TRAINING, space, anatomy)
+
+
+@pytest.mark.parametrize(
+    ("configs", "grid", "line"),
+    [
+        (LORA, {"layers": ["0-2"]}, "layers: 0-2 is not there; the model has 0 to 1"),
+        (LORA, {"layers": ["1-0"]}, "layers: 1-0 is not there"),
+        (LORA, {"layers": ["top"]}, "layers: 'top'; write 0-1, a single one, or all"),
+        (LORA, {"layers": [0.5]}, "layers: '0.5'; write 0-1"),
+        ((ll.BitFitConfig(),), {"layers": ["0"]}, "BitFitConfig has no target_modules to choose"),
+        ((ll.BottleneckConfig("P"),), {"layers": ["all"]}, "BottleneckConfig has no target_mod"),
+        (
+            (ll.LoraConfig(target_modules=["model.layers.1.self_attn.q_proj"]),),
+            {"layers": ["1", "0"]},
+            "layers: no target lies in 0; name other layers or targets",
+        ),
+    ],
+)
+def test_layers_that_cannot_be_are_one_line(anatomy, configs, grid, line):
+    with pytest.raises(ConfigError, match=line) as refused:
+        cells(configs, TRAINING, Space(grid=grid), anatomy)
+    assert "\n" not in str(refused.value)
+
+
+def test_layers_need_a_model_to_be_told():
+    with pytest.raises(ConfigError, match="layers are those of a model; pass its anatomy"):
+        cells(LORA, TRAINING, Space(grid={"layers": ["0"]}))
+
+
+def test_a_file_and_the_function_make_the_same_cells_of_layers(tmp_path):
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "sweep.yaml").write_text(
+        f"model: {tmp_path / 'model'}\ntask: mini-e2e\ntraining: {{max_steps: 10}}\n"
+        "configs: [{class: LoraConfig, r: 8, target_modules: [q, v]}]\n"
+        "grid: {layers: [0-1, 0, 1-1], r: [2, 4]}\n"
+    )
+    told = SweepPlan.read(tmp_path / "sweep.yaml").cells()
+    grid = {"layers": ["0-1", "0", "1-1"], "r": [2, 4]}
+    made = sweep(tiny_lm(), tiny_task(), LORA, grid=grid, start=False, max_steps=10)
+    assert len(told) == 6
+    assert [(c.id, str(c)) for c in told] == [(c.id, str(c)) for c in made.cells]

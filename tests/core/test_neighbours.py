@@ -12,7 +12,7 @@ import torch
 
 from lora_lab.runs import neighbours as module
 from lora_lab.runs.neighbours import Neighbour, in_words, neighbours
-from lora_lab.runs.room import Room
+from lora_lab.runs.room import Room, used_by_others
 
 DEVICE = torch.device("cuda:0")
 UUID = "6b1c8d2e-0000-4a4a-9c9c-0123456789ab"
@@ -106,3 +106,26 @@ def test_a_refusal_says_who_has_the_rest():
     assert in_words([]) == ""
     room = Room(GIB, 16 * GIB, 12 * GIB, neighbours=(Neighbour(42, "python", 11 * GIB),))
     assert str(room) == "1 GiB free of 16 GiB, 12 GiB in use by others: python (42) 11 GiB"
+
+
+@pytest.mark.parametrize(
+    ("listed", "free", "line"),
+    [
+        ([(42, 11 * GIB)], 4 * GIB, "12 GiB in use by others: process (42) 11 GiB"),
+        ([], 4 * GIB, "12 GiB in use by others"),  # in a container the driver names nobody
+        ([(os.getpid(), 2 * GIB)], 16 * GIB - 400 * 2**20, ""),  # CUDA's own
+        ([(7, 300 * 2**20)], 15 * GIB, "1 GiB in use by others: process (7) 300 MiB"),
+    ],
+)
+def test_who_else_is_there_is_told_at_rest(monkeypatch, listed, free, line):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 16 * GIB))
+    for name in ("memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: 0)
+    rows = [f"GPU-{UUID}, {pid}, {used // 2**20}, [Not Found]" for pid, used in listed]
+    smi(monkeypatch, "\n".join(rows))
+    assert used_by_others(DEVICE) == line
+
+
+def test_on_a_cpu_nobody_is_asked(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: 1 / 0)
+    assert used_by_others(torch.device("cpu")) == ""

@@ -13,7 +13,7 @@ import torch
 
 from lora_lab.errors import RunError
 from lora_lab.runs import store as store_module
-from lora_lab.runs.records import read_metrics
+from lora_lab.runs.records import find_run, read_metrics
 from lora_lab.runs.store import RunStore, list_runs
 
 
@@ -146,6 +146,50 @@ def test_list_runs_newest_first_and_skips_what_is_no_run(tmp_path):
     assert runs[0].summary == {"state": "done"}
     assert runs[1].summary is None
     assert list_runs(tmp_path / "nowhere") == []
+
+
+def _put(folder: Path, file: str = "config.json") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text("{}")
+    return folder
+
+
+def test_a_sweeps_runs_are_listed_with_the_others_under_ids_of_their_own(tmp_path):
+    runs = tmp_path / "runs"
+    _put(runs / "20300102-000000-aaaa")
+    for sweep in ("grid-1", "grid-2"):  # a copied folder has the same names
+        _put(_put(runs / sweep, "sweep.json") / "20300103-000000-cell-bbbb")
+    _put(runs / "grid-1" / "20300101-000000-cell-cccc")
+    _put(_put(runs / "grid-1" / "inner", "sweep.json") / "20300109-000000-dddd")
+    _put(runs / "no sweep" / "20300109-000000-eeee")
+    found = list_runs(runs)
+    assert [(run.id, run.sweep) for run in found] == [
+        ("grid-2/20300103-000000-cell-bbbb", "grid-2"),
+        ("grid-1/20300103-000000-cell-bbbb", "grid-1"),
+        ("20300102-000000-aaaa", ""),
+        ("grid-1/20300101-000000-cell-cccc", "grid-1"),
+    ]
+    for run in found:
+        assert find_run(run.id, runs).folder == run.folder == runs / run.id
+    ids = [run.id for run in list_runs(runs / "grid-1")]
+    assert ids == ["20300103-000000-cell-bbbb", "20300101-000000-cell-cccc"]
+
+
+def test_no_link_leads_into_a_sweep_or_out_of_it(tmp_path):
+    outside = _put(_put(tmp_path / "outside", "sweep.json") / "20300101-000000-aaaa")
+    runs = tmp_path / "runs"
+    own = _put(runs / "grid", "sweep.json")
+    (runs / "link").symlink_to(outside.parent)
+    (own / "link").symlink_to(outside)
+    assert list_runs(runs) == []
+
+
+@pytest.mark.parametrize("id_", ["..", "../outside", "grid/..", "grid/../../outside", "/", ""])
+def test_an_id_cannot_climb(tmp_path, id_):
+    _put(tmp_path / "outside")
+    _put(_put(tmp_path / "runs" / "grid", "sweep.json") / "20300101-000000-aaaa")
+    with pytest.raises(RunError, match="there is no run in"):
+        find_run(id_, tmp_path / "runs")
 
 
 def test_what_a_killed_process_left_half_done_is_undone_or_finished(tmp_path):

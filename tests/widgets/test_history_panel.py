@@ -307,6 +307,49 @@ def test_a_run_at_work_is_not_deleted(tmp_path, monkeypatch):
     assert (run / "metrics.jsonl").exists()
 
 
+def test_a_run_says_to_which_sweep_it_belongs_and_is_worked_on_there(tmp_path):
+    write_run(tmp_path, "20260101-000000-aaaa")
+    sweep = tmp_path / "<b>grid-1"
+    for id_, state in (("20260102-000000-cell-bbbb", "done"), ("20260103-000000-cell-cccc", None)):
+        write_run(sweep, id_, state)
+    (sweep / "sweep.json").write_text("{}")
+    desk = Desk(tmp_path).opened()
+    assert desk.ids == [
+        "<b>grid-1/20260103-000000-cell-cccc",
+        "<b>grid-1/20260102-000000-cell-bbbb",
+        "20260101-000000-aaaa",
+    ]
+    rows = desk.panel.form["rows"]
+    assert [(row["label"], row["when"]) for row in rows] == [
+        ("<b>grid-1 / r=4 · lr 0.001 · seed 0", "2026-01-03 00:00"),
+        ("<b>grid-1 / r=4 · lr 0.001 · seed 0", "2026-01-02 00:00"),
+        ("r=4 · lr 0.001 · seed 0", "2026-01-01 00:00"),
+    ]
+    cut, done, other = desk.ids
+    desk.send(type="resume", id=cut)
+    desk.settle()
+    assert desk.begun == [f"idle {cut}"]
+    for id_ in (done, other):
+        desk.send(type="pick", id=id_, value=True)
+    desk.send(type="show", id=done, value=True)
+    desk.settle()
+    assert [row["id"] for row in desk.panel.compared["rows"]] == [done, other]
+    assert dict(desk.panel.details["facts"])["folder"] == str(tmp_path / done)
+    desk.send(type="delete", id=done)
+    desk.settle()
+    assert desk.panel.problem is None
+    assert desk.ids == [cut, other]
+    assert sorted(path.name for path in sweep.iterdir()) == [Path(cut).name, "sweep.json"]
+
+
+def test_a_run_two_folders_down_is_only_deleted_from_a_sweep(tmp_path):
+    run = write_run(tmp_path / "mine", "a")
+    (record,) = _records(tmp_path / "mine")
+    with pytest.raises(RunError, match="or a link; delete it by hand"):
+        delete(record, tmp_path, lambda _: False)
+    assert (run / "config.json").exists()
+
+
 def test_damaged_files_do_not_keep_the_others_from_the_list(tmp_path):
     write_run(tmp_path, "a", training=[1], lora="x", configs=7, model=None, method=3)
     bad = write_run(tmp_path, "b")

@@ -95,7 +95,7 @@ def test_a_config_goes_there_and_back_as_python_too(wb: Workbench, method: str) 
 @pytest.mark.parametrize("method", CONFIGS)
 def test_the_price_is_the_budget_and_the_title_names_the_method(wb: Workbench, method: str) -> None:
     wb.config = CONFIGS[method]
-    expected = ll.budget(wb.anatomy, wb.config, **wb._priced)
+    expected = ll.budget(wb.anatomy, wb.config, **wb._prices.known)
     shown = wb.savings.budget
     assert shown is not None
     assert shown.parameters_trainable == expected.parameters_trainable > 0
@@ -263,7 +263,7 @@ def test_a_dry_run_stands_for_just_its_methods_plan(wb: Workbench) -> None:
 
 def test_dropout_and_dora_are_in_loras_price(wb: Workbench) -> None:
     wb.config = LORA.replace(use_dora=True)
-    expected = ll.budget(wb.anatomy, wb.config, **wb._priced)
+    expected = ll.budget(wb.anatomy, wb.config, **wb._prices.known)
     assert wb.savings.budget is not None
     assert wb.savings.budget.parameters_trainable == expected.parameters_trainable
 

@@ -64,7 +64,7 @@ def typed(wb, **values):
 
 def cells(wb, **values):
     assert not typed(wb, **values)["bad"], wb.sweep_panel.plan["line"]
-    return wb._read_sweep(wb.sweep_panel.form["values"])[1]
+    return wb._sweeps.read(wb.sweep_panel.form["values"])[1]
 
 
 def until(condition, seconds=60):
@@ -277,12 +277,13 @@ def test_a_sweep_file_holds_the_same_cells(wb, tmp_path, monkeypatch):
     values = {"r": "2, 4", "seed": "0, 1", "stop_at": "2", "name": "ranks"}
     assert "is a model of your own" in send(wb, type="write", values=values)
     card = dataclasses.replace(wb.lm.card, source="hub", name="a/b")
-    wb.lm = dataclasses.replace(wb.lm, card=card)
+    wb = Workbench(dataclasses.replace(wb.lm, card=card), output_dir=tmp_path, **QUICK)
+    typed(wb)
     several = {"method": "LoRA, FT", "target_modules": "q, v", "learning_rate": "1e-4, 2e-4"}
     for given, file in ((values, "sweep.yaml"), ({**values, **several}, "sweep-2.yaml")):
         assert send(wb, type="write", values=given) is None
         plan = SweepPlan.read(tmp_path / file)
-        mine = wb._read_sweep({**wb.sweep_panel.form["values"], **given})[1]
+        mine = wb._sweeps.read({**wb.sweep_panel.form["values"], **given})[1]
         assert {cell.id for cell in plan.cells()} == {cell.id for cell in mine}
         assert plan.asha == AshaConfig(grace_steps=2)
         assert plan.recipe.name == "ranks"

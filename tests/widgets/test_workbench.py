@@ -110,8 +110,8 @@ def test_dry_runs_come_by_themselves_and_meet_the_measurement(wb):
     # A batch of the longest example and a padded one, so that the forecast is of just these steps.
     by_length = sorted(wb.task.train, key=lambda e: len(e.prompt + e.completion))
     wb._tasks["mini-e2e"] = dataclasses.replace(wb.task, train=[by_length[0], by_length[-1]])
-    wb._lengths.clear()
-    wb._price()
+    wb._prices.forget_tasks()
+    wb._prices.update(wb.panel.settings)
     until(lambda: (tick(wb), "full" in wb.savings.dry_run)[1])
     wb.start().result()
     tick(wb)

@@ -20,7 +20,7 @@ from lora_lab.configs import to_python
 from lora_lab.errors import RunError
 from lora_lab.runs import OpenedRun, RecordState, RunRecord, line
 from lora_lab.runs.lock import RunLock
-from lora_lab.runs.records import METRICS_FILE, read_record
+from lora_lab.runs.records import METRICS_FILE, is_sweep, read_record
 from lora_lab.runs.resuming import read_configs
 from lora_lab_widgets._wire import number, thin
 from lora_lab_widgets.lab_views.base import run_label
@@ -31,6 +31,7 @@ _TAIL = 4096  # bytes of metrics.jsonl that hold its last line
 _MOST_TEXT = 1_500  # characters of a prompt, an answer, a note
 _MOST_CONFIG = 6_000
 _MOST_SAMPLES = 6
+_MOST_SWEEP = 64  # characters of a sweep's name
 _NOTHING = "–"
 
 COLUMNS = (
@@ -73,18 +74,19 @@ def look(records: Sequence[RunRecord], picked: Sequence[str], shown: str) -> Loo
 
 
 def delete(record: RunRecord, output_dir: Path, busy: Callable[[Path], bool]) -> None:
-    """Delete a run's folder and nothing else.
+    """Delete a run's folder and nothing else; a sweep keeps what the run came to.
 
     Args:
         record: the run.
-        output_dir: its folder must lie right in there.
+        output_dir: its folder must lie right in there, or in the folder of a sweep there.
         busy: whether a run in this process is at work on a folder, or about to be.
 
     Raises:
         RunError: the folder lies elsewhere, somebody is at work on it, or the disk refuses.
     """
-    folder = record.folder
-    if folder.is_symlink() or folder.resolve().parent != output_dir.expanduser().resolve():
+    folder, top = record.folder, output_dir.expanduser().resolve()
+    parent = folder.resolve().parent
+    if folder.is_symlink() or not (parent == top or (parent.parent == top and is_sweep(parent))):
         raise RunError(f"{folder} is not in {output_dir}, or a link; delete it by hand")
     if busy(folder) or line.waits(folder):
         raise RunError(f"run {record.id} is at work or waits in line; stop it first")
@@ -121,7 +123,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
     free = state not in (RecordState.RUNNING, RecordState.ELSEWHERE) and not queued
     return {
         "id": record.id,
-        "label": _label(record).removesuffix(f" · {record.id}"),
+        "label": _short_label(record),
         "what": f"{_name(record, 'model')} · {_name(record, 'task')}",
         "state": "queued" if queued else str(state),
         "step": _whole(last.get("step", summary.get("steps"))),
@@ -149,7 +151,7 @@ def _last_line(path: Path) -> Mapping[str, Any]:
 def _when(record: RunRecord) -> str:
     """Return when it was started, from its name, else from its config's file."""
     try:
-        moment = datetime.strptime(record.id[:15], "%Y%m%d-%H%M%S")
+        moment = datetime.strptime(record.folder.name[:15], "%Y%m%d-%H%M%S")
     except ValueError:
         try:
             moment = datetime.fromtimestamp((record.folder / "config.json").stat().st_mtime)
@@ -293,6 +295,15 @@ def _label(record: RunRecord) -> str:
         return run_label(record)[:300]
     except (AttributeError, TypeError, KeyError, ValueError):  # a config.json that is none
         return record.id
+
+
+def _short_label(record: RunRecord) -> str:
+    """Return the label without the id: "r=8 · lr 0.001", "grid-1 / r=8 · lr 0.001" of a sweep's."""
+    label = _label(record).removesuffix(f" · {record.id}")
+    if not record.sweep:
+        return label
+    own = label.removeprefix(f"{record.sweep}/")  # a config.json that is none has its id there
+    return f"{record.sweep[:_MOST_SWEEP]} / {own}"
 
 
 def _of(record: RunRecord, key: str) -> Mapping[str, Any]:

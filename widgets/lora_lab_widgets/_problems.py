@@ -1,4 +1,4 @@
-"""Errors as the browser shows them: plain JSON, a few KB at most."""
+"""Errors as the browser shows them: plain JSON, a few KB at most, no tokens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import traceback
 from typing import Any
 
 from lora_lab.errors import LoraLabError
+from lora_lab.runs.redaction import redacted
 from lora_lab.runs.room import in_words
 from lora_lab.runs.snapshot import Problem
 
@@ -27,9 +28,9 @@ def as_json(problem: Problem) -> dict[str, Any]:
     `field` names a setting to blame, `proposal` says which settings would have worked; "" if none.
     """
     return {
-        "message": problem.message[:MAX_LINE],
-        "remedy": problem.remedy[:MAX_LINE],
-        "details": problem.details[-MAX_DETAILS:],
+        "message": redacted(problem.message)[:MAX_LINE],
+        "remedy": redacted(problem.remedy)[:MAX_LINE],
+        "details": redacted(problem.details)[-MAX_DETAILS:],
         "field": "",
         "proposal": in_words(dict(problem.proposal)) if problem.proposal else "",
     }

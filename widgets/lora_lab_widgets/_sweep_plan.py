@@ -15,6 +15,7 @@ from lora_lab.configs.plain import method_to_dict
 from lora_lab.errors import ConfigError
 from lora_lab.sweeps import AshaConfig, Cell
 from lora_lab.sweeps.cells import cell_of
+from lora_lab.sweeps.layers import ALL, in_layers, read_layers
 from lora_lab.sweeps.store import checked_name
 from lora_lab_widgets._plans import Plans
 from lora_lab_widgets.methods import common_rank
@@ -31,7 +32,6 @@ AXES = {
 MOST_CELLS = 120
 _PAINTED = "r", "target_modules", "layers"  # what only methods with painted ranks have
 _OF_TRAINING = "learning_rate", "seed"
-_ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def cells_of(
             if "r" in changes and not method.paints:
                 own["r"] = changes["r"]
             ranks = _painted(painted, changes, anatomy) if method.paints else painted
-            made[key] = plans.configs(own, ranks, training.max_steps)
+            configs = plans.configs(own, ranks, training.max_steps)
+            made[key] = _kept(configs, changes, anatomy)
         cell = cell_of(made[key], training.replace(**fields), changes)
         found.setdefault(cell.id, cell)
     if idle := axes.keys() - used:
@@ -180,30 +181,28 @@ def _only_rank(own: tuple[MethodConfig, ...], first: tuple[MethodConfig, ...]) -
 def _painted(
     painted: Mapping[str, int], changes: Mapping[str, Any], anatomy: Anatomy
 ) -> dict[str, int]:
-    """Return the ranks of one cell: other targets, other layers, another rank, in this order."""
+    """Return the ranks of one cell: other targets, then another rank."""
     ranks = {name: r for name, r in painted.items() if r}
     if targets := changes.get("target_modules"):
         rank = common_rank(painted)
         roles = set(targets.split("+"))
-        ranks = {s.name: rank for s in anatomy.sites if _ALL in roles or s.role in roles}
-    if (layers := changes.get("layers", _ALL)) != _ALL:
-        low, high = _ends(layers)
-        ranks = {name: r for name, r in ranks.items() if _within(anatomy, name, low, high)}
-        if not ranks:
-            raise FieldError("layers", f"layers: no rank is painted in {layers}; paint one there")
+        ranks = {s.name: rank for s in anatomy.sites if ALL in roles or s.role in roles}
     if "r" in changes:
         ranks = dict.fromkeys(ranks, changes["r"])
     return ranks
 
 
-def _within(anatomy: Anatomy, name: str, low: int, high: int) -> bool:
-    layer = anatomy.by_name[name].layer
-    return layer is not None and low <= layer <= high
-
-
-def _ends(layers: str) -> tuple[int, int]:
-    low, _, high = layers.partition("-")
-    return int(low), int(high or low)
+def _kept(
+    configs: tuple[MethodConfig, ...], changes: Mapping[str, Any], anatomy: Anatomy
+) -> tuple[MethodConfig, ...]:
+    """Return the configs in the layers of one cell."""
+    if (layers := changes.get("layers")) is None:
+        return configs
+    try:
+        return in_layers(configs, layers, anatomy)
+    except ConfigError:
+        line = f"layers: no rank is painted in {layers}; paint one there"
+        raise FieldError("layers", line) from None
 
 
 def _value(field: str, label: str, word: str, anatomy: Anatomy, methods: Sequence[str]) -> Any:
@@ -215,12 +214,15 @@ def _value(field: str, label: str, word: str, anatomy: Anatomy, methods: Sequenc
     if field == "target_modules":
         roles = list(dict.fromkeys(site.role for site in anatomy.sites))
         for role in (parts := [part.strip() for part in word.split("+")]):
-            if role not in (*roles, _ALL):
-                known = ", ".join([*roles, _ALL])
+            if role not in (*roles, ALL):
+                known = ", ".join([*roles, ALL])
                 raise FieldError(field, f"{label}: no {role[:40]!r} here; use {known}, or q+v")
         return "+".join(dict.fromkeys(parts))
     if field == "layers":
-        return _layers(word, anatomy)
+        try:
+            return read_layers(word, anatomy)
+        except ConfigError as error:
+            raise FieldError(field, str(error)) from None
     if field == "learning_rate":
         try:
             rate = float(word)
@@ -230,19 +232,6 @@ def _value(field: str, label: str, word: str, anatomy: Anatomy, methods: Sequenc
             raise FieldError(field, f"{label}: {word[:40]!r} is no number above 0, such as 2e-3")
         return rate
     return _whole(field, label, word, 1 if field == "r" else 0)
-
-
-def _layers(word: str, anatomy: Anatomy) -> str:
-    last = max((site.layer for site in anatomy.sites if site.layer is not None), default=0)
-    text = word.replace("–", "-").replace(" ", "")
-    if text == _ALL:
-        return text
-    if not re.fullmatch(r"\d{1,4}(-\d{1,4})?", text):
-        raise FieldError("layers", f"layers: {word[:40]!r}; write 0-{last}, a single one, or all")
-    low, high = _ends(text)
-    if not low <= high <= last:
-        raise FieldError("layers", f"layers: {text} is not there; the model has 0 to {last}")
-    return text
 
 
 def _whole(field: str, label: str, word: str, least: int) -> int:

@@ -118,7 +118,7 @@ class SweepPanel(Panel):
         if seen is not self._drawn:
             before, self._drawn = self._drawn, seen
             self.rows = rows(sweep, seen)
-            if before is None or before.cell is not seen.cell or before.going != seen.going:
+            if before is None or _part(before) != _part(seen):
                 self._due = 0.0
             if before is None or not seen.going:
                 self._due, self._stale = 0.0, True  # the latest run says how long steps take
@@ -195,3 +195,8 @@ class SweepPanel(Panel):
             seconds = sum(cell.training.max_steps for cell in cells) / rate
             line += f" · about {minutes(seconds)} of steps, as fast as the latest run"
         return {"line": line, "bad": False, "field": "", "cells": len(cells)}
+
+
+def _part(seen: SweepSnapshot) -> tuple[object, ...]:
+    """Return which part of a sweep this is: news of another one are shown at once."""
+    return seen.cell, seen.run, seen.going

@@ -5,53 +5,46 @@ from __future__ import annotations
 import contextlib
 import html
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from lora_lab.adapters import Adapter, activate, active, attached
-from lora_lab.anatomy import Anatomy, anatomy
-from lora_lab.budget import budget, price_table
-from lora_lab.budget.costs import Memory
-from lora_lab.budget.dry_run import dry_run
-from lora_lab.budget.table import tokens_text
+from lora_lab.adapters import Adapter
+from lora_lab.anatomy import anatomy
+from lora_lab.budget import budget
 from lora_lab.checkpoint import save_adapter
-from lora_lab.configs import LoraConfig, MethodConfig, TrainingConfig, method_name, to_python
-from lora_lab.errors import ConfigError, RunError, TaskError
-from lora_lab.models import LoadedModel, load_model
+from lora_lab.configs import MethodConfig, TrainingConfig
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.models import LoadedModel
 from lora_lab.runs import Run, Snapshot, train
-from lora_lab.sweeps import AshaConfig, Cell, Sweep
-from lora_lab.tasks import ClassificationTask, LabelledText, Task, load_task
-from lora_lab.tasks.classifying import classify
-from lora_lab.tasks.generation import generate
-from lora_lab.tasks.lengths import Lengths, longest_example
+from lora_lab.sweeps import Sweep
+from lora_lab.tasks import ClassificationTask, Task, load_task
+from lora_lab_widgets._answers import answers
 from lora_lab_widgets._dry_runs import DryRuns
+from lora_lab_widgets._first_things import example_prompt, first_config, loaded, task_choice
 from lora_lab_widgets._live_ranks import LiveRanks
+from lora_lab_widgets._plan_on_show import PlanOnShow
 from lora_lab_widgets._plans import Plans
-from lora_lab_widgets._recipes import written, written_sweep
+from lora_lab_widgets._prices import REPRICED, Prices
+from lora_lab_widgets._recipes import written
 from lora_lab_widgets._resuming import chosen_configs, idle_again, write_report
 from lora_lab_widgets._specimen import ADAPTER, Specimen, over, resting
-from lora_lab_widgets._sweep_plan import FieldError, SweepTexts, cells_of, read_texts
+from lora_lab_widgets._sweeps import Sweeps
 from lora_lab_widgets.delta_w import NOTHING_YET, DeltaW
 from lora_lab_widgets.header import Header
 from lora_lab_widgets.history import History
 from lora_lab_widgets.laboratory import Laboratory
-from lora_lab_widgets.methods import METHODS, about, automatic, instead, mend, method_of, numbers
 from lora_lab_widgets.rank_grid import RankGrid
 from lora_lab_widgets.run_panel import TRAINING, RunPanel
-from lora_lab_widgets.savings import Plan, Savings
-from lora_lab_widgets.sweep_panel import SweepPanel
+from lora_lab_widgets.savings import Savings
 from lora_lab_widgets.try_it import TryIt
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Configs = MethodConfig | Sequence[MethodConfig]
-
-PAPER = LoraConfig(r=8, lora_alpha=16, target_modules=("q", "v"))
 
 
 class Workbench:
@@ -90,19 +83,15 @@ class Workbench:
         **settings: Any,
     ) -> None:
         given = load_task(task) if isinstance(task, str) else task
-        self.lm = _loaded(model, tokenizer, given)
+        self.lm = loaded(model, tokenizer, given)
         self.run: Run | None = None
         self._output_dir = Path(output_dir)
         self._tasks: dict[str, Task | ClassificationTask] = {given.name: given}
-        self._settled = True  # not while settings and ranks are being changed together
-        self._priced: dict[str, Any] = {}  # what the savings were priced for
         self._shown_adapter: Adapter | None = None
-        self._lengths: dict[tuple[str, int], Lengths] = {}  # by (task, max_length)
         self.anatomy = anatomy(self.lm.model)
         self._plans = Plans(self.anatomy)
-        self._planned: tuple[MethodConfig, ...] | None = None  # None: the settings make no plan
         # What LoRA shows first stays painted under a method that has no ranks.
-        chosen, painted = self._plans.take((_first_config(self.anatomy),))
+        chosen, painted = self._plans.take((first_config(self.anatomy),))
         if config is not None:
             first = _listed(config)
             budget(self.anatomy, first, sequence_length=1)  # refuses what the model cannot use
@@ -116,26 +105,45 @@ class Workbench:
         bench = f"workbench-{id(self)}"
         self.grid = RankGrid.from_anatomy(self.anatomy, painted, bench=bench)
         self.savings = Savings(bench=bench)
+        self._prices = Prices(self.lm, self.anatomy, self._plans, self.savings, lambda: self.task)
         self.panel = RunPanel(
             read=lambda: self.run.snapshot if self.run else None,
             on_command=self._command,
             settings={**chosen, **shown},
-            tasks=_choice(given),
+            tasks=task_choice(given),
+        )
+        self.header = Header()
+        self._plan = PlanOnShow(
+            self.lm.card,
+            self.anatomy,
+            self._plans,
+            self._prices,
+            panel=self.panel,
+            grid=self.grid,
+            savings=self.savings,
+            header=self.header,
+            device=lambda: self.lm.model.device,
+            synthetic=lambda name: name in self._tasks and self._tasks[name].synthetic,
         )
         self._live_ranks = LiveRanks(self.grid)
-        self.sweep_panel = SweepPanel(
-            read=self._read_sweep,
-            begin=self._begin_sweep,
-            write=lambda cells, name, asha: written_sweep(
-                self.lm, self.task, cells, name, asha, self._output_dir
-            ),
-            rate=lambda: self.run.snapshot.steps_per_second if self.run else None,
+        self._sweeps = Sweeps(
+            self.lm,
+            self.anatomy,
+            self._plans,
+            self._output_dir,
+            settings=lambda: self.panel.settings,
+            training=self._training,
+            painted=lambda: self.grid.ranks,
+            task=lambda: self.task,
+            run=lambda: self.run,
+            needs_rest=self._needs_rest,
         )
+        self.sweep_panel = self._sweeps.panel
         specimen = Specimen(
-            self.lm, run=lambda: self.run, task=lambda: self.task, sweep=self._own_sweep
+            self.lm, lambda: self.run, lambda: self.task, sweep=lambda: self._sweeps.own
         )
         self._specimen = specimen
-        self._dry_runs = DryRuns(self.savings, self._dry_run)
+        self._dry_runs = DryRuns(self.savings, self._plan.dry_run)
         self.delta_w = DeltaW(self.anatomy, specimen.factors, specimen.base_weight)
         self.laboratory = Laboratory(specimen, self.anatomy, self._output_dir)
         self.history = History(
@@ -145,8 +153,7 @@ class Workbench:
             begin=self._go_on_with,
             report=lambda record: write_report(record, self.run, self.anatomy),
         )
-        self.try_it = TryIt(self._answer, prompt=_example(given))
-        self.header = Header()
+        self.try_it = TryIt(self._answer, prompt=example_prompt(given))
         self.box = self._layout()
 
         self.grid.observe(lambda _: self._replan(), "ranks")
@@ -154,7 +161,7 @@ class Workbench:
         self.delta_w.observe(lambda change: self._watch(change["new"]), "selected")
         self.panel.observe(self._settings_changed, "settings")
         self.panel.on_tick(self._tick)
-        self._price()
+        self._prices.update(self.panel.settings)
         self._replan()
         self._show_adapter()
 
@@ -170,7 +177,7 @@ class Workbench:
             ConfigError: nothing is painted, a setting cannot be, or a new config does not fit the
                 model.
         """
-        configs = self._configs()
+        configs = self._plan.configs()
         return configs[0] if len(configs) == 1 else configs
 
     @config.setter
@@ -180,11 +187,8 @@ class Workbench:
         budget(self.anatomy, configs)
         values, painted = self._plans.take(configs)
         self._live_ranks.clear()
-        with self._planning():
-            self.panel.settings = {**self.panel.settings, **values}
-            if painted is not None:
-                self.grid.ranks = painted
-        self._price()
+        self._plan.put(values, painted)
+        self._prices.update(self.panel.settings)
         self._replan()
 
     @property
@@ -219,7 +223,7 @@ class Workbench:
 
     def __repr__(self) -> str:
         run = f", {self.run!r}" if self.run else ""
-        return f"<Workbench {self.lm.card.name}: {self._summary()}{run}>"
+        return f"<Workbench {self.lm.card.name}: {self._plan.summary()}{run}>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
@@ -233,14 +237,9 @@ class Workbench:
         """Return what GitHub and other places without widgets show: the plan and its price."""
         run = f"<p>{html.escape(repr(self.run))}</p>" if self.run else ""
         title = f"<p><b>LoRA Lab</b> · {html.escape(self.lm.card.name)}</p>"
-        plan = html.escape(self._summary())
+        plan = html.escape(self._plan.summary())
         grid = f"<p>{plan}</p>" if self.grid.inert else self.grid.fallback_html()
         return title + grid + self.savings.fallback_html() + run
-
-    def _summary(self) -> str:
-        if self._planned is None or self._plans.is_lora(self.panel.settings):
-            return self.grid.summary()
-        return " · ".join(filter(None, (method_name(self._planned), numbers(self._planned))))
 
     # How the panels hang together ----------------------------------------------------------------
 
@@ -258,7 +257,7 @@ class Workbench:
         """One heartbeat: hand the snapshot to every view."""
         if self._follow_sweep() and self.run:
             snapshot = self.run.snapshot
-        sweeping = self._own_sweep() is not None
+        sweeping = self._sweeps.own is not None
         busy = sweeping or (snapshot is not None and not resting(snapshot.state))
         if self.grid.locked != busy:
             self.grid.locked = busy
@@ -266,6 +265,7 @@ class Workbench:
         settled = snapshot is not None and snapshot.step >= 2
         self.savings.measure(snapshot.memory if snapshot else None, settled=settled)
         self._live_ranks.update(snapshot, self.run)
+        self.header.update(self.lm.model.device)
         self._dry_runs.update(quiet=not busy)
         self.delta_w.update(snapshot, theme, width)
         self.laboratory.update(snapshot, theme, width)
@@ -282,11 +282,11 @@ class Workbench:
             self.panel.recipe = written(
                 self.lm,
                 self._task(settings["task"]),
-                self._configs(),
+                self._plan.configs(),
                 self._training(settings),
                 self._output_dir,
             )
-        elif name == "stop" and (sweep := self._own_sweep()):
+        elif name == "stop" and (sweep := self._sweeps.own):
             sweep.stop()  # between two cells there is no run to stop
         elif self.run is None:
             raise RunError(f"there is no run to {name}; press Start first")
@@ -298,7 +298,7 @@ class Workbench:
                 "take": self._take_proposal,
             }[name]()
 
-    def _training(self, settings: dict[str, Any]) -> dict[str, Any]:
+    def _training(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {name: settings[name] for name in TRAINING} | self._unshown
 
     def _start(self, settings: dict[str, Any]) -> None:
@@ -308,37 +308,9 @@ class Workbench:
         run = train(self.lm, task, config, output_dir=self._output_dir, start=False, **training)
         self._begin(run)
 
-    def _read_sweep(self, texts: Mapping[str, str]) -> tuple[SweepTexts, tuple[Cell, ...]]:
-        settings = self.panel.settings
-        read = read_texts(texts, self.anatomy, list(METHODS))
-        try:
-            training = TrainingConfig.from_dict(self._training(settings))
-        except TypeError as error:
-            raise ConfigError(f"the settings of the run cannot be: {error}") from None
-        cells = cells_of(read, settings, self._plans, self.anatomy, self.grid.ranks, training)
-        for configs in {repr(cell.configs): cell.configs for cell in cells}.values():
-            _check_in(self.anatomy, configs)
-        return read, cells
-
-    def _begin_sweep(self, cells: Sequence[Cell], name: str, asha: AshaConfig | None) -> Sweep:
-        self._needs_rest("start a sweep")
-        folder = self._output_dir.expanduser().resolve() / name
-        made = Sweep(self.lm, self.task, cells, folder, asha)
-        with warnings.catch_warnings():
-            # That the last run's adapter goes is what Start means here.
-            warnings.filterwarnings("ignore", f"the sweep takes the adapter '{ADAPTER}' off")
-            made.start()
-        return made
-
-    def _own_sweep(self) -> Sweep | None:
-        """Return the sweep that trains this model now."""
-        sweep = self.sweep_panel.sweep
-        own = sweep is not None and sweep.lm.model is self.lm.model and sweep.snapshot.going
-        return sweep if own else None
-
     def _follow_sweep(self) -> bool:
         """Have the run of the cell that trains on show, as any run; return whether it is new."""
-        sweep = self._own_sweep()
+        sweep = self._sweeps.own
         run = sweep.snapshot.run if sweep else None
         if run is None or run is self.run:
             return False
@@ -369,13 +341,11 @@ class Workbench:
             self.panel.tasks = [*self.panel.tasks, task.name]
         training = run.training.to_dict()
         shown = {name: training[name] for name in TRAINING} | {"task": task.name}
-        with contextlib.suppress(ConfigError), self._planning():  # a method without fields here
+        with contextlib.suppress(ConfigError):  # a method without fields here
             values, painted = self._plans.take(chosen_configs(run))
-            self.panel.settings = {**self.panel.settings, **values, **shown}
-            if painted is not None:
-                self.grid.ranks = painted
-        self._lengths.clear()
-        self._price()
+            self._plan.put({**values, **shown}, painted)
+        self._prices.forget_tasks()
+        self._prices.update(self.panel.settings)
         self._replan()
         self.savings.note_run()
 
@@ -388,102 +358,20 @@ class Workbench:
         self.savings.note_run()
         self._show_adapter()
 
-    def _configs(self) -> tuple[MethodConfig, ...]:
-        settings = self.panel.settings
-        return self._plans.configs(settings, self.grid.ranks, settings["max_steps"])
-
-    @contextlib.contextmanager
-    def _planning(self) -> Iterator[None]:
-        """Change settings and ranks together: no plan is made of half of them."""
-        self._settled = False
-        try:
-            yield
-        finally:
-            self._settled = True
-
     def _replan(self) -> None:
-        """Show what the settings and the ranks make now: its price, its code, or why it cannot."""
-        if not self._settled:
-            return
-        settings, ranks = self.panel.settings, self.grid.ranks
-        is_lora = self._plans.is_lora(settings)
-        cost, bad = None, ""
-        try:
-            self._planned = self._configs()
-            if not is_lora:
-                cost = budget(self.anatomy, self._planned, **self._priced)
-        except (ConfigError, TypeError) as error:  # TypeError: max_steps is no number yet
-            self._planned, bad = None, str(error)
-        planned = self._planned or ()
-        self.savings.ranks = dict(ranks)
-        if is_lora:
-            self.savings.show_ranks()
-        else:
-            self.savings.show(repr(self._planned), cost)
-        self.grid.set_code(
-            f"import lora_lab as ll\n\nconfig = {to_python(planned)}" if planned else ""
-        )
-        self._describe(bad)
-        self.sweep_panel.replan()
-
-    def _describe(self, bad: str) -> None:
-        """Name the method in every panel, or say why it cannot be."""
-        settings, planned = self.panel.settings, self._planned or ()
-        self.panel.methods = self._plans.choices(settings)
-        try:
-            method = self._plans.method(settings)
-        except ConfigError:
-            self.panel.plan = {"line": bad, "bad": True}
-            return
-        steps = settings["max_steps"]
-        self.panel.plan = {
-            "line": mend(method, bad) or about(method, planned, self.anatomy),
-            "bad": bool(bad),
-            "automatic": automatic(self.anatomy, self.grid.ranks, steps)
-            if isinstance(steps, int)
-            else {},
-        }
-        self.grid.inert = instead(method, planned)
-        self._title(method_name(planned) if planned else method.name, numbers(planned))
+        if self._plan.show():
+            self.sweep_panel.replan()
 
     def _settings_changed(self, change: Any) -> None:
         old, new = change["old"], change["new"]
         changed = {name for name in new if old.get(name) != new[name]}
         if "method" in changed:
             self._live_ranks.clear()
-        if changed & {"task", "per_device_train_batch_size", "max_length", "lora_dropout"}:
-            self._price()
+        if changed & REPRICED:
+            self._prices.update(self.panel.settings)
         if "task" in changed and self.task.validation:
-            self.try_it.prompt = _example(self.task)
+            self.try_it.prompt = example_prompt(self.task)
         self._replan()
-
-    def _price(self) -> None:
-        settings = self.panel.settings
-        with contextlib.suppress(ConfigError, TaskError, TypeError):  # said when it is started
-            names = ("max_steps", "per_device_train_batch_size", "learning_rate", "max_length")
-            checked = TrainingConfig(**{name: settings[name] for name in names})
-            batch = checked.per_device_train_batch_size
-            longest = self._longest(self.task, checked.max_length)
-            self._priced = {
-                "batch_size": batch,
-                "sequence_length": longest.read,
-                "target_length": longest.written,
-                "dtype": self.lm.card.dtype,
-                "padding_mask": batch > 1,  # examples of one batch differ in length
-            }
-            lora = self._plans.lora(settings["lora_dropout"])
-            self.savings.price = price_table(self.anatomy, lora=lora, **self._priced)
-            self.savings.settings_text = (
-                f"against full fine-tuning, batch {batch} × {tokens_text(*longest)}, AdamW"
-            )
-
-    def _title(self, method: str, own_numbers: str) -> None:
-        settings = self.panel.settings
-        task = self._tasks.get(settings["task"])
-        synthetic = " · synthetic" if task and task.synthetic else ""
-        chips = [self.lm.card.name, method, f"{settings['task']}{synthetic}", own_numbers]
-        self.header.chips = [chip for chip in chips if chip]
-        self.header.device = f"{_device_name(self.lm.model.device)} · {self.lm.card.dtype}"
 
     def _look_at(self, site: str) -> None:
         if site in self.delta_w.ranks:
@@ -509,40 +397,13 @@ class Workbench:
 
     def _answer(self, prompt: str, max_new_tokens: int) -> tuple[str, str | None]:
         self.try_it.say("waiting for the next step…")
-        with self._specimen.at_rest() as model:
+        longest_text = int(self.panel.settings["max_length"])
+        with self._specimen.at_rest():
             self.try_it.say("answering…")
-            task, tokenizer = self.task, self.lm.tokenizer
-            longest_text = int(self.panel.settings["max_length"])
-
-            def answer(name: str | None) -> str:
-                activate(model, name)
-                if isinstance(task, ClassificationTask):
-                    found = classify(model, tokenizer, task, prompt, longest_text)
-                    return f"{found.label} ({found.probability:.0%})"
-                text = [task.prompt_text(prompt)]
-                return generate(model, tokenizer, text, max_new_tokens=max_new_tokens)[0]
-
-            before = active(model)
-            try:
-                return answer(None), answer(ADAPTER) if ADAPTER in attached(model) else None
-            finally:
-                activate(model, before)
-
-    def _dry_run(self, plan: Plan | None) -> Callable[[], Memory]:
-        configs = () if plan is None else self._planned
-        model, settings = self.lm.model.config, dict(self._priced)
-
-        def run() -> Memory:
-            if configs is None:
-                raise ConfigError(self.panel.plan["line"])
-            # Nothing: full fine-tuning, and so it is for `dry_run`.
-            config = configs[0] if len(configs) == 1 else configs or None
-            return dry_run(model, config, **settings).memory
-
-        return run
+            return answers(self.lm, self.task, prompt, max_new_tokens, longest_text)
 
     def _needs_rest(self, what: str) -> None:
-        if sweep := self._own_sweep():
+        if sweep := self._sweeps.own:
             raise RunError(f"the sweep {sweep.folder.name} is training; stop it to {what}")
         if self.run is not None and not over(self.run.state):
             raise RunError(f"run {self.run.id} is {self.run.state}; stop it to {what}")
@@ -552,68 +413,6 @@ class Workbench:
             self._tasks[name] = load_task(name)
         return self._tasks[name]
 
-    def _longest(self, task: Task | ClassificationTask, max_length: int) -> Lengths:
-        key = (task.name, max_length)
-        if key not in self._lengths:
-            config = self.lm.model.config
-            self._lengths[key] = longest_example(task, config, self.lm.tokenizer, max_length)
-        return self._lengths[key]
-
-
-def _loaded(
-    model: str | Path | LoadedModel | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    task: Task | ClassificationTask,
-) -> LoadedModel:
-    if isinstance(model, (str, Path)):
-        if isinstance(task, ClassificationTask):
-            return load_model(model, labels=task.labels)
-        return load_model(model)
-    if isinstance(model, LoadedModel):
-        return model
-    if tokenizer is None:
-        raise ConfigError("a model of your own needs its tokenizer: Workbench(model, tokenizer)")
-    return LoadedModel.given(model, tokenizer)
-
-
-def _choice(given: Task | ClassificationTask) -> list[str]:
-    """Return the tasks to choose from: a head has the classes of one."""
-    if isinstance(given, ClassificationTask):
-        return [given.name]
-    return list(dict.fromkeys([given.name, "mini-e2e"]))
-
-
-def _example(task: Task | ClassificationTask) -> str:
-    """Return a held-out prompt or text to try; "" where the task has none."""
-    if not task.validation:
-        return ""
-    first = task.validation[0]
-    return first.text if isinstance(first, LabelledText) else first.prompt
-
-
-def _first_config(map_: Any) -> LoraConfig:
-    """Return the paper's q and v at r=8 where the model has them, else every matrix at r=8."""
-    if {"q", "v"} <= set(map_.roles):
-        return PAPER
-    return PAPER.replace(target_modules="all-linear")
-
-
-def _check_in(map_: Anatomy, configs: Sequence[MethodConfig]) -> None:
-    """Refuse a cell that the model cannot use, and name the text to blame."""
-    try:
-        budget(map_, configs, sequence_length=1)
-    except ConfigError as error:
-        line = mend(method_of(configs), str(error))
-        raise FieldError("r" if line.startswith("rank ") else "method", line) from None
-
 
 def _listed(config: Configs) -> tuple[MethodConfig, ...]:
     return tuple(config) if isinstance(config, Sequence) else (config,)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    return {"cpu": "CPU", "mps": "Apple GPU"}.get(device.type, device.type)

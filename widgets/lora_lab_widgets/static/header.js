@@ -16,11 +16,11 @@ function render({ model, el, signal }) {
     });
     const device = document.createElement("span");
     device.className = "ll-header-device ll-dim";
-    device.textContent = model.get("device");
+    device.textContent = [model.get("device"), model.get("others")].filter(Boolean).join(" · ");
     line.replaceChildren(title, ...chips, device);
   };
 
-  const names = ["change:chips", "change:device"];
+  const names = ["change:chips", "change:device", "change:others"];
   for (const name of names) model.on(name, paint);
   paint();
   el.replaceChildren(line);

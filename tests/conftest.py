@@ -1,0 +1,31 @@
+"""What all tests share: they leave nothing in the user's own cache but models."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from lora_lab.models.embedded import cache_folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Set LORA_LAB_CACHE, for this process and those that it starts, unless it is set already.
+
+    The key that marks the tests' runs goes there. Models that take minutes and half a GB to make,
+    and the marks of the files that were verified, are shared with the user's cache.
+    """
+    if os.environ.get("LORA_LAB_CACHE"):
+        yield
+        return
+    users, own = cache_folder(), tmp_path_factory.mktemp("cache")
+    with contextlib.suppress(OSError):  # no home, or no links: they are made once more
+        for shared in ("models", "verified"):
+            (users / shared).mkdir(parents=True, exist_ok=True)
+            (own / shared).symlink_to(users / shared, target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORA_LAB_CACHE", str(own))
+        yield
