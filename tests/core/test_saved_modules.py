@@ -263,7 +263,7 @@ def test_tied_weights_are_trained_whole_at_both_ends_or_not_at_all(tmp_path):
 @pytest.mark.parametrize(
     ("saved", "message"),
     [
-        (["clasifier"], "'clasifier' names no module; at the top this model has bert, dropout, cl"),
+        (["clasifier"], "'clasifier' names no module; at the top this model has bert, classifier"),
         (["dropout"], "'dropout' has no parameters"),
     ],
 )
