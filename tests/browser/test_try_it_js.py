@@ -102,3 +102,11 @@ def test_leaves_nothing_behind(esm_page: Make, by: str) -> None:
     esm = esm_page(panel())
     esm.remove_view(0, by=by)
     assert esm.open_ends() == {"model": 0, "document": 0, "window": 0, "intervals": 0}
+
+
+def test_a_class_is_named_without_a_length(esm_page: Make) -> None:
+    esm = esm_page(panel(writes=False))
+    expect(esm.view().get_by_text("one text, classified")).to_be_visible()
+    expect(esm.view().get_by_text("max new tokens")).to_be_hidden()
+    esm.set(writes=True)
+    expect(esm.view().get_by_text("max new tokens")).to_be_visible()

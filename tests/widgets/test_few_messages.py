@@ -176,6 +176,9 @@ def test_no_more_than_five_messages_a_second_and_none_of_them_large(
     bench: Any, pace: float
 ) -> None:
     bench, wire = bench
+    bench.tick()  # the page opens, and says how wide it is
+    wire.messages.clear()
+    bench._clock.now += 2
     bench.look_on(30.0, pace)
     assert len(bench.losses.all) > 10_000
     assert wire.busiest() <= MOST_A_SECOND

@@ -127,3 +127,9 @@ def test_a_run_of_classes_asks_a_language_model_for_a_head(tmp_path):
     resume_in(bench, run.id)
     assert "has no classification head, and halves is" in bench.history.problem["message"]
     assert bench.run is None
+
+
+def test_trying_a_classifier_asks_for_no_length(tmp_path):
+    bench = Workbench(tiny_classifier("bert"), task=tiny_classes(), output_dir=tmp_path, **SETTINGS)
+    assert not bench.try_it.writes
+    assert Workbench(tiny_lm(), output_dir=tmp_path).try_it.writes

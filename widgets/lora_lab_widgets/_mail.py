@@ -82,6 +82,16 @@ class Place(Patient, ipywidgets.Layout):
 _AT_WORK = threading.local()
 
 
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Let nothing wait meanwhile, at a tick either: for what people do, such as a page resized."""
+    mail, _AT_WORK.mail = tick_mail(), None
+    try:
+        yield
+    finally:
+        _AT_WORK.mail = mail
+
+
 def tick_mail() -> Mail | None:
     """Return the mail of the tick that is at work on this thread, None outside of one."""
     return getattr(_AT_WORK, "mail", None)

@@ -21,7 +21,7 @@ from lora_lab.runs.snapshot import Factors, RunState, Snapshot, Spectra
 from lora_lab.spectra import effective_rank
 from lora_lab_widgets._background import Background
 from lora_lab_widgets._live_figure import LiveFigure
-from lora_lab_widgets._mail import Line, Place
+from lora_lab_widgets._mail import Line, Place, at_once
 from lora_lab_widgets.site_map import SiteMap, site_label
 
 GAP = 18  # pixels between the columns
@@ -94,7 +94,8 @@ class DeltaW(ipywidgets.VBox):
             width: of the place for this view, in CSS pixels; 0 when not known.
         """
         with self._lock:
-            self._arrange(width or 1000)
+            with at_once():
+                self._arrange(width or 1000)
             if snapshot is not None:
                 self._draw_map(snapshot)
             self._take(_pause(snapshot))

@@ -26,12 +26,14 @@ class TryIt(Panel):
         answer: called on a thread; what it raises is shown in the red strip.
         prompt: what stands in the field at first.
         max_new_tokens: of each answer.
+        writes: whether answers are written token by token; else a class is named.
     """
 
     static_files = ("error_strip", "try_it")
 
     prompt = traitlets.Unicode().tag(sync=True)
     max_new_tokens = traitlets.Int(48, min=1, max=512).tag(sync=True)
+    writes = traitlets.Bool(True).tag(sync=True)
     busy = traitlets.Unicode(read_only=True).tag(sync=True)  # what it is at, "" when at rest
     # {"prompt", "base", "adapted", "seconds"}, {} before the first comparison
     answers = traitlets.Dict(read_only=True).tag(sync=True)

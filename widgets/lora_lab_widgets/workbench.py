@@ -153,7 +153,9 @@ class Workbench:
             begin=self._go_on_with,
             report=lambda record: write_report(record, self.run, self.anatomy),
         )
-        self.try_it = TryIt(self._answer, prompt=example_prompt(given))
+        self.try_it = TryIt(
+            self._answer, prompt=example_prompt(given), writes=isinstance(given, Task)
+        )
         self.box = self._layout()
 
         self.grid.observe(lambda _: self._replan(), "ranks")
@@ -369,8 +371,10 @@ class Workbench:
             self._live_ranks.clear()
         if changed & REPRICED:
             self._prices.update(self.panel.settings)
-        if "task" in changed and self.task.validation:
-            self.try_it.prompt = example_prompt(self.task)
+        if "task" in changed:
+            self.try_it.writes = isinstance(self.task, Task)
+            if self.task.validation:
+                self.try_it.prompt = example_prompt(self.task)
         self._replan()
 
     def _look_at(self, site: str) -> None:

@@ -12,6 +12,8 @@ function render({ model, el: host, signal }) {
   };
   const base = column("base model");
   const adapted = column("adapted model");
+  const length = el("label", { class: "ll-try-length ll-dim" }, "max new tokens", tokens);
+  const subtitle = el("span");
   const root = el(
     "section",
     { class: "ll-panel ll-try", "aria-label": "try it", "data-lm-suppress-shortcuts": "true" },
@@ -19,10 +21,10 @@ function render({ model, el: host, signal }) {
       "div",
       { class: "ll-head" },
       el("span", { class: "ll-title", text: "Try it" }),
-      el("span", { text: "one prompt, answered without and with the adapter" }),
+      subtitle,
     ),
     prompt,
-    el("div", { class: "ll-bar" }, button, el("label", { class: "ll-try-length ll-dim" }, "max new tokens", tokens), status),
+    el("div", { class: "ll-bar" }, button, length, status),
     strip.node,
     el("div", { class: "ll-try-answers" }, base.node, adapted.node),
   );
@@ -47,6 +49,11 @@ function render({ model, el: host, signal }) {
     tokens.toggleAttribute("aria-invalid", model.get("problem")?.field === "max_new_tokens");
   };
   const drawInputs = () => {
+    const writes = model.get("writes");
+    subtitle.textContent = writes
+      ? "one prompt, answered without and with the adapter"
+      : "one text, classified without and with the adapter";
+    length.hidden = !writes;
     if (prompt.value !== model.get("prompt")) prompt.value = model.get("prompt");
     if (tokens.getRootNode().activeElement !== tokens) tokens.value = model.get("max_new_tokens");
     draw();
@@ -72,6 +79,7 @@ function render({ model, el: host, signal }) {
   const unlisten = listen(model, {
     "change:prompt": drawInputs,
     "change:max_new_tokens": drawInputs,
+    "change:writes": drawInputs,
     "change:busy": draw,
     "change:answers": draw,
     "change:problem": draw,
