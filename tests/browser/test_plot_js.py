@@ -24,6 +24,7 @@ def bars(*heights: float | None) -> go.Figure:
 
 def opened(make: Make, figure: go.Figure | None = None, source: str | None = None) -> EsmPage:
     plot = Plot()
+    plot.bring()
     if figure is not None:
         plot.show(figure)
     esm = make(plot, views=0)
@@ -32,10 +33,10 @@ def opened(make: Make, figure: go.Figure | None = None, source: str | None = Non
     return esm
 
 
-def bring(esm: EsmPage, source: str) -> None:
+def bring(esm: EsmPage, source: str, id_: str = "") -> None:
     esm.page.evaluate(
         "([id, source]) => { lab.models[id] = { source }; }",
-        [esm.get("library").removeprefix("IPY_MODEL_"), source],
+        [id_ or esm.get("library").removeprefix("IPY_MODEL_"), source],
     )
 
 
@@ -76,7 +77,9 @@ def test_gaps_are_gaps_in_a_map(esm_page: Make) -> None:
 
 
 def test_a_library_that_comes_late_draws_the_newest_figure(esm_page: Make) -> None:
-    esm = esm_page(Plot(), views=0)
+    plot = Plot()
+    plot.bring()
+    esm = esm_page(plot, views=0)
     esm.page.evaluate(
         "id => { lab.models[id] = new Promise((done) => { lab.arrive = done; }); }",
         esm.get("library").removeprefix("IPY_MODEL_"),
@@ -124,3 +127,13 @@ def test_two_views_share_one_library_and_leave_nothing_behind(esm_page: Make) ->
     esm.remove_view(0)
     assert esm.open_ends()["model"] == 0
     assert esm.page.evaluate("() => document.querySelectorAll('.main-svg').length") == 0
+
+
+def test_a_library_that_is_brought_later_draws_what_waits(esm_page: Make) -> None:
+    plot = Plot()
+    esm = esm_page(plot, {"figure": bars(1, 2).to_json()})
+    plot.bring()
+    assert plot.library is not None
+    bring(esm, figures.plotly_js(), plot.library.model_id)
+    esm.set(library=f"IPY_MODEL_{plot.library.model_id}")
+    expect(esm.view().locator(".barlayer .point")).to_have_count(2)

@@ -33,12 +33,12 @@ class LiveFigure(Patient, ipywidgets.VBox):
         self._stale = False
         self._width = 0
         self._head = Line(layout={"margin": "0"})
-        # Here already, unseen: it brings plotly.js while nothing else is to be done.
         self._plot = Plot()
         super().__init__([self._head, self._plot], layout=Place(display="none", overflow="hidden"))
 
     def resize(self, width: int) -> None:
         """Take `width` pixels: a figure does not follow its container by itself."""
+        self._plot.bring()  # the page is open; training has perhaps not begun
         if width == self._width:
             return
         self._width = width

@@ -16,6 +16,7 @@ import traitlets
 from ipywidgets import Widget, widget_serialization
 
 from lora_lab_widgets._base import Panel
+from lora_lab_widgets._mail import at_once
 
 
 class PlotlyScript(anywidget.AnyWidget):
@@ -31,21 +32,26 @@ class Plot(Panel):
     Attributes:
         figure: what is drawn, plotly's JSON; empty before the first one. Set it with `show`.
         config: of plotly.js.
-        library: plotly.js itself.
+        library: plotly.js itself; None until `bring`.
     """
 
     static_files = ("plot",)
     figure = traitlets.Unicode().tag(sync=True)
     config = traitlets.Dict().tag(sync=True)
-    library = traitlets.Instance(Widget).tag(sync=True, **widget_serialization)
+    library = traitlets.Instance(Widget, allow_none=True).tag(sync=True, **widget_serialization)
 
-    def __init__(self, **settings: Any) -> None:
-        from lora_lab import figures
+    def bring(self) -> None:
+        """Send plotly.js, once: to a page that shows the rest already, and need not wait for it."""
+        if self.library is None:
+            from lora_lab import figures
 
-        super().__init__(library=plotly_script(), config=figures.CONFIG, **settings)
+            with at_once(), self.hold_sync():
+                self.config = figures.CONFIG
+                self.library = plotly_script()
 
     def show(self, figure: Any) -> None:
         """Draw a figure in place of the one on show."""
+        self.bring()
         self.figure = figure.to_json()
 
     def summary(self) -> str:

@@ -36,7 +36,7 @@ function render({ model, el: root }) {
 
   // One at a time, and only the newest: where a page is slow, what was overtaken is not drawn.
   const draw = async () => {
-    while (open && model.get("figure") && model.get("figure") !== drawn) {
+    while (open && model.get("library") && model.get("figure") && model.get("figure") !== drawn) {
       const text = model.get("figure");
       const { data, layout } = JSON.parse(text);
       place.style.minHeight = `${layout.height}px`; // nothing jumps while plotly.js loads
@@ -56,11 +56,15 @@ function render({ model, el: root }) {
       drawing = null;
     });
   };
-  const leave = listen(model, { "change:figure": redraw });
   // While the page is at rest, before training takes the cores: the first figure waits for it then.
   const idle = globalThis.requestIdleCallback ?? ((task) => setTimeout(task, 200));
-  idle(() => open && plotly(model).catch(() => {}));
-  redraw();
+  const load = () => idle(() => open && model.get("library") && plotly(model).catch(() => {}));
+  const brought = () => {
+    load();
+    redraw();
+  };
+  const leave = listen(model, { "change:figure": redraw, "change:library": brought });
+  brought();
   return () => {
     open = false;
     leave();

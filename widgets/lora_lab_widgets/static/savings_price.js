@@ -46,11 +46,11 @@ function train(part, { adapter }, site, shapes) {
 
 /** Linear sites of one block that read one input, and share a pass through their A's. */
 function addReaders(part, price, sites) {
-  const { tokens, element, lora } = price;
+  const { element, lora } = price;
   const size = price.adapter.weights;
   const castDown = element !== size;
   const [first] = sites.reduce((least, pair) => (pair[0].at < least[0].at ? pair : least));
-  const { row, last, in: width } = first;
+  const { row, last, tokens, in: width } = first;
   const stacked = castDown || sites.length * lora.copies > 1;
   for (const [site, r] of sites) {
     const shapes = lora.learns_A ? [[r, width], [site.out, r]] : [[site.out, r]];
