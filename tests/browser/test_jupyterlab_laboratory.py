@@ -46,13 +46,13 @@ def test_every_view_draws_and_nothing_complains(lab: JupyterLab, page: Page) -> 
         expect(said).not_to_be_empty()
         expect(said).not_to_have_text(last)  # each view says something of its own
         last = said.inner_text()
-    # One figure widget for all of them: the 5 MB of plotly travel once.
+    # One place for all of them.
     widgets = page.evaluate(
         "() => document.querySelectorAll('.ll-laboratory .js-plotly-plot').length"
     )
     assert widgets == 1
     page.get_by_role("button", name="Close").click()
-    expect(figure(page)).to_have_count(0)
+    expect(figure(page)).to_be_hidden()
     assert not [error for error in errors if "state" in error or "plotly" in error.lower()]
 
 
