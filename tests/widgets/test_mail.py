@@ -1,0 +1,98 @@
+"""What waits while a tick is at work, in which order it leaves, and what never waits."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from lora_lab_widgets._mail import MOST, SPAN, Line, Mail, at_once
+
+
+class Clock:
+    """A time that only the test moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def mail(clock: Clock) -> Mail:
+    return Mail(clock)
+
+
+def values(sent: list[Any]) -> list[str]:
+    return [message["state"]["value"] for _, message in sent]
+
+
+def test_outside_of_a_tick_nothing_waits(sent: list[Any]) -> None:
+    Line().value = "at once"
+    assert values(sent)[-1] == "at once"
+
+
+def test_changes_of_one_widget_leave_as_one_message_with_the_newest(
+    mail: Mail, sent: list[Any]
+) -> None:
+    line = Line()
+    sent.clear()
+    with mail.collect():
+        line.value = "first"
+        line.value = "second"
+    assert sent == []
+    mail.deliver()
+    assert values(sent) == ["second"]
+    mail.deliver()
+    assert len(sent) == 1
+
+
+def test_what_has_no_room_goes_later_in_its_turn(mail: Mail, clock: Clock, sent: list[Any]) -> None:
+    lines = [Line() for _ in range(MOST + 1)]
+    sent.clear()
+    with mail.collect():
+        for number, line in enumerate(lines):
+            line.value = str(number)
+    mail.deliver()
+    assert values(sent) == [str(n) for n in range(MOST)]
+    with mail.collect():
+        lines[0].value = "again"  # behind the one that waits
+    clock.now += SPAN + 0.01
+    mail.deliver()
+    assert values(sent)[MOST:] == [str(MOST), "again"][:MOST]
+
+
+def test_what_people_do_does_not_wait(mail: Mail, sent: list[Any]) -> None:
+    line = Line()
+    sent.clear()
+    with mail.collect():
+        with at_once():
+            line.value = "resized"
+        assert values(sent) == ["resized"]
+        line.value = "of the tick"
+    assert values(sent) == ["resized"]
+
+
+def test_another_thread_is_not_held_back(mail: Mail, sent: list[Any]) -> None:
+    line = Line()
+    sent.clear()
+    with mail.collect():
+        thread = threading.Thread(target=lambda: setattr(line, "value", "from a cell"))
+        thread.start()
+        thread.join()
+    assert values(sent) == ["from a cell"]
+
+
+def test_an_error_in_a_tick_ends_the_waiting(mail: Mail, sent: list[Any]) -> None:
+    line = Line()
+    with pytest.raises(RuntimeError), mail.collect():
+        raise RuntimeError
+    sent.clear()
+    line.value = "after it"
+    assert values(sent) == ["after it"]
