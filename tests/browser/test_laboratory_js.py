@@ -45,7 +45,7 @@ REST = {"busy": "", "share": 0, "note": "at step 120", "again": True}
 
 
 def opened(make: Make, **options: Any) -> EsmPage:
-    esm = make(LaboratoryPanel(), {"form": OPEN, "state": REST}, **options)
+    esm = make(LaboratoryPanel(lambda _: None), {"form": OPEN, "state": REST}, **options)
     answer(esm)
     esm.clear_log()
     return esm
@@ -62,7 +62,7 @@ def said(esm: EsmPage) -> list[dict[str, Any]]:
 
 
 def test_says_hello_and_is_closed_until_somebody_opens_it(esm_page: Make) -> None:
-    esm = esm_page(LaboratoryPanel(form=CLOSED))
+    esm = esm_page(LaboratoryPanel(lambda _: None, form=CLOSED))
     assert said(esm) == [{"type": "hello"}]
     door = esm.view().get_by_role("button", name="Open the laboratory")
     expect(door).to_have_attribute("aria-expanded", "false")
@@ -198,7 +198,8 @@ def test_names_and_errors_are_text(esm_page: Make) -> None:
     controls = [{**SITE, "label": evil, "options": [[evil, "b"]]}]
     form = {**OPEN, "question": evil, "controls": controls, "views": [["one", evil]]}
     esm = esm_page(
-        LaboratoryPanel(), {"form": form, "state": {**BUSY, "busy": evil}, "problem": problem}
+        LaboratoryPanel(lambda _: None),
+        {"form": form, "state": {**BUSY, "busy": evil}, "problem": problem},
     )
     assert esm.view().locator("img").count() == 0
     expect(esm.view().get_by_role("alert").locator("b")).to_have_text(evil)
@@ -222,7 +223,7 @@ def test_nothing_is_wider_than_its_place(esm_page: Make, width: int) -> None:
     controls = [{**SITE, "options": [[long, "b"]]}, STEP, BOX, FOLDER]
     views = [[str(i), f"A view {i}"] for i in range(8)]
     esm = esm_page(
-        LaboratoryPanel(),
+        LaboratoryPanel(lambda _: None),
         {"form": {**OPEN, "controls": controls, "views": views}, "state": BUSY},
         width=width,
     )

@@ -157,6 +157,30 @@ def test_asks_nothing_while_nobody_looks(timed: Make) -> None:
     assert len(ticks(esm)) >= 3
 
 
+def test_a_commands_answer_and_the_ticks_are_three_messages_a_second_at_most(timed: Make) -> None:
+    esm = timed(panel(), {"snapshot": shown(None)})
+    esm.page.evaluate(ANSWERING)
+    esm.page.clock.run_for(2_000)
+    esm.page.evaluate(
+        """() => {
+          const push = lab.sent.push;
+          lab.times = [];
+          lab.sent.push = function (message) {
+            lab.times.push(performance.now());
+            return push.call(this, message);
+          };
+        }"""
+    )
+    for wait in (3_950, 4_330, 4_710):  # just after a tick, between two, just before one
+        esm.page.clock.run_for(wait)
+        esm.view().get_by_role("button", name="Start").click()
+        esm.page.clock.run_for(300)
+    esm.page.clock.run_for(3_000)
+    times = esm.page.evaluate("() => lab.times")
+    assert len(times) > 20
+    assert max(sum(t <= other < t + 1000 for other in times) for t in times) == 3
+
+
 def test_asks_nothing_while_scrolled_away(timed: Make) -> None:
     esm = timed(panel(), {"snapshot": shown(TRAINING, rate=20.0)})
     esm.page.evaluate(ANSWERING)
@@ -285,6 +309,20 @@ def test_start_sends_the_settings_as_typed(esm_page: Make) -> None:
         "task": "mini-sql",
     }
     assert esm.saves() == []  # Python alone writes traits
+
+
+def test_start_brings_along_the_ranks_that_the_page_shows(esm_page: Make) -> None:
+    esm = esm_page(panel(bench="b1"))
+    start = esm.view().get_by_role("button", name="Start")
+    start.click()
+    esm.page.evaluate(
+        """() => globalThis[Symbol.for("lora-lab:grids")]
+          .set("b2", { ranks: { "layers.0.q": 4 } }).set("b1", { ranks: { "layers.0.v": 2 } })"""
+    )
+    start.click()
+    esm.view().get_by_role("button", name="Take it to a cluster").click()
+    commands = [m for m in esm.sent() if m["type"] == "command"]
+    assert [c.get("ranks") for c in commands] == [None, {"layers.0.v": 2}, {"layers.0.v": 2}]
 
 
 def test_settings_agree_in_two_views_and_stay_as_typed_under_the_hand(esm_page: Make) -> None:

@@ -110,14 +110,14 @@ def test_fits(esm_page: Make, width: int, layers: int, roles: int) -> None:
     names = (*ROLES, "cross.q", "cross.k", "cross.v", "cross.o", "extra")[:roles]
     esm = esm_page(site_map(layers, names), width=width)
     assert esm.page.evaluate("() => document.documentElement.scrollWidth") <= width
-    labels = (
-        esm.view()
-        .locator(".ll-map-axis span")
-        .evaluate_all(
-            "all => all.filter(n => n.textContent).map(n => {"
-            "const r = document.createRange(); r.selectNodeContents(n);"
-            "const b = r.getBoundingClientRect(); return [b.left, b.right]; })"
-        )
+    axis = esm.view().locator(".ll-map-axis span")
+    expect(axis.filter(has_text=re.compile("."))).not_to_have_count(
+        0
+    )  # drawn when its size is known
+    labels = axis.evaluate_all(
+        "all => all.filter(n => n.textContent).map(n => {"
+        "const r = document.createRange(); r.selectNodeContents(n);"
+        "const b = r.getBoundingClientRect(); return [b.left, b.right]; })"
     )
     assert len(labels) >= 5
     assert all(a[1] <= b[0] for a, b in pairwise(labels))  # none overlap

@@ -55,7 +55,9 @@ ROWS = [
 
 def panel() -> SweepPanel:
     nothing: Any = lambda *_: None  # noqa: E731
-    return SweepPanel(read=nothing, begin=nothing, write=nothing, rate=lambda: None)
+    return SweepPanel(
+        read=nothing, begin=nothing, write=nothing, rate=lambda: None, painted=nothing
+    )
 
 
 def opened(make: Make, state: dict[str, Any] | None = None, **options: Any) -> EsmPage:
@@ -114,8 +116,12 @@ def test_a_text_that_cannot_be_is_blamed_and_nothing_starts(esm_page: Make) -> N
 
 
 def test_start_write_and_stop_say_what_is_typed(esm_page: Make) -> None:
-    esm = opened(esm_page)
+    esm = opened(esm_page, {"bench": "b1"})
     button(esm, "Start the sweep").click()
+    esm.page.evaluate(
+        """() => globalThis[Symbol.for("lora-lab:grids")]
+          .set("b1", { ranks: { "layers.0.v": 2 } })"""
+    )
     expect(button(esm, "Start the sweep")).to_be_disabled()
     esm.receive({"type": "seen"})  # refused: Python has answered
     expect(button(esm, "Start the sweep")).to_be_enabled()
@@ -126,6 +132,7 @@ def test_start_write_and_stop_say_what_is_typed(esm_page: Make) -> None:
     expect(button(esm, "Stop the sweep")).to_be_disabled()
     assert [m["type"] for m in esm.sent()] == ["start", "write", "stop"]
     assert [m["values"]["r"] for m in esm.sent()[:2]] == ["4, 8", "4, 8"]
+    assert [m.get("ranks") for m in esm.sent()[:2]] == [None, {"layers.0.v": 2}]
     esm.set(recipe={"path": "/x/sweep.yaml", "commands": [{"text": "lora-lab", "hint": "here"}]})
     expect(esm.view().get_by_text("wrote /x/sweep.yaml")).to_be_visible()
 

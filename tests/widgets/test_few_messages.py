@@ -190,6 +190,60 @@ def test_no_more_than_five_messages_a_second_and_none_of_them_large(
         assert told[view] >= 3, told
 
 
+@pytest.mark.parametrize("how", ["button", "cell", "history"])
+def test_the_second_in_which_a_run_starts_is_no_exception(
+    how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock = Clock()
+    wb = Workbench(
+        *tiny_chat_model(),
+        max_steps=4000,
+        per_device_train_batch_size=4,
+        max_length=96,
+        output_dir=tmp_path,
+    )
+    wb.panel._mail = Mail(clock)
+
+    def ticks(seconds: float, pace: float) -> None:
+        for _ in range(round(seconds / pace)):
+            wb.panel._handle({"type": "tick", "seq": "a-1", "theme": "light", "width": 1340})
+            time.sleep(0.02)  # of training
+            clock.now += pace
+
+    if how == "history":
+        wb.start()
+        until(lambda: wb.run.snapshot.step > 2)
+        wb.run.stop()
+        wb.run.wait(60)
+        wb.history._handle_custom_msg({"type": "open", "value": True}, [])
+        until(lambda: ticks(1, 1.0) or wb.history.form["rows"])
+    ticks(10, 1.0)  # the page has opened, and all has been shown
+    wire = Wire(clock, monkeypatch)
+    first = wb.run
+    if how == "button":
+        wb.panel._handle({"type": "command", "name": "start", "seq": "a-0", "settings": {}})
+    elif how == "cell":
+        wb.start()
+    else:
+        wb.history._handle_custom_msg({"type": "resume", "id": wb.run.id}, [])
+        wire.messages.clear()  # the answer to the click
+        until(lambda: ticks(1, 1.0) or wb.run is not first)
+    clock.now += 0.6  # as run_clock.js does after a command
+    until(lambda: ticks(2, 0.4) or "Plot" in {who for _, who, _ in wire.messages})
+    wb.run.stop()
+    wb.run.wait(60)
+    told = Counter(who for _, who, _ in wire.messages)
+    assert {"RankGrid", "SiteMap", "RunPanel", "Plot"} <= told.keys(), told
+    assert wire.busiest() <= MOST_A_SECOND, wire.messages
+
+
+def until(condition: Any) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def test_ranks_painted_on_every_matrix_come_in_small_messages(bench: Any) -> None:
     bench, wire = bench
     grid = bench.wb.grid

@@ -78,4 +78,4 @@ def test_a_hello_is_answered() -> None:
     sent: list[Any] = []
     panel._send = lambda message, buffers=None: sent.append(message)
     panel._handle_custom_msg({"type": "hello"}, [])
-    assert sent == [{"method": "custom", "content": {"type": "hello"}}]
+    assert sent == [{"method": "custom", "content": {"type": "seen", "seq": None}}]

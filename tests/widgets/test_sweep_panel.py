@@ -96,6 +96,16 @@ def test_every_combination_is_a_cell_over_the_settings_on_show(wb):
     assert wb.sweep_panel.plan["line"] == "8 cells × 7 steps"
 
 
+def test_a_sweep_is_of_the_ranks_that_the_page_shows(wb):
+    shown = {"model.layers.2.mlp.up_proj": 16}
+    typed(wb, seed="3, 4")
+    values = wb.sweep_panel.form["values"]
+    assert send(wb, type="write", values=values, ranks={"layers.2": 1}).startswith("ranks names")
+    assert send(wb, type="start", values=values, ranks=shown) is None
+    assert wb.grid.ranks == shown
+    assert [ranks_of(wb.anatomy, *cell.configs) for cell in wb.sweep.cells] == [shown, shown]
+
+
 def test_a_rank_holds_for_every_painted_matrix_and_no_other(wb):
     painted = {"model.layers.0.self_attn.q_proj": 4, "model.layers.2.mlp.up_proj": 16}
     wb.grid.ranks = painted
@@ -362,7 +372,9 @@ def test_a_failed_sweep_says_why_and_time_left_is_the_mean_of_what_was_trained()
 
 def panel() -> SweepPanel:
     nothing: Any = lambda *_: None  # noqa: E731
-    return SweepPanel(read=nothing, begin=nothing, write=nothing, rate=lambda: None)
+    return SweepPanel(
+        read=nothing, begin=nothing, write=nothing, rate=lambda: None, painted=nothing
+    )
 
 
 def test_no_message_is_larger_than_64_kb(sent):

@@ -53,6 +53,23 @@ def until(condition, seconds=60):
         time.sleep(0.05)
 
 
+def test_what_is_started_takes_the_ranks_that_the_page_shows(wb):
+    """They come with the command: the grid's own message may be late, or come after it."""
+    late = dict(wb.grid.ranks)
+    shown = {"model.layers.1.mlp.down_proj": 2}
+    content = {"type": "command", "name": "start", "seq": "c", "settings": {}}
+    wb.panel._handle({**content, "ranks": {}})
+    problem = "no rank is painted; give at least one site a rank"
+    assert wb.panel.snapshot["problem"]["message"] == problem
+    assert wb.run is None
+    wb.panel._handle({**content, "ranks": {"model.layers.1.mlp.down_prj": 2}})
+    assert "did you mean 'model.layers.1.mlp.down_proj'?" in wb.panel.snapshot["problem"]["message"]
+    wb.grid.ranks = late
+    wb.panel._handle({**content, "ranks": shown})
+    assert ranks_of(wb.anatomy, wb.run.configs[0]) == wb.grid.ranks == shown
+    wb.run.wait(60)
+
+
 def test_it_starts_as_the_paper_does(wb):
     assert wb.config == ll.LoraConfig(r=8, lora_alpha=16, target_modules=["q", "v"])
     assert {wb.anatomy.by_name[site].role for site in wb.grid.ranks} == {"q", "v"}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 import html
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import anywidget
+import traitlets
 
 from lora_lab_widgets._mail import Patient
+from lora_lab_widgets._problems import from_error
 
 STATIC = Path(__file__).parent / "static"
 
@@ -69,6 +73,37 @@ class Panel(Patient, anywidget.AnyWidget):
             return None
         data, metadata = bundle
         return {**data, "text/html": self.fallback_html()}, metadata
+
+
+class Spoken(Panel):
+    """Base of the panels that the browser speaks to: one message at a time, each answered.
+
+    From the answer on ipykernel 7 takes this widget's messages beside a busy cell; so a view says
+    "hello" when it opens.
+
+    Attributes:
+        problem: what went wrong with the latest message, or None.
+    """
+
+    problem = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+
+    def __init__(self, **settings: Any) -> None:
+        self._lock = threading.RLock()  # one thread at a time does what is asked
+        super().__init__(**settings)
+        self.on_msg(self._receive)
+
+    def _receive(self, _widget: object, content: Mapping[str, Any], _buffers: object) -> None:
+        with self._lock:
+            try:
+                if content.get("type") != "hello":
+                    self._handle(content)
+            except Exception as error:
+                self.problem = from_error(error)
+            self.send({"type": "seen", "seq": content.get("seq")})
+
+    def _handle(self, content: Mapping[str, Any]) -> None:
+        """Do what a message asks; what this raises becomes the `problem`."""
+        raise NotImplementedError
 
 
 def _read(name: str) -> str:

@@ -1,9 +1,9 @@
 """What a heartbeat tells the browser: at most five messages a second, each view in its turn.
 
 A view may change ten traits at one tick, and each of them would be a message. So what views change
-while a tick is at work on them waits: of one widget it goes together, of several in the order in
-which they began to wait, and what a second has no room for goes with a later tick. What people
-do, in the browser or in a cell, is never held back.
+while a tick is at work on them, or while a run is being started, waits: of one widget it goes
+together, of several in the order in which they began to wait, and what a second has no room for
+goes with a later tick. What else people do, in the browser or in a cell, is never held back.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SPAN = 1.1  # seconds in which at most so many leave; a second, and what the way
 
 
 class Mail:
-    """The messages of one heartbeat's views. For the thread at work on a tick.
+    """The messages of one heartbeat's views. Ticks and cells may use it from several threads.
 
     Args:
         clock: seconds.
@@ -31,28 +31,31 @@ class Mail:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._lock = threading.RLock()  # a widget that is sent may have something more to send
         self._left: deque[float] = deque(maxlen=MOST)  # when the latest messages left
         self._line: dict[Patient, set[str]] = {}  # what waits, in the order of their turns
 
     @contextlib.contextmanager
     def collect(self) -> Iterator[None]:
         """Let what this thread changes in `Patient` widgets wait for `deliver`."""
-        _AT_WORK.mail = self
+        before, _AT_WORK.mail = tick_mail(), self
         try:
             yield
         finally:
-            _AT_WORK.mail = None
+            _AT_WORK.mail = before
 
     def take(self, widget: Patient, names: Iterable[str]) -> None:
         """Keep traits of a widget that are to be sent."""
-        self._line.setdefault(widget, set()).update(names)
+        with self._lock:
+            self._line.setdefault(widget, set()).update(names)
 
     def deliver(self) -> None:
         """Send what waits, as far as there is room."""
-        while self._line and self._room() > 0:
-            widget = next(iter(self._line))
-            widget.send_state(self._line.pop(widget))
-            self._left.append(self._clock())
+        with self._lock:
+            while self._line and self._room() > 0:
+                widget = next(iter(self._line))
+                widget.send_state(self._line.pop(widget))
+                self._left.append(self._clock())
 
     def _room(self) -> int:
         since = self._clock() - SPAN
@@ -73,6 +76,10 @@ class Patient(ipywidgets.Widget):
 
 class Line(Patient, ipywidgets.HTML):
     """A line of HTML that a tick changes."""
+
+
+class Picker(Patient, ipywidgets.Dropdown):
+    """A choice that a tick changes."""
 
 
 class Place(Patient, ipywidgets.Layout):

@@ -39,6 +39,8 @@ class Sweeps:
         task: returns the task that is picked.
         run: returns the latest run, None before the first.
         needs_rest: raises where something trains; told what is about to be done.
+        paint: takes {site: rank}, what the page shows of the grid.
+        bench: of the grid.
 
     Attributes:
         panel: shows them.
@@ -57,6 +59,8 @@ class Sweeps:
         task: Callable[[], Task | ClassificationTask],
         run: Callable[[], Run | None],
         needs_rest: Callable[[str], None],
+        paint: Callable[[dict[str, int]], None],
+        bench: str,
     ) -> None:
         self._lm = lm
         self._anatomy = anatomy
@@ -69,7 +73,12 @@ class Sweeps:
         self._run = run
         self._needs_rest = needs_rest
         self.panel = SweepPanel(
-            read=self.read, begin=self._begin, write=self._write, rate=self._rate
+            read=self.read,
+            begin=self._begin,
+            write=self._write,
+            rate=self._rate,
+            painted=paint,
+            bench=bench,
         )
 
     @property

@@ -21,7 +21,7 @@ from lora_lab.runs.snapshot import Factors, RunState, Snapshot, Spectra
 from lora_lab.spectra import effective_rank
 from lora_lab_widgets._background import Background
 from lora_lab_widgets._live_figure import LiveFigure
-from lora_lab_widgets._mail import Line, Place, at_once
+from lora_lab_widgets._mail import Line, Picker, Place, at_once
 from lora_lab_widgets.site_map import SiteMap, site_label
 
 GAP = 18  # pixels between the columns
@@ -66,7 +66,7 @@ class DeltaW(ipywidgets.VBox):
         self._mapped: Spectra | None = None
         self._map_due = 0.0
         self._nothing = NOTHING_YET
-        self._picker = ipywidgets.Dropdown(layout={"width": "200px"}, options=[("no site", "")])
+        self._picker = Picker(layout={"width": "200px"}, options=[("no site", "")])
         self._line = Line(_dim(NOTHING_YET))
         self._map = SiteMap(anatomy, layout=Place())
         self._spectrum, self._overlap = LiveFigure("spectrum"), LiveFigure("overlap")

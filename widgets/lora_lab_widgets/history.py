@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import traitlets
 from lora_lab.errors import RunError
 from lora_lab.runs import Run, RunRecord, Snapshot, list_runs
 from lora_lab_widgets._background import Background
-from lora_lab_widgets._base import Panel
+from lora_lab_widgets._base import Spoken
 from lora_lab_widgets._past_runs import MOST_PICKED, Look, delete, look
 from lora_lab_widgets._problems import from_error
 from lora_lab_widgets._specimen import over
@@ -26,7 +25,7 @@ class _Job(NamedTuple):
     finish: Callable[[Any], None]  # on the thread that serves the browser
 
 
-class History(Panel):
+class History(Spoken):
     """The runs under one folder, newest first.
 
     Files are read on a thread, and only when the panel is opened, refreshed or asked for
@@ -45,7 +44,6 @@ class History(Panel):
         compared: of the picked runs, {} where none is; see `_past_runs.Look`.
         details: of the opened run, {} where none is.
         busy: what it is at, "" at rest.
-        problem: what went wrong, or None.
     """
 
     static_files = ("error_strip", "loss_chart", "loss_curves", "history_table", "history")
@@ -54,7 +52,6 @@ class History(Panel):
     compared = traitlets.Dict().tag(sync=True)
     details = traitlets.Dict().tag(sync=True)
     busy = traitlets.Unicode().tag(sync=True)
-    problem = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
 
     def __init__(
         self,
@@ -70,7 +67,6 @@ class History(Panel):
         self._resume = resume
         self._begin = begin
         self._report = report
-        self._lock = threading.RLock()  # one thread at a time works on what follows
         self._open = False
         self._picked: list[str] = []
         self._shown = ""
@@ -81,7 +77,6 @@ class History(Panel):
         self._background: Background[Any] = Background()
         self._moment: tuple[str, bool] = ("", True)
         super().__init__(form=_CLOSED)
-        self.on_msg(self._receive)
 
     def summary(self) -> str:
         """Return whether it is open, and how many runs it lists."""
@@ -97,19 +92,8 @@ class History(Panel):
 
     # What the browser asks -----------------------------------------------------------------------
 
-    def _receive(self, _widget: object, content: Mapping[str, Any], _buffers: object) -> None:
-        with self._lock:
-            try:
-                self._handle(content)
-            except Exception as error:
-                self.problem = from_error(error)
-            # Answered: from then on ipykernel 7 takes this widget's messages beside a busy cell.
-            self.send({"type": "seen"})
-
     def _handle(self, content: Mapping[str, Any]) -> None:
         kind, id_ = content.get("type"), str(content.get("id", ""))
-        if kind == "hello":
-            return
         self.set_trait("problem", None)
         if kind == "open":
             self._open = self._stale = bool(content.get("value"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import traitlets
 
 from lora_lab.anatomy import Anatomy
 from lora_lab.runs.snapshot import Snapshot
-from lora_lab_widgets._base import Panel
+from lora_lab_widgets._base import Spoken
 from lora_lab_widgets._experiments import Experiments
 from lora_lab_widgets._problems import from_error
 from lora_lab_widgets._specimen import Specimen, resting
@@ -22,24 +22,32 @@ from lora_lab_widgets.lab_views import VIEWS, Theme, View
 NARROWEST = 320  # pixels that a figure gets at least
 
 
-class LaboratoryPanel(Panel):
+class LaboratoryPanel(Spoken):
     """Tabs and controls. Draws its traits; what people do comes back as messages.
+
+    Args:
+        answer: does what a message asks.
 
     Attributes:
         form: {"open", "views", "view", "question", "controls"}.
         state: {"busy", "share", "note", "again"}.
-        problem: what went wrong, or None.
     """
 
     static_files = ("error_strip", "laboratory")
 
     form = traitlets.Dict().tag(sync=True)
     state = traitlets.Dict().tag(sync=True)
-    problem = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+
+    def __init__(self, answer: Callable[[Mapping[str, Any]], None], **settings: Any) -> None:
+        self._answer = answer
+        super().__init__(**settings)
 
     def summary(self) -> str:
         """Return which view is open."""
         return self.form["view"] if self.form.get("open") else "closed"
+
+    def _handle(self, content: Mapping[str, Any]) -> None:
+        self._answer(content)
 
 
 class Laboratory(ipywidgets.VBox):
@@ -70,11 +78,11 @@ class Laboratory(ipywidgets.VBox):
         self._theme: Theme = "light"
         self._width = 1000
         self._snapshot: Snapshot | None = None
-        self.panel, self.stage = LaboratoryPanel(form=self._closed_form()), Stage()
+        self.panel = LaboratoryPanel(self._receive, form=self._closed_form())
+        self.stage = Stage()
         super().__init__([self.panel, self.stage], layout={"width": "100%", "overflow": "hidden"})
         self.add_class("ll-panel")
         self.add_class("ll-laboratory")
-        self.panel.on_msg(self._receive)
 
     def update(self, snapshot: Snapshot | None, theme: str, width: int) -> None:
         """Show what is new; quick, and nothing is sent when nothing is.
@@ -109,13 +117,9 @@ class Laboratory(ipywidgets.VBox):
 
     # What the browser asks -----------------------------------------------------------------------
 
-    def _receive(self, _widget: object, content: Mapping[str, Any], _buffers: object) -> None:
+    def _receive(self, content: Mapping[str, Any]) -> None:
         with self._lock:
-            try:
-                self._handle(content)
-            except Exception as error:
-                self.panel.problem = from_error(error)
-            self.panel.send({"type": "seen", "seq": content.get("seq")})
+            self._handle(content)
 
     def _handle(self, content: Mapping[str, Any]) -> None:
         kind, name = content.get("type"), str(content.get("name"))

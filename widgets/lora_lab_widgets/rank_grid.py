@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any, Self
 import traitlets
 
 from lora_lab.errors import ConfigError
-from lora_lab_widgets._base import Panel
+from lora_lab_widgets._base import Spoken
 
 if TYPE_CHECKING:
     from lora_lab.anatomy import Anatomy
 
 
-class RankGrid(Panel):
+class RankGrid(Spoken):
     """Rows are layers, columns are roles; a cell shows its rank as number and colour.
 
     Click, drag or type to change ranks. While painting, the browser alone is at work: it tells
     the other panels of its `bench` through the document event ``lora-lab:ranks`` (detail: bench,
-    ranks), and Python hears one change of `ranks` when the pointer is lifted.
+    ranks), and Python hears one change of `ranks` when the pointer is lifted. What is started in
+    the page brings the ranks along that it shows, as that change may wait for a busy kernel.
 
     Attributes:
         rows: labels of the layers, top to bottom: "0", "1" … or "enc 0", "dec 0" ….
@@ -41,7 +42,7 @@ class RankGrid(Panel):
         bench: name shared by the panels of one workbench.
     """
 
-    static_files = ("rank_store", "rank_grid")
+    static_files = ("shown_ranks", "rank_store", "rank_grid")
 
     rows = traitlets.List(traitlets.Unicode()).tag(sync=True)
     roles = traitlets.List(traitlets.Unicode()).tag(sync=True)

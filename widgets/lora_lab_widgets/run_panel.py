@@ -7,9 +7,10 @@ trait. The trainer's thread never comes near a widget. See `Mail` for how much g
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import traitlets
@@ -61,6 +62,7 @@ class RunPanel(Panel):
             shown in the red strip; the clock goes on.
         settings: values that differ from `default_settings`.
         tasks: the names to choose from.
+        painted: takes {site: rank}, the ranks that the page's grid shows as a command is given.
 
     Attributes:
         settings: of the next run, of all methods; those of the chosen one are shown.
@@ -68,12 +70,20 @@ class RunPanel(Panel):
         plan: {"line": what the method does, or why it cannot; "bad": whether it cannot;
             "automatic": {setting: what it is where nothing is typed}}.
         recipe: {"path": of the run file that was written, "commands": what trains it elsewhere}.
+        bench: whose grid's ranks come with a command.
 
     Raises:
         ConfigError: when `settings` has a name that the panel does not show.
     """
 
-    static_files = ("error_strip", "run_clock", "loss_chart", "recipe_box", "run_panel")
+    static_files = (
+        "error_strip",
+        "run_clock",
+        "loss_chart",
+        "recipe_box",
+        "shown_ranks",
+        "run_panel",
+    )
 
     snapshot = traitlets.Dict(read_only=True).tag(sync=True)
     settings = traitlets.Dict().tag(sync=True)
@@ -81,6 +91,7 @@ class RunPanel(Panel):
     methods = traitlets.List(traitlets.Dict()).tag(sync=True)
     plan = traitlets.Dict().tag(sync=True)
     recipe = traitlets.Dict().tag(sync=True)
+    bench = traitlets.Unicode().tag(sync=True)
     clock = traitlets.Unicode(read_only=True).tag(sync=True)  # views of one panel share one clock
 
     def __init__(
@@ -90,10 +101,12 @@ class RunPanel(Panel):
         *,
         settings: Mapping[str, Any] | None = None,
         tasks: Sequence[str] = (),
+        painted: Callable[[dict[str, int]], None] | None = None,
         **kwargs: Any,
     ) -> None:
         self._read = read
         self._on_command = on_command
+        self._painted = painted
         self._views: list[View] = []
         self._mail = Mail()
         self._updating = threading.Lock()  # one thread at a time works on the views
@@ -120,6 +133,13 @@ class RunPanel(Panel):
         """Call `view(snapshot, theme, width)` at every tick; adding the same one twice is once."""
         if view not in self._views:
             self._views.append(view)
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Let what a start changes in the views go to the browser as at a tick; see `Mail`."""
+        with self._mail.collect():
+            yield
+        self._mail.deliver()
 
     def summary(self) -> str:
         """Return the run's state in a few words."""
@@ -160,7 +180,7 @@ class RunPanel(Panel):
                 self._merge(content.get("settings") or {})
                 self._refused = None
             elif kind == "command":
-                self._command(str(content.get("name")), content.get("settings") or {})
+                self._command(content)
                 snapshot = self._look()
                 self._refused = None
             else:
@@ -185,22 +205,24 @@ class RunPanel(Panel):
             theme = "dark" if content.get("theme") == "dark" else "light"
             width = int(content.get("width") or 0)
             broken = None
-            with self._mail.collect():
+            with self.in_turn():
                 for view in tuple(self._views):
                     try:
                         view(snapshot, theme, width)
                     except Exception as error:
                         remedy = "a view of the workbench failed; the run goes on"
                         broken = from_error(error, remedy)
-            self._mail.deliver()
             self._broken = broken
         finally:
             self._updating.release()
 
-    def _command(self, name: str, changes: Mapping[str, Any]) -> None:
+    def _command(self, content: Mapping[str, Any]) -> None:
+        name = str(content.get("name"))
         if name not in COMMANDS:
             raise ConfigError(f"no command {name!r}; use one of {', '.join(COMMANDS)}")
-        self._merge(changes)
+        self._merge(content.get("settings") or {})
+        if self._painted is not None and "ranks" in content:
+            self._painted(content["ranks"])
         typed = name in ("start", "recipe")
         self._on_command(name, _typed(self.settings) if typed else dict(self.settings))
         if name == "take":

@@ -9,7 +9,7 @@ from typing import Any
 import traitlets
 
 from lora_lab.anatomy import Anatomy, Site
-from lora_lab_widgets._base import Panel
+from lora_lab_widgets._base import Spoken
 
 
 def site_label(site: Site) -> str:
@@ -25,7 +25,7 @@ def _by_place(values: Mapping[str, float], site_map: SiteMap) -> list[float | No
     return [values.get(name) for name in site_map.places]
 
 
-class SiteMap(Panel):
+class SiteMap(Spoken):
     """A heat map with layers to the right and roles downwards; a click or an arrow key selects.
 
     Args:
@@ -60,7 +60,6 @@ class SiteMap(Panel):
         self.set_trait("rows", [row.label for row in anatomy.rows])
         self.set_trait("roles", list(anatomy.roles))
         self.set_trait("sites", cells)
-        self.on_msg(self._receive)
 
     def summary(self) -> str:
         """Return the size of the grid."""
@@ -72,9 +71,7 @@ class SiteMap(Panel):
         values: Mapping[str, float] = proposal["value"]
         return {name: round(float(v), 2) for name, v in values.items() if math.isfinite(v)}
 
-    def _receive(self, _widget: object, content: Mapping[str, Any], _buffers: object) -> None:
-        if content.get("type") == "hello":
-            self.send({"type": "hello"})  # ipykernel 7: what follows need not wait for a busy cell
+    def _handle(self, content: Mapping[str, Any]) -> None:
         # A message, not a trait written by the browser: each trait has one writer.
         if content.get("type") == "select" and content.get("site") in self.places:
             self.selected = content["site"]

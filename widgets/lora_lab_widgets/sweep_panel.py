@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,8 +11,7 @@ import traitlets
 from lora_lab._format import plural
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.sweeps import AshaConfig, Cell, Sweep, SweepSnapshot
-from lora_lab_widgets._base import Panel
-from lora_lab_widgets._problems import from_error
+from lora_lab_widgets._base import Spoken
 from lora_lab_widgets._sweep_plan import AXES, FieldError, SweepTexts
 from lora_lab_widgets._sweep_view import minutes, progress, rows
 
@@ -25,7 +23,7 @@ _UNPLANNED = {"line": "", "bad": False, "field": "", "cells": 0}
 Read = Callable[[Mapping[str, str]], tuple[SweepTexts, Sequence[Cell]]]
 
 
-class SweepPanel(Panel):
+class SweepPanel(Spoken):
     """A sweep from the workbench, or one that a cell of the notebook has started.
 
     What was read of the sweep reaches the browser with the next `update`, which the heartbeat
@@ -36,6 +34,8 @@ class SweepPanel(Panel):
         begin: starts the sweep of these cells in a folder of this name, or raises why not now.
         write: writes the sweep file; returns its path, and the commands that take it.
         rate: returns the steps a second of the latest run, None before the first.
+        painted: takes {site: rank}, the ranks that the page's grid shows as a sweep is started.
+        bench: whose grid's.
 
     Attributes:
         form: {"open": bool, "values": {field of `FIELDS`: text}}.
@@ -43,17 +43,16 @@ class SweepPanel(Panel):
         progress: of the sweep on show, {} where none is; see `_sweep_view.progress`.
         rows: its cells as they stand; see `_sweep_view.rows`.
         recipe: {"path", "commands"} of the sweep file that was written.
-        problem: what went wrong, or None.
     """
 
-    static_files = ("error_strip", "recipe_box", "sweep_panel")
+    static_files = ("error_strip", "recipe_box", "shown_ranks", "sweep_panel")
 
     form = traitlets.Dict().tag(sync=True)
     plan = traitlets.Dict().tag(sync=True)
     progress = traitlets.Dict().tag(sync=True)
     rows = traitlets.List(traitlets.Dict()).tag(sync=True)
     recipe = traitlets.Dict().tag(sync=True)
-    problem = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+    bench = traitlets.Unicode().tag(sync=True)
 
     def __init__(
         self,
@@ -62,19 +61,20 @@ class SweepPanel(Panel):
         begin: Callable[[Sequence[Cell], str, AshaConfig | None], Sweep],
         write: Callable[[Sequence[Cell], str, AshaConfig | None], dict[str, Any]],
         rate: Callable[[], float | None],
+        painted: Callable[[dict[str, int]], None],
+        bench: str = "",
     ) -> None:
         self._read = read
         self._begin = begin
         self._write = write
         self._rate = rate
-        self._lock = threading.RLock()  # one thread at a time works on what follows
+        self._painted = painted
         self.sweep: Sweep | None = None
         self._drawn: SweepSnapshot | None = None
         self._due = 0.0
         self._stale = False  # the plan has to be made again
         values = {**dict.fromkeys(FIELDS, ""), "name": "sweep"}
-        super().__init__(form={"open": False, "values": values}, plan=_UNPLANNED)
-        self.on_msg(self._receive)
+        super().__init__(form={"open": False, "values": values}, plan=_UNPLANNED, bench=bench)
 
     def summary(self) -> str:
         """Return how the sweep on show stands."""
@@ -91,7 +91,7 @@ class SweepPanel(Panel):
         Raises:
             RunError: the one that is on show still trains.
         """
-        with self._lock:
+        with self._lock, self.hold_sync():  # one message
             if self.going and sweep is not self.sweep:
                 raise RunError("the sweep on show is still training; stop it to show another one")
             self.sweep, self._drawn = sweep, None
@@ -128,19 +128,8 @@ class SweepPanel(Panel):
 
     # What the browser asks -----------------------------------------------------------------------
 
-    def _receive(self, _widget: object, content: Mapping[str, Any], _buffers: object) -> None:
-        with self._lock:
-            try:
-                self._handle(content)
-            except Exception as error:
-                self.problem = from_error(error)
-            # Answered: from then on ipykernel 7 takes this widget's messages beside a busy cell.
-            self.send({"type": "seen"})
-
     def _handle(self, content: Mapping[str, Any]) -> None:
         kind = content.get("type")
-        if kind == "hello":
-            return
         self.set_trait("problem", None)
         if kind == "open":
             self.form = {**self.form, "open": bool(content.get("value"))}
@@ -149,10 +138,10 @@ class SweepPanel(Panel):
             self._take(content.get("values"))
             self._stale = True
         elif kind == "start":
-            self._take(content.get("values"))
+            self._take_shown(content)
             self._start()
         elif kind == "write":
-            self._take(content.get("values"))
+            self._take_shown(content)
             texts, cells = self._cells()
             self.recipe = {}  # so that a file of the same name is told again
             self.recipe = self._write(cells, texts.name, texts.asha)
@@ -163,6 +152,11 @@ class SweepPanel(Panel):
         else:
             raise ConfigError(f"the sweep panel got an unknown message {kind!r}; reload the page")
         self.update()
+
+    def _take_shown(self, content: Mapping[str, Any]) -> None:
+        if "ranks" in content:
+            self._painted(content["ranks"])
+        self._take(content.get("values"))
 
     def _take(self, values: Any) -> None:
         given = values if isinstance(values, Mapping) else {}

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import traitlets
 
 from lora_lab_widgets._background import Background
-from lora_lab_widgets._base import Panel
+from lora_lab_widgets._base import Spoken
 from lora_lab_widgets._problems import from_error
 
 Answer = Callable[[str, int], tuple[str, str | None]]
 """(prompt, max_new_tokens) → (the base model's answer, the adapted one's or None)."""
 
 
-class TryIt(Panel):
+class TryIt(Spoken):
     """A prompt and two answers, side by side.
 
     Generation runs on a thread, so that the page and the notebook stay usable; the answers reach
@@ -37,19 +36,16 @@ class TryIt(Panel):
     busy = traitlets.Unicode(read_only=True).tag(sync=True)  # what it is at, "" when at rest
     # {"prompt", "base", "adapted", "seconds"}, {} before the first comparison
     answers = traitlets.Dict(read_only=True).tag(sync=True)
-    problem = traitlets.Dict(allow_none=True, default_value=None, read_only=True).tag(sync=True)
 
     def __init__(self, answer: Answer, **kwargs: Any) -> None:
         self._answer = answer
         self._job: Background[tuple[str, tuple[str, str | None]]] = Background()
         self._said = ""
-        self._writing = threading.RLock()  # one thread at a time writes the traits
         super().__init__(**kwargs)
-        self.on_msg(self._receive)
 
     def compare(self, prompt: str | None = None) -> bool:
         """Start generating; False, and nothing is done, while the last comparison is not over."""
-        with self._writing:
+        with self._lock:
             if self._job.busy:
                 return False
             if prompt is not None:
@@ -67,14 +63,14 @@ class TryIt(Panel):
 
     def update(self) -> None:
         """Show what has come in since; quick, to be called at every tick."""
-        with self._writing:
+        with self._lock:
             outcome = self._job.take()
             if outcome is None:
                 self.set_trait("busy", self._said if self._job.busy else "")
                 return
             if outcome.error is not None or outcome.value is None:
                 error = outcome.error or RuntimeError("no answer came back")
-                self.set_trait("problem", from_error(error))
+                self.problem = from_error(error)
             else:
                 prompt, (base, adapted) = outcome.value
                 self.set_trait(
@@ -88,17 +84,15 @@ class TryIt(Panel):
                 )
             self.set_trait("busy", "")
 
-    def _receive(self, _widget: object, content: Mapping[str, Any], _buffers: object) -> None:
-        if content.get("type") == "hello":
-            self.send({"type": "hello"})  # ipykernel 7: what follows need not wait for a busy cell
+    def _handle(self, content: Mapping[str, Any]) -> None:
         if content.get("type") != "compare":
             return
         try:
-            with self._writing:
-                self.max_new_tokens = content.get("max_new_tokens", self.max_new_tokens)
-                self.compare(str(content.get("prompt", self.prompt)))
+            self.max_new_tokens = content.get("max_new_tokens", self.max_new_tokens)
         except traitlets.TraitError:
-            self.set_trait("problem", _BAD_LENGTH)
+            self.problem = _BAD_LENGTH
+            return
+        self.compare(str(content.get("prompt", self.prompt)))
 
 
 _BAD_LENGTH = {

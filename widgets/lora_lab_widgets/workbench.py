@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,7 +103,7 @@ class Workbench:
         shown = {name: value for name, value in settings.items() if name in TRAINING}
         self._unshown = {name: value for name, value in settings.items() if name not in shown}
 
-        bench = f"workbench-{id(self)}"
+        bench = uuid.uuid4().hex  # a page may show the notebooks of several kernels
         self.grid = RankGrid.from_anatomy(self.anatomy, painted, bench=bench)
         self.savings = Savings(bench=bench)
         self._prices = Prices(self.lm, self.anatomy, self._plans, self.savings, lambda: self.task)
@@ -111,6 +112,8 @@ class Workbench:
             on_command=self._command,
             settings={**chosen, **shown},
             tasks=task_choice(given),
+            painted=self._painted,
+            bench=bench,
         )
         self.header = Header()
         self._plan = PlanOnShow(
@@ -137,6 +140,8 @@ class Workbench:
             task=lambda: self.task,
             run=lambda: self.run,
             needs_rest=self._needs_rest,
+            paint=self._painted,
+            bench=bench,
         )
         self.sweep_panel = self._sweeps.panel
         specimen = Specimen(
@@ -277,6 +282,11 @@ class Workbench:
         if self._specimen.attached is not self._shown_adapter:  # a queued run has begun
             self._show_adapter()
 
+    def _painted(self, ranks: dict[str, int]) -> None:
+        """Take the ranks that the page shows; the grid's own message may still be on its way."""
+        if ranks != self.grid.ranks:
+            self.grid.ranks = ranks
+
     def _command(self, name: str, settings: dict[str, Any]) -> None:
         if name == "start":
             self._start(settings)
@@ -356,9 +366,11 @@ class Workbench:
             # That the last run's adapter goes is what Start means here.
             warnings.filterwarnings("ignore", f"adapter '{ADAPTER}' was attached already")
             self.run = run.start()
-        self._live_ranks.clear()
-        self.savings.note_run()
-        self._show_adapter()
+        with self.panel.in_turn():
+            self.grid.locked = True  # first: nothing can be painted from now on
+            self._live_ranks.clear()
+            self.savings.note_run()
+            self._show_adapter()
 
     def _replan(self) -> None:
         if self._plan.show():

@@ -1,6 +1,6 @@
 // What all views of one rank grid share: the ranks shown, the stroke in hand, undo and redo.
 // A stroke changes only the browser; its end saves the model once, so Python hears one message.
-/* global listen */
+/* global listen, GRIDS */
 
 const HISTORY = 200;
 const SELECT_MS = 150; // holding an arrow key down must not send thirty messages a second
@@ -29,13 +29,19 @@ class RankStore {
       this.load();
       for (const view of this.views) view.build();
     };
-    this.close = listen(model, {
+    const bench = model.get("bench");
+    GRIDS.set(bench, this);
+    const unlisten = listen(model, {
       "change:rows": reload,
       "change:roles": reload,
       "change:cells": reload,
       "change:ranks": () => this.adopt(),
       "change:live": () => this.followLive(),
     });
+    this.close = () => {
+      unlisten();
+      if (GRIDS.get(bench) === this) GRIDS.delete(bench);
+    };
   }
 
   /** Take over another anatomy: what was done to the old one cannot be undone on this one. */

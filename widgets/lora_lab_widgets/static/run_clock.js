@@ -17,6 +17,7 @@ class Clock {
     this.count = 0;
     this.waiting = null; // the question that has no answer yet
     this.askedAt = -Infinity;
+    this.notBefore = -Infinity;
     this.eagerUntil = 0;
     this.active = false;
     this.pace = ACTIVE_MS;
@@ -41,6 +42,7 @@ class Clock {
   /** Send a command of the user; its answer is an ordinary snapshot. */
   send(model, message) {
     this.eagerUntil = performance.now() + EAGER_FOR_MS;
+    this.notBefore = performance.now() + ACTIVE_MS; // the answer is a message too
     model.send({ ...message, seq: this.next() });
     this.plan();
   }
@@ -65,7 +67,7 @@ class Clock {
     if (!this.looking()) return;
     const now = performance.now();
     const eager = now < this.eagerUntil;
-    const due = this.askedAt + (eager ? EAGER_MS : this.active ? this.pace : CALM_MS);
+    const due = Math.max(this.notBefore, this.askedAt + (eager ? EAGER_MS : this.active ? this.pace : CALM_MS));
     this.timer = setTimeout(() => this.ask(), Math.max(0, due - now));
   }
 

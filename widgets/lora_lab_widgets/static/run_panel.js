@@ -149,7 +149,10 @@ function render({ model, el: host, signal }) {
     model.set("settings", { ...model.get("settings"), ...changes });
     clock.send(model, { type: "settings", settings: changes });
   });
-  const command = (name) => clock.send(model, { type: "command", name, settings: name === "start" ? form.values() : {} });
+  const command = (name) => clock.send(model, { type: "command", name, settings: {} });
+  /** A command that takes what is on show: settings still being typed, ranks that Python has not heard of. */
+  const useWhatIsShown = (name) =>
+    clock.send(model, { type: "command", name, settings: form.values(), ...shownRanks(model.get("bench")) });
 
   const symbol = el("span", { "aria-hidden": "true" });
   const verb = el("span");
@@ -157,7 +160,7 @@ function render({ model, el: host, signal }) {
   const stop = el("button", { class: "ll-button", type: "button", "aria-label": "Stop" });
   stop.append(el("span", { "aria-hidden": "true", text: "■" }), "Stop");
   let action = "start";
-  primary.addEventListener("click", () => command(action));
+  primary.addEventListener("click", () => (action === "start" ? useWhatIsShown : command)(action));
   stop.addEventListener("click", () => command("stop"));
 
   const step = el("b", { class: "ll-run-step" });
@@ -175,7 +178,7 @@ function render({ model, el: host, signal }) {
   const chart = lossChart();
   const table = lossTable();
   const strip = errorStrip(() => command("take"));
-  const recipe = recipeBox(() => clock.send(model, { type: "command", name: "recipe", settings: form.values() }));
+  const recipe = recipeBox(() => useWhatIsShown("recipe"));
   const root = el(
     "section",
     { class: "ll-panel ll-run", "aria-label": "training run", "data-lm-suppress-shortcuts": "true" },

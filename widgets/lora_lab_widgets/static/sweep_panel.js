@@ -86,6 +86,7 @@ function render({ model, el: host, signal }) {
     model.send({ type: "open", value: !model.get("form").open });
   });
   const form = sweepForm(() => model.send({ type: "set", values: form.values() }));
+  const useWhatIsShown = (type) => model.send({ type, values: form.values(), ...shownRanks(model.get("bench")) });
   const planned = el("span", { class: "ll-sweep-plan", role: "status" });
   const start = el("button", { class: "ll-button ll-primary", type: "button", "aria-label": "Start the sweep" });
   start.append(el("span", { "aria-hidden": "true", text: "▶" }), "Start");
@@ -93,13 +94,13 @@ function render({ model, el: host, signal }) {
   stop.append(el("span", { "aria-hidden": "true", text: "■" }), "Stop");
   start.addEventListener("click", () => {
     start.disabled = true; // until Python has answered
-    model.send({ type: "start", values: form.values() });
+    useWhatIsShown("start");
   });
   stop.addEventListener("click", () => {
     stop.disabled = true;
     model.send({ type: "stop" });
   });
-  const recipe = recipeBox(() => model.send({ type: "write", values: form.values() }));
+  const recipe = recipeBox(() => useWhatIsShown("write"));
   recipe.button.textContent = "Write sweep.yaml";
   recipe.button.title = "the same cells as a file, for lora-lab sweep on another machine or a Ray cluster";
 
