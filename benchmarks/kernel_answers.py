@@ -323,8 +323,8 @@ def rows_of_opening(heard: Sequence[Message]) -> list[Row]:
         Row(
             "busiest second before, in which the run starts and its figures are first drawn",
             str(most),
-            "",
-            None,
+            f"≤ {REACH_RATE}",
+            most <= REACH_RATE,
             f"of {len(heard)} messages, the largest {largest.size / 1024:.1f} KB: {largest.kind}",
         )
     ]
