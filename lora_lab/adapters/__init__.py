@@ -1,16 +1,7 @@
 """Adapters: one method a file, all behind the same verbs."""
 
 from lora_lab.adapters.adalora import AdaLoraAdapter
-from lora_lab.adapters.base import (
-    Adapter,
-    activate,
-    active,
-    attach,
-    attached,
-    detach,
-    merge,
-    unmerge,
-)
+from lora_lab.adapters.base import Adapter
 from lora_lab.adapters.bottleneck import BottleneckAdapter
 from lora_lab.adapters.combination import Combination
 from lora_lab.adapters.factors.batches import mixed_batch
@@ -19,6 +10,7 @@ from lora_lab.adapters.head import HeadAdapter
 from lora_lab.adapters.inplace import InPlaceAdapter
 from lora_lab.adapters.lora import LoraAdapter, LoraSite
 from lora_lab.adapters.prefix import PrefixEmbedAdapter, PrefixLayerAdapter, learned_tokens
+from lora_lab.adapters.verbs import activate, active, attach, attached, detach, merge, unmerge
 
 __all__ = [
     "AdaLoraAdapter",

@@ -31,9 +31,10 @@ from torch.optim import Optimizer
 from lora_lab.adapters.adaptive.gathering import replace_parameters
 from lora_lab.adapters.adaptive.rank_budget import RankBudget, Scores, strongest, triplet_scores
 from lora_lab.adapters.adaptive.triplets import AdaLoraSite, mean_deviation
-from lora_lab.adapters.base import Active, register
+from lora_lab.adapters.base import Active
 from lora_lab.adapters.factors.site import LoraSite
 from lora_lab.adapters.lora import LoraAdapter
+from lora_lab.adapters.verbs import register
 from lora_lab.configs import AdaLoraConfig
 from lora_lab.errors import AdapterError
 from lora_lab.plan import SitePlan

@@ -21,9 +21,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from lora_lab.adapters.base import Active, Adapter, register
+from lora_lab.adapters.base import Active, Adapter
 from lora_lab.adapters.bottleneck_places import Place, find_places
 from lora_lab.adapters.hanging import hang, take_off
+from lora_lab.adapters.verbs import register
 from lora_lab.anatomy import anatomy
 from lora_lab.configs import BottleneckConfig
 from lora_lab.errors import AdapterError

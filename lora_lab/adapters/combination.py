@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters.base import Active, Adapter, build, register
+from lora_lab.adapters.base import Active, Adapter
 from lora_lab.adapters.lora import LoraAdapter
+from lora_lab.adapters.verbs import build, register
 from lora_lab.configs import method_name
 from lora_lab.errors import ConfigError
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters.base import Active, Adapter, register
+from lora_lab.adapters.base import Active, Adapter
 from lora_lab.adapters.saved_modules import SavedModules, own_tensors
+from lora_lab.adapters.verbs import register
 from lora_lab.configs import FullConfig, HeadConfig, LoraConfig, MethodConfig
 from lora_lab.heads import head_modules, head_names
 

@@ -15,8 +15,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters.base import Active, Adapter, register
+from lora_lab.adapters.base import Active, Adapter
 from lora_lab.adapters.factors.quantised import bits
+from lora_lab.adapters.verbs import register
 from lora_lab.anatomy import Anatomy, Row, anatomy
 from lora_lab.configs import BitFitConfig, FullConfig
 from lora_lab.errors import AdapterError

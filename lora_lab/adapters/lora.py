@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters.base import Active, Adapter, original_weight, register
+from lora_lab.adapters.base import Active, Adapter
 from lora_lab.adapters.factors.convolution import ConvSites
 from lora_lab.adapters.factors.dora import DoraSites
 from lora_lab.adapters.factors.embedding import (
@@ -22,6 +22,7 @@ from lora_lab.adapters.factors.layers import LayerSites, adapt, owned_rows, rest
 from lora_lab.adapters.factors.quantised import bits, dequantised, plain_layer, stand_in
 from lora_lab.adapters.factors.site import LoraSite
 from lora_lab.adapters.saved_modules import SavedModules
+from lora_lab.adapters.verbs import original_weight, register
 from lora_lab.anatomy import Site, anatomy
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError, ConfigError

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.hooks import RemovableHandle
 
-from lora_lab.adapters.base import Active, Adapter, activate, active, attached, register
+from lora_lab.adapters.base import Active, Adapter
 from lora_lab.adapters.hanging import hang, take_off
 from lora_lab.adapters.prompts.body import Body, find_body
 from lora_lab.adapters.prompts.frame import PromptFrame
 from lora_lab.adapters.prompts.layout import Layout
+from lora_lab.adapters.verbs import activate, active, attached, register
 from lora_lab.anatomy import anatomy
 from lora_lab.configs import PrefixEmbedConfig, PrefixLayerConfig
 from lora_lab.errors import AdapterError, ConfigError

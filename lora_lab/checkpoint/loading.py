@@ -13,7 +13,7 @@ from torch import nn
 
 from lora_lab.adapters import Adapter, Combination, LoraAdapter
 from lora_lab.adapters import activate as switch_to
-from lora_lab.adapters.base import build, put_on
+from lora_lab.adapters.verbs import build, put_on
 from lora_lab.checkpoint.files import CONFIG_FILE, OWN_CONFIG_FILE, shown
 from lora_lab.checkpoint.matching import Matched, match
 from lora_lab.checkpoint.own import fill, read_own

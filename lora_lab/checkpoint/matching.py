@@ -9,8 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters.base import original_weight
 from lora_lab.adapters.factors.dora import row_norms
+from lora_lab.adapters.verbs import original_weight
 from lora_lab.anatomy import Anatomy, Site, anatomy, output_embedding
 from lora_lab.checkpoint.files import shown
 from lora_lab.checkpoint.modules import AdapterFile, ModuleUpdate, rows_of, split

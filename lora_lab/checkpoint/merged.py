@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab.adapters import Adapter
-from lora_lab.adapters.base import base_in_place, needed_rack
 from lora_lab.adapters.factors.quantised import bits
 from lora_lab.adapters.saved_modules import own_tensors
+from lora_lab.adapters.verbs import base_in_place, needed_rack
 from lora_lab.checkpoint.folders import new_folder
 from lora_lab.checkpoint.shards import Shard, ShardWriter, plan_shards
 from lora_lab.errors import AdapterError

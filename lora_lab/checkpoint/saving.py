@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab.adapters import Adapter, Combination, LoraAdapter, LoraSite, attached
-from lora_lab.adapters.base import active, original_weight
 from lora_lab.adapters.factors.dora import row_norms
 from lora_lab.adapters.saved_modules import own_tensors
+from lora_lab.adapters.verbs import active, original_weight
 from lora_lab.checkpoint.files import (
     CONFIG_FILE,
     OWN_CONFIG_FILE,

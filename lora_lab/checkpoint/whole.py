@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters.base import original_weight
 from lora_lab.adapters.saved_modules import own_tensors
+from lora_lab.adapters.verbs import original_weight
 from lora_lab.anatomy.reader import SAVED_CHILD
 from lora_lab.checkpoint.files import shown
 from lora_lab.checkpoint.modules import AdapterFile

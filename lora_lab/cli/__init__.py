@@ -18,7 +18,8 @@ from lora_lab.cli.sweep import SWEEP
 from lora_lab.cli.train import TRAIN
 from lora_lab.errors import LoraLabError
 
-BAD_INPUT = 2  # exit status
+INCOMPLETE = 1  # exit status
+BAD_INPUT = 2
 
 COMMANDS: dict[str, Command] = {
     "demo": DEMO,
@@ -34,7 +35,8 @@ COMMANDS: dict[str, Command] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lora-lab`; returns the exit status.
 
-    Bad input gets one line on stderr that names the mend, and status 2.
+    Bad input gets one line on stderr that names the mend, and status 2. Status 1: it was reported
+    on, but part of it has failed.
     """
     try:
         options = _parser().parse_args(arguments)
@@ -44,9 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         return 130  # as shells have it
-    if report is not None:
-        print(json.dumps(report.json, indent=2) if options.json else report.text)
-    return 0
+    if report is None:
+        return 0
+    print(json.dumps(report.json, indent=2) if options.json else report.text)
+    return 0 if report.complete else INCOMPLETE
 
 
 class _Parser(argparse.ArgumentParser):

@@ -10,10 +10,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Report:
-    """What a subcommand found: for `--json`, and for people."""
+    """What a subcommand found: for `--json`, for people, and for the shell."""
 
     json: dict[str, Any]
     text: str
+    complete: bool = True  # False: part of what was asked for has failed or was not done
 
 
 @dataclass(frozen=True)

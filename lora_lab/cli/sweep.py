@@ -40,7 +40,8 @@ def _run(options: argparse.Namespace) -> Report:
     else:
         results = _here(plan, quiet=options.json)
     cells = plan.cells()
-    return Report(_json(plan, cells, results), _text(plan, cells, results))
+    complete = all(cell.id in results and results[cell.id].state != "failed" for cell in cells)
+    return Report(_json(plan, cells, results), _text(plan, cells, results), complete)
 
 
 def _here(plan: SweepPlan, quiet: bool) -> dict[str, CellResult]:

@@ -123,7 +123,7 @@ def test_asks_again_after_ten_seconds_without_an_answer(timed: Make) -> None:
         ("running", 20.0, 8, 9),
         ("stopping", 20.0, 8, 9),
         ("running", 2.0, 6, 7),  # slow steps need fewer looks
-        ("running", 0.1, 4, 6),
+        ("running", 0.1, 2, 3),
         ("running", None, 8, 9),
         ("idle", None, 4, 6),
         ("paused", 20.0, 4, 6),
@@ -139,6 +139,18 @@ def test_looks_often_only_while_a_run_goes_on(
     esm.clear_log()
     esm.page.clock.run_for(5_000)
     assert low <= len(ticks(esm)) <= high
+
+
+def test_a_resized_page_is_told_of_soon_however_slow_the_steps(timed: Make) -> None:
+    esm = timed(panel(), {"snapshot": shown(TRAINING, rate=0.1)}, width=900)
+    esm.page.evaluate(ANSWERING)
+    esm.page.clock.run_for(2_100)
+    esm.clear_log()
+    esm.page.set_viewport_size({"width": 700, "height": 800})
+    settle(esm)
+    esm.page.clock.run_for(420)
+    (tick,) = ticks(esm)
+    assert 600 < tick["width"] < 700
 
 
 def test_asks_nothing_while_nobody_looks(timed: Make) -> None:

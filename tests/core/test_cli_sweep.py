@@ -28,9 +28,9 @@ def write(folder: Path, training: dict[str, Any] | None = None, **values: Any) -
     return path
 
 
-def told(path: Path, capsys) -> dict[str, Any]:
+def told(path: Path, capsys, status: int = 0) -> dict[str, Any]:
     capsys.readouterr()
-    assert main(["sweep", str(path), "--json"]) == 0
+    assert main(["sweep", str(path), "--json"]) == status
     out, err = capsys.readouterr()
     assert err == ""
     return json.loads(out)
@@ -100,7 +100,7 @@ def test_a_failed_cell_has_its_line_and_is_tried_again(tmp_path, monkeypatch, ca
     path = write(tmp_path, grid={"r": [1, 2]})
     with monkeypatch.context() as patch:
         patch.setattr(cell_run, "Run", sometimes)
-        assert main(["sweep", str(path)]) == 0
+        assert main(["sweep", str(path)]) == 1
     *_, bad, last = capsys.readouterr().out.splitlines()
     assert bad.split(maxsplit=2) == ["r", "2", "the disk is full"]
     assert last.startswith("2 of 2 cells ended, 1 failed: call it again")
@@ -121,7 +121,7 @@ def test_ctrl_c_ends_it_and_a_second_call_goes_on(tmp_path, monkeypatch, capsys)
 
     with monkeypatch.context() as patch:
         patch.setattr(Sweep, "wait", interrupted)
-        found = told(path, capsys)
+        found = told(path, capsys, status=1)
     assert [cell["state"] for cell in found["cells"]] == ["open", "open"]
     (cut,) = list_runs(tmp_path / "runs" / "ranks")
     found = told(path, capsys)
@@ -138,8 +138,8 @@ def test_ray_gets_the_plan_the_address_and_the_gpus(tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr("lora_lab.sweeps.cluster.sweep_on_ray", on_ray)
     path = write(tmp_path, grid={"r": [1]})
-    assert main(["sweep", str(path), "--ray"]) == 0
-    assert main(["sweep", str(path), "--ray", "auto", "--gpus", "0.5"]) == 0
+    assert main(["sweep", str(path), "--ray"]) == 1  # no cell has come back
+    assert main(["sweep", str(path), "--ray", "auto", "--gpus", "0.5"]) == 1
     folder = tmp_path / "runs" / "ranks"
     assert calls == [(folder, None, None), (folder, "auto", 0.5)]
     assert "0 of 1 cell ended" in capsys.readouterr().out

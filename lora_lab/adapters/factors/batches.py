@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters.base import AdapterNames, base_in_place, needed_rack
+from lora_lab.adapters.base import AdapterNames
+from lora_lab.adapters.verbs import base_in_place, needed_rack
 from lora_lab.anatomy import Rows
 from lora_lab.errors import AdapterError
 from lora_lab.lowrank import Term, owned_columns

@@ -9,8 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters.base import attach, attached
 from lora_lab.adapters.lora import LoraAdapter
+from lora_lab.adapters.verbs import attach, attached
 from lora_lab.anatomy import anatomy
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError

@@ -1,7 +1,8 @@
 // The heartbeat. One clock a panel, however many views it has: it asks Python while at least one
 // view can be seen, and asks again only when the last question is answered.
 
-const ACTIVE_MS = 600; // between questions while a run goes on; slow steps need fewer
+const ACTIVE_MS = 600; // between questions while a run goes on
+const SLOW_MS = 2000; // where a step takes longer than that
 const EAGER_MS = 400; // for a while after a command: its effect comes a moment later. See _mail.py
 const CALM_MS = 1000; // while nothing changes by itself
 const ANSWER_MS = 10_000; // after so long without an answer, ask again
@@ -41,9 +42,14 @@ class Clock {
 
   /** Send a command of the user; its answer is an ordinary snapshot. */
   send(model, message) {
-    this.eagerUntil = performance.now() + EAGER_FOR_MS;
     this.notBefore = performance.now() + ACTIVE_MS; // the answer is a message too
     model.send({ ...message, seq: this.next() });
+    this.hurry();
+  }
+
+  /** Ask soon, and often for a while: something is to be followed. */
+  hurry() {
+    this.eagerUntil = performance.now() + EAGER_FOR_MS;
     this.plan();
   }
 
@@ -51,7 +57,7 @@ class Clock {
   heard({ seq, state, rate }) {
     this.active = ACTIVE_STATES.includes(state);
     // Slow steps need few looks, and there the browser often sits on the cores that train.
-    this.pace = Math.min(CALM_MS, Math.max(ACTIVE_MS, rate ? 1500 / rate : 0));
+    this.pace = Math.min(SLOW_MS, Math.max(ACTIVE_MS, rate ? 1500 / rate : 0));
     if (seq === this.waiting) {
       this.waiting = null;
       clearTimeout(this.busyTimer);

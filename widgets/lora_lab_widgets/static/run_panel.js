@@ -264,7 +264,12 @@ function render({ model, el: host, signal }) {
     view.visible = visible;
     clock.plan();
   });
-  const sizes = new ResizeObserver(() => chart.resize(Math.floor(chart.node.parentElement.clientWidth - 24)));
+  let width = 0;
+  const sizes = new ResizeObserver(() => {
+    chart.resize(Math.floor(chart.node.parentElement.clientWidth - 24));
+    if (width && width !== view.width()) clock.hurry(); // the figures are as wide as Python is told
+    width = view.width();
+  });
   sizes.observe(root);
   // A notebook's own shortcuts must not take what is typed here.
   root.addEventListener("keydown", (event) => event.stopPropagation());
