@@ -5,6 +5,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # In a container one often is root, and JupyterLab wants to be told that this is meant.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+# Two at a time; a file's tests stay together, as they share a JupyterLab or a cluster.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 INPUTS := pyproject.toml constraints.txt embedded-models.txt
 
 .PHONY: help lab demo test check format bench screenshot clean
