@@ -190,7 +190,7 @@ def heights(page: EsmPage) -> list[float]:
     return lines.evaluate_all("all => all.map(e => e.getBoundingClientRect().top)")
 
 
-@pytest.mark.parametrize("width", [430, 600, 1000])
+@pytest.mark.parametrize("width", [340, 430, 600, 1000])
 def test_nothing_moves_when_numbers_come_and_go(
     savings: Maker, smollm2: Anatomy, width: int
 ) -> None:
