@@ -120,6 +120,20 @@ def test_deleting_takes_two_clicks(esm_page: Make) -> None:
     assert [m["type"] for m in esm.sent()] == ["delete", "refresh"]
 
 
+def test_a_question_outlives_news_of_the_list(esm_page: Make) -> None:
+    esm = opened(esm_page)
+    button(esm, "Delete run-a").click()
+    rows = [{**row, "when": "1 min ago"} for row in FORM["rows"]]
+    for when in ("1 min ago", "2 min ago"):
+        rows = [{**row, "when": when} for row in rows]
+        esm.set(form={**FORM, "rows": rows})
+        expect(esm.view().get_by_text(when).first).to_be_visible()
+        expect(button(esm, "Sure? run-a")).to_be_focused()
+    button(esm, "Sure? run-a").click()
+    assert [(m["type"], m["id"]) for m in esm.sent()] == [("delete", "run-a")]
+    expect(button(esm, "Delete run-a")).to_be_visible()
+
+
 def test_a_question_that_is_not_answered_is_taken_back(esm_page: Make) -> None:
     esm = esm_page(panel(), {"form": FORM}, views=0)
     esm.page.clock.install(time=0)

@@ -3,28 +3,37 @@
 
 const SURE_MS = 5000; // so long a second click on "Delete" counts
 
-/** A button whose first click asks; the second one, soon after, does it. */
-function sureButton(text, question, label, act) {
+/**
+ * A button whose first click asks; the second one, soon after, does it. `asked` is shared by the
+ * buttons of a list, so that one drawn anew in the place of a button that asks goes on asking.
+ */
+function sureButton(text, question, label, act, asked) {
   const button = el("button", { class: "ll-button", type: "button", text, "aria-label": `${text} ${label}` });
   let timer = 0;
   const calm = () => {
     clearTimeout(timer);
+    if (asked.button === button) asked.button = null; // else one drawn anew asks by now
     button.classList.remove("ll-sure");
     button.textContent = text;
     button.setAttribute("aria-label", `${text} ${label}`);
+  };
+  const ask = (until) => {
+    Object.assign(asked, { button, label, until });
+    button.classList.add("ll-sure");
+    button.textContent = question;
+    button.setAttribute("aria-label", `${question} ${label}`);
+    timer = setTimeout(calm, until - performance.now());
   };
   button.addEventListener("click", () => {
     if (button.classList.contains("ll-sure")) {
       calm();
       act();
-      return;
+    } else {
+      ask(performance.now() + SURE_MS);
     }
-    button.classList.add("ll-sure");
-    button.textContent = question;
-    button.setAttribute("aria-label", `${question} ${label}`);
-    timer = setTimeout(calm, SURE_MS);
   });
   button.addEventListener("blur", calm);
+  if (asked.button && asked.label === label) ask(asked.until);
   return button;
 }
 
@@ -38,6 +47,7 @@ function runList(send) {
   const node = el("div", { class: "ll-past", role: "table", "aria-label": "runs on disk" }, el("div", { role: "rowgroup" }, head), body);
   const empty = el("p", { class: "ll-dim ll-past-empty", text: "No run is on disk here yet: press Start." });
   let drawn = "";
+  const asked = {}; // {button, label, until}: which run's "Sure?" waits for its answer
 
   const row = (run, picked, shown) => {
     const tick = el("input", { type: "checkbox", class: "ll-tick", "aria-label": `compare ${run.id}` });
@@ -48,7 +58,7 @@ function runList(send) {
     open.addEventListener("click", () => send("show", run.id, !shown));
     const resume = el("button", { class: "ll-button", type: "button", text: "Resume", "aria-label": `Resume ${run.id}`, disabled: !run.resumable });
     resume.addEventListener("click", () => send("resume", run.id));
-    const remove = sureButton("Delete", "Sure?", run.id, () => send("delete", run.id));
+    const remove = sureButton("Delete", "Sure?", run.id, () => send("delete", run.id), asked);
     remove.title = "the run's folder, its adapter included; click twice";
     remove.disabled = !run.deletable;
     const node_ = el("div", { class: "ll-past-row", role: "row", "data-run": run.id },
@@ -65,7 +75,7 @@ function runList(send) {
   };
   const draw = (form, shown) => {
     const news = JSON.stringify([form.rows, form.picked, shown]);
-    if (news === drawn) return; // so that a button that asks goes on asking
+    if (news === drawn) return;
     drawn = news;
     const focused = node.getRootNode().activeElement?.getAttribute?.("aria-label");
     body.replaceChildren(...form.rows.map((run) => row(run, form.picked.indexOf(run.id), run.id === shown)));
