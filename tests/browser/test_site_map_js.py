@@ -111,9 +111,8 @@ def test_fits(esm_page: Make, width: int, layers: int, roles: int) -> None:
     esm = esm_page(site_map(layers, names), width=width)
     assert esm.page.evaluate("() => document.documentElement.scrollWidth") <= width
     axis = esm.view().locator(".ll-map-axis span")
-    expect(axis.filter(has_text=re.compile("."))).not_to_have_count(
-        0
-    )  # drawn when its size is known
+    drawn = axis.filter(has_text=re.compile("."))
+    expect(drawn).not_to_have_count(0)  # as soon as its size is known
     labels = axis.evaluate_all(
         "all => all.filter(n => n.textContent).map(n => {"
         "const r = document.createRange(); r.selectNodeContents(n);"

@@ -55,9 +55,7 @@ ROWS = [
 
 def panel() -> SweepPanel:
     nothing: Any = lambda *_: None  # noqa: E731
-    return SweepPanel(
-        read=nothing, begin=nothing, write=nothing, rate=lambda: None, painted=nothing
-    )
+    return SweepPanel(read=nothing, begin=nothing, write=nothing, rate=lambda: None, paint=nothing)
 
 
 def opened(make: Make, state: dict[str, Any] | None = None, **options: Any) -> EsmPage:

@@ -372,9 +372,7 @@ def test_a_failed_sweep_says_why_and_time_left_is_the_mean_of_what_was_trained()
 
 def panel() -> SweepPanel:
     nothing: Any = lambda *_: None  # noqa: E731
-    return SweepPanel(
-        read=nothing, begin=nothing, write=nothing, rate=lambda: None, painted=nothing
-    )
+    return SweepPanel(read=nothing, begin=nothing, write=nothing, rate=lambda: None, paint=nothing)
 
 
 def test_no_message_is_larger_than_64_kb(sent):

@@ -77,7 +77,7 @@ class Sweeps:
             begin=self._begin,
             write=self._write,
             rate=self._rate,
-            painted=paint,
+            paint=paint,
             bench=bench,
         )
 

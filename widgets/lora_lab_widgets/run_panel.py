@@ -62,7 +62,7 @@ class RunPanel(Panel):
             shown in the red strip; the clock goes on.
         settings: values that differ from `default_settings`.
         tasks: the names to choose from.
-        painted: takes {site: rank}, the ranks that the page's grid shows as a command is given.
+        paint: takes {site: rank}, the ranks that the page's grid shows as a command is given.
 
     Attributes:
         settings: of the next run, of all methods; those of the chosen one are shown.
@@ -101,12 +101,12 @@ class RunPanel(Panel):
         *,
         settings: Mapping[str, Any] | None = None,
         tasks: Sequence[str] = (),
-        painted: Callable[[dict[str, int]], None] | None = None,
+        paint: Callable[[dict[str, int]], None] | None = None,
         **kwargs: Any,
     ) -> None:
         self._read = read
         self._on_command = on_command
-        self._painted = painted
+        self._paint = paint
         self._views: list[View] = []
         self._mail = Mail()
         self._updating = threading.Lock()  # one thread at a time works on the views
@@ -221,8 +221,8 @@ class RunPanel(Panel):
         if name not in COMMANDS:
             raise ConfigError(f"no command {name!r}; use one of {', '.join(COMMANDS)}")
         self._merge(content.get("settings") or {})
-        if self._painted is not None and "ranks" in content:
-            self._painted(content["ranks"])
+        if self._paint is not None and "ranks" in content:
+            self._paint(content["ranks"])
         typed = name in ("start", "recipe")
         self._on_command(name, _typed(self.settings) if typed else dict(self.settings))
         if name == "take":

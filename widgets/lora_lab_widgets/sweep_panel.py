@@ -34,7 +34,7 @@ class SweepPanel(Spoken):
         begin: starts the sweep of these cells in a folder of this name, or raises why not now.
         write: writes the sweep file; returns its path, and the commands that take it.
         rate: returns the steps a second of the latest run, None before the first.
-        painted: takes {site: rank}, the ranks that the page's grid shows as a sweep is started.
+        paint: takes {site: rank}, the ranks that the page's grid shows as a sweep is started.
         bench: whose grid's.
 
     Attributes:
@@ -61,14 +61,14 @@ class SweepPanel(Spoken):
         begin: Callable[[Sequence[Cell], str, AshaConfig | None], Sweep],
         write: Callable[[Sequence[Cell], str, AshaConfig | None], dict[str, Any]],
         rate: Callable[[], float | None],
-        painted: Callable[[dict[str, int]], None],
+        paint: Callable[[dict[str, int]], None],
         bench: str = "",
     ) -> None:
         self._read = read
         self._begin = begin
         self._write = write
         self._rate = rate
-        self._painted = painted
+        self._paint = paint
         self.sweep: Sweep | None = None
         self._drawn: SweepSnapshot | None = None
         self._due = 0.0
@@ -155,7 +155,7 @@ class SweepPanel(Spoken):
 
     def _take_shown(self, content: Mapping[str, Any]) -> None:
         if "ranks" in content:
-            self._painted(content["ranks"])
+            self._paint(content["ranks"])
         self._take(content.get("values"))
 
     def _take(self, values: Any) -> None:

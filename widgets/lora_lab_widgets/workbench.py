@@ -112,7 +112,7 @@ class Workbench:
             on_command=self._command,
             settings={**chosen, **shown},
             tasks=task_choice(given),
-            painted=self._painted,
+            paint=self._paint,
             bench=bench,
         )
         self.header = Header()
@@ -140,7 +140,7 @@ class Workbench:
             task=lambda: self.task,
             run=lambda: self.run,
             needs_rest=self._needs_rest,
-            paint=self._painted,
+            paint=self._paint,
             bench=bench,
         )
         self.sweep_panel = self._sweeps.panel
@@ -282,7 +282,7 @@ class Workbench:
         if self._specimen.attached is not self._shown_adapter:  # a queued run has begun
             self._show_adapter()
 
-    def _painted(self, ranks: dict[str, int]) -> None:
+    def _paint(self, ranks: dict[str, int]) -> None:
         """Take the ranks that the page shows; the grid's own message may still be on its way."""
         if ranks != self.grid.ranks:
             self.grid.ranks = ranks
