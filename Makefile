@@ -7,6 +7,8 @@ BIN    := $(VENV)/bin
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # Two at a time; a file's tests stay together, as they share a JupyterLab or a cluster.
 PYTEST_ARGS ?= -n 2 --dist loadfile
+# Two processes that each take every core slow one another down twenty times.
+test: export OMP_NUM_THREADS ?= 1
 INPUTS := pyproject.toml constraints.txt embedded-models.txt
 
 .PHONY: help lab demo test check format bench screenshot clean
