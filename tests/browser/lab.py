@@ -177,6 +177,10 @@ class Notebook:
             index,
         )
 
+    def start_all(self) -> None:
+        """Run every cell, as the menu's "Run all" does, and do not wait."""
+        self.page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
+
     def wait_for(self, index: int, seconds: float = 60) -> None:
         """Wait until a started cell has ended; fail with its traceback if it raised."""
         self.page.wait_for_function(

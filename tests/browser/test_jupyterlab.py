@@ -109,6 +109,32 @@ def test_a_busy_cell_runs_and_stop_still_stops(lab, page):
 
 
 @pytest.mark.browser
+def test_the_panel_lives_from_the_first_after_run_all(lab, page):
+    """The next cell is at work before the page has said a word; ipykernel must not mind."""
+    cells = [
+        small_bench(100_000),
+        "wb.start(); wb.run.result(); print(wb.run.snapshot.step, wb.delta_w.selected)",
+    ]
+    notebook = lab.open(page, cells, "all.ipynb")
+    notebook.start_all()
+    wait_for_state(page, "running", seconds=120)
+    wait_for_step(page, 1)
+    first = step_of(page)
+    page.wait_for_timeout(3_000)
+    assert step_of(page) > first
+    assert not notebook.outputs(1), "the cell waits for the run"
+    expect(page.locator(".ll-delta-spectrum .js-plotly-plot").first).to_be_visible()
+    page.locator(".widget-dropdown select").first.select_option("layer 1 · v")
+    page.wait_for_timeout(1_000)
+    button(page, "Stop").click()
+    wait_for_state(page, "done")
+    notebook.wait_for(1)
+    step, site = notebook.output(1).split()
+    assert 0 < int(step) < 100_000
+    assert site == "model.layers.1.self_attn.v_proj", "chosen while the cell was at work"
+
+
+@pytest.mark.browser
 def test_shown_twice_and_after_a_reload_every_view_says_the_same(lab, page):
     notebook = show(lab, page, "wb", "wb.grid.ranks == {}, str(wb.run.state)", name="twice")
     notebook.run(1)

@@ -160,10 +160,9 @@ def test_painting_skips_what_is_not_there(open_grid) -> None:
     assert site(*MISSING) not in g.ranks
 
 
-def test_the_page_knows_which_ranks_are_shown_and_python_that_a_view_opened(open_grid) -> None:
+def test_the_page_knows_which_ranks_are_shown(open_grid) -> None:
     shown = """() => globalThis[Symbol.for("lora-lab:grids")].get("b1")?.ranks"""
     g = open_grid(ranks={site(0, "q"): 8})
-    assert g.esm.sent() == [{"type": "hello"}]
     g.cell(1, "v").click()
     assert g.page.evaluate(shown) == g.ranks == {site(0, "q"): 8, site(1, "v"): 8}
     g.esm.set(ranks={site(2, "o"): 4})  # from Python

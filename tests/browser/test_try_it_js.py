@@ -21,10 +21,6 @@ def panel(**kwargs: Any) -> TryIt:
     return TryIt(lambda prompt, tokens: ("", ""), prompt="name[Alimentum]", **kwargs)
 
 
-def test_says_hello_so_that_a_busy_cell_does_not_hold_up_what_follows(esm_page: Make) -> None:
-    assert esm_page(panel()).sent() == [{"type": "hello"}]
-
-
 def test_compare_sends_what_is_typed(esm_page: Make) -> None:
     esm = esm_page(panel(), views=2)
     esm.clear_log()

@@ -91,7 +91,6 @@ class Desk:
 def test_nothing_is_read_before_it_is_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(history, "list_runs", lambda _: pytest.fail("it read the disk"))
     desk = Desk(tmp_path)
-    desk.send(type="hello")
     desk.settle()
     desk.settle(Snapshot("run-1", RunState.RUNNING))
     assert desk.panel.form["open"] is False

@@ -77,7 +77,7 @@ def test_open_it_measures_and_draws(bench: Bench) -> None:
 
 
 def test_every_message_is_answered(bench: Bench, sent: list[Any]) -> None:
-    bench.send(type="hello", seq="a-1")
+    bench.send(type="open", value=False, seq="a-1")
     bench.send(type="nonsense", seq="a-2")
     answers = [message["content"] for _, message in sent if message.get("method") == "custom"]
     assert answers == [{"type": "seen", "seq": "a-1"}, {"type": "seen", "seq": "a-2"}]

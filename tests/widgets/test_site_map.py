@@ -73,9 +73,9 @@ def test_a_typo_is_refused() -> None:
         SiteMap(grid(), select="layers.0.q")
 
 
-def test_a_hello_is_answered() -> None:
+def test_a_message_is_answered() -> None:
     panel = SiteMap(grid())
     sent: list[Any] = []
     panel._send = lambda message, buffers=None: sent.append(message)
-    panel._handle_custom_msg({"type": "hello"}, [])
+    panel._handle_custom_msg({"type": "select", "site": ""}, [])
     assert sent == [{"method": "custom", "content": {"type": "seen", "seq": None}}]

@@ -133,11 +133,3 @@ def test_update_sends_nothing_while_nothing_happens() -> None:
     for _ in range(5):
         panel.update()
     assert sent == []
-
-
-def test_a_hello_is_answered() -> None:
-    panel = TryIt(lambda prompt, tokens: ("", ""))
-    sent: list[Any] = []
-    panel._send = lambda message, buffers=None: sent.append(message)
-    panel._handle_custom_msg({"type": "hello"}, [])
-    assert sent == [{"method": "custom", "content": {"type": "seen", "seq": None}}]

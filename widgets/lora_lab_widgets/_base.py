@@ -14,6 +14,7 @@ import traitlets
 
 from lora_lab_widgets._mail import Patient
 from lora_lab_widgets._problems import from_error
+from lora_lab_widgets._reachable import Reachable
 
 STATIC = Path(__file__).parent / "static"
 
@@ -32,7 +33,7 @@ def css_source(*stems: str) -> str:
     return "\n".join(_read(f"{s}.css") for s in ("theme", *stems) if (STATIC / f"{s}.css").exists())
 
 
-class Panel(Patient, anywidget.AnyWidget):
+class Panel(Reachable, Patient, anywidget.AnyWidget):
     """Base of the panels.
 
     A subclass names its files once, ``static_files = ("rank_grid",)``; they become its ES module
@@ -78,9 +79,6 @@ class Panel(Patient, anywidget.AnyWidget):
 class Spoken(Panel):
     """Base of the panels that the browser speaks to: one message at a time, each answered.
 
-    From the answer on ipykernel 7 takes this widget's messages beside a busy cell; so a view says
-    "hello" when it opens.
-
     Attributes:
         problem: what went wrong with the latest message, or None.
     """
@@ -95,8 +93,7 @@ class Spoken(Panel):
     def _receive(self, _widget: object, content: Mapping[str, Any], _buffers: object) -> None:
         with self._lock:
             try:
-                if content.get("type") != "hello":
-                    self._handle(content)
+                self._handle(content)
             except Exception as error:
                 self.problem = from_error(error)
             self.send({"type": "seen", "seq": content.get("seq")})

@@ -17,6 +17,8 @@ from typing import Any
 
 import ipywidgets
 
+from lora_lab_widgets._reachable import Reachable
+
 # The ticks' answers are three a second at most, see `run_clock.js`; the views have what is left.
 MOST = 2  # messages of views
 SPAN = 1.1  # seconds in which at most so many leave; a second, and what the way may shorten it by
@@ -78,7 +80,7 @@ class Line(Patient, ipywidgets.HTML):
     """A line of HTML that a tick changes."""
 
 
-class Picker(Patient, ipywidgets.Dropdown):
+class Picker(Reachable, Patient, ipywidgets.Dropdown):
     """A choice that a tick changes."""
 
 

@@ -149,11 +149,9 @@ class RunPanel(Panel):
         return f"{shown['run_id']} {shown['state']} step {shown['step']}/{shown['total_steps']}"
 
     def send_state(self, key: Any = None) -> None:
-        """Send traits to the browser; those that a cell changes go with the next answer.
+        """Send traits to the browser, each with the next answer.
 
-        ipykernel 7 hands a widget's next message to the thread from which the widget last sent
-        something. Were a cell to send `settings` and then be busy, ticks and Stop would wait for
-        its end. So this widget only ever sends while it answers.
+        A command may change settings, plan and recipe, and all of it is to be one message.
         """
         if key is None or not hasattr(self, "_due"):  # asked for all of it, or still being built
             super().send_state(key)

@@ -83,8 +83,6 @@ function render({ model, el: host, signal }) {
   drawCompared();
   drawDetails();
   drawProblem();
-  // Answered by Python: from then on ipykernel takes this widget's messages beside a busy cell.
-  model.send({ type: "hello" });
   const cleanup = () => {
     sizes.disconnect();
     unlisten();

@@ -211,8 +211,6 @@ function render({ model, el: host, signal }) {
   drawForm();
   drawState();
   drawProblem();
-  // Answered by Python: from then on ipykernel takes this widget's messages beside a busy cell.
-  send.post({ type: "hello" });
   const cleanup = () => {
     send.close();
     unlisten();

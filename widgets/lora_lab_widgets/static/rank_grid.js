@@ -674,8 +674,6 @@ export default () => {
     },
     render({ model, el: root, signal }) {
       const view = new RankGridView(store, model, root);
-      // Answered by Python: from then on ipykernel takes this widget's messages beside a busy cell.
-      model.send({ type: "hello" });
       const remove = () => view.remove();
       signal?.addEventListener("abort", remove, { once: true });
       return remove;

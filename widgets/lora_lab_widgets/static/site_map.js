@@ -140,8 +140,6 @@ function render({ model, el: host, signal }) {
   const sizes = new ResizeObserver(drawAxis);
   sizes.observe(root);
   host.append(root);
-  // Answered by Python: from then on ipykernel takes this widget's messages beside a busy cell.
-  model.send({ type: "hello" });
   draw();
   drawSelected();
   const cleanup = () => {

@@ -208,8 +208,6 @@ function render({ model, el: host, signal }) {
   drawRows();
   recipe.draw(model.get("recipe"));
   drawProblem();
-  // Answered by Python: from then on ipykernel takes this widget's messages beside a busy cell.
-  model.send({ type: "hello" });
   const cleanup = () => {
     form.stop();
     unlisten();

@@ -86,8 +86,6 @@ function render({ model, el: host, signal }) {
   });
   host.append(root);
   drawInputs();
-  // Answered by Python: from then on ipykernel takes this widget's messages beside a busy cell.
-  model.send({ type: "hello" });
   const cleanup = () => {
     unlisten();
     root.remove();

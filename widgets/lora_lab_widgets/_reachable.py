@@ -1,0 +1,33 @@
+"""Messages of the browser that need not wait for the end of a running cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ipywidgets
+
+# ipykernel's note on a comm (7.4): the thread that gets the browser's next message.
+_NOTE = "_reply_subshell_id"
+
+
+class Reachable(ipywidgets.Widget):
+    """A widget that the browser reaches beside a busy cell, from its first message on.
+
+    JupyterLab sends a widget's messages to a thread of their own. But ipykernel 7.4 hands them to
+    the thread from which the widget last sent something, which is the main one when a cell made or
+    changed it: after "Run all" the panels would stand still, and Stop would wait, until the last
+    cell ends. So its note is taken away after whatever is sent; a kernel that has no such notes
+    routes as it always does.
+    """
+
+    def open(self) -> None:
+        """Make the widget known to the browser."""
+        super().open()
+        self._let_the_browser_choose()
+
+    def _send(self, msg: dict[str, Any], buffers: Any = None) -> None:
+        super()._send(msg, buffers)
+        self._let_the_browser_choose()
+
+    def _let_the_browser_choose(self) -> None:
+        getattr(self.comm, "__dict__", {}).pop(_NOTE, None)
