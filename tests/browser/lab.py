@@ -47,6 +47,12 @@ def small_bench(steps: int) -> str:
     return _SMALL_BENCH.format(here=str(Path(__file__).parent), steps=steps)
 
 
+def busy_until(file: str) -> str:
+    """Return a cell that keeps the kernel's main thread until its folder has that file."""
+    wait = f"while not pathlib.Path({file!r}).exists(): time.sleep(0.1)"
+    return f"import pathlib, time\n{wait}\nprint('ran to its end')"
+
+
 class JupyterLab:
     """A server of its own: own folder, own settings, free port, no token (loopback only)."""
 

@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from lab import JupyterLab, Notebook, small_bench
+from lab import JupyterLab, Notebook, busy_until, small_bench
 from playwright.sync_api import Page, expect
 
 REAL = """\
@@ -28,16 +28,6 @@ def wait_for_state(page: Page, *wanted: str, seconds: float = 60) -> None:
     expect(page.locator(".ll-run").first).to_have_attribute(
         "data-ll-state", pattern, timeout=seconds * 1000
     )
-
-
-def until_answered(notebook: Notebook, cell: int) -> None:
-    """Wait until the page was answered: from then on a busy cell keeps it waiting no more."""
-    for _ in range(60):
-        notebook.run(cell)
-        if notebook.output(cell) != "''":
-            return
-        time.sleep(0.5)
-    raise AssertionError("the heartbeat was never answered")
 
 
 def button(page: Page, name: str):
@@ -88,8 +78,7 @@ print(json.dumps({{
 
 @pytest.mark.browser
 def test_a_busy_cell_runs_and_stop_still_stops(lab, page):
-    busy = "import time\nfor _ in range(250):\n    time.sleep(0.1)\nprint('ran to its end')"
-    notebook = show(lab, page, busy, "wb.run.state", name="busy", steps=100_000)
+    notebook = show(lab, page, busy_until("stopped"), name="busy", steps=100_000)
     button(page, "Start").click()
     wait_for_state(page, "running")
     wait_for_step(page, 1)
@@ -98,13 +87,14 @@ def test_a_busy_cell_runs_and_stop_still_stops(lab, page):
     page.wait_for_timeout(3_000)
     assert step_of(page) > first, "the panel lives while the cell keeps the main thread"
     button(page, "Pause").click()
-    wait_for_state(page, "paused", seconds=15)
+    wait_for_state(page, "paused")
     button(page, "Resume").click()
-    wait_for_state(page, "running", seconds=15)
+    wait_for_state(page, "running")
     button(page, "Stop").click()
-    wait_for_state(page, "done", seconds=20)
+    wait_for_state(page, "done")
     assert not notebook.outputs(1), "the cell is still at work"
-    notebook.wait_for(1, seconds=60)
+    (lab.folder / "stopped").touch()
+    notebook.wait_for(1)
     assert notebook.output(1) == "ran to its end"
 
 
@@ -215,10 +205,8 @@ def test_settings_that_cannot_work_are_said_in_the_strip(lab, page):
 @pytest.mark.browser
 def test_start_trains_what_the_page_shows_also_beside_a_busy_cell(lab, page):
     """What was painted may wait for a busy kernel; Start brings it along."""
-    busy = "import pathlib, time\nwhile not pathlib.Path('enough').exists(): time.sleep(0.1)"
     trained = "wb.run.config.r, wb.run.config.target_modules, wb.grid.summary()"
-    notebook = show(lab, page, busy, trained, "wb.panel.snapshot['seq']", name="painted")
-    until_answered(notebook, 3)
+    notebook = show(lab, page, busy_until("trained"), trained, name="painted")
     notebook.start(1)
     expect(notebook.cell(1)).to_contain_text("[*]")
     button(page, "clear").click()
@@ -230,7 +218,7 @@ def test_start_trains_what_the_page_shows_also_beside_a_busy_cell(lab, page):
     button(page, "Start").click()
     wait_for_state(page, "running")
     assert "[*]" in notebook.cell(1).inner_text()
-    (lab.folder / "enough").touch()
+    (lab.folder / "trained").touch()
     notebook.wait_for(1)
     notebook.run(2)
     assert notebook.output(2) == "(2, ('down',), '4 of 28 matrices, r 2')"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lab import JupyterLab, Notebook, small_bench
+from lab import JupyterLab, Notebook, busy_until, small_bench
 from playwright.sync_api import Locator, Page, expect
 
 pytestmark = pytest.mark.browser
@@ -57,8 +57,7 @@ def test_every_view_draws_and_nothing_complains(lab: JupyterLab, page: Page) -> 
 
 
 def test_it_works_beside_a_busy_cell(lab: JupyterLab, page: Page) -> None:
-    busy = "import time\nfor _ in range(300):\n    time.sleep(0.1)\nprint('ran to its end')"
-    notebook = trained(lab, page, busy, name="busy")
+    notebook = trained(lab, page, busy_until("looked"), name="busy")
     notebook.start(1)
     page.wait_for_timeout(500)
     page.get_by_role("button", name="Open the laboratory").click()
@@ -69,7 +68,8 @@ def test_it_works_beside_a_busy_cell(lab: JupyterLab, page: Page) -> None:
     expect(page.locator(".ll-lab-words")).to_contain_text("Step 0 of 12")
     assert page.locator(".ll-lab-words").inner_text() != before
     assert not notebook.outputs(1), "the cell is still at work"
-    notebook.wait_for(1, seconds=60)
+    (lab.folder / "looked").touch()
+    notebook.wait_for(1)
 
 
 def test_maps_move_while_it_trains(lab: JupyterLab, page: Page) -> None:

@@ -6,6 +6,7 @@ one JSON object: the run left alone, and for every seed what the killed and resu
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -166,6 +167,7 @@ def main(folder: Path) -> None:
     assert Fit is not None
     assert threading.active_count() == 1
     torch.set_num_threads(1)
+    gc.freeze()  # a child that collects garbage must not copy every page of this process
     answer = folder / "answer.json"
     in_a_fork(lambda: outcome(begin(folder / "alone")), answer)
     found: dict[str, Any] = {"alone": json.loads(answer.read_text()), "killed": []}

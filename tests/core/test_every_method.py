@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import gc
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,14 +74,6 @@ METHODS = {
     ),
 }
 NO_BIASES = ("llama", "t5")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_search_through_what_was_imported() -> Iterator[None]:
-    """A run collects garbage twice, for a second of each; in a process of tests there is much."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def loaded(kind: str) -> LoadedModel:
