@@ -7,6 +7,7 @@ from benchmarks import (
     dry_run,
     kernel_answers,
     latency,
+    prefix,
     spectra,
     step_slider,
     workbench_showing,
@@ -14,6 +15,7 @@ from benchmarks import (
 
 adapters.main([])
 latency.main([])
+prefix.main([])
 adalora.main([])
 spectra.main()
 closed_form.main()

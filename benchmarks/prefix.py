@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import lora_lab as ll
-from benchmarks._measure import Row, alternate, machine, median_ratio, print_table
+from benchmarks._measure import Row, alternate, median_ratio, print_table
 from benchmarks.adapters import SMOLLM2, bare, llama, stepper
 
 PAIRS = {
@@ -76,7 +76,7 @@ def rows(args: argparse.Namespace) -> list[Row]:
     return found
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--blocks", type=int, default=30, help="of SmolLM2-135M's shape (30)")
@@ -84,8 +84,8 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=16, help="learned ones (16)")
     parser.add_argument("--rounds", type=int, default=9)
-    args = parser.parse_args()
-    title = f"learned tokens, SmolLM2-135M shape, {args.blocks} blocks, float32 ({machine()})"
+    args = parser.parse_args(argv)
+    title = f"learned tokens, SmolLM2-135M shape, {args.blocks} blocks, float32"
     print_table(title, rows(args))
 
 
