@@ -18,7 +18,7 @@ help:            ## list the targets
 	@grep -E '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
 lab: $(VENV)/.lab            ## set up, then open JupyterLab on the workbench
-	$(BIN)/jupyter lab $(AS_ROOT) notebooks/00_workbench.ipynb
+	$(BIN)/jupyter lab $(AS_ROOT) --notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_workbench.ipynb
 
 demo: $(VENV)/.lab           ## train on the embedded model without a browser; writes report.html
 	$(BIN)/lora-lab demo
