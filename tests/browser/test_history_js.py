@@ -246,3 +246,14 @@ def test_a_closed_view_leaves_nothing_behind(esm_page: Make, by: str) -> None:
     esm = opened(esm_page)
     esm.remove_view(by=by)
     assert esm.open_ends() == {"model": 0, "document": 0, "window": 0, "intervals": 0}
+
+
+@pytest.mark.parametrize("width", [620, 900, 1250])
+def test_a_line_breaks_between_two_metrics_not_within_one(esm_page: Make, width: int) -> None:
+    esm = opened(esm_page, width=width)
+    cell = esm.view().locator(".ll-past-metrics").last
+    expect(cell).to_have_text("held-out loss 2.10 → 1.21 · BLEU 12.1 → 38.2")
+    metrics = cell.locator("span")
+    expect(metrics).to_have_text(["held-out loss 2.10 → 1.21 ·", "BLEU 12.1 → 38.2"])
+    heights = metrics.evaluate_all("spans => spans.map(span => span.offsetHeight)")
+    assert max(heights) < 25, "one line each"

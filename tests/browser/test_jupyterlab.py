@@ -12,7 +12,8 @@ from playwright.sync_api import Page, expect
 
 REAL = """\
 from lora_lab_widgets import Workbench
-wb = Workbench("smollm2-135m", max_steps=8, per_device_train_batch_size=2, learning_rate=3e-3)
+few = dict(max_steps=8, per_device_train_batch_size=2, eval_examples=2)
+wb = Workbench("smollm2-135m", learning_rate=3e-3, **few)
 wb"""
 
 

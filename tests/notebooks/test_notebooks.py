@@ -46,7 +46,8 @@ def shorten(notebook, changes):
 @pytest.mark.real_model
 def test_the_workbench_runs(tmp_path):
     notebook = nbformat.read(WORKBENCH, as_version=4)
-    short = 'Workbench("smollm2-135m", max_steps=3, per_device_train_batch_size=2, max_length=96)'
+    small = "max_steps=3, per_device_train_batch_size=2, max_length=96, eval_examples=3"
+    short = f'Workbench("smollm2-135m", {small})'
     shorten(notebook, {'Workbench("smollm2-135m")': short})
     run(notebook, tmp_path)
     code = code_cells(notebook)

@@ -67,7 +67,7 @@ function runList(send) {
       cell("state", el("i", { class: "ll-run-lamp", "aria-hidden": "true" }), el("span", { text: run.state })),
       cell("steps", run.steps ? `${formatCount(run.step)} / ${formatCount(run.steps)}` : formatCount(run.step)),
       cell("loss", formatLoss(run.loss)),
-      cell("metrics", run.metrics),
+      cell("metrics", ...unbroken(run.metrics)),
       cell("when", run.when),
       cell("acts", open, ...(run.resumable ? [resume] : []), remove));
     node_.dataset.llState = run.state;
@@ -84,6 +84,11 @@ function runList(send) {
     empty.hidden = Boolean(form.rows.length);
   };
   return { node, empty, draw };
+}
+
+/** A line breaks between two metrics, not within one. */
+function unbroken(metrics) {
+  return metrics.split(/(?<=·) /).filter(Boolean).flatMap((text, i) => (i ? [" ", el("span", { text })] : [el("span", { text })]));
 }
 
 /** {node, draw(compared)}: a row for each of the picked runs. */
