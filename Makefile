@@ -8,7 +8,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # Two at a time; a file's tests stay together, as they share a JupyterLab or a cluster. In their own
 # order, as the long ones are among the first.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
-# Two processes that each take every core slow one another down twenty times.
+# Two processes that each take every core wait for one another most of the time.
 test: export OMP_NUM_THREADS ?= 1
 INPUTS := pyproject.toml constraints.txt embedded-models.txt
 

@@ -88,7 +88,8 @@ function runList(send) {
 
 /** A line breaks between two metrics, not within one. */
 function unbroken(metrics) {
-  return metrics.split(/(?<=·) /).filter(Boolean).flatMap((text, i) => (i ? [" ", el("span", { text })] : [el("span", { text })]));
+  const whole = metrics ? metrics.split(" · ") : [];
+  return whole.flatMap((text, i) => [el("span", { text: i + 1 < whole.length ? `${text} ·` : text }), " "]);
 }
 
 /** {node, draw(compared)}: a row for each of the picked runs. */
