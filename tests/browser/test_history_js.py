@@ -123,10 +123,8 @@ def test_deleting_takes_two_clicks(esm_page: Make) -> None:
 def test_a_question_outlives_news_of_the_list(esm_page: Make) -> None:
     esm = opened(esm_page)
     button(esm, "Delete run-a").click()
-    rows = [{**row, "when": "1 min ago"} for row in FORM["rows"]]
     for when in ("1 min ago", "2 min ago"):
-        rows = [{**row, "when": when} for row in rows]
-        esm.set(form={**FORM, "rows": rows})
+        esm.set(form={**FORM, "rows": [{**each, "when": when} for each in ROWS]})
         expect(esm.view().get_by_text(when).first).to_be_visible()
         expect(button(esm, "Sure? run-a")).to_be_focused()
     button(esm, "Sure? run-a").click()
