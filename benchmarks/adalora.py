@@ -18,8 +18,8 @@ from torch import nn
 import lora_lab as ll
 from benchmarks._measure import Row, alternate, median_ratio, print_table
 from benchmarks.adapters import SMOLLM2, at_most, llama
-from lora_lab.adapters import Adapter
-from lora_lab.memory import LiveStorages
+from lora_lab.budget.meter import LiveStorages
+from lora_lab.methods.base import Adapter
 
 STEPS = 1_000
 TARGETS = "all-linear"

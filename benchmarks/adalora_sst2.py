@@ -22,8 +22,8 @@ from pathlib import Path
 import lora_lab as ll
 from benchmarks._measure import Row, print_table
 from lora_lab.configs import MethodConfig
-from lora_lab.runs import Run
 from lora_lab.tasks import ClassificationTask
+from lora_lab.training.run import Run
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "sst2"
 ROLES = ("q", "k", "v", "o", "up", "down")

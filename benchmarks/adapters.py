@@ -20,7 +20,7 @@ from torch import nn
 import lora_lab as ll
 from benchmarks import import_time
 from benchmarks._measure import Row, alternate, median_ratio, print_table
-from lora_lab.memory import LiveStorages
+from lora_lab.budget.meter import LiveStorages
 
 SMOLLM2 = {
     "hidden_size": 576,

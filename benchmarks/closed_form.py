@@ -6,7 +6,7 @@ import statistics
 
 from benchmarks._measure import Row, alternate, median_ratio, print_table
 from lora_lab.anatomy import anatomy
-from lora_lab.anatomy.facts import build_on_meta
+from lora_lab.anatomy.model_config import build_on_meta
 from lora_lab.budget import budget
 from lora_lab.configs import BottleneckConfig, LoraConfig, PrefixEmbedConfig
 from lora_lab.models import model_config

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks._measure import Row, print_table
-from lora_lab.adapters import attach
 from lora_lab.budget.dry_run import DryRun, dry_run
+from lora_lab.budget.meter import MemoryReading, Meter
 from lora_lab.configs import LoraConfig
-from lora_lab.memory import MemoryReading, Meter
+from lora_lab.methods.api import attach
 
 PLAN = LoraConfig(r=8, target_modules="all-linear")
 REACH, REACH_SECONDS = 0.03, 5.0

@@ -15,8 +15,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from benchmarks._measure import Row, print_table
-from lora_lab.analysis import read_history, step_maps
+from lora_lab.analysis import step_maps
 from lora_lab.figures import step_maps_figure, update_step_maps
+from lora_lab.runs import read_history
 from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE, SpectraLog
 
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")

@@ -2,6 +2,6 @@
 
 import sys
 
-from lora_lab.cli import main
+from lora_lab.cli.main import main
 
 sys.exit(main())

@@ -68,7 +68,7 @@ def run_capacity(run_folder: str | os.PathLike[str]) -> Capacity:
         RunError: no run's folder, or files that cannot be read.
         AdapterError: see `capacity`.
     """
-    from lora_lab.analysis.history import read_history
+    from lora_lab.runs.history import read_history
 
     folder = Path(run_folder).expanduser().resolve()
     parameters = sum(site.trainable for site in read_history(folder).sites)

@@ -16,17 +16,19 @@ import torch
 from torch import nn
 
 from lora_lab import spectra
-from lora_lab._arrays import computable, to_numpy
-from lora_lab.adapters import LoraAdapter, LoraSite, activate, active, attached
-from lora_lab.adapters.factors.layers import AdaptedLayer
+from lora_lab._util.arrays import computable, to_numpy
 from lora_lab.analysis.leading import BaseWeight
 from lora_lab.analysis.losses import Losses
 from lora_lab.analysis.sites import AdaptedSite, factors_beside, naming
 from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.methods.api import activate, active, attached
+from lora_lab.methods.lora.adapter import LoraAdapter
+from lora_lab.methods.lora.factors import LoraSite
+from lora_lab.methods.lora.layers import AdaptedLayer
 
 if TYPE_CHECKING:
-    from lora_lab.models import LoadedModel
-    from lora_lab.tasks import Example
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.tasks.base import Example
 
 _NEIGHBOURS = 5  # directions of W₀ on either side of the best match that make its window
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lora_lab import spectra
-from lora_lab._arrays import computable, to_numpy
+from lora_lab._util.arrays import computable, to_numpy
 
 _Found = tuple[np.ndarray, ...]
 

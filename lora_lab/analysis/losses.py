@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lora_lab.adapters import activate, active
-from lora_lab.anatomy.facts import max_positions
+from lora_lab.anatomy.model_config import max_positions
 from lora_lab.errors import TaskError
-from lora_lab.tasks import Example, Task
+from lora_lab.methods.api import activate, active
+from lora_lab.tasks.base import Example, Task
 from lora_lab.tasks.encoding import IGNORED, Encoded, collate, encode_all, need_tokenizer, pad_id
 from lora_lab.tasks.generation import evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from lora_lab.models import LoadedModel
+    from lora_lab.models.load import LoadedModel
 
 _BATCH = 8
 _LONGEST = 512  # tokens of an example or text; what is longer is cut

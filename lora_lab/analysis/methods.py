@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._format import format_bytes, plural
-from lora_lab._listing import Listing
+from lora_lab._util.format import format_bytes, plural
+from lora_lab._util.tables import Listing
 from lora_lab.analysis.records import (
     end_state,
     final_score,
@@ -24,7 +24,7 @@ from lora_lab.errors import RunError
 
 if TYPE_CHECKING:
     # `lora_lab.runs` measures with this package, so it cannot be imported at the top.
-    from lora_lab.runs.store import RunRecord
+    from lora_lab.runs.records import RunRecord
 
 # Every method wants its own learning rate; the rest of the training is the same for all.
 _FREE = ("learning_rate", "loraplus_lr_ratio", "weight_decay", "seed", "save_steps")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lora_lab import spectra
-from lora_lab._arrays import computable, to_numpy
+from lora_lab._util.arrays import computable, to_numpy
 from lora_lab.analysis.leading import BaseWeight
 from lora_lab.analysis.sites import AdaptedSite, check_fits, naming, update_triplets
 from lora_lab.errors import AdapterError, ConfigError

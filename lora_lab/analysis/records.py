@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._format import format_count
-from lora_lab.configs import TrainingConfig
+from lora_lab._util.format import format_count
 from lora_lab.errors import RunError
+from lora_lab.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     # `lora_lab.runs` measures with this package, so it cannot be imported at the top.
-    from lora_lab.runs.store import RunRecord
+    from lora_lab.runs.records import RunRecord
 
 _MODEL = ("hub_id", "name", "parameters", "dtype")
 

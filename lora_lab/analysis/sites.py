@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from lora_lab import spectra
-from lora_lab._arrays import as_other, computable, to_numpy
-from lora_lab.anatomy import Site
+from lora_lab._util.arrays import as_other, computable, to_numpy
+from lora_lab.anatomy.types import Site
 from lora_lab.errors import AdapterError, ModelError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lora_lab import spectra
-from lora_lab._arrays import to_numpy
+from lora_lab._util.arrays import to_numpy
 from lora_lab.analysis.leading import BaseWeight
 from lora_lab.analysis.sites import AdaptedSite, check_fits, naming, update_triplets
 from lora_lab.errors import ConfigError

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_lab._format import plural
+from lora_lab._util.format import plural
 from lora_lab.analysis.records import (
     end_state,
     final_score,
@@ -19,12 +19,12 @@ from lora_lab.analysis.records import (
     refuse_differences,
     shared_settings,
 )
-from lora_lab.configs import LoraConfig
 from lora_lab.errors import RunError
+from lora_lab.methods.lora.config import LoraConfig
 
 if TYPE_CHECKING:
     # `lora_lab.runs` measures with this package, so it cannot be imported at the top.
-    from lora_lab.runs.store import RunRecord
+    from lora_lab.runs.records import RunRecord
 
 # What runs of one sweep may differ in: its axes, and what does not change what a score means.
 _FREE_LORA = ("r", "lora_alpha")

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from lora_lab.anatomy import Anatomy, Row, Rows, Site, Weight, facts, roles
+from lora_lab.anatomy import model_config, roles
+from lora_lab.anatomy.types import Anatomy, Row, Rows, Site, Weight
 
 # What adapters hang below a matrix, and below a module that they train whole.
 ADAPTER_CHILD, SAVED_CHILD, LEARNED_CHILD = "lora", "lora_saved", "lora_learned"
@@ -116,10 +117,10 @@ class _Walk:
 
 def read(model: nn.Module) -> Anatomy:
     """Read a model that is at hand."""
-    from lora_lab.heads import head_modules  # which knows this module's names
+    from lora_lab.anatomy.heads import head_modules  # which knows this module's names
 
     walk = _Walk(model)
-    output = facts.embedding(model, "get_output_embeddings")
+    output = model_config.embedding(model, "get_output_embeddings")
     leaves = [
         leaf for leaf in walk.leaves if leaf.module is not output and leaf.path[-1:] != ("lm_head",)
     ]
@@ -150,7 +151,7 @@ def read(model: nn.Module) -> Anatomy:
 
     sites.sort(key=order)
     gate = walk.packed_gate or any("gate_proj" in s.role or s.role == "gate" for s in sites)
-    shape = facts.shape(
+    shape = model_config.shape(
         model,
         stack_layers={stack: sum(row.stack == stack for row in rows) for stack in stacks},
         mlp_width=max((site.in_features for site in sites if site.role == "down"), default=None),

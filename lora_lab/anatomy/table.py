@@ -6,10 +6,10 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from lora_lab._format import plural
+from lora_lab._util.format import plural
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy import Anatomy, Row, Site
+    from lora_lab.anatomy.types import Anatomy, Row, Site
 
 _MOST_COLUMNS = 16  # a mixture of experts can have hundreds
 

@@ -6,7 +6,13 @@ import html
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lora_lab._format import format_bytes, format_change, format_count, format_ratio, format_share
+from lora_lab._util.format import (
+    format_bytes,
+    format_change,
+    format_count,
+    format_ratio,
+    format_share,
+)
 
 _PARTS = ("weights", "gradients", "optimizer", "activations")
 

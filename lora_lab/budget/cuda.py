@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_lab.memory import LiveStorages
+from lora_lab.budget.meter import LiveStorages
 
 KIB, MIB = 2**10, 2**20
 _SMALL = MIB  # up to here a storage lives in the small pool

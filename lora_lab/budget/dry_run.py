@@ -20,17 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lora_lab._quiet import quiet_transformers
-from lora_lab.adapters import Adapter
-from lora_lab.anatomy import anatomy
-from lora_lab.budget import fakes
+from lora_lab._util.quiet import quiet_transformers
+from lora_lab.anatomy.api import anatomy
+from lora_lab.budget import fake_model
 from lora_lab.budget.costs import Memory
 from lora_lab.budget.cuda import CudaStorages, cublas_workspace
-from lora_lab.budget.methods import learned_tokens
+from lora_lab.budget.meter import LiveStorages, storage_bytes
 from lora_lab.budget.optimizers import OPTIMIZERS
 from lora_lab.budget.table import need_target, tokens_text
 from lora_lab.errors import ConfigError
-from lora_lab.memory import LiveStorages, storage_bytes
+from lora_lab.methods.base import Adapter
+from lora_lab.methods.costs import learned_tokens
 
 _MAX_GRAD_NORM = 1.0  # TrainingConfig's; how far gradients are scaled costs nothing
 
@@ -115,20 +115,22 @@ def dry_run(
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
     with quiet_transformers():
-        hollow, kind = fakes.hollow_model(model, dtype)
+        hollow, kind = fake_model.hollow_model(model, dtype)
         with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode():
-            fakes.fill(hollow, kind)
+            fake_model.fill(hollow, kind)
             if target_length is not None:
                 need_target(target_length, _writes_apart(hollow))
             configs = [*config] if isinstance(config, Sequence) else [config]
             learned_tokens(anatomy(hollow), configs, sequence_length)
-            with fakes.explained(hollow):
-                adapter = fakes.set_up(hollow, config, gradient_checkpointing)
+            with fake_model.explained(hollow):
+                adapter = fake_model.set_up(hollow, config, gradient_checkpointing)
             learning = [*(adapter or hollow).parameters()]
-            rule = fakes.make_optimizer(optimizer, learning, cuda)
-            batch = fakes.inputs(hollow, batch_size, sequence_length, padding_mask, target_length)
+            rule = fake_model.make_optimizer(optimizer, learning, cuda)
+            batch = fake_model.inputs(
+                hollow, batch_size, sequence_length, padding_mask, target_length
+            )
             step = _Step(hollow, adapter, learning, rule, batch)
-            with fakes.explained(hollow):
+            with fake_model.explained(hollow):
                 peak, extras = step.on_cuda() if cuda else (step.peak(), {})
     weights = storage_bytes([*hollow.parameters(), *hollow.buffers()])
     tokens = tokens_text(sequence_length, target_length)
@@ -175,7 +177,7 @@ class _Step:
         self._batch = batch
         self.gradients = self.state = 0
         if adapter is not None:
-            adapter.begin_training(optimizer, fakes.MANY_STEPS)
+            adapter.begin_training(optimizer, fake_model.MANY_STEPS)
 
     def peak(self) -> int:
         """Return the peak of the second step: the first has no optimizer state yet.
@@ -207,7 +209,7 @@ class _Step:
         return [*self._model.parameters(), *self._model.buffers()]
 
     def _pass(self) -> None:
-        loss = fakes.loss_of(self._model, self._batch)
+        loss = fake_model.loss_of(self._model, self._batch)
         if self._adapter is not None and (penalty := self._adapter.penalty()) is not None:
             loss = loss + penalty
         loss.backward()

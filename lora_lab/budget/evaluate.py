@@ -11,8 +11,8 @@ from typing import Any
 
 from lora_lab.budget.costs import Budget, Memory
 from lora_lab.budget.optimizers import StateRule, state_rule
-from lora_lab.budget.part import NOTHING, Part, lora_part
 from lora_lab.errors import ConfigError
+from lora_lab.methods.cost import NOTHING, Part, lora_part
 
 
 def evaluate_price(price: Mapping[str, Any], ranks: Mapping[str, int]) -> Budget:

@@ -6,17 +6,17 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.budget import activations as act
-from lora_lab.budget.full import full_memory
 from lora_lab.budget.optimizers import OPTIMIZERS, state_rule
-from lora_lab.budget.part import MASTER, PLAIN, lora_options
-from lora_lab.configs.base import need_count
 from lora_lab.errors import ConfigError
+from lora_lab.methods.config import need_count
+from lora_lab.methods.cost import MASTER, PLAIN, lora_options
+from lora_lab.methods.full.cost import full_memory
 
 if TYPE_CHECKING:
     import torch
 
-    from lora_lab.anatomy import Anatomy, Site
-    from lora_lab.configs import LoraConfig
+    from lora_lab.anatomy.types import Anatomy, Site
+    from lora_lab.methods.lora.config import LoraConfig
 
 _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

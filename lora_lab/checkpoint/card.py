@@ -17,19 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from lora_lab._format import format_count, format_share
-from lora_lab.adapters import LoraAdapter, LoraSite
-from lora_lab.anatomy import anatomy
+from lora_lab._util.files import new_folder
+from lora_lab._util.format import format_count, format_share
+from lora_lab.anatomy.api import anatomy
 from lora_lab.checkpoint.files import read_json
-from lora_lab.checkpoint.folders import new_folder
 from lora_lab.checkpoint.markdown import escaped, is_number, number, span, table
 from lora_lab.checkpoint.saving import named_adapter, save_adapter
 from lora_lab.errors import RunError
+from lora_lab.methods.lora.adapter import LoraAdapter
+from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.models.places import HUB_ID
 
 if TYPE_CHECKING:
-    from lora_lab.models import Card
-    from lora_lab.runs import Run
+    from lora_lab.models.load import Card
+    from lora_lab.training.run import Run
 
 CARD_FILE = "README.md"
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from lora_lab.anatomy import Anatomy, Site
-from lora_lab.anatomy.names import site_alone, sites_from_names
+from lora_lab.anatomy.from_state_dict import site_alone, sites_from_names
+from lora_lab.anatomy.types import Anatomy, Site
 from lora_lab.checkpoint.files import CONFIG_FILE
+from lora_lab.checkpoint.locate import find_adapter
 from lora_lab.checkpoint.loralib import read_loralib
-from lora_lab.checkpoint.matching import check_shape
 from lora_lab.checkpoint.modules import AdapterFile, ModuleUpdate, Slice, split
 from lora_lab.checkpoint.peft import changed_base, read_peft
-from lora_lab.checkpoint.places import find_adapter
+from lora_lab.checkpoint.to_model import check_shape
 from lora_lab.errors import AdapterError
 
 _KINDS = {

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_lab._quiet import first_line
+from lora_lab._util.quiet import first_line
 from lora_lab.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"

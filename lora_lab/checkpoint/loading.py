@@ -11,17 +11,19 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from lora_lab.adapters import Adapter, Combination, LoraAdapter
-from lora_lab.adapters import activate as switch_to
-from lora_lab.adapters.verbs import build, put_on
 from lora_lab.checkpoint.files import CONFIG_FILE, OWN_CONFIG_FILE, shown
-from lora_lab.checkpoint.matching import Matched, match
-from lora_lab.checkpoint.own import fill, read_own
+from lora_lab.checkpoint.native import fill, read_own
 from lora_lab.checkpoint.peft import changed_base, read_peft, read_settings
 from lora_lab.checkpoint.saving import tidy
-from lora_lab.configs import LoraConfig
+from lora_lab.checkpoint.to_model import Matched, match
 from lora_lab.errors import AdapterError
-from lora_lab.plan import full
+from lora_lab.methods.api import activate as switch_to
+from lora_lab.methods.api import build, put_on
+from lora_lab.methods.base import Adapter
+from lora_lab.methods.combination import Combination
+from lora_lab.methods.lora.adapter import LoraAdapter
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.lora.targets import full
 
 
 def load_adapter(

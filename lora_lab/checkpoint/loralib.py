@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lora_lab.anatomy import Rows
+from lora_lab.anatomy.types import Rows
 from lora_lab.checkpoint.files import read_tensors
 from lora_lab.checkpoint.modules import AdapterFile, ModuleUpdate, Slice, check_factor
 from lora_lab.errors import AdapterError

@@ -12,23 +12,20 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters import LoraAdapter, LoraSite, activate, attach
-from lora_lab.anatomy import Anatomy, anatomy
-from lora_lab.checkpoint.folders import new_file
+from lora_lab._util.files import new_file
+from lora_lab.anatomy.api import anatomy
+from lora_lab.anatomy.types import Anatomy
 from lora_lab.checkpoint.loralib import FACTS_KEY, FUSED, encode_facts, read_loralib
-from lora_lab.checkpoint.matching import check_shape, match_sites
 from lora_lab.checkpoint.modules import AdapterFile, ModuleUpdate
 from lora_lab.checkpoint.saving import named_adapter, tidy
-from lora_lab.checkpoint.stacking import (
-    Factors,
-    padded,
-    refuse_others,
-    stacked,
-    stacked_sites,
-)
-from lora_lab.configs import LoraConfig
+from lora_lab.checkpoint.stacking import Factors, padded, refuse_others, stacked, stacked_sites
+from lora_lab.checkpoint.to_model import check_shape, match_sites
 from lora_lab.errors import AdapterError
-from lora_lab.plan import config_from_ranks
+from lora_lab.methods.api import activate, attach
+from lora_lab.methods.lora.adapter import LoraAdapter
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.lora.factors import LoraSite
+from lora_lab.methods.lora.targets import config_from_ranks
 
 _PICKLES = (".pt", ".bin")
 

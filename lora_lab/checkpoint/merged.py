@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters import Adapter
-from lora_lab.adapters.factors.quantised import bits
-from lora_lab.adapters.saved_modules import own_tensors
-from lora_lab.adapters.verbs import base_in_place, needed_rack
-from lora_lab.checkpoint.folders import new_folder
+from lora_lab._util.files import new_folder
 from lora_lab.checkpoint.shards import Shard, ShardWriter, plan_shards
 from lora_lab.errors import AdapterError
+from lora_lab.methods.api import base_in_place, needed_rack
+from lora_lab.methods.base import Adapter
+from lora_lab.methods.lora.quantized import bits
+from lora_lab.methods.modules_to_save import own_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_lab.anatomy import Rows, Site
+from lora_lab.anatomy.types import Rows, Site
 from lora_lab.checkpoint.files import shown
 from lora_lab.errors import AdapterError
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lora_lab.checkpoint.checksum import check_seal
 from lora_lab.checkpoint.files import (
     CONFIG_FILE,
     PICKLE_FILE,
@@ -30,7 +31,6 @@ from lora_lab.checkpoint.modules import (
     decode_slices,
 )
 from lora_lab.checkpoint.patterns import Patterns
-from lora_lab.checkpoint.seal import check_seal
 from lora_lab.errors import AdapterError
 
 PREFIX = "base_model.model."

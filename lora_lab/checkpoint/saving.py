@@ -24,25 +24,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters import Adapter, Combination, LoraAdapter, LoraSite, attached
-from lora_lab.adapters.factors.dora import row_norms
-from lora_lab.adapters.saved_modules import own_tensors
-from lora_lab.adapters.verbs import active, original_weight
-from lora_lab.checkpoint.files import (
-    CONFIG_FILE,
-    OWN_CONFIG_FILE,
-    OWN_WEIGHTS_FILE,
-    WEIGHTS_FILE,
-)
+from lora_lab.checkpoint.checksum import SEAL_KEY, seal
+from lora_lab.checkpoint.files import CONFIG_FILE, OWN_CONFIG_FILE, OWN_WEIGHTS_FILE, WEIGHTS_FILE
 from lora_lab.checkpoint.modules import SLICES_KEY, Slice, encode_slices, rows_of
-from lora_lab.checkpoint.own import part_name, parts_in, remove_parts, save_own, save_parts
+from lora_lab.checkpoint.native import part_name, parts_in, remove_parts, save_own, save_parts
 from lora_lab.checkpoint.peft import PREFIX
-from lora_lab.checkpoint.seal import SEAL_KEY, seal
 from lora_lab.checkpoint.stacking import stacked_sites
-from lora_lab.checkpoint.ties import tied_to
-from lora_lab.configs import LoraConfig
+from lora_lab.checkpoint.tied_weights import tied_to
 from lora_lab.errors import AdapterError
-from lora_lab.plan import full
+from lora_lab.methods.api import active, attached, original_weight
+from lora_lab.methods.base import Adapter
+from lora_lab.methods.combination import Combination
+from lora_lab.methods.lora.adapter import LoraAdapter
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.lora.dora import row_norms
+from lora_lab.methods.lora.factors import LoraSite
+from lora_lab.methods.lora.targets import full
+from lora_lab.methods.modules_to_save import own_tensors
 
 
 def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:

@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from lora_lab.adapters import LoraAdapter, LoraSite
 from lora_lab.checkpoint.modules import rows_of
 from lora_lab.errors import AdapterError
-from lora_lab.lowrank import Term
+from lora_lab.methods.lora.adapter import LoraAdapter
+from lora_lab.methods.lora.factors import LoraSite
+from lora_lab.methods.lora.operator import Term
 
 Factors = tuple[Tensor, Tensor]  # A (r, in) and B (out, r), on the CPU
 

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_lab.adapters import LoraAdapter, LoraSite
-from lora_lab.anatomy import Site, anatomy
+from lora_lab._util.files import new_folder
+from lora_lab.anatomy.api import anatomy
+from lora_lab.anatomy.types import Site
 from lora_lab.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
-from lora_lab.checkpoint.folders import new_folder
 from lora_lab.checkpoint.peft import PREFIX
 from lora_lab.checkpoint.saving import named_adapter, task_type
 from lora_lab.checkpoint.stacking import Factors, padded, refuse_others, stacked_sites
+from lora_lab.methods.lora.adapter import LoraAdapter
+from lora_lab.methods.lora.factors import LoraSite
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 

@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.budget import OPTIMIZERS
+from lora_lab.budget.optimizers import OPTIMIZERS
 from lora_lab.cli.command import Command, Report
 
 if TYPE_CHECKING:
     from lora_lab.configs import MethodConfig
-    from lora_lab.paper import PublishedRow
+    from lora_lab.paper.rows import PublishedRow
 
 _METHODS = (
     *("lora", "adalora", "ft", "ft-top2", "bitfit", "pre-embed", "pre-layer"),
@@ -68,7 +68,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> Report:
     from lora_lab import paper
-    from lora_lab.budget import budget
+    from lora_lab.budget.forecast import budget
 
     configs = _configs(options)
     settings = {
@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace) -> Report:
 def _with_dry_runs(
     report: Report, model: str, configs: list[MethodConfig], settings: dict[str, Any]
 ) -> Report:
-    from lora_lab._format import format_bytes
+    from lora_lab._util.format import format_bytes
     from lora_lab.budget.dry_run import dry_run
 
     runs = {

@@ -15,7 +15,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> Report:
-    from lora_lab.demo import demo
+    from lora_lab.cli.tour import demo
 
     found = demo(options.model, options.task, options.steps, options.output_dir, quiet=options.json)
     return Report(found, f"adapter  {found['adapter']}\nreport   {found['report']}")

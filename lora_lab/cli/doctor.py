@@ -12,10 +12,10 @@ def _arguments(_parser: argparse.ArgumentParser) -> None:
 
 
 def _run(_options: argparse.Namespace) -> Report:
-    from lora_lab import _doctor
+    from lora_lab.cli import installed
 
-    found = _doctor.examine()
-    return Report(found, _doctor.as_text(found))
+    found = installed.examine()
+    return Report(found, installed.as_text(found))
 
 
 DOCTOR = Command("what is installed and what is missing", _arguments, _run)

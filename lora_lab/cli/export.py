@@ -30,7 +30,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> Report:
     from rich.console import Console
 
-    from lora_lab.exporting import export_adapter
+    from lora_lab.checkpoint.convert import export_adapter
 
     with Console(stderr=True, quiet=options.json).status("exporting"):
         found = export_adapter(

@@ -26,7 +26,7 @@ def _run(options: argparse.Namespace) -> Report:
     from rich.console import Console
 
     from lora_lab.errors import ConfigError
-    from lora_lab.inspection import inspect_adapter
+    from lora_lab.reports.inspect import inspect_adapter
 
     if options.alpha is not None and not options.loralib:
         raise ConfigError("--alpha is for loralib's files; add --loralib, or leave it out")
@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> Report:
         )
     answer, text = found.to_json(), str(found)
     if options.report:
-        from lora_lab.report import write_inspection
+        from lora_lab.reports.inspection_page import write_inspection
 
         written = write_inspection(options.report, found)
         answer["report"] = str(written)

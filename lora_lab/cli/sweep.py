@@ -7,12 +7,13 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._format import plural
+from lora_lab._util.format import plural
 from lora_lab.cli.command import Command, Report
 
 if TYPE_CHECKING:
-    from lora_lab.sweeps import Cell, CellResult
+    from lora_lab.sweeps.cells import Cell
     from lora_lab.sweeps.plan import SweepPlan
+    from lora_lab.sweeps.store import CellResult
 
 _LOOKS = 1.0  # seconds between two looks at the sweep
 
@@ -45,7 +46,7 @@ def _run(options: argparse.Namespace) -> Report:
 
 
 def _here(plan: SweepPlan, quiet: bool) -> dict[str, CellResult]:
-    from lora_lab.sweeps import Sweep
+    from lora_lab.sweeps.local import Sweep
 
     lm, task = plan.recipe.load()
     made = Sweep(lm, task, plan.cells(), plan.folder, plan.asha).start()

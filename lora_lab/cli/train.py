@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._format import format_bytes, plural
+from lora_lab._util.format import format_bytes, plural
 from lora_lab.cli.command import Command, Report
 from lora_lab.errors import LoraLabError
 
 if TYPE_CHECKING:
-    from lora_lab.runs import Run, RunResult, Snapshot
+    from lora_lab.runs.snapshot import Snapshot
+    from lora_lab.training.run import Run, RunResult
 
 _LOOKS = 0.25  # seconds between two looks at the run
 _ENDS = signal.SIGINT, signal.SIGTERM  # Ctrl-C, and a cluster that wants its machine back
@@ -30,7 +31,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> Report | None:
-    from lora_lab.runs import processes
+    from lora_lab.training import processes
 
     with processes.joined():
         try:
@@ -46,8 +47,8 @@ def _run(options: argparse.Namespace) -> Report | None:
 
 
 def _made(options: argparse.Namespace) -> Run:
-    from lora_lab.runs import resume
-    from lora_lab.runs.recipe import Recipe
+    from lora_lab.runs.run_file import Recipe
+    from lora_lab.training.resume import resume
 
     if options.resume:
         return resume(options.recipe, output_dir=options.output_dir or "runs", start=False)

@@ -2,10 +2,22 @@
 
 Every figure has an explicit size, a transparent ground and float32 values; a curve has at most 500
 points, a map one cell a site or a pair of directions. What a figure shows is said in a sentence or
-two by the function of the same name in `lora_lab.summaries`, for screen readers and captions. Show
+two by the function of the same name in `lora_lab.captions`, for screen readers and captions. Show
 figures with `CONFIG`.
 """
 
+from lora_lab.captions.delta_w import (
+    amplification_summary,
+    capacity_summary,
+    intruder_curve_summary,
+    intruder_summary,
+    phi_summary,
+    spectrum_against_base_summary,
+    step_maps_summary,
+    sweep_summary,
+)
+from lora_lab.captions.methods import method_comparison_summary
+from lora_lab.captions.run import loss_summary, map_summary, memory_summary, summary
 from lora_lab.figures._base import CONFIG, Figure, Theme, plotly_js
 from lora_lab.figures.amplification import amplification_figure
 from lora_lab.figures.capacity import capacity_figure
@@ -16,28 +28,9 @@ from lora_lab.figures.memory import MEMORY_PARTS, memory_figure
 from lora_lab.figures.methods import method_comparison
 from lora_lab.figures.overlap import overlap_figure, update_overlap
 from lora_lab.figures.phi import phi_figure
-from lora_lab.figures.spectrum import (
-    spectrum_against_base_figure,
-    spectrum_figure,
-    update_spectrum,
-)
+from lora_lab.figures.spectrum import spectrum_against_base_figure, spectrum_figure, update_spectrum
 from lora_lab.figures.step_maps import step_maps_figure, update_step_maps
 from lora_lab.figures.sweep import sweep_figure
-from lora_lab.summaries import (
-    amplification_summary,
-    capacity_summary,
-    intruder_curve_summary,
-    intruder_summary,
-    loss_summary,
-    map_summary,
-    memory_summary,
-    method_comparison_summary,
-    phi_summary,
-    spectrum_against_base_summary,
-    step_maps_summary,
-    summary,
-    sweep_summary,
-)
 
 __all__ = [
     "CONFIG",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from lora_lab.analysis import Placed
+from lora_lab.analysis.live import Placed
 from lora_lab.figures._base import LETTER, Colours, plain
 
 _LAYER_LABEL = 28  # pixels between two labels of layers, at least

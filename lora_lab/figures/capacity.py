@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from lora_lab._format import format_share
+from lora_lab._util.format import format_share
 from lora_lab.analysis.capacity import Capacity
+from lora_lab.captions.delta_w import bits_text
 from lora_lab.figures._base import THEMES, Theme, base_layout, room_for_text
-from lora_lab.summaries.laboratory import bits_text
 
 
 def capacity_figure(

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from lora_lab._format import format_bytes
+from lora_lab._util.format import format_bytes
+from lora_lab.budget.meter import MemoryReading
 from lora_lab.figures._base import THEMES, Theme, base_layout, room_for_text, show_legend
-from lora_lab.memory import MemoryReading
 
 if TYPE_CHECKING:
-    from lora_lab.budget import Budget, Memory
+    from lora_lab.budget.costs import Budget, Memory
 
 MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations")
 _PART_COLOURS = dict(zip(MEMORY_PARTS, ("#5b7fc7", "#56b4b0", "#e3a13b", "#b07cc6"), strict=True))

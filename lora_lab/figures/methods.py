@@ -6,14 +6,14 @@ import math
 
 import plotly.graph_objects as go
 
-from lora_lab._format import format_count
+from lora_lab._util.format import format_count
 from lora_lab.analysis.methods import MethodComparison, MethodRow
 from lora_lab.analysis.table import number
+from lora_lab.captions.delta_w import measured, rate_text
 from lora_lab.figures._base import THEMES, Colours, Theme, base_layout, plain
 from lora_lab.figures._labels import Box
 from lora_lab.figures._scatter import Plot, Point, draw
-from lora_lab.paper import TABLES
-from lora_lab.summaries.laboratory import measured, rate_text
+from lora_lab.paper.tables import TABLES
 
 _BESIDE = 820  # pixels of width from which the published points stand beside, not below
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 26, 44  # pixels about each plot

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from lora_lab.analysis import SiteView
+from lora_lab.analysis.live import SiteView
 from lora_lab.analysis.table import number
 from lora_lab.figures._base import (
     BAR_MARGIN,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from lora_lab.analysis.history import StepMaps
+from lora_lab.analysis.steps import StepMaps
 from lora_lab.figures._base import (
     BAR_MARGIN,
     LETTER,

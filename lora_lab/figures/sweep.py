@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from lora_lab.analysis.sweep import SweepMap
 from lora_lab.analysis.table import number
+from lora_lab.captions.delta_w import measured, rate_text
 from lora_lab.figures._base import (
     BAR_MARGIN,
     LETTER,
@@ -20,7 +21,6 @@ from lora_lab.figures._base import (
     note,
     plain,
 )
-from lora_lab.summaries.laboratory import measured, rate_text
 
 _ROW = 34  # pixels of a rank
 _CELL_TEXT = 40  # pixels that a number in a cell needs

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lora_lab.anatomy.heads import head_modules
 from lora_lab.errors import ModelError
-from lora_lab.heads import head_modules
 from lora_lab.tasks.encoding import pad_id
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora_lab._hub import hub_host, hub_reachable
-from lora_lab._quiet import first_line, quiet_transformers
+from lora_lab._util.hub import hub_host, hub_reachable
+from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab.errors import ModelError
 from lora_lab.models import embedded
 from lora_lab.models.entries import CATALOGUE, CatalogueEntry

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lora_lab.budget import budget
-from lora_lab.configs import LoraConfig
+from lora_lab.budget.forecast import budget
+from lora_lab.methods.lora.config import LoraConfig
 
 ClaimVerdict = Literal["exact", "roughly", "does not reproduce"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_lab._listing import Listing
+from lora_lab._util.tables import Listing
 from lora_lab.errors import ConfigError
 from lora_lab.paper.claims import claims
 from lora_lab.paper.rows import PublishedRow

@@ -8,8 +8,9 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from functools import cached_property
 from typing import Any, Literal
 
-from lora_lab.budget import budget
-from lora_lab.configs import LoraConfig, MethodConfig
+from lora_lab.budget.forecast import budget
+from lora_lab.configs import MethodConfig
+from lora_lab.methods.lora.config import LoraConfig
 
 Verdict = Literal["exact", "truncated", "does not reproduce"]
 
@@ -88,8 +89,8 @@ class PublishedRow:
     def _counted_on(self) -> Any:
         if not self.architecture:
             return self.model
-        from lora_lab.anatomy import anatomy
-        from lora_lab.models import model_config
+        from lora_lab.anatomy.api import anatomy
+        from lora_lab.models.load import model_config
 
         config = model_config(self.model)
         config.architectures = [self.architecture]

@@ -8,15 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lora_lab.configs import (
-    BitFitConfig,
-    BottleneckConfig,
-    FullConfig,
-    LoraConfig,
-    MethodConfig,
-    PrefixEmbedConfig,
-    PrefixLayerConfig,
-)
+from lora_lab.configs import MethodConfig
+from lora_lab.methods.bottleneck.config import BottleneckConfig
+from lora_lab.methods.full.config import BitFitConfig, FullConfig
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
 from lora_lab.paper.rows import PublishedRow
 
 _NO_OFFSET = "L·d(l_p + l_i) gives less in all five rows of table 15, by no common offset"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lora_lab.adapters.verbs import base_parameters, original_weight
+from lora_lab.methods.api import base_parameters, original_weight
 
 if TYPE_CHECKING:
-    from lora_lab.tasks import Task
+    from lora_lab.tasks.base import Task
 
 _SAMPLES = 64  # values of each matrix, evenly spaced: another model or another dtype shows in them
 

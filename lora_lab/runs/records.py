@@ -14,10 +14,11 @@ from lora_lab.errors import RunError
 from lora_lab.runs import checkpoints, lock
 
 if TYPE_CHECKING:
-    from lora_lab.analysis.history import SpectraHistory
-    from lora_lab.models import LoadedModel
-    from lora_lab.runs.run import Run
-    from lora_lab.tasks import ClassificationTask, Task
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.runs.history import SpectraHistory
+    from lora_lab.tasks.base import Task
+    from lora_lab.tasks.classification import ClassificationTask
+    from lora_lab.training.run import Run
 
 METRICS_FILE = "metrics.jsonl"
 SWEEP_FILE = "sweep.json"  # makes a folder a sweep's: its runs lie right in it
@@ -91,7 +92,7 @@ class RunRecord:
 
     def open(self) -> OpenedRun:
         """Read what it left. What is missing or damaged is left out, never raised."""
-        from lora_lab.analysis import read_history
+        from lora_lab.runs.history import read_history
 
         try:
             history = read_history(self.folder)
@@ -113,7 +114,7 @@ class RunRecord:
         self, lm: LoadedModel | None = None, task: Task | ClassificationTask | None = None
     ) -> Run:
         """Go on from the last checkpoint; see `lora_lab.resume`."""
-        from lora_lab.runs.resuming import resume
+        from lora_lab.training.resume import resume
 
         return resume(self, lm, task)
 
@@ -198,3 +199,7 @@ def _read_json(path: Path, kind: type) -> Any:
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, kind) else None
+
+
+runs = list_runs
+"""The name under which `lora_lab` has had it from the start."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from lora_lab.memory import MemoryReading
+from lora_lab.budget.meter import MemoryReading
 
 
 class RunState(StrEnum):

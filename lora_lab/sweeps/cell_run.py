@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_lab.adapters import attached, detach
 from lora_lab.errors import AdapterError, LoraLabError
-from lora_lab.runs import Run, RunState
+from lora_lab.methods.api import attached, detach
 from lora_lab.runs.records import RecordState
-from lora_lab.runs.surroundings import ADAPTER
+from lora_lab.runs.snapshot import RunState
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.store import CellResult, SweepStore
+from lora_lab.training.isolation import ADAPTER
+from lora_lab.training.run import Run
 
 if TYPE_CHECKING:
-    from lora_lab.models import LoadedModel
-    from lora_lab.tasks import ClassificationTask, Task
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.tasks.base import Task
+    from lora_lab.tasks.classification import ClassificationTask
 
 _LOOKS = 0.05  # seconds between two looks at a running cell
 _WINDOW = 10  # optimizer steps whose mean loss a rung compares

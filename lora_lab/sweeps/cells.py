@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.configs import MethodConfig, TrainingConfig
+from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
 from lora_lab.sweeps.layers import in_layers, read_layers
+from lora_lab.training.config import TrainingConfig
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy import Anatomy
+    from lora_lab.anatomy.types import Anatomy
 
 _METHODS = "configs"  # in a grid: whole methods, each a list of configs
 _LAYERS = "layers"

@@ -6,12 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lora_lab.configs import AdaLoraConfig, LoraConfig, MethodConfig
+from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
-from lora_lab.plan import config_from_ranks, ranks
+from lora_lab.methods.adalora.config import AdaLoraConfig
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.lora.targets import config_from_ranks, ranks
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy import Anatomy
+    from lora_lab.anatomy.types import Anatomy
 
 ALL = "all"
 

@@ -11,20 +11,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora_lab.adapters import attached
 from lora_lab.errors import RunError
-from lora_lab.runs import Run, RunRecord, list_runs
-from lora_lab.runs.surroundings import ADAPTER
+from lora_lab.methods.api import attached
+from lora_lab.runs.records import RunRecord, list_runs
 from lora_lab.sweeps.asha import Asha, AshaConfig
 from lora_lab.sweeps.cell_run import train_cell
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.store import CellResult, SweepStore, seen_losses
+from lora_lab.training.isolation import ADAPTER
+from lora_lab.training.run import Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from lora_lab.models import LoadedModel
-    from lora_lab.tasks import ClassificationTask, Task
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.tasks.base import Task
+    from lora_lab.tasks.classification import ClassificationTask
 
 SweepState = Literal["idle", "running", "stopping", "stopped", "done", "failed"]
 

@@ -20,16 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._yaml import read_yaml
-from lora_lab.configs.plain import method_from_dict
+from lora_lab._util.yaml import read_yaml
 from lora_lab.errors import ConfigError
-from lora_lab.runs.recipe import Recipe
+from lora_lab.methods.plain import method_from_dict
+from lora_lab.runs.run_file import Recipe
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell, Space, cells
 from lora_lab.sweeps.store import checked_name
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy import Anatomy
+    from lora_lab.anatomy.types import Anatomy
 
 _OWN = "grid", "random", "samples", "seed", "early_stopping"
 _EXAMPLES = {
@@ -94,10 +94,10 @@ def _anatomy(recipe: Recipe) -> Anatomy:
     """Return the anatomy of the model that a recipe loads, without its weights."""
     from transformers.models.auto import modeling_auto
 
-    from lora_lab.anatomy import anatomy
-    from lora_lab.models import model_config
+    from lora_lab.anatomy.api import anatomy
     from lora_lab.models.classifier import classifier_class
-    from lora_lab.tasks import load_task
+    from lora_lab.models.load import model_config
+    from lora_lab.tasks.load import load_task
 
     find: Any = load_task
     name = recipe.model["name"]

@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_lab.configs.plain import method_to_dict
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.runs import RunRecord
+from lora_lab.methods.plain import method_to_dict
 from lora_lab.runs.disk import disk
-from lora_lab.runs.records import SWEEP_FILE, read_record
+from lora_lab.runs.records import SWEEP_FILE, RunRecord, read_record
 from lora_lab.runs.store import RunStore
 from lora_lab.sweeps.cells import Cell
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lora_lab._quiet import quiet_transformers
-from lora_lab.adapters import learned_tokens
-from lora_lab.anatomy.facts import max_positions
+from lora_lab._util.quiet import quiet_transformers
+from lora_lab.anatomy.model_config import max_positions
 from lora_lab.errors import TaskError
+from lora_lab.methods.prompt_tuning.adapter import learned_tokens
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded, prompt_ids
 from lora_lab.tasks.seq2seq_encoding import prompts_ids

@@ -13,8 +13,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._hub import hub_host, hub_reachable
-from lora_lab._quiet import first_line, quiet_datasets
+from lora_lab._util.hub import hub_host, hub_reachable
+from lora_lab._util.quiet import first_line, quiet_datasets
 from lora_lab.errors import TaskError
 
 if TYPE_CHECKING:

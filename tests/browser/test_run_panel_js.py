@@ -10,7 +10,7 @@ import pytest
 from esm import EsmPage
 from playwright.sync_api import expect
 
-from lora_lab.memory import MemoryReading
+from lora_lab.budget.meter import MemoryReading
 from lora_lab.runs.snapshot import Problem, RunState, Snapshot
 from lora_lab_widgets._wire import describe
 from lora_lab_widgets.run_panel import RunPanel

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from esm import EsmPage
 
-from lora_lab import _format
+from lora_lab._util import format as words
 from lora_lab.anatomy import Anatomy, anatomy
 from lora_lab.budget import budget, evaluate_price, price_table
 from lora_lab.budget.costs import Budget
 from lora_lab.configs import LoraConfig, PrefixEmbedConfig
+from lora_lab.methods.lora.targets import ranks
 from lora_lab.models import model_config
-from lora_lab.plan import ranks
 from lora_lab_widgets.savings import Savings
 
 pytestmark = pytest.mark.browser
@@ -122,11 +122,11 @@ def test_it_reads_as_the_sketch_does(savings: Maker, price: dict[str, Any]) -> N
         "against full fine-tuning, batch 8 × 128 tokens, AdamW, float32",
         "0.46 M",
         "trainable of 134.5 M (0.34 %)",
-        _format.format_bytes(budget.checkpoint_bytes),
-        f"{_format.format_ratio(budget.full_checkpoint_bytes, budget.checkpoint_bytes)} smaller",
-        _format.format_change(budget.adapted.total, budget.full.total),
-        _format.format_bytes(budget.full.total),
-        _format.format_bytes(budget.adapted.total),
+        words.format_bytes(budget.checkpoint_bytes),
+        f"{words.format_ratio(budget.full_checkpoint_bytes, budget.checkpoint_bytes)} smaller",
+        words.format_change(budget.adapted.total, budget.full.total),
+        words.format_bytes(budget.full.total),
+        words.format_bytes(budget.adapted.total),
     ):
         assert part in text
     page.set(settings_text="against full fine-tuning of a toy")
@@ -154,11 +154,11 @@ def test_javascript_formats_as_python_does(savings: Maker) -> None:
     }}"""
     found = page.page.evaluate(script, [counts, pairs])
     assert found == [
-        [_format.format_bytes(n) for n in counts],
-        [_format.format_count(n) for n in counts],
-        [_format.format_share(a, b) for a, b in pairs],
-        [_format.format_ratio(a, b) for a, b in pairs],
-        [_format.format_change(a, b) for a, b in pairs],
+        [words.format_bytes(n) for n in counts],
+        [words.format_count(n) for n in counts],
+        [words.format_share(a, b) for a, b in pairs],
+        [words.format_ratio(a, b) for a, b in pairs],
+        [words.format_change(a, b) for a, b in pairs],
     ]
 
 
@@ -258,7 +258,7 @@ def test_the_measured_peak_is_stacked_as_the_forecasts_are(savings: Maker) -> No
     )
     assert len(set(colours)) == 1
     text = page.view().inner_text()
-    assert f"CUDA memory, now {_format.format_bytes(forecast['total'] // 2)}" in text
+    assert f"CUDA memory, now {words.format_bytes(forecast['total'] // 2)}" in text
     # Twice the largest: everything shrinks to one scale.
     page.set(measured=measured(2 * shown(page)["full"]["total"]))
     assert sum(segments(page, "full").values()) == pytest.approx(
@@ -320,7 +320,7 @@ def test_a_dry_run_takes_the_formulas_place_and_says_so(savings: Maker, smollm2:
     assert "dry run" in row.inner_text()
     assert "formula" in whole.inner_text()
     assert "fake tensors" in (row.get_attribute("title") or "")
-    assert _format.format_bytes(sum(plan.values())) in row.inner_text()
+    assert words.format_bytes(sum(plan.values())) in row.inner_text()
     assert "full fine-tuning is next…" in page.view().inner_text()
     twin = page.view().locator("tbody th").all_text_contents()
     assert twin == ["full fine-tuning (formula)", "this plan (dry run)"]
@@ -353,7 +353,7 @@ def test_tooltips_break_the_bytes_down(savings: Maker, price: dict[str, Any]) ->
     page = savings()
     title = page.view().locator(".ll-savings-row", has_text="full").get_attribute("title") or ""
     for part in PARTS[:-1]:
-        assert f"{part}: {_format.format_bytes(price['full'][part])}" in title
+        assert f"{part}: {words.format_bytes(price['full'][part])}" in title
 
 
 @pytest.mark.parametrize("by", ["cleanup", "signal"])

@@ -25,8 +25,11 @@ from safetensors.torch import load_file
 from tiny_run import tiny_lm, tiny_task
 
 from lora_lab.configs import LoraConfig
-from lora_lab.runs import disk, list_runs, resume, train
-from lora_lab.runs.trainer import Fit  # loads what a run's thread would
+from lora_lab.runs import disk
+from lora_lab.runs.records import list_runs
+from lora_lab.training.resume import resume
+from lora_lab.training.run import train
+from lora_lab.training.trainer import Fit  # loads what a run's thread would
 
 SEEDS = range(20)
 STEPS, SAVE_STEPS = 24, 5

@@ -8,11 +8,11 @@ import numpy as np
 
 from lora_lab.analysis.amplify import SiteAmplification
 from lora_lab.analysis.capacity import Capacity
-from lora_lab.analysis.history import StepMaps
 from lora_lab.analysis.intruders import IntruderCurve, SiteIntruders
 from lora_lab.analysis.methods import MethodComparison, MethodRow
 from lora_lab.analysis.overlaps import OverlapMap
 from lora_lab.analysis.spectrum import SpectrumView
+from lora_lab.analysis.steps import StepMaps
 from lora_lab.analysis.sweep import SweepMap
 
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")

@@ -18,7 +18,9 @@ from several_processes import begin
 from tiny_run import until
 from torch import distributed
 
-from lora_lab.runs import Run, RunState, processes
+from lora_lab.runs.snapshot import RunState
+from lora_lab.training import processes
+from lora_lab.training.run import Run
 
 PATIENCE = 3.0  # seconds
 

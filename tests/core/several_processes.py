@@ -23,8 +23,10 @@ from lora_lab.configs import (
     PrefixEmbedConfig,
 )
 from lora_lab.errors import RunError
-from lora_lab.runs import Run, processes, resume, train
 from lora_lab.tasks import Example, Task
+from lora_lab.training import processes
+from lora_lab.training.resume import resume
+from lora_lab.training.run import Run, train
 
 STEPS = 8
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules=["q", "v", "down"])

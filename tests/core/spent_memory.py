@@ -12,9 +12,9 @@ import lora_lab as ll
 from lora_lab.configs import TrainingConfig
 from lora_lab.errors import RunError
 from lora_lab.models import LoadedModel
-from lora_lab.runs.room import Forecast
 from lora_lab.tasks import Task
 from lora_lab.tasks.encoding import longest
+from lora_lab.training.gpu_memory import Forecast
 
 CONFIG = ll.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")
 ASKED, FITS = 16, 4  # examples a pass

@@ -13,10 +13,10 @@ from tiny_run import tiny_lm, tiny_task
 from torch import nn
 
 import lora_lab as ll
-from lora_lab.adapters.adaptive.gathering import replace_parameters
 from lora_lab.analysis import adapter_spectra
 from lora_lab.analysis.sites import update_triplets
 from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.methods.adalora.shrink_optimizer import replace_parameters
 from tests.core.tiny_models import tiny, tiny_inputs
 
 STEPS = 12

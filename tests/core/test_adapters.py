@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import lora_lab as ll
-from lora_lab.adapters.base import Active
 from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.methods.base import Active
 from tests.core.tiny_models import ARCHITECTURES, tiny, tiny_inputs
 
 

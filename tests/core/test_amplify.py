@@ -7,10 +7,10 @@ from fake_sites import delta, planted, site, weight
 from tiny_models import tiny
 
 from lora_lab import spectra
-from lora_lab.adapters import attach, merge
 from lora_lab.analysis.amplify import amplifications
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError, ConfigError, ModelError
+from lora_lab.methods.api import attach, merge
 
 
 def triple(update, W, r):

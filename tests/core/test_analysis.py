@@ -8,10 +8,10 @@ import torch
 from tiny_models import tiny
 
 from lora_lab import analysis, spectra
-from lora_lab.adapters import activate, attach, attached, merge
 from lora_lab.anatomy import Site
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError
+from lora_lab.methods.api import activate, attach, attached, merge
 from lora_lab.runs.snapshot import Factors
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from lora_lab.anatomy import anatomy
-from lora_lab.anatomy.names import sites_from_names
+from lora_lab.anatomy.from_state_dict import sites_from_names
 from tests.core.tiny_models import ARCHITECTURES, tiny
 
 

@@ -8,9 +8,10 @@ import pytest
 import transformers
 from torch import nn
 
-from lora_lab.anatomy import anatomy, facts, outline, reader
+from lora_lab.anatomy import anatomy, from_config, model_config, reader
 from lora_lab.errors import ModelError
-from lora_lab.models import catalogue, model_config
+from lora_lab.models import catalogue
+from lora_lab.models import model_config as config_of
 from tests.core.tiny_models import ARCHITECTURES, tiny
 
 TYPES = {
@@ -30,18 +31,18 @@ TYPES = {
 def test_repeating_a_block_gives_what_building_all_of_them_gives(kind: str, layers: int) -> None:
     config = getattr(transformers, TYPES[kind])(num_hidden_layers=layers)
     before = config.to_dict()
-    assert outline.read_config(config) == reader.read(facts.build_on_meta(config))
+    assert from_config.read_config(config) == reader.read(model_config.build_on_meta(config))
     assert config.to_dict() == before
 
 
 def test_every_repeated_type_is_tested() -> None:
-    assert set(TYPES) == outline._ALIKE
+    assert set(TYPES) == from_config._ALIKE
 
 
 @pytest.mark.parametrize("name", catalogue())
 def test_the_catalogues_models(name: str) -> None:
-    config = model_config(name)
-    assert anatomy(config) == reader.read(facts.build_on_meta(config))
+    config = config_of(name)
+    assert anatomy(config) == reader.read(model_config.build_on_meta(config))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -11,9 +11,9 @@ from safetensors import safe_open
 from torch import nn
 
 import lora_lab as ll
-from lora_lab.adapters.verbs import attached
 from lora_lab.budget.dry_run import dry_run
 from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.methods.api import attached
 from tests.core.measured_step import BATCH, LENGTH, gpt2, llama
 from tests.core.test_adapters import outputs
 from tests.core.test_quantised import quantised

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from lora_lab.adapters import attach
 from lora_lab.anatomy import Anatomy, anatomy
 from lora_lab.budget import budget, evaluate_price, price_table
 from lora_lab.checkpoint import save_adapter
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import ConfigError
+from lora_lab.methods.api import attach
+from lora_lab.methods.lora.targets import ranks
 from lora_lab.models import model_config
-from lora_lab.plan import ranks
 from tests.core.measured_step import (
     BATCH,
     LENGTH,

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lora_lab.adapters import attach
 from lora_lab.budget import OPTIMIZERS, budget
 from lora_lab.budget.optimizers import state_rule
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import ConfigError
+from lora_lab.methods.api import attach
 from tests.core.measured_step import BATCH, LENGTH, fused_adamw, gpt2, llama, measured_peak
 
 ALL = LoraConfig(r=4, target_modules="all-linear")

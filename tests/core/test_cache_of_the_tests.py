@@ -11,7 +11,7 @@ import pytest
 from tiny_run import CONFIG, tiny_lm, tiny_task
 
 from lora_lab.models.embedded import cache_folder
-from lora_lab.runs import train
+from lora_lab.training.run import train
 
 
 def test_a_run_of_the_tests_makes_its_key_in_their_cache(tmp_path):

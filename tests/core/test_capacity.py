@@ -6,7 +6,7 @@ from tiny_run import CONFIG, tiny_lm, tiny_task
 
 from lora_lab.analysis.capacity import Capacity, capacity, run_capacity
 from lora_lab.errors import AdapterError, RunError
-from lora_lab.runs import train
+from lora_lab.training.run import train
 
 
 def test_two_bits_a_parameter_against_the_data_s_log_loss():

@@ -7,7 +7,7 @@ import pytest
 
 import lora_lab as ll
 from lora_lab.errors import ConfigError
-from lora_lab.plan import ranks, select
+from lora_lab.methods.lora.targets import ranks, select
 from lora_lab.sweeps import sweep
 from lora_lab.sweeps.cells import Space, cells
 from lora_lab.sweeps.plan import SweepPlan

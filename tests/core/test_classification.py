@@ -12,24 +12,18 @@ from tiny_classes import framing_tokenizer, tiny_classes, tiny_classifier
 from tiny_run import tiny_lm, tiny_task
 from torch.nn.functional import cross_entropy
 
-from lora_lab import adapters, budget
+from lora_lab import budget, methods
 from lora_lab.budget.dry_run import dry_run
+from lora_lab.budget.meter import Meter
 from lora_lab.checkpoint import load_adapter
-from lora_lab.configs import (
-    BitFitConfig,
-    FullConfig,
-    HeadConfig,
-    LoraConfig,
-    TrainingConfig,
-)
+from lora_lab.configs import BitFitConfig, FullConfig, HeadConfig, LoraConfig, TrainingConfig
 from lora_lab.errors import ConfigError, TaskError
-from lora_lab.memory import Meter
 from lora_lab.models import LoadedModel
-from lora_lab.runs import train
-from lora_lab.runs.class_data import class_numbers, step_loss
-from lora_lab.runs.trainer import Fit
 from lora_lab.tasks import ClassificationTask, LabelledText
 from lora_lab.tasks.class_encoding import collate_texts, encode_texts
+from lora_lab.training.class_data import class_numbers, step_loss
+from lora_lab.training.run import train
+from lora_lab.training.trainer import Fit
 
 LORA = LoraConfig(r=4, lora_alpha=8)
 
@@ -151,7 +145,7 @@ def test_a_model_that_knows_the_names_keeps_its_own_order():
 def test_the_loss_and_gradient_of_a_step_are_the_mean_over_its_texts(tmp_path, kind):
     """Passes of different sizes: a mean of means would be another number."""
     lm, task = tiny_classifier(kind), tiny_classes(64)
-    adapter = adapters.attach(lm.model, HeadConfig())
+    adapter = methods.attach(lm.model, HeadConfig())
     encoded, _ = encode_texts(task.train, {"early": 0, "late": 1}, lm.tokenizer, 64)
     batches, steps = [], []
     sizes = iter((4, 1, 3, 2, 2, 4))
@@ -249,10 +243,10 @@ def test_every_method_trains_the_head_and_leaves_files_that_load(result_of, conf
     load_adapter(fresh, result.adapter_folder)
     torch.testing.assert_close(logits(fresh), logits(lm.model), rtol=0, atol=0)
     # The head itself has moved; merged, the plain model answers the same.
-    adapters.merge(lm.model)
+    methods.merge(lm.model)
     assert not torch.equal(lm.model.classifier.weight, before["classifier.weight"])
     torch.testing.assert_close(logits(lm.model), logits(fresh), rtol=1e-5, atol=1e-6)
-    adapters.detach(lm.model)
+    methods.detach(lm.model)
     assert all(torch.equal(p, before[n]) for n, p in lm.model.named_parameters())
     torch.testing.assert_close(logits(lm.model), base, rtol=0, atol=0)
     assert run.state == "done"
@@ -329,10 +323,10 @@ def test_a_decoder_that_knows_no_padding_is_refused(tmp_path):
 def test_head_and_factors_on_one_layer_are_refused():
     model = tiny_classifier().model
     with pytest.raises(ConfigError, match="both claim classifier"):
-        adapters.attach(model, [LoraConfig(r=2, target_modules=["classifier"]), HeadConfig()])
-    assert adapters.attached(model) == {}
+        methods.attach(model, [LoraConfig(r=2, target_modules=["classifier"]), HeadConfig()])
+    assert methods.attached(model) == {}
     with pytest.raises(ConfigError, match=r"this model has no classification head"):
-        adapters.attach(tiny_lm().model, HeadConfig())
+        methods.attach(tiny_lm().model, HeadConfig())
 
 
 def test_a_dry_run_counts_the_head_and_the_closed_form_leaves_it_out():

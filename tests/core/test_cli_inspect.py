@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import lora_lab as ll
 from lora_lab.cli import main
-from lora_lab.inspection import inspect_adapter
+from lora_lab.reports.inspect import inspect_adapter
 from tests.core.test_adapters import everything
 from tests.core.tiny_models import tiny
 

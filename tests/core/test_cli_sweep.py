@@ -14,7 +14,7 @@ from tiny_run import until
 
 from lora_lab.cli import main
 from lora_lab.errors import RunError
-from lora_lab.runs import list_runs
+from lora_lab.runs.records import list_runs
 from lora_lab.sweeps import Sweep, cell_run
 
 

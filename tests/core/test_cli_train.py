@@ -15,8 +15,9 @@ from tiny_files import tiny_recipe
 from tiny_run import until
 
 from lora_lab.cli import main
-from lora_lab.runs import RecordState, RunState, list_runs
-from lora_lab.runs.run import Run
+from lora_lab.runs.records import RecordState, list_runs
+from lora_lab.runs.snapshot import RunState
+from lora_lab.training.run import Run
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import time
 import pytest
 import yaml
 
-from lora_lab.runs import list_runs
 from lora_lab.runs.lock import holder
+from lora_lab.runs.records import list_runs
 from lora_lab.sweeps.plan import SweepPlan
 from tests.core.tiny_files import tiny_recipe
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import lora_lab as ll
-from lora_lab.adapters import Combination
 from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.methods.combination import Combination
 from tests.core.test_adapters import outputs
 from tests.core.tiny_models import tiny, tiny_inputs
 

@@ -22,7 +22,7 @@ from lora_lab.configs import (
     method_name,
 )
 from lora_lab.errors import RunError
-from lora_lab.runs import RunRecord, list_runs
+from lora_lab.runs.records import RunRecord, list_runs
 
 LORA = LoraConfig(r=2, target_modules=["q", "v"])
 

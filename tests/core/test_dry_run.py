@@ -16,9 +16,9 @@ from tiny_run import tiny_lm, tiny_task
 from torch import nn
 from transformers.optimization import Adafactor
 
-from lora_lab.adapters import attach, attached
 from lora_lab.budget import budget
 from lora_lab.budget.dry_run import dry_run
+from lora_lab.budget.meter import Meter
 from lora_lab.cli import main
 from lora_lab.configs import (
     AdaLoraConfig,
@@ -31,9 +31,9 @@ from lora_lab.configs import (
     TrainingConfig,
 )
 from lora_lab.errors import ConfigError, LoraLabError, ModelError
-from lora_lab.memory import Meter
-from lora_lab.runs import train
+from lora_lab.methods.api import attach, attached
 from lora_lab.tasks.encoding import encode_all
+from lora_lab.training.run import train
 
 BATCH, LENGTH = 4, 48
 ALL = LoraConfig(r=4, target_modules="all-linear")

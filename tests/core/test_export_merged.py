@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import lora_lab as ll
+from lora_lab.budget.meter import LiveStorages
 from lora_lab.errors import AdapterError
-from lora_lab.memory import LiveStorages
 from tests.core.test_adapters import everything, outputs
 from tests.core.test_quantised import Linear4bit
 from tests.core.tiny_models import ARCHITECTURES, tiny, tiny_inputs

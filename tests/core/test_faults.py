@@ -17,15 +17,18 @@ from torch._subclasses.fake_tensor import FakeTensor
 from lora_lab.checkpoint import load_adapter
 from lora_lab.configs import TrainingConfig
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.runs import RecordState, RunState, list_runs, resume, train
 from lora_lab.runs import checkpoints as checkpoints_module
-from lora_lab.runs import room as room_module
-from lora_lab.runs import worker as worker_module
-from lora_lab.runs.divergence import PATIENCE, RISE, Divergence, DivergingError
+from lora_lab.runs.records import RecordState, list_runs
 from lora_lab.runs.redaction import redacted
-from lora_lab.runs.reporters import silent_thread
-from lora_lab.runs.room import CAP, Forecast, Room, cap_bytes, fitting
+from lora_lab.runs.snapshot import RunState
 from lora_lab.tasks.encoding import longest
+from lora_lab.training import gpu_memory as room_module
+from lora_lab.training import worker as worker_module
+from lora_lab.training.divergence import PATIENCE, RISE, Divergence, DivergingError
+from lora_lab.training.gpu_memory import CAP, Forecast, Room, cap_bytes, fitting
+from lora_lab.training.resume import resume
+from lora_lab.training.run import train
+from lora_lab.training.trackers import silent_thread
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +222,7 @@ def test_the_cap_limits_the_allocator_and_what_counts_as_free(monkeypatch):
     monkeypatch.setattr(
         cuda, "set_per_process_memory_fraction", lambda share, _: fractions.append(share)
     )
-    monkeypatch.setattr("lora_lab.runs.neighbours.neighbours", lambda _: ())
+    monkeypatch.setattr("lora_lab.training.gpu_processes.neighbours", lambda _: ())
     device = torch.device("cuda:0")
     monkeypatch.delenv(CAP, raising=False)
     assert room_module.room(device) == Room(7 * 2**30, 16 * 2**30, 7 * 2**30)
@@ -278,7 +281,7 @@ def test_a_tracker_gets_every_step_on_the_runs_thread_and_prints_nothing(
     from transformers import TrainerCallback
     from transformers.integrations import integration_utils
 
-    from lora_lab.runs import checks
+    from lora_lab.training import checks
 
     heard = []
 

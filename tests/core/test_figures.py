@@ -13,7 +13,7 @@ from lora_lab import figures
 from lora_lab.analysis import RankMap, SiteView
 from lora_lab.analysis.table import number
 from lora_lab.budget import Budget, Memory
-from lora_lab.memory import MemoryReading
+from lora_lab.budget.meter import MemoryReading
 
 GIB = 1 << 30
 

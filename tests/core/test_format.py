@@ -1,6 +1,6 @@
 import pytest
 
-from lora_lab._format import (
+from lora_lab._util.format import (
     format_bytes,
     format_change,
     format_count,

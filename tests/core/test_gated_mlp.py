@@ -5,9 +5,9 @@ import torch
 from tiny_run import CONFIG, tiny_lm, tiny_task
 
 import lora_lab as ll
+from lora_lab.budget.meter import LiveStorages
 from lora_lab.errors import ConfigError
-from lora_lab.gated_mlp import recomputed_mlps
-from lora_lab.memory import LiveStorages
+from lora_lab.training.recompute_mlp import recomputed_mlps
 from tests.core.tiny_models import tiny, tiny_inputs
 
 

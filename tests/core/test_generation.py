@@ -9,9 +9,9 @@ from tiny_models import tiny
 from tiny_seq2seq import framing_tokenizer, tiny_seq2seq
 from tiny_text import tiny_llama, tiny_tokenizer
 
-from lora_lab.adapters import attach
 from lora_lab.configs import PrefixEmbedConfig
 from lora_lab.errors import TaskError
+from lora_lab.methods.api import attach
 from lora_lab.tasks import Example, Task
 from lora_lab.tasks.generation import generate
 

@@ -16,15 +16,17 @@ import torch
 from tiny_models import tiny
 from tiny_run import CONFIG, tiny_lm, until
 
-from lora_lab import adapters
-from lora_lab.analysis import read_history, step_maps
+from lora_lab import methods
+from lora_lab.analysis import step_maps
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import ModelError, RunError
-from lora_lab.runs import Spectra, list_runs
-from lora_lab.runs import recorder as recorder_module
-from lora_lab.runs.recorder import Recorder
+from lora_lab.runs import read_history
+from lora_lab.runs.records import list_runs
+from lora_lab.runs.snapshot import Spectra
 from lora_lab.runs.spectra_log import SpectraLog, read_log
 from lora_lab.runs.store import RunStore
+from lora_lab.training import recorder as recorder_module
+from lora_lab.training.recorder import Recorder
 
 
 def row(step: int, width: int = 5) -> np.ndarray:
@@ -221,7 +223,7 @@ def scene(tmp_path):
         rank_pattern={"v": 2},
         init_lora_weights=False,
     )
-    adapter = adapters.attach(model, config)
+    adapter = methods.attach(model, config)
     store = RunStore.create(tmp_path)
     recorder = Recorder(store, adapter)
     recorder.begin()
@@ -259,7 +261,7 @@ def test_sites_and_spectra_are_those_of_the_built_matrices(scene):
 @pytest.mark.parametrize("name", ["gpt2", "t5"])
 def test_fused_slices_and_two_stacks_are_kept_as_sites_of_their_own(tmp_path, name):
     config = LoraConfig(r=2, target_modules=["q", "v"], init_lora_weights=False)
-    adapter = adapters.attach(tiny(name), config)
+    adapter = methods.attach(tiny(name), config)
     store = RunStore.create(tmp_path)
     Recorder(store, adapter).begin()
     history = read_history(store.folder)
@@ -282,7 +284,7 @@ def test_a_weight_of_millions_has_its_norm_exactly():
 
 def test_nan_in_the_base_is_named(tmp_path):
     model = tiny_lm().model
-    adapter = adapters.attach(model, CONFIG)
+    adapter = methods.attach(model, CONFIG)
     name = next(iter(adapter.sites))
     with torch.no_grad():
         adapter.base_weight(name)[0, 0] = torch.nan

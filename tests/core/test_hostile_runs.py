@@ -13,9 +13,11 @@ from tiny_files import tiny_recipe
 
 import lora_lab as ll
 from lora_lab.errors import LoraLabError, RunError
-from lora_lab.runs import list_runs, origin, resume
-from lora_lab.runs.recipe import Recipe
+from lora_lab.runs import signature
+from lora_lab.runs.records import list_runs
+from lora_lab.runs.run_file import Recipe
 from lora_lab.tasks import load_task
+from lora_lab.training.resume import resume
 
 MUTATIONS = 200
 
@@ -45,7 +47,7 @@ def change(folder: Path, **sources) -> None:
 
 
 def opens_nothing(monkeypatch) -> None:
-    for where in ("lora_lab.models.load_model", "lora_lab.tasks.load_task"):
+    for where in ("lora_lab.models.load.load_model", "lora_lab.tasks.load.load_task"):
         monkeypatch.setattr(where, lambda *_, **__: pytest.fail("it was opened"))
 
 
@@ -105,18 +107,18 @@ def test_public_names_are_no_paths_unless_something_here_is_called_so(tmp_path, 
         ("task", "mini-e2e"),
         ("task", "owner/name"),
     ):
-        assert origin.path_in(what, {"name": name}) is None
+        assert signature.path_in(what, {"name": name}) is None
     (tmp_path / "owner" / "name").mkdir(parents=True)
-    assert origin.path_in("model", {"name": "owner/name"}) == "owner/name"
+    assert signature.path_in("model", {"name": "owner/name"}) == "owner/name"
     for what, name in (("model", "mini-e2e"), ("task", "smollm2-135m"), ("task", "x.csv")):
-        assert origin.path_in(what, {"name": name}) == name
+        assert signature.path_in(what, {"name": name}) == name
 
 
 def test_where_no_key_can_be_kept_every_run_is_a_strangers(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("LORA_LAB_CACHE", str(tmp_path / "file" / "below"))
-    assert origin.mark({"model": None}) is None
-    assert not origin.is_own({"sources": {"model": None}, "origin": None})
+    assert signature.mark({"model": None}) is None
+    assert not signature.is_own({"sources": {"model": None}, "origin": None})
     with pytest.raises(RunError, match="was not begun by your LoRA Lab"):
         resume(stopped_run(tmp_path / "run"))
 

@@ -17,9 +17,14 @@ NOTEBOOK = {"IPython", "ipywidgets", "anywidget", "lora_lab_widgets"}
 WITHOUT = ["IPython", "ipywidgets", "anywidget", "plotly", "datasets", "jupyterlab"]
 # What a bare GPU machine needs: everything that trains, measures and saves.
 NEEDED = [
-    *("lora_lab", "lora_lab.adapters", "lora_lab.checkpoint", "lora_lab.budget"),
-    *("lora_lab.analysis", "lora_lab.spectra", "lora_lab.memory", "lora_lab.lowrank"),
-    *("lora_lab.models", "lora_lab.tasks", "lora_lab.runs", "lora_lab.runs.trainer"),
+    *("lora_lab", "lora_lab.methods", "lora_lab.checkpoint", "lora_lab.budget"),
+    *(
+        "lora_lab.analysis",
+        "lora_lab.spectra",
+        "lora_lab.budget.meter",
+        "lora_lab.methods.lora.operator",
+    ),
+    *("lora_lab.models", "lora_lab.tasks", "lora_lab.runs", "lora_lab.training.trainer"),
 ]
 
 

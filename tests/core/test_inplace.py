@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import lora_lab as ll
-from lora_lab.adapters import InPlaceAdapter
 from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.methods.full.adapter import InPlaceAdapter
 from tests.core.test_adapters import outputs
 from tests.core.tiny_models import tiny, tiny_inputs
 from tests.core.tiny_run import tiny_lm, tiny_task

@@ -12,8 +12,8 @@ from tiny_text import tiny_llama, tiny_tokenizer
 
 import lora_lab as ll
 from lora_lab.errors import LoraLabError
-from lora_lab.inspection import inspect_adapter
-from lora_lab.report import write_inspection
+from lora_lab.reports.inspect import inspect_adapter
+from lora_lab.reports.inspection_page import write_inspection
 from tests.core.test_adapters import everything
 from tests.core.test_report import read
 from tests.core.tiny_models import tiny
@@ -187,7 +187,7 @@ def test_a_run_that_was_cut_off_gives_its_last_checkpoint(trained, tmp_path):
 
 def test_scaling_the_intruders_is_measured_on_a_task(trained, tmp_path, monkeypatch):
     folder, base = trained
-    monkeypatch.setattr("lora_lab.tasks.load_task", lambda name: tiny_task())
+    monkeypatch.setattr("lora_lab.tasks.load.load_task", lambda name: tiny_task())
     expected = save_adapter(tiny_llama(), tmp_path / "strong", lora_alpha=300)
     count = 0
     for delta, W in expected.values():

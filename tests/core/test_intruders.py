@@ -7,11 +7,11 @@ import torch
 from fake_sites import delta, planted, site, weight
 from tiny_models import tiny, tiny_inputs
 
-from lora_lab.adapters import activate, active, attach, attached, detach, merge
 from lora_lab.analysis.intruders import SiteIntruders, find_intruders, scaled_intruders
 from lora_lab.checkpoint import save_adapter
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError, ConfigError, ModelError
+from lora_lab.methods.api import activate, active, attach, attached, detach, merge
 
 
 def left_similarity(tuned, W, k):

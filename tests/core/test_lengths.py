@@ -8,8 +8,8 @@ import pytest
 
 import lora_lab as ll
 from lora_lab.errors import ConfigError
-from lora_lab.runs.seq2seq_data import Seq2SeqData
 from lora_lab.tasks.lengths import longest_example
+from lora_lab.training.seq2seq_data import Seq2SeqData
 from tests.core.tiny_classes import tiny_classes, tiny_classifier
 from tests.core.tiny_models import tiny
 from tests.core.tiny_run import tiny_lm, tiny_task

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from lora_lab.anatomy import Rows
-from lora_lab.lowrank import Term, add_terms, lowrank_linear
+from lora_lab.methods.lora.operator import Term, add_terms, lowrank_linear
 
 WHOLE, CONTIGUOUS, INTERLEAVED = None, Rows(1, 24, 4, 8), Rows(4, 6, 2, 2)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lora_lab.budget import Memory
-from lora_lab.memory import LiveStorages, MemoryReading, Meter, differing_part, storage_bytes
+from lora_lab.budget.meter import LiveStorages, MemoryReading, Meter, differing_part, storage_bytes
 
 N, D = 64, 32  # rows of the batch, width of the layers
 FLOAT = 4  # bytes

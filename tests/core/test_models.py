@@ -19,7 +19,8 @@ import torch
 import transformers
 from tiny_text import tiny_llama, tiny_tokenizer
 
-from lora_lab import _hub, models
+from lora_lab import models
+from lora_lab._util import hub
 from lora_lab.errors import ModelError
 from lora_lab.models import (
     LoadedModel,
@@ -352,7 +353,7 @@ def test_offline_mode_asks_nobody(monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("asked the network"))
-    assert not _hub.hub_reachable()
+    assert not hub.hub_reachable()
 
 
 # ---------------------------------------------------------------- embedded wheels

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lora_lab.runs import neighbours as module
-from lora_lab.runs.neighbours import Neighbour, in_words, neighbours
-from lora_lab.runs.room import Room, used_by_others
+from lora_lab.training import gpu_processes as module
+from lora_lab.training.gpu_memory import Room, used_by_others
+from lora_lab.training.gpu_processes import Neighbour, in_words, neighbours
 
 DEVICE = torch.device("cuda:0")
 UUID = "6b1c8d2e-0000-4a4a-9c9c-0123456789ab"

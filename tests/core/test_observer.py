@@ -10,11 +10,11 @@ import pytest
 import torch
 from tiny_run import CONFIG, tiny_lm
 
-from lora_lab import adapters
-from lora_lab.runs import Spectra
-from lora_lab.runs import observer as observer_module
-from lora_lab.runs.observer import Observer
-from lora_lab.runs.surroundings import diverted_log, seeded
+from lora_lab import methods
+from lora_lab.runs.snapshot import Spectra
+from lora_lab.training import observer as observer_module
+from lora_lab.training.isolation import diverted_log, seeded
+from lora_lab.training.observer import Observer
 
 
 class Clock:
@@ -50,7 +50,7 @@ def scene(monkeypatch):
 
     monkeypatch.setattr(observer_module.time, "perf_counter", clock)
     monkeypatch.setattr(observer_module, "adapter_spectra", spectra)
-    adapter = adapters.attach(tiny_lm().model, CONFIG)
+    adapter = methods.attach(tiny_lm().model, CONFIG)
     return Observer(adapter, Kept()), clock, cost
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lora_lab as ll
-from lora_lab.lowrank import Term, lowrank_linear
+from lora_lab.methods.lora.operator import Term, lowrank_linear
 from tests.core.test_sharing import plain_path
 from tests.core.tiny_models import VOCABULARY, tiny, tiny_inputs
 

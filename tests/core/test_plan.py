@@ -3,7 +3,7 @@ import pytest
 from lora_lab.anatomy import anatomy
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import ConfigError
-from lora_lab.plan import config_from_ranks, plan, ranks, select
+from lora_lab.methods.lora.targets import config_from_ranks, plan, ranks, select
 from tests.core.tiny_models import tiny
 
 

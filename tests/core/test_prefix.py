@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lora_lab as ll
-from lora_lab.adapters import Combination, learned_tokens
-from lora_lab.adapters.prefix import PrefixAdapter
 from lora_lab.budget import budget
 from lora_lab.budget.dry_run import dry_run
 from lora_lab.checkpoint import load_adapter, save_adapter
 from lora_lab.configs import LoraConfig, PrefixEmbedConfig, PrefixLayerConfig
 from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.methods.combination import Combination
+from lora_lab.methods.prompt_tuning.adapter import PrefixAdapter, learned_tokens
 
 EMBED = PrefixEmbedConfig(prefix_length=PREFIX, infix_length=INFIX)
 LAYER = PrefixLayerConfig(prefix_length=PREFIX, infix_length=INFIX)

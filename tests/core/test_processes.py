@@ -18,8 +18,11 @@ from tiny_run import tiny_lm
 
 from lora_lab.configs import TrainingConfig
 from lora_lab.errors import RunError
-from lora_lab.runs import RunState, list_runs, processes, resume
-from lora_lab.runs.recipe import Recipe
+from lora_lab.runs.records import list_runs
+from lora_lab.runs.run_file import Recipe
+from lora_lab.runs.snapshot import RunState
+from lora_lab.training import processes
+from lora_lab.training.resume import resume
 
 ROOT = Path(__file__).parents[2]  # the scripts import their neighbours as tests.core.…
 ENVIRONMENT = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lora_lab.adapters.prompts.layout import Layout, find_layout
+from lora_lab.methods.prompt_tuning.positions import Layout, find_layout
 
 # (pads on the left, prompt, completion, pads on the right), of 9 places each
 ROWS = [(0, 5, 4, 0), (2, 3, 4, 0), (0, 3, 2, 4), (1, 1, 5, 2), (3, 6, 0, 0), (0, 0, 6, 3)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lora_lab.adapters.adaptive.rank_budget import RankBudget, Scores, strongest, triplet_scores
+from lora_lab.methods.adalora.rank_allocator import RankBudget, Scores, strongest, triplet_scores
 
 # 72 matrices as in the paper: b(0) = 12 · 72, b(T) = 8 · 72.
 PAPER = RankBudget(first=864, last=576, tinit=50, tfinal=100, deltaT=10, total=300)

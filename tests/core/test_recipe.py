@@ -12,9 +12,9 @@ from tiny_run import tiny_lm, tiny_task
 from lora_lab.configs import BitFitConfig, LoraConfig, PrefixEmbedConfig, TrainingConfig
 from lora_lab.errors import ConfigError
 from lora_lab.models import load_model
-from lora_lab.runs import train
-from lora_lab.runs.recipe import Recipe
+from lora_lab.runs.run_file import Recipe
 from lora_lab.tasks import load_task
+from lora_lab.training.run import train
 
 METHODS = [
     LoraConfig(r=4, target_modules=["q", "v"], rank_pattern={"q": 2}),

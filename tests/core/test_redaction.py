@@ -10,9 +10,11 @@ import torch
 from tiny_run import CONFIG, tiny_lm, tiny_task
 
 from lora_lab.errors import RunError
-from lora_lab.runs import RunState, checks, problems, train
-from lora_lab.runs import run as run_module
 from lora_lab.runs.redaction import redacted
+from lora_lab.runs.snapshot import RunState
+from lora_lab.training import checks, failures
+from lora_lab.training import run as run_module
+from lora_lab.training.run import train
 
 LETTERS = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dF3hJ5"
 HEX = "0123456789abcdef0123456789abcdef01234567"  # as W&B's keys and git's commits look
@@ -144,5 +146,5 @@ def test_an_error_before_the_worker_shows_no_token(tmp_path, monkeypatch):
 def test_an_error_without_tokens_is_kept_itself():
     cause, error = KeyError("why"), torch.OutOfMemoryError("CUDA out of memory")
     error.__cause__ = cause
-    assert problems.showable(error) is error
+    assert failures.showable(error) is error
     assert error.__cause__ is cause

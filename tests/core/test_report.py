@@ -7,9 +7,9 @@ import pytest
 from test_figures import budget, losses, view
 
 from lora_lab.analysis import Analysis, SiteAnalysis
+from lora_lab.budget.meter import MemoryReading
 from lora_lab.errors import RunError
-from lora_lab.memory import MemoryReading
-from lora_lab.report import write_report
+from lora_lab.reports.run_page import write_report
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 

@@ -14,7 +14,7 @@ from killed_runs import SEEDS, STEPS
 from tiny_run import tiny_lm, tiny_task, until
 
 import lora_lab as ll
-from lora_lab import adapters
+from lora_lab import methods
 from lora_lab.configs import (
     AdaLoraConfig,
     BitFitConfig,
@@ -25,11 +25,14 @@ from lora_lab.configs import (
 )
 from lora_lab.errors import RunError, TaskError
 from lora_lab.models import LoadedModel
-from lora_lab.runs import RecordState, RunState, list_runs, resume, train
 from lora_lab.runs.checkpoints import folders, newest
 from lora_lab.runs.lock import RunLock
-from lora_lab.runs.order import StepOrder
+from lora_lab.runs.records import RecordState, list_runs
+from lora_lab.runs.snapshot import RunState
 from lora_lab.tasks import Example, Task, load_task
+from lora_lab.training.resume import resume
+from lora_lab.training.run import train
+from lora_lab.training.sampler import StepOrder
 
 LORA = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.3, target_modules=["q", "v", "down"])
 
@@ -224,7 +227,7 @@ def test_a_run_asked_to_checkpoint_does_so_at_the_next_step(tmp_path):
 
 
 def test_a_minute_without_a_checkpoint_brings_one(tmp_path, monkeypatch):
-    from lora_lab.runs import worker
+    from lora_lab.training import worker
 
     monkeypatch.setattr(worker, "_SAVE_SECONDS", 0.0)
     monkeypatch.setattr(worker, "_SAVE_SHARE", 0.0)
@@ -316,8 +319,8 @@ def test_the_model_of_the_stopped_run_itself_will_do(tmp_path):
     alone = begin(tmp_path / "alone").result(60)
     lm = tiny_lm()
     run = stopped(tmp_path / "stopped", lm=lm)
-    adapters.merge(lm.model)
-    adapters.unmerge(lm.model)
+    methods.merge(lm.model)
+    methods.unmerge(lm.model)
     with pytest.warns(UserWarning, match="it is replaced"):
         again = resume(run.folder, lm, run.task)
     assert again.result(60).losses == alone.losses

@@ -14,15 +14,18 @@ import pytest
 import torch
 from tiny_run import CONFIG, tiny_lm, tiny_task, until
 
-from lora_lab import adapters
-from lora_lab.analysis import read_history, step_maps
+from lora_lab import methods
+from lora_lab.analysis import step_maps
 from lora_lab.checkpoint import load_adapter
 from lora_lab.configs import AdaLoraConfig, BitFitConfig, LoraConfig
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.runs import RunState, list_runs, train
+from lora_lab.runs import read_history
 from lora_lab.runs.disk import disk
+from lora_lab.runs.records import list_runs
+from lora_lab.runs.snapshot import RunState
 from lora_lab.runs.spectra_log import SpectraLog
 from lora_lab.runs.store import RunStore
+from lora_lab.training.run import train
 
 
 @pytest.fixture(autouse=True)
@@ -213,16 +216,16 @@ def poke(model: torch.nn.Module) -> None:
     """Do with the model whatever people do between two steps."""
     torch.manual_seed(123)
     model.eval()
-    adapters.activate(model, None)
+    methods.activate(model, None)
     logits(model)
-    adapters.merge(model, "default")
+    methods.merge(model, "default")
     logits(model)
-    adapters.unmerge(model)
-    adapters.attach(model, LoraConfig(r=2, target_modules=["q"]), "other")
+    methods.unmerge(model)
+    methods.attach(model, LoraConfig(r=2, target_modules=["q"]), "other")
     model(input_ids=torch.ones(1, 4, dtype=torch.long), labels=torch.ones(1, 4, dtype=torch.long))[
         0
     ].backward()
-    adapters.merge(model, "default")
+    methods.merge(model, "default")
 
 
 def test_a_paused_and_poked_run_takes_bit_identical_steps(begin):
@@ -266,7 +269,7 @@ def test_an_evaluation_can_be_paused_too(begin):
             phases.add(run.snapshot.phase)
             model.train()
             if not run.state.final:
-                adapters.activate(model, "default")
+                methods.activate(model, "default")
     assert "evaluating the base model" in phases
     undisturbed = begin(eval_examples=4, max_steps=2).result(60)
     assert run.result(60).metrics == undisturbed.metrics
@@ -287,7 +290,7 @@ def test_replacing_the_adapter_while_paused_is_said(begin, after_steps):
     run = begin(max_steps=5000)
     until(lambda: run.snapshot.step >= after_steps)
     with run.paused() as model:
-        adapters.detach(model)
+        methods.detach(model)
     with pytest.raises(RunError, match="'default' was detached or replaced while the run was pau"):
         run.result(60)
 
@@ -343,7 +346,7 @@ def test_stop_while_the_base_is_evaluated(begin):
     result = run.result(60)
     assert result.losses == ()
     assert (result.adapter_folder / "adapter_model.safetensors").exists()
-    assert adapters.active(run.model) == "default"
+    assert methods.active(run.model) == "default"
 
 
 def test_the_model_is_left_as_it_was(begin):
@@ -354,7 +357,7 @@ def test_the_model_is_left_as_it_was(begin):
     modes = [module.training for module in model.modules()]
     cache = model.config.use_cache
     begin(lm, gradient_checkpointing=True, eval_examples=2).result(60)
-    adapters.detach(model)
+    methods.detach(model)
     assert [module.training for module in model.modules()] == modes
     assert model.config.use_cache == cache
     assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
@@ -464,9 +467,9 @@ def test_nan_loss_gives_back_the_last_good_adapter(begin):
     assert run.state is RunState.FAILED
     assert all(p.isfinite().all() for p in run.adapter.parameters())
     assert "the adapter is as it was after step 0" in run.snapshot.problem.remedy
-    adapters.activate(lm.model, None)
+    methods.activate(lm.model, None)
     bare = logits(lm.model)
-    adapters.activate(lm.model, "default")
+    methods.activate(lm.model, "default")
     assert torch.equal(logits(lm.model), bare), "B is zero again"
 
 
@@ -494,7 +497,7 @@ def _write_to_full_disk(log: SpectraLog) -> None:
 
 
 def test_a_failure_before_the_first_step_is_kept_too(begin, monkeypatch):
-    from lora_lab.runs import data
+    from lora_lab.training import data
 
     def broken(*_, **__):
         raise ValueError("tokenizer fell over")
@@ -532,7 +535,7 @@ def test_runs_started_together_stand_in_line_and_start_by_themselves(begin, tmp_
     assert [r.state for r in (second, third, fourth)] == [RunState.QUEUED] * 3
     assert second.snapshot.phase == f"queued behind run {run.id}"
     assert third.snapshot.phase == f"queued behind run {second.id}"
-    assert adapters.attached(lm.model)["default"] is run.adapter, "nothing was touched"
+    assert methods.attached(lm.model)["default"] is run.adapter, "nothing was touched"
     third.stop()
     assert third.state is RunState.DONE
     assert third.result(1).losses == ()
@@ -544,7 +547,7 @@ def test_runs_started_together_stand_in_line_and_start_by_themselves(begin, tmp_
     run.wait(60)
     assert second.result(60).losses == fourth.result(60).losses == alone.losses
     assert second.snapshot.phase == ""
-    assert adapters.attached(lm.model)["default"] is fourth.adapter
+    assert methods.attached(lm.model)["default"] is fourth.adapter
     assert not [w for w in recwarn if "is replaced" in str(w.message)], "printed into some cell"
 
 

@@ -12,8 +12,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import lora_lab as ll
-from lora_lab import lowrank
-from lora_lab.adapters.factors import layers
+from lora_lab.methods.lora import layers, operator
 from tests.core.tiny_models import ARCHITECTURES, tiny, tiny_inputs
 
 FUSED = {"gpt2", "gpt2-cross", "phi3", "gpt-neox", "bloom", "modernbert"}
@@ -25,7 +24,7 @@ def plain_path():
     """Within it every adapted layer takes `add_terms`: plain, differentiable steps, no sharing."""
     with (
         mock.patch.object(layers, "needs_plain_path", return_value=True),
-        mock.patch.object(lowrank, "needs_plain_path", return_value=True),
+        mock.patch.object(operator, "needs_plain_path", return_value=True),
     ):
         yield
 

@@ -9,8 +9,8 @@ from spent_memory import FITS, ordeal
 from tiny_run import tiny_lm, tiny_task
 from torch._subclasses.fake_tensor import FakeTensor
 
-from lora_lab.memory import storage_bytes
-from lora_lab.runs import worker
+from lora_lab.budget.meter import storage_bytes
+from lora_lab.training import worker
 
 
 class Pretended:

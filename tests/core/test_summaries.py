@@ -3,8 +3,8 @@ import dataclasses
 import laboratory_fakes as fakes
 import numpy as np
 
+from lora_lab import captions as say
 from lora_lab import figures
-from lora_lab import summaries as say
 
 
 def test_every_summary_is_importable_beside_its_figure():

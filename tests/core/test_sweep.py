@@ -11,7 +11,7 @@ import pytest
 
 from lora_lab.analysis import comparable_runs, sweep_map
 from lora_lab.errors import RunError
-from lora_lab.runs import RunRecord, list_runs
+from lora_lab.runs.records import RunRecord, list_runs
 
 
 def record(

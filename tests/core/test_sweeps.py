@@ -10,7 +10,7 @@ import torch
 
 import lora_lab as ll
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.runs import list_runs
+from lora_lab.runs.records import list_runs
 from lora_lab.sweeps import AshaConfig, cell_run, sweep
 from lora_lab.sweeps.store import SweepStore
 from tests.core.tiny_classes import tiny_classes, tiny_classifier

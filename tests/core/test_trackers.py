@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_run import CONFIG, tiny_lm, tiny_task
 
-from lora_lab.runs import train
+from lora_lab.training.run import train
 
 
 def records(path: Path) -> Iterator[bytes]:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from tiny_run import CONFIG, tiny_lm, tiny_task
 
-from lora_lab import adapters
+from lora_lab import methods
+from lora_lab.budget.meter import Meter
 from lora_lab.configs import TrainingConfig
-from lora_lab.memory import Meter
-from lora_lab.runs import problems
-from lora_lab.runs.progress import MAX_POINTS, LossHistory, Pace
-from lora_lab.runs.trainer import DeadAdapterError, Fit
 from lora_lab.tasks.encoding import collate, encode_all
+from lora_lab.training import failures
+from lora_lab.training.progress import MAX_POINTS, LossHistory, Pace
+from lora_lab.training.trainer import DeadAdapterError, Fit
 
 
 class Recorded:
@@ -28,7 +28,7 @@ class Recorded:
         )
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.adapter = adapters.attach(self.lm.model, config)
+            self.adapter = methods.attach(self.lm.model, config)
         task = tiny_task()
         examples, _ = encode_all(task.train, task, self.lm.tokenizer, 64)
         self.batches, self.steps, self.rates = [], [], []
@@ -222,7 +222,7 @@ def test_the_clock_stands_while_told_to(monkeypatch):
 
 def remedy(**training) -> str:
     error = torch.OutOfMemoryError("CUDA out of memory.")
-    return problems.explain(error, TrainingConfig(**training)).remedy
+    return failures.explain(error, TrainingConfig(**training)).remedy
 
 
 def test_out_of_memory_keeps_the_examples_a_step():
@@ -237,7 +237,7 @@ def test_out_of_memory_keeps_the_examples_a_step():
 
 
 def test_an_error_without_words_is_called_by_its_type():
-    problem = problems.explain(KeyError(), TrainingConfig())
+    problem = failures.explain(KeyError(), TrainingConfig())
     assert problem.message == "KeyError: KeyError"
 
 
@@ -264,5 +264,5 @@ def test_forgetting_frames_reaches_causes_and_contexts():
     except RuntimeError as error:
         kept = error
     assert all(reference() is not None for reference in held)
-    problems.forget_frames(kept)
+    failures.forget_frames(kept)
     assert [reference() for reference in held] == [None, None]

@@ -8,14 +8,14 @@ import torch
 from test_trainer import Recorded, mean_loss
 from tiny_run import CONFIG, tiny_lm
 
-from lora_lab.adapters import attach
 from lora_lab.analysis import adapter_spectra, analyze, live_view
 from lora_lab.configs import LoraConfig, TrainingConfig
 from lora_lab.errors import ConfigError
-from lora_lab.runs.observer import copy_factors
-from lora_lab.runs.recorder import Recorder
+from lora_lab.methods.api import attach
 from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE
-from lora_lab.runs.trainer import DeadAdapterError, parameter_groups
+from lora_lab.training.observer import copy_factors
+from lora_lab.training.recorder import Recorder
+from lora_lab.training.trainer import DeadAdapterError, parameter_groups
 
 VARIANTS = {
     "dora": ({"use_dora": True}, {}),

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import lora_lab as ll
-from lora_lab.adapters.factors.dora import updated_row_norms
 from lora_lab.errors import ConfigError
+from lora_lab.methods.lora.dora import updated_row_norms
 from tests.core.tiny_models import ARCHITECTURES, tiny, tiny_inputs
 
 VARIANTS = {

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lora_lab._yaml import read_yaml, to_yaml
+from lora_lab._util.yaml import read_yaml, to_yaml
 from lora_lab.errors import ConfigError
 
 

@@ -11,7 +11,7 @@ import torch
 
 import lora_lab as ll
 from lora_lab.anatomy import Rows
-from lora_lab.lowrank import Term, lowrank_linear
+from lora_lab.methods.lora.operator import Term, lowrank_linear
 
 sys.path.append(str(Path(__file__).parents[1] / "core"))
 from tiny_models import tiny, tiny_inputs

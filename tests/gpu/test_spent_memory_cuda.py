@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lora_lab.models import LoadedModel
-from lora_lab.runs.room import room
 from lora_lab.tasks import Example, Task
+from lora_lab.training.gpu_memory import room
 
 sys.path.append(str(Path(__file__).parents[1] / "core"))
 from spent_memory import ordeal

@@ -17,10 +17,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 import lora_lab as ll
-from lora_lab.memory import MemoryReading
-from lora_lab.runs.progress import LossHistory
+from lora_lab.budget.meter import MemoryReading
 from lora_lab.runs.snapshot import Factors, RunState, Snapshot, Spectra
 from lora_lab.tasks import load_task
+from lora_lab.training.progress import LossHistory
 from lora_lab_widgets import Workbench
 from lora_lab_widgets._mail import Mail
 

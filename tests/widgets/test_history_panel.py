@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lora_lab.errors import RunError
-from lora_lab.runs import RunState, Snapshot
 from lora_lab.runs.lock import RunLock
+from lora_lab.runs.snapshot import RunState, Snapshot
 from lora_lab_widgets import _past_runs, history
 from lora_lab_widgets._past_runs import MOST_ROWS, delete, look
 from lora_lab_widgets.history import History

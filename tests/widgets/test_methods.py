@@ -22,7 +22,7 @@ from lora_lab.configs import (
     PrefixLayerConfig,
 )
 from lora_lab.errors import ConfigError
-from lora_lab.runs import RunState, Snapshot
+from lora_lab.runs.snapshot import RunState, Snapshot
 from lora_lab_widgets import Workbench
 from lora_lab_widgets._live_ranks import LiveRanks
 from lora_lab_widgets.lab_views.base import run_label

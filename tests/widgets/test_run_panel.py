@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lora_lab.budget.meter import MemoryReading
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.memory import MemoryReading
 from lora_lab.runs.snapshot import Problem, RunState, Snapshot
 from lora_lab_widgets._wire import MAX_POINTS, thin
 from lora_lab_widgets.run_panel import RunPanel

@@ -10,10 +10,10 @@ import pytest
 from lora_lab.anatomy import Anatomy, anatomy
 from lora_lab.budget import budget, price_table
 from lora_lab.budget.costs import Memory
+from lora_lab.budget.meter import MemoryReading
 from lora_lab.configs import LoraConfig
-from lora_lab.memory import MemoryReading
+from lora_lab.methods.lora.targets import ranks
 from lora_lab.models import model_config
-from lora_lab.plan import ranks
 from lora_lab_widgets.savings import Savings
 
 Q_V = LoraConfig(r=8, target_modules=["q", "v"])

@@ -16,8 +16,8 @@ import pytest
 
 import lora_lab as ll
 from lora_lab.errors import RunError
-from lora_lab.plan import ranks as ranks_of
-from lora_lab.runs import Snapshot
+from lora_lab.methods.lora.targets import ranks as ranks_of
+from lora_lab.runs.snapshot import Snapshot
 from lora_lab.sweeps import AshaConfig, Cell, CellResult, SweepSnapshot
 from lora_lab.sweeps.plan import SweepPlan
 from lora_lab_widgets import Workbench, sweep_panel

@@ -11,9 +11,9 @@ import pytest
 
 import lora_lab as ll
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.plan import ranks as ranks_of
-from lora_lab.runs import Problem
-from lora_lab.runs.recipe import Recipe
+from lora_lab.methods.lora.targets import ranks as ranks_of
+from lora_lab.runs.run_file import Recipe
+from lora_lab.runs.snapshot import Problem
 from lora_lab_widgets import Workbench
 
 sys.path.append(str(Path(__file__).parents[1] / "browser"))

@@ -8,7 +8,7 @@ import pytest
 
 import lora_lab as ll
 from lora_lab.errors import ConfigError
-from lora_lab.runs import RunState
+from lora_lab.runs.snapshot import RunState
 from lora_lab_widgets import Workbench
 from tests.core.tiny_classes import tiny_classes, tiny_classifier
 from tests.core.tiny_run import tiny_lm, until

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import lora_lab as ll
-from lora_lab.runs import RunState
+from lora_lab.runs.snapshot import RunState
 from lora_lab_widgets import Workbench
 
 sys.path.append(str(Path(__file__).parents[1] / "core"))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_lab.adapters import activate, active, attached
-from lora_lab.tasks import ClassificationTask
+from lora_lab.methods.api import activate, active, attached
+from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.classifying import classify
 from lora_lab.tasks.generation import generate
 from lora_lab_widgets._specimen import ADAPTER
 
 if TYPE_CHECKING:
-    from lora_lab.models import LoadedModel
-    from lora_lab.tasks import Task
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.tasks.base import Task
 
 
 def answers(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_lab.anatomy import Anatomy
-from lora_lab.configs import LoraConfig
+from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import ConfigError
-from lora_lab.models import LoadedModel, load_model
-from lora_lab.tasks import ClassificationTask, LabelledText, Task
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.models.load import LoadedModel, load_model
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.classification import ClassificationTask, LabelledText
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

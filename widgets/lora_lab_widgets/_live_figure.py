@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import ipywidgets
 
-from lora_lab.analysis import SiteView
+from lora_lab.analysis.live import SiteView
 from lora_lab_widgets._mail import Line, Patient, Place
 from lora_lab_widgets.plot import Plot
 

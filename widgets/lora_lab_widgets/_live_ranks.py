@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from lora_lab.configs import AdaLoraConfig
-from lora_lab.runs import Run, Snapshot
+from lora_lab.methods.adalora.config import AdaLoraConfig
+from lora_lab.runs.snapshot import Snapshot
+from lora_lab.training.run import Run
 from lora_lab_widgets.rank_grid import RankGrid
 
 PAUSE = 1.0  # seconds between two looks, at least: each is a message

@@ -13,15 +13,23 @@ from typing import Any
 import numpy as np
 
 from lora_lab import spectra
-from lora_lab._format import format_bytes, format_count
-from lora_lab.analysis import SpectraHistory, compare_methods
+from lora_lab._util.format import format_bytes, format_count
+from lora_lab.analysis.methods import compare_methods
 from lora_lab.analysis.table import number as three_digits
-from lora_lab.configs import to_python
 from lora_lab.errors import RunError
-from lora_lab.runs import OpenedRun, RecordState, RunRecord, line
+from lora_lab.methods.naming import to_python
+from lora_lab.runs.history import SpectraHistory
 from lora_lab.runs.lock import RunLock
-from lora_lab.runs.records import METRICS_FILE, is_sweep, read_record
-from lora_lab.runs.resuming import read_configs
+from lora_lab.runs.records import (
+    METRICS_FILE,
+    OpenedRun,
+    RecordState,
+    RunRecord,
+    is_sweep,
+    read_record,
+)
+from lora_lab.training import queue
+from lora_lab.training.resume import read_configs
 from lora_lab_widgets._wire import number, thin
 from lora_lab_widgets.lab_views.base import run_label
 
@@ -88,7 +96,7 @@ def delete(record: RunRecord, output_dir: Path, busy: Callable[[Path], bool]) ->
     parent = folder.resolve().parent
     if folder.is_symlink() or not (parent == top or (parent.parent == top and is_sweep(parent))):
         raise RunError(f"{folder} is not in {output_dir}, or a link; delete it by hand")
-    if busy(folder) or line.waits(folder):
+    if busy(folder) or queue.waits(folder):
         raise RunError(f"run {record.id} is at work or waits in line; stop it first")
     if read_record(folder) is None:
         raise RunError(f"run {record.id} is not on disk any more; refresh the list")
@@ -118,7 +126,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
     summary = record.summary or {}
     last = _last_line(record.folder / METRICS_FILE)
     state = record.state
-    queued = line.waits(record.folder)
+    queued = queue.waits(record.folder)
     repeats = state is RecordState.FAILED and not summary.get("repeats")
     free = state not in (RecordState.RUNNING, RecordState.ELSEWHERE) and not queued
     return {

@@ -6,16 +6,17 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.configs import MethodConfig, method_name, to_python
+from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
+from lora_lab.methods.naming import method_name, to_python
 from lora_lab_widgets.methods import about, automatic, instead, mend, numbers
 
 if TYPE_CHECKING:
     import torch
 
-    from lora_lab.anatomy import Anatomy
+    from lora_lab.anatomy.types import Anatomy
     from lora_lab.budget.costs import Memory
-    from lora_lab.models import Card
+    from lora_lab.models.load import Card
     from lora_lab_widgets._plans import Plans
     from lora_lab_widgets._prices import Prices
     from lora_lab_widgets.header import Header

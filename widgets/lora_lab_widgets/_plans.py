@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_lab.anatomy import Anatomy
-from lora_lab.configs import AdaLoraConfig, Config, LoraConfig, MethodConfig
+from lora_lab.anatomy.types import Anatomy
+from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
+from lora_lab.methods.adalora.config import AdaLoraConfig
+from lora_lab.methods.config import Config
+from lora_lab.methods.lora.config import LoraConfig
 from lora_lab_widgets.methods import (
     Method,
     Values,

@@ -6,18 +6,21 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.budget import Budget, budget, price_table
+from lora_lab.budget.costs import Budget
 from lora_lab.budget.dry_run import dry_run
-from lora_lab.budget.table import tokens_text
-from lora_lab.configs import MethodConfig, TrainingConfig
+from lora_lab.budget.forecast import budget
+from lora_lab.budget.table import price_table, tokens_text
+from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError, TaskError
 from lora_lab.tasks.lengths import Lengths, longest_example
+from lora_lab.training.config import TrainingConfig
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy import Anatomy
+    from lora_lab.anatomy.types import Anatomy
     from lora_lab.budget.costs import Memory
-    from lora_lab.models import LoadedModel
-    from lora_lab.tasks import ClassificationTask, Task
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.tasks.base import Task
+    from lora_lab.tasks.classification import ClassificationTask
     from lora_lab_widgets._plans import Plans
     from lora_lab_widgets.savings import Savings
 

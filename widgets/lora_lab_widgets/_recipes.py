@@ -10,18 +10,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._yaml import to_yaml
-from lora_lab.configs import MethodConfig, TrainingConfig
-from lora_lab.configs.plain import method_to_dict
+from lora_lab._util.yaml import to_yaml
+from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
-from lora_lab.runs.recipe import Recipe
-from lora_lab.runs.resuming import model_source
+from lora_lab.methods.plain import method_to_dict
+from lora_lab.runs.run_file import Recipe
 from lora_lab.tasks.sources import task_source
+from lora_lab.training.config import TrainingConfig
+from lora_lab.training.resume import model_source
 from lora_lab_widgets._sweep_plan import as_grid
 
 if TYPE_CHECKING:
-    from lora_lab.models import LoadedModel
-    from lora_lab.sweeps import AshaConfig, Cell
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.sweeps.asha import AshaConfig
+    from lora_lab.sweeps.cells import Cell
 
 _COMMANDS = (
     ("lora-lab train {}", "on one machine, without a notebook"),

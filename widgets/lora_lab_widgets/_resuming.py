@@ -6,18 +6,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.adapters import attached
-from lora_lab.adapters.head import with_head
-from lora_lab.configs import HeadConfig, LoraConfig, MethodConfig
-from lora_lab.heads import head_modules
-from lora_lab.runs import Run, RunRecord, resume
+from lora_lab.anatomy.heads import head_modules
+from lora_lab.configs import MethodConfig
+from lora_lab.methods.api import attached
+from lora_lab.methods.head.adapter import with_head
+from lora_lab.methods.head.config import HeadConfig
+from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.runs.fingerprints import data_fingerprint
-from lora_lab.tasks import ClassificationTask
+from lora_lab.runs.records import RunRecord
+from lora_lab.tasks.classification import ClassificationTask
+from lora_lab.training.resume import resume
+from lora_lab.training.run import Run
 from lora_lab_widgets._specimen import ADAPTER, over
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy import Anatomy
-    from lora_lab.models import LoadedModel
+    from lora_lab.anatomy.types import Anatomy
+    from lora_lab.models.load import LoadedModel
 
 
 def idle_again(record: RunRecord, lm: LoadedModel, tasks: Iterable[Any]) -> Run:
@@ -63,8 +67,8 @@ def write_report(record: RunRecord, run: Run | None, anatomy: Anatomy) -> Path:
     """
     path = record.folder / "report.html"
     if run is not None and run.folder == record.folder and _whole(run):
-        from lora_lab.budget import budget
-        from lora_lab.report import write_run_report
+        from lora_lab.budget.forecast import budget
+        from lora_lab.reports.run_page import write_run_report
 
         cost = budget(
             anatomy,
@@ -74,8 +78,8 @@ def write_report(record: RunRecord, run: Run | None, anatomy: Anatomy) -> Path:
             dtype=run.lm.card.dtype,
         )
         return write_run_report(run, cost, path)
-    from lora_lab.inspection import inspect_adapter
-    from lora_lab.report import write_inspection
+    from lora_lab.reports.inspect import inspect_adapter
+    from lora_lab.reports.inspection_page import write_inspection
 
     return write_inspection(path, inspect_adapter(record.folder))
 

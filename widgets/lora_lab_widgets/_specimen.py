@@ -7,21 +7,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.adapters import Adapter, attached
 from lora_lab.errors import AdapterError
-from lora_lab.runs import Factors, Run, RunState
-from lora_lab.runs.observer import copy_factors
-from lora_lab.tasks import ClassificationTask, Task
+from lora_lab.methods.api import attached
+from lora_lab.methods.base import Adapter
+from lora_lab.runs.snapshot import Factors, RunState
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.classification import ClassificationTask
+from lora_lab.training.observer import copy_factors
+from lora_lab.training.run import Run
 from lora_lab_widgets.methods import method_of
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from lora_lab.anatomy import Site
-    from lora_lab.models import LoadedModel
-    from lora_lab.sweeps import Sweep
-    from lora_lab.tasks import Example
+    from lora_lab.anatomy.types import Site
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.sweeps.local import Sweep
+    from lora_lab.tasks.base import Example
 
 ADAPTER = "default"  # the name under which `train` attaches
 

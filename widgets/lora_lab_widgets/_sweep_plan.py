@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_lab.anatomy import Anatomy
-from lora_lab.configs import LoraConfig, MethodConfig, TrainingConfig
-from lora_lab.configs.plain import method_to_dict
+from lora_lab.anatomy.types import Anatomy
+from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
-from lora_lab.sweeps import AshaConfig, Cell
-from lora_lab.sweeps.cells import cell_of
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.plain import method_to_dict
+from lora_lab.sweeps.asha import AshaConfig
+from lora_lab.sweeps.cells import Cell, cell_of
 from lora_lab.sweeps.layers import ALL, in_layers, read_layers
 from lora_lab.sweeps.store import checked_name
+from lora_lab.training.config import TrainingConfig
 from lora_lab_widgets._plans import Plans
 from lora_lab_widgets.methods import common_rank
 

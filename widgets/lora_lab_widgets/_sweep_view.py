@@ -7,9 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lora_lab._format import plural
-from lora_lab.runs import Snapshot
-from lora_lab.sweeps import Cell, CellResult, Sweep, SweepSnapshot
+from lora_lab._util.format import plural
+from lora_lab.runs.snapshot import Snapshot
+from lora_lab.sweeps.cells import Cell
+from lora_lab.sweeps.local import Sweep, SweepSnapshot
+from lora_lab.sweeps.store import CellResult
 from lora_lab_widgets._sweep_plan import MOST_CELLS
 from lora_lab_widgets._wire import number
 

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.budget import budget
-from lora_lab.configs import MethodConfig, TrainingConfig
+from lora_lab.budget.forecast import budget
+from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
-from lora_lab.sweeps import AshaConfig, Cell, Sweep
+from lora_lab.sweeps.asha import AshaConfig
+from lora_lab.sweeps.cells import Cell
+from lora_lab.sweeps.local import Sweep
+from lora_lab.training.config import TrainingConfig
 from lora_lab_widgets._recipes import written_sweep
 from lora_lab_widgets._specimen import ADAPTER
 from lora_lab_widgets._sweep_plan import FieldError, SweepTexts, cells_of, read_texts
@@ -18,10 +21,11 @@ from lora_lab_widgets.methods import METHODS, mend, method_of
 from lora_lab_widgets.sweep_panel import SweepPanel
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy import Anatomy
-    from lora_lab.models import LoadedModel
-    from lora_lab.runs import Run
-    from lora_lab.tasks import ClassificationTask, Task
+    from lora_lab.anatomy.types import Anatomy
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.tasks.base import Task
+    from lora_lab.tasks.classification import ClassificationTask
+    from lora_lab.training.run import Run
     from lora_lab_widgets._plans import Plans
 
 

@@ -14,11 +14,11 @@ import ipywidgets
 import numpy as np
 import traitlets
 
-from lora_lab.analysis import SiteView, site_view
-from lora_lab.anatomy import Anatomy
+from lora_lab.analysis.live import SiteView, site_view
+from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import LoraLabError
 from lora_lab.runs.snapshot import Factors, RunState, Snapshot, Spectra
-from lora_lab.spectra import effective_rank
+from lora_lab.spectra.sizes import effective_rank
 from lora_lab_widgets._background import Background
 from lora_lab_widgets._live_figure import LiveFigure
 from lora_lab_widgets._mail import Line, Picker, Place, at_once

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import traitlets
 
-from lora_lab.runs.room import used_by_others
+from lora_lab.training.gpu_memory import used_by_others
 from lora_lab_widgets._background import Background
 from lora_lab_widgets._base import Panel
 

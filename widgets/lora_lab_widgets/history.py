@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import traitlets
 
 from lora_lab.errors import RunError
-from lora_lab.runs import Run, RunRecord, Snapshot, list_runs
+from lora_lab.runs.records import RunRecord, list_runs
+from lora_lab.runs.snapshot import Snapshot
+from lora_lab.training.run import Run
 from lora_lab_widgets._background import Background
 from lora_lab_widgets._base import Spoken
 from lora_lab_widgets._past_runs import MOST_PICKED, Look, delete, look

@@ -10,7 +10,7 @@ from typing import Any
 import ipywidgets
 import traitlets
 
-from lora_lab.anatomy import Anatomy
+from lora_lab.anatomy.types import Anatomy
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab_widgets._base import Spoken
 from lora_lab_widgets._experiments import Experiments

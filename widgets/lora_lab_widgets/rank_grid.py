@@ -13,7 +13,7 @@ from lora_lab.errors import ConfigError
 from lora_lab_widgets._base import Spoken
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy import Anatomy
+    from lora_lab.anatomy.types import Anatomy
 
 
 class RankGrid(Spoken):

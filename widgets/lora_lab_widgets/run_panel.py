@@ -15,9 +15,9 @@ from typing import Any
 
 import traitlets
 
-from lora_lab.configs import TrainingConfig
 from lora_lab.errors import ConfigError
 from lora_lab.runs.snapshot import Snapshot
+from lora_lab.training.config import TrainingConfig
 from lora_lab_widgets._base import Panel
 from lora_lab_widgets._mail import Mail
 from lora_lab_widgets._problems import as_json, from_error

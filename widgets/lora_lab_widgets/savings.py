@@ -7,10 +7,10 @@ from typing import Any
 
 import traitlets
 
-from lora_lab._format import format_bytes, format_change, format_count
-from lora_lab.budget import evaluate_price
+from lora_lab._util.format import format_bytes, format_change, format_count
 from lora_lab.budget.costs import Budget, Memory
-from lora_lab.memory import MemoryReading, differing_part
+from lora_lab.budget.evaluate import evaluate_price
+from lora_lab.budget.meter import MemoryReading, differing_part
 from lora_lab_widgets._base import Panel
 
 PARTS = ("weights", "gradients", "optimizer", "activations")

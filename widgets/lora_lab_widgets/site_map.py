@@ -8,7 +8,7 @@ from typing import Any
 
 import traitlets
 
-from lora_lab.anatomy import Anatomy, Site
+from lora_lab.anatomy.types import Anatomy, Site
 from lora_lab_widgets._base import Spoken
 
 

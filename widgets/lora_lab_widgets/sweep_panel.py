@@ -8,9 +8,11 @@ from typing import Any
 
 import traitlets
 
-from lora_lab._format import plural
+from lora_lab._util.format import plural
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.sweeps import AshaConfig, Cell, Sweep, SweepSnapshot
+from lora_lab.sweeps.asha import AshaConfig
+from lora_lab.sweeps.cells import Cell
+from lora_lab.sweeps.local import Sweep, SweepSnapshot
 from lora_lab_widgets._base import Spoken
 from lora_lab_widgets._sweep_plan import AXES, FieldError, SweepTexts
 from lora_lab_widgets._sweep_view import minutes, progress, rows

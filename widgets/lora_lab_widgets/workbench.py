@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from lora_lab.adapters import Adapter
-from lora_lab.anatomy import anatomy
-from lora_lab.budget import budget
-from lora_lab.checkpoint import save_adapter
-from lora_lab.configs import MethodConfig, TrainingConfig
+from lora_lab.anatomy.api import anatomy
+from lora_lab.budget.forecast import budget
+from lora_lab.checkpoint.saving import save_adapter
+from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.models import LoadedModel
-from lora_lab.runs import Run, Snapshot, train
-from lora_lab.sweeps import Sweep
-from lora_lab.tasks import ClassificationTask, Task, load_task
+from lora_lab.methods.base import Adapter
+from lora_lab.models.load import LoadedModel
+from lora_lab.runs.snapshot import Snapshot
+from lora_lab.sweeps.local import Sweep
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.classification import ClassificationTask
+from lora_lab.tasks.load import load_task
+from lora_lab.training.config import TrainingConfig
+from lora_lab.training.run import Run, train
 from lora_lab_widgets._answers import answers
 from lora_lab_widgets._dry_runs import DryRuns
 from lora_lab_widgets._first_things import example_prompt, first_config, loaded, task_choice

@@ -41,12 +41,12 @@ class AmplificationView(View):
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw the three norms of every site."""
-        from lora_lab.figures import amplification_figure
+        from lora_lab.figures.amplification import amplification_figure
 
         return amplification_figure(data, theme=theme, width=width)
 
     def words(self, data: Any) -> str:
         """Say what stands out."""
-        from lora_lab.summaries import amplification_summary
+        from lora_lab.captions.delta_w import amplification_summary
 
         return amplification_summary(data)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lora_lab.anatomy import Anatomy
-from lora_lab.runs import RunRecord, list_runs
+from lora_lab.anatomy.types import Anatomy
+from lora_lab.runs.records import RunRecord, list_runs
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab_widgets._specimen import Specimen
 from lora_lab_widgets.site_map import site_label

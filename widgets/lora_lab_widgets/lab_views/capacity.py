@@ -40,12 +40,12 @@ class CapacityView(View):
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw the gauge."""
-        from lora_lab.figures import capacity_figure
+        from lora_lab.figures.capacity import capacity_figure
 
         return capacity_figure(data, theme=theme, width=width)
 
     def words(self, data: Any) -> str:
         """Say how full it is."""
-        from lora_lab.summaries import capacity_summary
+        from lora_lab.captions.delta_w import capacity_summary
 
         return capacity_summary(data)

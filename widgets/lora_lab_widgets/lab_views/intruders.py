@@ -9,14 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lora_lab.analysis.intruders import (
-    IntruderCurve,
-    SiteIntruders,
-    find_intruders,
-    intruder_curve,
-)
+from lora_lab.analysis.intruders import IntruderCurve, SiteIntruders, find_intruders, intruder_curve
 from lora_lab.analysis.losses import Losses
-from lora_lab.tasks import Example
+from lora_lab.tasks.base import Example
 from lora_lab_widgets.lab_views.base import CancelledError, Measured, Theme, Values, View, Watch
 
 SITES, CURVE = "sites", "curve"
@@ -101,7 +96,7 @@ class IntrudersView(View):
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw every site, or the curve with λ marked."""
-        from lora_lab.figures import intruder_curve_figure, intruder_figure
+        from lora_lab.figures.intruders import intruder_curve_figure, intruder_figure
 
         if self.values["show"] == SITES or data.curve is None:
             return intruder_figure(data.rows, theme=theme, width=width)
@@ -132,7 +127,7 @@ class IntrudersView(View):
 
     def words(self, data: Any) -> str:
         """Say how many there are, or what λ does."""
-        from lora_lab.summaries import intruder_curve_summary, intruder_summary
+        from lora_lab.captions.delta_w import intruder_curve_summary, intruder_summary
 
         if self.values["show"] == SITES:
             return intruder_summary(data.rows)

@@ -48,13 +48,13 @@ class SpectrumView(View):
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw both spectra."""
-        from lora_lab.figures import spectrum_against_base_figure
+        from lora_lab.figures.spectrum import spectrum_against_base_figure
 
         return spectrum_against_base_figure(data, theme=theme, width=width, height=300)
 
     def words(self, data: Any) -> str:
         """Say what the spectra show."""
-        from lora_lab.summaries import spectrum_against_base_summary
+        from lora_lab.captions.delta_w import spectrum_against_base_summary
 
         return spectrum_against_base_summary(data)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lora_lab.analysis import StepMaps, read_history, step_maps
+from lora_lab.analysis.steps import StepMaps, step_maps
+from lora_lab.runs.history import read_history
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch
 
@@ -62,20 +63,20 @@ class StepsView(View):
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw both maps at the slider's step."""
-        from lora_lab.figures import step_maps_figure
+        from lora_lab.figures.step_maps import step_maps_figure
 
         return step_maps_figure(data, self._index(data), theme=theme, width=width)
 
     def redraw(self, figure: Any, data: Any) -> bool:
         """Move the maps on show to the slider's step."""
-        from lora_lab.figures import update_step_maps
+        from lora_lab.figures.step_maps import update_step_maps
 
         update_step_maps(figure, data, self._index(data))
         return True
 
     def words(self, data: Any) -> str:
         """Say what the maps show at this step."""
-        from lora_lab.summaries import step_maps_summary
+        from lora_lab.captions.delta_w import step_maps_summary
 
         return step_maps_summary(data, self._index(data))
 

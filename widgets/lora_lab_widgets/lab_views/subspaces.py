@@ -74,19 +74,19 @@ class SubspacesView(View):
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw the map."""
-        from lora_lab.figures import phi_figure
+        from lora_lab.figures.phi import phi_figure
 
         return phi_figure(data, excess=bool(self.values["excess"]), theme=theme, width=width)
 
     def words(self, data: Any) -> str:
         """Say what the map shows."""
-        from lora_lab.summaries import phi_summary
+        from lora_lab.captions.delta_w import phi_summary
 
         return phi_summary(data)
 
     def _other(self, folder: Path, name: str) -> tuple[Any, str]:
         """Return the counterpart's site and what it is called."""
-        from lora_lab.checkpoint import read_factors
+        from lora_lab.checkpoint.factors import read_factors
 
         if (folder / "adapter").is_dir():  # a run's folder
             folder = folder / "adapter"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from lora_lab.analysis import comparable_runs, sweep_map
+from lora_lab.analysis.sweep import comparable_runs, sweep_map
 from lora_lab.errors import RunError
-from lora_lab.runs import RunRecord
+from lora_lab.runs.records import RunRecord
 from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch
 
 METRICS = {"loss_after": "held-out loss", "bleu_after": "BLEU"}
@@ -59,13 +59,13 @@ class SweepView(View):
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw the map."""
-        from lora_lab.figures import sweep_figure
+        from lora_lab.figures.sweep import sweep_figure
 
         return sweep_figure(data, theme=theme, width=width)
 
     def words(self, data: Any) -> str:
         """Say which cell is best."""
-        from lora_lab.summaries import sweep_summary
+        from lora_lab.captions.delta_w import sweep_summary
 
         return sweep_summary(data)
 

@@ -1,0 +1,65 @@
+from .analysis.live import analyze as analyze
+from .anatomy.api import anatomy as anatomy
+from .budget.dry_run import dry_run as dry_run
+from .budget.forecast import budget as budget
+from .checkpoint.card import push_ready as push_ready
+from .checkpoint.loading import load_adapter as load_adapter
+from .checkpoint.loralib_models import load_loralib as load_loralib
+from .checkpoint.loralib_models import save_loralib as save_loralib
+from .checkpoint.merged import export_merged as export_merged
+from .checkpoint.saving import save_adapter as save_adapter
+from .checkpoint.uniform import export_uniform as export_uniform
+from .errors import LoraLabError as LoraLabError
+from .methods.adalora.config import AdaLoraConfig as AdaLoraConfig
+from .methods.api import (
+    activate as activate,
+)
+from .methods.api import (
+    active as active,
+)
+from .methods.api import (
+    attach as attach,
+)
+from .methods.api import (
+    attached as attached,
+)
+from .methods.api import (
+    detach as detach,
+)
+from .methods.api import (
+    merge as merge,
+)
+from .methods.api import (
+    unmerge as unmerge,
+)
+from .methods.bottleneck.config import BottleneckConfig as BottleneckConfig
+from .methods.full.config import BitFitConfig as BitFitConfig
+from .methods.full.config import FullConfig as FullConfig
+from .methods.head.config import HeadConfig as HeadConfig
+from .methods.lora.combine import combine as combine
+from .methods.lora.config import LoraConfig as LoraConfig
+from .methods.lora.mixed_batch import mixed_batch as mixed_batch
+from .methods.prompt_tuning.config import (
+    PrefixEmbedConfig as PrefixEmbedConfig,
+)
+from .methods.prompt_tuning.config import (
+    PrefixLayerConfig as PrefixLayerConfig,
+)
+from .models.load import (
+    LoadedModel as LoadedModel,
+)
+from .models.load import (
+    catalogue as catalogue,
+)
+from .models.load import (
+    load_model as load_model,
+)
+from .runs.records import list_runs as list_runs
+from .runs.records import runs as runs
+from .sweeps.api import sweep as sweep
+from .sweeps.asha import AshaConfig as AshaConfig
+from .tasks.load import load_task as load_task
+from .training.config import TrainingConfig as TrainingConfig
+from .training.resume import resume as resume
+from .training.run import Run as Run
+from .training.run import train as train

@@ -1,1 +1,0 @@
-"""LoRA's parts: A and B at one site, the layers they hang below, how they start and are summed."""

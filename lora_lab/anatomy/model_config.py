@@ -1,0 +1,135 @@
+"""What a model's config tells: its sizes, and the model itself, built without weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_lab._util.quiet import first_line
+from lora_lab.anatomy import blocks, roles
+from lora_lab.anatomy.types import ModelShape
+from lora_lab.errors import ModelError
+
+
+def build_on_meta(config: Any) -> nn.Module:
+    """Build the model of a transformers config without memory for its weights.
+
+    Raises:
+        ModelError: where transformers has no model for this config, or its sizes do not fit.
+    """
+    import transformers
+
+    config = copy.deepcopy(config)  # building writes into it
+    kind = type(config)
+    for name in getattr(config, "architectures", None) or ():
+        architecture = getattr(transformers, name, None)
+        if getattr(architecture, "config_class", None) is kind:
+            break
+    else:
+        from transformers.models.auto import modeling_auto as auto
+
+        choices = [auto.MODEL_FOR_CAUSAL_LM_MAPPING, auto.MODEL_MAPPING]
+        if getattr(config, "is_encoder_decoder", False):
+            # Not the causal model of such a config: it is the decoder alone.
+            choices = [auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, auto.MODEL_MAPPING]
+        elif not getattr(config, "is_decoder", False):
+            choices.insert(0, auto.MODEL_FOR_MASKED_LM_MAPPING)
+        architecture = next((choice[kind] for choice in choices if kind in choice), None)
+    if architecture is None:
+        raise ModelError(
+            f"transformers knows no model for a {kind.__name__}; pass the model itself to anatomy()"
+        )
+    if isinstance(architecture, tuple):  # a few configs map to several heads
+        architecture = architecture[0]
+    try:
+        with torch.device("meta"):
+            return architecture._from_config(config)
+    except Exception as error:  # whatever a model's constructor makes of sizes that do not fit
+        raise ModelError(
+            f"transformers cannot build a {architecture.__name__} of this config: "
+            f"{first_line(error)}; mend its config.json"
+        ) from error
+
+
+def shape(
+    model: nn.Module,
+    *,
+    stack_layers: dict[str, int],
+    mlp_width: int | None,
+    gated_mlp: bool,
+    dtype_bytes: int | None,
+) -> ModelShape:
+    """Put together what the modules and the config tell of a model's sizes.
+
+    Args:
+        model: the model.
+        stack_layers: how many rows each stack has in the grid.
+        mlp_width: the widest input of a "down" matrix, None without one.
+        gated_mlp: whether a gate was seen.
+        dtype_bytes: of the model's first floating-point parameter.
+    """
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    heads, kv_heads = roles.head_counts(text) or (None, None)
+    hidden = roles.first_int(text, "hidden_size", "d_model", "n_embd", "dim")
+    layers = roles.first_int(text, "num_hidden_layers", "num_layers", "n_layer", "n_layers")
+    if layers is None or len(stack_layers) > 1:
+        layers = sum(stack_layers.values())
+    head_dim = roles.first_int(text, "head_dim", "d_kv")
+    if head_dim is None and heads and hidden:
+        head_dim = hidden // heads
+    if mlp_width is None:  # packed experts have no "down" of their own
+        mlp_width = roles.first_int(text, "intermediate_size", "ffn_dim", "d_ff", "n_inner")
+    embedded = getattr(embedding(model, "get_input_embeddings"), "weight", None)
+    output = getattr(embedding(model, "get_output_embeddings"), "weight", None)
+    return ModelShape(
+        model_type=getattr(text, "model_type", "") or type(model).__name__,
+        hidden_size=hidden,
+        num_layers=layers,
+        intermediate_size=mlp_width,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=roles.first_int(text, "vocab_size"),
+        max_positions=max_positions(model),
+        tied_embeddings=embedded is not None and output is embedded,
+        gated_mlp=gated_mlp,
+        dtype_bytes=dtype_bytes,
+        block=blocks.read(model, lm_head=output is not None),
+    )
+
+
+def max_positions(model: nn.Module) -> int | None:
+    """Return how many tokens a sequence of a model may have; None where there is no fixed limit.
+
+    Of the positions that RoBERTa's kind names in its config the first ones are never used; see
+    `positions_behind`.
+    """
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    named = roles.first_int(text, "max_position_embeddings", "n_positions", "max_seq_len")
+    pad = positions_behind(model)
+    return named if named is None or pad is None else named - pad - 1
+
+
+def positions_behind(model: nn.Module) -> int | None:
+    """Return the pad token of a model that counts positions from behind it, as RoBERTa does."""
+    for part in model.modules():
+        if hasattr(type(part), "create_position_ids_from_inputs_embeds"):
+            pad: int | None = part.padding_idx  # type: ignore[assignment]
+            return pad
+    return None
+
+
+def embedding(model: nn.Module, getter: str) -> nn.Module | None:
+    """Return what a model's getter gives, None where the model has no such embedding."""
+    get = getattr(model, getter, None)
+    if get is None:
+        return None
+    try:
+        return get()
+    except (NotImplementedError, AttributeError):  # models without one say so in either way
+        return None

@@ -1,0 +1,174 @@
+"""A transformer as a grid of weight matrices: layer × role."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from lora_lab.anatomy import table
+from lora_lab.anatomy.blocks import BlockFacts
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The output rows of a fused matrix that belong to one site.
+
+    Seen as ``(groups, group_size)``, a site owns columns ``offset : offset + width`` of every
+    group. Contiguous slices have one group; head-interleaved ones (GPT-NeoX, BLOOM) have one
+    group a head; grouped-query ones (Falcon) one group a key-value head.
+
+    >>> Rows(groups=1, group_size=2304, offset=768, width=768)      # k of GPT-2's c_attn
+    >>> Rows(groups=12, group_size=192, offset=64, width=64)        # k of Pythia-160m
+    """
+
+    groups: int
+    group_size: int
+    offset: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One weight matrix that can be adapted, W₀ of shape (out_features, in_features).
+
+    An embedding is the matrix of its vectors as columns, (width, vocabulary). A convolution is its
+    kernel laid flat, (out channels, in channels / groups · kernel size).
+    """
+
+    name: str  # unique: the module path, with "[role]" behind it where the matrix is fused
+    module: str  # dotted path of the module that owns the weight
+    layer: int | None  # index within its stack; None outside the layers (pooler, classifier)
+    role: str  # q k v o gate up down, "cross.q" …, else the bare module name
+    in_features: int  # k: the width of its input
+    out_features: int  # d: the number of its own output rows
+    rows: Rows | None = None  # None: the site is the whole matrix
+    transposed: bool = False  # stored (in, out), as transformers' Conv1D does
+    stack: str = ""  # "encoder" or "decoder" where a model has both
+    reads: str = ""  # sites with the same `reads` share one input tensor (q, k and v; gate and up)
+    kind: Literal["linear", "embedding", "conv"] = "linear"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One parameter tensor of the model itself, matrix or vector; a tied one appears once.
+
+    Attributes:
+        name: as in the state dict.
+        shape: of the tensor as stored.
+        layer: index within its stack; None outside the layers.
+        stack: as in `Site`.
+        head: outside of the backbone: a classifier, a language model's own output.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    layer: int | None = None
+    stack: str = ""
+    head: bool = False
+
+    @property
+    def size(self) -> int:
+        """The number of its entries."""
+        return math.prod(self.shape)
+
+    @property
+    def is_bias(self) -> bool:
+        """Whether it is a bias vector: what BitFit trains."""
+        return len(self.shape) == 1 and self.name.endswith("bias")  # also q_bias, in_proj_bias
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of the grid."""
+
+    stack: str
+    layer: int
+
+    @property
+    def label(self) -> str:
+        """What people read: "3", "enc 3", "dec 3", or with a longer stack name before it."""
+        short = {"encoder": "enc", "decoder": "dec"}.get(self.stack, self.stack)
+        return f"{short} {self.layer}".strip()
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a model; None where neither its modules nor its config tell.
+
+    Attributes:
+        model_type: the config's, or the class name of a model without one.
+        num_layers: blocks that run in one forward pass; of all stacks where there are several.
+        intermediate_size: width of the MLP between up and down.
+        head_dim: of one query head; not always hidden_size / num_heads (Gemma, T5, Qwen3).
+        max_positions: tokens that a sequence may have; None without a fixed limit (T5, BLOOM).
+            RoBERTa's are fewer than its config names.
+        tied_embeddings: the output matrix is the input embedding itself.
+        gated_mlp: the MLP has a gate beside up.
+        dtype_bytes: of one stored weight.
+        block: how the blocks are built, as far as their activations depend on it.
+    """
+
+    model_type: str
+    hidden_size: int | None
+    num_layers: int | None
+    intermediate_size: int | None
+    num_heads: int | None
+    num_kv_heads: int | None
+    head_dim: int | None
+    vocab_size: int | None
+    max_positions: int | None
+    tied_embeddings: bool
+    gated_mlp: bool
+    dtype_bytes: int | None
+    block: BlockFacts = field(default_factory=BlockFacts)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A model's matrices as a grid.
+
+    Attributes:
+        sites: row by row, in the order of `roles`; those outside the layers come last.
+        roles: the grid's columns.
+        rows: the grid's rows.
+        shape: the sizes that the memory of a training step depends on.
+        parameters: all of the model's numbers, tied ones once, adapters not counted.
+        weights: the tensors that hold them, in the model's order.
+        others: embeddings and convolutions; a target finds them by their module's name only.
+        heads: a classifier's modules outside of the model that reads the text; see `heads`.
+    """
+
+    sites: tuple[Site, ...]
+    roles: tuple[str, ...]
+    rows: tuple[Row, ...]
+    shape: ModelShape
+    parameters: int
+    weights: tuple[Weight, ...] = field(default=(), repr=False)
+    others: tuple[Site, ...] = ()
+    heads: tuple[str, ...] = ()
+
+    @cached_property
+    def by_name(self) -> dict[str, Site]:
+        """Every site under its name, the others too."""
+        return {site.name: site for site in (*self.sites, *self.others)}
+
+    @cached_property
+    def grid_sites(self) -> tuple[Site, ...]:
+        """The sites that belong to a layer."""
+        return tuple(site for site in self.sites if site.layer is not None)
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, int | None, str], Site]:
+        return {(site.stack, site.layer, site.role): site for site in self.grid_sites}
+
+    def cell(self, row: Row, role: str) -> Site | None:
+        """Return the site of one cell, or None where that layer has no such matrix."""
+        return self._cells.get((row.stack, row.layer, role))
+
+    def __str__(self) -> str:
+        return table.as_text(self)
+
+    def _repr_html_(self) -> str:
+        return table.as_html(self)

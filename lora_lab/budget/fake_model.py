@@ -1,0 +1,255 @@
+"""What a dry run works on: model, inputs and optimizer, none with memory behind its tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lora_lab._util.quiet import first_line
+from lora_lab.anatomy.model_config import build_on_meta
+from lora_lab.budget.optimizers import StateRule, state_rule
+from lora_lab.errors import ConfigError, LoraLabError, ModelError
+from lora_lab.methods.adalora.config import AdaLoraConfig
+from lora_lab.methods.api import attach
+from lora_lab.methods.base import Adapter
+from lora_lab.models.load import model_config
+
+MANY_STEPS = 1_000_000  # of the training that the dry run's step is the first of
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def hollow_model(model: Any, dtype: torch.dtype | str | None) -> tuple[nn.Module, torch.dtype]:
+    """Return a model on the meta device, not adapted, and the dtype that it shall have.
+
+    Args:
+        model: see `dry_run`.
+        dtype: of the base model; None takes the model's own.
+    """
+    kind: Any = None
+    if isinstance(model, (str, Path)):
+        config: Any = model_config(str(model))
+        own = config.dtype
+    elif isinstance(model, nn.Module):
+        config, kind = getattr(model, "config", None), type(model)
+        own = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    else:
+        config, own = model, getattr(model, "dtype", None)
+    if not hasattr(config, "model_type") or (kind and not hasattr(kind, "_from_config")):
+        raise ModelError(
+            f"a dry run needs a transformers model, config or name, not {type(model).__name__}; "
+            "budget() estimates any model"
+        )
+    config = copy.deepcopy(config)  # building writes into it
+    # With a dtype of its own, transformers would set torch's default for the whole process.
+    config.dtype = None
+    config.use_cache = False
+    if kind is None:
+        hollow = build_on_meta(config)
+    else:
+        with torch.device("meta"):
+            hollow = kind._from_config(config)
+    return hollow, _dtype(dtype if dtype is not None else own or torch.float32)
+
+
+def fill(model: nn.Module, dtype: torch.dtype) -> None:
+    """Put fake tensors on the CPU in the place of a model's meta tensors; within a fake mode.
+
+    Parameters get `dtype`; buffers keep theirs, as transformers' loading does.
+    """
+    made: dict[int, Tensor] = {}  # tied weights stay tied
+
+    def fake(tensor: Tensor, kind: torch.dtype) -> Tensor:
+        if id(tensor) not in made:
+            made[id(tensor)] = torch.empty(tensor.shape, dtype=kind, device="cpu")
+            if isinstance(tensor, nn.Parameter):
+                grad = tensor.requires_grad
+                made[id(tensor)] = nn.Parameter(made[id(tensor)], requires_grad=grad)
+        return made[id(tensor)]
+
+    for module in model.modules():
+        # Some modules keep tensors as plain attributes too.
+        places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+        for held in places:
+            for name, value in held.items():
+                if isinstance(value, nn.Parameter) and value.is_floating_point():
+                    held[name] = fake(value, dtype)
+                elif isinstance(value, Tensor):
+                    held[name] = fake(value, value.dtype)
+
+
+def set_up(model: Any, config: Any, gradient_checkpointing: bool) -> Adapter | None:
+    """Make a model ready to train: adapted, or all of its own weights; blocks recomputed or not.
+
+    Args:
+        model: filled.
+        config: what `attach` takes; None: every weight is trained, by no adapter.
+        gradient_checkpointing: recompute blocks, as runs do it.
+
+    Raises:
+        ConfigError: `attach` does not take the config.
+    """
+    model.train()
+    adapter = None if config is None else attach(model, _before_cuts(config))
+    if not gradient_checkpointing:
+        return adapter
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise ConfigError(
+            f"{type(model).__name__} has no gradient checkpointing; "
+            "set gradient_checkpointing=False"
+        )
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    # Keeping the random state would put back the whole process's in the backward pass.
+    enable({"use_reentrant": False, "preserve_rng_state": False})
+    model.enable_input_require_grads()
+    return adapter
+
+
+def _before_cuts(config: Any) -> Any:
+    """Return a config whose dearest steps come first: AdaLoRA's, before any triplet is cut."""
+    if isinstance(config, Sequence):
+        return [_before_cuts(part) for part in config]
+    if isinstance(config, AdaLoraConfig):
+        return replace(config, tinit=MANY_STEPS // 2, tfinal=0, total_step=None)
+    return config
+
+
+def inputs(
+    model: Any, batch_size: int, length: int, padding_mask: bool, target_length: int | None = None
+) -> dict[str, Tensor]:
+    """Return what a training step of a model is given, labels included; within a fake mode."""
+    written = target_length or length
+    config = model.config
+    accepted = inspect.signature(model.forward).parameters
+    if model.main_input_name == "pixel_values":
+        size = config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        batch = {"pixel_values": torch.zeros(batch_size, config.num_channels, height, width)}
+    else:
+        tokens = torch.zeros(batch_size, length, dtype=torch.int64)
+        batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        if not padding_mask:
+            _ignore_masks(model)
+        if config.is_encoder_decoder:
+            batch["decoder_input_ids"] = torch.zeros(batch_size, written, dtype=torch.int64)
+    if "labels" in accepted:
+        batch["labels"] = _labels(model, batch_size, written)
+    return batch
+
+
+def loss_of(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Return the model's own loss; of a model that has none, the sum of its output."""
+    output: Any = model(**batch)
+    loss = getattr(output, "loss", None)
+    return output[0].float().sum() if loss is None else loss
+
+
+def make_optimizer(name: str, parameters: list[nn.Parameter], cuda: bool) -> torch.optim.Optimizer:
+    """Return an optimizer as training makes it; "adamw_8bit" is there by the sizes of its state.
+
+    Raises:
+        ConfigError: for a name that is none of `OPTIMIZERS`.
+    """
+    rule = state_rule(name, 4)
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, fused=True if cuda else None)  # as runs do it
+    if name == "sgd":
+        # On CUDA torch works on all parameters at once, with temporaries as large as all of them.
+        return torch.optim.SGD(parameters, foreach=True if cuda else None)
+    if name == "adafactor":
+        from transformers.optimization import Adafactor
+
+        # As HF Trainer sets it up.
+        return Adafactor(parameters, lr=1e-3, scale_parameter=False, relative_step=False)
+    return _StateOnly(parameters, rule)
+
+
+class _StateOnly(torch.optim.Optimizer):
+    """Keeps state of the true size; for optimizers whose kernel works in place and is CUDA's."""
+
+    def __init__(self, parameters: list[nn.Parameter], rule: StateRule) -> None:
+        super().__init__(parameters, {})
+        self._rule = rule
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Make the state of the parameters that have a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and not self.state[parameter]:
+                    size = self._rule.size(parameter.shape)
+                    self.state[parameter]["moments"] = torch.empty(size, dtype=torch.uint8)
+
+
+@contextlib.contextmanager
+def explained(model: nn.Module) -> Iterator[None]:
+    """Turn what goes wrong on fake tensors into one line."""
+    try:
+        yield
+    except LoraLabError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be run on fake tensors ({first_line(error)}); "
+            "budget() gives its memory in closed form"
+        ) from error
+
+
+_UNMASKED = "lora_lab_unmasked_sdpa"
+
+
+class _Unmasked(str):
+    """The name of an attention of its own for transformers' tables, "sdpa" to a model that asks."""
+
+    def __new__(cls) -> Self:
+        return super().__new__(cls, _UNMASKED)
+
+    def __eq__(self, other: object) -> bool:
+        return other == "sdpa" or super().__eq__(other)
+
+    __hash__ = str.__hash__
+
+
+def _ignore_masks(model: nn.Module) -> None:
+    """Let SDPA go without a mask, as it does where a batch's mask is all ones.
+
+    transformers looks at the mask's values for that, and takes fake ones to be unknown. So the
+    model gets SDPA under another name, with a maker of masks that does not look.
+    """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    def unmasked(*arguments: Any, **options: Any) -> Tensor | None:
+        return sdpa_mask(*arguments, **{**options, "attention_mask": None})
+
+    # T5's two stacks have a config each.
+    configs: list[Any] = [module.__dict__.get("config") for module in model.modules()]
+    unseeing = [c for c in configs if getattr(c, "_attn_implementation", None) == "sdpa"]
+    if not unseeing:
+        return
+    # A plain string in the tables, which outlive this: torch.compile traces through them.
+    ALL_ATTENTION_FUNCTIONS.register(_UNMASKED, ALL_ATTENTION_FUNCTIONS["sdpa"])
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_UNMASKED, unmasked)
+    for config in unseeing:
+        config._attn_implementation = _Unmasked()
+
+
+def _labels(model: Any, batch_size: int, length: int) -> Tensor:
+    if not type(model).__name__.endswith(("SequenceClassification", "ImageClassification")):
+        return torch.zeros(batch_size, length, dtype=torch.int64)
+    regression = model.config.num_labels == 1
+    return torch.zeros(batch_size, dtype=torch.float32 if regression else torch.int64)
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ConfigError(f"dtype {name!r} is not modelled; use one of {', '.join(sorted(DTYPES))}")
+    return DTYPES[name]

@@ -1,0 +1,125 @@
+"""What a plan will cost: exact counts, and memory in closed form, against full fine-tuning.
+
+Everything goes through one table of prices (`price_table`), linear in the ranks but for inputs that
+become live when the first site reads them. `evaluate_price` turns {site: rank} into a `Budget`;
+`static/savings_price.js` does the same in the browser while ranks are painted. Other methods put
+their `Part` into the same sum.
+
+Memory is the peak of one training step as live tensor bytes: a fused optimizer, gradients freed
+before each forward pass, SDPA attention. What an allocator or a CUDA library adds on top is not in
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_lab.budget.costs import Budget, Memory
+from lora_lab.budget.evaluate import assemble
+from lora_lab.budget.table import price_table
+from lora_lab.configs import MethodConfig
+from lora_lab.errors import ConfigError
+from lora_lab.methods.costs import learned_tokens, parts_of
+from lora_lab.methods.full.config import FullConfig
+from lora_lab.methods.naming import method_name
+
+if TYPE_CHECKING:
+    import torch
+
+    from lora_lab.anatomy.types import Anatomy
+
+
+def budget(
+    model: Any,
+    config: MethodConfig | Sequence[MethodConfig],
+    *,
+    batch_size: int = 8,
+    sequence_length: int = 128,
+    dtype: torch.dtype | str | None = None,
+    optimizer: str = "adamw",
+    gradient_checkpointing: bool = False,
+    padding_mask: bool = False,
+    target_length: int | None = None,
+) -> Budget:
+    """Forecast what training with this method will cost, against full fine-tuning.
+
+    Args:
+        model: a model, its `Anatomy`, a catalogue name, a hub id, or a folder with a config.json.
+        config: a method's config, or several that are trained together (LoRA+PE).
+        batch_size: sequences a step.
+        sequence_length: tokens a sequence, all of them used; learned ones come on top.
+        dtype: of the base model; None takes the model's own. Adapters are always float32.
+        optimizer: one of `OPTIMIZERS`.
+        gradient_checkpointing: whether blocks are recomputed in the backward pass.
+        padding_mask: whether some sequences are shorter, so that attention needs a mask.
+        target_length: tokens that an encoder-decoder model writes, where `sequence_length` are
+            those that it reads; None: as many.
+
+    Raises:
+        ConfigError: for a setting that cannot be, a target that matches nothing, or two methods
+            that train the same weight.
+        ModelError: for a model that cannot be read.
+    """
+    configs = list(config) if isinstance(config, Sequence) else [config]
+    if not configs:
+        raise ConfigError("no method is given; pass a config such as LoraConfig()")
+    everything = [c for c in configs if isinstance(c, FullConfig) and c.top_layers is None]
+    if everything and len(configs) > 1:
+        raise ConfigError("full fine-tuning (FT) trains every weight; leave the other methods out")
+    anatomy = _anatomy_of(model)
+    price = price_table(
+        anatomy,
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+        dtype=dtype,
+        optimizer=optimizer,
+        gradient_checkpointing=gradient_checkpointing,
+        padding_mask=padding_mask,
+        target_length=target_length,
+        learned_tokens=learned_tokens(anatomy, configs, sequence_length),
+    )
+    if everything:
+        return _full_budget(price)
+    return assemble(price, parts_of(anatomy, configs, price), method_name(configs))
+
+
+def _full_budget(price: dict[str, Any]) -> Budget:
+    """Return full fine-tuning as a plan of its own."""
+    return replace(
+        assemble(price, [], "FT"),
+        parameters_trainable=price["parameters"],
+        checkpoint_bytes=price["weights"],
+        adapted=Memory(**price["full"]),
+    )
+
+
+def _anatomy_of(model: Any) -> Anatomy:
+    from lora_lab.anatomy.api import anatomy
+    from lora_lab.anatomy.types import Anatomy
+
+    if isinstance(model, Anatomy):
+        return model
+    if isinstance(model, (str, Path)):
+        return _anatomy_by_name(str(model))
+    return anatomy(model)
+
+
+def _anatomy_by_name(name: str) -> Anatomy:
+    from lora_lab.anatomy.api import anatomy
+    from lora_lab.models.load import catalogue, model_config
+
+    if name in catalogue():
+        return _catalogue_anatomy(name)
+    return anatomy(model_config(name))
+
+
+@lru_cache
+def _catalogue_anatomy(name: str) -> Anatomy:
+    from lora_lab.anatomy.api import anatomy
+    from lora_lab.models.load import model_config
+
+    return anatomy(model_config(name))

@@ -1,0 +1,67 @@
+"""The figures of one run in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lora_lab._util.format import format_bytes, format_change
+from lora_lab.analysis.live import RankMap, SiteView
+from lora_lab.analysis.table import number
+
+if TYPE_CHECKING:
+    from lora_lab.budget.costs import Budget
+
+
+def summary(view: SiteView) -> str:
+    """Say in words what the spectrum and the overlap map of a site show."""
+    m = len(view.singular_values)
+    if not view.frobenius_norm:
+        return f"{view.site}, step {view.step}: ΔW is zero, nothing is learnt yet."
+    row, column = np.unravel_index(int(np.nanargmax(view.overlap)), view.overlap.shape)
+    return (
+        f"{view.site}, step {view.step}: effective rank {view.effective_rank:.2f} of {m}, "
+        f"largest singular value {number(float(view.singular_values[0]))}, "
+        f"Frobenius norm {number(view.frobenius_norm)}. Largest overlap with W₀: "
+        f"{number(float(view.overlap[row, column]))} between direction {row + 1} of ΔW and "
+        f"{column + 1} of W₀, random level {number(view.random_overlap)}. "
+        f"Amplification {number(view.amplification)}, "
+        f"along random directions {number(view.random_amplification)}."
+    )
+
+
+def map_summary(ranks: RankMap) -> str:
+    """Say in words what the effective-rank map shows."""
+    if not np.isfinite(ranks.values).any():
+        return "No site has an adapter."
+    flat = int(np.nanargmax(ranks.values))
+    role, layer = np.unravel_index(flat, ranks.values.shape)
+    return (
+        f"Effective rank of {int(np.isfinite(ranks.values).sum())} sites: "
+        f"{np.nanmin(ranks.values):.2f} to {np.nanmax(ranks.values):.2f}, "
+        f"mean {np.nanmean(ranks.values):.2f}; highest at layer {ranks.layers[layer]}, "
+        f"{ranks.roles[role]}."
+    )
+
+
+def loss_summary(losses: Sequence[tuple[int, float]]) -> str:
+    """Say in words what the loss curve shows."""
+    if not losses:
+        return "No step has been trained yet."
+    (first, start), (last, end) = losses[0], losses[-1]
+    lowest = min(losses, key=lambda point: point[1])
+    return (
+        f"Training loss from {start:.3f} at step {first} to {end:.3f} at step {last}; "
+        f"lowest {lowest[1]:.3f} at step {lowest[0]}."
+    )
+
+
+def memory_summary(budget: Budget) -> str:
+    """Say in words what the memory bars show."""
+    full, adapted = budget.full.total, budget.adapted.total
+    return (
+        f"Full fine-tuning takes {format_bytes(full)}, this plan {format_bytes(adapted)} "
+        f"({format_change(adapted, full)})."
+    )

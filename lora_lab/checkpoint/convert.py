@@ -1,0 +1,133 @@
+"""A saved adapter and its base, written in another form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+
+from lora_lab._util.files import new_folder, refuse_taken, writing
+from lora_lab._util.format import format_bytes, plural
+from lora_lab.checkpoint.card import CARD_FILE, model_card
+from lora_lab.checkpoint.loading import load_adapter
+from lora_lab.checkpoint.locate import AdapterPlace, find_adapter
+from lora_lab.checkpoint.loralib_models import save_loralib
+from lora_lab.checkpoint.merged import export_merged
+from lora_lab.checkpoint.peft import read_settings
+from lora_lab.checkpoint.saving import save_adapter
+from lora_lab.checkpoint.uniform import export_uniform
+from lora_lab.errors import AdapterError
+
+if TYPE_CHECKING:
+    from lora_lab.models.load import LoadedModel
+
+Form = Literal["peft", "uniform", "merged", "loralib"]
+FORMS: tuple[Form, ...] = get_args(Form)
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        form: "peft", "uniform", "merged" or "loralib".
+        out: the folder, or loralib's file.
+        adapter: what was exported.
+        base: its base model.
+        files: {name: bytes}.
+        lora_alpha: α to make loralib's layers with; None of the other forms.
+        note: one line, where a run's adapter is not that of its end.
+    """
+
+    form: Form
+    out: Path
+    adapter: str
+    base: str
+    files: dict[str, int]
+    lora_alpha: float | None = None
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON."""
+        return {
+            "format": self.form,
+            "out": str(self.out),
+            "adapter": self.adapter,
+            "base": self.base,
+            "files": self.files,
+            "bytes": sum(self.files.values()),
+            "lora_alpha": self.lora_alpha,
+            "note": self.note,
+        }
+
+    def __str__(self) -> str:
+        size = format_bytes(sum(self.files.values()))
+        count = plural(len(self.files), "file")
+        lines = [f"{self.form}  {self.out}  ({count}, {size})"]
+        if self.lora_alpha is not None:
+            lines.append(f"make loralib's layers with lora_alpha={self.lora_alpha:g}")
+        return "\n".join([*lines, self.note]).rstrip()
+
+
+def export_adapter(
+    adapter: str | Path, base: str, form: Form, out: str | Path, dtype: str | None = None
+) -> Exported:
+    """Write a saved adapter in another form; folders get a model card.
+
+    Args:
+        adapter: a folder in PEFT's format, or a run's folder: then the card tells of the run.
+        base: the base model: a catalogue name, a hub id or a folder.
+        form: "peft"; "uniform" for loaders without rank patterns; "merged": base and adapter as one
+            model; "loralib": one file, .safetensors or .pt.
+        out: a new or empty folder, or a new file.
+        dtype: of the merged weights, such as "bfloat16"; the base's own by default.
+
+    Raises:
+        LoraLabError: in one line, what cannot be read, does not fit or cannot be written.
+    """
+    out = Path(out).expanduser()
+    if dtype is not None and form != "merged":
+        raise AdapterError("a dtype is for merged models; leave it out (--dtype)")
+    if form == "loralib" and out.exists():
+        raise AdapterError(f"{out} is there already; name a new file")
+    if form != "loralib":
+        refuse_taken(out)
+    place = find_adapter(adapter)
+    read_settings(place.path)  # before the base is loaded, which takes longer
+    lm = _loaded(base)
+    load_adapter(lm.model, place.path)
+    alpha = None
+    if form == "loralib":
+        alpha = save_loralib(lm.model, out)
+    else:
+        _write_folder(lm, place, form, out, dtype)
+    written = sorted(out.iterdir()) if out.is_dir() else [out]
+    files = {file.name: file.stat().st_size for file in written}
+    return Exported(form, out, place.name, base, files, alpha, place.note)
+
+
+def _loaded(base: str) -> LoadedModel:
+    """Load the base in the dtype of its files, so that a merged model is as large as it was."""
+    from lora_lab.models.load import load_model, model_config
+
+    stored = str(getattr(model_config(base), "dtype", None)).removeprefix("torch.")
+    return load_model(base, "cpu", stored if stored in DTYPES else "float32")
+
+
+def _write_folder(
+    lm: LoadedModel, place: AdapterPlace, form: Form, out: Path, dtype: str | None
+) -> None:
+    card = model_card(lm.model, run=place.run, base=lm.card, merged=form == "merged")
+    if form == "peft":
+        with new_folder(out) as folder:
+            save_adapter(lm.model, folder)
+    elif form == "uniform":
+        export_uniform(lm.model, out)
+    else:
+        kind = getattr(torch, dtype) if dtype else None
+        export_merged(lm.model, out, dtype=kind, tokenizer=lm.tokenizer)
+    with writing(out):
+        (out / CARD_FILE).write_text(card, encoding="utf-8")

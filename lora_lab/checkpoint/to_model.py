@@ -1,0 +1,229 @@
+"""A file's modules and a model's: names and shapes are compared before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from lora_lab.anatomy.api import anatomy, output_embedding
+from lora_lab.anatomy.types import Anatomy, Site
+from lora_lab.checkpoint.files import shown
+from lora_lab.checkpoint.full_modules import match_whole
+from lora_lab.checkpoint.modules import AdapterFile, ModuleUpdate, rows_of, split
+from lora_lab.checkpoint.tied_weights import without_tied
+from lora_lab.errors import AdapterError
+from lora_lab.methods.api import original_weight
+from lora_lab.methods.lora.dora import row_norms
+
+
+@dataclass(frozen=True)
+class Matched:
+    """An adapter as a model's sites take it.
+
+    Attributes:
+        updates: {site name: its update}.
+        magnitudes: {site name: DoRA's m (out,)}.
+        saved: {path of a module trained whole: {name in the model's state dict: tensor}}.
+    """
+
+    updates: dict[str, ModuleUpdate] = field(default_factory=dict)
+    magnitudes: dict[str, Tensor] = field(default_factory=dict)
+    saved: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+
+def match(file: AdapterFile, model: nn.Module) -> Matched:
+    """Return what of a file belongs to which site of a model.
+
+    Raises:
+        AdapterError: the adapter is for another base, or is something that cannot be attached; the
+            line names the first difference.
+    """
+    map_ = anatomy(model)
+    found = Matched()
+    by_path = dict(model.named_modules(remove_duplicate=False))
+    file = without_tied(file, by_path)
+    found.saved.update(match_whole(file, model, by_path))
+    for path in (*file.modules, *file.embeddings, *file.kernels):
+        if any(f"{path}.".startswith(f"{own}.") for own in found.saved):
+            raise AdapterError(
+                f"{shown(path)} has factors and is trained whole too; fetch the adapter again"
+            )
+    sites: dict[str, list[Site]] = {}
+    for site in map_.sites:
+        sites.setdefault(site.module, []).append(site)
+    for path, module in file.modules.items():
+        own = find_sites(path, sites, by_path, model)
+        check_shape(path, module, own[0])
+        parts = split(module, own, file.slices.get(path, ()))
+        if (magnitude := file.magnitudes.get(path)) is not None:
+            layer = by_path[path]
+            W = original_weight(model, cast(nn.Parameter, layer.weight))
+            W = W.T if own[0].transposed else W
+            parts = _dora_parts(path, parts, split(module, own), map_, magnitude, W)
+            for name in parts:
+                found.magnitudes[name] = magnitude[rows_of(map_.by_name[name].rows)]
+        found.updates.update(parts)
+    others = {site.module: [site] for site in map_.others}
+    for path, module in file.embeddings.items():
+        own = find_sites(path, others, by_path, model)
+        _check_kind(path, own[0], "embedding")
+        check_shape(path, module, own[0])
+        found.updates[path] = module
+    for path, module in file.kernels.items():
+        own = find_sites(path, others, by_path, model)
+        _check_kind(path, own[0], "conv")
+        found.updates[path] = _flat(path, module, cast(nn.Conv2d, by_path[path]))
+    for path in (*file.embeddings, *file.kernels):
+        if path in file.magnitudes:
+            found.magnitudes[path] = file.magnitudes[path]
+    found.updates.update({name: _within_bounds(update) for name, update in found.updates.items()})
+    return found
+
+
+def match_sites(file: AdapterFile, map_: Anatomy) -> dict[str, ModuleUpdate]:
+    """Return {site name: its update} of a file's matrices.
+
+    Raises:
+        AdapterError: the adapter is for another base; the line names the first difference.
+    """
+    sites: dict[str, list[Site]] = {}
+    for site in map_.sites:
+        sites.setdefault(site.module, []).append(site)
+    found: dict[str, ModuleUpdate] = {}
+    for path, module in file.modules.items():
+        own = find_sites(path, sites)
+        check_shape(path, module, own[0])
+        found |= split(module, own, file.slices.get(path, ()))
+    return found
+
+
+def find_sites(
+    path: str,
+    sites: Mapping[str, list[Site]],
+    by_path: Mapping[str, nn.Module] | None = None,
+    model: nn.Module | None = None,
+) -> list[Site]:
+    """Return the sites of a module, or say that there are none.
+
+    Raises:
+        AdapterError: there are none.
+    """
+    if path in sites:
+        return sites[path]
+    if model is not None and by_path is not None and path in by_path:
+        if by_path[path] is output_embedding(model):
+            raise AdapterError(
+                f"{path} is the output layer, which gets no factors here unless it is tied to the "
+                "embedding; merge this adapter where it was made"
+            )
+        raise AdapterError(
+            f"{path} is a {type(by_path[path]).__name__} here, which the file's factors are not "
+            "for; fetch the adapter of this base"
+        )
+    raise AdapterError(
+        f"the adapter is for another base: this model has no adaptable module {shown(path)} "
+        f"(it has {next(iter(sites), 'none')!r}, …)"
+    )
+
+
+def check_shape(path: str, module: ModuleUpdate, site: Site) -> None:
+    """Raise unless a module's update has the shape of the base's module.
+
+    Args:
+        path: the module's path.
+        module: its update.
+        site: the module's site in the base, or one of them.
+    """
+    out = site.rows.groups * site.rows.group_size if site.rows else site.out_features
+    if module.shape != (out, site.in_features):
+        raise AdapterError(
+            f"the adapter is for another base: {path} is {out} × {site.in_features} here, "
+            f"{module.shape[0]} × {module.shape[1]} in the file"
+        )
+
+
+def _check_kind(path: str, site: Site, kind: str) -> None:
+    if site.kind != kind:
+        name = {"conv": "a convolution", "embedding": "an embedding"}
+        raise AdapterError(
+            f"the adapter is for another base: {path} is {name[site.kind]} here, {name[kind]} in "
+            "the file"
+        )
+
+
+def _dora_parts(
+    path: str,
+    parts: dict[str, ModuleUpdate],
+    every: dict[str, ModuleUpdate],
+    map_: Anatomy,
+    magnitude: Tensor,
+    W: Tensor,
+) -> dict[str, ModuleUpdate]:
+    """Return the sites that take up all of a DoRA module: rows that none owns must stay W₀'s."""
+    if len(magnitude) != W.shape[0]:
+        raise AdapterError(
+            f"the adapter is for another base: {path} has {W.shape[0]} rows here, "
+            f"{len(magnitude)} in the file"
+        )
+    lengths = row_norms(W).to("cpu", magnitude.dtype)
+    for chosen in (parts, every):
+        free = torch.ones(len(magnitude), dtype=torch.bool)
+        for name in chosen:
+            free[rows_of(map_.by_name[name].rows)] = False
+        if torch.allclose(magnitude[free], lengths[free], rtol=1e-5, atol=0):
+            return chosen
+    raise AdapterError(
+        f"{path} has DoRA magnitudes on rows that are no site here, which cannot be held; merge "
+        "this adapter where it was made"
+    )
+
+
+def _flat(path: str, module: ModuleUpdate, conv: nn.Conv2d) -> ModuleUpdate:
+    """Return a convolution's update as matrices, (r, in / groups · kernel size) and (out, r).
+
+    PEFT's A reads all channels, also those of other groups, which no grouped kernel can hold.
+    """
+    A, B = module.A, module.B
+    groups, own = conv.groups, conv.in_channels // conv.groups
+    q, rest = divmod(A.shape[0], groups)
+    ones = (1,) * len(conv.kernel_size)
+    wanted = (conv.in_channels, *conv.kernel_size), (conv.out_channels, q, *ones)
+    if rest or (A.shape[1:], B.shape) != wanted:
+        raise AdapterError(
+            f"the adapter is for another base: {path} is a convolution of {conv.in_channels} to "
+            f"{conv.out_channels} channels, kernel {conv.kernel_size}, {groups} groups here; A is "
+            f"{tuple(A.shape)} and B {tuple(B.shape)} in the file"
+        )
+    B = B.flatten(1)
+    if groups == 1:
+        return replace(module, A=A.flatten(1), B=B)
+    blocks = A.view(groups, q, groups, own, *conv.kernel_size)
+    each = [blocks[group, :, group].flatten(1) for group in range(groups)]
+    if sum(int(block.count_nonzero()) for block in each) != int(A.count_nonzero()):
+        raise AdapterError(
+            f"{path} is a grouped convolution, and the file's A reads the channels of other "
+            "groups too, which its kernel cannot hold; leave it out of target_modules"
+        )
+    if all(torch.equal(block, each[0]) for block in each):
+        return replace(module, A=each[0], B=B)
+    width = conv.out_channels // groups
+    spread = B.new_zeros(conv.out_channels, groups * q)
+    for group in range(groups):
+        rows = slice(group * width, (group + 1) * width)
+        spread[rows, group * q : (group + 1) * q] = B[rows]
+    return replace(module, A=torch.cat(each), B=spread)
+
+
+def _within_bounds(update: ModuleUpdate) -> ModuleUpdate:
+    """Return the same update with a rank that is not above min(out, in)."""
+    out, in_ = update.shape
+    if update.r <= min(out, in_):
+        return update
+    product = (update.B.double() @ update.A.double()).to(update.A.dtype)
+    if out <= in_:
+        return replace(update, A=product, B=torch.eye(out, dtype=product.dtype))
+    return replace(update, A=torch.eye(in_, dtype=product.dtype), B=product)

@@ -1,0 +1,2 @@
+from .main import COMMANDS as COMMANDS
+from .main import main as main

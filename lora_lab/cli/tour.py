@@ -1,0 +1,108 @@
+"""The main job without a browser: train the embedded model, print savings, write a report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lora_lab.budget.forecast import budget
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.models.load import load_model
+from lora_lab.reports.run_page import write_run_report
+from lora_lab.tasks.lengths import longest_example
+from lora_lab.tasks.load import load_task
+from lora_lab.training.run import Run, train
+
+_LOOKS_PER_SECOND = 5
+
+
+def demo(
+    model: str = "smollm2-135m",
+    task: str = "mini-e2e",
+    max_steps: int = 40,
+    output_dir: str | Path = "runs",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train a LoRA adapter with a progress bar and leave a report.
+
+    Args:
+        model: what `load_model` takes.
+        task: what `load_task` takes.
+        max_steps: optimizer steps of 8 examples each.
+        output_dir: where `runs/<id>/` is made.
+        quiet: print nothing.
+
+    Returns:
+        {"run": id, "adapter": folder, "report": path of report.html, "metrics": {…}}.
+    """
+    console = Console(quiet=quiet)
+    with console.status(f"loading {model}"):
+        lm = load_model(model)
+        data = load_task(task)
+    console.print(str(lm.card), data.describe(), sep="\n", highlight=False, soft_wrap=True)
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=["q", "v"])
+    run = train(lm, data, config, output_dir=output_dir, max_steps=max_steps)
+    _follow(run, console)
+    result = run.result()
+
+    training = run.training
+    longest = longest_example(data, lm.model.config, lm.tokenizer, training.max_length)
+    plan = budget(
+        lm.model,
+        config,
+        batch_size=training.per_device_train_batch_size,
+        sequence_length=longest.read,
+        target_length=longest.written,
+    )
+    console.print("", str(plan), "", sep="\n", highlight=False, soft_wrap=True)
+    metrics = result.metrics
+    for label, name in (("loss", "loss"), ("BLEU", "bleu")):
+        if f"{name}_after" in metrics:
+            before, after = metrics[f"{name}_before"], metrics[f"{name}_after"]
+            console.print(f"held-out {label}  {before:6.2f} → {after:6.2f}", highlight=False)
+    for sample in result.samples[:2]:
+        console.print(
+            f"\n{sample.prompt}", f"  base     {_one_line(sample.base)}", sep="\n", markup=False
+        )
+        console.print(f"  adapted  {_one_line(sample.adapted)}", markup=False, soft_wrap=True)
+    with console.status("writing the report"):
+        report = write_run_report(run, plan)
+    console.print()
+    return {
+        "run": result.id,
+        "adapter": str(result.adapter_folder),
+        "report": str(report),
+        "metrics": result.metrics,
+    }
+
+
+def _follow(run: Run, console: Console) -> None:
+    """Draw the run's progress until it is over; Ctrl-C stops it and keeps what it has learned."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("step {task.completed:.0f}/{task.total:.0f}  {task.fields[loss]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("starting", total=run.training.max_steps, loss="")
+        while True:
+            seen = run.snapshot
+            loss = "" if seen.loss is None else f"loss {seen.loss:.3f}"
+            progress.update(
+                bar, completed=seen.step, description=seen.phase or str(seen.state), loss=loss
+            )
+            if seen.state.final:
+                return
+            try:
+                time.sleep(1 / _LOOKS_PER_SECOND)
+            except KeyboardInterrupt:
+                run.stop()
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())

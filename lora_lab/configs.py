@@ -1,0 +1,38 @@
+"""The dataclasses that users fill in. Field names are PEFT's where PEFT has them."""
+
+from lora_lab.methods.adalora.config import AdaLoraConfig
+from lora_lab.methods.bottleneck.config import BottleneckConfig
+from lora_lab.methods.config import Config
+from lora_lab.methods.full.config import BitFitConfig, FullConfig
+from lora_lab.methods.head.config import HeadConfig
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.naming import method_name, to_python
+from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
+from lora_lab.training.config import TrainingConfig
+
+MethodConfig = (
+    LoraConfig
+    | AdaLoraConfig
+    | FullConfig
+    | BitFitConfig
+    | PrefixEmbedConfig
+    | PrefixLayerConfig
+    | BottleneckConfig
+    | HeadConfig
+)
+
+__all__ = [
+    "AdaLoraConfig",
+    "BitFitConfig",
+    "BottleneckConfig",
+    "Config",
+    "FullConfig",
+    "HeadConfig",
+    "LoraConfig",
+    "MethodConfig",
+    "PrefixEmbedConfig",
+    "PrefixLayerConfig",
+    "TrainingConfig",
+    "method_name",
+    "to_python",
+]

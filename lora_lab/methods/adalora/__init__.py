@@ -1,0 +1,1 @@
+"""AdaLoRA: ΔW = s·PΛQ, whose weakest triplets are cut while it is trained."""

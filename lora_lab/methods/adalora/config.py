@@ -1,0 +1,123 @@
+"""AdaLoRA's config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_lab.errors import ConfigError
+from lora_lab.methods.config import Config, need_count, need_positive, need_rank, need_share
+from lora_lab.methods.lora.config import LoraConfig
+
+
+@dataclass(frozen=True)
+class AdaLoraConfig(Config):
+    """AdaLoRA: ΔW = s·PΛQ whose triplets are pruned by a budget (Zhang et al., 2023).
+
+    The paper adapts all six matrices of a block (Wq, Wk, Wv, Wo, Wf1 and Wf2: here "all-linear"):
+    the fewer there are to choose from, the less there is to win. It starts at 1.5 times the final
+    rank and prunes in the first half of the training or so; its settings for GLUE are in Table 8.
+
+    Attributes:
+        target_r: mean rank a matrix when the budget is final, b(T)/matrices.
+        init_r: rank of every matrix at the start.
+        tinit: optimizer steps before the first cut.
+        tfinal: optimizer steps after the last cut.
+        deltaT: optimizer steps between two cuts; the last one comes when it is due, in any case.
+        beta1, beta2: averages of the sensitivity and of its uncertainty.
+        orth_reg_weight: γ, weight of the regulariser: the mean of ‖PᵀP−I‖_F and ‖QQᵀ−I‖_F over
+            all P and Q, which keeps them near to orthogonal.
+        total_step: optimizer steps of the run; None: the run tells.
+        lora_alpha: α; the update is scaled by α/init_r, also when triplets are gone.
+        lora_dropout, target_modules: as in `LoraConfig`.
+    """
+
+    target_r: int = 8
+    init_r: int = 12
+    tinit: int = 0
+    tfinal: int = 0
+    deltaT: int = 1  # noqa: N815 (PEFT's name)
+    beta1: float = 0.85
+    beta2: float = 0.85
+    orth_reg_weight: float = 0.5
+    total_step: int | None = None
+    lora_alpha: float = 8
+    lora_dropout: float = 0.0
+    target_modules: Sequence[str] | str = ("q", "v")
+
+    def __post_init__(self) -> None:
+        need_rank("target_r", self.target_r)
+        need_rank("init_r", self.init_r)
+        if self.target_r > self.init_r:
+            raise ConfigError(
+                f"target_r is {self.target_r} and init_r {self.init_r}; AdaLoRA only prunes: "
+                "use an init_r of at least target_r (the paper: 1.5 times)"
+            )
+        need_count("tinit", self.tinit, least=0)
+        need_count("tfinal", self.tfinal, least=0)
+        need_count("deltaT", self.deltaT, least=1)
+        need_share("beta1", self.beta1)
+        need_share("beta2", self.beta2)
+        if self.orth_reg_weight:
+            need_positive("orth_reg_weight", self.orth_reg_weight)
+        if self.total_step is not None:
+            need_count("total_step", self.total_step, least=1)
+            self.check_steps(self.total_step)
+        start = self.at_start()  # checks α, dropout and targets
+        object.__setattr__(self, "target_modules", start.target_modules)
+
+    @property
+    def method(self) -> str:
+        """The paper's name."""
+        return "AdaLoRA"
+
+    def check_steps(self, total: int) -> None:
+        """Refuse a training of so many optimizer steps that the schedule does not fit.
+
+        Raises:
+            ConfigError: it leaves no time for pruning, or is for another number of steps.
+        """
+        if self.total_step not in (None, total):
+            raise ConfigError(
+                f"total_step is {self.total_step} and the run takes {total} steps (max_steps); "
+                "leave total_step out, or make them the same"
+            )
+        left = total - self.tinit - self.tfinal
+        if left < self.deltaT:
+            mend = f"; or use a deltaT of at most {left}" if left > 0 else ""
+            raise ConfigError(
+                f"tinit {self.tinit} and tfinal {self.tfinal} leave {left if left > 0 else 'none'} "
+                f"of the {total} steps for pruning, and deltaT is {self.deltaT}; make them shorter"
+                f"{mend}"
+            )
+        if total - self.tfinal < 2:
+            raise ConfigError(
+                f"the last cut comes after step {total - self.tfinal}, when no triplet has been "
+                f"scored yet; train for at least {self.tfinal + 2} steps, or make tfinal shorter"
+            )
+
+    @staticmethod
+    def check_kind(module: str, kind: str) -> None:
+        """Refuse a target that is no linear layer.
+
+        Args:
+            module: its path.
+            kind: `Site.kind`.
+
+        Raises:
+            ConfigError: an embedding or a convolution.
+        """
+        if kind != "linear":
+            raise ConfigError(
+                f"AdaLoRA is for linear layers, and {module} is none; leave it out of "
+                "target_modules"
+            )
+
+    def at_start(self) -> LoraConfig:
+        """Return the LoRA of the same targets whose rank is this one's before the first cut."""
+        return LoraConfig(
+            r=self.init_r,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            target_modules=self.target_modules,
+        )

@@ -1,0 +1,174 @@
+"""What every method shares: the protocol that its adapters keep."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lora_lab.errors import AdapterError
+
+if TYPE_CHECKING:
+    from lora_lab.methods.lora.factors import LoraSite
+
+AdapterNames = tuple[str | None, ...]
+
+
+@dataclass
+class Active:
+    """What is switched on.
+
+    Attributes:
+        name: of one adapter for all; None: the bare base model.
+        samples: within `mixed_batch` one name a sample, in place of `name`.
+    """
+
+    name: str | None = None
+    samples: AdapterNames | None = None
+
+
+class Adapter(ABC):
+    """One adapter on one model: what a method must be able to do.
+
+    Attributes:
+        method: the paper's name, such as "LoRA".
+        name: the adapter's name.
+        config: what it was made from.
+        sites: {site name: its factors}, where the method learns ΔW = s·BA; else empty.
+        within: it works within the model's own parameters while it is active.
+        per_sample: rows of one batch may have different adapters of this kind (`mixed_batch`).
+    """
+
+    method: str
+    name: str
+    config: Any
+    sites: Mapping[str, LoraSite] = MappingProxyType({})
+    within: bool = False
+    per_sample: ClassVar[bool] = False
+
+    # On the model ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def insert(self, active: Active) -> None:
+        """Put the adapter's layers in place; the forward pass sees them while it is active."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Take the adapter's layers out again; the base weights are not touched."""
+
+    def switch(self, on: bool) -> None:  # noqa: B027 (most methods need do nothing)
+        """Become the active adapter, or cease to be it.
+
+        For what works within the model's own parameters; layers that are put in look at `Active`.
+        """
+
+    def original(self, weight: nn.Parameter) -> Tensor | None:  # noqa: ARG002
+        """Return W₀ of a parameter that the adapter works within while it is active, else None."""
+        return None
+
+    @abstractmethod
+    def claims(self) -> Iterable[str]:
+        """Yield the names of what no second config of a combination may train.
+
+        They are parameters' names, sites' names, and for what is put in, its place in words.
+        """
+
+    @abstractmethod
+    def merged_weights(
+        self, dtype: torch.dtype | None = None
+    ) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield (base weight, W₀ + ΔW) one by one; see `check_merge`.
+
+        No adapter is active meanwhile.
+
+        Args:
+            dtype: of the sum, after its one rounding; the weight's own by default.
+        """
+
+    def check_merge(self) -> None:  # noqa: B027
+        """Raise `AdapterError` if it cannot merge: before any part of it has been written."""
+
+    def doubt(self) -> str | None:
+        """Return what a person should know before this is saved or merged, or None."""
+        return None
+
+    def quantised_layers(self) -> dict[str, Callable[[], nn.Module]]:
+        """Return what cannot be written into: {path: maker of the merged layer in floating point}.
+
+        `merge` puts those layers in the place of the quantised ones, if it is asked to.
+        """
+        return {}
+
+    # What it learns -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the trainable parameters."""
+
+    @abstractmethod
+    def parts(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        """Return {place: the parameters learnt there}; training has to reach every place."""
+
+    @abstractmethod
+    def state(self) -> Mapping[str, Tensor]:
+        """Return {name: live tensor} of all that a file must hold; loading copies into them."""
+
+    def base_weight(self, site_name: str) -> Tensor:
+        """Return the frozen W₀ of one of the `sites`, (out, in)."""
+        raise AdapterError(f"{self.method} has no site {site_name!r}")
+
+    @property
+    def trainable(self) -> int:
+        """The number of trainable parameters, counted."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """{site name: the rank of its ΔW}; AdaLoRA's fall while it is trained."""
+        return {name: site.r for name, site in self.sites.items()}
+
+    def fast_parameters(self) -> Iterable[nn.Parameter]:
+        """Yield those that LoRA+ gives the higher learning rate: B of every site."""
+        return ()
+
+    # While it is trained --------------------------------------------------------------------------
+
+    def begin_training(  # noqa: B027
+        self, optimizer: torch.optim.Optimizer, total_steps: int
+    ) -> None:
+        """Hear of every step of an optimizer from now on.
+
+        Args:
+            optimizer: that the parameters are in; the adapter may hang hooks on it.
+            total_steps: optimizer steps of the whole training.
+        """
+
+    def unfinished(self) -> str | None:
+        """Return what a training that ended now would leave undone, in words; None: nothing."""
+        return None
+
+    def penalty(self) -> Tensor | None:
+        """Return what the training loss has on top of the task's, or None."""
+        return None
+
+    def training_state(self) -> dict[str, Any]:
+        """Return what a resume needs beside `state()` and the optimizer's own: plain values."""
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Go on from what `training_state` returned."""
+
+    def values(self) -> list[Tensor]:
+        """Return copies of all parameters, on the CPU."""
+        return [p.detach().to("cpu", copy=True) for p in self.parameters()]
+
+    def set_values(self, values: Sequence[Tensor]) -> None:
+        """Put back what `values` returned."""
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters(), values, strict=True):
+                parameter.copy_(value)

@@ -1,0 +1,1 @@
+"""Adapter layers (H, L, P, D): a bottleneck behind a block's modules."""

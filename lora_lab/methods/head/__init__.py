@@ -1,0 +1,1 @@
+"""A classifier's head, trained whole beside a method."""

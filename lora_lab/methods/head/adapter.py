@@ -1,0 +1,112 @@
+"""A classifier's head trained whole, beside methods that do not train it themselves."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora_lab.anatomy.heads import head_modules, head_names
+from lora_lab.configs import MethodConfig
+from lora_lab.methods.api import register
+from lora_lab.methods.base import Active, Adapter
+from lora_lab.methods.full.config import FullConfig
+from lora_lab.methods.head.config import HeadConfig
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.modules_to_save import SavedModules, own_tensors
+
+
+class HeadAdapter(Adapter):
+    """Copies of a model's head, or of any modules, that are trained whole.
+
+    Attributes:
+        saved: the copies; see `adapters.saved_modules`.
+    """
+
+    method = "Head"
+    per_sample = True
+
+    def __init__(self, model: nn.Module, config: HeadConfig, name: str) -> None:
+        self.name = name
+        self.config = config
+        self.saved = SavedModules(model, head_names(config, head_modules(model)))
+
+    def insert(self, active: Active) -> None:
+        """Let the copies answer; see `Adapter.insert`."""
+        self.saved.insert(self.name, active)
+
+    def remove(self) -> None:
+        """Take the copies away; see `Adapter.remove`."""
+        self.saved.remove(self.name)
+
+    def claims(self) -> Iterator[str]:
+        """Yield the tensors' names, and the paths of the modules: LoRA's sites are called so."""
+        yield from self.state()
+        for path, own in self.saved.copies.items():
+            yield from (below for below, _ in own.named_modules(prefix=path))
+
+    def merged_weights(
+        self, dtype: torch.dtype | None = None
+    ) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield (tensor of the head, what it has become)."""
+        yield from self.saved.merged_weights(dtype)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield all of the copies' parameters."""
+        yield from self.saved.parameters()
+
+    def parts(self) -> dict[str, Sequence[nn.Parameter]]:
+        """Return {module: its parameters}."""
+        return {path: list(own.parameters()) for path, own in self.saved.copies.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the copies' tensors by their names in the model's state dict."""
+        return dict(self.saved.state())
+
+
+@register(HeadConfig)
+def _build(model: nn.Module, config: HeadConfig, name: str) -> HeadAdapter:
+    return HeadAdapter(model, config, name)
+
+
+def head_parameters(model: nn.Module) -> int:
+    """Return the number of parameters of a classifier's head."""
+    heads = (model.get_submodule(name) for name in head_modules(model))
+    return sum(
+        tensor.numel()
+        for head in heads
+        for _, tensor in own_tensors(head)
+        if isinstance(tensor, nn.Parameter)
+    )
+
+
+def head_note(model: nn.Module) -> str:
+    """Say how many parameters of a classifier's head are trained beside the method's own."""
+    return (
+        f"the head ({', '.join(head_modules(model))}) starts at random and its "
+        f"{head_parameters(model):,} parameters are trained whole; the paper's counts leave heads "
+        "out"
+    )
+
+
+def with_head(model: nn.Module, configs: Sequence[MethodConfig]) -> tuple[MethodConfig, ...]:
+    """Return configs that train a classifier's head too, if they do not already.
+
+    The first LoRA gets it among its `modules_to_save`, as PEFT does it; without one a `HeadConfig`
+    goes behind. Full fine-tuning has it anyway.
+    """
+    names = head_modules(model)
+    trained = any(isinstance(own, HeadConfig) or own == FullConfig() for own in configs)
+    if trained or not names:
+        return tuple(configs)
+    first = next((i for i, own in enumerate(configs) if isinstance(own, LoraConfig)), None)
+    if first is None:
+        return (*configs, HeadConfig())
+    lora = configs[first]
+    assert isinstance(lora, LoraConfig)
+    saved = tuple(dict.fromkeys(itertools.chain(lora.modules_to_save or (), names)))
+    changed: Any = lora.replace(modules_to_save=saved)
+    return (*configs[:first], changed, *configs[first + 1 :])

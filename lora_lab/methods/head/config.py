@@ -1,0 +1,37 @@
+"""A classifier's head, trained whole beside a method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_lab.errors import ConfigError
+from lora_lab.methods.config import Config
+
+
+@dataclass(frozen=True)
+class HeadConfig(Config):
+    """The model's head is trained whole: it starts at random, so every method needs it.
+
+    The paper's counts of trainable parameters leave heads out. `train` adds this to what it is
+    given where the task has classes; LoRA has `modules_to_save` for it, as in PEFT.
+
+    Attributes:
+        modules: whole paths of modules, or their ends; None: those of a
+            …ForSequenceClassification outside of the model that reads the text.
+    """
+
+    modules: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(given := self.modules, str):
+            raise ConfigError(f"modules is {given!r}; it must be a list: [{given!r}]")
+        if given is not None:
+            if not given:
+                raise ConfigError("modules is empty; name at least one, or leave it out")
+            object.__setattr__(self, "modules", tuple(given))
+
+    @property
+    def method(self) -> str:
+        """What is trained; the paper has no name for it."""
+        return "Head"

@@ -1,0 +1,247 @@
+"""LoRA: ΔW = s·BA beside a frozen W₀ (Hu et al., 2022), and its variants with the same factors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lora_lab.anatomy.api import anatomy
+from lora_lab.anatomy.types import Site
+from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.methods.api import original_weight, register
+from lora_lab.methods.base import Active, Adapter
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.lora.convolution import ConvSites
+from lora_lab.methods.lora.dora import DoraSites
+from lora_lab.methods.lora.embedding import (
+    EmbeddingSite,
+    EmbeddingSites,
+    TiedHeadSites,
+    check_embedding,
+)
+from lora_lab.methods.lora.factors import LoraSite
+from lora_lab.methods.lora.layers import LayerSites, adapt, owned_rows, restore, share_inputs
+from lora_lab.methods.lora.quantized import bits, dequantised, plain_layer, stand_in
+from lora_lab.methods.lora.targets import SitePlan, plan
+from lora_lab.methods.modules_to_save import SavedModules
+
+
+class LoraAdapter(Adapter):
+    """The LoRA factors of a model under one name.
+
+    Attributes:
+        name: the adapter's name.
+        config: what it was made from.
+        lora: the `LoraConfig` of its factors: `config` itself, or what AdaLoRA starts as.
+        sites: {site name: `LoraSite`} in the anatomy's order.
+        saved: the copies of modules that are trained whole.
+    """
+
+    method = "LoRA"
+    per_sample = True
+    config: Any
+    sites: dict[str, LoraSite]
+
+    def __init__(self, model: nn.Module, config: LoraConfig, name: str) -> None:
+        self.name = name
+        self.config = self.lora = config
+        self.model = model
+        self.saved = SavedModules(model, config.modules_to_save or ())
+        # What is trained whole gets no factors, in PEFT neither.
+        plans = [p for p in plan(anatomy(model), config) if not self.saved.covers(p.site.module)]
+        if not plans:
+            raise ConfigError("every target lies within modules_to_save; name other target_modules")
+        by_path = dict(model.named_modules(remove_duplicate=False))
+        plans = _each_weight_once(plans, by_path)
+        modules = {p.site.module: by_path[p.site.module] for p in plans}
+        for p in plans:
+            _check(p.site, modules[p.site.module], config)
+        self.sites = {
+            p.site.name: self.make_site(p, self._start(modules[p.site.module], p.site))
+            for p in plans
+        }
+        self._layers: dict[str, tuple[nn.Module, LayerSites]] = {}
+        for path, module in modules.items():
+            sites = [s for s in self.sites.values() if s.site.module == path]
+            kind = DoraSites if config.use_dora else _LAYERS[sites[0].site.kind]
+            self._layers[path] = module, kind(sites)
+        share_inputs(self._layers.values())
+        self._tied = _tied_layers(by_path, self._layers.values())
+
+    def make_site(self, planned: SitePlan, W: Tensor) -> LoraSite:
+        """Return the factors of one site at their start; see `LoraSite`."""
+        return _SITES[planned.site.kind](planned, self.lora, W)
+
+    def insert(self, active: Active) -> None:
+        """Hang the factors below their layers; see `Adapter.insert`."""
+        for layer, sites in (*self._layers.values(), *self._tied):
+            adapt(layer, self.name, sites, active)
+        self.saved.insert(self.name, active)
+
+    def remove(self) -> None:
+        """Take the factors off their layers; see `Adapter.remove`."""
+        for layer, _ in (*self._layers.values(), *self._tied):
+            restore(layer, self.name)
+        self.saved.remove(self.name)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what is trained: A (not with LoRA-FA), B and DoRA's magnitude; modules whole."""
+        for site in self.sites.values():
+            yield from (p for p in site.parameters() if p.requires_grad)
+        yield from self.saved.parameters()
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return {site name: what is trained of its factors}."""
+        return {
+            name: [p for p in site.parameters() if p.requires_grad]
+            for name, site in self.sites.items()
+        }
+
+    def fast_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield B and DoRA's magnitude of every site but an embedding's."""
+        for site in self.sites.values():
+            if site.site.kind != "embedding":
+                yield from (p for name, p in site.named_parameters() if name != "A")
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the factors by "site.A", "site.B" and "site.magnitude", and whole modules."""
+        factors = {
+            f"{name}.{key}": parameter
+            for name, site in self.sites.items()
+            for key, parameter in site.named_parameters()
+        }
+        return factors | dict(self.saved.state())
+
+    def claims(self) -> Iterator[str]:
+        """Yield the sites and the tensors of whole modules; see `Adapter.claims`."""
+        yield from self.sites
+        yield from (key for key, _ in self.saved.state())
+
+    def merged_weights(
+        self, dtype: torch.dtype | None = None
+    ) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield (weight, W₀ + ΔW), added in float32 and rounded once; one layer at a time."""
+        for layer, sites in self._layers.values():
+            if bits(layer) is None:
+                weight = cast(nn.Parameter, layer.weight)
+                yield weight, sites.merged(weight).to(dtype or weight.dtype)
+        yield from self.saved.merged_weights(dtype)
+
+    def quantised_layers(self) -> dict[str, Callable[[], nn.Module]]:
+        """Return the makers of merged layers; see `Adapter.quantised_layers`."""
+        return {
+            path: functools.partial(self._dequantised_layer, path)
+            for path, (layer, _) in self._layers.items()
+            if bits(layer) is not None
+        }
+
+    def base_weight(self, site_name: str) -> Tensor:
+        """Return the frozen W₀ of a site, (out, in), also while merged or from a fused matrix."""
+        site = self.sites[site_name].site
+        return self._weight(self._layers[site.module][0], site)
+
+    def _dequantised_layer(self, path: str) -> nn.Linear:
+        layer, sites = self._layers[path]
+        # The model's dtype, which its first floating-point weight has.
+        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), None)
+        return plain_layer(layer, sites.merged(dequantised(path, layer)).to(dtype))
+
+    def _start(self, layer: nn.Module, site: Site) -> Tensor:
+        """Return what a site's factors start from: W₀, or only its shape where it is packed."""
+        return self._weight(layer, site) if bits(layer) is None else stand_in(layer, site)
+
+    def _weight(self, layer: nn.Module, site: Site) -> Tensor:
+        if bits(layer) is None:
+            weight = original_weight(self.model, cast(nn.Parameter, layer.weight))
+        else:
+            weight = dequantised(site.module, layer)
+        return owned_rows(weight, site).reshape(site.out_features, site.in_features)
+
+
+@register(LoraConfig)
+def _build(model: nn.Module, config: LoraConfig, name: str) -> LoraAdapter:
+    return LoraAdapter(model, config, name)
+
+
+_SITES: dict[str, type[LoraSite]] = {
+    "linear": LoraSite,
+    "embedding": EmbeddingSite,
+    "conv": LoraSite,
+}
+_LAYERS: dict[str, type[LayerSites]] = {
+    "linear": LayerSites,
+    "embedding": EmbeddingSites,
+    "conv": ConvSites,
+}
+
+
+def _check(site: Site, module: nn.Module, config: LoraConfig) -> None:
+    """Refuse what cannot be adapted, before anything is changed."""
+    weight = getattr(module, "weight", None)
+    option = _base_option(config)
+    if packed := bits(module):
+        if option:
+            raise ConfigError(
+                f"{option} starts from W₀ in floating point, and {site.module} holds {packed}-bit "
+                "weights; leave the option out, or load the base unquantised"
+            )
+        return
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        kind = weight.dtype if isinstance(weight, Tensor) else "no tensor"
+        raise AdapterError(
+            f"{site.module} holds {kind}, not floating-point weights; load it unquantised"
+        )
+    if site.kind != "linear" and option:
+        raise ConfigError(
+            f"{option} is for linear layers, and {site.module} is none; leave it out of "
+            "target_modules"
+        )
+    if site.kind == "embedding" and config.use_lorafa:
+        raise ConfigError(
+            f"use_lorafa freezes A, which is zero at the start in an embedding ({site.module}), so "
+            "that nothing would be learnt; leave it out of target_modules"
+        )
+    if site.kind == "embedding":
+        check_embedding(site.module, module)
+
+
+def _base_option(config: LoraConfig) -> str:
+    """Return the option for which W₀'s own values are looked at, "" where none is set."""
+    if config.use_dora:
+        return "use_dora"
+    return f"init_lora_weights={config.init_lora_weights!r}" if config.starts_from_base else ""
+
+
+def _each_weight_once(plans: list[SitePlan], by_path: Mapping[str, nn.Module]) -> list[SitePlan]:
+    """Return the plans without embeddings whose weight another one of them has (T5's two)."""
+    found: dict[object, SitePlan] = {}
+    for p in plans:
+        weight = by_path[p.site.module].weight if p.site.kind == "embedding" else p
+        found.setdefault(weight, p)
+    return list(found.values())
+
+
+def _tied_layers(
+    by_path: Mapping[str, nn.Module], layers: Iterable[tuple[nn.Module, LayerSites]]
+) -> list[tuple[nn.Module, LayerSites]]:
+    """Return the layers that share an adapted embedding's weight, with its factors.
+
+    They are the output layer, and in T5 the embeddings of encoder and decoder.
+    """
+    found: dict[nn.Module, LayerSites] = {}
+    for table, sites in layers:
+        if not isinstance(sites, EmbeddingSites):
+            continue
+        for path, layer in by_path.items():
+            if getattr(layer, "weight", None) is not table.weight or layer is table:
+                continue
+            if isinstance(layer, nn.Embedding):
+                check_embedding(path, layer)
+                found[layer] = EmbeddingSites(sites.sites)
+            else:
+                found[layer] = TiedHeadSites(sites.sites)
+    return list(found.items())

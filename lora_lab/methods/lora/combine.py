@@ -1,0 +1,83 @@
+"""Weighted sums of adapters: ΔW = Σ wᵢ·ΔWᵢ, exact, as one new adapter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from lora_lab.anatomy.api import anatomy
+from lora_lab.errors import AdapterError
+from lora_lab.methods.api import attach, attached
+from lora_lab.methods.lora.adapter import LoraAdapter
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.lora.targets import config_from_ranks
+from lora_lab.spectra.lowrank import singular_triplets
+
+
+def combine(model: nn.Module, weights: Mapping[str, float], name: str) -> LoraAdapter:
+    """Attach and activate a new adapter whose update is the weighted sum of others.
+
+    The sum is exact: factors are stacked, ranks add up (PEFT's combination "cat"). Where they would
+    exceed min(out, in) of a site they are brought down to it, which loses nothing either.
+
+    Args:
+        model: a model with those adapters.
+        weights: {adapter name: its factor}, any finite numbers; negative ones subtract.
+        name: of the new adapter.
+
+    Raises:
+        AdapterError: an adapter that is not attached or that is not a sum of products (DoRA), or a
+            weight that is no finite number.
+    """
+    sources = _sources(model, weights)
+    factors: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for source, weight in sources:
+        for site in source.sites.values():
+            own = factors.setdefault(site.site.name, [])
+            own += [(t.A.detach(), t.B.detach() * (t.scale * weight)) for t in site.terms()]
+    # AdaLoRA may have left nothing of a site.
+    stacked = {s: _stacked(pairs) for s, pairs in factors.items() if any(len(A) for A, _ in pairs)}
+    ranks = {site: A.shape[0] for site, (A, _) in stacked.items()}
+    first = sources[0][0].lora
+    template = LoraConfig(lora_alpha=1, lora_dropout=first.lora_dropout)
+    config = config_from_ranks(anatomy(model), ranks, template)
+    # s = α/r = 1 at every site: the scales are in the factors.
+    config = config.replace(lora_alpha=config.r, alpha_pattern=dict(config.rank_pattern))
+    sum_ = cast(LoraAdapter, attach(model, config, name))
+    with torch.no_grad():
+        for site_name, (A, B) in stacked.items():
+            sum_.sites[site_name].A.copy_(A)
+            sum_.sites[site_name].B.copy_(B)
+    return sum_
+
+
+def _sources(model: nn.Module, weights: Mapping[str, float]) -> list[tuple[LoraAdapter, float]]:
+    adapters = attached(model)
+    known = ", ".join(map(repr, adapters)) or "none"
+    if not weights:
+        raise AdapterError(f"weights is empty; give a factor to some of {known}")
+    found = []
+    for name, weight in weights.items():
+        adapter = adapters.get(name)
+        if adapter is None:
+            raise AdapterError(f"no adapter is called {name!r}; attached are {known}")
+        if not isinstance(adapter, LoraAdapter) or adapter.lora.use_dora or adapter.saved.copies:
+            raise AdapterError(
+                f"adapter {name!r} is not a sum of products BA; merge it into the weights instead"
+            )
+        if not isinstance(weight, (int, float)) or not math.isfinite(weight):
+            raise AdapterError(f"the weight of {name!r} is {weight!r}; it must be a finite number")
+        found.append((adapter, float(weight)))
+    return found
+
+
+def _stacked(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    A, B = torch.cat([A for A, _ in pairs]), torch.cat([B for _, B in pairs], dim=1)
+    if A.shape[0] <= min(A.shape[1], B.shape[0]):
+        return A, B
+    U, s, Vt = singular_triplets(A, B)
+    return s.sqrt()[:, None] * Vt, U * s.sqrt()

@@ -1,0 +1,36 @@
+"""LoRA on convolutions: the kernel, laid flat, is a matrix like any other.
+
+H = A ∗ x has r channels a group, with the layer's own stride, padding and dilation; a 1×1 kernel B
+takes them up. In a grouped convolution every group shares A and has its own rows of B, so that
+ΔW = s·BA has the kernel's shape, and merging is exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites
+
+
+class ConvSites(LayerSites):
+    """One adapter's site on a Conv1d or Conv2d."""
+
+    plain = False
+
+    def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
+        """Return the convolution of x with its update."""
+        conv: Any = layer
+        y = layer.base_class.forward(conv, x)
+        up = F.conv1d if isinstance(conv, nn.Conv1d) else F.conv2d
+        ones = (1,) * len(conv.kernel_size)
+        for site in self.sites:
+            inputs = F.dropout(x, site.dropout) if site.dropout and site.training else x
+            A = site.A.to(x.dtype).view(site.r, -1, *conv.kernel_size)
+            H = conv._conv_forward(inputs, torch.cat([A] * conv.groups), None)
+            B = site.B.to(x.dtype).view(-1, site.r, *ones)
+            y = y + up(H, B, groups=conv.groups) * site.scale
+        return y

@@ -1,0 +1,92 @@
+"""DoRA: W' = m · (W₀ + ΔW)/‖W₀ + ΔW‖, a learnt length for every output row (Liu et al., 2024).
+
+The norm is not differentiated (section 4.3 of the paper), and never built: with W₀ fixed,
+‖w + s·bA‖² = ‖w‖² + 2s·(wAᵀ)·b + s²·b(AAᵀ)bᵀ for each row, O(out·in·r) once an optimizer step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, owned_rows
+from lora_lab.methods.lora.operator import owned_columns
+
+if TYPE_CHECKING:
+    from lora_lab.methods.lora.factors import LoraSite
+
+
+class DoraSites(LayerSites):
+    """One adapter's DoRA sites on one layer."""
+
+    plain = False
+
+    def __init__(self, sites: Iterable[LoraSite]) -> None:
+        super().__init__(sites)
+        # {site name: (what the norms were computed from, norms (out,))}
+        self._norms: dict[str, tuple[object, Tensor]] = {}
+
+    def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
+        """Return gain · (W₀x + updates) + bias, (..., out)."""
+        z = self.product(x, layer, bias=None)
+        y = z * self._gain(layer, z)
+        return y if layer.bias is None else y + layer.bias
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """Return W' in float32 (float64 for a float64 weight)."""
+        merged = super().merged(weight)
+        for site in self.sites:
+            own = owned_rows(merged, site.site)
+            rows = own.reshape(site.site.out_features, -1)
+            gain = cast(Tensor, site.magnitude).detach() / rows.norm(dim=1)
+            own.copy_((rows * gain[:, None]).view(own.shape))
+        return merged
+
+    def _gain(self, layer: AdaptedLayer, z: Tensor) -> Tensor:
+        """Return m/‖W₀ + ΔW‖ for every output of the layer, 1 where no site owns it."""
+        precise = torch.promote_types(z.dtype, torch.float32)
+        gain = torch.ones(z.shape[-1], dtype=precise, device=z.device)
+        for site in self.sites:
+            own = cast(Tensor, site.magnitude) / self._norm(site, layer.weight)
+            if site.site.rows is None:
+                gain = own
+            else:
+                columns = owned_columns(gain, site.site.rows)
+                columns.copy_(own.view(columns.shape))
+        return gain.to(z.dtype)
+
+    def _norm(self, site: LoraSite, weight: Tensor) -> Tensor:
+        state = (site.A._version, site.B._version, weight._version, id(site.A), id(weight))
+        known = self._norms.get(site.site.name)
+        if known is not None and known[0] == state:
+            return known[1]
+        with torch.no_grad():
+            W = owned_rows(weight, site.site).reshape(site.site.out_features, -1)
+            norms = updated_row_norms(W, site.A, site.B, site.scale)
+        self._norms[site.site.name] = state, norms
+        return norms
+
+
+def row_norms(W: Tensor) -> Tensor:
+    """Return ‖w‖ of every row of W (out, in), float32 or better."""
+    return W.detach().to(torch.promote_types(W.dtype, torch.float32)).norm(dim=1)
+
+
+def updated_row_norms(W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
+    """Return ‖w + s·bA‖ of every row of W + s·BA, which is not built.
+
+    Args:
+        W: (out, in).
+        A: (r, in).
+        B: (out, r).
+        scale: s.
+    """
+    crossed = ((W.to(A.dtype) @ A.T) * B).sum(1)
+    own = ((B @ (A @ A.T)) * B).sum(1)
+    rows = torch.linalg.vector_norm(W, dim=1, dtype=A.dtype)
+    squared = rows.square() + 2 * scale * crossed + scale**2 * own
+    # Rounding may carry a row that the update cancels below zero.
+    return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()

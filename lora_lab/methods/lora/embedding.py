@@ -1,0 +1,88 @@
+"""LoRA on embeddings: the vector of token t gets s·B·A[:, t] on top (loralib's `Embedding`).
+
+A is kept as its transpose, one contiguous row of r numbers a token, so that a lookup reads what it
+needs and a sparse gradient is possible. A model that ties its output layer to the embedding is
+adapted at both ends by the same two factors, else merging would change what was never trained.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lora_lab.errors import AdapterError
+from lora_lab.methods.lora.factors import LoraSite
+from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, base_class
+from lora_lab.methods.lora.operator import Term
+
+
+class EmbeddingSite(LoraSite):
+    """A and B of an embedding, (r, vocabulary) and (width, r)."""
+
+    token_rows: nn.Parameter  # Aᵀ, (vocabulary, r)
+
+    def initialise(self, A: Tensor, B: Tensor, how: bool | str, _: Tensor) -> None:
+        """Fill A with zeros and B with N(0, 1), as loralib does; with False both with N(0, 1)."""
+        nn.init.normal_(B)
+        if how is False:
+            nn.init.normal_(A)
+        else:
+            nn.init.zeros_(A)
+
+    def keep(self, A: Tensor, B: Tensor, learn_A: bool) -> None:
+        """Make the parameters."""
+        self.token_rows = nn.Parameter(A.T.contiguous(), requires_grad=learn_A)
+        self.B = nn.Parameter(B)
+
+    @property
+    def A(self) -> Tensor:  # type: ignore[override]  # noqa: N802
+        """A, (r, vocabulary): a view of `token_rows`."""
+        return self.token_rows.T
+
+
+class EmbeddingSites(LayerSites):
+    """One adapter's site on an embedding."""
+
+    plain = False
+
+    def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
+        """Return the vectors of token ids x (…,), each with its update: (…, width)."""
+        table: Any = layer
+        y = layer.base_class.forward(table, x)
+        for site in self.sites:
+            rows = cast(EmbeddingSite, site).token_rows
+            found = F.embedding(x, rows, table.padding_idx, sparse=table.sparse)  # (…, r)
+            update = F.linear(found.to(y.dtype), site.B.to(y.dtype)) * site.scale
+            # Gemma's embedding multiplies by √width after the lookup.
+            y = y + update * getattr(layer, "embed_scale", 1.0)
+        return y
+
+
+class TiedHeadSites(LayerSites):
+    """The embedding's site at the output layer that shares its weight: logits += s·(Aᵀ(Bᵀx))."""
+
+    plain = True
+
+    def terms(self) -> list[Term]:
+        """Return the update with the factors' parts exchanged: "A" (r, width), "B" (V, r)."""
+        return [
+            Term(site.B.T, cast(EmbeddingSite, site).token_rows, site.scale, None, 0.0)
+            for site in self.sites
+        ]
+
+
+def check_embedding(path: str, module: nn.Module) -> None:
+    """Refuse an embedding whose lookup is not the plain one.
+
+    Raises:
+        AdapterError: names the module.
+    """
+    kind = base_class(module)
+    plain = kind.forward is nn.Embedding.forward or hasattr(module, "embed_scale")
+    if not plain or cast(Any, module).max_norm is not None:
+        raise AdapterError(
+            f"{path} is a {kind.__name__}, which does more than look vectors up; leave it out of "
+            "target_modules"
+        )

@@ -1,0 +1,181 @@
+"""Layers while adapters hang below them: what a forward pass adds, and what merging would write.
+
+A layer's class is swapped for a subclass (`AdaptedLayer`) whose forward asks the active adapter's
+`LayerSites` for the output. So names in the state dict, tied weights and hooks stay as they are,
+nothing ever nests, and taking the adapter off is swapping the class back.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lora_lab.anatomy.types import Site
+from lora_lab.methods.base import Active
+from lora_lab.methods.lora.mixed_batch import mixed_output
+from lora_lab.methods.lora.operator import (
+    Term,
+    add_terms,
+    following_linear,
+    lowrank_linear,
+    needs_plain_path,
+)
+from lora_lab.methods.lora.shared_input import SharedInput
+
+if TYPE_CHECKING:
+    from lora_lab.methods.lora.factors import LoraSite
+
+
+class AdaptedLayer:
+    """Mixed into a layer's class while adapters hang below it."""
+
+    base_class: type[nn.Module]
+    transposed: bool  # the weight is stored (in, out), as transformers' Conv1D does
+    plain_product: bool  # the base's forward is the product that the operator does in one go
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    lora: nn.ModuleDict  # {adapter name: its sites on this layer}
+    _active: Active
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the base layer's output plus the active adapter's update."""
+        # Another thread may take the last adapter off meanwhile: then both are gone, and the class
+        # is the base's again.
+        active: Active | None = getattr(self, "_active", None)
+        lora = self._modules.get("lora")  # type: ignore[attr-defined]
+        if active is not None and lora is not None:
+            sites = lora._modules
+            if active.samples is not None:
+                if any(name in sites for name in active.samples):
+                    return mixed_output(x, self, active.samples)
+            elif (own := sites.get(active.name)) is not None:
+                return cast(LayerSites, own).output(x, self)
+        base: Any = getattr(self, "base_class", None) or type(self)
+        return cast(Tensor, base.forward(self, x))
+
+
+def adapt(layer: nn.Module, name: str, sites: LayerSites, active: Active) -> None:
+    """Hang an adapter's sites below a layer."""
+    adapted = cast(AdaptedLayer, layer)
+    sites.train(layer.training)
+    if not isinstance(layer, AdaptedLayer):
+        # The class last: another thread may be in the midst of a forward pass.
+        adapted.lora, adapted._active = nn.ModuleDict(), active
+        layer.__class__ = _adapted_class(cast(Any, type(layer)))
+    # Not lora[name]: adapters may be called "keys" or "update".
+    adapted.lora._modules[name] = sites
+
+
+def restore(layer: nn.Module, name: str) -> None:
+    """Take an adapter's sites off a layer; with the last ones gone its class is the base's."""
+    if not isinstance(layer, AdaptedLayer):
+        return
+    layer.lora.pop(name)
+    if not layer.lora:
+        cast(Any, layer).__class__ = layer.base_class
+        del layer.lora, layer._active
+
+
+class LayerSites(nn.ModuleList):
+    """One adapter's sites on one layer: whole, or slices of a fused matrix."""
+
+    plain = True  # the update is a sum of products, and nothing else
+
+    def __init__(self, sites: Iterable[LoraSite]) -> None:
+        super().__init__(sites)
+        self.path = self.sites[0].site.module
+        # Plain attributes: the other layers' factors are no part of this one.
+        self._shared: SharedInput | None = None
+        self._readers: Callable[[], Sequence[LayerSites]] = tuple
+
+    @property
+    def sites(self) -> list[LoraSite]:
+        """The sites, in the order of the layer's rows."""
+        return [cast("LoraSite", site) for site in self]
+
+    def share(self, together: Sequence[LayerSites]) -> None:
+        """Share one pass through A with the layers that read the same input."""
+        first = together[0]
+        first._shared = first._shared or SharedInput()
+        self._shared, self._readers = first._shared, functools.partial(tuple, together)
+
+    def terms(self) -> list[Term]:
+        """Return every site's update as the operator takes it."""
+        return [term for site in self.sites for term in site.terms()]
+
+    def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
+        """Return the layer's output with every site's update, (..., out)."""
+        if not layer.plain_product:
+            return add_terms(layer.base_class.forward(cast(Any, layer), x), x, self.terms())
+        return self.product(x, layer, layer.bias)
+
+    def product(self, x: Tensor, layer: AdaptedLayer, bias: Tensor | None) -> Tensor:
+        """Return W₀x + bias + every update, by the operator."""
+        terms, weight, shared = self.terms(), layer.weight, self._shared
+        if shared is None or needs_plain_path(x, weight, bias) or x.is_inference():
+            return lowrank_linear(x, weight, bias, terms, layer.transposed)
+        hidden = shared.take(x, self.path, terms)
+        if hidden is not None:
+            return following_linear(x, hidden, weight, bias, terms, layer.transposed)
+        others = {reader.path: reader.terms() for reader in self._readers() if reader is not self}
+        return shared.lead(x, weight, bias, terms, others, layer.transposed)
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """Return W₀ with every site's ΔW added, in float32 (float64 for a float64 weight)."""
+        precise = torch.promote_types(weight.dtype, torch.float32)
+        # Contiguous, also for a channels-last kernel: its rows must be views to add to.
+        merged = weight.detach().to(precise, copy=True, memory_format=torch.contiguous_format)
+        for site in self.sites:
+            own = owned_rows(merged, site.site)
+            own.add_(site.delta().detach().view(own.shape))
+        return merged
+
+
+def share_inputs(layers: Iterable[tuple[nn.Module, LayerSites]]) -> None:
+    """Let the layers of one block that read the same tensor share their pass through A.
+
+    Within a block only: what leaves a block does not go through gradient checkpointing unharmed.
+    """
+    readers: defaultdict[tuple[str, str, int | None], list[LayerSites]] = defaultdict(list)
+    for layer, sites in layers:
+        site = sites.sites[0].site
+        if _adapted_class(cast(Any, base_class(layer))).plain_product:
+            readers[site.reads, site.stack, site.layer].append(sites)
+    for together in readers.values():
+        if len(together) > 1:
+            for sites in together:
+                sites.share(together)
+
+
+def base_class(layer: nn.Module) -> type[nn.Module]:
+    """Return the class that a layer has without adapters."""
+    return layer.base_class if isinstance(layer, AdaptedLayer) else type(layer)
+
+
+@functools.cache
+def _adapted_class(base: Any) -> Any:
+    """Return the subclass of a layer's class that adds the active adapter's update."""
+    transposed = base.__name__ == "Conv1D"  # transformers'; that need not be imported here
+    members: dict[str, Any] = {
+        "base_class": base,
+        "transposed": transposed,
+        "plain_product": transposed or base.forward is nn.Linear.forward,
+        "__module__": base.__module__,
+    }
+    return type(f"Adapted{base.__name__}", (AdaptedLayer, base), members)
+
+
+def owned_rows(weight: Tensor, site: Site) -> Tensor:
+    """Return the site's matrix as a view of a stored weight: (out, in) or (groups, width, in)."""
+    if site.kind == "conv":
+        return weight.flatten(1)
+    matrix = weight.T if site.transposed or site.kind == "embedding" else weight
+    if site.rows is None:
+        return matrix
+    rows = site.rows
+    return matrix.unflatten(0, (rows.groups, rows.group_size)).narrow(1, rows.offset, rows.width)

@@ -1,0 +1,198 @@
+"""What a config means on a given model: which sites, of what rank, with what scale."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from lora_lab.errors import ConfigError
+from lora_lab.methods.lora.config import LoraConfig
+
+if TYPE_CHECKING:
+    from lora_lab.anatomy.types import Anatomy, Site
+
+Value = TypeVar("Value", int, float)
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """One site with the numbers that a config gives it: ΔW = scale·BA of rank r."""
+
+    site: Site
+    r: int
+    alpha: float
+    scale: float
+    learns_A: bool = True  # noqa: N815  # not with LoRA-FA
+    has_magnitude: bool = False  # with DoRA
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters: A is (r, in), B is (out, r), DoRA's magnitude is (out,)."""
+        d, k = self.site.out_features, self.site.in_features
+        return self.r * (d + k * self.learns_A) + d * self.has_magnitude
+
+
+def plan(anatomy: Anatomy, config: LoraConfig) -> tuple[SitePlan, ...]:
+    """Resolve a config against a model, in the anatomy's order.
+
+    Raises:
+        ConfigError: when a target or a pattern matches nothing (it lists what would have), or a
+            rank exceeds min(out, in) of its site.
+    """
+    sites = select(anatomy, config.target_modules)
+    ranks = _by_pattern("rank_pattern", config.rank_pattern, sites, config.r)
+    alphas = _by_pattern("alpha_pattern", config.alpha_pattern, sites, float(config.lora_alpha))
+    plans = []
+    for site, r, alpha in zip(sites, ranks, alphas, strict=True):
+        if r > (limit := min(site.in_features, site.out_features)):
+            raise ConfigError(
+                f"rank {r} at {site.name} ({site.out_features} × {site.in_features}) is above "
+                f"min(out, in); use at most {limit}"
+            )
+        scale = config.scale(r, alpha)
+        plans.append(SitePlan(site, r, alpha, scale, not config.use_lorafa, config.use_dora))
+    return tuple(plans)
+
+
+def select(anatomy: Anatomy, targets: Sequence[str] | str) -> tuple[Site, ...]:
+    """Return the sites that `target_modules` names, in the anatomy's order.
+
+    A list entry is a role, a site's name, or the end of a module's path (PEFT's rule); a string
+    is "all-linear", such an entry, or a regular expression for the whole path. Embeddings and
+    convolutions are found by name, and are not among "all-linear".
+    """
+    every = (*anatomy.sites, *anatomy.others)
+    if isinstance(targets, str):
+        if targets == "all-linear":
+            return anatomy.grid_sites or anatomy.sites
+        if not any(_named(site, targets) for site in every):
+            pattern = _compile("target_modules", targets)
+            found = tuple(
+                s for s in every if pattern.fullmatch(s.module) or pattern.fullmatch(s.name)
+            )
+            return found or _nothing(anatomy, targets)
+        targets = [targets]
+    chosen: set[str] = set()
+    for target in targets:
+        names = {site.name for site in every if _named(site, target)}
+        chosen |= names or {s.name for s in _nothing(anatomy, target)}
+    return tuple(site for site in every if site.name in chosen)
+
+
+def ranks(anatomy: Anatomy, config: LoraConfig) -> dict[str, int]:
+    """Return {site name: rank} as the grid shows it."""
+    return {p.site.name: p.r for p in plan(anatomy, config)}
+
+
+def config_from_ranks(
+    anatomy: Anatomy, ranks: Mapping[str, int], template: LoraConfig | None = None
+) -> LoraConfig:
+    """Return the shortest config that gives these ranks: the inverse of `ranks`.
+
+    A role is named once where the whole column is painted; else the sites are named in full.
+
+    Args:
+        anatomy: the model's sites.
+        ranks: {site name: rank}; a rank of 0 leaves the site out.
+        template: where α, dropout and the other fields come from.
+    """
+    painted = {name: r for name, r in ranks.items() if r}
+    if not painted:
+        raise ConfigError("no rank is painted; give at least one site a rank")
+    if unknown := painted.keys() - anatomy.by_name.keys():
+        raise ConfigError(f"no site is called {min(unknown)!r}; see anatomy(model).sites")
+    template = template or LoraConfig()
+    columns: dict[str, list[Site]] = {}
+    for site in (*anatomy.sites, *anatomy.others):
+        columns.setdefault(site.role, []).append(site)
+
+    common = Counter(painted.values()).most_common(1)[0][0]
+    targets: list[str] = []
+    pattern: dict[str, int] = {}
+    for role, column in columns.items():
+        values = {painted.get(site.name, 0) for site in column}
+        # "q" also names every path that ends in ".q" (T5's cross-attention): then spell it out.
+        whole = 0 not in values and set(select(anatomy, [role])) == set(column)
+        here = [site for site in column if site.name in painted]
+        targets += [role] if whole and here else [site.name for site in here]
+        if whole and len(values) == 1 and values != {common}:
+            pattern[role] = values.pop()
+        else:
+            pattern |= {full(s.name): painted[s.name] for s in here if painted[s.name] != common}
+    # Of the template's α only what still meets a target: a pattern that matches nothing is refused.
+    sites = [anatomy.by_name[name] for name in painted]
+    alphas = {key: a for key, a in template.alpha_pattern.items() if _matches(key, sites)}
+    return template.replace(
+        r=common, target_modules=tuple(targets), rank_pattern=pattern, alpha_pattern=alphas
+    )
+
+
+def full(name: str) -> str:
+    """Return the pattern that matches this one path and no other that ends like it."""
+    return "^" + re.escape(name)
+
+
+def lookup(pattern: Mapping[str, Value], names: Iterable[str], default: Value) -> Value:
+    """Return the value of the first key that matches the end of one of the names (PEFT's rule)."""
+    names = tuple(names)
+    for key, value in pattern.items():
+        expression = _compile("pattern", rf"(.*\.)?({key})$")
+        if any(expression.match(name) for name in names):
+            return value
+    return default
+
+
+def _names(site: Site) -> tuple[str, ...]:
+    return (site.module, site.name, site.role)
+
+
+def _named(site: Site, target: str) -> bool:
+    return target in _names(site) or any(
+        path.endswith("." + target) for path in (site.module, site.name)
+    )
+
+
+def _by_pattern(
+    field: str, pattern: Mapping[str, Value], sites: Sequence[Site], default: Value
+) -> list[Value]:
+    for key in pattern:
+        if not _matches(key, sites, field):
+            raise ConfigError(
+                f"{field} key {key!r} matches none of the {len(sites)} targets; they are "
+                f"{_some(site.name for site in sites)}, with roles "
+                f"{_some(dict.fromkeys(site.role for site in sites))}"
+            )
+    return [lookup(pattern, _names(site), default) for site in sites]
+
+
+def _matches(key: str, sites: Sequence[Site], field: str = "alpha_pattern") -> bool:
+    expression = _compile(field, rf"(.*\.)?({key})$")
+    return any(expression.match(name) for site in sites for name in _names(site))
+
+
+def _nothing(anatomy: Anatomy, target: str) -> tuple[Site, ...]:
+    every = (*anatomy.sites, *anatomy.others)
+    roles = dict.fromkeys(site.role for site in anatomy.sites)
+    leaves = dict.fromkeys(site.module.rpartition(".")[2] for site in every)
+    raise ConfigError(
+        f"target_modules entry {target!r} matches nothing in this model; roles are "
+        f"{_some(roles, 12)}; modules are {_some(leaves, 12)}"
+    )
+
+
+def _some(names: Iterable[str], most: int = 4) -> str:
+    listed = list(names)
+    more = f" … ({len(listed)} in all)" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
+def _compile(field: str, expression: str) -> re.Pattern[str]:
+    try:
+        return re.compile(expression)
+    except re.error as error:
+        raise ConfigError(
+            f"{field}: {expression!r} is not a regular expression ({error})"
+        ) from None

@@ -1,0 +1,279 @@
+"""Modules that are trained whole beside LoRA's factors: PEFT's modules_to_save.
+
+A classifier's head starts at random, so an update of low rank is not what it needs. Each adapter
+has a copy of its own of such a module, and while the adapter is active the copy answers in the
+module's place; the module itself stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+
+from lora_lab.anatomy.heads import unknown_module
+from lora_lab.anatomy.reader import ADAPTER_CHILD, LEARNED_CHILD, SAVED_CHILD
+from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.methods.base import Active, AdapterNames
+from lora_lab.methods.lora.layers import AdaptedLayer
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+
+
+class SavedModules:
+    """One adapter's copies.
+
+    Attributes:
+        copies: {path: copy}, the parameters in float32 or better.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        self._originals = _find(model, names)
+        _check(model, self._originals)
+        # One memo: what is tied between two of them stays tied.
+        memo: dict[int, Any] = {}
+        self.copies = {
+            path: _trainable_copy(module, memo) for path, module in self._originals.items()
+        }
+
+    def covers(self, path: str) -> bool:
+        """Whether a module is one of them, or within one."""
+        return any(path == own or path.startswith(f"{own}.") for own in self.copies)
+
+    def insert(self, name: str, active: Active) -> None:
+        """Let the copies answer while the adapter `name` is active."""
+        for path, module in self._originals.items():
+            if not isinstance(module.__dict__.get("forward"), Switch):
+                module.forward = Switch(module, path, active)
+            cast(Switch, module.forward).add(name, self.copies[path])
+
+    def remove(self, name: str) -> None:
+        """Take the copies away again."""
+        for module in self._originals.values():
+            if isinstance(switch := module.__dict__.get("forward"), Switch):
+                switch.pop(name)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what is trained, a tied parameter once."""
+        yield from dict.fromkeys(p for own in self.copies.values() for p in own.parameters())
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name as in the model's state dict, learnt tensor), buffers too."""
+        for path, own in self.copies.items():
+            for name, tensor in own_tensors(own):
+                yield f"{path}.{name}", tensor
+
+    def merged_weights(self, dtype: torch.dtype | None) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield (tensor of the model, the copy's value for it), buffers too, a tied one once."""
+        seen = set()
+        for path, own in self.copies.items():
+            learnt = dict(own_tensors(own))
+            for name, tensor in own_tensors(self._originals[path]):
+                if id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    to = dtype if dtype and tensor.is_floating_point() else tensor.dtype
+                    yield cast(nn.Parameter, tensor), learnt[name].detach().to(to)
+
+
+class Switch:
+    """A module's `forward` while adapters have copies of it.
+
+    Not a class swap as in `AdaptedLayer`, so that another adapter can have factors on the very
+    module that this one trains whole, in any order of attaching and detaching.
+    """
+
+    def __init__(self, module: nn.Module, path: str, active: Active) -> None:
+        self._module, self._path, self._active = module, path, active
+        self._before = module.__dict__.get("forward")  # accelerate's, for one
+        self._base = dict(own_tensors(module))
+        module.add_module(SAVED_CHILD, nn.Module())
+
+    def add(self, name: str, own: nn.Module) -> None:
+        """Hang an adapter's copy below the module."""
+        own.train(self._module.training)
+        self._held()[name] = own
+
+    def pop(self, name: str) -> None:
+        """Take an adapter's copy away; with the last one gone the module is as it was."""
+        self._held().pop(name, None)
+        if not self._held():
+            # First the switch: another thread may be in the midst of a forward pass.
+            del self._module.__dict__["forward"]
+            if self._before is not None:
+                self._module.forward = self._before
+            delattr(self._module, SAVED_CHILD)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the active adapter's copy returns, or else the module itself."""
+        if self._active.samples is not None:
+            return self._mixed(self._active.samples, args, kwargs)
+        return self._answer(self._active.name, args, kwargs)
+
+    def _held(self) -> dict[str, nn.Module]:
+        # Not an nn.ModuleDict: adapters may be called "keys" or "update".
+        child = self._module._modules.get(SAVED_CHILD)
+        return {} if child is None else cast(Any, child)._modules
+
+    def _answer(self, name: str | None, args: Any, kwargs: Any) -> Any:
+        own = self._held().get(name) if name is not None else None
+        if own is None:
+            if self._before is not None:
+                return self._before(*args, **kwargs)
+            return type(self._module).forward(self._module, *args, **kwargs)
+        # The masters are float32; what computes has the dtype that the model has.
+        cast_down = {
+            key: tensor.to(self._base[key].dtype)
+            for key, tensor in own.named_parameters()
+            if tensor.dtype != self._base[key].dtype
+        }
+        if cast_down:
+            return torch.func.functional_call(own, cast_down, args, kwargs)
+        return own.forward(*args, **kwargs)
+
+    def _mixed(self, samples: AdapterNames, args: Any, kwargs: Any) -> Any:
+        """Return the answers of a batch whose rows belong to different adapters."""
+        owners = [name if name in self._held() else None for name in samples]
+        if len(set(owners)) == 1:
+            return self._answer(owners[0], args, kwargs)
+        x = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+        rows = x.shape[0] if x is not None and x.ndim else 0
+        if not rows or rows % len(samples):
+            raise AdapterError(
+                f"adapter_names has {len(samples)} entries, but {self._path} got {rows} rows; "
+                "give one name for each sample of the batch"
+            )
+        names = [name for name in owners for _ in range(rows // len(samples))]
+        y = None
+        for name in dict.fromkeys(names):
+            index = torch.tensor([i for i, n in enumerate(names) if n == name])
+            part = [_rows(v, index, rows) for v in args]
+            out = self._answer(name, part, {k: _rows(v, index, rows) for k, v in kwargs.items()})
+            if not isinstance(out, Tensor):
+                raise AdapterError(
+                    f"{self._path} returns more than one tensor, so samples of one batch cannot "
+                    "have different adapters there; run them apart"
+                )
+            y = out.new_zeros(rows, *out.shape[1:]) if y is None else y
+            y = y.index_copy(0, index.to(out.device), out)
+        return y
+
+
+def _rows(value: Any, index: Tensor, rows: int) -> Any:
+    if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows:
+        return value.index_select(0, index.to(value.device))
+    return value
+
+
+def _find(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Return {path: module} of what `modules_to_save` names.
+
+    A name is a whole path, or the end of one or several. What only holds other modules in a row
+    (Sequential, ModuleList) is taken apart into them.
+
+    Raises:
+        ConfigError: a name that matches nothing that could be trained.
+    """
+    modules = {path: m for path, m in model.named_modules() if path}
+    found: dict[str, nn.Module] = {}
+    for name in names:
+        ending = [path for path in modules if path.endswith(f".{name}")]
+        matching = [name] if name in modules else ending
+        inside = {path: m for own in matching for path, m in _parts(own, modules[own])}
+        if not inside:
+            why = "has no parameters" if matching else "names no module"
+            children = (
+                key
+                for key, child in model.named_children()
+                if any(True for _ in child.parameters())
+            )
+            raise unknown_module(name, children, why)
+        found |= inside
+    # The outermost of nested ones has the others in its copy.
+    inner = {path for path in found for own in found if path.startswith(f"{own}.")}
+    return {path: module for path, module in found.items() if path not in inner}
+
+
+def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    forward = type(module).forward
+    if isinstance(module, _CONTAINERS) or forward is nn.Sequential.forward:
+        for name, child in module.named_children():
+            yield from _parts(f"{path}.{name}", child)
+    elif any(True for _ in own_tensors(module)):
+        yield path, module
+
+
+def _check(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
+    own = {
+        id(tensor): f"{path}.{name}"
+        for path, module in originals.items()
+        for name, tensor in own_tensors(module)
+    }
+    for path, module in originals.items():
+        for _, tensor in own_tensors(module):
+            if isinstance(tensor, nn.Parameter) and not tensor.is_floating_point():
+                raise AdapterError(
+                    f"{path} holds {tensor.dtype}, not floating-point weights; leave it out of "
+                    "modules_to_save"
+                )
+    inside = tuple(f"{path}." for path in originals)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in own and not name.startswith(inside):
+            raise ConfigError(
+                f"{own[id(parameter)]} is {name} too (tied weights); name both modules in "
+                "modules_to_save, or neither"
+            )
+
+
+def own_tensors(module: nn.Module, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, parameter or buffer) of what a state dict of the bare module holds."""
+    buffers = module._buffers.items()
+    kept = [(n, b) for n, b in buffers if n not in module._non_persistent_buffers_set]
+    for name, tensor in (*module._parameters.items(), *kept):
+        if tensor is not None:
+            yield path + name, tensor
+    for name, child in module.named_children():
+        if name not in _hung_below(module):
+            yield from own_tensors(child, f"{path}{name}.")
+
+
+def _hung_below(module: nn.Module) -> tuple[str, ...]:
+    """Return which of a module's children adapters have hung below it."""
+    always = SAVED_CHILD, LEARNED_CHILD
+    return (*always, ADAPTER_CHILD) if isinstance(module, AdaptedLayer) else always
+
+
+def _trainable_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Return a copy of a module without what adapters have hung below it."""
+    for part in module.modules():
+        for child in _hung_below(part):
+            if child in part._modules:
+                memo[id(part._modules[child])] = None
+        if isinstance(switch := part.__dict__.get("forward"), Switch):
+            memo[id(switch)] = None
+    for _, tensor in own_tensors(module):
+        if isinstance(tensor, FakeTensor) and id(tensor) not in memo:
+            # In a dry run: deepcopy would copy the fake mode too, and modes do not mix.
+            memo[id(tensor)] = like = tensor.detach().clone()
+            if isinstance(tensor, nn.Parameter):
+                memo[id(tensor)] = nn.Parameter(like.to(_master_dtype(tensor)))
+    own = copy.deepcopy(module, memo)
+    for part in own.modules():
+        if isinstance(part, AdaptedLayer):
+            del part._modules[ADAPTER_CHILD], part._active
+            cast(Any, part).__class__ = part.base_class
+        part._modules.pop(LEARNED_CHILD, None)
+        if part._modules.pop(SAVED_CHILD, part) is not part:
+            del part.__dict__["forward"]
+    for parameter in own.parameters():
+        parameter.data = parameter.data.to(_master_dtype(parameter))
+        parameter.requires_grad_(True)
+        parameter.grad = None
+    return own
+
+
+def _master_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)

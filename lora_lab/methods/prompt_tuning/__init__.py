@@ -1,0 +1,1 @@
+"""PreEmbed and PreLayer: learned tokens around the prompt."""

@@ -1,0 +1,277 @@
+"""PreEmbed and PreLayer: learned tokens around the prompt (Hu et al., 2022, section 5.1)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.hooks import RemovableHandle
+
+from lora_lab.anatomy.api import anatomy
+from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.methods.api import activate, active, attached, register
+from lora_lab.methods.base import Active, Adapter
+from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
+from lora_lab.methods.prompt_tuning.hooks import PromptFrame
+from lora_lab.methods.prompt_tuning.locate import Body, find_body
+from lora_lab.methods.prompt_tuning.positions import Layout
+from lora_lab.methods.submodules import hang, take_off
+
+_CLAIM = "the learned tokens"
+
+
+class LearnedTokens(nn.Module):
+    """Vectors of l_p + l_i tokens at one place of the model.
+
+    Attributes:
+        vectors: (l_p + l_i, width), the prefix first; float32, or the base's dtype where that is
+            wider.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        kind = torch.promote_types(start.dtype, torch.float32)
+        self.vectors = nn.Parameter(start.detach().to(kind, copy=True))
+
+
+class PrefixAdapter(Adapter):
+    """What PreEmbed and PreLayer share.
+
+    The prompt is what stands before the first label that is not -100; without labels, as in
+    `generate`, all of the input. Prefix tokens stand in front of it, infix tokens behind it: an
+    infix token predicts the completion's first. Encoders read all of their input as the prompt,
+    encoder-decoder models have the tokens in the encoder.
+
+    Attributes:
+        tokens: l_p + l_i, by which the usable sequence length shrinks.
+        learned: {path of the module that they enter: the tokens there}.
+    """
+
+    learned: dict[str, LearnedTokens]
+
+    def __init__(self, model: nn.Module, config: Any, name: str) -> None:
+        self.method, self.name, self.config = config.method, name, config
+        self.tokens: int = config.tokens
+        self._model = model
+        self._body = find_body(model, self.method)
+        _need_positions(self._body, self.tokens)
+        self._frame = PromptFrame(
+            self._body, name, self.method, config.prefix_length, config.infix_length
+        )
+
+    def insert(self, active: Active) -> None:
+        """Hang the tokens and the hooks on the model; see `Adapter.insert`."""
+        for path, learned in self.learned.items():
+            hang(self._model.get_submodule(path), self._child, learned)
+        self._frame.insert(active, self._embedded)
+
+    def remove(self) -> None:
+        """Take both off; see `Adapter.remove`."""
+        self._frame.remove()
+        for path in self.learned:
+            take_off(self._model.get_submodule(path), self._child)
+
+    def claims(self) -> Iterator[str]:
+        """Yield the one claim of all such methods; see `Adapter.claims`."""
+        yield _CLAIM
+
+    def merged_weights(self, dtype: torch.dtype | None = None) -> NoReturn:  # noqa: ARG002
+        """Raise; see `check_merge`."""
+        self.check_merge()
+
+    def check_merge(self) -> NoReturn:
+        """Raise: tokens are no weights."""
+        raise AdapterError(
+            f"{self.method} cannot be merged: its learned tokens are inputs, and no weight can "
+            "hold them; keep it attached, or train a LoRA"
+        )
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the tokens' vectors, place by place."""
+        for learned in self.learned.values():
+            yield learned.vectors
+
+    def parts(self) -> dict[str, Sequence[nn.Parameter]]:
+        """Return {place in words: the vectors there}."""
+        return {
+            f"{_CLAIM} at {path or 'the model'}": [learned.vectors]
+            for path, learned in self.learned.items()
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the vectors by "path.tokens"."""
+        return {
+            f"{path}.tokens".lstrip("."): learned.vectors for path, learned in self.learned.items()
+        }
+
+    @property
+    def _child(self) -> str:
+        """What the tokens are hung under: another part of a combination has the same name."""
+        return f"{self.name}:tokens"
+
+    def _embedded(self, words: Tensor, layout: Layout) -> Tensor:
+        """Return what enters the body, of embeddings with room for the tokens."""
+        raise NotImplementedError
+
+
+class PrefixEmbedAdapter(PrefixAdapter):
+    """PreEmbed: word embeddings of special tokens, d(l_p + l_i) numbers.
+
+    They start as those of words drawn from the vocabulary by torch's generator, as in prompt
+    tuning (Lester et al., 2021, section 3.2).
+    """
+
+    def __init__(self, model: nn.Module, config: PrefixEmbedConfig, name: str) -> None:
+        super().__init__(model, config, name)
+        with _bare(model):
+            words = _drawn_words(self._body, self.tokens)
+        path = next(p for p, part in model.named_modules() if part is self._body.module)
+        self.learned = {path: LearnedTokens(words)}
+
+    def _embedded(self, words: Tensor, layout: Layout) -> Tensor:
+        (learned,) = self.learned.values()
+        return layout.placed(words, learned.vectors)
+
+
+class PrefixLayerAdapter(PrefixAdapter):
+    """PreLayer: activations of special tokens, L·d(l_p + l_i) numbers.
+
+    The paper has them learned after every layer. What leaves the last block at a learned token is
+    read by nothing but the last infix token's prediction, so learned is what enters each of the L
+    blocks: the embeddings' output and the activations after the first L − 1. The count is the same,
+    and every number matters.
+
+    They start as the activations of words drawn as PreEmbed's are (Li & Liang, 2021, section 7.5):
+    a causal model starts as the one that PreEmbed starts as, where there is no infix. An infix
+    starts as it is behind the prefix alone, without a prompt.
+    """
+
+    def __init__(self, model: nn.Module, config: PrefixLayerConfig, name: str) -> None:
+        super().__init__(model, config, name)
+        width = anatomy(model).shape.hidden_size
+        if not width:
+            raise ConfigError(
+                f"{self.method} needs the width of the model's blocks, and its config does not "
+                "tell; use LoRA, which only needs the matrices"
+            )
+        with _bare(model):
+            starts = _activations(self._body, self.tokens, width)
+        self.learned = {path: LearnedTokens(start) for path, start in starts.items()}
+        self._handles: list[RemovableHandle] = []
+
+    def insert(self, active: Active) -> None:
+        """Hang tokens and hooks on the model and its blocks; see `Adapter.insert`."""
+        super().insert(active)
+        if not self._handles:
+            for path, block in self._body.blocks.items():
+                enter = _Entrance(self._frame, self.learned[path])
+                self._handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
+
+    def remove(self) -> None:
+        """Take all of them off; see `Adapter.remove`."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        super().remove()
+
+    def _embedded(self, words: Tensor, layout: Layout) -> Tensor:  # noqa: ARG002
+        return words  # the first block's entrance puts the tokens in
+
+
+class _Entrance:
+    """Puts learned tokens into what enters a block."""
+
+    def __init__(self, frame: PromptFrame, learned: LearnedTokens) -> None:
+        self._frame = frame
+        self._learned = learned
+
+    def __call__(
+        self, _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        layout = self._frame.layout
+        if layout is None or not self._frame.on:
+            return None
+        if args:
+            return (layout.placed(args[0], self._learned.vectors), *args[1:]), kwargs
+        hidden = layout.placed(kwargs["hidden_states"], self._learned.vectors)
+        return (), kwargs | {"hidden_states": hidden}
+
+
+@register(PrefixEmbedConfig)
+def _build_embed(model: nn.Module, config: PrefixEmbedConfig, name: str) -> Adapter:
+    return PrefixEmbedAdapter(model, config, name)
+
+
+@register(PrefixLayerConfig)
+def _build_layer(model: nn.Module, config: PrefixLayerConfig, name: str) -> Adapter:
+    return PrefixLayerAdapter(model, config, name)
+
+
+def learned_tokens(model: nn.Module) -> int:
+    """Return by how many places the adapter in force shortens a model's usable sequence length."""
+    adapter = attached(model).get(active(model) or "")
+    parts = getattr(adapter, "adapters", (adapter,))  # of a combination
+    return sum(part.tokens for part in parts if isinstance(part, PrefixAdapter))
+
+
+def _need_positions(body: Body, tokens: int) -> None:
+    if body.most is not None and tokens >= body.most:
+        raise ConfigError(
+            f"{tokens} learned tokens (prefix_length + infix_length) leave no room for others in "
+            f"the model's {body.most} positions; use fewer of them"
+        )
+
+
+def _drawn_words(body: Body, count: int) -> Tensor:
+    """Return the embeddings of words drawn from the vocabulary, (count, width)."""
+    table: Any = body.embedding
+    # Drawn on the CPU, so that a seed gives the same words on every device.
+    ids = torch.randint(table.num_embeddings, (count,), device="cpu")
+    with torch.no_grad():
+        words: Tensor = table(ids.to(table.weight.device)[None])[0]
+    return words
+
+
+def _activations(body: Body, count: int, width: int) -> dict[str, Tensor]:
+    """Return what enters each block when the body reads drawn words, each (count, width)."""
+    words = _drawn_words(body, count)
+    if words.is_meta or isinstance(words, FakeTensor):  # there is nothing to compute
+        return {path: words.new_empty(count, width) for path in body.blocks}
+    found: dict[str, Tensor] = {}
+
+    def keep(path: str) -> Any:
+        def enter(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found.setdefault(path, (args[0] if args else kwargs["hidden_states"])[0])
+
+        return enter
+
+    handles = [
+        block.register_forward_pre_hook(keep(path), with_kwargs=True)
+        for path, block in body.blocks.items()
+    ]
+    training = [part for part in body.module.modules() if part.training]
+    body.module.eval()
+    try:
+        with torch.no_grad():
+            body.module(inputs_embeds=words[None])
+    finally:
+        for handle in handles:
+            handle.remove()
+        for part in training:
+            part.training = True
+    return found
+
+
+@contextlib.contextmanager
+def _bare(model: nn.Module) -> Iterator[None]:
+    """Have the bare base model meanwhile."""
+    before = active(model)
+    activate(model, None)
+    try:
+        yield
+    finally:
+        activate(model, before)

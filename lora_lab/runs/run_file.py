@@ -1,0 +1,214 @@
+"""A run as a file: what the workbench writes and `lora-lab train` runs, on any machine.
+
+    model: {name: smollm2-135m}             # what load_model takes; a plain name will do
+    task: {name: mini-e2e}                  # what load_task takes; a plain name will do
+    configs:                                # one method, or several combined
+      - {class: LoraConfig, r: 8, lora_alpha: 16, target_modules: [q, v]}
+    training: {max_steps: 60, learning_rate: 2e-3}
+    output_dir: runs
+    name: e2e
+
+A run's own config.json is such a file too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_lab._util.yaml import read_yaml, to_yaml
+from lora_lab.configs import MethodConfig
+from lora_lab.errors import ConfigError
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.plain import method_from_dict, method_to_dict
+from lora_lab.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.tasks.base import Task
+    from lora_lab.tasks.classification import ClassificationTask
+    from lora_lab.training.run import Run
+
+_SETTINGS = {
+    "model": ("name", "dtype", "device", "labels"),
+    "task": (
+        *("name", "prompt", "completion", "text", "label", "pair"),
+        *("validation", "test", "seed"),
+    ),
+}
+_FIELDS = "model", "task", "configs", "training", "output_dir", "name"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run is made of, by name: nothing is loaded yet.
+
+    Attributes:
+        model: the arguments of `load_model`; "labels" follow from a task of classes.
+        task: the arguments of `load_task`.
+        configs: the method's; several are combined.
+        training: how it trains.
+        output_dir: where the run's folder goes.
+        name: part of the folder's name.
+    """
+
+    model: Mapping[str, Any]
+    task: Mapping[str, Any]
+    configs: tuple[MethodConfig, ...] = (LoraConfig(),)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    output_dir: str = "runs"
+    name: str | None = None
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recipe:
+        """Read a file.
+
+        Raises:
+            ConfigError: it cannot be read, or has a field or value that cannot be.
+        """
+        return cls.from_dict(read_yaml(path), str(path))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "the recipe") -> Recipe:
+        """Build from plain values; see the head of this file."""
+        if "fingerprints" in values:  # a run's config.json
+            values = _of_run(values, where)
+        if unknown := values.keys() - set(_FIELDS):
+            raise ConfigError(
+                f"{where} has an unknown field {min(unknown)!r}; known are {', '.join(_FIELDS)}"
+            )
+        methods = values.get("configs", [{"class": "LoraConfig"}])
+        if not isinstance(methods, list) or not methods:
+            raise ConfigError(f"{where}: configs is {methods!r}; it must be a list of methods")
+        training = values.get("training") or {}
+        if not isinstance(training, Mapping):
+            raise ConfigError(f"{where}: training is {training!r}; it must hold settings")
+        output_dir, name = values.get("output_dir", "runs"), values.get("name")
+        if not isinstance(output_dir, str) or not (name is None or isinstance(name, str)):
+            raise ConfigError(f"{where}: output_dir and name must be text")
+        try:
+            return cls(
+                model=settings(values, "model"),
+                task=settings(values, "task"),
+                configs=tuple(map(method_from_dict, methods)),
+                training=TrainingConfig.from_dict(training),
+                output_dir=output_dir,
+                name=name,
+            )
+        except (ConfigError, TypeError) as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+    @classmethod
+    def of(cls, run: Run) -> Recipe:
+        """Return the recipe of a run.
+
+        Raises:
+            ConfigError: its model or task is of the user's own, and no file can name it.
+        """
+        return cls.from_dict(run.description(), f"run {run.id}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that `from_dict` reads."""
+        return {
+            "model": dict(self.model),
+            "task": dict(self.task),
+            "configs": [_plain(method_to_dict(config)) for config in self.configs],
+            "training": self.training.to_dict(),
+            "output_dir": self.output_dir,
+            **({"name": self.name} if self.name else {}),
+        }
+
+    def to_yaml(self) -> str:
+        """Return the file's text."""
+        return to_yaml(self.to_dict())
+
+    def load(self) -> tuple[LoadedModel, Task | ClassificationTask]:
+        """Load model and task.
+
+        Raises:
+            ModelError, TaskError: as `load_model` and `load_task`.
+        """
+        from lora_lab.models.load import load_model
+        from lora_lab.tasks.load import load_task
+
+        find: Any = load_task
+        task = find(**self.task)
+        labels = getattr(task, "labels", None)
+        return load_model(**{**self.model, **({"labels": list(labels)} if labels else {})}), task
+
+    def make(self) -> Run:
+        """Load everything and return the run, idle."""
+        from lora_lab.training.run import Run
+
+        lm, task = self.load()
+        config: Any = self.configs if len(self.configs) > 1 else self.configs[0]
+        return Run(lm, task, config, self.training, self.output_dir, self.name)
+
+
+def settings(values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return the arguments of a loader from plain values.
+
+    Args:
+        values: a recipe's, or the sources in a run's config.json.
+        what: "model" or "task": which of them, and whose loader.
+
+    Raises:
+        ConfigError: it has no name, a setting that the loader does not have, or one of another
+            type.
+    """
+    given, known = values.get(what), _SETTINGS[what]
+    if isinstance(given, str):
+        return {"name": given}
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+        raise ConfigError(f"{what} is {given!r}; it must be a name, such as {_EXAMPLES[what]}")
+    if unknown := given.keys() - set(known):
+        raise ConfigError(f"{what} has an unknown setting {min(unknown)!r}; known are {known}")
+    for name, value in given.items():
+        kind = _TYPES.get(name, str)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ConfigError(f"the {what}'s {name} is {value!r}; it must be {_WORDS[kind]}")
+    return dict(given)
+
+
+_COLUMN = str | int  # a table without names has numbers for its columns
+_TYPES: dict[str, Any] = {  # of settings; else text
+    "labels": list,
+    "seed": int,
+    **dict.fromkeys(("text", "label", "pair"), _COLUMN),
+}
+_WORDS = {
+    str: "text",
+    list: "a list",
+    int: "a whole number",
+    _COLUMN: "text, or a column's number",
+}
+_EXAMPLES = {"model": "smollm2-135m", "task": "mini-e2e"}
+
+
+def _of_run(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    sources = values.get("sources")
+    sources = sources if isinstance(sources, Mapping) else {}
+    for what in ("model", "task"):
+        if not isinstance(sources.get(what), Mapping):
+            known = values.get(what)
+            name = known.get("name") if isinstance(known, Mapping) else "something"
+            raise ConfigError(
+                f"{where}: {name} is a {what} of your own, which no file can name; use "
+                f"load_{what} for what shall go to another machine"
+            )
+    model = {key: value for key, value in sources["model"].items() if key != "labels"}
+    return {
+        "model": model | {"device": "auto"},
+        "task": sources["task"],
+        "configs": values.get("configs"),
+        "training": values.get("training"),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return tuples as lists, which YAML has."""
+    if isinstance(value, Mapping):
+        return {key: _plain(own) for key, own in value.items()}
+    return [_plain(own) for own in value] if isinstance(value, (list, tuple)) else value

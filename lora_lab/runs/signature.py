@@ -1,0 +1,87 @@
+"""Was a run begun here? Only then do the paths in its config.json say anything about this machine.
+
+A run's folder may come from anybody. Its config.json names files and folders to load again, and a
+stranger's would have us read whatever he wrote there. So a run's sources are marked with a key of
+this user's own, which no run's folder holds; see SECURITY.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lora_lab.models.embedded import cache_folder
+from lora_lab.models.entries import CATALOGUE
+from lora_lab.models.places import HUB_ID
+from lora_lab.tasks.load import EMBEDDED
+from lora_lab.tasks.tables import is_file_name
+
+_KEY_FILE = "origin.key"
+_KEY_BYTES = 32
+
+
+def mark(sources: Mapping[str, Any]) -> str | None:
+    """Return what says that this user's LoRA Lab wrote these sources; None where it has no key."""
+    key = _key()
+    return None if key is None else _digest(key, sources)
+
+
+def is_own(config: Mapping[str, Any]) -> bool:
+    """Return whether a run's config.json has its sources from this user's own LoRA Lab."""
+    known, key = config.get("origin"), _key()
+    if key is None or not isinstance(known, str):
+        return False
+    return hmac.compare_digest(known.encode(), _digest(key, config.get("sources")).encode())
+
+
+def path_in(what: str, source: Mapping[str, Any]) -> str | None:
+    """Return a path of this machine that a "model"'s or "task"'s source names; None: only names.
+
+    A name of the catalogue, an embedded task and a hub id are no paths, unless a folder or a file
+    here is called so.
+    """
+    for part in ("validation", "test"):
+        if source.get(part) is not None:
+            return str(source[part])
+    name = str(source["name"])
+    if name in (CATALOGUE if what == "model" else EMBEDDED):
+        return None
+    plain = HUB_ID.fullmatch(name) and not is_file_name(name) and not Path(name).exists()
+    return None if plain else name
+
+
+def _digest(key: bytes, sources: Any) -> str:
+    text = json.dumps(sources, sort_keys=True)
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def _key() -> bytes | None:
+    """Return this user's key, made when it is first needed; None where no file can be kept."""
+    path = cache_folder() / _KEY_FILE
+    with contextlib.suppress(OSError):
+        if not path.exists():
+            _make(path)
+        key = path.read_bytes()
+        return key if len(key) == _KEY_BYTES else None
+    return None
+
+
+def _make(path: Path) -> None:
+    """Write a new key, whole, unless another process is the first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(_KEY_BYTES))
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

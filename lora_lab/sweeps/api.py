@@ -1,0 +1,79 @@
+"""Many runs: grids and random search, here or on a Ray cluster, with early stopping."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_lab.anatomy.api import anatomy
+from lora_lab.configs import MethodConfig
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.sweeps.asha import AshaConfig
+from lora_lab.sweeps.cells import Space, cells
+from lora_lab.sweeps.local import Sweep
+from lora_lab.sweeps.store import checked_name
+from lora_lab.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.tasks.base import Task
+    from lora_lab.tasks.classification import ClassificationTask
+
+
+def sweep(
+    lm: LoadedModel,
+    task: Task | ClassificationTask | str,
+    config: MethodConfig | Sequence[MethodConfig] | None = None,
+    *,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    random: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
+    samples: int = 1,
+    early_stopping: AshaConfig | None = None,
+    output_dir: str | os.PathLike[str] = "runs",
+    name: str = "sweep",
+    start: bool = True,
+    **training: Any,
+) -> Sweep:
+    """Train every combination in the background, one after another; returns at once.
+
+    Cells that an earlier call of the same name has finished are skipped, and one that was cut off
+    goes on from its last checkpoint.
+
+    >>> found = sweep(lm, "mini-e2e", grid={"r": [1, 4, 16], "seed": [0, 1]}, max_steps=100)
+    >>> found.results()
+    >>> sweep_map(found.records())
+
+    Args:
+        lm: what `load_model` returns.
+        task: a task, or what `load_task` takes.
+        config: what the fields change; default `LoraConfig()`.
+        grid: {field: values}, fields of the config or of `TrainingConfig`; "configs" lists
+            methods, and "layers" where the targets are kept: ["0-14", "15-29", "all"].
+        random: {field: {"choice" | "uniform" | "log_uniform": […]}}, drawn `samples` times.
+        samples: random draws for each combination of the grid.
+        early_stopping: end what is behind; None: every cell is trained to its end.
+        output_dir: where the sweep's folder is made.
+        name: of the folder.
+        start: False makes the sweep and leaves it idle.
+        **training: the fields of `TrainingConfig` that all cells share.
+
+    Raises:
+        ConfigError: a field or value that cannot be, in any cell; nothing is trained then.
+        TaskError: the task cannot be loaded.
+        RunError: the folder belongs to a sweep of another model or task.
+    """
+    checked_name(name)
+    if isinstance(task, (str, os.PathLike)):
+        from lora_lab.tasks.load import load_task
+
+        task = load_task(task)
+    config = config or LoraConfig()
+    configs = tuple(config) if isinstance(config, Sequence) else (config,)
+    space = Space(grid or {}, random or {}, samples)
+    layers = anatomy(lm.model) if space.has_layers else None
+    found = cells(configs, TrainingConfig.from_dict(training), space, layers)
+    folder = Path(output_dir).expanduser().resolve() / name
+    made = Sweep(lm, task, found, folder, early_stopping)
+    return made.start() if start else made

@@ -1,0 +1,146 @@
+"""Data sets with their metrics: `load_task` finds one by name, file or hub id."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+from lora_lab.errors import TaskError
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.classification import ClassificationTask
+from lora_lab.tasks.sources import remembering
+
+if TYPE_CHECKING:
+    from lora_lab.tasks.tables import Column
+
+
+EMBEDDED = ("mini-e2e", "mini-nli", "mini-rating")
+
+
+# Of a name that is a variable mypy knows no more than that it is a str: a task of prompts.
+@overload
+def load_task(  # type: ignore[overload-overlap]
+    name: Literal["mini-nli", "mini-rating"], *, seed: int = 0
+) -> ClassificationTask: ...
+@overload
+def load_task(
+    name: str | Path,
+    *,
+    prompt: str | None = None,
+    completion: str | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    seed: int = 0,
+) -> Task: ...
+@overload
+def load_task(
+    name: str | Path,
+    *,
+    text: Column,
+    label: Column,
+    pair: Column | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    seed: int = 0,
+) -> ClassificationTask: ...
+@remembering
+def load_task(
+    name: str | Path,
+    *,
+    prompt: str | None = None,
+    completion: str | None = None,
+    text: Column | None = None,
+    label: Column | None = None,
+    pair: Column | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    seed: int = 0,
+) -> Task | ClassificationTask:
+    """Load a task: prompt → completion, or with `text` and `label`, text → class.
+
+    Args:
+        name: "mini-e2e", "mini-nli" or "mini-rating" (made here); a file (.csv, .tsv, .jsonl,
+            .json, .parquet, also with .gz where it is text); or a data set's hub id, "owner/name".
+        prompt: the column that the model reads.
+        completion: the column that it learns to write.
+        text: the column of the text that is classified. Columns of a .csv or .tsv that has no
+            line of names are given by their numbers, from 0.
+        label: the column of its class.
+        pair: the column of a second text, where pairs are classified.
+        validation: a file of held-out rows. Without one, whole prompts or texts are held out of
+            the training rows.
+        test: a file of rows that are kept for the end.
+        seed: of what an embedded task makes, or of the held-out split.
+
+    Raises:
+        TaskError: nothing of that name, a file that cannot be read, a column that is not there, a
+            row without a class.
+    """
+    columns = {
+        "prompt": prompt,
+        "completion": completion,
+        "text": text,
+        "label": label,
+        "pair": pair,
+    }
+    if str(name) in EMBEDDED:
+        _refuse_file_options(str(name), **columns, validation=validation, test=test)
+        return _embedded(str(name), seed)
+    from lora_lab.tasks import labelled, local, tables
+
+    is_file = tables.is_file_name(str(name))
+    is_hub_id = str(name).count("/") == 1 and not str(name).startswith((".", "/", "~"))
+    if not is_file and not is_hub_id:
+        raise TaskError(_unknown(str(name)))
+    classes = text is not None or label is not None or pair is not None
+    if classes and (prompt or completion):
+        raise TaskError(
+            f"{name}: prompt and completion make a task of writing, text and label one of "
+            "classes; name the columns of one of them"
+        )
+    if not is_file:
+        _refuse_file_options(str(name), validation=validation, test=test)
+    if classes:
+        found = labelled.label_columns(name, text, label, pair)
+        if is_file:
+            return labelled.from_files(Path(name), found, validation, test, seed)
+        return labelled.from_hub(str(name), found, seed)
+    asked = local.columns_asked_for(name, prompt, completion)
+    if is_file:
+        return local.from_files(Path(name), asked, validation, test, seed)
+    return local.from_hub(str(name), asked, seed)
+
+
+def _embedded(name: str, seed: int) -> Task | ClassificationTask:
+    if name == "mini-nli":
+        from lora_lab.tasks.mini_nli import mini_nli
+
+        return mini_nli(seed)
+    if name == "mini-rating":
+        from lora_lab.tasks.mini_rating import mini_rating
+
+        return mini_rating(seed)
+    from lora_lab.tasks.mini import mini_e2e
+
+    return mini_e2e(seed)
+
+
+def _unknown(name: str) -> str:
+    from lora_lab.tasks.tables import FORMATS
+
+    near = difflib.get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(EMBEDDED)}"
+    return (
+        f"no task is called {name!r}; {hint} (or give a {', '.join(FORMATS)} file, or a hub id of "
+        "the form owner/name)"
+    )
+
+
+def _refuse_file_options(name: str, **options: object) -> None:
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        raise TaskError(
+            f"{name} brings its own parts; leave out {' and '.join(given)}, or give a file as the "
+            "first argument"
+        )

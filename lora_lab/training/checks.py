@@ -1,0 +1,139 @@
+"""Whether a model can be trained on a task; asked before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from lora_lab.anatomy.api import anatomy
+from lora_lab.anatomy.heads import head_modules, is_classifier
+from lora_lab.configs import MethodConfig
+from lora_lab.errors import ConfigError
+from lora_lab.methods.adalora.config import AdaLoraConfig
+from lora_lab.methods.full.config import BitFitConfig, FullConfig
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.naming import method_name
+from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.classification import ClassificationTask, some
+from lora_lab.tasks.seq2seq_encoding import decoder_inputs
+from lora_lab.training.config import TrainingConfig
+from lora_lab.training.trackers import check_reporters
+
+if TYPE_CHECKING:
+    from lora_lab.models.load import LoadedModel
+
+
+def check(lm: LoadedModel, task: Task | ClassificationTask) -> None:
+    """Refuse a model that the task is not for, that has no weights, or a task without examples.
+
+    Raises:
+        ConfigError: which of them, and what to do.
+    """
+    if isinstance(task, ClassificationTask):
+        _check_classifier(lm, task)
+    else:
+        _check_writer(lm, task)
+    if not len(task.train):
+        raise ConfigError(f"task {task.name} has no training examples")
+    if any(parameter.is_meta for parameter in lm.model.parameters()):
+        raise ConfigError(f"{lm.card.name} has no weights; load a model that has some")
+
+
+def check_settings(
+    lm: LoadedModel,
+    task: Task | ClassificationTask,
+    configs: Sequence[MethodConfig],
+    training: TrainingConfig,
+) -> None:
+    """Refuse what the methods, the model and the training together rule out.
+
+    Raises:
+        ConfigError: the line names the mend.
+    """
+    for config in configs:
+        if isinstance(config, AdaLoraConfig):
+            config.check_steps(training.max_steps)
+        if isinstance(config, (FullConfig, BitFitConfig)):
+            _check_precision(lm.model, config)
+    if isinstance(task, Task):  # texts with classes are cut to what there is room for
+        _check_positions(lm.model, configs, training)
+    fast = (LoraConfig, AdaLoraConfig)
+    if training.loraplus_lr_ratio is not None and not any(isinstance(c, fast) for c in configs):
+        raise ConfigError(
+            f"loraplus_lr_ratio is LoRA+'s rate of B, and {method_name(configs)} has no B; leave "
+            "it out"
+        )
+    check_reporters(training.report_to)
+
+
+def _check_precision(model: nn.Module, config: FullConfig | BitFitConfig) -> None:
+    if any(parameter.dtype == torch.float16 for parameter in model.parameters()):
+        raise ConfigError(
+            f"{config.method} trains the model's own float16 weights, in which Adam's moments "
+            'underflow; load the model with dtype="bfloat16" or "float32"'
+        )
+
+
+def _check_positions(
+    model: nn.Module, configs: Sequence[MethodConfig], training: TrainingConfig
+) -> None:
+    prefixes = [c for c in configs if isinstance(c, (PrefixEmbedConfig, PrefixLayerConfig))]
+    if not prefixes:
+        return
+    tokens = sum(config.tokens for config in prefixes)
+    most = anatomy(model).shape.max_positions
+    # Where the tokens alone are too many, `attach` says so.
+    if most is not None and tokens < most < tokens + training.max_length:
+        raise ConfigError(
+            f"{tokens} learned tokens and max_length={training.max_length} do not fit the model's "
+            f"{most} positions; use a max_length of at most {most - tokens}, or fewer learned "
+            "tokens"
+        )
+
+
+def _check_writer(lm: LoadedModel, task: Task) -> None:
+    model, name = lm.model, lm.card.name
+    lacks = "generates" if not model.can_generate() or lm.tokenizer is None else ""
+    lacks = lacks or ("reads" if model.main_input_name != "input_ids" else "")
+    if lacks:
+        raise ConfigError(
+            f"{name} ({type(model).__name__}) {lacks} no text, and {task.name} is prompt → "
+            "completion; use a language model such as smollm2-135m"
+        )
+    if not model.config.is_encoder_decoder:
+        return
+    try:
+        decoder_inputs(model, torch.zeros(1, 1, dtype=torch.int64))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{name} does not know what its decoder starts with; set "
+            "model.config.decoder_start_token_id and model.config.pad_token_id"
+        ) from error
+
+
+def _check_classifier(lm: LoadedModel, task: ClassificationTask) -> None:
+    model, name = lm.model, lm.card.name
+    if not is_classifier(model) or not head_modules(model):
+        raise ConfigError(
+            f"{name} ({type(model).__name__}) has no classification head, and {task.name} is text "
+            f"→ one of {len(task.labels)} classes; load it with load_model(…, labels=task.labels)"
+        )
+    if lm.tokenizer is None:
+        raise ConfigError(
+            f"{name} has no tokenizer; load one and use LoadedModel.given(model, tokenizer)"
+        )
+    if model.config.num_labels != len(task.labels):
+        raise ConfigError(
+            f"{name} has a head for {model.config.num_labels} classes and {task.name} has "
+            f"{len(task.labels)} ({some(task.labels)}); load it with "
+            "load_model(…, labels=task.labels)"
+        )
+    if getattr(model.config, "pad_token_id", None) is None:
+        raise ConfigError(
+            f"{name} knows no padding, so that it cannot tell where a text ends; set "
+            "model.config.pad_token_id to the tokenizer's pad_token_id or eos_token_id"
+        )

@@ -1,0 +1,78 @@
+"""How a run trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lora_lab.errors import ConfigError
+from lora_lab.methods.config import Config, need_count, need_positive
+
+REPORTERS = ("trackio", "wandb", "tensorboard", "mlflow")  # transformers' names
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Config):
+    """How long and how to train. Names are those of transformers' TrainingArguments.
+
+    Attributes:
+        max_steps: optimizer steps.
+        per_device_train_batch_size: examples a forward pass.
+        gradient_accumulation_steps: forward passes an optimizer step.
+        learning_rate: peak rate of AdamW.
+        loraplus_lr_ratio: LoRA+ (Hayou et al., 2024): B learns at this many times `learning_rate`,
+            and so does DoRA's magnitude, as in PEFT; the authors use 16, with a smaller
+            `learning_rate`. Embeddings, which their analysis leaves out, keep `learning_rate`.
+            None: one rate for all.
+        warmup_steps: linear warm-up from 0, then `lr_scheduler_type` down to the last step.
+        weight_decay: AdamW's, of all that is trained.
+        max_grad_norm: gradients are scaled down to this norm over the whole adapter.
+        max_length: tokens an example, prompt and completion together (of an encoder-decoder
+            model, each of the two); of a longer one the start of the prompt is cut, and how many
+            were cut is noted.
+        eval_examples: held-out prompts answered and scored before and after training; 0: none.
+        save_steps: a checkpoint every so many steps, and one when a minute has passed without
+            one; `lora_lab.resume` goes on from the newest. 0: none but those that are asked for.
+        gradient_checkpointing: recompute each block in the backward pass.
+        recompute_mlp: keep two of a gated MLP's four wide tensors, and make the others again in
+            the backward pass; see `lora_lab.training.recompute_mlp`. Forecasts do not know of it.
+        seed: of the adapter's init, the data order and dropout.
+        report_to: "trackio", "wandb", "tensorboard" or "mlflow", or several of them: each step's
+            loss and rate go there as well, by transformers' own callbacks. None: nowhere.
+    """
+
+    max_steps: int = 100
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 2e-3
+    loraplus_lr_ratio: float | None = None
+    warmup_steps: int = 5
+    lr_scheduler_type: Literal["linear", "constant", "cosine"] = "linear"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: int = 128
+    eval_examples: int = 16
+    save_steps: int = 50
+    gradient_checkpointing: bool = False
+    recompute_mlp: bool = False
+    seed: int = 0
+    report_to: str | Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"):
+            need_count(name, getattr(self, name), least=1)
+        for name in ("warmup_steps", "eval_examples", "save_steps", "seed"):
+            need_count(name, getattr(self, name), least=0)
+        if self.max_length < 8:
+            raise ConfigError(f"max_length is {self.max_length}; it must be at least 8 tokens")
+        need_positive("learning_rate", self.learning_rate)
+        if self.report_to is not None:
+            names = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to)
+            if unknown := [name for name in names if name not in REPORTERS]:
+                raise ConfigError(
+                    f"report_to names {unknown[0]!r}; use one or more of {', '.join(REPORTERS)}"
+                )
+            object.__setattr__(self, "report_to", tuple(names) or None)
+        if self.loraplus_lr_ratio is not None:
+            need_positive("loraplus_lr_ratio", self.loraplus_lr_ratio)

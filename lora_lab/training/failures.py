@@ -1,0 +1,103 @@
+"""An exception of a run, as people should read it: what happened, and what to try."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from lora_lab.errors import LoraLabError, RunError
+from lora_lab.runs.redaction import redacted
+from lora_lab.runs.snapshot import Problem
+from lora_lab.training.config import TrainingConfig
+from lora_lab.training.divergence import DivergingError
+from lora_lab.training.gpu_memory import NoRoomError, batch_fields, in_words
+
+_MEMORY_WORDS = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.I)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that the memory of the GPU, or of the computer, is spent."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and _MEMORY_WORDS.search(str(error)) is not None
+
+
+def explain(error: BaseException, training: TrainingConfig) -> Problem:
+    """Return the problem that people see.
+
+    Args:
+        error: as caught, its traceback still with it.
+        training: what the run was asked to do; remedies name its values.
+    """
+    details = redacted("".join(traceback.format_exception(error)))
+    lines = redacted(str(error)).strip().splitlines()
+    first = lines[0] if lines else type(error).__name__
+    if is_out_of_memory(error):
+        return with_proposal(Problem(f"out of memory: {first}", "", details), training, {})
+    if isinstance(error, NoRoomError):
+        return Problem(first, "", details, error.proposal)
+    from lora_lab.training.trainer import DeadAdapterError, NotFiniteError
+
+    if isinstance(error, (NotFiniteError, DivergingError)):
+        remedy = (
+            f"try a lower learning_rate than {training.learning_rate:g}, or more warmup_steps; "
+            "also look for examples with an empty completion"
+        )
+        return Problem(first, remedy, details)
+    if isinstance(error, (DeadAdapterError, LoraLabError)):
+        return Problem(first, "", details)  # the line itself names the mend
+    return Problem(f"{type(error).__name__}: {first}", "the details show where it arose", details)
+
+
+def forget_frames(error: BaseException) -> None:
+    """Clear the locals that an exception, its causes and contexts hold on to: they pin tensors."""
+    chain: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while chain:
+        link = chain.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        traceback.clear_frames(link.__traceback__)
+        link.__traceback__ = None
+        chain += [link.__cause__, link.__context__]
+
+
+def showable(error: Exception) -> Exception:
+    """Return what may be kept of an error and shown in a notebook: no tensors and no tokens.
+
+    That is `error` itself, its frames forgotten. Where its text, or that of a cause, holds a token,
+    it is a `RunError` with the text redacted and without the causes.
+    """
+    forget_frames(error)
+    whole = "".join(traceback.format_exception(error))
+    if redacted(whole) == whole:
+        return error
+    return RunError(redacted("".join(traceback.format_exception_only(error))).strip())
+
+
+def with_proposal(problem: Problem, training: TrainingConfig, fields: Mapping[str, int]) -> Problem:
+    """Return an "out of memory" with what to try.
+
+    Args:
+        problem: as `explain` gives it.
+        training: what the run was asked to do.
+        fields: the batch that the dry run says fits; empty where it does not know: then half of
+            the batch is proposed.
+    """
+    batch = training.per_device_train_batch_size
+    others = f"a max_length below {training.max_length}"
+    if not training.gradient_checkpointing:
+        others += " or gradient_checkpointing=True"
+    if batch == 1:
+        remedy = f"the batch is one example already: try {others}"
+        return replace(problem, remedy=remedy, proposal={})
+    known = bool(fields)
+    fields = dict(fields) or batch_fields(training, batch // 2)
+    why = "the dry run says it fits" if known else "half the batch, a guess: nothing was measured"
+    remedy = f"try {in_words(fields)} ({why}), else {others}"
+    return replace(problem, remedy=remedy, proposal=fields)

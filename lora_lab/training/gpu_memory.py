@@ -1,0 +1,235 @@
+"""The room on a shared GPU: how much is free, who has the rest, and what would fit into it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_lab._util.format import format_bytes
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.training import gpu_processes as around
+from lora_lab.training.config import TrainingConfig
+from lora_lab.training.gpu_processes import Neighbour
+
+CAP = "LORA_LAB_MAX_VRAM_GB"
+_GIB = 2**30
+_CONTEXT = _GIB  # bytes; what CUDA itself takes for this process is less, and counts as others'
+
+
+class NoRoomError(RunError):
+    """A training that will not fit, refused before its first step.
+
+    Attributes:
+        proposal: fields of `TrainingConfig` that would; empty where none would.
+    """
+
+    def __init__(self, message: str, proposal: dict[str, int]) -> None:
+        super().__init__(message)
+        self.proposal = proposal
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes on one device.
+
+    Attributes:
+        free: what this process may take yet, its allocator's idle blocks included.
+        total: the device's.
+        others: in use beyond this process's allocator: other processes, and CUDA itself.
+        capped: `free` is what LORA_LAB_MAX_VRAM_GB leaves, not what the device has.
+        neighbours: the other processes, as far as the driver names them.
+    """
+
+    free: int
+    total: int
+    others: int
+    capped: bool = False
+    neighbours: tuple[Neighbour, ...] = ()
+
+    def __str__(self) -> str:
+        what = f"left of {CAP}" if self.capped else f"free of {format_bytes(self.total)}"
+        return f"{format_bytes(self.free)} {what}, {self.in_use}"
+
+    @property
+    def in_use(self) -> str:
+        """Who has the rest: "12 GiB in use by others: python (42) 11 GiB"."""
+        return f"{format_bytes(self.others)} in use by others{around.in_words(self.neighbours)}"
+
+
+def cap_bytes() -> int | None:
+    """Return what LORA_LAB_MAX_VRAM_GB (GiB, as nvidia-smi counts) allows; None where unset.
+
+    Raises:
+        ConfigError: it is no positive number.
+    """
+    text = os.environ.get(CAP, "").strip()
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{CAP} is {text!r}; set it to the GiB that may be taken, such as 8")
+    return int(value * _GIB)
+
+
+def apply_cap(device: torch.device) -> None:
+    """Have PyTorch's allocator keep to LORA_LAB_MAX_VRAM_GB, for this whole process."""
+    cap = cap_bytes()
+    if cap is not None and device.type == "cuda":
+        _, total = torch.cuda.mem_get_info(device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, cap / total), device)
+
+
+def room(device: torch.device) -> Room | None:
+    """Return the room on a CUDA device; None of others, whose memory is the whole computer's."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    allocated = torch.cuda.memory_allocated(device)
+    others = max(0, total - free - reserved)
+    mine = free + reserved - allocated
+    who = around.neighbours(device)
+    cap = cap_bytes()
+    if cap is not None and cap - allocated < mine:
+        return Room(max(0, cap - allocated), total, others, True, who)
+    return Room(mine, total, others, neighbours=who)
+
+
+def used_by_others(device: torch.device) -> str:
+    """Return who else is on a CUDA device, as `Room.in_use`; "" where nobody is, or no CUDA.
+
+    Where the driver names nobody, as in a container, less than 1 GiB is taken for CUDA's own. May
+    take seconds where `nvidia-smi` is asked.
+    """
+    there = room(device)
+    if there is None or not (there.neighbours or there.others >= _CONTEXT):
+        return ""
+    return there.in_use
+
+
+def computer_room() -> int | None:
+    """Return the computer's available memory in bytes, where Linux tells it."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kibibytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+    return int(kibibytes) * 1024
+
+
+def fitting(
+    training: TrainingConfig, needed: Callable[[int], int], free: int, largest: int
+) -> dict[str, int]:
+    """Return the largest batch that fits, with as many more passes: the step sees as many examples.
+
+    Args:
+        training: as it was asked for.
+        needed: bytes that a step of so many examples a pass takes, growing with them.
+        free: bytes.
+        largest: examples a pass at most.
+
+    Returns:
+        The two fields of `TrainingConfig`; empty where not even one example fits.
+    """
+    together = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    sizes = [n for n in range(1, min(largest, together) + 1) if together % n == 0]
+    low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
+    while low < high:
+        middle = (low + high) // 2
+        if needed(sizes[middle]) <= free:
+            low = middle + 1
+        else:
+            high = middle
+    return batch_fields(training, sizes[low - 1]) if low else {}
+
+
+def batch_fields(training: TrainingConfig, size: int) -> dict[str, int]:
+    """Return the fields of a smaller batch; with more passes the step sees as many examples."""
+    together = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    return {
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": -(-together // size),
+    }
+
+
+def in_words(fields: dict[str, int]) -> str:
+    """Return "per_device_train_batch_size=4 with gradient_accumulation_steps=2"."""
+    return " with ".join(f"{name}={value}" for name, value in fields.items())
+
+
+class Forecast:
+    """What a run's step takes beyond what is there before it, by the dry run.
+
+    Args:
+        model: adapted; the dry run builds its own from the config.
+        config: the method's, or a tuple of them.
+        training: the run's.
+        length: tokens of the longest example.
+        device: that it trains on.
+        written: tokens of the longest completion, where it is a sequence of its own.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        config: Any,
+        training: TrainingConfig,
+        length: int,
+        device: torch.device,
+        written: int | None = None,
+    ) -> None:
+        self._model = model
+        self._config = config
+        self._training = training
+        self._length = length
+        self._written = written
+        self._cuda = device.type == "cuda"
+
+    def __call__(self, batch_size: int) -> int:
+        """Return bytes for so many examples a pass: gradients, optimizer, activations, extras.
+
+        Raises:
+            LoraLabError: the model cannot be run on fake tensors.
+        """
+        from lora_lab.budget.dry_run import dry_run
+
+        found = dry_run(
+            self._model,
+            self._config,
+            batch_size=batch_size,
+            sequence_length=self._length,
+            target_length=self._written,
+            gradient_checkpointing=self._training.gradient_checkpointing,
+            cuda=self._cuda,
+        )
+        return found.device_peak - found.weights
+
+    def check(self, there: Room) -> None:
+        """Refuse a training that will not fit into `there`.
+
+        Raises:
+            NoRoomError: the line names the numbers, who has the rest, and a batch that fits.
+        """
+        size = self._training.per_device_train_batch_size
+        needed = self(size)
+        if needed <= there.free:
+            return
+        proposal = fitting(self._training, self, there.free, size - 1)
+        mend = (
+            f"take {in_words(proposal)}"
+            if proposal
+            else "take a smaller max_length, gradient_checkpointing=True or a smaller model"
+        )
+        raise NoRoomError(
+            f"training will not fit: a step needs {format_bytes(needed)} beside the weights, and "
+            f"there are {there}; {mend}",
+            proposal,
+        )

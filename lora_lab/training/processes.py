@@ -1,0 +1,157 @@
+"""The processes of one training: one in a notebook, several under `accelerate launch`.
+
+Each has the whole adapter and takes the same steps, on its own share of every step's examples. The
+first one, rank 0, writes. What the launcher says is read from its environment variables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from lora_lab.errors import RunError
+from lora_lab.training.config import TrainingConfig
+
+_PATIENCE = timedelta(minutes=30)  # for one that does not come; a launcher ends them all sooner
+
+T = TypeVar("T")
+_sharding = False
+
+
+def count() -> int:
+    """Return how many processes train together."""
+    return distributed.get_world_size() if _joined() else 1
+
+
+def rank() -> int:
+    """Return which of them this one is, from 0."""
+    return distributed.get_rank() if _joined() else 0
+
+
+def local_rank() -> int:
+    """Return which of those on this machine it is: the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def main() -> bool:
+    """Whether this process writes."""
+    return rank() == 0
+
+
+def sharded() -> bool:
+    """Whether the launcher's config says FSDP: each process keeps a part of the base model."""
+    return _joined() and _sharding
+
+
+def longest_silence() -> float | None:
+    """Return after how many seconds one that rests has to be heard; None: nobody waits for it."""
+    return _PATIENCE.total_seconds() / 4 if _joined() else None
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+    """Join the other processes, if a launcher has started some, and leave them at the end."""
+    global _sharding
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if not launched or _joined():
+        yield
+        return
+    # Taken away, or accelerate would shard the adapter with its model: see `sharding`.
+    _sharding = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+# What all processes must call, in the same order --------------------------------------------------
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """Have rank 0 make something, plain enough to be sent, and return it in every process.
+
+    Raises:
+        RunError: rank 0's, in every process.
+    """
+    if not _joined():
+        return make()
+    box: list[T | RunError | None] = [None]
+    if main():
+        try:
+            box[0] = make()
+        except RunError as error:
+            box[0] = error
+    distributed.broadcast_object_list(box, src=0)
+    if isinstance(box[0], RunError):
+        raise box[0]
+    return box[0]  # type: ignore[return-value]
+
+
+def any_of(*flags: bool) -> tuple[bool, ...]:
+    """Return of each flag whether any process has it set."""
+    if not _joined():
+        return flags
+    told = torch.tensor(flags, dtype=torch.int64)
+    distributed.all_reduce(told, distributed.ReduceOp.MAX)
+    return tuple(map(bool, told.tolist()))
+
+
+def total(numbers: Tensor) -> Tensor:
+    """Return the sum over all processes of a tensor on the training's device."""
+    if _joined():
+        distributed.all_reduce(numbers)
+    return numbers
+
+
+def equalise(tensors: Iterable[Tensor]) -> None:
+    """Give every process rank 0's values."""
+    if _joined():
+        for tensor in tensors:
+            distributed.broadcast(tensor.detach(), src=0)
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def shared_out(training: TrainingConfig, begun_by: int) -> TrainingConfig:
+    """Return a training for as many processes as there are now, with as many examples a step.
+
+    Args:
+        training: as it was begun.
+        begun_by: how many processes there were.
+
+    Raises:
+        RunError: the examples of a step cannot be shared out evenly.
+    """
+    now = count()
+    if now == begun_by:
+        return training
+    batch, passes = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    examples = batch * passes * begun_by
+    if examples % now:
+        fitting = ", ".join(str(n) for n in range(1, examples + 1) if examples % n == 0)
+        raise RunError(
+            f"the run takes {examples} examples a step, and {now} processes cannot share them "
+            f"evenly; launch one of {fitting}"
+        )
+    each = examples // now
+    batch = max(size for size in range(1, min(batch, each) + 1) if each % size == 0)
+    return dataclasses.replace(
+        training, per_device_train_batch_size=batch, gradient_accumulation_steps=each // batch
+    )
+
+
+def _joined() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

@@ -1,0 +1,145 @@
+"""What a run keeps of its spectra: at most some hundred steps, spread over all of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lora_lab.analysis.live import adapter_spectra
+from lora_lab.errors import ModelError, RunError
+from lora_lab.methods.base import Adapter
+from lora_lab.runs.snapshot import Spectra
+from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE, SpectraLog
+from lora_lab.runs.store import RunStore
+
+MOST_ROWS = 400
+
+
+class Recorder:
+    """Writes `sites.json` and `spectra.npy`.
+
+    Every step is kept until there are `MOST_ROWS`; then every other row goes, and from there on
+    only as many steps are kept. So a run that is stopped early has been kept step by step.
+    Computing the spectra is the `Observer`'s business, and so is what that may cost. Of a method
+    without ΔW = s·BA there is nothing to keep.
+    """
+
+    def __init__(self, store: RunStore, adapter: Adapter) -> None:
+        self._store = store
+        self._adapter = adapter
+        self._log: SpectraLog | None = None
+        self._widths: dict[str, int] = {}  # singular values at the start; AdaLoRA prunes some
+        self._every = 1
+
+    def begin(self) -> None:
+        """Write the sites, and ΔW as it is before the first step.
+
+        Raises:
+            ModelError: NaN in W₀.
+            RunError: the disk does not take it.
+        """
+        if not self._adapter.sites:
+            return
+        values = adapter_spectra(self._adapter)
+        sites = [
+            {
+                "name": name,
+                "stack": site.site.stack,
+                "layer": site.site.layer,
+                "role": site.site.role,
+                "out_features": site.site.out_features,
+                "in_features": site.site.in_features,
+                "r": site.r,
+                "singular_values": len(values[name]),
+                "weight_norm": _norm(self._adapter.base_weight(name), name),
+                "trainable": sum(p.numel() for p in site.parameters() if p.requires_grad),
+            }
+            for name, site in self._adapter.sites.items()
+        ]
+        self._store.write_json(SITES_FILE, {"trainable": self._adapter.trainable, "sites": sites})
+        self._widths = {name: len(s) for name, s in values.items()}
+        log = SpectraLog(self._store.folder / SPECTRA_FILE, sum(self._widths.values()))
+        log.append(0, self._row(Spectra(0, values)))
+        self._log = log
+
+    def go_on(self, step: int) -> None:
+        """Go on with the files of a run that ended: rows after so many steps are dropped.
+
+        Raises:
+            RunError: the files are damaged, or the disk does not take them.
+        """
+        if not self._adapter.sites:
+            return
+        path = self._store.folder / SPECTRA_FILE
+        sites = read_sites(self._store.folder)
+        self._widths = {site["name"]: site["singular_values"] for site in sites}
+        self._log = SpectraLog.reopen(path, sum(self._widths.values()), step)
+        steps = self._log.steps
+        if len(steps) > MOST_ROWS // 2:
+            self._every = max(1, round((steps[-1] - steps[0]) / (len(steps) - 1)))
+
+    def due(self, step: int) -> bool:
+        """Whether the spectra after so many steps are to be kept."""
+        return self._log is not None and step >= self._log.steps[-1] + self._every
+
+    def keep(self, seen: Spectra) -> None:
+        """Keep the spectra of one step, due or not; of a step that is there already, nothing.
+
+        Raises:
+            RunError: the disk does not take it.
+        """
+        log = self._log
+        if log is None or seen.step <= log.steps[-1]:
+            return
+        if self.due(seen.step) and len(log.steps) >= MOST_ROWS:
+            log.keep_every_other()
+            # The mean distance, which is not always twice the old one: looks may be far between.
+            self._every = round((log.steps[-1] - log.steps[0]) / (len(log.steps) - 1))
+        log.append(seen.step, self._row(seen))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._log is not None:
+            self._log.close()
+
+    @property
+    def recording(self) -> bool:
+        """Whether there are files to write to."""
+        return self._log is not None
+
+    def _row(self, seen: Spectra) -> np.ndarray:
+        return np.concatenate(
+            [
+                np.pad(s, (0, self._widths[name] - len(s)))
+                for name, s in seen.singular_values.items()
+            ]
+        )
+
+
+def read_sites(folder: Path) -> list[dict[str, Any]]:
+    """Return the entries of a run's sites.json.
+
+    Raises:
+        RunError: it is not there, or damaged.
+    """
+    path = folder / SITES_FILE
+    try:
+        sites = json.loads(path.read_text(encoding="utf-8"))["sites"]
+        return [{**site, "singular_values": int(site["singular_values"])} for site in sites]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RunError(f"cannot read {path}: {error!r}; start a new run") from error
+
+
+def _norm(W: Tensor, name: str) -> float:
+    """Return ‖W₀‖_F. Row by row: torch's norm of a large matrix is off by parts in a thousand."""
+    kind: Any = torch.promote_types(W.dtype, torch.float32)
+    rows = torch.linalg.vector_norm(W, dim=1, dtype=kind)
+    norm = float(torch.linalg.vector_norm(rows.cpu().double()))
+    if not np.isfinite(norm):
+        raise ModelError(f"W₀ of {name} holds NaN or infinite values; load the base model again")
+    return norm

@@ -1,0 +1,411 @@
+"""`train` and the `Run` that it returns: training in the background, the notebook stays yours."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_lab.configs import MethodConfig
+from lora_lab.errors import RunError
+from lora_lab.methods.api import attach, attached, detach
+from lora_lab.methods.base import Adapter
+from lora_lab.methods.head.adapter import head_note, head_parameters, with_head
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.naming import method_name
+from lora_lab.methods.plain import method_to_dict
+from lora_lab.runs import signature
+from lora_lab.runs.checkpoints import Checkpoint
+from lora_lab.runs.fingerprints import base_fingerprint, data_fingerprint
+from lora_lab.runs.samples import Sample
+from lora_lab.runs.snapshot import RunState, Snapshot
+from lora_lab.runs.store import MuteStore, RunStore
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.classification import ClassificationTask
+from lora_lab.tasks.sources import task_source
+from lora_lab.training import processes, queue
+from lora_lab.training.checks import check, check_settings
+from lora_lab.training.config import TrainingConfig
+from lora_lab.training.control import Control
+from lora_lab.training.failures import explain, showable
+from lora_lab.training.isolation import ADAPTER, seeded
+from lora_lab.training.observer import copy_factors
+from lora_lab.training.resume import model_source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from lora_lab.models.load import LoadedModel
+
+_PACKAGES = ("lora-lab", "torch", "transformers", "accelerate", "safetensors", "numpy")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves."""
+
+    id: str
+    folder: Path
+    adapter_folder: Path  # PEFT reads it
+    metrics: dict[str, float]  # loss_before loss_after bleu_before … or accuracy_before …
+    losses: tuple[tuple[int, float], ...]  # (step, nats a token, or a text with a class)
+    samples: tuple[Sample, ...]
+    seconds: float  # trained time, pauses left out
+
+
+class Run:
+    """One training of an adapter on a thread of its own.
+
+    All methods may be called from any thread and only set a flag, except `wait`, `result` and
+    `paused`, which wait. The model is the one in the notebook: between `pause()` and `resume()`,
+    or in a ``with run.paused() as model:`` block, it may be used and looked into.
+
+    Torch's global random numbers are seeded when training starts, and put back to where training
+    left them after a pause, so that a paused run takes the same steps as one that was not.
+
+    Attributes:
+        id: name of the folder, unique.
+        folder: where config, metrics, checkpoints and the adapter go.
+        config, training: what is trained and how; of a combination `config` is a tuple. Where the
+            task has classes, the model's head is in it; see `adapters.head`.
+        lm, task: the model with tokenizer and card, and the data.
+        adapter: the `Adapter` in training; None before `start`.
+        samples: a few held-out prompts with the answers known so far.
+        losses: (step, loss) of every step; filled when the run is over.
+        notes: what the libraries underneath logged, each line once.
+        error: the exception of a failed run; tokens in its text are redacted.
+        resumes: the checkpoint that it goes on from; None of a new run, and once it goes on.
+        steps_before: (step, loss) of the steps up to there.
+    """
+
+    def __init__(
+        self,
+        lm: LoadedModel,
+        task: Task | ClassificationTask,
+        config: MethodConfig | Sequence[MethodConfig],
+        training: TrainingConfig,
+        output_dir: str | os.PathLike[str] = "runs",
+        name: str | None = None,
+        *,
+        store: RunStore | None = None,
+        resumes: Checkpoint | None = None,
+    ) -> None:
+        check(lm, task)
+        self.lm = lm
+        self.task = task
+        together = isinstance(config, Sequence)
+        configs = tuple(config) if isinstance(config, Sequence) else (config,)
+        if isinstance(task, ClassificationTask):
+            configs = with_head(lm.model, configs)  # it starts at random, whatever the method
+        self.config = configs if together or len(configs) > 1 else configs[0]
+        self.training = training
+        check_settings(lm, task, self.configs, training)
+        self.resumes = resumes
+        self.steps_before: tuple[tuple[int, float], ...] = ()
+        self._again = store is not None
+        folder = (
+            processes.from_main(lambda: RunStore.create(output_dir, name).folder)
+            if store is None
+            else store.folder
+        )
+        self.store = RunStore(folder) if processes.main() else MuteStore(folder)
+        self.id = self.store.id
+        self.folder = self.store.folder
+        self.adapter: Adapter | None = None
+        self.samples: tuple[Sample, ...] = ()
+        self.losses: tuple[tuple[int, float], ...] = ()
+        self.notes: list[str] = []
+        if isinstance(task, ClassificationTask):
+            self.notes.append(head_note(lm.model))
+        self.error: Exception | None = None
+        self._watch: str | None = None
+        self._publishing = threading.Lock()
+        self._snapshot = Snapshot(run_id=self.id, total_steps=training.max_steps)
+        self.control = Control(self.id, lambda state: self.publish(state=state), queue.advance)
+
+    def __repr__(self) -> str:
+        seen = self.snapshot
+        loss = "" if seen.loss is None else f", loss {seen.loss:.3f}"
+        return f"<Run {self.id}: {seen.state}, step {seen.step} of {seen.total_steps}{loss}>"
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model that is trained, the one in the notebook."""
+        return self.lm.model
+
+    @property
+    def configs(self) -> tuple[MethodConfig, ...]:
+        """The configs of all parts; one, unless methods are combined."""
+        return self.config if isinstance(self.config, tuple) else (self.config,)
+
+    @property
+    def state(self) -> RunState:
+        """The state now."""
+        return self.control.state
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """How the run stands; immutable, costs nothing, from any thread."""
+        return self._snapshot
+
+    @property
+    def watch(self) -> str | None:
+        """Name of the site whose factors go into the Snapshot; None: nobody looks.
+
+        Setting it also makes spectra come up to 4 times a second instead of every 10 s.
+        """
+        return self._watch
+
+    @watch.setter
+    def watch(self, site: str | None) -> None:
+        adapter = self.adapter
+        if site is not None and adapter is not None and site not in adapter.sites:
+            some = ", ".join(list(adapter.sites)[:3])
+            which = f"it adapts {some}, …" if some else f"{adapter.method} has no factors to watch"
+            raise RunError(f"run {self.id} does not adapt {site!r}; {which}")
+        self._watch = site
+        at_rest = self.state is RunState.PAUSED or self.state.final
+        if site is not None and adapter is not None and at_rest:
+            # No step will come to copy them, and none changes them meanwhile.
+            self.publish(factors=copy_factors(adapter, site, self.snapshot.step))
+
+    def start(self) -> Run:
+        """Attach the adapter (name "default", replacing one of that name) and train; return self.
+
+        While another run trains in this process, this one waits in line (state "queued") and
+        starts by itself; what does not fit is then told by its Snapshot and by `result`. A no-op
+        while the run runs or waits.
+
+        Raises:
+            ConfigError: the config does not fit the model.
+            RunError: the run was started before, or another process is at work on its folder.
+        """
+        queue.start(self)
+        return self
+
+    def start_now(self) -> None:
+        """Start on the spot. For `line`, which sees to it that one run trains at a time."""
+        self.control.start(self._work, self._prepare)
+
+    def begin(self) -> bool:
+        """Start if it is queued still; return whether it was. For `line`."""
+        return self.control.begin(self._work_from_the_line)
+
+    def pause(self) -> None:
+        """Pause at the next optimizer step. See `Control.pause`."""
+        self.control.pause()
+
+    def resume(self) -> None:
+        """Go on after a pause. See `Control.resume`."""
+        self.control.resume()
+
+    def checkpoint(self) -> None:
+        """Have a checkpoint written at the next optimizer step, or at the end of a pause.
+
+        After the last step the adapter that is saved at the end stands for it.
+        """
+        self.control.request_checkpoint()
+
+    def stop(self) -> None:
+        """End at the next optimizer step; the adapter is saved as it is, not evaluated again.
+
+        `lora_lab.resume` goes on from there. A queued run leaves the line and is done.
+        """
+        was_queued = self.state is RunState.QUEUED
+        self.control.stop()
+        if was_queued and self.state.final:
+            queue.leave(self)
+            self.publish(phase="")
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()  # nothing is in it, unless it goes on with an older run
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the run is over; return whether it is. See `Control.wait`."""
+        return self.control.wait(timeout)
+
+    def result(self, timeout: float | None = None) -> RunResult:
+        """Wait until the run is over and return what it leaves.
+
+        Raises:
+            RunError: the run failed (the cause is attached), has not started, or is not over
+                after `timeout` seconds.
+        """
+        if not self.wait(timeout):
+            raise RunError(f"run {self.id} is still {self.state} after {timeout:g} s")
+        seen = self.snapshot
+        if seen.state is RunState.FAILED:
+            problem = seen.problem
+            text = f"{problem.message}; {problem.remedy}".rstrip("; ") if problem else "it failed"
+            raise RunError(f"run {self.id} failed: {text}") from self.error
+        return RunResult(
+            id=self.id,
+            folder=self.folder,
+            adapter_folder=self.folder / "adapter",
+            metrics=dict(seen.metrics),
+            losses=self.losses,
+            samples=self.samples,
+            seconds=seen.elapsed_seconds,
+        )
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[PreTrainedModel]:
+        """Yield the model while the run rests between two optimizer steps.
+
+        The model is in the mode that training left it in. Afterwards its modes, its active adapter
+        and torch's random state are put back, gradients are dropped, and the run goes on unless it
+        was paused before. Of an idle or finished run, simply the model.
+        """
+        with self.control.visit():
+            yield self.model
+
+    def publish(self, **changes: Any) -> None:
+        """Replace the Snapshot by one with `changes`. For the run's own parts."""
+        with self._publishing:
+            version = self._snapshot.version + 1
+            self._snapshot = dataclasses.replace(self._snapshot, version=version, **changes)
+
+    def _prepare(self) -> None:
+        if self._again:
+            log_bytes = 0 if self.resumes is None else int(self.resumes.state["log_bytes"])
+            self.steps_before = processes.from_main(lambda: tuple(self.store.reopen(log_bytes)))
+        else:
+            processes.from_main(self.store.begin)
+        try:
+            base = base_fingerprint(self.model)
+            with seeded(self.training.seed):
+                self.adapter = attach(self.model, self.config, ADAPTER)
+            if self._watch not in self.adapter.sites:
+                self._watch = None  # set before there was anything to compare it with
+            if not self._again:
+                made_of = self.description(base)
+                made_of["origin"] = signature.mark(made_of["sources"])
+                self.store.write_json("config.json", made_of)
+        except BaseException:
+            self.store.close()
+            raise
+
+    def _work(self) -> None:
+        with self._explained():
+            from lora_lab.training.worker import Worker
+
+            Worker(self).work()
+
+    def _work_from_the_line(self) -> None:
+        with self._explained():
+            self.publish(phase="")
+            self.control.rest()  # somebody may have the model since before its turn
+            if ADAPTER in attached(self.model):
+                detach(self.model, ADAPTER)
+                self.notes.append(f"took the adapter {ADAPTER!r} of the run before off the model")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they would be printed into some cell
+                self._prepare()
+        self._work()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Keep what went wrong, for people, and without the tensors that its frames hold."""
+        try:
+            yield
+        except Exception as error:
+            if self.error is None:  # before the worker could keep it
+                self.publish(problem=explain(error, self.training))
+                self.error = showable(error)
+            error.__traceback__ = None  # the worker's frames have been added on the way here
+            raise RunError(f"run {self.id} failed") from None
+
+    def _classes(self) -> dict[str, Any]:
+        """Return what the description says of a task of classes."""
+        if not isinstance(self.task, ClassificationTask):
+            return {}
+        return {
+            "labels": list(self.task.labels),
+            "head_parameters": head_parameters(self.model),  # trained, and not in paper's counts
+        }
+
+    def description(self, base: str | None = None) -> dict[str, Any]:
+        """Return what the run was made of, as plain JSON: model, task, configs, versions.
+
+        Args:
+            base: the base model's fingerprint, if it was taken before.
+        """
+        versions = {"python": platform.python_version()}
+        for package in _PACKAGES:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions[package] = importlib.metadata.version(package)
+        return {
+            "id": self.id,
+            "model": dataclasses.asdict(self.lm.card),
+            "task": {
+                "name": self.task.name,
+                "synthetic": self.task.synthetic,
+                "examples": len(self.task.train),
+                **self._classes(),
+            },
+            "method": method_name(self.configs),
+            # LoRA alone, as the sweep map and other readers of the ranks want it.
+            **({"lora": only.to_dict()} if isinstance(only := self.config, LoraConfig) else {}),
+            "configs": [method_to_dict(config) for config in self.configs],
+            "training": self.training.to_dict(),
+            "processes": processes.count(),
+            "versions": versions,
+            "sources": {
+                "model": model_source(self.lm, self.task),
+                "task": task_source(self.task),
+            },
+            "fingerprints": {
+                "base": base or base_fingerprint(self.model),
+                "data": data_fingerprint(self.task),
+            },
+        }
+
+
+def train(
+    lm: LoadedModel,
+    task: Task | ClassificationTask | str,
+    config: MethodConfig | Sequence[MethodConfig] | None = None,
+    *,
+    output_dir: str | os.PathLike[str] = "runs",
+    name: str | None = None,
+    start: bool = True,
+    **training: Any,
+) -> Run:
+    """Train an adapter in the background; returns at once.
+
+    While another run trains in this process, it waits in line; see `Run.start`.
+
+    >>> run = train(lm, "mini-e2e", LoraConfig(r=8, lora_alpha=16), max_steps=60)
+    >>> run.result().metrics
+
+    A task of classes needs a model with a head for them, `load_model(…, labels=task.labels)`; the
+    head is trained whole beside what the config says.
+
+    Args:
+        lm: what `load_model` returns.
+        task: a task, or what `load_task` takes.
+        config: any method's config, or a list of them; default `LoraConfig()`.
+        output_dir: where the run's folder is made.
+        name: part of the folder's name.
+        start: False makes the run and leaves it idle.
+        **training: the fields of `TrainingConfig`.
+
+    Raises:
+        ConfigError: an unknown field, or a config or model that cannot be trained so.
+        TaskError: the task cannot be loaded.
+        RunError: the folder cannot be made.
+    """
+    training_config = TrainingConfig.from_dict(training)
+    if isinstance(task, (str, os.PathLike)):
+        from lora_lab.tasks.load import load_task
+
+        task = load_task(task)
+    run = Run(lm, task, config or LoraConfig(), training_config, output_dir, name)
+    return run.start() if start else run

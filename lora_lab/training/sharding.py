@@ -1,0 +1,42 @@
+"""FSDP as an adapter wants it: the frozen base in shards, what is trained whole in every process.
+
+A process keeps 1/n of the base, gathers each block's weights when it comes to it and lets go of
+them behind it. The adapter is small: its gradients travel by DDP as without shards, and spectra,
+cuts, optimizer and files know nothing of the shards. (Accelerate's own FSDP would shard it too.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from lora_lab.methods.base import Adapter
+from lora_lab.training import processes
+
+
+def shard(model: Any, adapter: Adapter) -> None:
+    """Shard a model's frozen weights over all processes, block by block; for good.
+
+    What does not fit on one GPU is loaded with device "cpu"; each process needs room for it there.
+    With full fine-tuning nothing is frozen, and nothing is sharded.
+
+    Args:
+        model: on the CPU or on its device; it comes to the device block by block.
+        adapter: attached to it; its parameters stay whole, and come to the device too.
+    """
+    device = "cpu"
+    if torch.cuda.is_available():
+        device = "cuda"
+        torch.cuda.set_device(processes.local_rank())  # of this thread
+    learnt = set(adapter.parameters())
+    for parameter in learnt:
+        parameter.data = parameter.data.to(device)
+    mesh = init_device_mesh(device, (processes.count(),))
+    blocks = set(getattr(model, "_no_split_modules", None) or ())
+    # Those below others first, and the rest, embeddings and head, at last.
+    whole = [module for module in model.modules() if type(module).__name__ in blocks]
+    for module in [*reversed(whole), model]:
+        fully_shard(module, mesh=mesh, ignored_params=learnt)

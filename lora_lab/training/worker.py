@@ -1,0 +1,451 @@
+"""What a run does on its thread: evaluate the base, train, evaluate, save; and how it fails.
+
+Imports transformers; loaded by a run's own thread when it starts. Nothing here prints, displays or
+touches a widget: all that is to be seen goes into the run's Snapshot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from lora_lab.budget.meter import Meter
+from lora_lab.checkpoint.saving import save_adapter
+from lora_lab.errors import LoraLabError, ModelError, RunError
+from lora_lab.methods.api import activate
+from lora_lab.methods.base import Adapter
+from lora_lab.runs.samples import Sample
+from lora_lab.training import processes
+from lora_lab.training.data import run_data
+from lora_lab.training.divergence import Divergence, DivergingError
+from lora_lab.training.failures import explain, is_out_of_memory, showable, with_proposal
+from lora_lab.training.gpu_memory import Forecast, apply_cap, computer_room, fitting, room
+from lora_lab.training.isolation import (
+    ADAPTER,
+    ModelState,
+    diverted_log,
+    empty_cache,
+    thread_settings,
+)
+from lora_lab.training.observer import Observer
+from lora_lab.training.progress import LossHistory, Pace
+from lora_lab.training.recorder import Recorder
+from lora_lab.training.sharding import shard
+from lora_lab.training.trainer import Fit, NotFiniteError, Step
+
+if TYPE_CHECKING:
+    from lora_lab.training.run import Run
+
+_GOOD_EVERY = 50  # steps between copies of the adapter to fall back to, where save_steps is 0
+_SAVE_SECONDS = 60.0  # what a killed run loses at most, unless save_steps is 0
+_SAVE_SHARE = 20  # a checkpoint that took t seconds is not repeated by the clock for 20·t
+
+
+Copy = tuple[int, Sequence[Tensor]]  # the adapter's parameters after so many steps
+
+
+class Worker:
+    """Does one run's work, on the run's thread."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.model: Any = run.model
+        self.adapter = cast(Adapter, run.adapter)
+        self.losses = LossHistory()
+        self.pace = Pace()
+        self.recorder = Recorder(run.store, self.adapter)
+        self.observer = Observer(self.adapter, self.recorder)
+        self.meter = Meter(self.model)
+        self.data = run_data(run, self._evaluation_ends)
+        self.metrics: dict[str, float] = {}
+        self.fit: Fit | None = None
+        self.forecast: Forecast | None = None
+        self.step = 0
+        self.divergence = Divergence()
+        self._checkpoint_at = 0  # the step of the latest
+        self._checkpoint_due = math.inf  # by the clock
+        self._candidate: Copy = (0, [])
+        self._good: Copy = (0, [])
+
+    def work(self) -> None:
+        """Do all of it.
+
+        Raises:
+            Exception: what went wrong; the run's Snapshot tells of it, the frames are cleared.
+        """
+        try:
+            with thread_settings(self.meter.device), diverted_log(self.run.notes):
+                self._phases()
+        except Exception as error:
+            self._fail(error)
+            raise
+        finally:
+            self.recorder.close()
+            self.run.store.close()
+
+    def boundary(self) -> bool:
+        """Rest if somebody wants that; return whether the run is to end.
+
+        A checkpoint that somebody asks for is written here, while the run trains. Of several
+        processes, all come here, and end together when one of them is to; the others wait while
+        one rests, and are told every now and then that it does.
+        """
+        control = self.run.control
+        kept: ModelState | None = None
+        waits = True
+        while waits:
+            if kept is None and control.pause_wanted:
+                kept = self._stand()
+            rests = kept is not None and control.rest(processes.longest_silence())
+            if kept is not None and not rests:
+                kept.restore(self.adapter)
+                kept = None
+                if self.fit is not None:
+                    self.pace.go()
+            waits, ends = processes.any_of(rests or control.pause_wanted, control.stop_wanted)
+            if ends:
+                control.stop()
+        self._checkpoint_if_asked()
+        return ends
+
+    def _stand(self) -> ModelState:
+        """Make ready for a rest; return what has to be put back after it."""
+        self._checkpoint_if_asked()
+        self.pace.stand()
+        self.run.publish(elapsed_seconds=self.pace.seconds, eta_seconds=None)
+        return ModelState(self.model, self.meter.device)
+
+    def _ends(self) -> bool:
+        (ends,) = processes.any_of(self.run.control.stop_wanted)
+        if ends:
+            self.run.control.stop()
+        return ends
+
+    def _evaluation_ends(self) -> bool:
+        # Several processes need not come here equally often: they end when the evaluation is over.
+        return processes.count() == 1 and self.boundary()
+
+    def _phases(self) -> None:
+        self.boundary()  # somebody may have the model since before the start
+        before = self.run.resumes
+        if before is not None:
+            self._go_on(before.step, before.state)
+        processes.equalise(exact_state(self.adapter).values())
+        if processes.sharded():
+            if before is None:
+                self._begin_records()  # which look at whole matrices
+            shard(self.model, self.adapter)
+            self.meter = Meter(self.model)  # it may have come to another device
+            self.run.notes.append(f"the base is sharded over {processes.count()} processes (FSDP)")
+        self._keep_copy()
+        self._good = self._candidate  # the base model, B being zero, or what a checkpoint held
+        self.run.publish(memory=self.meter.reading())
+        self._enter("reading the data")
+        examples = self.data.training_examples()
+        self._check_room(self.data.longest(examples), self.data.longest_written(examples))
+        if self.data.held_out and before is None:
+            self._evaluate_base()
+        if not self._ends():
+            self._train(examples)
+        if not self._ends() and self.data.held_out:
+            self._evaluate_adapted()
+        self._enter("saving")
+        self._save_end("stopped" if self._ends() else "done")
+        self._enter("")
+
+    def _evaluate_base(self) -> None:
+        self._enter("evaluating the base model")
+        activate(self.model, None)
+        try:
+            scores = self.data.evaluate(adapted=False)
+        finally:
+            activate(self.model, ADAPTER)
+        if scores is not None:
+            if not math.isfinite(scores["loss"]):
+                raise RunError(
+                    f"the base model's own loss on the held-out examples is {scores['loss']}; load "
+                    'it with dtype="float32", or look for examples with an empty completion'
+                )
+            self._add_metrics({f"{name}_before": value for name, value in scores.items()})
+
+    def _evaluate_adapted(self) -> None:
+        self._enter("evaluating")
+        scores = self.data.evaluate(adapted=True)
+        if scores is not None:
+            if not math.isfinite(scores["loss"]):
+                raise NotFiniteError(f"the held-out loss is {scores['loss']} after training", True)
+            self._add_metrics({f"{name}_after": value for name, value in scores.items()})
+
+    def _check_room(self, length: int, written: int | None) -> None:
+        """Refuse before the first step what the dry run says will not fit; see `Forecast`."""
+        run = self.run
+        self.forecast = Forecast(
+            self.model, run.config, run.training, length, self.meter.device, written
+        )
+        apply_cap(self.meter.device)
+        there = room(self.meter.device)
+        if there is None or processes.sharded():  # forecasts know of no shards
+            return
+        self._enter("checking the memory")
+        try:
+            self.forecast.check(there)
+        except ModelError as error:  # it cannot be run on fake tensors: nothing is known
+            run.notes.append(f"the memory was not checked before the start: {error}")
+
+    def _train(self, examples: Sequence[Any]) -> None:
+        run = self.run
+        before = run.resumes
+        if before is None and not processes.sharded():
+            self._begin_records()
+        self._enter("training")
+        self.fit = Fit(
+            model=self.model,
+            adapter=self.adapter,
+            examples=examples,
+            collate=self.data.collate,
+            training=run.training,
+            folder=run.folder,
+            meter=self.meter,
+            on_step=self._step_done,
+            loss=self.data.loss,
+            done=self.step,
+            going_on=None if before is None else before.state,
+        )
+        run.resumes = before = None  # the moments would be there twice
+        self._checkpoint_due = time.monotonic() + _SAVE_SECONDS
+        self.pace.go()
+        try:
+            self.fit.run()
+        finally:
+            self.pace.stand()
+            self.fit = None
+        run.publish(**self._look(now=True), eta_seconds=0.0)
+
+    def _begin_records(self) -> None:
+        if processes.main():
+            with torch.no_grad():
+                self.recorder.begin()
+
+    def _step_done(self, step: Step) -> bool:
+        run, training = self.run, self.run.training
+        self.step = step.number
+        self.losses.add(step.number, step.loss)
+        self.divergence.add(step.loss)
+        if not self.divergence.high_in_a_row:
+            self._good = self._candidate  # this step's loss was finite, and not far up
+        self.pace.step()
+        rate = self.pace.steps_per_second
+        seconds = self.pace.seconds
+        run.store.log(
+            {
+                "step": step.number,
+                "loss": step.loss,
+                "learning_rate": step.learning_rate,
+                "tokens": step.tokens,
+                "seconds": round(seconds, 4),
+            }
+        )
+        run.publish(
+            step=step.number,
+            loss=step.loss,
+            losses=self.losses.points(),
+            learning_rate=step.learning_rate,
+            steps_per_second=rate,
+            elapsed_seconds=seconds,
+            eta_seconds=(training.max_steps - step.number) / rate if rate else None,
+            memory=self.meter.reading(),
+            **self._look(now=run.control.pause_wanted),
+        )
+        self.divergence.check(step.number, step.loss)
+        last = step.number == training.max_steps
+        if step.number % (training.save_steps or _GOOD_EVERY) == 0 and not last:
+            if not self.divergence.high_in_a_row:
+                self._keep_copy()
+            if training.save_steps:
+                self._checkpoint()
+        elif training.save_steps and time.monotonic() >= self._checkpoint_due and not last:
+            self._checkpoint(passing=True)
+        stop = self.boundary()
+        if stop and not last:
+            self._checkpoint(passing=True)  # so that it can be gone on with from here
+        return stop
+
+    def _look(self, now: bool) -> dict[str, Any]:
+        if not processes.main():
+            return {}
+        with torch.no_grad():
+            return self.observer.look(self.step, self.run.watch, now)
+
+    def _enter(self, phase: str) -> None:
+        self.run.publish(phase=phase)
+
+    def _add_metrics(self, values: dict[str, float]) -> None:
+        self.metrics.update(values)
+        self.run.samples = self.data.samples
+        self.run.publish(metrics=dict(self.metrics))
+
+    # Saving --------------------------------------------------------------------------------------
+
+    def _checkpoint_if_asked(self) -> None:
+        # Between the phases there is no optimizer: the request waits for the first step's end.
+        if self.fit is not None and self.step and self.run.control.take_checkpoint_request():
+            self._checkpoint()
+
+    def _checkpoint(self, passing: bool = False) -> None:
+        """Write what `_go_on` reads, unless this step has one already."""
+        assert self.fit is not None
+        if self._checkpoint_at == self.step or not processes.main():
+            return
+        start = time.monotonic()
+        state = {
+            **self.fit.state(),
+            "method": self.adapter.training_state(),
+            "adapter": {
+                name: tensor.detach().to("cpu", copy=True)
+                for name, tensor in exact_state(self.adapter).items()
+            },
+            "metrics": dict(self.metrics),
+            "samples": [sample.to_dict() for sample in self.run.samples],
+            "seconds": self.pace.seconds,
+            "log_bytes": self.run.store.flush_log(),
+        }
+        self.run.store.save_checkpoint(self.step, self._write_adapter, state, passing=passing)
+        self._checkpoint_at = self.step
+        end = time.monotonic()
+        self._checkpoint_due = end + max(_SAVE_SECONDS, _SAVE_SHARE * (end - start))
+
+    def _go_on(self, step: int, state: Mapping[str, Any]) -> None:
+        """Put back what `_checkpoint` wrote; the optimizer's part is for `Fit`."""
+        run = self.run
+        self.adapter.load_training_state(state["method"])
+        load_state(self.adapter, state["adapter"])
+        self.step = self._checkpoint_at = step
+        for number, loss in run.steps_before:
+            self.losses.add(number, loss)
+        self.divergence = Divergence(loss for _, loss in self.losses.all)
+        self.pace = Pace(state["seconds"])
+        if processes.main():
+            with torch.no_grad():
+                self.recorder.go_on(step)
+        samples = tuple(Sample(**values) for values in state["samples"])
+        self.data.samples = run.samples = samples or self.data.samples
+        self.metrics = dict(state["metrics"])
+        latest = self.losses.all[-1:]
+        run.publish(
+            step=step,
+            loss=latest[0][1] if latest else None,
+            losses=self.losses.points(),
+            elapsed_seconds=self.pace.seconds,
+            metrics=dict(self.metrics),
+        )
+
+    def _write_adapter(self, folder: Path) -> None:
+        save_adapter(self.model, folder, name=ADAPTER)
+
+    def _save_end(self, state: str, **more: Any) -> None:
+        run = self.run
+        if state != "done" and (left := self.adapter.unfinished()):
+            run.notes.append(f"{state} at step {self.step} of {run.training.max_steps}: {left}")
+        folder = run.store.save_adapter(self._write_adapter)
+        run.store.write_json("samples.json", [sample.to_dict() for sample in run.samples])
+        summary = {
+            "state": state,
+            "steps": self.step,
+            "seconds": round(self.pace.seconds, 3),
+            "trainable": self.adapter.trainable,
+            "peak_memory": self.meter.reading().peak,  # bytes
+            "checkpoint_bytes": sum(f.stat().st_size for f in folder.rglob("*.safetensors")),
+            "metrics": self.metrics,
+            "notes": list(run.notes),
+            **more,
+        }
+        run.store.write_json("summary.json", summary)
+        run.losses = tuple(self.losses.all)
+
+    # Failing -------------------------------------------------------------------------------------
+
+    def _fail(self, error: Exception) -> None:
+        run = self.run
+        problem = explain(error, run.training)
+        run.error = showable(error)
+        self.fit = None
+        self.model.zero_grad(set_to_none=True)
+        gc.collect()
+        empty_cache(self.meter.device)
+        if is_out_of_memory(error):
+            self._enter("looking for a batch size that fits")
+            problem = with_proposal(problem, run.training, self._fitting_batch())
+        run.losses = tuple(self.losses.all)
+        kept = ""
+        with contextlib.suppress(RunError):  # the disk may be what failed; the first error counts
+            if isinstance(error, (NotFiniteError, DivergingError)):
+                if isinstance(error, DivergingError) or error.adapter_suspect:
+                    self._restore_good()
+                kept = f"the adapter is as it was after step {self.step}"
+                # Gone on with, it would come to the same: its numbers are a function of its seed.
+                self._save_end("failed", problem=problem.message, repeats=True)
+            else:
+                summary = {"state": "failed", "steps": self.step, "problem": problem.message}
+                summary["metrics"] = self.metrics
+                run.store.write_json("summary.json", summary)
+        remedy = "; ".join(filter(None, (kept, problem.remedy)))
+        run.publish(problem=replace(problem, remedy=remedy), eta_seconds=None)
+
+    def _fitting_batch(self) -> Mapping[str, int]:
+        """Return the largest smaller batch that the dry run says fits in what is free now."""
+        there = room(self.meter.device)
+        free = computer_room() if there is None else there.free
+        size = self.run.training.per_device_train_batch_size
+        if self.forecast is None or free is None or size == 1:
+            return {}
+        with contextlib.suppress(LoraLabError):
+            # Where the dry run says that even this batch fits, it does not know what took the rest.
+            if self.forecast(size) > free:
+                return fitting(self.run.training, self.forecast, free, size - 1)
+        return {}
+
+    def _keep_copy(self) -> None:
+        """Copy the adapter to the CPU. The copy is good when the next step's loss is finite."""
+        self._candidate = (self.step, self.adapter.values())
+
+    def _restore_good(self) -> None:
+        """Put the adapter back to the newest copy that is known to be good."""
+        self.step, copy = self._good
+        self.adapter.set_values(copy)
+
+
+def exact_state(adapter: Adapter) -> dict[str, Tensor]:
+    """Return live tensors: an adapter's state, and what its factors started from, if from W₀."""
+    state = dict(adapter.state())
+    for name, site in adapter.sites.items():
+        if site.initial is not None:
+            state |= zip((f"{name}.A0", f"{name}.B0"), site.initial, strict=True)
+    return state
+
+
+def load_state(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
+    """Copy a checkpoint's tensors into an adapter, if all of them fit.
+
+    Raises:
+        RunError: the checkpoint is of another adapter.
+    """
+    live = exact_state(adapter)
+    differing = live.keys() ^ tensors.keys()
+    differing |= {name for name in live.keys() & tensors if live[name].shape != tensors[name].shape}
+    if differing:
+        raise RunError(
+            f"the checkpoint does not fit the model at {min(differing)}; resume it on the base "
+            "model that it was made on"
+        )
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(tensors[name])
