@@ -117,7 +117,7 @@ class EsmPage:
 def assets(panel: Any, state: dict[str, Any] | None) -> tuple[str, str, dict[str, Any]]:
     """Return the module, the style sheet and the JSON state for a panel or a file stem."""
     if isinstance(panel, str):
-        return _base.esm_source(panel), _base.css_source(panel), state or {}
+        return *_base.assets(panel), state or {}
     private = {"layout", "tabbable", "tooltip"}
     traits = {
         name: value

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import anywidget
 import traitlets
 
+from lora_lab_widgets._es_modules import collect, join
 from lora_lab_widgets._mail import Patient
 from lora_lab_widgets._problems import from_error
 from lora_lab_widgets._reachable import Reachable
@@ -19,37 +20,30 @@ from lora_lab_widgets._reachable import Reachable
 STATIC = Path(__file__).parent / "static"
 
 
-def esm_source(*stems: str) -> str:
-    """Return one ES module: the shared helpers, then each named file of ``static/``.
-
-    Hosts import a panel's module from a blob URL, where relative imports cannot resolve, so the
-    files are joined here instead.
-    """
-    return "\n".join(_read(f"{stem}.js") for stem in ("_shared", *stems))
-
-
-def css_source(*stems: str) -> str:
-    """Return the theme, then the style sheet of each stem that has one."""
-    return "\n".join(_read(f"{s}.css") for s in ("theme", *stems) if (STATIC / f"{s}.css").exists())
+def assets(stem: str) -> tuple[str, str]:
+    """Return a panel's ES module and its style sheet: the theme, then each module's own sheet."""
+    modules = collect(STATIC / f"{stem}.js")
+    sheets = [STATIC / "theme.css", *(module.path.with_suffix(".css") for module in modules)]
+    styles = [sheet.read_text(encoding="utf-8") for sheet in sheets if sheet.exists()]
+    return join(modules), "\n".join(styles)
 
 
 class Panel(Reachable, Patient, anywidget.AnyWidget):
     """Base of the panels.
 
-    A subclass names its files once, ``static_files = ("rank_grid",)``; they become its ES module
-    (behind ``_shared.js``) and its style sheet (behind ``theme.css``).
+    A subclass names its ES module in ``static/``, ``module = "rank_grid"``. What that imports comes
+    with it, and so do the style sheets that have the modules' names.
 
     Raises:
         TypeError: on a setting that the panel does not have.
     """
 
-    static_files: ClassVar[tuple[str, ...]] = ()
+    module: ClassVar[str]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "static_files" in cls.__dict__:
-            cls._esm = esm_source(*cls.static_files)
-            cls._css = css_source(*cls.static_files)
+        if "module" in cls.__dict__:
+            cls._esm, cls._css = assets(cls.module)
 
     def __init__(self, **settings: Any) -> None:
         for name in settings:
@@ -101,10 +95,6 @@ class Spoken(Panel):
     def _handle(self, content: Mapping[str, Any]) -> None:
         """Do what a message asks; what this raises becomes the `problem`."""
         raise NotImplementedError
-
-
-def _read(name: str) -> str:
-    return (STATIC / name).read_text(encoding="utf-8")
 
 
 def _unknown_setting(panel: type[Panel], name: str) -> str:

@@ -26,7 +26,7 @@ class Header(Panel):
         others: who else has memory of that GPU, and how much; "" where nobody has.
     """
 
-    static_files = ("header",)
+    module = "header"
 
     chips = traitlets.List(traitlets.Unicode()).tag(sync=True)
     device = traitlets.Unicode().tag(sync=True)

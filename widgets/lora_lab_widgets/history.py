@@ -48,7 +48,7 @@ class History(Spoken):
         busy: what it is at, "" at rest.
     """
 
-    static_files = ("error_strip", "loss_chart", "loss_curves", "history_table", "history")
+    module = "history"
 
     form = traitlets.Dict().tag(sync=True)
     compared = traitlets.Dict().tag(sync=True)

@@ -33,7 +33,7 @@ class LaboratoryPanel(Spoken):
         state: {"busy", "share", "note", "again"}.
     """
 
-    static_files = ("error_strip", "laboratory")
+    module = "laboratory"
 
     form = traitlets.Dict().tag(sync=True)
     state = traitlets.Dict().tag(sync=True)

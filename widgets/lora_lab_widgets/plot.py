@@ -35,7 +35,7 @@ class Plot(Panel):
         library: plotly.js itself; None until `bring`.
     """
 
-    static_files = ("plot",)
+    module = "plot"
     figure = traitlets.Unicode().tag(sync=True)
     config = traitlets.Dict().tag(sync=True)
     library = traitlets.Instance(Widget, allow_none=True).tag(sync=True, **widget_serialization)

@@ -42,7 +42,7 @@ class RankGrid(Spoken):
         bench: name shared by the panels of one workbench.
     """
 
-    static_files = ("shown_ranks", "rank_store", "rank_grid")
+    module = "rank_grid"
 
     rows = traitlets.List(traitlets.Unicode()).tag(sync=True)
     roles = traitlets.List(traitlets.Unicode()).tag(sync=True)

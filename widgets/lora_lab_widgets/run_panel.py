@@ -76,14 +76,7 @@ class RunPanel(Panel):
         ConfigError: when `settings` has a name that the panel does not show.
     """
 
-    static_files = (
-        "error_strip",
-        "run_clock",
-        "loss_chart",
-        "recipe_box",
-        "shown_ranks",
-        "run_panel",
-    )
+    module = "run_panel"
 
     snapshot = traitlets.Dict(read_only=True).tag(sync=True)
     settings = traitlets.Dict().tag(sync=True)

@@ -44,7 +44,7 @@ class Savings(Panel):
         settings_text: the subtitle; empty: made from the price's own settings.
     """
 
-    static_files = ("savings_price", "savings")
+    module = "savings"
 
     price = traitlets.Dict().tag(sync=True)
     ranks = traitlets.Dict().tag(sync=True)

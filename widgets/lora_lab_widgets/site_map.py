@@ -38,7 +38,7 @@ class SiteMap(Spoken):
         places: the names of the sites, in the order in which the browser gets `values` and `ranks`.
     """
 
-    static_files = ("site_map",)
+    module = "site_map"
 
     rows = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
     roles = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)

@@ -47,7 +47,7 @@ class SweepPanel(Spoken):
         recipe: {"path", "commands"} of the sweep file that was written.
     """
 
-    static_files = ("error_strip", "recipe_box", "shown_ranks", "sweep_panel")
+    module = "sweep_panel"
 
     form = traitlets.Dict().tag(sync=True)
     plan = traitlets.Dict().tag(sync=True)

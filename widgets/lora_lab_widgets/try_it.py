@@ -28,7 +28,7 @@ class TryIt(Spoken):
         writes: whether answers are written token by token; else a class is named.
     """
 
-    static_files = ("error_strip", "try_it")
+    module = "try_it"
 
     prompt = traitlets.Unicode().tag(sync=True)
     max_new_tokens = traitlets.Int(48, min=1, max=512).tag(sync=True)

@@ -1,10 +1,12 @@
 // The red strip: what happened, what to try, and the traceback for who wants it. Text only.
 
+import { el } from "./_shared.js";
+
 /**
  * Returns {node, draw({message, remedy, details, proposal} or null)}. `take` is called when somebody
  * takes the settings that `proposal` names.
  */
-function errorStrip(take) {
+export function errorStrip(take) {
   const message = el("b");
   const remedy = el("div");
   const offer = el("button", { class: "ll-button ll-error-offer", type: "button" });

@@ -1,34 +1,26 @@
 // The workbench's title line. Texts are names from outside: textContent only.
 
-function render({ model, el, signal }) {
-  const line = document.createElement("div");
-  line.className = "ll-panel ll-header";
+import { el, listen } from "./_shared.js";
 
-  const paint = () => {
-    const title = document.createElement("b");
-    title.className = "ll-header-title";
-    title.textContent = "LoRA Lab";
-    const chips = model.get("chips").map((text) => {
-      const chip = document.createElement("span");
-      chip.className = "ll-chip";
-      chip.textContent = text;
-      return chip;
-    });
-    const device = document.createElement("span");
-    device.className = "ll-header-device ll-dim";
-    device.textContent = [model.get("device"), model.get("others")].filter(Boolean).join(" · ");
-    line.replaceChildren(title, ...chips, device);
+function render({ model, el: host, signal }) {
+  const line = el("div", { class: "ll-panel ll-header" });
+  const draw = () => {
+    const device = [model.get("device"), model.get("others")].filter(Boolean).join(" · ");
+    line.replaceChildren(
+      el("b", { class: "ll-header-title", text: "LoRA Lab" }),
+      ...model.get("chips").map((text) => el("span", { class: "ll-chip", text })),
+      el("span", { class: "ll-header-device ll-dim", text: device }),
+    );
   };
-
-  const names = ["change:chips", "change:device", "change:others"];
-  for (const name of names) model.on(name, paint);
-  paint();
-  el.replaceChildren(line);
-  const leave = () => {
-    for (const name of names) model.off(name, paint);
-  };
-  signal?.addEventListener("abort", leave);
-  return leave;
+  const unlisten = listen(model, {
+    "change:chips": draw,
+    "change:device": draw,
+    "change:others": draw,
+  });
+  draw();
+  host.replaceChildren(line);
+  signal?.addEventListener("abort", unlisten);
+  return unlisten;
 }
 
 export default { render };

@@ -1,5 +1,9 @@
 // The runs on disk. Draws `form`, `compared` and `details`; what people do goes out as messages.
-/* global el, listen, errorStrip, lossCurves, runList, compareTable, runDetails */
+
+import { el, listen } from "./_shared.js";
+import { errorStrip } from "./error_strip.js";
+import { compareTable, runDetails, runList } from "./history_table.js";
+import { lossCurves } from "./loss_curves.js";
 
 function render({ model, el: host, signal }) {
   const send = (type, id, value) => model.send({ type, id, value });

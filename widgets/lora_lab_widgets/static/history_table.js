@@ -1,5 +1,8 @@
 // The list of runs, the table of those compared, and one run in detail. Everything is set as text.
-/* global el, curveMark, lossChart, formatLoss, formatCount */
+
+import { el, formatCount } from "./_shared.js";
+import { formatLoss, lossChart } from "./loss_chart.js";
+import { curveMark } from "./loss_curves.js";
 
 const SURE_MS = 5000; // so long a second click on "Delete" counts
 
@@ -40,7 +43,7 @@ function sureButton(text, question, label, act, asked) {
 const RUN_HEADS = ["", "run", "state", "steps", "loss", "metrics", "started", ""];
 
 /** {node, draw(form, shown)}; `send(type, id, value)` carries what people do. */
-function runList(send) {
+export function runList(send) {
   const body = el("div", { role: "rowgroup" });
   const head = el("div", { class: "ll-past-row ll-past-head ll-dim", role: "row" },
     ...RUN_HEADS.map((text) => el("span", { role: "columnheader", text })));
@@ -93,7 +96,7 @@ function unbroken(metrics) {
 }
 
 /** {node, draw(compared)}: a row for each of the picked runs. */
-function compareTable() {
+export function compareTable() {
   const table = el("table");
   const note = el("p", { class: "ll-dim" });
   const node = el("div", {}, el("div", { class: "ll-past-scroll", tabindex: 0, role: "region", "aria-label": "comparison of the picked runs" }, table), note);
@@ -110,7 +113,7 @@ function compareTable() {
 }
 
 /** {node, draw(details), resize(width)}: one run. */
-function runDetails(send) {
+export function runDetails(send) {
   const title = el("span", { class: "ll-title" });
   const report = el("button", { class: "ll-button", type: "button", text: "Write the report" });
   report.title = "report.html in the run's folder: what its files tell, with every figure";

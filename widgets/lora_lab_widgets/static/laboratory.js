@@ -1,6 +1,8 @@
 // The laboratory's tabs and controls. Draws `form`, `state` and `problem`; the figure below is
 // Python's. Nothing is written back: what people do goes out as messages, each answered by "seen".
-/* global el, listen, errorStrip */
+
+import { el, listen } from "./_shared.js";
+import { errorStrip } from "./error_strip.js";
 
 const PATIENCE_MS = 3000; // after so long without an answer the next message goes out anyway
 

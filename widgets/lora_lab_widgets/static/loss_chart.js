@@ -1,11 +1,13 @@
 // The loss while a run goes on: faint points as measured, a smoothed line, the last value named.
 
+import { el, formatCount, svg } from "./_shared.js";
+
 const CHART_HEIGHT = 150;
 const CHART_TITLE = "loss, nats per token: dots measured, line smoothed";
 const MARGIN = { left: 44, right: 52, top: 22, bottom: 26 };
 
 /** Round numbers that cover [low, high] in about `count` steps, first and last outside or on it. */
-function niceTicks(low, high, count) {
+export function niceTicks(low, high, count) {
   const span = high > low ? high - low : Math.abs(high) || 1;
   const power = 10 ** Math.floor(Math.log10(span / count));
   const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => span / s <= count);
@@ -15,24 +17,24 @@ function niceTicks(low, high, count) {
 }
 
 /** Tick texts with as many decimals as their distance needs, and no more. */
-function tickTexts(ticks) {
+export function tickTexts(ticks) {
   const step = Math.abs(ticks[1] - ticks[0]);
   let digits = 0;
   while (digits < 8 && Math.abs(Math.round(step * 10 ** digits) - step * 10 ** digits) > 1e-6) digits += 1;
   return ticks.map((t) => t.toFixed(digits));
 }
 
-function formatLoss(value) {
+export function formatLoss(value) {
   if (value === null || value === undefined) return "–";
   return Math.abs(value) < 100 ? value.toFixed(2) : value.toPrecision(4);
 }
 
-function place(node, attributes) {
+export function place(node, attributes) {
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
 }
 
 /** The chart as {node, draw(points, totalSteps), resize(width)}; points are [step, loss, smoothed]. */
-function lossChart() {
+export function lossChart() {
   const frame = svg("g", { class: "ll-loss-frame" });
   const raw = svg("path", { class: "ll-loss-raw" });
   const line = svg("path", { class: "ll-loss-line" });
@@ -119,7 +121,7 @@ function lossChart() {
 }
 
 /** The same for screen readers: at most about twenty rows, evenly spaced, the newest among them. */
-function lossTable() {
+export function lossTable() {
   const body = el("tbody");
   const head = el("tr", {}, el("th", { text: "step" }), el("th", { text: "loss, nats per token" }));
   const table = el("table", {}, el("caption", { text: "Loss by step" }), el("thead", {}, head), body);

@@ -1,18 +1,20 @@
 // The losses of up to six runs on one chart; told apart by number and dashes too, never by colour
 // alone. Uses the ticks of the run's own chart.
-/* global svg, el, niceTicks, tickTexts, formatLoss, formatCount, place */
+
+import { formatCount, svg } from "./_shared.js";
+import { formatLoss, niceTicks, place, tickTexts } from "./loss_chart.js";
 
 const CURVES_HEIGHT = 210;
 const CURVES_MARGIN = { left: 44, right: 44, top: 22, bottom: 26 };
 
 /** The mark that a curve has in the chart and in the table beside it. */
-function curveMark(index) {
+export function curveMark(index) {
   return svg("svg", { class: `ll-curve ll-curve-${index}`, width: 26, height: 8, "aria-hidden": "true" },
     svg("line", { x1: 1, x2: 25, y1: 4, y2: 4 }));
 }
 
 /** {node, draw([{label, points}]), resize(width)}; points are [step, loss, smoothed]. */
-function lossCurves() {
+export function lossCurves() {
   const frame = svg("g", { class: "ll-loss-frame" });
   const lines = svg("g");
   const names = svg("g");

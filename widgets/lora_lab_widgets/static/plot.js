@@ -1,5 +1,7 @@
 // A plotly figure that Python sends whole. plotly.js, 5 MB, comes once a page, in a model of its own.
 
+import { el, listen } from "./_shared.js";
+
 const PLOTLY = Symbol.for("lora_lab.plotly"); // pages may hold several copies of this module
 
 /** plotly.js of the page: a promise. Asked for again after a failure, it tries again. */
@@ -8,9 +10,11 @@ function plotly(model) {
     const id = model.get("library").slice("IPY_MODEL_".length);
     const library = await model.widget_manager.get_model(id);
     // A script made a module: hosts with an AMD loader would take a script for one of theirs.
-    const source = `const module = { exports: {} }, { exports } = module, define = undefined;
-${library.get("source")}
-export default module.exports;`;
+    const source = [
+      "const module = { exports: {} }, { exports } = module, define = undefined;",
+      library.get("source"),
+      "export default module.exports;",
+    ].join("\n");
     const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
     const had = Object.getOwnPropertyDescriptor(globalThis, "Plotly");
     try {

@@ -2,7 +2,9 @@
 //
 // Mouse and pen paint at once. A finger taps to toggle, swipes sideways or holds, then paints;
 // an up or down swipe scrolls the page, as the wheel does. See rank_store.js for what views share.
-/* global RankStore, stepUp, stepDown, el, listen, formatBytes, formatCount, rankColor, inkOn, copyText */
+
+import { copyText, el, formatBytes, formatCount, inkOn, listen, rankColor } from "./_shared.js";
+import { RankStore, sameRanks, stepDown, stepUp } from "./rank_store.js";
 
 const BRUSHES = [1, 2, 4, 8, 16, 32, 64];
 const TYPING_MS = 600; // digits closer together than this make one number

@@ -1,26 +1,28 @@
 // What all views of one rank grid share: the ranks shown, the stroke in hand, undo and redo.
 // A stroke changes only the browser; its end saves the model once, so Python hears one message.
-/* global listen, GRIDS */
+
+import { listen } from "./_shared.js";
+import { GRIDS } from "./shown_ranks.js";
 
 const HISTORY = 200;
 const SELECT_MS = 150; // holding an arrow key down must not send thirty messages a second
 
-function sameRanks(a, b) {
+export function sameRanks(a, b) {
   const keys = Object.keys(a);
   return keys.length === Object.keys(b).length && keys.every((key) => a[key] === b[key]);
 }
 
 /** The next of 1, 2, 4, 8, … above r. */
-function stepUp(r) {
+export function stepUp(r) {
   return 2 ** Math.floor(Math.log2(Math.max(r, 0.5)) + 1);
 }
 
 /** The next of …, 8, 4, 2, 1, 0 below r. */
-function stepDown(r) {
+export function stepDown(r) {
   return r <= 1 ? 0 : 2 ** (Math.ceil(Math.log2(r)) - 1);
 }
 
-class RankStore {
+export class RankStore {
   constructor(model) {
     this.model = model;
     this.views = new Set(); // {build(), repaint()}

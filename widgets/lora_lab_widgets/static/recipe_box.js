@@ -1,8 +1,9 @@
 // "Take it to a cluster": the run as a file, and the commands that train it elsewhere.
-/* global el, copyText */
+
+import { copyText, el } from "./_shared.js";
 
 /** Returns {button, node, draw({path, commands} or {})}; `ask` has Python write the file. */
-function recipeBox(ask) {
+export function recipeBox(ask) {
   const button = el("button", { class: "ll-button ll-recipe-ask", type: "button", text: "Take it to a cluster" });
   button.title = "write what is set up here to a run file, for lora-lab train on another machine";
   button.addEventListener("click", ask);

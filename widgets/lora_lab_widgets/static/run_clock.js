@@ -1,6 +1,8 @@
 // The heartbeat. One clock a panel, however many views it has: it asks Python while at least one
 // view can be seen, and asks again only when the last question is answered.
 
+import { themeOf } from "./_shared.js";
+
 const ACTIVE_MS = 600; // between questions while a run goes on
 const SLOW_MS = 2000; // the longest while it goes on: slow steps, one question for one and a half
 const EAGER_MS = 400; // for a while after a command: its effect comes a moment later. See _mail.py
@@ -109,7 +111,7 @@ class Clock {
 const CLOCKS = new Map();
 
 /** Join the clock of the panel that this view shows; returns [clock, leave]. */
-function joinClock(view) {
+export function joinClock(view) {
   const name = view.model.get("clock");
   if (!CLOCKS.has(name)) CLOCKS.set(name, new Clock());
   const clock = CLOCKS.get(name);
@@ -122,7 +124,7 @@ function joinClock(view) {
 }
 
 /** Call `changed(visible)` as `node`, or the workbench around it, comes into sight or leaves it. */
-function watchSight(node, changed) {
+export function watchSight(node, changed) {
   const observer = new IntersectionObserver((entries) => {
     changed(entries.at(-1).isIntersecting);
   });
@@ -140,12 +142,12 @@ function watchSight(node, changed) {
 }
 
 /** What the views share the width of: the workbench, or the panel where it stands alone. */
-function workbenchOf(node) {
+export function workbenchOf(node) {
   return node.closest(".ll-workbench") ?? node;
 }
 
 /** The width that a node has for its children, in whole CSS pixels. */
-function roomIn(node) {
+export function roomIn(node) {
   const { paddingLeft, paddingRight } = getComputedStyle(node);
   return Math.floor(node.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight));
 }

@@ -1,6 +1,13 @@
 // The run's controls, progress, loss, memory and errors. Draws `snapshot`; sends messages; never
 // writes a trait back, so that Python stays the only writer.
 
+import { el, formatBytes, listen } from "./_shared.js";
+import { errorStrip } from "./error_strip.js";
+import { formatLoss, lossChart, lossTable, place } from "./loss_chart.js";
+import { recipeBox } from "./recipe_box.js";
+import { joinClock, roomIn, watchSight, workbenchOf } from "./run_clock.js";
+import { shownRanks } from "./shown_ranks.js";
+
 const FIELDS = [
   ["task", "task", "what the model learns"],
   ["max_steps", "steps", "optimizer steps"],

@@ -1,6 +1,9 @@
 // Draws the plan's cost beside full fine-tuning's, at every stroke of the rank grid.
-/* global el, listen, formatBytes, formatCount, PARTS, evaluatePrice, totalOf, formatParameters,
-   formatShare, formatRatio, formatChange */
+
+import { el, formatBytes, formatCount, listen } from "./_shared.js";
+import {
+  evaluatePrice, formatChange, formatParameters, formatRatio, formatShare, PARTS, totalOf,
+} from "./savings_price.js";
 
 const CLOSE = 0.05; // a measured peak this near to its forecast gets a tick
 const EMPTY = "–";

@@ -1,7 +1,8 @@
 // The price of a rank map: the same formula as lora_lab.budget.evaluate_price, and the same numbers.
-/* global formatCount */
 
-const PARTS = ["weights", "gradients", "optimizer", "activations"];
+import { formatCount } from "./_shared.js";
+
+export const PARTS = ["weights", "gradients", "optimizer", "activations"];
 
 const sumOf = (numbers) => numbers.reduce((total, n) => total + n, 0);
 
@@ -86,7 +87,7 @@ function addReaders(part, price, sites) {
 }
 
 /** {trainable, checkpoint, memory} of {site: rank}; a site that the table lacks is left out. */
-function evaluatePrice(price, ranks) {
+export function evaluatePrice(price, ranks) {
   const { sites, groups, rows, optimizer: rule } = price;
   const painted = Object.entries(ranks).filter(([name, r]) => r > 0 && sites[name]);
   const first = painted.reduce((least, [name]) => Math.min(least, sites[name].order), Infinity);
@@ -126,28 +127,28 @@ function peakOf(price, { spent, work, gradients, forward }, kept, scratch) {
   return Math.max(peak, alive + scratch);
 }
 
-const totalOf = (memory) => sumOf(PARTS.map((part) => memory[part]));
+export const totalOf = (memory) => sumOf(PARTS.map((part) => memory[part]));
 
 /** 921600 → "0.92 M", 134515008 → "134.5 M"; whole below 100,000. */
-function formatParameters(count) {
+export function formatParameters(count) {
   if (count < 1e5) return formatCount(count);
   const [value, unit] = count >= 999.95e6 ? [count / 1e9, "B"] : [count / 1e6, "M"];
   return `${value.toFixed(value < 9.995 ? 2 : 1)} ${unit}`;
 }
 
-function formatShare(part, whole) {
+export function formatShare(part, whole) {
   const percent = whole ? (100 * part) / whole : 0;
   if (percent > 0 && percent < 0.1) return `${percent.toFixed(1 - Math.floor(Math.log10(percent)))} %`;
   return `${percent.toFixed(percent < 10 ? 2 : 1)} %`;
 }
 
-function formatRatio(large, small) {
+export function formatRatio(large, small) {
   if (!small) return "–";
   const ratio = large / small;
   return `${ratio < 9.95 ? ratio.toFixed(1) : formatCount(Number(ratio.toFixed(0)))}×`;
 }
 
-function formatChange(now, before) {
+export function formatChange(now, before) {
   const percent = before ? Number(Math.abs((100 * (now - before)) / before).toFixed(0)) : 0;
   const sign = percent === 0 ? "" : now < before ? "−" : "+";
   return `${sign}${percent} %`;

@@ -1,6 +1,8 @@
 // A heat map, layers to the right and roles downwards. Draws `values` over `sites`: both `values`
 // and `ranks` hold one number a site, in the order of `sites`, or null.
 
+import { el, listen, VIRIDIS, viridis } from "./_shared.js";
+
 const VALUE_TEXT = "effective rank";
 
 function render({ model, el: host, signal }) {

@@ -1,5 +1,9 @@
 // Many runs in a row. Draws `form`, `plan`, `progress`, `rows`; what people do goes out as messages.
-/* global el, listen, errorStrip, recipeBox, formatCount */
+
+import { el, formatCount, listen } from "./_shared.js";
+import { errorStrip } from "./error_strip.js";
+import { recipeBox } from "./recipe_box.js";
+import { shownRanks } from "./shown_ranks.js";
 
 const AXES = [
   ["r", "ranks", "4, 8, 16", "every painted matrix gets this rank"],

@@ -1,5 +1,8 @@
 // One prompt, two answers. Everything the models say is set as text, never as markup.
 
+import { el, listen } from "./_shared.js";
+import { errorStrip } from "./error_strip.js";
+
 function render({ model, el: host, signal }) {
   const prompt = el("textarea", { class: "ll-input ll-try-prompt", rows: 3, "aria-label": "prompt", spellcheck: "false" });
   const tokens = el("input", { class: "ll-input ll-try-tokens", type: "text", inputmode: "numeric", "aria-label": "max new tokens" });
