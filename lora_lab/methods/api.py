@@ -7,6 +7,7 @@ shared object that every adapted layer looks at, so switching costs the same wit
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from lora_lab.methods.base import Active, Adapter
 
 _NAME = re.compile(r"[A-Za-z0-9_\-]+")
 _RACK = "_lora_lab"
+_FOLDERS = ("adalora", "bottleneck", "full", "head", "lora", "prompt_tuning")
 
 
 @dataclass
@@ -110,6 +112,8 @@ def build(model: nn.Module, config: Any, name: str) -> Adapter:
     rack = _rack(model)
     if rack and rack.merged:
         raise AdapterError(f"adapter {rack.merged!r} is merged; call unmerge(model) first")
+    for module in ("combination", *(f"{m}.adapter" for m in _FOLDERS)):  # they register themselves
+        importlib.import_module(f"lora_lab.methods.{module}")
     several = isinstance(config, Sequence) and not isinstance(config, (str, bytes))
     kind = tuple if several else type(config)
     if kind not in _METHODS:
