@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,25 +21,32 @@ from lora_lab.tasks.class_encoding import (
 )
 from lora_lab.tasks.classification import ClassificationTask, LabelledText
 from lora_lab.tasks.generation import evaluating, positions
+from lora_lab.training.config import TrainingConfig
 from lora_lab.training.data import SAMPLES, RunData
 
 if TYPE_CHECKING:
-    from lora_lab.training.run import Run
+    from lora_lab.models.load import LoadedModel
 
 
 class ClassificationData(RunData):
     """Texts with classes; held-out ones are classified and scored."""
 
-    def __init__(self, run: Run, should_stop: Callable[[], bool]) -> None:
-        super().__init__(run, should_stop)
-        self._task = task = cast(ClassificationTask, run.task)
+    def __init__(
+        self,
+        lm: LoadedModel,
+        task: ClassificationTask,
+        training: TrainingConfig,
+        notes: list[str],
+        learned_tokens: int = 0,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        super().__init__(lm, task, training, notes, learned_tokens, should_stop)
+        self._task = task
         self.held_out: list[LabelledText] = list(task.validation[: self.training.eval_examples])
         self.samples = tuple(Sample(e.shown, (e.label,)) for e in self.held_out[:SAMPLES])
         self._numbers = class_numbers(self.model.config, task.labels)
-        learned = sum(getattr(config, "tokens", 0) for config in run.configs)  # prefix methods'
-        self._max_length = min(
-            self.training.max_length, _room(self.model, self.tokenizer) - learned
-        )
+        room = _room(self.model, self.tokenizer) - self._learned_tokens
+        self._max_length = min(training.max_length, room)
 
     @property
     def collate(self) -> Callable[[list[EncodedText]], dict[str, Tensor]]:

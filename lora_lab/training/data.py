@@ -14,15 +14,15 @@ from torch import Tensor
 
 from lora_lab.runs.samples import Sample
 from lora_lab.tasks.base import Example, Task
-from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.encoding import IGNORED, collate, encode_all, pad_id
 from lora_lab.tasks.generation import evaluating, generate
 from lora_lab.training import processes
+from lora_lab.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from lora_lab.training.run import Run
+    from lora_lab.models.load import LoadedModel
 
 SAMPLES = 4  # answers kept to be read
 _LONGER = 1.5  # an answer may be so many times as long as the longest right one
@@ -32,7 +32,11 @@ class RunData(ABC):
     """A task, cut to what a run needs and encoded for its model.
 
     Args:
-        run: the run; its notes get a line where texts had to be cut.
+        lm: the model, adapted or not, with its tokenizer.
+        task: of the kind that the class is for.
+        training: how it is trained.
+        notes: get a line where texts had to be cut.
+        learned_tokens: that a method puts before every sequence.
         should_stop: asked between batches and tokens of an evaluation; it may wait (a pause).
 
     Attributes:
@@ -43,13 +47,22 @@ class RunData(ABC):
     held_out: Sequence[Any]
     samples: tuple[Sample, ...]
 
-    def __init__(self, run: Run, should_stop: Callable[[], bool]) -> None:
-        self.model: Any = run.lm.model
-        self.tokenizer = cast("PreTrainedTokenizerBase", run.lm.tokenizer)
-        self.training = run.training
+    def __init__(
+        self,
+        lm: LoadedModel,
+        task: Any,
+        training: TrainingConfig,
+        notes: list[str],
+        learned_tokens: int = 0,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.model: Any = lm.model
+        self.tokenizer = cast("PreTrainedTokenizerBase", lm.tokenizer)
+        self.training = training
         self.should_stop = should_stop
-        self._rows = run.task.train
-        self._notes = run.notes
+        self._rows = task.train
+        self._notes = notes
+        self._learned_tokens = learned_tokens
 
     @property
     @abstractmethod
@@ -114,10 +127,18 @@ class RunData(ABC):
 class GenerationData(RunData):
     """Prompts with completions; held-out ones are answered and scored."""
 
-    def __init__(self, run: Run, should_stop: Callable[[], bool]) -> None:
-        super().__init__(run, should_stop)
-        self._task = task = cast(Task, run.task)
-        self._max_length = self.training.max_length
+    def __init__(
+        self,
+        lm: LoadedModel,
+        task: Task,
+        training: TrainingConfig,
+        notes: list[str],
+        learned_tokens: int = 0,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        super().__init__(lm, task, training, notes, learned_tokens, should_stop)
+        self._task = task
+        self._max_length = training.max_length
         # The first ones, so that runs are scored on the same.
         self.held_out: list[Example] = list(task.validation[: self.training.eval_examples])
         self.samples = tuple(
@@ -185,16 +206,3 @@ class GenerationData(RunData):
             max_new_tokens=min(math.ceil(_LONGER * max(lengths)) + 1, self._max_length),
             should_stop=self.should_stop,
         )
-
-
-def run_data(run: Run, should_stop: Callable[[], bool]) -> RunData:
-    """Return a run's data, of the kind that its task has."""
-    if isinstance(run.task, ClassificationTask):
-        from lora_lab.training.class_data import ClassificationData
-
-        return ClassificationData(run, should_stop)
-    if run.model.config.is_encoder_decoder:
-        from lora_lab.training.seq2seq_data import Seq2SeqData
-
-        return Seq2SeqData(run, should_stop)
-    return GenerationData(run, should_stop)

@@ -9,23 +9,31 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lora_lab.tasks.base import Example
+from lora_lab.tasks.base import Example, Task
 from lora_lab.tasks.encoding import IGNORED, pad_id
 from lora_lab.tasks.generation import positions
 from lora_lab.tasks.seq2seq_encoding import collate_pairs, decoder_inputs, encode_pairs
+from lora_lab.training.config import TrainingConfig
 from lora_lab.training.data import GenerationData
 
 if TYPE_CHECKING:
-    from lora_lab.training.run import Run
+    from lora_lab.models.load import LoadedModel
 
 
 class Seq2SeqData(GenerationData):
     """Prompts for the encoder with completions for the decoder; `max_length` is each side's."""
 
-    def __init__(self, run: Run, should_stop: Callable[[], bool]) -> None:
-        super().__init__(run, should_stop)
-        learned = sum(getattr(config, "tokens", 0) for config in run.configs)  # prefix methods'
-        self._max_length = min(self._max_length, positions(self.model) - learned)
+    def __init__(
+        self,
+        lm: LoadedModel,
+        task: Task,
+        training: TrainingConfig,
+        notes: list[str],
+        learned_tokens: int = 0,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        super().__init__(lm, task, training, notes, learned_tokens, should_stop)
+        self._max_length = min(self._max_length, positions(self.model) - self._learned_tokens)
 
     @property
     def collate(self) -> Callable[[list[Any]], dict[str, Tensor]]:

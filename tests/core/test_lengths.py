@@ -41,11 +41,10 @@ def test_a_text_with_a_class_is_measured_in_its_frame() -> None:
     assert longest_example(task, lm.model.config, lm.tokenizer, 64) == (longest + 2, None)
 
 
-def test_a_run_forecasts_with_both_lengths(tmp_path: Any, monkeypatch: Any) -> None:
+def test_a_run_forecasts_with_both_lengths() -> None:
     lm, task = tiny_seq2seq("t5"), uneven_task()
-    settings = {"max_steps": 16, "max_length": 64, "eval_examples": 0, "save_steps": 0}
-    run = ll.train(lm, task, LORA, output_dir=tmp_path, start=False, **settings)
-    data = Seq2SeqData(run, lambda: False)
+    training = ll.TrainingConfig(max_steps=16, max_length=64, eval_examples=0)
+    data = Seq2SeqData(lm, task, training, notes=[])
     examples = data.training_examples()  # all 64 of them
     expected = longest_example(task, lm.model.config, lm.tokenizer, 64)
     assert (data.longest(examples), data.longest_written(examples)) == expected
