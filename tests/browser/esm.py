@@ -17,7 +17,7 @@ import pytest
 from chromium import LAUNCH_ARGS, MISSING, find
 from playwright.sync_api import Browser, BrowserType, Locator, Page
 
-from lora_lab_widgets import _base
+from lora_lab_widgets import panel as panels
 
 BLANK = "http://localhost/blank"  # never fetched; localhost, so that the clipboard API exists
 BLANK_HTML = (
@@ -117,7 +117,7 @@ class EsmPage:
 def assets(panel: Any, state: dict[str, Any] | None) -> tuple[str, str, dict[str, Any]]:
     """Return the module, the style sheet and the JSON state for a panel or a file stem."""
     if isinstance(panel, str):
-        return *_base.assets(panel), state or {}
+        return *panels.assets(panel), state or {}
     private = {"layout", "tabbable", "tooltip"}
     traits = {
         name: value

@@ -10,8 +10,8 @@ import pytest
 from esm import EsmPage
 from playwright.sync_api import expect
 
-from lora_lab_widgets._past_runs import COLUMNS
 from lora_lab_widgets.history import History
+from lora_lab_widgets.run_rows import COLUMNS
 
 pytestmark = pytest.mark.browser
 Make = Callable[..., EsmPage]

@@ -12,8 +12,8 @@ from playwright.sync_api import expect
 
 from lora_lab.budget.meter import MemoryReading
 from lora_lab.runs.snapshot import Problem, RunState, Snapshot
-from lora_lab_widgets._wire import describe
 from lora_lab_widgets.run_panel import RunPanel
+from lora_lab_widgets.serialize import describe
 
 pytestmark = pytest.mark.browser
 Make = Callable[..., EsmPage]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import lora_lab_widgets  # noqa: F401  defines every panel
-from lora_lab_widgets import _base
 from lora_lab_widgets._es_modules import collect, join
+from lora_lab_widgets.panel import STATIC, PanelWidget
 
 UNKNOWN = "an import or declaration of a kind"
 
@@ -91,21 +91,21 @@ def test_what_it_cannot_join_is_refused_with_its_place(
 
 def test_a_panel_that_cannot_be_joined_cannot_be_defined() -> None:
     with pytest.raises(FileNotFoundError, match="no_such"):
-        type("Broken", (_base.Panel,), {"module": "no_such"})
+        type("Broken", (PanelWidget,), {"module": "no_such"})
 
 
 def test_every_file_serves_a_panel() -> None:
     used = {
         module.path.stem
-        for panel in _subclasses(_base.Panel)
+        for panel in _subclasses(PanelWidget)
         if "module" in vars(panel) and panel.__module__.startswith("lora_lab_widgets.")
-        for module in collect(_base.STATIC / f"{panel.module}.js")
+        for module in collect(STATIC / f"{panel.module}.js")
     }
-    stems = {path.stem for path in _base.STATIC.iterdir()}
+    stems = {path.stem for path in STATIC.iterdir()}
     assert stems == used | {"theme"}
 
 
-def _subclasses(panel: type[_base.Panel]) -> Iterator[type[_base.Panel]]:
+def _subclasses(panel: type[PanelWidget]) -> Iterator[type[PanelWidget]]:
     for each in panel.__subclasses__():
         yield each
         yield from _subclasses(each)

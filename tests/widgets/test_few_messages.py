@@ -22,7 +22,7 @@ from lora_lab.runs.snapshot import Factors, RunState, Snapshot, Spectra
 from lora_lab.tasks import load_task
 from lora_lab.training.progress import LossHistory
 from lora_lab_widgets import Workbench
-from lora_lab_widgets._mail import Mail
+from lora_lab_widgets.message_throttle import MessageThrottle
 
 sys.path.append(str(Path(__file__).parents[1] / "browser"))
 from tiny_chat import tiny_chat_model
@@ -102,7 +102,7 @@ class Bench:
         self.wb, self._clock, self._rng = wb, clock, np.random.default_rng(0)
         self.losses = LossHistory()
         self.sites = [site.name for site in wb.anatomy.sites if site.layer is not None]
-        wb.panel._mail = Mail(clock)
+        wb.panel._throttle = MessageThrottle(clock)
         wb.delta_w._factors = self._factors
         wb.delta_w._base_weight = lambda _: W0
         wb.run = SimpleNamespace(
@@ -202,7 +202,7 @@ def test_the_second_in_which_a_run_starts_is_no_exception(
         max_length=96,
         output_dir=tmp_path,
     )
-    wb.panel._mail = Mail(clock)
+    wb.panel._throttle = MessageThrottle(clock)
 
     def ticks(seconds: float, pace: float) -> None:
         for _ in range(round(seconds / pace)):

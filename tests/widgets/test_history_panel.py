@@ -14,8 +14,8 @@ from lora_lab.errors import RunError
 from lora_lab.runs.lock import RunLock
 from lora_lab.runs.snapshot import RunState, Snapshot
 from lora_lab_widgets import _past_runs, history
-from lora_lab_widgets._past_runs import MOST_ROWS, delete, look
 from lora_lab_widgets.history import History
+from lora_lab_widgets.run_rows import MOST_ROWS, delete, look
 
 LORA = {"class": "LoraConfig", "r": 4, "lora_alpha": 8, "target_modules": ["q"]}
 

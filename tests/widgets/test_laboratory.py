@@ -33,7 +33,7 @@ class Bench:
         self.lab.update(Snapshot("run-1", self.state, step=self.step), theme, width)
 
     def settle(self, **kwargs: Any) -> None:
-        until(lambda: (self.tick(**kwargs), self.lab._experiments._doing is None)[1])
+        until(lambda: (self.tick(**kwargs), self.lab._jobs._doing is None)[1])
 
     def send(self, **content: Any) -> None:
         self.lab.panel._handle_custom_msg({"seq": "1", **content}, [])
@@ -61,7 +61,7 @@ def test_closed_it_costs_nothing(bench: Bench, sent: list[Any]) -> None:
         bench.tick()
     assert sent == []
     assert bench.fake.asked == []
-    assert bench.lab.stage.figure is None
+    assert bench.lab.figure_area.figure is None
     assert repr(bench.lab.panel) == "<LaboratoryPanel closed>"
 
 
@@ -72,7 +72,7 @@ def test_open_it_measures_and_draws(bench: Bench) -> None:
     assert [c["name"] for c in bench.lab.panel.form["controls"]] == ["of", "at"]
     bench.settle()
     assert bench.fake.drawn == ["one 0 light 696"]
-    assert "one at 0" in bench.lab.stage._words.value
+    assert "one at 0" in bench.lab.figure_area._words.value
     assert bench.lab.panel.state == {"busy": "", "share": 0, "note": "at step 7", "again": True}
 
 
@@ -99,8 +99,8 @@ def test_a_slider_moves_the_figure_at_once_and_the_form_later(
     bench.settle()
     sent.clear()
     bench.send(type="set", name="at", value=2, sliding=True)
-    assert bench.lab.stage.figure.layout.title.text == "at 2"
-    assert "one at 2" in bench.lab.stage._words.value
+    assert bench.lab.figure_area.figure.layout.title.text == "at 2"
+    assert "one at 2" in bench.lab.figure_area._words.value
     assert "LaboratoryPanel" not in [name for name, m in sent if m.get("method") == "update"]
     bench.send(type="set", name="at", value=2)  # the slider is let go
     assert bench.lab.panel.form["controls"][1]["value"] == 2
@@ -125,10 +125,10 @@ def test_another_value_is_measured_and_the_old_figure_turns_pale(bench: Bench) -
     until(lambda: (bench.tick(), bench.lab.panel.state["busy"] == "at two")[1])
     assert bench.lab.panel.state["share"] == 0.25
     assert not bench.lab.panel.state["again"]
-    assert "ll-stale-figure" in bench.lab.stage._dom_classes
+    assert "ll-stale-figure" in bench.lab.figure_area._dom_classes
     bench.fake.gate.set()
     bench.settle()
-    assert "ll-stale-figure" not in bench.lab.stage._dom_classes
+    assert "ll-stale-figure" not in bench.lab.figure_area._dom_classes
     assert bench.fake.drawn[-1] == "two 0 light 696"
 
 
@@ -146,7 +146,7 @@ def test_tabs_keep_what_they_measured(bench: Bench) -> None:
     bench.settle()
     bench.send(type="view", name="other")
     assert bench.lab.panel.form["view"] == "other"
-    assert bench.lab.stage.layout.display == "none"  # not the other view's figure
+    assert bench.lab.figure_area.layout.display == "none"  # not the other view's figure
     bench.settle()
     bench.send(type="view", name="fake")
     bench.settle()
@@ -221,11 +221,11 @@ def test_cancel_and_close_end_the_measurement(bench: Bench) -> None:
     assert bench.lab.panel.problem is None
     bench.send(type="again")
     until(lambda: (bench.tick(), len(bench.fake.asked) == 2)[1])
-    watch = bench.lab._experiments.watch
+    watch = bench.lab._jobs.watch
     bench.send(type="open", value=False)
     assert watch.cancelled
     assert bench.lab.panel.form["open"] is False
-    assert bench.lab.stage.layout.display == "none"
+    assert bench.lab.figure_area.layout.display == "none"
 
 
 def test_opened_again_it_measures_what_closing_cut_off(bench: Bench) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from lora_lab.anatomy import Anatomy, ModelShape, Row, Site
 from lora_lab.errors import ConfigError
-from lora_lab_widgets import _base
+from lora_lab_widgets.panel import STATIC
 from lora_lab_widgets.rank_grid import RankGrid
 
 
@@ -154,7 +154,7 @@ def test_assets_are_the_shared_files_then_the_panels_own() -> None:
 
 
 def test_no_panel_reaches_for_the_network_or_for_markup() -> None:
-    for path in _base.STATIC.iterdir():
+    for path in STATIC.iterdir():
         text = path.read_text(encoding="utf-8").replace("http://www.w3.org/", "")
         assert "http" not in text.replace("https and localhost", ""), path.name
         assert "innerHTML" not in text, path.name

@@ -13,8 +13,8 @@ import pytest
 from lora_lab.budget.meter import MemoryReading
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs.snapshot import Problem, RunState, Snapshot
-from lora_lab_widgets._wire import MAX_POINTS, thin
 from lora_lab_widgets.run_panel import RunPanel
+from lora_lab_widgets.serialize import MAX_POINTS, thin
 
 LOSSES = tuple((i, 4 / i + 0.01 * (i % 7)) for i in range(1, 501))
 RUNNING = Snapshot(

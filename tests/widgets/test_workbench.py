@@ -145,14 +145,14 @@ def test_the_laboratory_looks_at_what_is_selected_and_at_the_latest_adapter(wb):
     tick(wb)
     assert lab.panel.state["note"] == "There is no ΔW yet: start a run first."
     wb.start().result()
-    until(lambda: (tick(wb), "step 4" in lab.stage._words.value)[1])
-    assert wb.delta_w.selected in lab.stage._words.value
+    until(lambda: (tick(wb), "step 4" in lab.figure_area._words.value)[1])
+    assert wb.delta_w.selected in lab.figure_area._words.value
     site = "model.layers.0.self_attn.q_proj"
     wb.delta_w.selected = site
-    until(lambda: (tick(wb), site in lab.stage._words.value)[1])
+    until(lambda: (tick(wb), site in lab.figure_area._words.value)[1])
     wb.config = ll.LoraConfig(r=2, target_modules=["o"])
     wb.start().result()
-    until(lambda: (tick(wb), "self_attn.o_proj" in lab.stage._words.value)[1])
+    until(lambda: (tick(wb), "self_attn.o_proj" in lab.figure_area._words.value)[1])
     assert lab.panel.problem is None
 
 

@@ -8,7 +8,7 @@ from lora_lab.methods.api import activate, active, attached
 from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.classifying import classify
 from lora_lab.tasks.generation import generate
-from lora_lab_widgets._specimen import ADAPTER
+from lora_lab_widgets.live_adapter import ADAPTER
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel

@@ -8,14 +8,14 @@ from typing import Any, Literal
 import ipywidgets
 
 from lora_lab.analysis.live import SiteView
-from lora_lab_widgets._mail import Line, Patient, Place
+from lora_lab_widgets.message_throttle import Line, Place, Throttled
 from lora_lab_widgets.plot import Plot
 
 HEIGHT = 190
 Theme = Literal["light", "dark"]
 
 
-class LiveFigure(Patient, ipywidgets.VBox):
+class LiveFigure(Throttled, ipywidgets.VBox):
     """One of the two figures of a site.
 
     Args:

@@ -17,7 +17,7 @@ from lora_lab.runs.records import RunRecord
 from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.training.resume import resume
 from lora_lab.training.run import Run
-from lora_lab_widgets._specimen import ADAPTER, over
+from lora_lab_widgets.live_adapter import ADAPTER, over
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy

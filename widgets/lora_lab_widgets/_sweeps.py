@@ -15,8 +15,8 @@ from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.local import Sweep
 from lora_lab.training.config import TrainingConfig
 from lora_lab_widgets._recipes import written_sweep
-from lora_lab_widgets._specimen import ADAPTER
 from lora_lab_widgets._sweep_plan import FieldError, SweepTexts, cells_of, read_texts
+from lora_lab_widgets.live_adapter import ADAPTER
 from lora_lab_widgets.methods import METHODS, mend, method_of
 from lora_lab_widgets.sweep_panel import SweepPanel
 

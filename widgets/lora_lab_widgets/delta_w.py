@@ -21,7 +21,7 @@ from lora_lab.runs.snapshot import Factors, RunState, Snapshot, Spectra
 from lora_lab.spectra.sizes import effective_rank
 from lora_lab_widgets._background import Background
 from lora_lab_widgets._live_figure import LiveFigure
-from lora_lab_widgets._mail import Line, Picker, Place, at_once
+from lora_lab_widgets.message_throttle import Line, Picker, Place, at_once
 from lora_lab_widgets.site_map import SiteMap, site_label
 
 GAP = 18  # pixels between the columns

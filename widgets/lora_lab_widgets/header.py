@@ -9,7 +9,7 @@ import traitlets
 
 from lora_lab.training.gpu_memory import used_by_others
 from lora_lab_widgets._background import Background
-from lora_lab_widgets._base import Panel
+from lora_lab_widgets.panel import PanelWidget
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PACE = 15.0  # seconds between two questions to the GPU's driver
 
 
-class Header(Panel):
+class Header(PanelWidget):
     """A title with chips, and the device at the right. Its style sheet lays the workbench out.
 
     Attributes:

@@ -13,10 +13,10 @@ from lora_lab.runs.records import RunRecord, list_runs
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab.training.run import Run
 from lora_lab_widgets._background import Background
-from lora_lab_widgets._base import Spoken
-from lora_lab_widgets._past_runs import MOST_PICKED, Look, delete, look
 from lora_lab_widgets._problems import from_error
-from lora_lab_widgets._specimen import over
+from lora_lab_widgets.live_adapter import over
+from lora_lab_widgets.panel import MessagePanel
+from lora_lab_widgets.run_rows import MOST_PICKED, Look, delete, look
 
 _CLOSED: dict[str, Any] = {"open": False, "rows": [], "picked": [], "total": 0, "folder": ""}
 
@@ -27,7 +27,7 @@ class _Job(NamedTuple):
     finish: Callable[[Any], None]  # on the thread that serves the browser
 
 
-class History(Spoken):
+class History(MessagePanel):
     """The runs under one folder, newest first.
 
     Files are read on a thread, and only when the panel is opened, refreshed or asked for
@@ -43,7 +43,7 @@ class History(Spoken):
 
     Attributes:
         form: {"open", "rows", "picked": ids, "total": of the runs on disk, "folder"}.
-        compared: of the picked runs, {} where none is; see `_past_runs.Look`.
+        compared: of the picked runs, {} where none is; see `run_rows.Look`.
         details: of the opened run, {} where none is.
         busy: what it is at, "" at rest.
     """

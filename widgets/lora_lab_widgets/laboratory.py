@@ -12,17 +12,17 @@ import traitlets
 
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.runs.snapshot import Snapshot
-from lora_lab_widgets._base import Spoken
-from lora_lab_widgets._experiments import Experiments
 from lora_lab_widgets._problems import from_error
-from lora_lab_widgets._specimen import Specimen, resting
-from lora_lab_widgets._stage import Stage
+from lora_lab_widgets.figure_area import FigureArea
+from lora_lab_widgets.jobs import Jobs
 from lora_lab_widgets.lab_views import VIEWS, Theme, View
+from lora_lab_widgets.live_adapter import LiveAdapter, resting
+from lora_lab_widgets.panel import MessagePanel
 
 NARROWEST = 320  # pixels that a figure gets at least
 
 
-class LaboratoryPanel(Spoken):
+class LaboratoryPanel(MessagePanel):
     """Tabs and controls. Draws its traits; what people do comes back as messages.
 
     Args:
@@ -59,17 +59,17 @@ class Laboratory(ipywidgets.VBox):
     clock is slow.
 
     Args:
-        specimen: the model and its adapter.
+        live_adapter: the model and its adapter.
         anatomy: of the model.
         runs_dir: where runs are found.
     """
 
-    def __init__(self, specimen: Specimen, anatomy: Anatomy, runs_dir: Path) -> None:
+    def __init__(self, live_adapter: LiveAdapter, anatomy: Anatomy, runs_dir: Path) -> None:
         self._views: dict[str, View] = {
-            kind.key: kind(specimen, anatomy, runs_dir) for kind in VIEWS
+            kind.key: kind(live_adapter, anatomy, runs_dir) for kind in VIEWS
         }
         self._view = self._views[VIEWS[0].key]
-        self._experiments = Experiments()
+        self._jobs = Jobs()
         self._open = False
         self._lock = threading.RLock()
         self._form_due = True
@@ -79,8 +79,9 @@ class Laboratory(ipywidgets.VBox):
         self._width = 1000
         self._snapshot: Snapshot | None = None
         self.panel = LaboratoryPanel(self._receive, form=self._closed_form())
-        self.stage = Stage()
-        super().__init__([self.panel, self.stage], layout={"width": "100%", "overflow": "hidden"})
+        self.figure_area = FigureArea()
+        layout = {"width": "100%", "overflow": "hidden"}
+        super().__init__([self.panel, self.figure_area], layout=layout)
         self.add_class("ll-panel")
         self.add_class("ll-laboratory")
 
@@ -112,7 +113,7 @@ class Laboratory(ipywidgets.VBox):
     def refresh(self) -> None:
         """Forget what was measured: the model has another adapter."""
         with self._lock:
-            self._experiments.forget()
+            self._jobs.forget()
             self._form_due = True
 
     # What the browser asks -----------------------------------------------------------------------
@@ -126,7 +127,7 @@ class Laboratory(ipywidgets.VBox):
         if kind == "set" and name in self._view.values:
             self._view.values[name] = content.get("value")
             if content.get("sliding"):
-                self._experiments.slide()
+                self._jobs.slide()
                 self._slide()
                 return
         elif kind == "view" and name in self._views:
@@ -134,9 +135,9 @@ class Laboratory(ipywidgets.VBox):
         elif kind == "open":
             self._open = bool(content.get("value"))
         elif kind == "again":
-            self._experiments.again(self._view)
+            self._jobs.again(self._view)
         elif kind == "cancel":
-            self._experiments.cancel()
+            self._jobs.cancel()
         else:
             return
         self._form_due = True
@@ -146,8 +147,8 @@ class Laboratory(ipywidgets.VBox):
             self._close()
 
     def _close(self) -> None:
-        self._experiments.stop()
-        self.stage.clear()
+        self._jobs.stop()
+        self.figure_area.clear()
         self._drawn = ()
         self.panel.form = self._closed_form()
 
@@ -156,47 +157,47 @@ class Laboratory(ipywidgets.VBox):
     def _turn(self) -> None:
         if self._form_due:
             self._draw_form()  # it mends values that do not exist now
-        if self._experiments.update(self._view, self._snapshot):
+        if self._jobs.update(self._view, self._snapshot):
             self._draw_form()
         self._draw()
         self._draw_state()
 
     def _slide(self) -> None:
         """Follow a slider: change the figure on show in place, where the view can."""
-        view, measured = self._view, self._experiments.of(self._view)
+        view, measured = self._view, self._jobs.of(self._view)
         if measured is None or self._drawn[:1] != (view.key,):
             return
-        changed = self.stage.change(lambda figure: view.redraw(figure, measured.data))
+        changed = self.figure_area.change(lambda figure: view.redraw(figure, measured.data))
         if not changed:
             self._draw()
             return
-        self.stage.say(view.words(measured.data))
+        self.figure_area.say(view.words(measured.data))
         self._drawn = self._look()
 
     def _draw(self) -> None:
-        view, measured = self._view, self._experiments.of(self._view)
+        view, measured = self._view, self._jobs.of(self._view)
         if measured is None:
             if self._drawn:
-                self.stage.clear()
+                self.figure_area.clear()
                 self._drawn = ()
             return
-        self.stage.fade(not self._experiments.answers(view))
+        self.figure_area.fade(not self._jobs.answers(view))
         if self._look() == self._drawn:
             return
         self._drawn = self._look()
         try:
             figure = view.figure(measured.data, self._theme, self._room())
-            self.stage.show(figure, view.words(measured.data))
+            self.figure_area.show(figure, view.words(measured.data))
             self._undrawable = None
         except Exception as error:
-            self.stage.clear()
+            self.figure_area.clear()
             self._undrawable = from_error(error)
 
     def _look(self) -> tuple[Any, ...]:
         """Return what the figure on show depends on."""
         view = self._view
         drawn = tuple((name, view.values.get(name)) for name in sorted(view.drawn_only))
-        return view.key, id(self._experiments.of(view)), self._theme, self._room(), drawn
+        return view.key, id(self._jobs.of(view)), self._theme, self._room(), drawn
 
     def _room(self) -> int:
         return max(NARROWEST, min(self._width - 4, self._view.widest))
@@ -216,7 +217,7 @@ class Laboratory(ipywidgets.VBox):
         }
 
     def _draw_state(self) -> None:
-        view, work = self._view, self._experiments
+        view, work = self._view, self._jobs
         measured = work.of(view)
         if work.busy:
             note = ""

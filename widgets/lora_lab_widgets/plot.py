@@ -15,8 +15,8 @@ import anywidget
 import traitlets
 from ipywidgets import Widget, widget_serialization
 
-from lora_lab_widgets._base import Panel
-from lora_lab_widgets._mail import at_once
+from lora_lab_widgets.message_throttle import at_once
+from lora_lab_widgets.panel import PanelWidget
 
 
 class PlotlyScript(anywidget.AnyWidget):
@@ -26,7 +26,7 @@ class PlotlyScript(anywidget.AnyWidget):
     source = traitlets.Unicode().tag(sync=True)
 
 
-class Plot(Panel):
+class Plot(PanelWidget):
     """Shows one `plotly.graph_objects.Figure` at a time.
 
     Attributes:

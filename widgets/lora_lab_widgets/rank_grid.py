@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 import traitlets
 
 from lora_lab.errors import ConfigError
-from lora_lab_widgets._base import Spoken
+from lora_lab_widgets.panel import MessagePanel
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy
 
 
-class RankGrid(Spoken):
+class RankGrid(MessagePanel):
     """Rows are layers, columns are roles; a cell shows its rank as number and colour.
 
     Click, drag or type to change ranks. While painting, the browser alone is at work: it tells

@@ -2,7 +2,8 @@
 
 The panel's JavaScript asks at most three times a second, and only while somebody looks; the handler
 here reads one immutable `Snapshot`, lets the views update themselves, and answers by setting one
-trait. The trainer's thread never comes near a widget. See `Mail` for how much goes to the browser.
+trait. The trainer's thread never comes near a widget. `MessageThrottle` says how much goes to the
+browser.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import traitlets
 from lora_lab.errors import ConfigError
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab.training.config import TrainingConfig
-from lora_lab_widgets._base import Panel
-from lora_lab_widgets._mail import Mail
 from lora_lab_widgets._problems import as_json, from_error
-from lora_lab_widgets._wire import describe
+from lora_lab_widgets.message_throttle import MessageThrottle
 from lora_lab_widgets.methods import METHODS, WHOLE, choices, default_values, typed
+from lora_lab_widgets.panel import PanelWidget
+from lora_lab_widgets.serialize import describe
 
 TRAINING = (
     "max_steps",
@@ -48,7 +49,7 @@ def default_settings(task: str = "") -> dict[str, Any]:
     }
 
 
-class RunPanel(Panel):
+class RunPanel(PanelWidget):
     """Settings, Start/Pause/Resume/Stop, progress, live loss, memory, and errors with their mend.
 
     Messages may arrive on the main thread or on a subshell's: every handler is quick, idempotent
@@ -101,7 +102,7 @@ class RunPanel(Panel):
         self._on_command = on_command
         self._paint = paint
         self._views: list[View] = []
-        self._mail = Mail()
+        self._throttle = MessageThrottle()
         self._updating = threading.Lock()  # one thread at a time works on the views
         # One thread at a time writes the traits; again by the same, from an observer of one.
         self._answering = threading.RLock()
@@ -129,10 +130,10 @@ class RunPanel(Panel):
 
     @contextlib.contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Let what a start changes in the views go to the browser as at a tick; see `Mail`."""
-        with self._mail.collect():
+        """Let what a start changes in the views reach the browser as at a tick: throttled."""
+        with self._throttle.collect():
             yield
-        self._mail.deliver()
+        self._throttle.deliver()
 
     def summary(self) -> str:
         """Return the run's state in a few words."""

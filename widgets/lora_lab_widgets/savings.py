@@ -11,7 +11,7 @@ from lora_lab._util.format import format_bytes, format_change, format_count
 from lora_lab.budget.costs import Budget, Memory
 from lora_lab.budget.evaluate import evaluate_price
 from lora_lab.budget.meter import MemoryReading, differing_part
-from lora_lab_widgets._base import Panel
+from lora_lab_widgets.panel import PanelWidget
 
 PARTS = ("weights", "gradients", "optimizer", "activations")
 
@@ -19,7 +19,7 @@ Plan = Mapping[str, int] | str
 """{site: rank} of LoRA; of another method a text that no other plan has, "" where it has none."""
 
 
-class Savings(Panel):
+class Savings(PanelWidget):
     """Trainable parameters, checkpoint, and memory as stacked bars on one scale.
 
     The browser computes LoRA's closed form from `price` and the ranks. It hears the document's

@@ -9,7 +9,7 @@ from typing import Any
 import traitlets
 
 from lora_lab.anatomy.types import Anatomy, Site
-from lora_lab_widgets._base import Spoken
+from lora_lab_widgets.panel import MessagePanel
 
 
 def site_label(site: Site) -> str:
@@ -25,7 +25,7 @@ def _by_place(values: Mapping[str, float], site_map: SiteMap) -> list[float | No
     return [values.get(name) for name in site_map.places]
 
 
-class SiteMap(Spoken):
+class SiteMap(MessagePanel):
     """A heat map with layers to the right and roles downwards; a click or an arrow key selects.
 
     Args:

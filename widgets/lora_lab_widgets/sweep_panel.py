@@ -13,9 +13,9 @@ from lora_lab.errors import ConfigError, RunError
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.local import Sweep, SweepSnapshot
-from lora_lab_widgets._base import Spoken
 from lora_lab_widgets._sweep_plan import AXES, FieldError, SweepTexts
 from lora_lab_widgets._sweep_view import minutes, progress, rows
+from lora_lab_widgets.panel import MessagePanel
 
 FIELDS = (*AXES, "stop_at", "name")
 PAUSE = 2.0  # seconds between two messages that bring nothing but another step
@@ -25,7 +25,7 @@ _UNPLANNED = {"line": "", "bad": False, "field": "", "cells": 0}
 Read = Callable[[Mapping[str, str]], tuple[SweepTexts, Sequence[Cell]]]
 
 
-class SweepPanel(Spoken):
+class SweepPanel(MessagePanel):
     """A sweep from the workbench, or one that a cell of the notebook has started.
 
     What was read of the sweep reaches the browser with the next `update`, which the heartbeat

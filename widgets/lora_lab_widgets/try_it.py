@@ -8,14 +8,14 @@ from typing import Any
 import traitlets
 
 from lora_lab_widgets._background import Background
-from lora_lab_widgets._base import Spoken
 from lora_lab_widgets._problems import from_error
+from lora_lab_widgets.panel import MessagePanel
 
 Answer = Callable[[str, int], tuple[str, str | None]]
 """(prompt, max_new_tokens) → (the base model's answer, the adapted one's or None)."""
 
 
-class TryIt(Spoken):
+class TryIt(MessagePanel):
     """A prompt and two answers, side by side.
 
     Generation runs on a thread, so that the page and the notebook stay usable; the answers reach

@@ -28,19 +28,19 @@ from lora_lab.training.config import TrainingConfig
 from lora_lab.training.run import Run, train
 from lora_lab_widgets._answers import answers
 from lora_lab_widgets._dry_runs import DryRuns
-from lora_lab_widgets._first_things import example_prompt, first_config, loaded, task_choice
 from lora_lab_widgets._live_ranks import LiveRanks
 from lora_lab_widgets._plan_on_show import PlanOnShow
 from lora_lab_widgets._plans import Plans
 from lora_lab_widgets._prices import REPRICED, Prices
 from lora_lab_widgets._recipes import written
 from lora_lab_widgets._resuming import chosen_configs, idle_again, write_report
-from lora_lab_widgets._specimen import ADAPTER, Specimen, over, resting
 from lora_lab_widgets._sweeps import Sweeps
+from lora_lab_widgets.defaults import example_prompt, first_config, loaded, task_choice
 from lora_lab_widgets.delta_w import NOTHING_YET, DeltaW
 from lora_lab_widgets.header import Header
 from lora_lab_widgets.history import History
 from lora_lab_widgets.laboratory import Laboratory
+from lora_lab_widgets.live_adapter import ADAPTER, LiveAdapter, over, resting
 from lora_lab_widgets.rank_grid import RankGrid
 from lora_lab_widgets.run_panel import TRAINING, RunPanel
 from lora_lab_widgets.savings import Savings
@@ -148,13 +148,13 @@ class Workbench:
             bench=bench,
         )
         self.sweep_panel = self._sweeps.panel
-        specimen = Specimen(
+        live_adapter = LiveAdapter(
             self.lm, lambda: self.run, lambda: self.task, sweep=lambda: self._sweeps.own
         )
-        self._specimen = specimen
+        self._live_adapter = live_adapter
         self._dry_runs = DryRuns(self.savings, self._plan.dry_run)
-        self.delta_w = DeltaW(self.anatomy, specimen.factors, specimen.base_weight)
-        self.laboratory = Laboratory(specimen, self.anatomy, self._output_dir)
+        self.delta_w = DeltaW(self.anatomy, live_adapter.factors, live_adapter.base_weight)
+        self.laboratory = Laboratory(live_adapter, self.anatomy, self._output_dir)
         self.history = History(
             self._output_dir,
             run=lambda: self.run,
@@ -229,7 +229,7 @@ class Workbench:
 
     def save(self, folder: str | Path) -> Path:
         """Save the trained adapter, in PEFT's format where it has one; see `save_adapter`."""
-        with self._specimen.at_rest():
+        with self._live_adapter.at_rest():
             return save_adapter(self.lm.model, folder, ADAPTER)
 
     def __repr__(self) -> str:
@@ -283,7 +283,7 @@ class Workbench:
         self.try_it.update()
         self.sweep_panel.update()
         self.history.update(snapshot)
-        if self._specimen.attached is not self._shown_adapter:  # a queued run has begun
+        if self._live_adapter.attached is not self._shown_adapter:  # a queued run has begun
             self._show_adapter()
 
     def _paint(self, ranks: dict[str, int]) -> None:
@@ -404,12 +404,12 @@ class Workbench:
 
     def _show_adapter(self) -> None:
         """Point the ΔW view at the adapter that the model has now."""
-        self._shown_adapter = self._specimen.attached
-        adapter = self._specimen.adapter
+        self._shown_adapter = self._live_adapter.attached
+        adapter = self._live_adapter.adapter
         if adapter is not None:
             self.delta_w.show({name: site.r for name, site in adapter.sites.items()})
         else:
-            self.delta_w.show({}, self._specimen.nothing if self.run else NOTHING_YET)
+            self.delta_w.show({}, self._live_adapter.nothing if self.run else NOTHING_YET)
         self.laboratory.refresh()
         self._watch(self.delta_w.selected)
 
@@ -418,7 +418,7 @@ class Workbench:
     def _answer(self, prompt: str, max_new_tokens: int) -> tuple[str, str | None]:
         self.try_it.say("waiting for the next step…")
         longest_text = int(self.panel.settings["max_length"])
-        with self._specimen.at_rest():
+        with self._live_adapter.at_rest():
             self.try_it.say("answering…")
             return answers(self.lm, self.task, prompt, max_new_tokens, longest_text)
 

@@ -25,18 +25,18 @@ class AmplificationView(View):
 
     def wanted(self) -> tuple[Any, ...] | None:
         """Return whether there is an adapter."""
-        return () if self.specimen.adapter is not None else None
+        return () if self.live_adapter.adapter is not None else None
 
     def empty(self) -> str:
         """Say what is missing."""
-        return self.specimen.nothing
+        return self.live_adapter.nothing
 
     def measure(self, values: Values, before: Any, watch: Watch) -> Measured:
         """Measure every site."""
         del values, before
         watch.tell("waiting for the next step…")
-        step, sites = self.specimen.copy()
-        weight = watch.counting(self.specimen.base_weight, len(sites), "W₀'s directions")
+        step, sites = self.live_adapter.copy()
+        weight = watch.counting(self.live_adapter.base_weight, len(sites), "W₀'s directions")
         return Measured(amplifications(sites, weight), step)
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:

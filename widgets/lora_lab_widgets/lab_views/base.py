@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.runs.records import RunRecord, list_runs
 from lora_lab.runs.snapshot import Snapshot
-from lora_lab_widgets._specimen import Specimen
+from lora_lab_widgets.live_adapter import LiveAdapter
 from lora_lab_widgets.site_map import site_label
 
 Theme = Literal["light", "dark"]
@@ -68,13 +68,13 @@ class View(ABC):
     """One question to ΔW, and what answers it.
 
     Attributes:
-        specimen: the model and its adapter.
+        live_adapter: the model and its adapter.
         anatomy: of the model.
         runs_dir: where runs are found.
         values: what the controls are set to.
     """
 
-    specimen: Specimen
+    live_adapter: LiveAdapter
     anatomy: Anatomy
     runs_dir: Path
     values: dict[str, Any] = field(default_factory=dict)
@@ -119,8 +119,8 @@ class View(ABC):
 
     def no_run(self, otherwise: str) -> str:
         """Say why no run can be chosen: the latest one learns no ΔW, or else what is given."""
-        specimen = self.specimen
-        return specimen.nothing if specimen.run and specimen.adapter is None else otherwise
+        live = self.live_adapter
+        return live.nothing if live.run and live.adapter is None else otherwise
 
     def live(self, snapshot: Snapshot | None) -> Any:
         """Return what changes as training goes on, if the view can follow it without a pause."""
@@ -182,7 +182,7 @@ class View(ABC):
 
     def site_choice(self) -> dict[str, Any]:
         """Return the drop-down of the adapted sites."""
-        adapter = self.specimen.adapter
+        adapter = self.live_adapter.adapter
         names = [s.name for s in self.anatomy.sites if adapter and s.name in adapter.sites]
         options = [(site_label(self.anatomy.by_name[name]), name) for name in names]
         return self.choice("site", "site", options or [("no site", "")])
@@ -191,7 +191,7 @@ class View(ABC):
         """Return the drop-down of the runs on disk whose folder has the file `holding`."""
         records = [r for r in self.records() if (r.folder / holding).exists()]
         options = [(run_label(record), str(record.folder)) for record in records]
-        current = self.specimen.run
+        current = self.live_adapter.run
         if current is not None and "run" not in self.values:
             self.values["run"] = str(current.folder)
         return self.choice("run", label, options or [("no run", "")])

@@ -63,7 +63,7 @@ class IntrudersView(View):
 
     def wanted(self) -> tuple[Any, ...] | None:
         """Return what is looked for."""
-        return super().wanted() if self.specimen.adapter is not None else None
+        return super().wanted() if self.live_adapter.adapter is not None else None
 
     def complete(self, data: Any) -> bool:
         """Return whether λ's losses are known, where they are asked for."""
@@ -73,17 +73,17 @@ class IntrudersView(View):
 
     def empty(self) -> str:
         """Say what is missing."""
-        return self.specimen.nothing
+        return self.live_adapter.nothing
 
     def measure(self, values: Values, before: Any, watch: Watch) -> Measured:
         """Find the intruders; for the curve, measure the losses while training rests."""
         watch.tell("waiting for the next step…")
         asked = int(values["top_k"]), float(values["epsilon"])
         if values["show"] == SITES:
-            step, sites = self.specimen.copy()
+            step, sites = self.live_adapter.copy()
             return Measured(Found(asked, step, self._find(sites, asked, watch)), step)
-        with self.specimen.at_rest():
-            step, sites = self.specimen.copy()
+        with self.live_adapter.at_rest():
+            step, sites = self.live_adapter.copy()
             found = before
             if found is None or (found.asked, found.step) != (asked, step):
                 found = Found(asked, step, self._find(sites, asked, watch))
@@ -146,15 +146,15 @@ class IntrudersView(View):
     def _find(
         self, sites: Sequence[Any], asked: tuple[int, float], watch: Watch
     ) -> tuple[SiteIntruders, ...]:
-        weight = watch.counting(self.specimen.base_weight, len(sites), "W₀'s directions")
+        weight = watch.counting(self.live_adapter.base_weight, len(sites), "W₀'s directions")
         return find_intruders(sites, weight, top_k=asked[0], epsilon=asked[1])
 
     def _curve(self, found: Found, factors: Sequence[float], watch: Watch) -> IntruderCurve:
         text = "training rests: measuring the losses"
         watch.tell(text)
-        examples = self.specimen.examples(EXAMPLES)
+        examples = self.live_adapter.examples(EXAMPLES)
         curve = intruder_curve(
-            self.specimen.lm,
+            self.live_adapter.lm,
             examples,
             found.rows,
             factors=factors,
@@ -169,7 +169,7 @@ class IntrudersView(View):
     def _texts(self, examples: Sequence[Example], watch: Watch) -> Losses:
         """Return what the losses are taken over, kept: the base model writes its text once."""
         if self._kept is None or self._kept[0] != examples:
-            made = Losses(self.specimen.lm, examples, None, lambda: watch.cancelled)
+            made = Losses(self.live_adapter.lm, examples, None, lambda: watch.cancelled)
             if not made.ready:
                 raise CancelledError
             self._kept = examples, made

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from lora_lab.analysis.spectrum import spectrum_view
 from lora_lab.runs.snapshot import Snapshot
-from lora_lab_widgets._specimen import CopiedSite
 from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch
+from lora_lab_widgets.live_adapter import CopiedSite
 
 
 class SpectrumView(View):
@@ -30,7 +30,7 @@ class SpectrumView(View):
 
     def empty(self) -> str:
         """Say what is missing."""
-        return self.specimen.nothing
+        return self.live_adapter.nothing
 
     def live(self, snapshot: Snapshot | None) -> Any:
         """Return the step of the factors that training hands out, if they are this site's."""
@@ -43,7 +43,7 @@ class SpectrumView(View):
         del before
         watch.tell("measuring W₀'s spectrum…")
         step, site = copy_of(self, values["site"])
-        W = self.specimen.base_weight(values["site"])
+        W = self.live_adapter.base_weight(values["site"])
         return Measured(spectrum_view(site, W, step=step), step)
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
@@ -61,10 +61,10 @@ class SpectrumView(View):
 
 def copy_of(view: View, name: str) -> tuple[int, CopiedSite]:
     """Return the step and a copy of one site's factors, without a pause where there is one."""
-    specimen = view.specimen
-    factors, adapter = specimen.factors(name), specimen.adapter
+    live_adapter = view.live_adapter
+    factors, adapter = live_adapter.factors(name), live_adapter.adapter
     if factors is None or adapter is None or name not in adapter.sites:
-        step, (site,) = specimen.copy(name)
+        step, (site,) = live_adapter.copy(name)
         return step, site
     place = view.anatomy.by_name[name]
     return factors.step, CopiedSite(place, factors.A, factors.B, factors.scale)

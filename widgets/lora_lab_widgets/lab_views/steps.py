@@ -44,7 +44,7 @@ class StepsView(View):
 
     def live(self, snapshot: Snapshot | None) -> Any:
         """Return the step of the run on show, if it is the one that trains."""
-        run = self.specimen.run
+        run = self.live_adapter.run
         here = run is not None and self.values.get("run") == str(run.folder)
         return (snapshot.step, snapshot.state.final) if snapshot is not None and here else None
 

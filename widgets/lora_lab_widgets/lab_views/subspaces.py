@@ -28,7 +28,7 @@ class SubspacesView(View):
 
     def controls(self) -> list[dict[str, Any]]:
         """Return site, counterpart, side, and whether the random level is taken off."""
-        current = self.specimen.run
+        current = self.live_adapter.run
         runs = [
             (f"run {run_label(record)}", str(record.folder / "adapter"))
             for record in self.records()
@@ -54,7 +54,7 @@ class SubspacesView(View):
     def empty(self) -> str:
         """Say what is missing."""
         if not self.values.get("site"):
-            return self.specimen.nothing
+            return self.live_adapter.nothing
         return "Type the folder of an adapter or a run, and press Enter."
 
     def measure(self, values: Values, before: Any, watch: Watch) -> Measured:
@@ -64,11 +64,11 @@ class SubspacesView(View):
         name, against = values["site"], values["against"]
         step, site = copy_of(self, name)
         if against == BASE:
-            W = self.specimen.base_weight(name)
+            W = self.live_adapter.base_weight(name)
             return Measured(compare_with_base(site, W, side=values["side"]), step)
         folder = Path(values["folder"] if against == FOLDER else against).expanduser()
         other, label = self._other(folder, name)
-        run = self.specimen.run
+        run = self.live_adapter.run
         labels = f"this ΔW, {_about(site.A.shape[0], run.training.seed if run else None)}", label
         return Measured(compare(site, other, labels=labels, side=values["side"]), step)
 

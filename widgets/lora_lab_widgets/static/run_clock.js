@@ -5,7 +5,7 @@ import { themeOf } from "./_shared.js";
 
 const ACTIVE_MS = 600; // between questions while a run goes on
 const SLOW_MS = 2000; // the longest while it goes on: slow steps, one question for one and a half
-const EAGER_MS = 400; // for a while after a command: its effect comes a moment later. See _mail.py
+const EAGER_MS = 400; // for a while after a command: its effect comes a moment later. See message_throttle.py
 const CALM_MS = 1000; // while nothing changes by itself
 const ANSWER_MS = 10_000; // after so long without an answer, ask again
 const BUSY_MS = 2_000; // after so long, say that the kernel is busy

@@ -11,7 +11,7 @@ import ipywidgets
 from lora_lab_widgets.plot import Plot
 
 
-class Stage(ipywidgets.VBox):
+class FigureArea(ipywidgets.VBox):
     """Shows one `go.Figure` at a time, and under it what it says in words.
 
     Attributes:

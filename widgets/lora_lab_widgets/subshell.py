@@ -10,7 +10,7 @@ import ipywidgets
 _NOTE = "_reply_subshell_id"
 
 
-class Reachable(ipywidgets.Widget):
+class OnSubshell(ipywidgets.Widget):
     """A widget that the browser reaches beside a busy cell, from its first message on.
 
     JupyterLab sends a widget's messages to a thread of their own. But ipykernel 7.4 hands them to

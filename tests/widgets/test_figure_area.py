@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from lora_lab_widgets._stage import Stage
+from lora_lab_widgets.figure_area import FigureArea
 
 
 def two_axes() -> go.Figure:
@@ -22,26 +22,26 @@ def plain() -> go.Figure:
 
 
 def test_there_is_nothing_before_the_first_figure() -> None:
-    stage = Stage()
-    assert stage.figure is None
-    assert stage.layout.display == "none"
-    assert not stage.change(lambda figure: True)
+    area = FigureArea()
+    assert area.figure is None
+    assert area.layout.display == "none"
+    assert not area.change(lambda figure: True)
 
 
 def test_each_figure_is_one_small_message(sent: list[Any]) -> None:
-    stage = Stage()
-    stage.show(two_axes(), "two axes")
+    area = FigureArea()
+    area.show(two_axes(), "two axes")
     sent.clear()
-    stage.show(plain(), "a line")
+    area.show(plain(), "a line")
     of_figure = [message["state"] for name, message in sent if name == "Plot"]
     assert len(of_figure) == 1
     assert json.loads(of_figure[0]["figure"]) == json.loads(plain().to_json())
-    assert "a line" in stage._words.value
+    assert "a line" in area._words.value
 
 
 def test_a_change_in_place_is_one_message(sent: list[Any]) -> None:
-    stage = Stage()
-    stage.show(plain(), "before")
+    area = FigureArea()
+    area.show(plain(), "before")
     sent.clear()
 
     def update(figure: Any) -> bool:
@@ -49,25 +49,25 @@ def test_a_change_in_place_is_one_message(sent: list[Any]) -> None:
         figure.layout.title.text = "moved"
         return True
 
-    assert stage.change(update)
+    assert area.change(update)
     ((name, message),) = sent
     assert name == "Plot"
     assert json.loads(message["state"]["figure"])["layout"]["title"]["text"] == "moved"
-    np.testing.assert_array_equal(stage.figure.data[0].y, 1)
+    np.testing.assert_array_equal(area.figure.data[0].y, 1)
 
 
 def test_words_are_text() -> None:
-    stage = Stage()
-    stage.show(plain(), "<img src=x onerror=alert(1)>")
-    assert "<img" not in stage._words.value
-    assert "&lt;img" in stage._words.value
+    area = FigureArea()
+    area.show(plain(), "<img src=x onerror=alert(1)>")
+    assert "<img" not in area._words.value
+    assert "&lt;img" in area._words.value
 
 
 def test_a_figure_of_what_was_asked_before_turns_pale() -> None:
-    stage = Stage()
-    stage.show(plain(), "")
-    stage.fade(True)
-    stage.fade(True)
-    assert stage._dom_classes.count("ll-stale-figure") == 1
-    stage.fade(False)
-    assert "ll-stale-figure" not in stage._dom_classes
+    area = FigureArea()
+    area.show(plain(), "")
+    area.fade(True)
+    area.fade(True)
+    assert area._dom_classes.count("ll-stale-figure") == 1
+    area.fade(False)
+    assert "ll-stale-figure" not in area._dom_classes

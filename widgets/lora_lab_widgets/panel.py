@@ -13,9 +13,9 @@ import anywidget
 import traitlets
 
 from lora_lab_widgets._es_modules import collect, join
-from lora_lab_widgets._mail import Patient
 from lora_lab_widgets._problems import from_error
-from lora_lab_widgets._reachable import Reachable
+from lora_lab_widgets.message_throttle import Throttled
+from lora_lab_widgets.subshell import OnSubshell
 
 STATIC = Path(__file__).parent / "static"
 
@@ -28,7 +28,7 @@ def assets(stem: str) -> tuple[str, str]:
     return join(modules), "\n".join(styles)
 
 
-class Panel(Reachable, Patient, anywidget.AnyWidget):
+class PanelWidget(OnSubshell, Throttled, anywidget.AnyWidget):
     """Base of the panels.
 
     A subclass names its ES module in ``static/``, ``module = "rank_grid"``. What that imports comes
@@ -70,7 +70,7 @@ class Panel(Reachable, Patient, anywidget.AnyWidget):
         return {**data, "text/html": self.fallback_html()}, metadata
 
 
-class Spoken(Panel):
+class MessagePanel(PanelWidget):
     """Base of the panels that the browser speaks to: one message at a time, each answered.
 
     Attributes:
@@ -97,8 +97,8 @@ class Spoken(Panel):
         raise NotImplementedError
 
 
-def _unknown_setting(panel: type[Panel], name: str) -> str:
-    base = set(Panel.class_trait_names())
+def _unknown_setting(panel: type[PanelWidget], name: str) -> str:
+    base = set(PanelWidget.class_trait_names())
     known = sorted(t for t in panel.class_trait_names() if t not in base or t == "layout")
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

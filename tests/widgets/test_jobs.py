@@ -9,22 +9,22 @@ import pytest
 from fake_views import FakeView, OtherView, until
 
 from lora_lab.errors import AdapterError
-from lora_lab_widgets import _experiments
-from lora_lab_widgets._experiments import Experiments
+from lora_lab_widgets import jobs
+from lora_lab_widgets.jobs import Jobs
 
 
 @pytest.fixture(autouse=True)
 def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_experiments, "LIVE_PAUSE", 0.0)
-    monkeypatch.setattr(_experiments, "LIVE_SHARE", float("inf"))
+    monkeypatch.setattr(jobs, "LIVE_PAUSE", 0.0)
+    monkeypatch.setattr(jobs, "LIVE_SHARE", float("inf"))
 
 
-def settle(work: Experiments, view: Any) -> None:
+def settle(work: Jobs, view: Any) -> None:
     until(lambda: (work.update(view, None), work._doing is None)[1])
 
 
 def test_measures_once_for_one_wish() -> None:
-    work, view = Experiments(), FakeView()
+    work, view = Jobs(), FakeView()
     assert work.of(view) is None
     settle(work, view)
     assert work.of(view).data == "one"
@@ -35,7 +35,7 @@ def test_measures_once_for_one_wish() -> None:
 
 
 def test_a_newer_wish_ends_the_older_one_and_gets_its_data() -> None:
-    work, view = Experiments(), FakeView()
+    work, view = Jobs(), FakeView()
     settle(work, view)
     view.gate.clear()
     view.values["of"] = "two"
@@ -53,7 +53,7 @@ def test_a_newer_wish_ends_the_older_one_and_gets_its_data() -> None:
 
 
 def test_what_only_changes_the_drawing_measures_nothing() -> None:
-    work, view = Experiments(), FakeView()
+    work, view = Jobs(), FakeView()
     settle(work, view)
     view.values["at"] = 2
     settle(work, view)
@@ -61,7 +61,7 @@ def test_what_only_changes_the_drawing_measures_nothing() -> None:
 
 
 def test_an_error_is_told_and_waits_for_another_wish() -> None:
-    work, view, other = Experiments(), FakeView(), OtherView()
+    work, view, other = Jobs(), FakeView(), OtherView()
     view.error = AdapterError("no such site; pick another")
     settle(work, view)
     assert work.problem(view)["message"] == "no such site; pick another"
@@ -84,7 +84,7 @@ def test_an_error_is_told_and_waits_for_another_wish() -> None:
 
 
 def test_cancelled_is_cancelled_until_something_else_is_asked() -> None:
-    work, view = Experiments(), FakeView()
+    work, view = Jobs(), FakeView()
     view.gate.clear()
     work.update(view, None)
     work.cancel()
@@ -99,7 +99,7 @@ def test_cancelled_is_cancelled_until_something_else_is_asked() -> None:
 
 
 def test_a_view_that_was_left_keeps_what_came_for_it() -> None:
-    work, view, other = Experiments(), FakeView(), OtherView()
+    work, view, other = Jobs(), FakeView(), OtherView()
     work.update(view, None)
     until(lambda: work._job._outcome)
     settle(work, other)
@@ -108,8 +108,8 @@ def test_a_view_that_was_left_keeps_what_came_for_it() -> None:
 
 
 def test_following_a_run_is_silent_and_paced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_experiments, "LIVE_PAUSE", 0.2)
-    work, view = Experiments(), FakeView()
+    monkeypatch.setattr(jobs, "LIVE_PAUSE", 0.2)
+    work, view = Jobs(), FakeView()
     view.live_at = 1
     settle(work, view)
     start, step = time.monotonic(), 1
@@ -123,8 +123,8 @@ def test_following_a_run_is_silent_and_paced(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_slider_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_experiments, "SETTLED", 0.15)
-    work, view = Experiments(), FakeView()
+    monkeypatch.setattr(jobs, "SETTLED", 0.15)
+    work, view = Jobs(), FakeView()
     start = time.monotonic()
     work.slide()
     until(lambda: (work.update(view, None), view.asked)[1])
@@ -132,7 +132,7 @@ def test_a_slider_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_wanted_ends_what_is_under_way() -> None:
-    work, view = Experiments(), FakeView()
+    work, view = Jobs(), FakeView()
     view.gate.clear()
     work.update(view, None)
     view.off = True
@@ -141,7 +141,7 @@ def test_nothing_wanted_ends_what_is_under_way() -> None:
 
 
 def test_another_adapter_makes_everything_old() -> None:
-    work, view = Experiments(), FakeView()
+    work, view = Jobs(), FakeView()
     settle(work, view)
     work.forget()
     assert work.of(view) is None
@@ -158,7 +158,7 @@ def test_another_adapter_makes_everything_old() -> None:
 
 
 def test_what_comes_late_for_an_adapter_that_is_gone_is_dropped() -> None:
-    work, view = Experiments(), FakeView()
+    work, view = Jobs(), FakeView()
     work.update(view, None)
     until(lambda: work._job._outcome)
     work.forget()

@@ -40,7 +40,7 @@ class CopiedSite:
     initial: tuple[Any, Any] | None = None  # (A, B) when W₀ was changed at the start
 
 
-class Specimen:
+class LiveAdapter:
     """The model and its adapter. All but `adapter` may take a while: call them on a thread.
 
     Args:

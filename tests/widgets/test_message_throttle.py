@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_lab_widgets._mail import MOST, SPAN, Line, Mail, at_once
+from lora_lab_widgets.message_throttle import MOST, SPAN, Line, MessageThrottle, at_once
 
 
 class Clock:
@@ -25,8 +25,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def mail(clock: Clock) -> Mail:
-    return Mail(clock)
+def throttle(clock: Clock) -> MessageThrottle:
+    return MessageThrottle(clock)
 
 
 def values(sent: list[Any]) -> list[str]:
@@ -39,39 +39,41 @@ def test_outside_of_a_tick_nothing_waits(sent: list[Any]) -> None:
 
 
 def test_changes_of_one_widget_leave_as_one_message_with_the_newest(
-    mail: Mail, sent: list[Any]
+    throttle: MessageThrottle, sent: list[Any]
 ) -> None:
     line = Line()
     sent.clear()
-    with mail.collect():
+    with throttle.collect():
         line.value = "first"
         line.value = "second"
     assert sent == []
-    mail.deliver()
+    throttle.deliver()
     assert values(sent) == ["second"]
-    mail.deliver()
+    throttle.deliver()
     assert len(sent) == 1
 
 
-def test_what_has_no_room_goes_later_in_its_turn(mail: Mail, clock: Clock, sent: list[Any]) -> None:
+def test_what_has_no_room_goes_later_in_its_turn(
+    throttle: MessageThrottle, clock: Clock, sent: list[Any]
+) -> None:
     lines = [Line() for _ in range(MOST + 1)]
     sent.clear()
-    with mail.collect():
+    with throttle.collect():
         for number, line in enumerate(lines):
             line.value = str(number)
-    mail.deliver()
+    throttle.deliver()
     assert values(sent) == [str(n) for n in range(MOST)]
-    with mail.collect():
+    with throttle.collect():
         lines[0].value = "again"  # behind the one that waits
     clock.now += SPAN + 0.01
-    mail.deliver()
+    throttle.deliver()
     assert values(sent)[MOST:] == [str(MOST), "again"][:MOST]
 
 
-def test_what_people_do_does_not_wait(mail: Mail, sent: list[Any]) -> None:
+def test_what_people_do_does_not_wait(throttle: MessageThrottle, sent: list[Any]) -> None:
     line = Line()
     sent.clear()
-    with mail.collect():
+    with throttle.collect():
         with at_once():
             line.value = "resized"
         assert values(sent) == ["resized"]
@@ -79,19 +81,19 @@ def test_what_people_do_does_not_wait(mail: Mail, sent: list[Any]) -> None:
     assert values(sent) == ["resized"]
 
 
-def test_another_thread_is_not_held_back(mail: Mail, sent: list[Any]) -> None:
+def test_another_thread_is_not_held_back(throttle: MessageThrottle, sent: list[Any]) -> None:
     line = Line()
     sent.clear()
-    with mail.collect():
+    with throttle.collect():
         thread = threading.Thread(target=lambda: setattr(line, "value", "from a cell"))
         thread.start()
         thread.join()
     assert values(sent) == ["from a cell"]
 
 
-def test_an_error_in_a_tick_ends_the_waiting(mail: Mail, sent: list[Any]) -> None:
+def test_an_error_in_a_tick_ends_the_waiting(throttle: MessageThrottle, sent: list[Any]) -> None:
     line = Line()
-    with pytest.raises(RuntimeError), mail.collect():
+    with pytest.raises(RuntimeError), throttle.collect():
         raise RuntimeError
     sent.clear()
     line.value = "after it"

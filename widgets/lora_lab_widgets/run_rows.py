@@ -30,8 +30,8 @@ from lora_lab.runs.records import (
 )
 from lora_lab.training import queue
 from lora_lab.training.resume import read_configs
-from lora_lab_widgets._wire import number, thin
 from lora_lab_widgets.lab_views.base import run_label
+from lora_lab_widgets.serialize import number, thin
 
 MOST_ROWS = 100
 MOST_PICKED = 6

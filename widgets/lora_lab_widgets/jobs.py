@@ -24,7 +24,7 @@ class _Wish:
     values: tuple[tuple[str, Any], ...]
 
 
-class Experiments:
+class Jobs:
     """Starts what the view on show wants and keeps what came of it.
 
     Attributes:

@@ -11,7 +11,7 @@ import pytest
 from ipykernel.comm import comm as kernel_comm
 
 from lora_lab_widgets import TryIt
-from lora_lab_widgets._mail import Picker
+from lora_lab_widgets.message_throttle import Picker
 
 PAGES = "the page's own thread"
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import ipywidgets
 
-from lora_lab_widgets._reachable import Reachable
+from lora_lab_widgets.subshell import OnSubshell
 
 # The ticks' answers are three a second at most, see `run_clock.js`; the views have what is left.
 MOST = 2  # messages of views
 SPAN = 1.1  # seconds in which at most so many leave; a second, and what the way may shorten it by
 
 
-class Mail:
+class MessageThrottle:
     """The messages of one heartbeat's views. Ticks and cells may use it from several threads.
 
     Args:
@@ -35,18 +35,18 @@ class Mail:
         self._clock = clock
         self._lock = threading.RLock()  # a widget that is sent may have something more to send
         self._left: deque[float] = deque(maxlen=MOST)  # when the latest messages left
-        self._line: dict[Patient, set[str]] = {}  # what waits, in the order of their turns
+        self._line: dict[Throttled, set[str]] = {}  # what waits, in the order of their turns
 
     @contextlib.contextmanager
     def collect(self) -> Iterator[None]:
-        """Let what this thread changes in `Patient` widgets wait for `deliver`."""
-        before, _AT_WORK.mail = tick_mail(), self
+        """Let what this thread changes in `Throttled` widgets wait for `deliver`."""
+        before, _AT_WORK.throttle = current_throttle(), self
         try:
             yield
         finally:
-            _AT_WORK.mail = before
+            _AT_WORK.throttle = before
 
-    def take(self, widget: Patient, names: Iterable[str]) -> None:
+    def take(self, widget: Throttled, names: Iterable[str]) -> None:
         """Keep traits of a widget that are to be sent."""
         with self._lock:
             self._line.setdefault(widget, set()).update(names)
@@ -64,27 +64,27 @@ class Mail:
         return MOST - sum(moment > since for moment in self._left)
 
 
-class Patient(ipywidgets.Widget):
-    """A widget whose changes wait while a tick is at work; see `Mail`."""
+class Throttled(ipywidgets.Widget):
+    """A widget whose changes wait while a tick is at work; see `MessageThrottle`."""
 
     def send_state(self, key: Any = None) -> None:
-        """Send traits to the browser, or hand them to the mail of the tick at work here."""
-        mail = tick_mail()
-        if mail is None or key is None:
+        """Send traits to the browser, or hand them to the throttle of the tick at work here."""
+        throttle = current_throttle()
+        if throttle is None or key is None:
             super().send_state(key)
         else:
-            mail.take(self, {key} if isinstance(key, str) else key)
+            throttle.take(self, {key} if isinstance(key, str) else key)
 
 
-class Line(Patient, ipywidgets.HTML):
+class Line(Throttled, ipywidgets.HTML):
     """A line of HTML that a tick changes."""
 
 
-class Picker(Reachable, Patient, ipywidgets.Dropdown):
+class Picker(OnSubshell, Throttled, ipywidgets.Dropdown):
     """A choice that a tick changes."""
 
 
-class Place(Patient, ipywidgets.Layout):
+class Place(Throttled, ipywidgets.Layout):
     """A layout that a tick changes."""
 
 
@@ -94,13 +94,13 @@ _AT_WORK = threading.local()
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
     """Let nothing wait meanwhile, at a tick either: for what people do, such as a page resized."""
-    mail, _AT_WORK.mail = tick_mail(), None
+    throttle, _AT_WORK.throttle = current_throttle(), None
     try:
         yield
     finally:
-        _AT_WORK.mail = mail
+        _AT_WORK.throttle = throttle
 
 
-def tick_mail() -> Mail | None:
-    """Return the mail of the tick that is at work on this thread, None outside of one."""
-    return getattr(_AT_WORK, "mail", None)
+def current_throttle() -> MessageThrottle | None:
+    """Return the throttle of the tick that is at work on this thread, None outside of one."""
+    return getattr(_AT_WORK, "throttle", None)
