@@ -13,7 +13,7 @@ import pytest
 from lora_lab.errors import RunError
 from lora_lab.runs.lock import RunLock
 from lora_lab.runs.snapshot import RunState, Snapshot
-from lora_lab_widgets import _past_runs, history
+from lora_lab_widgets import history, run_rows
 from lora_lab_widgets.history import History
 from lora_lab_widgets.run_rows import MOST_ROWS, delete, look
 
@@ -299,7 +299,7 @@ def test_a_run_at_work_is_not_deleted(tmp_path, monkeypatch):
     with pytest.raises(RunError, match="run a is running in process"):
         delete(record, tmp_path, lambda _: False)
     lock.release()
-    monkeypatch.setattr(_past_runs.line, "waits", lambda folder: folder == run)
+    monkeypatch.setattr(run_rows.queue, "waits", lambda folder: folder == run)
     with pytest.raises(RunError, match="waits in line"):
         delete(record, tmp_path, lambda _: False)
     assert sorted(path.name for path in run.iterdir()) >= ["config.json"]
