@@ -20,6 +20,7 @@ from lora_lab._util.arrays import as_other, computable, stack, to_numpy
 from lora_lab.analysis.leading import leading_directions
 from lora_lab.analysis.sites import AdaptedSite, check_fits, naming, update_factors, update_triplets
 from lora_lab.analysis.table import DORA_NOTE, Analysis, SiteAnalysis
+from lora_lab.anatomy.blocks import Placed, cells
 from lora_lab.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -36,26 +37,6 @@ class AdapterLike(Protocol):
 
     def base_weight(self, site_name: str) -> Any:
         """Return W₀ (out, in) of a site."""
-
-
-class Placed(Protocol):
-    """What has a place in the grid: a `Site`, or a row of an `Analysis`."""
-
-    @property
-    def name(self) -> str:
-        """The site's name."""
-
-    @property
-    def stack(self) -> str:
-        """ "encoder", "decoder" or nothing."""
-
-    @property
-    def layer(self) -> int | None:
-        """The index within its stack."""
-
-    @property
-    def role(self) -> str:
-        """The column."""
 
 
 @dataclass(frozen=True)
@@ -237,18 +218,21 @@ def rank_map(sites: Iterable[Placed], singular_values: Mapping[str, np.ndarray])
     Args:
         sites: `anatomy.grid_sites` for the whole model, or `analysis.rows` for an adapter's own.
         singular_values: {site name: σ}, as `adapter_spectra` or a `Snapshot` gives it.
+
+    Raises:
+        ModelError: two sites would have one cell.
     """
-    grid = [site for site in sites if site.layer is not None]
-    roles = list(dict.fromkeys(site.role for site in grid))
-    layers = list(dict.fromkeys(_layer_label(site.stack, site.layer) for site in grid))
-    values = np.full((len(roles), len(layers)), np.nan, np.float32)
-    ranks = np.zeros((len(roles), len(layers)), np.int32)
-    for site in grid:
+    grid = cells(sites)
+    roles = list(dict.fromkeys(role for _, role in grid))
+    rows = list(dict.fromkeys(row for row, _ in grid))
+    values = np.full((len(roles), len(rows)), np.nan, np.float32)
+    ranks = np.zeros((len(roles), len(rows)), np.int32)
+    for (row, role), site in grid.items():
         s = singular_values.get(site.name)
         if s is not None:
-            at = roles.index(site.role), layers.index(_layer_label(site.stack, site.layer))
+            at = roles.index(role), rows.index(row)
             values[at], ranks[at] = spectra.effective_rank(s), len(s)
-    return RankMap(tuple(roles), tuple(layers), values, ranks)
+    return RankMap(tuple(roles), tuple(row.label for row in rows), values, ranks)
 
 
 def _analyze_site(site: AdaptedSite, base_weight: Callable[[str], Any] | None) -> SiteAnalysis:
@@ -273,10 +257,6 @@ def _analyze_site(site: AdaptedSite, base_weight: Callable[[str], Any] | None) -
         random_amplification=expected,
         stack=site.site.stack,
     )
-
-
-def _layer_label(stack: str, layer: int | None) -> str:
-    return f"{stack[:3]} {layer}".strip()
 
 
 def _first_broken(names: list[str], *factors: Mapping[str, Any]) -> str:

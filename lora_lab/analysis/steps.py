@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lora_lab import spectra
-from lora_lab.anatomy.types import Row
+from lora_lab.anatomy.blocks import cells
 from lora_lab.runs.history import RecordedSite, SpectraHistory
 
 
@@ -40,26 +40,24 @@ def step_maps(history: SpectraHistory) -> StepMaps:
 
     Sites outside the layers (a pooler, a classifier) have no cell and are left out.
     """
-    placed = [site for site in history.sites if site.layer is not None]
-    labels = {site.name: Row(site.stack, site.layer or 0).label for site in placed}
-    roles = tuple(dict.fromkeys(site.role for site in placed))
-    layers = tuple(dict.fromkeys(labels.values()))
-    row_of = {role: row for row, role in enumerate(roles)}
-    column_of = {layer: column for column, layer in enumerate(layers)}
+    grid = cells(history.sites)
+    roles = list(dict.fromkeys(role for _, role in grid))
+    rows = list(dict.fromkeys(row for row, _ in grid))
 
-    shape = len(history.steps), len(roles), len(layers)
+    shape = len(history.steps), len(roles), len(rows)
     effective_ranks = np.full(shape, np.nan, np.float32)
     relative_sizes = np.full(shape, np.nan, np.float32)
     ranks = np.zeros(shape[1:], np.int32)
-    same: defaultdict[int, list[RecordedSite]] = defaultdict(list)
-    for site in placed:
-        same[site.singular_values].append(site)
-    for count, sites in same.items():
-        rows = [row_of[site.role] for site in sites]
-        columns = [column_of[labels[site.name]] for site in sites]
+    same: defaultdict[int, dict[tuple[int, int], RecordedSite]] = defaultdict(dict)
+    for (row, role), site in grid.items():
+        same[site.singular_values][roles.index(role), rows.index(row)] = site
+    for count, placed in same.items():
+        sites = placed.values()
+        y, x = np.array(list(placed)).T
         s = np.stack([history.values[:, history.columns[site.name]] for site in sites], axis=1)
         norms = np.array([site.weight_norm or np.nan for site in sites], np.float32)
-        effective_ranks[:, rows, columns] = spectra.effective_rank(s)
-        relative_sizes[:, rows, columns] = spectra.frobenius(s) / norms
-        ranks[rows, columns] = count
-    return StepMaps(roles, layers, history.steps, effective_ranks, relative_sizes, ranks)
+        effective_ranks[:, y, x] = spectra.effective_rank(s)
+        relative_sizes[:, y, x] = spectra.frobenius(s) / norms
+        ranks[y, x] = count
+    labels = tuple(row.label for row in rows)
+    return StepMaps(tuple(roles), labels, history.steps, effective_ranks, relative_sizes, ranks)

@@ -1,88 +1,126 @@
-"""What a block's activations depend on besides its sizes, read from modules and config."""
+"""The blocks of a model, which are the rows of its grid; a row and a role make a cell.
+
+Every label of a layer is made here, and every map is laid out by `cells`.
+"""
 
 from __future__ import annotations
 
-import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from torch import nn
+from lora_lab.errors import ModelError
 
-_IN_A_LAYER = re.compile(r"(.*?)\.(\d+)\.(.+)")
+if TYPE_CHECKING:
+    from lora_lab.anatomy.types import Site
+
+_SHORT = {"encoder": "enc", "decoder": "dec"}
+
+
+class Placed(Protocol):
+    """What has a place in the grid: a `Site`, a recorded one, or a row of an analysis."""
+
+    @property
+    def name(self) -> str:
+        """The site's name."""
+
+    @property
+    def stack(self) -> str:
+        """The name of its stack, "" where the model has one."""
+
+    @property
+    def layer(self) -> int | None:
+        """The index within its stack; None outside the layers."""
+
+    @property
+    def role(self) -> str:
+        """The column."""
+
+
+P = TypeVar("P", bound=Placed)
 
 
 @dataclass(frozen=True)
-class BlockFacts:
-    """How a model's blocks are built.
+class Row:
+    """One layer of the grid."""
+
+    stack: str
+    layer: int
+
+    @property
+    def label(self) -> str:
+        """What stands beside a row: "3", "enc 3", "dec 3", or with a longer stack name."""
+        return f"{stack_label(self.stack)} {self.layer}".strip()
+
+    @property
+    def title(self) -> str:
+        """What names it in a sentence: "layer 3", "enc 3"."""
+        return self.label if self.stack else f"layer {self.layer}"
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a model.
 
     Attributes:
-        activation: the MLP's function by its config name, None where the config has none.
-        attention_dropout: probability, in training.
-        hidden_dropout: probability on the branches' outputs, in training.
-        eager_attention: scores are computed as tensors, not inside one SDPA kernel.
-        norms: norms on the residual stream in one block.
-        head_norms: whether q and k are normalised by head (Qwen3).
-        rms_norm: RMSNorm as transformers writes it, not LayerNorm.
-        final_norm: whether a norm follows the last block.
-        lm_head: whether the model ends in logits over its vocabulary.
+        path: of its module.
+        row: its row of the grid.
+        roles: {role: site}, in the model's order.
     """
 
-    activation: str | None = None
-    attention_dropout: float = 0.0
-    hidden_dropout: float = 0.0
-    eager_attention: bool = False
-    norms: int = 2
-    head_norms: bool = False
-    rms_norm: bool = False
-    final_norm: bool = True
-    lm_head: bool = False
+    path: str
+    row: Row
+    roles: Mapping[str, Site]
 
 
-def read(model: nn.Module, *, lm_head: bool) -> BlockFacts:
-    """Read the facts of a model; no weight is looked at."""
-    config: Any = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    norms = {
-        path: type(module).__name__
-        for path, module in model.named_modules()
-        if "norm" in type(module).__name__.lower()
-    }
-    inside = {path: match for path in norms if (match := _IN_A_LAYER.fullmatch(path))}
-    first = next(iter(inside.values()), None)
-    block = [m[3] for m in inside.values() if first and m.group(1, 2) == first.group(1, 2)]
-    by_head = [path for path in block if path.rpartition(".")[2] in ("q_norm", "k_norm")]
-    stack = first[1].rpartition(".")[0] if first else ""
-    last = {m[2] for m in inside.values() if first and m[1] == first[1]}
-    return BlockFacts(
-        activation=_first(text, str, "hidden_act", "activation_function", "hidden_activation")
-        or _first(text, str, "activation", "dense_act_fn"),
-        attention_dropout=_first(
-            text, float, "attention_probs_dropout_prob", "attn_pdrop", "attention_dropout"
-        )
-        or _first(text, float, "dropout_rate")
-        or 0.0,
-        hidden_dropout=_first(
-            text, float, "hidden_dropout_prob", "resid_pdrop", "hidden_dropout", "dropout"
-        )
-        or _first(text, float, "dropout_rate")
-        or 0.0,
-        eager_attention=getattr(text, "_attn_implementation", None) == "eager",
-        norms=len(block) - len(by_head) if last else 2,
-        head_norms=bool(by_head),
-        rms_norm=any("rms" in name.lower() or name == "T5LayerNorm" for name in norms.values()),
-        final_norm=any(
-            path.rpartition(".")[0] == stack and "embed" not in path.lower()
-            for path in norms
-            if path not in inside
-        ),
-        lm_head=lm_head,
-    )
+def stack_label(stack: str) -> str:
+    """Return what people read in a stack's place: "enc", "dec", or its whole name."""
+    return _SHORT.get(stack, stack)
 
 
-def _first(config: Any, kind: type, *names: str) -> Any:
-    """Return the first of the config's values under these names that is of this kind."""
-    for name in names:
-        value = getattr(config, name, None)
-        if isinstance(value, kind) or (kind is float and isinstance(value, int)):
-            return value
-    return None
+def row_of(site: Placed) -> Row | None:
+    """Return a site's row; None outside the layers."""
+    return None if site.layer is None else Row(site.stack, site.layer)
+
+
+def site_label(site: Placed) -> str:
+    """Return how people name a site: "layer 11 · v", "enc 3 · q", else its own name."""
+    row = row_of(site)
+    return site.name if row is None else f"{row.title} · {site.role}"
+
+
+def cells(sites: Iterable[P]) -> dict[tuple[Row, str], P]:
+    """Return {(row, role): site}, without the sites outside the layers.
+
+    Raises:
+        ModelError: two sites would have one cell.
+    """
+    found: dict[tuple[Row, str], P] = {}
+    for site in sites:
+        row = row_of(site)
+        if row is None:
+            continue
+        other = found.setdefault((row, site.role), site)
+        if other is not site:
+            raise ModelError(
+                f"{other.name} and {site.name} are both {site.role} of {row.title}, "
+                "and a cell of the grid holds one site"
+            )
+    return found
+
+
+def blocks_of(sites: Iterable[Site], paths: Mapping[Row, str]) -> tuple[Block, ...]:
+    """Return the blocks that hold these sites, in the order in which they first come.
+
+    Args:
+        sites: those outside the layers are in no block.
+        paths: {row: path of its module}.
+
+    Raises:
+        ModelError: two sites would have one cell.
+    """
+    roles: defaultdict[Row, dict[str, Site]] = defaultdict(dict)
+    for (row, role), site in cells(sites).items():
+        roles[row][role] = site
+    return tuple(Block(paths[row], row, inside) for row, inside in roles.items())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from itertools import takewhile
 from typing import Any
 
 from lora_lab.anatomy import model_config, reader
-from lora_lab.anatomy.types import Anatomy, Row
+from lora_lab.anatomy.blocks import Row, blocks_of
+from lora_lab.anatomy.types import Anatomy
 
 # Model types whose code was read: every block holds the same matrices. Building all 96 of GPT-3's
 # takes a quarter of a second, two of them a few milliseconds.
@@ -34,13 +34,14 @@ def read_config(config: Any) -> Anatomy:
 
 def _lengthen(short: Anatomy, layers: int) -> Anatomy:
     """Repeat the last block until there are `layers`."""
-    last = short.rows[-1]
+    here, last = short.blocks[-1].path, short.blocks[-1].row
     more = range(_BUILT, layers)
-    here = f"{_stack_path(short)}.{last.layer}"
+
+    def path(layer: int) -> str:
+        return here.removesuffix(str(last.layer)) + str(layer)
 
     def renamed(text: str, layer: int) -> str:
-        there = here.removesuffix(str(last.layer)) + str(layer)
-        return there + text[len(here) :] if text.startswith(here) else text
+        return path(layer) + text[len(here) :] if text.startswith(here) else text
 
     def repeated(parts: tuple[Any, ...], *fields: str) -> tuple[Any, ...]:
         block = [part for part in parts if part.layer == last.layer]
@@ -53,20 +54,14 @@ def _lengthen(short: Anatomy, layers: int) -> Anatomy:
         return (*parts[:end], *new, *parts[end:])
 
     weights = repeated(short.weights, "name")
+    sites = repeated(short.sites, "name", "module", "reads")
     return Anatomy(
-        sites=repeated(short.sites, "name", "module", "reads"),
+        sites=sites,
         roles=short.roles,
-        rows=(*short.rows, *(Row(last.stack, n) for n in more)),
+        blocks=blocks_of(sites, {Row(last.stack, n): path(n) for n in range(layers)}),
         shape=replace(short.shape, num_layers=layers),
         parameters=sum(weight.size for weight in weights),
         weights=weights,
         others=short.others,
         heads=short.heads,
     )
-
-
-def _stack_path(short: Anatomy) -> str:
-    """Return where the blocks hang: what the paths of the same matrix in two blocks share."""
-    first, *_, last = (s.module.split(".") for s in short.grid_sites if s.role == short.roles[0])
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=True))
-    return ".".join(name for name, _ in same)

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from torch import nn
 
-from lora_lab.anatomy.reader import ADAPTER_CHILD, LEARNED_CHILD, SAVED_CHILD
-from lora_lab.errors import ConfigError
-from lora_lab.methods.head.config import HeadConfig
-
-_HUNG = (ADAPTER_CHILD, LEARNED_CHILD, SAVED_CHILD)
+from lora_lab.anatomy.children import ADDED
 
 
 def is_classifier(model: nn.Module) -> bool:
@@ -29,37 +23,5 @@ def head_modules(model: nn.Module) -> tuple[str, ...]:
     return tuple(
         name
         for name, child in model.named_children()
-        if name != backbone and name not in _HUNG and any(True for _ in child.parameters())
-    )
-
-
-def head_names(config: HeadConfig, found: Sequence[str]) -> Sequence[str]:
-    """Return what a config names, or else a classifier's head.
-
-    Args:
-        config: whose `modules` may be None.
-        found: what `head_modules` returned of the model.
-
-    Raises:
-        ConfigError: it names nothing, and the model has no head.
-    """
-    names = found if config.modules is None else config.modules
-    if not names:
-        raise ConfigError(
-            "this model has no classification head; name its modules, such as "
-            "HeadConfig(modules=['classifier'])"
-        )
-    return names
-
-
-def unknown_module(name: str, top: Iterable[str], why: str = "names no module") -> ConfigError:
-    """Return the error of an entry of `modules_to_save` that matches nothing.
-
-    Args:
-        name: the entry.
-        top: the model's children.
-        why: what is wrong with it.
-    """
-    return ConfigError(
-        f"modules_to_save entry {name!r} {why}; at the top this model has {', '.join(top)}"
+        if name != backbone and name not in ADDED and any(True for _ in child.parameters())
     )

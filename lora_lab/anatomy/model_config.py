@@ -1,17 +1,20 @@
-"""What a model's config tells: its sizes, and the model itself, built without weights."""
+"""What a model's config tells: its sizes, its blocks' form, and the model built without weights."""
 
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import torch
 from torch import nn
 
 from lora_lab._util.quiet import first_line
-from lora_lab.anatomy import blocks, roles
-from lora_lab.anatomy.types import ModelShape
+from lora_lab.anatomy import roles
+from lora_lab.anatomy.types import BlockFacts, ModelShape
 from lora_lab.errors import ModelError
+
+_IN_A_LAYER = re.compile(r"(.*?)\.(\d+)\.(.+)")
 
 
 def build_on_meta(config: Any) -> nn.Module:
@@ -98,7 +101,7 @@ def shape(
         tied_embeddings=embedded is not None and output is embedded,
         gated_mlp=gated_mlp,
         dtype_bytes=dtype_bytes,
-        block=blocks.read(model, lm_head=output is not None),
+        block=block_facts(model, lm_head=output is not None),
     )
 
 
@@ -133,3 +136,53 @@ def embedding(model: nn.Module, getter: str) -> nn.Module | None:
         return get()
     except (NotImplementedError, AttributeError):  # models without one say so in either way
         return None
+
+
+def block_facts(model: nn.Module, *, lm_head: bool) -> BlockFacts:
+    """Return how a model's blocks are built; no weight is looked at."""
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    norms = {
+        path: type(module).__name__
+        for path, module in model.named_modules()
+        if "norm" in type(module).__name__.lower()
+    }
+    inside = {path: match for path in norms if (match := _IN_A_LAYER.fullmatch(path))}
+    first = next(iter(inside.values()), None)
+    block = [m[3] for m in inside.values() if first and m.group(1, 2) == first.group(1, 2)]
+    by_head = [path for path in block if path.rpartition(".")[2] in ("q_norm", "k_norm")]
+    stack = first[1].rpartition(".")[0] if first else ""
+    last = {m[2] for m in inside.values() if first and m[1] == first[1]}
+    return BlockFacts(
+        activation=_first(text, str, "hidden_act", "activation_function", "hidden_activation")
+        or _first(text, str, "activation", "dense_act_fn"),
+        attention_dropout=_first(
+            text, float, "attention_probs_dropout_prob", "attn_pdrop", "attention_dropout"
+        )
+        or _first(text, float, "dropout_rate")
+        or 0.0,
+        hidden_dropout=_first(
+            text, float, "hidden_dropout_prob", "resid_pdrop", "hidden_dropout", "dropout"
+        )
+        or _first(text, float, "dropout_rate")
+        or 0.0,
+        eager_attention=getattr(text, "_attn_implementation", None) == "eager",
+        norms=len(block) - len(by_head) if last else 2,
+        head_norms=bool(by_head),
+        rms_norm=any("rms" in name.lower() or name == "T5LayerNorm" for name in norms.values()),
+        final_norm=any(
+            path.rpartition(".")[0] == stack and "embed" not in path.lower()
+            for path in norms
+            if path not in inside
+        ),
+        lm_head=lm_head,
+    )
+
+
+def _first(config: Any, kind: type, *names: str) -> Any:
+    """Return the first of the config's values under these names that is of this kind."""
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, kind) or (kind is float and isinstance(value, int)):
+            return value
+    return None

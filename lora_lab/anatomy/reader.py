@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from lora_lab.anatomy import model_config, roles
-from lora_lab.anatomy.types import Anatomy, Row, Rows, Site, Weight
-
-# What adapters hang below a matrix, and below a module that they train whole.
-ADAPTER_CHILD, SAVED_CHILD, LEARNED_CHILD = "lora", "lora_saved", "lora_learned"
+from lora_lab.anatomy.blocks import blocks_of
+from lora_lab.anatomy.children import ADDED, LEARNED_CHILD, SAVED_CHILD
+from lora_lab.anatomy.heads import head_modules
+from lora_lab.anatomy.types import Anatomy, Rows, Site, Weight
 
 
 @dataclass
@@ -70,7 +70,7 @@ class _Walk:
         if isinstance(module, (*self._kinds, *_OTHER_KINDS)):
             (self.leaves if isinstance(module, self._kinds) else self.others).append(at)
             for name, child in module.named_children():
-                if name not in (ADAPTER_CHILD, SAVED_CHILD, LEARNED_CHILD):
+                if name not in ADDED:
                     for path, part in child.named_modules(prefix=name):
                         self._collect(at, (*at.path, *path.split(".")), part)
             return
@@ -117,8 +117,6 @@ class _Walk:
 
 def read(model: nn.Module) -> Anatomy:
     """Read a model that is at hand."""
-    from lora_lab.anatomy.heads import head_modules  # which knows this module's names
-
     walk = _Walk(model)
     output = model_config.embedding(model, "get_output_embeddings")
     leaves = [
@@ -129,31 +127,16 @@ def read(model: nn.Module) -> Anatomy:
             if leaf.in_list:  # no blocks anywhere, but matrices in a list: the list is the stack
                 leaf.stack, leaf.layer = leaf.path[:-1], int(leaf.path[-1])
     names = _stack_names([leaf.stack for leaf in leaves if leaf.stack is not None])
-    sites = _own_roles([site for leaf in leaves for site in _sites(leaf, names)])
-
-    appearance = list(dict.fromkeys(site.role for site in sites if site.layer is not None))
-    columns = (
-        *(role for role in roles.ROLE_ORDER if role in appearance),
-        *(role for role in appearance if role not in roles.ROLE_ORDER),
+    sites, columns = _in_order(
+        _own_roles([s for leaf in leaves for s in _sites(leaf, names)]), names
     )
-    stacks = list(names.values())
-    rows = sorted(
-        {Row(site.stack, site.layer) for site in sites if site.layer is not None},
-        key=lambda row: (stacks.index(row.stack), row.layer),
-    )
-    place = {row: index for index, row in enumerate(rows)}
-    column = {role: index for index, role in enumerate(columns)}
-
-    def order(site: Site) -> tuple[int, int]:
-        if site.layer is None:
-            return len(rows), 0
-        return place[Row(site.stack, site.layer)], column[site.role]
-
-    sites.sort(key=order)
+    paths = {name: stack for stack, name in names.items()}
+    rows = dict.fromkeys(site.row for site in sites if site.row is not None)
+    blocks = blocks_of(sites, {row: ".".join((*paths[row.stack], str(row.layer))) for row in rows})
     gate = walk.packed_gate or any("gate_proj" in s.role or s.role == "gate" for s in sites)
     shape = model_config.shape(
         model,
-        stack_layers={stack: sum(row.stack == stack for row in rows) for stack in stacks},
+        stack_layers={stack: sum(row.stack == stack for row in rows) for stack in paths},
         mlp_width=max((site.in_features for site in sites if site.role == "down"), default=None),
         gated_mlp=gate,
         dtype_bytes=walk.dtype_bytes,
@@ -162,7 +145,27 @@ def read(model: nn.Module) -> Anatomy:
     others = tuple(_other(leaf) for leaf in walk.others)
     parameters = sum(weight.size for weight in weights)
     heads = head_modules(model)
-    return Anatomy(tuple(sites), columns, tuple(rows), shape, parameters, weights, others, heads)
+    return Anatomy(sites, columns, blocks, shape, parameters, weights, others, heads)
+
+
+def _in_order(
+    sites: list[Site], stack_names: dict[tuple[str, ...], str]
+) -> tuple[tuple[Site, ...], tuple[str, ...]]:
+    """Return the sites row by row, those outside the layers last, and the roles of the layers."""
+    appearance = list(dict.fromkeys(site.role for site in sites if site.layer is not None))
+    columns = (
+        *(role for role in roles.ROLE_ORDER if role in appearance),
+        *(role for role in appearance if role not in roles.ROLE_ORDER),
+    )
+    stack = {name: number for number, name in enumerate(stack_names.values())}
+    column = {role: number for number, role in enumerate(columns)}
+
+    def place(site: Site) -> tuple[int, int, int]:
+        if site.layer is None:
+            return len(stack), 0, 0
+        return stack[site.stack], site.layer, column[site.role]
+
+    return tuple(sorted(sites, key=place)), columns
 
 
 _OTHER_KINDS = (nn.Embedding, nn.Conv1d, nn.Conv2d)
@@ -283,18 +286,25 @@ def _own_name(leaf: _Leaf) -> str:
 
 def _own_roles(sites: list[Site]) -> list[Site]:
     """Lengthen the roles that would name two sites of one row, until each names one."""
-    for length in range(2, 12):
+    deepest = max((site.module.count(".") for site in sites), default=0) + 1
+    for length in range(2, deepest + 1):
         counted = Counter((site.stack, site.layer, site.role) for site in sites)
         doubled = {(stack, role) for (stack, _, role), count in counted.items() if count > 1}
         if not doubled:
             break
         sites = [
-            replace(site, role=".".join(site.module.split(".")[-length:]))
+            replace(site, role=_longer_role(site, length))
             if (site.stack, site.role) in doubled
             else site
             for site in sites
         ]
     return sites
+
+
+def _longer_role(site: Site, length: int) -> str:
+    """Return the end of a module's path; of a fused one also which of its rows are meant."""
+    path = ".".join(site.module.split(".")[-length:])
+    return path + site.name.removeprefix(site.module)
 
 
 def _stack_names(stacks: list[tuple[str, ...]]) -> dict[tuple[str, ...], str]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 from lora_lab.anatomy import table
-from lora_lab.anatomy.blocks import BlockFacts
+from lora_lab.anatomy.blocks import Block, Row, row_of
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class Site:
     reads: str = ""  # sites with the same `reads` share one input tensor (q, k and v; gate and up)
     kind: Literal["linear", "embedding", "conv"] = "linear"
 
+    @property
+    def row(self) -> Row | None:
+        """Its row of the grid; None outside the layers."""
+        return row_of(self)
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -69,6 +74,11 @@ class Weight:
     head: bool = False
 
     @property
+    def row(self) -> Row | None:
+        """The row of its layer, which the grid lacks where that holds no matrix."""
+        return None if self.layer is None else Row(self.stack, self.layer)
+
+    @property
     def size(self) -> int:
         """The number of its entries."""
         return math.prod(self.shape)
@@ -80,17 +90,30 @@ class Weight:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One layer of the grid."""
+class BlockFacts:
+    """How a model's blocks are built.
 
-    stack: str
-    layer: int
+    Attributes:
+        activation: the MLP's function by its config name, None where the config has none.
+        attention_dropout: probability, in training.
+        hidden_dropout: probability on the branches' outputs, in training.
+        eager_attention: scores are computed as tensors, not inside one SDPA kernel.
+        norms: norms on the residual stream in one block.
+        head_norms: whether q and k are normalised by head (Qwen3).
+        rms_norm: RMSNorm as transformers writes it, not LayerNorm.
+        final_norm: whether a norm follows the last block.
+        lm_head: whether the model ends in logits over its vocabulary.
+    """
 
-    @property
-    def label(self) -> str:
-        """What people read: "3", "enc 3", "dec 3", or with a longer stack name before it."""
-        short = {"encoder": "enc", "decoder": "dec"}.get(self.stack, self.stack)
-        return f"{short} {self.layer}".strip()
+    activation: str | None = None
+    attention_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    eager_attention: bool = False
+    norms: int = 2
+    head_norms: bool = False
+    rms_norm: bool = False
+    final_norm: bool = True
+    lm_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +155,7 @@ class Anatomy:
     Attributes:
         sites: row by row, in the order of `roles`; those outside the layers come last.
         roles: the grid's columns.
-        rows: the grid's rows.
+        blocks: one a row of the grid.
         shape: the sizes that the memory of a training step depends on.
         parameters: all of the model's numbers, tied ones once, adapters not counted.
         weights: the tensors that hold them, in the model's order.
@@ -142,7 +165,7 @@ class Anatomy:
 
     sites: tuple[Site, ...]
     roles: tuple[str, ...]
-    rows: tuple[Row, ...]
+    blocks: tuple[Block, ...]
     shape: ModelShape
     parameters: int
     weights: tuple[Weight, ...] = field(default=(), repr=False)
@@ -160,12 +183,19 @@ class Anatomy:
         return tuple(site for site in self.sites if site.layer is not None)
 
     @cached_property
-    def _cells(self) -> dict[tuple[str, int | None, str], Site]:
-        return {(site.stack, site.layer, site.role): site for site in self.grid_sites}
+    def rows(self) -> tuple[Row, ...]:
+        """The grid's rows."""
+        return tuple(block.row for block in self.blocks)
+
+    @cached_property
+    def row_index(self) -> dict[Row, int]:
+        """The number of every row; what lies outside the layers has the one after the last."""
+        return {row: number for number, row in enumerate(self.rows)}
 
     def cell(self, row: Row, role: str) -> Site | None:
         """Return the site of one cell, or None where that layer has no such matrix."""
-        return self._cells.get((row.stack, row.layer, role))
+        number = self.row_index.get(row)
+        return None if number is None else self.blocks[number].roles.get(role)
 
     def __str__(self) -> str:
         return table.as_text(self)

@@ -119,11 +119,6 @@ def need_target(target_length: int, has_decoder: bool) -> None:
         )
 
 
-def row_index(anatomy: Anatomy) -> dict[tuple[str, int], int]:
-    """Return {(stack, layer): row}; what lies outside the layers has the row after the last."""
-    return {(row.stack, row.layer): number for number, row in enumerate(anatomy.rows)}
-
-
 @dataclass(frozen=True)
 class _Batches:
     """What the first stack reads and what the last one does: of most models the same."""
@@ -147,13 +142,9 @@ def _decoder(anatomy: Anatomy) -> str:
 
 
 def _blocks(anatomy: Anatomy, batches: _Batches) -> list[act.Block]:
-    index = row_index(anatomy)
-    members: list[list[Site]] = [[] for _ in index]
-    for site in anatomy.grid_sites:
-        members[index[site.stack, site.layer or 0]].append(site)
     return [
-        act.block(anatomy.shape, n, inside, batches.of(row.stack))
-        for n, (row, inside) in enumerate(zip(anatomy.rows, members, strict=True))
+        act.block(anatomy.shape, n, list(block.roles.values()), batches.of(block.row.stack))
+        for n, block in enumerate(anatomy.blocks)
     ]
 
 
@@ -172,12 +163,12 @@ def _rows(blocks: list[act.Block], head: act.Head) -> dict[str, Any]:
 
 
 def _sites(anatomy: Anatomy, batches: _Batches) -> dict[str, Any]:
-    index = row_index(anatomy)
+    index = anatomy.row_index
     sites: dict[str, dict[str, Any]] = {}
     groups: dict[str, dict[str, Any]] = {}
     for at, site in enumerate(anatomy.sites):
         # What lies outside the layers (pooler, classifier) is read last.
-        row = len(index) if site.layer is None else index[site.stack, site.layer]
+        row = len(index) if site.row is None else index[site.row]
         width = site.in_features + site.out_features
         batch = batches.read_by(site)
         kept = batch.tokens * batch.element  # Ax

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.anatomy.reader import SAVED_CHILD
+from lora_lab.anatomy.children import SAVED_CHILD
 from lora_lab.checkpoint.files import shown
 from lora_lab.checkpoint.modules import AdapterFile
 from lora_lab.errors import AdapterError

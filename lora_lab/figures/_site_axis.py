@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from lora_lab.analysis.live import Placed
+from lora_lab.anatomy.blocks import Placed, stack_label
 from lora_lab.figures._base import LETTER, Colours, plain
 
 _LAYER_LABEL = 28  # pixels between two labels of layers, at least
@@ -98,13 +98,13 @@ class SiteAxis:
 def site_axis(sites: Sequence[Placed]) -> SiteAxis:
     """Sort sites into roles, in the order in which these first come, and by layer within."""
     several = len({site.stack for site in sites}) > 1
-    groups: dict[str, list[int]] = {}
+    groups: dict[tuple[str, str], list[int]] = {}
     for i, site in enumerate(sites):
-        label = f"{site.stack[:3]} {site.role}" if several and site.stack else site.role
-        groups.setdefault(label, []).append(i)
+        groups.setdefault((site.stack, site.role), []).append(i)
     order: list[int] = []
     spans = []
-    for label, members in groups.items():
+    for (stack, role), members in groups.items():
+        label = f"{stack_label(stack)} {role}".strip() if several else role
         if order:
             order.append(-1)
         spans.append((label, len(order), len(order) + len(members) - 1))

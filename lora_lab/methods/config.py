@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from lora_lab.errors import ConfigError
@@ -71,3 +71,16 @@ def need_share(name: str, value: object) -> None:
     """Refuse what does not lie in [0, 1)."""
     if not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise ConfigError(f"{name} is {value!r}; it must lie in [0, 1)")
+
+
+def unknown_module(name: str, top: Iterable[str], why: str = "names no module") -> ConfigError:
+    """Return the error of an entry of `modules_to_save` that matches nothing.
+
+    Args:
+        name: the entry.
+        top: the model's children.
+        why: what is wrong with it.
+    """
+    return ConfigError(
+        f"modules_to_save entry {name!r} {why}; at the top this model has {', '.join(top)}"
+    )

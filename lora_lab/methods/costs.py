@@ -10,22 +10,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.anatomy.heads import head_names, unknown_module
 from lora_lab.budget import activations as act
-from lora_lab.budget.table import row_index
 from lora_lab.errors import ConfigError
 from lora_lab.methods.adalora.config import AdaLoraConfig
 from lora_lab.methods.bottleneck.config import BottleneckConfig
-from lora_lab.methods.config import need_count
+from lora_lab.methods.config import need_count, unknown_module
 from lora_lab.methods.cost import MASTER, PLAIN, Part, lora_options, lora_part
 from lora_lab.methods.full.config import BitFitConfig, FullConfig
 from lora_lab.methods.full.trained_weights import missing_biases, trained_weights
-from lora_lab.methods.head.config import HeadConfig
+from lora_lab.methods.head.config import HeadConfig, head_names
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.targets import ranks
 from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
 
 if TYPE_CHECKING:
+    from lora_lab.anatomy.blocks import Row
     from lora_lab.anatomy.types import Anatomy, Weight
 
 PREFIXES = (PrefixEmbedConfig, PrefixLayerConfig)
@@ -108,7 +107,7 @@ def _top_layers(anatomy: Anatomy, config: FullConfig, price: dict[str, Any]) -> 
     """The last n blocks with all that is in them; 2(12d² + 13d) for FT-Top2 of a GPT."""
     assert config.top_layers is not None, "full fine-tuning of everything is in the price table"
     weights = trained_weights(anatomy, config)
-    index = row_index(anatomy)
+    index = anatomy.row_index
     start = (layers := len(anatomy.rows)) - config.top_layers
     # A block's first norm keeps its input for its own weight; RMSNorm keeps the product instead.
     first = start * act.STAGES_A_BLOCK - (not anatomy.shape.block.rms_norm)
@@ -116,10 +115,9 @@ def _top_layers(anatomy: Anatomy, config: FullConfig, price: dict[str, Any]) -> 
     for weight in weights:
         part.train(_row(weight, index), weight.shape, new=False)
         part.claims.add(weight.name)
-    for site in anatomy.grid_sites:
-        if index[site.stack, site.layer or 0] >= start:
-            part.groups.add(price["sites"][site.name]["group"])
-            part.claims.add(site.name)
+    for site in (site for block in anatomy.blocks[start:] for site in block.roles.values()):
+        part.groups.add(price["sites"][site.name]["group"])
+        part.claims.add(site.name)
     for row in range(start, layers):
         part.kept[row] += price["rows"][row]["normed"]
     return part
@@ -128,7 +126,7 @@ def _top_layers(anatomy: Anatomy, config: FullConfig, price: dict[str, Any]) -> 
 def _bitfit(anatomy: Anatomy, config: BitFitConfig, price: dict[str, Any]) -> Part:
     """The backbone's bias vectors; 11Ld and the last norm's d in a GPT."""
     trained = set(trained_weights(anatomy, config))
-    index = row_index(anatomy)
+    index = anatomy.row_index
     orders = {site.module: price["sites"][site.name]["order"] for site in anatomy.sites}
     part = Part(element=price["element"])
     in_blocks = False
@@ -152,11 +150,9 @@ def _bitfit(anatomy: Anatomy, config: BitFitConfig, price: dict[str, Any]) -> Pa
     return part
 
 
-def _row(weight: Weight, index: dict[tuple[str, int], int]) -> int:
+def _row(weight: Weight, index: dict[Row, int]) -> int:
     outside = len(index)
-    if weight.layer is None:
-        return outside
-    return index.get((weight.stack, weight.layer), outside)  # a block may hold no matrix
+    return outside if weight.row is None else index.get(weight.row, outside)
 
 
 def _prefix_embed(anatomy: Anatomy, config: PrefixEmbedConfig, _price: dict[str, Any]) -> Part:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
-from lora_lab.anatomy.heads import unknown_module
-from lora_lab.anatomy.reader import ADAPTER_CHILD, LEARNED_CHILD, SAVED_CHILD
+from lora_lab.anatomy.children import ADAPTER_CHILD, LEARNED_CHILD, SAVED_CHILD
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.base import Active, AdapterNames
+from lora_lab.methods.config import unknown_module
 from lora_lab.methods.lora.layers import AdaptedLayer
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)

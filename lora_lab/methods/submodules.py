@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from lora_lab.anatomy.reader import LEARNED_CHILD
+from lora_lab.anatomy.children import LEARNED_CHILD
 
 
 def hang(parent: nn.Module, name: str, learned: nn.Module) -> None:

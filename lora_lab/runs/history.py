@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from lora_lab.errors import RunError
+from lora_lab.anatomy.blocks import cells
+from lora_lab.errors import ModelError, RunError
 from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE, read_log
 
 
@@ -106,6 +107,8 @@ def read_history(run_folder: str | os.PathLike[str]) -> SpectraHistory:
 def _read_sites(path: Path) -> tuple[RecordedSite, ...]:
     try:
         rows: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["sites"]
-        return tuple(RecordedSite(**row) for row in rows)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        sites = tuple(RecordedSite(**row) for row in rows)
+        cells(sites)
+        return sites
+    except (ModelError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from error

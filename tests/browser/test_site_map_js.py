@@ -12,6 +12,7 @@ from esm import EsmPage
 from playwright.sync_api import Locator, expect
 
 from lora_lab.anatomy import Anatomy, ModelShape, Row, Site
+from lora_lab.anatomy.blocks import blocks_of
 from lora_lab_widgets.site_map import SiteMap
 
 pytestmark = pytest.mark.browser
@@ -22,14 +23,14 @@ ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 def site_map(layers: int = 12, roles: tuple[str, ...] = ROLES, **kwargs: Any) -> SiteMap:
-    rows = tuple(Row("", i) for i in range(layers))
     sites = tuple(
         Site(f"{i}.{role}", f"{i}.{role}", i, role, 8, 8)
         for i in range(layers)
         for role in roles
         if (i, role) != (2, "k")  # a hole, as in models with different layers
     )
-    return SiteMap(Anatomy(sites, roles, rows, SHAPE, 1), **kwargs)
+    blocks = blocks_of(sites, {Row("", i): f"{i}" for i in range(layers)})
+    return SiteMap(Anatomy(sites, roles, blocks, SHAPE, 1), **kwargs)
 
 
 def cell(esm: EsmPage, name: str, view: int = 0) -> Locator:

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 import pytest
 
 from lora_lab.anatomy import Anatomy, ModelShape, Row, Site
+from lora_lab.anatomy.blocks import blocks_of
 from lora_lab.errors import AdapterError
 from lora_lab.runs.snapshot import Factors, RunState, Snapshot, Spectra
 from lora_lab_widgets import delta_w
@@ -25,7 +26,8 @@ SITES = tuple(
     for i in range(3)
     for role in ROLES
 )
-ANATOMY = Anatomy(SITES, ROLES, tuple(Row("", i) for i in range(3)), SHAPE, 1000)
+BLOCKS = blocks_of(SITES, {Row("", i): f"layers.{i}" for i in range(3)})
+ANATOMY = Anatomy(SITES, ROLES, BLOCKS, SHAPE, 1000)
 RANKS = {f"layers.{i}.v": 4 for i in range(3)}
 
 

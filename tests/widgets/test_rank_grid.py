@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lora_lab.anatomy import Anatomy, ModelShape, Row, Site
+from lora_lab.anatomy.blocks import blocks_of
 from lora_lab.errors import ConfigError
 from lora_lab_widgets.panel import STATIC
 from lora_lab_widgets.rank_grid import RankGrid
@@ -25,8 +26,8 @@ def make_anatomy(layers: int = 3, name: str = "layers") -> Anatomy:
     )
     pooler = Site("pooler", "pooler", None, "pooler", in_features=64, out_features=64)
     shape = SimpleNamespace(spec=ModelShape)
-    rows = tuple(Row("", i) for i in range(layers))
-    return Anatomy((*sites, pooler), tuple(shapes), rows, shape, 0)  # type: ignore[arg-type]
+    blocks = blocks_of(sites, {Row("", i): f"{name}.{i}" for i in range(layers)})
+    return Anatomy((*sites, pooler), tuple(shapes), blocks, shape, 0)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lora_lab.anatomy import Anatomy, ModelShape, Row, Site
-from lora_lab_widgets.site_map import SiteMap, site_label
+from lora_lab.anatomy.blocks import blocks_of, site_label
+from lora_lab_widgets.site_map import SiteMap
 
 SHAPE = ModelShape("tiny", 8, 3, 16, 2, 2, 4, 50, 32, True, True, 4)
 
@@ -23,7 +24,8 @@ def grid(layers: int = 3, roles: tuple[str, ...] = ("q", "v")) -> Anatomy:
     sites = [
         site(row.layer, role) for row in rows for role in roles if (row.layer, role) != (1, "q")
     ]
-    return Anatomy((*sites, site(None, "pooler")), roles, rows, SHAPE, 100)
+    blocks = blocks_of(sites, {row: f"layers.{row.layer}" for row in rows})
+    return Anatomy((*sites, site(None, "pooler")), roles, blocks, SHAPE, 100)
 
 
 def test_shows_the_grid_without_what_has_no_layer() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import traitlets
 
 from lora_lab.analysis.live import SiteView, site_view
+from lora_lab.anatomy.blocks import site_label
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import LoraLabError
 from lora_lab.runs.snapshot import Factors, RunState, Snapshot, Spectra
@@ -22,7 +23,7 @@ from lora_lab.spectra.sizes import effective_rank
 from lora_lab_widgets._background import Background
 from lora_lab_widgets._live_figure import LiveFigure
 from lora_lab_widgets.message_throttle import Line, Picker, Place, at_once
-from lora_lab_widgets.site_map import SiteMap, site_label
+from lora_lab_widgets.site_map import SiteMap
 
 GAP = 18  # pixels between the columns
 PAUSE = 2.0  # seconds between two looks at ΔW, at least: a look takes five messages

@@ -137,9 +137,9 @@ class RankGrid(MessagePanel):
 def _grid_of(anatomy: Anatomy) -> dict[str, Any]:
     """Return the traits that describe a model: rows, roles, cells."""
     cells = []
-    for index, row in enumerate(anatomy.rows):
+    for index, block in enumerate(anatomy.blocks):
         for role in anatomy.roles:
-            site = anatomy.cell(row, role)
+            site = block.roles.get(role)
             if site is not None:
                 shape = [site.out_features, site.in_features]
                 cells.append(

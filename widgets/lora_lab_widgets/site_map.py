@@ -8,16 +8,9 @@ from typing import Any
 
 import traitlets
 
-from lora_lab.anatomy.types import Anatomy, Site
+from lora_lab.anatomy.blocks import site_label
+from lora_lab.anatomy.types import Anatomy
 from lora_lab_widgets.panel import MessagePanel
-
-
-def site_label(site: Site) -> str:
-    """Return how people name a site: "layer 11 · v", "enc 3 · q", else its own name."""
-    if site.layer is None:
-        return site.name
-    stack = {"encoder": "enc", "decoder": "dec"}.get(site.stack, site.stack) or "layer"
-    return f"{stack} {site.layer} · {site.role}"
 
 
 def _by_place(values: Mapping[str, float], site_map: SiteMap) -> list[float | None]:
@@ -51,9 +44,9 @@ class SiteMap(MessagePanel):
     def __init__(self, anatomy: Anatomy, **kwargs: Any) -> None:
         cells = [
             [site.name, site_label(site), row, column]
-            for row, layer in enumerate(anatomy.rows)
+            for row, block in enumerate(anatomy.blocks)
             for column, role in enumerate(anatomy.roles)
-            if (site := anatomy.cell(layer, role)) is not None
+            if (site := block.roles.get(role)) is not None
         ]
         self.places: tuple[str, ...] = tuple(str(cell[0]) for cell in cells)
         super().__init__(**kwargs)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from lora_lab.anatomy.blocks import Block
 from lora_lab.anatomy.roles import is_cross_attention
-from lora_lab.anatomy.types import Anatomy, Row
+from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import ConfigError
 from lora_lab.methods.bottleneck.config import BottleneckConfig
 
@@ -53,21 +54,21 @@ def find_places(model: nn.Module, read: Anatomy, config: BottleneckConfig) -> li
     if config.r > d:
         raise ConfigError(f"r is {config.r} and the model is {d} wide; use an r of at most {d}")
     places = []
-    for row, block in _blocks(read).items():
-        found = {"the MLP": block}
+    for block in read.blocks:
+        found = {"the MLP": block.path}
         if config.variant == "H":
-            found = {"attention": _behind(model, read, row, block, "o")}
+            found = {"attention": _behind(model, d, block, "o")}
         if config.variant != "L":
-            found["the MLP"] = _behind(model, read, row, block, "down")
+            found["the MLP"] = _behind(model, d, block, "down")
         for what, path in found.items():
             if not path:
                 raise ConfigError(
                     f"{config.method} finds no output of {what} of width {d} in layer "
-                    f"{row.label}; use LoRA, which only needs the matrices"
+                    f"{block.row.label}; use LoRA, which only needs the matrices"
                 )
             module = model.get_submodule(path)
-            words = f"the place after {what} of layer {row.label}"
-            places.append(Place(words, path, module, _floating(module, model), d, row.layer))
+            words = f"the place after {what} of layer {block.row.label}"
+            places.append(Place(words, path, module, _floating(module, model), d, block.row.layer))
     return places
 
 
@@ -77,33 +78,23 @@ _CHILDREN = {
 }
 
 
-def _behind(model: nn.Module, read: Anatomy, row: Row, block: str, role: str) -> str:
+def _behind(model: nn.Module, width: int, block: Block, role: str) -> str:
     """Return the path of what makes a sublayer's output: its closing matrix, or all of it; "".
 
     A mixture of experts has no one closing matrix; its block's child is known by its name.
     """
-    site = read.cell(row, role)
+    site = block.roles.get(role)
     if site is not None:
-        whole = site.rows is None and site.out_features == read.shape.hidden_size
+        whole = site.rows is None and site.out_features == width
         return site.module if whole else ""
     found = [
         name
-        for name, _ in model.get_submodule(block).named_children()
+        for name, _ in model.get_submodule(block.path).named_children()
         if any(word in name.lower() for word in _CHILDREN[role])
         and "norm" not in name.lower()
         and not is_cross_attention((name,))
     ]
-    return f"{block}.{found[0]}" if len(found) == 1 else ""
-
-
-def _blocks(read: Anatomy) -> dict[Row, str]:
-    """Return {row: path of its block}, from the bottom up."""
-    modules = {(site.stack, site.layer): site.module for site in read.grid_sites}
-    found = {}
-    for row in read.rows:
-        names = modules[row.stack, row.layer].split(".")
-        found[row] = ".".join(names[: names.index(str(row.layer)) + 1])
-    return found
+    return f"{block.path}.{found[0]}" if len(found) == 1 else ""
 
 
 def _floating(module: nn.Module, model: nn.Module) -> Tensor:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab.anatomy.api import anatomy
-from lora_lab.anatomy.types import Anatomy, Row
+from lora_lab.anatomy.blocks import Row
+from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import AdapterError
 from lora_lab.methods.api import register
 from lora_lab.methods.base import Active, Adapter
@@ -148,10 +149,9 @@ class InPlaceAdapter(Adapter):
         """
         if isinstance(self.config, FullConfig) and self.config.top_layers is None:
             return {"the model": list(reversed(self._own.values()))}
-        rows: dict[tuple[str, int | None], Row] = {(r.stack, r.layer): r for r in found.rows}
-        where = {w.name: rows.get((w.stack, w.layer)) for w in found.weights}
+        where = {w.name: w.row if w.row in found.row_index else None for w in found.weights}
         for site in found.grid_sites:
-            where.setdefault(f"{site.module}.bias", rows[site.stack, site.layer])
+            where.setdefault(f"{site.module}.bias", site.row)
         new = {name: bias for name, (_, bias) in self._new.items()}
         places: defaultdict[str, list[nn.Parameter]] = defaultdict(list)
         for name, parameter in (self._own | new).items():

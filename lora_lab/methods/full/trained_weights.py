@@ -29,8 +29,8 @@ def trained_weights(anatomy: Anatomy, config: FullConfig | BitFitConfig) -> tupl
         raise ConfigError(
             f"top_layers is {config.top_layers} and the model has {layers}; use at most {layers}"
         )
-    top = {(row.stack, row.layer) for row in anatomy.rows[layers - config.top_layers :]}
-    return tuple(w for w in anatomy.weights if w.layer is not None and (w.stack, w.layer) in top)
+    top = set(anatomy.rows[layers - config.top_layers :])
+    return tuple(weight for weight in anatomy.weights if weight.row in top)
 
 
 def missing_biases(anatomy: Anatomy) -> tuple[str, ...]:

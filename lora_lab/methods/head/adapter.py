@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_lab.anatomy.heads import head_modules, head_names
+from lora_lab.anatomy.heads import head_modules
 from lora_lab.configs import MethodConfig
 from lora_lab.methods.api import register
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.full.config import FullConfig
-from lora_lab.methods.head.config import HeadConfig
+from lora_lab.methods.head.config import HeadConfig, head_names
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.modules_to_save import SavedModules, own_tensors
 

@@ -35,3 +35,22 @@ class HeadConfig(Config):
     def method(self) -> str:
         """What is trained; the paper has no name for it."""
         return "Head"
+
+
+def head_names(config: HeadConfig, found: Sequence[str]) -> Sequence[str]:
+    """Return what a config names, or else a classifier's head.
+
+    Args:
+        config: whose `modules` may be None.
+        found: what `head_modules` returned of the model.
+
+    Raises:
+        ConfigError: it names nothing, and the model has no head.
+    """
+    names = found if config.modules is None else config.modules
+    if not names:
+        raise ConfigError(
+            "this model has no classification head; name its modules, such as "
+            "HeadConfig(modules=['classifier'])"
+        )
+    return names

@@ -95,13 +95,9 @@ def _reader(model: Any) -> tuple[nn.Module | None, nn.Module | None]:
 
 def _blocks(model: nn.Module, read: Anatomy, path: str) -> dict[str, nn.Module]:
     """Return the blocks below a path."""
-    found: dict[str, nn.Module] = {}
-    for site in read.grid_sites:
-        names = site.module.split(".")
-        block = ".".join(names[: names.index(str(site.layer)) + 1])
-        if block.startswith(f"{path}." if path else "") and block not in found:
-            found[block] = model.get_submodule(block)
-    return found
+    below = f"{path}." if path else ""
+    paths = (block.path for block in read.blocks if block.path.startswith(below))
+    return {path: model.get_submodule(path) for path in paths}
 
 
 def _exits(module: nn.Module, path: str, block: str) -> tuple[nn.Module, ...]:

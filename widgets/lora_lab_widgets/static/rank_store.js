@@ -1,7 +1,5 @@
-// @ts-check
 // What all views of one rank grid share: the ranks shown, the stroke in hand, undo and redo.
 // A stroke changes only the browser; its end saves the model once, so Python hears one message.
-/** @import { Model } from "./_shared.js" */
 
 import { listen } from "./_shared.js";
 import { GRIDS } from "./shown_ranks.js";
@@ -24,22 +22,10 @@ export function stepDown(r) {
   return r <= 1 ? 0 : 2 ** (Math.ceil(Math.log2(r)) - 1);
 }
 
-/**
- * A matrix that can have a rank; `shape` is [out, in].
- * @typedef {object} Cell
- * @property {string} site
- * @property {number} row
- * @property {string} role
- * @property {[number, number]} shape
- * @property {number} max_rank
- */
-
 export class RankStore {
-  /** @param {Model} model */
   constructor(model) {
     this.model = model;
-    /** @type {Set<{build(): void, repaint(): void}>} */
-    this.views = new Set();
+    this.views = new Set(); // {build(), repaint()}
     this.load();
     const reload = () => {
       this.load();
@@ -151,9 +137,10 @@ export class RankStore {
   /** One whole stroke: `rankFor(cell)` gives each cell's new rank. Returns how many were capped. */
   apply(cells, rankFor, options) {
     this.begin();
-    const capped = cells.filter((cell) => this.put(cell, rankFor(cell)));
+    let capped = 0;
+    for (const cell of cells) capped += this.put(cell, rankFor(cell));
     this.commit(options);
-    return capped.length;
+    return capped;
   }
 
   remember(ranks) {
