@@ -47,12 +47,12 @@ def _run(options: argparse.Namespace) -> Report | None:
 
 
 def _made(options: argparse.Namespace) -> Run:
-    from lora_lab.runs.run_file import Recipe
+    from lora_lab.runs.run_file import RunConfig
     from lora_lab.training.resume import resume
 
     if options.resume:
         return resume(options.recipe, output_dir=options.output_dir or "runs", start=False)
-    recipe = Recipe.read(options.recipe)
+    recipe = RunConfig.read(options.recipe)
     if options.output_dir:
         recipe = dataclasses.replace(recipe, output_dir=options.output_dir)
     return recipe.make()

@@ -24,7 +24,7 @@ from .snapshot import (
     Factors as Factors,
 )
 from .snapshot import (
-    Problem as Problem,
+    Failure as Failure,
 )
 from .snapshot import (
     RunState as RunState,

@@ -42,7 +42,7 @@ _FIELDS = "model", "task", "configs", "training", "output_dir", "name"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RunConfig:
     """What a run is made of, by name: nothing is loaded yet.
 
     Attributes:
@@ -62,7 +62,7 @@ class Recipe:
     name: str | None = None
 
     @classmethod
-    def read(cls, path: str | Path) -> Recipe:
+    def read(cls, path: str | Path) -> RunConfig:
         """Read a file.
 
         Raises:
@@ -71,7 +71,7 @@ class Recipe:
         return cls.from_dict(read_yaml(path), str(path))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], where: str = "the recipe") -> Recipe:
+    def from_dict(cls, values: Mapping[str, Any], where: str = "the recipe") -> RunConfig:
         """Build from plain values; see the head of this file."""
         if "fingerprints" in values:  # a run's config.json
             values = _of_run(values, where)
@@ -101,7 +101,7 @@ class Recipe:
             raise ConfigError(f"{where}: {error}") from None
 
     @classmethod
-    def of(cls, run: Run) -> Recipe:
+    def of(cls, run: Run) -> RunConfig:
         """Return the recipe of a run.
 
         Raises:

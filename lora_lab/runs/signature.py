@@ -27,13 +27,13 @@ _KEY_FILE = "origin.key"
 _KEY_BYTES = 32
 
 
-def mark(sources: Mapping[str, Any]) -> str | None:
+def sign(sources: Mapping[str, Any]) -> str | None:
     """Return what says that this user's LoRA Lab wrote these sources; None where it has no key."""
     key = _key()
     return None if key is None else _digest(key, sources)
 
 
-def is_own(config: Mapping[str, Any]) -> bool:
+def verify(config: Mapping[str, Any]) -> bool:
     """Return whether a run's config.json has its sources from this user's own LoRA Lab."""
     known, key = config.get("origin"), _key()
     if key is None or not isinstance(known, str):

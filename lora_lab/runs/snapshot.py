@@ -30,7 +30,7 @@ class RunState(StrEnum):
 
 
 @dataclass(frozen=True)
-class Problem:
+class Failure:
     """An error as people should read it: what happened, and what to try."""
 
     message: str  # one line
@@ -82,5 +82,5 @@ class Snapshot:
     spectra: Spectra | None = None
     factors: Factors | None = None  # of the site named by `Run.watch`
     ranks: Mapping[str, int] | None = None  # site name -> rank, where training moves it (AdaLoRA)
-    problem: Problem | None = None
+    failure: Failure | None = None
     version: int = 0  # grows with every replacement

@@ -33,7 +33,7 @@ from lora_lab.runs.lock import RunLock
 from lora_lab.runs.records import METRICS_FILE, RunRecord, list_runs, read_metrics
 from lora_lab.runs.redaction import redacted
 
-__all__ = ["MuteStore", "RunRecord", "RunStore", "list_runs"]
+__all__ = ["NullStore", "RunRecord", "RunStore", "list_runs"]
 
 
 class RunStore:
@@ -175,7 +175,7 @@ class RunStore:
         return checkpoints.save(self.folder, step, save, state, passing=passing)
 
 
-class MuteStore(RunStore):
+class NullStore(RunStore):
     """The same folder, of a process that is not to write: every write is a no-op."""
 
     def write_json(self, name: str, value: Any) -> None:

@@ -75,7 +75,7 @@ def train_cell(
                     stopped = True
                     run.stop()
         snapshot = run.snapshot
-        problem = snapshot.problem.message if snapshot.problem else ""
+        problem = snapshot.failure.message if snapshot.failure else ""
         if snapshot.state is RunState.FAILED:
             return CellResult(cell.id, "failed", run.id, snapshot.step, {}, seen, problem)
         early = snapshot.step < snapshot.total_steps
@@ -98,7 +98,7 @@ def train_cell(
 
 
 def _take_off(lm: LoadedModel, run: Run | None) -> None:
-    """Take the run's own adapter off: the next run in line may have its own there by now."""
+    """Take the run's own adapter off: the next queued run may have its own there by now."""
     adapter = run.adapter if run else None
     if adapter is not None and attached(lm.model).get(ADAPTER) is adapter:
         with contextlib.suppress(AdapterError):  # that run was faster

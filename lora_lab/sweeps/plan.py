@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from lora_lab._util.yaml import read_yaml
 from lora_lab.errors import ConfigError
 from lora_lab.methods.plain import method_from_dict
-from lora_lab.runs.run_file import Recipe
+from lora_lab.runs.run_file import RunConfig
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell, Space, cells
 from lora_lab.sweeps.store import checked_name
@@ -50,7 +50,7 @@ class SweepPlan:
         asha: the rule of early stopping; None: every cell is trained to its end.
     """
 
-    recipe: Recipe
+    recipe: RunConfig
     space: Space
     asha: AshaConfig | None = None
 
@@ -64,7 +64,7 @@ class SweepPlan:
         """
         values = read_yaml(path)
         where = str(path)
-        recipe = Recipe.from_dict({k: v for k, v in values.items() if k not in _OWN}, where)
+        recipe = RunConfig.from_dict({k: v for k, v in values.items() if k not in _OWN}, where)
         try:
             space = Space(
                 grid=_methods(_mapping(values, "grid")),
@@ -90,7 +90,7 @@ class SweepPlan:
         return cells(self.recipe.configs, self.recipe.training, self.space, layers)
 
 
-def _anatomy(recipe: Recipe) -> Anatomy:
+def _anatomy(recipe: RunConfig) -> Anatomy:
     """Return the anatomy of the model that a recipe loads, without its weights."""
     from transformers.models.auto import modeling_auto
 

@@ -21,7 +21,7 @@ from lora_lab.tasks.base import Task
 from lora_lab.tasks.classification import ClassificationTask, some
 from lora_lab.tasks.seq2seq_encoding import decoder_inputs
 from lora_lab.training.config import TrainingConfig
-from lora_lab.training.trackers import check_reporters
+from lora_lab.training.trackers import check_trackers
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
@@ -67,7 +67,7 @@ def check_settings(
             f"loraplus_lr_ratio is LoRA+'s rate of B, and {method_name(configs)} has no B; leave "
             "it out"
         )
-    check_reporters(training.report_to)
+    check_trackers(training.report_to)
 
 
 def _check_precision(model: nn.Module, config: FullConfig | BitFitConfig) -> None:

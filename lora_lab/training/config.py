@@ -9,7 +9,7 @@ from typing import Literal
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import Config, need_count, need_positive
 
-REPORTERS = ("trackio", "wandb", "tensorboard", "mlflow")  # transformers' names
+TRACKERS = ("trackio", "wandb", "tensorboard", "mlflow")  # transformers' names
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class TrainingConfig(Config):
         need_positive("learning_rate", self.learning_rate)
         if self.report_to is not None:
             names = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to)
-            if unknown := [name for name in names if name not in REPORTERS]:
+            if unknown := [name for name in names if name not in TRACKERS]:
                 raise ConfigError(
-                    f"report_to names {unknown[0]!r}; use one or more of {', '.join(REPORTERS)}"
+                    f"report_to names {unknown[0]!r}; use one or more of {', '.join(TRACKERS)}"
                 )
             object.__setattr__(self, "report_to", tuple(names) or None)
         if self.loraplus_lr_ratio is not None:

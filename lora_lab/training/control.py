@@ -70,7 +70,7 @@ class Control:
             self._run(work)
 
     def queue(self) -> None:
-        """Wait in line: `begin` starts the run, `stop` takes it out. See `start`."""
+        """Wait in the queue: `begin` starts the run, `stop` takes it out. See `start`."""
         with self._condition:
             if self._may_start():
                 self._enter(RunState.QUEUED)
@@ -124,7 +124,7 @@ class Control:
     def stop(self) -> None:
         """Ask the run to end at the next boundary. A no-op if it is ending or over.
 
-        A queued run leaves the line and is done.
+        A queued run leaves the queue and is done.
 
         Raises:
             RunError: the run has not started.
@@ -163,7 +163,7 @@ class Control:
                 self._wait_once(left)  # short, so that Ctrl-C gets through on every platform
         except KeyboardInterrupt:
             where = (
-                "stays in line" if self._state is RunState.QUEUED else "goes on in the background"
+                "stays queued" if self._state is RunState.QUEUED else "goes on in the background"
             )
             raise KeyboardInterrupt(f"run {self.name} {where}; run.stop() ends it") from None
         return self._over()
@@ -313,7 +313,7 @@ class Control:
         if self._state is RunState.IDLE:
             return "call start() first"
         if self._state is RunState.QUEUED:
-            return "it starts by itself when its turn comes; stop() takes it out of the line"
+            return "it starts by itself when its turn comes; stop() takes it out of the queue"
         if self._state is RunState.STOPPING:
             return "wait() until it is done"
         return "call train() for a new run"

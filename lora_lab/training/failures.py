@@ -11,10 +11,10 @@ import torch
 
 from lora_lab.errors import LoraLabError, RunError
 from lora_lab.runs.redaction import redacted
-from lora_lab.runs.snapshot import Problem
+from lora_lab.runs.snapshot import Failure
 from lora_lab.training.config import TrainingConfig
 from lora_lab.training.divergence import DivergingError
-from lora_lab.training.gpu_memory import NoRoomError, batch_fields, in_words
+from lora_lab.training.gpu_memory import OutOfMemoryForecastError, batch_fields, settings_in_words
 
 _MEMORY_WORDS = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.I)
 
@@ -26,8 +26,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _MEMORY_WORDS.search(str(error)) is not None
 
 
-def explain(error: BaseException, training: TrainingConfig) -> Problem:
-    """Return the problem that people see.
+def explain(error: BaseException, training: TrainingConfig) -> Failure:
+    """Return the failure as people see it.
 
     Args:
         error: as caught, its traceback still with it.
@@ -37,9 +37,9 @@ def explain(error: BaseException, training: TrainingConfig) -> Problem:
     lines = redacted(str(error)).strip().splitlines()
     first = lines[0] if lines else type(error).__name__
     if is_out_of_memory(error):
-        return with_proposal(Problem(f"out of memory: {first}", "", details), training, {})
-    if isinstance(error, NoRoomError):
-        return Problem(first, "", details, error.proposal)
+        return with_proposal(Failure(f"out of memory: {first}", "", details), training, {})
+    if isinstance(error, OutOfMemoryForecastError):
+        return Failure(first, "", details, error.proposal)
     from lora_lab.training.trainer import DeadAdapterError, NotFiniteError
 
     if isinstance(error, (NotFiniteError, DivergingError)):
@@ -47,10 +47,10 @@ def explain(error: BaseException, training: TrainingConfig) -> Problem:
             f"try a lower learning_rate than {training.learning_rate:g}, or more warmup_steps; "
             "also look for examples with an empty completion"
         )
-        return Problem(first, remedy, details)
+        return Failure(first, remedy, details)
     if isinstance(error, (DeadAdapterError, LoraLabError)):
-        return Problem(first, "", details)  # the line itself names the mend
-    return Problem(f"{type(error).__name__}: {first}", "the details show where it arose", details)
+        return Failure(first, "", details)  # the line itself names the mend
+    return Failure(f"{type(error).__name__}: {first}", "the details show where it arose", details)
 
 
 def forget_frames(error: BaseException) -> None:
@@ -80,11 +80,11 @@ def showable(error: Exception) -> Exception:
     return RunError(redacted("".join(traceback.format_exception_only(error))).strip())
 
 
-def with_proposal(problem: Problem, training: TrainingConfig, fields: Mapping[str, int]) -> Problem:
+def with_proposal(failure: Failure, training: TrainingConfig, fields: Mapping[str, int]) -> Failure:
     """Return an "out of memory" with what to try.
 
     Args:
-        problem: as `explain` gives it.
+        failure: as `explain` gives it.
         training: what the run was asked to do.
         fields: the batch that the dry run says fits; empty where it does not know: then half of
             the batch is proposed.
@@ -95,9 +95,9 @@ def with_proposal(problem: Problem, training: TrainingConfig, fields: Mapping[st
         others += " or gradient_checkpointing=True"
     if batch == 1:
         remedy = f"the batch is one example already: try {others}"
-        return replace(problem, remedy=remedy, proposal={})
+        return replace(failure, remedy=remedy, proposal={})
     known = bool(fields)
     fields = dict(fields) or batch_fields(training, batch // 2)
     why = "the dry run says it fits" if known else "half the batch, a guess: nothing was measured"
-    remedy = f"try {in_words(fields)} ({why}), else {others}"
-    return replace(problem, remedy=remedy, proposal=fields)
+    remedy = f"try {settings_in_words(fields)} ({why}), else {others}"
+    return replace(failure, remedy=remedy, proposal=fields)

@@ -1,4 +1,4 @@
-"""The room on a shared GPU: how much is free, who has the rest, and what would fit into it."""
+"""The memory of a shared GPU: how much is free, who has the rest, and what would fit into it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ import torch
 
 from lora_lab._util.format import format_bytes
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.training import gpu_processes as around
 from lora_lab.training.config import TrainingConfig
-from lora_lab.training.gpu_processes import Neighbour
+from lora_lab.training.gpu_processes import GpuProcess, in_words, other_processes
 
 CAP = "LORA_LAB_MAX_VRAM_GB"
 _GIB = 2**30
 _CONTEXT = _GIB  # bytes; what CUDA itself takes for this process is less, and counts as others'
 
 
-class NoRoomError(RunError):
+class OutOfMemoryForecastError(RunError):
     """A training that will not fit, refused before its first step.
 
     Attributes:
@@ -34,7 +33,7 @@ class NoRoomError(RunError):
 
 
 @dataclass(frozen=True)
-class Room:
+class GpuMemory:
     """Bytes on one device.
 
     Attributes:
@@ -42,14 +41,14 @@ class Room:
         total: the device's.
         others: in use beyond this process's allocator: other processes, and CUDA itself.
         capped: `free` is what LORA_LAB_MAX_VRAM_GB leaves, not what the device has.
-        neighbours: the other processes, as far as the driver names them.
+        processes: the other ones, as far as the driver names them.
     """
 
     free: int
     total: int
     others: int
     capped: bool = False
-    neighbours: tuple[Neighbour, ...] = ()
+    processes: tuple[GpuProcess, ...] = ()
 
     def __str__(self) -> str:
         what = f"left of {CAP}" if self.capped else f"free of {format_bytes(self.total)}"
@@ -58,7 +57,7 @@ class Room:
     @property
     def in_use(self) -> str:
         """Who has the rest: "12 GiB in use by others: python (42) 11 GiB"."""
-        return f"{format_bytes(self.others)} in use by others{around.in_words(self.neighbours)}"
+        return f"{format_bytes(self.others)} in use by others{in_words(self.processes)}"
 
 
 def cap_bytes() -> int | None:
@@ -87,8 +86,8 @@ def apply_cap(device: torch.device) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap / total), device)
 
 
-def room(device: torch.device) -> Room | None:
-    """Return the room on a CUDA device; None of others, whose memory is the whole computer's."""
+def gpu_memory(device: torch.device) -> GpuMemory | None:
+    """Return the memory of a CUDA device; None of others, whose memory is the whole computer's."""
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
@@ -96,26 +95,26 @@ def room(device: torch.device) -> Room | None:
     allocated = torch.cuda.memory_allocated(device)
     others = max(0, total - free - reserved)
     mine = free + reserved - allocated
-    who = around.neighbours(device)
+    processes = other_processes(device)
     cap = cap_bytes()
     if cap is not None and cap - allocated < mine:
-        return Room(max(0, cap - allocated), total, others, True, who)
-    return Room(mine, total, others, neighbours=who)
+        return GpuMemory(max(0, cap - allocated), total, others, True, processes)
+    return GpuMemory(mine, total, others, processes=processes)
 
 
 def used_by_others(device: torch.device) -> str:
-    """Return who else is on a CUDA device, as `Room.in_use`; "" where nobody is, or no CUDA.
+    """Return who else is on a CUDA device, as `GpuMemory.in_use`; "" where nobody is, or no CUDA.
 
     Where the driver names nobody, as in a container, less than 1 GiB is taken for CUDA's own. May
     take seconds where `nvidia-smi` is asked.
     """
-    there = room(device)
-    if there is None or not (there.neighbours or there.others >= _CONTEXT):
+    memory = gpu_memory(device)
+    if memory is None or not (memory.processes or memory.others >= _CONTEXT):
         return ""
-    return there.in_use
+    return memory.in_use
 
 
-def computer_room() -> int | None:
+def available_memory() -> int | None:
     """Return the computer's available memory in bytes, where Linux tells it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -125,7 +124,7 @@ def computer_room() -> int | None:
     return int(kibibytes) * 1024
 
 
-def fitting(
+def largest_batch(
     training: TrainingConfig, needed: Callable[[int], int], free: int, largest: int
 ) -> dict[str, int]:
     """Return the largest batch that fits, with as many more passes: the step sees as many examples.
@@ -160,7 +159,7 @@ def batch_fields(training: TrainingConfig, size: int) -> dict[str, int]:
     }
 
 
-def in_words(fields: dict[str, int]) -> str:
+def settings_in_words(fields: dict[str, int]) -> str:
     """Return "per_device_train_batch_size=4 with gradient_accumulation_steps=2"."""
     return " with ".join(f"{name}={value}" for name, value in fields.items())
 
@@ -201,7 +200,7 @@ class Forecast:
         """
         from lora_lab.budget.dry_run import dry_run
 
-        found = dry_run(
+        report = dry_run(
             self._model,
             self._config,
             batch_size=batch_size,
@@ -210,26 +209,27 @@ class Forecast:
             gradient_checkpointing=self._training.gradient_checkpointing,
             cuda=self._cuda,
         )
-        return found.device_peak - found.weights
+        return report.device_peak - report.weights
 
-    def check(self, there: Room) -> None:
-        """Refuse a training that will not fit into `there`.
+    def check(self, memory: GpuMemory) -> None:
+        """Refuse a training that will not fit into `memory`.
 
         Raises:
-            NoRoomError: the line names the numbers, who has the rest, and a batch that fits.
+            OutOfMemoryForecastError: the line names the numbers, who has the rest, and a
+                batch that fits.
         """
         size = self._training.per_device_train_batch_size
         needed = self(size)
-        if needed <= there.free:
+        if needed <= memory.free:
             return
-        proposal = fitting(self._training, self, there.free, size - 1)
-        mend = (
-            f"take {in_words(proposal)}"
+        proposal = largest_batch(self._training, self, memory.free, size - 1)
+        fix = (
+            f"take {settings_in_words(proposal)}"
             if proposal
             else "take a smaller max_length, gradient_checkpointing=True or a smaller model"
         )
-        raise NoRoomError(
+        raise OutOfMemoryForecastError(
             f"training will not fit: a step needs {format_bytes(needed)} beside the weights, and "
-            f"there are {there}; {mend}",
+            f"there are {memory}; {fix}",
             proposal,
         )

@@ -22,7 +22,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class GpuProcess:
     """Another process on the GPU.
 
     Attributes:
@@ -40,7 +40,7 @@ class Neighbour:
         return f"{self.name or 'process'} ({self.pid}){used}"
 
 
-def neighbours(device: torch.device) -> tuple[Neighbour, ...]:
+def other_processes(device: torch.device) -> tuple[GpuProcess, ...]:
     """Return the other processes on a CUDA device, the largest first; none where nobody tells.
 
     Asked are NVML through `pynvml`, if it is installed, or else `nvidia-smi`. In a container the
@@ -55,20 +55,20 @@ def neighbours(device: torch.device) -> tuple[Neighbour, ...]:
     return ()
 
 
-def in_words(found: Iterable[Neighbour]) -> str:
+def in_words(processes: Iterable[GpuProcess]) -> str:
     """Return ": python (4242) 3 GiB, Xorg (99) 120 MiB", with the largest; "" of none."""
-    names = list(map(str, found))
+    names = list(map(str, processes))
     more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
     return f": {', '.join([*names[:_SHOWN], *more])}" if names else ""
 
 
-def _from_nvml(uuid: str) -> list[Neighbour]:
+def _from_nvml(uuid: str) -> list[GpuProcess]:
     pynvml: Any = importlib.import_module("pynvml")  # no package of ours: it may be there
     pynvml.nvmlInit()
     try:
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        found = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        return [Neighbour(each.pid, _name(pynvml, each.pid), each.usedGpuMemory) for each in found]
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        return [GpuProcess(p.pid, _name(pynvml, p.pid), p.usedGpuMemory) for p in processes]
     finally:
         pynvml.nvmlShutdown()
 
@@ -81,22 +81,22 @@ def _name(pynvml: Any, pid: int) -> str:
     return _short(name.decode(errors="replace") if isinstance(name, bytes) else name)
 
 
-def _from_nvidia_smi(uuid: str) -> Iterator[Neighbour]:
+def _from_nvidia_smi(uuid: str) -> Iterator[GpuProcess]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return
-    told = subprocess.run(
+    answer = subprocess.run(
         [program, _QUERY, "--format=csv,noheader,nounits"],
         capture_output=True,
         text=True,
         timeout=_PATIENCE,
         check=True,
     )
-    for line in told.stdout.splitlines():
+    for line in answer.stdout.splitlines():
         where, pid, used, name = (part.strip() for part in line.split(",", 3))
         if where == uuid:
             size = int(used) * 2**20 if used.isdecimal() else None  # MiB, or "[N/A]"
-            yield Neighbour(int(pid), _short(name), size)
+            yield GpuProcess(int(pid), _short(name), size)
 
 
 def _short(name: str) -> str:

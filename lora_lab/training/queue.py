@@ -1,4 +1,4 @@
-"""One run trains at a time in a process; the others wait in line, and start by themselves.
+"""One run trains at a time in a process; the others are queued, and start by themselves.
 
 accelerate keeps its state once a process, and building a second Trainer resets it under the first:
 so it is one run, whatever its model.
@@ -22,7 +22,7 @@ _waiting: deque[Run] = deque()
 
 
 def start(run: Run) -> None:
-    """Start a run, or put it in line behind those that train or wait.
+    """Start a run, or queue it behind those that train or wait.
 
     Raises:
         LoraLabError: what `Run` raises when it prepares; the run stays idle.
@@ -40,8 +40,8 @@ def start(run: Run) -> None:
             _training = run
 
 
-def advance() -> None:
-    """Start the next run in line if none trains. Called by a run that is over."""
+def start_next() -> None:
+    """Start the next queued run if none trains. Called by a run that is over."""
     global _training
     with _lock:
         while _waiting and not _busy():
@@ -53,7 +53,7 @@ def advance() -> None:
         _tell()
 
 
-def leave(run: Run) -> None:
+def dequeue(run: Run) -> None:
     """Forget a queued run that was stopped."""
     with _lock:
         if run in _waiting:
@@ -61,8 +61,8 @@ def leave(run: Run) -> None:
         _tell()
 
 
-def waits(folder: Path) -> bool:
-    """Return whether a run of this folder is in line."""
+def is_queued(folder: Path) -> bool:
+    """Return whether a run of this folder is queued."""
     with _lock:
         return any(run.folder == folder for run in _waiting)
 
@@ -73,7 +73,7 @@ def _busy() -> bool:
 
 
 def _tell() -> None:
-    """Have every run in line say behind which one it is."""
+    """Have every queued run say behind which one it is."""
     before = _training
     for run in _waiting:
         if before is not None:

@@ -214,7 +214,7 @@ def _source(record: RunRecord, what: str) -> dict[str, Any] | None:
             f"{record.folder / 'config.json'}: {_one_line(error)}; start a new run"
         ) from error
     path = signature.path_in(what, source)
-    if path is not None and not processes.from_main(lambda: signature.is_own(record.config)):
+    if path is not None and not processes.from_main(lambda: signature.verify(record.config)):
         pass_it = {"model": "lm=load_model(…)", "task": "task=load_task(…)"}[what]
         raise RunError(
             f"run {record.id} was not begun by your LoRA Lab, so that {path[:200]!r}, which it "

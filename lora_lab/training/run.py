@@ -27,7 +27,7 @@ from lora_lab.runs.checkpoints import Checkpoint
 from lora_lab.runs.fingerprints import base_fingerprint, data_fingerprint
 from lora_lab.runs.samples import Sample
 from lora_lab.runs.snapshot import RunState, Snapshot
-from lora_lab.runs.store import MuteStore, RunStore
+from lora_lab.runs.store import NullStore, RunStore
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.sources import task_source
@@ -116,7 +116,7 @@ class Run:
             if store is None
             else store.folder
         )
-        self.store = RunStore(folder) if processes.main() else MuteStore(folder)
+        self.store = RunStore(folder) if processes.main() else NullStore(folder)
         self.id = self.store.id
         self.folder = self.store.folder
         self.adapter: Adapter | None = None
@@ -129,7 +129,7 @@ class Run:
         self._watch: str | None = None
         self._publishing = threading.Lock()
         self._snapshot = Snapshot(run_id=self.id, total_steps=training.max_steps)
-        self.control = Control(self.id, lambda state: self.publish(state=state), queue.advance)
+        self.control = Control(self.id, lambda state: self.publish(state=state), queue.start_next)
 
     def __repr__(self) -> str:
         seen = self.snapshot
@@ -180,7 +180,7 @@ class Run:
     def start(self) -> Run:
         """Attach the adapter (name "default", replacing one of that name) and train; return self.
 
-        While another run trains in this process, this one waits in line (state "queued") and
+        While another run trains in this process, this one waits in the queue (state "queued") and
         starts by itself; what does not fit is then told by its Snapshot and by `result`. A no-op
         while the run runs or waits.
 
@@ -192,12 +192,12 @@ class Run:
         return self
 
     def start_now(self) -> None:
-        """Start on the spot. For `line`, which sees to it that one run trains at a time."""
+        """Start on the spot. For `queue`, which sees to it that one run trains at a time."""
         self.control.start(self._work, self._prepare)
 
     def begin(self) -> bool:
-        """Start if it is queued still; return whether it was. For `line`."""
-        return self.control.begin(self._work_from_the_line)
+        """Start if it is queued still; return whether it was. For `queue`."""
+        return self.control.begin(self._work_from_the_queue)
 
     def pause(self) -> None:
         """Pause at the next optimizer step. See `Control.pause`."""
@@ -217,12 +217,12 @@ class Run:
     def stop(self) -> None:
         """End at the next optimizer step; the adapter is saved as it is, not evaluated again.
 
-        `lora_lab.resume` goes on from there. A queued run leaves the line and is done.
+        `lora_lab.resume` goes on from there. A queued run leaves the queue and is done.
         """
         was_queued = self.state is RunState.QUEUED
         self.control.stop()
         if was_queued and self.state.final:
-            queue.leave(self)
+            queue.dequeue(self)
             self.publish(phase="")
             with contextlib.suppress(OSError):
                 self.folder.rmdir()  # nothing is in it, unless it goes on with an older run
@@ -242,8 +242,8 @@ class Run:
             raise RunError(f"run {self.id} is still {self.state} after {timeout:g} s")
         seen = self.snapshot
         if seen.state is RunState.FAILED:
-            problem = seen.problem
-            text = f"{problem.message}; {problem.remedy}".rstrip("; ") if problem else "it failed"
+            failure = seen.failure
+            text = f"{failure.message}; {failure.remedy}".rstrip("; ") if failure else "it failed"
             raise RunError(f"run {self.id} failed: {text}") from self.error
         return RunResult(
             id=self.id,
@@ -286,7 +286,7 @@ class Run:
                 self._watch = None  # set before there was anything to compare it with
             if not self._again:
                 made_of = self.description(base)
-                made_of["origin"] = signature.mark(made_of["sources"])
+                made_of["origin"] = signature.sign(made_of["sources"])
                 self.store.write_json("config.json", made_of)
         except BaseException:
             self.store.close()
@@ -298,7 +298,7 @@ class Run:
 
             Worker(self).work()
 
-    def _work_from_the_line(self) -> None:
+    def _work_from_the_queue(self) -> None:
         with self._explained():
             self.publish(phase="")
             self.control.rest()  # somebody may have the model since before its turn
@@ -317,7 +317,7 @@ class Run:
             yield
         except Exception as error:
             if self.error is None:  # before the worker could keep it
-                self.publish(problem=explain(error, self.training))
+                self.publish(failure=explain(error, self.training))
                 self.error = showable(error)
             error.__traceback__ = None  # the worker's frames have been added on the way here
             raise RunError(f"run {self.id} failed") from None
@@ -380,7 +380,7 @@ def train(
 ) -> Run:
     """Train an adapter in the background; returns at once.
 
-    While another run trains in this process, it waits in line; see `Run.start`.
+    While another run trains in this process, it waits in the queue; see `Run.start`.
 
     >>> run = train(lm, "mini-e2e", LoraConfig(r=8, lora_alpha=16), max_steps=60)
     >>> run.result().metrics

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Sampler
 
 
-class StepOrder(Sampler[int]):
+class StepSampler(Sampler[int]):
     """The examples of a run's steps in their order, from any step on.
 
     The data are gone through round by round, each round in an order of its own. A batch that the

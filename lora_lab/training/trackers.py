@@ -21,7 +21,7 @@ _PACKAGES = {
 }
 
 
-def check_reporters(names: str | Sequence[str] | None) -> None:
+def check_trackers(names: str | Sequence[str] | None) -> None:
     """Refuse a tracker whose package is not there.
 
     Raises:
@@ -36,7 +36,7 @@ def check_reporters(names: str | Sequence[str] | None) -> None:
             )
 
 
-def reporting_callbacks(names: Sequence[str] | None) -> list[Any]:
+def tracker_callbacks(names: Sequence[str] | None) -> list[Any]:
     """Return transformers' callbacks for these trackers."""
     if not names:
         return []

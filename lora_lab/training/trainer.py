@@ -30,8 +30,8 @@ from lora_lab.training import processes
 from lora_lab.training.config import TrainingConfig
 from lora_lab.training.isolation import set_whole_random_state, whole_random_state
 from lora_lab.training.recompute_mlp import recomputed_mlps
-from lora_lab.training.sampler import StepOrder
-from lora_lab.training.trackers import reporting_callbacks, silent_thread
+from lora_lab.training.sampler import StepSampler
+from lora_lab.training.trackers import silent_thread, tracker_callbacks
 
 
 class NotFiniteError(RunError):
@@ -116,7 +116,7 @@ class Fit:
             trainer = _Trainer(self)
             # A notebook gets other default callbacks than a script; all but one print or display.
             kept = [c for c in trainer.callback_handler.callbacks if type(c) is DefaultFlowCallback]
-            trackers = reporting_callbacks(self.training.report_to) if processes.main() else []
+            trackers = tracker_callbacks(self.training.report_to) if processes.main() else []
             trainer.callback_handler.callbacks = [*kept, _Steps(self, trainer, trackers)]
             try:
                 trainer.train()
@@ -223,10 +223,10 @@ class _Trainer(Trainer):
         self.step_loss: Tensor | float = 0.0
         self.step_tokens: Tensor | int = 0
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> StepOrder:
+    def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
         """Return the order of all steps to come; to HF Trainer they are one epoch."""
         training = self.args
-        return StepOrder(
+        return StepSampler(
             len(cast(Any, train_dataset if train_dataset is not None else self.train_dataset)),
             training.per_device_train_batch_size
             * training.gradient_accumulation_steps

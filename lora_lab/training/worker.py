@@ -30,7 +30,13 @@ from lora_lab.training.class_data import ClassificationData
 from lora_lab.training.data import GenerationData, RunData
 from lora_lab.training.divergence import Divergence, DivergingError
 from lora_lab.training.failures import explain, is_out_of_memory, showable, with_proposal
-from lora_lab.training.gpu_memory import Forecast, apply_cap, computer_room, fitting, room
+from lora_lab.training.gpu_memory import (
+    Forecast,
+    apply_cap,
+    available_memory,
+    gpu_memory,
+    largest_batch,
+)
 from lora_lab.training.isolation import (
     ADAPTER,
     ModelState,
@@ -154,7 +160,7 @@ class Worker:
         self.run.publish(memory=self.meter.reading())
         self._enter("reading the data")
         examples = self.data.training_examples()
-        self._check_room(self.data.longest(examples), self.data.longest_written(examples))
+        self._check_gpu_memory(self.data.longest(examples), self.data.longest_written(examples))
         if self.data.held_out and before is None:
             self._evaluate_base()
         if not self._ends():
@@ -188,19 +194,19 @@ class Worker:
                 raise NotFiniteError(f"the held-out loss is {scores['loss']} after training", True)
             self._add_metrics({f"{name}_after": value for name, value in scores.items()})
 
-    def _check_room(self, length: int, written: int | None) -> None:
+    def _check_gpu_memory(self, length: int, written: int | None) -> None:
         """Refuse before the first step what the dry run says will not fit; see `Forecast`."""
         run = self.run
         self.forecast = Forecast(
             self.model, run.config, run.training, length, self.meter.device, written
         )
         apply_cap(self.meter.device)
-        there = room(self.meter.device)
-        if there is None or processes.sharded():  # forecasts know of no shards
+        memory = gpu_memory(self.meter.device)
+        if memory is None or processes.sharded():  # forecasts know of no shards
             return
         self._enter("checking the memory")
         try:
-            self.forecast.check(there)
+            self.forecast.check(memory)
         except ModelError as error:  # it cannot be run on fake tensors: nothing is known
             run.notes.append(f"the memory was not checked before the start: {error}")
 
@@ -378,7 +384,7 @@ class Worker:
 
     def _fail(self, error: Exception) -> None:
         run = self.run
-        problem = explain(error, run.training)
+        failure = explain(error, run.training)
         run.error = showable(error)
         self.fit = None
         self.model.zero_grad(set_to_none=True)
@@ -386,7 +392,7 @@ class Worker:
         empty_cache(self.meter.device)
         if is_out_of_memory(error):
             self._enter("looking for a batch size that fits")
-            problem = with_proposal(problem, run.training, self._fitting_batch())
+            failure = with_proposal(failure, run.training, self._fitting_batch())
         run.losses = tuple(self.losses.all)
         kept = ""
         with contextlib.suppress(RunError):  # the disk may be what failed; the first error counts
@@ -395,25 +401,25 @@ class Worker:
                     self._restore_good()
                 kept = f"the adapter is as it was after step {self.step}"
                 # Gone on with, it would come to the same: its numbers are a function of its seed.
-                self._save_end("failed", problem=problem.message, repeats=True)
+                self._save_end("failed", problem=failure.message, repeats=True)
             else:
-                summary = {"state": "failed", "steps": self.step, "problem": problem.message}
+                summary = {"state": "failed", "steps": self.step, "problem": failure.message}
                 summary["metrics"] = self.metrics
                 run.store.write_json("summary.json", summary)
-        remedy = "; ".join(filter(None, (kept, problem.remedy)))
-        run.publish(problem=replace(problem, remedy=remedy), eta_seconds=None)
+        remedy = "; ".join(filter(None, (kept, failure.remedy)))
+        run.publish(failure=replace(failure, remedy=remedy), eta_seconds=None)
 
     def _fitting_batch(self) -> Mapping[str, int]:
         """Return the largest smaller batch that the dry run says fits in what is free now."""
-        there = room(self.meter.device)
-        free = computer_room() if there is None else there.free
+        memory = gpu_memory(self.meter.device)
+        free = available_memory() if memory is None else memory.free
         size = self.run.training.per_device_train_batch_size
         if self.forecast is None or free is None or size == 1:
             return {}
         with contextlib.suppress(LoraLabError):
             # Where the dry run says that even this batch fits, it does not know what took the rest.
             if self.forecast(size) > free:
-                return fitting(self.run.training, self.forecast, free, size - 1)
+                return largest_batch(self.run.training, self.forecast, free, size - 1)
         return {}
 
     def _keep_copy(self) -> None:

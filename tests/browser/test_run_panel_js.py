@@ -11,7 +11,7 @@ from esm import EsmPage
 from playwright.sync_api import expect
 
 from lora_lab.budget.meter import MemoryReading
-from lora_lab.runs.snapshot import Problem, RunState, Snapshot
+from lora_lab.runs.snapshot import Failure, RunState, Snapshot
 from lora_lab_widgets.run_panel import RunPanel
 from lora_lab_widgets.serialize import describe
 
@@ -421,7 +421,7 @@ def test_problem_is_text_and_blames_its_field(esm_page: Make) -> None:
 
 
 def test_failed_run_says_what_to_try(esm_page: Make) -> None:
-    failed = Snapshot("run-1", RunState.FAILED, problem=Problem("out of memory", "try batch 4"))
+    failed = Snapshot("run-1", RunState.FAILED, failure=Failure("out of memory", "try batch 4"))
     esm = esm_page(panel(failed))
     expect(esm.view().get_by_role("alert")).to_contain_text("out of memory")
     expect(esm.view().get_by_role("alert")).to_contain_text("try batch 4")

@@ -66,7 +66,7 @@ def ordeal(lm: LoadedModel, task: Task, folder: Path, machine: Machine) -> None:
     assert run.adapter is not None
     kept = sum(each.nbytes for each in run.adapter.parameters())
     assert abs(machine.allocated() - before - machine.taken - kept) <= machine.slack
-    problem = run.snapshot.problem
+    problem = run.snapshot.failure
     assert problem is not None
     assert problem.proposal == {
         "per_device_train_batch_size": FITS,

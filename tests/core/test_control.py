@@ -386,7 +386,7 @@ def test_interrupting_the_wait_of_a_queued_run_leaves_it_in_line(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(walk.control, "_wait_once", interrupted)
-    with pytest.raises(KeyboardInterrupt, match=r"walk stays in line; run.stop\(\) ends it"):
+    with pytest.raises(KeyboardInterrupt, match=r"walk stays queued; run.stop\(\) ends it"):
         walk.control.wait()
     assert walk.control.state is QUEUED
 

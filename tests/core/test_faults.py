@@ -22,10 +22,10 @@ from lora_lab.runs.records import RecordState, list_runs
 from lora_lab.runs.redaction import redacted
 from lora_lab.runs.snapshot import RunState
 from lora_lab.tasks.encoding import longest
-from lora_lab.training import gpu_memory as room_module
+from lora_lab.training import gpu_memory as memory_module
 from lora_lab.training import worker as worker_module
 from lora_lab.training.divergence import PATIENCE, RISE, Divergence, DivergingError
-from lora_lab.training.gpu_memory import CAP, Forecast, Room, cap_bytes, fitting
+from lora_lab.training.gpu_memory import CAP, Forecast, GpuMemory, cap_bytes, largest_batch
 from lora_lab.training.resume import resume
 from lora_lab.training.run import train
 from lora_lab.training.trackers import silent_thread
@@ -123,7 +123,7 @@ def test_a_diverging_run_stops_and_gives_back_the_adapter_from_before(tmp_path):
     run = begin(tmp_path, lm, max_steps=200, learning_rate=1e-4)
     with pytest.raises(RunError, match=r"the loss diverged: it was \d+\.\d\d at first"):
         run.result(120)
-    problem = run.snapshot.problem
+    problem = run.snapshot.failure
     assert "the adapter is as it was after step 5;" in problem.remedy, "kept before the climb"
     assert "lower learning_rate than 0.0001" in problem.remedy
     assert len(run.losses) == 8 + PATIENCE
@@ -150,8 +150,8 @@ def bytes_for(batch: int) -> int:
 
 def test_the_batch_that_would_have_fitted_is_proposed_from_the_dry_run(tmp_path, monkeypatch):
     lm = tiny_lm()
-    room = Room(free=bytes_for(3) + 1, total=10**9, others=0)
-    monkeypatch.setattr(worker_module, "computer_room", lambda: room.free)
+    room = GpuMemory(free=bytes_for(3) + 1, total=10**9, others=0)
+    monkeypatch.setattr(worker_module, "available_memory", lambda: room.free)
     forward = type(lm.model.model.layers[0].mlp).forward
 
     def spent(self, x):
@@ -163,7 +163,7 @@ def test_the_batch_that_would_have_fitted_is_proposed_from_the_dry_run(tmp_path,
     run = begin(tmp_path, lm=lm, per_device_train_batch_size=8, gradient_accumulation_steps=3)
     with pytest.raises(RunError, match="out of memory"):
         run.result(60)
-    problem = run.snapshot.problem
+    problem = run.snapshot.failure
     # 24 examples a step: 3 is the largest divisor that fits.
     assert problem.proposal == {
         "per_device_train_batch_size": 3,
@@ -178,7 +178,7 @@ def test_the_batch_that_would_have_fitted_is_proposed_from_the_dry_run(tmp_path,
 @pytest.mark.parametrize(("free", "size"), [(0, None), (99, None), (100, 1), (399, 3), (10_000, 7)])
 def test_the_largest_divisor_that_fits(free, size):
     training = TrainingConfig(per_device_train_batch_size=8, gradient_accumulation_steps=21)
-    found = fitting(training, lambda batch: 100 * batch, free, largest=7)
+    found = largest_batch(training, lambda batch: 100 * batch, free, largest=7)
     if size is None:
         assert found == {}
     else:
@@ -187,7 +187,7 @@ def test_the_largest_divisor_that_fits(free, size):
 
 
 def test_what_will_not_fit_is_refused_before_the_first_step(tmp_path, monkeypatch):
-    there = Room(free=bytes_for(2) + 1, total=8 * 2**30, others=5 * 2**30)
+    there = GpuMemory(free=bytes_for(2) + 1, total=8 * 2**30, others=5 * 2**30)
     monkeypatch.setattr(worker_module, "room", lambda _: there)
     run = begin(tmp_path)
     with pytest.raises(RunError, match="training will not fit") as caught:
@@ -196,7 +196,7 @@ def test_what_will_not_fit_is_refused_before_the_first_step(tmp_path, monkeypatc
     assert "take per_device_train_batch_size=2 with gradient_accumulation_steps=4" in str(
         caught.value
     )
-    assert run.snapshot.problem.proposal["per_device_train_batch_size"] == 2
+    assert run.snapshot.failure.proposal["per_device_train_batch_size"] == 2
     assert run.losses == ()
     fits = begin(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4)
     assert len(fits.result(60).losses) == 14
@@ -222,13 +222,15 @@ def test_the_cap_limits_the_allocator_and_what_counts_as_free(monkeypatch):
     monkeypatch.setattr(
         cuda, "set_per_process_memory_fraction", lambda share, _: fractions.append(share)
     )
-    monkeypatch.setattr("lora_lab.training.gpu_processes.neighbours", lambda _: ())
+    monkeypatch.setattr("lora_lab.training.gpu_memory.other_processes", lambda _: ())
     device = torch.device("cuda:0")
     monkeypatch.delenv(CAP, raising=False)
-    assert room_module.room(device) == Room(7 * 2**30, 16 * 2**30, 7 * 2**30)
+    assert memory_module.gpu_memory(device) == GpuMemory(7 * 2**30, 16 * 2**30, 7 * 2**30)
     monkeypatch.setenv(CAP, "4")
-    assert room_module.room(device) == Room(2 * 2**30, 16 * 2**30, 7 * 2**30, capped=True)
-    room_module.apply_cap(device)
+    assert memory_module.gpu_memory(device) == GpuMemory(
+        2 * 2**30, 16 * 2**30, 7 * 2**30, capped=True
+    )
+    memory_module.apply_cap(device)
     assert fractions == [0.25]
 
 
@@ -298,7 +300,7 @@ def test_a_tracker_gets_every_step_on_the_runs_thread_and_prints_nothing(
             heard.append("end")
 
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "trackio", Tracker)
-    monkeypatch.setattr(checks, "check_reporters", lambda _: None)
+    monkeypatch.setattr(checks, "check_trackers", lambda _: None)
     run = begin(tmp_path, report_to="trackio")
     result = run.result(60)
     assert heard[0] == ("begin", run.id, f"lora-lab {run.id}")

@@ -15,7 +15,7 @@ import lora_lab as ll
 from lora_lab.errors import LoraLabError, RunError
 from lora_lab.runs import signature
 from lora_lab.runs.records import list_runs
-from lora_lab.runs.run_file import Recipe
+from lora_lab.runs.run_file import RunConfig
 from lora_lab.tasks import load_task
 from lora_lab.training.resume import resume
 
@@ -31,7 +31,7 @@ def stopped_run(folder: Path) -> Path:
     """The folder of a run on a model's folder and a data file; half-way."""
     recipe = tiny_recipe(folder)
     recipe["training"] |= {"max_steps": 100_000, "eval_examples": 0}
-    run = Recipe.from_dict(recipe).make().start()
+    run = RunConfig.from_dict(recipe).make().start()
     while run.snapshot.step < 3:
         run.wait(0.01)
     run.stop()
@@ -117,8 +117,8 @@ def test_public_names_are_no_paths_unless_something_here_is_called_so(tmp_path, 
 def test_where_no_key_can_be_kept_every_run_is_a_strangers(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("LORA_LAB_CACHE", str(tmp_path / "file" / "below"))
-    assert signature.mark({"model": None}) is None
-    assert not signature.is_own({"sources": {"model": None}, "origin": None})
+    assert signature.sign({"model": None}) is None
+    assert not signature.verify({"sources": {"model": None}, "origin": None})
     with pytest.raises(RunError, match="was not begun by your LoRA Lab"):
         resume(stopped_run(tmp_path / "run"))
 

@@ -19,7 +19,7 @@ from tiny_run import tiny_lm
 from lora_lab.configs import TrainingConfig
 from lora_lab.errors import RunError
 from lora_lab.runs.records import list_runs
-from lora_lab.runs.run_file import Recipe
+from lora_lab.runs.run_file import RunConfig
 from lora_lab.runs.snapshot import RunState
 from lora_lab.training import processes
 from lora_lab.training.resume import resume
@@ -174,7 +174,7 @@ def test_a_run_file_under_accelerate_launch_in_shards(tmp_path):
 
     recipe["training"]["per_device_train_batch_size"] = 8
     recipe["output_dir"] = str(tmp_path / "alone")
-    alone = Recipe.from_dict(recipe).make().start().result(120)
+    alone = RunConfig.from_dict(recipe).make().start().result(120)
     same(record.open().losses, alone.losses)
     assert said["metrics"] == pytest.approx(alone.metrics, rel=1e-4)
 

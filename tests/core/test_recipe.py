@@ -12,7 +12,7 @@ from tiny_run import tiny_lm, tiny_task
 from lora_lab.configs import BitFitConfig, LoraConfig, PrefixEmbedConfig, TrainingConfig
 from lora_lab.errors import ConfigError
 from lora_lab.models import load_model
-from lora_lab.runs.run_file import Recipe
+from lora_lab.runs.run_file import RunConfig
 from lora_lab.tasks import load_task
 from lora_lab.training.run import train
 
@@ -30,7 +30,7 @@ def plain(tmp_path_factory):
 def test_a_page_of_yaml_is_read_with_the_rest_as_usual(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("model: smollm2-135m\ntask: mini-e2e\ntraining: {learning_rate: 2e-4}\n")
-    recipe = Recipe.read(path)
+    recipe = RunConfig.read(path)
     assert recipe.model == {"name": "smollm2-135m"}
     assert recipe.task == {"name": "mini-e2e"}
     assert recipe.configs == (LoraConfig(),)
@@ -42,10 +42,10 @@ def test_a_page_of_yaml_is_read_with_the_rest_as_usual(tmp_path):
 def test_what_is_written_is_read_again(plain, tmp_path):
     plain = {**plain, "name": "tiny"}
     plain["configs"] = [{"class": "LoraConfig", "r": 2}, {"class": "BitFitConfig"}]
-    recipe = Recipe.from_dict(plain)
+    recipe = RunConfig.from_dict(plain)
     path = tmp_path / "run.yaml"
     path.write_text(recipe.to_yaml())
-    assert Recipe.read(path) == recipe
+    assert RunConfig.read(path) == recipe
     assert recipe.configs == (LoraConfig(r=2), BitFitConfig())
     # Tuples are lists in YAML, and no tag of Python's stands in the file.
     assert "!!" not in path.read_text()
@@ -57,19 +57,19 @@ def test_a_run_made_by_hand_is_the_same_run_as_a_file(plain, tmp_path, config):
     task = load_task(**plain["task"])
     by_hand = train(lm, task, config, output_dir=tmp_path, start=False, **plain["training"])
     path = tmp_path / "run.yaml"
-    path.write_text(Recipe.of(by_hand).to_yaml())
-    recipe = Recipe.read(path)
+    path.write_text(RunConfig.of(by_hand).to_yaml())
+    recipe = RunConfig.read(path)
     assert list(recipe.configs) == (config if isinstance(config, list) else [config])
     assert recipe.training == by_hand.training
-    made = Recipe.from_dict({**recipe.to_dict(), "output_dir": str(tmp_path / "again")}).make()
+    made = RunConfig.from_dict({**recipe.to_dict(), "output_dir": str(tmp_path / "again")}).make()
     assert made.start().result(60).losses == by_hand.start().result(60).losses
     assert made.folder.parent == tmp_path / "again"
 
 
 def test_the_config_of_a_run_is_a_recipe(plain, tmp_path):
-    run = Recipe.from_dict({**plain, "output_dir": str(tmp_path)}).make()
+    run = RunConfig.from_dict({**plain, "output_dir": str(tmp_path)}).make()
     run.start().result(60)
-    recipe = Recipe.read(run.folder / "config.json")
+    recipe = RunConfig.read(run.folder / "config.json")
     assert recipe.configs == run.configs
     assert recipe.training == run.training
     assert recipe.model["name"] == plain["model"]["name"]
@@ -80,7 +80,7 @@ def test_the_config_of_a_run_is_a_recipe(plain, tmp_path):
 def test_a_model_of_ones_own_is_no_file(tmp_path):
     run = train(tiny_lm(), tiny_task(), start=False, output_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"tiny-llama is a model of your own.*load_model") as info:
-        Recipe.of(run)
+        RunConfig.of(run)
     assert "\n" not in str(info.value)
 
 
@@ -124,14 +124,14 @@ def test_what_cannot_be_is_one_line_with_the_file(tmp_path, change, said):
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump({"model": "smollm2-135m", "task": "mini-e2e", **change}))
     with pytest.raises(ConfigError, match=said) as info:
-        Recipe.read(path)
+        RunConfig.read(path)
     assert "\n" not in str(info.value)
     assert str(path) in str(info.value)
 
 
 def test_a_table_without_names_has_numbers_for_its_columns():
-    recipe = Recipe.from_dict({"model": "x", "task": {"name": "a.csv", "text": 1, "label": 0}})
+    recipe = RunConfig.from_dict({"model": "x", "task": {"name": "a.csv", "text": 1, "label": 0}})
     assert recipe.task == {"name": "a.csv", "text": 1, "label": 0}
-    assert Recipe.from_dict(yaml.safe_load(recipe.to_yaml())) == recipe
+    assert RunConfig.from_dict(yaml.safe_load(recipe.to_yaml())) == recipe
     with pytest.raises(ConfigError, match="the task's text is True; it must be text, or a column"):
-        Recipe.from_dict({"model": "x", "task": {"name": "a.csv", "text": True, "label": 0}})
+        RunConfig.from_dict({"model": "x", "task": {"name": "a.csv", "text": True, "label": 0}})

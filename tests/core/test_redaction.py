@@ -115,7 +115,7 @@ def test_a_trackers_error_shows_no_token(tmp_path, monkeypatch):
             raise ConnectionError(SAID["a dict of headers"])
 
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "trackio", Tracker)
-    monkeypatch.setattr(checks, "check_reporters", lambda _: None)
+    monkeypatch.setattr(checks, "check_trackers", lambda _: None)
     fails(
         train(
             tiny_lm(),

@@ -32,7 +32,7 @@ from lora_lab.runs.snapshot import RunState
 from lora_lab.tasks import Example, Task, load_task
 from lora_lab.training.resume import resume
 from lora_lab.training.run import train
-from lora_lab.training.sampler import StepOrder
+from lora_lab.training.sampler import StepSampler
 
 LORA = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.3, target_modules=["q", "v", "down"])
 
@@ -394,10 +394,10 @@ def test_a_run_that_is_not_there_is_one_line(tmp_path, name):
 
 @pytest.mark.parametrize("examples", [3, 10, 64])
 def test_the_order_from_any_step_on_is_the_end_of_the_whole_order(examples):
-    whole = list(StepOrder(examples, 4, 20, seed=5))
+    whole = list(StepSampler(examples, 4, 20, seed=5))
     assert len(whole) == 80
     for done in range(21):
-        rest = StepOrder(examples, 4, 20, 5, done)
+        rest = StepSampler(examples, 4, 20, 5, done)
         assert list(rest) == whole[done * 4 :]
         assert len(rest) == 80 - done * 4
     for start in range(0, 80 - examples + 1, examples):

@@ -92,7 +92,7 @@ def test_a_run_learns_and_leaves_everything(begin, tmp_path, capfd):
 
     snapshot = run.snapshot
     assert snapshot.state is RunState.DONE
-    assert snapshot.problem is None
+    assert snapshot.failure is None
     assert snapshot.step == snapshot.total_steps == 100
     assert snapshot.losses == result.losses
     assert snapshot.eta_seconds == 0
@@ -403,7 +403,7 @@ def test_out_of_memory_frees_and_proposes_half_the_batch(begin, monkeypatch, err
     run = begin(lm, gradient_accumulation_steps=1)
     with pytest.raises(RunError, match=r"out of memory: .*per_device_train_batch_size=4 "):
         run.result(60)
-    problem = run.snapshot.problem
+    problem = run.snapshot.failure
     assert run.state is RunState.FAILED
     assert "gradient_accumulation_steps=2" in problem.remedy
     assert "nothing was measured" in problem.remedy
@@ -466,7 +466,7 @@ def test_nan_loss_gives_back_the_last_good_adapter(begin):
         run.result(60)
     assert run.state is RunState.FAILED
     assert all(p.isfinite().all() for p in run.adapter.parameters())
-    assert "the adapter is as it was after step 0" in run.snapshot.problem.remedy
+    assert "the adapter is as it was after step 0" in run.snapshot.failure.remedy
     methods.activate(lm.model, None)
     bare = logits(lm.model)
     methods.activate(lm.model, "default")
@@ -487,7 +487,7 @@ def test_a_disk_that_takes_no_spectra_fails_in_one_line(begin, monkeypatch):
     run = begin()
     with pytest.raises(RunError, match=r"cannot write .*spectra\.npy: No space left on device; fr"):
         run.result(60)
-    assert run.snapshot.problem.details
+    assert run.snapshot.failure.details
     assert json.loads((run.folder / "summary.json").read_text())["state"] == "failed"
 
 

@@ -33,7 +33,7 @@ class Pretended:
     def take_all_but(self, free):
         self._hog = torch.empty(2**20, dtype=torch.uint8)
         self.taken = self._hog.nbytes
-        self._patch.setattr(worker, "computer_room", lambda: free)
+        self._patch.setattr(worker, "available_memory", lambda: free)
         mlp = type(self._model.model.layers[0].mlp)
         forward = mlp.forward
 

@@ -292,15 +292,15 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
 def test_a_run_at_work_is_not_deleted(tmp_path, monkeypatch):
     run = write_run(tmp_path, "a")
     (record,) = _records(tmp_path)
-    with pytest.raises(RunError, match="run a is at work or waits in line; stop it first"):
+    with pytest.raises(RunError, match="run a is at work or waits in the queue; stop it first"):
         delete(record, tmp_path, lambda folder: folder == run)
     lock = RunLock(run)
     lock.acquire()
     with pytest.raises(RunError, match="run a is running in process"):
         delete(record, tmp_path, lambda _: False)
     lock.release()
-    monkeypatch.setattr(run_rows.queue, "waits", lambda folder: folder == run)
-    with pytest.raises(RunError, match="waits in line"):
+    monkeypatch.setattr(run_rows.queue, "is_queued", lambda folder: folder == run)
+    with pytest.raises(RunError, match="waits in the queue"):
         delete(record, tmp_path, lambda _: False)
     assert sorted(path.name for path in run.iterdir()) >= ["config.json"]
     assert (run / "metrics.jsonl").exists()

@@ -12,7 +12,7 @@ import pytest
 
 from lora_lab.budget.meter import MemoryReading
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.runs.snapshot import Problem, RunState, Snapshot
+from lora_lab.runs.snapshot import Failure, RunState, Snapshot
 from lora_lab_widgets.run_panel import RunPanel
 from lora_lab_widgets.serialize import MAX_POINTS, thin
 
@@ -86,7 +86,7 @@ def test_messages_stay_small_and_plain_whatever_the_run_brings() -> None:
             losses=tuple((i, float("inf") if i % 9 else 1 / i) for i in range(1, 501)),
             metrics={f"metric {i}" * 20: float(i) for i in range(500)},
             memory=MemoryReading(10**13, 10**13, "k" * 10_000),
-            problem=Problem("m" * 10_000, "r" * 10_000, "d" * 500_000 + "the last line"),
+            failure=Failure("m" * 10_000, "r" * 10_000, "d" * 500_000 + "the last line"),
         )
     )
     panel = desk.panel()
@@ -252,7 +252,7 @@ def test_what_a_command_refuses_is_shown_until_it_is_mended() -> None:
 
 
 def test_the_runs_problem_is_shown() -> None:
-    failed = Snapshot("run-1", RunState.FAILED, problem=Problem("out of memory", "batch 4", "tb"))
+    failed = Snapshot("run-1", RunState.FAILED, failure=Failure("out of memory", "batch 4", "tb"))
     problem = Desk(failed).panel().snapshot["problem"]
     assert problem == {
         "message": "out of memory",
@@ -265,8 +265,8 @@ def test_the_runs_problem_is_shown() -> None:
 
 def test_what_would_have_fitted_is_offered_until_it_is_taken() -> None:
     fields = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
-    problem = Problem("out of memory", "try less", proposal=fields)
-    desk = Desk(Snapshot("run-1", RunState.FAILED, problem=problem))
+    problem = Failure("out of memory", "try less", proposal=fields)
+    desk = Desk(Snapshot("run-1", RunState.FAILED, failure=problem))
     panel = desk.panel()
     offered = "per_device_train_batch_size=4 with gradient_accumulation_steps=2"
     assert panel.snapshot["problem"]["proposal"] == offered
@@ -274,7 +274,7 @@ def test_what_would_have_fitted_is_offered_until_it_is_taken() -> None:
     assert desk.commands[-1][0] == "take"
     assert panel.snapshot["problem"]["proposal"] == ""
     assert panel.snapshot["problem"]["remedy"].endswith("press Start")
-    desk.snapshot = Snapshot("run-2", RunState.FAILED, problem=problem)
+    desk.snapshot = Snapshot("run-2", RunState.FAILED, failure=problem)
     tick(panel, "a-2")
     assert panel.snapshot["problem"]["proposal"] == offered, "of another run"
 

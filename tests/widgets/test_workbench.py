@@ -12,8 +12,8 @@ import pytest
 import lora_lab as ll
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.lora.targets import ranks as ranks_of
-from lora_lab.runs.run_file import Recipe
-from lora_lab.runs.snapshot import Problem
+from lora_lab.runs.run_file import RunConfig
+from lora_lab.runs.snapshot import Failure
 from lora_lab_widgets import Workbench
 
 sys.path.append(str(Path(__file__).parents[1] / "browser"))
@@ -281,7 +281,7 @@ def test_one_click_takes_the_batch_that_would_have_fitted(wb):
     wb.start().result()
     assert "no settings are proposed" in command(wb, "take")["problem"]["message"]
     fields = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
-    wb.run.publish(problem=Problem("out of memory", "try less", proposal=fields))
+    wb.run.publish(failure=Failure("out of memory", "try less", proposal=fields))
     assert command(wb, "take")["problem"]["proposal"] == ""
     assert wb.panel.settings["per_device_train_batch_size"] == 1
     training = wb.start().training
@@ -350,7 +350,7 @@ def test_what_is_set_up_becomes_a_run_file_or_the_reason_why_not(wb, tmp_path, m
     card = dataclasses.replace(wb.lm.card, source="hub", name="a/b")
     wb.lm = dataclasses.replace(wb.lm, card=card)
     assert command(wb, "recipe", max_steps=7)["problem"] is None
-    written = Recipe.read(tmp_path / "run.yaml")
+    written = RunConfig.read(tmp_path / "run.yaml")
     assert written.model["name"] == "a/b"
     assert written.task["name"] == "mini-e2e"
     assert written.configs == (wb.config,)
@@ -364,6 +364,6 @@ def test_what_is_set_up_becomes_a_run_file_or_the_reason_why_not(wb, tmp_path, m
     command(wb, "recipe", max_steps=7)
     assert [path.name for path in tmp_path.glob("*.yaml")] == ["run.yaml"]
     command(wb, "recipe", max_steps=8)
-    assert Recipe.read(tmp_path / "run.yaml").training.max_steps == 7, "what is there stays"
-    assert Recipe.read(tmp_path / "run-2.yaml").training.max_steps == 8
+    assert RunConfig.read(tmp_path / "run.yaml").training.max_steps == 7, "what is there stays"
+    assert RunConfig.read(tmp_path / "run-2.yaml").training.max_steps == 8
     assert wb.panel.recipe["commands"][0]["text"] == "lora-lab train run-2.yaml"

@@ -39,7 +39,7 @@ def test_a_method_is_priced_trained_and_tried(tmp_path, kind, config):
     assert "trainable" in bench.fallback_html()
     run = bench.start()
     run.wait(60)
-    assert run.state is RunState.DONE, run.snapshot.problem
+    assert run.state is RunState.DONE, run.snapshot.failure
     base, adapted = bench._answer("a 2", 4)
     assert isinstance(base, str)
     assert isinstance(adapted, str)

@@ -7,8 +7,8 @@ from typing import Any
 
 from lora_lab.errors import LoraLabError
 from lora_lab.runs.redaction import redacted
-from lora_lab.runs.snapshot import Problem
-from lora_lab.training.gpu_memory import in_words
+from lora_lab.runs.snapshot import Failure
+from lora_lab.training.gpu_memory import settings_in_words
 
 MAX_LINE = 600  # characters of a message or a remedy
 MAX_DETAILS = 8_000  # characters of a traceback; its end says most
@@ -17,12 +17,12 @@ MAX_DETAILS = 8_000  # characters of a traceback; its end says most
 def from_error(error: Exception, remedy: str = "") -> dict[str, Any]:
     """Return what to show of an error; only one nobody foresaw brings its traceback."""
     if isinstance(error, LoraLabError):
-        return as_json(Problem(str(error), remedy))
+        return as_json(Failure(str(error), remedy))
     details = "".join(traceback.format_exception(error))
-    return as_json(Problem(f"{type(error).__name__}: {error}", remedy, details))
+    return as_json(Failure(f"{type(error).__name__}: {error}", remedy, details))
 
 
-def as_json(problem: Problem) -> dict[str, Any]:
+def as_json(problem: Failure) -> dict[str, Any]:
     """Return {"message", "remedy", "details", "field", "proposal"}.
 
     `field` names a setting to blame, `proposal` says which settings would have worked; "" if none.
@@ -32,5 +32,5 @@ def as_json(problem: Problem) -> dict[str, Any]:
         "remedy": redacted(problem.remedy)[:MAX_LINE],
         "details": redacted(problem.details)[-MAX_DETAILS:],
         "field": "",
-        "proposal": in_words(dict(problem.proposal)) if problem.proposal else "",
+        "proposal": settings_in_words(dict(problem.proposal)) if problem.proposal else "",
     }

@@ -14,7 +14,7 @@ from lora_lab._util.yaml import to_yaml
 from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
 from lora_lab.methods.plain import method_to_dict
-from lora_lab.runs.run_file import Recipe
+from lora_lab.runs.run_file import RunConfig
 from lora_lab.tasks.sources import task_source
 from lora_lab.training.config import TrainingConfig
 from lora_lab.training.resume import model_source
@@ -84,8 +84,8 @@ def _recipe(
     training: TrainingConfig,
     output_dir: Path,
     stem: str,
-) -> Recipe:
-    recipe = Recipe.from_dict(
+) -> RunConfig:
+    recipe = RunConfig.from_dict(
         {
             "fingerprints": {},  # so it is read as a run's own description
             "model": {"name": lm.card.name},

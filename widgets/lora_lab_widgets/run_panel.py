@@ -236,7 +236,7 @@ class RunPanel(PanelWidget):
             # What was refused is over when the run has moved on.
             if self._refused_in != _moment(snapshot):
                 self._refused = None
-            of_run = as_json(snapshot.problem) if snapshot and snapshot.problem else None
+            of_run = as_json(snapshot.failure) if snapshot and snapshot.failure else None
             if of_run and self._taken == _moment(snapshot):
                 of_run.update(proposal="", remedy=_TAKEN)
             problem = self._refused or of_run or self._unread or self._broken

@@ -96,8 +96,8 @@ def delete(record: RunRecord, output_dir: Path, busy: Callable[[Path], bool]) ->
     parent = folder.resolve().parent
     if folder.is_symlink() or not (parent == top or (parent.parent == top and is_sweep(parent))):
         raise RunError(f"{folder} is not in {output_dir}, or a link; delete it by hand")
-    if busy(folder) or queue.waits(folder):
-        raise RunError(f"run {record.id} is at work or waits in line; stop it first")
+    if busy(folder) or queue.is_queued(folder):
+        raise RunError(f"run {record.id} is at work or waits in the queue; stop it first")
     if read_record(folder) is None:
         raise RunError(f"run {record.id} is not on disk any more; refresh the list")
     lock = RunLock(folder)
@@ -126,7 +126,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
     summary = record.summary or {}
     last = _last_line(record.folder / METRICS_FILE)
     state = record.state
-    queued = queue.waits(record.folder)
+    queued = queue.is_queued(record.folder)
     repeats = state is RecordState.FAILED and not summary.get("repeats")
     free = state not in (RecordState.RUNNING, RecordState.ELSEWHERE) and not queued
     return {

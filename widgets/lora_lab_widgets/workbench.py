@@ -337,7 +337,7 @@ class Workbench:
 
     def _take_proposal(self) -> None:
         """Take the settings that would have fitted into memory."""
-        problem = self.run.snapshot.problem if self.run else None
+        problem = self.run.snapshot.failure if self.run else None
         if problem is None or not problem.proposal:
             raise RunError("no settings are proposed; change them by hand")
         self._set_training(problem.proposal)

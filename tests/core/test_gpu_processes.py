@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lora_lab.training import gpu_processes as module
-from lora_lab.training.gpu_memory import Room, used_by_others
-from lora_lab.training.gpu_processes import Neighbour, in_words, neighbours
+from lora_lab.training.gpu_memory import GpuMemory, used_by_others
+from lora_lab.training.gpu_processes import GpuProcess, in_words, other_processes
 
 DEVICE = torch.device("cuda:0")
 UUID = "6b1c8d2e-0000-4a4a-9c9c-0123456789ab"
@@ -62,10 +62,10 @@ def smi(monkeypatch, text):
 def test_nvml_names_each_other_process_the_largest_first(monkeypatch):
     calls = []
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(calls))
-    assert neighbours(DEVICE) == (
-        Neighbour(99, "server", 5 * GIB),
-        Neighbour(4242, "python3.11", 3 * GIB),
-        Neighbour(77, "", None),
+    assert other_processes(DEVICE) == (
+        GpuProcess(99, "server", 5 * GIB),
+        GpuProcess(4242, "python3.11", 3 * GIB),
+        GpuProcess(77, "", None),
     )
     assert calls == ["open", f"GPU-{UUID}", "close"]
 
@@ -78,33 +78,36 @@ def test_without_nvml_nvidia_smi_is_asked_without_a_shell(monkeypatch):
         f"GPU-{UUID}, {os.getpid()}, 1, python\n"
         f"GPU-{UUID}, 77, [N/A], [Not Found]\n",
     )
-    assert neighbours(DEVICE) == (Neighbour(4242, "python3.11", 3 * GIB), Neighbour(77, "", None))
+    assert other_processes(DEVICE) == (
+        GpuProcess(4242, "python3.11", 3 * GIB),
+        GpuProcess(77, "", None),
+    )
     assert calls[0][0] == "/usr/bin/nvidia-smi"
 
 
 @pytest.mark.parametrize("text", ["", "No devices were found\n", "a, b, c, d\n, , ,\n\x00"])
 def test_what_cannot_be_read_names_nobody(monkeypatch, text):
     smi(monkeypatch, text)
-    assert neighbours(DEVICE) == ()
+    assert other_processes(DEVICE) == ()
 
 
 def test_a_driver_that_hangs_or_is_not_there_names_nobody(monkeypatch):
-    assert neighbours(DEVICE) == ()
+    assert other_processes(DEVICE) == ()
     smi(monkeypatch, "")
 
     def hanging(*_, **__):
         raise subprocess.TimeoutExpired("nvidia-smi", 5)
 
     monkeypatch.setattr(module.subprocess, "run", hanging)
-    assert neighbours(DEVICE) == ()
+    assert other_processes(DEVICE) == ()
 
 
 def test_a_refusal_says_who_has_the_rest():
-    who = [Neighbour(pid, "python", (9 - pid) * GIB) for pid in range(1, 6)]
+    who = [GpuProcess(pid, "python", (9 - pid) * GIB) for pid in range(1, 6)]
     assert in_words(who) == ": python (1) 8 GiB, python (2) 7 GiB, python (3) 6 GiB, 2 more"
-    assert in_words([Neighbour(7, "", None)]) == ": process (7)"
+    assert in_words([GpuProcess(7, "", None)]) == ": process (7)"
     assert in_words([]) == ""
-    room = Room(GIB, 16 * GIB, 12 * GIB, neighbours=(Neighbour(42, "python", 11 * GIB),))
+    room = GpuMemory(GIB, 16 * GIB, 12 * GIB, processes=(GpuProcess(42, "python", 11 * GIB),))
     assert str(room) == "1 GiB free of 16 GiB, 12 GiB in use by others: python (42) 11 GiB"
 
 
