@@ -188,7 +188,7 @@ def test_the_largest_divisor_that_fits(free, size):
 
 def test_what_will_not_fit_is_refused_before_the_first_step(tmp_path, monkeypatch):
     there = GpuMemory(free=bytes_for(2) + 1, total=8 * 2**30, others=5 * 2**30)
-    monkeypatch.setattr(worker_module, "room", lambda _: there)
+    monkeypatch.setattr(worker_module, "gpu_memory", lambda _: there)
     run = begin(tmp_path)
     with pytest.raises(RunError, match="training will not fit") as caught:
         run.result(60)
