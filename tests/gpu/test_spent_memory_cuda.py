@@ -11,7 +11,7 @@ import torch
 
 from lora_lab.models import LoadedModel
 from lora_lab.tasks import Example, Task
-from lora_lab.training.gpu_memory import room
+from lora_lab.training.gpu_memory import gpu_memory
 
 sys.path.append(str(Path(__file__).parents[1] / "core"))
 from spent_memory import ordeal
@@ -37,10 +37,10 @@ class Gpu:
 
     def take_all_but(self, free: int) -> None:
         torch.cuda.empty_cache()
-        there = room(torch.device("cuda", torch.cuda.current_device()))
-        assert there is not None
+        memory = gpu_memory(torch.device("cuda", torch.cuda.current_device()))
+        assert memory is not None
         before = torch.cuda.memory_allocated()
-        self._hog = torch.empty(there.free - free, dtype=torch.uint8, device="cuda")
+        self._hog = torch.empty(memory.free - free, dtype=torch.uint8, device="cuda")
         self.taken = torch.cuda.memory_allocated() - before
 
 
