@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import house
+
 ROOT = Path(__file__).parents[2]
 CORE = sorted((ROOT / "lora_lab").rglob("*.py"))
 NOTEBOOK = {"IPython", "ipywidgets", "anywidget", "lora_lab_widgets"}
@@ -78,3 +80,13 @@ def test_no_two_test_files_share_a_name():
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     twice = {name for name in names if names.count(name) > 1}
     assert not twice, f"pytest imports them by name, without folders: {twice}"
+
+
+def test_files_lines_and_functions_that_are_too_big_are_named(tmp_path):
+    path = tmp_path / "made.py"
+    path.write_text("def f():\n" + "    pass\n" * 60 + "\n" * 400 + "#" * 101)
+    assert list(house.too_big(path)) == [
+        f"{path}: 462 lines; at most 400",
+        f"{path}:462: 101 letters in a line; at most 100",
+        f"{path}:1: f has 61 lines; at most 60",
+    ]
