@@ -1,13 +1,27 @@
+// @ts-check
 // Helpers of every panel. No state here: one page may hold many panels.
+
+/**
+ * A widget's traits as the page has them.
+ * @typedef {object} Model
+ * @property {(name: string) => any} get
+ * @property {(name: string, value: unknown) => void} set
+ * @property {() => void} save_changes
+ * @property {(content: object) => void} send
+ * @property {(event: string, callback: (...values: any[]) => void) => void} on
+ * @property {(event: string, callback: (...values: any[]) => void) => void} off
+ * @property {{get_model: (id: string) => Promise<Model>}} widget_manager
+ */
 
 /** The host's theme: what the page says it is, else what the system prefers. */
 export function themeOf(doc = document) {
   const { body, documentElement: root } = doc;
   const jupyter = body?.dataset.jpThemeLight;
   if (jupyter !== undefined) return jupyter === "false" ? "dark" : "light";
-  const classes = body?.classList;
-  if (classes?.contains("vscode-light") || classes?.contains("vscode-high-contrast-light")) return "light";
-  if (classes?.contains("vscode-dark") || classes?.contains("vscode-high-contrast")) return "dark";
+  const isOneOf = (/** @type {string[]} */ ...names) =>
+    names.some((name) => body?.classList.contains(name));
+  if (isOneOf("vscode-light", "vscode-high-contrast-light")) return "light";
+  if (isOneOf("vscode-dark", "vscode-high-contrast")) return "dark";
   const colab = root.getAttribute("theme");
   if (colab === "dark" || colab === "light") return colab;
   return doc.defaultView?.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
@@ -16,27 +30,128 @@ export function themeOf(doc = document) {
 /**
  * Build an element. `attributes` are set as attributes, except `text` (textContent), `on`
  * ({event: handler}) and values null, undefined or false, which are left out.
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
+ * @param {Record<string, any>} [attributes]
+ * @param {...(Node | string)} children
+ * @returns {HTMLElementTagNameMap[Tag]}
  */
 export function el(tag, attributes = {}, ...children) {
   return furnish(document.createElement(tag), attributes, children);
 }
 
-/** The same for SVG. */
+/**
+ * The same for SVG.
+ * @template {keyof SVGElementTagNameMap} Tag
+ * @param {Tag} tag
+ * @param {Record<string, any>} [attributes]
+ * @param {...(Node | string)} children
+ * @returns {SVGElementTagNameMap[Tag]}
+ */
 export function svg(tag, attributes = {}, ...children) {
   return furnish(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
 function furnish(node, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "text") node.textContent = value;
-    else if (name === "on") for (const [event, handler] of Object.entries(value)) node.addEventListener(event, handler);
-    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
-  }
+  const { text, on, ...others } = attributes;
+  if (text !== undefined) node.textContent = text;
+  for (const [event, handler] of Object.entries(on ?? {})) node.addEventListener(event, handler);
+  setAttributes(node, others);
   node.append(...children);
   return node;
 }
 
-/** Subscribe to several model events; returns the function that takes all of them off again. */
+/** Set attributes; those that are null, undefined or false are left out. */
+export function setAttributes(node, attributes) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    node.setAttribute(name, value === true ? "" : value);
+  }
+}
+
+/**
+ * The node that has the focus, in a node's page or shadow root.
+ * @param {Node} node
+ */
+export function focusIn(node) {
+  const root = /** @type {Document | ShadowRoot} */ (node.getRootNode());
+  return /** @type {HTMLElement | null} */ (root.activeElement);
+}
+
+/** A button that calls `act`, with more attributes if there are any. */
+export function button(text, act, attributes = {}) {
+  return el("button", {
+    class: "ll-button", type: "button", text, on: act && { click: act }, ...attributes,
+  });
+}
+
+/** What pushes the rest of its line to the right. */
+export function space() {
+  return el("span", { class: "ll-space" });
+}
+
+/** A panel's title line. */
+export function heading(title, subtitle, ...more) {
+  const words = typeof subtitle === "string" ? el("span", { text: subtitle }) : subtitle;
+  return el("div", { class: "ll-head" }, el("span", { class: "ll-title", text: title }), words, ...more);
+}
+
+/** A panel's root, whose keys are its own: a notebook's shortcuts must not take what is typed. */
+export function section(className, label, ...children) {
+  return el("section", {
+    class: `ll-panel ${className}`, "aria-label": label, "data-lm-suppress-shortcuts": "true",
+    on: { keydown: (event) => event.stopPropagation() },
+  }, ...children);
+}
+
+/** The button that opens and closes a panel: {node, draw(open)}; disabled until Python answers. */
+export function opener(text, toggle) {
+  const node = button(text, () => {
+    node.disabled = true;
+    toggle();
+  });
+  const draw = (open) => {
+    node.disabled = false;
+    node.textContent = open ? "Close" : text;
+    node.setAttribute("aria-expanded", String(open));
+  };
+  return { node, draw };
+}
+
+/** A bar that fills from the left: {node, draw(value, most, text)}. */
+export function progressBar(label, className = "ll-progress") {
+  const fill = el("i");
+  const node = el("div", {
+    class: className, role: "progressbar", "aria-label": label, "aria-valuemin": 0,
+  }, fill);
+  const draw = (value, most, text) => {
+    fill.style.width = `${100 * Math.min(1, value / most)}%`;
+    setAttributes(node, { "aria-valuenow": value, "aria-valuemax": most, "aria-valuetext": text });
+  };
+  return { node, draw };
+}
+
+/**
+ * What a panel's module exports: each place that shows the panel gets a view of its own.
+ * @param {new (model: Model, host: HTMLElement) => {remove(): void}} View
+ */
+export function panel(View) {
+  return {
+    /** @param {{model: Model, el: HTMLElement, signal?: AbortSignal}} place */
+    render({ model, el: host, signal }) {
+      const view = new View(model, host);
+      const remove = () => view.remove();
+      signal?.addEventListener("abort", remove);
+      return remove;
+    },
+  };
+}
+
+/**
+ * Subscribe to several model events; returns the function that takes all of them off again.
+ * @param {Model} model
+ * @param {Record<string, (...values: any[]) => void>} handlers
+ */
 export function listen(model, handlers) {
   for (const [event, handler] of Object.entries(handlers)) model.on(event, handler);
   return () => {
@@ -82,7 +197,7 @@ export function inkOn(rgb) {
   return luminance > 0.179 ? "#000" : "#fff";
 }
 
-/** The colour of rank r ≥ 1 on a log₂ scale that reaches its end at 128. */
+/** The color of rank r ≥ 1 on a log₂ scale that reaches its end at 128. */
 export function rankColor(r) {
   return viridis(0.12 + (Math.log2(r) / 7) * 0.88);
 }
@@ -96,7 +211,7 @@ export async function copyText(text) {
     // No clipboard API outside https and localhost, nor in some iframes: the old way.
     const area = el("textarea", { class: "ll-sr", "aria-hidden": "true" });
     area.value = text;
-    const focused = document.activeElement;
+    const focused = focusIn(document.body);
     document.body.append(area);
     area.select();
     const copied = document.execCommand("copy");

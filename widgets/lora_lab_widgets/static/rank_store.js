@@ -1,5 +1,7 @@
+// @ts-check
 // What all views of one rank grid share: the ranks shown, the stroke in hand, undo and redo.
 // A stroke changes only the browser; its end saves the model once, so Python hears one message.
+/** @import { Model } from "./_shared.js" */
 
 import { listen } from "./_shared.js";
 import { GRIDS } from "./shown_ranks.js";
@@ -22,10 +24,22 @@ export function stepDown(r) {
   return r <= 1 ? 0 : 2 ** (Math.ceil(Math.log2(r)) - 1);
 }
 
+/**
+ * A matrix that can have a rank; `shape` is [out, in].
+ * @typedef {object} Cell
+ * @property {string} site
+ * @property {number} row
+ * @property {string} role
+ * @property {[number, number]} shape
+ * @property {number} max_rank
+ */
+
 export class RankStore {
+  /** @param {Model} model */
   constructor(model) {
     this.model = model;
-    this.views = new Set(); // {build(), repaint()}
+    /** @type {Set<{build(): void, repaint(): void}>} */
+    this.views = new Set();
     this.load();
     const reload = () => {
       this.load();
@@ -137,10 +151,9 @@ export class RankStore {
   /** One whole stroke: `rankFor(cell)` gives each cell's new rank. Returns how many were capped. */
   apply(cells, rankFor, options) {
     this.begin();
-    let capped = 0;
-    for (const cell of cells) capped += this.put(cell, rankFor(cell));
+    const capped = cells.filter((cell) => this.put(cell, rankFor(cell)));
     this.commit(options);
-    return capped;
+    return capped.length;
   }
 
   remember(ranks) {
