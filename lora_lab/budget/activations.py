@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy.blocks import BlockFacts
-    from lora_lab.anatomy.types import ModelShape, Site
+    from lora_lab.anatomy.types import BlockFacts, ModelShape, Site
 
 FLOAT32 = 4
 
