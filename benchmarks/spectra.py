@@ -14,6 +14,7 @@ from lora_lab import spectra
 from lora_lab.analysis import adapter_spectra
 from lora_lab.analysis.amplify import amplifications
 from lora_lab.anatomy import Site
+from lora_lab.spectra.update import LowRankUpdate, SiteUpdate
 
 # (out, in) of one layer: q k v o gate up down.
 SMOLLM2 = [(576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 576), (576, 1536)]
@@ -37,7 +38,9 @@ def whole_model(
     name: str, layer: list[tuple[int, int]], layers: int, r: int, reach_ms: float
 ) -> Row:
     sites = {
-        f"{i}.{j}": SimpleNamespace(A=torch.randn(r, k), B=torch.randn(d, r), scale=2.0)
+        f"{i}.{j}": SiteUpdate(
+            Site("q", "q", 0, "q", k, d), LowRankUpdate(torch.randn(r, k), torch.randn(d, r), 2.0)
+        )
         for i in range(layers)
         for j, (d, k) in enumerate(layer)
     }
@@ -70,15 +73,14 @@ def one_site(side: int) -> Iterator[Row]:
 def table_7(side: int) -> Iterator[Row]:
     W = weight(side)
     site = Site("q", "q", 0, "q", side, side)
-    known = SimpleNamespace(
-        site=site, A=torch.randn(RANK, side), B=torch.randn(side, RANK), scale=2.0
-    )
+    update = LowRankUpdate(torch.randn(RANK, side), torch.randn(side, RANK), 2.0)
+    known = SiteUpdate(site, update)
     start = time.perf_counter()
     amplifications([known], lambda _: W)
     first = (time.perf_counter() - start) * 1e3
 
     def step() -> None:
-        known.B += 1e-3  # as training does: another ΔW, the same W₀
+        update.B.add_(1e-3)  # as training does: another ΔW, the same W₀
         amplifications([known], lambda _: W)
 
     again = median_ms(step)

@@ -21,10 +21,12 @@ def computable(x: Any) -> Any:
     return x.cpu() if getattr(getattr(x, "device", None), "type", "") == "mps" else x
 
 
-def as_other(x: np.ndarray, other: Any) -> Any:
-    """Return x as an array of the other's library, on its device."""
+def same_library(x: Any, other: Any) -> Any:
+    """Return x in the other's library, on its device, cut off from autograd."""
     if isinstance(other, np.ndarray):
-        return x
+        return x if isinstance(x, np.ndarray) else to_numpy(x)
+    if not isinstance(x, np.ndarray):
+        return x.detach().to(other.device)
     import torch
 
     # A copy: a Snapshot's arrays may be read-only, which torch warns about.

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from lora_lab import spectra
+from lora_lab._util.arrays import same_library
 from lora_lab.analysis.leading import BaseWeight
-from lora_lab.analysis.sites import AdaptedSite, check_fits, naming, same_library, update_triplets
+from lora_lab.analysis.sites import AdaptedSite, naming
 from lora_lab.errors import ConfigError
 
 
@@ -89,9 +90,9 @@ def _amplification(
 ) -> SiteAmplification:
     place = site.site
     W = base_weight(place.name)
-    check_fits(place.name, site.A, site.B, W)
     with naming(place.name):
-        U, s, Vt = update_triplets(site)
+        site.update.check_fits(W)
+        U, s, Vt = site.update.triplets()
         r = int(spectra.numerical_rank(s))
         base = BaseWeight(W)
         along_delta, along_own, sampled = 0.0, 0.0, np.zeros(draws)

@@ -19,7 +19,7 @@ from lora_lab import spectra
 from lora_lab._util.arrays import computable, to_numpy
 from lora_lab.analysis.leading import BaseWeight
 from lora_lab.analysis.losses import Losses
-from lora_lab.analysis.sites import AdaptedSite, factors_beside, naming
+from lora_lab.analysis.sites import AdaptedSite, naming
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.api import activate, active, attached
 from lora_lab.methods.lora.adapter import LoraAdapter
@@ -231,8 +231,8 @@ def _site_intruders(
     place = site.site
     with naming(place.name):
         base = BaseWeight(base_weight(place.name))
-        A, B = factors_beside(site, base.W)
-        tuned = spectra.top_directions_of_update(base.W, A, B, site.scale, top_k)
+        A, B, scale, *_ = site.update.beside(base.W)
+        tuned = spectra.top_directions_of_update(base.W, A, B, scale, top_k)
         U, s, Vt = map(to_numpy, tuned)
         X = base.left_vectors()
     similarity = np.minimum(spectra.best_match(U, X), 1)
@@ -274,13 +274,11 @@ def _factored(model: nn.Module, name: str | None) -> LoraAdapter:
 
 def _own_site(adapter: LoraAdapter, intruders: SiteIntruders) -> LoraSite:
     site = adapter.sites.get(intruders.name)
-    if site is None or (site.B.shape[0], site.A.shape[1]) != (
-        intruders.U.shape[0],
-        intruders.Vt.shape[1],
-    ):
+    out, in_ = intruders.U.shape[0], intruders.Vt.shape[1]
+    if site is None or site.update.shape != (out, in_):
         raise AdapterError(
-            f"adapter {adapter.name!r} has no site {intruders.name!r} of "
-            f"{intruders.U.shape[0]} × {intruders.Vt.shape[1]}; find its own intruders first"
+            f"adapter {adapter.name!r} has no site {intruders.name!r} of {out} × {in_}; "
+            "find its own intruders first"
         )
     if site.site.kind == "embedding" or site.magnitude is not None:
         what = "an embedding" if site.site.kind == "embedding" else "a DoRA site"

@@ -11,21 +11,18 @@ import difflib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from lora_lab import spectra
-from lora_lab._util.arrays import as_other, computable, stack, to_numpy
+from lora_lab._util.arrays import computable, stack, to_numpy
 from lora_lab.analysis.leading import leading_directions
-from lora_lab.analysis.sites import AdaptedSite, check_fits, naming, update_factors, update_triplets
+from lora_lab.analysis.sites import AdaptedSite, naming
 from lora_lab.analysis.table import DORA_NOTE, Analysis, SiteAnalysis
 from lora_lab.anatomy.blocks import Placed, cells
 from lora_lab.errors import AdapterError
-
-if TYPE_CHECKING:
-    # `lora_lab.runs` measures with this module, so it cannot be imported at the top.
-    from lora_lab.runs.snapshot import Factors
+from lora_lab.spectra.update import SiteUpdate
 
 
 class AdapterLike(Protocol):
@@ -140,15 +137,15 @@ def adapter_spectra(adapter: AdapterLike) -> dict[str, np.ndarray]:
         AdapterError: a factor holds NaN or infinite values; the line names the site.
     """
     sites = adapter.sites
-    factors = {name: update_factors(site) for name, site in sites.items()}
-    R_A = _triangles({name: A.mT for name, (A, _) in factors.items()})
-    R_B = _triangles({name: B for name, (_, B) in factors.items()})
+    updates = {name: site.update.joined() for name, site in sites.items()}
+    R_A = _triangles({name: update.A.mT for name, update in updates.items()})
+    R_B = _triangles({name: update.B for name, update in updates.items()})
     same: defaultdict[Any, list[str]] = defaultdict(list)
     for name in sites:
         same[_kind(R_A[name]), _kind(R_B[name])].append(name)
     found: dict[str, np.ndarray] = {}
     for names in same.values():
-        scales = np.array([sites[name].scale for name in names])
+        scales = np.array([updates[name].scale for name in names])
         cores = stack([R_A[name] for name in names]), stack([R_B[name] for name in names])
         try:
             s = spectra.singular_values_from_triangles(*cores, scales)
@@ -158,29 +155,29 @@ def adapter_spectra(adapter: AdapterLike) -> dict[str, np.ndarray]:
     return {name: found[name] for name in sites}
 
 
-def site_view(factors: Factors, W: Any, directions: int = 24) -> SiteView:
+def site_view(measured: SiteUpdate, W: Any, directions: int = 24) -> SiteView:
     """Measure one site's ΔW against its W₀, for drawing.
 
     Args:
-        factors: a copy of A and B, as a `Snapshot` holds it.
+        measured: a copy of the site's update, as a `Snapshot` holds it.
         W: W₀ of the site (out, in), NumPy or torch, any dtype and device. Its leading directions
             are kept, so the next step of the same site costs no SVD.
         directions: how many of W₀'s directions to compare with.
 
     Raises:
-        AdapterError: factors that do not fit W₀, or NaN in them.
+        AdapterError: an update that does not fit W₀, or NaN in it.
         ModelError: NaN in W₀.
     """
-    check_fits(factors.site, factors.A, factors.B, W)
+    name, step = measured.site.name, measured.step or 0
     W = computable(W)
-    # As tensors on W₀'s device, which may be a GPU; NumPy stays NumPy.
-    A, B = as_other(factors.A, W), as_other(factors.B, W)
-    U, s, Vt = spectra.singular_triplets(A, B, factors.scale)
+    with naming(name):
+        # As tensors on W₀'s device, which may be a GPU; NumPy stays NumPy.
+        U, s, Vt = measured.update.beside(W).triplets()
     overlap = to_numpy(spectra.direction_overlap(U, leading_directions(W, directions)))
     overlap[int(spectra.numerical_rank(s)) :] = np.nan
     return SiteView(
-        site=factors.site,
-        step=factors.step,
+        site=name,
+        step=step,
         shape=tuple(W.shape),
         singular_values=to_numpy(s),
         effective_rank=float(spectra.effective_rank(s)),
@@ -201,15 +198,12 @@ def live_view(
     Raises:
         AdapterError: the adapter has no such site; see also `site_view`.
     """
-    from lora_lab.runs.snapshot import Factors
-
     if site_name not in adapter.sites:
         near = difflib.get_close_matches(site_name, adapter.sites, n=3, cutoff=0)
         raise AdapterError(f"the adapter has no site {site_name!r}; near: {', '.join(near)}")
     site = adapter.sites[site_name]
-    A, B = map(to_numpy, update_factors(site))
-    factors = Factors(step, site_name, A, B, site.scale)
-    return site_view(factors, adapter.base_weight(site_name), directions)
+    measured = SiteUpdate(site.site, site.update.to_numpy(), step)
+    return site_view(measured, adapter.base_weight(site_name), directions)
 
 
 def rank_map(sites: Iterable[Placed], singular_values: Mapping[str, np.ndarray]) -> RankMap:
@@ -238,7 +232,7 @@ def rank_map(sites: Iterable[Placed], singular_values: Mapping[str, np.ndarray])
 def _analyze_site(site: AdaptedSite, base_weight: Callable[[str], Any] | None) -> SiteAnalysis:
     name = site.site.name
     with naming(name):
-        U, s, Vt = update_triplets(site)
+        U, s, Vt = site.update.triplets()
         amplified = expected = None
         if base_weight is not None:
             W = computable(base_weight(name))
@@ -248,7 +242,7 @@ def _analyze_site(site: AdaptedSite, base_weight: Callable[[str], Any] | None) -
         name=name,
         layer=site.site.layer,
         role=site.site.role,
-        r=site.A.shape[0],
+        r=site.update.r,
         singular_values=to_numpy(s),
         effective_rank=float(spectra.effective_rank(s)),
         stable_rank=float(spectra.stable_rank(s)),

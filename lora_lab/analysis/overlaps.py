@@ -13,7 +13,7 @@ import numpy as np
 from lora_lab import spectra
 from lora_lab._util.arrays import computable, to_numpy
 from lora_lab.analysis.leading import BaseWeight
-from lora_lab.analysis.sites import AdaptedSite, check_fits, naming, update_triplets
+from lora_lab.analysis.sites import AdaptedSite, naming
 from lora_lab.errors import AdapterError, ConfigError
 
 Side = Literal["input", "output"]
@@ -75,7 +75,7 @@ def compare(
     """
     _check_settings(side, rank_by, most)
     name, other = first.site.name, second.site.name
-    shapes = [(s.B.shape[-2], s.A.shape[-1]) for s in (first, second)]
+    shapes = [tuple(s.update.shape) for s in (first, second)]
     if name != other or shapes[0] != shapes[1]:
         sizes = [f"{d} × {k}" for d, k in shapes]
         raise AdapterError(
@@ -108,8 +108,8 @@ def compare_with_base(
     """
     _check_settings(side, "update", most)
     name = site.site.name
-    check_fits(name, site.A, site.B, W)
     with naming(name):
+        site.update.check_fits(W)
         update = _directions(site, side, "update", most)
         U, _, Vt = BaseWeight(W).leading(most)
     return _overlap_map(name, ("ΔW", "W₀"), side, update, Vt.T if side == "input" else U)
@@ -135,11 +135,12 @@ def _overlap_map(
 
 def _directions(site: AdaptedSite, side: Side, rank_by: str, most: int) -> np.ndarray:
     """Return the directions that are really there, (n, count), strongest first."""
+    update = site.update
     if rank_by == "factor":
-        factor = computable(site.A).mT if side == "input" else computable(site.B)
+        factor = computable(update.A).mT if side == "input" else computable(update.B)
         U, s, _ = spectra.singular_triplets(np.eye(factor.shape[-1]), to_numpy(factor))
     else:
-        left, s, right = update_triplets(site)
+        left, s, right = update.triplets()
         U = right.mT if side == "input" else left
     there = int(spectra.numerical_rank(s))
     if there == 0:

@@ -10,7 +10,7 @@ import numpy as np
 from lora_lab import spectra
 from lora_lab._util.arrays import to_numpy
 from lora_lab.analysis.leading import BaseWeight
-from lora_lab.analysis.sites import AdaptedSite, check_fits, naming, update_triplets
+from lora_lab.analysis.sites import AdaptedSite, naming
 from lora_lab.errors import ConfigError
 
 
@@ -57,9 +57,9 @@ def spectrum_view(
     if most < 1:
         raise ConfigError(f"most is {most}; at least 1 singular value is needed")
     name = site.site.name
-    check_fits(name, site.A, site.B, W)
     with naming(name):
-        _, delta, _ = update_triplets(site)
+        site.update.check_fits(W)
+        _, delta, _ = site.update.triplets()
         base = BaseWeight(W)
         weight, norm = base.leading(most)[1], base.norm
     return SpectrumView(

@@ -4,9 +4,6 @@ from .factors import (
     AdapterFactors as AdapterFactors,
 )
 from .factors import (
-    FactorSite as FactorSite,
-)
-from .factors import (
     read_factors as read_factors,
 )
 from .files import CONFIG_FILE as CONFIG_FILE

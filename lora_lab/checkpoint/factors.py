@@ -7,17 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from lora_lab.anatomy.from_state_dict import site_alone, sites_from_names
 from lora_lab.anatomy.types import Anatomy, Site
 from lora_lab.checkpoint.files import CONFIG_FILE
 from lora_lab.checkpoint.locate import find_adapter
 from lora_lab.checkpoint.loralib import read_loralib
-from lora_lab.checkpoint.modules import AdapterFile, ModuleUpdate, Slice, split
+from lora_lab.checkpoint.modules import AdapterFile, Slice, split
 from lora_lab.checkpoint.peft import changed_base, read_peft
 from lora_lab.checkpoint.to_model import check_shape
 from lora_lab.errors import AdapterError
+from lora_lab.spectra.update import LowRankUpdate, SiteUpdate
 
 _KINDS = {
     "embeddings": "factors of embeddings, which are no matrix products",
@@ -28,25 +27,6 @@ _KINDS = {
     "convolutions": "factors of convolutions",
     "pruned": "factors of rank 0",
 }
-
-
-@dataclass(eq=False)
-class FactorSite:
-    """One site's ΔW = scale·BA, or scale·(BA − B₀A₀) where training began at `initial`.
-
-    Attributes:
-        site: where it is.
-        A: (r, in) float32 or float64.
-        B: (out, r).
-        scale: s.
-        initial: (A₀, B₀) that were taken out of W₀ before training; None: nothing was.
-    """
-
-    site: Site
-    A: Tensor
-    B: Tensor
-    scale: float
-    initial: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +42,7 @@ class AdapterFactors:
 
     name: str
     config: Mapping[str, Any]
-    sites: tuple[FactorSite, ...]
+    sites: tuple[SiteUpdate, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -110,7 +90,7 @@ def read_factors(
     if not file.modules:
         raise AdapterError(f"{path} holds no LoRA factors of matrices; {notes[-1]}")
     found = _with_base(file, anatomy) if anatomy else _without_base(file)
-    sites = tuple(FactorSite(site, u.A, u.B, u.scale) for site, u in found)
+    sites = tuple(SiteUpdate(site, update) for site, update in found)
     factors = AdapterFactors(place.name, file.settings, sites, tuple(notes))
     if init := factors.changed_base:
         line = f"began at {init}: its BA is ΔW and the part of W₀ that {init} had taken out"
@@ -118,11 +98,11 @@ def read_factors(
     return factors
 
 
-def _with_base(file: AdapterFile, map_: Anatomy) -> list[tuple[Site, ModuleUpdate]]:
+def _with_base(file: AdapterFile, map_: Anatomy) -> list[tuple[Site, LowRankUpdate]]:
     by_module: dict[str, list[Site]] = {}
     for site in map_.sites:
         by_module.setdefault(site.module, []).append(site)
-    found: dict[str, tuple[Site, ModuleUpdate]] = {}
+    found: dict[str, tuple[Site, LowRankUpdate]] = {}
     heads = []
     for path, module in file.modules.items():
         own = _same_module(path, by_module)
@@ -153,8 +133,8 @@ def _same_module(path: str, modules: Iterable[str]) -> str | None:
     return near[0] if len(near) == 1 else None
 
 
-def _without_base(file: AdapterFile) -> list[tuple[Site, ModuleUpdate]]:
-    found: list[tuple[Site, ModuleUpdate]] = []
+def _without_base(file: AdapterFile) -> list[tuple[Site, LowRankUpdate]]:
+    found: list[tuple[Site, LowRankUpdate]] = []
     shapes = {path: module.shape for path, module in file.modules.items()}
     for path, whole in sites_from_names(shapes).items():
         parts = file.slices.get(path, ())

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from lora_lab.anatomy.types import Rows
 from lora_lab.checkpoint.files import read_tensors
-from lora_lab.checkpoint.modules import AdapterFile, ModuleUpdate, Slice, check_factor
+from lora_lab.checkpoint.modules import AdapterFile, Slice, check_factor
 from lora_lab.errors import AdapterError
+from lora_lab.spectra.update import LowRankUpdate
 
 FACTS_KEY = "lora_lab_loralib"  # safetensors metadata: what the tensors do not tell
 FUSED = ("q", "k", "v")  # in the order of their rows in GPT-2's c_attn
@@ -68,7 +69,7 @@ def read_loralib(
         )
     if not (math.isfinite(lora_alpha) and lora_alpha > 0):
         raise AdapterError(f"lora_alpha is {lora_alpha!r}; it must be a positive number")
-    modules: dict[str, ModuleUpdate] = {}
+    modules: dict[str, LowRankUpdate] = {}
     stacked: dict[str, tuple[Slice, ...]] = {}
     assumed = []
     embeddings = {path: _embedding(path, pair, lora_alpha) for path, pair in embedded.items()}
@@ -83,7 +84,7 @@ def read_loralib(
         told = slices or known_slices.get(module)
         one = module in known_slices or _FUSED_NAME.fullmatch(module)
         if count == 1 and not (told and len(told) == 1 and one):
-            modules[module] = ModuleUpdate(A, B, lora_alpha / B.shape[1])
+            modules[module] = LowRankUpdate(A, B, lora_alpha / B.shape[1])
             continue
         chosen = _chosen(module, count, told)
         if count == 2 and told is None:
@@ -169,14 +170,14 @@ def _pair(module: str, halves: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     return halves["A"], halves["B"]
 
 
-def _embedding(module: str, halves: Mapping[str, Tensor], lora_alpha: float) -> ModuleUpdate:
+def _embedding(module: str, halves: Mapping[str, Tensor], lora_alpha: float) -> LowRankUpdate:
     A, B = _pair(module, halves)
     if A.shape[0] != B.shape[1]:
         raise AdapterError(
             f"{module}: A is {tuple(A.shape)} and B {tuple(B.shape)}, which do not fit loralib's "
             "Embedding"
         )
-    return ModuleUpdate(A, B, lora_alpha / B.shape[1])
+    return LowRankUpdate(A, B, lora_alpha / B.shape[1])
 
 
 def _chosen(module: str, count: int, slices: Sequence[str] | None) -> tuple[str, ...]:
@@ -193,7 +194,7 @@ def _chosen(module: str, count: int, slices: Sequence[str] | None) -> tuple[str,
 
 def _unfold(
     module: str, A: Tensor, B: Tensor, chosen: Sequence[str], lora_alpha: float
-) -> tuple[ModuleUpdate, tuple[Slice, ...]]:
+) -> tuple[LowRankUpdate, tuple[Slice, ...]]:
     """Return a MergedLinear's update over the whole fused matrix: B block-diagonal."""
     width, r = B.shape[0] // len(chosen), B.shape[1]
     whole = torch.zeros(len(FUSED) * width, len(chosen) * r, dtype=B.dtype)
@@ -203,4 +204,4 @@ def _unfold(
         own = B[index * width : (index + 1) * width]
         whole[rows.offset : rows.offset + width, index * r : (index + 1) * r] = own
         parts.append(Slice(f"{module}[{role}]", r, rows))
-    return ModuleUpdate(A, whole, lora_alpha / r), tuple(parts)
+    return LowRankUpdate(A, whole, lora_alpha / r), tuple(parts)

@@ -16,9 +16,9 @@ from lora_lab._util.files import new_file
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.checkpoint.loralib import FACTS_KEY, FUSED, encode_facts, read_loralib
-from lora_lab.checkpoint.modules import AdapterFile, ModuleUpdate
+from lora_lab.checkpoint.modules import AdapterFile
 from lora_lab.checkpoint.saving import named_adapter, tidy
-from lora_lab.checkpoint.stacking import Factors, padded, refuse_others, stacked, stacked_sites
+from lora_lab.checkpoint.stacking import module_update, padded, refuse_others, site_product
 from lora_lab.checkpoint.to_model import check_shape, match_sites
 from lora_lab.errors import AdapterError
 from lora_lab.methods.api import activate, attach
@@ -26,6 +26,7 @@ from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.targets import config_from_ranks
+from lora_lab.spectra.update import LowRankUpdate
 
 _PICKLES = (".pt", ".bin")
 
@@ -69,10 +70,11 @@ def save_loralib(model: nn.Module, path: str | Path, name: str | None = None) ->
         scale = alpha / _rank(sites)
         if _thirds(sites):
             slices[module] = [site.site.role for site in sites]
-            A, B = _merged_linear(sites, scale)
+            update = _merged_linear(sites, scale)
         else:
-            A, B = stacked_sites(sites, scale)
-        tensors[f"{module}.lora_A"], tensors[f"{module}.lora_B"] = A.contiguous(), B.contiguous()
+            update = module_update(sites, scale)
+        tensors[f"{module}.lora_A"] = update.A.contiguous()
+        tensors[f"{module}.lora_B"] = update.B.contiguous()
     with new_file(path) as place:
         _write(tensors, place, encode_facts(alpha, slices), pickled=path.suffix in _PICKLES)
     return alpha
@@ -128,7 +130,7 @@ def load_loralib(
     return adapter
 
 
-def _matched(file: AdapterFile, map_: Anatomy) -> dict[str, ModuleUpdate]:
+def _matched(file: AdapterFile, map_: Anatomy) -> dict[str, LowRankUpdate]:
     """Return {site name: its update}; what is an embedding the model tells, not the name."""
     tables = {site.module: site for site in map_.others if site.kind == "embedding"}
     every = {**file.modules, **file.embeddings}
@@ -141,7 +143,7 @@ def _matched(file: AdapterFile, map_: Anatomy) -> dict[str, ModuleUpdate]:
 
 def _rank(sites: Sequence[LoraSite]) -> int:
     """Return the r that loralib's layer is made with."""
-    ranks = [sum(term.A.shape[0] for term in site.terms()) for site in sites]
+    ranks = [sum(term.r for term in site.update.terms()) for site in sites]
     return max(ranks) if _thirds(sites) else sum(ranks)
 
 
@@ -159,12 +161,12 @@ def _third(site: LoraSite) -> int | None:
     return index if named and not rest else None
 
 
-def _merged_linear(sites: Sequence[LoraSite], scale: float) -> Factors:
+def _merged_linear(sites: Sequence[LoraSite], scale: float) -> LowRankUpdate:
     """Return A (n·r, in) and B (n·width, r) of slices in the order of their rows."""
     r = _rank(sites)
-    pairs = [stacked(site.terms(), scale) for site in sites]
-    A = torch.cat([padded(A, 0, r) for A, _ in pairs])
-    return A, torch.cat([padded(B, 1, r) for _, B in pairs])
+    slices = [padded(site_product(site, scale), r) for site in sites]
+    A, B = (torch.cat([getattr(own, name) for own in slices]) for name in "AB")
+    return LowRankUpdate(A, B, scale)
 
 
 def _write(tensors: dict[str, Tensor], path: Path, facts: str, *, pickled: bool) -> None:

@@ -13,27 +13,9 @@ from torch import Tensor
 from lora_lab.anatomy.types import Rows, Site
 from lora_lab.checkpoint.files import shown
 from lora_lab.errors import AdapterError
+from lora_lab.spectra.update import LowRankUpdate
 
 SLICES_KEY = "lora_lab_slices"  # safetensors metadata: the sites that a fused module was made of
-
-
-@dataclass(frozen=True)
-class ModuleUpdate:
-    """ΔW = scale·BA over the whole of one module; A is (r, in), B is (out, r)."""
-
-    A: Tensor
-    B: Tensor
-    scale: float
-
-    @property
-    def r(self) -> int:
-        """The rank."""
-        return self.A.shape[0]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out, in) of ΔW."""
-        return self.B.shape[0], self.A.shape[1]
 
 
 @dataclass(frozen=True)
@@ -65,11 +47,11 @@ class AdapterFile:
     """
 
     settings: Mapping[str, Any]
-    modules: Mapping[str, ModuleUpdate]
+    modules: Mapping[str, LowRankUpdate]
     slices: Mapping[str, Sequence[Slice]] = field(default_factory=dict)
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    embeddings: Mapping[str, ModuleUpdate] = field(default_factory=dict)
-    kernels: Mapping[str, ModuleUpdate] = field(default_factory=dict)
+    embeddings: Mapping[str, LowRankUpdate] = field(default_factory=dict)
+    kernels: Mapping[str, LowRankUpdate] = field(default_factory=dict)
     magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -100,7 +82,7 @@ def encode_slices(slices: Mapping[str, Iterable[Slice]]) -> str:
     )
 
 
-def decode_slices(text: str, modules: Mapping[str, ModuleUpdate]) -> dict[str, tuple[Slice, ...]]:
+def decode_slices(text: str, modules: Mapping[str, LowRankUpdate]) -> dict[str, tuple[Slice, ...]]:
     """Return {path of a fused module: its slices}.
 
     Raises:
@@ -116,7 +98,7 @@ def decode_slices(text: str, modules: Mapping[str, ModuleUpdate]) -> dict[str, t
         ) from None
 
 
-def _slices(parts: Any, module: ModuleUpdate) -> tuple[Slice, ...]:
+def _slices(parts: Any, module: LowRankUpdate) -> tuple[Slice, ...]:
     found = []
     for name, r, *more in parts:
         rows = Rows(*more[0]) if more and more[0] else None
@@ -148,8 +130,8 @@ def rows_of(rows: Rows | None) -> Tensor | slice:
 
 
 def split(
-    module: ModuleUpdate, sites: Sequence[Site], slices: Sequence[Slice] = ()
-) -> dict[str, ModuleUpdate]:
+    module: LowRankUpdate, sites: Sequence[Site], slices: Sequence[Slice] = ()
+) -> dict[str, LowRankUpdate]:
     """Return {site name: its update} of one module.
 
     Args:
@@ -160,7 +142,7 @@ def split(
     """
     by_name = {site.name: site for site in sites}
     whole = {
-        site.name: ModuleUpdate(module.A, module.B[rows_of(site.rows)], module.scale)
+        site.name: LowRankUpdate(module.A, module.B[rows_of(site.rows)], module.scale)
         for site in sites
     }
     if not slices or not all(_fits(part, by_name.get(part.site)) for part in slices):
@@ -168,7 +150,7 @@ def split(
     found, at, left = {}, 0, module.B.clone()
     for part in slices:
         own, rows = slice(at, at + part.r), rows_of(by_name[part.site].rows)
-        found[part.site] = ModuleUpdate(module.A[own], module.B[rows, own], module.scale)
+        found[part.site] = LowRankUpdate(module.A[own], module.B[rows, own], module.scale)
         left[rows, own] = 0
         at += part.r
     # What no slice owns would be lost.

@@ -26,12 +26,12 @@ from lora_lab.checkpoint.files import (
 from lora_lab.checkpoint.modules import (
     SLICES_KEY,
     AdapterFile,
-    ModuleUpdate,
     check_factor,
     decode_slices,
 )
 from lora_lab.checkpoint.patterns import Patterns
 from lora_lab.errors import AdapterError
+from lora_lab.spectra.update import LowRankUpdate
 
 PREFIX = "base_model.model."
 
@@ -77,7 +77,7 @@ def read_peft(
     found = _sort(tensors, settings, known)
     ranks, alphas = (Patterns(f, settings[f]) for f in ("rank_pattern", "alpha_pattern"))
 
-    def updates(kind: str) -> dict[str, ModuleUpdate]:
+    def updates(kind: str) -> dict[str, LowRankUpdate]:
         own = found.factors.get(kind, {})
         return {
             module: _update(module, parts, settings, ranks, alphas) for module, parts in own.items()
@@ -277,7 +277,7 @@ def _update(
     settings: Mapping[str, Any],
     ranks: Patterns[int],
     alphas: Patterns[float],
-) -> ModuleUpdate:
+) -> LowRankUpdate:
     adaptive = settings["peft_type"] == "ADALORA"
     if missing := {"A", "B", *("E" if adaptive else ())} - parts.keys():
         raise AdapterError(
@@ -298,8 +298,8 @@ def _update(
         if parts["E"].shape != (r, 1):
             raise AdapterError(f"{shown(module)}: lora_E is not ({r}, 1); fetch the adapter again")
         # PEFT keeps the scale of the rank that training began with.
-        return ModuleUpdate(
+        return LowRankUpdate(
             A, B * parts["E"].T, settings["lora_alpha"] / (settings["init_r"] + 1e-5)
         )
     alpha = alphas.lookup(module, settings["lora_alpha"])
-    return ModuleUpdate(A, B, alpha / (r**0.5 if settings.get("use_rslora") else r))
+    return LowRankUpdate(A, B, alpha / (r**0.5 if settings.get("use_rslora") else r))

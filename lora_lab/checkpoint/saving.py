@@ -29,7 +29,7 @@ from lora_lab.checkpoint.files import CONFIG_FILE, OWN_CONFIG_FILE, OWN_WEIGHTS_
 from lora_lab.checkpoint.modules import SLICES_KEY, Slice, encode_slices, rows_of
 from lora_lab.checkpoint.native import part_name, parts_in, remove_parts, save_own, save_parts
 from lora_lab.checkpoint.peft import PREFIX
-from lora_lab.checkpoint.stacking import stacked_sites
+from lora_lab.checkpoint.stacking import module_update
 from lora_lab.checkpoint.tied_weights import tied_to
 from lora_lab.errors import AdapterError
 from lora_lab.methods.api import active, attached, original_weight
@@ -128,7 +128,7 @@ def _add_module(
     form: _Form, path: str, sites: list[LoraSite], layer: nn.Module, adapter: LoraAdapter
 ) -> None:
     first = sites[0]
-    A, B = stacked_sites(sites, first.scale)
+    A, B, *_ = module_update(sites, first.scale)
     doubled = 1 if first.initial is None else 2
     if first.site.rows is not None:
         form.slices[path] = [Slice(s.site.name, s.r * doubled, s.site.rows) for s in sites]

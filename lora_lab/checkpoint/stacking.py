@@ -1,64 +1,48 @@
-"""A module's sites as one pair of factors, for formats that know one A and one B a module."""
+"""A module's sites as one update, for formats that know one A and one B per module."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
-import torch
-from torch import Tensor
+from torch.nn import functional as F
 
 from lora_lab.checkpoint.modules import rows_of
 from lora_lab.errors import AdapterError
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
-from lora_lab.methods.lora.operator import Term
-
-Factors = tuple[Tensor, Tensor]  # A (r, in) and B (out, r), on the CPU
+from lora_lab.spectra.update import LowRankUpdate
 
 
-def stacked(terms: Iterable[Term], scale: float = 1.0) -> Factors:
-    """Return A and B with Σ sᵢ·BᵢAᵢ = scale·BA: A's below each other, B's side by side.
+def site_product(site: LoraSite, scale: float = 1.0) -> LowRankUpdate:
+    """Return a site's ΔW = scale·BA on the CPU; what training started from (PiSSA) doubles r."""
+    first, *others = (
+        term._replace(A=term.A.detach().cpu(), B=term.B.detach().cpu())
+        for term in site.update.terms()
+    )
+    return first.rescaled(scale).plus(*others)
 
-    Terms with `scale` for their own keep their B bit for bit; in others the ratio is rounded once.
-    """
-    terms = list(terms)
-    A = torch.cat([term.A.detach().cpu() for term in terms])
-    return A, torch.cat([_rescaled(term, scale) for term in terms], dim=1)
 
-
-def stacked_sites(sites: Sequence[LoraSite], scale: float = 1.0) -> Factors:
-    """Return A and B with ΔW = scale·BA over the whole of one module.
+def module_update(sites: Sequence[LoraSite], scale: float = 1.0) -> LowRankUpdate:
+    """Return ΔW = scale·BA over the whole of one module, on the CPU.
 
     Args:
-        sites: the module's: one, or the slices of a fused matrix, which make B block-diagonal. A
-            part of W₀ that training began at (PiSSA, OLoRA) is counted off: that doubles r.
-        scale: of the pair.
+        sites: the module's: one, or the slices of a fused matrix, which make B block-diagonal.
+        scale: s of the update.
     """
-    terms = [term for site in sites for term in site.terms()]
-    fused = sites[0].site.rows
-    if fused is None:
-        return stacked(terms, scale)
-    A = torch.cat([term.A.detach().cpu() for term in terms])
-    B = A.new_zeros(fused.groups * fused.group_size, A.shape[0])
-    at = 0
-    for term in terms:
-        own = _rescaled(term, scale)
-        B[rows_of(term.rows), at : at + own.shape[1]] = own
-        at += own.shape[1]
-    return A, B
+    products = [site_product(site, scale) for site in sites]
+    for i, own in enumerate(products):
+        if own.rows is not None:
+            B = own.B.new_zeros(own.rows.groups * own.rows.group_size, own.r)
+            B[rows_of(own.rows)] = own.B
+            products[i] = own._replace(B=B, rows=None)
+    return products[0].plus(*products[1:])
 
 
-def padded(factor: Tensor, dim: int, r: int) -> Tensor:
-    """Return a factor with zeros behind it up to rank r: the product is the same.
-
-    Args:
-        factor: A or B.
-        dim: which of its dimensions is the rank: 0 of A, 1 of B.
-        r: the new rank.
-    """
-    missing = list(factor.shape)
-    missing[dim] = r - missing[dim]
-    return torch.cat([factor, factor.new_zeros(missing)], dim)
+def padded(update: LowRankUpdate, r: int) -> LowRankUpdate:
+    """Return the same ΔW with zeros in A and B up to rank r."""
+    more = r - update.r
+    A, B = F.pad(update.A, (0, 0, 0, more)), F.pad(update.B, (0, more))
+    return update._replace(A=A, B=B)
 
 
 def refuse_others(adapter: LoraAdapter, who: str, kinds: Collection[str] = ("linear",)) -> None:
@@ -86,8 +70,3 @@ def refuse_others(adapter: LoraAdapter, who: str, kinds: Collection[str] = ("lin
         f"adapter {adapter.name!r} {what}, which {who} cannot hold; use save_adapter or "
         "export_merged"
     )
-
-
-def _rescaled(term: Term, scale: float) -> Tensor:
-    B = term.B.detach().cpu()
-    return B if term.scale == scale else (B.double() * (term.scale / scale)).to(B.dtype)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from lora_lab.checkpoint.modules import AdapterFile, ModuleUpdate
+from lora_lab.checkpoint.modules import AdapterFile
 from lora_lab.errors import AdapterError
+from lora_lab.spectra.update import LowRankUpdate
 
 
 def tied_to(path: str, by_path: Mapping[str, nn.Module]) -> list[str]:
@@ -63,7 +64,7 @@ def without_tied(file: AdapterFile, by_path: Mapping[str, nn.Module]) -> Adapter
     )
 
 
-def _same(embedding: ModuleUpdate, other: ModuleUpdate, *, turned: bool) -> bool:
+def _same(embedding: LowRankUpdate, other: LowRankUpdate, *, turned: bool) -> bool:
     A, B = (other.B.T, other.A.T) if turned else (other.A, other.B)
     if (A.shape, B.shape, other.scale) != (embedding.A.shape, embedding.B.shape, embedding.scale):
         return False

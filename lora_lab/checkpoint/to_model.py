@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -13,11 +13,12 @@ from lora_lab.anatomy.api import anatomy, output_embedding
 from lora_lab.anatomy.types import Anatomy, Site
 from lora_lab.checkpoint.files import shown
 from lora_lab.checkpoint.full_modules import match_whole
-from lora_lab.checkpoint.modules import AdapterFile, ModuleUpdate, rows_of, split
+from lora_lab.checkpoint.modules import AdapterFile, rows_of, split
 from lora_lab.checkpoint.tied_weights import without_tied
 from lora_lab.errors import AdapterError
 from lora_lab.methods.api import original_weight
 from lora_lab.methods.lora.dora import row_norms
+from lora_lab.spectra.update import LowRankUpdate
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Matched:
         saved: {path of a module trained whole: {name in the model's state dict: tensor}}.
     """
 
-    updates: dict[str, ModuleUpdate] = field(default_factory=dict)
+    updates: dict[str, LowRankUpdate] = field(default_factory=dict)
     magnitudes: dict[str, Tensor] = field(default_factory=dict)
     saved: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
@@ -84,7 +85,7 @@ def match(file: AdapterFile, model: nn.Module) -> Matched:
     return found
 
 
-def match_sites(file: AdapterFile, map_: Anatomy) -> dict[str, ModuleUpdate]:
+def match_sites(file: AdapterFile, map_: Anatomy) -> dict[str, LowRankUpdate]:
     """Return {site name: its update} of a file's matrices.
 
     Raises:
@@ -93,7 +94,7 @@ def match_sites(file: AdapterFile, map_: Anatomy) -> dict[str, ModuleUpdate]:
     sites: dict[str, list[Site]] = {}
     for site in map_.sites:
         sites.setdefault(site.module, []).append(site)
-    found: dict[str, ModuleUpdate] = {}
+    found: dict[str, LowRankUpdate] = {}
     for path, module in file.modules.items():
         own = find_sites(path, sites)
         check_shape(path, module, own[0])
@@ -130,7 +131,7 @@ def find_sites(
     )
 
 
-def check_shape(path: str, module: ModuleUpdate, site: Site) -> None:
+def check_shape(path: str, module: LowRankUpdate, site: Site) -> None:
     """Raise unless a module's update has the shape of the base's module.
 
     Args:
@@ -157,12 +158,12 @@ def _check_kind(path: str, site: Site, kind: str) -> None:
 
 def _dora_parts(
     path: str,
-    parts: dict[str, ModuleUpdate],
-    every: dict[str, ModuleUpdate],
+    parts: dict[str, LowRankUpdate],
+    every: dict[str, LowRankUpdate],
     map_: Anatomy,
     magnitude: Tensor,
     W: Tensor,
-) -> dict[str, ModuleUpdate]:
+) -> dict[str, LowRankUpdate]:
     """Return the sites that take up all of a DoRA module: rows that none owns must stay W₀'s."""
     if len(magnitude) != W.shape[0]:
         raise AdapterError(
@@ -182,7 +183,7 @@ def _dora_parts(
     )
 
 
-def _flat(path: str, module: ModuleUpdate, conv: nn.Conv2d) -> ModuleUpdate:
+def _flat(path: str, module: LowRankUpdate, conv: nn.Conv2d) -> LowRankUpdate:
     """Return a convolution's update as matrices, (r, in / groups · kernel size) and (out, r).
 
     PEFT's A reads all channels, also those of other groups, which no grouped kernel can hold.
@@ -200,7 +201,7 @@ def _flat(path: str, module: ModuleUpdate, conv: nn.Conv2d) -> ModuleUpdate:
         )
     B = B.flatten(1)
     if groups == 1:
-        return replace(module, A=A.flatten(1), B=B)
+        return module._replace(A=A.flatten(1), B=B)
     blocks = A.view(groups, q, groups, own, *conv.kernel_size)
     each = [blocks[group, :, group].flatten(1) for group in range(groups)]
     if sum(int(block.count_nonzero()) for block in each) != int(A.count_nonzero()):
@@ -209,21 +210,21 @@ def _flat(path: str, module: ModuleUpdate, conv: nn.Conv2d) -> ModuleUpdate:
             "groups too, which its kernel cannot hold; leave it out of target_modules"
         )
     if all(torch.equal(block, each[0]) for block in each):
-        return replace(module, A=each[0], B=B)
+        return module._replace(A=each[0], B=B)
     width = conv.out_channels // groups
     spread = B.new_zeros(conv.out_channels, groups * q)
     for group in range(groups):
         rows = slice(group * width, (group + 1) * width)
         spread[rows, group * q : (group + 1) * q] = B[rows]
-    return replace(module, A=torch.cat(each), B=spread)
+    return module._replace(A=torch.cat(each), B=spread)
 
 
-def _within_bounds(update: ModuleUpdate) -> ModuleUpdate:
+def _within_bounds(update: LowRankUpdate) -> LowRankUpdate:
     """Return the same update with a rank that is not above min(out, in)."""
     out, in_ = update.shape
     if update.r <= min(out, in_):
         return update
     product = (update.B.double() @ update.A.double()).to(update.A.dtype)
     if out <= in_:
-        return replace(update, A=product, B=torch.eye(out, dtype=product.dtype))
-    return replace(update, A=torch.eye(in_, dtype=product.dtype), B=product)
+        return update._replace(A=product, B=torch.eye(out, dtype=product.dtype))
+    return update._replace(A=torch.eye(in_, dtype=product.dtype), B=product)

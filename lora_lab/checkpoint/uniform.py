@@ -22,9 +22,10 @@ from lora_lab.anatomy.types import Site
 from lora_lab.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
 from lora_lab.checkpoint.peft import PREFIX
 from lora_lab.checkpoint.saving import named_adapter, task_type
-from lora_lab.checkpoint.stacking import Factors, padded, refuse_others, stacked_sites
+from lora_lab.checkpoint.stacking import module_update, padded, refuse_others
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
+from lora_lab.spectra.update import LowRankUpdate
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -52,13 +53,14 @@ def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None
     adapter = named_adapter(model, name)
     refuse_others(adapter, "loaders without patterns")
     tensors = {}
-    factors = _of_every_layer(adapter, anatomy(model).sites)
-    r = max(A.shape[0] for A, _ in factors.values())
-    for path, (A, B) in factors.items():
-        tensors[f"{PREFIX}{path}.lora_A.weight"] = padded(A, 0, r)
-        tensors[f"{PREFIX}{path}.lora_B.weight"] = padded(B, 1, r)
+    updates = _of_every_layer(adapter, anatomy(model).sites)
+    r = max(update.r for update in updates.values())
+    for path, update in updates.items():
+        full = padded(update, r)
+        tensors[f"{PREFIX}{path}.lora_A.weight"] = full.A
+        tensors[f"{PREFIX}{path}.lora_B.weight"] = full.B
     transposed = any(site.site.transposed for site in adapter.sites.values())
-    settings = _settings(model, adapter, list(factors), r, transposed)
+    settings = _settings(model, adapter, list(updates), r, transposed)
     with new_folder(folder) as place:
         save_file(tensors, place / WEIGHTS_FILE, metadata={"format": "pt"})
         text = json.dumps(settings, indent=2) + "\n"
@@ -66,8 +68,8 @@ def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None
     return Path(folder)
 
 
-def _of_every_layer(adapter: LoraAdapter, every: Iterable[Site]) -> dict[str, Factors]:
-    """Return {module: its factors} of all modules of every adapted kind, zeros where not adapted.
+def _of_every_layer(adapter: LoraAdapter, every: Iterable[Site]) -> dict[str, LowRankUpdate]:
+    """Return {module: its update} of all modules of every adapted kind, zeros where not adapted.
 
     In the model's order; a kind is the modules whose paths differ in their numbers only.
     """
@@ -75,16 +77,16 @@ def _of_every_layer(adapter: LoraAdapter, every: Iterable[Site]) -> dict[str, Fa
     for own in adapter.sites.values():
         adapted.setdefault(own.site.module, []).append(own)
     kinds = {_kind(path) for path in adapted}
-    found: dict[str, Factors] = {}
+    found: dict[str, LowRankUpdate] = {}
     for site in every:
         path = site.module
         if path in found or _kind(path) not in kinds:
             continue
         if path in adapted:
-            found[path] = stacked_sites(adapted[path])
+            found[path] = module_update(adapted[path])
         else:
             out = site.rows.groups * site.rows.group_size if site.rows else site.out_features
-            found[path] = torch.zeros(1, site.in_features), torch.zeros(out, 1)
+            found[path] = LowRankUpdate(torch.zeros(1, site.in_features), torch.zeros(out, 1))
     return found
 
 

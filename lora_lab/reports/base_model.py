@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -11,10 +10,11 @@ from torch import Tensor
 from lora_lab.analysis.leading import BaseWeight
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy, Site
-from lora_lab.checkpoint.factors import AdapterFactors, FactorSite
+from lora_lab.checkpoint.factors import AdapterFactors
 from lora_lab.checkpoint.modules import rows_of
 from lora_lab.errors import ModelError
 from lora_lab.methods.lora.layers import owned_rows
+from lora_lab.spectra.update import SiteUpdate
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
@@ -43,21 +43,22 @@ class Base:
         weight = owned_rows(self._stored(site), site)
         return weight.reshape(site.out_features, site.in_features)
 
-    def beside(self, factors: AdapterFactors) -> tuple[FactorSite, ...]:
+    def beside(self, factors: AdapterFactors) -> tuple[SiteUpdate, ...]:
         """Return an adapter's sites, with what its init took out of this base, if anything."""
         self._sites |= {site.site.name: site.site for site in factors.sites}
         if not factors.changed_base.startswith("pissa"):
             return factors.sites
         return tuple(self._pissa(factors.sites))
 
-    def _pissa(self, sites: Iterable[FactorSite]) -> Iterable[FactorSite]:
+    def _pissa(self, sites: Iterable[SiteUpdate]) -> Iterable[SiteUpdate]:
         """Yield the sites with PiSSA's start: s·B₀A₀ is the module's r strongest triplets."""
-        for site in sites:
-            stored = self._stored(site.site)
-            whole = stored.T if site.site.transposed else stored
-            U, s, Vt = BaseWeight(whole).leading(site.A.shape[0])
-            B_0 = (U * (s / site.scale))[_rows(site.site)]
-            yield replace(site, initial=(_like(Vt, site.A), _like(B_0, site.B)))
+        for site, update, _ in sites:
+            stored = self._stored(site)
+            whole = stored.T if site.transposed else stored
+            U, s, Vt = BaseWeight(whole).leading(update.r)
+            B_0 = (U * (s / update.scale))[_rows(site)]
+            initial = _like(Vt, update.A), _like(B_0, update.B)
+            yield SiteUpdate(site, update._replace(initial=initial))
 
     def _stored(self, site: Site) -> Tensor:
         weight: Any = self.lm.model.get_submodule(site.module).weight

@@ -15,13 +15,14 @@ from lora_lab.analysis.live import SiteView, analyze_sites
 from lora_lab.analysis.overlaps import Side, compare, compare_with_base
 from lora_lab.analysis.spectrum import spectrum_view
 from lora_lab.analysis.table import Analysis, SiteAnalysis
-from lora_lab.checkpoint.factors import FactorSite, read_factors
+from lora_lab.checkpoint.factors import read_factors
 from lora_lab.checkpoint.loading import load_adapter
 from lora_lab.checkpoint.locate import find_adapter
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.reports.base_model import Base
 from lora_lab.reports.inspection import Inspection
 from lora_lab.reports.recorded_runs import with_own_run, with_run, with_sweep
+from lora_lab.spectra.update import SiteUpdate
 
 _DETAILS = 3  # sites that are shown on their own
 _EXAMPLES = 16  # held-out ones that measure the intruders' curve
@@ -100,7 +101,7 @@ class _Subject:
     base: Base | None
     config: dict[str, object]
     notes: tuple[str, ...]
-    sites: dict[str, FactorSite]
+    sites: dict[str, SiteUpdate]
     analysis: Analysis
 
     @property
@@ -166,7 +167,7 @@ def _alone(subject: _Subject, site: str | None, other: _Subject | None) -> Inspe
         subtitle=_subtitle(subject, other),
         config=subject.config,
         analysis=subject.analysis,
-        parameters=sum(s.A.numel() + s.B.numel() for s in subject.sites.values()),
+        parameters=sum(s.update.r * sum(s.update.shape) for s in subject.sites.values()),
         notes=(*subject.notes, *others),
         details=details,
         sides=("input",) if site is None else ("input", "output"),
@@ -189,12 +190,12 @@ def _subtitle(subject: _Subject, other: _Subject | None) -> str:
 
 def _lone_view(subject: _Subject, name: str) -> SiteView:
     """Return what can be drawn of a site without its W₀."""
-    row, factors = subject.rows[name], subject.sites[name]
+    row = subject.rows[name]
     unknown = float("nan")
     return SiteView(
         site=name,
         step=0,
-        shape=(factors.B.shape[0], factors.A.shape[1]),
+        shape=subject.sites[name].update.shape,
         singular_values=row.singular_values,
         effective_rank=row.effective_rank,
         stable_rank=row.stable_rank,
@@ -242,7 +243,7 @@ def _beside_base(found: Inspection, subject: _Subject, base: Base) -> Inspection
     """Add what needs W₀: Table 7, the spectra side by side, φ with W₀, intruders."""
     looked = _affordable(subject)
     notes = list(found.notes)
-    if any(site.initial is not None for site in subject.sites.values()):
+    if any(site.update.initial is not None for site in subject.sites.values()):
         notes.append("ΔW is taken against the original W₀, before PiSSA took a part out")
     if len(looked) < len(subject.sites):
         notes.append(f"intruders were looked for at the {len(looked)} largest updates only")
@@ -264,7 +265,7 @@ def _beside_base(found: Inspection, subject: _Subject, base: Base) -> Inspection
 
 def _affordable(subject: _Subject) -> list[str]:
     """Return the sites whose W₀ can be decomposed without a long wait, strongest first if few."""
-    shapes = [(site.B.shape[0], site.A.shape[1]) for site in subject.sites.values()]
+    shapes = [site.update.shape for site in subject.sites.values()]
     if sum(out * in_ * min(out, in_) for out, in_ in shapes) <= _SVD_WORK:
         return list(subject.sites)
     return [row.name for row in subject.analysis.strongest(_FEW)]

@@ -21,9 +21,6 @@ from .records import (
 )
 from .samples import Sample as Sample
 from .snapshot import (
-    Factors as Factors,
-)
-from .snapshot import (
     Failure as Failure,
 )
 from .snapshot import (

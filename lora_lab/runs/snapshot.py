@@ -9,6 +9,7 @@ from enum import StrEnum
 import numpy as np
 
 from lora_lab.budget.meter import MemoryReading
+from lora_lab.spectra.update import SiteUpdate
 
 
 class RunState(StrEnum):
@@ -49,20 +50,6 @@ class Spectra:
 
 
 @dataclass(frozen=True)
-class Factors:
-    """A copy of one site's ΔW = scale·BA at one step.
-
-    m is the rank r, or 2r where training began at W₀'s own directions (PiSSA, OLoRA).
-    """
-
-    step: int
-    site: str
-    A: np.ndarray  # (m, in) float32
-    B: np.ndarray  # (out, m) float32
-    scale: float
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """A run at one moment. The trainer's thread replaces it whole; readers never lock."""
 
@@ -80,7 +67,7 @@ class Snapshot:
     metrics: Mapping[str, float] = field(default_factory=dict)  # "bleu_before", "bleu_after" …
     memory: MemoryReading | None = None
     spectra: Spectra | None = None
-    factors: Factors | None = None  # of the site named by `Run.watch`
+    factors: SiteUpdate | None = None  # a copy in NumPy, of the site named by `Run.watch`
     ranks: Mapping[str, int] | None = None  # site name -> rank, where training moves it (AdaLoRA)
     failure: Failure | None = None
     version: int = 0  # grows with every replacement

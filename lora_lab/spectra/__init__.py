@@ -51,9 +51,12 @@ from lora_lab.spectra.subspaces import (
     random_subspace_spread,
     subspace_overlap,
 )
+from lora_lab.spectra.update import LowRankUpdate, SiteUpdate
 
 __all__ = [
     "Array",
+    "LowRankUpdate",
+    "SiteUpdate",
     "amplification",
     "best_match",
     "capacity_bits",

@@ -9,13 +9,12 @@ import time
 from collections import deque
 from typing import Any
 
-from lora_lab._util.arrays import to_numpy
 from lora_lab.analysis.live import adapter_spectra
-from lora_lab.analysis.sites import update_factors
 from lora_lab.methods.adalora.adapter import AdaLoraAdapter
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
-from lora_lab.runs.snapshot import Factors, Spectra
+from lora_lab.runs.snapshot import Spectra
+from lora_lab.spectra.update import SiteUpdate
 from lora_lab.training.recorder import Recorder
 
 _SHARE = 100  # a look that took t seconds is not repeated for 100·t
@@ -68,7 +67,7 @@ class Observer:
         start = clock()
         due = start >= self._factors_due or watch != self._watched
         if watch is not None and watch in self.adapter.sites and (now or due):
-            changes["factors"] = copy_factors(self.adapter, watch, step)
+            changes["factors"] = copy_update(self.adapter, watch, step)
             self._factors_due = start + max(_WATCHED_SECONDS, _SHARE * (clock() - start))
         self._watched = watch
         return changes
@@ -87,8 +86,7 @@ def moving_ranks(adapter: Adapter) -> dict[str, int]:
     return {name: r for own in pruned for name, r in own.items()}
 
 
-def copy_factors(adapter: Adapter, site_name: str, step: int) -> Factors:
-    """Return a copy of one site's ΔW = scale·BA as it is now, float32; see `update_factors`."""
+def copy_update(adapter: Adapter, site_name: str, step: int) -> SiteUpdate:
+    """Return a float32 copy of one site's ΔW as it is now; see `LowRankUpdate.joined`."""
     site = adapter.sites[site_name]
-    A, B = map(to_numpy, update_factors(site))
-    return Factors(step=step, site=site_name, A=A, B=B, scale=site.scale)
+    return SiteUpdate(site.site, site.update.to_numpy(), step)

@@ -37,7 +37,7 @@ from lora_lab.training.config import TrainingConfig
 from lora_lab.training.control import Control
 from lora_lab.training.failures import explain, showable
 from lora_lab.training.isolation import ADAPTER, seeded
-from lora_lab.training.observer import copy_factors
+from lora_lab.training.observer import copy_update
 from lora_lab.training.resume import model_source
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class Run:
         at_rest = self.state is RunState.PAUSED or self.state.final
         if site is not None and adapter is not None and at_rest:
             # No step will come to copy them, and none changes them meanwhile.
-            self.publish(factors=copy_factors(adapter, site, self.snapshot.step))
+            self.publish(factors=copy_update(adapter, site, self.snapshot.step))
 
     def start(self) -> Run:
         """Attach the adapter (name "default", replacing one of that name) and train; return self.

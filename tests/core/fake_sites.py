@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from lora_lab.anatomy import Site
+from lora_lab.spectra import LowRankUpdate, SiteUpdate
 
 
 def place(name: str = "layers.3.q", d: int = 12, k: int = 16) -> Site:
@@ -23,42 +23,38 @@ def site(
     library: Any = np.array,
     initial: bool = False,
     name: str = "layers.3.q",
-) -> Any:
+) -> SiteUpdate:
     """Random float32 factors; with `initial` also those that the adapter began with."""
     rng = np.random.default_rng(seed)
 
     def factor(*shape: int) -> Any:
         return library(rng.standard_normal(shape).astype(np.float32))
 
-    made = SimpleNamespace(
-        site=place(name, d, k), A=factor(r, k), B=factor(d, r), scale=scale, initial=None
-    )
+    update = LowRankUpdate(factor(r, k), factor(d, r), scale)
     if initial:
-        made.initial = (factor(r, k), factor(d, r))
-    return made
+        update = update._replace(initial=(factor(r, k), factor(d, r)))
+    return SiteUpdate(place(name, d, k), update)
 
 
-def planted(U: np.ndarray, s: Any, Vt: np.ndarray, name: str = "layers.3.q") -> Any:
+def planted(U: np.ndarray, s: Any, Vt: np.ndarray, name: str = "layers.3.q") -> SiteUpdate:
     """A site whose ΔW has these singular triplets: U (d, r), s (r,), Vt (r, k)."""
-    return SimpleNamespace(
-        site=place(name, len(U), Vt.shape[1]),
-        A=Vt.astype(np.float32),
-        B=(U * (np.asarray(s) / 2)).astype(np.float32),
-        scale=2.0,
-    )
+    B = (U * (np.asarray(s) / 2)).astype(np.float32)
+    update = LowRankUpdate(Vt.astype(np.float32), B, 2.0)
+    return SiteUpdate(place(name, len(U), Vt.shape[1]), update)
 
 
-def delta(of: Any) -> np.ndarray:
+def delta(of: SiteUpdate) -> np.ndarray:
     """ΔW (d, k), built in float64."""
 
     def double(x: Any) -> np.ndarray:
         return np.asarray(x.detach() if hasattr(x, "detach") else x, np.float64)
 
-    built = double(of.B) @ double(of.A)
-    if getattr(of, "initial", None) is not None:
-        A, B = of.initial
-        built = built - double(B) @ double(A)
-    return of.scale * built
+    A, B, scale, _, initial = of.update
+    built = double(B) @ double(A)
+    if initial is not None:
+        A_0, B_0 = initial
+        built = built - double(B_0) @ double(A_0)
+    return scale * built
 
 
 def weight(seed: int = 0, d: int = 12, k: int = 16) -> np.ndarray:

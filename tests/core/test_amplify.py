@@ -118,7 +118,7 @@ def own_rows(stored, place):
 
 def test_an_update_that_is_still_zero_has_no_directions():
     low = site()
-    low.B[:] = 0
+    low.update.B[:] = 0
     (row,) = amplifications([low], lambda _: weight())
     assert (row.r, row.delta_norm) == (0, 0)
     assert (row.along_delta, row.along_own, row.along_random, row.random_level) == (0, 0, 0, 0)
@@ -148,7 +148,7 @@ def test_a_known_weight_costs_no_svd_and_no_draws(monkeypatch):
 
 def test_bad_input_names_the_site_and_the_mend():
     broken = site()
-    broken.B[0, 0] = np.inf
+    broken.update.B[0, 0] = np.inf
     with pytest.raises(AdapterError, match=r"^layers\.3\.q: .*training diverged"):
         amplifications([broken], lambda _: weight())
     with pytest.raises(AdapterError, match=r"^layers\.3\.q: ΔW is 12 × 16 but W₀ is 16 × 12"):

@@ -12,7 +12,7 @@ from lora_lab.anatomy import Site
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError
 from lora_lab.methods.api import activate, attach, attached, merge
-from lora_lab.runs.snapshot import Factors
+from lora_lab.spectra import LowRankUpdate, SiteUpdate
 
 
 def site(name, layer=0, role="q", stack="", d=12, k=16):
@@ -25,20 +25,16 @@ def fake_adapter(shapes, library=torch.tensor, seed=0):
     sites, weights = {}, {}
     for i, (d, k, r, scale) in enumerate(shapes):
         name = f"layers.{i}.q"
-        sites[name] = SimpleNamespace(
-            site=site(name, i, d=d, k=k),
-            A=library(rng.standard_normal((r, k)).astype(np.float32)),
-            B=library(rng.standard_normal((d, r)).astype(np.float32)),
-            scale=scale,
-        )
+        A = library(rng.standard_normal((r, k)).astype(np.float32))
+        B = library(rng.standard_normal((d, r)).astype(np.float32))
+        sites[name] = SiteUpdate(site(name, i, d=d, k=k), LowRankUpdate(A, B, scale))
         weights[name] = library(rng.standard_normal((d, k)).astype(np.float32))
     return SimpleNamespace(sites=sites, base_weight=weights.__getitem__)
 
 
 def delta(found):
-    return found.scale * (
-        np.asarray(found.B.detach(), np.float64) @ np.asarray(found.A.detach(), np.float64)
-    )
+    A, B, scale, *_ = found.update
+    return scale * np.asarray(B.detach(), np.float64) @ np.asarray(A.detach(), np.float64)
 
 
 MIXED = [(12, 16, 4, 2.0), (12, 16, 4, 0.5), (12, 16, 2, 1.0), (6, 16, 4, 1.0), (3, 16, 5, 1.0)]
@@ -51,7 +47,8 @@ def test_spectra_of_mixed_shapes_ranks_and_scales(library):
     assert list(found) == list(adapter.sites)
     for name, s in found.items():
         low = adapter.sites[name]
-        W = low.scale * np.asarray(low.B, np.float64) @ np.asarray(low.A, np.float64)
+        A, B, scale, *_ = low.update
+        W = scale * np.asarray(B, np.float64) @ np.asarray(A, np.float64)
         assert s.dtype == np.float32
         np.testing.assert_allclose(
             s, np.linalg.svd(W, compute_uv=False)[: len(s)], rtol=1e-4, atol=1e-4
@@ -61,7 +58,7 @@ def test_spectra_of_mixed_shapes_ranks_and_scales(library):
 
 def test_spectra_of_a_diverged_adapter_name_the_site():
     adapter = fake_adapter(MIXED)
-    adapter.sites["layers.1.q"].B[2, 1] = math.nan
+    adapter.sites["layers.1.q"].update.B[2, 1] = math.nan
     with pytest.raises(AdapterError, match=r"^layers\.1\.q: .*training diverged"):
         analysis.adapter_spectra(adapter)
     with pytest.raises(AdapterError, match=r"^layers\.1\.q: .*training diverged"):
@@ -72,18 +69,20 @@ def made(seed=0, d=12, k=16, r=3, zero=False):
     rng = np.random.default_rng(seed)
     A, B = rng.standard_normal((r, k)), rng.standard_normal((d, r)) * (not zero)
     W = rng.standard_normal((d, k)).astype(np.float32)
-    return Factors(7, "here", A.astype(np.float32), B.astype(np.float32), 0.5), W
+    update = LowRankUpdate(A.astype(np.float32), B.astype(np.float32), 0.5)
+    return SiteUpdate(site("here", d=d, k=k), update, 7), W
 
 
 @pytest.mark.parametrize("kind", ["numpy", "float32", "bfloat16"])
 def test_a_site_against_its_base_weight(kind):
-    factors, W = made()
+    measured, W = made()
     given = W if kind == "numpy" else torch.tensor(W).to(getattr(torch, kind))
     if kind != "numpy":
         W = given.double().numpy()
-    view = analysis.site_view(factors, given, directions=5)
+    view = analysis.site_view(measured, given, directions=5)
 
-    update = 0.5 * factors.B.astype(np.float64) @ factors.A.astype(np.float64)
+    A, B, *_ = measured.update
+    update = 0.5 * B.astype(np.float64) @ A.astype(np.float64)
     U, s, Vt = np.linalg.svd(update)
     W_left = np.linalg.svd(W.astype(np.float64))[0][:, :5]
     np.testing.assert_allclose(view.singular_values, s[:3], rtol=1e-5)
@@ -219,9 +218,8 @@ def test_the_table_is_aligned_and_its_html_escaped(adapted):
     lines = str(found).splitlines()
     assert lines[0].split()[:3] == ["site", "r", "σ₁"]
     assert len({len(line) for line in lines}) == 1
-    low = SimpleNamespace(
-        site=site("<script>x</script>"), A=torch.ones(1, 16), B=torch.ones(12, 1), scale=1.0
-    )
+    update = LowRankUpdate(torch.ones(1, 16), torch.ones(12, 1))
+    low = SiteUpdate(site("<script>x</script>"), update)
     html = analysis.analyze_sites([low])._repr_html_()
     assert "<script>" not in html
     assert "&lt;script&gt;" in html

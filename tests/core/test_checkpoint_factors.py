@@ -13,7 +13,6 @@ import lora_lab as ll
 from lora_lab.anatomy import anatomy
 from lora_lab.checkpoint import read_factors
 from lora_lab.errors import LoraLabError
-from lora_lab.spectra import singular_values
 from tests.core.test_adapters import everything
 from tests.core.tiny_models import tiny
 
@@ -42,12 +41,13 @@ def peft_adapter(name, folder, **config):
 
 
 def built(site):
-    return site.scale * site.B.double().numpy() @ site.A.double().numpy()
+    A, B, scale, *_ = site.update
+    return scale * B.double().numpy() @ A.double().numpy()
 
 
 def assert_same_update(site, delta):
     np.testing.assert_allclose(built(site), delta, atol=1e-5 * np.abs(delta).max())
-    s = np.asarray(singular_values(site.A, site.B, site.scale), np.float64)
+    s = np.asarray(site.update.triplets()[1], np.float64)
     exact = np.linalg.svd(delta, compute_uv=False)[: len(s)]
     np.testing.assert_allclose(s, exact, atol=1e-5 * exact[0])
 
@@ -151,7 +151,7 @@ def test_a_pruned_adalora_keeps_the_scale_that_it_was_trained_with(tmp_path):
     theirs.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(copy.deepcopy(bare), tmp_path)
     found = {site.site.module: site for site in read_factors(tmp_path).sites}
-    assert [found[path].A.shape[0] for path in paths] == [2, 3]
+    assert [found[path].update.r for path in paths] == [2, 3]
     for path in paths:
         layer = again.base_model.model.get_submodule(path)
         assert_same_update(found[path], layer.get_delta_weight("default").detach().numpy())
@@ -217,7 +217,7 @@ def test_half_precision_factors_are_read_in_float32(tmp_path):
     path = tmp_path / "adapter_model.safetensors"
     save_file({key: tensor.bfloat16() for key, tensor in load_file(path).items()}, path)
     for site in read_factors(tmp_path).sites:
-        assert site.A.dtype == site.B.dtype == torch.float32
+        assert site.update.A.dtype == site.update.B.dtype == torch.float32
         np.testing.assert_allclose(built(site), deltas[site.site.module], atol=0.05)
 
 
@@ -232,7 +232,7 @@ def test_a_pickle_is_read_only_when_it_is_asked_for(tmp_path):
     by_name = read_factors(tmp_path / "adapter_model.bin", allow_pickle=True)
     for site, same in zip(found.sites, by_name.sites, strict=True):
         assert_same_update(site, deltas[site.site.module])
-        assert torch.equal(site.A, same.A)
+        assert torch.equal(site.update.A, same.update.A)
 
 
 class Evil:

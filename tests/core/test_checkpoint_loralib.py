@@ -11,7 +11,6 @@ from torch import nn
 from lora_lab.anatomy import anatomy
 from lora_lab.checkpoint import read_factors
 from lora_lab.errors import AdapterError
-from lora_lab.spectra import singular_values
 from tests.core.tiny_models import tiny
 
 loralib = pytest.importorskip("loralib")
@@ -45,9 +44,10 @@ def merged_update(layer):
 
 
 def assert_same_update(site, delta):
-    built = site.scale * site.B.double().numpy() @ site.A.double().numpy()
+    A, B, scale, *_ = site.update
+    built = scale * B.double().numpy() @ A.double().numpy()
     np.testing.assert_allclose(built, delta, atol=1e-5 * np.abs(delta).max())
-    s = np.asarray(singular_values(site.A, site.B, site.scale), np.float64)
+    s = np.asarray(site.update.triplets()[1], np.float64)
     exact = np.linalg.svd(delta, compute_uv=False)[: len(s)]
     np.testing.assert_allclose(s, exact, atol=1e-5 * exact[0])
 
@@ -82,7 +82,7 @@ def test_a_merged_linear_falls_into_its_slices(enable, slices, base, wrapped, tm
     for site in found.sites:
         delta = merged_update(model.transformer.h[site.site.layer].attn.c_attn)
         at = "qkv".index(site.site.role) * WIDTH
-        assert site.A.shape[0] == R
+        assert site.update.r == R
         assert_same_update(site, delta[at : at + WIDTH])
     assumed = [note for note in found.notes if note.startswith("assumed")]
     assert len(assumed) == (sum(enable) == 2 and slices is None)

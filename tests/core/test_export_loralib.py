@@ -175,7 +175,7 @@ def test_factors_are_read_with_the_alpha_that_ours_notes(tmp_path):
     ll.save_loralib(model, tmp_path / "a.safetensors")
     found = read_factors(tmp_path / "a.safetensors")
     assert [site.site.role for site in found.sites] == ["q", "k"] * 2
-    assert {site.scale for site in found.sites} == {3.0}
+    assert {site.update.scale for site in found.sites} == {3.0}
     assert found.notes == ()
 
 

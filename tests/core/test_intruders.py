@@ -95,7 +95,7 @@ def test_a_turn_among_equal_directions_shows_in_the_window():
 
 def test_an_update_that_is_still_zero_has_none():
     low = site(d=40, k=30)
-    low.B[:] = 0
+    low.update.B[:] = 0
     (found,) = find_intruders([low], lambda _: weight(d=40, k=30), top_k=50)
     assert found.count == 0
     np.testing.assert_allclose(found.similarity, np.ones(30), atol=1e-5)
@@ -103,7 +103,7 @@ def test_an_update_that_is_still_zero_has_none():
 
 def test_bad_input_names_the_site_and_the_mend():
     broken = site()
-    broken.A[0, 0] = np.nan
+    broken.update.A[0, 0] = np.nan
     with pytest.raises(AdapterError, match=r"^layers\.3\.q: .*training diverged"):
         find_intruders([broken], lambda _: weight())
     with pytest.raises(AdapterError, match=r"^layers\.3\.q: ΔW is 12 × 16 but W₀ is 16 × 12"):

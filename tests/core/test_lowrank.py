@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from lora_lab.anatomy import Rows
-from lora_lab.methods.lora.operator import Term, add_terms, lowrank_linear
+from lora_lab.methods.lora.operator import add_terms, lowrank_linear
+from lora_lab.spectra.update import LowRankUpdate
 
 WHOLE, CONTIGUOUS, INTERLEAVED = None, Rows(1, 24, 4, 8), Rows(4, 6, 2, 2)
 
@@ -22,7 +23,7 @@ def layer(rows_of_terms, dtype=torch.float64, k=12, d=24, r=3, batch=(3, 5)):
         own = d if rows is None else rows.groups * rows.width
         A = torch.randn(r, k, dtype=dtype, requires_grad=True)
         B = torch.randn(own, r, dtype=dtype, requires_grad=True)
-        terms.append(Term(A, B, 0.7, rows, 0.0))
+        terms.append(LowRankUpdate(A, B, 0.7, rows))
     return x, W, b, terms
 
 
@@ -78,7 +79,7 @@ def test_any_shape_agrees_with_the_plain_path(k, d, r, tokens, seed):
     W = torch.randn(d, k, dtype=torch.float64)
     A = torch.randn(r, k, dtype=torch.float64, requires_grad=True)
     B = torch.randn(d, r, dtype=torch.float64, requires_grad=True)
-    terms = [Term(A, B, 1.5, None, 0.0)]
+    terms = [LowRankUpdate(A, B, 1.5)]
     pull = torch.randn(tokens, d, dtype=torch.float64)
     fused = torch.autograd.grad(lowrank_linear(x, W, None, terms), (x, A, B), pull)
     plain = torch.autograd.grad(add_terms(F.linear(x, W), x, terms), (x, A, B), pull)
@@ -110,9 +111,8 @@ def test_it_saves_x_itself_and_nothing_as_large_as_y():
 
 def test_dropout_scales_what_it_keeps_and_hits_only_the_path_through_a():
     x, W, b, terms = layer([WHOLE], batch=(4000,))
-    dropped = [terms[0]._replace(dropout=0.5)]
     torch.manual_seed(1)
-    y = lowrank_linear(x, W, b, dropped).detach()
+    y = lowrank_linear(x, W, b, terms, dropout=0.5).detach()
     torch.manual_seed(1)
     mask = F.dropout(torch.ones_like(x), 0.5)
     expected = formula(x * mask, torch.zeros_like(W), torch.zeros_like(b), terms)

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import lora_lab as ll
-from lora_lab.methods.lora.operator import Term, lowrank_linear
+from lora_lab.methods.lora.operator import lowrank_linear
+from lora_lab.spectra.update import LowRankUpdate
 from tests.core.test_sharing import plain_path
 from tests.core.tiny_models import VOCABULARY, tiny, tiny_inputs
 
@@ -92,7 +93,7 @@ def test_a_backward_pass_within_autocast_of_a_forward_pass_without():
     W, A, B = torch.randn(24, 12), torch.randn(3, 12), torch.randn(24, 3)
     A.requires_grad_()
     B.requires_grad_()
-    y = lowrank_linear(x, W, None, [Term(A, B, 0.7, None, 0.0)])
+    y = lowrank_linear(x, W, None, [LowRankUpdate(A, B, 0.7)])
     expected = torch.autograd.grad(F.linear(x, W + 0.7 * B @ A).sum(), (x, A, B))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = torch.autograd.grad(y.sum(), (x, A, B))
@@ -109,7 +110,7 @@ def test_a_bf16_base_under_autocast_and_float64_that_autocast_leaves_alone():
         W, A, B = (torch.randn(s, dtype=base) for s in ((24, 12), (3, 12), (24, 3)))
         b = torch.randn(24, dtype=base)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            y = lowrank_linear(x, W, b, [Term(A, B, 0.7, None, 0.0)])
+            y = lowrank_linear(x, W, b, [LowRankUpdate(A, B, 0.7)])
         assert y.dtype == expected
         exact = x.double() @ (W.double() + 0.7 * B.double() @ A.double()).T + b.double()
         limit = 1e-12 if expected == torch.float64 else 0.02
@@ -195,7 +196,7 @@ def test_gradients_of_every_sample_by_torch_func():
 def test_a_second_derivative_is_refused_not_wrong():
     x = torch.randn(6, 12, requires_grad=True)
     A, B = torch.randn(3, 12, requires_grad=True), torch.randn(24, 3, requires_grad=True)
-    y = lowrank_linear(x, torch.randn(24, 12), None, [Term(A, B, 0.7, None, 0.0)])
+    y = lowrank_linear(x, torch.randn(24, 12), None, [LowRankUpdate(A, B, 0.7)])
     (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         dx.square().sum().backward()

@@ -55,7 +55,7 @@ def test_the_factors_own_order_is_the_papers(side, factor):
     found = compare(first, second, labels=("1", "2"), side=side, rank_by="factor")
     own = []
     for low in (first, second):
-        X = getattr(low, factor).astype(np.float64)
+        X = getattr(low.update, factor).astype(np.float64)
         own.append(directions(X, side, 4))
     np.testing.assert_allclose(found.values, phi(*own), atol=2e-5)
     by_update = compare(first, second, labels=("1", "2"), side=side)
@@ -80,7 +80,7 @@ def test_a_shared_direction_is_found_again():
 
 def test_only_directions_that_are_there_count():
     low = site(r=5)
-    low.B[:, 3:] = 0
+    low.update.B[:, 3:] = 0
     found = compare(low, low, labels=("a", "b"))
     assert found.values.shape == (3, 3)
     assert found.values.max() <= 1
@@ -124,8 +124,8 @@ def test_two_different_matrices_are_refused():
 
 def test_what_has_no_directions_is_named():
     zero, broken = site(), site()
-    zero.B[:] = 0
-    broken.A[0, 0] = np.nan
+    zero.update.B[:] = 0
+    broken.update.A[0, 0] = np.nan
     with pytest.raises(AdapterError, match=r"^layers\.3\.q \(r=4\): ΔW is zero.*train a few steps"):
         compare(site(), zero, labels=("r=3", "r=4"))
     with pytest.raises(AdapterError, match=r"^layers\.3\.q \(seed 1\): .*training diverged"):

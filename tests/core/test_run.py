@@ -128,16 +128,17 @@ def test_spectra_and_factors_are_those_of_the_adapter(begin):
         expected = np.linalg.svd(delta, compute_uv=False)[:4]
         assert expected[0] > 0
         np.testing.assert_allclose(spectra.singular_values[site_name], expected, rtol=1e-4)
-    assert factors.site == name
-    np.testing.assert_array_equal(factors.A, run.adapter.sites[name].A.detach().numpy())
-    np.testing.assert_array_equal(factors.B, run.adapter.sites[name].B.detach().numpy())
+    assert factors.site.name == name
+    A, B, *_ = factors.update
+    np.testing.assert_array_equal(A, run.adapter.sites[name].A.detach().numpy())
+    np.testing.assert_array_equal(B, run.adapter.sites[name].B.detach().numpy())
     # A copy: what happens to the model later does not reach it.
     with torch.no_grad():
         run.adapter.sites[name].A.zero_()
-    assert factors.A.any()
+    assert A.any()
     # When nothing trains any more, another site is there as soon as it is asked for.
     run.watch = other = list(run.adapter.sites)[-1]
-    assert run.snapshot.factors.site == other
+    assert run.snapshot.factors.site.name == other
     with pytest.raises(RunError, match=r"does not adapt 'nonsense'; it adapts model\.layers\.0"):
         run.watch = "nonsense"
 

@@ -41,19 +41,20 @@ def test_noise_stays_below_the_edge_and_a_planted_spike_stands_above():
 
 def test_an_update_that_is_still_zero():
     low = site()
-    low.B[:] = 0
+    low.update.B[:] = 0
     np.testing.assert_array_equal(spectrum_view(low, weight()).delta, np.zeros(3))
 
 
 def test_an_init_that_moved_the_weight_has_not_moved_the_model():
     low = site(9, initial=True)
-    low.initial = (low.A.copy(), low.B.copy())  # step 0: nothing is learned yet
+    A, B, *_ = low.update  # step 0: nothing is learned yet
+    low = low._replace(update=low.update._replace(initial=(A.copy(), B.copy())))
     np.testing.assert_array_equal(spectrum_view(low, weight()).delta, np.zeros(6))
 
 
 def test_bad_input_names_the_site_and_the_mend():
     broken = site()
-    broken.A[0, 0] = np.nan
+    broken.update.A[0, 0] = np.nan
     with pytest.raises(AdapterError, match=r"^layers\.3\.q: .*training diverged"):
         spectrum_view(broken, weight())
     with pytest.raises(AdapterError, match=r"^layers\.3\.q: ΔW is 12 × 16 but W₀ is 12 × 9"):

@@ -13,7 +13,7 @@ from lora_lab.configs import LoraConfig, TrainingConfig
 from lora_lab.errors import ConfigError
 from lora_lab.methods.api import attach
 from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE
-from lora_lab.training.observer import copy_factors
+from lora_lab.training.observer import copy_update
 from lora_lab.training.recorder import Recorder
 from lora_lab.training.trainer import DeadAdapterError, parameter_groups
 
@@ -214,8 +214,8 @@ def test_spectra_and_views_are_those_of_the_built_update(tmp_path, variant):
         s = np.linalg.svd(delta, compute_uv=False)
         np.testing.assert_allclose(found[name], s[: len(found[name])], rtol=1e-3, atol=1e-5 * s[0])
         assert not (s[len(found[name]) :] > 1e-5 * s[0]).any()
-        factors = copy_factors(run.adapter, name, 2)
-        built = factors.scale * factors.B.astype(np.float64) @ factors.A
+        A, B, scale, *_ = copy_update(run.adapter, name, 2).update
+        built = scale * B.astype(np.float64) @ A
         np.testing.assert_allclose(built, delta, rtol=1e-4, atol=1e-6 * s[0])
     view = live_view(run.adapter, next(iter(run.adapter.sites)))
     first = next(iter(run.adapter.sites.values()))

@@ -11,7 +11,8 @@ import torch
 
 import lora_lab as ll
 from lora_lab.anatomy import Rows
-from lora_lab.methods.lora.operator import Term, lowrank_linear
+from lora_lab.methods.lora.operator import lowrank_linear
+from lora_lab.spectra.update import LowRankUpdate
 
 sys.path.append(str(Path(__file__).parents[1] / "core"))
 from tiny_models import tiny, tiny_inputs
@@ -27,7 +28,7 @@ def test_the_operator_is_the_formula(dtype):
     rows = Rows(4, 30, 10, 10)
     A = torch.randn(8, 96, device="cuda", requires_grad=True)
     B = torch.randn(40, 8, device="cuda", requires_grad=True)
-    y = lowrank_linear(x.to(dtype), W.to(dtype), None, [Term(A, B, 0.5, rows, 0.0)])
+    y = lowrank_linear(x.to(dtype), W.to(dtype), None, [LowRankUpdate(A, B, 0.5, rows)])
     total = W.double()
     index = torch.tensor([g * 30 + 10 + i for g in range(4) for i in range(10)], device="cuda")
     total[index] += 0.5 * (B @ A).detach().double()

@@ -15,7 +15,8 @@ import pytest
 from lora_lab.anatomy import Anatomy, ModelShape, Row, Site
 from lora_lab.anatomy.blocks import blocks_of
 from lora_lab.errors import AdapterError
-from lora_lab.runs.snapshot import Factors, RunState, Snapshot, Spectra
+from lora_lab.runs.snapshot import RunState, Snapshot, Spectra
+from lora_lab.spectra.update import LowRankUpdate, SiteUpdate
 from lora_lab_widgets import delta_w
 from lora_lab_widgets.delta_w import DeltaW, effective_ranks
 
@@ -45,11 +46,13 @@ class Bench:
         self.A = self.rng.standard_normal((4, 20)).astype(np.float32)
         self.B = self.rng.standard_normal((12, 4)).astype(np.float32)
 
-    def factors(self, site: str) -> Factors | None:
+    def factors(self, site: str) -> SiteUpdate | None:
         self.asked.append(site)
         if self.error:
             raise self.error
-        return None if self.missing else Factors(self.step, site, self.A, self.B, 2.0)
+        update = LowRankUpdate(self.A, self.B, 2.0)
+        place = Site(site, site, 0, "q", in_features=20, out_features=12)
+        return None if self.missing else SiteUpdate(place, update, self.step)
 
     def snapshot(self, version: int = 1, spectra: Spectra | None = None) -> Snapshot:
         return Snapshot("run-1", RunState.RUNNING, step=7, version=version, spectra=spectra)

@@ -17,8 +17,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 import lora_lab as ll
+from lora_lab.anatomy import Site
 from lora_lab.budget.meter import MemoryReading
-from lora_lab.runs.snapshot import Factors, RunState, Snapshot, Spectra
+from lora_lab.runs.snapshot import RunState, Snapshot, Spectra
+from lora_lab.spectra.update import LowRankUpdate, SiteUpdate
 from lora_lab.tasks import load_task
 from lora_lab.training.progress import LossHistory
 from lora_lab_widgets import Workbench
@@ -149,9 +151,10 @@ class Bench:
             self.tick()
             self._clock.now += pace
 
-    def _factors(self, site: str) -> Factors:
+    def _factors(self, site: str) -> SiteUpdate:
         A, B = self._rng.standard_normal((2, R, 2 * R)).astype(np.float32)
-        return Factors(len(self.losses.all), site, A, B.T.copy(), 1.0)
+        place = Site(site, site, 0, "q", in_features=2 * R, out_features=2 * R)
+        return SiteUpdate(place, LowRankUpdate(A, B.T.copy()), len(self.losses.all))
 
 
 W0 = np.random.default_rng(1).standard_normal((2 * R, 2 * R)).astype(np.float32)

@@ -18,8 +18,9 @@ from lora_lab.analysis.live import SiteView, site_view
 from lora_lab.anatomy.blocks import site_label
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import LoraLabError
-from lora_lab.runs.snapshot import Factors, RunState, Snapshot, Spectra
+from lora_lab.runs.snapshot import RunState, Snapshot, Spectra
 from lora_lab.spectra.sizes import effective_rank
+from lora_lab.spectra.update import SiteUpdate
 from lora_lab_widgets._background import Background
 from lora_lab_widgets._live_figure import LiveFigure
 from lora_lab_widgets.message_throttle import Line, Picker, Place, at_once
@@ -41,7 +42,7 @@ class DeltaW(ipywidgets.VBox):
 
     Args:
         anatomy: of the model.
-        factors: returns a copy of a site's A and B, None while there is none. Called on a thread.
+        factors: returns a copy of a site's ΔW, None while there is none. Called on a thread.
         base_weight: returns W₀ (out, in) of a site. Called on a thread.
 
     Attributes:
@@ -55,7 +56,7 @@ class DeltaW(ipywidgets.VBox):
     def __init__(
         self,
         anatomy: Anatomy,
-        factors: Callable[[str], Factors | None],
+        factors: Callable[[str], SiteUpdate | None],
         base_weight: Callable[[str], Any],
     ) -> None:
         self._anatomy, self._factors, self._base_weight = anatomy, factors, base_weight

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.errors import AdapterError
 from lora_lab.methods.api import attached
 from lora_lab.methods.base import Adapter
-from lora_lab.runs.snapshot import Factors, RunState
+from lora_lab.runs.snapshot import RunState
+from lora_lab.spectra.update import SiteUpdate
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.classification import ClassificationTask
-from lora_lab.training.observer import copy_factors
+from lora_lab.training.observer import copy_update
 from lora_lab.training.run import Run
 from lora_lab_widgets.methods import method_of
 
@@ -21,23 +21,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from lora_lab.anatomy.types import Site
     from lora_lab.models.load import LoadedModel
     from lora_lab.sweeps.local import Sweep
     from lora_lab.tasks.base import Example
 
 ADAPTER = "default"  # the name under which `train` attaches
-
-
-@dataclass
-class CopiedSite:
-    """One site's factors at one moment: what `lora_lab.analysis` asks of a site."""
-
-    site: Site
-    A: Any  # (r, in)
-    B: Any  # (out, r)
-    scale: float
-    initial: tuple[Any, Any] | None = None  # (A, B) when W₀ was changed at the start
 
 
 class LiveAdapter:
@@ -101,20 +89,20 @@ class LiveAdapter:
         run = self.run
         return run.paused() if run else contextlib.nullcontext(self.lm.model)
 
-    def factors(self, site: str) -> Factors | None:
-        """Return a copy of one site's factors; None while only the next snapshot can bring it."""
+    def factors(self, site: str) -> SiteUpdate | None:
+        """Return a copy of one site's ΔW; None while only the next snapshot can bring it."""
         run, adapter = self.run, self.adapter
         snapshot = run.snapshot if run else None
-        if snapshot is not None and snapshot.factors and snapshot.factors.site == site:
+        if snapshot is not None and snapshot.factors and snapshot.factors.site.name == site:
             return snapshot.factors
         if snapshot is not None and not resting(snapshot.state):
             return None  # the optimizer is at work on them
         if adapter is None or site not in adapter.sites:
             return None
-        return copy_factors(adapter, site, snapshot.step if snapshot else 0)
+        return copy_update(adapter, site, snapshot.step if snapshot else 0)
 
-    def copy(self, *names: str) -> tuple[int, tuple[CopiedSite, ...]]:
-        """Return the step, and copies of the named sites' factors: of all without a name.
+    def copy(self, *names: str) -> tuple[int, tuple[SiteUpdate, ...]]:
+        """Return the step, and copies of ΔW at the named sites: at all without a name.
 
         Raises:
             AdapterError: there is no adapter yet, or it has no such site.
@@ -127,8 +115,9 @@ class LiveAdapter:
                 raise AdapterError(f"{missing[0]} has no adapter; pick another site")
             # AdaLoRA may leave a site without a rank: there is nothing to look at then.
             sites = [adapter.sites[name] for name in names or adapter.sites]
-            sites = [site for site in sites if site.r]
-            return run.snapshot.step if run else 0, tuple(map(_copied, sites))
+            step = run.snapshot.step if run else 0
+            copies = (SiteUpdate(s.site, s.update.copied(), step) for s in sites if s.r)
+            return step, tuple(copies)
 
     def base_weight(self, site: str) -> torch.Tensor:
         """Return the frozen W₀ (out, in) of a site."""
@@ -154,14 +143,3 @@ def over(state: RunState) -> bool:
 def resting(state: RunState) -> bool:
     """Return whether nothing changes the factors now."""
     return over(state) or state is RunState.PAUSED
-
-
-def _copied(site: Any) -> CopiedSite:
-    initial = getattr(site, "initial", None)
-    return CopiedSite(
-        site=site.site,
-        A=site.A.detach().clone(),
-        B=site.B.detach().clone(),
-        scale=site.scale,
-        initial=None if initial is None else (initial[0].detach(), initial[1].detach()),
-    )

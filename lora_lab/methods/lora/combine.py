@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lora_lab.anatomy.api import anatomy
 from lora_lab.errors import AdapterError
@@ -15,7 +15,7 @@ from lora_lab.methods.api import attach, attached
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.targets import config_from_ranks
-from lora_lab.spectra.lowrank import singular_triplets
+from lora_lab.spectra.update import LowRankUpdate
 
 
 def combine(model: nn.Module, weights: Mapping[str, float], name: str) -> LoraAdapter:
@@ -34,14 +34,15 @@ def combine(model: nn.Module, weights: Mapping[str, float], name: str) -> LoraAd
             weight that is no finite number.
     """
     sources = _sources(model, weights)
-    factors: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    terms: dict[str, list[LowRankUpdate]] = {}
     for source, weight in sources:
         for site in source.sites.values():
-            own = factors.setdefault(site.site.name, [])
-            own += [(t.A.detach(), t.B.detach() * (t.scale * weight)) for t in site.terms()]
-    # AdaLoRA may have left nothing of a site.
-    stacked = {s: _stacked(pairs) for s, pairs in factors.items() if any(len(A) for A, _ in pairs)}
-    ranks = {site: A.shape[0] for site, (A, _) in stacked.items()}
+            own = terms.setdefault(site.site.name, [])
+            own += [t._replace(scale=t.scale * weight) for t in site.update.terms()]
+    with torch.no_grad():
+        # AdaLoRA may have left nothing of a site.
+        sums = {site: _sum(own) for site, own in terms.items() if any(t.r for t in own)}
+    ranks = {site: update.r for site, update in sums.items()}
     first = sources[0][0].lora
     template = LoraConfig(lora_alpha=1, lora_dropout=first.lora_dropout)
     config = config_from_ranks(anatomy(model), ranks, template)
@@ -49,9 +50,9 @@ def combine(model: nn.Module, weights: Mapping[str, float], name: str) -> LoraAd
     config = config.replace(lora_alpha=config.r, alpha_pattern=dict(config.rank_pattern))
     sum_ = cast(LoraAdapter, attach(model, config, name))
     with torch.no_grad():
-        for site_name, (A, B) in stacked.items():
-            sum_.sites[site_name].A.copy_(A)
-            sum_.sites[site_name].B.copy_(B)
+        for site_name, update in sums.items():
+            sum_.sites[site_name].A.copy_(update.A)
+            sum_.sites[site_name].B.copy_(update.B)
     return sum_
 
 
@@ -75,9 +76,9 @@ def _sources(model: nn.Module, weights: Mapping[str, float]) -> list[tuple[LoraA
     return found
 
 
-def _stacked(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    A, B = torch.cat([A for A, _ in pairs]), torch.cat([B for _, B in pairs], dim=1)
-    if A.shape[0] <= min(A.shape[1], B.shape[0]):
-        return A, B
-    U, s, Vt = singular_triplets(A, B)
-    return s.sqrt()[:, None] * Vt, U * s.sqrt()
+def _sum(terms: list[LowRankUpdate]) -> LowRankUpdate:
+    """Return Σ sBA with s = 1, of a rank that its matrix can have."""
+    first, *others = (term.rescaled(1.0) for term in terms)
+    update = first.plus(*others)
+    most = min(update.shape)
+    return update if update.r <= most else update.truncated(most)

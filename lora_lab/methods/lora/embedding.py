@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lora_lab.errors import AdapterError
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, base_class
-from lora_lab.methods.lora.operator import Term
+from lora_lab.spectra.update import LowRankUpdate
 
 
 class EmbeddingSite(LoraSite):
@@ -64,11 +64,12 @@ class TiedHeadSites(LayerSites):
     """The embedding's site at the output layer that shares its weight: logits += s·(Aᵀ(Bᵀx))."""
 
     plain = True
+    active_dropout = 0.0
 
-    def terms(self) -> list[Term]:
+    def terms(self) -> list[LowRankUpdate]:
         """Return the update with the factors' parts exchanged: "A" (r, width), "B" (V, r)."""
         return [
-            Term(site.B.T, cast(EmbeddingSite, site).token_rows, site.scale, None, 0.0)
+            LowRankUpdate(site.B.T, cast(EmbeddingSite, site).token_rows, site.scale)
             for site in self.sites
         ]
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from lora_lab.methods.lora import init
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.dora import row_norms
-from lora_lab.methods.lora.operator import Term
 from lora_lab.methods.lora.targets import SitePlan
+from lora_lab.spectra.update import LowRankUpdate
 
 
 class LoraSite(nn.Module):
@@ -66,13 +66,10 @@ class LoraSite(nn.Module):
         """(A₀, B₀) that the factors started from, where these came from W₀."""
         return None if self.A0 is None or self.B0 is None else (self.A0, self.B0)
 
-    def terms(self) -> list[Term]:
-        """Return the update as the operator takes it."""
-        dropout = self.dropout if self.training else 0.0
-        terms = [Term(self.A, self.B, self.scale, self.site.rows, dropout)]
-        if self.initial is not None:
-            terms.append(Term(*self.initial, -self.scale, self.site.rows, dropout))
-        return terms
+    @property
+    def update(self) -> LowRankUpdate:
+        """ΔW with the parameters as they are now."""
+        return LowRankUpdate(self.A, self.B, self.scale, self.site.rows, self.initial)
 
     def delta(self) -> Tensor:
         """Return ΔW = s·BA or s·(BA − B₀A₀), (out, in), built in full: for merging."""

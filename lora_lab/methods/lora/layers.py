@@ -19,13 +19,13 @@ from lora_lab.anatomy.types import Site
 from lora_lab.methods.base import Active
 from lora_lab.methods.lora.mixed_batch import mixed_output
 from lora_lab.methods.lora.operator import (
-    Term,
     add_terms,
     following_linear,
     lowrank_linear,
     needs_plain_path,
 )
 from lora_lab.methods.lora.shared_input import SharedInput
+from lora_lab.spectra.update import LowRankUpdate
 
 if TYPE_CHECKING:
     from lora_lab.methods.lora.factors import LoraSite
@@ -104,26 +104,34 @@ class LayerSites(nn.ModuleList):
         first._shared = first._shared or SharedInput()
         self._shared, self._readers = first._shared, functools.partial(tuple, together)
 
-    def terms(self) -> list[Term]:
+    @property
+    def active_dropout(self) -> float:
+        """The probability on the way into A; 0 outside training."""
+        site = self.sites[0]
+        return site.dropout if site.training else 0.0
+
+    def terms(self) -> list[LowRankUpdate]:
         """Return every site's update as the operator takes it."""
-        return [term for site in self.sites for term in site.terms()]
+        return [term for site in self.sites for term in site.update.terms()]
 
     def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
         """Return the layer's output with every site's update, (..., out)."""
         if not layer.plain_product:
-            return add_terms(layer.base_class.forward(cast(Any, layer), x), x, self.terms())
+            y = layer.base_class.forward(cast(Any, layer), x)
+            return add_terms(y, x, self.terms(), self.active_dropout)
         return self.product(x, layer, layer.bias)
 
     def product(self, x: Tensor, layer: AdaptedLayer, bias: Tensor | None) -> Tensor:
         """Return W₀x + bias + every update, by the operator."""
-        terms, weight, shared = self.terms(), layer.weight, self._shared
+        terms, dropout = self.terms(), self.active_dropout
+        weight, shared = layer.weight, self._shared
         if shared is None or needs_plain_path(x, weight, bias) or x.is_inference():
-            return lowrank_linear(x, weight, bias, terms, layer.transposed)
-        hidden = shared.take(x, self.path, terms)
+            return lowrank_linear(x, weight, bias, terms, layer.transposed, dropout)
+        hidden = shared.take(x, self.path, terms, dropout)
         if hidden is not None:
             return following_linear(x, hidden, weight, bias, terms, layer.transposed)
         others = {reader.path: reader.terms() for reader in self._readers() if reader is not self}
-        return shared.lead(x, weight, bias, terms, others, layer.transposed)
+        return shared.lead(x, weight, bias, terms, others, layer.transposed, dropout)
 
     def merged(self, weight: Tensor) -> Tensor:
         """Return W₀ with every site's ΔW added, in float32 (float64 for a float64 weight)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from lora_lab.anatomy.types import Rows
 from lora_lab.errors import AdapterError
 from lora_lab.methods.api import base_in_place, needed_rack
 from lora_lab.methods.base import AdapterNames
-from lora_lab.methods.lora.operator import Term, owned_columns
+from lora_lab.methods.lora.operator import owned_columns
+from lora_lab.spectra.update import LowRankUpdate
 
 if TYPE_CHECKING:
     from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites
@@ -79,28 +80,22 @@ def mixed_output(x: Tensor, layer: AdaptedLayer, samples: AdapterNames) -> Tenso
         return _apart(x, layer, names, found)
     y = layer.base_class.forward(cast(Any, layer), x)
     updates = {name: _updates(sites) for name, sites in found.items()}
+    dropout = max(sites.active_dropout for sites in found.values() if sites is not None)
     for rows in dict.fromkeys(rows for update in updates.values() for rows in update):
-        y = _add(y, x, rows, [updates[name].get(rows) for name in names])
+        y = _add(y, x, rows, [updates[name].get(rows) for name in names], dropout)
     return y
 
 
-class _Update(NamedTuple):
-    """One adapter's update on some rows of a layer, the scale in B."""
-
-    A: Tensor  # (r, in)
-    B: Tensor  # (out, r)
-    dropout: float
-
-
-def _updates(sites: LayerSites | None) -> dict[Rows | None, _Update]:
-    terms: defaultdict[Rows | None, list[Term]] = defaultdict(list)
+def _updates(sites: LayerSites | None) -> dict[Rows | None, LowRankUpdate]:
+    """Return one adapter's update for each of the rows that it owns, the scale in B."""
+    terms: defaultdict[Rows | None, list[LowRankUpdate]] = defaultdict(list)
     for term in sites.terms() if sites is not None else ():
         terms[term.rows].append(term)
     return {
-        rows: _Update(
+        rows: LowRankUpdate(
             torch.cat([t.A for t in together]),
             torch.cat([t.B * t.scale for t in together], dim=1),
-            together[0].dropout,
+            rows=rows,
         )
         for rows, together in terms.items()
     }
@@ -125,15 +120,21 @@ def _for_rows(x: Tensor, samples: AdapterNames, layer: AdaptedLayer) -> list[str
     )
 
 
-def _add(y: Tensor, x: Tensor, rows: Rows | None, updates: Sequence[_Update | None]) -> Tensor:
+def _add(
+    y: Tensor,
+    x: Tensor,
+    rows: Rows | None,
+    updates: Sequence[LowRankUpdate | None],
+    dropout: float,
+) -> Tensor:
     """Return y (batch, …, out) with s·B(Ax) of every row's own update added."""
     present = [update for update in updates if update is not None]
-    r = max(update.A.shape[0] for update in present)
+    r = max(update.r for update in present)
     in_shape, out_shape = (r, x.shape[-1]), (present[0].B.shape[0], r)
     A = torch.stack([_padded(u and u.A, in_shape, x) for u in updates])  # (batch, r, in)
     B = torch.stack([_padded(u and u.B, out_shape, x) for u in updates])  # (batch, out, r)
     inputs = x.reshape(x.shape[0], -1, x.shape[-1])  # (batch, tokens, in)
-    if dropout := max(update.dropout for update in present):
+    if dropout:
         inputs = nn.functional.dropout(inputs, dropout)
     hidden = inputs @ A.mT  # (batch, tokens, r)
     if rows is None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,20 +30,18 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lora_lab.anatomy.types import Rows
+from lora_lab.spectra.update import LowRankUpdate
 
-
-class Term(NamedTuple):
-    """One update s·BA on some rows of the output."""
-
-    A: Tensor  # (r, k)
-    B: Tensor  # (d, r), d counting only the rows that the term owns
-    scale: float
-    rows: Rows | None  # None: all rows
-    dropout: float  # probability on the way into A; 0 outside training
+Terms = Sequence[LowRankUpdate]  # of s·BA each, `initial` taken apart
 
 
 def lowrank_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, terms: Sequence[Term], transposed: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    terms: Terms,
+    transposed: bool = False,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Return W₀x + b + Σ s·B(Ax) (Hu et al., 2022, equation 3).
 
@@ -51,32 +49,35 @@ def lowrank_linear(
         x: (..., k), in the dtype of the weight, or any that autocast casts.
         weight: W₀, (d, k), or (k, d) when `transposed`; its gradient is not computed here.
         bias: (d,) or None.
-        terms: the updates; A and B are cast down to x's dtype, x is never cast up. With dropout,
-            all terms see the same dropped x; its mask is kept as bytes.
+        terms: the updates; A and B are cast down to x's dtype, x is never cast up.
         transposed: the weight is stored as transformers' Conv1D does.
+        dropout: probability on the way into every A; 0 outside training. All terms see the same
+            dropped x; its mask is kept as bytes.
 
     Returns:
         (..., d) in x's dtype, or in autocast's.
     """
     if needs_plain_path(x, weight, bias):
         base = F.linear(x, weight.T if transposed else weight, bias)
-        return add_terms(base, x, terms)
-    return leading_linear(x, weight, bias, terms, (), transposed)[0]
+        return add_terms(base, x, terms, dropout)
+    return leading_linear(x, weight, bias, terms, (), transposed, dropout)[0]
 
 
 def leading_linear(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    terms: Sequence[Term],
+    terms: Terms,
     others: Sequence[Tensor],
     transposed: bool = False,
+    dropout: float = 0.0,
     ended: Callable[[], None] | None = None,
 ) -> tuple[Tensor, ...]:
     """Return (y, H of every other A): `lowrank_linear`, and the thin products of its followers.
 
     Args:
-        x, weight, bias, terms, transposed: as in `lowrank_linear`; `needs_plain_path` is False.
+        x, weight, bias, terms, transposed, dropout: as in `lowrank_linear`; `needs_plain_path` is
+            False.
         others: the followers' A's, (r, k) each.
         ended: called when the backward pass gets here: nobody else can join this graph then.
 
@@ -87,7 +88,6 @@ def leading_linear(
     A = [term.A.to(dtype) for term in terms] + [A.to(dtype) for A in others]
     B = [term.B.to(dtype) for term in terms]
     layout = tuple((term.scale, term.rows) for term in terms)
-    dropout = terms[0].dropout if terms else 0.0
     flat = x.reshape(-1, x.shape[-1]).to(dtype)
     y, *hidden = _Leading.apply(flat, weight, bias, transposed, layout, dropout, ended, *A, *B)
     return y.view(*x.shape[:-1], y.shape[-1]), *hidden
@@ -98,7 +98,7 @@ def following_linear(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    terms: Sequence[Term],
+    terms: Terms,
     transposed: bool = False,
 ) -> Tensor:
     """Return `lowrank_linear` where H = Ax is known already; x itself is not saved.
@@ -115,7 +115,7 @@ def following_linear(
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
-def add_terms(base: Tensor, x: Tensor, terms: Sequence[Term]) -> Tensor:
+def add_terms(base: Tensor, x: Tensor, terms: Terms, dropout: float = 0.0) -> Tensor:
     """Return base + Σ s·B(A·dropout(x)) in plain differentiable steps.
 
     The fallback wherever the hand-written functions cannot go (torch.compile, torch.func, layers
@@ -124,7 +124,7 @@ def add_terms(base: Tensor, x: Tensor, terms: Sequence[Term]) -> Tensor:
     """
     y = base
     for term in terms:
-        inputs = F.dropout(x, term.dropout) if term.dropout else x
+        inputs = F.dropout(x, dropout) if dropout else x
         A, B = term.A.to(x.dtype), term.B.to(x.dtype)
         update = (F.linear(F.linear(inputs, A), B) * term.scale).to(y.dtype)
         if term.rows is None:
@@ -207,8 +207,8 @@ class _Leading(torch.autograd.Function):
         seen = x
         if dropout:
             seen, mask = torch.native_dropout(x, dropout, True)  # mask: one byte an entry
-        stacked = _stack(As)  # (Σr, k): every term shares one pass over x
-        hidden = _thin(seen, stacked)  # (N, Σr)
+        stacked = _vstack(As)  # (Σr, k): every term shares one pass over x
+        hidden = _project(seen, stacked)  # (N, Σr)
         ranks = [A.shape[0] for A in As]
         thin = hidden.split(ranks, dim=1)
         y = _base(x, weight, bias, transposed)  # (N, d)
@@ -239,7 +239,7 @@ class _Leading(torch.autograd.Function):
         if dy is not None:
             Zs, dBs = _update_gradients(dy, own, Bs, ctx.ranks, ctx.layout)
         thin = zip([*Zs, *d_hidden], ctx.ranks, strict=True)
-        Z = _beside([own.new_zeros(r, len(own)).T if z is None else z for z, r in thin])  # (N, Σr)
+        Z = _hstack([own.new_zeros(r, len(own)).T if z is None else z for z, r in thin])  # (N, Σr)
         dAs: Sequence[Tensor | None] = [None] * len(ctx.ranks)
         if x is not None:
             seen = x if mask is None else torch.ops.aten.native_dropout_backward(x, mask, keep)
@@ -287,7 +287,7 @@ class _Following(torch.autograd.Function):
         weight, hidden, *Bs = ctx.saved_tensors
         Zs, dBs = _update_gradients(dy, hidden, Bs, ctx.ranks, ctx.layout)
         dx = _base_gradient(dy, weight, ctx.transposed) if ctx.needs_input_grad[0] else None
-        return dx, _beside(Zs), None, None, None, None, *dBs
+        return dx, _hstack(Zs), None, None, None, None, *dBs
 
 
 def _base(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
@@ -323,21 +323,21 @@ def _update_gradients(
     thin = hidden.split([*ranks[: len(layout)]], dim=1)
     for H, B, (scale, rows) in zip(thin, Bs, layout, strict=True):
         own = dy if rows is None else owned_columns(dy, rows).flatten(1)  # (N, d of the site)
-        Zs.append(_thin(own, B.T).mul_(scale))
+        Zs.append(_project(own, B.T).mul_(scale))
         dBs.append((H.T @ own).mul_(scale).T)  # this order is the faster GEMM
     return Zs, dBs
 
 
-def _thin(x: Tensor, A: Tensor) -> Tensor:
+def _project(x: Tensor, A: Tensor) -> Tensor:
     """Return xAᵀ (N, r), every column contiguous: 1.5 to 3.4 times as fast as rows, on the CPU."""
     return (A @ x.T).T
 
 
-def _stack(tensors: Sequence[Tensor]) -> Tensor:
+def _vstack(tensors: Sequence[Tensor]) -> Tensor:
     """Return matrices below each other."""
     return tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors))
 
 
-def _beside(tensors: Sequence[Tensor]) -> Tensor:
+def _hstack(tensors: Sequence[Tensor]) -> Tensor:
     """Return matrices beside each other, every column contiguous."""
     return tensors[0] if len(tensors) == 1 else torch.cat([t.T for t in tensors]).T

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from lora_lab._util.torch_private import saving_hooks
-from lora_lab.methods.lora.operator import Term, computing_dtype, leading_linear
+from lora_lab.methods.lora.operator import Terms, computing_dtype, leading_linear
 
 
 @dataclass(eq=False)
@@ -20,7 +20,7 @@ class _Waiting:
 
     x: weakref.ref[Tensor]
     circumstances: tuple[object, ...]
-    others: Mapping[str, Sequence[Term]]  # kept, so that no new factor can have an old one's id
+    others: Mapping[str, Terms]  # kept, so that no new factor can have an old one's id
     # {layer: (H, what it was computed from)}
     hidden: dict[str, tuple[Tensor, tuple[object, ...]]] = field(default_factory=dict)
 
@@ -41,7 +41,7 @@ class SharedInput:
         """Copy as an empty one: what waits belongs to one model and one forward pass."""
         return SharedInput, ()
 
-    def take(self, x: Tensor, layer: str, terms: Sequence[Term]) -> Tensor | None:
+    def take(self, x: Tensor, layer: str, terms: Terms, dropout: float) -> Tensor | None:
         """Return the layer's H if it was computed from this very x and these factors, unchanged."""
         waiting = self._waiting  # read once: another thread may be at work on the same model
         if waiting is None or waiting.x() is not x or waiting.circumstances != _circumstances(x):
@@ -49,21 +49,22 @@ class SharedInput:
         hidden, source = waiting.hidden.pop(layer, (None, ()))
         if not waiting.hidden:
             self._waiting = None
-        return hidden if source == _source(terms, terms[0].dropout) else None
+        return hidden if source == _source(terms, dropout) else None
 
     def lead(
         self,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        terms: Sequence[Term],
-        others: Mapping[str, Sequence[Term]],
+        terms: Terms,
+        others: Mapping[str, Terms],
         transposed: bool,
+        dropout: float,
     ) -> Tensor:
         """Return `lowrank_linear`, and keep H for the other layers until they come with the same x.
 
         Args:
-            x, weight, bias, terms, transposed: as in `lowrank_linear`.
+            x, weight, bias, terms, transposed, dropout: as in `lowrank_linear`.
             others: {layer: its terms} of those that may come.
         """
         A = terms[0].A
@@ -79,9 +80,9 @@ class SharedInput:
         # half way (out of memory).
         waiting = _Waiting(weakref.ref(x, forget), _circumstances(x), others)
         weakly = weakref.ref(waiting)
-        y, *found = leading_linear(x, weight, bias, terms, stacks, transposed, forget)
+        y, *found = leading_linear(x, weight, bias, terms, stacks, transposed, dropout, forget)
         for (layer, theirs), H in zip(others.items(), found, strict=True):
-            waiting.hidden[layer] = H, _source(theirs, terms[0].dropout)
+            waiting.hidden[layer] = H, _source(theirs, dropout)
         self._waiting = waiting
         return y
 
@@ -95,12 +96,12 @@ def _circumstances(x: Tensor) -> tuple[object, ...]:
     return x._version, computing_dtype(x), torch.is_grad_enabled(), threading.get_ident(), saving
 
 
-def _source(terms: Sequence[Term], dropout: float) -> tuple[object, ...]:
+def _source(terms: Terms, dropout: float) -> tuple[object, ...]:
     """Return what tells the factors that an H was computed from, and their state."""
     return dropout, *((id(t.A), None if t.A.is_inference() else t.A._version) for t in terms)
 
 
-def _joinable(terms: Sequence[Term], A: Tensor) -> bool:
+def _joinable(terms: Terms, A: Tensor) -> bool:
     """Whether these A's can be stacked with the leader's: FSDP may hold them in pieces just now."""
     return all(
         _kind(t.A) is _kind(A) and t.A.device == A.device and t.A.shape[1:] == A.shape[1:]

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from lora_lab.analysis.spectrum import spectrum_view
 from lora_lab.runs.snapshot import Snapshot
+from lora_lab.spectra.update import SiteUpdate
 from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch
-from lora_lab_widgets.live_adapter import CopiedSite
 
 
 class SpectrumView(View):
@@ -35,16 +35,16 @@ class SpectrumView(View):
     def live(self, snapshot: Snapshot | None) -> Any:
         """Return the step of the factors that training hands out, if they are this site's."""
         factors = snapshot.factors if snapshot else None
-        here = factors is not None and factors.site == self.values.get("site")
+        here = factors is not None and factors.site.name == self.values.get("site")
         return factors.step if factors is not None and here else None
 
     def measure(self, values: Values, before: Any, watch: Watch) -> Measured:
         """Measure one site."""
         del before
         watch.tell("measuring W₀'s spectrum…")
-        step, site = copy_of(self, values["site"])
+        site = copy_of(self, values["site"])
         W = self.live_adapter.base_weight(values["site"])
-        return Measured(spectrum_view(site, W, step=step), step)
+        return Measured(spectrum_view(site, W, step=site.step), site.step)
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw both spectra."""
@@ -59,12 +59,10 @@ class SpectrumView(View):
         return spectrum_against_base_summary(data)
 
 
-def copy_of(view: View, name: str) -> tuple[int, CopiedSite]:
-    """Return the step and a copy of one site's factors, without a pause where there is one."""
+def copy_of(view: View, name: str) -> SiteUpdate:
+    """Return a copy of one site's ΔW, without a pause where there is one."""
     live_adapter = view.live_adapter
     factors, adapter = live_adapter.factors(name), live_adapter.adapter
     if factors is None or adapter is None or name not in adapter.sites:
-        step, (site,) = live_adapter.copy(name)
-        return step, site
-    place = view.anatomy.by_name[name]
-    return factors.step, CopiedSite(place, factors.A, factors.B, factors.scale)
+        return live_adapter.copy(name)[1][0]
+    return factors

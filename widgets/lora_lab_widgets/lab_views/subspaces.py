@@ -62,15 +62,15 @@ class SubspacesView(View):
         del before
         watch.tell("comparing directions…")
         name, against = values["site"], values["against"]
-        step, site = copy_of(self, name)
+        site = copy_of(self, name)
         if against == BASE:
             W = self.live_adapter.base_weight(name)
-            return Measured(compare_with_base(site, W, side=values["side"]), step)
+            return Measured(compare_with_base(site, W, side=values["side"]), site.step)
         folder = Path(values["folder"] if against == FOLDER else against).expanduser()
         other, label = self._other(folder, name)
         run = self.live_adapter.run
-        labels = f"this ΔW, {_about(site.A.shape[0], run.training.seed if run else None)}", label
-        return Measured(compare(site, other, labels=labels, side=values["side"]), step)
+        labels = f"this ΔW, {_about(site.update.r, run.training.seed if run else None)}", label
+        return Measured(compare(site, other, labels=labels, side=values["side"]), site.step)
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw the map."""
@@ -97,7 +97,7 @@ class SubspacesView(View):
         record = next((r for r in self.records() if r.folder == folder.resolve().parent), None)
         seed = record.config.get("training", {}).get("seed") if record else None
         title = f"run {record.id[-4:]}" if record else folder.name
-        return sites[name], f"{title}, {_about(sites[name].A.shape[0], seed)}"
+        return sites[name], f"{title}, {_about(sites[name].update.r, seed)}"
 
 
 def _about(r: int, seed: int | None) -> str:
