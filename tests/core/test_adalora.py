@@ -14,7 +14,6 @@ from torch import nn
 
 import lora_lab as ll
 from lora_lab.analysis import adapter_spectra
-from lora_lab.analysis.sites import update_triplets
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.adalora.shrink_optimizer import replace_parameters
 from tests.core.tiny_models import tiny, tiny_inputs
@@ -401,7 +400,7 @@ def test_a_site_without_triplets_adds_nothing(name, roles):
         if not site.r:
             assert not spectra[key].any()
             assert key not in adapter.parts()
-            assert not update_triplets(site)[1].any()
+            assert not site.update.triplets()[1].any()
     assert ll.analyze(model).rows
 
 
