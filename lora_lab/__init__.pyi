@@ -12,16 +12,7 @@ from .checkpoint.uniform import export_uniform as export_uniform
 from .errors import LoraLabError as LoraLabError
 from .methods.adalora.config import AdaLoraConfig as AdaLoraConfig
 from .methods.api import (
-    activate as activate,
-)
-from .methods.api import (
-    active as active,
-)
-from .methods.api import (
     attach as attach,
-)
-from .methods.api import (
-    attached as attached,
 )
 from .methods.api import (
     detach as detach,
@@ -31,6 +22,15 @@ from .methods.api import (
 )
 from .methods.api import (
     unmerge as unmerge,
+)
+from .methods.attached import (
+    activate as activate,
+)
+from .methods.attached import (
+    active as active,
+)
+from .methods.attached import (
+    attached as attached,
 )
 from .methods.bottleneck.config import BottleneckConfig as BottleneckConfig
 from .methods.full.config import BitFitConfig as BitFitConfig

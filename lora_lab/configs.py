@@ -2,29 +2,19 @@
 
 from lora_lab.methods.adalora.config import AdaLoraConfig
 from lora_lab.methods.bottleneck.config import BottleneckConfig
-from lora_lab.methods.config import Config
+from lora_lab.methods.combined import CombinedConfig, method_name, to_python
+from lora_lab.methods.config import Config, MethodConfig
 from lora_lab.methods.full.config import BitFitConfig, FullConfig
 from lora_lab.methods.head.config import HeadConfig
 from lora_lab.methods.lora.config import LoraConfig
-from lora_lab.methods.naming import method_name, to_python
 from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
 from lora_lab.training.config import TrainingConfig
-
-MethodConfig = (
-    LoraConfig
-    | AdaLoraConfig
-    | FullConfig
-    | BitFitConfig
-    | PrefixEmbedConfig
-    | PrefixLayerConfig
-    | BottleneckConfig
-    | HeadConfig
-)
 
 __all__ = [
     "AdaLoraConfig",
     "BitFitConfig",
     "BottleneckConfig",
+    "CombinedConfig",
     "Config",
     "FullConfig",
     "HeadConfig",

@@ -21,7 +21,7 @@ from lora_lab.analysis.leading import BaseWeight
 from lora_lab.analysis.losses import Losses
 from lora_lab.analysis.sites import AdaptedSite, naming
 from lora_lab.errors import AdapterError, ConfigError
-from lora_lab.methods.api import activate, active, attached
+from lora_lab.methods.attached import activate, active, attached
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.layers import AdaptedLayer

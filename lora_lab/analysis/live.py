@@ -86,7 +86,7 @@ def analyze(model: Any, name: str | None = None) -> Analysis:
     Raises:
         AdapterError: no such adapter, or a diverged one (NaN).
     """
-    from lora_lab.methods.api import active, attached
+    from lora_lab.methods.attached import active, attached
 
     adapters = attached(model)
     if not adapters:

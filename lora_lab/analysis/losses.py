@@ -10,7 +10,7 @@ import torch
 
 from lora_lab.anatomy.model_config import max_positions
 from lora_lab.errors import TaskError
-from lora_lab.methods.api import activate, active
+from lora_lab.methods.attached import activate, active
 from lora_lab.tasks.base import Example, Task
 from lora_lab.tasks.encoding import IGNORED, Encoded, collate, encode_all, need_tokenizer, pad_id
 from lora_lab.tasks.generation import evaluating

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from lora_lab.methods.cost import STAGES_A_BLOCK
+
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import BlockFacts, ModelShape, Site
 
@@ -24,8 +26,6 @@ _MEASURED = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "opt")
 
 # Where in a block a role reads its input; what is kept later in the block comes after.
 _STAGES = {"q": 1, "k": 1, "v": 1, "o": 3, "gate": 5, "up": 5, "down": 7}
-AFTER_ATTENTION, AFTER_MLP = 3, 7  # what is kept next is the norm's, or a dropout's
-STAGES_A_BLOCK = 10
 
 # Tensors of size N·d_ff that an activation function keeps, and how many its backward pass holds at
 # once. Functions written in Python (gelu_new: 0.5·x·(1 + tanh(…))) keep every factor.

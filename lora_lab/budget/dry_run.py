@@ -12,7 +12,7 @@ dry run may go on beside a training.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,10 +27,10 @@ from lora_lab.budget.costs import Memory
 from lora_lab.budget.cuda import CudaStorages, cublas_workspace
 from lora_lab.budget.meter import LiveStorages, storage_bytes
 from lora_lab.budget.optimizers import OPTIMIZERS
-from lora_lab.budget.table import need_target, tokens_text
+from lora_lab.budget.table import fitting_tokens, need_target, tokens_text
 from lora_lab.errors import ConfigError
 from lora_lab.methods.base import Adapter
-from lora_lab.methods.costs import learned_tokens
+from lora_lab.methods.combined import as_config
 
 _MAX_GRAD_NORM = 1.0  # TrainingConfig's; how far gradients are scaled costs nothing
 
@@ -120,8 +120,9 @@ def dry_run(
             fake_model.fill(hollow, kind)
             if target_length is not None:
                 need_target(target_length, _writes_apart(hollow))
-            configs = [*config] if isinstance(config, Sequence) else [config]
-            learned_tokens(anatomy(hollow), configs, sequence_length)
+            if config is not None:
+                config = as_config(config)
+                fitting_tokens(anatomy(hollow), config, sequence_length)
             with fake_model.explained(hollow):
                 adapter = fake_model.set_up(hollow, config, gradient_checkpointing)
             learning = [*(adapter or hollow).parameters()]

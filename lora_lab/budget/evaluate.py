@@ -12,7 +12,8 @@ from typing import Any
 from lora_lab.budget.costs import Budget, Memory
 from lora_lab.budget.optimizers import StateRule, state_rule
 from lora_lab.errors import ConfigError
-from lora_lab.methods.cost import NOTHING, Part, lora_part
+from lora_lab.methods.cost import NOTHING, MethodCost
+from lora_lab.methods.lora.cost import rank_cost
 
 
 def evaluate_price(price: Mapping[str, Any], ranks: Mapping[str, int]) -> Budget:
@@ -23,47 +24,49 @@ def evaluate_price(price: Mapping[str, Any], ranks: Mapping[str, int]) -> Budget
     """
     if unknown := ranks.keys() - price["sites"].keys():
         raise ConfigError(f"no site is called {min(unknown)!r}; see anatomy(model).sites")
-    return assemble(price, [lora_part(price, {name: r for name, r in ranks.items() if r > 0})])
+    return assemble(price, [rank_cost(price, {name: r for name, r in ranks.items() if r > 0})])
 
 
-def assemble(price: Mapping[str, Any], parts: Sequence[Part], method: str = "LoRA") -> Budget:
-    """Price several parts in one model: what they share, such as a live input, is paid once."""
+def assemble(price: Mapping[str, Any], costs: Sequence[MethodCost], method: str = "LoRA") -> Budget:
+    """Price several methods in one model: what they share, such as a live input, is paid once."""
     rows, groups = price["rows"], price["groups"]
-    first = min((part.first for part in parts), default=NOTHING)
+    first = min((cost.first for cost in costs), default=NOTHING)
     kept = [sum(size for order, size in row["pieces"] if order > first) for row in rows]
-    spent = [0] * len(rows)
+    freed = [0] * len(rows)
     gradients = [0] * len(rows)
-    for key in set().union(*(part.groups for part in parts)):
+    for key in set().union(*(cost.live_inputs for cost in costs)):
         group = groups[key]
         kept[group["row"]] += group["bytes"]
-        spent[group["row"]] += group["bytes"] if group["spent"] else 0
+        freed[group["row"]] += group["bytes"] if group["spent"] else 0
     weights = price["weights"]
     optimizer = scratch = 0
-    work = [0] * len(rows)
-    for part in parts:
-        for row, size in part.kept.items():
+    temporaries = [0] * len(rows)
+    for cost in costs:
+        for row, size in cost.kept.items():
             kept[row] += size
-        for row, size in part.spent.items():
-            spent[row] += size
-        for row, size in part.work.items():
-            work[row] = max(work[row], size)
-        for row, size in part.gradients.items():
+        for row, size in cost.freed.items():
+            freed[row] += size
+        for row, size in cost.temporaries.items():
+            temporaries[row] = max(temporaries[row], size)
+        for row, size in cost.gradients.items():
             gradients[row] += size
-        rule = state_rule(price["optimizer"]["name"], part.element)
-        optimizer += sum(map(rule.size, part.shapes)) + part.state
-        scratch = max(scratch, largest_scratch(rule, part.shapes))
-        weights += part.weights
-    trainable = sum(part.parameters for part in parts)
-    forward = max((part.forward for part in parts), default=0)
+        rule = state_rule(price["optimizer"]["name"], cost.element)
+        optimizer += sum(map(rule.size, cost.shapes)) + cost.state
+        scratch = max(scratch, largest_scratch(rule, cost.shapes))
+        weights += cost.weights
+    trainable = sum(cost.parameters for cost in costs)
+    forward = max((cost.forward for cost in costs), default=0)
     peak = (
-        step_peak(price, kept, spent, gradients, work=work, forward=forward, scratch=scratch)
+        step_peak(
+            price, kept, freed, gradients, temporaries=temporaries, forward=forward, scratch=scratch
+        )
         if trainable
         else 0
     )
     return Budget(
         parameters_total=price["parameters"],
         parameters_trainable=trainable,
-        checkpoint_bytes=sum(part.checkpoint for part in parts),
+        checkpoint_bytes=sum(cost.checkpoint for cost in costs),
         full_checkpoint_bytes=price["weights"],
         full=Memory(**price["full"]),
         adapted=Memory(
@@ -72,10 +75,10 @@ def assemble(price: Mapping[str, Any], parts: Sequence[Part], method: str = "LoR
             optimizer=optimizer,
             activations=peak - sum(gradients),
         ),
-        approximate=price["approximate"] or any(part.estimated for part in parts),
+        approximate=price["approximate"] or any(cost.estimated for cost in costs),
         settings=price["settings"],
         method=method,
-        notes=tuple(note for part in parts for note in part.notes),
+        notes=tuple(note for cost in costs for note in cost.notes),
     )
 
 
@@ -88,10 +91,10 @@ def largest_scratch(rule: StateRule, shapes: Sequence[tuple[int, ...]]) -> int:
 def step_peak(
     price: Mapping[str, Any],
     kept: list[int],
-    spent: list[int],
+    freed: list[int],
     gradients: list[int],
     *,
-    work: Sequence[int] | None = None,
+    temporaries: Sequence[int] | None = None,
     forward: int = 0,
     head: int = 0,
     head_gradient: int = 0,
@@ -114,7 +117,8 @@ def step_peak(
     alive += head_gradient
     for number in reversed(range(len(kept))):
         if kept[number]:
-            here = price["rows"][number]["work"] - spent[number]
-            peak = max(peak, alive + again[number] + max(here, work[number] if work else 0))
+            here = price["rows"][number]["work"] - freed[number]
+            at_once = temporaries[number] if temporaries else 0
+            peak = max(peak, alive + again[number] + max(here, at_once))
         alive += gradients[number] - stored[number]
     return max(peak, alive + scratch)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,9 +16,9 @@ from lora_lab._util.quiet import first_line
 from lora_lab.anatomy.model_config import build_on_meta
 from lora_lab.budget.optimizers import StateRule, state_rule
 from lora_lab.errors import ConfigError, LoraLabError, ModelError
-from lora_lab.methods.adalora.config import AdaLoraConfig
 from lora_lab.methods.api import attach
 from lora_lab.methods.base import Adapter
+from lora_lab.methods.config import MethodConfig
 from lora_lab.models.load import model_config
 
 MANY_STEPS = 1_000_000  # of the training that the dry run's step is the first of
@@ -85,7 +84,7 @@ def fill(model: nn.Module, dtype: torch.dtype) -> None:
                     held[name] = fake(value, value.dtype)
 
 
-def set_up(model: Any, config: Any, gradient_checkpointing: bool) -> Adapter | None:
+def set_up(model: Any, config: MethodConfig | None, gradient_checkpointing: bool) -> Adapter | None:
     """Make a model ready to train: adapted, or all of its own weights; blocks recomputed or not.
 
     Args:
@@ -97,7 +96,7 @@ def set_up(model: Any, config: Any, gradient_checkpointing: bool) -> Adapter | N
         ConfigError: `attach` does not take the config.
     """
     model.train()
-    adapter = None if config is None else attach(model, _before_cuts(config))
+    adapter = None if config is None else attach(model, config.at_peak(MANY_STEPS))
     if not gradient_checkpointing:
         return adapter
     if not getattr(model, "supports_gradient_checkpointing", False):
@@ -110,15 +109,6 @@ def set_up(model: Any, config: Any, gradient_checkpointing: bool) -> Adapter | N
     enable({"use_reentrant": False, "preserve_rng_state": False})
     model.enable_input_require_grads()
     return adapter
-
-
-def _before_cuts(config: Any) -> Any:
-    """Return a config whose dearest steps come first: AdaLoRA's, before any triplet is cut."""
-    if isinstance(config, Sequence):
-        return [_before_cuts(part) for part in config]
-    if isinstance(config, AdaLoraConfig):
-        return replace(config, tinit=MANY_STEPS // 2, tfinal=0, total_step=None)
-    return config
 
 
 def inputs(

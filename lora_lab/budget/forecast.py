@@ -3,7 +3,7 @@
 Everything goes through one table of prices (`price_table`), linear in the ranks but for inputs that
 become live when the first site reads them. `evaluate_price` turns {site: rank} into a `Budget`;
 `static/savings_price.js` does the same in the browser while ranks are painted. Other methods put
-their `Part` into the same sum.
+their `MethodCost` into the same sum.
 
 Memory is the peak of one training step as live tensor bytes: a fused optimizer, gradients freed
 before each forward pass, SDPA attention. What an allocator or a CUDA library adds on top is not in
@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab.budget.costs import Budget, Memory
 from lora_lab.budget.evaluate import assemble
-from lora_lab.budget.table import price_table
-from lora_lab.configs import MethodConfig
+from lora_lab.budget.table import fitting_tokens, price_table
 from lora_lab.errors import ConfigError
-from lora_lab.methods.costs import learned_tokens, parts_of
-from lora_lab.methods.full.config import FullConfig
-from lora_lab.methods.naming import method_name
+from lora_lab.methods.combined import as_config
+from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.cost import MethodCost
+from lora_lab.methods.registry import method_of
 
 if TYPE_CHECKING:
     import torch
@@ -64,11 +64,9 @@ def budget(
             that train the same weight.
         ModelError: for a model that cannot be read.
     """
-    configs = list(config) if isinstance(config, Sequence) else [config]
-    if not configs:
-        raise ConfigError("no method is given; pass a config such as LoraConfig()")
-    everything = [c for c in configs if isinstance(c, FullConfig) and c.top_layers is None]
-    if everything and len(configs) > 1:
+    config = as_config(config)
+    everything = any(method_of(part).trains_everything for part in config.parts)
+    if everything and len(config.parts) > 1:
         raise ConfigError("full fine-tuning (FT) trains every weight; leave the other methods out")
     anatomy = _anatomy_of(model)
     price = price_table(
@@ -80,11 +78,30 @@ def budget(
         gradient_checkpointing=gradient_checkpointing,
         padding_mask=padding_mask,
         target_length=target_length,
-        learned_tokens=learned_tokens(anatomy, configs, sequence_length),
+        learned_tokens=fitting_tokens(anatomy, config, sequence_length),
     )
     if everything:
         return _full_budget(price)
-    return assemble(price, parts_of(anatomy, configs, price), method_name(configs))
+    return assemble(price, _costs(anatomy, config, price), config.method)
+
+
+def _costs(anatomy: Anatomy, config: MethodConfig, price: dict[str, Any]) -> list[MethodCost]:
+    """Return each part's cost.
+
+    Raises:
+        ConfigError: the model cannot use one of them, or two train the same weight.
+    """
+    found: list[tuple[str, MethodCost]] = []
+    for part in config.parts:
+        cost = method_of(part).price(anatomy, part, price)
+        for method, other in found:
+            if both := cost.conflicts & other.conflicts:
+                raise ConfigError(
+                    f"{method} and {part.method} both claim {min(both)}; leave one of them out, or "
+                    "give them different targets"
+                )
+        found.append((part.method, cost))
+    return [cost for _, cost in found]
 
 
 def _full_budget(price: dict[str, Any]) -> Budget:

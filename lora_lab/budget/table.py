@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.budget import activations as act
+from lora_lab.budget.full import full_memory
 from lora_lab.budget.optimizers import OPTIMIZERS, state_rule
 from lora_lab.errors import ConfigError
-from lora_lab.methods.config import need_count
-from lora_lab.methods.cost import MASTER, PLAIN, lora_options
-from lora_lab.methods.full.cost import full_memory
+from lora_lab.methods.config import MethodConfig, need_count
+from lora_lab.methods.cost import MASTER
+from lora_lab.methods.lora.cost import PLAIN, lora_options
 
 if TYPE_CHECKING:
     import torch
@@ -117,6 +118,24 @@ def need_target(target_length: int, has_decoder: bool) -> None:
             "target_length is for encoder-decoder models, and this one reads and writes one "
             "sequence; leave it out"
         )
+
+
+def fitting_tokens(anatomy: Anatomy, config: MethodConfig, sequence_length: int) -> int:
+    """Return how many learned tokens a config puts into every sequence.
+
+    Raises:
+        ConfigError: where they and the sequence do not fit the model's positions.
+    """
+    need_count("sequence_length", sequence_length, least=1)
+    tokens, most = config.tokens, anatomy.shape.max_positions
+    if tokens and most is not None and tokens + sequence_length > most:
+        left = most - tokens
+        mend = f"use a sequence_length of at most {left}" if left > 0 else "use fewer of them"
+        raise ConfigError(
+            f"{tokens} learned tokens (prefix_length + infix_length) and {sequence_length} others "
+            f"do not fit the model's {most} positions; {mend}"
+        )
+    return tokens
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lora_lab.anatomy.children import SAVED_CHILD
 from lora_lab.checkpoint.files import shown
 from lora_lab.checkpoint.modules import AdapterFile
 from lora_lab.errors import AdapterError
-from lora_lab.methods.api import original_weight
+from lora_lab.methods.attached import original_weight
 from lora_lab.methods.modules_to_save import own_tensors
 
 

@@ -17,8 +17,8 @@ from lora_lab.checkpoint.peft import changed_base, read_peft, read_settings
 from lora_lab.checkpoint.saving import tidy
 from lora_lab.checkpoint.to_model import Matched, match
 from lora_lab.errors import AdapterError
-from lora_lab.methods.api import activate as switch_to
 from lora_lab.methods.api import build, put_on
+from lora_lab.methods.attached import activate as switch_to
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
 from lora_lab.methods.lora.adapter import LoraAdapter

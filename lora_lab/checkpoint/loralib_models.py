@@ -21,7 +21,8 @@ from lora_lab.checkpoint.saving import named_adapter, tidy
 from lora_lab.checkpoint.stacking import module_update, padded, refuse_others, site_product
 from lora_lab.checkpoint.to_model import check_shape, match_sites
 from lora_lab.errors import AdapterError
-from lora_lab.methods.api import activate, attach
+from lora_lab.methods.api import attach
+from lora_lab.methods.attached import activate
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.factors import LoraSite

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lora_lab._util.files import new_folder
 from lora_lab.checkpoint.shards import Shard, ShardWriter, plan_shards
 from lora_lab.errors import AdapterError
-from lora_lab.methods.api import base_in_place, needed_rack
+from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.lora.quantized import bits
 from lora_lab.methods.modules_to_save import own_tensors
@@ -67,7 +67,7 @@ def export_merged(
     adapter = _unmerged_adapter(model, name)
     if adapter is not None:
         adapter.check_merge()
-    with base_in_place(needed_rack(model)):
+    with require_adapters(model).base_in_place():
         weights = _own_weights(cast(Any, model))
         groups = _groups(weights)
         outline = _outline(model, weights, groups, dtype)
@@ -116,18 +116,17 @@ def _check(model: nn.Module, dtype: torch.dtype | None, max_shard_bytes: int) ->
 
 def _unmerged_adapter(model: nn.Module, name: str | None) -> Adapter | None:
     """Return the adapter to be merged; None where it is in the weights already."""
-    rack = needed_rack(model)
-    name = name or rack.merged or rack.active.name
-    if name not in rack.adapters:
-        known = ", ".join(map(repr, rack.adapters))
+    known = require_adapters(model)
+    name = name or known.merged or known.active.name
+    if name not in known.adapters:
         raise AdapterError(
-            f"no adapter is called {name!r}; attached are {known}"
+            f"no adapter is called {name!r}; attached are {known.names}"
             if name
-            else f"no adapter is active; name one of {known}"
+            else f"no adapter is active; name one of {known.names}"
         )
-    if rack.merged not in (None, name):
-        raise AdapterError(f"adapter {rack.merged!r} is merged; call unmerge(model) first")
-    return None if rack.merged else rack.adapters[name]
+    if known.merged not in (None, name):
+        raise AdapterError(f"adapter {known.merged!r} is merged; call unmerge(model) first")
+    return None if known.merged else known.adapters[name]
 
 
 def _own_weights(model: Any) -> Weights:

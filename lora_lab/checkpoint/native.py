@@ -24,7 +24,6 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from lora_lab import configs
 from lora_lab.checkpoint.checksum import SEAL_KEY, digest
 from lora_lab.checkpoint.files import (
     CONFIG_FILE,
@@ -37,19 +36,9 @@ from lora_lab.checkpoint.files import (
 )
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.base import Adapter
+from lora_lab.methods.registry import methods
 
 _FORMAT = 1
-_CLASSES = {
-    kind.__name__: kind
-    for kind in (
-        configs.BitFitConfig,
-        configs.BottleneckConfig,
-        configs.FullConfig,
-        configs.HeadConfig,
-        configs.PrefixEmbedConfig,
-        configs.PrefixLayerConfig,
-    )
-}
 _PART = re.compile(r"[0-9]+-[a-z0-9-]+")
 
 
@@ -140,9 +129,10 @@ def read_own(folder: Path) -> OwnFile:
             raise AdapterError(f"{path}: parts is {shown(names)}; save the adapter again")
         return OwnFile(None, {}, tuple(folder / name for name in names))
     config = settings.get("config")
-    kind = _CLASSES.get(str(config.get("class"))) if isinstance(config, dict) else None
+    classes = {m.config.__name__: m.config for m in methods().values() if not m.peft_form}
+    kind = classes.get(str(config.get("class"))) if isinstance(config, dict) else None
     if kind is None or not isinstance(config, dict):
-        known = ", ".join(_CLASSES)
+        known = ", ".join(classes)
         raise AdapterError(f"{path}: config is {shown(config)}; its class must be one of {known}")
     try:
         built = kind.from_dict({key: v for key, v in config.items() if key != "class"})

@@ -32,7 +32,7 @@ from lora_lab.checkpoint.peft import PREFIX
 from lora_lab.checkpoint.stacking import module_update
 from lora_lab.checkpoint.tied_weights import tied_to
 from lora_lab.errors import AdapterError
-from lora_lab.methods.api import active, attached, original_weight
+from lora_lab.methods.attached import active, attached, original_weight
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
 from lora_lab.methods.lora.adapter import LoraAdapter
@@ -58,8 +58,8 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
         The folder.
     """
     adapter = any_adapter(model, name)
-    if doubt := adapter.doubt():
-        warnings.warn(doubt, stacklevel=2)
+    if warning := adapter.warning():
+        warnings.warn(warning, stacklevel=2)
     _save(model, adapter, Path(folder))
     return Path(folder)
 

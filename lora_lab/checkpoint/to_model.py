@@ -16,7 +16,7 @@ from lora_lab.checkpoint.full_modules import match_whole
 from lora_lab.checkpoint.modules import AdapterFile, rows_of, split
 from lora_lab.checkpoint.tied_weights import without_tied
 from lora_lab.errors import AdapterError
-from lora_lab.methods.api import original_weight
+from lora_lab.methods.attached import original_weight
 from lora_lab.methods.lora.dora import row_norms
 from lora_lab.spectra.update import LowRankUpdate
 

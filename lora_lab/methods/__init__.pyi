@@ -1,15 +1,6 @@
 from .adalora.adapter import AdaLoraAdapter as AdaLoraAdapter
 from .api import (
-    activate as activate,
-)
-from .api import (
-    active as active,
-)
-from .api import (
     attach as attach,
-)
-from .api import (
-    attached as attached,
 )
 from .api import (
     detach as detach,
@@ -20,10 +11,19 @@ from .api import (
 from .api import (
     unmerge as unmerge,
 )
+from .attached import (
+    activate as activate,
+)
+from .attached import (
+    active as active,
+)
+from .attached import (
+    attached as attached,
+)
 from .base import Adapter as Adapter
 from .bottleneck.adapter import BottleneckAdapter as BottleneckAdapter
 from .combination import Combination as Combination
-from .full.adapter import InPlaceAdapter as InPlaceAdapter
+from .full.adapter import FullAdapter as FullAdapter
 from .head.adapter import HeadAdapter as HeadAdapter
 from .lora.adapter import LoraAdapter as LoraAdapter
 from .lora.combine import combine as combine

@@ -40,7 +40,7 @@ class Adapter(ABC):
         name: the adapter's name.
         config: what it was made from.
         sites: {site name: its factors}, where the method learns ΔW = s·BA; else empty.
-        within: it works within the model's own parameters while it is active.
+        modifies_base: it works within the model's own parameters while it is active.
         per_sample: rows of one batch may have different adapters of this kind (`mixed_batch`).
     """
 
@@ -48,7 +48,7 @@ class Adapter(ABC):
     name: str
     config: Any
     sites: Mapping[str, LoraSite] = MappingProxyType({})
-    within: bool = False
+    modifies_base: bool = False
     per_sample: ClassVar[bool] = False
 
     # On the model ---------------------------------------------------------------------------------
@@ -61,18 +61,18 @@ class Adapter(ABC):
     def remove(self) -> None:
         """Take the adapter's layers out again; the base weights are not touched."""
 
-    def switch(self, on: bool) -> None:  # noqa: B027 (most methods need do nothing)
+    def set_active(self, on: bool) -> None:  # noqa: B027 (most methods need do nothing)
         """Become the active adapter, or cease to be it.
 
         For what works within the model's own parameters; layers that are put in look at `Active`.
         """
 
-    def original(self, weight: nn.Parameter) -> Tensor | None:  # noqa: ARG002
+    def base_value(self, weight: nn.Parameter) -> Tensor | None:  # noqa: ARG002
         """Return W₀ of a parameter that the adapter works within while it is active, else None."""
         return None
 
     @abstractmethod
-    def claims(self) -> Iterable[str]:
+    def conflicts(self) -> Iterable[str]:
         """Yield the names of what no second config of a combination may train.
 
         They are parameters' names, sites' names, and for what is put in, its place in words.
@@ -93,11 +93,11 @@ class Adapter(ABC):
     def check_merge(self) -> None:  # noqa: B027
         """Raise `AdapterError` if it cannot merge: before any part of it has been written."""
 
-    def doubt(self) -> str | None:
+    def warning(self) -> str | None:
         """Return what a person should know before this is saved or merged, or None."""
         return None
 
-    def quantised_layers(self) -> dict[str, Callable[[], nn.Module]]:
+    def quantized_layers(self) -> dict[str, Callable[[], nn.Module]]:
         """Return what cannot be written into: {path: maker of the merged layer in floating point}.
 
         `merge` puts those layers in the place of the quantised ones, if it is asked to.
@@ -111,7 +111,7 @@ class Adapter(ABC):
         """Yield the trainable parameters."""
 
     @abstractmethod
-    def parts(self) -> Mapping[str, Sequence[nn.Parameter]]:
+    def parameters_by_location(self) -> Mapping[str, Sequence[nn.Parameter]]:
         """Return {place: the parameters learnt there}; training has to reach every place."""
 
     @abstractmethod
@@ -148,7 +148,7 @@ class Adapter(ABC):
             total_steps: optimizer steps of the whole training.
         """
 
-    def unfinished(self) -> str | None:
+    def pending_schedule(self) -> str | None:
         """Return what a training that ended now would leave undone, in words; None: nothing."""
         return None
 
@@ -163,12 +163,12 @@ class Adapter(ABC):
     def load_training_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Go on from what `training_state` returned."""
 
-    def values(self) -> list[Tensor]:
+    def snapshot(self) -> list[Tensor]:
         """Return copies of all parameters, on the CPU."""
         return [p.detach().to("cpu", copy=True) for p in self.parameters()]
 
-    def set_values(self, values: Sequence[Tensor]) -> None:
-        """Put back what `values` returned."""
+    def restore(self, values: Sequence[Tensor]) -> None:
+        """Put back what `snapshot` returned."""
         with torch.no_grad():
             for parameter, value in zip(self.parameters(), values, strict=True):
                 parameter.copy_(value)

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.api import build, register
 from lora_lab.methods.base import Active, Adapter
-from lora_lab.methods.lora.adapter import LoraAdapter
-from lora_lab.methods.naming import method_name
+from lora_lab.methods.config import MethodConfig
 
 
 class Combination(Adapter):
@@ -23,12 +21,13 @@ class Combination(Adapter):
         adapters: the parts, in the order of their configs.
     """
 
-    def __init__(self, adapters: Sequence[Adapter], name: str) -> None:
+    def __init__(self, config: MethodConfig, adapters: Sequence[Adapter], name: str) -> None:
+        _refuse_conflicts(adapters)
         self.name = name
         self.adapters = tuple(adapters)
-        self.config = tuple(adapter.config for adapter in adapters)
-        self.method = method_name(self.config)
-        self.within = any(adapter.within for adapter in adapters)
+        self.config = config
+        self.method = config.method
+        self.modifies_base = any(adapter.modifies_base for adapter in adapters)
         self.sites = {name: site for own in adapters for name, site in own.sites.items()}
 
     def insert(self, active: Active) -> None:
@@ -41,29 +40,29 @@ class Combination(Adapter):
         for adapter in reversed(self.adapters):
             adapter.remove()
 
-    def switch(self, on: bool) -> None:
+    def set_active(self, on: bool) -> None:
         """Switch every part."""
         for adapter in self.adapters:
-            adapter.switch(on)
+            adapter.set_active(on)
 
-    def original(self, weight: nn.Parameter) -> Tensor | None:
+    def base_value(self, weight: nn.Parameter) -> Tensor | None:
         """Return W₀ of a parameter that one of the parts works within."""
-        found = (adapter.original(weight) for adapter in self.adapters)
+        found = (adapter.base_value(weight) for adapter in self.adapters)
         return next((own for own in found if own is not None), None)
 
-    def claims(self) -> Iterator[str]:
+    def conflicts(self) -> Iterator[str]:
         """Yield what the parts claim."""
         for adapter in self.adapters:
-            yield from adapter.claims()
+            yield from adapter.conflicts()
 
     def check_merge(self) -> None:
         """Raise if one of the parts cannot merge."""
         for adapter in self.adapters:
             adapter.check_merge()
 
-    def doubt(self) -> str | None:
+    def warning(self) -> str | None:
         """Return the first part's that has one."""
-        return next((doubt for own in self.adapters if (doubt := own.doubt())), None)
+        return next((line for own in self.adapters if (line := own.warning())), None)
 
     def merged_weights(
         self, dtype: torch.dtype | None = None
@@ -72,9 +71,9 @@ class Combination(Adapter):
         for adapter in self.adapters:
             yield from adapter.merged_weights(dtype)
 
-    def quantised_layers(self) -> dict[str, Callable[[], nn.Module]]:
+    def quantized_layers(self) -> dict[str, Callable[[], nn.Module]]:
         """Return the parts' makers."""
-        return {path: m for own in self.adapters for path, m in own.quantised_layers().items()}
+        return {path: m for own in self.adapters for path, m in own.quantized_layers().items()}
 
     def base_weight(self, site_name: str) -> Tensor:
         """Return the frozen W₀ of a site, (out, in)."""
@@ -85,9 +84,13 @@ class Combination(Adapter):
         for adapter in self.adapters:
             yield from adapter.parameters()
 
-    def parts(self) -> dict[str, Sequence[nn.Parameter]]:
+    def parameters_by_location(self) -> dict[str, Sequence[nn.Parameter]]:
         """Return the places of every part."""
-        return {place: learnt for own in self.adapters for place, learnt in own.parts().items()}
+        return {
+            place: learnt
+            for own in self.adapters
+            for place, learnt in own.parameters_by_location().items()
+        }
 
     def state(self) -> dict[str, Tensor]:
         """Return every part's tensors; the names begin with the part's number."""
@@ -112,9 +115,9 @@ class Combination(Adapter):
         for adapter in self.adapters:
             adapter.begin_training(optimizer, total_steps)
 
-    def unfinished(self) -> str | None:
+    def pending_schedule(self) -> str | None:
         """Return the first part's that has something to do yet."""
-        return next((left for own in self.adapters if (left := own.unfinished())), None)
+        return next((left for own in self.adapters if (left := own.pending_schedule())), None)
 
     def penalty(self) -> Tensor | None:
         """Return the sum of the parts' penalties."""
@@ -126,15 +129,15 @@ class Combination(Adapter):
         states = enumerate(own.training_state() for own in self.adapters)
         return {str(number): state for number, state in states if state}
 
-    def values(self) -> list[Tensor]:
+    def snapshot(self) -> list[Tensor]:
         """Return copies of what the parts learn, one part after another."""
-        return [value for own in self.adapters for value in own.values()]
+        return [value for own in self.adapters for value in own.snapshot()]
 
-    def set_values(self, values: Sequence[Tensor]) -> None:
-        """Put back what `values` returned."""
+    def restore(self, values: Sequence[Tensor]) -> None:
+        """Put back what `snapshot` returned."""
         left = iter(values)
         for own in self.adapters:
-            own.set_values(list(islice(left, len(own.values()))))
+            own.restore(list(islice(left, len(own.snapshot()))))
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Hand every part its own."""
@@ -142,35 +145,21 @@ class Combination(Adapter):
             self.adapters[int(number)].load_training_state(own)
 
 
-@register(tuple)
-def _build(model: nn.Module, configs: Sequence[Any], name: str) -> Adapter:
-    if not configs:
-        raise ConfigError("the list of configs is empty; name at least one method")
-    if any(isinstance(config, (list, tuple)) for config in configs):
-        raise ConfigError("the list of configs holds a list; put all configs into one")
-    adapters = [build(model, config, name) for config in configs]
-    if len(adapters) == 1:
-        return adapters[0]
-    _refuse_conflicts(adapters)
-    return Combination(adapters, name)
-
-
 def _refuse_conflicts(adapters: Iterable[Adapter]) -> None:
     claimed: dict[str, Adapter] = {}
     modules: set[str] = set()
     for adapter in adapters:
-        for claim in adapter.claims():
+        for claim in adapter.conflicts():
             if other := claimed.get(claim):
                 raise ConfigError(
                     f"{other.method} and {adapter.method} both claim {claim}; leave one of them "
                     "out, or give them different targets"
                 )
-        claimed |= dict.fromkeys(adapter.claims(), adapter)
-        if isinstance(adapter, LoraAdapter):
-            own = {site.site.module for site in adapter.sites.values()}
-            if both := own & modules:
-                raise ConfigError(
-                    f"two of the methods have factors on {min(both)}; put its slices into one "
-                    "config, with rank_pattern where their ranks differ"
-                )
-            modules |= own
+        claimed |= dict.fromkeys(adapter.conflicts(), adapter)
+        own = {site.site.module for site in adapter.sites.values()}
+        if both := own & modules:
+            raise ConfigError(
+                f"two of the methods have factors on {min(both)}; put its slices into one config, "
+                "with rank_pattern where their ranks differ"
+            )
+        modules |= own

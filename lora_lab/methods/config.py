@@ -49,6 +49,40 @@ class Config:
         return f"ll.{type(self).__name__}({', '.join(shown)})"
 
 
+class MethodConfig(Config):
+    """What the configs of all methods share: a dataclass of the settings of one method."""
+
+    @property
+    def method(self) -> str:
+        """The paper's name."""
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> tuple[MethodConfig, ...]:
+        """The configs that are trained together: of a single one itself."""
+        return (self,)
+
+    @property
+    def tokens(self) -> int:
+        """Learned tokens that it puts into every sequence, l_p + l_i."""
+        return 0
+
+    def check_steps(self, total: int) -> None:
+        """Refuse a training of so many optimizer steps that it does not fit into.
+
+        Raises:
+            ConfigError: the line names the numbers.
+        """
+
+    def at_peak(self, total: int) -> Self:  # noqa: ARG002
+        """Return the config whose first steps take the most memory of all.
+
+        Args:
+            total: optimizer steps of the training.
+        """
+        return self
+
+
 def need_rank(name: str, value: object) -> None:
     """Refuse what is no whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:

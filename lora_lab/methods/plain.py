@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lora_lab import configs
 from lora_lab.errors import ConfigError
+from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.registry import config_classes
 
 
-def method_to_dict(config: Any) -> dict[str, Any]:
+def method_to_dict(config: MethodConfig) -> dict[str, Any]:
     """Return a config as plain values, with its class."""
     return {"class": type(config).__name__, **config.to_dict()}
 
 
-def method_from_dict(values: Any) -> Any:
+def method_from_dict(values: Any) -> MethodConfig:
     """Return the config that `method_to_dict` wrote, or that a person did.
 
     Raises:
         ConfigError: no mapping, a class that is no method's, or a field that it does not have.
     """
-    known = {kind.__name__: kind for kind in configs.MethodConfig.__args__}
+    known = config_classes()
     name = values.get("class") if isinstance(values, Mapping) else None
     if name not in known:
         what = f"names the class {str(name)[:60]!r}" if name else f"is {str(values)[:60]!r}"
@@ -30,6 +31,7 @@ def method_from_dict(values: Any) -> Any:
         )
     fields = {key: value for key, value in values.items() if key != "class"}
     try:
-        return known[name].from_dict(fields)
+        config: MethodConfig = known[name].from_dict(fields)
     except TypeError as error:  # a list where a number belongs
         raise ConfigError(f"{name}: {error}") from None
+    return config

@@ -19,7 +19,7 @@ from lora_lab.analysis.live import RankMap, SiteView, analyze_sites, live_view, 
 from lora_lab.analysis.table import Analysis
 from lora_lab.budget.meter import MemoryReading
 from lora_lab.errors import RunError
-from lora_lab.methods.naming import to_python
+from lora_lab.methods.combined import to_python
 from lora_lab.reports.page import Page, facts, heading, section, site_table, table
 
 if TYPE_CHECKING:

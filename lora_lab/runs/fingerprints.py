@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lora_lab.methods.api import base_parameters, original_weight
+from lora_lab.methods.attached import base_parameters, original_weight
 
 if TYPE_CHECKING:
     from lora_lab.tasks.base import Task

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_lab.errors import AdapterError, LoraLabError
-from lora_lab.methods.api import attached, detach
+from lora_lab.methods.api import detach
+from lora_lab.methods.attached import attached
 from lora_lab.runs.records import RecordState
 from lora_lab.runs.snapshot import RunState
 from lora_lab.sweeps.cells import Cell

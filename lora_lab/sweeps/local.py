@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lora_lab.errors import RunError
-from lora_lab.methods.api import attached
+from lora_lab.methods.attached import attached
 from lora_lab.runs.records import RunRecord, list_runs
 from lora_lab.sweeps.asha import Asha, AshaConfig
 from lora_lab.sweeps.cell_run import train_cell

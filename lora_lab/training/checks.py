@@ -12,11 +12,8 @@ from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.heads import head_modules, is_classifier
 from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
-from lora_lab.methods.adalora.config import AdaLoraConfig
-from lora_lab.methods.full.config import BitFitConfig, FullConfig
-from lora_lab.methods.lora.config import LoraConfig
-from lora_lab.methods.naming import method_name
-from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
+from lora_lab.methods.combined import method_name
+from lora_lab.methods.registry import method_of
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.classification import ClassificationTask, some
 from lora_lab.tasks.seq2seq_encoding import decoder_inputs
@@ -55,14 +52,12 @@ def check_settings(
         ConfigError: the line names the mend.
     """
     for config in configs:
-        if isinstance(config, AdaLoraConfig):
-            config.check_steps(training.max_steps)
-        if isinstance(config, (FullConfig, BitFitConfig)):
+        config.check_steps(training.max_steps)
+        if method_of(config).modifies_base:
             _check_precision(lm.model, config)
     if isinstance(task, Task):  # texts with classes are cut to what there is room for
         _check_positions(lm.model, configs, training)
-    fast = (LoraConfig, AdaLoraConfig)
-    if training.loraplus_lr_ratio is not None and not any(isinstance(c, fast) for c in configs):
+    if training.loraplus_lr_ratio is not None and not any(method_of(c).ranks for c in configs):
         raise ConfigError(
             f"loraplus_lr_ratio is LoRA+'s rate of B, and {method_name(configs)} has no B; leave "
             "it out"
@@ -70,7 +65,7 @@ def check_settings(
     check_trackers(training.report_to)
 
 
-def _check_precision(model: nn.Module, config: FullConfig | BitFitConfig) -> None:
+def _check_precision(model: nn.Module, config: MethodConfig) -> None:
     if any(parameter.dtype == torch.float16 for parameter in model.parameters()):
         raise ConfigError(
             f"{config.method} trains the model's own float16 weights, in which Adam's moments "
@@ -81,13 +76,10 @@ def _check_precision(model: nn.Module, config: FullConfig | BitFitConfig) -> Non
 def _check_positions(
     model: nn.Module, configs: Sequence[MethodConfig], training: TrainingConfig
 ) -> None:
-    prefixes = [c for c in configs if isinstance(c, (PrefixEmbedConfig, PrefixLayerConfig))]
-    if not prefixes:
-        return
-    tokens = sum(config.tokens for config in prefixes)
+    tokens = sum(config.tokens for config in configs)
     most = anatomy(model).shape.max_positions
     # Where the tokens alone are too many, `attach` says so.
-    if most is not None and tokens < most < tokens + training.max_length:
+    if tokens and most is not None and tokens < most < tokens + training.max_length:
         raise ConfigError(
             f"{tokens} learned tokens and max_length={training.max_length} do not fit the model's "
             f"{most} positions; use a max_length of at most {most - tokens}, or fewer learned "

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab.errors import RunError
-from lora_lab.methods.api import activate, active, attached, unmerge
+from lora_lab.methods.api import unmerge
+from lora_lab.methods.attached import activate, active, attached
 from lora_lab.methods.base import Adapter
 from lora_lab.runs.redaction import redacted
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab.configs import MethodConfig
 from lora_lab.errors import RunError
-from lora_lab.methods.api import attach, attached, detach
+from lora_lab.methods.api import attach, detach
+from lora_lab.methods.attached import attached
 from lora_lab.methods.base import Adapter
+from lora_lab.methods.combined import as_config
 from lora_lab.methods.head.adapter import head_note, head_parameters, with_head
 from lora_lab.methods.lora.config import LoraConfig
-from lora_lab.methods.naming import method_name
 from lora_lab.methods.plain import method_to_dict
 from lora_lab.runs import signature
 from lora_lab.runs.checkpoints import Checkpoint
@@ -101,11 +102,9 @@ class Run:
         check(lm, task)
         self.lm = lm
         self.task = task
-        together = isinstance(config, Sequence)
-        configs = tuple(config) if isinstance(config, Sequence) else (config,)
-        if isinstance(task, ClassificationTask):
-            configs = with_head(lm.model, configs)  # it starts at random, whatever the method
-        self.config = configs if together or len(configs) > 1 else configs[0]
+        self.config = as_config(config)
+        if isinstance(task, ClassificationTask):  # it starts at random, whatever the method
+            self.config = as_config(with_head(lm.model, self.config.parts))
         self.training = training
         check_settings(lm, task, self.configs, training)
         self.resumes = resumes
@@ -144,7 +143,7 @@ class Run:
     @property
     def configs(self) -> tuple[MethodConfig, ...]:
         """The configs of all parts; one, unless methods are combined."""
-        return self.config if isinstance(self.config, tuple) else (self.config,)
+        return self.config.parts
 
     @property
     def state(self) -> RunState:
@@ -350,7 +349,7 @@ class Run:
                 "examples": len(self.task.train),
                 **self._classes(),
             },
-            "method": method_name(self.configs),
+            "method": self.config.method,
             # LoRA alone, as the sweep map and other readers of the ranks want it.
             **({"lora": only.to_dict()} if isinstance(only := self.config, LoraConfig) else {}),
             "configs": [method_to_dict(config) for config in self.configs],

@@ -23,8 +23,7 @@ from transformers.trainer_callback import DefaultFlowCallback
 from lora_lab.budget.meter import Meter
 from lora_lab.errors import RunError
 from lora_lab.methods.base import Adapter
-from lora_lab.methods.bottleneck.config import BottleneckConfig
-from lora_lab.methods.full.config import BitFitConfig, FullConfig
+from lora_lab.methods.registry import method_of
 from lora_lab.tasks.encoding import IGNORED
 from lora_lab.training import processes
 from lora_lab.training.config import TrainingConfig
@@ -294,7 +293,7 @@ class _Steps(TrainerCallback):
         self._fit = fit
         self._trackers = trackers
         self._trainer = trainer
-        self._parts = fit.adapter.parts()
+        self._parts = fit.adapter.parameters_by_location()
         self._what = "sites" if fit.adapter.sites else "places"
         # Every part has been seen to get a gradient; of a run that is gone on with, before.
         self._reached = fit.done > 0
@@ -396,12 +395,7 @@ def _may_leave_out(adapter: Adapter) -> bool:
 
     Of all weights of a model, too, some may be for nothing: a pooler below another head.
     """
-    configs = adapter.config if isinstance(adapter.config, tuple) else (adapter.config,)
-    return any(
-        isinstance(c, (FullConfig, BitFitConfig))
-        or (isinstance(c, BottleneckConfig) and c.variant == "D")
-        for c in configs
-    )
+    return any(method_of(config).sparse_gradients for config in adapter.config.parts)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from torch import Tensor
 from lora_lab.budget.meter import Meter
 from lora_lab.checkpoint.saving import save_adapter
 from lora_lab.errors import LoraLabError, ModelError, RunError
-from lora_lab.methods.api import activate
+from lora_lab.methods.attached import activate
 from lora_lab.methods.base import Adapter
 from lora_lab.runs.samples import Sample
 from lora_lab.tasks.classification import ClassificationTask
@@ -362,7 +362,7 @@ class Worker:
 
     def _save_end(self, state: str, **more: Any) -> None:
         run = self.run
-        if state != "done" and (left := self.adapter.unfinished()):
+        if state != "done" and (left := self.adapter.pending_schedule()):
             run.notes.append(f"{state} at step {self.step} of {run.training.max_steps}: {left}")
         folder = run.store.save_adapter(self._write_adapter)
         run.store.write_json("samples.json", [sample.to_dict() for sample in run.samples])
@@ -424,12 +424,12 @@ class Worker:
 
     def _keep_copy(self) -> None:
         """Copy the adapter to the CPU. The copy is good when the next step's loss is finite."""
-        self._candidate = (self.step, self.adapter.values())
+        self._candidate = (self.step, self.adapter.snapshot())
 
     def _restore_good(self) -> None:
         """Put the adapter back to the newest copy that is known to be good."""
         self.step, copy = self._good
-        self.adapter.set_values(copy)
+        self.adapter.restore(copy)
 
 
 def exact_state(adapter: Adapter) -> dict[str, Tensor]:

@@ -399,7 +399,7 @@ def test_a_site_without_triplets_adds_nothing(name, roles):
     for key, site in adapter.sites.items():
         if not site.r:
             assert not spectra[key].any()
-            assert key not in adapter.parts()
+            assert key not in adapter.parameters_by_location()
             assert not site.update.triplets()[1].any()
     assert ll.analyze(model).rows
 
@@ -518,13 +518,13 @@ def test_values_go_back_over_the_last_cut():
     optimizer = optimizer_of(adapter)
     adapter.begin_training(optimizer, STEPS)
     train(model, adapter, optimizer, 5)
-    values, expected, ranks = adapter.values(), logits(model), adapter.ranks
+    values, expected, ranks = adapter.snapshot(), logits(model), adapter.ranks
     train(model, adapter, optimizer, STEPS - 5, 6)
-    after, at_end = adapter.values(), logits(model)
-    adapter.set_values(values)
+    after, at_end = adapter.snapshot(), logits(model)
+    adapter.restore(values)
     assert torch.equal(logits(model), expected)
     assert adapter.ranks == ranks
-    adapter.set_values(after)
+    adapter.restore(after)
     assert torch.equal(logits(model), at_end)
 
 
@@ -539,7 +539,7 @@ def test_beside_another_method_it_still_goes_back_over_the_last_cut():
     values, expected = both.values(), logits(model)
     train(model, both, optimizer, STEPS - 2, 3)
     assert sorted(both.ranks.values()) != [2, 2, 3, 3]
-    both.set_values(values)
+    both.restore(values)
     assert torch.equal(logits(model), expected)
     assert sorted(both.ranks.values()) == [2, 2, 3, 3]
 

@@ -285,7 +285,7 @@ def test_errors_leave_the_model_as_it_was():
         ll.attach(model, ll.LoraConfig(r=4, rank_pattern={"v": 999}))
     with pytest.raises(ConfigError, match="adapter name 'a b' is not usable"):
         ll.attach(model, ll.LoraConfig(), "a b")
-    with pytest.raises(ConfigError, match="TrainingConfig is not an adapter's config"):
+    with pytest.raises(ConfigError, match="TrainingConfig is no method's config"):
         ll.attach(model, ll.TrainingConfig())
     assert [type(m) for m in model.modules()] == before
     with pytest.raises(AdapterError, match="no adapter; call attach"):

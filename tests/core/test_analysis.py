@@ -11,7 +11,8 @@ from lora_lab import analysis, spectra
 from lora_lab.anatomy import Site
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError
-from lora_lab.methods.api import activate, attach, attached, merge
+from lora_lab.methods.api import attach, merge
+from lora_lab.methods.attached import activate, attached
 from lora_lab.spectra import LowRankUpdate, SiteUpdate
 
 

@@ -13,7 +13,7 @@ from torch import nn
 import lora_lab as ll
 from lora_lab.budget.dry_run import dry_run
 from lora_lab.errors import AdapterError, ConfigError
-from lora_lab.methods.api import attached
+from lora_lab.methods.attached import attached
 from tests.core.measured_step import BATCH, LENGTH, gpt2, llama
 from tests.core.test_adapters import outputs
 from tests.core.test_quantised import quantised
@@ -145,7 +145,7 @@ def test_every_architecture_starts_as_the_base_learns_everywhere_and_is_given_ba
         norms = 2 * blocks * d if variant == "L" else 0
         assert trained == adapter.trainable == layers * (2 * d * 3 + 3 + d) + norms == counted
         model.train()(**batch)[0].pow(2).sum().backward()
-        for learnt in adapter.parts().values():
+        for learnt in adapter.parameters_by_location().values():
             assert learnt[0].grad.any()
             assert not learnt[0].any(), "training looks at what starts at zero and moves"
         stir(adapter)
@@ -236,14 +236,14 @@ def test_half_precision_bases_have_float32_masters(variant):
         model = tiny("llama").to(dtype)
         adapter = ll.attach(model, ll.BottleneckConfig(variant, r=3))
         assert {p.dtype for p in adapter.parameters()} == {torch.float32}
-        adapter.set_values([v.float() for v in reference.values()])
+        adapter.restore([v.float() for v in reference.values()])
         found = outputs(model, batch)
         assert found.dtype == dtype
         error = (found.double() - expected).norm() / expected.norm()
         assert error < 8 * torch.finfo(dtype).eps
     model = tiny("llama")
     adapter = ll.attach(model, ll.BottleneckConfig(variant, r=3))
-    adapter.set_values([v.float() for v in reference.values()])
+    adapter.restore([v.float() for v in reference.values()])
     with torch.autocast("cpu", torch.bfloat16):
         found = model(**batch).logits
     found.float().sum().backward()
@@ -476,7 +476,7 @@ def test_it_stands_behind_packed_weights():
     assert {p.dtype for p in adapter.parameters()} == {torch.float32}
     assert torch.equal(outputs(model, batch), bare)
     model(**batch).logits.pow(2).sum().backward()
-    assert all(learnt[0].grad.any() for learnt in adapter.parts().values())
+    assert all(learnt[0].grad.any() for learnt in adapter.parameters_by_location().values())
 
 
 def test_two_adapter_layers_at_one_place_are_refused():

@@ -40,7 +40,7 @@ def test_every_part_gets_a_gradient_and_is_switched_with_the_others():
     before = outputs(model, batch)
     adapter = ll.attach(model, BOTH)
     model(**batch).logits.square().sum().backward()
-    for place, learnt in adapter.parts().items():
+    for place, learnt in adapter.parameters_by_location().items():
         assert any(p.grad is not None and p.grad.any() for p in learnt), place
     assert not torch.equal(outputs(model, batch), before)
     ll.activate(model, None)
@@ -73,13 +73,13 @@ def test_each_part_is_saved_in_its_own_folder_and_comes_back(tmp_path):
     [
         ([], "the list of configs is empty"),
         ([LORA, BOTH], "holds a list; put all configs into one"),
-        ("lora", "str is not an adapter's config"),
+        ("lora", "str is no method's config"),
         ([LORA, ll.LoraConfig(r=4, target_modules=["v"])], r"LoRA and LoRA both claim .*\.v_proj"),
         ([LORA, ll.FullConfig()], r"LoRA and FT both claim .*\.q_proj"),
         ([ll.FullConfig(top_layers=1), ll.FullConfig()], "FT-Top1 and FT both claim"),
         ([ll.PrefixEmbedConfig(), ll.PrefixLayerConfig()], "both claim the learned tokens"),
         ([ll.BottleneckConfig("H"), ll.BottleneckConfig("P")], "both claim the place after"),
-        ([LORA, ll.TrainingConfig()], "TrainingConfig is not an adapter's config"),
+        ([LORA, ll.TrainingConfig()], "TrainingConfig is no method's config"),
     ],
     ids=lambda value: "" if isinstance(value, list) else value[:20],
 )

@@ -31,7 +31,8 @@ from lora_lab.configs import (
     TrainingConfig,
 )
 from lora_lab.errors import ConfigError, LoraLabError, ModelError
-from lora_lab.methods.api import attach, attached
+from lora_lab.methods.api import attach
+from lora_lab.methods.attached import attached
 from lora_lab.tasks.encoding import encode_all
 from lora_lab.training.run import train
 
@@ -437,7 +438,7 @@ def test_what_cuda_needs_on_top_is_named() -> None:
         (Q_V, {"optimizer": "lion"}, "optimizer 'lion' is not modelled; use one of adamw"),
         (Q_V, {"dtype": "int8"}, "dtype 'int8' is not modelled; use one of bfloat16"),
         (LoraConfig(target_modules=["zz"]), {}, "'zz' matches nothing"),
-        (TrainingConfig(), {}, "TrainingConfig is not an adapter's config"),
+        (TrainingConfig(), {}, "TrainingConfig is no method's config"),
         (FullConfig(top_layers=9), {}, "top_layers is 9 and the model has 2; use at most 2"),
         (BitFitConfig(), {}, r"this model has none; BitFitConfig\(new_biases=True\)"),
         ([FullConfig(), Q_V], {}, "FT and LoRA both claim"),

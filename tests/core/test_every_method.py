@@ -177,7 +177,10 @@ def test_it_starts_learns_alone_and_leaves_nothing(kind: str, name: str) -> None
 
     learned = list(adapter.parameters())
     optimizer = torch.optim.AdamW(learned, lr=1e-2)
-    old = {place: [p.detach().clone() for p in ps] for place, ps in adapter.parts().items()}
+    old = {
+        place: [p.detach().clone() for p in ps]
+        for place, ps in adapter.parameters_by_location().items()
+    }
     model.train()
     loss = loss_of(model)
     penalty = adapter.penalty()
@@ -185,7 +188,7 @@ def test_it_starts_learns_alone_and_leaves_nothing(kind: str, name: str) -> None
     assert all(p.grad is None for key, p in own.items() if id(p) not in set(map(id, learned)))
     optimizer.step()
     model.eval()
-    for place, parameters in adapter.parts().items():
+    for place, parameters in adapter.parameters_by_location().items():
         pairs = zip(parameters, old[place], strict=True)
         assert any(not torch.equal(p, was) for p, was in pairs), place
     pattern = (method.learns or {}).get(kind)

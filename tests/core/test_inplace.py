@@ -10,7 +10,7 @@ from torch import nn
 
 import lora_lab as ll
 from lora_lab.errors import AdapterError, ConfigError
-from lora_lab.methods.full.adapter import InPlaceAdapter
+from lora_lab.methods.full.adapter import FullAdapter
 from tests.core.test_adapters import outputs
 from tests.core.tiny_models import tiny, tiny_inputs
 from tests.core.tiny_run import tiny_lm, tiny_task
@@ -34,7 +34,7 @@ def loss_of(model: nn.Module, batch: dict) -> torch.Tensor:
     return model(**batch).logits.square().sum()
 
 
-def trained(model: nn.Module, config, name: str = "default", seed: int = 1) -> InPlaceAdapter:
+def trained(model: nn.Module, config, name: str = "default", seed: int = 1) -> FullAdapter:
     """Attach, and move every tuned value, as an optimizer does, in place."""
     adapter = ll.attach(model, config, name)
     generator = torch.Generator().manual_seed(seed)
@@ -131,14 +131,14 @@ def test_every_place_gets_a_gradient_and_a_key_never_speaks_for_its_block():
         adapter = ll.attach(model, config)
         loss_of(model, tiny_inputs(model, batch=2)).backward()
         names = {id(p): n for n, p in model.named_parameters()}
-        for place, learnt in adapter.parts().items():
+        for place, learnt in adapter.parameters_by_location().items():
             assert learnt[0].grad.any(), (name, place)
             assert "k_proj" not in names[id(learnt[0])]
-    assert list(ll.attach(tiny("t5"), ll.FullConfig(top_layers=2)).parts()) == [
+    assert list(ll.attach(tiny("t5"), ll.FullConfig(top_layers=2)).parameters_by_location()) == [
         "block dec 1",
         "block dec 2",
     ]
-    both = ll.attach(tiny("gpt2"), ll.BitFitConfig()).parts()
+    both = ll.attach(tiny("gpt2"), ll.BitFitConfig()).parameters_by_location()
     assert list(both) == ["block 0", "block 1", "outside the blocks"]
     assert [len(learnt) for learnt in both.values()] == [6, 6, 1]
 
@@ -216,15 +216,15 @@ def test_values_are_the_tuned_ones_on_and_off():
     model = tiny("gpt2")
     base = weights_of(model)
     adapter = trained(model, ll.FullConfig(top_layers=1))
-    tuned = adapter.values()
+    tuned = adapter.snapshot()
     ll.activate(model, None)
-    assert all(torch.equal(a, b) for a, b in zip(adapter.values(), tuned, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(adapter.snapshot(), tuned, strict=True))
     other = [value + 1 for value in tuned]
-    adapter.set_values(other)
+    adapter.restore(other)
     assert same(weights_of(model), base)
     ll.activate(model, "default")
     assert all(torch.equal(a, b) for a, b in zip(adapter.parameters(), other, strict=True))
-    adapter.set_values(tuned)
+    adapter.restore(tuned)
     assert all(torch.equal(a, b) for a, b in zip(adapter.parameters(), tuned, strict=True))
     ll.detach(model)
     assert same(weights_of(model), base)
@@ -283,14 +283,14 @@ def test_a_lora_that_is_made_while_all_is_tuned_starts_from_w0():
     W0 = {n: expected.base_weight(n) for n in expected.sites}
     found = ll.attach(model, pissa, "lora", activate=False)
     assert torch.equal(outputs(model, batch), answers)  # the tuned values are back in place
-    assert adapter.original(model.transformer.wte.weight) is not None
+    assert adapter.base_value(model.transformer.wte.weight) is not None
     for name, site in found.sites.items():
         assert torch.equal(found.base_weight(name), W0[name])
         assert torch.equal(site.A, expected.sites[name].A)
         assert torch.equal(site.B, expected.sites[name].B)
     ll.activate(model, "lora")
     assert torch.equal(outputs(model, batch), outputs(alone, batch))
-    assert adapter.original(model.transformer.wte.weight) is None
+    assert adapter.base_value(model.transformer.wte.weight) is None
     ll.activate(model, "full")
     assert torch.equal(outputs(model, batch), answers)
     ll.merge(model, "lora")

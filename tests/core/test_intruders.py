@@ -11,7 +11,8 @@ from lora_lab.analysis.intruders import SiteIntruders, find_intruders, scaled_in
 from lora_lab.checkpoint import save_adapter
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError, ConfigError, ModelError
-from lora_lab.methods.api import activate, active, attach, attached, detach, merge
+from lora_lab.methods.api import attach, detach, merge
+from lora_lab.methods.attached import activate, active, attached
 
 
 def left_similarity(tuned, W, k):

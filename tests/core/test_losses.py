@@ -13,7 +13,8 @@ from lora_lab.analysis import losses
 from lora_lab.analysis.intruders import find_intruders, intruder_curve, scaled_intruders
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError, TaskError
-from lora_lab.methods.api import activate, active, attach
+from lora_lab.methods.api import attach
+from lora_lab.methods.attached import activate, active
 from lora_lab.models import LoadedModel
 
 EXAMPLES = tiny_task().validation

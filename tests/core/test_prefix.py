@@ -367,7 +367,7 @@ def test_the_start_is_the_base_models_own_whatever_is_attached() -> None:
     for _ in range(2):
         torch.manual_seed(5)
         adapter = ll.attach(model, LAYER, "tokens")
-        starts.append(adapter.values())
+        starts.append(adapter.snapshot())
         ll.detach(model)
         factors = ll.attach(model, LoraConfig(r=2), "lora")
         with torch.no_grad():
@@ -392,7 +392,7 @@ def test_counts_are_the_papers_and_the_budgets(name: str) -> None:
         priced = budget(model, config, sequence_length=16).parameters_trainable
         adapter = ll.attach(model, config)
         assert adapter.trainable == priced == expected
-        assert len(adapter.parts()) == (1 if config is EMBED else layers)
+        assert len(adapter.parameters_by_location()) == (1 if config is EMBED else layers)
         ll.detach(model)
 
 
@@ -471,7 +471,7 @@ def test_with_lora_it_is_the_lora_model_with_tokens(config: Any) -> None:
     lora, tokens = adapter.adapters
     learned = [p.detach() for p in tokens.parameters()]
     other = tiny("llama").double()
-    ll.attach(other, lora.config).set_values(lora.values())
+    ll.attach(other, lora.config).restore(lora.snapshot())
     for row, (prompt, answer) in enumerate(ROWS):
         at = read_at(len(prompt), len(answer))
         own = run(other, learned, prompt, answer).logits[0, at]

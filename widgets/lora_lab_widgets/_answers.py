@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_lab.methods.api import activate, active, attached
+from lora_lab.methods.attached import activate, active, attached
 from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.classifying import classify
 from lora_lab.tasks.generation import generate

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
-from lora_lab.methods.naming import method_name, to_python
+from lora_lab.methods.combined import method_name, to_python
 from lora_lab_widgets.methods import about, automatic, instead, mend, numbers
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any
 
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.configs import MethodConfig
-from lora_lab.errors import ConfigError
 from lora_lab.methods.adalora.config import AdaLoraConfig
+from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import Config
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab_widgets.methods import (
@@ -44,12 +44,7 @@ class Plans:
         Raises:
             ConfigError: what is no config of a method, or does not fit the model.
         """
-        for config in configs:
-            if not isinstance(config, MethodConfig):
-                kinds = ", ".join(kind.__name__ for kind in MethodConfig.__args__)
-                raise ConfigError(f"{type(config).__name__} is no method's config; use {kinds}")
-        if not configs:
-            raise ConfigError("the list of configs is empty; name at least one method")
+        as_config(configs)
         method = method_of(configs)
         painted = ranks_of(self._anatomy, configs) if method.parts else None
         if method.parts:

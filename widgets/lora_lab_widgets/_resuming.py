@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab.anatomy.heads import head_modules
 from lora_lab.configs import MethodConfig
-from lora_lab.methods.api import attached
+from lora_lab.methods.attached import attached
 from lora_lab.methods.head.adapter import with_head
 from lora_lab.methods.head.config import HeadConfig
 from lora_lab.methods.lora.config import LoraConfig

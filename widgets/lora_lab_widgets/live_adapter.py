@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.errors import AdapterError
-from lora_lab.methods.api import attached
+from lora_lab.methods.attached import attached
 from lora_lab.methods.base import Adapter
 from lora_lab.runs.snapshot import RunState
 from lora_lab.spectra.update import SiteUpdate

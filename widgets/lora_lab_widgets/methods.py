@@ -13,11 +13,11 @@ from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
 from lora_lab.methods.adalora.config import AdaLoraConfig
 from lora_lab.methods.bottleneck.config import BottleneckConfig
+from lora_lab.methods.combined import method_name
 from lora_lab.methods.config import Config
 from lora_lab.methods.full.config import BitFitConfig, FullConfig
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.targets import config_from_ranks, ranks
-from lora_lab.methods.naming import method_name
 from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
 
 Values = Mapping[str, Any]

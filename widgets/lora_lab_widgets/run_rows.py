@@ -17,7 +17,7 @@ from lora_lab._util.format import format_bytes, format_count
 from lora_lab.analysis.methods import compare_methods
 from lora_lab.analysis.table import number as three_digits
 from lora_lab.errors import RunError
-from lora_lab.methods.naming import to_python
+from lora_lab.methods.combined import to_python
 from lora_lab.runs.history import SpectraHistory
 from lora_lab.runs.lock import RunLock
 from lora_lab.runs.records import (

@@ -33,7 +33,6 @@ from lora_lab.methods.adalora.config import AdaLoraConfig
 from lora_lab.methods.adalora.rank_allocator import RankBudget, Scores, strongest, triplet_scores
 from lora_lab.methods.adalora.shrink_optimizer import replace_parameters
 from lora_lab.methods.adalora.triplets import AdaLoraSite, mean_deviation
-from lora_lab.methods.api import register
 from lora_lab.methods.base import Active
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
@@ -77,7 +76,7 @@ class AdaLoraAdapter(LoraAdapter):
         super().remove()
         self._cease()
 
-    def doubt(self) -> str | None:
+    def warning(self) -> str | None:
         """Return that it was trained and never cut, where it was."""
         if self.step or not any(site.lambdas.any() for site in self._own.values()):
             return None
@@ -94,7 +93,7 @@ class AdaLoraAdapter(LoraAdapter):
         """{site name: triplets that the last cut spared}."""
         return {name: sum(site.kept) for name, site in self._own.items()}
 
-    def parts(self) -> dict[str, list[nn.Parameter]]:
+    def parameters_by_location(self) -> dict[str, list[nn.Parameter]]:
         """Return {site name: [λ]} where triplets are left.
 
         The penalty moves P and Q everywhere; that the loss reaches a site shows in λ alone.
@@ -106,7 +105,7 @@ class AdaLoraAdapter(LoraAdapter):
         for site in self._own.values():
             yield from (p for p in (site.P, site.lambdas) if p.requires_grad)
 
-    def values(self) -> list[Tensor]:
+    def snapshot(self) -> list[Tensor]:
         """Return copies of all triplets, and which are kept: equally many tensors at any step."""
         found = []
         for site in self._own.values():
@@ -114,8 +113,8 @@ class AdaLoraAdapter(LoraAdapter):
             found.append(torch.tensor(site.kept, dtype=torch.bool))
         return found + [p.detach().to("cpu", copy=True) for p in self.saved.parameters()]
 
-    def set_values(self, values: Sequence[Tensor]) -> None:
-        """Put back what `values` returned, also from before triplets were dropped.
+    def restore(self, values: Sequence[Tensor]) -> None:
+        """Put back what `snapshot` returned, also from before triplets were dropped.
 
         To go on training from there, take `training_state`.
         """
@@ -149,7 +148,7 @@ class AdaLoraAdapter(LoraAdapter):
         self._optimizer = weakref.ref(optimizer)
         self._listen()
 
-    def unfinished(self) -> str | None:
+    def pending_schedule(self) -> str | None:
         """Return how far the ranks have come, before the last cut."""
         if self._budget is None or self.final:
             return None
@@ -291,8 +290,3 @@ class AdaLoraAdapter(LoraAdapter):
         for site, kept in zip(sites, strongest(scores, budget), strict=True):
             site.kept = kept.tolist()
             site.lambdas.masked_fill_(~kept.to(site.lambdas.device), 0)
-
-
-@register(AdaLoraConfig)
-def _build(model: nn.Module, config: AdaLoraConfig, name: str) -> AdaLoraAdapter:
-    return AdaLoraAdapter(model, config, name)

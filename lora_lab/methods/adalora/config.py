@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.config import Config, need_count, need_positive, need_rank, need_share
+from lora_lab.methods.config import MethodConfig, need_count, need_positive, need_rank, need_share
 from lora_lab.methods.lora.config import LoraConfig
 
 
 @dataclass(frozen=True)
-class AdaLoraConfig(Config):
+class AdaLoraConfig(MethodConfig):
     """AdaLoRA: ΔW = s·PΛQ whose triplets are pruned by a budget (Zhang et al., 2023).
 
     The paper adapts all six matrices of a block (Wq, Wk, Wv, Wo, Wf1 and Wf2: here "all-linear"):
@@ -95,6 +95,10 @@ class AdaLoraConfig(Config):
                 f"the last cut comes after step {total - self.tfinal}, when no triplet has been "
                 f"scored yet; train for at least {self.tfinal + 2} steps, or make tfinal shorter"
             )
+
+    def at_peak(self, total: int) -> AdaLoraConfig:
+        """Return the config that does not cut before the middle of the training."""
+        return replace(self, tinit=total // 2, tfinal=0, total_step=None)
 
     @staticmethod
     def check_kind(module: str, kind: str) -> None:

@@ -23,7 +23,6 @@ from torch.utils.hooks import RemovableHandle
 
 from lora_lab.anatomy.api import anatomy
 from lora_lab.errors import AdapterError
-from lora_lab.methods.api import register
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.bottleneck.config import BottleneckConfig
 from lora_lab.methods.bottleneck.locations import Place, find_places
@@ -121,8 +120,8 @@ class BottleneckAdapter(Adapter):
         for place in self._places:
             take_off(place.module, self._child)
 
-    def claims(self) -> Iterator[str]:
-        """Yield the places in words; see `Adapter.claims`."""
+    def conflicts(self) -> Iterator[str]:
+        """Yield the places in words; see `Adapter.conflicts`."""
         yield from (place.words for place in self._places)
 
     def merged_weights(self, dtype: torch.dtype | None = None) -> NoReturn:  # noqa: ARG002
@@ -141,7 +140,7 @@ class BottleneckAdapter(Adapter):
         for layer in self.layers.values():
             yield from layer.parameters()
 
-    def parts(self) -> dict[str, Sequence[nn.Parameter]]:
+    def parameters_by_location(self) -> dict[str, Sequence[nn.Parameter]]:
         """Return {place in words: its parameters}; of Adapter^D one part, the top layer's first.
 
         A step leaves Adapter^D's lower layers out as often as not; only the top one is always
@@ -201,8 +200,3 @@ def _upper_first(layer: Bottleneck) -> list[nn.Parameter]:
     """Return a layer's parameters, W_up's bias first: it learns even where no ReLU is open."""
     first = [layer.up_bias, layer.up]
     return first + [p for p in layer.parameters() if all(p is not other for other in first)]
-
-
-@register(BottleneckConfig)
-def _build(model: nn.Module, config: BottleneckConfig, name: str) -> BottleneckAdapter:
-    return BottleneckAdapter(model, config, name)

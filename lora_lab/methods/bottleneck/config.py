@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.config import Config, need_count, need_rank
+from lora_lab.methods.config import MethodConfig, need_count, need_rank
 
 Variant = Literal["H", "L", "P", "D"]
 
@@ -14,7 +14,7 @@ _DROPPED = 5  # of BERT-base's 12 (Rücklé et al., 2020)
 
 
 @dataclass(frozen=True)
-class BottleneckConfig(Config):
+class BottleneckConfig(MethodConfig):
     """Adapter layers x + W_up·f(W_down·x), both matrices with a bias (Hu et al., 2022, 5.1).
 
     Attributes:

@@ -19,14 +19,13 @@ from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.blocks import Row
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import AdapterError
-from lora_lab.methods.api import register
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.full.config import BitFitConfig, FullConfig
 from lora_lab.methods.full.trained_weights import missing_biases, trained_weights
 from lora_lab.methods.lora.quantized import bits
 
 
-class InPlaceAdapter(Adapter):
+class FullAdapter(Adapter):
     """Tuned values of some of the model's own parameters, and new biases where BitFit makes them.
 
     They are trained in the model's dtype, without float32 masters: in bfloat16, updates below its
@@ -35,7 +34,7 @@ class InPlaceAdapter(Adapter):
     added to another's.
     """
 
-    within = True
+    modifies_base = True
 
     def __init__(self, model: nn.Module, config: FullConfig | BitFitConfig, name: str) -> None:
         self.name = name
@@ -54,16 +53,20 @@ class InPlaceAdapter(Adapter):
         self._other = {p: _kept(p) for p in self._own.values()}
         self._gradients: dict[nn.Parameter, Tensor | None] = dict.fromkeys(self._other)
         self._new = {f"{path}.bias": (layer, _zeros(layer)) for path, layer in layers.items()}
-        self._claims = [*self._own, *self._new, *_trained_sites(model, found, self._own.values())]
-        self._parts = self._by_place(found)
+        self._conflicts = [
+            *self._own,
+            *self._new,
+            *_trained_sites(model, found, self._own.values()),
+        ]
+        self._by_location = self._located(found)
 
     def insert(self, active: Active) -> None:
-        """Do nothing: the parameters are there already; see `switch`."""
+        """Do nothing: the parameters are there already; see `set_active`."""
 
     def remove(self) -> None:
         """Do nothing: an adapter that is off has left nothing on the model."""
 
-    def switch(self, on: bool) -> None:
+    def set_active(self, on: bool) -> None:
         """Change the values, gradients with them; new biases come and go.
 
         Needs the memory of one parameter, on the CPU.
@@ -86,15 +89,15 @@ class InPlaceAdapter(Adapter):
             cast(Any, layer).bias = bias if on else None
         self._on = on
 
-    def original(self, weight: nn.Parameter) -> Tensor | None:
+    def base_value(self, weight: nn.Parameter) -> Tensor | None:
         """Return W₀ of a parameter while the tuned values are in the model, else None."""
         if not self._on or weight not in self._other:
             return None
         return self._other[weight].to(weight)
 
-    def claims(self) -> Iterator[str]:
+    def conflicts(self) -> Iterator[str]:
         """Yield the names of the parameters, and of the sites whose matrix is one of them."""
-        yield from self._claims
+        yield from self._conflicts
 
     def check_merge(self) -> None:
         """Raise `AdapterError` where there are new biases."""
@@ -121,26 +124,26 @@ class InPlaceAdapter(Adapter):
         yield from self._own.values()
         yield from (bias for _, bias in self._new.values())
 
-    def parts(self) -> dict[str, Sequence[nn.Parameter]]:
+    def parameters_by_location(self) -> dict[str, Sequence[nn.Parameter]]:
         """Return {"the model": …} for FT, else the parameters block by block."""
-        return dict(self._parts)
+        return dict(self._by_location)
 
     def state(self) -> dict[str, Tensor]:
         """Return {name in the model's state dict: the tensor that holds the tuned values now}."""
         own = {name: p if self._on else self._other[p] for name, p in self._own.items()}
         return own | {name: bias for name, (_, bias) in self._new.items()}
 
-    def values(self) -> list[Tensor]:
+    def snapshot(self) -> list[Tensor]:
         """Return copies of the tuned values on the CPU, whether the adapter is on or off."""
         return [tensor.detach().to("cpu", copy=True) for tensor in self.state().values()]
 
-    def set_values(self, values: Sequence[Tensor]) -> None:
-        """Put back what `values` returned, whether the adapter is on or off."""
+    def restore(self, values: Sequence[Tensor]) -> None:
+        """Put back what `snapshot` returned, whether the adapter is on or off."""
         with torch.no_grad():
             for tensor, value in zip(self.state().values(), values, strict=True):
                 tensor.copy_(value)
 
-    def _by_place(self, found: Anatomy) -> dict[str, list[nn.Parameter]]:
+    def _located(self, found: Anatomy) -> dict[str, list[nn.Parameter]]:
         """Return the parameters by block.
 
         One by one would be too much to ask: a key's bias gets no gradient at all, because softmax
@@ -157,12 +160,6 @@ class InPlaceAdapter(Adapter):
         for name, parameter in (self._own | new).items():
             places[_place(where[name])].insert(0, parameter)
         return dict(places)
-
-
-@register(FullConfig)
-@register(BitFitConfig)
-def _build(model: nn.Module, config: FullConfig | BitFitConfig, name: str) -> InPlaceAdapter:
-    return InPlaceAdapter(model, config, name)
 
 
 def _place(row: Row | None) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora_lab.methods.config import Config, need_count
+from lora_lab.methods.config import MethodConfig, need_count
 
 
 @dataclass(frozen=True)
-class FullConfig(Config):
+class FullConfig(MethodConfig):
     """Full fine-tuning (FT), or that of the last blocks alone (FT-Top2).
 
     Attributes:
@@ -28,7 +28,7 @@ class FullConfig(Config):
 
 
 @dataclass(frozen=True)
-class BitFitConfig(Config):
+class BitFitConfig(MethodConfig):
     """BitFit: the bias vectors of the model are trained, nothing else (Zaken et al., 2022).
 
     Attributes:

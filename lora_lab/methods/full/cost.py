@@ -1,54 +1,69 @@
-"""Full fine-tuning: everything learns, in the model's own dtype."""
+"""What FT-TopN and BitFit add to a training step; all of FT is in the price table.
+
+Counts are those of Hu et al. (2022), section 5.1: d is the width of the residual stream, L the
+number of blocks. Heads are not counted.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.budget import activations as act
-from lora_lab.budget.costs import Memory
-from lora_lab.budget.evaluate import step_peak
-from lora_lab.budget.optimizers import state_rule
+from lora_lab.methods.cost import BEFORE_THE_BLOCKS, STAGES_A_BLOCK, MethodCost
+from lora_lab.methods.full.config import BitFitConfig, FullConfig
+from lora_lab.methods.full.trained_weights import missing_biases, trained_weights
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy.types import Anatomy
+    from lora_lab.anatomy.blocks import Row
+    from lora_lab.anatomy.types import Anatomy, Weight
 
 
-def full_memory(
-    anatomy: Anatomy,
-    price: Mapping[str, Any],
-    blocks: Sequence[act.Block],
-    head: act.Head,
-    element: int,
-) -> Memory:
-    """Return the parts of the peak.
+def top_layers_cost(anatomy: Anatomy, config: FullConfig, price: dict[str, Any]) -> MethodCost:
+    """Return the cost of the last n blocks, with all in them; FT-Top2 of a GPT: 2(12d² + 13d)."""
+    assert config.top_layers is not None, "full fine-tuning of everything is in the price table"
+    weights = trained_weights(anatomy, config)
+    index = anatomy.row_index
+    start = (layers := len(anatomy.rows)) - config.top_layers
+    # A block's first norm keeps its input for its own weight; RMSNorm keeps the product instead.
+    first = start * STAGES_A_BLOCK - (not anatomy.shape.block.rms_norm)
+    cost = MethodCost(element=price["element"], first=first)
+    for weight in weights:
+        cost.train(_row(weight, index), weight.shape, new=False)
+        cost.conflicts.add(weight.name)
+    for site in (site for block in anatomy.blocks[start:] for site in block.roles.values()):
+        cost.live_inputs.add(price["sites"][site.name]["group"])
+        cost.conflicts.add(site.name)
+    for row in range(start, layers):
+        cost.kept[row] += price["rows"][row]["normed"]
+    return cost
 
-    Args:
-        anatomy: the model.
-        price: its table, all but "full".
-        blocks: what each row keeps.
-        head: what follows them.
-        element: bytes of a weight.
-    """
-    shape = anatomy.shape
-    weights = anatomy.parameters * element
-    kept = [sum(piece.size for piece in b.pieces) + b.normed for b in blocks] + [0]
-    spent = [0] * len(kept)
-    gradients = [0] * len(kept)
-    for group in price["groups"].values():
-        kept[group["row"]] += group["bytes"]
-        spent[group["row"]] += group["bytes"] if group["spent"] else 0
-    for site in anatomy.sites:
-        row = price["sites"][site.name]["row"]
-        gradients[row] += site.in_features * site.out_features * element
-    outputs = 0
-    if shape.block.lm_head:
-        outputs = (shape.vocab_size or 0) * (shape.hidden_size or 0) * element
-    peak = step_peak(price, kept, spent, gradients, head=head.normed, head_gradient=outputs)
-    # At the end all gradients are there, and a tied embedding's two halves are being added.
-    tied = 2 * outputs if shape.tied_embeddings else 0
-    rule = state_rule(price["optimizer"]["name"], element)
-    shapes = [weight.shape for weight in anatomy.weights]
-    peak = max(peak, weights + tied, weights + rule.scratch(map(math.prod, shapes)))
-    return Memory(weights, weights, sum(map(rule.size, shapes)), peak - weights)
+
+def bitfit_cost(anatomy: Anatomy, config: BitFitConfig, price: dict[str, Any]) -> MethodCost:
+    """Return the cost of the backbone's bias vectors; 11Ld and the last norm's d in a GPT."""
+    trained = set(trained_weights(anatomy, config))
+    index = anatomy.row_index
+    orders = {site.module: price["sites"][site.name]["order"] for site in anatomy.sites}
+    cost = MethodCost(element=price["element"])
+    in_blocks = False
+    for weight in anatomy.weights:
+        in_blocks |= weight.layer is not None
+        if weight not in trained:
+            continue
+        row = _row(weight, index)
+        cost.train(row, weight.shape, new=False)
+        cost.conflicts.add(weight.name)
+        # A norm's bias: the first in its block, or before all blocks (an embedding's).
+        norm = row * STAGES_A_BLOCK - 1 if in_blocks else BEFORE_THE_BLOCKS
+        cost.first = min(cost.first, orders.get(weight.name.removesuffix(".bias"), norm))
+    if config.new_biases:
+        missing = set(missing_biases(anatomy))
+        for site in anatomy.grid_sites:
+            if site.module in missing:
+                cost.train(price["sites"][site.name]["row"], (site.out_features,))
+                cost.conflicts.add(f"{site.module}.bias")
+                cost.first = min(cost.first, orders[site.module])
+    return cost
+
+
+def _row(weight: Weight, index: dict[Row, int]) -> int:
+    outside = len(index)
+    return outside if weight.row is None else index.get(weight.row, outside)

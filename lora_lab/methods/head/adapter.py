@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab.anatomy.heads import head_modules
-from lora_lab.configs import MethodConfig
-from lora_lab.methods.api import register
 from lora_lab.methods.base import Active, Adapter
-from lora_lab.methods.full.config import FullConfig
+from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.head.config import HeadConfig, head_names
-from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.modules_to_save import SavedModules, own_tensors
+from lora_lab.methods.registry import method_of
 
 
 class HeadAdapter(Adapter):
@@ -42,7 +40,7 @@ class HeadAdapter(Adapter):
         """Take the copies away; see `Adapter.remove`."""
         self.saved.remove(self.name)
 
-    def claims(self) -> Iterator[str]:
+    def conflicts(self) -> Iterator[str]:
         """Yield the tensors' names, and the paths of the modules: LoRA's sites are called so."""
         yield from self.state()
         for path, own in self.saved.copies.items():
@@ -58,18 +56,13 @@ class HeadAdapter(Adapter):
         """Yield all of the copies' parameters."""
         yield from self.saved.parameters()
 
-    def parts(self) -> dict[str, Sequence[nn.Parameter]]:
+    def parameters_by_location(self) -> dict[str, Sequence[nn.Parameter]]:
         """Return {module: its parameters}."""
         return {path: list(own.parameters()) for path, own in self.saved.copies.items()}
 
     def state(self) -> dict[str, Tensor]:
         """Return the copies' tensors by their names in the model's state dict."""
         return dict(self.saved.state())
-
-
-@register(HeadConfig)
-def _build(model: nn.Module, config: HeadConfig, name: str) -> HeadAdapter:
-    return HeadAdapter(model, config, name)
 
 
 def head_parameters(model: nn.Module) -> int:
@@ -99,14 +92,14 @@ def with_head(model: nn.Module, configs: Sequence[MethodConfig]) -> tuple[Method
     goes behind. Full fine-tuning has it anyway.
     """
     names = head_modules(model)
-    trained = any(isinstance(own, HeadConfig) or own == FullConfig() for own in configs)
+    trained = any(
+        isinstance(own, HeadConfig) or method_of(own).trains_everything for own in configs
+    )
     if trained or not names:
         return tuple(configs)
-    first = next((i for i, own in enumerate(configs) if isinstance(own, LoraConfig)), None)
+    first = next((i for i, own in enumerate(configs) if hasattr(own, "modules_to_save")), None)
     if first is None:
         return (*configs, HeadConfig())
-    lora = configs[first]
-    assert isinstance(lora, LoraConfig)
+    lora: Any = configs[first]
     saved = tuple(dict.fromkeys(itertools.chain(lora.modules_to_save or (), names)))
-    changed: Any = lora.replace(modules_to_save=saved)
-    return (*configs[:first], changed, *configs[first + 1 :])
+    return (*configs[:first], lora.replace(modules_to_save=saved), *configs[first + 1 :])

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.config import Config
+from lora_lab.methods.config import MethodConfig
 
 
 @dataclass(frozen=True)
-class HeadConfig(Config):
+class HeadConfig(MethodConfig):
     """The model's head is trained whole: it starts at random, so every method needs it.
 
     The paper's counts of trainable parameters leave heads out. `train` adds this to what it is

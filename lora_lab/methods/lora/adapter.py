@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Site
 from lora_lab.errors import AdapterError, ConfigError
-from lora_lab.methods.api import original_weight, register
+from lora_lab.methods.attached import original_weight
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.convolution import ConvSites
@@ -24,7 +24,7 @@ from lora_lab.methods.lora.embedding import (
     check_embedding,
 )
 from lora_lab.methods.lora.factors import LoraSite
-from lora_lab.methods.lora.layers import LayerSites, adapt, owned_rows, restore, share_inputs
+from lora_lab.methods.lora.layers import LayerSites, adapt, owned_rows, share_inputs, unadapt
 from lora_lab.methods.lora.quantized import bits, dequantised, plain_layer, stand_in
 from lora_lab.methods.lora.targets import SitePlan, plan
 from lora_lab.methods.modules_to_save import SavedModules
@@ -85,7 +85,7 @@ class LoraAdapter(Adapter):
     def remove(self) -> None:
         """Take the factors off their layers; see `Adapter.remove`."""
         for layer, _ in (*self._layers.values(), *self._tied):
-            restore(layer, self.name)
+            unadapt(layer, self.name)
         self.saved.remove(self.name)
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -94,7 +94,7 @@ class LoraAdapter(Adapter):
             yield from (p for p in site.parameters() if p.requires_grad)
         yield from self.saved.parameters()
 
-    def parts(self) -> dict[str, list[nn.Parameter]]:
+    def parameters_by_location(self) -> dict[str, list[nn.Parameter]]:
         """Return {site name: what is trained of its factors}."""
         return {
             name: [p for p in site.parameters() if p.requires_grad]
@@ -116,8 +116,8 @@ class LoraAdapter(Adapter):
         }
         return factors | dict(self.saved.state())
 
-    def claims(self) -> Iterator[str]:
-        """Yield the sites and the tensors of whole modules; see `Adapter.claims`."""
+    def conflicts(self) -> Iterator[str]:
+        """Yield the sites and the tensors of whole modules; see `Adapter.conflicts`."""
         yield from self.sites
         yield from (key for key, _ in self.saved.state())
 
@@ -131,8 +131,8 @@ class LoraAdapter(Adapter):
                 yield weight, sites.merged(weight).to(dtype or weight.dtype)
         yield from self.saved.merged_weights(dtype)
 
-    def quantised_layers(self) -> dict[str, Callable[[], nn.Module]]:
-        """Return the makers of merged layers; see `Adapter.quantised_layers`."""
+    def quantized_layers(self) -> dict[str, Callable[[], nn.Module]]:
+        """Return the makers of merged layers; see `Adapter.quantized_layers`."""
         return {
             path: functools.partial(self._dequantised_layer, path)
             for path, (layer, _) in self._layers.items()
@@ -160,11 +160,6 @@ class LoraAdapter(Adapter):
         else:
             weight = dequantised(site.module, layer)
         return owned_rows(weight, site).reshape(site.out_features, site.in_features)
-
-
-@register(LoraConfig)
-def _build(model: nn.Module, config: LoraConfig, name: str) -> LoraAdapter:
-    return LoraAdapter(model, config, name)
 
 
 _SITES: dict[str, type[LoraSite]] = {

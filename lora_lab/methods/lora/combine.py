@@ -11,7 +11,8 @@ from torch import nn
 
 from lora_lab.anatomy.api import anatomy
 from lora_lab.errors import AdapterError
-from lora_lab.methods.api import attach, attached
+from lora_lab.methods.api import attach
+from lora_lab.methods.attached import attached
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.targets import config_from_ranks

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.config import Config, need_positive, need_rank, need_share
+from lora_lab.methods.config import MethodConfig, need_positive, need_rank, need_share
 
 _INITIALISATION = re.compile(r"gaussian|olora|pissa(_niter_[1-9]\d*)?")
 
 
 @dataclass(frozen=True)
-class LoraConfig(Config):
+class LoraConfig(MethodConfig):
     """Which matrices get ΔW = s·BA, and of what rank (Hu et al., 2022, section 4).
 
     Attributes:

@@ -71,7 +71,7 @@ def adapt(layer: nn.Module, name: str, sites: LayerSites, active: Active) -> Non
     adapted.lora._modules[name] = sites
 
 
-def restore(layer: nn.Module, name: str) -> None:
+def unadapt(layer: nn.Module, name: str) -> None:
     """Take an adapter's sites off a layer; with the last ones gone its class is the base's."""
     if not isinstance(layer, AdaptedLayer):
         return

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lora_lab.anatomy.types import Rows
 from lora_lab.errors import AdapterError
-from lora_lab.methods.api import base_in_place, needed_rack
+from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import AdapterNames
 from lora_lab.methods.lora.operator import owned_columns
 from lora_lab.spectra.update import LowRankUpdate
@@ -42,27 +42,26 @@ def mixed_batch(model: nn.Module, adapter_names: Sequence[str | None]) -> Iterat
     Raises:
         AdapterError: a name that is not attached, or an adapter that is merged.
     """
-    rack = needed_rack(model)
-    if rack.merged:
-        raise AdapterError(f"adapter {rack.merged!r} is merged; call unmerge(model) first")
-    unknown = [n for n in adapter_names if n is not None and n not in rack.adapters]
+    known = require_adapters(model)
+    if known.merged:
+        raise AdapterError(f"adapter {known.merged!r} is merged; call unmerge(model) first")
+    unknown = [n for n in adapter_names if n is not None and n not in known.adapters]
     if unknown or not adapter_names:
-        known = ", ".join(map(repr, rack.adapters))
         what = f"no adapter is called {unknown[0]!r}" if unknown else "adapter_names is empty"
-        raise AdapterError(f"{what}; attached are {known}")
+        raise AdapterError(f"{what}; attached are {known.names}")
     for name in adapter_names:
-        if name is not None and not (adapter := rack.adapters[name]).per_sample:
+        if name is not None and not (adapter := known.adapters[name]).per_sample:
             raise AdapterError(
                 f"{name!r} is {adapter.method}, which answers whole batches only; "
                 "run its samples apart, or use LoRA adapters"
             )
-    before = rack.active.samples
-    with base_in_place(rack):
-        rack.active.samples = tuple(adapter_names)
+    before = known.active.samples
+    with known.base_in_place():
+        known.active.samples = tuple(adapter_names)
         try:
             yield
         finally:
-            rack.active.samples = before
+            known.active.samples = before
 
 
 def mixed_output(x: Tensor, layer: AdaptedLayer, samples: AdapterNames) -> Tensor:

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lora_lab.anatomy.api import anatomy
 from lora_lab.errors import AdapterError, ConfigError
-from lora_lab.methods.api import activate, active, attached, register
+from lora_lab.methods.attached import activate, active, attached
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
 from lora_lab.methods.prompt_tuning.hooks import PromptFrame
@@ -75,8 +75,8 @@ class PrefixAdapter(Adapter):
         for path in self.learned:
             take_off(self._model.get_submodule(path), self._child)
 
-    def claims(self) -> Iterator[str]:
-        """Yield the one claim of all such methods; see `Adapter.claims`."""
+    def conflicts(self) -> Iterator[str]:
+        """Yield the one claim of all such methods; see `Adapter.conflicts`."""
         yield _CLAIM
 
     def merged_weights(self, dtype: torch.dtype | None = None) -> NoReturn:  # noqa: ARG002
@@ -95,7 +95,7 @@ class PrefixAdapter(Adapter):
         for learned in self.learned.values():
             yield learned.vectors
 
-    def parts(self) -> dict[str, Sequence[nn.Parameter]]:
+    def parameters_by_location(self) -> dict[str, Sequence[nn.Parameter]]:
         """Return {place in words: the vectors there}."""
         return {
             f"{_CLAIM} at {path or 'the model'}": [learned.vectors]
@@ -199,16 +199,6 @@ class _Entrance:
             return (layout.placed(args[0], self._learned.vectors), *args[1:]), kwargs
         hidden = layout.placed(kwargs["hidden_states"], self._learned.vectors)
         return (), kwargs | {"hidden_states": hidden}
-
-
-@register(PrefixEmbedConfig)
-def _build_embed(model: nn.Module, config: PrefixEmbedConfig, name: str) -> Adapter:
-    return PrefixEmbedAdapter(model, config, name)
-
-
-@register(PrefixLayerConfig)
-def _build_layer(model: nn.Module, config: PrefixLayerConfig, name: str) -> Adapter:
-    return PrefixLayerAdapter(model, config, name)
 
 
 def learned_tokens(model: nn.Module) -> int:

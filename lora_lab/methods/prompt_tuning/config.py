@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.config import Config, need_count
+from lora_lab.methods.config import MethodConfig, need_count
 
 
 @dataclass(frozen=True)
-class _PrefixConfig(Config):
+class _PrefixConfig(MethodConfig):
     prefix_length: int = 8
     infix_length: int = 8
 

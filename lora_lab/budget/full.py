@@ -1,0 +1,54 @@
+"""Full fine-tuning: everything learns, in the model's own dtype."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lora_lab.budget import activations as act
+from lora_lab.budget.costs import Memory
+from lora_lab.budget.evaluate import step_peak
+from lora_lab.budget.optimizers import state_rule
+
+if TYPE_CHECKING:
+    from lora_lab.anatomy.types import Anatomy
+
+
+def full_memory(
+    anatomy: Anatomy,
+    price: Mapping[str, Any],
+    blocks: Sequence[act.Block],
+    head: act.Head,
+    element: int,
+) -> Memory:
+    """Return the parts of the peak.
+
+    Args:
+        anatomy: the model.
+        price: its table, all but "full".
+        blocks: what each row keeps.
+        head: what follows them.
+        element: bytes of a weight.
+    """
+    shape = anatomy.shape
+    weights = anatomy.parameters * element
+    kept = [sum(piece.size for piece in b.pieces) + b.normed for b in blocks] + [0]
+    freed = [0] * len(kept)
+    gradients = [0] * len(kept)
+    for group in price["groups"].values():
+        kept[group["row"]] += group["bytes"]
+        freed[group["row"]] += group["bytes"] if group["spent"] else 0
+    for site in anatomy.sites:
+        row = price["sites"][site.name]["row"]
+        gradients[row] += site.in_features * site.out_features * element
+    outputs = 0
+    if shape.block.lm_head:
+        outputs = (shape.vocab_size or 0) * (shape.hidden_size or 0) * element
+    peak = step_peak(price, kept, freed, gradients, head=head.normed, head_gradient=outputs)
+    # At the end all gradients are there, and a tied embedding's two halves are being added.
+    tied = 2 * outputs if shape.tied_embeddings else 0
+    rule = state_rule(price["optimizer"]["name"], element)
+    shapes = [weight.shape for weight in anatomy.weights]
+    peak = max(peak, weights + tied, weights + rule.scratch(map(math.prod, shapes)))
+    return Memory(weights, weights, sum(map(rule.size, shapes)), peak - weights)

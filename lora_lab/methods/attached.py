@@ -1,0 +1,150 @@
+"""What a model remembers of its adapters: one object, whose `Active` every adapted layer looks at.
+
+So switching costs the same with 2 or 200 adapters loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lora_lab.errors import AdapterError
+from lora_lab.methods.base import Active, Adapter
+
+_ATTRIBUTE = "_lora_lab"
+
+
+@dataclass
+class AttachedAdapters:
+    """A model's adapters and what is needed to give its base back as it was."""
+
+    active: Active = field(default_factory=Active)
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+    required_grad: list[tuple[nn.Parameter, bool]] = field(default_factory=list)
+    merged: str | None = None
+    originals: list[tuple[nn.Parameter, Tensor]] | None = None  # None: merged for good
+    quantized: list[tuple[str, nn.Module]] = field(default_factory=list)  # taken out by `merge`
+    saving: RemovableHandle | None = None  # tells of adapters when the model's state is taken
+
+    @property
+    def names(self) -> str:
+        """The adapters' names, for people."""
+        return ", ".join(map(repr, self.adapters)) or "none"
+
+    def find(self, name: str) -> Adapter:
+        """Return an adapter by name.
+
+        Raises:
+            AdapterError: there is none.
+        """
+        if name not in self.adapters:
+            raise AdapterError(f"no adapter is called {name!r}; attached are {self.names}")
+        return self.adapters[name]
+
+    def switch(self, name: str | None) -> None:
+        """Make an adapter the active one; None: the bare base."""
+        before = self.active.name
+        if before == name:
+            return
+        if before is not None:
+            self.adapters[before].set_active(False)
+        self.active.name = name
+        if name is not None:
+            self.adapters[name].set_active(True)
+
+    @contextlib.contextmanager
+    def base_in_place(self) -> Iterator[None]:
+        """Have W₀ in the model's parameters meanwhile, where the active adapter modifies them."""
+        name = self.active.name
+        if name is None or not self.adapters[name].modifies_base:
+            yield
+            return
+        self.switch(None)
+        try:
+            yield
+        finally:
+            self.switch(name)
+
+
+def attached_adapters(model: nn.Module) -> AttachedAdapters | None:
+    """Return what a model knows of its adapters; None: it has none."""
+    return getattr(model, _ATTRIBUTE, None)
+
+
+def require_adapters(model: nn.Module) -> AttachedAdapters:
+    """Return what a model knows of its adapters, or say that it has none."""
+    found = attached_adapters(model)
+    if found is None:
+        raise AdapterError("the model has no adapter; call attach(model, config) first")
+    return found
+
+
+def remember(model: nn.Module) -> AttachedAdapters:
+    """Freeze a model and have it know of adapters, none yet; or return what it knows."""
+    known = attached_adapters(model)
+    if known is None:
+        known = AttachedAdapters(required_grad=[(p, p.requires_grad) for p in model.parameters()])
+        model.requires_grad_(False)
+        setattr(model, _ATTRIBUTE, known)
+    return known
+
+
+def forget(model: nn.Module) -> None:
+    """Give a model back as it was before its first adapter; all of them are off it."""
+    known = require_adapters(model)
+    for parameter, required in known.required_grad:
+        parameter.requires_grad_(required)
+    if known.saving is not None:
+        known.saving.remove()
+    delattr(model, _ATTRIBUTE)
+
+
+def activate(model: nn.Module, name: str | None) -> None:
+    """Switch to an attached adapter, or with None to the bare base model."""
+    known = require_adapters(model) if name else attached_adapters(model)
+    if known is None:
+        return
+    if known.merged:
+        if known.merged == name:
+            return
+        raise AdapterError(f"adapter {known.merged!r} is merged; call unmerge(model) first")
+    if name is not None:
+        known.find(name)
+    known.switch(name)
+
+
+def active(model: nn.Module) -> str | None:
+    """Return the name of the adapter in force, merged or active; None for the bare base."""
+    known = attached_adapters(model)
+    return (known.merged or known.active.name) if known else None
+
+
+def attached(model: nn.Module) -> dict[str, Adapter]:
+    """Return the model's adapters by name, in the order of attaching."""
+    known = attached_adapters(model)
+    return dict(known.adapters) if known else {}
+
+
+def original_weight(model: nn.Module, weight: nn.Parameter) -> Tensor:
+    """Return W₀ of a parameter, also while an adapter is merged into it."""
+    known = attached_adapters(model)
+    if known and known.merged:
+        if known.originals is None:
+            raise AdapterError("W₀ was not kept (keep_original=False); load the model again")
+        for changed, original in known.originals:
+            if changed is weight:
+                return original.to(weight.device)
+    elif known and (own := known.adapters.get(known.active.name or "")):
+        base_value = own.base_value(weight)
+        return weight.detach() if base_value is None else base_value
+    return weight.detach()
+
+
+def base_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the base's own parameters in their order, without any adapter's."""
+    known = attached_adapters(model)
+    return [p for p, _ in known.required_grad] if known else list(model.parameters())

@@ -1,0 +1,180 @@
+"""What a method tells of itself, once: all that lists methods or asks after them reads this.
+
+A method's folder holds a `method.py` that registers its descriptors; one that is defined elsewhere
+(in a notebook, in a test) calls `register` itself. Nothing here needs torch: the adapter is named,
+and imported when it is put on a model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lora_lab.anatomy.types import Anatomy
+    from lora_lab.methods.base import Adapter
+    from lora_lab.methods.config import MethodConfig
+    from lora_lab.methods.cost import MethodCost
+
+    Cost = Callable[[Anatomy, Any, dict[str, Any]], MethodCost]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a setting that is left empty may follow from; None: not known.
+
+    Attributes:
+        rank: that most of the targets have.
+        limit: the smallest min(out, in) of the targets.
+        steps: optimizer steps of the run.
+        blocks: of the model's shortest stack.
+    """
+
+    rank: int
+    limit: int | None = None
+    steps: int | None = None
+    blocks: int | None = None
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a method's config that people set; methods may share one of the same name.
+
+    Attributes:
+        name: the config's.
+        label: what the workbench calls it.
+        help: in a few words, for the command line and the workbench.
+        kind: int, float, bool, or tuple: words, parted by commas.
+        flag: of `lora-lab budget`; "": the name, with dashes.
+        default: where it starts, if that is not the config's own default.
+        automatic: it may be left empty: `Method.automatic` or else the config says what it is.
+        painted: the workbench's grid sets it, where the method uses the grid.
+    """
+
+    name: str
+    label: str
+    help: str
+    kind: type = float
+    flag: str = ""
+    default: Any = None
+    automatic: bool = False
+    painted: bool = False
+
+    @property
+    def option(self) -> str:
+        """The command line's name of it, without the two dashes in front."""
+        return self.flag or self.name.replace("_", "-").lower()
+
+    def start(self, config: type[MethodConfig]) -> Any:
+        """Return the value that it starts with; None: it is empty."""
+        if self.automatic or self.default is not None:
+            return self.default
+        own = next(f for f in fields(config) if f.name == self.name)  # type: ignore[arg-type]
+        return own.default if own.default is not MISSING else None
+
+
+@dataclass(frozen=True)
+class Method:
+    """One entry that people choose from.
+
+    Attributes:
+        name: the paper's; with `fixed` a config's class may have several.
+        config: the config's class.
+        adapter: what is put on a model, called with (model, config, name): a class, or its place
+            in words, "package.module:Class".
+        cost: what it adds to a training step, called with (anatomy, config, price table) and
+            returning a `MethodCost`; likewise.
+        key: the command line's name; "": it is not offered, only used beside others.
+        fixed: values of the config's fields that the name says already.
+        fields: what people set.
+        about: what it trains, in a few words; or says so of a config.
+        numbers: a config's own numbers for a title; None: all of its fields.
+        short: its name in a combination's.
+        joins: names of the methods that it is offered together with.
+        rank: the field that a rank is given by ("r"), "" where it has none.
+        ranks: a config's {site: rank} on a model, where it learns low-rank updates of targets.
+        with_ranks: a config with other targets and ranks: called with (anatomy, {site: rank},
+            config).
+        no_ranks: of a method without `ranks`, in a word: what it trains.
+        automatic: {field: what it is where it is left empty}.
+        modifies_base: it trains the model's own parameters, in their own dtype.
+        trains_everything: it leaves no weight that another method could train.
+        sparse_gradients: a step may leave some of its parameters without a gradient.
+        peft_form: it is saved in PEFT's format.
+        order: where it stands in lists.
+    """
+
+    name: str
+    config: type[MethodConfig]
+    adapter: type[Adapter] | str
+    cost: Cost | str
+    key: str = ""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    fields: tuple[Field, ...] = ()
+    about: str | Callable[[Any], str] = ""
+    numbers: Callable[[Any], str] | None = None
+    short: str = ""
+    joins: tuple[str, ...] = ()
+    rank: str = ""
+    ranks: Callable[[Anatomy, Any], dict[str, int]] | None = None
+    with_ranks: Callable[[Anatomy, Mapping[str, int], Any], Any] | None = None
+    no_ranks: str = "has no ranks"
+    automatic: Callable[[Plan], Mapping[str, int]] | None = None
+    modifies_base: bool = False
+    trains_everything: bool = False
+    sparse_gradients: bool = False
+    peft_form: bool = False
+    order: int = 100
+
+    def serves(self, config: Any) -> bool:
+        """Whether a config is one of this entry's."""
+        return type(config) is self.config and all(
+            getattr(config, name) == value for name, value in self.fixed.items()
+        )
+
+    @property
+    def typed_fields(self) -> tuple[Field, ...]:
+        """Those of the fields that the workbench's grid does not set."""
+        return tuple(f for f in self.fields if not (f.painted and self.ranks))
+
+    def build(self, *arguments: Any) -> Adapter:
+        """Make the adapter of (model, config, name)."""
+        made: Adapter = _resolved(self.adapter)(*arguments)
+        return made
+
+    def price(self, *arguments: Any) -> MethodCost:
+        """Return what it adds to a step, of (anatomy, config, price table)."""
+        cost: MethodCost = _resolved(self.cost)(*arguments)
+        return cost
+
+    def describe(self, config: Any) -> str:
+        """Say in a few words what a config trains."""
+        return self.about(config) if callable(self.about) else self.about
+
+    def title(self, config: Any) -> str:
+        """Return a config's own numbers as a title has them."""
+        if self.numbers is not None:
+            return self.numbers(config)
+        return " · ".join(
+            f"{f.label} {value:g}" if isinstance(value, float) else f"{f.label} {value}"
+            for f in self.typed_fields
+            if (value := getattr(config, f.name)) not in (None, False)
+        )
+
+
+METHODS: dict[str, Method] = {}
+
+
+def register(*methods: Method) -> None:
+    """Make methods known everywhere; one of the same name is replaced."""
+    for method in methods:
+        METHODS[method.name] = method
+
+
+def _resolved(named: Any) -> Any:
+    if not isinstance(named, str):
+        return named
+    module, _, name = named.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,74 @@
+"""The entries of FT, FT-TopN and BitFit in the registry."""
+
+from __future__ import annotations
+
+from lora_lab.methods.descriptor import Field, Method, register
+from lora_lab.methods.full.config import BitFitConfig, FullConfig
+
+_ADAPTER = "lora_lab.methods.full.adapter:FullAdapter"
+
+
+def _about_top(config: FullConfig) -> str:
+    blocks = "block" if config.top_layers == 1 else f"{config.top_layers} blocks"
+    return f"all weights of the last {blocks} are trained"
+
+
+register(
+    Method(
+        name="FT",
+        key="ft",
+        config=FullConfig,
+        adapter=_ADAPTER,
+        cost="lora_lab.methods.full.cost:top_layers_cost",
+        fixed={"top_layers": None},
+        about="every weight of the model is trained",
+        no_ranks="trains every weight",
+        modifies_base=True,
+        trains_everything=True,
+        sparse_gradients=True,
+        order=30,
+    ),
+    Method(
+        name="FT-Top2",
+        key="ft-top2",
+        config=FullConfig,
+        adapter=_ADAPTER,
+        cost="lora_lab.methods.full.cost:top_layers_cost",
+        fields=(
+            Field(
+                "top_layers",
+                "top blocks",
+                "how many of the last blocks are trained",
+                int,
+                default=2,
+            ),
+        ),
+        about=_about_top,
+        numbers=lambda _config: "",  # the name has it
+        no_ranks="trains the last blocks whole",
+        modifies_base=True,
+        sparse_gradients=True,
+        order=30,
+    ),
+    Method(
+        name="BitFit",
+        key="bitfit",
+        config=BitFitConfig,
+        adapter=_ADAPTER,
+        cost="lora_lab.methods.full.cost:bitfit_cost",
+        fields=(
+            Field(
+                "new_biases",
+                "new zero biases",
+                "give linear layers without a bias a new one of zeros",
+                bool,
+            ),
+        ),
+        about="the bias vectors are trained, nothing else",
+        numbers=lambda config: "new zero biases" if config.new_biases else "",
+        no_ranks="trains bias vectors",
+        modifies_base=True,
+        sparse_gradients=True,
+        order=30,
+    ),
+)

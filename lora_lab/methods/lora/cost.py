@@ -1,0 +1,113 @@
+"""LoRA's share of a training step."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lora_lab.methods.cost import MASTER, MethodCost
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.lora.targets import ranks
+
+if TYPE_CHECKING:
+    from lora_lab.anatomy.types import Anatomy
+
+
+def lora_cost(anatomy: Anatomy, config: LoraConfig, price: dict[str, Any]) -> MethodCost:
+    """Return what LoRA of this config adds."""
+    return rank_cost(price, ranks(anatomy, config), lora_options(config))
+
+
+def lora_options(config: Any) -> dict[str, Any]:
+    """Return what of a LoRA-like config changes the price, as the price table's "lora" has it."""
+    return {
+        "dropout": config.lora_dropout > 0,
+        "learns_A": not getattr(config, "use_lorafa", False),
+        "lengths": getattr(config, "use_dora", False),
+        # PiSSA and OLoRA: beside A and B stand the frozen A₀ and B₀ that they started from.
+        "copies": 2 if getattr(config, "starts_from_base", False) else 1,
+    }
+
+
+PLAIN = {"dropout": False, "learns_A": True, "lengths": False, "copies": 1}
+
+
+def rank_cost(
+    price: Mapping[str, Any], ranks: Mapping[str, int], options: Mapping[str, Any] | None = None
+) -> MethodCost:
+    """Return LoRA of these ranks: A (r, in) and B (out, r) at every painted site.
+
+    Args:
+        price: the table.
+        ranks: {site name: rank}.
+        options: what `lora_options` returns; by default the table's own.
+    """
+    options = options or price["lora"]
+    cost = MethodCost()
+    together: defaultdict[tuple[str, int], list[tuple[dict[str, Any], int]]] = defaultdict(list)
+    for name, r in ranks.items():
+        site = price["sites"][name]
+        cost.first = min(cost.first, site["order"])
+        cost.conflicts.add(name)
+        if site["kind"] == "linear":
+            together[site["group"], site["row"]].append((site, r))
+        else:
+            _other(cost, site, r)
+    for sites in together.values():
+        _readers(cost, price, sites, options)
+    return cost
+
+
+def _other(cost: MethodCost, site: Mapping[str, Any], r: int) -> None:
+    """An embedding or a convolution: none of the options is theirs."""
+    cost.train(site["row"], (r, site["in"]), (site["out"], r))
+    cost.kept[site["row"]] += r * site["activations"]
+    cost.live_inputs.add(site["group"])
+    cost.estimated |= site["kind"] == "conv"
+
+
+def _readers(
+    cost: MethodCost,
+    price: Mapping[str, Any],
+    sites: list[tuple[dict[str, Any], int]],
+    options: Mapping[str, Any],
+) -> None:
+    """Linear sites of one block that read one input, and share a pass through their A's."""
+    element = price["element"]
+    copies, cast_down = options["copies"], element != MASTER
+    first, _ = min(sites, key=lambda pair: pair[0]["at"])  # keeps what all of them share
+    tokens = first["tokens"]
+    row, down, width = first["row"], first["last"], first["in"]
+    stacked = cast_down or len(sites) * copies > 1
+    for site, r in sites:
+        shapes: list[tuple[int, ...]] = [(site["out"], r)]
+        if options["learns_A"]:
+            shapes.insert(0, (r, width))
+        frozen = (copies * r * (width + site["out"])) - sum(map(math.prod, shapes))
+        if options["lengths"]:
+            shapes.append((site["out"],))
+        cost.train(row, *shapes)
+        cost.weights += MASTER * frozen
+        cost.checkpoint += copies * r * site["checkpoint"] - MASTER * sum(map(math.prod, shapes))
+        thin = copies * r * tokens * element  # H = Ax
+        cost.kept[row] += thin if site["module"] == first["module"] else 2 * thin
+        cost.kept[row] += copies * r * width * element if stacked else 0
+        cost.kept[row] += copies * r * site["out"] * element if cast_down else 0
+        if options["lengths"]:  # the norm, the gain and its cast
+            cost.kept[row] += site["out"] * (2 * MASTER + (element if cast_down else 0))
+            cost.forward = max(cost.forward, MASTER * width * site["out"] if cast_down else 0)
+    if options["learns_A"]:
+        cost.live_inputs.add(first["group"])
+    if options["dropout"]:
+        cost.kept[row] += tokens * width  # the mask, one byte an entry
+        cost.freed[row] += tokens * width if down else 0
+        if down:  # its output's gradient, its input's, and that on its way through the mask
+            widths = first["module_out"] + (4 if options["learns_A"] else 3) * width
+            cost.temporaries[row] = max(cost.temporaries[row], tokens * widths * element)
+    if options["lengths"]:
+        for module_out in {site["module"]: site["module_out"] for site, _ in sites}.values():
+            cost.checkpoint += MASTER * module_out
+            cost.kept[row] += tokens * module_out * element  # what the gain is applied to
+            cost.freed[row] += tokens * module_out * element if down else 0

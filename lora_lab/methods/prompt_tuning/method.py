@@ -1,0 +1,50 @@
+"""The entries of PreEmbed and PreLayer in the registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_lab.methods.descriptor import Field, Method, register
+from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
+
+_FOLDER = "lora_lab.methods.prompt_tuning"
+_TOKENS = (
+    Field("prefix_length", "prefix l_p", "learned tokens before the prompt", int),
+    Field("infix_length", "infix l_i", "learned tokens behind the prompt", int),
+)
+
+
+def _numbers(config: Any) -> str:
+    return f"{config.prefix_length} + {config.infix_length} tokens"
+
+
+register(
+    Method(
+        name="PreEmbed",
+        key="pre-embed",
+        config=PrefixEmbedConfig,
+        adapter=f"{_FOLDER}.adapter:PrefixEmbedAdapter",
+        cost=f"{_FOLDER}.cost:prefix_embed_cost",
+        fields=_TOKENS,
+        about="word embeddings of special tokens are learned",
+        numbers=_numbers,
+        short="PE",
+        joins=("LoRA",),
+        no_ranks="trains special tokens",
+        order=40,
+    ),
+    Method(
+        name="PreLayer",
+        key="pre-layer",
+        config=PrefixLayerConfig,
+        adapter=f"{_FOLDER}.adapter:PrefixLayerAdapter",
+        cost=f"{_FOLDER}.cost:prefix_layer_cost",
+        fields=_TOKENS,
+        about="activations of special tokens are learned after every layer",
+        numbers=_numbers,
+        short="PL",
+        joins=("LoRA",),
+        no_ranks="trains special tokens",
+        order=40,
+    ),
+)
