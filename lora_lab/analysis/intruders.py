@@ -28,7 +28,7 @@ from lora_lab.methods.lora.layers import AdaptedLayer
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
-    from lora_lab.tasks.base import Example
+    from lora_lab.tasks.prompts import Example
 
 _NEIGHBOURS = 5  # directions of W₀ on either side of the best match that make its window
 

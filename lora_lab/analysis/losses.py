@@ -11,9 +11,9 @@ import torch
 from lora_lab.anatomy.model_config import max_positions
 from lora_lab.errors import TaskError
 from lora_lab.methods.attached import activate, active
-from lora_lab.tasks.base import Example, Task
 from lora_lab.tasks.encoding import IGNORED, Encoded, collate, encode_all, need_tokenizer, pad_id
 from lora_lab.tasks.generation import evaluating
+from lora_lab.tasks.prompts import Example, GenerationTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,7 +55,7 @@ class Losses:
                 "causal language model, such as smollm2-135m"
             )
         self._longest = min(max_positions(self._model) or _LONGEST, _LONGEST)
-        task = Task("held out", synthetic=False, train=(), validation=examples)
+        task = GenerationTask("held out", synthetic=False, train=(), validation=examples)
         self._task, self._cut = encode_all(examples, task, self._tokenizer, self._longest)
         _need_tokens(self._task, "examples")
         self._wrote = base_texts is None

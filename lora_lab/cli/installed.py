@@ -22,6 +22,7 @@ _PACKAGES = (
     "numpy",
     "gguf",
     "sacrebleu",
+    "scikit-learn",
     "ipywidgets",
     "anywidget",
     "plotly",

@@ -13,7 +13,7 @@ from lora_lab.budget.forecast import budget
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.models.load import load_model
 from lora_lab.reports.run_page import write_run_report
-from lora_lab.tasks.lengths import longest_example
+from lora_lab.tasks.families.api import longest_example
 from lora_lab.tasks.load import load_task
 from lora_lab.training.run import Run, train
 
@@ -50,7 +50,7 @@ def demo(
     result = run.result()
 
     training = run.training
-    longest = longest_example(data, lm.model.config, lm.tokenizer, training.max_length)
+    longest = longest_example(lm, data, training.max_length)
     plan = budget(
         lm.model,
         config,

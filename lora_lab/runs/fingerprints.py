@@ -36,5 +36,8 @@ def data_fingerprint(task: Task | Any) -> str:
     """Return a hash of all training examples in their order."""
     found = hashlib.sha256()
     for example in task.train:
-        found.update(repr(example).encode())
+        text = repr(example)
+        if text.startswith("LabeledText("):
+            text = f"LabelledText({text.removeprefix('LabeledText(')}"  # so in all older runs
+        found.update(text.encode())
     return found.hexdigest()

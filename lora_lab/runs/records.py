@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
     from lora_lab.runs.history import SpectraHistory
     from lora_lab.tasks.base import Task
-    from lora_lab.tasks.classification import ClassificationTask
     from lora_lab.training.run import Run
 
 METRICS_FILE = "metrics.jsonl"
@@ -110,9 +109,7 @@ class RunRecord:
             adapter_folder=adapter if adapter.is_dir() else None,
         )
 
-    def resume(
-        self, lm: LoadedModel | None = None, task: Task | ClassificationTask | None = None
-    ) -> Run:
+    def resume(self, lm: LoadedModel | None = None, task: Task | None = None) -> Run:
         """Go on from the last checkpoint; see `lora_lab.resume`."""
         from lora_lab.training.resume import resume
 

@@ -28,7 +28,6 @@ from lora_lab.training.config import TrainingConfig
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
-    from lora_lab.tasks.classification import ClassificationTask
     from lora_lab.training.run import Run
 
 _SETTINGS = {
@@ -124,7 +123,7 @@ class RunConfig:
         """Return the file's text."""
         return to_yaml(self.to_dict())
 
-    def load(self) -> tuple[LoadedModel, Task | ClassificationTask]:
+    def load(self) -> tuple[LoadedModel, Task]:
         """Load model and task.
 
         Raises:
@@ -135,8 +134,7 @@ class RunConfig:
 
         find: Any = load_task
         task = find(**self.task)
-        labels = getattr(task, "labels", None)
-        return load_model(**{**self.model, **({"labels": list(labels)} if labels else {})}), task
+        return load_model(**{**self.model, **task.head}), task
 
     def make(self) -> Run:
         """Load everything and return the run, idle."""

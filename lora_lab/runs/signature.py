@@ -20,7 +20,7 @@ from typing import Any
 from lora_lab.models.embedded import cache_folder
 from lora_lab.models.entries import CATALOGUE
 from lora_lab.models.places import HUB_ID
-from lora_lab.tasks.load import EMBEDDED
+from lora_lab.tasks.embedded.api import EMBEDDED
 from lora_lab.tasks.tables import is_file_name
 
 _KEY_FILE = "origin.key"

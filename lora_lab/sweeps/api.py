@@ -19,12 +19,11 @@ from lora_lab.training.config import TrainingConfig
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
-    from lora_lab.tasks.classification import ClassificationTask
 
 
 def sweep(
     lm: LoadedModel,
-    task: Task | ClassificationTask | str,
+    task: Task | str,
     config: MethodConfig | Sequence[MethodConfig] | None = None,
     *,
     grid: Mapping[str, Sequence[Any]] | None = None,

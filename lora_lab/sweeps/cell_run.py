@@ -22,7 +22,6 @@ from lora_lab.training.run import Run
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
-    from lora_lab.tasks.classification import ClassificationTask
 
 _LOOKS = 0.05  # seconds between two looks at a running cell
 _WINDOW = 10  # optimizer steps whose mean loss a rung compares
@@ -30,7 +29,7 @@ _WINDOW = 10  # optimizer steps whose mean loss a rung compares
 
 def train_cell(
     lm: LoadedModel,
-    task: Task | ClassificationTask,
+    task: Task,
     cell: Cell,
     store: SweepStore,
     rungs: Sequence[int] = (),
@@ -115,9 +114,7 @@ def _finished(cell: Cell, store: SweepStore) -> CellResult | None:
     return CellResult(cell.id, "done", record.id, cell.training.max_steps, metrics, {})
 
 
-def _resumed(
-    lm: LoadedModel, task: Task | ClassificationTask, cell: Cell, store: SweepStore
-) -> Run | None:
+def _resumed(lm: LoadedModel, task: Task, cell: Cell, store: SweepStore) -> Run | None:
     """Go on with the cell's run, if there is one that can be gone on from."""
     record = store.run_of(cell.id)
     if record is None or record.state not in (RecordState.CUT_OFF, RecordState.STOPPED):
@@ -125,7 +122,7 @@ def _resumed(
     return record.resume(lm, task)
 
 
-def _new(lm: LoadedModel, task: Task | ClassificationTask, cell: Cell, store: SweepStore) -> Run:
+def _new(lm: LoadedModel, task: Task, cell: Cell, store: SweepStore) -> Run:
     config = cell.configs[0] if len(cell.configs) == 1 else cell.configs
     return Run(lm, task, config, cell.training, store.folder, cell.id).start()
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
-    from lora_lab.tasks.classification import ClassificationTask
 
 SweepState = Literal["idle", "running", "stopping", "stopped", "done", "failed"]
 
@@ -72,7 +71,7 @@ class Sweep:
     def __init__(
         self,
         lm: LoadedModel,
-        task: Task | ClassificationTask,
+        task: Task,
         cells: Sequence[Cell],
         folder: Path,
         asha: AshaConfig | None = None,
@@ -208,7 +207,7 @@ class Sweep:
             self._snapshot = replace(self._snapshot, **changes)
 
 
-def told(lm: LoadedModel, task: Task | ClassificationTask) -> dict[str, Any]:
+def told(lm: LoadedModel, task: Task) -> dict[str, Any]:
     """Return what all cells of a sweep have in common, as plain values."""
     card = lm.card
     return {

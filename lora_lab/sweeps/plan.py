@@ -102,7 +102,7 @@ def _anatomy(recipe: RunConfig) -> Anatomy:
     find: Any = load_task
     name = recipe.model["name"]
     config = model_config(name)
-    if getattr(find(**recipe.task), "labels", None):
+    if find(**recipe.task).head:
         classifier_class(name, config)  # says where there is none
         kinds = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
         config.architectures = [kinds[config.model_type]]

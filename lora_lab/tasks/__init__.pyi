@@ -1,5 +1,11 @@
-from .base import Example as Example
 from .base import Task as Task
 from .classification import ClassificationTask as ClassificationTask
-from .classification import LabelledText as LabelledText
+from .classification import LabeledText as LabeledText
+from .embedded.registry import register_task as register_task
+from .families.base import Family as Family
+from .families.base import register_family as register_family
 from .load import load_task as load_task
+from .metrics import Metric as Metric
+from .metrics import register_metric as register_metric
+from .prompts import Example as Example
+from .prompts import GenerationTask as GenerationTask

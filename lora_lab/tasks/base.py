@@ -1,65 +1,60 @@
-"""What a task is: prompts with completions, what the model sees, and how answers are scored."""
+"""What every task has: examples in three parts, and the metrics that score answers to them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from lora_lab.errors import TaskError
+from lora_lab.tasks.metrics import Metric
 
 
-@dataclass(frozen=True)
-class Example:
-    """One prompt with the completion to learn, and every completion that counts as right.
-
-    Attributes:
-        prompt: as the data has it; `Task.prompt_text` makes of it what the model sees.
-        completion: what the model learns to write.
-        references: what its answer is scored against; `completion` is one of them.
-    """
-
-    prompt: str
-    completion: str
-    references: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Task:
-    """Prompt → completion, in three parts.
+class Task(ABC):
+    """Data to learn from, and how answers are scored. How a model learns it: `tasks.families`.
 
     Attributes:
-        name: "mini-e2e", or the file or hub id it came from.
+        name: "mini-nli", or the file or hub id it came from.
         synthetic: made by a program, not by people; `describe` says so.
-        train: one example a row.
-        validation: one example a prompt, with all its references, in random order: the first n
-            are a fair sample to score around training.
-        test: one example a prompt, kept for the end; may be empty.
+        train: what is learned from.
+        validation: in random order: the first n are a fair sample to score around training.
+        test: kept for the end; may be empty.
+        metrics: what `score` returns, in this order.
+        head: what `load_model` takes besides a name to give the model the head that the task
+            needs; empty where it needs none.
+        loss_unit: of the loss that its family trains with.
     """
 
     name: str
     synthetic: bool
-    train: Sequence[Example] = field(repr=False)
-    validation: Sequence[Example] = field(repr=False)
-    test: Sequence[Example] = field(default=(), repr=False)
+    train: Sequence[Any]
+    validation: Sequence[Any]
+    test: Sequence[Any]
+    metrics: tuple[Metric, ...]
+    loss_unit: ClassVar[str] = "nats per token"
 
-    def prompt_text(self, prompt: str) -> str:
-        """Return exactly what the model sees before the completion.
+    @property
+    def head(self) -> dict[str, Any]:
+        """See the class; most tasks need none."""
+        return {}
 
-        The prompt on a line of its own: no model's chat template, so that one adapter's training
-        text is the same for every model, and the completion starts a line, at a token boundary.
-        """
-        return f"{prompt}\n"
+    @abstractmethod
+    def reference(self, example: Any) -> Any:
+        """Return what answers to an example are compared with, as the metrics take it."""
 
-    def score(self, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
-        """Score answers against every reference of their examples.
+    @abstractmethod
+    def input_text(self, example: Any) -> str:
+        """Return what a person would type to try the example."""
+
+    def score(self, predictions: Sequence[Any], examples: Sequence[Any]) -> dict[str, float]:
+        """Score answers.
 
         Args:
-            predictions: one a example, in the same order.
+            predictions: one an example, in the same order.
             examples: from `validation` or `test`.
 
         Returns:
-            {"bleu": corpus BLEU from 0 to 100, sacrebleu's default (13a tokens, mixed case)}.
+            {metric's name: score}.
 
         Raises:
             TaskError: nothing to score, or not one prediction an example.
@@ -69,21 +64,20 @@ class Task:
                 f"{len(predictions)} predictions for {len(examples)} examples; score needs one "
                 "prediction an example, and at least one"
             )
-        import sacrebleu
-
-        # sacrebleu wants the i-th reference of every example as one stream; None: it has fewer.
-        most = max(len(example.references) for example in examples)
-        streams: list[Any] = [
-            [e.references[i] if i < len(e.references) else None for e in examples]
-            for i in range(most)
-        ]
-        return {"bleu": sacrebleu.corpus_bleu(list(predictions), streams).score}
+        references = [self.reference(example) for example in examples]
+        return {m.name: m.compute(predictions, references) for m in self.metrics}
 
     def describe(self) -> str:
-        """Return one line: the name, whether it is synthetic, and the sizes."""
+        """Return one line: the name, whether it is synthetic, the sizes and the metrics."""
         label = " (synthetic)" if self.synthetic else ""
+        scores = ", ".join(metric.label for metric in self.metrics)
+        return f"{self.name}{label}: {self._sizes()}; scored by {scores}"
+
+    def _sizes(self) -> str:
         test = f", {len(self.test):,} test" if self.test else ""
-        return (
-            f"{self.name}{label}: {len(self.train):,} training examples, {len(self.validation):,} "
-            f"validation{test} prompts; scored by BLEU"
-        )
+        return f"{len(self.train):,} training examples, {len(self.validation):,} validation{test}"
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first names of a list, for a line of text."""
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")

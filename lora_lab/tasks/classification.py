@@ -1,16 +1,25 @@
-"""What a classification task is: texts, or pairs of them, each with the name of its class."""
+"""Text → class: texts, or pairs of them, each with the name of its class."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from lora_lab.errors import TaskError
+from lora_lab.tasks import tables
+from lora_lab.tasks.base import Task, some
+from lora_lab.tasks.metrics import ACCURACY, F1, MACRO_F1, MATTHEWS, Metric
+from lora_lab.tasks.reading import UNKNOWN, Rows, TextReader
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
-class LabelledText:
+class LabeledText:
     """One text, or a pair of texts, with its class.
 
     Attributes:
@@ -23,89 +32,132 @@ class LabelledText:
     label: str
     pair: str | None = None
 
-    @property
-    def shown(self) -> str:
-        """The text as people read it, the pair on a line of its own."""
-        return self.text if self.pair is None else f"{self.text}\n{self.pair}"
-
 
 @dataclass(frozen=True)
-class ClassificationTask:
-    """Text → one of some classes, in three parts.
+class ClassificationTask(Task):
+    """Text → one of some classes; see `Task`.
 
     Attributes:
-        name: "mini-nli", or the file or hub id it came from.
-        synthetic: made by a program, not by people; `describe` says so.
         labels: the names of the classes; a class's place here is its number.
-        train: what is learnt from.
-        validation: in random order: the first n are a fair sample to score around training.
-        test: kept for the end; may be empty.
+        metrics: by default accuracy; of two classes Matthews's correlation and the second one's F1
+            too, of more the mean of all classes' F1.
     """
 
     name: str
     synthetic: bool
     labels: tuple[str, ...]
-    train: Sequence[LabelledText] = field(repr=False)
-    validation: Sequence[LabelledText] = field(repr=False)
-    test: Sequence[LabelledText] = field(default=(), repr=False)
+    train: Sequence[LabeledText] = field(repr=False)
+    validation: Sequence[LabeledText] = field(repr=False)
+    test: Sequence[LabeledText] = field(default=(), repr=False)
+    metrics: tuple[Metric, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.metrics:
+            more = (MATTHEWS, F1) if len(self.labels) == 2 else (MACRO_F1,)
+            object.__setattr__(self, "metrics", (ACCURACY, *more))
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The model needs a head for the classes."""
+        return {"labels": list(self.labels)}
+
+    def reference(self, example: LabeledText) -> int:
+        """Return the number of the class."""
+        return self.labels.index(example.label)
+
+    def input_text(self, example: LabeledText) -> str:
+        """Return the text."""
+        return example.text
 
     def score(
-        self, predictions: Sequence[str], examples: Sequence[LabelledText]
+        self, predictions: Sequence[str], examples: Sequence[LabeledText]
     ) -> dict[str, float]:
-        """Score predicted classes.
-
-        Args:
-            predictions: one name of a class an example, in the same order.
-            examples: from `validation` or `test`.
-
-        Returns:
-            {"accuracy": 0 to 100}, and of two classes "matthews" too: Matthews's correlation
-            times 100, as GLUE has it for CoLA; 0 where only one class is there or predicted.
+        """Score predicted classes, by their names; see `Task.score`.
 
         Raises:
             TaskError: nothing to score, not one prediction an example, or no class of the task.
         """
-        if not examples or len(predictions) != len(examples):
-            raise TaskError(
-                f"{len(predictions)} predictions for {len(examples)} examples; score needs one "
-                "prediction an example, and at least one"
-            )
         if unknown := set(predictions) - set(self.labels):
             raise TaskError(
                 f"{min(unknown)!r} is no class of {self.name}; its classes are {some(self.labels)}"
             )
-        pairs = [(p, e.label) for p, e in zip(predictions, examples, strict=True)]
-        scores = {"accuracy": 100 * sum(p == label for p, label in pairs) / len(pairs)}
-        if len(self.labels) == 2:
-            scores["matthews"] = 100 * _matthews(
-                [(p == self.labels[1], label == self.labels[1]) for p, label in pairs]
-            )
-        return scores
+        return super().score([self.labels.index(name) for name in predictions], examples)
 
-    def describe(self) -> str:
-        """Return one line: the name, whether it is synthetic, the sizes and the classes."""
-        label = " (synthetic)" if self.synthetic else ""
-        test = f", {len(self.test):,} test" if self.test else ""
-        return (
-            f"{self.name}{label}: {len(self.train):,} training examples, {len(self.validation):,} "
-            f"validation{test}; {len(self.labels)} classes ({some(self.labels)}); scored by "
-            "accuracy"
+    def _sizes(self) -> str:
+        return f"{super()._sizes()}; {len(self.labels)} classes ({some(self.labels)})"
+
+
+class LabelReader(TextReader[LabeledText]):
+    """Reads texts and classes.
+
+    The classes are the values of the label column in the training rows, sorted; whole numbers by
+    their size, and their names are their digits.
+    """
+
+    option = "label"
+    answer_noun = "class"
+
+    def answers(self, table: Dataset, source: str) -> list[str | None]:
+        """Return the names of the rows' classes.
+
+        Raises:
+            TaskError: a number that is not whole.
+        """
+        from datasets import ClassLabel
+
+        column = str(self._answer)
+        feature: Any = table.features[column]
+        if isinstance(feature, ClassLabel):
+            values = table[column]
+            return [None if v is None or v == UNKNOWN else feature.int2str(v) for v in values]
+        if not str(getattr(feature, "dtype", "")).startswith("float"):
+            return [text or None for text in tables.texts(table, self._answer, source)]
+        found: list[str | None] = []
+        for number, value in enumerate(table[column], 1):
+            missing = value is None or math.isnan(value)
+            if not missing and not value.is_integer():
+                raise TaskError(
+                    f"{source}: row {number} has {value} in column {self._answer!r}, which is no "
+                    "class but a measure; classification needs names or whole numbers (of a "
+                    "number to learn: target= in place of label=)"
+                )
+            found.append(None if missing else str(int(value)))
+        return found
+
+    def example(self, text: str, answer: str, pair: str | None) -> LabeledText:
+        """Make one row."""
+        return LabeledText(text, answer, pair)
+
+    def key(self, row: LabeledText) -> LabeledText:
+        """Return the row without its class."""
+        return dataclasses.replace(row, label="")
+
+    def check(self, parts: Mapping[str, tuple[str, list[LabeledText]]]) -> None:
+        """Refuse one class only, and classes that are not trained on."""
+        source, rows = parts["training"]
+        labels = _sorted({row.label for row in rows})
+        if len(labels) < 2:
+            raise TaskError(
+                f"{source}: column {self._answer!r} holds one class only ({labels[0]!r}); there "
+                "is nothing to tell apart"
+            )
+        for source, rows in parts.values():
+            if strange := _sorted({row.label for row in rows} - set(labels)):
+                raise TaskError(
+                    f"{source}: class {strange[0]!r} is in no training row; the training rows have "
+                    f"{some(labels)}"
+                )
+        self._labels = labels
+
+    def task(self, name: str, train: Rows, validation: Rows, test: Rows) -> ClassificationTask:
+        """Make the task."""
+        return ClassificationTask(
+            name, False, self._labels, tuple(train), tuple(validation), tuple(test)
         )
 
 
-def some(names: Sequence[str]) -> str:
-    """Return the first names of a list, for a line of text."""
-    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-
-
-def _matthews(pairs: Sequence[tuple[bool, bool]]) -> float:
-    """Return φ of a 2 × 2 table (Matthews, 1975), 0 where one of its margins is empty.
-
-    Args:
-        pairs: (predicted, true) of each example.
-    """
-    both = sum(p and t for p, t in pairs)
-    predicted, true = sum(p for p, _ in pairs), sum(t for _, t in pairs)
-    count = len(pairs)
-    spread = predicted * (count - predicted) * true * (count - true)
-    return (count * both - predicted * true) / math.sqrt(spread) if spread else 0.0
+def _sorted(labels: set[str]) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(labels, key=int))
+    except ValueError:
+        return tuple(sorted(labels))

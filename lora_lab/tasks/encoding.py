@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks.base import Example, Task
+from lora_lab.tasks.prompts import Example, GenerationTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +32,10 @@ class Encoded(TypedDict):
 
 
 def encode(
-    example: Example, task: Task, tokenizer: PreTrainedTokenizerBase | None, max_length: int
+    example: Example,
+    task: GenerationTask,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int,
 ) -> Encoded:
     """Tokenize one example.
 
@@ -68,7 +71,7 @@ def encode(
 
 def encode_all(
     examples: Iterable[Example],
-    task: Task,
+    task: GenerationTask,
     tokenizer: PreTrainedTokenizerBase | None,
     max_length: int,
 ) -> tuple[list[Encoded], int]:
@@ -79,12 +82,6 @@ def encode_all(
     """
     encoded = [encode(example, task, tokenizer, max_length) for example in examples]
     return encoded, sum(item["cut"] > 0 for item in encoded)
-
-
-def longest(task: Task, tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> int:
-    """Return the tokens of the longest training example: what a batch is padded to at most."""
-    encoded, _ = encode_all(task.train, task, tokenizer, max_length)
-    return max(len(item["input_ids"]) for item in encoded)
 
 
 def collate(batch: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:

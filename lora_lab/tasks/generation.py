@@ -13,8 +13,8 @@ from lora_lab._util.quiet import quiet_transformers
 from lora_lab.anatomy.model_config import max_positions
 from lora_lab.errors import TaskError
 from lora_lab.methods.prompt_tuning.adapter import learned_tokens
-from lora_lab.tasks.base import Task
 from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded, prompt_ids
+from lora_lab.tasks.prompts import GenerationTask
 from lora_lab.tasks.seq2seq_encoding import prompts_ids
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
-    prompts: Task | Sequence[str],
+    prompts: GenerationTask | Sequence[str],
     *,
     max_new_tokens: int = 64,
     batch_size: int = 16,
@@ -55,7 +55,7 @@ def generate(
     tokenizer = need_tokenizer(tokenizer)
     if isinstance(prompts, str):
         raise TaskError("prompts is one string; give a list of them")
-    if isinstance(prompts, Task):
+    if isinstance(prompts, GenerationTask):
         prompts = [prompts.prompt_text(example.prompt) for example in prompts.validation]
     if not model.can_generate():
         raise TaskError(

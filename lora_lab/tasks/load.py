@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from lora_lab.errors import TaskError
+from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.classification import ClassificationTask
+from lora_lab.tasks.classification import ClassificationTask, LabelReader
+from lora_lab.tasks.embedded.api import EMBEDDED
+from lora_lab.tasks.prompts import GenerationTask, PromptReader
+from lora_lab.tasks.reading import Reader, read_task
 from lora_lab.tasks.sources import remembering
 
 if TYPE_CHECKING:
     from lora_lab.tasks.tables import Column
-
-
-EMBEDDED = ("mini-e2e", "mini-nli", "mini-rating")
 
 
 # Of a name that is a variable mypy knows no more than that it is a str: a task of prompts.
@@ -32,7 +33,7 @@ def load_task(
     validation: str | Path | None = None,
     test: str | Path | None = None,
     seed: int = 0,
-) -> Task: ...
+) -> GenerationTask: ...
 @overload
 def load_task(
     name: str | Path,
@@ -56,7 +57,7 @@ def load_task(
     validation: str | Path | None = None,
     test: str | Path | None = None,
     seed: int = 0,
-) -> Task | ClassificationTask:
+) -> Task:
     """Load a task: prompt → completion, or with `text` and `label`, text → class.
 
     Args:
@@ -86,54 +87,38 @@ def load_task(
     }
     if str(name) in EMBEDDED:
         _refuse_file_options(str(name), **columns, validation=validation, test=test)
-        return _embedded(str(name), seed)
-    from lora_lab.tasks import labelled, local, tables
-
+        return EMBEDDED[str(name)].make(seed)
     is_file = tables.is_file_name(str(name))
     is_hub_id = str(name).count("/") == 1 and not str(name).startswith((".", "/", "~"))
     if not is_file and not is_hub_id:
         raise TaskError(_unknown(str(name)))
-    classes = text is not None or label is not None or pair is not None
-    if classes and (prompt or completion):
+    reader = _reader(name, **columns)
+    if not is_file:
+        _refuse_file_options(str(name), validation=validation, test=test)
+    return read_task(name, reader, validation, test, seed)
+
+
+def _reader(
+    name: str | Path, prompt: Any, completion: Any, text: Any, label: Any, pair: Any
+) -> Reader[Any]:
+    """Return what reads the kind of task that the named columns make."""
+    of_texts = any(column is not None for column in (text, label, pair))
+    if of_texts and (prompt or completion):
         raise TaskError(
             f"{name}: prompt and completion make a task of writing, text and label one of "
             "classes; name the columns of one of them"
         )
-    if not is_file:
-        _refuse_file_options(str(name), validation=validation, test=test)
-    if classes:
-        found = labelled.label_columns(name, text, label, pair)
-        if is_file:
-            return labelled.from_files(Path(name), found, validation, test, seed)
-        return labelled.from_hub(str(name), found, seed)
-    asked = local.columns_asked_for(name, prompt, completion)
-    if is_file:
-        return local.from_files(Path(name), asked, validation, test, seed)
-    return local.from_hub(str(name), asked, seed)
-
-
-def _embedded(name: str, seed: int) -> Task | ClassificationTask:
-    if name == "mini-nli":
-        from lora_lab.tasks.mini_nli import mini_nli
-
-        return mini_nli(seed)
-    if name == "mini-rating":
-        from lora_lab.tasks.mini_rating import mini_rating
-
-        return mini_rating(seed)
-    from lora_lab.tasks.mini import mini_e2e
-
-    return mini_e2e(seed)
+    if of_texts:
+        return LabelReader(name, text, label, pair)
+    return PromptReader(name, prompt, completion)
 
 
 def _unknown(name: str) -> str:
-    from lora_lab.tasks.tables import FORMATS
-
     near = difflib.get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(EMBEDDED)}"
     return (
-        f"no task is called {name!r}; {hint} (or give a {', '.join(FORMATS)} file, or a hub id of "
-        "the form owner/name)"
+        f"no task is called {name!r}; {hint} (or give a {', '.join(tables.FORMATS)} file, or a "
+        "hub id of the form owner/name)"
     )
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks.base import Example, Task
 from lora_lab.tasks.encoding import IGNORED, need_end, need_tokenizer, padded
+from lora_lab.tasks.prompts import Example, GenerationTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +36,7 @@ class EncodedPair(TypedDict):
 
 def encode_pairs(
     examples: Iterable[Example],
-    task: Task,
+    task: GenerationTask,
     tokenizer: PreTrainedTokenizerBase | None,
     max_length: int,
 ) -> tuple[list[EncodedPair], int]:

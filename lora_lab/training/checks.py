@@ -9,14 +9,12 @@ import torch
 from torch import nn
 
 from lora_lab.anatomy.api import anatomy
-from lora_lab.anatomy.heads import head_modules, is_classifier
 from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
 from lora_lab.methods.combined import method_name
 from lora_lab.methods.registry import method_of
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.classification import ClassificationTask, some
-from lora_lab.tasks.seq2seq_encoding import decoder_inputs
+from lora_lab.tasks.families.api import family_of
 from lora_lab.training.config import TrainingConfig
 from lora_lab.training.trackers import check_trackers
 
@@ -24,16 +22,13 @@ if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
 
 
-def check(lm: LoadedModel, task: Task | ClassificationTask) -> None:
+def check(lm: LoadedModel, task: Task) -> None:
     """Refuse a model that the task is not for, that has no weights, or a task without examples.
 
     Raises:
         ConfigError: which of them, and what to do.
     """
-    if isinstance(task, ClassificationTask):
-        _check_classifier(lm, task)
-    else:
-        _check_writer(lm, task)
+    family_of(task, lm).check(lm, task)
     if not len(task.train):
         raise ConfigError(f"task {task.name} has no training examples")
     if any(parameter.is_meta for parameter in lm.model.parameters()):
@@ -42,7 +37,7 @@ def check(lm: LoadedModel, task: Task | ClassificationTask) -> None:
 
 def check_settings(
     lm: LoadedModel,
-    task: Task | ClassificationTask,
+    task: Task,
     configs: Sequence[MethodConfig],
     training: TrainingConfig,
 ) -> None:
@@ -55,7 +50,7 @@ def check_settings(
         config.check_steps(training.max_steps)
         if method_of(config).modifies_base:
             _check_precision(lm.model, config)
-    if isinstance(task, Task):  # texts with classes are cut to what there is room for
+    if family_of(task, lm).writes:  # texts under a head are cut to what there is room for
         _check_positions(lm.model, configs, training)
     if training.loraplus_lr_ratio is not None and not any(method_of(c).ranks for c in configs):
         raise ConfigError(
@@ -84,48 +79,4 @@ def _check_positions(
             f"{tokens} learned tokens and max_length={training.max_length} do not fit the model's "
             f"{most} positions; use a max_length of at most {most - tokens}, or fewer learned "
             "tokens"
-        )
-
-
-def _check_writer(lm: LoadedModel, task: Task) -> None:
-    model, name = lm.model, lm.card.name
-    lacks = "generates" if not model.can_generate() or lm.tokenizer is None else ""
-    lacks = lacks or ("reads" if model.main_input_name != "input_ids" else "")
-    if lacks:
-        raise ConfigError(
-            f"{name} ({type(model).__name__}) {lacks} no text, and {task.name} is prompt → "
-            "completion; use a language model such as smollm2-135m"
-        )
-    if not model.config.is_encoder_decoder:
-        return
-    try:
-        decoder_inputs(model, torch.zeros(1, 1, dtype=torch.int64))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{name} does not know what its decoder starts with; set "
-            "model.config.decoder_start_token_id and model.config.pad_token_id"
-        ) from error
-
-
-def _check_classifier(lm: LoadedModel, task: ClassificationTask) -> None:
-    model, name = lm.model, lm.card.name
-    if not is_classifier(model) or not head_modules(model):
-        raise ConfigError(
-            f"{name} ({type(model).__name__}) has no classification head, and {task.name} is text "
-            f"→ one of {len(task.labels)} classes; load it with load_model(…, labels=task.labels)"
-        )
-    if lm.tokenizer is None:
-        raise ConfigError(
-            f"{name} has no tokenizer; load one and use LoadedModel.given(model, tokenizer)"
-        )
-    if model.config.num_labels != len(task.labels):
-        raise ConfigError(
-            f"{name} has a head for {model.config.num_labels} classes and {task.name} has "
-            f"{len(task.labels)} ({some(task.labels)}); load it with "
-            "load_model(…, labels=task.labels)"
-        )
-    if getattr(model.config, "pad_token_id", None) is None:
-        raise ConfigError(
-            f"{name} knows no padding, so that it cannot tell where a text ends; set "
-            "model.config.pad_token_id to the tokenizer's pad_token_id or eos_token_id"
         )

@@ -20,14 +20,13 @@ from lora_lab.training.config import TrainingConfig
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
-    from lora_lab.tasks.classification import ClassificationTask
     from lora_lab.training.run import Run
 
 
 def resume(
     run: RunRecord | str | os.PathLike[str],
     lm: LoadedModel | None = None,
-    task: Task | ClassificationTask | None = None,
+    task: Task | None = None,
     *,
     output_dir: str | os.PathLike[str] = "runs",
     start: bool = True,
@@ -81,7 +80,7 @@ def resume(
     return made.start() if start else made
 
 
-def model_source(lm: LoadedModel, task: Any) -> dict[str, Any] | None:
+def model_source(lm: LoadedModel, task: Task) -> dict[str, Any] | None:
     """Return what `load_model` needs to load a model again; None of one that the user gave."""
     card = lm.card
     if card.source == "given":
@@ -89,9 +88,7 @@ def model_source(lm: LoadedModel, task: Any) -> dict[str, Any] | None:
     name = str(Path(card.name).expanduser().resolve()) if card.source == "folder" else card.name
     source: dict[str, Any] = {"name": name, "dtype": card.dtype}
     source["device"] = card.device.partition(":")[0]
-    if labels := getattr(task, "labels", None):
-        source["labels"] = list(labels)
-    return source
+    return source | task.head
 
 
 def read_configs(record: RunRecord) -> tuple[tuple[MethodConfig, ...], TrainingConfig]:
@@ -163,7 +160,7 @@ def _load_model(record: RunRecord) -> LoadedModel:
     )
 
 
-def _load_task(record: RunRecord) -> Task | ClassificationTask:
+def _load_task(record: RunRecord) -> Task:
     from lora_lab.tasks.load import load_task
 
     source = _source(record, "task")

@@ -30,7 +30,6 @@ from lora_lab.runs.samples import Sample
 from lora_lab.runs.snapshot import RunState, Snapshot
 from lora_lab.runs.store import NullStore, RunStore
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.sources import task_source
 from lora_lab.training import processes, queue
 from lora_lab.training.checks import check, check_settings
@@ -90,7 +89,7 @@ class Run:
     def __init__(
         self,
         lm: LoadedModel,
-        task: Task | ClassificationTask,
+        task: Task,
         config: MethodConfig | Sequence[MethodConfig],
         training: TrainingConfig,
         output_dir: str | os.PathLike[str] = "runs",
@@ -103,7 +102,7 @@ class Run:
         self.lm = lm
         self.task = task
         self.config = as_config(config)
-        if isinstance(task, ClassificationTask):  # it starts at random, whatever the method
+        if task.head:  # it starts at random, whatever the method
             self.config = as_config(with_head(lm.model, self.config.parts))
         self.training = training
         check_settings(lm, task, self.configs, training)
@@ -122,7 +121,7 @@ class Run:
         self.samples: tuple[Sample, ...] = ()
         self.losses: tuple[tuple[int, float], ...] = ()
         self.notes: list[str] = []
-        if isinstance(task, ClassificationTask):
+        if task.head:
             self.notes.append(head_note(lm.model))
         self.error: Exception | None = None
         self._watch: str | None = None
@@ -321,14 +320,11 @@ class Run:
             error.__traceback__ = None  # the worker's frames have been added on the way here
             raise RunError(f"run {self.id} failed") from None
 
-    def _classes(self) -> dict[str, Any]:
-        """Return what the description says of a task of classes."""
-        if not isinstance(self.task, ClassificationTask):
-            return {}
-        return {
-            "labels": list(self.task.labels),
-            "head_parameters": head_parameters(self.model),  # trained, and not in paper's counts
-        }
+    def _head(self) -> dict[str, Any]:
+        """Return what the description says of the head that the task needs, if it needs one."""
+        # The parameters are trained, and not in the paper's counts.
+        head = self.task.head
+        return {**head, "head_parameters": head_parameters(self.model)} if head else {}
 
     def description(self, base: str | None = None) -> dict[str, Any]:
         """Return what the run was made of, as plain JSON: model, task, configs, versions.
@@ -347,7 +343,7 @@ class Run:
                 "name": self.task.name,
                 "synthetic": self.task.synthetic,
                 "examples": len(self.task.train),
-                **self._classes(),
+                **self._head(),
             },
             "method": self.config.method,
             # LoRA alone, as the sweep map and other readers of the ranks want it.
@@ -369,7 +365,7 @@ class Run:
 
 def train(
     lm: LoadedModel,
-    task: Task | ClassificationTask | str,
+    task: Task | str,
     config: MethodConfig | Sequence[MethodConfig] | None = None,
     *,
     output_dir: str | os.PathLike[str] = "runs",

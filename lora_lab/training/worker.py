@@ -10,7 +10,7 @@ import contextlib
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,10 +24,8 @@ from lora_lab.errors import LoraLabError, ModelError, RunError
 from lora_lab.methods.attached import activate
 from lora_lab.methods.base import Adapter
 from lora_lab.runs.samples import Sample
-from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.training import processes
-from lora_lab.training.class_data import ClassificationData
-from lora_lab.training.data import GenerationData, RunData
+from lora_lab.training.data import RunData
 from lora_lab.training.divergence import Divergence, DivergingError
 from lora_lab.training.failures import explain, is_out_of_memory, showable, with_proposal
 from lora_lab.training.gpu_memory import (
@@ -47,7 +45,6 @@ from lora_lab.training.isolation import (
 from lora_lab.training.observer import Observer
 from lora_lab.training.progress import LossHistory, Pace
 from lora_lab.training.recorder import Recorder
-from lora_lab.training.seq2seq_data import Seq2SeqData
 from lora_lab.training.sharding import shard
 from lora_lab.training.trainer import Fit, NotFiniteError, Step
 
@@ -74,7 +71,10 @@ class Worker:
         self.recorder = Recorder(run.store, self.adapter)
         self.observer = Observer(self.adapter, self.recorder)
         self.meter = Meter(self.model)
-        self.data = _data(run, self._evaluation_ends)
+        learned_tokens = sum(getattr(config, "tokens", 0) for config in run.configs)
+        self.data = RunData(
+            run.lm, run.task, run.training, run.notes, learned_tokens, self._evaluation_ends
+        )
         self.metrics: dict[str, float] = {}
         self.fit: Fit | None = None
         self.forecast: Forecast | None = None
@@ -160,7 +160,7 @@ class Worker:
         self.run.publish(memory=self.meter.reading())
         self._enter("reading the data")
         examples = self.data.training_examples()
-        self._check_gpu_memory(self.data.longest(examples), self.data.longest_written(examples))
+        self._check_gpu_memory(*self.data.family.longest(examples))
         if self.data.held_out and before is None:
             self._evaluate_base()
         if not self._ends():
@@ -220,12 +220,12 @@ class Worker:
             model=self.model,
             adapter=self.adapter,
             examples=examples,
-            collate=self.data.collate,
+            collate=self.data.family.collate,
             training=run.training,
             folder=run.folder,
             meter=self.meter,
             on_step=self._step_done,
-            loss=self.data.loss,
+            loss=self.data.family.loss,
             done=self.step,
             going_on=None if before is None else before.state,
         )
@@ -458,14 +458,3 @@ def load_state(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in live.items():
             tensor.copy_(tensors[name])
-
-
-def _data(run: Run, should_stop: Callable[[], bool]) -> RunData:
-    """Return a run's data, of the kind that its task has."""
-    kind: type[RunData] = GenerationData
-    if isinstance(run.task, ClassificationTask):
-        kind = ClassificationData
-    elif run.model.config.is_encoder_decoder:
-        kind = Seq2SeqData
-    learned_tokens = sum(getattr(config, "tokens", 0) for config in run.configs)
-    return kind(run.lm, run.task, run.training, run.notes, learned_tokens, should_stop)

@@ -18,11 +18,11 @@ import sys; sys.path[:0] = [{{here!r}}]
 import torch; torch.set_num_threads(1)
 from tiny_chat import tiny_chat_model
 from lora_lab.models import LoadedModel
-from lora_lab.tasks import Example, Task
+from lora_lab.tasks import Example, GenerationTask
 from lora_lab_widgets import Workbench
 evil, name = {EVIL_TEXT!r}, {EVIL_NAME!r}
 rows = [Example(evil, evil, (evil,)) for _ in range(8)]
-task = Task(evil, synthetic=True, train=rows, validation=rows[:2])
+task = GenerationTask(evil, synthetic=True, train=rows, validation=rows[:2])
 lm = LoadedModel.given(*tiny_chat_model(), name)
 wb = Workbench(lm, task=task, max_steps=4, per_device_train_batch_size=2, max_length=96)
 wb"""

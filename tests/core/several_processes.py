@@ -23,7 +23,7 @@ from lora_lab.configs import (
     PrefixEmbedConfig,
 )
 from lora_lab.errors import RunError
-from lora_lab.tasks import Example, Task
+from lora_lab.tasks import Example, GenerationTask
 from lora_lab.training import processes
 from lora_lab.training.resume import resume
 from lora_lab.training.run import Run, train
@@ -40,14 +40,14 @@ METHODS: dict[str, Any] = {
 }
 
 
-def ragged_task(examples: int = 48) -> Task:
+def ragged_task(examples: int = 48) -> GenerationTask:
     """Answers of 1 to 12 letters, in an order in which neighbours differ much."""
     rows = []
     for i in range(examples):
         letter = "abcdefghijklmnop"[i % 16]
         answer = " ".join([letter] * (1 + i * 7 % 12))
         rows.append(Example(f"{letter} >", answer, (answer,)))
-    return Task("ragged letters", True, rows[:-4], rows[-4:])
+    return GenerationTask("ragged letters", True, rows[:-4], rows[-4:])
 
 
 def begin(folder: Path, config: Any = LORA, batch: int = 8, passes: int = 1, **more: Any) -> Run:

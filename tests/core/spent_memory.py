@@ -12,8 +12,8 @@ import lora_lab as ll
 from lora_lab.configs import TrainingConfig
 from lora_lab.errors import RunError
 from lora_lab.models import LoadedModel
-from lora_lab.tasks import Task
-from lora_lab.tasks.encoding import longest
+from lora_lab.tasks import GenerationTask
+from lora_lab.tasks.families.api import longest_example
 from lora_lab.training.gpu_memory import Forecast
 
 CONFIG = ll.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")
@@ -39,14 +39,14 @@ class Machine(Protocol):
         """Leave so many bytes to whoever asks from now on."""
 
 
-def ordeal(lm: LoadedModel, task: Task, folder: Path, machine: Machine) -> None:
+def ordeal(lm: LoadedModel, task: GenerationTask, folder: Path, machine: Machine) -> None:
     """Train out of memory; assert that all is freed, and that what is proposed then fits."""
     ll.train(lm, task, CONFIG, output_dir=folder, max_steps=1, eval_examples=0).result(120)
     ll.detach(lm.model)  # libraries have what they keep for good
     before = machine.allocated()
 
     training = TrainingConfig(max_steps=3, eval_examples=0, per_device_train_batch_size=ASKED)
-    length = longest(task, lm.tokenizer, training.max_length)
+    length = longest_example(lm, task, training.max_length).read
     forecast = Forecast(lm.model, CONFIG, training, length, lm.model.device)
     free = int(SLACK * forecast(FITS))
     assert forecast(2 * FITS) > free, "the test's own numbers: one batch only is to fit"

@@ -19,9 +19,9 @@ from lora_lab.checkpoint import load_adapter
 from lora_lab.configs import BitFitConfig, FullConfig, HeadConfig, LoraConfig, TrainingConfig
 from lora_lab.errors import ConfigError, TaskError
 from lora_lab.models import LoadedModel
-from lora_lab.tasks import ClassificationTask, LabelledText
-from lora_lab.tasks.class_encoding import collate_texts, encode_texts
-from lora_lab.training.class_data import class_numbers, step_loss
+from lora_lab.tasks import ClassificationTask, LabeledText
+from lora_lab.tasks.families.classification import class_numbers, step_loss
+from lora_lab.tasks.text_encoding import collate_texts, encode_texts
 from lora_lab.training.run import train
 from lora_lab.training.trainer import Fit
 
@@ -58,7 +58,7 @@ def _task(labels: tuple[str, ...]) -> ClassificationTask:
 def test_scores_are_those_of_the_formulas_in_float64():
     rng = random.Random(1)
     for _ in range(20):
-        examples = [LabelledText("x", rng.choice("ab")) for _ in range(37)]
+        examples = [LabeledText("x", rng.choice("ab")) for _ in range(37)]
         predictions = [rng.choice("ab") if rng.random() < 0.5 else e.label for e in examples]
         y = torch.tensor(
             [[p == "b", e.label == "b"] for p, e in zip(predictions, examples, strict=True)]
@@ -66,17 +66,23 @@ def test_scores_are_those_of_the_formulas_in_float64():
         # Matthews's φ of two classes is Pearson's correlation of their indicators.
         phi = torch.corrcoef(y.double().T)[0, 1].item()
         accuracy = (y[:, 0] == y[:, 1]).double().mean().item()
+        both = (y[:, 0] & y[:, 1]).double().sum()
+        f1 = (2 * both / y.double().sum()).item()  # 2 true positives / (predicted + actual)
         scores = _task(("a", "b")).score(predictions, examples)
+        assert scores["f1"] == pytest.approx(100 * f1, rel=1e-12)
         assert scores["accuracy"] == pytest.approx(100 * accuracy, rel=1e-12)
         assert scores["matthews"] == pytest.approx(100 * phi, rel=1e-9, abs=1e-9)
 
 
 def test_one_predicted_class_has_no_correlation_and_three_classes_have_no_phi():
-    examples = [LabelledText("x", label) for label in "aab"]
+    examples = [LabeledText("x", label) for label in "aab"]
     scores = _task(("a", "b")).score(["a", "a", "a"], examples)
-    assert scores == {"accuracy": pytest.approx(200 / 3), "matthews": 0.0}
+    assert scores == {"accuracy": pytest.approx(200 / 3), "matthews": 0.0, "f1": 0.0}
+    # b and c: a class that is predicted in vain has an F1 of 0, as has one that is not.
+    examples = [LabeledText("x", label) for label in "abb"]
     assert _task(("a", "b", "c")).score(["a", "c", "b"], examples) == {
-        "accuracy": pytest.approx(200 / 3)
+        "accuracy": pytest.approx(200 / 3),
+        "macro_f1": pytest.approx(100 * (1 + 2 / 3 + 0) / 3),
     }
 
 
@@ -84,15 +90,15 @@ def test_what_cannot_be_scored_gets_one_line():
     with pytest.raises(TaskError, match="0 predictions for 0 examples"):
         _task(("a", "b")).score([], [])
     with pytest.raises(TaskError, match="'d' is no class of t; its classes are a, b"):
-        _task(("a", "b")).score(["d"], [LabelledText("x", "a")])
+        _task(("a", "b")).score(["d"], [LabeledText("x", "a")])
 
 
 # From texts to tensors ---------------------------------------------------------------------------
 
 
 def test_texts_keep_their_frame_and_lose_their_end():
-    examples = [LabelledText("abcdef", "early"), LabelledText("xy", "late")]
-    encoded, cut = encode_texts(examples, {"early": 1, "late": 0}, framing_tokenizer(), 6)
+    examples = [LabeledText("abcdef", "early"), LabeledText("xy", "late")]
+    encoded, cut = encode_texts(examples, [1, 0], framing_tokenizer(), 6)
     byte = framing_tokenizer().convert_tokens_to_ids
     assert cut == 1
     assert encoded[0]["input_ids"] == [1, *map(byte, "abcd"), 2]
@@ -101,8 +107,8 @@ def test_texts_keep_their_frame_and_lose_their_end():
 
 
 def test_of_a_pair_the_longer_one_is_cut_and_its_parts_are_told():
-    example = LabelledText("ab", "late", "uvwxyz")
-    (encoded,), cut = encode_texts([example], {"late": 0}, framing_tokenizer(), 8)
+    example = LabeledText("ab", "late", "uvwxyz")
+    (encoded,), cut = encode_texts([example], [0], framing_tokenizer(), 8)
     byte = framing_tokenizer().convert_tokens_to_ids
     assert cut == 1
     assert encoded["input_ids"] == [1, *map(byte, "ab"), 2, *map(byte, "uvw"), 2]
@@ -128,7 +134,7 @@ def test_batches_are_padded_on_the_right():
 
 def test_a_frame_that_leaves_no_room_is_refused():
     with pytest.raises(TaskError, match="max_length=4 has no room for text beside 3 special"):
-        encode_texts([LabelledText("a", "x", "b")], {"x": 0}, framing_tokenizer(), 4)
+        encode_texts([LabeledText("a", "x", "b")], [0], framing_tokenizer(), 4)
 
 
 def test_a_model_that_knows_the_names_keeps_its_own_order():
@@ -146,7 +152,8 @@ def test_the_loss_and_gradient_of_a_step_are_the_mean_over_its_texts(tmp_path, k
     """Passes of different sizes: a mean of means would be another number."""
     lm, task = tiny_classifier(kind), tiny_classes(64)
     adapter = methods.attach(lm.model, HeadConfig())
-    encoded, _ = encode_texts(task.train, {"early": 0, "late": 1}, lm.tokenizer, 64)
+    targets = [task.labels.index(e.label) for e in task.train]
+    encoded, _ = encode_texts(task.train, targets, lm.tokenizer, 64)
     batches, steps = [], []
     sizes = iter((4, 1, 3, 2, 2, 4))
 
@@ -282,7 +289,7 @@ def test_other_methods_get_a_head_config_and_no_second_one(tmp_path):
 
 
 def test_texts_that_were_cut_are_noted(result_of):
-    long = [LabelledText("a" * 80, "early"), LabelledText("z" * 80, "late")] * 8
+    long = [LabeledText("a" * 80, "early"), LabeledText("z" * 80, "late")] * 8
     task = ClassificationTask("long", True, ("early", "late"), long, long)
     # 64 positions are less than max_length.
     run, _ = result_of(tiny_classifier(), task)

@@ -7,10 +7,10 @@ import torch
 from tiny_text import tiny_llama, tiny_tokenizer
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks import Example, Task, load_task
+from lora_lab.tasks import Example, GenerationTask, load_task
 from lora_lab.tasks.encoding import collate, encode, encode_all, pad_id
 
-TASK = Task("t", False, (), ())
+TASK = GenerationTask("t", False, (), ())
 EXAMPLE = Example("name[A]", "A is here.", ("A is here.",))
 EOS = 2
 

@@ -21,7 +21,7 @@ from lora_lab.runs import checkpoints as checkpoints_module
 from lora_lab.runs.records import RecordState, list_runs
 from lora_lab.runs.redaction import redacted
 from lora_lab.runs.snapshot import RunState
-from lora_lab.tasks.encoding import longest
+from lora_lab.tasks.families.api import longest_example
 from lora_lab.training import gpu_memory as memory_module
 from lora_lab.training import worker as worker_module
 from lora_lab.training.divergence import PATIENCE, RISE, Divergence, DivergingError
@@ -143,7 +143,7 @@ def test_a_diverging_run_stops_and_gives_back_the_adapter_from_before(tmp_path):
 
 def bytes_for(batch: int) -> int:
     lm = tiny_lm()
-    length = longest(tiny_task(), lm.tokenizer, 128)
+    length = longest_example(lm, tiny_task(), 128).read
     forecast = Forecast(lm.model, CONFIG, TrainingConfig(), length, torch.device("cpu"))
     return forecast(batch)
 

@@ -12,7 +12,7 @@ from tiny_text import tiny_llama, tiny_tokenizer
 from lora_lab.configs import PrefixEmbedConfig
 from lora_lab.errors import TaskError
 from lora_lab.methods.api import attach
-from lora_lab.tasks import Example, Task
+from lora_lab.tasks import Example, GenerationTask
 from lora_lab.tasks.generation import generate
 
 PROMPTS = ["name[A]\n", "a much longer prompt, which pads the others\n", "b\n", "xyz\n", "q"]
@@ -45,7 +45,7 @@ def test_an_answer_ends_at_the_learned_end():
     from lora_lab.tasks.encoding import collate, encode
 
     example = Example("a", "  yes, b.", ("yes, b.",))
-    task = Task("t", False, (), (example,))
+    task = GenerationTask("t", False, (), (example,))
     tokenizer, model = tiny_tokenizer(), tiny_llama(initializer_range=0.05)
     batch = collate([encode(example, task, tokenizer, 32)], 0)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

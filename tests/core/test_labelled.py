@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks import ClassificationTask, LabelledText, load_task, tables
+from lora_lab.tasks import ClassificationTask, LabeledText, load_task, tables
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -42,9 +42,9 @@ def test_every_format_gives_the_same_texts_and_classes(tmp_path, name):
     held_out = _write(tmp_path / f"v{name}", [{"text": "new", "label": 9, "other": "x"}])
     task = load_task(path, text="text", label="label", pair="other", validation=held_out)
     assert isinstance(task, ClassificationTask)
-    expected = [LabelledText(r["text"], str(r["label"]), r["other"]) for r in ROWS]
+    expected = [LabeledText(r["text"], str(r["label"]), r["other"]) for r in ROWS]
     assert list(task.train) == expected
-    assert task.validation == (LabelledText("new", "9", "x"),)
+    assert task.validation == (LabeledText("new", "9", "x"),)
     assert task.labels == ("9", "10"), "whole numbers by their size"
     assert (task.name, task.synthetic, task.test) == (name, False, ())
     assert load_task(path, text="text", label="label", validation=held_out).train[0].pair is None
@@ -74,7 +74,7 @@ def test_texts_are_held_out_whole_and_in_random_order(tmp_path):
     assert len({e.text for e in task.validation}) == 6  # one in ten of 60 texts
     assert {e.text for e in task.train}.isdisjoint(e.text for e in task.validation)
     assert Counter((*task.train, *task.validation)) == Counter(
-        LabelledText(r["text"], r["label"]) for r in rows
+        LabeledText(r["text"], r["label"]) for r in rows
     )
     assert load_task(path, text="text", label="label") == task
     assert load_task(path, text="text", label="label", seed=1) != task
@@ -172,7 +172,7 @@ def test_a_hub_data_set_has_its_classes_names_and_its_secret_split_is_left_out(m
         task = load_task("owner/name", text="sentence", label="label")
     assert task.labels == ("negative", "positive")
     assert [e.label for e in task.train] == ["positive", "negative", "positive"]
-    assert task.validation == (LabelledText("new", "negative"),)
+    assert task.validation == (LabeledText("new", "negative"),)
     assert task.test == ()
 
 
@@ -215,7 +215,7 @@ def test_the_real_files_have_their_published_sizes_and_classes():
     )
     assert (len(task.train), len(task.validation)) == (8551, 527)
     assert task.labels == ("0", "1")
-    assert task.train[0] == LabelledText(
+    assert task.train[0] == LabeledText(
         "Our friends won't buy this analysis, let alone the next one we propose.", "1"
     )
     banking = _real("banking77")
@@ -226,4 +226,7 @@ def test_the_real_files_have_their_published_sizes_and_classes():
     assert (len(task.test), len(task.labels)) == (3080, 77)
     # Always the commonest class: 40 test questions of each of the 77.
     guess = random.Random(0).choice(task.labels)
-    assert task.score([guess] * 3080, task.test) == {"accuracy": pytest.approx(100 / 77)}
+    assert task.score([guess] * 3080, task.test) == {
+        "accuracy": pytest.approx(100 / 77),
+        "macro_f1": pytest.approx(100 * (2 * 40 / (40 + 3080)) / 77),
+    }

@@ -8,8 +8,8 @@ import pytest
 
 import lora_lab as ll
 from lora_lab.errors import ConfigError
-from lora_lab.tasks.lengths import longest_example
-from lora_lab.training.seq2seq_data import Seq2SeqData
+from lora_lab.tasks.families.api import longest_example
+from lora_lab.training.data import RunData
 from tests.core.tiny_classes import tiny_classes, tiny_classifier
 from tests.core.tiny_models import tiny
 from tests.core.tiny_run import tiny_lm, tiny_task
@@ -23,13 +23,13 @@ def test_a_decoders_example_is_prompt_completion_and_the_end() -> None:
     bytes_of = [
         len(task.prompt_text(e.prompt)) + len(e.completion) + 1 for e in task.train
     ]  # a token a byte
-    assert longest_example(task, lm.model.config, lm.tokenizer, 128) == (max(bytes_of), None)
+    assert longest_example(lm, task, 128) == (max(bytes_of), None)
 
 
 @pytest.mark.parametrize(("kind", "frame"), [("t5", 1), ("bart", 2)])
 def test_the_two_sides_of_a_pair_are_measured_apart(kind: str, frame: int) -> None:
     lm, task = tiny_seq2seq(kind), uneven_task()
-    found = longest_example(task, lm.model.config, lm.tokenizer, 64)
+    found = longest_example(lm, task, 64)
     assert found.read == max(len(task.prompt_text(e.prompt)) for e in task.train) + frame
     assert found.written == max(len(e.completion) for e in task.train) + frame
     assert found.read != found.written
@@ -38,16 +38,16 @@ def test_the_two_sides_of_a_pair_are_measured_apart(kind: str, frame: int) -> No
 def test_a_text_with_a_class_is_measured_in_its_frame() -> None:
     lm, task = tiny_classifier(), tiny_classes()
     longest = max(len(e.text) for e in task.train)
-    assert longest_example(task, lm.model.config, lm.tokenizer, 64) == (longest + 2, None)
+    assert longest_example(lm, task, 64) == (longest + 2, None)
 
 
 def test_a_run_forecasts_with_both_lengths() -> None:
     lm, task = tiny_seq2seq("t5"), uneven_task()
     training = ll.TrainingConfig(max_steps=16, max_length=64, eval_examples=0)
-    data = Seq2SeqData(lm, task, training, notes=[])
+    data = RunData(lm, task, training, notes=[])
     examples = data.training_examples()  # all 64 of them
-    expected = longest_example(task, lm.model.config, lm.tokenizer, 64)
-    assert (data.longest(examples), data.longest_written(examples)) == expected
+    expected = longest_example(lm, task, 64)
+    assert data.family.longest(examples) == expected
 
 
 @pytest.mark.parametrize("kind", ["t5", "bart"])

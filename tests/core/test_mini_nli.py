@@ -10,8 +10,9 @@ from collections import Counter, defaultdict
 import pytest
 
 from lora_lab.errors import TaskError
+from lora_lab.runs.fingerprints import data_fingerprint
 from lora_lab.tasks import load_task
-from lora_lab.tasks.world import ATTRIBUTES, World
+from lora_lab.tasks.embedded.world import ATTRIBUTES, World
 
 # attribute → value → what a sentence says of it, and of no other value
 _SAID = {
@@ -136,3 +137,9 @@ def test_neither_sentence_alone_gives_the_class_away(task, names, side):
 def test_it_takes_no_columns():
     with pytest.raises(TaskError, match="mini-nli brings its own parts; leave out text and label"):
         load_task("mini-nli", text="a", label="b")
+
+
+def test_its_data_are_those_that_runs_on_disk_were_made_of():
+    # Written down before LabeledText had its American name: older runs resume by it.
+    recorded = "b571f4961edbe8ee833a477dd0c3f74ec61785a2ede55d904c93dc3b1da069dd"
+    assert data_fingerprint(load_task("mini-nli")) == recorded

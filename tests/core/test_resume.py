@@ -29,7 +29,7 @@ from lora_lab.runs.checkpoints import folders, newest
 from lora_lab.runs.lock import RunLock
 from lora_lab.runs.records import RecordState, list_runs
 from lora_lab.runs.snapshot import RunState
-from lora_lab.tasks import Example, Task, load_task
+from lora_lab.tasks import Example, GenerationTask, load_task
 from lora_lab.training.resume import resume
 from lora_lab.training.run import train
 from lora_lab.training.sampler import StepSampler
@@ -414,8 +414,8 @@ def test_training_settings_come_back_as_they_were(tmp_path):
 def test_examples_that_say_something_else_have_another_fingerprint():
     from lora_lab.runs.fingerprints import data_fingerprint
 
-    def task(*words: str) -> Task:
-        return Task("t", True, [Example(word, word, (word,)) for word in words], [])
+    def task(*words: str) -> GenerationTask:
+        return GenerationTask("t", True, [Example(word, word, (word,)) for word in words], [])
 
     assert data_fingerprint(task("a", "b")) == data_fingerprint(task("a", "b"))
     assert data_fingerprint(task("a", "b")) != data_fingerprint(task("b", "a"))

@@ -27,7 +27,7 @@ from lora_lab.configs import (
 )
 from lora_lab.errors import ConfigError
 from lora_lab.models import LoadedModel
-from lora_lab.tasks import Example, Task
+from lora_lab.tasks import Example, GenerationTask
 from lora_lab.tasks.generation import generate
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")
@@ -46,7 +46,9 @@ METHODS = {
 }
 
 
-def train(tmp_path, lm: LoadedModel, task: Task, config: Any = LORA, **changes: Any) -> ll.Run:
+def train(
+    tmp_path, lm: LoadedModel, task: GenerationTask, config: Any = LORA, **changes: Any
+) -> ll.Run:
     settings = {
         "max_steps": 3,
         "max_length": 24,
@@ -155,7 +157,7 @@ def test_the_decoder_keeps_no_cache_while_it_trains(tmp_path):
 
 def test_cut_prompts_are_noted_and_long_completions_refused(tmp_path):
     long = Example("x" * 40, "yes", ("yes",))
-    task = Task("long", True, [*uneven_task().train[:3], long], [long])
+    task = GenerationTask("long", True, [*uneven_task().train[:3], long], [long])
     run = train(tmp_path, tiny_seq2seq(), task, max_steps=1)
     run.result(60)
     assert "1 of 4 training prompts were cut at their start to fit max_length=24" in run.notes
@@ -166,7 +168,7 @@ def test_cut_prompts_are_noted_and_long_completions_refused(tmp_path):
 
 def test_no_side_has_more_tokens_than_the_model_has_positions(tmp_path):
     long = Example("x" * 200, "yes", ("yes",))
-    task = Task("long", True, [long] * 8, [long])
+    task = GenerationTask("long", True, [long] * 8, [long])
     run = train(tmp_path, tiny_seq2seq("bart"), task, max_length=500, max_steps=1)  # 64 positions
     run.result(60)
     assert "8 of 8 training prompts were cut at their start to fit max_length=64" in run.notes
@@ -187,7 +189,7 @@ def test_learned_tokens_need_positions_beside_the_longest_prompt(tmp_path, confi
 
 def test_a_prompt_that_fills_the_positions_has_room_for_learned_tokens(tmp_path):
     long = Example("x" * 200, "yes", ("yes",))
-    task = Task("long", True, [long] * 8, [long])
+    task = GenerationTask("long", True, [long] * 8, [long])
     run = train(tmp_path, tiny_seq2seq("bart"), task, EMBED, max_length=60, max_steps=1)
     run.result(60)
 

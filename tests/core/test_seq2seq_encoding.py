@@ -10,10 +10,10 @@ from tiny_text import tiny_tokenizer
 from tokenizers import processors
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks import Example, Task
+from lora_lab.tasks import Example, GenerationTask
 from lora_lab.tasks.seq2seq_encoding import collate_pairs, decoder_inputs, encode_pairs
 
-TASK = Task("t", False, (), ())
+TASK = GenerationTask("t", False, (), ())
 EXAMPLE = Example("name[A]", "A is here.", ("A is here.",))
 TINY = {"vocab_size": 40, "pad_token_id": 0, "eos_token_id": 2, "dropout": 0.0}
 SIZES = {"d_model": 16, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}

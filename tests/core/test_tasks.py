@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks import Example, Task, load_task, tables
-from lora_lab.tasks.grammar import sentence
-from lora_lab.tasks.world import ATTRIBUTES, World
+from lora_lab.tasks import Example, GenerationTask, load_task, tables
+from lora_lab.tasks.embedded.grammar import sentence
+from lora_lab.tasks.embedded.world import ATTRIBUTES, World
 
 E2E = Path(__file__).parents[2].parent / "shared" / "data" / "e2e"
 
@@ -191,7 +191,7 @@ def test_bleu_with_ragged_references_by_the_formula():
         "the cheap pub by the river is friendly",
     ]
     examples = [Example("p", r[0], tuple(r)) for r in references]
-    task = Task("t", False, (), ())
+    task = GenerationTask("t", False, (), ())
     score = task.score(predictions, examples)
     assert score == {"bleu": pytest.approx(_bleu(predictions, references), rel=1e-9)}
     assert 0 < score["bleu"] < 100
@@ -200,7 +200,7 @@ def test_bleu_with_ragged_references_by_the_formula():
 @pytest.mark.parametrize(("predictions", "count"), [([], 0), (["a"], 2)])
 def test_score_needs_one_prediction_an_example(predictions, count):
     with pytest.raises(TaskError, match=f"{len(predictions)} predictions for {count} examples"):
-        Task("t", False, (), ()).score(predictions, [Example("p", "c", ("c",))] * count)
+        GenerationTask("t", False, (), ()).score(predictions, [Example("p", "c", ("c",))] * count)
 
 
 # ---------------------------------------------------------------- files

@@ -10,7 +10,7 @@ from tokenizers import processors
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from lora_lab.models import LoadedModel
-from lora_lab.tasks import ClassificationTask, LabelledText
+from lora_lab.tasks import ClassificationTask, LabeledText
 from tests.core.tiny_models import tiny_config
 from tests.core.tiny_text import tiny_tokenizer
 
@@ -50,9 +50,9 @@ def tiny_classes(training: int = 64, held_out: int = 16, pairs: bool = False) ->
     rng = random.Random(0)
     halves = {"early": string.ascii_lowercase[:13], "late": string.ascii_lowercase[13:]}
 
-    def example(label: str) -> LabelledText:
+    def example(label: str) -> LabeledText:
         first, second = ("".join(rng.choices(halves[label], k=rng.randint(3, 9))) for _ in "ab")
-        return LabelledText(first, label, second if pairs else None)
+        return LabeledText(first, label, second if pairs else None)
 
     rows = [example("late" if i % 2 else "early") for i in range(training + held_out)]
     return ClassificationTask("halves", True, ("early", "late"), rows[:training], rows[training:])

@@ -12,7 +12,7 @@ from tokenizers import processors
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
 from lora_lab.models import LoadedModel
-from lora_lab.tasks import Example, Task
+from lora_lab.tasks import Example, GenerationTask
 
 KINDS = ["t5", "t5-gated", "bart"]
 FRAMES = {"t5": "$A </s>", "t5-gated": "$A </s>", "bart": "<s> $A </s>"}
@@ -56,7 +56,7 @@ def tiny_seq2seq(kind: str = "t5") -> LoadedModel:
     return LoadedModel.given(model, framing_tokenizer(kind), f"tiny-{kind}")
 
 
-def uneven_task(training: int = 64, held_out: int = 4) -> Task:
+def uneven_task(training: int = 64, held_out: int = 4) -> GenerationTask:
     """A letter and a number in, the letter so many times out: completions of many lengths."""
     rng = random.Random(0)
 
@@ -65,4 +65,4 @@ def uneven_task(training: int = 64, held_out: int = 4) -> Task:
         return Example(f"{letter} {count}", letter * count, (letter * count,))
 
     rows = [example() for _ in range(training + held_out)]
-    return Task("repeats", True, rows[:training], rows[training:])
+    return GenerationTask("repeats", True, rows[:training], rows[training:])

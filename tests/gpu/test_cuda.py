@@ -79,10 +79,10 @@ def test_a_run_on_the_gpu_learns_and_meters_its_memory(tmp_path, checkpointing):
     from tiny_text import tiny_llama, tiny_tokenizer
 
     from lora_lab.models import LoadedModel
-    from lora_lab.tasks import Example, Task
+    from lora_lab.tasks import Example, GenerationTask
 
     examples = [Example(f"say {word}", word, (word,)) for word in ("yes", "no", "maybe")] * 40
-    task = Task("words", True, examples, examples[:3])
+    task = GenerationTask("words", True, examples, examples[:3])
     lm = LoadedModel.given(tiny_llama().cuda(), tiny_tokenizer())
     run = ll.train(
         lm,

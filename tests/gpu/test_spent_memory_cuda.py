@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lora_lab.models import LoadedModel
-from lora_lab.tasks import Example, Task
+from lora_lab.tasks import Example, GenerationTask
 from lora_lab.training.gpu_memory import gpu_memory
 
 sys.path.append(str(Path(__file__).parents[1] / "core"))
@@ -55,6 +55,6 @@ def test_memory_is_freed_and_the_proposed_batch_fits(tmp_path: Path) -> None:
         max_position_embeddings=512,
     )
     examples = [Example(f"{i:03} " * 50, f"{i:03} " * 10, (str(i),)) for i in range(48)]
-    task = Task("numbers", True, examples, examples[:2])
+    task = GenerationTask("numbers", True, examples, examples[:2])
     lm = LoadedModel.given(model.to("cuda"), tiny_tokenizer(), "wide-llama")
     ordeal(lm, task, tmp_path, Gpu())

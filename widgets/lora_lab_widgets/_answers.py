@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_lab.methods.attached import activate, active, attached
-from lora_lab.tasks.classification import ClassificationTask
-from lora_lab.tasks.classifying import classify
-from lora_lab.tasks.generation import generate
+from lora_lab.tasks.families.api import family_of
 from lora_lab_widgets.live_adapter import ADAPTER
 
 if TYPE_CHECKING:
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
 def answers(
     lm: LoadedModel,
-    task: Task | ClassificationTask,
+    task: Task,
     prompt: str,
     max_new_tokens: int,
     longest_text: int,
@@ -28,20 +26,17 @@ def answers(
 
     Args:
         lm: the model.
-        task: tells how a prompt is put, or which classes there are.
+        task: tells how the model reads and answers.
         prompt: what was typed.
         max_new_tokens: of an answer in words.
-        longest_text: tokens of a text to classify.
+        longest_text: tokens of a text under a head.
     """
-    model, tokenizer = lm.model, lm.tokenizer
+    model = lm.model
+    family = family_of(task, lm)(lm, task, longest_text)
 
     def answer(name: str | None) -> str:
         activate(model, name)
-        if isinstance(task, ClassificationTask):
-            found = classify(model, tokenizer, task, prompt, longest_text)
-            return f"{found.label} ({found.probability:.0%})"
-        text = [task.prompt_text(prompt)]
-        return generate(model, tokenizer, text, max_new_tokens=max_new_tokens)[0]
+        return family.answer(prompt, max_new_tokens)
 
     before = active(model)
     try:

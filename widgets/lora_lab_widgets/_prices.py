@@ -12,7 +12,8 @@ from lora_lab.budget.forecast import budget
 from lora_lab.budget.table import price_table, tokens_text
 from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError, TaskError
-from lora_lab.tasks.lengths import Lengths, longest_example
+from lora_lab.tasks.families.api import longest_example
+from lora_lab.tasks.families.base import Lengths
 from lora_lab.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from lora_lab.budget.costs import Memory
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
-    from lora_lab.tasks.classification import ClassificationTask
     from lora_lab_widgets._plans import Plans
     from lora_lab_widgets.savings import Savings
 
@@ -46,7 +46,7 @@ class Prices:
         anatomy: Anatomy,
         plans: Plans,
         savings: Savings,
-        task: Callable[[], Task | ClassificationTask],
+        task: Callable[[], Task],
     ) -> None:
         self._lm = lm
         self._anatomy = anatomy
@@ -90,9 +90,8 @@ class Prices:
         config = configs[0] if len(configs) == 1 else tuple(configs) or None
         return lambda: dry_run(model, config, **known).memory
 
-    def _longest(self, task: Task | ClassificationTask, max_length: int) -> Lengths:
+    def _longest(self, task: Task, max_length: int) -> Lengths:
         key = (task.name, max_length)
         if key not in self._lengths:
-            config = self._lm.model.config
-            self._lengths[key] = longest_example(task, config, self._lm.tokenizer, max_length)
+            self._lengths[key] = longest_example(self._lm, task, max_length)
         return self._lengths[key]

@@ -14,7 +14,6 @@ from lora_lab.methods.head.config import HeadConfig
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.runs.fingerprints import data_fingerprint
 from lora_lab.runs.records import RunRecord
-from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.training.resume import resume
 from lora_lab.training.run import Run
 from lora_lab_widgets.live_adapter import ADAPTER, over
@@ -43,7 +42,7 @@ def idle_again(record: RunRecord, lm: LoadedModel, tasks: Iterable[Any]) -> Run:
 
 def chosen_configs(run: Run) -> tuple[MethodConfig, ...]:
     """Return a run's configs as a person chose them: without the head that it put there itself."""
-    if not isinstance(run.task, ClassificationTask):
+    if not run.task.head:
         return run.configs
     heads = head_modules(run.model)
     chosen: list[MethodConfig] = []

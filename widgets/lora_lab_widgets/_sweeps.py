@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
-    from lora_lab.tasks.classification import ClassificationTask
     from lora_lab.training.run import Run
     from lora_lab_widgets._plans import Plans
 
@@ -60,7 +59,7 @@ class Sweeps:
         settings: Callable[[], Mapping[str, Any]],
         training: Callable[[Mapping[str, Any]], dict[str, Any]],
         painted: Callable[[], Mapping[str, int]],
-        task: Callable[[], Task | ClassificationTask],
+        task: Callable[[], Task],
         run: Callable[[], Run | None],
         needs_rest: Callable[[str], None],
         paint: Callable[[dict[str, int]], None],

@@ -10,7 +10,7 @@ from lora_lab.errors import ConfigError
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.models.load import LoadedModel, load_model
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.classification import ClassificationTask, LabelledText
+from lora_lab.tasks.embedded.api import EMBEDDED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,7 +21,7 @@ PAPER = LoraConfig(r=8, lora_alpha=16, target_modules=("q", "v"))
 def loaded(
     model: str | Path | LoadedModel | PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
-    task: Task | ClassificationTask,
+    task: Task,
 ) -> LoadedModel:
     """Return the model, with the head that a task of classes needs.
 
@@ -30,9 +30,7 @@ def loaded(
         ModelError: as `load_model`.
     """
     if isinstance(model, (str, Path)):
-        if isinstance(task, ClassificationTask):
-            return load_model(model, labels=task.labels)
-        return load_model(model)
+        return load_model(model, **task.head)
     if isinstance(model, LoadedModel):
         return model
     if tokenizer is None:
@@ -40,19 +38,15 @@ def loaded(
     return LoadedModel.given(model, tokenizer)
 
 
-def task_choice(given: Task | ClassificationTask) -> list[str]:
-    """Return the tasks to choose from: a head has the classes of one."""
-    if isinstance(given, ClassificationTask):
-        return [given.name]
-    return list(dict.fromkeys([given.name, "mini-e2e"]))
+def task_choice(given: Task) -> list[str]:
+    """Return the tasks to choose from: those of its kind; a head is for one of them only."""
+    same = [name for name, entry in EMBEDDED.items() if isinstance(given, entry.kind)]
+    return list(dict.fromkeys([given.name, *([] if given.head else same)]))
 
 
-def example_prompt(task: Task | ClassificationTask) -> str:
+def example_prompt(task: Task) -> str:
     """Return a held-out prompt or text to try; "" where the task has none."""
-    if not task.validation:
-        return ""
-    first = task.validation[0]
-    return first.text if isinstance(first, LabelledText) else first.prompt
+    return task.input_text(task.validation[0]) if task.validation else ""
 
 
 def first_config(anatomy: Anatomy) -> LoraConfig:

@@ -22,7 +22,7 @@ from lora_lab.models.load import LoadedModel
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab.sweeps.local import Sweep
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.classification import ClassificationTask
+from lora_lab.tasks.families.api import family_of
 from lora_lab.tasks.load import load_task
 from lora_lab.training.config import TrainingConfig
 from lora_lab.training.run import Run, train
@@ -82,7 +82,7 @@ class Workbench:
         model: str | Path | LoadedModel | PreTrainedModel = "smollm2-135m",
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
-        task: str | Task | ClassificationTask = "mini-e2e",
+        task: str | Task = "mini-e2e",
         config: Configs | None = None,
         output_dir: str | Path = "runs",
         **settings: Any,
@@ -91,7 +91,7 @@ class Workbench:
         self.lm = loaded(model, tokenizer, given)
         self.run: Run | None = None
         self._output_dir = Path(output_dir)
-        self._tasks: dict[str, Task | ClassificationTask] = {given.name: given}
+        self._tasks: dict[str, Task] = {given.name: given}
         self._shown_adapter: Adapter | None = None
         self.anatomy = anatomy(self.lm.model)
         self._plans = Plans(self.anatomy)
@@ -163,7 +163,7 @@ class Workbench:
             report=lambda record: write_report(record, self.run, self.anatomy),
         )
         self.try_it = TryIt(
-            self._answer, prompt=example_prompt(given), writes=isinstance(given, Task)
+            self._answer, prompt=example_prompt(given), writes=family_of(given, self.lm).writes
         )
         self.box = self._layout()
 
@@ -203,7 +203,7 @@ class Workbench:
         self._replan()
 
     @property
-    def task(self) -> Task | ClassificationTask:
+    def task(self) -> Task:
         """The task that the run panel has picked."""
         return self._task(self.panel.settings["task"])
 
@@ -388,7 +388,7 @@ class Workbench:
         if changed & REPRICED:
             self._prices.update(self.panel.settings)
         if "task" in changed:
-            self.try_it.writes = isinstance(self.task, Task)
+            self.try_it.writes = family_of(self.task, self.lm).writes
             if self.task.validation:
                 self.try_it.prompt = example_prompt(self.task)
         self._replan()
@@ -428,7 +428,7 @@ class Workbench:
         if self.run is not None and not over(self.run.state):
             raise RunError(f"run {self.run.id} is {self.run.state}; stop it to {what}")
 
-    def _task(self, name: str) -> Task | ClassificationTask:
+    def _task(self, name: str) -> Task:
         if name not in self._tasks:
             self._tasks[name] = load_task(name)
         return self._tasks[name]

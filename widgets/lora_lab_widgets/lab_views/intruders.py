@@ -11,7 +11,7 @@ import numpy as np
 
 from lora_lab.analysis.intruders import IntruderCurve, SiteIntruders, find_intruders, intruder_curve
 from lora_lab.analysis.losses import Losses
-from lora_lab.tasks.base import Example
+from lora_lab.tasks.prompts import Example
 from lora_lab_widgets.lab_views.base import CancelledError, Measured, Theme, Values, View, Watch
 
 SITES, CURVE = "sites", "curve"

@@ -8,9 +8,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from lora_lab.tasks import grammar
-from lora_lab.tasks.classification import ClassificationTask, LabelledText
-from lora_lab.tasks.world import ATTRIBUTES, Restaurant, World
+from lora_lab.tasks.classification import ClassificationTask, LabeledText
+from lora_lab.tasks.embedded import grammar
+from lora_lab.tasks.embedded.registry import register_task
+from lora_lab.tasks.embedded.world import ATTRIBUTES, Restaurant, World
 
 TRAIN, VALIDATION, TEST = 2100, 150, 150
 LABELS = ("contradiction", "entailment", "neutral")
@@ -26,6 +27,7 @@ _SCALES = {key: (values,) for key, values in ATTRIBUTES.items()} | {
 }
 
 
+@register_task("mini-nli", ClassificationTask)
 def mini_nli(seed: int = 0) -> ClassificationTask:
     """Make the task.
 
@@ -57,7 +59,7 @@ def mini_nli(seed: int = 0) -> ClassificationTask:
     return ClassificationTask("mini-nli", True, LABELS, train, validation, test)
 
 
-def _pair(place: Restaurant, label: str, rng: random.Random) -> LabelledText:
+def _pair(place: Restaurant, label: str, rng: random.Random) -> LabeledText:
     hypothesis = rng.sample(_TOLD, rng.randint(*_IN_A_HYPOTHESIS))
     # One of them makes the pair neutral or a contradiction, each as often as the other.
     changed = rng.choice(hypothesis)
@@ -70,7 +72,7 @@ def _pair(place: Restaurant, label: str, rng: random.Random) -> LabelledText:
     if label == "contradiction":
         scale = next(scale for scale in _SCALES[changed] if values[changed] in scale)
         values[changed] = rng.choice([value for value in scale if value != values[changed]])
-    return LabelledText(first, label, _sentence(place.name, values, hypothesis, rng))
+    return LabeledText(first, label, _sentence(place.name, values, hypothesis, rng))
 
 
 def _sentence(name: str, values: Mapping[str, str], keys: list[str], rng: random.Random) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from lora_lab.tasks import grammar
-from lora_lab.tasks.base import Example, Task
-from lora_lab.tasks.world import Restaurant, World
+from lora_lab.tasks.embedded import grammar
+from lora_lab.tasks.embedded.registry import register_task
+from lora_lab.tasks.embedded.world import Restaurant, World
+from lora_lab.tasks.prompts import Example, GenerationTask
 
 TRAIN, VALIDATION, TEST = 2000, 100, 100
 _MEANINGS_A_RESTAURANT = 4
@@ -15,7 +16,8 @@ _FEWEST, _MOST = 2, 6  # attributes in a meaning, beside the name
 _REFERENCES = (3, 4, 5)  # of a held-out meaning; E2E has 8 on average
 
 
-def mini_e2e(seed: int = 0) -> Task:
+@register_task("mini-e2e", GenerationTask)
+def mini_e2e(seed: int = 0) -> GenerationTask:
     """Make the task.
 
     A meaning is a restaurant's name with some of its attributes, written as E2E writes it:
@@ -48,7 +50,7 @@ def mini_e2e(seed: int = 0) -> Task:
     for part in parts:
         rng.shuffle(part)  # neighbours are about one restaurant: the first 16 shall be a sample
     train, validation, test = map(tuple, parts)
-    return Task("mini-e2e", synthetic=True, train=train, validation=validation, test=test)
+    return GenerationTask("mini-e2e", synthetic=True, train=train, validation=validation, test=test)
 
 
 def meaning_text(name: str, values: Mapping[str, str]) -> str:

@@ -1,15 +1,14 @@
-"""From labelled texts to tensors: padded token ids and the numbers of the classes."""
+"""From texts, or pairs of them, to tensors: padded token ids, and what is learned of each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks.classification import LabelledText
 from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded
 
 if TYPE_CHECKING:
@@ -17,32 +16,32 @@ if TYPE_CHECKING:
 
 
 class EncodedText(TypedDict):
-    """One labelled text as tokens, with the tokenizer's special ones.
+    """One text as tokens, with the tokenizer's special ones.
 
     Attributes:
         input_ids: the text; of a pair both.
         token_type_ids: as long; 1 on the second text and its end. Not of every tokenizer.
-        labels: the number of the class.
+        labels: the number of the class, or the number that is learned.
     """
 
     input_ids: list[int]
     token_type_ids: NotRequired[list[int]]
-    labels: int
+    labels: int | float
 
 
 def encode_texts(
-    examples: Sequence[LabelledText],
-    numbers: Mapping[str, int],
+    examples: Sequence[Any],
+    targets: Sequence[int] | Sequence[float],
     tokenizer: PreTrainedTokenizerBase | None,
     max_length: int,
 ) -> tuple[list[EncodedText], int]:
-    """Tokenize labelled texts the way that the model's tokenizer puts them into its frame.
+    """Tokenize texts the way that the model's tokenizer puts them into its frame.
 
     What does not fit is cut from the end; of a pair, from the end of the longer one.
 
     Args:
-        examples: all with a pair, or none.
-        numbers: {class: its number}.
+        examples: each with `text` and `pair`; all with a pair, or none.
+        targets: what is learned of each.
         tokenizer: the model's.
         max_length: tokens at most, special ones included.
 
@@ -66,10 +65,10 @@ def encode_texts(
     cut = _tokens([examples[i] for i in long], tokenizer, max_length) if long else []
     for i, item in zip(long, cut, strict=True):
         whole[i] = item
-    for example, item in zip(examples, whole, strict=True):
+    for example, target, item in zip(examples, targets, whole, strict=True):
         if not item["input_ids"]:
-            raise TaskError(f"{example.shown[:40]!r} has no token; leave it out")
-        item["labels"] = numbers[example.label]
+            raise TaskError(f"{shown(example)[:40]!r} has no token; leave it out")
+        item["labels"] = target
     return whole, len(long)
 
 
@@ -78,7 +77,7 @@ def collate_texts(batch: Sequence[EncodedText], pad: int) -> dict[str, Tensor]:
 
     Returns:
         input_ids, attention_mask (1 on tokens) and, where the texts have them, token_type_ids,
-        each int64 of shape (batch, longest); labels, int64 of shape (batch,).
+        each int64 of shape (batch, longest); labels, int64 or float32, of shape (batch,).
     """
     tensors = {
         "input_ids": padded((item["input_ids"] for item in batch), pad),
@@ -90,15 +89,9 @@ def collate_texts(batch: Sequence[EncodedText], pad: int) -> dict[str, Tensor]:
     return tensors
 
 
-def class_numbers(config: Any, labels: Sequence[str]) -> dict[str, int]:
-    """Return {class of the task: its number in the model}.
-
-    A model that knows the very same names has its own order; else the task's holds.
-    """
-    own = {str(name): int(number) for number, name in (config.id2label or {}).items()}
-    if set(own) == set(labels):
-        return {label: own[label] for label in labels}
-    return {label: number for number, label in enumerate(labels)}
+def shown(example: Any) -> str:
+    """Return the text as people read it, a pair's second one on a line of its own."""
+    return example.text if example.pair is None else f"{example.text}\n{example.pair}"
 
 
 def text_pad_id(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -119,7 +112,7 @@ def without_unknown_types(encoded: list[EncodedText], config: Any) -> list[Encod
 
 
 def _tokens(
-    examples: Sequence[LabelledText], tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    examples: Sequence[Any], tokenizer: PreTrainedTokenizerBase, max_length: int | None
 ) -> list[EncodedText]:
     pairs = [example.pair for example in examples if example.pair is not None]
     found = tokenizer(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import random
 
-from lora_lab.tasks import grammar
-from lora_lab.tasks.classification import ClassificationTask, LabelledText
-from lora_lab.tasks.world import Restaurant, World
+from lora_lab.tasks.classification import ClassificationTask, LabeledText
+from lora_lab.tasks.embedded import grammar
+from lora_lab.tasks.embedded.registry import register_task
+from lora_lab.tasks.embedded.world import Restaurant, World
 
 TRAIN, VALIDATION, TEST = 1500, 150, 150
 LABELS = ("high", "low")
@@ -20,6 +21,7 @@ _RATINGS = {
 _OTHERS = ("food", "priceRange", "area", "familyFriendly", "near")
 
 
+@register_task("mini-rating", ClassificationTask)
 def mini_rating(seed: int = 0) -> ClassificationTask:
     """Make the task.
 
@@ -43,8 +45,8 @@ def mini_rating(seed: int = 0) -> ClassificationTask:
     return ClassificationTask("mini-rating", True, LABELS, train, validation, test)
 
 
-def _text(place: Restaurant, label: str, rng: random.Random) -> LabelledText:
+def _text(place: Restaurant, label: str, rng: random.Random) -> LabeledText:
     told = {"eatType", "customer rating", *rng.sample(_OTHERS, rng.randint(2, 4))}
     values = {**place.values, "customer rating": rng.choice(_RATINGS[label])}
     chosen = {key: value for key, value in values.items() if key in told}
-    return LabelledText(grammar.sentence(place.name, chosen, rng), label)
+    return LabeledText(grammar.sentence(place.name, chosen, rng), label)

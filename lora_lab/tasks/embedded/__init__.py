@@ -1,0 +1,1 @@
+"""Tasks that are made here from a seed, one file each: each registers itself."""

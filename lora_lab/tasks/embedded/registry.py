@@ -1,0 +1,30 @@
+"""The tasks that `load_task` knows by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from lora_lab.tasks.base import Task
+
+MakeTask = TypeVar("MakeTask", bound=Callable[[int], Task])
+
+
+class EmbeddedTask(NamedTuple):
+    """How a task is made from a seed, and of which kind it is."""
+
+    make: Callable[[int], Task]
+    kind: type[Task]
+
+
+EMBEDDED: dict[str, EmbeddedTask] = {}
+
+
+def register_task(name: str, kind: type[Task]) -> Callable[[MakeTask], MakeTask]:
+    """Have `load_task`, and whatever offers tasks, know a function of a seed by this name."""
+
+    def registered(make: MakeTask) -> MakeTask:
+        EMBEDDED[name] = EmbeddedTask(make, kind)
+        return make
+
+    return registered

@@ -1,0 +1,47 @@
+"""Finds the family of a task: every module beside this one registers its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_lab._util.modules import import_modules
+from lora_lab.errors import TaskError
+from lora_lab.tasks import families
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.families.base import FAMILIES, Family, Lengths
+
+if TYPE_CHECKING:
+    from lora_lab.models.load import LoadedModel
+
+import_modules(families)
+
+
+def family_of(task: Task, lm: LoadedModel) -> type[Family]:
+    """Return how this model learns this task.
+
+    Raises:
+        TaskError: nobody has registered a family for such tasks.
+    """
+    for family in FAMILIES:
+        if isinstance(task, family.kind) and family.suits(lm):
+            return family
+    raise TaskError(
+        f"{task.name} is a {type(task).__name__}, for which no family is registered; see "
+        "lora_lab.tasks.register_family"
+    )
+
+
+def longest_example(lm: LoadedModel, task: Task, max_length: int) -> Lengths:
+    """Return what a batch is padded to at most; an encoder-decoder model's two sides apart.
+
+    Args:
+        lm: the model with its tokenizer.
+        task: whose training examples are encoded.
+        max_length: tokens an example; of an encoder-decoder model, of either side.
+
+    Raises:
+        TaskError: an example cannot be encoded.
+    """
+    family = family_of(task, lm)(lm, task, max_length)
+    encoded, _ = family.encode(task.train)
+    return family.longest(encoded)

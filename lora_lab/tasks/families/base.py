@@ -1,0 +1,172 @@
+"""What a family of tasks must be able to do with a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.encoding import need_tokenizer
+from lora_lab.tasks.generation import evaluating
+
+if TYPE_CHECKING:
+    from lora_lab.models.load import LoadedModel
+
+NO_LIMIT = 1 << 20  # tokens
+
+
+class Lengths(NamedTuple):
+    """Tokens of the longest examples: what `budget` calls sequence_length and target_length."""
+
+    read: int  # of a model with one sequence, all of it
+    written: int | None = None  # by the decoder of an encoder-decoder model
+
+
+class Measured(NamedTuple):
+    """What one batch came to: the sum of its losses, of how many, and its answers."""
+
+    loss: float
+    size: int
+    answers: Sequence[Any] = ()
+
+
+class Evaluation(NamedTuple):
+    """What held-out examples came to: {"loss": mean, and the task's metrics}, and the answers."""
+
+    scores: dict[str, float]
+    answers: Sequence[Any]
+
+
+class Family(ABC):
+    """A task and the model that learns it.
+
+    Args:
+        lm: the model, adapted or not, with its tokenizer.
+        task: of the family's kind.
+        max_length: tokens of an example; what is longer is cut.
+
+    Attributes:
+        kind: the tasks that it is for.
+        writes: its answers are written token by token.
+        cut_note: what a run notes of examples that were cut.
+        loss: (output, labels, num_items_in_batch) → a pass's share of the step's mean loss; None:
+            the model's own.
+    """
+
+    kind: ClassVar[type[Task]]
+    writes: ClassVar[bool] = False
+    cut_note: ClassVar[str] = "{cut} of {count} {part} examples were cut to {length} tokens"
+    loss: Callable[..., Tensor] | None = None
+
+    def __init__(self, lm: LoadedModel, task: Any, max_length: int) -> None:
+        self.model: Any = lm.model
+        self.tokenizer = need_tokenizer(lm.tokenizer)
+        self.task = task
+        self.max_length = max_length
+
+    @classmethod
+    def suits(cls, lm: LoadedModel) -> bool:  # noqa: ARG003
+        """Return whether it is for such models, of the families of one kind of task."""
+        return True
+
+    @classmethod
+    @abstractmethod
+    def check(cls, lm: LoadedModel, task: Any) -> None:
+        """Refuse a model that cannot learn the task.
+
+        Raises:
+            ConfigError: why, and what to do.
+        """
+
+    @classmethod
+    def room(cls, lm: LoadedModel) -> int:  # noqa: ARG003
+        """Return how many tokens examples are cut to on this model, learned ones included."""
+        return NO_LIMIT
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Any]) -> tuple[Sequence[Mapping[str, Any]], int]:
+        """Return examples as tokens, and how many of them were cut.
+
+        Each has "input_ids" and "labels".
+
+        Raises:
+            TaskError: an example that cannot be encoded.
+        """
+
+    @abstractmethod
+    def collate(self, batch: Sequence[Any]) -> dict[str, Tensor]:
+        """Return encoded examples as one padded batch: what the model takes."""
+
+    def longest(self, encoded: Sequence[Mapping[str, Any]]) -> Lengths:
+        """Return what a batch is padded to at most."""
+        return Lengths(max(len(item["input_ids"]) for item in encoded))
+
+    @abstractmethod
+    def measure(self, batch: dict[str, Tensor]) -> Measured:
+        """Return a batch's summed loss, and its answers where they come with it; no gradients."""
+
+    def evaluate(
+        self,
+        examples: Sequence[Any],
+        batches: Iterable[dict[str, Tensor]],
+        should_stop: Callable[[], bool],
+    ) -> Evaluation | None:
+        """Score the model as it stands.
+
+        Args:
+            examples: what is scored.
+            batches: the same, encoded, on the model's device.
+            should_stop: asked between batches and tokens.
+
+        Returns:
+            None where `should_stop` ended it.
+        """
+        total, count = 0.0, 0
+        answers: list[Any] = []
+        with evaluating(self.model), torch.no_grad():
+            for batch in batches:
+                if should_stop():
+                    return None
+                measured = self.measure(batch)
+                total += measured.loss
+                count += measured.size
+                answers += measured.answers
+        if self.writes:
+            answers = self.write(examples, should_stop)
+        if len(answers) < len(examples):
+            return None
+        return Evaluation({"loss": total / count, **self.task.score(answers, examples)}, answers)
+
+    def write(self, examples: Sequence[Any], should_stop: Callable[[], bool]) -> list[str]:
+        """Return the model's answers, fewer after a stop. Only of a family that `writes`."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def sample(self, example: Any) -> tuple[str, tuple[str, ...]]:
+        """Return what people read of an example: what the model sees, and the right answers."""
+
+    def shown(self, answer: Any) -> str:
+        """Return an answer as people read it."""
+        return str(answer)
+
+    @abstractmethod
+    def answer(self, text: str, max_new_tokens: int) -> str:
+        """Return what the model makes of a text that somebody typed, as people read it.
+
+        Raises:
+            TaskError: the text cannot be encoded.
+        """
+
+
+FAMILIES: list[type[Family]] = []
+FamilyType = TypeVar("FamilyType", bound=type[Family])
+
+
+def register_family(family: FamilyType) -> FamilyType:
+    """Have runs, forecasts and the workbench know a family; the latest one for a task is taken."""
+    FAMILIES.insert(0, family)
+    return family

@@ -1,0 +1,87 @@
+"""Text → class: a head with one output a class, cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lora_lab.tasks.base import some
+from lora_lab.tasks.classification import ClassificationTask, LabeledText
+from lora_lab.tasks.families.base import Measured, register_family
+from lora_lab.tasks.families.texts import TextFamily
+
+if TYPE_CHECKING:
+    from lora_lab.models.load import LoadedModel
+
+
+def step_loss(output: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
+    """Return one pass's share of the step's mean cross-entropy, in float32.
+
+    A …ForSequenceClassification takes the mean of the pass, so that passes of different sizes
+    would weigh the same, and some of them are summed over the step by transformers' Trainer.
+
+    Args:
+        output: the model's, with logits of shape (batch, classes).
+        labels: int64, (batch,).
+        num_items_in_batch: texts of all passes of the step.
+    """
+    return cross_entropy(output.logits.float(), labels, reduction="sum") / num_items_in_batch
+
+
+def class_numbers(config: Any, labels: Sequence[str]) -> dict[str, int]:
+    """Return {class of the task: its number in the model}.
+
+    A model that knows the very same names has its own order; else the task's holds.
+    """
+    own = {str(name): int(number) for number, name in (config.id2label or {}).items()}
+    if set(own) == set(labels):
+        return {label: own[label] for label in labels}
+    return {label: number for number, label in enumerate(labels)}
+
+
+@register_family
+class Classification(TextFamily):
+    """A model with a head for the task's classes."""
+
+    kind = ClassificationTask
+    loss = staticmethod(step_loss)
+
+    def __init__(self, lm: LoadedModel, task: ClassificationTask, max_length: int) -> None:
+        super().__init__(lm, task, max_length)
+        self._numbers = class_numbers(lm.model.config, task.labels)
+        self._names = {number: label for label, number in self._numbers.items()}
+
+    @classmethod
+    def check(cls, lm: LoadedModel, task: ClassificationTask) -> None:
+        """Refuse a model without a head for so many classes."""
+        count, name = len(task.labels), task.name
+        cls.check_head(
+            lm,
+            kind=f"{name} is text → one of {count} classes",
+            needs=f"{name} has {count} ({some(task.labels)})",
+            outputs=count,
+            load="load_model(…, labels=task.labels)",
+        )
+
+    def target(self, example: LabeledText) -> int:
+        """Return the number that the class has in the model."""
+        return self._numbers[example.label]
+
+    def right(self, example: LabeledText) -> str:
+        """Return the name of the class."""
+        return example.label
+
+    def measure(self, batch: dict[str, Tensor]) -> Measured:
+        """Return the sum over the texts, nats, how many they are, and the likeliest classes."""
+        labels = batch.pop("labels")
+        logits = self.model(**batch).logits.float()
+        loss = cross_entropy(logits, labels, reduction="sum").item()
+        return Measured(loss, len(labels), [self._names[n] for n in logits.argmax(-1).tolist()])
+
+    def answer(self, text: str, max_new_tokens: int) -> str:  # noqa: ARG002
+        """Return the likeliest class of a text and its probability: "late (87%)"."""
+        chances = self.logits(LabeledText(text, self.task.labels[0])).softmax(-1)
+        return f"{self._names[int(chances.argmax())]} ({float(chances.max()):.0%})"

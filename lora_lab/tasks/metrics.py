@@ -1,0 +1,139 @@
+"""Metrics: a name, a function, and how to read its values. Needs no torch.
+
+A metric of your own is one object, on a task of yours:
+
+>>> exact = register_metric(Metric("exact", exact_match, label="exact match", unit="%"))
+>>> task = dataclasses.replace(task, metrics=(*task.metrics, exact))
+
+From then on runs record "exact_before" and "exact_after", and every table and figure knows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Score = Callable[[Sequence[Any], Sequence[Any]], float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How answers are scored, and what the score means.
+
+    Attributes:
+        name: its key in a run's metrics, in front of "_before" and "_after".
+        function: (predictions, references) → score, one reference a prediction: of a prompt the
+            tuple of completions that count as right, of a text with a class its number (as is the
+            prediction), of a text with a number that number. None: measured in training (the loss).
+        higher_is_better: which way comparisons, colors and sweeps read it.
+        unit: such as "%"; "" where there is none.
+        label: what people read; by default the name.
+    """
+
+    name: str
+    function: Score | None
+    higher_is_better: bool = True
+    unit: str = ""
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            object.__setattr__(self, "label", self.name)
+
+    @property
+    def title(self) -> str:
+        """The label with its unit: "accuracy (%)"."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    def compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> float:
+        """Return the score of predictions against their references."""
+        assert self.function is not None, f"{self.name} is measured, not computed from answers"
+        return float(self.function(predictions, references))
+
+
+_REGISTERED: dict[str, Metric] = {}
+
+
+def register_metric(metric: Metric) -> Metric:
+    """Have runs on disk, tables and figures know a metric by its name; return it."""
+    _REGISTERED[metric.name] = metric
+    return metric
+
+
+def metric_of(key: str) -> Metric:
+    """Return the metric of a run's key, such as "bleu" or "bleu_after".
+
+    One that nobody registered goes by its name, and higher is better.
+    """
+    name = key.removesuffix("_before").removesuffix("_after")
+    return _REGISTERED.get(name) or Metric(name, None)
+
+
+def _bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Return corpus BLEU from 0 to 100, sacrebleu's default (13a tokens, mixed case)."""
+    import sacrebleu
+
+    # sacrebleu wants the i-th reference of every example as one stream; None: it has fewer.
+    streams: list[Any] = [
+        [right[i] if i < len(right) else None for right in references]
+        for i in range(max(map(len, references)))
+    ]
+    return sacrebleu.corpus_bleu(list(predictions), streams).score
+
+
+def _accuracy(predictions: Sequence[int], references: Sequence[int]) -> float:
+    hits = sum(p == r for p, r in zip(predictions, references, strict=True))
+    return 100 * hits / len(references)
+
+
+def _matthews(predictions: Sequence[int], references: Sequence[int]) -> float:
+    """Return Matthews's correlation times 100, as GLUE has it for CoLA; 0 of one class."""
+    from sklearn.metrics import matthews_corrcoef
+
+    varies = _vary(predictions, references)
+    return 100 * matthews_corrcoef(references, predictions) if varies else 0.0
+
+
+def _f1(predictions: Sequence[int], references: Sequence[int]) -> float:
+    """Return F1 of the second of two classes from 0 to 100, as GLUE has it for MRPC and QQP."""
+    from sklearn.metrics import f1_score
+
+    return 100 * f1_score(references, predictions, zero_division=0.0)
+
+
+def _macro_f1(predictions: Sequence[int], references: Sequence[int]) -> float:
+    """Return the mean of all classes' F1 from 0 to 100."""
+    from sklearn.metrics import f1_score
+
+    return 100 * f1_score(references, predictions, average="macro", zero_division=0.0)
+
+
+def _pearson(predictions: Sequence[float], references: Sequence[float]) -> float:
+    """Return Pearson's correlation times 100, as GLUE has it for STS-B; 0 where one is constant."""
+    from scipy.stats import pearsonr
+
+    varies = _vary(predictions, references)
+    return 100 * pearsonr(predictions, references).statistic if varies else 0.0
+
+
+def _spearman(predictions: Sequence[float], references: Sequence[float]) -> float:
+    """Return Spearman's rank correlation times 100; 0 where one is constant."""
+    from scipy.stats import spearmanr
+
+    varies = _vary(predictions, references)
+    return 100 * spearmanr(predictions, references).statistic if varies else 0.0
+
+
+def _vary(*values: Sequence[float]) -> bool:
+    return all(len(set(each)) > 1 for each in values)
+
+
+LOSS = register_metric(Metric("loss", None, higher_is_better=False, label="held-out loss"))
+BLEU = register_metric(Metric("bleu", _bleu, label="BLEU"))
+ACCURACY = register_metric(Metric("accuracy", _accuracy, unit="%", label="accuracy"))
+MATTHEWS = register_metric(Metric("matthews", _matthews, label="Matthews × 100"))
+F1 = register_metric(Metric("f1", _f1, unit="%", label="F1"))
+MACRO_F1 = register_metric(Metric("macro_f1", _macro_f1, unit="%", label="macro F1"))
+PEARSON = register_metric(Metric("pearson", _pearson, label="Pearson × 100"))
+SPEARMAN = register_metric(Metric("spearman", _spearman, label="Spearman × 100"))

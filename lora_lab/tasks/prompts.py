@@ -1,0 +1,125 @@
+"""Prompt → completion: what its examples are, and how they are read from tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from lora_lab.errors import TaskError
+from lora_lab.tasks import tables
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.metrics import BLEU, Metric
+from lora_lab.tasks.reading import Reader
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with the completion to learn, and every completion that counts as right.
+
+    Attributes:
+        prompt: as the data has it; `GenerationTask.prompt_text` makes of it what the model sees.
+        completion: what the model learns to write.
+        references: what its answer is scored against; `completion` is one of them.
+    """
+
+    prompt: str
+    completion: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GenerationTask(Task):
+    """Prompt → completion; see `Task`. The held-out parts have one example a prompt."""
+
+    name: str
+    synthetic: bool
+    train: Sequence[Example] = field(repr=False)
+    validation: Sequence[Example] = field(repr=False)
+    test: Sequence[Example] = field(default=(), repr=False)
+    metrics: tuple[Metric, ...] = field(default=(BLEU,), repr=False)
+
+    def prompt_text(self, prompt: str) -> str:
+        """Return exactly what the model sees before the completion.
+
+        The prompt on a line of its own: no model's chat template, so that one adapter's training
+        text is the same for every model, and the completion starts a line, at a token boundary.
+        """
+        return f"{prompt}\n"
+
+    def reference(self, example: Example) -> tuple[str, ...]:
+        """Return every completion that counts as right."""
+        return example.references
+
+    def input_text(self, example: Example) -> str:
+        """Return the prompt as the data has it."""
+        return example.prompt
+
+    def _sizes(self) -> str:
+        return f"{super()._sizes()} prompts"
+
+
+class _Row(NamedTuple):
+    prompt: str
+    completion: str
+
+
+class PromptReader(Reader[_Row]):
+    """Reads the columns of prompts and completions.
+
+    Raises:
+        TaskError: one is not named; where the source is a file, its columns are listed.
+    """
+
+    noun = "prompt"
+
+    def __init__(self, source: str | Path, prompt: str | None, completion: str | None) -> None:
+        if not prompt or not completion:
+            raise TaskError(
+                f"{source}: name the columns to read, such as load_task(…, prompt='mr', "
+                "completion='ref'), or text='sentence', label='label' for classes"
+                f"{tables.columns_there(source)}"
+            )
+        self.columns = (prompt, completion)
+
+    def rows(self, table: Dataset, source: str) -> list[_Row]:
+        """Return the rows that have both; a warning tells how many have not."""
+        read = [tables.texts(table, column, source) for column in self.columns]
+        kept = [_Row(*texts) for texts in zip(*read, strict=True) if all(texts)]
+        first, second = self.columns
+        if not kept:
+            raise TaskError(
+                f"{source}: no row has both {first!r} and {second!r}; there is nothing to learn "
+                "from"
+            )
+        tables.warn_left_out(source, len(table) - len(kept), len(table), f"{first!r} or {second!r}")
+        return kept
+
+    def key(self, row: _Row) -> str:
+        """Return the prompt: no prompt shall be on both sides."""
+        return row.prompt
+
+    def held_out(self, rows: Sequence[_Row]) -> list[Example]:
+        """Make one example a prompt, every different completion a reference."""
+        completions: dict[str, dict[str, None]] = {}
+        for row in rows:
+            completions.setdefault(row.prompt, {})[row.completion] = None
+        return [
+            Example(prompt, next(iter(texts)), tuple(texts))
+            for prompt, texts in completions.items()
+        ]
+
+    def task(
+        self,
+        name: str,
+        train: Sequence[_Row],
+        validation: Sequence[Example],
+        test: Sequence[Example],
+    ) -> GenerationTask:
+        """Make the task."""
+        examples = tuple(Example(r.prompt, r.completion, (r.completion,)) for r in train)
+        return GenerationTask(name, False, examples, tuple(validation), tuple(test))

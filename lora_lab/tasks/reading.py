@@ -1,0 +1,210 @@
+"""From tables to tasks: every kind's parts are checked, held out and shuffled the same way."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from lora_lab.errors import TaskError
+from lora_lab.tasks import tables
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.tables import Column
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+UNKNOWN = -1  # the answer in hub splits whose answers are kept secret (GLUE's test)
+
+Row = TypeVar("Row")
+Rows = Sequence[Any]
+
+
+class Reader(ABC, Generic[Row]):
+    """Makes one kind of task of tables with named columns.
+
+    Attributes:
+        columns: those that are read.
+        noun: what a row is about: no two parts shall share one.
+    """
+
+    columns: tuple[Column, ...]
+    noun: ClassVar[str] = "text"
+
+    @abstractmethod
+    def rows(self, table: Dataset, source: str) -> list[Row]:
+        """Return a table's rows.
+
+        Raises:
+            TaskError: a row, or the whole table, that cannot be learned from.
+        """
+
+    @abstractmethod
+    def key(self, row: Row) -> Hashable:
+        """Return what two rows about the same have in common."""
+
+    @abstractmethod
+    def task(self, name: str, train: Rows, validation: Rows, test: Rows) -> Task:
+        """Make the task."""
+
+    def secret(self, table: Dataset) -> bool:  # noqa: ARG002
+        """Return whether a hub split's answers are kept secret."""
+        return False
+
+    def check(self, parts: Mapping[str, tuple[str, list[Row]]]) -> None:
+        """Raise `TaskError` where the parts do not go together.
+
+        Args:
+            parts: {"training", …: (what messages call it, its rows)}.
+        """
+
+    def held_out(self, rows: Sequence[Row]) -> Rows:
+        """Return the examples of a held-out part."""
+        return rows
+
+
+def read_task(
+    name: str | Path,
+    reader: Reader[Any],
+    validation: str | Path | None,
+    test: str | Path | None,
+    seed: int,
+) -> Task:
+    """Make a task of one to three local files, or of a hub data set's splits.
+
+    Raises:
+        TaskError: a file that is missing, empty or malformed, or without the columns; the hub or
+            the data set is not reached; rows that `reader` refuses.
+    """
+    title = Path(name).name if tables.is_file_name(str(name)) else str(name)
+    parts = {
+        part: (source, reader.rows(table, source))
+        for part, (source, table) in _tables(name, reader, validation, test).items()
+    }
+    reader.check(parts)
+    rows = {part: found for part, (_, found) in parts.items()}
+    train, held_out = rows["training"], rows.get("validation")
+    if held_out is None:
+        train, held_out = _hold_out(title, train, reader, seed)
+    known = set(map(reader.key, train))
+    for part, found in (("validation", held_out), ("test", rows.get("test", []))):
+        shared = known & set(map(reader.key, found))
+        tables.warn_known(title, part, f"{reader.noun}s", len(shared))
+    # Files are often sorted (E2E's by restaurant); the first n shall be a fair sample.
+    examples = reader.held_out(held_out)
+    shuffled = random.Random(f"validation {seed}").sample(examples, len(examples))
+    return reader.task(title, train, shuffled, reader.held_out(rows.get("test", [])))
+
+
+def _tables(
+    name: str | Path,
+    reader: Reader[Any],
+    validation: str | Path | None,
+    test: str | Path | None,
+) -> dict[str, tuple[str, Dataset]]:
+    """Return the parts that have answers, each with all columns."""
+    hub = not tables.is_file_name(str(name))
+    found = (
+        tables.read_hub(str(name))
+        if hub
+        else tables.read_files(reader.columns, Path(name), validation, test)
+    )
+    for part, (source, table) in list(found.items()):
+        tables.need_columns(table, reader.columns, source)
+        if hub and part != "training" and reader.secret(table):
+            tables.warn(f"{source} has no labels; it is left out")
+            del found[part]
+    return found
+
+
+def _hold_out(
+    name: str, rows: Sequence[Row], reader: Reader[Row], seed: int
+) -> tuple[list[Row], list[Row]]:
+    """Split by what rows are about, so that nothing is on both sides."""
+    different = list(dict.fromkeys(map(reader.key, rows)))
+    if len(different) < 2:
+        raise TaskError(
+            f"{name} has one {reader.noun} only, nothing can be held out; give validation='…' or "
+            "more rows"
+        )
+    rng = random.Random(f"held out {seed}")
+    chosen = set(rng.sample(different, tables.held_out_count(different)))
+    return (
+        [row for row in rows if reader.key(row) not in chosen],
+        [row for row in rows if reader.key(row) in chosen],
+    )
+
+
+class TextReader(Reader[Row]):
+    """Reads texts, or pairs of them, each with an answer: a class, a number.
+
+    Args:
+        source: for messages.
+        text: the column of the text.
+        answer: the column of the answer.
+        pair: the column of the second text, where there are pairs.
+
+    Attributes:
+        option: how `load_task` calls the answer's column.
+        answer_noun: what it holds.
+
+    Raises:
+        TaskError: a column is not named, or two are the same; a file's columns are listed.
+    """
+
+    option: ClassVar[str]
+    answer_noun: ClassVar[str]
+
+    def __init__(
+        self, source: str | Path, text: Column | None, answer: Column | None, pair: Column | None
+    ) -> None:
+        if text is None or answer is None:
+            missing = "text" if text is None else self.option
+            raise TaskError(
+                f"{source}: name the column of the {missing} too, such as load_task(…, "
+                f"text='sentence', {self.option}='{self.option}'){tables.columns_there(source)}"
+            )
+        self._text, self._answer, self._pair = text, answer, pair
+        self.columns = (text, answer) if pair is None else (text, pair, answer)
+        if len(set(self.columns)) < len(self.columns):
+            raise TaskError(
+                f"{source}: one column is named twice; text, {self.option} and pair differ"
+            )
+
+    @abstractmethod
+    def answers(self, table: Dataset, source: str) -> list[Any]:
+        """Return the rows' answers, None where a row has none."""
+
+    @abstractmethod
+    def example(self, text: str, answer: Any, pair: str | None) -> Row:
+        """Make one row."""
+
+    def rows(self, table: Dataset, source: str) -> list[Row]:
+        """Return the rows that have their texts; a warning tells how many have not."""
+        read = tables.texts(table, self._text, source)
+        pairs: Sequence[str | None] = [None] * len(read)
+        named = f"{self._text!r}"
+        if self._pair is not None:
+            pairs = tables.texts(table, self._pair, source)
+            named += f" or {self._pair!r}"
+        kept = []
+        answers = self.answers(table, source)
+        for number, (text, pair, answer) in enumerate(zip(read, pairs, answers, strict=True), 1):
+            if not text or pair == "":
+                continue
+            if answer is None:
+                raise TaskError(
+                    f"{source}: row {number} ({text[:40]!r}) has no {self.answer_noun} in column "
+                    f"{self._answer!r}; fill it in, or leave the row out"
+                )
+            kept.append(self.example(text, answer, pair))
+        if not kept:
+            raise TaskError(f"{source}: every row lacks {named}; there is nothing to learn from")
+        tables.warn_left_out(source, len(read) - len(kept), len(read), named)
+        return kept
+
+    def secret(self, table: Dataset) -> bool:
+        """Return whether a hub split's answers are kept secret."""
+        return set(table[str(self._answer)]) == {UNKNOWN}
