@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.budget.optimizers import OPTIMIZERS
 from lora_lab.cli.command import Command, Report
+from lora_lab.methods.descriptor import Field, Method, Plan
+from lora_lab.methods.registry import offered
 
 if TYPE_CHECKING:
-    from lora_lab.configs import MethodConfig
+    from lora_lab.methods.config import MethodConfig
     from lora_lab.paper.rows import PublishedRow
-
-_METHODS = (
-    *("lora", "adalora", "ft", "ft-top2", "bitfit", "pre-embed", "pre-layer"),
-    *("adapter-h", "adapter-l", "adapter-p", "adapter-d"),
-)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,31 +21,19 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     method.add_argument(
         "--method",
         action="append",
-        choices=_METHODS,
+        choices=[own.key for own in offered().values()],
         dest="methods",
         help="how to adapt (lora); more than once for a combination",
     )
-    method.add_argument(
-        "--r", type=int, default=8, help="rank of every target, width of adapters (8)"
-    )
-    method.add_argument("--init-r", type=int, help="AdaLoRA's rank at the start (1.5 times --r)")
-    method.add_argument("--alpha", type=float, default=8, help="α; costs nothing (8)")
-    method.add_argument("--targets", default="q,v", help='roles or modules, or "all-linear" (q,v)')
-    method.add_argument(
-        "--prefix-length", type=int, default=8, help="learned tokens before the prompt (8)"
-    )
-    method.add_argument(
-        "--infix-length", type=int, default=8, help="learned tokens behind the prompt (8)"
-    )
-    method.add_argument(
-        "--new-biases", action="store_true", help="BitFit: give linear layers a bias of zeros"
-    )
-    method.add_argument(
-        "--drop-layers",
-        type=int,
-        help="Adapter^D: lowest blocks that answer without their adapters; costs nothing "
-        "(5, or all but one)",
-    )
+    for field, start in _options().items():
+        name = f"--{field.option}"
+        if field.kind is bool:
+            method.add_argument(name, action="store_true", help=field.help)
+            continue
+        shown = ",".join(start) if isinstance(start, tuple) else start
+        text = field.help if start is None else f"{field.help} ({shown})"
+        kind = field.words if field.kind is tuple else field.kind
+        method.add_argument(name, type=kind, help=text.replace("%", "%%"))
     step = parser.add_argument_group("training step")
     step.add_argument("--batch-size", type=int, default=8, help="sequences a step (8)")
     step.add_argument("--sequence-length", type=int, default=128, help="tokens each (128)")
@@ -111,30 +95,31 @@ def _with_dry_runs(
     return Report(report.json, f"{report.text}\n{line}")
 
 
+def _options() -> dict[Field, Any]:
+    """Return {field: what it starts with} of all methods; of one option the first one's."""
+    found: dict[str, tuple[Field, Any]] = {}
+    for method in offered().values():
+        for field in _offered(method):
+            found.setdefault(field.option, (field, field.start(method.config)))
+    return dict(found.values())
+
+
 def _configs(options: argparse.Namespace) -> list[MethodConfig]:
     """Return one config for each --method, in their order."""
-    from lora_lab import configs as c
+    by_key = {method.key: method for method in offered().values()}
+    return [_config(by_key[key], options) for key in options.methods or ["lora"]]
 
-    targets = options.targets
-    if targets != "all-linear":
-        targets = [name.strip() for name in targets.split(",") if name.strip()]
-    lora = {"lora_alpha": options.alpha, "target_modules": targets}
-    tokens = {"prefix_length": options.prefix_length, "infix_length": options.infix_length}
-    first_r = (3 * options.r + 1) // 2 if options.init_r is None else options.init_r
-    make: dict[str, Callable[[], Any]] = {
-        "lora": lambda: c.LoraConfig(r=options.r, **lora),
-        "adalora": lambda: c.AdaLoraConfig(target_r=options.r, init_r=first_r, **lora),
-        "ft": c.FullConfig,
-        "ft-top2": lambda: c.FullConfig(top_layers=2),
-        "bitfit": lambda: c.BitFitConfig(new_biases=options.new_biases),
-        "pre-embed": lambda: c.PrefixEmbedConfig(**tokens),
-        "pre-layer": lambda: c.PrefixLayerConfig(**tokens),
-        "adapter-h": lambda: c.BottleneckConfig("H", options.r),
-        "adapter-l": lambda: c.BottleneckConfig("L", options.r),
-        "adapter-p": lambda: c.BottleneckConfig("P", options.r),
-        "adapter-d": lambda: c.BottleneckConfig("D", options.r, options.drop_layers),
-    }
-    return [make[method]() for method in options.methods or ["lora"]]
+
+def _offered(method: Method) -> list[Field]:
+    return [field for field in method.fields if field.flag is not None]
+
+
+def _config(method: Method, options: argparse.Namespace) -> MethodConfig:
+    values = {f.name: getattr(options, f.option.replace("-", "_")) for f in _offered(method)}
+    starts = {f.name: f.start(method.config) for f in method.fields}
+    values = {name: starts[name] if v is None else v for name, v in values.items()}
+    plan = Plan(rank=values.get(method.rank, 1))
+    return method.config(**method.fixed, **method.filled(values, plan))
 
 
 def _row_text(row: PublishedRow) -> str:

@@ -47,7 +47,7 @@ class Field:
         label: what the workbench calls it.
         help: in a few words, for the command line and the workbench.
         kind: int, float, bool, or tuple: words, parted by commas.
-        flag: of `lora-lab budget`; "": the name, with dashes.
+        flag: of `lora-lab budget`; "": the name, with dashes; None: it is not offered there.
         default: where it starts, if that is not the config's own default.
         automatic: it may be left empty: `Method.automatic` or else the config says what it is.
         painted: the workbench's grid sets it, where the method uses the grid.
@@ -57,7 +57,7 @@ class Field:
     label: str
     help: str
     kind: type = float
-    flag: str = ""
+    flag: str | None = ""
     default: Any = None
     automatic: bool = False
     painted: bool = False
@@ -65,14 +65,27 @@ class Field:
     @property
     def option(self) -> str:
         """The command line's name of it, without the two dashes in front."""
-        return self.flag or self.name.replace("_", "-").lower()
+        return self.flag or self.name.replace("_", "-")
+
+    def text(self, value: Any) -> str:
+        """Return "α 16", "new zero biases" or, of what is empty or not ticked, ""."""
+        if value is None or value is False:
+            return ""
+        if isinstance(value, (list, tuple)):
+            value = " ".join(map(str, value))
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        return self.label if value is True else f"{self.label} {shown}"
 
     def start(self, config: type[MethodConfig]) -> Any:
         """Return the value that it starts with; None: it is empty."""
-        if self.automatic or self.default is not None:
-            return self.default
-        own = next(f for f in fields(config) if f.name == self.name)  # type: ignore[arg-type]
-        return own.default if own.default is not MISSING else None
+        known = self.automatic or self.default is not None
+        return self.default if known else _default(config, self.name)
+
+    def words(self, text: str) -> str | list[str]:
+        """Return the words of a text that are parted by commas; "all-linear" stays what it is."""
+        if text.strip() == "all-linear":
+            return "all-linear"
+        return [word.strip() for word in text.split(",") if word.strip()]
 
 
 @dataclass(frozen=True)
@@ -95,8 +108,8 @@ class Method:
         joins: names of the methods that it is offered together with.
         rank: the field that a rank is given by ("r"), "" where it has none.
         ranks: a config's {site: rank} on a model, where it learns low-rank updates of targets.
-        with_ranks: a config with other targets and ranks: called with (anatomy, {site: rank},
-            config).
+        rank_fields: the fields that give a config other targets and ranks: called with (anatomy,
+            {site: rank}, config).
         no_ranks: of a method without `ranks`, in a word: what it trains.
         automatic: {field: what it is where it is left empty}.
         modifies_base: it trains the model's own parameters, in their own dtype.
@@ -119,7 +132,7 @@ class Method:
     joins: tuple[str, ...] = ()
     rank: str = ""
     ranks: Callable[[Anatomy, Any], dict[str, int]] | None = None
-    with_ranks: Callable[[Anatomy, Mapping[str, int], Any], Any] | None = None
+    rank_fields: Callable[[Anatomy, Mapping[str, int], Any], Mapping[str, Any]] | None = None
     no_ranks: str = "has no ranks"
     automatic: Callable[[Plan], Mapping[str, int]] | None = None
     modifies_base: bool = False
@@ -139,6 +152,18 @@ class Method:
         """Those of the fields that the workbench's grid does not set."""
         return tuple(f for f in self.fields if not (f.painted and self.ranks))
 
+    def filled(self, values: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+        """Return values of the config's fields; those that are None become what is automatic.
+
+        Where the config itself takes None, it is left to the config.
+        """
+        free = self.automatic(plan) if self.automatic else {}
+        own = {name: _default(self.config, name) for name in values}
+        return {
+            name: free.get(name, own[name]) if value is None and own[name] is not None else value
+            for name, value in values.items()
+        }
+
     def build(self, *arguments: Any) -> Adapter:
         """Make the adapter of (model, config, name)."""
         made: Adapter = _resolved(self.adapter)(*arguments)
@@ -157,11 +182,8 @@ class Method:
         """Return a config's own numbers as a title has them."""
         if self.numbers is not None:
             return self.numbers(config)
-        return " · ".join(
-            f"{f.label} {value:g}" if isinstance(value, float) else f"{f.label} {value}"
-            for f in self.typed_fields
-            if (value := getattr(config, f.name)) not in (None, False)
-        )
+        shown = [f.text(getattr(config, f.name)) for f in self.typed_fields]
+        return " · ".join(filter(None, shown))
 
 
 METHODS: dict[str, Method] = {}
@@ -171,6 +193,11 @@ def register(*methods: Method) -> None:
     """Make methods known everywhere; one of the same name is replaced."""
     for method in methods:
         METHODS[method.name] = method
+
+
+def _default(config: type[MethodConfig], name: str) -> Any:
+    own = next(f for f in fields(config) if f.name == name)  # type: ignore[arg-type]
+    return None if own.default is MISSING else own.default
 
 
 def _resolved(named: Any) -> Any:

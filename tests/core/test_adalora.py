@@ -483,9 +483,9 @@ def test_a_copy_of_the_model_hears_of_nobodys_optimizer():
     ll.merge(twin, "default")
     ll.unmerge(twin)
     assert len(optimizer._optimizer_step_pre_hooks) == 1
-    before = ll.attached(twin)["default"].values()
+    before = ll.attached(twin)["default"].snapshot()
     train(model, adapter, optimizer, STEPS - 3, 4)
-    for now, then in zip(ll.attached(twin)["default"].values(), before, strict=True):
+    for now, then in zip(ll.attached(twin)["default"].snapshot(), before, strict=True):
         assert torch.equal(now, then)
 
 
@@ -536,7 +536,7 @@ def test_beside_another_method_it_still_goes_back_over_the_last_cut():
     optimizer = optimizer_of(both)
     both.begin_training(optimizer, STEPS)
     train(model, both, optimizer, 2)
-    values, expected = both.values(), logits(model)
+    values, expected = both.snapshot(), logits(model)
     train(model, both, optimizer, STEPS - 2, 3)
     assert sorted(both.ranks.values()) != [2, 2, 3, 3]
     both.restore(values)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_lab.methods.adalora.config import AdaLoraConfig
 from lora_lab.methods.descriptor import Field, Method, Plan, register
 from lora_lab.methods.lora.method import FACTORS, TARGETS
-from lora_lab.methods.lora.targets import config_from_ranks, ranks
+from lora_lab.methods.lora.targets import common_rank, config_from_ranks, ranks
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy
@@ -19,14 +18,13 @@ def _ranks(anatomy: Anatomy, config: AdaLoraConfig) -> dict[str, int]:
     return dict.fromkeys(ranks(anatomy, config.at_start()), config.target_r)
 
 
-def _with_ranks(
-    anatomy: Anatomy, painted: Mapping[str, int], config: AdaLoraConfig
-) -> AdaLoraConfig:
-    """Return a config of the rank that most targets have: the budget is one for all of them."""
-    (target, _), *_ = Counter(r for r in painted.values() if r).most_common(1) or [(1, 0)]
+def _rank_fields(
+    anatomy: Anatomy, painted: Mapping[str, int], _config: AdaLoraConfig
+) -> dict[str, Any]:
+    """Return the rank that most targets have, for the budget is one for all of them."""
+    target = common_rank(painted)
     same = {name: target for name, r in painted.items() if r}
-    targets = config_from_ranks(anatomy, same).target_modules
-    return config.replace(target_r=target, target_modules=targets)
+    return {"target_r": target, "target_modules": config_from_ranks(anatomy, same).target_modules}
 
 
 def _automatic(plan: Plan) -> dict[str, int]:
@@ -45,6 +43,10 @@ def _automatic(plan: Plan) -> dict[str, int]:
             "deltaT": max(1, round(0.002 * steps)),
         }
     return found
+
+
+def _schedule(name: str, text: str) -> Field:
+    return Field(name, name, text, int, flag=None, automatic=True)  # it costs nothing
 
 
 def _about(config: AdaLoraConfig) -> str:
@@ -75,26 +77,19 @@ register(
             Field(
                 "init_r",
                 "init_r",
-                "rank of every target at the start; empty: 1.5 times the last one",
+                "rank of every target at the start; by default 1.5 times the last one",
                 int,
                 automatic=True,
             ),
-            Field("tinit", "tinit", "steps before the first cut; empty: 13 %", int, automatic=True),
-            Field("tfinal", "tfinal", "steps after the last cut; empty: 48 %", int, automatic=True),
-            Field(
-                "deltaT",
-                "deltaT",
-                "steps from one cut to the next; empty: 0.2 % of all, at least 1",
-                int,
-                "delta-t",
-                automatic=True,
-            ),
+            _schedule("tinit", "steps before the first cut; by default 13 % of all"),
+            _schedule("tfinal", "steps after the last cut; by default 48 % of all"),
+            _schedule("deltaT", "steps from one cut to the next; by default 0.2 % of all"),
         ),
         about=_about,
         numbers=_numbers,
         rank="target_r",
         ranks=_ranks,
-        with_ranks=_with_ranks,
+        rank_fields=_rank_fields,
         automatic=_automatic,
         peft_form=True,
         order=20,

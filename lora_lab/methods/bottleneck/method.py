@@ -11,7 +11,7 @@ _WIDTH = Field("r", "bottleneck r", "width of the adapter layers", int)
 _DROPPED = Field(
     "drop_layers",
     "drop layers",
-    "of the lowest blocks, which answer without their adapters; empty: 5, or all but one",
+    "of the lowest blocks, which answer without their adapters; by default 5, or all but one",
     int,
     automatic=True,
 )

@@ -65,7 +65,6 @@ register(
             ),
         ),
         about="the bias vectors are trained, nothing else",
-        numbers=lambda config: "new zero biases" if config.new_biases else "",
         no_ranks="trains bias vectors",
         modifies_base=True,
         sparse_gradients=True,

@@ -87,6 +87,12 @@ def ranks(anatomy: Anatomy, config: LoraConfig) -> dict[str, int]:
     return {p.site.name: p.r for p in plan(anatomy, config)}
 
 
+def common_rank(ranks: Mapping[str, int]) -> int:
+    """Return the rank that most sites have; 1 where none has one."""
+    counted = Counter(r for r in ranks.values() if r)
+    return counted.most_common(1)[0][0] if counted else 1
+
+
 def config_from_ranks(
     anatomy: Anatomy, ranks: Mapping[str, int], template: LoraConfig | None = None
 ) -> LoraConfig:
@@ -109,7 +115,7 @@ def config_from_ranks(
     for site in (*anatomy.sites, *anatomy.others):
         columns.setdefault(site.role, []).append(site)
 
-    common = Counter(painted.values()).most_common(1)[0][0]
+    common = common_rank(painted)
     targets: list[str] = []
     pattern: dict[str, int] = {}
     for role, column in columns.items():
