@@ -236,14 +236,14 @@ def test_half_precision_bases_have_float32_masters(variant):
         model = tiny("llama").to(dtype)
         adapter = ll.attach(model, ll.BottleneckConfig(variant, r=3))
         assert {p.dtype for p in adapter.parameters()} == {torch.float32}
-        adapter.restore([v.float() for v in reference.values()])
+        adapter.restore([v.float() for v in reference.snapshot()])
         found = outputs(model, batch)
         assert found.dtype == dtype
         error = (found.double() - expected).norm() / expected.norm()
         assert error < 8 * torch.finfo(dtype).eps
     model = tiny("llama")
     adapter = ll.attach(model, ll.BottleneckConfig(variant, r=3))
-    adapter.restore([v.float() for v in reference.values()])
+    adapter.restore([v.float() for v in reference.snapshot()])
     with torch.autocast("cpu", torch.bfloat16):
         found = model(**batch).logits
     found.float().sum().backward()
