@@ -90,10 +90,10 @@ export function space() {
   return el("span", { class: "ll-space" });
 }
 
-/** A panel's title line. */
-export function heading(title, subtitle, ...more) {
-  const words = typeof subtitle === "string" ? el("span", { text: subtitle }) : subtitle;
-  return el("div", { class: "ll-head" }, el("span", { class: "ll-title", text: title }), words, ...more);
+/** A title line; parts that are strings get a node of their own. */
+export function heading(title, ...parts) {
+  const nodes = parts.map((part) => (typeof part === "string" ? el("span", { text: part }) : part));
+  return el("div", { class: "ll-head" }, el("span", { class: "ll-title", text: title }), ...nodes);
 }
 
 /** A panel's root, whose keys are its own: a notebook's shortcuts must not take what is typed. */
@@ -104,18 +104,24 @@ export function section(className, label, ...children) {
   }, ...children);
 }
 
-/** The button that opens and closes a panel: {node, draw(open)}; disabled until Python answers. */
+/**
+ * The button that opens and closes a panel: {node, draw(open), answered()}. Once clicked it is
+ * disabled until Python has answered.
+ */
 export function opener(text, toggle) {
   const node = button(text, () => {
     node.disabled = true;
     toggle();
   });
-  const draw = (open) => {
+  const answered = () => {
     node.disabled = false;
+  };
+  const draw = (open) => {
+    answered();
     node.textContent = open ? "Close" : text;
     node.setAttribute("aria-expanded", String(open));
   };
-  return { node, draw };
+  return { node, draw, answered };
 }
 
 /** A bar that fills from the left: {node, draw(value, most, text)}. */
@@ -131,6 +137,58 @@ export function progressBar(label, className = "ll-progress") {
   return { node, draw };
 }
 
+/** Mark the one of {name: input} that a problem is about, or none. */
+export function markInvalid(inputs, name) {
+  for (const [each, input] of Object.entries(inputs)) {
+    if (each === name) input.setAttribute("aria-invalid", "true");
+    else input.removeAttribute("aria-invalid");
+  }
+}
+
+/** What one place shows of a panel. A subclass builds nodes, and says what to draw when. */
+export class PanelView {
+  /**
+   * @param {Model} model
+   * @param {HTMLElement} host
+   */
+  constructor(model, host) {
+    this.model = model;
+    /** @type {(() => void)[]} */
+    this.closers = []; // called when the place goes
+    this.root = this.build();
+    host.append(this.root);
+    this.follow();
+  }
+
+  /** @returns {HTMLElement} the panel's root */
+  build() {
+    throw new Error("a panel builds something");
+  }
+
+  /** Say with `watch` what is drawn when. */
+  follow() {}
+
+  /**
+   * Draw now, and again whenever one of these traits changes.
+   * @param {() => void} draw
+   * @param {...string} traits
+   */
+  watch(draw, ...traits) {
+    this.listen(Object.fromEntries(traits.map((trait) => [`change:${trait}`, draw])));
+    draw();
+  }
+
+  /** @param {Record<string, (...values: any[]) => void>} handlers by the model's events */
+  listen(handlers) {
+    this.closers.push(listen(this.model, handlers));
+  }
+
+  remove() {
+    for (const close of this.closers) close();
+    this.root.remove();
+  }
+}
+
 /**
  * What a panel's module exports: each place that shows the panel gets a view of its own.
  * @param {new (model: Model, host: HTMLElement) => {remove(): void}} View
@@ -141,7 +199,7 @@ export function panel(View) {
     render({ model, el: host, signal }) {
       const view = new View(model, host);
       const remove = () => view.remove();
-      signal?.addEventListener("abort", remove);
+      signal?.addEventListener("abort", remove, { once: true });
       return remove;
     },
   };

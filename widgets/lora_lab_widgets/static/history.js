@@ -1,99 +1,89 @@
+// @ts-check
 // The runs on disk. Draws `form`, `compared` and `details`; what people do goes out as messages.
 
-import { el, listen } from "./_shared.js";
+import { PanelView, button, el, heading, opener, panel, section, space } from "./_shared.js";
 import { errorStrip } from "./error_strip.js";
 import { compareTable, runDetails, runList } from "./history_table.js";
-import { lossCurves } from "./loss_curves.js";
+import { LossCurves } from "./loss_curves.js";
 
-function render({ model, el: host, signal }) {
-  const send = (type, id, value) => model.send({ type, id, value });
-  const door = el("button", { class: "ll-button", type: "button" });
-  door.addEventListener("click", () => {
-    door.disabled = true; // until Python has answered
-    send("open", "", !model.get("form").open);
-  });
-  const refresh = el("button", { class: "ll-button", type: "button", text: "Refresh" });
-  refresh.addEventListener("click", () => send("refresh"));
-  const said = el("span", { class: "ll-dim", role: "status" });
-  const place_ = el("span", { class: "ll-past-folder ll-dim" });
-  const list = runList(send);
-  const curves = lossCurves();
-  const table = compareTable();
-  const comparison = el("div", { class: "ll-card ll-past-compared" },
-    el("div", { class: "ll-head" }, el("span", { class: "ll-title", text: "Compared" })), curves.node, table.node);
-  const details = runDetails(send);
-  const strip = errorStrip();
-  const body = el("div", { class: "ll-past-body" },
-    el("div", { class: "ll-past-line" }, place_, el("span", { class: "ll-space" }), said, refresh),
-    list.node, list.empty, comparison, details.node);
-  const root = el(
-    "section",
-    { class: "ll-panel ll-history", "aria-label": "runs on disk", "data-lm-suppress-shortcuts": "true" },
-    el("div", { class: "ll-head" },
-      el("span", { class: "ll-title", text: "Runs" }),
-      el("span", { text: "what was trained before: compare, open, resume" }),
-      el("span", { class: "ll-space" }), door),
-    body, strip.node,
-  );
+class HistoryView extends PanelView {
+  build() {
+    const { model } = this;
+    const send = (type, id = undefined, value = undefined) => model.send({ type, id, value });
+    this.opener = opener("Open the runs", () => send("open", "", !model.get("form").open));
+    this.status = el("span", { class: "ll-dim", role: "status" });
+    this.folder = el("span", { class: "ll-past-folder ll-dim" });
+    this.list = runList(send);
+    this.curves = new LossCurves();
+    this.table = compareTable();
+    this.comparison = el("div", { class: "ll-card ll-past-compared" },
+      heading("Compared"), this.curves.node, this.table.node);
+    this.details = runDetails(send);
+    this.strip = errorStrip();
+    this.body = el("div", { class: "ll-past-body" },
+      el("div", { class: "ll-past-line" },
+        this.folder, space(), this.status, button("Refresh", () => send("refresh"))),
+      this.list.node, this.list.empty, this.comparison, this.details.node);
+    return section("ll-history", "runs on disk",
+      heading("Runs", "what was trained before: compare, open, resume", space(), this.opener.node),
+      this.body, this.strip.node);
+  }
 
-  const drawForm = () => {
-    const form = model.get("form");
-    door.disabled = false;
-    door.textContent = form.open ? "Close" : "Open the runs";
-    door.setAttribute("aria-expanded", String(form.open));
-    body.hidden = !form.open;
-    const more = form.total > form.rows.length ? `the newest ${form.rows.length} of ${form.total} runs` : `${form.total} run${form.total === 1 ? "" : "s"}`;
-    place_.textContent = `${more} in ${form.folder}; tick up to six to compare them`;
-    list.draw(form, model.get("details").id ?? "");
-    drawBusy();
-  };
-  const drawCompared = () => {
-    const found = model.get("compared");
-    comparison.hidden = !found.rows?.length;
-    if (comparison.hidden) return;
-    const names = new Map(found.rows.map(({ id, label }) => [id, label]));
-    curves.draw(found.curves.map(({ id, points }) => ({ label: names.get(id) ?? id, points })));
-    table.draw(found);
-  };
-  const drawDetails = () => {
-    details.draw(model.get("details"));
-    list.draw(model.get("form"), model.get("details").id ?? "");
-  };
-  const drawBusy = () => {
-    const busy = model.get("busy");
-    said.textContent = busy;
-    root.dataset.llState = busy ? "busy" : "rest";
-    list.empty.hidden = Boolean(busy || model.get("form").rows.length);
-  };
-  const drawProblem = () => strip.draw(model.get("problem"));
-  const unlisten = listen(model, {
-    "change:form": drawForm,
-    "change:compared": drawCompared,
-    "change:details": drawDetails,
-    "change:busy": drawBusy,
-    "change:problem": drawProblem,
-    "msg:custom": () => { door.disabled = false; },
-  });
-  const sizes = new ResizeObserver(() => {
-    const room = Math.floor(root.clientWidth - 30);
-    curves.resize(room);
-    details.resize(room);
-  });
-  sizes.observe(root);
-  // A notebook's own shortcuts must not take what is typed here.
-  root.addEventListener("keydown", (event) => event.stopPropagation());
-  host.append(root);
-  drawForm();
-  drawCompared();
-  drawDetails();
-  drawProblem();
-  const cleanup = () => {
-    sizes.disconnect();
-    unlisten();
-    root.remove();
-  };
-  signal?.addEventListener("abort", cleanup);
-  return cleanup;
+  follow() {
+    this.watch(() => this.drawForm(), "form");
+    this.watch(() => this.drawCompared(), "compared");
+    this.watch(() => this.drawDetails(), "details");
+    this.watch(() => this.drawBusy(), "busy");
+    this.watch(() => this.strip.draw(this.model.get("problem")), "problem");
+    this.listen({ "msg:custom": () => this.opener.answered() });
+    const sizes = new ResizeObserver(() => this.resize());
+    sizes.observe(this.root);
+    this.closers.push(() => sizes.disconnect());
+  }
+
+  drawForm() {
+    const form = this.model.get("form");
+    this.opener.draw(form.open);
+    this.body.hidden = !form.open;
+    const count = form.total > form.rows.length
+      ? `the newest ${form.rows.length} of ${form.total} runs`
+      : `${form.total} run${form.total === 1 ? "" : "s"}`;
+    this.folder.textContent = `${count} in ${form.folder}; tick up to six to compare them`;
+    this.drawList();
+    this.drawBusy();
+  }
+
+  drawList() {
+    this.list.draw(this.model.get("form"), this.model.get("details").id ?? "");
+  }
+
+  drawCompared() {
+    const compared = this.model.get("compared");
+    this.comparison.hidden = !compared.rows?.length;
+    if (this.comparison.hidden) return;
+    const labels = new Map(compared.rows.map(({ id, label }) => [id, label]));
+    this.curves.draw(compared.curves.map(({ id, points }) =>
+      ({ label: labels.get(id) ?? id, points })));
+    this.table.draw(compared);
+  }
+
+  drawDetails() {
+    this.details.draw(this.model.get("details"));
+    this.drawList();
+  }
+
+  drawBusy() {
+    const busy = this.model.get("busy");
+    this.status.textContent = busy;
+    this.root.dataset.llState = busy ? "busy" : "rest";
+    this.list.empty.hidden = Boolean(busy || this.model.get("form").rows.length);
+  }
+
+  resize() {
+    const width = Math.floor(this.root.clientWidth - 30);
+    this.curves.resize(width);
+    this.details.resize(width);
+  }
 }
 
-export default { render };
+export default panel(HistoryView);

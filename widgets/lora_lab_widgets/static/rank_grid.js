@@ -134,8 +134,9 @@ export class RankGridView {
     const cell = store.cellAt(row, column);
     if (!cell) return `${label} · ${role} · no such matrix`;
     const rank = store.shownRank(cell);
-    const worth = rank ? `r ${rank} → ${this.price([cell])}` : `frozen, rank up to ${cell.max_rank}`;
-    return `${label} · ${role} · ${cell.shape[0]} × ${cell.shape[1]} · ${worth}`;
+    const { max_rank: most, shape } = cell;
+    const worth = rank ? `r ${rank} → ${this.price([cell])}` : `frozen, rank up to ${most}`;
+    return `${label} · ${role} · ${shape[0]} × ${shape[1]} · ${worth}`;
   }
 
   /** @param {Cell[]} cells */

@@ -170,7 +170,7 @@ export class RankInput {
     if (meaning === "paint") this.startStroke(finger.place, finger.pointer);
   }
 
-  /** Sideways is painting (but in a grid that itself scrolls sideways), up and down is scrolling. */
+  /** Sideways is painting (but in a grid that itself scrolls so), up and down is scrolling. */
   onSlip(across, along) {
     if (Math.max(across, along) <= SLIP_PX) return;
     const scrolls = this.table.node.classList.contains("ll-wide");

@@ -84,7 +84,8 @@ export class RankTable {
           "aria-label": `${layerName(label)} ${role}: no such matrix`,
         }),
     }));
-    return el("div", { role: "row", class: `ll-rank-row${gap ? " ll-rank-stack" : ""}` }, header, ...cells);
+    const name = gap ? "ll-rank-row ll-rank-stack" : "ll-rank-row";
+    return el("div", { role: "row", class: name }, header, ...cells);
   }
 
   buildCell(row, column, attributes) {

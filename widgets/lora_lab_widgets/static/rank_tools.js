@@ -47,7 +47,8 @@ export class RankTools {
       this.button(key, text, title, () => view.preset(text, plan));
     const last = () => view.paintLast(Number(layers.value));
     const layers = el("input", {
-      type: "number", class: "ll-rank-n", value: 4, min: 1, step: 1, "aria-label": "how many layers",
+      type: "number", class: "ll-rank-n", value: 4, min: 1, step: 1,
+      "aria-label": "how many layers",
       on: { keydown: (event) => event.key === "Enter" && last() },
     });
     return [

@@ -1,20 +1,32 @@
+// @ts-check
 // The heartbeat. One clock a panel, however many views it has: it asks Python while at least one
 // view can be seen, and asks again only when the last question is answered.
+/** @import { Model } from "./_shared.js" */
 
 import { themeOf } from "./_shared.js";
 
 const ACTIVE_MS = 600; // between questions while a run goes on
 const SLOW_MS = 2000; // the longest while it goes on: slow steps, one question for one and a half
-const EAGER_MS = 400; // for a while after a command: its effect comes a moment later. See message_throttle.py
+// For a while after a command: its effect comes a moment later. See message_throttle.py
+const EAGER_MS = 400;
 const CALM_MS = 1000; // while nothing changes by itself
 const ANSWER_MS = 10_000; // after so long without an answer, ask again
 const BUSY_MS = 2_000; // after so long, say that the kernel is busy
 const EAGER_FOR_MS = 3_000;
 const ACTIVE_STATES = ["running", "pausing", "stopping"];
 
+/**
+ * @typedef {object} View
+ * @property {Model} model
+ * @property {boolean} visible
+ * @property {() => number} width
+ * @property {(flag: boolean) => void} busy
+ */
+
 class Clock {
   constructor() {
-    this.views = new Set(); // {model, visible, width(), busy(flag)}
+    /** @type {Set<View>} */
+    this.views = new Set();
     // Two pages may show one panel; each waits for its own answer.
     this.page = Math.random().toString(36).slice(2, 8);
     this.count = 0;
@@ -75,7 +87,8 @@ class Clock {
     if (!this.looking()) return;
     const now = performance.now();
     const eager = now < this.eagerUntil;
-    const due = Math.max(this.notBefore, this.askedAt + (eager ? EAGER_MS : this.active ? this.pace : CALM_MS));
+    const pause = eager ? EAGER_MS : this.active ? this.pace : CALM_MS;
+    const due = Math.max(this.notBefore, this.askedAt + pause);
     this.timer = setTimeout(() => this.ask(), Math.max(0, due - now));
   }
 
@@ -110,7 +123,11 @@ class Clock {
 // panel's own name is what its views have in common.
 const CLOCKS = new Map();
 
-/** Join the clock of the panel that this view shows; returns [clock, leave]. */
+/**
+ * Join the clock of the panel that this view shows; returns [clock, leave].
+ * @param {View} view
+ * @returns {[Clock, () => void]}
+ */
 export function joinClock(view) {
   const name = view.model.get("clock");
   if (!CLOCKS.has(name)) CLOCKS.set(name, new Clock());

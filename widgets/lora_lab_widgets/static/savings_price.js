@@ -1,4 +1,5 @@
-// The price of a rank map: the same formula as lora_lab.budget.evaluate_price, and the same numbers.
+// @ts-check
+// The price of a rank map: the formula of lora_lab.budget.evaluate.evaluate_price, to the byte.
 
 import { formatCount } from "./_shared.js";
 
@@ -8,19 +9,22 @@ const sumOf = (numbers) => numbers.reduce((total, n) => total + n, 0);
 
 const entriesOf = (shape) => shape.reduce((product, n) => product * n, 1);
 
-/** The bytes of an optimizer's state for one tensor, as lora_lab.budget.optimizers.StateRule.size. */
+/** The bytes of an optimizer's state for one tensor: lora_lab.budget.optimizers.StateRule.size. */
 function stateOf(rule, shape) {
   if (rule.per_side && shape.length > 1) return rule.per_side * sumOf(shape);
   const entries = entriesOf(shape);
   if (entries < rule.small_below) return rule.small_per_entry * entries;
-  return rule.per_entry * entries + (rule.block ? rule.per_block * Math.ceil(entries / rule.block) : 0);
+  const blocks = rule.block ? rule.per_block * Math.ceil(entries / rule.block) : 0;
+  return rule.per_entry * entries + blocks;
 }
 
-/** One method's share of a step, as lora_lab.budget.part.lora_part. */
-function partOf(price, painted) {
-  const empty = () => price.rows.map(() => 0);
-  const part = { kept: empty(), spent: empty(), work: empty(), gradients: empty(), groups: new Set() };
-  Object.assign(part, { shapes: [], weights: 0, checkpoint: 0, forward: 0 });
+/** LoRA's share of a step, as lora_lab.methods.cost has it. */
+function costOf(price, painted) {
+  const zeros = () => price.rows.map(() => 0);
+  const cost = {
+    kept: zeros(), freed: zeros(), temporaries: zeros(), gradients: zeros(), // bytes by row
+    liveInputs: new Set(), shapes: [], weights: 0, checkpoint: 0, forward: 0,
+  };
   const together = new Map();
   for (const [name, r] of painted) {
     const site = price.sites[name];
@@ -28,25 +32,25 @@ function partOf(price, painted) {
       const key = `${site.row} ${site.group}`;
       together.set(key, [...(together.get(key) ?? []), [site, r]]);
     } else {
-      train(part, price, site, [[r, site.in], [site.out, r]]);
-      part.checkpoint += r * site.checkpoint;
-      part.kept[site.row] += r * site.activations;
-      part.groups.add(site.group);
+      train(cost, price, site, [[r, site.in], [site.out, r]]);
+      cost.checkpoint += r * site.checkpoint;
+      cost.kept[site.row] += r * site.activations;
+      cost.liveInputs.add(site.group);
     }
   }
-  for (const sites of together.values()) addReaders(part, price, sites);
-  return part;
+  for (const sites of together.values()) addReaders(cost, price, sites);
+  return cost;
 }
 
-function train(part, { adapter }, site, shapes) {
+function train(cost, { adapter }, site, shapes) {
   const numbers = sumOf(shapes.map(entriesOf));
-  part.shapes.push(...shapes);
-  part.weights += numbers * adapter.weights;
-  part.gradients[site.row] += numbers * adapter.gradients;
+  cost.shapes.push(...shapes);
+  cost.weights += numbers * adapter.weights;
+  cost.gradients[site.row] += numbers * adapter.gradients;
 }
 
 /** Linear sites of one block that read one input, and share a pass through their A's. */
-function addReaders(part, price, sites) {
+function addReaders(cost, price, sites) {
   const { element, lora } = price;
   const size = price.adapter.weights;
   const castDown = element !== size;
@@ -57,32 +61,32 @@ function addReaders(part, price, sites) {
     const shapes = lora.learns_A ? [[r, width], [site.out, r]] : [[site.out, r]];
     const frozen = lora.copies * r * (width + site.out) - sumOf(shapes.map(entriesOf));
     if (lora.lengths) shapes.push([site.out]);
-    train(part, price, site, shapes);
-    part.weights += size * frozen;
-    part.checkpoint += lora.copies * r * site.checkpoint;
+    train(cost, price, site, shapes);
+    cost.weights += size * frozen;
+    cost.checkpoint += lora.copies * r * site.checkpoint;
     const thin = lora.copies * r * tokens * element;
-    part.kept[row] += site.module === first.module ? thin : 2 * thin;
-    if (stacked) part.kept[row] += lora.copies * r * width * element;
-    if (castDown) part.kept[row] += lora.copies * r * site.out * element;
+    cost.kept[row] += site.module === first.module ? thin : 2 * thin;
+    if (stacked) cost.kept[row] += lora.copies * r * width * element;
+    if (castDown) cost.kept[row] += lora.copies * r * site.out * element;
     if (lora.lengths) {
-      part.kept[row] += site.out * (2 * size + (castDown ? element : 0));
-      if (castDown) part.forward = Math.max(part.forward, size * width * site.out);
+      cost.kept[row] += site.out * (2 * size + (castDown ? element : 0));
+      if (castDown) cost.forward = Math.max(cost.forward, size * width * site.out);
     }
   }
-  if (lora.learns_A) part.groups.add(first.group);
+  if (lora.learns_A) cost.liveInputs.add(first.group);
   if (lora.dropout) {
-    part.kept[row] += tokens * width;
+    cost.kept[row] += tokens * width;
     if (last) {
-      part.spent[row] += tokens * width;
+      cost.freed[row] += tokens * width;
       const widths = first.module_out + (lora.learns_A ? 4 : 3) * width;
-      part.work[row] = Math.max(part.work[row], tokens * widths * element);
+      cost.temporaries[row] = Math.max(cost.temporaries[row], tokens * widths * element);
     }
   }
   if (!lora.lengths) return;
   for (const out of new Map(sites.map(([site]) => [site.module, site.module_out])).values()) {
-    part.checkpoint += size * out;
-    part.kept[row] += tokens * out * element;
-    if (last) part.spent[row] += tokens * out * element;
+    cost.checkpoint += size * out;
+    cost.kept[row] += tokens * out * element;
+    if (last) cost.freed[row] += tokens * out * element;
   }
 }
 
@@ -91,28 +95,29 @@ export function evaluatePrice(price, ranks) {
   const { sites, groups, rows, optimizer: rule } = price;
   const painted = Object.entries(ranks).filter(([name, r]) => r > 0 && sites[name]);
   const first = painted.reduce((least, [name]) => Math.min(least, sites[name].order), Infinity);
-  const kept = rows.map((row) => sumOf(row.pieces.map(([order, size]) => (order > first ? size : 0))));
-  const part = partOf(price, painted);
-  part.kept.forEach((bytes, row) => (kept[row] += bytes));
-  for (const key of part.groups) {
-    const { row, bytes, spent: freed } = groups[key];
+  const kept = rows.map(({ pieces }) =>
+    sumOf(pieces.map(([order, size]) => (order > first ? size : 0))));
+  const cost = costOf(price, painted);
+  for (const [row, bytes] of cost.kept.entries()) kept[row] += bytes;
+  for (const key of cost.liveInputs) {
+    const { row, bytes, spent: isFreed } = groups[key];
     kept[row] += bytes;
-    if (freed) part.spent[row] += bytes;
+    if (isFreed) cost.freed[row] += bytes;
   }
-  const entries = part.shapes.map(entriesOf);
+  const entries = cost.shapes.map(entriesOf);
   const scratch = Math.max(0, ...entries) * (rule.held + rule.carried);
-  const peak = painted.length ? peakOf(price, part, kept, scratch) : 0;
+  const peak = painted.length ? peakOf(price, cost, kept, scratch) : 0;
   const memory = {
-    weights: price.weights + part.weights,
-    gradients: sumOf(part.gradients),
-    optimizer: sumOf(part.shapes.map((shape) => stateOf(rule, shape))),
-    activations: peak - sumOf(part.gradients),
+    weights: price.weights + cost.weights,
+    gradients: sumOf(cost.gradients),
+    optimizer: sumOf(cost.shapes.map((shape) => stateOf(rule, shape))),
+    activations: peak - sumOf(cost.gradients),
   };
-  return { trainable: sumOf(entries), checkpoint: part.checkpoint, memory };
+  return { trainable: sumOf(entries), checkpoint: cost.checkpoint, memory };
 }
 
-/** The most bytes of activations and gradients alive at once: at the loss, in a block, at the end. */
-function peakOf(price, { spent, work, gradients, forward }, kept, scratch) {
+/** The most bytes of activations and gradients alive: at the loss, in a block, at the end. */
+function peakOf(price, { freed, temporaries, gradients, forward }, kept, scratch) {
   const twice = (i) => price.gradient_checkpointing && i < kept.length - 1;
   const stored = kept.map((k, i) => (twice(i) ? Math.min(k, price.rows[i].input) : k));
   let alive = sumOf(stored);
@@ -120,7 +125,8 @@ function peakOf(price, { spent, work, gradients, forward }, kept, scratch) {
   for (let i = kept.length - 1; i >= 0; i -= 1) {
     if (kept[i]) {
       const again = twice(i) ? kept[i] : 0;
-      peak = Math.max(peak, alive + again + Math.max(price.rows[i].work - spent[i], work[i]));
+      const work = Math.max(price.rows[i].work - freed[i], temporaries[i]);
+      peak = Math.max(peak, alive + again + work);
     }
     alive += gradients[i] - stored[i];
   }
@@ -138,8 +144,9 @@ export function formatParameters(count) {
 
 export function formatShare(part, whole) {
   const percent = whole ? (100 * part) / whole : 0;
-  if (percent > 0 && percent < 0.1) return `${percent.toFixed(1 - Math.floor(Math.log10(percent)))} %`;
-  return `${percent.toFixed(percent < 10 ? 2 : 1)} %`;
+  const isTiny = percent > 0 && percent < 0.1;
+  const digits = isTiny ? 1 - Math.floor(Math.log10(percent)) : percent < 10 ? 2 : 1;
+  return `${percent.toFixed(digits)} %`;
 }
 
 export function formatRatio(large, small) {

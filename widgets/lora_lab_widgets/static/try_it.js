@@ -1,100 +1,101 @@
+// @ts-check
 // One prompt, two answers. Everything the models say is set as text, never as markup.
 
-import { el, listen } from "./_shared.js";
+import { PanelView, button, el, focusIn, heading, panel, section } from "./_shared.js";
 import { errorStrip } from "./error_strip.js";
 
-function render({ model, el: host, signal }) {
-  const prompt = el("textarea", { class: "ll-input ll-try-prompt", rows: 3, "aria-label": "prompt", spellcheck: "false" });
-  const tokens = el("input", { class: "ll-input ll-try-tokens", type: "text", inputmode: "numeric", "aria-label": "max new tokens" });
-  const button = el("button", { class: "ll-button ll-primary", type: "button", text: "Compare" });
-  const status = el("span", { class: "ll-try-status ll-dim", role: "status", "aria-live": "polite" });
-  const strip = errorStrip();
-  const column = (name) => {
-    const text = el("div", { class: "ll-answer", tabindex: 0, role: "region", "aria-label": `answer of the ${name}` });
-    return { text, node: el("div", {}, el("div", { class: "ll-head" }, el("span", { class: "ll-title", text: name })), text) };
-  };
-  const base = column("base model");
-  const adapted = column("adapted model");
-  const length = el("label", { class: "ll-try-length ll-dim" }, "max new tokens", tokens);
-  const subtitle = el("span");
-  const root = el(
-    "section",
-    { class: "ll-panel ll-try", "aria-label": "try it", "data-lm-suppress-shortcuts": "true" },
-    el(
-      "div",
-      { class: "ll-head" },
-      el("span", { class: "ll-title", text: "Try it" }),
-      subtitle,
-    ),
-    prompt,
-    el("div", { class: "ll-bar" }, button, length, status),
-    strip.node,
-    el("div", { class: "ll-try-answers" }, base.node, adapted.node),
-  );
+class TryItView extends PanelView {
+  build() {
+    const { model } = this;
+    // The page's other views follow as one types; Python hears of it with the next comparison.
+    this.prompt = el("textarea", {
+      class: "ll-input ll-try-prompt", rows: 3, "aria-label": "prompt", spellcheck: "false",
+      on: { input: () => model.set("prompt", this.prompt.value) },
+    });
+    this.tokens = el("input", {
+      class: "ll-input ll-try-tokens", type: "text", inputmode: "numeric",
+      "aria-label": "max new tokens",
+    });
+    this.button = button("Compare", () => this.compare(), { class: "ll-button ll-primary" });
+    this.status = el("span", {
+      class: "ll-try-status ll-dim", role: "status", "aria-live": "polite",
+    });
+    this.strip = errorStrip();
+    this.base = answerColumn("base model");
+    this.adapted = answerColumn("adapted model");
+    this.length = el("label", { class: "ll-try-length ll-dim" }, "max new tokens", this.tokens);
+    this.subtitle = el("span");
+    const root = section("ll-try", "try it",
+      heading("Try it", this.subtitle),
+      this.prompt,
+      el("div", { class: "ll-bar" }, this.button, this.length, this.status),
+      this.strip.node,
+      el("div", { class: "ll-try-answers" }, this.base.node, this.adapted.node),
+    );
+    root.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.compare();
+    });
+    return root;
+  }
 
-  const say = (column_, text, placeholder) => {
-    column_.text.textContent = text ?? placeholder;
-    column_.text.classList.toggle("ll-dim", text === null || text === undefined);
-  };
-  const draw = () => {
+  follow() {
+    this.watch(() => this.drawInputs(), "prompt", "max_new_tokens", "writes");
+    this.watch(() => this.draw(), "busy", "answers", "problem");
+  }
+
+  draw() {
+    const { model, root } = this;
     const busy = model.get("busy");
-    const { prompt: asked, base: plain, adapted: tuned, seconds } = model.get("answers");
-    root.dataset.llState = busy ? "busy" : asked === undefined ? "idle" : "done";
-    button.disabled = Boolean(busy);
-    const stale = asked !== undefined && asked !== model.get("prompt");
-    if (busy) status.textContent = busy;
-    else if (asked === undefined) status.textContent = "";
-    else status.textContent = stale ? "the answers are to an earlier prompt" : `took ${seconds} s`;
-    root.classList.toggle("ll-stale", stale || Boolean(busy));
-    say(base, plain, "what the model says by itself");
-    say(adapted, tuned, asked === undefined ? "what it says with the adapter" : "no adapter yet: start a run first");
-    strip.draw(model.get("problem"));
-    tokens.toggleAttribute("aria-invalid", model.get("problem")?.field === "max_new_tokens");
-  };
-  const drawInputs = () => {
+    const problem = model.get("problem");
+    const { prompt: asked, base, adapted, seconds } = model.get("answers");
+    const isAnswered = asked !== undefined;
+    const isStale = isAnswered && asked !== model.get("prompt");
+    const outcome = isStale ? "the answers are to an earlier prompt" : `took ${seconds} s`;
+    this.status.textContent = busy || (isAnswered ? outcome : "");
+    this.button.disabled = Boolean(busy);
+    root.dataset.llState = busy ? "busy" : isAnswered ? "done" : "idle";
+    root.classList.toggle("ll-stale", isStale || Boolean(busy));
+    this.base.draw(base, "what the model says by itself");
+    this.adapted.draw(adapted,
+      isAnswered ? "no adapter yet: start a run first" : "what it says with the adapter");
+    this.strip.draw(problem);
+    this.tokens.toggleAttribute("aria-invalid", problem?.field === "max_new_tokens");
+  }
+
+  drawInputs() {
+    const { model, prompt, tokens } = this;
     const writes = model.get("writes");
-    subtitle.textContent = writes
+    this.subtitle.textContent = writes
       ? "one prompt, answered without and with the adapter"
       : "one text, classified without and with the adapter";
-    length.hidden = !writes;
+    this.length.hidden = !writes;
     if (prompt.value !== model.get("prompt")) prompt.value = model.get("prompt");
-    if (tokens.getRootNode().activeElement !== tokens) tokens.value = model.get("max_new_tokens");
-    draw();
-  };
-  const compare = () => {
-    if (model.get("busy")) return;
-    const number = Number(tokens.value);
-    model.send({
-      type: "compare",
-      prompt: prompt.value,
-      max_new_tokens: Number.isInteger(number) && number > 0 ? number : tokens.value,
-    });
-    status.textContent = "waiting for the kernel…"; // until its first word comes
-  };
-  // The page's other views follow as one types; Python hears of it with the next comparison.
-  prompt.addEventListener("input", () => model.set("prompt", prompt.value));
-  button.addEventListener("click", compare);
-  root.addEventListener("keydown", (event) => {
-    event.stopPropagation(); // the notebook has shortcuts of its own
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) compare();
-  });
+    if (focusIn(tokens) !== tokens) tokens.value = model.get("max_new_tokens");
+    this.draw();
+  }
 
-  const unlisten = listen(model, {
-    "change:prompt": drawInputs,
-    "change:max_new_tokens": drawInputs,
-    "change:writes": drawInputs,
-    "change:busy": draw,
-    "change:answers": draw,
-    "change:problem": draw,
-  });
-  host.append(root);
-  drawInputs();
-  const cleanup = () => {
-    unlisten();
-    root.remove();
-  };
-  signal?.addEventListener("abort", cleanup);
-  return cleanup;
+  compare() {
+    if (this.model.get("busy")) return;
+    const number = Number(this.tokens.value);
+    this.model.send({
+      type: "compare",
+      prompt: this.prompt.value,
+      max_new_tokens: Number.isInteger(number) && number > 0 ? number : this.tokens.value,
+    });
+    this.status.textContent = "waiting for the kernel…"; // until its first word comes
+  }
 }
 
-export default { render };
+/** {node, draw(text, placeholder)} */
+function answerColumn(name) {
+  const answer = el("div", {
+    class: "ll-answer", tabindex: 0, role: "region", "aria-label": `answer of the ${name}`,
+  });
+  const draw = (text, placeholder) => {
+    answer.textContent = text ?? placeholder;
+    answer.classList.toggle("ll-dim", text === null || text === undefined);
+  };
+  return { node: el("div", {}, heading(name), answer), draw };
+}
+
+export default panel(TryItView);

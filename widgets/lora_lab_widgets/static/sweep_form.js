@@ -1,0 +1,68 @@
+// @ts-check
+// The text fields that say what a sweep tries.
+
+import { el, focusIn, markInvalid } from "./_shared.js";
+
+const FIELDS = [
+  ["r", "ranks", "4, 8, 16", "every painted matrix gets this rank"],
+  ["learning_rate", "learning rates", "5e-4, 2e-3", "peak rates of AdamW"],
+  ["seed", "seeds", "0, 1", "of the adapter's start, the data's order and dropout"],
+  ["target_modules", "targets", "q+v, q+k+v+o", "roles, joined by +; all: every matrix"],
+  ["layers", "layers", "0-14, 15-29", "of what is painted only the matrices in these layers"],
+  ["method", "methods", "LoRA, BitFit",
+    "the names in the run's drop-down; a rank changes those that have one"],
+  ["stop_at", "stop early at step", "never",
+    "ASHA: at this step, and at 3, 9 … times it, only the best third so far goes on"],
+  ["name", "name", "sweep",
+    "of its folder among the runs; cells that are finished there are skipped"],
+];
+const TYPING_MS = 350; // after the last key, Python counts the cells
+
+export class SweepForm {
+  /** @param {() => void} changed called a moment after the last key */
+  constructor(changed) {
+    this.changed = changed;
+    this.timer = 0;
+    /** @type {Record<string, HTMLInputElement>} */
+    this.inputs = {};
+    this.node = el("fieldset", { class: "ll-sweep-form", "aria-label": "what the sweep tries" },
+      ...FIELDS.map(([name, label, example, hint]) => this.buildField(name, label, example, hint)));
+  }
+
+  buildField(name, label, example, hint) {
+    const input = el("input", {
+      class: "ll-input", name, type: "text", placeholder: example, autocomplete: "off",
+      spellcheck: "false", maxlength: 300, on: { input: () => this.onInput() },
+    });
+    this.inputs[name] = input;
+    const caption = el("span", { class: "ll-dim", text: label });
+    return el("label", { class: "ll-sweep-field", title: hint }, caption, input);
+  }
+
+  onInput() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(this.changed, TYPING_MS);
+  }
+
+  close() {
+    clearTimeout(this.timer);
+  }
+
+  draw(values) {
+    for (const [name, input] of Object.entries(this.inputs)) {
+      // A text under the user's hands stays as typed.
+      if (focusIn(input) !== input) input.value = values[name] ?? "";
+    }
+  }
+
+  values() {
+    clearTimeout(this.timer);
+    const entries = Object.entries(this.inputs);
+    return Object.fromEntries(entries.map(([name, input]) => [name, input.value]));
+  }
+
+  /** Mark the field that a problem is about. */
+  blame(field) {
+    markInvalid(this.inputs, field);
+  }
+}
