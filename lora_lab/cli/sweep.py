@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab._util.format import plural
 from lora_lab.cli.command import Command, Report
+from lora_lab.sweeps.cells import Cell, skipped_fields
 
 if TYPE_CHECKING:
-    from lora_lab.sweeps.cells import Cell
     from lora_lab.sweeps.plan import SweepPlan
     from lora_lab.sweeps.store import CellResult
 
@@ -94,6 +94,8 @@ def _text(plan: SweepPlan, cells: tuple[Cell, ...], results: Mapping[str, CellRe
             f"{name} {value:.4g}" for name, value in scores.items() if name.endswith("_after")
         )
         lines.append(f"{cell!s:<{width}}  {facts:<14}{shown}".rstrip())
+    if skipped := skipped_fields(cells, [*plan.space.grid, *plan.space.random]):
+        lines.append(f"{skipped}: trained once for all of its values")
     count = f"{len(results)} of {plural(len(cells), 'cell')} ended"
     if failed := sum(result.state == "failed" for result in results.values()):
         count += f", {failed} failed: call it again to try them again"

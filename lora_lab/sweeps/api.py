@@ -49,7 +49,8 @@ def sweep(
         task: a task, or what `load_task` takes.
         config: what the fields change; default `LoraConfig()`.
         grid: {field: values}, fields of the config or of `TrainingConfig`; "configs" lists
-            methods, and "layers" where the targets are kept: ["0-14", "15-29", "all"].
+            methods, "r" is the rank of each, and "layers" where the targets are kept: ["0-14",
+            "15-29", "all"]. A method without a field is trained once for all of its values.
         random: {field: {"choice" | "uniform" | "log_uniform": […]}}, drawn `samples` times.
         samples: random draws for each combination of the grid.
         early_stopping: end what is behind; None: every cell is trained to its end.
@@ -68,11 +69,9 @@ def sweep(
         from lora_lab.tasks.load import load_task
 
         task = load_task(task)
-    config = config or LoraConfig()
-    configs = tuple(config) if isinstance(config, Sequence) else (config,)
     space = Space(grid or {}, random or {}, samples)
     layers = anatomy(lm.model) if space.has_layers else None
-    found = cells(configs, TrainingConfig.from_dict(training), space, layers)
+    found = cells(config or LoraConfig(), TrainingConfig.from_dict(training), space, layers)
     folder = Path(output_dir).expanduser().resolve() / name
     made = Sweep(lm, task, found, folder, early_stopping)
     return made.start() if start else made

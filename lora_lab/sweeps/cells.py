@@ -12,13 +12,15 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
-from lora_lab.sweeps.layers import in_layers, read_layers
+from lora_lab.methods.combined import as_config, method_name
+from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.registry import method_of
+from lora_lab.sweeps.layers import has_targets, in_layers, read_layers
 from lora_lab.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _METHODS = "configs"  # in a grid: whole methods, each a list of configs
 _LAYERS = "layers"
+_RANK = "r"  # whatever a method's config calls it
 _DRAWS = "choice", "uniform", "log_uniform"
 
 
@@ -87,16 +90,40 @@ class Space:
             raise ConfigError(f"samples is {self.samples!r}; it must be a whole number above 0")
 
 
+class Varied(NamedTuple):
+    """What changes make of a method.
+
+    Attributes:
+        config: the method's.
+        has: those of the changed fields that it has.
+        label: what else people tell it by.
+    """
+
+    config: MethodConfig
+    has: Set[str]
+    label: Mapping[str, Any] = {}
+
+
+class UnusedFieldError(ConfigError):
+    """A field changes no cell; `field` says which."""
+
+    def __init__(self, field: str, line: str) -> None:
+        self.field = field
+        super().__init__(line)
+
+
 def cells(
-    configs: Sequence[MethodConfig],
+    config: MethodConfig | Sequence[MethodConfig],
     training: TrainingConfig,
     space: Space,
     anatomy: Anatomy | None = None,
 ) -> tuple[Cell, ...]:
-    """Return the cells, each once, in the order of the grid.
+    """Return the cells, each once, in the order of the grid; see `expand`.
+
+    "r" is the rank of every method that has one, whatever its config calls it.
 
     Args:
-        configs: of the method that the fields change.
+        config: the method's, or a list of them, that the fields change.
         training: the same.
         space: what is tried.
         anatomy: of the model; needed where "layers" is tried.
@@ -107,14 +134,94 @@ def cells(
     """
     if space.has_layers and anatomy is None:
         raise ConfigError("layers are those of a model; pass its anatomy")
-    labels = _labels(space)
+    base, labels = as_config(config), _labels(space)
+    tried: dict[str, None] = {}
+
+    def vary(changes: Mapping[str, Any]) -> Varied:
+        own = _method(changes[_METHODS]) if _METHODS in changes else base
+        label = labels[repr(own)] if _METHODS in changes else {}
+        tried.update(dict.fromkeys(type(part).__name__ for part in own.parts))
+        has = {_METHODS}
+        for name, value in changes.items():
+            parts = [(part, _field(part, name)) for part in own.parts]
+            if any(field_ for _, field_ in parts):
+                has.add(name)
+                own = as_config([_replaced(p, f, value) if f else p for p, f in parts])
+        if anatomy is not None and _LAYERS in changes and has_targets(own):
+            # Last, for other changes may choose other targets and ranks.
+            has.add(_LAYERS)
+            own = in_layers(own, changes[_LAYERS], anatomy)
+        return Varied(own, has, label)
+
+    try:
+        return expand(_changes(space, anatomy), training, vary)
+    except UnusedFieldError as error:
+        methods = ", ".join(tried)
+        if error.field == _LAYERS:
+            line = f"layers: {methods} has no target_modules to choose from; leave layers out"
+        else:
+            line = f"neither {methods} nor TrainingConfig has a field {error.field!r}"
+        raise ConfigError(line) from None
+
+
+def expand(
+    combinations: Iterable[Mapping[str, Any]],
+    training: TrainingConfig,
+    vary: Callable[[Mapping[str, Any]], Varied],
+) -> tuple[Cell, ...]:
+    """Return the cells of combinations of changes, each once.
+
+    A field changes the methods that have it and leaves the others as they are: a rank means nothing
+    to BitFit, which is then trained once.
+
+    Args:
+        combinations: {field: value} each.
+        training: that their fields of `TrainingConfig` change.
+        vary: makes the method's config of the other fields.
+
+    Raises:
+        UnusedFieldError: a field that changes no method.
+        ConfigError: a value that cannot be.
+    """
+    of_training = {f.name for f in dataclasses.fields(TrainingConfig)}
     found: dict[str, Cell] = {}
-    for changes in _changes(space):
-        if anatomy is not None and _LAYERS in changes:
-            changes[_LAYERS] = read_layers(changes[_LAYERS], anatomy)
-        cell = _cell(configs, training, changes, labels, anatomy)
+    made: dict[str, Varied] = {}
+    idle: set[str] = set()
+    used: set[str] = set()
+    for changes in combinations:
+        own = {name: value for name, value in changes.items() if name not in of_training}
+        if (key := repr(own)) not in made:
+            made[key] = vary(own)
+        config, has, label = made[key]
+        settings = training
+        for name, value in changes.items():
+            settings = _replaced(settings, name, value) if name in of_training else settings
+        known = {k: v for k, v in changes.items() if k in has or k in of_training}
+        idle |= changes.keys() - known.keys()
+        used |= known.keys()
+        shown = {k: v for k, v in known.items() if k != _METHODS}
+        cell = cell_of(config.parts, settings, {**label, **shown})
         found.setdefault(cell.id, cell)
+    if never := idle - used:
+        raise UnusedFieldError(min(never), f"no method has a field {min(never)!r}")
     return tuple(found.values())
+
+
+def skipped_fields(cells: Iterable[Cell], fields: Iterable[str]) -> str:
+    """Say which methods do not have which of a sweep's fields; "" where all have all.
+
+    Args:
+        cells: of the sweep.
+        fields: that it varies.
+    """
+    has: dict[str, set[str]] = {}
+    for cell in cells:
+        has.setdefault(method_name(cell.configs), set()).update(cell.changes)
+    varied = [name for name in fields if name != _METHODS]
+    lacks = {m: [f for f in varied if f not in known] for m, known in has.items()}
+    return "; ".join(
+        f"{method} has no {' and no '.join(names)}" for method, names in lacks.items() if names
+    )
 
 
 def cell_of(
@@ -127,76 +234,50 @@ def cell_of(
     return Cell(digest[:10], changes, own, training)
 
 
-def _changes(space: Space) -> Iterator[dict[str, Any]]:
+def _changes(space: Space, anatomy: Anatomy | None) -> Iterator[dict[str, Any]]:
     generator = random.Random(f"sweep {space.seed}")
     for values in itertools.product(*space.grid.values()):
         fixed = dict(zip(space.grid, values, strict=True))
         for _ in range(space.samples if space.random else 1):
             drawn = {name: _draw(generator, how) for name, how in space.random.items()}
-            yield fixed | drawn
+            changes = fixed | drawn
+            if anatomy is not None and _LAYERS in changes:
+                changes[_LAYERS] = read_layers(changes[_LAYERS], anatomy)
+            yield changes
 
 
 def _labels(space: Space) -> dict[str, dict[str, Any]]:
     """Return {configs as text: how people tell them apart}: the method, and what differs in it."""
     drawn = space.random.get(_METHODS, {}).get("choice", ())
     named = list(map(_method, [*space.grid.get(_METHODS, ()), *drawn]))
-    names = ["+".join(config.method for config in each) for each in named]
     labels: dict[str, dict[str, Any]] = {}
-    for name, own in zip(names, named, strict=True):
-        alike = [each for other, each in zip(names, named, strict=True) if other == name]
+    for own in named:
+        name = "+".join(part.method for part in own.parts)
+        alike = [each.parts for each in named if each.method == own.method]
         label: dict[str, Any] = {"method": name}
-        for part, config in enumerate(own):
+        for number, part in enumerate(own.parts):
             label |= {
                 field_: value
-                for field_, value in config.to_dict().items()
-                if any(each[part].to_dict().get(field_) != value for each in alike)
+                for field_, value in part.to_dict().items()
+                if any(each[number].to_dict().get(field_) != value for each in alike)
             }
         labels[repr(own)] = label
     return labels
 
 
-def _cell(
-    configs: Sequence[MethodConfig],
-    training: TrainingConfig,
-    changes: Mapping[str, Any],
-    labels: Mapping[str, Mapping[str, Any]],
-    anatomy: Anatomy | None,
-) -> Cell:
-    own: tuple[Any, ...] = _method(changes.get(_METHODS, configs))
-    label = labels[repr(own)] if _METHODS in changes else None
-    training_fields = {f.name for f in dataclasses.fields(TrainingConfig)}
-    for name, value in changes.items():
-        if name in (_METHODS, _LAYERS):
-            continue
-        if name in training_fields:
-            training = _replaced(training, name, value)
-            continue
-        having = [name in {f.name for f in dataclasses.fields(config)} for config in own]
-        if not any(having):
-            methods = ", ".join(type(config).__name__ for config in own)
-            raise ConfigError(f"neither {methods} nor TrainingConfig has a field {name!r}")
-        own = tuple(
-            _replaced(config, name, value) if has else config
-            for config, has in zip(own, having, strict=True)
-        )
-    if anatomy is not None and _LAYERS in changes:
-        # Last, for other changes may choose other targets and ranks.
-        own = in_layers(own, changes[_LAYERS], anatomy)
-    shown = {k: v for k, v in changes.items() if k != _METHODS}
-    if label is not None:
-        shown = {**label, **shown}
-    return cell_of(own, training, shown)
+def _method(given: Any) -> MethodConfig:
+    """Return a method's config: of one, or of several combined."""
+    try:
+        return as_config(given)
+    except ConfigError as error:
+        raise ConfigError(f"configs: {error}") from None
 
 
-def _method(given: Any) -> tuple[MethodConfig, ...]:
-    """Return a method's configs: of one, or of several combined."""
-    configs = tuple(given) if isinstance(given, (list, tuple)) else (given,)
-    for config in configs:
-        if not isinstance(config, MethodConfig):
-            raise ConfigError(f"configs holds {config!r}; name methods such as [LoraConfig(r=8)]")
-    if not configs:
-        raise ConfigError("configs holds an empty list; name at least one method")
-    return configs
+def _field(config: MethodConfig, name: str) -> str:
+    """Return what a config calls a field, "" where it has none."""
+    if name in {f.name for f in dataclasses.fields(config)}:  # type: ignore[arg-type]
+        return name
+    return method_of(config).rank if name == _RANK else ""
 
 
 def _replaced(config: Any, name: str, value: object) -> Any:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
-from lora_lab.methods.adalora.config import AdaLoraConfig
-from lora_lab.methods.lora.config import LoraConfig
-from lora_lab.methods.lora.targets import config_from_ranks, ranks
+from lora_lab.methods.combined import as_config
+from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.registry import method_of
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy
@@ -41,43 +39,42 @@ def read_layers(value: object, anatomy: Anatomy) -> str:
     return text
 
 
-def in_layers(
-    configs: Sequence[MethodConfig], layers: str, anatomy: Anatomy
-) -> tuple[MethodConfig, ...]:
-    """Return the configs with those targets alone that lie in these layers.
+def has_targets(config: MethodConfig) -> bool:
+    """Return whether there are targets that layers could choose from."""
+    return any(method_of(part).ranks for part in config.parts)
+
+
+def in_layers(config: MethodConfig, layers: str, anatomy: Anatomy) -> MethodConfig:
+    """Return the config with those targets alone that lie in these layers.
 
     Ranks and α stay what they are there. In a combination, the parts without targets stay whole.
 
     Args:
-        configs: of one method.
+        config: with targets.
         layers: as `read_layers` returns it.
         anatomy: of the model.
 
     Raises:
-        ConfigError: a method that has no targets, or none of them lies there.
+        ConfigError: none of the targets lies there.
     """
-    if not any(isinstance(config, (LoraConfig, AdaLoraConfig)) for config in configs):
-        names = ", ".join(type(config).__name__ for config in configs)
-        raise ConfigError(f"layers: {names} has no target_modules to choose from; leave layers out")
-    return tuple(configs) if layers == ALL else tuple(_in(c, layers, anatomy) for c in configs)
+    if layers == ALL:
+        return config
+    return as_config([_in(part, layers, anatomy) for part in config.parts])
 
 
 def _in(config: MethodConfig, layers: str, anatomy: Anatomy) -> MethodConfig:
-    if not isinstance(config, (LoraConfig, AdaLoraConfig)):
+    method = method_of(config)
+    if method.ranks is None or method.rank_fields is None:
         return config
-    start = config if isinstance(config, LoraConfig) else config.at_start()
     low, high = _ends(layers)
     here = {
         name: r
-        for name, r in ranks(anatomy, start).items()
+        for name, r in method.ranks(anatomy, config).items()
         if (layer := anatomy.by_name[name].layer) is not None and low <= layer <= high
     }
     if not here:
         raise ConfigError(f"layers: no target lies in {layers}; name other layers or targets")
-    found = config_from_ranks(anatomy, here, start)
-    if isinstance(config, LoraConfig):
-        return found
-    return config.replace(target_modules=found.target_modules)
+    return config.replace(**method.rank_fields(anatomy, here, config))
 
 
 def _ends(layers: str) -> tuple[int, int]:

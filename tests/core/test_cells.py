@@ -9,7 +9,7 @@ import lora_lab as ll
 from lora_lab.errors import ConfigError
 from lora_lab.methods.lora.targets import ranks, select
 from lora_lab.sweeps import sweep
-from lora_lab.sweeps.cells import Space, cells
+from lora_lab.sweeps.cells import Space, cells, skipped_fields
 from lora_lab.sweeps.plan import SweepPlan
 from tests.core.tiny_run import tiny_lm, tiny_task
 from tests.core.tiny_text import tiny_llama, tiny_tokenizer
@@ -112,6 +112,37 @@ def test_random_draws_lie_within_and_come_again():
     assert all(0 <= c.configs[0].lora_dropout <= 0.5 for c in found)
 
 
+def test_a_method_without_a_field_is_trained_once_and_it_is_said():
+    adalora = ll.AdaLoraConfig(init_r=8, target_r=2)
+    methods = [LORA[0], ll.BitFitConfig(), adalora, [*LORA, ll.PrefixEmbedConfig()]]
+    grid = {"configs": methods, "r": [2, 4], "prefix_length": [3, 5], "seed": [0, 1]}
+    found = cells(LORA, TRAINING, Space(grid=grid))
+    seen = [(c.configs, c.training.seed) for c in found]
+    expected = [
+        *[((LORA[0].replace(r=r),), seed) for r in (2, 4) for seed in (0, 1)],
+        *[((ll.BitFitConfig(),), seed) for seed in (0, 1)],
+        *[((adalora.replace(target_r=r),), seed) for r in (2, 4) for seed in (0, 1)],
+        *[
+            ((LORA[0].replace(r=r), ll.PrefixEmbedConfig(prefix_length=tokens)), seed)
+            for r in (2, 4)
+            for tokens in (3, 5)
+            for seed in (0, 1)
+        ],
+    ]
+    assert seen == expected
+    assert skipped_fields(found, grid) == (
+        "LoRA has no prefix_length; BitFit has no r and no prefix_length; "
+        "AdaLoRA has no prefix_length"
+    )
+
+
+def test_layers_leave_methods_without_targets_as_they_are(anatomy):
+    grid = {"configs": [ll.FullConfig(), LORA[0]], "layers": ["0", "1"]}
+    full, *lora = cells(LORA, TRAINING, Space(grid=grid), anatomy)
+    assert (full.configs, full.changes) == ((ll.FullConfig(),), {"method": "FT"})
+    assert [cell.changes["layers"] for cell in lora] == ["0", "1"]
+
+
 @pytest.mark.parametrize(
     ("space", "line"),
     [
@@ -137,8 +168,8 @@ def test_a_space_that_cannot_be_is_refused(space, line):
         ({"r": [8, 0]}, "r is 0; a rank is a whole number"),
         ({"learning_rate": [-1.0]}, "learning_rate is -1.0"),
         ({"configs": [[ll.BitFitConfig()]], "r": [1]}, "neither BitFitConfig nor"),
-        ({"configs": ["LoRA"]}, "configs holds 'LoRA'; name methods"),
-        ({"configs": [[]]}, "configs holds an empty list"),
+        ({"configs": ["LoRA"]}, "configs: str is no method's config"),
+        ({"configs": [[]]}, "configs: no method is given"),
         ({"max_length": ["long"]}, "max_length is 'long'"),
     ],
 )
