@@ -12,6 +12,7 @@ from typing import Any
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
+from lora_lab.methods.combined import as_config
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.plain import method_to_dict
 from lora_lab.sweeps.asha import AshaConfig
@@ -201,7 +202,7 @@ def _kept(
     if (layers := changes.get("layers")) is None:
         return configs
     try:
-        return in_layers(configs, layers, anatomy)
+        return in_layers(as_config(configs), layers, anatomy).parts
     except ConfigError:
         line = f"layers: no rank is painted in {layers}; paint one there"
         raise FieldError("layers", line) from None
