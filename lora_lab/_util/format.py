@@ -1,4 +1,4 @@
-"""Bytes, counts and ratios as people read them.
+"""Numbers as people read them.
 
 The widgets have the same in JavaScript (`static/_shared.js`, `static/savings.js`), to the letter.
 """
@@ -65,6 +65,21 @@ def format_change(new: float, old: float) -> str:
     percent = int(_fixed(abs(100 * (new - old) / old), 0)) if old else 0
     sign = "" if percent == 0 else "−" if new < old else "+"
     return f"{sign}{percent} %"
+
+
+def format_number(value: float) -> str:
+    """Return three significant digits, trailing zeros kept, so that columns align.
+
+    >>> format_number(3.5), format_number(0.00174), format_number(1234.5), format_number(1.2e-6)
+    ('3.50', '0.00174', '1,234')
+    """
+    if not math.isfinite(value):
+        return "undefined"
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    # The power of ten of the rounded value: 0.9999 is 1.00, not 1.000.
+    digits = 2 - int(f"{value:.2e}".partition("e")[2])
+    return f"{value:,.{max(0, digits)}f}"
 
 
 def plural(count: int, noun: str) -> str:

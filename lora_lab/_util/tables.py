@@ -8,8 +8,14 @@ from html import escape
 
 
 @dataclass(frozen=True, repr=False)
-class Listing:
-    """A small table; the columns named in `numbers` are set flush right, with even digits."""
+class Table:
+    """A small table. The first column names its rows.
+
+    Attributes:
+        header: a name a column.
+        rows: texts.
+        numbers: the columns that are set flush right, with even digits.
+    """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -30,13 +36,19 @@ class Listing:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        def line(cells: Sequence[str], tag: str) -> str:
+        def line(cells: Sequence[str], *tags: str) -> str:
+            texts = zip(self.header, (escape(cell) for cell in cells), strict=True)
             aligned = (
-                f'<{tag} style="text-align:{"right" if name in self.numbers else "left"};'
-                f'font-variant-numeric:tabular-nums">{escape(cell)}</{tag}>'
-                for name, cell in zip(self.header, cells, strict=True)
+                f'<{tag} style="text-align:{"right" if name in self.numbers else "left"}">{text}'
+                f"</{tag.partition(' ')[0]}>"
+                for tag, (name, text) in zip(tags, texts, strict=True)
             )
             return f"<tr>{''.join(aligned)}</tr>"
 
-        body = "".join(line(cells, "td") for cells in self.rows)
-        return f"<table><thead>{line(self.header, 'th')}</thead><tbody>{body}</tbody></table>"
+        columns = len(self.header)
+        head = line(self.header, *['th scope="col"'] * columns)
+        body = (line(cells, 'th scope="row"', *["td"] * (columns - 1)) for cells in self.rows)
+        return (
+            '<table style="font-variant-numeric:tabular-nums">'
+            f"<thead>{head}</thead><tbody>{''.join(body)}</tbody></table>"
+        )

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._util.format import format_bytes, plural
-from lora_lab._util.tables import Listing
+from lora_lab._util.format import format_bytes, format_number, plural
+from lora_lab._util.tables import Table
 from lora_lab.analysis.records import (
     end_state,
     final_score,
@@ -19,7 +19,6 @@ from lora_lab.analysis.records import (
     refuse_differences,
     shared_settings,
 )
-from lora_lab.analysis.table import number
 from lora_lab.errors import RunError
 
 if TYPE_CHECKING:
@@ -99,13 +98,13 @@ class MethodComparison:
         pick = min if self.low_is_good else max
         return pick(self.rows, key=lambda row: row.mean)
 
-    def to_listing(self) -> Listing:
+    def to_table(self) -> Table:
         """Return the rows as a table for people."""
         header = (
             *("method", "setting", "learning rate", "trainable"),
             *(self.metric, "seconds", "peak memory", "checkpoint"),
         )
-        return Listing(header, tuple(map(_cells, self.rows)), frozenset(header[2:]))
+        return Table(header, tuple(map(_cells, self.rows)), frozenset(header[2:]))
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain JSON types."""
@@ -116,12 +115,12 @@ class MethodComparison:
         return {**vars(self), "rows": rows}
 
     def __str__(self) -> str:
-        return "\n".join(filter(None, (str(self.to_listing()), self.note)))
+        return "\n".join(filter(None, (str(self.to_table()), self.note)))
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return self.to_listing()._repr_html_() + (f"<div>{self.note}</div>" if self.note else "")
+        return self.to_table()._repr_html_() + (f"<div>{self.note}</div>" if self.note else "")
 
 
 def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") -> MethodComparison:
@@ -250,7 +249,7 @@ def _cells(row: MethodRow) -> tuple[str, ...]:
         row.setting,
         f"{row.learning_rate:g}",
         f"{row.trainable:,}",
-        number(row.mean) + spread,
+        format_number(row.mean) + spread,
         f"{row.seconds:.0f}",
         format_bytes(row.peak_memory),
         format_bytes(row.checkpoint_bytes),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import numpy as np
+
+from lora_lab._util.format import format_number
+from lora_lab._util.tables import Table
 
 # What a table of sites shows; `SiteAnalysis.cells` gives the row.
 HEADER = ("site", "r", "σ₁", "effective rank", "stable rank", "‖ΔW‖", "amplification", "random")
@@ -32,18 +34,18 @@ class SiteAnalysis:
     random_amplification: float | None
     stack: str = ""
 
-    def cells(self) -> list[str]:
+    def cells(self) -> tuple[str, ...]:
         """Return the row as text, in the order of `HEADER`."""
-        return [
+        return (
             self.name,
             str(self.r),
-            number(float(self.singular_values[0])),
+            format_number(float(self.singular_values[0])),
             f"{self.effective_rank:.2f}",
             f"{self.stable_rank:.2f}",
-            number(self.frobenius_norm),
+            format_number(self.frobenius_norm),
             _short(self.amplification),
             _short(self.random_amplification),
-        ]
+        )
 
 
 @dataclass(frozen=True)
@@ -66,51 +68,20 @@ class Analysis:
         found = {"name": self.name, "sites": [_row_json(row) for row in self.rows]}
         return found | ({"note": self.note} if self.note else {})
 
+    def to_table(self) -> Table:
+        """Return the sites as a table for people."""
+        return Table(HEADER, tuple(row.cells() for row in self.rows), frozenset(HEADER[1:]))
+
     def __str__(self) -> str:
-        lines = [[*HEADER], *(row.cells() for row in self.rows)]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
-        table = "\n".join(
-            "  ".join(
-                # Names to the left, numbers to the right.
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
-        return f"{table}\n{self.note}" if self.note else table
+        return "\n".join(filter(None, (str(self.to_table()), self.note)))
 
     def _repr_html_(self) -> str:
-        def line(cells: Iterable[str], tag: str) -> str:
-            return "".join(
-                f'<{tag} style="text-align:{"left" if i == 0 else "right"}">{escape(c)}</{tag}>'
-                for i, c in enumerate(cells)
-            )
-
-        body = "".join(f"<tr>{line(row.cells(), 'td')}</tr>" for row in self.rows)
-        return (
-            '<table style="font-variant-numeric:tabular-nums">'
-            f"<thead><tr>{line(HEADER, 'th')}</tr></thead><tbody>{body}</tbody></table>"
-            + (f"<div>{escape(self.note)}</div>" if self.note else "")
-        )
-
-
-def number(value: float) -> str:
-    """Return three significant digits, trailing zeros kept, so that columns align.
-
-    >>> number(3.5), number(0.00174), number(1234.5), number(1.2e-6)
-    ('3.50', '0.00174', '1,234', '1.20e-06')
-    """
-    if not math.isfinite(value):
-        return "undefined"
-    if value and not 1e-4 <= abs(value) < 1e6:
-        return f"{value:.2e}"
-    # The power of ten of the rounded value: 0.9999 is 1.00, not 1.000.
-    digits = 2 - int(f"{value:.2e}".partition("e")[2])
-    return f"{value:,.{max(0, digits)}f}"
+        note = f"<div>{escape(self.note)}</div>" if self.note else ""
+        return self.to_table()._repr_html_() + note
 
 
 def _short(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else number(value)
+    return "–" if value is None or math.isnan(value) else format_number(value)
 
 
 def _row_json(row: SiteAnalysis) -> dict[str, Any]:

@@ -7,50 +7,39 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from lora_lab._util.format import plural
+from lora_lab._util.tables import Table
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy.types import Anatomy, Row, Site
+    from lora_lab.anatomy.blocks import Block
+    from lora_lab.anatomy.types import Anatomy, Site
 
 _MOST_COLUMNS = 16  # a mixture of experts can have hundreds
 
 
 def as_text(anatomy: Anatomy) -> str:
     """Return a table of shapes, (out × in), equal neighbouring layers on one line."""
-    head, *body = _table(anatomy)
-    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    lines = [
-        "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip()
-        for cells in (head, *body)
-    ]
-    return "\n".join([_title(anatomy), *(lines if body else []), *_notes(anatomy)])
+    lines = [str(_table(anatomy))] if anatomy.rows else []
+    return "\n".join([_title(anatomy), *lines, *_notes(anatomy)])
 
 
 def as_html(anatomy: Anatomy) -> str:
     """Return the same table as HTML, without scripts and with every name escaped."""
-    head, *body = _table(anatomy)
-    cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(label)}</th>'
-        + "".join(f"<td>{escape(shape)}</td>" for shape in shapes)
-        + "</tr>"
-        for label, *shapes in body
-    )
-    table = f"<table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>" if body else ""
+    table = _table(anatomy)._repr_html_() if anatomy.rows else ""
     notes = "".join(f"<div>{escape(note)}</div>" for note in _notes(anatomy))
     return f"<div><div>{escape(_title(anatomy))}</div>{table}{notes}</div>"
 
 
-def _table(anatomy: Anatomy) -> list[list[str]]:
+def _table(anatomy: Anatomy) -> Table:
     roles = anatomy.roles[:_MOST_COLUMNS]
 
-    def shapes(row: Row) -> tuple[str, ...]:
-        return tuple(_shape(anatomy.cell(row, role)) for role in roles)
+    def shapes(block: Block) -> tuple[str, ...]:
+        return tuple(_shape(block.roles.get(role)) for role in roles)
 
-    lines = [["layer", *roles]]
-    for (_, cells), group in groupby(anatomy.rows, key=lambda row: (row.stack, shapes(row))):
-        first, *rest = group
-        lines.append([f"{first.label}–{rest[-1].layer}" if rest else first.label, *cells])
-    return lines
+    lines = []
+    for (_, cells), group in groupby(anatomy.blocks, key=lambda b: (b.row.stack, shapes(b))):
+        first, *rest = (block.row for block in group)
+        lines.append((f"{first.label}–{rest[-1].layer}" if rest else first.label, *cells))
+    return Table(("layer", *roles), tuple(lines), frozenset(roles))
 
 
 def _shape(site: Site | None) -> str:

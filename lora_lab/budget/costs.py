@@ -13,6 +13,7 @@ from lora_lab._util.format import (
     format_ratio,
     format_share,
 )
+from lora_lab._util.tables import Table
 
 _PARTS = ("weights", "gradients", "optimizer", "activations")
 
@@ -89,27 +90,12 @@ class Budget:
         }
 
     def __str__(self) -> str:
-        lines = [self._headline(), ""]
-        widths = (16, 10, 10, 10, 12, 10)
-        for row in self._table():
-            first, *rest = (f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True))
-            lines.append("  ".join([f"{first.strip():<{widths[0]}}", *rest]).rstrip())
-        return "\n".join([*lines, "", *self._notes()])
+        return "\n".join([self._headline(), "", str(self._table()), "", *self._notes()])
 
     def _repr_html_(self) -> str:
-        def row(cells: tuple[str, ...], tag: str) -> str:
-            style = "text-align:right;font-variant-numeric:tabular-nums"
-            first, *rest = (html.escape(cell) for cell in cells)
-            tail = "".join(f'<{tag} style="{style}">{cell}</{tag}>' for cell in rest)
-            return f'<tr><th style="text-align:left">{first}</th>{tail}</tr>'
-
-        header, *body = self._table()
         notes = "".join(f"<div>{html.escape(note)}</div>" for note in self._notes())
-        return (
-            f"<div><b>{html.escape(self._headline())}</b>"
-            f"<table><thead>{row(header, 'th')}</thead>"
-            f"<tbody>{''.join(row(cells, 'td') for cells in body)}</tbody></table>{notes}</div>"
-        )
+        title = f"<b>{html.escape(self._headline())}</b>"
+        return f"<div>{title}{self._table()._repr_html_()}{notes}</div>"
 
     def _headline(self) -> str:
         return (
@@ -121,15 +107,13 @@ class Budget:
             f"peak memory {format_change(self.adapted.total, self.full.total)}"
         )
 
-    def _table(self) -> list[tuple[str, ...]]:
+    def _table(self) -> Table:
         def cells(name: str, memory: Memory) -> tuple[str, ...]:
             return (name, *(format_bytes(v) for v in memory.to_json().values()))
 
-        return [
-            ("", *_PARTS, "total"),
-            cells("full fine-tuning", self.full),
-            cells("this plan", self.adapted),
-        ]
+        parts = (*_PARTS, "total")
+        rows = (cells("full fine-tuning", self.full), cells("this plan", self.adapted))
+        return Table(("", *parts), rows, frozenset(parts))
 
     def _notes(self) -> list[str]:
         notes = [

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_lab._util.format import format_count, format_share, plural
-from lora_lab.analysis.table import number
+from lora_lab._util.format import format_count, format_number, format_share, plural
 
 if TYPE_CHECKING:
     from lora_lab.analysis.amplify import SiteAmplification
@@ -35,7 +34,7 @@ def spectrum_against_base_summary(view: SpectrumView) -> str:
     shown = len(view.weight)
     noise = (
         f"{'all' if above == shown else above or 'none'} of the {shown} strongest directions of "
-        f"W₀ stand above the edge of noise, {number(view.edge)}"
+        f"W₀ stand above the edge of noise, {format_number(view.edge)}"
     )
     if not len(view.delta) or not view.delta[0]:
         return f"{where}: ΔW is zero, nothing is learnt yet; {noise}."
@@ -43,8 +42,9 @@ def spectrum_against_base_summary(view: SpectrumView) -> str:
     size = float(np.linalg.norm(view.delta.astype(np.float64)))
     strong = int((view.delta > view.edge).sum())
     return (
-        f"{where}: ΔW's largest singular value {number(largest)} is "
-        f"{format_share(largest, float(view.weight[0]))} of W₀'s, {number(float(view.weight[0]))}; "
+        f"{where}: ΔW's largest singular value {format_number(largest)} is "
+        f"{format_share(largest, float(view.weight[0]))} of W₀'s, "
+        f"{format_number(float(view.weight[0]))}; "
         f"‖ΔW‖ is {format_share(size, view.weight_norm)} of ‖W₀‖. "
         f"{_capital(noise)}; of ΔW's {len(view.delta)}, {strong or 'none'}."
     )
@@ -61,12 +61,13 @@ def phi_summary(overlap: OverlapMap) -> str:
     beyond = overlap.values[finite] > (overlap.random + 3 * overlap.spread)[finite]
     return (
         f"{overlap.site}, {pair}: the strongest ones share φ(1, 1) = "
-        f"{number(float(overlap.values[0, 0]))}, the first {rows} and {columns} share "
-        f"{number(float(overlap.values[-1, -1]))} (unrelated: "
-        f"{number(float(overlap.random[-1, -1]))}). Furthest above chance: φ({row + 1}, "
-        f"{column + 1}) = {number(float(overlap.values[row, column]))}, unrelated "
-        f"{number(float(overlap.random[row, column]))}. {format_share(beyond.sum(), beyond.size)} "
-        "of the map lies more than three standard deviations above chance."
+        f"{format_number(float(overlap.values[0, 0]))}, the first {rows} and {columns} share "
+        f"{format_number(float(overlap.values[-1, -1]))} (unrelated: "
+        f"{format_number(float(overlap.random[-1, -1]))}). Furthest above chance: φ({row + 1}, "
+        f"{column + 1}) = {format_number(float(overlap.values[row, column]))}, unrelated "
+        f"{format_number(float(overlap.random[row, column]))}. "
+        f"{format_share(beyond.sum(), beyond.size)} of the map lies more than three standard "
+        "deviations above chance."
     )
 
 
@@ -81,11 +82,11 @@ def amplification_summary(rows: Sequence[SiteAmplification]) -> str:
     share = [row.along_delta / row.along_own for row in learnt if row.along_own]
     text = (
         f"{_sites(len(learnt))}: ΔW amplifies its directions {_span(factors)}; most at "
-        f"{strongest.name} (‖ΔW‖ {number(strongest.delta_norm)}, W₀ there "
-        f"{number(strongest.along_delta)}). Along ΔW's directions W₀ has, at the median, "
-        f"{number(float(np.median(above or [math.nan])))} times what random directions would have, "
-        f"and {number(100 * float(np.median(share or [math.nan])))} % of what its own strongest "
-        "have."
+        f"{strongest.name} (‖ΔW‖ {format_number(strongest.delta_norm)}, W₀ there "
+        f"{format_number(strongest.along_delta)}). Along ΔW's directions W₀ has, at the median, "
+        f"{format_number(float(np.median(above or [math.nan])))} times what random directions "
+        f"would have, and {format_number(100 * float(np.median(share or [math.nan])))} % of what "
+        "its own strongest have."
     )
     left_out = len(rows) - len(learnt)
     return f"{text} At {_sites(left_out)} ΔW is zero." if left_out else text
@@ -165,9 +166,9 @@ def sweep_summary(sweep: SweepMap) -> str:
     row, column = sweep.ranks.index(sweep.best[0]), sweep.learning_rates.index(sweep.best[1])
     return (
         f"{_capital(name)} of {plural(int(sweep.counts.sum()), 'run')} in {len(finite)} of "
-        f"{sweep.values.size} cells: {number(float(finite.min()))} to "
-        f"{number(float(finite.max()))} {unit}".rstrip()
-        + f"; best {number(float(sweep.values[row, column]))} at "
+        f"{sweep.values.size} cells: {format_number(float(finite.min()))} to "
+        f"{format_number(float(finite.max()))} {unit}".rstrip()
+        + f"; best {format_number(float(sweep.values[row, column]))} at "
         f"r = {sweep.best[0]}, learning rate {rate_text(sweep.best[1])}. {sweep.note}"
     ).strip()
 
@@ -190,8 +191,8 @@ def bits_text(bits: float) -> str:
     """Return a number of bits with three digits: "1.84 Mbit"."""
     for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if bits >= size:
-            return f"{number(bits / size)} {prefix}bit"
-    return f"{number(bits)} bit"
+            return f"{format_number(bits / size)} {prefix}bit"
+    return f"{format_number(bits)} bit"
 
 
 def rate_text(rate: float) -> str:
@@ -218,13 +219,13 @@ def _sites(count: int) -> str:
 
 def _span(factors: Sequence[float]) -> str:
     if len(factors) == 1:
-        return f"{number(factors[0])} times"
-    middle = number(float(np.median(factors)))
-    return f"{number(min(factors))} to {number(max(factors))} times, median {middle}"
+        return f"{format_number(factors[0])} times"
+    middle = format_number(float(np.median(factors)))
+    return f"{format_number(min(factors))} to {format_number(max(factors))} times, median {middle}"
 
 
 def _percent(share: float) -> str:
-    return f"{number(100 * float(share))} %"
+    return f"{format_number(100 * float(share))} %"
 
 
 def _signed(change: float) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_lab._util.format import format_count, format_share
-from lora_lab.analysis.table import number
+from lora_lab._util.format import format_count, format_number, format_share
 from lora_lab.captions.delta_w import measured
 
 if TYPE_CHECKING:
@@ -17,15 +16,15 @@ def method_comparison_summary(comparison: MethodComparison) -> str:
     name, unit = measured(comparison.metric)
     rows, best = comparison.rows, comparison.best
     values = sorted(row.mean for row in rows)
-    span = " to ".join(dict.fromkeys(map(number, (values[0], values[-1]))))
+    span = " to ".join(dict.fromkeys(map(format_number, (values[0], values[-1]))))
     text = (
         f"{name[:1].upper()}{name[1:]} of {len(rows)} "
         f"{'method' if len(rows) == 1 else 'methods'} after {comparison.steps:,} steps of "
         f"{comparison.task} on {comparison.model}: {span} {unit}".rstrip()
     )
     if comparison.base is not None:
-        text += f", the base model {number(comparison.base)}"
-    text += f"; best {_named(best)} with {number(best.mean)}"
+        text += f", the base model {format_number(comparison.base)}"
+    text += f"; best {_named(best)} with {format_number(best.mean)}"
     largest = rows[-1]
     if best is not largest:
         share = format_share(best.trainable, largest.trainable)

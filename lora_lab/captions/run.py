@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_lab._util.format import format_bytes, format_change
+from lora_lab._util.format import format_bytes, format_change, format_number
 from lora_lab.analysis.live import RankMap, SiteView
-from lora_lab.analysis.table import number
 
 if TYPE_CHECKING:
     from lora_lab.budget.costs import Budget
@@ -23,12 +22,12 @@ def summary(view: SiteView) -> str:
     row, column = np.unravel_index(int(np.nanargmax(view.overlap)), view.overlap.shape)
     return (
         f"{view.site}, step {view.step}: effective rank {view.effective_rank:.2f} of {m}, "
-        f"largest singular value {number(float(view.singular_values[0]))}, "
-        f"Frobenius norm {number(view.frobenius_norm)}. Largest overlap with W₀: "
-        f"{number(float(view.overlap[row, column]))} between direction {row + 1} of ΔW and "
-        f"{column + 1} of W₀, random level {number(view.random_overlap)}. "
-        f"Amplification {number(view.amplification)}, "
-        f"along random directions {number(view.random_amplification)}."
+        f"largest singular value {format_number(float(view.singular_values[0]))}, "
+        f"Frobenius norm {format_number(view.frobenius_norm)}. Largest overlap with W₀: "
+        f"{format_number(float(view.overlap[row, column]))} between direction {row + 1} of ΔW and "
+        f"{column + 1} of W₀, random level {format_number(view.random_overlap)}. "
+        f"Amplification {format_number(view.amplification)}, "
+        f"along random directions {format_number(view.random_amplification)}."
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from lora_lab.analysis.table import number
+from lora_lab._util.format import format_number
 from lora_lab.figures._base import Colours, axis, heading, note, plain
 from lora_lab.figures._labels import Box, line_boxes, place_labels, text_box
 
@@ -136,7 +136,7 @@ def _add_base(
     figure: go.Figure, plot: Plot, value: float, y_range: Sequence[float], colours: Colours
 ) -> Box:
     """Draw the base model's line, or say where it would be; return what the words cover."""
-    text = f"base model {number(value)}"
+    text = f"base model {format_number(value)}"
     inside = y_range[0] <= value <= y_range[1]
     if inside:
         figure.add_shape(

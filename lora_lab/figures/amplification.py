@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from lora_lab._util.format import format_number
 from lora_lab.analysis.amplify import SiteAmplification
-from lora_lab.analysis.table import number
 from lora_lab.figures._base import THEMES, Theme, base_layout, log_axis, note, plain, show_legend
 from lora_lab.figures._site_axis import site_axis
 
@@ -67,21 +67,21 @@ def amplification_figure(
 
 def _delta_text(row: SiteAmplification) -> str:
     return (
-        f"{plain(row.name)}<br>along ΔW's {row.r} directions: {number(row.along_delta)}"
-        f"<br>‖ΔW‖ = {number(row.delta_norm)}, amplification {number(row.factor)}"
+        f"{plain(row.name)}<br>along ΔW's {row.r} directions: {format_number(row.along_delta)}"
+        f"<br>‖ΔW‖ = {format_number(row.delta_norm)}, amplification {format_number(row.factor)}"
     )
 
 
 def _own_text(row: SiteAmplification) -> str:
     return (
-        f"{plain(row.name)}<br>along W₀'s own first {row.r}: {number(row.along_own)}"
-        f"<br>‖W₀‖ = {number(row.weight_norm)}"
+        f"{plain(row.name)}<br>along W₀'s own first {row.r}: {format_number(row.along_own)}"
+        f"<br>‖W₀‖ = {format_number(row.weight_norm)}"
     )
 
 
 def _random_text(row: SiteAmplification) -> str:
-    spread = f" ± {number(row.random_spread)}" if np.isfinite(row.random_spread) else ""
+    spread = f" ± {format_number(row.random_spread)}" if np.isfinite(row.random_spread) else ""
     return (
-        f"{plain(row.name)}<br>along {row.r} random directions: {number(row.along_random)}{spread}"
-        f"<br>expected {number(row.random_level)}"
+        f"{plain(row.name)}<br>along {row.r} random directions: "
+        f"{format_number(row.along_random)}{spread}<br>expected {format_number(row.random_level)}"
     )

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from lora_lab._util.format import format_number
 from lora_lab.analysis.live import SiteView
-from lora_lab.analysis.table import number
 from lora_lab.figures._base import (
     BAR_MARGIN,
     MOST_POINTS,
@@ -66,7 +66,9 @@ def update_overlap(figure: Any, view: SiteView, theme: Theme = "light") -> None:
     figure.layout.yaxis.range = [shown.shape[0] + 0.5, 0.5]
     figure.layout.yaxis.dtick = tick_step(shown.shape[0])
     colours = THEMES[theme]
-    notes = [note(f"random level {number(view.random_overlap)}", colours, x=1, y=1.0, above=True)]
+    notes = [
+        note(f"random level {format_number(view.random_overlap)}", colours, x=1, y=1.0, above=True)
+    ]
     if not np.isfinite(shown).any():
         notes.append(note("ΔW is zero: it has no directions", colours, x=0.5, y=0.5))
     elif len(shown) < len(view.overlap):

@@ -8,8 +8,8 @@ import numpy as np
 import plotly.colors
 import plotly.graph_objects as go
 
+from lora_lab._util.format import format_number
 from lora_lab.analysis.overlaps import OverlapMap
-from lora_lab.analysis.table import number
 from lora_lab.figures._base import (
     BAR_MARGIN,
     THEMES,
@@ -117,7 +117,7 @@ def _draw_random_level(figure: go.Figure, random: np.ndarray, colours: Colours) 
     if not wide:
         figure.update_layout(margin_r=BAR_MARGIN + _LEVEL_LABEL)
         figure.data[0].colorbar.xpad = 8 + _LEVEL_LABEL
-    text = f"φ; random level up to {number(float(random.max()))}"
+    text = f"φ; random level up to {format_number(float(random.max()))}"
     # Above the levels, which have the line next to a wide map.
     figure.add_annotation(heading(text, colours) | {"yshift": 13 if wide and levels else 0})
 

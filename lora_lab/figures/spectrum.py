@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from lora_lab._util.format import format_number
 from lora_lab.analysis.live import SiteView
 from lora_lab.analysis.spectrum import SpectrumView
-from lora_lab.analysis.table import number
 from lora_lab.figures._base import (
     MOST_POINTS,
     THEMES,
@@ -64,7 +64,7 @@ def update_spectrum(figure: Any, view: SiteView, theme: Theme = "light") -> None
     figure.layout.yaxis.tickvals = [0, top / 2, top]
     figure.layout.yaxis.ticktext = [f"{tick / unit:.3g}" for tick in (0, top / 2, top)]
     figure.layout.yaxis.title.text = f"singular value σ{power}"
-    text = f"σ₁ = {number(largest)}" if largest > 0 else "ΔW is zero: nothing is learnt yet"
+    text = f"σ₁ = {format_number(largest)}" if largest > 0 else "ΔW is zero: nothing is learnt yet"
     figure.layout.annotations = [note(text, THEMES[theme], x=0.99, y=0.98, xanchor="right")]
 
 

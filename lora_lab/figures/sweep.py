@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from lora_lab._util.format import format_number
 from lora_lab.analysis.sweep import SweepMap
-from lora_lab.analysis.table import number
 from lora_lab.captions.delta_w import measured, rate_text
 from lora_lab.figures._base import (
     BAR_MARGIN,
@@ -62,7 +62,10 @@ def sweep_figure(
         xgap=3,
         ygap=3,
         hoverongaps=False,
-        text=[[number(v) if np.isfinite(v) else "" for v in row] for row in sweep.values.tolist()],
+        text=[
+            [format_number(v) if np.isfinite(v) else "" for v in row]
+            for row in sweep.values.tolist()
+        ],
         texttemplate="%{text}" if cell_width >= _CELL_TEXT else "",
         textfont={"size": 12},
         hovertemplate="%{customdata}: %{z:.4g}<extra></extra>",
@@ -122,13 +125,13 @@ def _colour_ends(values: np.ndarray, *, low_is_good: bool) -> tuple[float, float
 def _bar_ticks(values: np.ndarray, ends: tuple[float, float]) -> dict[str, Any]:
     """Return three ticks; an end that values go beyond says so."""
     finite = values[np.isfinite(values)]
-    low, high = (number(end) for end in ends)
+    low, high = (format_number(end) for end in ends)
     if len(finite) and finite.min() < ends[0]:
         low = f"≤ {low}"
     if len(finite) and finite.max() > ends[1]:
         high = f"≥ {high}"
     middle = sum(ends) / 2
-    return {"tickvals": [ends[0], middle, ends[1]], "ticktext": [low, number(middle), high]}
+    return {"tickvals": [ends[0], middle, ends[1]], "ticktext": [low, format_number(middle), high]}
 
 
 def _cell_text(rank: int, rate: float, count: int) -> str:

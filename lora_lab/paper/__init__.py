@@ -5,7 +5,7 @@
 numbers of the running text. `list_table`, `list_claims` and `list_amplification` show them.
 """
 
-from lora_lab._util.tables import Listing
+from lora_lab._util.tables import Table
 from lora_lab.paper.claims import Claim, claims
 from lora_lab.paper.listing import list_amplification, list_claims, list_table
 from lora_lab.paper.rows import PublishedRow, Verdict, published_rows
@@ -16,8 +16,8 @@ __all__ = [
     "TABLE_7",
     "AmplificationRow",
     "Claim",
-    "Listing",
     "PublishedRow",
+    "Table",
     "Verdict",
     "claims",
     "list_amplification",

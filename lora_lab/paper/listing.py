@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lora_lab._util.tables import Listing
+from lora_lab._util.tables import Table
 from lora_lab.errors import ConfigError
 from lora_lab.paper.claims import claims
 from lora_lab.paper.rows import PublishedRow
 from lora_lab.paper.tables import TABLE_7, TABLES
 
 
-def list_table(name: str) -> Listing:
+def list_table(name: str) -> Table:
     """Return a table's rows, each with our count and the verdict.
 
     Args:
@@ -25,7 +25,7 @@ def list_table(name: str) -> Listing:
     scores = tuple(rows[0].scores)
     several = len({row.model for row in rows}) > 1
     header = ("method", "setting", *scores, "printed", "counted", "verdict", "note")
-    return Listing(
+    return Table(
         ("model", *header) if several else header,
         tuple((row.model, *_cells(row)) if several else _cells(row) for row in rows),
         frozenset({*scores, "printed", "counted"}),
@@ -38,18 +38,18 @@ def _cells(row: PublishedRow) -> tuple[str, ...]:
     return (row.method, row.setting, *numbers, row.verdict, row.note)
 
 
-def list_claims(model: str) -> Listing:
+def list_claims(model: str) -> Table:
     """Return what the text says of a model, each with the formula that gives it."""
-    return Listing(
+    return Table(
         ("printed", "of", "formula", "gives", "verdict", "note"),
         tuple((c.printed, c.what, c.formula, c.shown, c.verdict, c.note) for c in claims(model)),
         frozenset({"printed", "gives"}),
     )
 
 
-def list_amplification() -> Listing:
+def list_amplification() -> Table:
     """Return table 7 with the level of unrelated directions beside its random column."""
-    return Listing(
+    return Table(
         ("r", "‖ΔW_q‖", "along ΔW_q", "along W_q", "random", "‖W_q‖·r/d", "amplification"),
         tuple(
             (

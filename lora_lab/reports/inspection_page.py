@@ -6,10 +6,10 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.format import format_number
 from lora_lab.analysis.amplify import SiteAmplification
 from lora_lab.analysis.live import rank_map
 from lora_lab.analysis.steps import StepMaps
-from lora_lab.analysis.table import number
 from lora_lab.reports.page import Page, facts, heading, section, site_table, table
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _details(page: Page, found: Inspection) -> str:
     for view in found.lone_spectra:
         text = (
             f"Singular values of ΔW: effective rank {view.effective_rank:.2f} of "
-            f"{len(view.singular_values)}, Frobenius norm {number(view.frobenius_norm)}."
+            f"{len(view.singular_values)}, Frobenius norm {format_number(view.frobenius_norm)}."
         )
         drawn[view.site].append(page.figure(figures.spectrum_figure, view, text))
     for spectrum in found.spectra:
@@ -105,7 +105,12 @@ def _table_7(page: Page, found: Inspection) -> str:
 
 def _triple(row: SiteAmplification) -> list[str]:
     sizes = (row.delta_norm, row.weight_norm, row.along_delta, row.along_own, row.along_random)
-    return [row.name, str(row.r), *map(number, sizes), number(row.factor) if row.r else "–"]
+    return [
+        row.name,
+        str(row.r),
+        *map(format_number, sizes),
+        format_number(row.factor) if row.r else "–",
+    ]
 
 
 def _intruders(page: Page, found: Inspection) -> str:

@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_lab._util.tables import Table
 from lora_lab.analysis.table import HEADER, SiteAnalysis
 from lora_lab.errors import RunError
 
@@ -97,15 +98,9 @@ def facts(items: Mapping[str, str]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of text."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows
-    )
-    return (
-        f"<div class='scroll'><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    """Return a table of text, numbers in all columns but the first."""
+    made = Table(tuple(header), tuple(map(tuple, rows)), frozenset(header[1:]))
+    return f"<div class='scroll'>{made._repr_html_()}</div>"
 
 
 def site_table(rows: Iterable[SiteAnalysis]) -> str:
@@ -139,7 +134,7 @@ figcaption,.caption{color:var(--dim);font-size:12px;margin:4px 0 0}
 .scroll{overflow-x:auto;margin-top:14px}
 table{border-collapse:collapse;font-size:13px;width:100%}
 th,td{padding:5px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th{color:var(--dim);font-weight:400;font-size:12px}
+th{font-weight:400}thead th{color:var(--dim);font-size:12px}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 pre{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:12px 14px;
 overflow-x:auto;font-size:13px;margin:0;white-space:pre-wrap}

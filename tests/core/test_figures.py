@@ -10,8 +10,8 @@ import pytest
 
 import lora_lab
 from lora_lab import figures
+from lora_lab._util.format import format_number
 from lora_lab.analysis import RankMap, SiteView
-from lora_lab.analysis.table import number
 from lora_lab.budget import Budget, Memory
 from lora_lab.budget.meter import MemoryReading
 
@@ -246,7 +246,8 @@ def test_summaries_say_what_the_figures_show():
 
 def test_numbers_keep_three_digits():
     texts = [
-        number(x) for x in (0.0, 3.5, 13, 0.00174, 0.9999, 999.9, 123456.0, 1.2e-6, 2e9, math.nan)
+        format_number(x)
+        for x in (0.0, 3.5, 13, 0.00174, 0.9999, 999.9, 123456.0, 1.2e-6, 2e9, math.nan)
     ]
     assert texts == [
         *("0.00", "3.50", "13.0", "0.00174", "1.00", "1,000", "123,456", "1.20e-06", "2.00e+09"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import traitlets
 
+from lora_lab._util.tables import Table
 from lora_lab.errors import ConfigError
 from lora_lab_widgets.panel import MessagePanel
 
@@ -120,18 +121,12 @@ class RankGrid(MessagePanel):
             site = at.get((row, role))
             return "–" if site is None else str(self.ranks.get(site, ""))
 
-        head = "".join(f'<th scope="col">{html.escape(role)}</th>' for role in self.roles)
-        body = "".join(
-            f'<tr><th scope="row">{html.escape(label)}</th>'
-            + "".join(f"<td>{number(row, role)}</td>" for role in self.roles)
-            + "</tr>"
-            for row, label in enumerate(self.rows)
+        rows = (
+            (label, *(number(n, role) for role in self.roles)) for n, label in enumerate(self.rows)
         )
+        table = Table(("layer", *self.roles), tuple(rows), frozenset(self.roles))
         caption = f"LoRA ranks, layer × role: {html.escape(self.summary())}"
-        return (
-            f"<table><caption>{caption}</caption>"
-            f'<thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table>'
-        )
+        return f"<div>{caption}</div>{table._repr_html_()}"
 
 
 def _grid_of(anatomy: Anatomy) -> dict[str, Any]:

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from lora_lab import spectra
-from lora_lab._util.format import format_bytes, format_count
+from lora_lab._util.format import format_bytes, format_count, format_number
 from lora_lab.analysis.methods import compare_methods
-from lora_lab.analysis.table import number as three_digits
 from lora_lab.errors import RunError
 from lora_lab.methods.combined import to_python
 from lora_lab.runs.history import SpectraHistory
@@ -198,7 +197,7 @@ def _cells(record: RunRecord, run: OpenedRun) -> list[str]:
         seconds = _number(run.rows[-1].get("seconds"))
     return [
         str(len(losses)),
-        three_digits(losses[-1]) if losses else _NOTHING,
+        format_number(losses[-1]) if losses else _NOTHING,
         _metrics(run.metrics) or _NOTHING,
         format_count(trainable) if trainable else _NOTHING,
         *_spectra(run.history),
@@ -222,7 +221,7 @@ def _spectra(history: SpectraHistory | None) -> tuple[str, str, str]:
     return (
         str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}–{ranks[-1]}",
         f"{np.median(effective):.1f}",
-        three_digits(float(np.median(sizes))) if sizes else _NOTHING,
+        format_number(float(np.median(sizes))) if sizes else _NOTHING,
     )
 
 
@@ -239,13 +238,13 @@ def _note(records: Sequence[RunRecord]) -> str:
     best = found.best
     if len(found.rows) == 1 and best.spread is not None:
         return (
-            f"all of one setting: held-out loss {three_digits(best.mean)} ± {best.spread:.2g}, "
+            f"all of one setting: held-out loss {format_number(best.mean)} ± {best.spread:.2g}, "
             f"mean and standard deviation of {len(best.values)} runs"
         )
     setting = f" {best.setting}" if best.setting else ""
     parts = [
         f"lowest held-out loss: {best.method}{setting}, lr {best.learning_rate:g} "
-        f"({three_digits(best.mean)})",
+        f"({format_number(best.mean)})",
         found.note,
     ]
     return "; ".join(filter(None, parts))
@@ -330,7 +329,7 @@ def _metrics(found: Any) -> str:
     parts = []
     for name in list(names)[:8]:
         before, after = known.get(f"{name}_before"), known.get(f"{name}_after")
-        values = [three_digits(value) for value in (before, after) if value is not None]
+        values = [format_number(value) for value in (before, after) if value is not None]
         if values:
             parts.append(f"{_LABELS.get(name, name)} {' → '.join(values)}")
     return " · ".join(parts)
