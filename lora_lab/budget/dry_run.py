@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lora_lab._util.dtypes import dtype_name
 from lora_lab._util.quiet import quiet_transformers
 from lora_lab.anatomy.api import anatomy
 from lora_lab.budget import fake_model
@@ -136,7 +137,7 @@ def dry_run(
     weights = storage_bytes([*hollow.parameters(), *hollow.buffers()])
     tokens = tokens_text(sequence_length, target_length)
     settings = [f"batch {batch_size} × {tokens}", OPTIMIZERS[optimizer]]
-    settings += [str(kind).removeprefix("torch.")]
+    settings += [dtype_name(kind)]
     settings += ["gradient checkpointing"] if gradient_checkpointing else []
     settings += ["padding mask"] if padding_mask else []
     return DryRun(

@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.dtypes import model_dtype
 from lora_lab._util.quiet import first_line
 from lora_lab.anatomy.model_config import build_on_meta
 from lora_lab.budget.optimizers import StateRule, state_rule
@@ -22,7 +23,6 @@ from lora_lab.methods.config import MethodConfig
 from lora_lab.models.load import model_config
 
 MANY_STEPS = 1_000_000  # of the training that the dry run's step is the first of
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def hollow_model(model: Any, dtype: torch.dtype | str | None) -> tuple[nn.Module, torch.dtype]:
@@ -55,7 +55,8 @@ def hollow_model(model: Any, dtype: torch.dtype | str | None) -> tuple[nn.Module
     else:
         with torch.device("meta"):
             hollow = kind._from_config(config)
-    return hollow, _dtype(dtype if dtype is not None else own or torch.float32)
+    name = model_dtype(dtype if dtype is not None else own or torch.float32)
+    return hollow, getattr(torch, name)
 
 
 def fill(model: nn.Module, dtype: torch.dtype) -> None:
@@ -236,10 +237,3 @@ def _labels(model: Any, batch_size: int, length: int) -> Tensor:
         return torch.zeros(batch_size, length, dtype=torch.int64)
     regression = model.config.num_labels == 1
     return torch.zeros(batch_size, dtype=torch.float32 if regression else torch.int64)
-
-
-def _dtype(dtype: torch.dtype | str) -> torch.dtype:
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise ConfigError(f"dtype {name!r} is not modelled; use one of {', '.join(sorted(DTYPES))}")
-    return DTYPES[name]

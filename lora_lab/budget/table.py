@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.dtypes import DTYPES, model_dtype
 from lora_lab.budget import activations as act
 from lora_lab.budget.full import full_memory
 from lora_lab.budget.optimizers import OPTIMIZERS, state_rule
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from lora_lab.anatomy.types import Anatomy, Site
     from lora_lab.methods.lora.config import LoraConfig
-
-_DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def price_table(
@@ -253,8 +252,5 @@ def _dtype(dtype: torch.dtype | str | None, own: int | None) -> tuple[str, int]:
     if dtype is None:
         element = own or 4
         return {4: "float32", 2: "16 bits"}.get(element, f"{8 * element} bits"), element
-    name = str(dtype).removeprefix("torch.")
-    if name not in _DTYPES:
-        known = ", ".join(sorted(_DTYPES))
-        raise ConfigError(f"dtype {name!r} is not modelled; use one of {known}")
-    return name, _DTYPES[name]
+    name = model_dtype(dtype)
+    return name, DTYPES[name].size

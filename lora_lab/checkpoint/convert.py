@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
+from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name
 from lora_lab._util.files import new_folder, refuse_taken, writing
 from lora_lab._util.format import format_bytes, plural
 from lora_lab.checkpoint.card import CARD_FILE, model_card
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 Form = Literal["peft", "uniform", "merged", "loralib"]
 FORMS: tuple[Form, ...] = get_args(Form)
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def _loaded(base: str) -> LoadedModel:
     """Load the base in the dtype of its files, so that a merged model is as large as it was."""
     from lora_lab.models.load import load_model, model_config
 
-    stored = str(getattr(model_config(base), "dtype", None)).removeprefix("torch.")
-    return load_model(base, "cpu", stored if stored in DTYPES else "float32")
+    stored = dtype_name(str(getattr(model_config(base), "dtype", None)))
+    return load_model(base, "cpu", stored if stored in MODEL_DTYPES else "float32")
 
 
 def _write_folder(

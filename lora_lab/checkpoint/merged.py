@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.dtypes import dtype_name
 from lora_lab._util.files import new_folder
 from lora_lab.checkpoint.shards import Shard, ShardWriter, plan_shards
 from lora_lab.errors import AdapterError
@@ -250,7 +251,7 @@ def _index(shards: Sequence[Shard], outline: Weights) -> dict[str, Any]:
 def _write_configs(model: Any, folder: Path, dtype: torch.dtype) -> None:
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
-    config.dtype = str(dtype).removeprefix("torch.")
+    config.dtype = dtype_name(dtype)
     config.save_pretrained(folder)
     if model.can_generate():
         # Not its save_pretrained: that refuses settings which models on the hub really have.

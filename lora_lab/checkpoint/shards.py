@@ -17,20 +17,8 @@ from typing import IO, Self
 import torch
 from torch import Tensor
 
+from lora_lab._util.dtypes import DTYPES, dtype_name
 from lora_lab.errors import AdapterError
-
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 @dataclass(frozen=True)
@@ -59,7 +47,7 @@ def plan_shards(tensors: Mapping[str, Tensor], max_bytes: int) -> list[Shard]:
     parts: list[dict[str, Tensor]] = [{}]
     size = 0
     for key, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES:
+        if dtype_name(tensor.dtype) not in DTYPES:
             raise AdapterError(f"{key} holds {tensor.dtype}; load the model in bfloat16 or float32")
         if parts[-1] and size + tensor.nbytes > max_bytes:
             parts.append({})
@@ -130,7 +118,7 @@ def _begin(file: IO[bytes], tensors: Mapping[str, Tensor]) -> dict[str, int]:
         tensor = tensors[key]
         begin, end = end, end + tensor.nbytes
         header[key] = {
-            "dtype": _DTYPES[tensor.dtype],
+            "dtype": DTYPES[dtype_name(tensor.dtype)].code,
             "shape": list(tensor.shape),
             "data_offsets": [begin, end],
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from lora_lab._util.dtypes import MODEL_DTYPES
 from lora_lab.cli.command import Command, Report
 
 _FORMS = {
@@ -22,7 +23,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=list(_FORMS), default="peft", help=f"{forms} (peft)")
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16"),
+        choices=MODEL_DTYPES,
         help="of merged weights (that of the base's files)",
     )
 

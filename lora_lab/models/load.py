@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name
 from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab.errors import ModelError
 from lora_lab.models import classifier
@@ -19,8 +20,6 @@ from lora_lab.models.places import HUB_ID, Place, Source, find_model, load_error
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -247,15 +246,16 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float32
-    if dtype not in _DTYPES:
-        raise ModelError(f"dtype is {dtype!r}; use auto, {', '.join(_DTYPES)}")
-    return _DTYPES[dtype]
+    if dtype not in MODEL_DTYPES:
+        raise ModelError(f"dtype is {dtype!r}; use auto, {', '.join(MODEL_DTYPES)}")
+    kind: torch.dtype = getattr(torch, dtype)
+    return kind
 
 
 def _card(
     model: PreTrainedModel, name: str, hub_id: str | None, source: Source, license_: str | None
 ) -> Card:
     first = next(model.parameters())
-    dtype = str(first.dtype).removeprefix("torch.")
+    dtype = dtype_name(first.dtype)
     count = sum(parameter.numel() for parameter in model.parameters())
     return Card(name, hub_id, source, license_, dtype, str(first.device), count)

@@ -19,13 +19,13 @@ import torch
 import transformers
 from tiny_text import tiny_llama, tiny_tokenizer
 
-from lora_lab import models
 from lora_lab._util import hub
 from lora_lab.errors import ModelError
 from lora_lab.models import (
     LoadedModel,
     catalogue,
     embedded,
+    load,
     load_model,
     model_class,
     model_config,
@@ -140,15 +140,15 @@ def test_dtype_is_taken(folder, dtype):
 
 def test_auto_takes_the_accelerator_and_its_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert models._device("auto") == torch.device("cuda")
+    assert load._device("auto") == torch.device("cuda")
     for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda native=native, **_: native)
-        assert models._dtype("auto", torch.device("cuda")) == expected
+        assert load._dtype("auto", torch.device("cuda")) == expected
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert models._device("auto") == torch.device("mps")
-    assert models._dtype("auto", torch.device("mps")) == torch.float32
-    assert models._dtype("auto", torch.device("cpu")) == torch.float32
+    assert load._device("auto") == torch.device("mps")
+    assert load._dtype("auto", torch.device("mps")) == torch.float32
+    assert load._dtype("auto", torch.device("cpu")) == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""The types of a tensor's numbers: their names, sizes, and codes in safetensors files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from lora_lab.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Dtype(NamedTuple):
+    """One type: bytes of a number, and the code in a safetensors header."""
+
+    size: int
+    code: str
+
+
+DTYPES = {
+    "float64": Dtype(8, "F64"),
+    "float32": Dtype(4, "F32"),
+    "bfloat16": Dtype(2, "BF16"),
+    "float16": Dtype(2, "F16"),
+    "int64": Dtype(8, "I64"),
+    "int32": Dtype(4, "I32"),
+    "int16": Dtype(2, "I16"),
+    "int8": Dtype(1, "I8"),
+    "uint8": Dtype(1, "U8"),
+    "bool": Dtype(1, "BOOL"),
+}
+MODEL_DTYPES = ("float32", "bfloat16", "float16")  # what a model's weights may be
+
+
+def dtype_name(dtype: torch.dtype | str) -> str:
+    """Return "float32" of torch.float32 and of "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def model_dtype(dtype: torch.dtype | str) -> str:
+    """Return the name of a type that a model's weights may be.
+
+    Raises:
+        ConfigError: another type.
+    """
+    name = dtype_name(dtype)
+    if name not in MODEL_DTYPES:
+        known = ", ".join(sorted(MODEL_DTYPES))
+        raise ConfigError(f"dtype {name!r} is not modelled; use one of {known}")
+    return name

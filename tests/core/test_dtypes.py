@@ -1,0 +1,26 @@
+"""Names, sizes and codes of types are torch's and safetensors' own."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from lora_lab._util.dtypes import DTYPES, MODEL_DTYPES, dtype_name, model_dtype
+from lora_lab.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_a_type_has_torchs_size_and_the_code_that_safetensors_writes(name):
+    tensor = torch.zeros(1, dtype=getattr(torch, name))
+    assert dtype_name(tensor.dtype) == dtype_name(name) == name
+    assert DTYPES[name].size == tensor.element_size()
+    file = save({"x": tensor})
+    header = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
+    assert header["x"]["dtype"] == DTYPES[name].code
+
+
+def test_a_models_types_are_floating_and_others_are_refused():
+    assert all(getattr(torch, model_dtype(name)).is_floating_point for name in MODEL_DTYPES)
+    with pytest.raises(ConfigError, match="'int8' is not modelled; use one of bfloat16, float16, "):
+        model_dtype(torch.int8)
