@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from lora_lab._util.files import new_folder
+from lora_lab._util.files import new_dir
 from lora_lab._util.format import format_count, format_share
 from lora_lab.anatomy.api import anatomy
 from lora_lab.checkpoint.files import read_json
@@ -55,7 +55,7 @@ def push_ready(
         The folder.
     """
     text = model_card(model, name, run=run, base=base)
-    with new_folder(folder) as place:
+    with new_dir(folder) as place:
         save_adapter(model, place, name)
         (place / CARD_FILE).write_text(text, encoding="utf-8")
     return Path(folder)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name
-from lora_lab._util.files import new_folder, refuse_taken, writing
+from lora_lab._util.files import disk_errors, new_dir, refuse_taken
 from lora_lab._util.format import format_bytes, plural
 from lora_lab.checkpoint.card import CARD_FILE, model_card
 from lora_lab.checkpoint.loading import load_adapter
@@ -122,12 +122,12 @@ def _write_folder(
 ) -> None:
     card = model_card(lm.model, run=place.run, base=lm.card, merged=form == "merged")
     if form == "peft":
-        with new_folder(out) as folder:
+        with new_dir(out) as folder:
             save_adapter(lm.model, folder)
     elif form == "uniform":
         export_uniform(lm.model, out)
     else:
         kind = getattr(torch, dtype) if dtype else None
         export_merged(lm.model, out, dtype=kind, tokenizer=lm.tokenizer)
-    with writing(out):
+    with disk_errors(out, AdapterError, "another folder"):
         (out / CARD_FILE).write_text(card, encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.files import new_file
+from lora_lab._util.files import disk_errors, write_file_atomic
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.checkpoint.loralib import FACTS_KEY, FUSED, encode_facts, read_loralib
@@ -76,8 +76,10 @@ def save_loralib(model: nn.Module, path: str | Path, name: str | None = None) ->
             update = module_update(sites, scale)
         tensors[f"{module}.lora_A"] = update.A.contiguous()
         tensors[f"{module}.lora_B"] = update.B.contiguous()
-    with new_file(path) as place:
-        _write(tensors, place, encode_facts(alpha, slices), pickled=path.suffix in _PICKLES)
+    with disk_errors(path, AdapterError, "another folder"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_file_atomic(path) as place:
+            _write(tensors, place, encode_facts(alpha, slices), pickled=path.suffix in _PICKLES)
     return alpha
 
 

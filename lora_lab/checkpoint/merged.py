@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._util.dtypes import dtype_name
-from lora_lab._util.files import new_folder
+from lora_lab._util.files import new_dir
 from lora_lab.checkpoint.shards import Shard, ShardWriter, plan_shards
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import require_adapters
@@ -73,7 +73,7 @@ def export_merged(
         groups = _groups(weights)
         outline = _outline(model, weights, groups, dtype)
         shards = plan_shards(outline, max_shard_bytes)
-        with new_folder(folder) as place, ShardWriter(place, shards) as writer:
+        with new_dir(folder) as place, ShardWriter(place, shards) as writer:
             with torch.no_grad():
                 for tensors in _merged_groups(adapter, weights, groups, dtype):
                     _write(writer, model, tensors)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from lora_lab._util.files import write_file_atomic, write_text_atomic
 from lora_lab.checkpoint.checksum import SEAL_KEY, digest
 from lora_lab.checkpoint.files import (
     CONFIG_FILE,
@@ -52,9 +52,8 @@ def save_own(adapter: Adapter, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     before = parts_in(folder)
-    partial = folder / f"{OWN_WEIGHTS_FILE}.partial"
-    save_file(tensors, partial, metadata={"format": "pt", SEAL_KEY: digest(tensors, config)})
-    os.replace(partial, folder / OWN_WEIGHTS_FILE)
+    with write_file_atomic(folder / OWN_WEIGHTS_FILE) as file:
+        save_file(tensors, file, metadata={"format": "pt", SEAL_KEY: digest(tensors, config)})
     _write_settings(folder, {"method": adapter.method, "config": config})
     for other in (CONFIG_FILE, WEIGHTS_FILE):
         (folder / other).unlink(missing_ok=True)
@@ -180,7 +179,5 @@ def _are_parts(names: object) -> TypeGuard[list[str]]:
 
 
 def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    partial = folder / f"{OWN_CONFIG_FILE}.partial"
     text = json.dumps({"format": _FORMAT, **settings}, indent=2)
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, folder / OWN_CONFIG_FILE)
+    write_text_atomic(folder / OWN_CONFIG_FILE, text + "\n")

@@ -13,7 +13,6 @@ PEFT's form is another one than ours:
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.files import write_file_atomic, write_text_atomic
 from lora_lab.checkpoint.checksum import SEAL_KEY, seal
 from lora_lab.checkpoint.files import CONFIG_FILE, OWN_CONFIG_FILE, OWN_WEIGHTS_FILE, WEIGHTS_FILE
 from lora_lab.checkpoint.modules import SLICES_KEY, Slice, encode_slices, rows_of
@@ -102,12 +102,9 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     before = parts_in(folder)
-    partial = folder / (WEIGHTS_FILE + ".partial")
-    save_file(tensors, partial, metadata=metadata)
-    os.replace(partial, folder / WEIGHTS_FILE)
-    partial = folder / (CONFIG_FILE + ".partial")
-    partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / CONFIG_FILE)
+    with write_file_atomic(folder / WEIGHTS_FILE) as file:
+        save_file(tensors, file, metadata=metadata)
+    write_text_atomic(folder / CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
     for other in (OWN_CONFIG_FILE, OWN_WEIGHTS_FILE):
         (folder / other).unlink(missing_ok=True)
     remove_parts(before)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_lab._util.files import new_folder
+from lora_lab._util.files import new_dir
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Site
 from lora_lab.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
@@ -61,7 +61,7 @@ def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None
         tensors[f"{PREFIX}{path}.lora_B.weight"] = full.B
     transposed = any(site.site.transposed for site in adapter.sites.values())
     settings = _settings(model, adapter, list(updates), r, transposed)
-    with new_folder(folder) as place:
+    with new_dir(folder) as place:
         save_file(tensors, place / WEIGHTS_FILE, metadata={"format": "pt"})
         text = json.dumps(settings, indent=2) + "\n"
         (place / CONFIG_FILE).write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Models that come as data wheels: find them without importing, verify, de-quantise once."""
+"""Models that come as data wheels: find them without importing, verify, de-quantize once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.files import write_dir_atomic, write_text_atomic
 from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab.errors import ModelError
 from lora_lab.models.entries import Wheel
@@ -41,7 +40,7 @@ def find_wheel_file(wheel: Wheel) -> Path | None:
 def model_folder(wheel: Wheel) -> Path | None:
     """Return a folder that transformers can load, made from the wheel where it must be.
 
-    A GGUF file is de-quantised to float32 once and kept under `cache_folder()`, under its sha256;
+    A GGUF file is de-quantized to float32 once and kept under `cache_folder()`, under its sha256;
     a safetensors file is used where it lies.
 
     Returns:
@@ -61,7 +60,7 @@ def model_folder(wheel: Wheel) -> Path | None:
     try:
         verify(source, wheel)
         if is_gguf:
-            _dequantise(source, made)
+            _dequantize(source, made)
     except OSError as error:
         raise ModelError(
             f"the cache {cache_folder()} cannot be written ({first_line(error)}); set "
@@ -89,41 +88,35 @@ def verify(path: Path, wheel: Wheel) -> None:
             f"{wheel.sha256[:8]}…); run: {wheel.install_command} --force-reinstall"
         )
     marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_text(json.dumps(mark), encoding="utf-8")
+    write_text_atomic(marker, json.dumps(mark))
 
 
-def _dequantise(source: Path, folder: Path) -> None:
+def _dequantize(source: Path, folder: Path) -> None:
     """Write the float32 model and its tokenizer to `folder`, whole or not at all."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
-    try:
+    def write(draft: Path) -> None:
         with quiet_transformers():
             model = AutoModelForCausalLM.from_pretrained(
                 source.parent, gguf_file=source.name, dtype=torch.float32
             )
             tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-            _forget_quantisation(model)
+            _forget_quantization(model)
             _restore_digits(tokenizer)
             tokenizer.model_max_length = model.config.max_position_embeddings
             tokenizer.save_pretrained(draft)
             model.save_pretrained(draft)
-        try:
-            draft.rename(folder)
-        except OSError:
-            if not (folder / "config.json").is_file():
-                raise  # else another process was first: its copy is as good
+
+    try:
+        write_dir_atomic(folder, write, replace=False)
     except ImportError as error:
         raise ModelError(
             f"{source.name} needs the package gguf ({error}); run: pip install gguf"
         ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
-def _forget_quantisation(model: Any) -> None:
+def _forget_quantization(model: Any) -> None:
     # The weights are plain float32 now, but transformers keeps the label and would neither save
     # nor train the model with it.
     vars(model.config).pop("quantization_config", None)

@@ -6,12 +6,12 @@ follow the reader's light or dark setting.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_lab._util.files import disk_errors, write_text_atomic
 from lora_lab._util.tables import Table
 from lora_lab.analysis.table import HEADER, SiteAnalysis
 from lora_lab.errors import RunError
@@ -68,15 +68,9 @@ class Page:
         """
         text = self.render(title, "\n".join(body))
         path = Path(path)
-        draft = path.with_name(path.name + ".part")
-        try:
+        with disk_errors(path, RunError, "another folder"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(text, encoding="utf-8")
-            os.replace(draft, path)
-        except OSError as error:
-            raise RunError(
-                f"cannot write {path}: {error.strerror}; choose another folder"
-            ) from error
+            write_text_atomic(path, text)
         return path
 
 

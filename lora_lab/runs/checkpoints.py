@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from lora_lab._util.files import disk_errors, write_dir_atomic
 from lora_lab.errors import RunError
-from lora_lab.runs.disk import disk, fill
 
 STATE_FILE = "state.pt"
 _FORMAT = 1
@@ -70,8 +70,10 @@ def save(
         if passing:
             (folder / _PASSING).touch()
 
-    path = fill(parent / f"step-{step}", write)
-    with disk(parent):
+    path = parent / f"step-{step}"
+    with disk_errors(path):
+        write_dir_atomic(path, write)
+    with disk_errors(parent):
         for _, old in folders(run_folder)[_KEPT:]:
             if (old / _PASSING).exists():
                 shutil.rmtree(old)

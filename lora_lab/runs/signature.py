@@ -11,12 +11,12 @@ import contextlib
 import hashlib
 import hmac
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lora_lab._util.files import write_file_atomic
 from lora_lab.models.embedded import cache_folder
 from lora_lab.models.entries import CATALOGUE
 from lora_lab.models.places import HUB_ID
@@ -74,14 +74,7 @@ def _key() -> bytes | None:
 
 
 def _make(path: Path) -> None:
-    """Write a new key, whole, unless another process is the first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_file_atomic(path, replace=False) as temporary:
+        temporary.touch(0o600)  # nobody else's to read
+        temporary.write_bytes(secrets.token_bytes(_KEY_BYTES))

@@ -16,8 +16,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
+from lora_lab._util.files import disk_errors, write_file_atomic
 from lora_lab.errors import RunError
-from lora_lab.runs.disk import disk
 
 SITES_FILE = "sites.json"
 SPECTRA_FILE = "spectra.npy"
@@ -71,7 +71,7 @@ class SpectraLog:
             RunError: the disk does not take it.
         """
         row = np.array((step, values), self._type).tobytes()
-        with disk(self.path):
+        with disk_errors(self.path):
             if self._file is None:
                 self._file = self.path.open("r+b")
             self._file.seek(0, os.SEEK_END)
@@ -103,14 +103,8 @@ class SpectraLog:
 
     def _replace(self, rows: bytes) -> None:
         self.close()
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with disk(self.path):
-            try:
-                temporary.write_bytes(self._header() + rows)
-                temporary.replace(self.path)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
+        with disk_errors(self.path), write_file_atomic(self.path) as temporary:
+            temporary.write_bytes(self._header() + rows)
 
     def _header(self) -> bytes:
         """Return the .npy header. NumPy leaves room for the count to grow, so its size is fixed."""

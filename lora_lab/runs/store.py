@@ -27,8 +27,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from lora_lab._util.files import (
+    disk_errors,
+    recover_dir,
+    sync,
+    write_dir_atomic,
+    write_text_atomic,
+)
 from lora_lab.runs import checkpoints
-from lora_lab.runs.disk import disk, fill, sync, tidy
 from lora_lab.runs.lock import RunLock
 from lora_lab.runs.records import METRICS_FILE, RunRecord, list_runs, read_metrics
 from lora_lab.runs.redaction import redacted
@@ -58,7 +64,7 @@ class RunStore:
         Raises:
             RunError: another process is at work on it, or the disk does not take it.
         """
-        with disk(self.folder):
+        with disk_errors(self.folder):
             self._lock.acquire()
 
     def reopen(self, log_bytes: int) -> list[tuple[int, float]]:
@@ -75,14 +81,14 @@ class RunStore:
         """
         self.begin()
         path = self.folder / METRICS_FILE
-        with disk(self.folder):
+        with disk_errors(self.folder):
             (self.folder / "summary.json").unlink(missing_ok=True)
             if path.exists():
                 with path.open("r+b") as file:
                     kept = file.read(log_bytes)
                     file.truncate(kept.rfind(b"\n") + 1)
         for folder in (self.folder, self.folder / "checkpoints"):
-            tidy(folder)
+            recover_dir(folder)
         return [(row["step"], row["loss"]) for row in read_metrics(self.folder) if "loss" in row]
 
     @classmethod
@@ -94,7 +100,7 @@ class RunStore:
         """
         parent = Path(output_dir).expanduser().resolve()
         slug = re.sub(r"[^\w.-]+", "-", name or "").strip("-.")
-        with disk(parent):
+        with disk_errors(parent):
             parent.mkdir(parents=True, exist_ok=True)
             while True:
                 moment = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -113,17 +119,8 @@ class RunStore:
         """
         text = redacted(json.dumps(value, indent=2, ensure_ascii=False)) + "\n"
         path = self.folder / name
-        with disk(path):
-            temporary = path.with_name(f".{name}.tmp")
-            try:
-                with temporary.open("w", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
+        with disk_errors(path):
+            write_text_atomic(path, text)
 
     def log(self, row: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl.
@@ -132,7 +129,7 @@ class RunStore:
             RunError: the disk does not take it.
         """
         path = self.folder / METRICS_FILE
-        with disk(path):
+        with disk_errors(path):
             if self._metrics is None:
                 self._metrics = path.open("a", encoding="utf-8")
             self._metrics.write(json.dumps(dict(row)) + "\n")
@@ -145,7 +142,7 @@ class RunStore:
             RunError: the disk does not take it.
         """
         path = self.folder / METRICS_FILE
-        with disk(path):
+        with disk_errors(path):
             if not path.exists():
                 return 0
             sync(path)
@@ -161,7 +158,10 @@ class RunStore:
 
     def save_adapter(self, save: Callable[[Path], object]) -> Path:
         """Fill `adapter/` with `save(folder)`, replacing what is there; return its path."""
-        return fill(self.folder / "adapter", save)
+        path = self.folder / "adapter"
+        with disk_errors(path):
+            write_dir_atomic(path, save)
+        return path
 
     def save_checkpoint(
         self,

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lora_lab._util.files import disk_errors
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.plain import method_to_dict
-from lora_lab.runs.disk import disk
 from lora_lab.runs.records import SWEEP_FILE, RunRecord, read_record
 from lora_lab.runs.store import RunStore
 from lora_lab.sweeps.cells import Cell
@@ -89,7 +89,7 @@ class SweepStore:
             for cell in cells
             if cell.id not in ids
         ]
-        with disk(path):
+        with disk_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
         RunStore(self.folder).write_json(SWEEP_FILE, {"told": told, "cells": known})
 
@@ -101,7 +101,7 @@ class SweepStore:
         """
         line = (json.dumps(asdict(result)) + "\n").encode()
         path = self.folder / _ENDED
-        with disk(path):
+        with disk_errors(path):
             # One write to a file opened for appending: lines of several processes do not mix.
             file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:

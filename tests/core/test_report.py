@@ -141,7 +141,9 @@ def test_a_run_that_never_stepped_has_a_report_too(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_said_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"cannot write .*; choose another folder"):
+    with pytest.raises(
+        RunError, match=r"cannot write .*; free some space or choose another folder"
+    ):
         write(tmp_path / "file" / "report.html")
 
 

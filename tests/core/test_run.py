@@ -15,12 +15,12 @@ import torch
 from tiny_run import CONFIG, tiny_lm, tiny_task, until
 
 from lora_lab import methods
+from lora_lab._util.files import disk_errors
 from lora_lab.analysis import step_maps
 from lora_lab.checkpoint import load_adapter
 from lora_lab.configs import AdaLoraConfig, BitFitConfig, LoraConfig
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs import read_history
-from lora_lab.runs.disk import disk
 from lora_lab.runs.records import list_runs
 from lora_lab.runs.snapshot import RunState
 from lora_lab.runs.spectra_log import SpectraLog
@@ -493,7 +493,7 @@ def test_a_disk_that_takes_no_spectra_fails_in_one_line(begin, monkeypatch):
 
 
 def _write_to_full_disk(log: SpectraLog) -> None:
-    with disk(log.path):
+    with disk_errors(log.path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

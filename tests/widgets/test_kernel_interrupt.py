@@ -20,7 +20,7 @@ sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests" / "core")!r}]
 import torch
 torch.set_num_threads(1)
 from tiny_run import CONFIG, tiny_lm, tiny_task
-from lora_lab.runs import train
+from lora_lab.training import train
 run = train(
     tiny_lm(), tiny_task(), CONFIG, output_dir="runs", max_steps=100_000, eval_examples=0,
     per_device_train_batch_size=2,
