@@ -498,12 +498,12 @@ def _write_to_full_disk(log: SpectraLog) -> None:
 
 
 def test_a_failure_before_the_first_step_is_kept_too(begin, monkeypatch):
-    from lora_lab.training import data
+    from lora_lab.tasks.families import causal
 
     def broken(*_, **__):
         raise ValueError("tokenizer fell over")
 
-    monkeypatch.setattr(data, "encode_all", broken)
+    monkeypatch.setattr(causal, "encode_all", broken)
     run = begin()
     with pytest.raises(RunError, match="ValueError: tokenizer fell over") as caught:
         run.result(60)
