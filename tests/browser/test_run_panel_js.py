@@ -395,7 +395,7 @@ def test_the_run_file_and_its_commands_are_shown_and_copied(esm_page: Make) -> N
     expect(view.get_by_text("wrote /a/run.yaml")).to_be_visible()
     view.get_by_role("button", name=f"copy {command}").click()
     assert esm.page.evaluate("() => navigator.clipboard.readText()") == command
-    view.locator(".ll-recipe").get_by_role("button", name="Close").click()
+    view.locator(".ll-run-file").get_by_role("button", name="Close").click()
     expect(view.get_by_text("wrote /a/run.yaml")).to_be_hidden()
 
 

@@ -125,10 +125,10 @@ export function opener(text, toggle) {
 }
 
 /** A bar that fills from the left: {node, draw(value, most, text)}. */
-export function progressBar(label, className = "ll-progress") {
+export function progressBar(label) {
   const fill = el("i");
   const node = el("div", {
-    class: className, role: "progressbar", "aria-label": label, "aria-valuemin": 0,
+    class: "ll-progress", role: "progressbar", "aria-label": label, "aria-valuemin": 0,
   }, fill);
   const draw = (value, most, text) => {
     fill.style.width = `${100 * Math.min(1, value / most)}%`;

@@ -118,7 +118,7 @@ class LaboratoryView extends PanelView {
     this.tabs = tabList((name) => messenger.post({ type: "view", name }));
     this.question = el("p", { class: "ll-lab-question ll-dim" });
     this.controls = controlRow(messenger);
-    this.progress = progressBar("measuring", "ll-lab-progress");
+    this.progress = progressBar("measuring");
     this.status = el("span", { role: "status" });
     this.again = button("Look again", () => messenger.post({ type: "again" }));
     this.cancel = button("Cancel", () => messenger.post({ type: "cancel" }));

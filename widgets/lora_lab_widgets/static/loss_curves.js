@@ -16,7 +16,9 @@ export function curveMark(index) {
 
 export class LossCurves extends LossPlot {
   constructor() {
-    super(CURVES_SIZE, "loss by step, nats per token, smoothed", { class: "ll-loss ll-loss-curves" });
+    super(CURVES_SIZE, "loss by step, nats per token, smoothed", {
+      class: "ll-loss ll-loss-curves",
+    });
     /** @type {{label: string, points: [step: number, loss: number, smoothed: number][]}[]} */
     this.curves = [];
     this.lines = svg("g");

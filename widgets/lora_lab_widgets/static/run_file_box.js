@@ -10,7 +10,7 @@ export function runFileBox(ask, text, title) {
   const close = button("Close", () => {
     node.hidden = true;
   });
-  const node = el("div", { class: "ll-recipe", hidden: true },
+  const node = el("div", { class: "ll-run-file", hidden: true },
     el("div", { class: "ll-run-row" }, status, space(), close), lines);
   const line = ({ text: command, hint }) => {
     const copy = button("Copy", async () => {
@@ -19,7 +19,7 @@ export function runFileBox(ask, text, title) {
         copy.textContent = "Copy";
       }, 1500);
     }, { "aria-label": `copy ${command}` });
-    return el("div", { class: "ll-recipe-line" },
+    return el("div", { class: "ll-run-file-line" },
       el("code", { text: command }), copy, el("span", { class: "ll-dim", text: hint }));
   };
   const draw = ({ path, commands = [] }) => {
@@ -28,5 +28,5 @@ export function runFileBox(ask, text, title) {
     status.textContent = `wrote ${path}`;
     lines.replaceChildren(...commands.map(line));
   };
-  return { button: button(text, ask, { class: "ll-button ll-recipe-ask", title }), node, draw };
+  return { button: button(text, ask, { class: "ll-button ll-run-file-ask", title }), node, draw };
 }

@@ -25,8 +25,10 @@ export class SweepForm {
     this.timer = 0;
     /** @type {Record<string, HTMLInputElement>} */
     this.inputs = {};
-    this.node = el("fieldset", { class: "ll-sweep-form", "aria-label": "what the sweep tries" },
-      ...FIELDS.map(([name, label, example, hint]) => this.buildField(name, label, example, hint)));
+    this.node = el("fieldset", {
+      class: "ll-form ll-sweep-form", "aria-label": "what the sweep tries",
+    }, ...FIELDS.map(([name, label, example, hint]) =>
+      this.buildField(name, label, example, hint)));
   }
 
   buildField(name, label, example, hint) {
@@ -36,7 +38,7 @@ export class SweepForm {
     });
     this.inputs[name] = input;
     const caption = el("span", { class: "ll-dim", text: label });
-    return el("label", { class: "ll-sweep-field", title: hint }, caption, input);
+    return el("label", { class: "ll-field", title: hint }, caption, input);
   }
 
   onInput() {

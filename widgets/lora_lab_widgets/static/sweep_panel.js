@@ -75,7 +75,7 @@ class SweepPanelView extends PanelView {
     this.folder = el("span", { class: "ll-sweep-folder" });
     this.table = cellTable();
     this.more = el("p", { class: "ll-dim ll-sweep-hidden" });
-    const lamp = el("span", { class: "ll-run-lamp", "aria-hidden": "true" });
+    const lamp = el("span", { class: "ll-run-lamp ll-sweep-lamp", "aria-hidden": "true" });
     const state = el("span", { class: "ll-sweep-state ll-dim" }, lamp, this.state);
     this.card = el("div", { class: "ll-card ll-sweep-going" },
       el("div", { class: "ll-sweep-line" }, this.line, space(), this.left, state),
