@@ -22,13 +22,19 @@ DTYPES = {
     "float32": Dtype(4, "F32"),
     "bfloat16": Dtype(2, "BF16"),
     "float16": Dtype(2, "F16"),
+    "float8_e4m3fn": Dtype(1, "F8_E4M3"),
+    "float8_e5m2": Dtype(1, "F8_E5M2"),
     "int64": Dtype(8, "I64"),
     "int32": Dtype(4, "I32"),
     "int16": Dtype(2, "I16"),
     "int8": Dtype(1, "I8"),
+    "uint64": Dtype(8, "U64"),
+    "uint32": Dtype(4, "U32"),
+    "uint16": Dtype(2, "U16"),
     "uint8": Dtype(1, "U8"),
     "bool": Dtype(1, "BOOL"),
 }
+NAMES = {dtype.code: name for name, dtype in DTYPES.items()}
 MODEL_DTYPES = ("float32", "bfloat16", "float16")  # what a model's weights may be
 
 

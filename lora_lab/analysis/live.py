@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lora_lab import spectra
-from lora_lab._util.arrays import computable, stack, to_numpy
+from lora_lab._util.arrays import computable, same_library, stack, to_numpy
 from lora_lab.analysis.leading import leading_directions
 from lora_lab.analysis.sites import AdaptedSite, naming
 from lora_lab.analysis.table import DORA_NOTE, Analysis, SiteAnalysis
@@ -236,6 +236,7 @@ def _analyze_site(site: AdaptedSite, base_weight: Callable[[str], Any] | None) -
         amplified = expected = None
         if base_weight is not None:
             W = computable(base_weight(name))
+            U, s, Vt = (same_library(x, W) for x in (U, s, Vt))
             amplified = float(spectra.amplification(U, s, Vt, W))
             expected = float(spectra.random_amplification(s, W))
     return SiteAnalysis(

@@ -178,6 +178,14 @@ class Anatomy:
         return {site.name: site for site in (*self.sites, *self.others)}
 
     @cached_property
+    def by_module(self) -> dict[str, list[Site]]:
+        """The sites of every module: one, or the slices of a fused matrix; without the others."""
+        modules: dict[str, list[Site]] = {}
+        for site in self.sites:
+            modules.setdefault(site.module, []).append(site)
+        return modules
+
+    @cached_property
     def grid_sites(self) -> tuple[Site, ...]:
         """The sites that belong to a layer."""
         return tuple(site for site in self.sites if site.layer is not None)

@@ -11,13 +11,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from lora_lab.checkpoint.modules import SLICES_KEY
+from lora_lab.checkpoint.adapter_file import SLICES_KEY
+from lora_lab.checkpoint.files import StoredTensor
 from lora_lab.errors import AdapterError
 
-SEAL_KEY = "lora_lab_sha256"  # safetensors metadata
+CHECKSUM_KEY = "lora_lab_sha256"  # safetensors metadata
 # The fields that the adapted model's outputs depend on.
 _FIELDS = (
     *("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"),
@@ -25,44 +23,44 @@ _FIELDS = (
 )
 
 
-def seal(
-    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], metadata: Mapping[str, str]
+def adapter_checksum(
+    tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any], metadata: Mapping[str, str]
 ) -> str:
     """Return the checksum of an adapter's tensors and of the settings that they depend on."""
-    told = [_plain(settings.get(field) or None) for field in _FIELDS]
-    return digest(tensors, told, metadata.get(SLICES_KEY, ""))
+    values = [_plain(settings.get(field) or None) for field in _FIELDS]
+    return checksum(tensors, values, metadata.get(SLICES_KEY, ""))
 
 
-def digest(tensors: Mapping[str, Tensor], *told: Any) -> str:
-    """Return the SHA-256 of tensors, their names, dtypes and shapes, and of what else is told."""
-    shapes = [(key, str(t.dtype), list(t.shape)) for key, t in sorted(tensors.items())]
-    head = json.dumps([told[0], shapes, *told[1:]], sort_keys=True)
-    found = hashlib.sha256(head.encode("utf-8", "surrogatepass"))
-    for _, tensor in sorted(tensors.items()):
-        if tensor.numel():
-            numbers: Any = tensor.contiguous().view(-1).view(torch.uint8).numpy()
-            found.update(numbers)
-    return found.hexdigest()
+def checksum(tensors: Mapping[str, StoredTensor], *settings: Any) -> str:
+    """Return the SHA-256 of settings and of tensors: their names, dtypes, shapes and bytes."""
+    named = sorted(tensors.items())
+    shapes = [(key, f"torch.{t.dtype}", list(t.shape)) for key, t in named]
+    head = json.dumps([settings[0], shapes, *settings[1:]], sort_keys=True)
+    digest = hashlib.sha256(head.encode("utf-8", "surrogatepass"))
+    for _, tensor in named:
+        digest.update(tensor.data.data)
+    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:
     """Return a setting as every writer of JSON has it: 16 and 16.0 are one number."""
     if isinstance(value, Mapping):
-        return {key: _plain(own) for key, own in value.items()}
+        return {key: _plain(inner) for key, inner in value.items()}
     return float(value) if type(value) is int and abs(value) < 2**53 else value
 
 
-def check_seal(
-    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], metadata: Mapping[str, str]
+def verify_checksum(
+    tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any], metadata: Mapping[str, str]
 ) -> None:
-    """Raise if a file bears a checksum that is not that of what it holds.
+    """Raise if a file has a checksum that is not that of what it holds.
 
     One without is read as any maker's file: an early LoRA Lab's, or one that was written anew.
 
     Raises:
         AdapterError: it was changed after it was saved.
     """
-    if SEAL_KEY in metadata and metadata[SEAL_KEY] != seal(tensors, settings, metadata):
+    known = metadata.get(CHECKSUM_KEY)
+    if known is not None and known != adapter_checksum(tensors, settings, metadata):
         raise AdapterError(
             "the adapter's tensors or its adapter_config.json were changed after LoRA Lab had "
             "saved them; fetch or save the adapter again"

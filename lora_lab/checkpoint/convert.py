@@ -13,7 +13,7 @@ from lora_lab._util.files import disk_errors, new_dir, refuse_taken
 from lora_lab._util.format import format_bytes, plural
 from lora_lab.checkpoint.card import CARD_FILE, model_card
 from lora_lab.checkpoint.loading import load_adapter
-from lora_lab.checkpoint.locate import AdapterPlace, find_adapter
+from lora_lab.checkpoint.locate import AdapterLocation, locate_adapter
 from lora_lab.checkpoint.loralib_models import save_loralib
 from lora_lab.checkpoint.merged import export_merged
 from lora_lab.checkpoint.peft import read_settings
@@ -95,7 +95,7 @@ def export_adapter(
         raise AdapterError(f"{out} is there already; name a new file")
     if form != "loralib":
         refuse_taken(out)
-    place = find_adapter(adapter)
+    place = locate_adapter(adapter)
     read_settings(place.path)  # before the base is loaded, which takes longer
     lm = _loaded(base)
     load_adapter(lm.model, place.path)
@@ -118,7 +118,7 @@ def _loaded(base: str) -> LoadedModel:
 
 
 def _write_folder(
-    lm: LoadedModel, place: AdapterPlace, form: Form, out: Path, dtype: str | None
+    lm: LoadedModel, place: AdapterLocation, form: Form, out: Path, dtype: str | None
 ) -> None:
     card = model_card(lm.model, run=place.run, base=lm.card, merged=form == "merged")
     if form == "peft":

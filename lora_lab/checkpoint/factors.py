@@ -1,4 +1,4 @@
-"""An adapter's factors without a model: what is needed to look at ΔW."""
+"""An adapter's low-rank updates without a model: what is needed to look at ΔW."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 
 from lora_lab.anatomy.from_state_dict import site_alone, sites_from_names
 from lora_lab.anatomy.types import Anatomy, Site
-from lora_lab.checkpoint.files import CONFIG_FILE
-from lora_lab.checkpoint.locate import find_adapter
-from lora_lab.checkpoint.loralib import read_loralib
-from lora_lab.checkpoint.modules import AdapterFile, Slice, split
-from lora_lab.checkpoint.peft import changed_base, read_peft
-from lora_lab.checkpoint.to_model import check_shape
+from lora_lab.checkpoint.adapter_file import AdapterFile, Slice, match_sites, split
+from lora_lab.checkpoint.locate import locate_adapter
+from lora_lab.checkpoint.native import NativeFile
+from lora_lab.checkpoint.peft import changed_base
+from lora_lab.checkpoint.reader import read_adapter
 from lora_lab.errors import AdapterError
-from lora_lab.spectra.update import LowRankUpdate, SiteUpdate
+from lora_lab.spectra.update import SiteUpdate
 
 _KINDS = {
     "embeddings": "factors of embeddings, which are no matrix products",
@@ -36,7 +35,7 @@ class AdapterFactors:
     Attributes:
         name: of the run, folder or file.
         config: its adapter_config.json; empty for loralib's files, which have none.
-        sites: layer by layer.
+        sites: layer by layer; the factors are NumPy's, float32 or float64.
         notes: what the sites do not show, or what had to be assumed; one line each.
     """
 
@@ -59,69 +58,49 @@ def read_factors(
     slices: Sequence[str] | None = None,
     allow_pickle: bool = False,
 ) -> AdapterFactors:
-    """Read the low-rank factors of an adapter, whoever wrote it.
+    """Read the low-rank updates of an adapter, whoever wrote it.
 
     Args:
-        path: a folder in PEFT's format, or its weights file; a run's folder; or a file of
-            loralib's, .safetensors, .pt or .bin. A file is PEFT's when an adapter_config.json lies
-            beside it, unless `lora_alpha` is given.
+        path, lora_alpha, slices, allow_pickle: as `read_adapter` takes them; or a run's folder.
         anatomy: of the base model: then names and shapes are compared with it and fused matrices
-            fall into their slices. Without it, layers and roles are told from the names.
-        lora_alpha: α of a loralib file, which does not hold it.
-        slices: which of q, k and v loralib's MergedLinear adapts; its file does not tell. By
-            default the paper's q and v where two are adapted.
-        allow_pickle: whether a pickle may be read, with `weights_only=True`.
+            fall into their slices. Without it, layers and roles come from the names.
 
     Raises:
         AdapterError: a file is missing, damaged, foreign, for another base, or holds no factors.
     """
-    place = find_adapter(path)
-    path, notes = place.path, [place.note] if place.note else []
-    if slices and lora_alpha is None:
-        raise AdapterError("slices are for loralib's files; give lora_alpha too, or leave them out")
-    if lora_alpha is not None and not path.is_file():
-        raise AdapterError(f"there is no file {path}; name loralib's own, or give no α")
-    if path.is_file() and (lora_alpha is not None or not (path.parent / CONFIG_FILE).exists()):
-        file, assumed = read_loralib(path, lora_alpha, slices=slices, allow_pickle=allow_pickle)
-        notes += assumed
-    else:
-        file = read_peft(path, allow_pickle=allow_pickle)
+    place = locate_adapter(path)
+    file = read_adapter(place.path, lora_alpha=lora_alpha, slices=slices, allow_pickle=allow_pickle)
+    if isinstance(file, NativeFile):
+        parts = ", ".join(part.name for part in file.parts)
+        line = f"{place.path} holds {file.method}, whose ΔW is not in low-rank factors"
+        raise AdapterError(f"{line}; its parts are {parts}: name one of them" if parts else line)
+    notes = [note for note in (place.note, *file.assumptions) if note]
     notes += [f"left out: {_KINDS[kind]} ({_some(names)})" for kind, names in file.left_out.items()]
     if not file.modules:
-        raise AdapterError(f"{path} holds no LoRA factors of matrices; {notes[-1]}")
-    found = _with_base(file, anatomy) if anatomy else _without_base(file)
-    sites = tuple(SiteUpdate(site, update) for site, update in found)
-    factors = AdapterFactors(place.name, file.settings, sites, tuple(notes))
-    if init := factors.changed_base:
+        raise AdapterError(f"{place.path} holds no LoRA factors of matrices; {notes[-1]}")
+    if init := changed_base(file.settings):
         line = f"began at {init}: its BA is ΔW and the part of W₀ that {init} had taken out"
-        factors = replace(factors, notes=(*notes, line))
-    return factors
+        notes.append(line)
+    sites = _with_base(file, anatomy) if anatomy else _without_base(file)
+    return AdapterFactors(place.name, file.settings, tuple(sites), tuple(notes))
 
 
-def _with_base(file: AdapterFile, map_: Anatomy) -> list[tuple[Site, LowRankUpdate]]:
-    by_module: dict[str, list[Site]] = {}
-    for site in map_.sites:
-        by_module.setdefault(site.module, []).append(site)
-    found: dict[str, tuple[Site, LowRankUpdate]] = {}
-    heads = []
+def _with_base(file: AdapterFile, anatomy: Anatomy) -> list[SiteUpdate]:
+    modules, slices, heads = {}, {}, []
     for path, module in file.modules.items():
-        own = _same_module(path, by_module)
-        if own is None and module.shape == (map_.shape.vocab_size, map_.shape.hidden_size):
-            heads.append((site_alone(path, *module.shape), module))
+        name = _same_module(path, anatomy.by_module)
+        if name is None and module.shape == (anatomy.shape.vocab_size, anatomy.shape.hidden_size):
+            heads.append(SiteUpdate(site_alone(path, *module.shape), module))
             continue
-        if own is None:
-            raise AdapterError(
-                f"the adapter is for another base: this model has no adaptable module {path!r} "
-                f"(it has {next(iter(by_module), 'none')!r}, …)"
-            )
-        check_shape(path, module, by_module[own][0])
-        parts = [
-            replace(part, site=own + part.site.removeprefix(path))
+        name = name or path
+        modules[name] = module
+        slices[name] = [
+            replace(part, site=name + part.site.removeprefix(path))
             for part in file.slices.get(path, ())
         ]
-        updates = split(module, by_module[own], parts)
-        found |= {name: (map_.by_name[name], update) for name, update in updates.items()}
-    return [found[site.name] for site in map_.sites if site.name in found] + heads
+    updates = match_sites(replace(file, modules=modules, slices=slices), anatomy)
+    sites = [site for site in anatomy.sites if site.name in updates]
+    return [SiteUpdate(site, updates[site.name]) for site in sites] + heads
 
 
 def _same_module(path: str, modules: Iterable[str]) -> str | None:
@@ -133,27 +112,27 @@ def _same_module(path: str, modules: Iterable[str]) -> str | None:
     return near[0] if len(near) == 1 else None
 
 
-def _without_base(file: AdapterFile) -> list[tuple[Site, LowRankUpdate]]:
-    found: list[tuple[Site, LowRankUpdate]] = []
+def _without_base(file: AdapterFile) -> list[SiteUpdate]:
+    updates: list[SiteUpdate] = []
     shapes = {path: module.shape for path, module in file.modules.items()}
-    for path, whole in sites_from_names(shapes).items():
+    for path, site in sites_from_names(shapes).items():
         parts = file.slices.get(path, ())
-        sites = [_slice_site(whole, part) for part in parts if part.rows is not None]
-        if not parts or len(sites) < len(parts):
-            found.append((whole, file.modules[path]))
+        slices = [_slice_site(site, part) for part in parts if part.rows is not None]
+        if not parts or len(slices) < len(parts):
+            updates.append(SiteUpdate(site, file.modules[path]))
             continue
-        by_name = {site.name: site for site in sites}
-        updates = split(file.modules[path], sites, parts)
-        found += [(by_name[name], update) for name, update in updates.items()]
-    return found
+        by_name = {own.name: own for own in slices}
+        own = split(file.modules[path], slices, parts)
+        updates += [SiteUpdate(by_name[name], update) for name, update in own.items()]
+    return updates
 
 
-def _slice_site(whole: Site, part: Slice) -> Site:
+def _slice_site(fused: Site, part: Slice) -> Site:
     assert part.rows is not None
     return replace(
-        whole,
+        fused,
         name=part.site,
-        role=part.site.removeprefix(whole.name).strip("[]") or whole.role,
+        role=part.site.removeprefix(fused.name).strip("[]") or fused.role,
         out_features=part.rows.groups * part.rows.width,
         rows=part.rows,
     )

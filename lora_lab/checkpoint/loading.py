@@ -11,9 +11,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from lora_lab.checkpoint.files import CONFIG_FILE, OWN_CONFIG_FILE, shown
-from lora_lab.checkpoint.native import fill, read_own
-from lora_lab.checkpoint.peft import changed_base, read_peft, read_settings
+from lora_lab.checkpoint.adapter_file import AdapterFile
+from lora_lab.checkpoint.files import CONFIG_FILE, quoted
+from lora_lab.checkpoint.native import NativeFile
+from lora_lab.checkpoint.peft import changed_base
+from lora_lab.checkpoint.reader import read_adapter
 from lora_lab.checkpoint.saving import tidy
 from lora_lab.checkpoint.to_model import Matched, match
 from lora_lab.errors import AdapterError
@@ -61,11 +63,11 @@ class _Content:
 
 
 def _read(model: nn.Module, folder: Path) -> _Content:
-    if not (folder / OWN_CONFIG_FILE).is_file():
-        return _read_lora(model, folder)
-    file = read_own(folder)
+    file = read_adapter(folder, known={path for path, _ in model.named_modules()})
+    if isinstance(file, AdapterFile):
+        return _lora_content(model, file, folder)
     if not file.parts:
-        return _Content(file.config, lambda adapter: fill(adapter, file.tensors, folder))
+        return _Content(file.config, lambda adapter: _fill_native(adapter, file, folder))
     contents = [_read(model, part) for part in file.parts]
 
     def fill_parts(combination: Adapter) -> None:
@@ -75,37 +77,56 @@ def _read(model: nn.Module, folder: Path) -> _Content:
     return _Content(tuple(content.config for content in contents), fill_parts)
 
 
-def _read_lora(model: nn.Module, folder: Path) -> _Content:
-    _refuse_what_cannot_be_attached(folder, read_settings(folder))
-    file = read_peft(folder, known={path for path, _ in model.named_modules()})
-    for key in file.left_out.get("experts", ()):
-        raise AdapterError(
-            f"tensor {shown(key)} is for experts that share one tensor, which are not adapted "
-            "here; leave target_parameters out of the training"
-        )
-    found = match(file, model)
-    if not found.updates:
+def _fill_native(adapter: Adapter, file: NativeFile, where: Path) -> None:
+    """Copy a file's tensors into an adapter, if all of them fit.
+
+    Raises:
+        AdapterError: the file is for another base.
+    """
+    live = adapter.state()
+    tensors = {name: tensor.torch() for name, tensor in file.tensors.items()}
+    for name in sorted(live.keys() ^ tensors.keys()):
+        what = "misses" if name in live else "has, and this model does not,"
+        raise AdapterError(f"{where} {what} {quoted(name)}; load it onto the base it was made for")
+    for name, tensor in live.items():
+        if tensor.shape != tensors[name].shape or not tensors[name].is_floating_point():
+            raise AdapterError(
+                f"{where}: {name} is {tuple(tensors[name].shape)} and this model's is "
+                f"{tuple(tensor.shape)}; load it onto the base it was made for"
+            )
+        if not torch.isfinite(tensors[name]).all():
+            raise AdapterError(f"{where}: {name} holds NaN or infinite values; train it again")
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(tensors[name])
+
+
+def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> _Content:
+    _refuse_what_cannot_be_attached(folder, file)
+    matched = match(file, model)
+    if not matched.updates:
         raise AdapterError(f"{folder} holds no LoRA factors that could be attached")
 
     def fill_factors(adapter: Adapter) -> None:
         with torch.no_grad():
-            for path, update in found.updates.items():
-                adapter.sites[path].A.copy_(update.A)
-                adapter.sites[path].B.copy_(update.B)
-            for path, magnitude in found.magnitudes.items():
-                cast(nn.Parameter, adapter.sites[path].magnitude).copy_(magnitude)
-            whole = {key: t for tensors in found.saved.values() for key, t in tensors.items()}
+            for path, update in matched.updates.items():
+                adapter.sites[path].A.copy_(torch.from_numpy(update.A))
+                adapter.sites[path].B.copy_(torch.from_numpy(update.B))
+            for path, magnitude in matched.magnitudes.items():
+                lengths = cast(nn.Parameter, adapter.sites[path].magnitude)
+                lengths.copy_(torch.from_numpy(magnitude))
+            saved = {key: t for tensors in matched.saved.values() for key, t in tensors.items()}
             for key, tensor in cast(LoraAdapter, adapter).saved.state():
-                tensor.copy_(whole[key])
+                tensor.copy_(saved[key])
 
-    return _Content(_own_config(found, file.settings), fill_factors)
+    return _Content(_config(matched, file.settings), fill_factors)
 
 
-def _refuse_what_cannot_be_attached(folder: Path, settings: Mapping[str, Any]) -> None:
-    path = folder / CONFIG_FILE
+def _refuse_what_cannot_be_attached(folder: Path, file: AdapterFile) -> None:
+    path, settings = folder / CONFIG_FILE, file.settings
     if (settings.get("bias") or "none") != "none":
         raise AdapterError(
-            f"{path}: bias={shown(settings['bias'])} is not supported; "
+            f"{path}: bias={quoted(settings['bias'])} is not supported; "
             "load an adapter trained with bias='none'"
         )
     if init := changed_base(settings):
@@ -113,16 +134,21 @@ def _refuse_what_cannot_be_attached(folder: Path, settings: Mapping[str, Any]) -
             f"{path}: {init} took a part out of the base's weights; convert the adapter with "
             "PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…)"
         )
+    for key in file.left_out.get("experts", ()):
+        raise AdapterError(
+            f"tensor {quoted(key)} is for experts that share one tensor, which are not adapted "
+            "here; leave target_parameters out of the training"
+        )
 
 
-def _own_config(found: Matched, settings: Mapping[str, Any]) -> LoraConfig:
+def _config(matched: Matched, settings: Mapping[str, Any]) -> LoraConfig:
     """Return the config that gives every site its rank and scale."""
-    factors = found.updates
+    updates = matched.updates
     use_rslora = bool(settings.get("use_rslora"))
-    ranks = {name: update.r for name, update in factors.items()}
+    ranks = {name: update.r for name, update in updates.items()}
     alphas = {
         name: update.scale * (update.r**0.5 if use_rslora else update.r)
-        for name, update in factors.items()
+        for name, update in updates.items()
     }
     r = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
@@ -130,12 +156,12 @@ def _own_config(found: Matched, settings: Mapping[str, Any]) -> LoraConfig:
         r=r,
         lora_alpha=tidy(alpha),
         lora_dropout=_dropout(settings.get("lora_dropout")),
-        target_modules=tuple(factors),
+        target_modules=tuple(updates),
         rank_pattern={full(n): v for n, v in ranks.items() if v != r},
         alpha_pattern={full(n): tidy(v) for n, v in alphas.items() if v != alpha},
         use_rslora=use_rslora,
-        use_dora=bool(found.magnitudes),
-        modules_to_save=tuple(found.saved) or None,
+        use_dora=bool(matched.magnitudes),
+        modules_to_save=tuple(matched.saved) or None,
     )
 
 
@@ -143,5 +169,5 @@ def _dropout(value: object) -> float:
     if value is None:
         return 0.0
     if type(value) not in (int, float) or not 0 <= cast(float, value) < 1:
-        raise AdapterError(f"lora_dropout is {shown(value)}; it must lie in [0, 1)")
+        raise AdapterError(f"lora_dropout is {quoted(value)}; it must lie in [0, 1)")
     return cast(float, value)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_lab.checkpoint.files import CONFIG_FILE, OWN_CONFIG_FILE
+from lora_lab.checkpoint.files import CONFIG_FILE, NATIVE_CONFIG_FILE
 
 
 @dataclass(frozen=True)
-class AdapterPlace:
+class AdapterLocation:
     """Where an adapter lies.
 
     Attributes:
@@ -25,7 +25,7 @@ class AdapterPlace:
     note: str = ""
 
 
-def find_adapter(path: str | Path) -> AdapterPlace:
+def locate_adapter(path: str | Path) -> AdapterLocation:
     """Return where the adapter is that a path means; nothing is read.
 
     A run's folder means the adapter at its end, or at its last checkpoint if it was cut off. Any
@@ -34,20 +34,21 @@ def find_adapter(path: str | Path) -> AdapterPlace:
     path = Path(path).expanduser()
     name = path.resolve().name
     if holds_adapter(path) or not (path / "config.json").is_file():
-        return AdapterPlace(path, name)
+        return AdapterLocation(path, name)
     if holds_adapter(path / "adapter"):
-        return AdapterPlace(path / "adapter", name, path)
+        return AdapterLocation(path / "adapter", name, path)
     steps = {
         int(folder.name.removeprefix("step-")): folder
         for folder in path.glob("checkpoints/step-*")
         if holds_adapter(folder) and folder.name.removeprefix("step-").isdecimal()
     }
     if not steps:
-        return AdapterPlace(path, name)
+        return AdapterLocation(path, name)
     step = max(steps)
-    return AdapterPlace(steps[step], name, path, f"the run has no end yet: this is step {step:,}")
+    note = f"the run has no end yet: this is step {step:,}"
+    return AdapterLocation(steps[step], name, path, note)
 
 
 def holds_adapter(folder: Path) -> bool:
     """Whether a folder has an adapter's config, PEFT's or our own."""
-    return any((folder / name).is_file() for name in (CONFIG_FILE, OWN_CONFIG_FILE))
+    return any((folder / name).is_file() for name in (CONFIG_FILE, NATIVE_CONFIG_FILE))

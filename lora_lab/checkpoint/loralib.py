@@ -14,12 +14,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from lora_lab.anatomy.types import Rows
-from lora_lab.checkpoint.files import read_tensors
-from lora_lab.checkpoint.modules import AdapterFile, Slice, check_factor
+from lora_lab.checkpoint.adapter_file import AdapterFile, Slice, check_factor
+from lora_lab.checkpoint.files import StoredTensor, read_tensors
 from lora_lab.errors import AdapterError
 from lora_lab.spectra.update import LowRankUpdate
 
@@ -40,7 +39,7 @@ def read_loralib(
     *,
     slices: Sequence[str] | None = None,
     allow_pickle: bool = False,
-) -> tuple[AdapterFile, list[str]]:
+) -> AdapterFile:
     """Read a file of loralib's.
 
     Args:
@@ -51,8 +50,8 @@ def read_loralib(
         allow_pickle: see `read_tensors`.
 
     Returns:
-        The file, and lines about what was assumed. Embeddings are told by their names; they stand
-        among what is left out too, since they are no matrix products.
+        The file. Embeddings are known by their names; they stand among what is left out too, since
+        they are no matrix products.
 
     Raises:
         AdapterError: the file is damaged or foreign, or α is missing.
@@ -92,13 +91,13 @@ def read_loralib(
         modules[module], stacked[module] = _unfold(module, A, B, chosen, lora_alpha)
     if slices and not stacked:
         raise AdapterError(f"{path} adapts no MergedLinear, so slices mean nothing; leave them out")
-    notes = []
+    assumptions = []
     if assumed:
-        notes.append(
+        assumptions.append(
             f"assumed: the two slices of {assumed[0]} are q and v, as in the paper; "
             "the file does not tell (--slices)"
         )
-    return AdapterFile({}, modules, stacked, left_out, embeddings), notes
+    return AdapterFile({}, modules, stacked, left_out, embeddings, assumptions=assumptions)
 
 
 def encode_facts(lora_alpha: float, slices: Mapping[str, Sequence[str]]) -> str:
@@ -134,10 +133,10 @@ def decode_facts(text: str) -> tuple[float | None, dict[str, tuple[str, ...]]]:
     return float(alpha), slices
 
 
-Halves = dict[str, dict[str, Tensor]]  # {module: {"A", "B"}}
+Halves = dict[str, dict[str, np.ndarray]]  # {module: {"A", "B"}}
 
 
-def _sort(tensors: Mapping[str, Tensor]) -> tuple[Halves, Halves, dict[str, list[str]]]:
+def _sort(tensors: Mapping[str, StoredTensor]) -> tuple[Halves, Halves, dict[str, list[str]]]:
     """Return the factors of matrices, those of embeddings, and the names of all that is left."""
     halves: Halves = {}
     embedded: Halves = {}
@@ -155,13 +154,13 @@ def _sort(tensors: Mapping[str, Tensor]) -> tuple[Halves, Halves, dict[str, list
             left_out.setdefault("convolutions", []).append(key)
         else:
             kind = embedded if _EMBEDDING.fullmatch(match["module"]) else halves
-            kind.setdefault(match["module"], {})[match["part"]] = check_factor(key, tensor)
+            kind.setdefault(match["module"], {})[match["part"]] = check_factor(key, tensor.numpy())
             if kind is embedded:
                 left_out.setdefault("embeddings", []).append(key)
     return halves, embedded, left_out
 
 
-def _pair(module: str, halves: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _pair(module: str, halves: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     if missing := {"A", "B"} - halves.keys():
         raise AdapterError(
             f"{module} has lora_{min(halves)} without its partner lora_{min(missing)}; "
@@ -170,7 +169,7 @@ def _pair(module: str, halves: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     return halves["A"], halves["B"]
 
 
-def _embedding(module: str, halves: Mapping[str, Tensor], lora_alpha: float) -> LowRankUpdate:
+def _embedding(module: str, halves: Mapping[str, np.ndarray], lora_alpha: float) -> LowRankUpdate:
     A, B = _pair(module, halves)
     if A.shape[0] != B.shape[1]:
         raise AdapterError(
@@ -193,15 +192,15 @@ def _chosen(module: str, count: int, slices: Sequence[str] | None) -> tuple[str,
 
 
 def _unfold(
-    module: str, A: Tensor, B: Tensor, chosen: Sequence[str], lora_alpha: float
+    module: str, A: np.ndarray, B: np.ndarray, chosen: Sequence[str], lora_alpha: float
 ) -> tuple[LowRankUpdate, tuple[Slice, ...]]:
     """Return a MergedLinear's update over the whole fused matrix: B block-diagonal."""
     width, r = B.shape[0] // len(chosen), B.shape[1]
-    whole = torch.zeros(len(FUSED) * width, len(chosen) * r, dtype=B.dtype)
+    fused = np.zeros((len(FUSED) * width, len(chosen) * r), B.dtype)
     parts = []
     for index, role in enumerate(chosen):
         rows = Rows(1, len(FUSED) * width, FUSED.index(role) * width, width)
         own = B[index * width : (index + 1) * width]
-        whole[rows.offset : rows.offset + width, index * r : (index + 1) * r] = own
+        fused[rows.offset : rows.offset + width, index * r : (index + 1) * r] = own
         parts.append(Slice(f"{module}[{role}]", r, rows))
-    return LowRankUpdate(A, whole, lora_alpha / r), tuple(parts)
+    return LowRankUpdate(A, fused, lora_alpha / r), tuple(parts)

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from lora_lab._util.files import disk_errors, write_file_atomic
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy
+from lora_lab.checkpoint.adapter_file import AdapterFile, check_shape, match_sites
 from lora_lab.checkpoint.loralib import FACTS_KEY, FUSED, encode_facts, read_loralib
-from lora_lab.checkpoint.modules import AdapterFile
 from lora_lab.checkpoint.saving import named_adapter, tidy
 from lora_lab.checkpoint.stacking import module_update, padded, refuse_others, site_product
-from lora_lab.checkpoint.to_model import check_shape, match_sites
 from lora_lab.errors import AdapterError
 from lora_lab.methods.api import attach
 from lora_lab.methods.attached import activate
@@ -109,7 +108,7 @@ def load_loralib(
         AdapterError: the file is missing, damaged or foreign, holds more than factors of linear
             layers and embeddings, is for another base, or α is missing.
     """
-    file, notes = read_loralib(Path(path), lora_alpha, slices=slices, allow_pickle=allow_pickle)
+    file = read_loralib(Path(path), lora_alpha, slices=slices, allow_pickle=allow_pickle)
     others = {kind: names for kind, names in file.left_out.items() if kind != "embeddings"}
     for kind, names in others.items():
         raise AdapterError(
@@ -118,8 +117,8 @@ def load_loralib(
         )
     map_ = anatomy(model)
     factors = _matched(file, map_)
-    for note in notes:
-        warnings.warn(note, stacklevel=2)
+    for assumption in file.assumptions:
+        warnings.warn(assumption, stacklevel=2)
     ranks = {site: update.r for site, update in factors.items()}
     some = next(iter(factors.values()))
     # Its α, whatever the rank: s = α/r of every layer, as loralib has it.
@@ -127,8 +126,8 @@ def load_loralib(
     adapter = cast(LoraAdapter, attach(model, config, name, activate=False))
     with torch.no_grad():
         for site, update in factors.items():
-            adapter.sites[site].A.copy_(update.A)
-            adapter.sites[site].B.copy_(update.B)
+            adapter.sites[site].A.copy_(torch.from_numpy(update.A))
+            adapter.sites[site].B.copy_(torch.from_numpy(update.B))
     activate(model, name)
     return adapter
 

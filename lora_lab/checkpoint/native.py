@@ -18,31 +18,31 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from lora_lab._util.files import write_file_atomic, write_text_atomic
-from lora_lab.checkpoint.checksum import SEAL_KEY, digest
+from lora_lab.checkpoint.checksum import CHECKSUM_KEY, checksum
 from lora_lab.checkpoint.files import (
     CONFIG_FILE,
-    OWN_CONFIG_FILE,
-    OWN_WEIGHTS_FILE,
+    NATIVE_CONFIG_FILE,
+    NATIVE_WEIGHTS_FILE,
     WEIGHTS_FILE,
+    StoredTensor,
+    quoted,
     read_json,
     read_tensors,
-    shown,
 )
 from lora_lab.errors import AdapterError, ConfigError
-from lora_lab.methods.base import Adapter
 from lora_lab.methods.registry import methods
+
+if TYPE_CHECKING:
+    from lora_lab.methods.base import Adapter
 
 _FORMAT = 1
 _PART = re.compile(r"[0-9]+-[a-z0-9-]+")
 
 
-def save_own(adapter: Adapter, folder: Path) -> None:
+def save_native(adapter: Adapter, folder: Path) -> None:
     """Write an adapter of a method that PEFT has no form for; what lay there before is replaced."""
     from safetensors.torch import save_file
 
@@ -52,8 +52,9 @@ def save_own(adapter: Adapter, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     before = parts_in(folder)
-    with write_file_atomic(folder / OWN_WEIGHTS_FILE) as file:
-        save_file(tensors, file, metadata={"format": "pt", SEAL_KEY: digest(tensors, config)})
+    sha256 = checksum({name: StoredTensor.of(t) for name, t in tensors.items()}, config)
+    with write_file_atomic(folder / NATIVE_WEIGHTS_FILE) as file:
+        save_file(tensors, file, metadata={"format": "pt", CHECKSUM_KEY: sha256})
     _write_settings(folder, {"method": adapter.method, "config": config})
     for other in (CONFIG_FILE, WEIGHTS_FILE):
         (folder / other).unlink(missing_ok=True)
@@ -64,7 +65,7 @@ def save_parts(method: str, names: list[str], folder: Path) -> None:
     """Write the list of a combination's parts, whose folders are there already."""
     before = parts_in(folder)
     _write_settings(folder, {"method": method, "parts": names})
-    for other in (CONFIG_FILE, WEIGHTS_FILE, OWN_WEIGHTS_FILE):
+    for other in (CONFIG_FILE, WEIGHTS_FILE, NATIVE_WEIGHTS_FILE):
         (folder / other).unlink(missing_ok=True)
     remove_parts(part for part in before if part.name not in names)
 
@@ -72,7 +73,7 @@ def save_parts(method: str, names: list[str], folder: Path) -> None:
 def parts_in(folder: Path) -> list[Path]:
     """Return the folders of the combination's parts that a folder holds; none of anything else."""
     try:
-        names = read_json(folder / OWN_CONFIG_FILE).get("parts")
+        names = read_json(folder / NATIVE_CONFIG_FILE).get("parts")
     except AdapterError:
         return []
     return [folder / name for name in names] if _are_parts(names) else []
@@ -81,7 +82,7 @@ def parts_in(folder: Path) -> list[Path]:
 def remove_parts(parts: Iterable[Path]) -> None:
     """Remove parts of an adapter that was there before, and nothing that is not an adapter's."""
     for part in parts:
-        for file in (CONFIG_FILE, WEIGHTS_FILE, OWN_CONFIG_FILE, OWN_WEIGHTS_FILE):
+        for file in (CONFIG_FILE, WEIGHTS_FILE, NATIVE_CONFIG_FILE, NATIVE_WEIGHTS_FILE):
             (part / file).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it holds something else, or is not there
             part.rmdir()
@@ -95,78 +96,58 @@ def part_name(number: int, adapter: Adapter) -> str:
 
 
 @dataclass(frozen=True)
-class OwnFile:
-    """An adapter's own files, read.
+class NativeFile:
+    """An adapter in LoRA Lab's own format, read.
 
     Attributes:
+        method: its method's name, such as "BitFit", or "LoRA+PE" of a combination.
         config: the method's; None of a combination.
         tensors: {name: tensor}, as `Adapter.state` names them.
         parts: the folders of a combination's parts.
     """
 
+    method: str
     config: Any
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, StoredTensor]
     parts: tuple[Path, ...] = ()
 
 
-def read_own(folder: Path) -> OwnFile:
+def read_native(folder: Path) -> NativeFile:
     """Read a folder that has a lora_lab_adapter.json.
 
     Raises:
         AdapterError: a file is missing, damaged, foreign, or changed after it was saved.
     """
-    path = folder / OWN_CONFIG_FILE
+    path = folder / NATIVE_CONFIG_FILE
     settings = read_json(path)
     if settings.get("format") != _FORMAT:
         raise AdapterError(
-            f"{path} has format {shown(settings.get('format'))}, and this version reads {_FORMAT}; "
-            "update LoRA Lab"
+            f"{path} has format {quoted(settings.get('format'))}, and this version reads "
+            f"{_FORMAT}; update LoRA Lab"
         )
+    method = str(settings.get("method"))
     if "parts" in settings:
         names = settings["parts"]
         if not _are_parts(names):
-            raise AdapterError(f"{path}: parts is {shown(names)}; save the adapter again")
-        return OwnFile(None, {}, tuple(folder / name for name in names))
+            raise AdapterError(f"{path}: parts is {quoted(names)}; save the adapter again")
+        return NativeFile(method, None, {}, tuple(folder / name for name in names))
     config = settings.get("config")
     classes = {m.config.__name__: m.config for m in methods().values() if not m.peft_form}
     kind = classes.get(str(config.get("class"))) if isinstance(config, dict) else None
     if kind is None or not isinstance(config, dict):
         known = ", ".join(classes)
-        raise AdapterError(f"{path}: config is {shown(config)}; its class must be one of {known}")
+        raise AdapterError(f"{path}: config is {quoted(config)}; its class must be one of {known}")
     try:
         built = kind.from_dict({key: v for key, v in config.items() if key != "class"})
     except (ConfigError, TypeError) as error:
         raise AdapterError(f"{path}: {error}") from None
-    tensors, metadata = read_tensors(folder / OWN_WEIGHTS_FILE, allow_pickle=False)
-    if metadata.get(SEAL_KEY) != digest(tensors, config):
+    tensors, metadata = read_tensors(folder / NATIVE_WEIGHTS_FILE, allow_pickle=False)
+    if metadata.get(CHECKSUM_KEY) != checksum(tensors, config):
         raise AdapterError(
-            f"{folder}: the adapter's tensors or its {OWN_CONFIG_FILE} were changed after LoRA Lab "
-            "had saved them; fetch or save the adapter again"
+            f"{folder}: the adapter's tensors or its {NATIVE_CONFIG_FILE} were changed after LoRA "
+            "Lab had saved them; fetch or save the adapter again"
         )
-    return OwnFile(built, tensors)
-
-
-def fill(adapter: Adapter, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Copy a file's tensors into an adapter, if all of them fit.
-
-    Raises:
-        AdapterError: the file is for another base.
-    """
-    live = adapter.state()
-    for name in sorted(live.keys() ^ tensors.keys()):
-        what = "misses" if name in live else "has, and this model does not,"
-        raise AdapterError(f"{where} {what} {shown(name)}; load it onto the base it was made for")
-    for name, tensor in live.items():
-        if tensor.shape != tensors[name].shape or not tensors[name].is_floating_point():
-            raise AdapterError(
-                f"{where}: {name} is {tuple(tensors[name].shape)} and this model's is "
-                f"{tuple(tensor.shape)}; load it onto the base it was made for"
-            )
-        if not torch.isfinite(tensors[name]).all():
-            raise AdapterError(f"{where}: {name} holds NaN or infinite values; train it again")
-    with torch.no_grad():
-        for name, tensor in live.items():
-            tensor.copy_(tensors[name])
+    return NativeFile(method, built, tensors)
 
 
 def _are_parts(names: object) -> TypeGuard[list[str]]:
@@ -180,4 +161,4 @@ def _are_parts(names: object) -> TypeGuard[list[str]]:
 
 def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     text = json.dumps({"format": _FORMAT, **settings}, indent=2)
-    write_text_atomic(folder / OWN_CONFIG_FILE, text + "\n")
+    write_text_atomic(folder / NATIVE_CONFIG_FILE, text + "\n")

@@ -3,6 +3,9 @@
 Python's `re` can take years over `(a+)+$`, and a file brings both the pattern and the names. Here
 a pattern is walked once with the set of all positions that it can have reached, each position one
 bit of an integer; so the time is bounded, and a budget of steps bounds it for the whole file.
+
+The `regex` package's timeout is no way out: it holds for matching only, and to compile
+`a{999999999}b` takes all memory that there is.
 """
 
 from __future__ import annotations
@@ -12,14 +15,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from lora_lab.checkpoint.files import shown
+from lora_lab.checkpoint.files import quoted
 from lora_lab.errors import AdapterError
 
 Value = TypeVar("Value", int, float)
 
 _LONGEST = 2_000  # characters of a pattern
 _MOST = 100_000  # characters of all patterns that are more than text
-_STEPS = 1_000_000  # for all patterns and names of one file: about a second
+MOST_STEPS = 1_000_000  # for all patterns and names of one file: about a second
 _LITERAL = re.compile(r"\^?(?:[^\\.^$*+?{}\[\]|()]|\\[^A-Za-z0-9])+")
 # What the interpreter itself parses patterns with; its tree has been the same since 3.11.
 _parser: Any = importlib.import_module("re._parser")
@@ -39,6 +42,9 @@ class Patterns(Generic[Value]):
     A match begins at the path's start or behind a dot, as in `(.*\\.)?(pattern)$`. Names that are
     only escaped are compared as text.
 
+    Attributes:
+        steps: how many operations of patterns were tried so far; at most `MOST_STEPS`.
+
     Raises:
         AdapterError: a pattern that is no regular expression, or needs more than one walk (looking
             around, referring back), or takes too long.
@@ -50,7 +56,7 @@ class Patterns(Generic[Value]):
         self._whole: dict[str, int] = {}
         self._endings: dict[str, int] = {}
         self._others: list[tuple[int, str, Any]] = []
-        self._steps = self._parsed = 0
+        self.steps = self._parsed = 0
         self._name = ""
         self._masks: dict[object, int] = {}
         for index, pattern in enumerate(patterns):
@@ -94,8 +100,8 @@ class Patterns(Generic[Value]):
         """Return where `tree` can end in `name`, given where it can begin; one bit a position."""
         reached = starts
         for op, argument in tree:
-            self._steps += 1
-            if self._steps > _STEPS:
+            self.steps += 1
+            if self.steps > MOST_STEPS:
                 raise self._refused(pattern, "takes too long to match")
             if not reached:
                 return 0
@@ -143,7 +149,7 @@ class Patterns(Generic[Value]):
 
     def _refused(self, pattern: str, why: str) -> AdapterError:
         return AdapterError(
-            f"{self._field} key {shown(pattern)} {why}; write the modules' full names instead"
+            f"{self._field} key {quoted(pattern)} {why}; write the modules' full names instead"
         )
 
 

@@ -12,22 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 
-from lora_lab.checkpoint.checksum import check_seal
-from lora_lab.checkpoint.files import (
-    CONFIG_FILE,
-    PICKLE_FILE,
-    WEIGHTS_FILE,
-    read_json,
-    read_tensors,
-    shown,
-)
-from lora_lab.checkpoint.modules import (
+from lora_lab.checkpoint.adapter_file import (
     SLICES_KEY,
     AdapterFile,
     check_factor,
     decode_slices,
+)
+from lora_lab.checkpoint.checksum import verify_checksum
+from lora_lab.checkpoint.files import (
+    CONFIG_FILE,
+    PICKLE_FILE,
+    WEIGHTS_FILE,
+    StoredTensor,
+    quoted,
+    read_json,
+    read_tensors,
 )
 from lora_lab.checkpoint.patterns import Patterns
 from lora_lab.errors import AdapterError
@@ -89,7 +90,7 @@ def read_peft(
     slices = decode_slices(metadata.get(SLICES_KEY, ""), modules)
     embeddings, kernels = updates("embeddings"), updates("convolutions")
     _check_magnitudes({**modules, **embeddings, **kernels}.keys(), magnitudes, settings)
-    check_seal(tensors, settings, metadata)
+    verify_checksum(tensors, settings, metadata)
     return AdapterFile(
         *(settings, modules, slices, found.left_out),
         *(embeddings, kernels, magnitudes, found.weights),
@@ -109,7 +110,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     kind = settings.get("peft_type")
     if kind not in ("LORA", "ADALORA"):
         raise AdapterError(
-            f"{path} describes {shown(kind)}, not a LoRA adapter; only LORA can be read"
+            f"{path} describes {quoted(kind)}, not a LoRA adapter; only LORA can be read"
         )
     for name in _FOREIGN:
         if settings.get(name):
@@ -117,7 +118,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     for name in _SWITCHES:
         if type(settings.get(name) or False) is not bool:
             raise AdapterError(
-                f"{path}: {name} is {shown(settings[name])}, neither true nor false; "
+                f"{path}: {name} is {quoted(settings[name])}, neither true nor false; "
                 "fetch the adapter again"
             )
     for name in ("rank_pattern", "alpha_pattern"):
@@ -136,14 +137,14 @@ def read_settings(folder: Path) -> dict[str, Any]:
     for name, value in ranks.items():
         if type(value) is not int or value < 1:
             raise AdapterError(
-                f"{path}: rank {shown(name)} is {shown(value)}, not a whole number above 0; "
+                f"{path}: rank {quoted(name)} is {quoted(value)}, not a whole number above 0; "
                 "fetch the adapter again"
             )
     for name, value in {"lora_alpha": settings["lora_alpha"], **settings["alpha_pattern"]}.items():
         # Not isfinite: it fails on whole numbers that no float can hold.
         if type(value) not in (int, float) or not 0 < value <= _LARGEST_ALPHA:
             raise AdapterError(
-                f"{path}: alpha {shown(name)} is {shown(value)}, not a number that can be used; "
+                f"{path}: alpha {quoted(name)} is {quoted(value)}, not a number that can be used; "
                 "fetch the adapter again"
             )
     return settings
@@ -187,9 +188,9 @@ class _Found:
     `factors` is {"matrices", "embeddings" or "convolutions": {module: {"A", "B", "E"}}}.
     """
 
-    factors: dict[str, dict[str, dict[str, Tensor]]] = field(default_factory=dict)
-    magnitudes: dict[str, Tensor] = field(default_factory=dict)
-    weights: dict[str, Tensor] = field(default_factory=dict)
+    factors: dict[str, dict[str, dict[str, np.ndarray]]] = field(default_factory=dict)
+    magnitudes: dict[str, np.ndarray] = field(default_factory=dict)
+    weights: dict[str, StoredTensor] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
     def leave_out(self, kind: str, key: str) -> None:
@@ -198,7 +199,7 @@ class _Found:
 
 
 def _sort(
-    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], known: Collection[str]
+    tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any], known: Collection[str]
 ) -> _Found:
     found = _Found()
     # Experts' weights in one tensor: there the factors of all of them are stacked.
@@ -206,7 +207,7 @@ def _sort(
     for key, tensor in tensors.items():
         path = key.removeprefix(PREFIX)
         if len(path) > _LONGEST or path.count(".") > _DEEPEST or not path.isprintable():
-            raise AdapterError(f"tensor {shown(key)} is no name of a module; fetch it again")
+            raise AdapterError(f"tensor {quoted(key)} is no name of a module; fetch it again")
         match = _KEY.fullmatch(path)
         if match is None or _is_saved(path, settings["modules_to_save"]):
             _sort_other(found, key, path, tensor)
@@ -216,33 +217,33 @@ def _sort(
             found.leave_out("experts", key)
         elif part == "magnitude_vector":
             if module in found.magnitudes:
-                raise AdapterError(f"{shown(module)} has two magnitudes; fetch the adapter again")
-            found.magnitudes[module] = check_factor(key, tensor.flatten(), 1)
+                raise AdapterError(f"{quoted(module)} has two magnitudes; fetch the adapter again")
+            found.magnitudes[module] = check_factor(key, tensor.numpy().ravel(), 1)
             found.leave_out("magnitudes", key)
-        elif not tensor.numel() and settings["peft_type"] == "ADALORA":
+        elif 0 in tensor.shape and settings["peft_type"] == "ADALORA":
             found.leave_out("pruned", key)
         else:
             kind, dimensions = "matrices", 2
             if part.startswith("embedding"):
                 kind = "embeddings"
-            elif 2 < tensor.ndim < 6:
-                kind, dimensions = "convolutions", tensor.ndim
+            elif 2 < len(tensor.shape) < 6:
+                kind, dimensions = "convolutions", len(tensor.shape)
             if kind != "matrices":
                 found.leave_out(kind, key)
             parts = found.factors.setdefault(kind, {}).setdefault(module, {})
             letter = part[-1]
             if letter in parts:
                 raise AdapterError(
-                    f"{shown(module)} has two lora_{letter}; name a file with one adapter"
+                    f"{quoted(module)} has two lora_{letter}; name a file with one adapter"
                 )
-            parts[letter] = check_factor(key, tensor, dimensions)
+            parts[letter] = check_factor(key, tensor.numpy(), dimensions)
     return found
 
 
-def _sort_other(found: _Found, key: str, path: str, tensor: Tensor) -> None:
+def _sort_other(found: _Found, key: str, path: str, tensor: StoredTensor) -> None:
     if ".lora_" in path and not path.endswith(".bias"):
         raise AdapterError(
-            f"tensor {shown(key)} belongs to a variant of LoRA; only lora_A and lora_B are read"
+            f"tensor {quoted(key)} belongs to a variant of LoRA; only lora_A and lora_B are read"
         )
     found.leave_out("biases" if _BIAS.fullmatch(path) else "weights", key)
     found.weights[path] = tensor
@@ -258,7 +259,7 @@ def _own_name(module: str, known: Collection[str]) -> str:
 
 
 def _check_magnitudes(
-    modules: Collection[str], magnitudes: Mapping[str, Tensor], settings: Mapping[str, Any]
+    modules: Collection[str], magnitudes: Mapping[str, np.ndarray], settings: Mapping[str, Any]
 ) -> None:
     """Raise unless exactly DoRA's modules have a magnitude."""
     wanted = set(modules) if settings.get("use_dora") else set()
@@ -266,14 +267,14 @@ def _check_magnitudes(
         odd = min(wanted ^ magnitudes.keys())
         has = "a" if odd in magnitudes else "no"
         raise AdapterError(
-            f"{shown(odd)} has {has} magnitude, and use_dora={bool(settings.get('use_dora'))}; "
+            f"{quoted(odd)} has {has} magnitude, and use_dora={bool(settings.get('use_dora'))}; "
             "fetch the adapter again"
         )
 
 
 def _update(
     module: str,
-    parts: Mapping[str, Tensor],
+    parts: Mapping[str, np.ndarray],
     settings: Mapping[str, Any],
     ranks: Patterns[int],
     alphas: Patterns[float],
@@ -281,22 +282,22 @@ def _update(
     adaptive = settings["peft_type"] == "ADALORA"
     if missing := {"A", "B", *("E" if adaptive else ())} - parts.keys():
         raise AdapterError(
-            f"{shown(module)} has lora_{min(parts)} without its partner lora_{min(missing)}; "
+            f"{quoted(module)} has lora_{min(parts)} without its partner lora_{min(missing)}; "
             "fetch the adapter again"
         )
     if odd := parts.keys() - {"A", "B", *("E" if adaptive else ())}:
-        raise AdapterError(f"{shown(module)} has lora_{min(odd)}, which only AdaLoRA has")
+        raise AdapterError(f"{quoted(module)} has lora_{min(odd)}, which only AdaLoRA has")
     A, B = parts["A"], parts["B"]
     r = A.shape[0] if adaptive else ranks.lookup(module, settings["r"])
     # A grouped convolution's B has fewer columns; the base knows how many.
     if A.shape[0] != r or (B.ndim == 2 and B.shape[1] != r):
         raise AdapterError(
-            f"{shown(module)}: A is {tuple(A.shape)} and B {tuple(B.shape)}, but the config says "
-            f"r={shown(r)}"
+            f"{quoted(module)}: A is {tuple(A.shape)} and B {tuple(B.shape)}, but the config says "
+            f"r={quoted(r)}"
         )
     if adaptive:
         if parts["E"].shape != (r, 1):
-            raise AdapterError(f"{shown(module)}: lora_E is not ({r}, 1); fetch the adapter again")
+            raise AdapterError(f"{quoted(module)}: lora_E is not ({r}, 1); fetch the adapter again")
         # PEFT keeps the scale of the rank that training began with.
         return LowRankUpdate(
             A, B * parts["E"].T, settings["lora_alpha"] / (settings["init_r"] + 1e-5)

@@ -24,10 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._util.files import write_file_atomic, write_text_atomic
-from lora_lab.checkpoint.checksum import SEAL_KEY, seal
-from lora_lab.checkpoint.files import CONFIG_FILE, OWN_CONFIG_FILE, OWN_WEIGHTS_FILE, WEIGHTS_FILE
-from lora_lab.checkpoint.modules import SLICES_KEY, Slice, encode_slices, rows_of
-from lora_lab.checkpoint.native import part_name, parts_in, remove_parts, save_own, save_parts
+from lora_lab.checkpoint.adapter_file import SLICES_KEY, Slice, encode_slices, rows_of
+from lora_lab.checkpoint.checksum import CHECKSUM_KEY, adapter_checksum
+from lora_lab.checkpoint.files import (
+    CONFIG_FILE,
+    NATIVE_CONFIG_FILE,
+    NATIVE_WEIGHTS_FILE,
+    WEIGHTS_FILE,
+    StoredTensor,
+)
+from lora_lab.checkpoint.native import part_name, parts_in, remove_parts, save_native, save_parts
 from lora_lab.checkpoint.peft import PREFIX
 from lora_lab.checkpoint.stacking import module_update
 from lora_lab.checkpoint.tied_weights import tied_to
@@ -47,7 +53,7 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
     """Write an adapter: LoRA so that PEFT, and what reads PEFT's files, can load it.
 
     A method that PEFT has no form for gets LoRA Lab's own, and so do the parts of a combination,
-    each in a folder of its own within; see `checkpoint.own`.
+    each in a folder of its own within; see `checkpoint.native`.
 
     Args:
         model: a model with an adapter.
@@ -73,7 +79,7 @@ def _save(model: nn.Module, adapter: Adapter, folder: Path) -> None:
             _save(model, own, folder / part)
         save_parts(adapter.method, names, folder)
     else:
-        save_own(adapter, folder)
+        save_native(adapter, folder)
 
 
 def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
@@ -98,14 +104,15 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
     tensors = {PREFIX + key: tensor for key, tensor in (form.tensors | weights).items()}
     settings = _peft_config(model, adapter, form, weights)
     metadata = {"format": "pt", SLICES_KEY: encode_slices(form.slices)}
-    metadata[SEAL_KEY] = seal(tensors, settings, metadata)
+    stored = {key: StoredTensor.of(tensor) for key, tensor in tensors.items()}
+    metadata[CHECKSUM_KEY] = adapter_checksum(stored, settings, metadata)
 
     folder.mkdir(parents=True, exist_ok=True)
     before = parts_in(folder)
     with write_file_atomic(folder / WEIGHTS_FILE) as file:
         save_file(tensors, file, metadata=metadata)
     write_text_atomic(folder / CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
-    for other in (OWN_CONFIG_FILE, OWN_WEIGHTS_FILE):
+    for other in (NATIVE_CONFIG_FILE, NATIVE_WEIGHTS_FILE):
         (folder / other).unlink(missing_ok=True)
     remove_parts(before)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from torch.nn import functional as F
 
-from lora_lab.checkpoint.modules import rows_of
+from lora_lab.checkpoint.adapter_file import rows_of
 from lora_lab.errors import AdapterError
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite

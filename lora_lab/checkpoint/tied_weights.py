@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-import torch
+import numpy as np
 from torch import nn
 
-from lora_lab.checkpoint.modules import AdapterFile
+from lora_lab.checkpoint.adapter_file import AdapterFile
 from lora_lab.errors import AdapterError
 from lora_lab.spectra.update import LowRankUpdate
 
@@ -16,12 +17,12 @@ def tied_to(path: str, by_path: Mapping[str, nn.Module]) -> list[str]:
     """Return the paths of the other modules that have a module's very weight."""
     module = by_path[path]
     weight = getattr(module, "weight", None)
-    found = {
+    tied = {
         id(other): name
         for name, other in by_path.items()
         if other is not module and weight is not None and getattr(other, "weight", None) is weight
     }
-    return list(found.values())
+    return list(tied.values())
 
 
 def without_tied(file: AdapterFile, by_path: Mapping[str, nn.Module]) -> AdapterFile:
@@ -33,14 +34,14 @@ def without_tied(file: AdapterFile, by_path: Mapping[str, nn.Module]) -> Adapter
     Raises:
         AdapterError: the file's ends are not those of this base, or have different factors.
     """
-    said = bool(file.settings.get("ensure_weight_tying"))
+    said_tied = bool(file.settings.get("ensure_weight_tying"))
     modules, embeddings = dict(file.modules), dict(file.embeddings)
     for path in file.embeddings:
         if path not in embeddings or path not in by_path:
             continue
         own = embeddings[path]
         others = tied_to(path, by_path)
-        if said and not others:
+        if said_tied and not others:
             raise AdapterError(
                 "the adapter was trained on a base whose output layer is tied to its embedding, "
                 "and here it is not; tie them (model.tie_weights()), or load that base"
@@ -48,7 +49,7 @@ def without_tied(file: AdapterFile, by_path: Mapping[str, nn.Module]) -> Adapter
         for other in others:
             twin = embeddings.pop(other, None)
             theirs = twin or modules.pop(other, None)
-            if theirs is None and not said:
+            if theirs is None and not said_tied:
                 raise AdapterError(
                     f"the adapter changes {path} and not {other}, which here share one weight; "
                     f"give {other} a weight of its own before loading"
@@ -58,14 +59,11 @@ def without_tied(file: AdapterFile, by_path: Mapping[str, nn.Module]) -> Adapter
                     f"{path} and {other} share one weight here and have different factors in the "
                     f"file; give {other} a weight of its own before loading"
                 )
-    return AdapterFile(
-        *(file.settings, modules, file.slices, file.left_out),
-        *(embeddings, file.kernels, file.magnitudes, file.weights),
-    )
+    return replace(file, modules=modules, embeddings=embeddings)
 
 
 def _same(embedding: LowRankUpdate, other: LowRankUpdate, *, turned: bool) -> bool:
     A, B = (other.B.T, other.A.T) if turned else (other.A, other.B)
     if (A.shape, B.shape, other.scale) != (embedding.A.shape, embedding.B.shape, embedding.scale):
         return False
-    return torch.equal(A, embedding.A) and torch.equal(B, embedding.B)
+    return np.array_equal(A, embedding.A) and np.array_equal(B, embedding.B)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
 from lora_lab.anatomy.api import anatomy, output_embedding
 from lora_lab.anatomy.types import Anatomy, Site
-from lora_lab.checkpoint.files import shown
-from lora_lab.checkpoint.full_modules import match_whole
-from lora_lab.checkpoint.modules import AdapterFile, rows_of, split
+from lora_lab.checkpoint.adapter_file import AdapterFile, check_shape, rows_of, sites_of, split
+from lora_lab.checkpoint.files import quoted
+from lora_lab.checkpoint.full_modules import match_full_modules
 from lora_lab.checkpoint.tied_weights import without_tied
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import original_weight
@@ -32,7 +32,7 @@ class Matched:
     """
 
     updates: dict[str, LowRankUpdate] = field(default_factory=dict)
-    magnitudes: dict[str, Tensor] = field(default_factory=dict)
+    magnitudes: dict[str, np.ndarray] = field(default_factory=dict)
     saved: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
@@ -44,20 +44,17 @@ def match(file: AdapterFile, model: nn.Module) -> Matched:
             line names the first difference.
     """
     map_ = anatomy(model)
-    found = Matched()
+    matched = Matched()
     by_path = dict(model.named_modules(remove_duplicate=False))
     file = without_tied(file, by_path)
-    found.saved.update(match_whole(file, model, by_path))
+    matched.saved.update(match_full_modules(file, model, by_path))
     for path in (*file.modules, *file.embeddings, *file.kernels):
-        if any(f"{path}.".startswith(f"{own}.") for own in found.saved):
+        if any(f"{path}.".startswith(f"{own}.") for own in matched.saved):
             raise AdapterError(
-                f"{shown(path)} has factors and is trained whole too; fetch the adapter again"
+                f"{quoted(path)} has factors and is trained whole too; fetch the adapter again"
             )
-    sites: dict[str, list[Site]] = {}
-    for site in map_.sites:
-        sites.setdefault(site.module, []).append(site)
     for path, module in file.modules.items():
-        own = find_sites(path, sites, by_path, model)
+        own = _sites(path, map_.by_module, by_path, model)
         check_shape(path, module, own[0])
         parts = split(module, own, file.slices.get(path, ()))
         if (magnitude := file.magnitudes.get(path)) is not None:
@@ -66,85 +63,45 @@ def match(file: AdapterFile, model: nn.Module) -> Matched:
             W = W.T if own[0].transposed else W
             parts = _dora_parts(path, parts, split(module, own), map_, magnitude, W)
             for name in parts:
-                found.magnitudes[name] = magnitude[rows_of(map_.by_name[name].rows)]
-        found.updates.update(parts)
+                matched.magnitudes[name] = magnitude[rows_of(map_.by_name[name].rows)]
+        matched.updates.update(parts)
     others = {site.module: [site] for site in map_.others}
     for path, module in file.embeddings.items():
-        own = find_sites(path, others, by_path, model)
+        own = _sites(path, others, by_path, model)
         _check_kind(path, own[0], "embedding")
         check_shape(path, module, own[0])
-        found.updates[path] = module
+        matched.updates[path] = module
     for path, module in file.kernels.items():
-        own = find_sites(path, others, by_path, model)
+        own = _sites(path, others, by_path, model)
         _check_kind(path, own[0], "conv")
-        found.updates[path] = _flat(path, module, cast(nn.Conv2d, by_path[path]))
+        matched.updates[path] = _flat(path, module, cast(nn.Conv2d, by_path[path]))
     for path in (*file.embeddings, *file.kernels):
         if path in file.magnitudes:
-            found.magnitudes[path] = file.magnitudes[path]
-    found.updates.update({name: _within_bounds(update) for name, update in found.updates.items()})
-    return found
+            matched.magnitudes[path] = file.magnitudes[path]
+    for name, update in matched.updates.items():
+        matched.updates[name] = _within_bounds(update)
+    return matched
 
 
-def match_sites(file: AdapterFile, map_: Anatomy) -> dict[str, LowRankUpdate]:
-    """Return {site name: its update} of a file's matrices.
-
-    Raises:
-        AdapterError: the adapter is for another base; the line names the first difference.
-    """
-    sites: dict[str, list[Site]] = {}
-    for site in map_.sites:
-        sites.setdefault(site.module, []).append(site)
-    found: dict[str, LowRankUpdate] = {}
-    for path, module in file.modules.items():
-        own = find_sites(path, sites)
-        check_shape(path, module, own[0])
-        found |= split(module, own, file.slices.get(path, ()))
-    return found
-
-
-def find_sites(
+def _sites(
     path: str,
-    sites: Mapping[str, list[Site]],
-    by_path: Mapping[str, nn.Module] | None = None,
-    model: nn.Module | None = None,
+    by_module: Mapping[str, list[Site]],
+    by_path: Mapping[str, nn.Module],
+    model: nn.Module,
 ) -> list[Site]:
-    """Return the sites of a module, or say that there are none.
-
-    Raises:
-        AdapterError: there are none.
-    """
-    if path in sites:
-        return sites[path]
-    if model is not None and by_path is not None and path in by_path:
-        if by_path[path] is output_embedding(model):
-            raise AdapterError(
-                f"{path} is the output layer, which gets no factors here unless it is tied to the "
-                "embedding; merge this adapter where it was made"
-            )
+    """Return the sites of a file's module; say why a module that is here has none."""
+    layer = by_path.get(path)
+    if path in by_module or layer is None:
+        return sites_of(path, by_module)
+    if layer is output_embedding(model):
         raise AdapterError(
-            f"{path} is a {type(by_path[path]).__name__} here, which the file's factors are not "
-            "for; fetch the adapter of this base"
+            f"{path} is the output layer, which gets no factors here unless it is tied to the "
+            "embedding; merge this adapter where it was made"
         )
     raise AdapterError(
-        f"the adapter is for another base: this model has no adaptable module {shown(path)} "
-        f"(it has {next(iter(sites), 'none')!r}, …)"
+        f"{path} is a {type(layer).__name__} here, which the file's factors are not for; fetch the "
+        "adapter of this base"
     )
-
-
-def check_shape(path: str, module: LowRankUpdate, site: Site) -> None:
-    """Raise unless a module's update has the shape of the base's module.
-
-    Args:
-        path: the module's path.
-        module: its update.
-        site: the module's site in the base, or one of them.
-    """
-    out = site.rows.groups * site.rows.group_size if site.rows else site.out_features
-    if module.shape != (out, site.in_features):
-        raise AdapterError(
-            f"the adapter is for another base: {path} is {out} × {site.in_features} here, "
-            f"{module.shape[0]} × {module.shape[1]} in the file"
-        )
 
 
 def _check_kind(path: str, site: Site, kind: str) -> None:
@@ -161,7 +118,7 @@ def _dora_parts(
     parts: dict[str, LowRankUpdate],
     every: dict[str, LowRankUpdate],
     map_: Anatomy,
-    magnitude: Tensor,
+    magnitude: np.ndarray,
     W: Tensor,
 ) -> dict[str, LowRankUpdate]:
     """Return the sites that take up all of a DoRA module: rows that none owns must stay W₀'s."""
@@ -170,12 +127,12 @@ def _dora_parts(
             f"the adapter is for another base: {path} has {W.shape[0]} rows here, "
             f"{len(magnitude)} in the file"
         )
-    lengths = row_norms(W).to("cpu", magnitude.dtype)
+    lengths = row_norms(W).cpu().numpy().astype(magnitude.dtype)
     for chosen in (parts, every):
-        free = torch.ones(len(magnitude), dtype=torch.bool)
+        free = np.ones(len(magnitude), bool)
         for name in chosen:
             free[rows_of(map_.by_name[name].rows)] = False
-        if torch.allclose(magnitude[free], lengths[free], rtol=1e-5, atol=0):
+        if np.allclose(magnitude[free], lengths[free], rtol=1e-5, atol=0):
             return chosen
     raise AdapterError(
         f"{path} has DoRA magnitudes on rows that are no site here, which cannot be held; merge "
@@ -199,24 +156,24 @@ def _flat(path: str, module: LowRankUpdate, conv: nn.Conv2d) -> LowRankUpdate:
             f"{conv.out_channels} channels, kernel {conv.kernel_size}, {groups} groups here; A is "
             f"{tuple(A.shape)} and B {tuple(B.shape)} in the file"
         )
-    B = B.flatten(1)
+    B = B.reshape(len(B), -1)
     if groups == 1:
-        return module._replace(A=A.flatten(1), B=B)
-    blocks = A.view(groups, q, groups, own, *conv.kernel_size)
-    each = [blocks[group, :, group].flatten(1) for group in range(groups)]
-    if sum(int(block.count_nonzero()) for block in each) != int(A.count_nonzero()):
+        return module._replace(A=A.reshape(len(A), -1), B=B)
+    blocks = A.reshape(groups, q, groups, own, *conv.kernel_size)
+    each = [blocks[group, :, group].reshape(q, -1) for group in range(groups)]
+    if sum(map(np.count_nonzero, each)) != np.count_nonzero(A):
         raise AdapterError(
             f"{path} is a grouped convolution, and the file's A reads the channels of other "
             "groups too, which its kernel cannot hold; leave it out of target_modules"
         )
-    if all(torch.equal(block, each[0]) for block in each):
+    if all(np.array_equal(block, each[0]) for block in each):
         return module._replace(A=each[0], B=B)
     width = conv.out_channels // groups
-    spread = B.new_zeros(conv.out_channels, groups * q)
+    spread = np.zeros((conv.out_channels, groups * q), B.dtype)
     for group in range(groups):
         rows = slice(group * width, (group + 1) * width)
         spread[rows, group * q : (group + 1) * q] = B[rows]
-    return module._replace(A=torch.cat(each), B=spread)
+    return module._replace(A=np.concatenate(each), B=spread)
 
 
 def _within_bounds(update: LowRankUpdate) -> LowRankUpdate:
@@ -224,7 +181,7 @@ def _within_bounds(update: LowRankUpdate) -> LowRankUpdate:
     out, in_ = update.shape
     if update.r <= min(out, in_):
         return update
-    product = (update.B.double() @ update.A.double()).to(update.A.dtype)
-    if out <= in_:
-        return update._replace(A=product, B=torch.eye(out, dtype=product.dtype))
-    return update._replace(A=torch.eye(in_, dtype=product.dtype), B=product)
+    product = update.B.astype(np.float64) @ update.A.astype(np.float64)
+    factors = (product, np.eye(out)) if out <= in_ else (np.eye(in_), product)
+    A, B = (factor.astype(update.A.dtype) for factor in factors)
+    return update._replace(A=A, B=B)

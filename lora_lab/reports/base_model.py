@@ -10,8 +10,8 @@ from torch import Tensor
 from lora_lab.analysis.leading import BaseWeight
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy, Site
+from lora_lab.checkpoint.adapter_file import rows_of
 from lora_lab.checkpoint.factors import AdapterFactors
-from lora_lab.checkpoint.modules import rows_of
 from lora_lab.errors import ModelError
 from lora_lab.methods.lora.layers import owned_rows
 from lora_lab.spectra.update import SiteUpdate
@@ -56,8 +56,8 @@ class Base:
             stored = self._stored(site)
             whole = stored.T if site.transposed else stored
             U, s, Vt = BaseWeight(whole).leading(update.r)
-            B_0 = (U * (s / update.scale))[_rows(site)]
-            initial = _like(Vt, update.A), _like(B_0, update.B)
+            B_0 = (U * (s / update.scale))[rows_of(site.rows)]
+            initial = Vt.astype(update.A.dtype), B_0.astype(update.B.dtype)
             yield SiteUpdate(site, update._replace(initial=initial))
 
     def _stored(self, site: Site) -> Tensor:
@@ -65,12 +65,3 @@ class Base:
         if not isinstance(weight, Tensor) or not weight.is_floating_point():
             raise ModelError(f"{site.module} holds no floating-point weights; load it unquantised")
         return weight.detach()
-
-
-def _rows(site: Site) -> Any:
-    rows = rows_of(site.rows)
-    return rows.numpy() if isinstance(rows, Tensor) else rows
-
-
-def _like(x: Any, factor: Tensor) -> Tensor:
-    return factor.new_tensor(x)

@@ -17,7 +17,7 @@ from lora_lab.analysis.spectrum import spectrum_view
 from lora_lab.analysis.table import Analysis, SiteAnalysis
 from lora_lab.checkpoint.factors import read_factors
 from lora_lab.checkpoint.loading import load_adapter
-from lora_lab.checkpoint.locate import find_adapter
+from lora_lab.checkpoint.locate import locate_adapter
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.reports.base_model import Base
 from lora_lab.reports.inspection import Inspection
@@ -71,7 +71,7 @@ def inspect_adapter(
         raise ConfigError("intruders are scaled in an adapter of PEFT's format; leave out the task")
     reading = _Reading(_load_base(base) if base else None, lora_alpha, slices, allow_pickle)
     subject = reading.read(adapter)
-    place = find_adapter(adapter)
+    place = locate_adapter(adapter)
     other = None
     if against is not None:
         # One of the two may be PEFT's, whose file holds its α.

@@ -42,7 +42,7 @@ def peft_adapter(name, folder, **config):
 
 def built(site):
     A, B, scale, *_ = site.update
-    return scale * B.double().numpy() @ A.double().numpy()
+    return scale * B.astype(np.float64) @ A.astype(np.float64)
 
 
 def assert_same_update(site, delta):
@@ -217,7 +217,7 @@ def test_half_precision_factors_are_read_in_float32(tmp_path):
     path = tmp_path / "adapter_model.safetensors"
     save_file({key: tensor.bfloat16() for key, tensor in load_file(path).items()}, path)
     for site in read_factors(tmp_path).sites:
-        assert site.update.A.dtype == site.update.B.dtype == torch.float32
+        assert site.update.A.dtype == site.update.B.dtype == np.float32
         np.testing.assert_allclose(built(site), deltas[site.site.module], atol=0.05)
 
 
@@ -232,7 +232,7 @@ def test_a_pickle_is_read_only_when_it_is_asked_for(tmp_path):
     by_name = read_factors(tmp_path / "adapter_model.bin", allow_pickle=True)
     for site, same in zip(found.sites, by_name.sites, strict=True):
         assert_same_update(site, deltas[site.site.module])
-        assert torch.equal(site.update.A, same.update.A)
+        np.testing.assert_array_equal(site.update.A, same.update.A)
 
 
 class Evil:

@@ -45,7 +45,7 @@ def merged_update(layer):
 
 def assert_same_update(site, delta):
     A, B, scale, *_ = site.update
-    built = scale * B.double().numpy() @ A.double().numpy()
+    built = scale * B.astype(np.float64) @ A.astype(np.float64)
     np.testing.assert_allclose(built, delta, atol=1e-5 * np.abs(delta).max())
     s = np.asarray(site.update.triplets()[1], np.float64)
     exact = np.linalg.svd(delta, compute_uv=False)[: len(s)]

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lora_lab as ll
-from lora_lab.checkpoint.files import OWN_CONFIG_FILE, OWN_WEIGHTS_FILE
+from lora_lab.checkpoint.files import NATIVE_CONFIG_FILE, NATIVE_WEIGHTS_FILE
 from lora_lab.errors import AdapterError
 from tests.core.test_adapters import outputs
 from tests.core.tiny_models import tiny, tiny_inputs
@@ -24,7 +24,7 @@ def saved(tmp_path):
 
 
 def rewrite(folder, **changes):
-    path = folder / OWN_CONFIG_FILE
+    path = folder / NATIVE_CONFIG_FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -40,11 +40,11 @@ def test_the_folder_holds_one_adapter_whatever_was_there(saved):
     model, folder = saved
     ll.attach(model, ll.LoraConfig(r=2), "lora")
     ll.save_adapter(model, folder, "lora")
-    assert not (folder / OWN_CONFIG_FILE).exists()
+    assert not (folder / NATIVE_CONFIG_FILE).exists()
     assert ll.load_adapter(tiny("gpt2"), folder).method == "LoRA"
     ll.save_adapter(model, folder, "default")
     assert ll.load_adapter(tiny("gpt2"), folder).method == "BitFit"
-    assert sorted(p.name for p in folder.iterdir()) == [OWN_CONFIG_FILE, OWN_WEIGHTS_FILE]
+    assert sorted(p.name for p in folder.iterdir()) == [NATIVE_CONFIG_FILE, NATIVE_WEIGHTS_FILE]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_foreign_settings_end_in_one_line(saved, changes, line):
 
 def test_a_flipped_number_a_missing_file_and_a_cut_one_are_noticed(saved):
     _, folder = saved
-    path = folder / OWN_WEIGHTS_FILE
+    path = folder / NATIVE_WEIGHTS_FILE
     whole = path.read_bytes()
     path.write_bytes(whole[:-4] + bytes(4))
     with pytest.raises(AdapterError, match="were changed after LoRA Lab had saved them"):
@@ -86,7 +86,7 @@ def test_a_flipped_number_a_missing_file_and_a_cut_one_are_noticed(saved):
 
 def test_without_its_checksum_it_is_not_ours(saved):
     _, folder = saved
-    save_file(load_file(folder / OWN_WEIGHTS_FILE), folder / OWN_WEIGHTS_FILE)
+    save_file(load_file(folder / NATIVE_WEIGHTS_FILE), folder / NATIVE_WEIGHTS_FILE)
     with pytest.raises(AdapterError, match="were changed after"):
         ll.load_adapter(tiny("gpt2"), folder)
 

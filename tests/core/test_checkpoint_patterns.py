@@ -2,11 +2,10 @@
 
 import random
 import re
-import time
 
 import pytest
 
-from lora_lab.checkpoint.patterns import Patterns
+from lora_lab.checkpoint.patterns import MOST_STEPS, Patterns
 from lora_lab.errors import AdapterError
 
 NAMES = [
@@ -76,9 +75,9 @@ def test_the_first_that_matches_wins_whatever_its_kind():
     ],
 )
 def test_no_pattern_takes_long(bomb):
-    start = time.monotonic()
-    assert Patterns("rank_pattern", {bomb: 2}).lookup("a" * 500 + "!", 1) == 1
-    assert time.monotonic() - start < 0.5
+    patterns = Patterns("rank_pattern", {bomb: 2})
+    assert patterns.lookup("a" * 500 + "!", 1) == 1
+    assert 0 < patterns.steps < 2_000  # a backtracking matcher takes 2^500 for the first of them
 
 
 @pytest.mark.parametrize(
@@ -102,8 +101,7 @@ def test_what_is_not_read_is_said_in_one_line(key, message):
 
 
 def test_many_hard_patterns_together_are_refused_within_a_budget():
-    start = time.process_time()
     patterns = Patterns("rank_pattern", {f"(.*[a-z]+)*{n}x": n for n in range(3_000)})
     with pytest.raises(AdapterError, match="takes too long to match"):
         [patterns.lookup(f"{name * 5}{n}", 1) for n in range(1_000) for name in NAMES]
-    assert time.process_time() - start < 4
+    assert patterns.steps == MOST_STEPS + 1

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from lora_lab.anatomy.types import Rows, Site
-from lora_lab.checkpoint.files import shown
+from lora_lab.anatomy.types import Anatomy, Rows, Site
+from lora_lab.checkpoint.files import StoredTensor, quoted
 from lora_lab.errors import AdapterError
 from lora_lab.spectra.update import LowRankUpdate
 
@@ -43,7 +42,8 @@ class AdapterFile:
         kernels: {path of a convolution: its update}, A (r, in channels, *kernel) and
             B (out channels, r / groups, 1, …).
         magnitudes: {module path: DoRA's m (out,)}.
-        weights: {name as in the model's state dict: tensor} of what was trained whole.
+        weights: {name as in the model's state dict: tensor} of modules trained whole.
+        assumptions: what the file does not tell and was assumed, one line each.
     """
 
     settings: Mapping[str, Any]
@@ -52,24 +52,25 @@ class AdapterFile:
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     embeddings: Mapping[str, LowRankUpdate] = field(default_factory=dict)
     kernels: Mapping[str, LowRankUpdate] = field(default_factory=dict)
-    magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    magnitudes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    weights: Mapping[str, StoredTensor] = field(default_factory=dict)
+    assumptions: Sequence[str] = ()
 
 
-def check_factor(key: str, tensor: Tensor, dimensions: int = 2) -> Tensor:
+def check_factor(key: str, factor: np.ndarray, dimensions: int = 2) -> np.ndarray:
     """Return a factor in float32 or float64, if it is finite and has so many dimensions.
 
     Raises:
         AdapterError: it is not.
     """
-    if tensor.is_floating_point() and tensor.ndim == dimensions and tensor.numel():
-        if tensor.dtype not in (torch.float32, torch.float64):
-            tensor = tensor.float()
+    if np.issubdtype(factor.dtype, np.floating) and factor.ndim == dimensions and factor.size:
+        if factor.dtype != np.float64:
+            factor = factor.astype(np.float32, copy=False)
         # Not isfinite: what float32 cannot hold becomes infinite in the model.
-        if tensor.abs().amax() <= torch.finfo(torch.float32).max:
-            return tensor
+        if np.abs(factor).max() <= np.finfo(np.float32).max:
+            return factor
     kind = {1: "vector", 2: "matrix"}.get(dimensions, "kernel")
-    raise AdapterError(f"tensor {shown(key)} is not a finite {kind}; fetch the adapter again")
+    raise AdapterError(f"tensor {quoted(key)} is not a finite {kind}; fetch the adapter again")
 
 
 def encode_slices(slices: Mapping[str, Iterable[Slice]]) -> str:
@@ -121,12 +122,56 @@ def _numbers(rows: Rows) -> list[int]:
     return [rows.groups, rows.group_size, rows.offset, rows.width]
 
 
-def rows_of(rows: Rows | None) -> Tensor | slice:
+def rows_of(rows: Rows | None) -> np.ndarray | slice:
     """Return what indexes a site's rows in a fused (out, …) matrix."""
     if rows is None:
         return slice(None)
-    index = torch.arange(rows.groups * rows.group_size).view(rows.groups, rows.group_size)
-    return index[:, rows.offset : rows.offset + rows.width].flatten()
+    index = np.arange(rows.groups * rows.group_size).reshape(rows.groups, rows.group_size)
+    return index[:, rows.offset : rows.offset + rows.width].ravel()
+
+
+def check_shape(path: str, module: LowRankUpdate, site: Site) -> None:
+    """Raise unless a module's update has the shape of the base's module.
+
+    Args:
+        path: the module's path.
+        module: its update.
+        site: the module's site in the base, or one of them.
+    """
+    out = site.rows.groups * site.rows.group_size if site.rows else site.out_features
+    if module.shape != (out, site.in_features):
+        raise AdapterError(
+            f"the adapter is for another base: {path} is {out} × {site.in_features} here, "
+            f"{module.shape[0]} × {module.shape[1]} in the file"
+        )
+
+
+def match_sites(file: AdapterFile, anatomy: Anatomy) -> dict[str, LowRankUpdate]:
+    """Return {site name: its update} of a file's matrices, in the file's order.
+
+    Raises:
+        AdapterError: the adapter is for another base; the line names the first difference.
+    """
+    updates: dict[str, LowRankUpdate] = {}
+    for path, module in file.modules.items():
+        sites = sites_of(path, anatomy.by_module)
+        check_shape(path, module, sites[0])
+        updates |= split(module, sites, file.slices.get(path, ()))
+    return updates
+
+
+def sites_of(path: str, by_module: Mapping[str, list[Site]]) -> list[Site]:
+    """Return the sites of a file's module in a base.
+
+    Raises:
+        AdapterError: there are none.
+    """
+    if path not in by_module:
+        raise AdapterError(
+            f"the adapter is for another base: this model has no adaptable module {quoted(path)} "
+            f"(it has {next(iter(by_module), 'none')!r}, …)"
+        )
+    return by_module[path]
 
 
 def split(
@@ -141,20 +186,22 @@ def split(
             site has the whole of A and its own rows of B, which is as exact.
     """
     by_name = {site.name: site for site in sites}
-    whole = {
-        site.name: LowRankUpdate(module.A, module.B[rows_of(site.rows)], module.scale)
-        for site in sites
-    }
+    by_rows = {site.name: _own_rows(module, site.rows) for site in sites}
     if not slices or not all(_fits(part, by_name.get(part.site)) for part in slices):
-        return whole
-    found, at, left = {}, 0, module.B.clone()
+        return by_rows
+    updates, at, unowned = {}, 0, module.B.copy()
     for part in slices:
-        own, rows = slice(at, at + part.r), rows_of(by_name[part.site].rows)
-        found[part.site] = LowRankUpdate(module.A[own], module.B[rows, own], module.scale)
-        left[rows, own] = 0
+        ranks, rows = slice(at, at + part.r), by_name[part.site].rows
+        own = module._replace(A=module.A[ranks], B=module.B[:, ranks])
+        updates[part.site] = _own_rows(own, rows)
+        unowned[rows_of(rows), ranks] = 0
         at += part.r
     # What no slice owns would be lost.
-    return whole if left.any() else found
+    return by_rows if unowned.any() else updates
+
+
+def _own_rows(module: LowRankUpdate, rows: Rows | None) -> LowRankUpdate:
+    return module._replace(B=module.B[rows_of(rows)], rows=rows)
 
 
 def _fits(part: Slice, site: Site | None) -> bool:
