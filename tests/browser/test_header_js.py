@@ -8,14 +8,12 @@ import pytest
 from esm import EsmPage
 from playwright.sync_api import expect
 
-from lora_lab_widgets.header import Header
-
 pytestmark = pytest.mark.browser
 LINE = "12 GiB in use by others: <b>python</b> (42) 11 GiB"
 
 
 def test_others_on_the_gpu_are_named_behind_it(esm_page: Callable[..., EsmPage]) -> None:
-    esm = esm_page(Header(chips=["tiny"], device="NVIDIA L4 · bfloat16"))
+    esm = esm_page("header", {"chips": ["tiny"], "device": "NVIDIA L4 · bfloat16", "others": ""})
     device = esm.view().locator(".ll-header-device")
     expect(device).to_have_text("NVIDIA L4 · bfloat16")
     esm.set(others=LINE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from playwright.sync_api import expect
 
 from lora_lab_widgets.history import History
 from lora_lab_widgets.run_rows import COLUMNS
+from tests.widgets.fake_session import FakeSession
 
 pytestmark = pytest.mark.browser
 Make = Callable[..., EsmPage]
@@ -60,8 +60,7 @@ DETAILS = {
 
 
 def panel() -> History:
-    nothing: Any = lambda *_: None  # noqa: E731
-    return History(Path("runs"), run=nothing, resume=nothing, begin=nothing, report=nothing)
+    return History(FakeSession())  # type: ignore[arg-type]
 
 
 def opened(make: Make, **options: Any) -> EsmPage:

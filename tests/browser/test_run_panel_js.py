@@ -14,6 +14,7 @@ from lora_lab.budget.meter import MemoryReading
 from lora_lab.runs.snapshot import Failure, RunState, Snapshot
 from lora_lab_widgets.run_panel import RunPanel
 from lora_lab_widgets.serialize import describe
+from tests.widgets.fake_session import FakeSession, tiny_plan
 
 pytestmark = pytest.mark.browser
 Make = Callable[..., EsmPage]
@@ -45,8 +46,9 @@ ANSWERING = """() => {
 
 
 def panel(snapshot: Snapshot | None = None, **kwargs: Any) -> RunPanel:
-    kwargs.setdefault("tasks", ["mini-e2e", "mini-sql"])
-    return RunPanel(lambda: snapshot, lambda *_: None, **kwargs)
+    plan = tiny_plan("mini-e2e", "mini-sql")
+    session = FakeSession(plan=plan, snapshot=snapshot, **kwargs)
+    return RunPanel(session)  # type: ignore[arg-type]
 
 
 def shown(snapshot: Snapshot | None, **changes: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from esm import EsmPage
 from playwright.sync_api import expect
 
 from lora_lab_widgets.sweep_panel import FIELDS, SweepPanel
+from tests.widgets.fake_session import FakeSession
 
 pytestmark = pytest.mark.browser
 Make = Callable[..., EsmPage]
@@ -54,8 +55,7 @@ ROWS = [
 
 
 def panel() -> SweepPanel:
-    nothing: Any = lambda *_: None  # noqa: E731
-    return SweepPanel(read=nothing, begin=nothing, write=nothing, rate=lambda: None, paint=nothing)
+    return SweepPanel(FakeSession())  # type: ignore[arg-type]
 
 
 def opened(make: Make, state: dict[str, Any] | None = None, **options: Any) -> EsmPage:

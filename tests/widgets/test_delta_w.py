@@ -19,6 +19,8 @@ from lora_lab.runs.snapshot import RunState, Snapshot, Spectra
 from lora_lab.spectra.update import LowRankUpdate, SiteUpdate
 from lora_lab_widgets import delta_w
 from lora_lab_widgets.delta_w import DeltaW, effective_ranks
+from lora_lab_widgets.panel import Tick
+from tests.widgets.fake_session import FakeSession
 
 SHAPE = ModelShape("tiny", 12, 3, 16, 2, 2, 4, 50, 32, True, True, 4)
 ROLES = ("q", "v")
@@ -41,7 +43,9 @@ class Bench:
         self.error: Exception | None = None
         self.missing = False
         self.step = 7
-        self.view = DeltaW(ANATOMY, self.factors, lambda site: self.weight)
+        self.view = DeltaW(
+            FakeSession(ANATOMY, factors=self.factors, base_weight=lambda site: self.weight)
+        )
         self.weight = self.rng.standard_normal((12, 20)).astype(np.float32)
         self.A = self.rng.standard_normal((4, 20)).astype(np.float32)
         self.B = self.rng.standard_normal((12, 4)).astype(np.float32)
@@ -58,7 +62,7 @@ class Bench:
         return Snapshot("run-1", RunState.RUNNING, step=7, version=version, spectra=spectra)
 
     def tick(self, version: int = 1, theme: str = "light", width: int = 1000) -> None:
-        self.view.update(self.snapshot(version), theme, width)
+        self.view.update(Tick(self.snapshot(version), theme=theme, width=width))
 
     def settle(self, version: int = 1, theme: str = "light", width: int = 1000) -> None:
         """Tick until a look that was begun is shown."""
@@ -101,7 +105,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_before_training_there_is_a_calm_line_and_no_figure(bench: Bench) -> None:
-    bench.view.update(None, "light", 1000)
+    bench.view.update(Tick(width=1000))
     assert "when training has begun" in bench.line
     assert bench.figures == []
     assert bench.view._spectrum.layout.display == "none"
@@ -277,5 +281,5 @@ def test_the_map_gets_effective_ranks(bench: Bench) -> None:
     mixed = float(np.exp(-(p * np.log(p)).sum()))
     wanted = {"layers.0.v": 4.0, "layers.1.v": 1.0, "layers.2.v": mixed}
     assert effective_ranks(values) == pytest.approx(wanted, rel=1e-5)
-    bench.view.update(bench.snapshot(spectra=Spectra(7, values)), "light", 1000)
+    bench.view.update(Tick(bench.snapshot(spectra=Spectra(7, values)), width=1000))
     assert bench.view._map.values == pytest.approx(wanted, abs=0.005)

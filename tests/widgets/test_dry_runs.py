@@ -15,8 +15,8 @@ from lora_lab.budget.costs import Memory
 from lora_lab.errors import ModelError
 from lora_lab.models import model_config
 from lora_lab_widgets import _dry_runs
-from lora_lab_widgets._dry_runs import DryRuns, Plan
-from lora_lab_widgets.savings import Savings
+from lora_lab_widgets._dry_runs import DryRuns
+from lora_lab_widgets.savings import Plan, Savings
 
 A, B = {"a": 8}, {"a": 16}
 

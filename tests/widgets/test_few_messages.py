@@ -104,10 +104,10 @@ class Bench:
         self.wb, self._clock, self._rng = wb, clock, np.random.default_rng(0)
         self.losses = LossHistory()
         self.sites = [site.name for site in wb.anatomy.sites if site.layer is not None]
-        wb.panel._throttle = MessageThrottle(clock)
-        wb.delta_w._factors = self._factors
-        wb.delta_w._base_weight = lambda _: W0
-        wb.run = SimpleNamespace(
+        wb.session.throttle = MessageThrottle(clock)
+        wb.session.live_adapter.factors = self._factors
+        wb.session.live_adapter.base_weight = lambda _: W0
+        wb.session.run = SimpleNamespace(
             id="run-1", configs=(config,), adapter=None, state=RunState.RUNNING
         )
         wb.delta_w.ranks = dict.fromkeys(self.sites, R)
@@ -205,7 +205,7 @@ def test_the_second_in_which_a_run_starts_is_no_exception(
         max_length=96,
         output_dir=tmp_path,
     )
-    wb.panel._throttle = MessageThrottle(clock)
+    wb.session.throttle = MessageThrottle(clock)
 
     def ticks(seconds: float, pace: float) -> None:
         for _ in range(round(seconds / pace)):
@@ -250,7 +250,7 @@ def until(condition: Any) -> None:
 def test_ranks_painted_on_every_matrix_come_in_small_messages(bench: Any) -> None:
     bench, wire = bench
     grid = bench.wb.grid
-    bench.wb.run = None  # while one trains nothing can be painted
+    bench.wb.session.run = None  # while one trains nothing can be painted
     bench.wb.config = ll.LoraConfig(r=8, target_modules="all-linear")
     ranks = {cell["site"]: 1 + place % 60 for place, cell in enumerate(grid.cells)}
     wire.messages.clear()

@@ -6,6 +6,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ import torch
 from lora_lab_widgets import Workbench
 from lora_lab_widgets import header as module
 from lora_lab_widgets.header import PACE, Header
+from lora_lab_widgets.panel import Tick
+from lora_lab_widgets.planned import Planned, Price
 
 sys.path.append(str(Path(__file__).parents[1] / "browser"))
 from tiny_chat import tiny_chat_model
@@ -43,6 +47,20 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     return Driver(monkeypatch)
 
 
+def header_on(device: torch.device, **traits: Any) -> Header:
+    """Return the header of a model on a device."""
+    card = SimpleNamespace(name="tiny", dtype="float32")
+    lm = SimpleNamespace(card=card, model=SimpleNamespace(device=CPU))
+    settings = {"task": "mini-e2e", "method": "LoRA"}
+    plan = SimpleNamespace(
+        planned=Planned(settings, {}, Price()), tasks={}, observe=lambda *_: None
+    )
+    session: Any = SimpleNamespace(lm=lm, plan=plan)
+    header = Header(session, **traits)
+    lm.model.device = device
+    return header
+
+
 def settled(header: Header) -> None:
     """Wait until a question that is under way has its answer."""
     end = time.perf_counter() + 30
@@ -52,31 +70,31 @@ def settled(header: Header) -> None:
 
 
 def test_who_else_is_on_the_gpu_is_shown_at_rest(driver: Driver) -> None:
-    header = Header()
-    header.update(CUDA)
+    header = header_on(CUDA)
+    header.update(Tick())
     settled(header)
-    header.update(CUDA)
+    header.update(Tick())
     assert header.others == LINE
     driver.line = ""  # they have left
     driver.now += PACE
-    header.update(CUDA)
+    header.update(Tick())
     settled(header)
-    header.update(CUDA)
+    header.update(Tick())
     assert header.others == ""
 
 
 def test_the_driver_is_asked_at_a_slow_pace_and_nobody_waits_for_it(driver: Driver) -> None:
     assert PACE >= 10
-    header = Header()
+    header = header_on(CUDA)
     driver.let.clear()
     for _ in range(60):  # of a second each: one question hangs, and no second is asked
-        header.update(CUDA)
+        header.update(Tick())
         driver.now += 1
     assert (driver.asked, header.others) == (1, "")
     driver.let.set()
     settled(header)
     for _ in range(60):
-        header.update(CUDA)
+        header.update(Tick())
         settled(header)
         driver.now += 1
     assert header.others == LINE
@@ -84,17 +102,17 @@ def test_the_driver_is_asked_at_a_slow_pace_and_nobody_waits_for_it(driver: Driv
 
 
 def test_on_a_cpu_nobody_is_asked(driver: Driver) -> None:
-    header = Header()
-    header.update(CPU)
+    header = header_on(CPU)
+    header.update(Tick())
     assert (driver.asked, header.others, header._job.busy) == (0, "", False)
 
 
 def test_a_driver_that_fails_names_nobody(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    header = Header(others=LINE)
+    header = header_on(CUDA, others=LINE)
     monkeypatch.setattr(module, "used_by_others", lambda _: 1 / 0)
-    header.update(CUDA)
+    header.update(Tick())
     settled(header)
-    header.update(CUDA)
+    header.update(Tick())
     assert header.others == ""
 
 
@@ -102,7 +120,7 @@ def test_the_workbench_asks_for_its_models_device(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[torch.device] = []
-    monkeypatch.setattr(Header, "update", lambda _, device: asked.append(device))
+    monkeypatch.setattr(Header, "update", lambda self, _: asked.append(self._lm.model.device))
     wb = Workbench(*tiny_chat_model(), output_dir=tmp_path)
     wb.panel._handle({"type": "tick", "seq": "a-1", "theme": "light", "width": 1000})
     assert asked == [CPU]

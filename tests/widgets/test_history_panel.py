@@ -15,6 +15,7 @@ from lora_lab.runs.lock import RunLock
 from lora_lab.runs.snapshot import RunState, Snapshot
 from lora_lab_widgets import history, run_rows
 from lora_lab_widgets.history import History
+from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.run_rows import MOST_ROWS, delete, look
 
 LORA = {"class": "LoraConfig", "r": 4, "lora_alpha": 8, "target_modules": ["q"]}
@@ -57,11 +58,11 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.begun: list[Any] = []
         self.error: Exception | None = None
-        self.panel = History(
-            folder, run=lambda: None, resume=self._resume, begin=self.begun.append, report=Path
-        )
+        self.output_dir, self.run = folder, None
+        self.go_on, self.report = self.begun.append, Path
+        self.panel = History(self)  # type: ignore[arg-type]
 
-    def _resume(self, record: Any) -> Any:
+    def resume(self, record: Any) -> Any:
         if self.error:
             raise self.error
         return f"idle {record.id}"
@@ -72,11 +73,11 @@ class Desk:
     def settle(self, snapshot: Snapshot | None = None) -> None:
         """Tick until nothing is under way."""
         deadline = time.monotonic() + 20
-        self.panel.update(snapshot)
+        self.panel.update(Tick(snapshot))
         while self.panel.busy:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-            self.panel.update(snapshot)
+            self.panel.update(Tick(snapshot))
 
     def opened(self) -> Desk:
         self.send(type="open", value=True)
@@ -225,7 +226,7 @@ def test_the_heartbeat_waits_for_no_disk(tmp_path, monkeypatch):
     desk = Desk(tmp_path)
     desk.send(type="open", value=True)
     assert entered.wait(20)
-    desk.panel.update(None)  # returns while the disk is read
+    desk.panel.update(Tick())  # returns while the disk is read
     assert desk.panel.busy == "reading the runs…"
     assert desk.ids == []
     leave.set()
@@ -238,7 +239,7 @@ def test_nothing_is_sent_without_news(tmp_path, sent):
     desk = Desk(tmp_path).opened()
     del sent[:]
     for _ in range(5):
-        desk.panel.update(None)
+        desk.panel.update(Tick())
     assert sent == []
 
 

@@ -43,7 +43,8 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
 def view(bench: Workbench, key: str, **values: Any) -> View:
     """Return a fresh view with its controls looked at once."""
     kind = next(kind for kind in VIEWS if kind.key == key)
-    made = kind(bench._live_adapter, bench.anatomy, bench._output_dir)
+    session = bench.session
+    made = kind(session.live_adapter, session.anatomy, session.output_dir)
     made.values.update(values)
     made.controls()
     return made

@@ -15,13 +15,15 @@ from lora_lab.runs.snapshot import RunState, Snapshot
 from lora_lab_widgets import laboratory
 from lora_lab_widgets.lab_views import VIEWS
 from lora_lab_widgets.laboratory import Laboratory
+from lora_lab_widgets.panel import Tick
+from tests.widgets.fake_session import FakeSession
 
 
 class Bench:
     """A laboratory with two fake views, and a browser's side of it."""
 
     def __init__(self) -> None:
-        self.lab = Laboratory(None, None, None)  # type: ignore[arg-type]
+        self.lab = Laboratory(FakeSession())  # type: ignore[arg-type]
         self.step = 7
         self.state = RunState.DONE
 
@@ -30,7 +32,8 @@ class Bench:
         return self.lab._views["fake"]
 
     def tick(self, theme: str = "light", width: int = 700) -> None:
-        self.lab.update(Snapshot("run-1", self.state, step=self.step), theme, width)
+        snapshot = Snapshot("run-1", self.state, step=self.step)
+        self.lab.update(Tick(snapshot, theme=theme, width=width))
 
     def settle(self, **kwargs: Any) -> None:
         until(lambda: (self.tick(**kwargs), self.lab._jobs._doing is None)[1])

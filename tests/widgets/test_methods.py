@@ -24,9 +24,9 @@ from lora_lab.configs import (
 from lora_lab.errors import ConfigError
 from lora_lab.runs.snapshot import RunState, Snapshot
 from lora_lab_widgets import Workbench
-from lora_lab_widgets._live_ranks import LiveRanks
 from lora_lab_widgets.lab_views.base import run_label
 from lora_lab_widgets.methods import METHODS, automatic
+from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.rank_grid import RankGrid
 
 sys.path.append(str(Path(__file__).parents[1] / "browser"))
@@ -95,7 +95,7 @@ def test_a_config_goes_there_and_back_as_python_too(wb: Workbench, method: str) 
 @pytest.mark.parametrize("method", CONFIGS)
 def test_the_price_is_the_budget_and_the_title_names_the_method(wb: Workbench, method: str) -> None:
     wb.config = CONFIGS[method]
-    expected = ll.budget(wb.anatomy, wb.config, **wb._prices.known)
+    expected = ll.budget(wb.anatomy, wb.config, **wb.plan.planned.price.inputs)
     shown = wb.savings.budget
     assert shown is not None
     assert shown.parameters_trainable == expected.parameters_trainable > 0
@@ -263,7 +263,7 @@ def test_a_dry_run_stands_for_just_its_methods_plan(wb: Workbench) -> None:
 
 def test_dropout_and_dora_are_in_loras_price(wb: Workbench) -> None:
     wb.config = LORA.replace(use_dora=True)
-    expected = ll.budget(wb.anatomy, wb.config, **wb._prices.known)
+    expected = ll.budget(wb.anatomy, wb.config, **wb.plan.planned.price.inputs)
     assert wb.savings.budget is not None
     assert wb.savings.budget.parameters_trainable == expected.parameters_trainable
 
@@ -310,33 +310,33 @@ def test_live_ranks_are_sent_where_they_changed_and_not_too_often(
     clock = [100.0]
     monkeypatch.setattr("lora_lab_widgets._live_ranks.time.monotonic", lambda: clock[0])
     shown, run = grid(), FakeRun("run-1")
-    live = LiveRanks(shown)
     sent.clear()
-    live.update(at(1, None), run)
+    shown.update(Tick(at(1, None), run))
     assert shown.live == {}
-    live.update(at(2, {"s.q": 6, "s.v": 6}), run)
+    shown.update(Tick(at(2, {"s.q": 6, "s.v": 6}), run))
     assert shown.live == {"ranks": [6, 0, 6], "text": "live ranks, step 2, budget 12 of 12"}
     for step in range(3, 20):
         clock[0] += 0.05
-        live.update(at(step, {"s.q": 6, "s.v": 12 - step // 2}), run)
+        shown.update(Tick(at(step, {"s.q": 6, "s.v": 12 - step // 2}), run))
     assert len(sent) == 1
     clock[0] += 1
-    live.update(at(30, {"s.q": 5, "s.v": 4}), run)
+    shown.update(Tick(at(30, {"s.q": 5, "s.v": 4}), run))
     assert shown.live["text"] == "live ranks, step 30, budget 9 of 12"
-    live.update(at(40, {"s.q": 5, "s.v": 3}, RunState.DONE), run)
+    shown.update(Tick(at(40, {"s.q": 5, "s.v": 3}, RunState.DONE), run))
     assert shown.live == {"ranks": [5, 0, 3], "text": "final ranks, step 40, budget 8 of 12"}
     assert shown.ranks == {"s.q": 4, "s.v": 4}, "the painted plan is as it was"
 
 
 def test_another_plan_ends_the_show_of_final_ranks() -> None:
     shown, run = grid(), FakeRun("run-1")
-    live = LiveRanks(shown)
-    live.update(at(4, {"s.q": 5, "s.v": 3}, RunState.DONE), run)
-    live.clear()
+    shown.update(Tick(at(4, {"s.q": 5, "s.v": 3}, RunState.DONE), run))
+    shown.show_painted()
     assert shown.live == {}
-    live.update(at(4, {"s.q": 5, "s.v": 3}, RunState.DONE), run)
+    shown.update(Tick(at(4, {"s.q": 5, "s.v": 3}, RunState.DONE), run))
     assert shown.live == {}
-    live.update(Snapshot("run-2", RunState.RUNNING, step=1, ranks={"s.q": 6}), FakeRun("run-2"))
+    shown.update(
+        Tick(Snapshot("run-2", RunState.RUNNING, step=1, ranks={"s.q": 6}), FakeRun("run-2"))
+    )
     assert shown.live["ranks"] == [6, 0, 0]
 
 
@@ -346,6 +346,7 @@ def test_another_plan_ends_the_show_of_final_ranks() -> None:
 def tick(wb: Workbench) -> None:
     wb.panel._handle({"type": "tick", "seq": "t", "theme": "light", "width": 1000})
     assert wb.panel.snapshot["problem"] is None
+    assert wb.errors == {}
 
 
 @pytest.mark.parametrize("method", ["FT-Top2", "BitFit", "PreEmbed", "Adapter^H"])
@@ -364,7 +365,7 @@ def test_a_run_without_a_low_rank_update_says_so_and_saves(
         wb.laboratory.panel._handle_custom_msg({"type": "view", "name": view, "seq": "2"}, [])
         tick(wb)
         assert wb.laboratory.panel.state["note"].startswith(line), view
-    base, adapted = wb._answer("name[The Blue Fig]", 3)
+    base, adapted = wb.session.answer("name[The Blue Fig]", 3)
     assert isinstance(base, str)
     assert isinstance(adapted, str)
     assert wb.save(tmp_path / "saved").exists()

@@ -12,6 +12,7 @@ import pytest
 from lora_lab.errors import RunError
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.run_panel import RunPanel
+from tests.widgets.fake_session import FakeSession, tiny_plan
 
 sys.path.append(str(Path(__file__).parents[1] / "browser"))
 from tiny_chat import tiny_chat_model
@@ -31,8 +32,14 @@ def test_the_strip_shows_no_token(place: str, kind: type[Exception]) -> None:
         if where == place and told:
             raise kind(SAID)
 
-    panel = RunPanel(lambda: fail("read"), lambda *_: fail("command"), tasks=["mini-e2e"])
-    panel.on_tick(lambda *_: fail("view"))
+    class Session(FakeSession):
+        @property
+        def run(self) -> None:
+            fail("read")
+
+    session: Any = Session(plan=tiny_plan(), command=lambda *_: fail("command"))
+    panel = RunPanel(session)
+    panel.beat = lambda *_: fail("view")
     told.append(True)
     panel._handle(START)
     panel._handle(TICK)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,10 @@ import pytest
 from lora_lab.budget.meter import MemoryReading
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs.snapshot import Failure, RunState, Snapshot
+from lora_lab_widgets.message_throttle import MessageThrottle
 from lora_lab_widgets.run_panel import RunPanel
 from lora_lab_widgets.serialize import MAX_POINTS, thin
+from tests.widgets.fake_session import tiny_plan
 
 LOSSES = tuple((i, 4 / i + 0.01 * (i % 7)) for i in range(1, 501))
 RUNNING = Snapshot(
@@ -53,13 +57,21 @@ class Desk:
         self.commands: list[tuple[str, dict[str, Any]]] = []
         self.error: Exception | None = None
 
+        self.plan = tiny_plan()
+        self.bench = ""
+        self.throttle = MessageThrottle()
+
+    @property
+    def run(self) -> Any:
+        return SimpleNamespace(snapshot=self.snapshot) if self.snapshot else None
+
     def command(self, name: str, settings: dict[str, Any]) -> None:
         if self.error:
             raise self.error
         self.commands.append((name, settings))
 
     def panel(self, **kwargs: Any) -> RunPanel:
-        return RunPanel(lambda: self.snapshot, self.command, **{"tasks": ["mini-e2e"], **kwargs})
+        return RunPanel(self, **kwargs)  # type: ignore[arg-type]
 
 
 def tick(panel: RunPanel, seq: str = "a-1", theme: str = "light", width: int = 1000) -> None:
@@ -150,30 +162,26 @@ def test_views_get_the_one_snapshot_with_theme_and_width() -> None:
         calls.append(args)
         desk.snapshot = None  # the run moves on while the views are at work
 
-    panel.on_tick(view)
-    panel.on_tick(view)
+    panel.beat = view
     tick(panel, theme="dark", width=431)
     assert calls == [(RUNNING, "dark", 431)]
     assert panel.snapshot["run_id"] == "run-1"
 
 
-def test_a_broken_view_is_reported_and_stops_nothing() -> None:
+def test_a_broken_heartbeat_is_reported_and_stops_nothing() -> None:
     panel = Desk(RUNNING).panel()
-    healthy: list[str] = []
     failing = True
 
     def broken(*_: Any) -> None:
         if failing:
             raise ValueError("no such colour")
 
-    panel.on_tick(broken)
-    panel.on_tick(lambda *_: healthy.append("drawn"))
+    panel.beat = broken
     tick(panel, "a-1")
     tick(panel, "a-2")
-    assert healthy == ["drawn", "drawn"]
     problem = panel.snapshot["problem"]
     assert problem["message"] == "ValueError: no such colour"
-    assert "a view" in problem["remedy"]
+    assert "the panels" in problem["remedy"]
     assert "in broken" in problem["details"]
     assert panel.snapshot["seq"] == "a-2"
     failing = False
@@ -182,15 +190,16 @@ def test_a_broken_view_is_reported_and_stops_nothing() -> None:
 
 
 def test_a_run_that_cannot_be_read_keeps_the_last_picture() -> None:
-    desk = Desk(RUNNING)
     failing = False
 
-    def read() -> Snapshot | None:
-        if failing:
-            raise OSError("disk gone")
-        return desk.snapshot
+    class Unreadable(Desk):
+        @property
+        def run(self) -> Any:
+            if failing:
+                raise OSError("disk gone")
+            return super().run
 
-    panel = RunPanel(read, desk.command)
+    panel = Unreadable(RUNNING).panel()
     failing = True
     tick(panel, "a-1")
     assert (panel.snapshot["seq"], panel.snapshot["step"]) == ("a-1", 500)
@@ -199,7 +208,8 @@ def test_a_run_that_cannot_be_read_keeps_the_last_picture() -> None:
 
 def test_start_carries_the_settings_as_the_configs_want_them() -> None:
     desk = Desk()
-    panel = desk.panel(settings={"lora_alpha": 16})
+    desk.plan.merge({"lora_alpha": 16})
+    panel = desk.panel()
     wire = Recorder(panel)
     panel._handle(
         {"type": "command", "name": "start", "seq": "a-1", "settings": {"max_steps": 40.0}}
@@ -286,7 +296,7 @@ def test_unknown_messages_commands_and_settings_are_refused_aloud() -> None:
     panel._handle({"type": "tock", "seq": "2"})
     assert "unknown message 'tock'" in panel.snapshot["problem"]["message"]
     with pytest.raises(ConfigError, match="no setting 'epochs'; the panel has task"):
-        Desk().panel(settings={"epochs": 3})
+        Desk().plan.merge({"epochs": 3})
     with pytest.raises(TypeError, match="RunPanel has no setting 'task'; did you mean 'tasks'"):
         Desk().panel(task="x")
 
@@ -300,7 +310,7 @@ def test_a_command_gets_through_while_a_view_is_slow() -> None:
         entered.set()
         assert leave.wait(10)
 
-    panel.on_tick(slow)
+    panel.beat = slow
     ticking = threading.Thread(target=tick, args=(panel, "a-1"))
     ticking.start()
     assert entered.wait(10)
@@ -329,7 +339,7 @@ def test_three_threads_hammer_the_handler() -> None:
         most = max(most, inside)
         inside -= 1
 
-    panel.on_tick(view)
+    panel.beat = view
     errors: list[Exception] = []
 
     def hammer(page: int) -> None:
@@ -367,10 +377,11 @@ def test_three_threads_hammer_the_handler() -> None:
 
 def test_what_a_cell_changes_goes_with_the_next_answer() -> None:
     # Else ipykernel would hand the next ticks, and Stop, to the busy cell's thread.
-    panel = Desk(RUNNING).panel()
+    desk = Desk(RUNNING)
+    panel = desk.panel()
     wire = Recorder(panel)
     panel.settings = {**panel.settings, "seed": 5}
-    panel.tasks = ["mini-e2e", "mine"]
+    desk.plan.add_task(dataclasses.replace(desk.plan.task, name="mine"))
     assert wire.messages == []
     tick(panel, "a-1")
     (message,) = wire.messages

@@ -23,7 +23,9 @@ from lora_lab.sweeps.plan import SweepPlan
 from lora_lab_widgets import Workbench, sweep_panel
 from lora_lab_widgets._sweep_plan import AXES, MOST_CELLS
 from lora_lab_widgets._sweep_view import in_words, minutes, progress, rows
+from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.sweep_panel import SweepPanel
+from tests.widgets.fake_session import FakeSession
 
 sys.path.append(str(Path(__file__).parents[1] / "browser"))
 from tiny_chat import tiny_chat_model
@@ -46,6 +48,7 @@ def wb(tmp_path):
 def tick(wb):
     wb.panel._handle({"type": "tick", "seq": "t", "theme": "light", "width": 1000})
     assert wb.panel.snapshot["problem"] is None
+    assert wb.errors == {}
     return wb.sweep_panel
 
 
@@ -64,7 +67,7 @@ def typed(wb, **values):
 
 def cells(wb, **values):
     assert not typed(wb, **values)["bad"], wb.sweep_panel.plan["line"]
-    return wb._sweeps.read(wb.sweep_panel.form["values"])[1]
+    return wb.sweep_panel.read(wb.sweep_panel.form["values"])[1]
 
 
 def until(condition, seconds=60):
@@ -78,7 +81,7 @@ def until(condition, seconds=60):
 
 
 def test_closed_it_reads_and_says_nothing(wb, monkeypatch):
-    monkeypatch.setattr(wb.sweep_panel, "_read", lambda _: pytest.fail("it counted the cells"))
+    monkeypatch.setattr(wb.sweep_panel, "read", lambda _: pytest.fail("it counted the cells"))
     wb.grid.ranks = {"model.layers.0.self_attn.q_proj": 4}
     tick(wb)
     assert wb.sweep_panel.form["open"] is False
@@ -236,7 +239,7 @@ def test_answers_wait_for_the_sweep_to_rest(wb):
     wb.panel.settings = {**wb.panel.settings, "max_steps": 4}
     typed(wb)
     send(wb, type="start", values={"seed": "0, 1, 2, 3"})
-    answers = [wb._answer("name[The Blue Fig]", 2) for _ in range(4)]
+    answers = [wb.session.answer("name[The Blue Fig]", 2) for _ in range(4)]
     assert len({base for base, _ in answers}) == 1, "the base model's own, whoever trains"
     results = wb.sweep.results(60)
     assert {result.state for result in results.values()} == {"done"}
@@ -293,7 +296,7 @@ def test_a_sweep_file_holds_the_same_cells(wb, tmp_path, monkeypatch):
     for given, file in ((values, "sweep.yaml"), ({**values, **several}, "sweep-2.yaml")):
         assert send(wb, type="write", values=given) is None
         plan = SweepPlan.read(tmp_path / file)
-        mine = wb._sweeps.read({**wb.sweep_panel.form["values"], **given})[1]
+        mine = wb.sweep_panel.read({**wb.sweep_panel.form["values"], **given})[1]
         assert {cell.id for cell in plan.cells()} == {cell.id for cell in mine}
         assert plan.asha == AshaConfig(grace_steps=2)
         assert plan.recipe.name == "ranks"
@@ -371,8 +374,7 @@ def test_a_failed_sweep_says_why_and_time_left_is_the_mean_of_what_was_trained()
 
 
 def panel() -> SweepPanel:
-    nothing: Any = lambda *_: None  # noqa: E731
-    return SweepPanel(read=nothing, begin=nothing, write=nothing, rate=lambda: None, paint=nothing)
+    return SweepPanel(FakeSession())  # type: ignore[arg-type]
 
 
 def test_no_message_is_larger_than_64_kb(sent):
@@ -401,12 +403,12 @@ def test_steps_bring_one_message_in_two_seconds_and_rest_none(sent, monkeypatch)
     del sent[:]
     for step in range(80):  # 20 s at the heartbeat's fastest
         run.snapshot = Snapshot("r", step=step, total_steps=100, phase="training")
-        view.update()
+        view.update(Tick())
         now[0] += 0.25
     assert 10 <= len(sent) <= 13
     del sent[:]
     for _ in range(80):
-        view.update()
+        view.update(Tick())
         now[0] += 0.25
     assert len(sent) <= 1
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lora_lab.errors import RunError
+from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.try_it import TryIt
 
 
@@ -20,7 +21,7 @@ def wait(condition: Callable[[], Any]) -> None:
 
 def finish(panel: TryIt) -> None:
     def tick() -> bool:
-        panel.update()
+        panel.update(Tick())
         return panel.busy == ""
 
     wait(tick)
@@ -42,7 +43,7 @@ def test_answers_come_with_the_heartbeat_never_from_the_thread() -> None:
     assert panel.busy == "generating…"
     wait(lambda: panel._job._outcome)
     assert (panel.busy, panel.answers) == ("generating…", {})  # nobody asked yet
-    panel.update()
+    panel.update(Tick())
     assert panel.busy == ""
     seconds = panel.answers["seconds"]
     assert panel.answers == {
@@ -68,7 +69,7 @@ def test_one_comparison_at_a_time_and_what_it_is_at() -> None:
     panel = TryIt(answer)
     assert panel.compare("first")
     wait(lambda: calls)
-    panel.update()
+    panel.update(Tick())
     assert panel.busy == "waiting for the next step…"
     assert not panel.compare("second")
     ask(panel, "third")
@@ -131,5 +132,5 @@ def test_update_sends_nothing_while_nothing_happens() -> None:
     sent: list[Any] = []
     panel._send = lambda message, buffers=None: sent.append(message)
     for _ in range(5):
-        panel.update()
+        panel.update(Tick())
     assert sent == []

@@ -126,9 +126,7 @@ def test_dry_runs_come_by_themselves_and_meet_the_measurement(wb):
     assert wb.savings.note == ""
     # A batch of the longest example and a padded one, so that the forecast is of just these steps.
     by_length = sorted(wb.task.train, key=lambda e: len(e.prompt + e.completion))
-    wb._tasks["mini-e2e"] = dataclasses.replace(wb.task, train=[by_length[0], by_length[-1]])
-    wb._prices.forget_tasks()
-    wb._prices.update(wb.panel.settings)
+    wb.plan.add_task(dataclasses.replace(wb.task, train=[by_length[0], by_length[-1]]))
     until(lambda: (tick(wb), "full" in wb.savings.dry_run)[1])
     wb.start().result()
     tick(wb)
@@ -182,11 +180,11 @@ def test_a_second_run_replaces_the_adapter_without_a_word(wb, recwarn):
 
 
 def test_base_and_adapted_answers(wb):
-    base, adapted = wb._answer("name[The Blue Fig]", 4)
+    base, adapted = wb.session.answer("name[The Blue Fig]", 4)
     assert isinstance(base, str)
     assert adapted is None, "there is no adapter yet"
     wb.start().result()
-    again, adapted = wb._answer("name[The Blue Fig]", 4)
+    again, adapted = wb.session.answer("name[The Blue Fig]", 4)
     assert again == base
     assert isinstance(adapted, str)
     assert ll.active(wb.lm.model) == "default"
@@ -348,7 +346,7 @@ def test_what_is_set_up_becomes_a_run_file_or_the_reason_why_not(wb, tmp_path, m
     assert "is a model of your own, which no file can name" in shown["problem"]["message"]
     assert not (tmp_path / "run.yaml").exists()
     card = dataclasses.replace(wb.lm.card, source="hub", name="a/b")
-    wb.lm = dataclasses.replace(wb.lm, card=card)
+    wb.session.lm = dataclasses.replace(wb.lm, card=card)
     assert command(wb, "recipe", max_steps=7)["problem"] is None
     written = RunConfig.read(tmp_path / "run.yaml")
     assert written.model["name"] == "a/b"

@@ -10,6 +10,7 @@ import lora_lab as ll
 from lora_lab.errors import ConfigError
 from lora_lab.runs.snapshot import RunState
 from lora_lab_widgets import Workbench
+from lora_lab_widgets.panel import Tick
 from tests.core.tiny_classes import tiny_classes, tiny_classifier
 from tests.core.tiny_run import tiny_lm, until
 
@@ -37,7 +38,7 @@ def test_a_classifier_is_trained_and_answers_with_a_class(tmp_path, config):
     assert run.wait(120)
     assert run.state is RunState.DONE
     assert {"accuracy_before", "accuracy_after"} <= set(run.snapshot.metrics)
-    base, adapted = bench._answer("abcabc", 8)
+    base, adapted = bench.session.answer("abcabc", 8)
     for answer in (base, adapted):
         label, chance = answer.split(" ")
         assert label in ("early", "late")
@@ -78,7 +79,7 @@ def resume_in(bench, id_):
     history = bench.history
 
     def beat():
-        history.update(None)
+        history.update(Tick())
         return history
 
     history._receive(history, {"type": "open", "value": True}, [])
@@ -118,7 +119,7 @@ def test_a_stopped_run_of_classes_is_resumed_from_the_history_by_another_workben
     assert again.run.steps_before == run.losses
     again.run.stop()
     assert again.run.wait(60)
-    assert again._answer("abcabc", 8)[1].split()[0] in ("early", "late")
+    assert again.session.answer("abcabc", 8)[1].split()[0] in ("early", "late")
 
 
 def test_a_run_of_classes_asks_a_language_model_for_a_head(tmp_path):

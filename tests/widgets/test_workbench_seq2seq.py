@@ -40,6 +40,6 @@ def test_a_method_is_priced_trained_and_tried(tmp_path, kind, config):
     run = bench.start()
     run.wait(60)
     assert run.state is RunState.DONE, run.snapshot.failure
-    base, adapted = bench._answer("a 2", 4)
+    base, adapted = bench.session.answer("a 2", 4)
     assert isinstance(base, str)
     assert isinstance(adapted, str)

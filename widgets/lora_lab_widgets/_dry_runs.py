@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from lora_lab.budget.costs import Memory
 from lora_lab.errors import LoraLabError
 from lora_lab_widgets._background import Background
-from lora_lab_widgets.savings import Plan, Savings
+
+if TYPE_CHECKING:
+    from lora_lab_widgets.savings import Plan, Savings
 
 SETTLED = 0.8  # seconds that a plan has to stand unchanged before it is tried
 

@@ -9,10 +9,10 @@ import ipywidgets
 
 from lora_lab.analysis.live import SiteView
 from lora_lab_widgets.message_throttle import Line, Place, Throttled
+from lora_lab_widgets.panel import Theme
 from lora_lab_widgets.plot import Plot
 
 HEIGHT = 190
-Theme = Literal["light", "dark"]
 
 
 class LiveFigure(Throttled, ipywidgets.VBox):

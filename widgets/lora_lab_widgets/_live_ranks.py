@@ -1,4 +1,4 @@
-"""The ranks that AdaLoRA moves while it trains, shown in the rank grid."""
+"""The ranks that AdaLoRA moves while it trains, as the rank grid shows them."""
 
 from __future__ import annotations
 
@@ -8,52 +8,42 @@ from collections.abc import Mapping
 from lora_lab.methods.adalora.config import AdaLoraConfig
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab.training.run import Run
-from lora_lab_widgets.rank_grid import RankGrid
+from lora_lab_widgets.panel import Tick
 
 PAUSE = 1.0  # seconds between two looks, at least: each is a message
 
 
 class LiveRanks:
-    """Hands the ranks of a run's snapshots to the grid, where they changed.
+    """Tells which ranks of a run are to be shown, where they changed.
 
     The final ranks stay on show when the run is over, until there is another plan: they are what
     the run has found. The grid has a button that shows the painted plan meanwhile.
-
-    Args:
-        grid: where they are shown.
     """
 
-    def __init__(self, grid: RankGrid) -> None:
-        self._grid = grid
+    def __init__(self) -> None:
         self._run = ""  # whose ranks are on show
         self._cleared = ""  # the run whose ranks are not wanted any more
         self._shown: Mapping[str, int] | None = None
         self._final = False
         self._due = 0.0
 
-    def update(self, snapshot: Snapshot | None, run: Run | None) -> None:
-        """Show what is new; quick, and nothing is sent when nothing is.
-
-        Args:
-            snapshot: of the run.
-            run: which says with how many triplets it started.
-        """
+    def news(self, tick: Tick) -> tuple[Mapping[str, int], str] | None:
+        """Return {site: rank} and of what moment they are; None while nothing new is due."""
+        run, snapshot = tick.run, tick.snapshot
         if run is None or snapshot is None or not snapshot.ranks or run.id == self._cleared:
-            return
+            return None
         if run.id != self._run:
             self._run, self._shown, self._due = run.id, None, 0.0
         final, now = snapshot.state.final, time.monotonic()
-        news = snapshot.ranks != self._shown or final != self._final
-        if not news or not (final or now >= self._due):
-            return
+        changed = snapshot.ranks != self._shown or final != self._final
+        if not changed or not (final or now >= self._due):
+            return None
         self._shown, self._final, self._due = snapshot.ranks, final, now + PAUSE
-        self._grid.show_live(snapshot.ranks, _words(snapshot, run, final))
+        return snapshot.ranks, _words(snapshot, run, final)
 
     def clear(self) -> None:
-        """Show the plan again: it has changed."""
+        """Tell no more of the run on show: the plan has changed."""
         self._cleared = self._run
-        if self._grid.live:
-            self._grid.live = {}
 
 
 def _words(snapshot: Snapshot, run: Run, final: bool) -> str:

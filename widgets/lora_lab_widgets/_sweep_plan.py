@@ -20,8 +20,8 @@ from lora_lab.sweeps.cells import Cell, cell_of
 from lora_lab.sweeps.layers import ALL, in_layers, read_layers
 from lora_lab.sweeps.store import checked_name
 from lora_lab.training.config import TrainingConfig
-from lora_lab_widgets._plans import Plans
 from lora_lab_widgets.methods import common_rank
+from lora_lab_widgets.plan import PlanModel
 
 AXES = {
     "method": "methods",
@@ -92,14 +92,7 @@ def read_texts(texts: Mapping[str, str], anatomy: Anatomy, methods: Sequence[str
     return SweepTexts(axes, stop_at, name)
 
 
-def cells_of(
-    texts: SweepTexts,
-    settings: Mapping[str, Any],
-    plans: Plans,
-    anatomy: Anatomy,
-    painted: Mapping[str, int],
-    training: TrainingConfig,
-) -> tuple[Cell, ...]:
+def cells_of(texts: SweepTexts, plan: PlanModel) -> tuple[Cell, ...]:
     """Return every combination as a cell, each once.
 
     An axis changes the methods that have it and leaves the others as they are: a rank means nothing
@@ -107,11 +100,7 @@ def cells_of(
 
     Args:
         texts: what is varied.
-        settings: of the run panel: the base that is varied.
-        plans: turn settings and ranks into configs.
-        anatomy: of the model.
-        painted: {site: rank} of the grid.
-        training: the base too.
+        plan: the base that is varied.
 
     Raises:
         ConfigError: nothing is varied, too many cells, or one that cannot be.
@@ -124,13 +113,18 @@ def cells_of(
         raise ConfigError(
             f"{count:,} combinations; the panel takes {MOST_CELLS} at most, ll.sweep any number"
         )
+    settings, painted, anatomy = plan.settings, plan.ranks, plan.anatomy
+    try:
+        training = TrainingConfig.from_dict(plan.training())
+    except TypeError as error:
+        raise ConfigError(f"the settings of the run cannot be: {error}") from None
     found: dict[str, Cell] = {}
     made: dict[tuple[Any, ...], tuple[MethodConfig, ...]] = {}
     used: set[str] = set()
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
         own = {**settings, **({"method": chosen["method"]} if "method" in chosen else {})}
-        method = plans.method(own)
+        method = plan.method(own)
         has = {"method", *_OF_TRAINING}
         has |= {*_PAINTED} if method.paints else {"r"} if "r" in method.fields else set()
         changes = {field: value for field, value in chosen.items() if field in has}
@@ -141,13 +135,13 @@ def cells_of(
             if "r" in changes and not method.paints:
                 own["r"] = changes["r"]
             ranks = _painted(painted, changes, anatomy) if method.paints else painted
-            configs = plans.configs(own, ranks, training.max_steps)
+            configs = plan.configs(own, ranks, training.max_steps)
             made[key] = _kept(configs, changes, anatomy)
         cell = cell_of(made[key], training.replace(**fields), changes)
         found.setdefault(cell.id, cell)
     if idle := axes.keys() - used:
         field = min(idle)
-        name = plans.method(settings).name if "method" not in axes else "none of the methods"
+        name = plan.method(settings).name if "method" not in axes else "none of the methods"
         says = "has" if "method" in axes else "has no"
         raise FieldError(field, f"{AXES[field]}: {name} {says} {AXES[field]}; leave it empty")
     return tuple(found.values())

@@ -7,8 +7,8 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import ipywidgets
 import numpy as np
@@ -16,15 +16,18 @@ import traitlets
 
 from lora_lab.analysis.live import SiteView, site_view
 from lora_lab.anatomy.blocks import site_label
-from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import LoraLabError
 from lora_lab.runs.snapshot import RunState, Snapshot, Spectra
 from lora_lab.spectra.sizes import effective_rank
-from lora_lab.spectra.update import SiteUpdate
 from lora_lab_widgets._background import Background
 from lora_lab_widgets._live_figure import LiveFigure
 from lora_lab_widgets.message_throttle import Line, Picker, Place, at_once
+from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.site_map import SiteMap
+
+if TYPE_CHECKING:
+    from lora_lab.methods.base import Adapter
+    from lora_lab_widgets.session import Session
 
 GAP = 18  # pixels between the columns
 PAUSE = 2.0  # seconds between two looks at ΔW, at least: a look takes five messages
@@ -41,9 +44,7 @@ class DeltaW(ipywidgets.VBox):
     directions) is computed on a thread and shown with a later tick.
 
     Args:
-        anatomy: of the model.
-        factors: returns a copy of a site's ΔW, None while there is none. Called on a thread.
-        base_weight: returns W₀ (out, in) of a site. Called on a thread.
+        session: has the adapter, and the site that is looked at.
 
     Attributes:
         selected: the name of the site that is looked at; set it, or observe it.
@@ -53,13 +54,9 @@ class DeltaW(ipywidgets.VBox):
     selected = traitlets.Unicode()
     ranks = traitlets.Dict()
 
-    def __init__(
-        self,
-        anatomy: Anatomy,
-        factors: Callable[[str], SiteUpdate | None],
-        base_weight: Callable[[str], Any],
-    ) -> None:
-        self._anatomy, self._factors, self._base_weight = anatomy, factors, base_weight
+    def __init__(self, session: Session) -> None:
+        self._session, self._anatomy, self._live = session, session.anatomy, session.live_adapter
+        self._adapter: Adapter | None = None  # the one on show
         self._lock = threading.RLock()
         self._job: Background[SiteView | None] = Background()
         self._asked: tuple[str, str, int] | None = None  # (site, run, version) of the latest look
@@ -70,7 +67,7 @@ class DeltaW(ipywidgets.VBox):
         self._nothing = NOTHING_YET
         self._picker = Picker(layout={"width": "200px"}, options=[("no site", "")])
         self._line = Line(_dim(NOTHING_YET))
-        self._map = SiteMap(anatomy, layout=Place())
+        self._map = SiteMap(session.anatomy, layout=Place())
         self._spectrum, self._overlap = LiveFigure("spectrum"), LiveFigure("overlap")
         columns = [self._spectrum, self._overlap, self._map]
         row = ipywidgets.Box(columns, layout={"display": "flex", "flex_flow": "row wrap"})
@@ -86,27 +83,27 @@ class DeltaW(ipywidgets.VBox):
         self._map.observe(lambda change: self._pick(change["new"]), "selected")
         self.observe(self._selected, "selected")
         self.observe(self._ranked, "ranks")
+        self.observe(lambda change: setattr(session, "site", change["new"]), "selected")
+        session.observe(lambda change: setattr(self, "selected", change["new"]), "site")
+        session.observe(lambda _: self._show_adapter(), "run")
+        self._show_adapter()
 
-    def update(self, snapshot: Snapshot | None, theme: str, width: int) -> None:
-        """Show what is new; quick, and nothing is sent when nothing is.
-
-        Args:
-            snapshot: of the run, None without one.
-            theme: "light" or "dark".
-            width: of the place for this view, in CSS pixels; 0 when not known.
-        """
+    def update(self, tick: Tick) -> None:
+        """Show what is new; quick, and nothing is sent when nothing is."""
+        if self._live.attached is not self._adapter:  # a queued run has begun
+            self._show_adapter()
+        snapshot = tick.snapshot
         with self._lock:
             with at_once():
-                self._arrange(width or 1000)
+                self._arrange(tick.width or 1000)
             if snapshot is not None:
                 self._draw_map(snapshot)
             self._take(_pause(snapshot))
             self._look(snapshot)
             if self._view is not None:
-                named: Literal["light", "dark"] = "dark" if theme == "dark" else "light"
                 stale = self._view.site != self.selected
                 for figure in (self._spectrum, self._overlap):
-                    figure.show(self._view, named, stale=stale)
+                    figure.show(self._view, tick.theme, stale=stale)
 
     def refresh(self) -> None:
         """Look at ΔW again at the next tick, though no step was trained: after a new adapter."""
@@ -114,19 +111,19 @@ class DeltaW(ipywidgets.VBox):
             self._asked = self._mapped = None
             self._map_due = 0.0
 
-    def show(self, ranks: Mapping[str, int], nothing: str = NOTHING_YET) -> None:
-        """Show another adapter.
-
-        Args:
-            ranks: {site name: r}.
-            nothing: what to say where there are none.
-        """
+    def _show_adapter(self) -> None:
+        """Show the adapter that the model has now."""
         with self._lock:
-            self._nothing = nothing
-            if dict(ranks) != self.ranks:
-                self.ranks = dict(ranks)
+            self._adapter = self._live.attached
+            adapter = self._live.adapter
+            ranks = {} if adapter is None else {name: s.r for name, s in adapter.sites.items()}
+            none_trained = adapter is not None or self._session.run is None
+            self._nothing = NOTHING_YET if none_trained else self._live.nothing
+            if ranks != self.ranks:
+                self.ranks = ranks
             else:
                 self._ranked(None)
+        self._session.watch()
 
     def _look(self, snapshot: Snapshot | None) -> None:
         run = (snapshot.run_id, snapshot.version) if snapshot else ("", 0)
@@ -138,8 +135,8 @@ class DeltaW(ipywidgets.VBox):
             self._asked = key
 
     def _measure(self, site: str) -> SiteView | None:
-        factors = self._factors(site)
-        return None if factors is None else site_view(factors, self._base_weight(site))
+        factors = self._live.factors(site)
+        return None if factors is None else site_view(factors, self._live.base_weight(site))
 
     def _take(self, pause: float) -> None:
         outcome = self._job.take()

@@ -9,16 +9,22 @@ import traitlets
 
 from lora_lab.training.gpu_memory import used_by_others
 from lora_lab_widgets._background import Background
-from lora_lab_widgets.panel import PanelWidget
+from lora_lab_widgets.panel import PanelWidget, Tick
 
 if TYPE_CHECKING:
     import torch
+
+    from lora_lab_widgets.planned import Planned
+    from lora_lab_widgets.session import Session
 
 PACE = 15.0  # seconds between two questions to the GPU's driver
 
 
 class Header(PanelWidget):
     """A title with chips, and the device at the right. Its style sheet lays the workbench out.
+
+    Args:
+        session: has the model and the plan.
 
     Attributes:
         chips: short texts, such as the model's name and the task's.
@@ -32,13 +38,19 @@ class Header(PanelWidget):
     device = traitlets.Unicode().tag(sync=True)
     others = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, session: Session, **settings: Any) -> None:
+        self._lm = session.lm
+        self._plan = session.plan
         self._job: Background[str] = Background()
         self._due = 0.0
         super().__init__(**settings)
+        self._plan.observe(lambda change: self._show_plan(change["new"]), "planned")
+        self._show_plan(self._plan.planned)
 
-    def update(self, device: torch.device) -> None:
-        """One heartbeat: show who else is on a GPU, asked now and then on a thread of its own."""
+    def update(self, tick: Tick) -> None:
+        """Show who else is on a GPU, asked now and then on a thread of its own."""
+        del tick
+        device = self._lm.model.device
         if (outcome := self._job.take()) is not None:
             self.others = outcome.value or ""
         now = time.monotonic()
@@ -49,3 +61,22 @@ class Header(PanelWidget):
     def summary(self) -> str:
         """Return the chips."""
         return " · ".join(self.chips)
+
+    def _show_plan(self, planned: Planned) -> None:
+        method, numbers = planned.title
+        if not method:
+            return
+        name = planned.settings["task"]
+        task = self._plan.tasks.get(name)
+        synthetic = " · synthetic" if task is not None and task.synthetic else ""
+        chips = [self._lm.card.name, method, f"{name}{synthetic}", numbers]
+        self.chips = [chip for chip in chips if chip]
+        self.device = f"{_device_name(self._lm.model.device)} · {self._lm.card.dtype}"
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return {"cpu": "CPU", "mps": "Apple GPU"}.get(device.type, device.type)

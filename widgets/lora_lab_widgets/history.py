@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import traitlets
 
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord, list_runs
-from lora_lab.runs.snapshot import Snapshot
-from lora_lab.training.run import Run
 from lora_lab_widgets._background import Background
 from lora_lab_widgets._problems import from_error
 from lora_lab_widgets.live_adapter import over
-from lora_lab_widgets.panel import MessagePanel
+from lora_lab_widgets.panel import MessagePanel, Tick
 from lora_lab_widgets.run_rows import MOST_PICKED, Look, delete, look
+
+if TYPE_CHECKING:
+    from lora_lab_widgets.session import Session
 
 _CLOSED: dict[str, Any] = {"open": False, "rows": [], "picked": [], "total": 0, "folder": ""}
 
@@ -35,11 +36,7 @@ class History(MessagePanel):
     `update`, which the heartbeat makes.
 
     Args:
-        output_dir: where the runs' folders are.
-        run: returns the notebook's latest run, None before the first.
-        resume: returns the run that goes on with one on disk, idle; called on a thread.
-        begin: starts what `resume` returned.
-        report: writes a run's report and returns its path; called on a thread.
+        session: has the folder of the runs and the latest one; resumes runs, reports on them.
 
     Attributes:
         form: {"open", "rows", "picked": ids, "total": of the runs on disk, "folder"}.
@@ -55,20 +52,9 @@ class History(MessagePanel):
     details = traitlets.Dict().tag(sync=True)
     busy = traitlets.Unicode().tag(sync=True)
 
-    def __init__(
-        self,
-        output_dir: Path,
-        *,
-        run: Callable[[], Run | None],
-        resume: Callable[[RunRecord], Run],
-        begin: Callable[[Run], None],
-        report: Callable[[RunRecord], Path],
-    ) -> None:
-        self._output_dir = output_dir
-        self._run = run
-        self._resume = resume
-        self._begin = begin
-        self._report = report
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._output_dir = session.output_dir
         self._open = False
         self._picked: list[str] = []
         self._shown = ""
@@ -84,8 +70,9 @@ class History(MessagePanel):
         """Return whether it is open, and how many runs it lists."""
         return f"{len(self.form['rows'])} runs" if self.form.get("open") else "closed"
 
-    def update(self, snapshot: Snapshot | None) -> None:
+    def update(self, tick: Tick) -> None:
         """Show what has come in, start what is due; quick, and nothing is sent without news."""
+        snapshot = tick.snapshot
         with self._lock:
             moment = (snapshot.run_id, over(snapshot.state)) if snapshot else ("", True)
             if moment != self._moment:
@@ -132,11 +119,13 @@ class History(MessagePanel):
         if self._asked is not None or (self._doing is not None and self._doing.text != _READING):
             raise RunError("the last request is still being worked on; wait for it")
         if kind == "resume":
-            run = self._run()
+            run = self._session.run
             if run is not None and not over(run.state):
                 raise RunError(f"run {run.id} is {run.state}; stop it to resume another one")
             self._asked = _Job(
-                f"reading run {record.id}…", lambda: self._resume(record), self._begin
+                f"reading run {record.id}…",
+                lambda: self._session.resume(record),
+                self._session.go_on,
             )
         elif kind == "delete":
             self._asked = _Job(
@@ -147,12 +136,12 @@ class History(MessagePanel):
         else:
             self._asked = _Job(
                 f"writing the report of run {record.id}…",
-                lambda: self._report(record),
+                lambda: self._session.report(record),
                 lambda _: None,
             )
 
     def _at_work(self, folder: Path) -> bool:
-        run = self._run()
+        run = self._session.run
         return run is not None and run.folder == folder and not over(run.state)
 
     # One turn: take what came, start what is due --------------------------------------------------

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 import traitlets
 
-from lora_lab.anatomy.types import Anatomy
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab_widgets._problems import from_error
 from lora_lab_widgets.figure_area import FigureArea
 from lora_lab_widgets.jobs import Jobs
-from lora_lab_widgets.lab_views import VIEWS, Theme, View
-from lora_lab_widgets.live_adapter import LiveAdapter, resting
-from lora_lab_widgets.panel import MessagePanel
+from lora_lab_widgets.lab_views import VIEWS, View
+from lora_lab_widgets.live_adapter import resting
+from lora_lab_widgets.panel import MessagePanel, Theme, Tick
+
+if TYPE_CHECKING:
+    from lora_lab_widgets.session import Session
 
 NARROWEST = 320  # pixels that a figure gets at least
 
@@ -59,15 +60,14 @@ class Laboratory(ipywidgets.VBox):
     clock is slow.
 
     Args:
-        live_adapter: the model and its adapter.
-        anatomy: of the model.
-        runs_dir: where runs are found.
+        session: has the model's adapter, and the folder of runs.
     """
 
-    def __init__(self, live_adapter: LiveAdapter, anatomy: Anatomy, runs_dir: Path) -> None:
-        self._views: dict[str, View] = {
-            kind.key: kind(live_adapter, anatomy, runs_dir) for kind in VIEWS
-        }
+    def __init__(self, session: Session) -> None:
+        live, anatomy, folder = session.live_adapter, session.anatomy, session.output_dir
+        self._views: dict[str, View] = {kind.key: kind(live, anatomy, folder) for kind in VIEWS}
+        self._session = session
+        self._adapter = live.attached  # the one that was measured
         self._view = self._views[VIEWS[0].key]
         self._jobs = Jobs()
         self._open = False
@@ -84,37 +84,37 @@ class Laboratory(ipywidgets.VBox):
         super().__init__([self.panel, self.figure_area], layout=layout)
         self.add_class("ll-panel")
         self.add_class("ll-laboratory")
+        session.observe(lambda _: self._follow(), "site")
+        session.observe(lambda _: self._forget(), "run")
+        self._follow()
 
-    def update(self, snapshot: Snapshot | None, theme: str, width: int) -> None:
-        """Show what is new; quick, and nothing is sent when nothing is.
-
-        Args:
-            snapshot: of the run, None without one.
-            theme: "light" or "dark".
-            width: of the place for this view, in CSS pixels; 0 when not known.
-        """
+    def update(self, tick: Tick) -> None:
+        """Show what is new; quick, and nothing is sent when nothing is."""
         with self._lock:
+            if self._session.live_adapter.attached is not self._adapter:  # a queued run has begun
+                self._forget()
             # Another run is on disk, or one has ended.
-            self._form_due |= _moment(snapshot) != _moment(self._snapshot)
-            self._snapshot = snapshot
-            self._theme = "dark" if theme == "dark" else "light"
-            self._width = width or self._width
+            self._form_due |= _moment(tick.snapshot) != _moment(self._snapshot)
+            self._snapshot = tick.snapshot
+            self._theme = tick.theme
+            self._width = tick.width or self._width
             if self._open:
                 self._turn()
 
-    def follow(self, site: str) -> None:
-        """Look at this site: shown with the next tick, in the views of one site."""
+    def _follow(self) -> None:
+        """Show the site that is looked at with the next tick, in the views of one site."""
         with self._lock:
             for view in self._views.values():
                 if view.of_one_site:
-                    view.values["site"] = site
+                    view.values["site"] = self._session.site
             self._form_due = True
 
-    def refresh(self) -> None:
+    def _forget(self) -> None:
         """Forget what was measured: the model has another adapter."""
         with self._lock:
+            self._adapter = self._session.live_adapter.attached
             self._jobs.forget()
-            self._form_due = True
+            self._follow()
 
     # What the browser asks -----------------------------------------------------------------------
 

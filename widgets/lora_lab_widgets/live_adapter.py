@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import attached
@@ -12,8 +12,6 @@ from lora_lab.methods.base import Adapter
 from lora_lab.runs.snapshot import RunState
 from lora_lab.spectra.update import SiteUpdate
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.prompts import GenerationTask
-from lora_lab.training.observer import copy_update
 from lora_lab.training.run import Run
 from lora_lab_widgets.methods import method_of
 
@@ -21,9 +19,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from lora_lab.models.load import LoadedModel
-    from lora_lab.sweeps.local import Sweep
-    from lora_lab.tasks.prompts import Example
+    from lora_lab.tasks.base import Example
+    from lora_lab_widgets.session import Session
 
 ADAPTER = "default"  # the name under which `train` attaches
 
@@ -32,28 +29,17 @@ class LiveAdapter:
     """The model and its adapter. All but `adapter` may take a while: call them on a thread.
 
     Args:
-        lm: the model in the notebook.
-        run: returns the latest run, None before the first.
-        task: returns the task that the notebook has picked.
-        sweep: returns the sweep that trains the model now, None where none does.
+        session: has the model, the latest run and the sweep that trains.
     """
 
-    def __init__(
-        self,
-        lm: LoadedModel,
-        run: Callable[[], Run | None],
-        task: Callable[[], Task],
-        sweep: Callable[[], Sweep | None] = lambda: None,
-    ) -> None:
-        self.lm = lm
-        self._run = run
-        self._task = task
-        self._sweep = sweep
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.lm = session.lm
 
     @property
     def run(self) -> Run | None:
         """The latest run."""
-        return self._run()
+        return cast("Run | None", self._session.run)
 
     @property
     def attached(self) -> Adapter | None:
@@ -76,15 +62,15 @@ class LiveAdapter:
 
     def examples(self, count: int) -> Sequence[Example]:
         """Return held-out examples of the task that the adapter learns; none if it has classes."""
-        task = self.run.task if self.run else self._task()
-        return list(task.validation[:count]) if isinstance(task, GenerationTask) else []
+        task = self.run.task if self.run else self._session.plan.task
+        return list(task.validation[:count]) if isinstance(task, Task) else []
 
     def at_rest(self) -> contextlib.AbstractContextManager[PreTrainedModel]:
         """Hold the run, if there is one, between two steps: inside, the model may be used.
 
         Of a sweep no cell begins or ends meanwhile.
         """
-        if sweep := self._sweep():
+        if sweep := self._session.training_sweep:
             return sweep.paused()
         run = self.run
         return run.paused() if run else contextlib.nullcontext(self.lm.model)

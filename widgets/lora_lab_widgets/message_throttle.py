@@ -38,6 +38,13 @@ class MessageThrottle:
         self._line: dict[Throttled, set[str]] = {}  # what waits, in the order of their turns
 
     @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let what this thread changes meanwhile wait, then send what there is room for."""
+        with self.collect():
+            yield
+        self.deliver()
+
+    @contextlib.contextmanager
     def collect(self) -> Iterator[None]:
         """Let what this thread changes in `Throttled` widgets wait for `deliver`."""
         before, _AT_WORK.throttle = current_throttle(), self

@@ -1,4 +1,7 @@
-"""What every panel shares: its assets, its manners towards typos, and its fallback."""
+"""What a panel of the workbench is, what a heartbeat tells it, and the widgets that panels are.
+
+A new panel is one Python file, one ES module in ``static/`` and one entry in `workbench.PANELS`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import difflib
 import html
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import anywidget
 import traitlets
@@ -17,7 +21,41 @@ from lora_lab_widgets._problems import from_error
 from lora_lab_widgets.message_throttle import Throttled
 from lora_lab_widgets.subshell import OnSubshell
 
+if TYPE_CHECKING:
+    from lora_lab.runs.snapshot import Snapshot
+    from lora_lab.training.run import Run
+
 STATIC = Path(__file__).parent / "static"
+Theme = Literal["light", "dark"]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One heartbeat, as every panel gets it.
+
+    Attributes:
+        snapshot: of the latest run, None before the first.
+        run: the latest one.
+        theme: of the page.
+        width: of the place that the panels share, in CSS pixels; 0 when not known.
+        busy: whether something trains: a run, or a sweep's cell.
+        settled: whether the run has taken whole steps, so that its memory is a step's: Adam's
+            moments come with the first, and count from the second on.
+    """
+
+    snapshot: Snapshot | None = None
+    run: Run | None = None
+    theme: Theme = "light"
+    width: int = 0
+    busy: bool = False
+    settled: bool = False
+
+
+class Panel(Protocol):
+    """What the workbench shows: a widget that the heartbeat brings up to date."""
+
+    def update(self, tick: Tick) -> None:
+        """Show what is new; quick, and nothing is sent when nothing is. May raise anything."""
 
 
 def assets(stem: str) -> tuple[str, str]:
@@ -29,7 +67,7 @@ def assets(stem: str) -> tuple[str, str]:
 
 
 class PanelWidget(OnSubshell, Throttled, anywidget.AnyWidget):
-    """Base of the panels.
+    """Base of the widgets that draw themselves: a panel, or a part of one.
 
     A subclass names its ES module in ``static/``, ``module = "rank_grid"``. What that imports comes
     with it, and so do the style sheets that have the modules' names.
@@ -50,6 +88,9 @@ class PanelWidget(OnSubshell, Throttled, anywidget.AnyWidget):
             if not self.has_trait(name):
                 raise TypeError(_unknown_setting(type(self), name))
         super().__init__(**settings)
+
+    def update(self, tick: Tick) -> None:
+        """Show what is new; see `Panel`. By default nothing ever is."""
 
     def summary(self) -> str:
         """Return a few words for ``repr``: cheap, plain text."""
@@ -95,6 +136,17 @@ class MessagePanel(PanelWidget):
     def _handle(self, content: Mapping[str, Any]) -> None:
         """Do what a message asks; what this raises becomes the `problem`."""
         raise NotImplementedError
+
+
+class PanelError(PanelWidget):
+    """Shown under a panel: what went wrong as it was brought up to date; nothing where nothing did.
+
+    Attributes:
+        problem: what `from_error` returns, or None.
+    """
+
+    module = "panel_error"
+    problem = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
 
 
 def _unknown_setting(panel: type[PanelWidget], name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import html
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
@@ -10,11 +9,14 @@ from typing import TYPE_CHECKING, Any, Self
 import traitlets
 
 from lora_lab._util.tables import Table
-from lora_lab.errors import ConfigError
-from lora_lab_widgets.panel import MessagePanel
+from lora_lab_widgets._live_ranks import LiveRanks
+from lora_lab_widgets.grid_cells import cells_of, checked_ranks
+from lora_lab_widgets.panel import MessagePanel, Tick
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy
+    from lora_lab_widgets.plan import Planned
+    from lora_lab_widgets.session import Session
 
 
 class RankGrid(MessagePanel):
@@ -59,6 +61,21 @@ class RankGrid(MessagePanel):
     coded_ranks = traitlets.Dict().tag(sync=True)
     bench = traitlets.Unicode().tag(sync=True)
 
+    def __init__(self, **settings: Any) -> None:
+        self._live_ranks = LiveRanks()
+        super().__init__(**settings)
+
+    @classmethod
+    def of(cls, session: Session) -> Self:
+        """Make the grid of a workbench: its ranks are the plan's."""
+        plan = session.plan
+        grid = cls.from_anatomy(session.anatomy, plan.ranks, bench=session.bench)
+        grid.observe(lambda change: setattr(plan, "ranks", change["new"]), "ranks")
+        grid.observe(lambda change: setattr(session, "site", change["new"]), "selected")
+        plan.observe(lambda change: grid._show_plan(change["old"], change["new"]), "planned")
+        session.observe(lambda change: grid._begin(change["new"] is not None), "run")
+        return grid
+
     @classmethod
     def from_anatomy(
         cls, anatomy: Anatomy, ranks: Mapping[str, int] | None = None, **settings: Any
@@ -78,13 +95,36 @@ class RankGrid(MessagePanel):
     def show_anatomy(self, anatomy: Anatomy, ranks: Mapping[str, int] | None = None) -> None:
         """Show another model, in one message to the browser; its undo history starts afresh."""
         grid = _grid_of(anatomy)
-        checked = _checked(dict(ranks or {}), grid["cells"])
+        checked = checked_ranks(dict(ranks or {}), grid["cells"])
         with self.hold_sync(), self.hold_trait_notifications():
             for name, value in grid.items():
                 self.set_trait(name, value)
             self.selected = ""
             self.live = {}
             self.ranks = checked
+
+    def update(self, tick: Tick) -> None:
+        """Lock while something trains, and show the ranks that it moves."""
+        self.locked = tick.busy
+        if news := self._live_ranks.news(tick):
+            self.show_live(*news)
+
+    def show_painted(self) -> None:
+        """Show the painted ranks again, in the place of those that training has left."""
+        self._live_ranks.clear()
+        self.live = {}
+
+    def _begin(self, training: bool) -> None:
+        self.locked = training  # first: nothing can be painted from now on
+        self.show_painted()
+
+    def _show_plan(self, before: Planned, planned: Planned) -> None:
+        if before.settings["method"] != planned.settings["method"]:
+            self.show_painted()
+        self.ranks = planned.ranks
+        self.set_code(planned.code)
+        if planned.method is not None:
+            self.inert = planned.instead
 
     def set_code(self, code: str) -> None:
         """Say what "copy as Python" copies for the present `ranks`."""
@@ -105,7 +145,7 @@ class RankGrid(MessagePanel):
 
     @traitlets.validate("ranks")
     def _check_ranks(self, proposal: Any) -> dict[str, int]:
-        return _checked(proposal["value"], self.cells)
+        return checked_ranks(proposal["value"], self.cells)
 
     def summary(self) -> str:
         """Return how many matrices have a rank, and which ranks there are."""
@@ -131,43 +171,8 @@ class RankGrid(MessagePanel):
 
 def _grid_of(anatomy: Anatomy) -> dict[str, Any]:
     """Return the traits that describe a model: rows, roles, cells."""
-    cells = []
-    for index, block in enumerate(anatomy.blocks):
-        for role in anatomy.roles:
-            site = block.roles.get(role)
-            if site is not None:
-                shape = [site.out_features, site.in_features]
-                cells.append(
-                    {
-                        "row": index,
-                        "role": role,
-                        "site": site.name,
-                        "shape": shape,
-                        "max_rank": min(shape),
-                    }
-                )
     return {
         "rows": [row.label for row in anatomy.rows],
         "roles": list(anatomy.roles),
-        "cells": cells,
+        "cells": cells_of(anatomy),
     }
-
-
-def _checked(ranks: Mapping[str, Any], cells: list[dict[str, Any]]) -> dict[str, int]:
-    """Return the ranks without zeros, or raise on one that these cells cannot have."""
-    by_site = {cell["site"]: cell for cell in cells}
-    for site, rank in ranks.items():
-        if site not in by_site:
-            near = difflib.get_close_matches(site, by_site, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "see .cells for the sites there are"
-            raise ConfigError(f"ranks names {site!r}, which is no site of this model; {hint}")
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
-            raise ConfigError(
-                f"ranks[{site!r}] is {rank!r}; a rank is a whole number of at least 0"
-            )
-        if rank > (limit := by_site[site]["max_rank"]):
-            d, k = by_site[site]["shape"]
-            raise ConfigError(
-                f"rank {rank} at {site} ({d} × {k}) is above min(out, in); use at most {limit}"
-            )
-    return {site: rank for site, rank in ranks.items() if rank}

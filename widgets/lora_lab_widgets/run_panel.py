@@ -1,52 +1,34 @@
 """The heartbeat of the workbench, and the run's controls.
 
 The panel's JavaScript asks at most three times a second, and only while somebody looks; the handler
-here reads one immutable `Snapshot`, lets the views update themselves, and answers by setting one
+here reads one immutable `Snapshot`, lets the panels update themselves, and answers by setting one
 trait. The trainer's thread never comes near a widget. `MessageThrottle` says how much goes to the
 browser.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import traitlets
 
 from lora_lab.errors import ConfigError
 from lora_lab.runs.snapshot import Snapshot
-from lora_lab.training.config import TrainingConfig
 from lora_lab_widgets._problems import as_json, from_error
-from lora_lab_widgets.message_throttle import MessageThrottle
-from lora_lab_widgets.methods import METHODS, WHOLE, choices, default_values, typed
-from lora_lab_widgets.panel import PanelWidget
+from lora_lab_widgets.panel import PanelWidget, Theme
 from lora_lab_widgets.serialize import describe
 
-TRAINING = (
-    "max_steps",
-    "per_device_train_batch_size",
-    "learning_rate",
-    "max_length",
-    "seed",
-)
-"""The fields of `TrainingConfig` that the panel shows."""
+if TYPE_CHECKING:
+    from lora_lab_widgets.planned import Planned
+    from lora_lab_widgets.session import Session
+
 COMMANDS = ("start", "pause", "resume", "stop", "take", "recipe")
 
-View = Callable[[Snapshot | None, str, int], None]
-"""What `RunPanel.on_tick` takes: called with (snapshot, "light" or "dark", width in CSS pixels)."""
-
-
-def default_settings(task: str = "") -> dict[str, Any]:
-    """Return the settings that the panel knows, under the field names of the configs."""
-    training = TrainingConfig()
-    return {
-        "task": task,
-        **{name: getattr(training, name) for name in TRAINING},
-        **default_values(),
-    }
+Beat = Callable[[Snapshot | None, Theme, int], None]
+"""What every heartbeat calls: with snapshot, the page's theme, and the width in CSS pixels."""
 
 
 class RunPanel(PanelWidget):
@@ -57,24 +39,18 @@ class RunPanel(PanelWidget):
     it sends messages, so there is one writer a trait.
 
     Args:
-        read: returns the run's current snapshot, None before the first run.
-        on_command: called with (one of `COMMANDS`, settings): "take" is what an out-of-memory
-            proposes, "recipe" the run file for other machines. A `LoraLabError` that it raises is
-            shown in the red strip; the clock goes on.
-        settings: values that differ from `default_settings`.
-        tasks: the names to choose from.
-        paint: takes {site: rank}, the ranks that the page's grid shows as a command is given.
+        session: has run and plan, and does the commands: "take" is what an out-of-memory proposes,
+            "recipe" the run file for other machines. A `LoraLabError` that it raises is shown in
+            the red strip; the clock goes on.
 
     Attributes:
+        beat: called at every tick.
         settings: of the next run, of all methods; those of the chosen one are shown.
         methods: [{"name", "text", "fields": the settings that it has}].
         plan: {"line": what the method does, or why it cannot; "bad": whether it cannot;
             "automatic": {setting: what it is where nothing is typed}}.
         recipe: {"path": of the run file that was written, "commands": what trains it elsewhere}.
         bench: whose grid's ranks come with a command.
-
-    Raises:
-        ConfigError: when `settings` has a name that the panel does not show.
     """
 
     module = "run_panel"
@@ -88,52 +64,28 @@ class RunPanel(PanelWidget):
     bench = traitlets.Unicode().tag(sync=True)
     clock = traitlets.Unicode(read_only=True).tag(sync=True)  # views of one panel share one clock
 
-    def __init__(
-        self,
-        read: Callable[[], Snapshot | None],
-        on_command: Callable[[str, dict[str, Any]], None],
-        *,
-        settings: Mapping[str, Any] | None = None,
-        tasks: Sequence[str] = (),
-        paint: Callable[[dict[str, int]], None] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self._read = read
-        self._on_command = on_command
-        self._paint = paint
-        self._views: list[View] = []
-        self._throttle = MessageThrottle()
+    def __init__(self, session: Session, **settings: Any) -> None:
+        self._session, self._plan = session, session.plan
+        self.beat: Beat = lambda *_: None
         self._updating = threading.Lock()  # one thread at a time works on the views
         # One thread at a time writes the traits; again by the same, from an observer of one.
         self._answering = threading.RLock()
         self._refused: dict[str, Any] | None = None  # the problem of the latest command
         self._refused_in: tuple[str, str] = ("", "")  # the run and the state it arose in
         self._taken: tuple[str, str] | None = None  # the run whose proposal was taken
-        self._broken: dict[str, Any] | None = None  # a view's problem in the latest update
+        self._broken: dict[str, Any] | None = None  # the latest heartbeat's problem
         self._unread: dict[str, Any] | None = None  # why the run could not be read
         self._seen: Snapshot | None = None
         self._answerer = 0  # the thread that answers a message right now
         self._due: set[str] = set()  # traits that changed since the last answer
         self._noting = threading.Lock()
-        start = default_settings(tasks[0] if tasks else "")
-        start.update(_known(settings or {}, start))
-        kwargs = {"methods": choices(start, None), **kwargs}
-        super().__init__(settings=start, tasks=list(tasks), **kwargs)
+        super().__init__(bench=session.bench, **settings)
+        self._show_plan(self._plan.planned)
+        self._plan.observe(lambda change: self._show_plan(change["new"]), "planned")
+        self.observe(lambda change: setattr(self._plan, "settings", change["new"]), "settings")
         self.set_trait("clock", self.model_id or f"panel-{id(self)}")
         self._answer("", self._look())
         self.on_msg(self._receive)
-
-    def on_tick(self, view: View) -> None:
-        """Call `view(snapshot, theme, width)` at every tick; adding the same one twice is once."""
-        if view not in self._views:
-            self._views.append(view)
-
-    @contextlib.contextmanager
-    def in_turn(self) -> Iterator[None]:
-        """Let what a start changes in the views reach the browser as at a tick: throttled."""
-        with self._throttle.collect():
-            yield
-        self._throttle.deliver()
 
     def summary(self) -> str:
         """Return the run's state in a few words."""
@@ -167,7 +119,7 @@ class RunPanel(PanelWidget):
         snapshot = self._look()
         try:
             if kind == "tick":
-                self._update_views(snapshot, content)
+                self._update_panels(snapshot, content)
             elif kind == "settings":
                 self._merge(content.get("settings") or {})
                 self._refused = None
@@ -183,28 +135,24 @@ class RunPanel(PanelWidget):
 
     def _look(self) -> Snapshot | None:
         try:
-            self._seen = self._read()
+            run = self._session.run
+            self._seen = run.snapshot if run is not None else None
             self._unread = None
         except Exception as error:
             self._unread = from_error(error, "the run could not be read; it may still go on")
         return self._seen
 
-    def _update_views(self, snapshot: Snapshot | None, content: Mapping[str, Any]) -> None:
-        # A tick that meets another one still at work only answers: the views are up to date soon.
+    def _update_panels(self, snapshot: Snapshot | None, content: Mapping[str, Any]) -> None:
+        # A tick that meets another one still at work only answers: the panels are up to date soon.
         if not self._updating.acquire(blocking=False):
             return
         try:
-            theme = "dark" if content.get("theme") == "dark" else "light"
-            width = int(content.get("width") or 0)
-            broken = None
-            with self.in_turn():
-                for view in tuple(self._views):
-                    try:
-                        view(snapshot, theme, width)
-                    except Exception as error:
-                        remedy = "a view of the workbench failed; the run goes on"
-                        broken = from_error(error, remedy)
-            self._broken = broken
+            theme: Theme = "dark" if content.get("theme") == "dark" else "light"
+            with self._session.throttle.turn():
+                self.beat(snapshot, theme, int(content.get("width") or 0))
+            self._broken = None
+        except Exception as error:
+            self._broken = from_error(error, "the panels could not be updated; the run goes on")
         finally:
             self._updating.release()
 
@@ -213,16 +161,27 @@ class RunPanel(PanelWidget):
         if name not in COMMANDS:
             raise ConfigError(f"no command {name!r}; use one of {', '.join(COMMANDS)}")
         self._merge(content.get("settings") or {})
-        if self._paint is not None and "ranks" in content:
-            self._paint(content["ranks"])
+        if "ranks" in content:
+            self._plan.ranks = content["ranks"]
         typed = name in ("start", "recipe")
-        self._on_command(name, _typed(self.settings) if typed else dict(self.settings))
+        settings = self._plan.typed() if typed else dict(self._plan.settings)
+        recipe = self._session.command(name, settings)
+        if recipe is not None:
+            self.recipe = recipe
         if name == "take":
             self._taken = _moment(self._seen)
 
     def _merge(self, changes: Mapping[str, Any]) -> None:
         with self._answering:
-            self.settings = {**self.settings, **_known(changes, self.settings)}
+            self._plan.merge(changes)
+
+    def _show_plan(self, planned: Planned) -> None:
+        self.settings = planned.settings
+        self.tasks = self._plan.task_names
+        self.methods = self._plan.choices()
+        plan = {"line": planned.line, "bad": bool(planned.error)}
+        known = planned.method is not None
+        self.plan = {**plan, "automatic": planned.automatic} if known else plan
 
     def _refuse(self, error: Exception, snapshot: Snapshot | None) -> None:
         problem = from_error(error)
@@ -252,23 +211,3 @@ _TAKEN = "what was proposed is in the settings: press Start"
 
 def _moment(snapshot: Snapshot | None) -> tuple[str, str]:
     return (snapshot.run_id, snapshot.state) if snapshot else ("", "")
-
-
-def _known(changes: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    for name in changes:
-        if name not in settings:
-            raise ConfigError(f"no setting {name!r}; the panel has {', '.join(settings)}")
-    return dict(changes)
-
-
-def _typed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings as numbers, whole ones as int; the configs check the ranges later.
-
-    Raises:
-        ConfigError: on what is no number, as the browser may send any text. What other methods
-            than the chosen one would need is not looked at.
-    """
-    chosen = METHODS.get(settings["method"])
-    names = (*TRAINING, *(chosen.fields if chosen else ()))
-    whole = {*TRAINING, *WHOLE} - {"learning_rate"}
-    return {**settings, **typed(settings, names, whole)}

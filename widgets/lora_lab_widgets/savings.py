@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import traitlets
 
@@ -11,7 +11,13 @@ from lora_lab._util.format import format_bytes, format_change, format_count
 from lora_lab.budget.costs import Budget, Memory
 from lora_lab.budget.evaluate import evaluate_price
 from lora_lab.budget.meter import MemoryReading, differing_part
-from lora_lab_widgets.panel import PanelWidget
+from lora_lab_widgets._dry_runs import DryRuns
+from lora_lab_widgets.panel import PanelWidget, Tick
+
+if TYPE_CHECKING:
+    from lora_lab.training.run import Run
+    from lora_lab_widgets.planned import Planned
+    from lora_lab_widgets.session import Session
 
 PARTS = ("weights", "gradients", "optimizer", "activations")
 
@@ -60,7 +66,39 @@ class Savings(PanelWidget):
 
     def __init__(self, **settings: Any) -> None:
         self._other: Budget | None = None  # what `totals` shows
+        self._dry_runs: DryRuns | None = None
         super().__init__(**settings)
+
+    @classmethod
+    def of(cls, session: Session) -> Self:
+        """Make the savings of a workbench's plan; dry runs correct them while nothing trains."""
+        plan, panel = session.plan, cls(bench=session.bench)
+
+        def begin(run: Run | None) -> None:
+            if run is not None and session.training_sweep is not None:
+                panel.note_other(f"cell {run.id}")
+            else:
+                panel.note_run()
+
+        panel._dry_runs = DryRuns(panel, lambda shown: plan.dry_run(full=shown is None))
+        panel._show_plan(plan.planned)
+        plan.observe(lambda change: panel._show_plan(change["new"]), "planned")
+        session.observe(lambda change: begin(change["new"]), "run")
+        return panel
+
+    def update(self, tick: Tick) -> None:
+        """Show what the run takes, and what a dry run has found."""
+        self.measure(tick.snapshot.memory if tick.snapshot else None, settled=tick.settled)
+        if self._dry_runs is not None:
+            self._dry_runs.update(quiet=not tick.busy)
+
+    def _show_plan(self, planned: Planned) -> None:
+        self.price, self.settings_text = planned.price.table, planned.price.text
+        self.ranks = planned.ranks
+        if planned.is_lora:
+            self.show_ranks()
+        else:
+            self.show(repr(planned.configs), planned.cost)
 
     @property
     def plan(self) -> Plan:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import traitlets
 
 from lora_lab._util.format import plural
+from lora_lab.budget.forecast import budget
+from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.local import Sweep, SweepSnapshot
-from lora_lab_widgets._sweep_plan import AXES, FieldError, SweepTexts
+from lora_lab_widgets._recipes import written_sweep
+from lora_lab_widgets._sweep_plan import AXES, FieldError, SweepTexts, cells_of, read_texts
 from lora_lab_widgets._sweep_view import minutes, progress, rows
-from lora_lab_widgets.panel import MessagePanel
+from lora_lab_widgets.methods import METHODS, mend, method_of
+from lora_lab_widgets.panel import MessagePanel, Tick
+
+if TYPE_CHECKING:
+    from lora_lab.anatomy.types import Anatomy
+    from lora_lab_widgets.session import Session
 
 FIELDS = (*AXES, "stop_at", "name")
 PAUSE = 2.0  # seconds between two messages that bring nothing but another step
 _MOST_TYPED = 300  # characters of a field
 _UNPLANNED = {"line": "", "bad": False, "field": "", "cells": 0}
-
-Read = Callable[[Mapping[str, str]], tuple[SweepTexts, Sequence[Cell]]]
 
 
 class SweepPanel(MessagePanel):
@@ -32,12 +37,7 @@ class SweepPanel(MessagePanel):
     makes; the sweep's own threads never come near a widget.
 
     Args:
-        read: turns what was typed into cells; raises `ConfigError`, `FieldError` where it cannot.
-        begin: starts the sweep of these cells in a folder of this name, or raises why not now.
-        write: writes the sweep file; returns its path, and the commands that take it.
-        rate: returns the steps a second of the latest run, None before the first.
-        paint: takes {site: rank}, the ranks that the page's grid shows as a sweep is started.
-        bench: whose grid's.
+        session: has the plan that is varied, and starts sweeps.
 
     Attributes:
         form: {"open": bool, "values": {field of `FIELDS`: text}}.
@@ -56,31 +56,24 @@ class SweepPanel(MessagePanel):
     recipe = traitlets.Dict().tag(sync=True)
     bench = traitlets.Unicode().tag(sync=True)
 
-    def __init__(
-        self,
-        *,
-        read: Read,
-        begin: Callable[[Sequence[Cell], str, AshaConfig | None], Sweep],
-        write: Callable[[Sequence[Cell], str, AshaConfig | None], dict[str, Any]],
-        rate: Callable[[], float | None],
-        paint: Callable[[dict[str, int]], None],
-        bench: str = "",
-    ) -> None:
-        self._read = read
-        self._begin = begin
-        self._write = write
-        self._rate = rate
-        self._paint = paint
-        self.sweep: Sweep | None = None
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self._drawn: SweepSnapshot | None = None
         self._due = 0.0
         self._stale = False  # the plan has to be made again
         values = {**dict.fromkeys(FIELDS, ""), "name": "sweep"}
-        super().__init__(form={"open": False, "values": values}, plan=_UNPLANNED, bench=bench)
+        form = {"open": False, "values": values}
+        super().__init__(form=form, plan=_UNPLANNED, bench=session.bench)
+        session.plan.observe(self._replan, "planned")
 
     def summary(self) -> str:
         """Return how the sweep on show stands."""
         return repr(self.sweep) if self.sweep else "no sweep"
+
+    @property
+    def sweep(self) -> Sweep | None:
+        """The sweep on show."""
+        return cast("Sweep | None", self._session.sweep)
 
     @property
     def going(self) -> bool:
@@ -96,24 +89,39 @@ class SweepPanel(MessagePanel):
         with self._lock, self.hold_sync():  # one message
             if self.going and sweep is not self.sweep:
                 raise RunError("the sweep on show is still training; stop it to show another one")
-            self.sweep, self._drawn = sweep, None
+            self._session.sweep, self._drawn = sweep, None
             self.form, self._stale = {**self.form, "open": True}, True
-            self.update()
+            self._show_news()
 
-    def update(self) -> None:
+    def update(self, tick: Tick) -> None:
         """Show what is new of the sweep; quick, and nothing is sent where nothing is."""
+        del tick
         with self._lock:
-            if not self.form["open"]:
-                return
+            self._show_news()
+
+    def read(self, texts: Mapping[str, str]) -> tuple[SweepTexts, tuple[Cell, ...]]:
+        """Return what was typed, and the cells that it makes of the plan.
+
+        Raises:
+            ConfigError, FieldError: a text that cannot be, or a cell that the model cannot use.
+        """
+        plan = self._session.plan
+        typed = read_texts(texts, plan.anatomy, list(METHODS))
+        cells = cells_of(typed, plan)
+        for configs in {repr(cell.configs): cell.configs for cell in cells}.values():
+            _check(plan.anatomy, configs)
+        return typed, cells
+
+    def _show_news(self) -> None:
+        if self.form["open"]:
             if self.sweep is not None:
                 self._draw(self.sweep)
             if self._stale:
                 self._stale = False
                 self.plan = self._planned()
 
-    def replan(self) -> None:
-        """Have the cells counted again at the next `update`: the base has changed."""
-        self._stale = True
+    def _replan(self, _change: object) -> None:
+        self._stale = True  # the cells are counted again at the next `update`
 
     def _draw(self, sweep: Sweep) -> None:
         seen, now = sweep.snapshot, time.monotonic()
@@ -146,18 +154,20 @@ class SweepPanel(MessagePanel):
             self._take_shown(content)
             texts, cells = self._cells()
             self.recipe = {}  # so that a file of the same name is told again
-            self.recipe = self._write(cells, texts.name, texts.asha)
+            session, task = self._session, self._session.plan.task
+            folder = session.output_dir
+            self.recipe = written_sweep(session.lm, task, cells, texts.name, texts.asha, folder)
         elif kind == "stop":
             if self.sweep is None:
                 raise RunError("no sweep is on show; press Start first")
             self.sweep.stop()
         else:
             raise ConfigError(f"the sweep panel got an unknown message {kind!r}; reload the page")
-        self.update()
+        self._show_news()
 
     def _take_shown(self, content: Mapping[str, Any]) -> None:
         if "ranks" in content:
-            self._paint(content["ranks"])
+            self._session.plan.ranks = content["ranks"]
         self._take(content.get("values"))
 
     def _take(self, values: Any) -> None:
@@ -171,26 +181,36 @@ class SweepPanel(MessagePanel):
         if self.going:
             raise RunError("the sweep is still training; stop it to start another one")
         texts, cells = self._cells()
-        self.show(self._begin(cells, texts.name, texts.asha))
+        self.show(self._session.start_sweep(cells, texts.name, texts.asha))
 
     def _cells(self) -> tuple[SweepTexts, Sequence[Cell]]:
         self.plan = self._planned()
-        return self._read(self.form["values"])
+        return self.read(self.form["values"])
 
     def _planned(self) -> dict[str, Any]:
         values = self.form["values"]
         if not any(values[field].strip() for field in AXES):
             return {**_UNPLANNED, "line": "fill in what to try, values parted by commas"}
         try:
-            _, cells = self._read(values)
+            _, cells = self.read(values)
         except ConfigError as error:
             field = error.field if isinstance(error, FieldError) else ""
             return {"line": str(error)[:_MOST_TYPED], "bad": True, "field": field, "cells": 0}
         line = f"{plural(len(cells), 'cell')} × {plural(cells[0].training.max_steps, 'step')}"
-        if rate := self._rate():
+        run = self._session.run
+        if rate := run.snapshot.steps_per_second if run else None:
             seconds = sum(cell.training.max_steps for cell in cells) / rate
             line += f" · about {minutes(seconds)} of steps, as fast as the latest run"
         return {"line": line, "bad": False, "field": "", "cells": len(cells)}
+
+
+def _check(anatomy: Anatomy, configs: Sequence[MethodConfig]) -> None:
+    """Refuse a cell that the model cannot use, and name the text to blame."""
+    try:
+        budget(anatomy, configs, sequence_length=1)
+    except ConfigError as error:
+        line = mend(method_of(configs), str(error))
+        raise FieldError("r" if line.startswith("rank ") else "method", line) from None
 
 
 def _part(seen: SweepSnapshot) -> tuple[object, ...]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import traitlets
 
+from lora_lab.tasks.base import Task
 from lora_lab_widgets._background import Background
 from lora_lab_widgets._problems import from_error
-from lora_lab_widgets.panel import MessagePanel
+from lora_lab_widgets.defaults import example_prompt
+from lora_lab_widgets.panel import MessagePanel, Tick
+
+if TYPE_CHECKING:
+    from lora_lab_widgets.session import Session
 
 Answer = Callable[[str, int], tuple[str, str | None]]
 """(prompt, max_new_tokens) → (the base model's answer, the adapted one's or None)."""
@@ -43,6 +48,25 @@ class TryIt(MessagePanel):
         self._said = ""
         super().__init__(**kwargs)
 
+    @classmethod
+    def of(cls, session: Session) -> Self:
+        """Make the comparison of a workbench: its model answers, on the task that is picked."""
+        plan = session.plan
+
+        def follow(change: Any) -> None:
+            if change["old"].settings["task"] != change["new"].settings["task"]:
+                panel.writes = isinstance(plan.task, Task)
+                if plan.task.validation:
+                    panel.prompt = example_prompt(plan.task)
+
+        panel = cls(
+            lambda prompt, tokens: session.answer(prompt, tokens, panel.say),
+            prompt=example_prompt(plan.task),
+            writes=isinstance(plan.task, Task),
+        )
+        plan.observe(follow, "planned")
+        return panel
+
     def compare(self, prompt: str | None = None) -> bool:
         """Start generating; False, and nothing is done, while the last comparison is not over."""
         with self._lock:
@@ -61,8 +85,9 @@ class TryIt(MessagePanel):
         """Set what the panel says that it is doing; from any thread, shown at the next update."""
         self._said = text
 
-    def update(self) -> None:
-        """Show what has come in since; quick, to be called at every tick."""
+    def update(self, tick: Tick) -> None:
+        """Show what has come in since."""
+        del tick
         with self._lock:
             outcome = self._job.take()
             if outcome is None:

@@ -2,54 +2,54 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
-import uuid
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from lora_lab.anatomy.api import anatomy
 from lora_lab.budget.forecast import budget
 from lora_lab.checkpoint.saving import save_adapter
 from lora_lab.configs import MethodConfig
-from lora_lab.errors import ConfigError, RunError
-from lora_lab.methods.base import Adapter
 from lora_lab.models.load import LoadedModel
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab.sweeps.local import Sweep
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.families.api import family_of
 from lora_lab.tasks.load import load_task
-from lora_lab.training.config import TrainingConfig
-from lora_lab.training.run import Run, train
-from lora_lab_widgets._answers import answers
-from lora_lab_widgets._dry_runs import DryRuns
-from lora_lab_widgets._live_ranks import LiveRanks
-from lora_lab_widgets._plan_on_show import PlanOnShow
-from lora_lab_widgets._plans import Plans
-from lora_lab_widgets._prices import REPRICED, Prices
-from lora_lab_widgets._recipes import written
-from lora_lab_widgets._resuming import chosen_configs, idle_again, write_report
-from lora_lab_widgets._sweeps import Sweeps
-from lora_lab_widgets.defaults import example_prompt, first_config, loaded, task_choice
-from lora_lab_widgets.delta_w import NOTHING_YET, DeltaW
+from lora_lab.training.run import Run
+from lora_lab_widgets._problems import from_error
+from lora_lab_widgets.defaults import loaded
+from lora_lab_widgets.delta_w import DeltaW
 from lora_lab_widgets.header import Header
 from lora_lab_widgets.history import History
 from lora_lab_widgets.laboratory import Laboratory
-from lora_lab_widgets.live_adapter import ADAPTER, LiveAdapter, over, resting
+from lora_lab_widgets.live_adapter import ADAPTER
+from lora_lab_widgets.panel import Panel, PanelError, Theme
+from lora_lab_widgets.plan import Configs, PlanModel, listed
 from lora_lab_widgets.rank_grid import RankGrid
-from lora_lab_widgets.run_panel import TRAINING, RunPanel
+from lora_lab_widgets.run_panel import RunPanel
 from lora_lab_widgets.savings import Savings
+from lora_lab_widgets.session import Session
+from lora_lab_widgets.sweep_panel import SweepPanel
 from lora_lab_widgets.try_it import TryIt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Configs = MethodConfig | Sequence[MethodConfig]
+PANELS: dict[str, Callable[[Session], Panel]] = {
+    "header": Header,
+    "grid": RankGrid.of,
+    "savings": Savings.of,
+    "panel": RunPanel,
+    "delta_w": DeltaW,
+    "laboratory": Laboratory,
+    "try_it": TryIt.of,
+    "sweep_panel": SweepPanel,
+    "history": History,
+}
+"""{attribute of the workbench: what makes the panel}. A new panel is one more entry: a widget with
+`update(tick)`. Those after the first four stand below each other, in this order."""
 
 
 class Workbench:
@@ -77,6 +77,16 @@ class Workbench:
         ModelError, TaskError, ConfigError: as `load_model`, `load_task` and the configs do.
     """
 
+    header: Header
+    grid: RankGrid
+    savings: Savings
+    panel: RunPanel
+    delta_w: DeltaW
+    laboratory: Laboratory
+    try_it: TryIt
+    sweep_panel: SweepPanel
+    history: History
+
     def __init__(
         self,
         model: str | Path | LoadedModel | PreTrainedModel = "smollm2-135m",
@@ -88,95 +98,14 @@ class Workbench:
         **settings: Any,
     ) -> None:
         given = load_task(task) if isinstance(task, str) else task
-        self.lm = loaded(model, tokenizer, given)
-        self.run: Run | None = None
-        self._output_dir = Path(output_dir)
-        self._tasks: dict[str, Task] = {given.name: given}
-        self._shown_adapter: Adapter | None = None
-        self.anatomy = anatomy(self.lm.model)
-        self._plans = Plans(self.anatomy)
-        # What LoRA shows first stays painted under a method that has no ranks.
-        chosen, painted = self._plans.take((first_config(self.anatomy),))
-        if config is not None:
-            first = _listed(config)
-            budget(self.anatomy, first, sequence_length=1)  # refuses what the model cannot use
-            values, ranks = self._plans.take(first)
-            chosen, painted = {**chosen, **values}, painted if ranks is None else ranks
-
-        TrainingConfig.from_dict(settings)  # refuses what does not exist or cannot work
-        shown = {name: value for name, value in settings.items() if name in TRAINING}
-        self._unshown = {name: value for name, value in settings.items() if name not in shown}
-
-        bench = uuid.uuid4().hex  # a page may show the notebooks of several kernels
-        self.grid = RankGrid.from_anatomy(self.anatomy, painted, bench=bench)
-        self.savings = Savings(bench=bench)
-        self._prices = Prices(self.lm, self.anatomy, self._plans, self.savings, lambda: self.task)
-        self.panel = RunPanel(
-            read=lambda: self.run.snapshot if self.run else None,
-            on_command=self._command,
-            settings={**chosen, **shown},
-            tasks=task_choice(given),
-            paint=self._paint,
-            bench=bench,
-        )
-        self.header = Header()
-        self._plan = PlanOnShow(
-            self.lm.card,
-            self.anatomy,
-            self._plans,
-            self._prices,
-            panel=self.panel,
-            grid=self.grid,
-            savings=self.savings,
-            header=self.header,
-            device=lambda: self.lm.model.device,
-            synthetic=lambda name: name in self._tasks and self._tasks[name].synthetic,
-        )
-        self._live_ranks = LiveRanks(self.grid)
-        self._sweeps = Sweeps(
-            self.lm,
-            self.anatomy,
-            self._plans,
-            self._output_dir,
-            settings=lambda: self.panel.settings,
-            training=self._training,
-            painted=lambda: self.grid.ranks,
-            task=lambda: self.task,
-            run=lambda: self.run,
-            needs_rest=self._needs_rest,
-            paint=self._paint,
-            bench=bench,
-        )
-        self.sweep_panel = self._sweeps.panel
-        live_adapter = LiveAdapter(
-            self.lm, lambda: self.run, lambda: self.task, sweep=lambda: self._sweeps.own
-        )
-        self._live_adapter = live_adapter
-        self._dry_runs = DryRuns(self.savings, self._plan.dry_run)
-        self.delta_w = DeltaW(self.anatomy, live_adapter.factors, live_adapter.base_weight)
-        self.laboratory = Laboratory(live_adapter, self.anatomy, self._output_dir)
-        self.history = History(
-            self._output_dir,
-            run=lambda: self.run,
-            resume=lambda record: idle_again(record, self.lm, self._tasks.values()),
-            begin=self._go_on_with,
-            report=lambda record: write_report(record, self.run, self.anatomy),
-        )
-        self.try_it = TryIt(
-            self._answer, prompt=example_prompt(given), writes=family_of(given, self.lm).writes
-        )
+        self.plan = PlanModel(loaded(model, tokenizer, given), given, config, settings)
+        self.session = Session(self.plan, Path(output_dir))
+        self.lm, self.anatomy = self.plan.lm, self.plan.anatomy
+        self.panels = {name: make(self.session) for name, make in PANELS.items()}
+        vars(self).update(self.panels)
+        self.errors: dict[str, PanelError] = {}  # under the panels that could not be updated
+        self.panel.beat = self._beat
         self.box = self._layout()
-
-        self.grid.observe(lambda _: self._replan(), "ranks")
-        self.grid.observe(lambda change: self._look_at(change["new"]), "selected")
-        self.delta_w.observe(lambda change: self._watch(change["new"]), "selected")
-        self.panel.observe(self._settings_changed, "settings")
-        self.panel.on_tick(self._tick)
-        self._prices.update(self.panel.settings)
-        self._replan()
-        self._show_adapter()
-
-    # What people use from Python -----------------------------------------------------------------
 
     @property
     def config(self) -> MethodConfig | tuple[MethodConfig, ...]:
@@ -188,28 +117,29 @@ class Workbench:
             ConfigError: nothing is painted, a setting cannot be, or a new config does not fit the
                 model.
         """
-        configs = self._plan.configs()
-        return configs[0] if len(configs) == 1 else configs
+        return self.plan.config
 
     @config.setter
     def config(self, config: Configs) -> None:
-        self._needs_rest("change the plan")
-        configs = _listed(config)
-        budget(self.anatomy, configs)
-        values, painted = self._plans.take(configs)
-        self._live_ranks.clear()
-        self._plan.put(values, painted)
-        self._prices.update(self.panel.settings)
-        self._replan()
+        self.session.needs_rest("change the plan")
+        budget(self.anatomy, listed(config))
+        self.grid.show_painted()
+        self.plan.take(config)
 
     @property
     def task(self) -> Task:
         """The task that the run panel has picked."""
-        return self._task(self.panel.settings["task"])
+        return self.plan.task
+
+    @property
+    def run(self) -> Run | None:
+        """The latest run, None before the first."""
+        run: Run | None = self.session.run
+        return run
 
     def start(self) -> Run:
         """Train what is on show; the same as the Start button. Returns the run."""
-        self._start(self.panel.settings)
+        self.session.start(self.plan.settings)
         assert self.run is not None
         return self.run
 
@@ -229,12 +159,19 @@ class Workbench:
 
     def save(self, folder: str | Path) -> Path:
         """Save the trained adapter, in PEFT's format where it has one; see `save_adapter`."""
-        with self._live_adapter.at_rest():
+        with self.session.live_adapter.at_rest():
             return save_adapter(self.lm.model, folder, ADAPTER)
 
     def __repr__(self) -> str:
         run = f", {self.run!r}" if self.run else ""
-        return f"<Workbench {self.lm.card.name}: {self._plan.summary()}{run}>"
+        return f"<Workbench {self.lm.card.name}: {self._summary()}{run}>"
+
+    def _summary(self) -> str:
+        """Return the plan in a few words."""
+        planned = self.plan.planned
+        if planned.is_lora or not planned.configs:
+            return self.grid.summary()
+        return " · ".join(filter(None, planned.title))
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
@@ -248,191 +185,44 @@ class Workbench:
         """Return what GitHub and other places without widgets show: the plan and its price."""
         run = f"<p>{html.escape(repr(self.run))}</p>" if self.run else ""
         title = f"<p><b>LoRA Lab</b> · {html.escape(self.lm.card.name)}</p>"
-        plan = html.escape(self._plan.summary())
+        plan = html.escape(self._summary())
         grid = f"<p>{plan}</p>" if self.grid.inert else self.grid.fallback_html()
         return title + grid + self.savings.fallback_html() + run
 
     # How the panels hang together ----------------------------------------------------------------
 
     def _layout(self) -> ipywidgets.VBox:
-        upper = ipywidgets.Box([self.grid, ipywidgets.VBox([self.savings, self.panel])])
-        upper.add_class("ll-columns")
-        views = [self.delta_w, self.laboratory, self.try_it, self.sweep_panel, self.history]
-        box = ipywidgets.VBox([self.header, upper, *views])
-        for widget in (box, upper, upper.children[1]):
+        header, grid, savings, panel, *others = self.panels.values()
+        columns = ipywidgets.Box([grid, ipywidgets.VBox([savings, panel])])
+        columns.add_class("ll-columns")
+        box = ipywidgets.VBox([header, columns, *others])
+        for widget in (box, columns, columns.children[1]):
             widget.add_class("ll-panel")
         box.add_class("ll-workbench")
         return box
 
-    def _tick(self, snapshot: Snapshot | None, theme: str, width: int) -> None:
-        """One heartbeat: hand the snapshot to every view."""
-        if self._follow_sweep() and self.run:
-            snapshot = self.run.snapshot
-        sweeping = self._sweeps.own is not None
-        busy = sweeping or (snapshot is not None and not resting(snapshot.state))
-        if self.grid.locked != busy:
-            self.grid.locked = busy
-        # Adam's moments come with the first step, and count from the second on.
-        settled = snapshot is not None and snapshot.step >= 2
-        self.savings.measure(snapshot.memory if snapshot else None, settled=settled)
-        self._live_ranks.update(snapshot, self.run)
-        self.header.update(self.lm.model.device)
-        self._dry_runs.update(quiet=not busy)
-        self.delta_w.update(snapshot, theme, width)
-        self.laboratory.update(snapshot, theme, width)
-        self.try_it.update()
-        self.sweep_panel.update()
-        self.history.update(snapshot)
-        if self._live_adapter.attached is not self._shown_adapter:  # a queued run has begun
-            self._show_adapter()
+    def _beat(self, snapshot: Snapshot | None, theme: Theme, width: int) -> None:
+        """One heartbeat: bring every panel up to date, whatever befalls another."""
+        tick = self.session.tick(snapshot, theme, width)
+        for name, panel in self.panels.items():
+            problem: dict[str, Any] | None = None
+            try:
+                panel.update(tick)
+            except Exception as error:
+                remedy = "this panel could not be updated; the others and the run go on"
+                problem = from_error(error, remedy)
+            if problem or name in self.errors:
+                self._error_under(name).problem = problem
 
-    def _paint(self, ranks: dict[str, int]) -> None:
-        """Take the ranks that the page shows; the grid's own message may still be on its way."""
-        if ranks != self.grid.ranks:
-            self.grid.ranks = ranks
-
-    def _command(self, name: str, settings: dict[str, Any]) -> None:
-        if name == "start":
-            self._start(settings)
-        elif name == "recipe":
-            self.panel.recipe = written(
-                self.lm,
-                self._task(settings["task"]),
-                self._plan.configs(),
-                self._training(settings),
-                self._output_dir,
-            )
-        elif name == "stop" and (sweep := self._sweeps.own):
-            sweep.stop()  # between two cells there is no run to stop
-        elif self.run is None:
-            raise RunError(f"there is no run to {name}; press Start first")
-        else:
-            {
-                "pause": self.run.pause,
-                "resume": self.run.resume,
-                "stop": self.run.stop,
-                "take": self._take_proposal,
-            }[name]()
-
-    def _training(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: settings[name] for name in TRAINING} | self._unshown
-
-    def _start(self, settings: dict[str, Any]) -> None:
-        self._needs_rest("start another run")
-        training = self._training(settings)
-        config, task = self.config, self._task(settings["task"])
-        run = train(self.lm, task, config, output_dir=self._output_dir, start=False, **training)
-        self._begin(run)
-
-    def _follow_sweep(self) -> bool:
-        """Have the run of the cell that trains on show, as any run; return whether it is new."""
-        sweep = self._sweeps.own
-        run = sweep.snapshot.run if sweep else None
-        if run is None or run is self.run:
-            return False
-        self.run = run
-        self._live_ranks.clear()
-        self.savings.note_other(f"cell {run.id}")
-        return True
-
-    def _take_proposal(self) -> None:
-        """Take the settings that would have fitted into memory."""
-        problem = self.run.snapshot.failure if self.run else None
-        if problem is None or not problem.proposal:
-            raise RunError("no settings are proposed; change them by hand")
-        self._set_training(problem.proposal)
-
-    def _set_training(self, values: Mapping[str, Any]) -> None:
-        shown = {name: value for name, value in values.items() if name in TRAINING}
-        self._unshown |= {name: value for name, value in values.items() if name not in shown}
-        self.panel.settings = {**self.panel.settings, **shown}
-
-    def _go_on_with(self, run: Run) -> None:
-        """Go on with a run that was read from disk; what it trains comes on show."""
-        self._needs_rest(f"resume run {run.id}")
-        task = run.task
-        self._begin(run)
-        self._tasks[task.name] = task
-        if task.name not in self.panel.tasks:
-            self.panel.tasks = [*self.panel.tasks, task.name]
-        training = run.training.to_dict()
-        shown = {name: training[name] for name in TRAINING} | {"task": task.name}
-        with contextlib.suppress(ConfigError):  # a method without fields here
-            values, painted = self._plans.take(chosen_configs(run))
-            self._plan.put({**values, **shown}, painted)
-        self._prices.forget_tasks()
-        self._prices.update(self.panel.settings)
-        self._replan()
-        self.savings.note_run()
-
-    def _begin(self, run: Run) -> None:
-        with warnings.catch_warnings():
-            # That the last run's adapter goes is what Start means here.
-            warnings.filterwarnings("ignore", f"adapter '{ADAPTER}' was attached already")
-            self.run = run.start()
-        with self.panel.in_turn():
-            self.grid.locked = True  # first: nothing can be painted from now on
-            self._live_ranks.clear()
-            self.savings.note_run()
-            self._show_adapter()
-
-    def _replan(self) -> None:
-        if self._plan.show():
-            self.sweep_panel.replan()
-
-    def _settings_changed(self, change: Any) -> None:
-        old, new = change["old"], change["new"]
-        changed = {name for name in new if old.get(name) != new[name]}
-        if "method" in changed:
-            self._live_ranks.clear()
-        if changed & REPRICED:
-            self._prices.update(self.panel.settings)
-        if "task" in changed:
-            self.try_it.writes = family_of(self.task, self.lm).writes
-            if self.task.validation:
-                self.try_it.prompt = example_prompt(self.task)
-        self._replan()
-
-    def _look_at(self, site: str) -> None:
-        if site in self.delta_w.ranks:
-            self.delta_w.selected = site
-
-    def _watch(self, site: str) -> None:
-        self.laboratory.follow(site)
-        if self.run is not None and self.run.adapter and site in self.run.adapter.sites:
-            self.run.watch = site
-
-    def _show_adapter(self) -> None:
-        """Point the ΔW view at the adapter that the model has now."""
-        self._shown_adapter = self._live_adapter.attached
-        adapter = self._live_adapter.adapter
-        if adapter is not None:
-            self.delta_w.show({name: site.r for name, site in adapter.sites.items()})
-        else:
-            self.delta_w.show({}, self._live_adapter.nothing if self.run else NOTHING_YET)
-        self.laboratory.refresh()
-        self._watch(self.delta_w.selected)
-
-    # What the views ask for; called on threads of their own --------------------------------------
-
-    def _answer(self, prompt: str, max_new_tokens: int) -> tuple[str, str | None]:
-        self.try_it.say("waiting for the next step…")
-        longest_text = int(self.panel.settings["max_length"])
-        with self._live_adapter.at_rest():
-            self.try_it.say("answering…")
-            return answers(self.lm, self.task, prompt, max_new_tokens, longest_text)
-
-    def _needs_rest(self, what: str) -> None:
-        if sweep := self._sweeps.own:
-            raise RunError(f"the sweep {sweep.folder.name} is training; stop it to {what}")
-        if self.run is not None and not over(self.run.state):
-            raise RunError(f"run {self.run.id} is {self.run.state}; stop it to {what}")
-
-    def _task(self, name: str) -> Task:
-        if name not in self._tasks:
-            self._tasks[name] = load_task(name)
-        return self._tasks[name]
-
-
-def _listed(config: Configs) -> tuple[MethodConfig, ...]:
-    return tuple(config) if isinstance(config, Sequence) else (config,)
+    def _error_under(self, name: str) -> PanelError:
+        """Return the place under a panel for what went wrong in it; made when it is needed."""
+        if name not in self.errors:
+            panel, error = self.panels[name], PanelError()
+            columns = self.box.children[1]
+            boxes = (self.box, columns, columns.children[-1])
+            box = next(box for box in boxes if panel in box.children)
+            both = ipywidgets.VBox([panel, error])
+            both.add_class("ll-panel")
+            box.children = [both if each is panel else each for each in box.children]
+            self.errors[name] = error
+        return self.errors[name]

@@ -6,15 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from lora_lab.anatomy.blocks import site_label
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.runs.records import RunRecord, list_runs
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab_widgets.live_adapter import LiveAdapter
+from lora_lab_widgets.panel import Theme
+from lora_lab_widgets.site_map import site_label
 
-Theme = Literal["light", "dark"]
 Values = Mapping[str, Any]
 
 

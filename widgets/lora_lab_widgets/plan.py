@@ -1,0 +1,360 @@
+"""What is planned: the method chosen, its settings, the ranks painted; and what they come to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import traitlets
+from lora_lab.tasks.lengths import Lengths, longest_example
+
+from lora_lab.anatomy.api import anatomy
+from lora_lab.budget.dry_run import dry_run
+from lora_lab.budget.forecast import budget
+from lora_lab.budget.table import price_table, tokens_text
+from lora_lab.configs import MethodConfig
+from lora_lab.errors import ConfigError, TaskError
+from lora_lab.methods.adalora.config import AdaLoraConfig
+from lora_lab.methods.config import Config
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.tasks.load import load_task
+from lora_lab.training.config import TrainingConfig
+from lora_lab_widgets.defaults import first_config, task_choice
+from lora_lab_widgets.grid_cells import cells_of, checked_ranks
+from lora_lab_widgets.methods import (
+    METHODS,
+    WHOLE,
+    Method,
+    about,
+    automatic,
+    choices,
+    configs_of,
+    default_values,
+    instead,
+    mend,
+    method_called,
+    method_of,
+    ranks_of,
+    typed,
+    values_of,
+)
+from lora_lab_widgets.planned import Planned, Price
+
+if TYPE_CHECKING:
+    from lora_lab.budget.costs import Memory
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.tasks.base import Task
+    from lora_lab.tasks.classification import ClassificationTask
+
+Configs = MethodConfig | Sequence[MethodConfig]
+TRAINING = (
+    "max_steps",
+    "per_device_train_batch_size",
+    "learning_rate",
+    "max_length",
+    "seed",
+)
+"""The fields of `TrainingConfig` that are settings."""
+REPRICED = ("task", "per_device_train_batch_size", "max_length", "lora_dropout")
+"""The settings that change what every plan costs."""
+_CHECKED = "max_steps", "per_device_train_batch_size", "learning_rate", "max_length"
+
+
+class PlanModel(traitlets.HasTraits):
+    """The one place that knows what is planned; panels set `settings` and `ranks` and observe.
+
+    Whatever changes, `planned` changes once: observe it. `hold_trait_notifications` makes one
+    change of settings and ranks.
+
+    Args:
+        lm: the model.
+        task: the one picked at first.
+        config: of any method, or a list of them; by default the paper's LoRA.
+        training: fields of `TrainingConfig`; those that are no setting hold for every run.
+
+    Attributes:
+        settings: of all methods and of training, under the configs' field names, as typed.
+        ranks: {site: rank} of the grid; a site that is not named is frozen.
+        planned: what they come to.
+        tasks: those that were loaded, by name.
+        task_names: those to choose from.
+
+    Raises:
+        ConfigError: a config or a field that cannot be.
+    """
+
+    settings = traitlets.Dict()
+    ranks = traitlets.Dict()
+    planned = traitlets.Instance(Planned, read_only=True)
+
+    def __init__(
+        self,
+        lm: LoadedModel,
+        task: Task | ClassificationTask,
+        config: Configs | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.lm = lm
+        self.anatomy = anatomy(lm.model)
+        self.tasks = {task.name: task}
+        self.task_names = task_choice(task)
+        self._cells = cells_of(self.anatomy)
+        self._lengths: dict[tuple[str, int], Lengths] = {}  # by (task, max_length)
+        self._templates: dict[type, Config] = {}
+        # Set from Python, and what no method of the drop-down can show.
+        self._given: tuple[Method, tuple[MethodConfig, ...]] | None = None
+        # What LoRA shows first stays painted under a method that has no ranks.
+        values, ranks = self._values_of((first_config(self.anatomy),))
+        if config is not None:
+            first = listed(config)
+            budget(self.anatomy, first, sequence_length=1)  # refuses what the model cannot use
+            own, painted = self._values_of(first)
+            values, ranks = values | own, ranks if painted is None else painted
+        default = TrainingConfig()
+        given = dict(training or {})
+        TrainingConfig.from_dict(given)  # refuses what does not exist or cannot work
+        shown = {name: given.pop(name, getattr(default, name)) for name in TRAINING}
+        self._unshown = given
+        super().__init__(
+            settings={"task": task.name, **shown, **default_values(), **values},
+            ranks=ranks or {},
+        )
+        self._replan(self._priced(Price()))
+        self.observe(self._changed, ["settings", "ranks"])
+
+    # What is set ---------------------------------------------------------------------------------
+
+    def take(self, configs: Configs, **settings: Any) -> None:
+        """Show these configs, as one change; a method without ranks leaves the grid as it is.
+
+        Args:
+            configs: of any method, or a list of them.
+            settings: others that change with them.
+
+        Raises:
+            ConfigError: what is no config of a method, or does not fit the model.
+        """
+        values, ranks = self._values_of(listed(configs))
+        checked = None if ranks is None else checked_ranks(ranks, self._cells)
+        with self.hold_trait_notifications():
+            self.settings = {**self.settings, **values, **settings}
+            if checked is not None:
+                self.ranks = checked
+            self._replan(self._priced(self.planned.price))  # what no setting shows has a price too
+
+    def merge(self, changes: Mapping[str, Any]) -> None:
+        """Change some settings; nothing is said yet of values that cannot be.
+
+        Raises:
+            ConfigError: there is no setting of a name.
+        """
+        for name in changes:
+            if name not in self.settings:
+                known = ", ".join(self.settings)
+                raise ConfigError(f"no setting {name!r}; the panel has {known}")
+        self.settings = {**self.settings, **changes}
+
+    def take_training(self, fields: Mapping[str, Any]) -> None:
+        """Set fields of `TrainingConfig`; those that are no setting hold for every run."""
+        shown = {name: value for name, value in fields.items() if name in TRAINING}
+        self._unshown |= {name: value for name, value in fields.items() if name not in shown}
+        self.merge(shown)
+
+    def add_task(self, task: Task | ClassificationTask) -> None:
+        """Let a task be chosen; one of the same name gives way, and the plan is priced anew."""
+        self.tasks[task.name] = task
+        if task.name not in self.task_names:
+            self.task_names = [*self.task_names, task.name]
+        self._lengths.clear()
+        self._replan(self._priced(self.planned.price))
+
+    @traitlets.validate("ranks")
+    def _check_ranks(self, proposal: Any) -> dict[str, int]:
+        return checked_ranks(proposal["value"], self._cells)
+
+    # What comes of it ----------------------------------------------------------------------------
+
+    @property
+    def task(self) -> Task | ClassificationTask:
+        """The task that is picked."""
+        return self.task_called(self.settings["task"])
+
+    def task_called(self, name: str) -> Task | ClassificationTask:
+        """Return the task of a name; loaded when it is first asked for."""
+        if name not in self.tasks:
+            self.tasks[name] = load_task(name)
+        return self.tasks[name]
+
+    @property
+    def config(self) -> MethodConfig | tuple[MethodConfig, ...]:
+        """The config that would be trained, or the configs of a combination.
+
+        Raises:
+            ConfigError, TypeError: as `configs`.
+        """
+        configs = self.configs()
+        return configs[0] if len(configs) == 1 else configs
+
+    def choices(self) -> list[dict[str, Any]]:
+        """Return the entries of the methods' drop-down."""
+        return choices(self.settings, self._given[0] if self._given else None)
+
+    def method(self, values: Mapping[str, Any]) -> Method:
+        """Return the method that settings choose.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        if self._given and values["method"] == self._given[0].name:
+            return self._given[0]
+        return method_called(values["method"])
+
+    def configs(
+        self,
+        values: Mapping[str, Any] | None = None,
+        ranks: Mapping[str, int] | None = None,
+        max_steps: int | None = None,
+    ) -> tuple[MethodConfig, ...]:
+        """Return what would be trained, with these settings and ranks or with those on show.
+
+        Raises:
+            ConfigError: nothing is painted, or a setting that cannot be.
+            TypeError: `max_steps` is no number yet.
+        """
+        values = self.settings if values is None else values
+        ranks = self.ranks if ranks is None else ranks
+        steps = values["max_steps"] if max_steps is None else max_steps
+        method = self.method(values)
+        if not method.parts:
+            assert self._given
+            return self._given[1]
+        return configs_of(method, values, self.anatomy, ranks, self._templates, steps)
+
+    def typed(self) -> dict[str, Any]:
+        """Return the settings as numbers, whole ones as int; the configs check the ranges later.
+
+        Raises:
+            ConfigError: on what is no number, as the browser may send any text. What other methods
+                than the chosen one would need is not looked at.
+        """
+        chosen = METHODS.get(self.settings["method"])
+        names = (*TRAINING, *(chosen.fields if chosen else ()))
+        whole = {*TRAINING, *WHOLE} - {"learning_rate"}
+        return {**self.settings, **typed(self.settings, names, whole)}
+
+    def training(self, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the fields of `TrainingConfig`, with these settings or with those on show."""
+        values = self.settings if values is None else values
+        return {name: values[name] for name in TRAINING} | self._unshown
+
+    def dry_run(self, full: bool) -> Callable[[], Memory]:
+        """Return what measures the plan on a thread, or raises there why it cannot be.
+
+        Args:
+            full: measure full fine-tuning in its place.
+        """
+        planned, model = self.planned, self.lm.model.config
+        configs = () if full else planned.configs
+
+        def measure() -> Memory:
+            if not full and not configs:
+                raise ConfigError(planned.line)
+            config = configs[0] if len(configs) == 1 else configs or None
+            return dry_run(model, config, **planned.price.inputs).memory
+
+        return measure
+
+    def _changed(self, _change: object) -> None:
+        before = self.planned
+        if self.settings == before.settings and self.ranks == before.ranks:
+            return  # both were changed together, and this is the second of them
+        repriced = any(self.settings[name] != before.settings[name] for name in REPRICED)
+        self._replan(self._priced(before.price) if repriced else before.price)
+
+    def _replan(self, price: Price) -> None:
+        self.set_trait("planned", self._planned(price))
+
+    def _planned(self, price: Price) -> Planned:
+        settings, ranks, steps = self.settings, self.ranks, self.settings["max_steps"]
+        method, cost, error = None, None, ""
+        configs: tuple[MethodConfig, ...] = ()
+        try:
+            method = self.method(settings)
+            configs = self.configs()
+            if settings["method"] != "LoRA":
+                cost = budget(self.anatomy, configs, **price.inputs)
+        except (ConfigError, TypeError) as refused:  # TypeError: max_steps is no number yet
+            configs, error = (), str(refused)
+        if method is None:
+            return Planned(settings, ranks, price, error=error, line=error)
+        return Planned(
+            settings,
+            ranks,
+            price,
+            method,
+            configs,
+            cost,
+            error,
+            automatic(self.anatomy, ranks, steps) if isinstance(steps, int) else {},
+            mend(method, error) or about(method, configs, self.anatomy),
+            instead(method, configs),
+        )
+
+    def _priced(self, before: Price) -> Price:
+        """Return the price under the settings; that before where they cannot be."""
+        settings = self.settings
+        with contextlib.suppress(ConfigError, TaskError, TypeError):  # said when it is started
+            checked = TrainingConfig(**{name: settings[name] for name in _CHECKED})
+            batch = checked.per_device_train_batch_size
+            longest = self._longest(checked.max_length)
+            inputs: dict[str, Any] = {
+                "batch_size": batch,
+                "sequence_length": longest.read,
+                "target_length": longest.written,
+                "dtype": self.lm.card.dtype,
+                "padding_mask": batch > 1,  # examples of one batch differ in length
+            }
+            lora = self._templates.get(LoraConfig, LoraConfig())
+            assert isinstance(lora, LoraConfig)
+            lora = lora.replace(lora_dropout=settings["lora_dropout"])
+            text = f"against full fine-tuning, batch {batch} × {tokens_text(*longest)}, AdamW"
+            return Price(inputs, price_table(self.anatomy, lora=lora, **inputs), text)
+        return before
+
+    def _longest(self, max_length: int) -> Lengths:
+        key = (self.settings["task"], max_length)
+        if key not in self._lengths:
+            config, tokenizer = self.lm.model.config, self.lm.tokenizer
+            self._lengths[key] = longest_example(self.task, config, tokenizer, max_length)
+        return self._lengths[key]
+
+    def _values_of(
+        self, configs: tuple[MethodConfig, ...]
+    ) -> tuple[dict[str, Any], dict[str, int] | None]:
+        """Return the settings and the ranks that show these configs; None: they have no ranks.
+
+        What no setting shows is kept for `configs`.
+
+        Raises:
+            ConfigError: what is no config of a method, or does not fit the model.
+        """
+        for config in configs:
+            if not isinstance(config, MethodConfig):
+                kinds = ", ".join(kind.__name__ for kind in MethodConfig.__args__)
+                raise ConfigError(f"{type(config).__name__} is no method's config; use {kinds}")
+        if not configs:
+            raise ConfigError("the list of configs is empty; name at least one method")
+        method = method_of(configs)
+        ranks = ranks_of(self.anatomy, configs) if method.parts else None
+        if method.parts:
+            kept = (LoraConfig, AdaLoraConfig)  # the others have no field that no setting shows
+            self._templates |= {type(c): c for c in configs if isinstance(c, kept)}
+        else:
+            self._given = method, configs
+        return values_of(method, configs), ranks
+
+
+def listed(config: Configs) -> tuple[MethodConfig, ...]:
+    """Return one config or several as a tuple."""
+    return tuple(config) if isinstance(config, Sequence) else (config,)

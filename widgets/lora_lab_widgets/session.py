@@ -1,0 +1,199 @@
+"""What the panels of one workbench share: the plan, the run and the sweep, and what starts them."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import traitlets
+
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.sweeps.local import Sweep
+from lora_lab.training.run import Run, train
+from lora_lab_widgets._answers import answers
+from lora_lab_widgets._recipes import written
+from lora_lab_widgets._resuming import chosen_configs, idle_again, write_report
+from lora_lab_widgets.live_adapter import ADAPTER, LiveAdapter, over, resting
+from lora_lab_widgets.message_throttle import MessageThrottle
+from lora_lab_widgets.panel import Theme, Tick
+from lora_lab_widgets.plan import TRAINING, PlanModel
+
+if TYPE_CHECKING:
+    from lora_lab.runs.records import RunRecord
+    from lora_lab.runs.snapshot import Snapshot
+    from lora_lab.sweeps.asha import AshaConfig
+    from lora_lab.sweeps.cells import Cell
+
+
+class Session(traitlets.HasTraits):
+    """The context that every panel is built from. Panels know it, and not each other.
+
+    Args:
+        plan: what is planned.
+        output_dir: where the runs' folders go.
+
+    Attributes:
+        run: the latest run, None before the first; observe it.
+        sweep: the one on show, None before the first.
+        site: the adapted site that is looked at, "" for none; set it with `look_at`.
+        lm, anatomy: the model, and its anatomy.
+        live_adapter: what may be read of the model's adapter, whether or not it trains.
+        throttle: of the heartbeat's messages.
+        bench: names this workbench on a page that shows several.
+    """
+
+    run = traitlets.Any()
+    sweep = traitlets.Any()
+    site = traitlets.Unicode()
+
+    def __init__(self, plan: PlanModel, output_dir: Path) -> None:
+        super().__init__()
+        self.plan = plan
+        self.lm, self.anatomy = plan.lm, plan.anatomy
+        self.output_dir = output_dir
+        self.live_adapter = LiveAdapter(self)
+        self.throttle = MessageThrottle()
+        self.bench = uuid.uuid4().hex
+        self.observe(lambda _: self.watch(), "site")
+
+    @property
+    def training_sweep(self) -> Sweep | None:
+        """The sweep that trains this model now."""
+        sweep: Sweep | None = self.sweep
+        own = sweep is not None and sweep.lm.model is self.lm.model and sweep.snapshot.going
+        return sweep if own else None
+
+    def tick(self, snapshot: Snapshot | None, theme: Theme, width: int) -> Tick:
+        """Return what a heartbeat tells the panels; a sweep's new cell becomes the run on show."""
+        sweep = self.training_sweep
+        cell = sweep.snapshot.run if sweep else None
+        if cell is not None and cell is not self.run:
+            self.run, snapshot = cell, cell.snapshot
+        busy = sweep is not None or (snapshot is not None and not resting(snapshot.state))
+        settled = snapshot is not None and snapshot.step >= 2
+        return Tick(snapshot, self.run, theme, width, busy, settled)
+
+    def needs_rest(self, what: str) -> None:
+        """Refuse what cannot be done while something trains.
+
+        Raises:
+            RunError: it trains.
+        """
+        if sweep := self.training_sweep:
+            raise RunError(f"the sweep {sweep.folder.name} is training; stop it to {what}")
+        if self.run is not None and not over(self.run.state):
+            raise RunError(f"run {self.run.id} is {self.run.state}; stop it to {what}")
+
+    # Runs and sweeps -----------------------------------------------------------------------------
+
+    def start(self, settings: Mapping[str, Any]) -> None:
+        """Train what is planned, with these values of the settings."""
+        self.needs_rest("start another run")
+        plan, folder = self.plan, self.output_dir
+        config, task = plan.config, plan.task_called(settings["task"])
+        training = plan.training(settings)
+        self._begin(train(self.lm, task, config, output_dir=folder, start=False, **training))
+
+    def command(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Do what a button of the run panel asks; return the run file, where one was written."""
+        if name == "start":
+            self.start(settings)
+        elif name == "recipe":
+            plan, task = self.plan, self.plan.task_called(settings["task"])
+            training = plan.training(settings)
+            return written(self.lm, task, plan.configs(), training, self.output_dir)
+        elif name == "stop" and (sweep := self.training_sweep):
+            sweep.stop()  # between two cells there is no run to stop
+        elif self.run is None:
+            raise RunError(f"there is no run to {name}; press Start first")
+        elif name == "take":
+            self._take_proposal()
+        else:
+            {"pause": self.run.pause, "resume": self.run.resume, "stop": self.run.stop}[name]()
+        return None
+
+    def resume(self, record: RunRecord) -> Run:
+        """Return the run that goes on with one on disk, idle; takes a while."""
+        return idle_again(record, self.lm, self.plan.tasks.values())
+
+    def go_on(self, run: Run) -> None:
+        """Go on with a run that was read from disk; what it trains becomes the plan."""
+        self.needs_rest(f"resume run {run.id}")
+        training = run.training.to_dict()
+        shown = {name: training[name] for name in TRAINING} | {"task": run.task.name}
+
+        def show() -> None:
+            with self.plan.hold_trait_notifications():
+                self.plan.add_task(run.task)
+                with contextlib.suppress(ConfigError):  # a method without fields here
+                    self.plan.take(chosen_configs(run), **shown)
+
+        self._begin(run, show)
+
+    def report(self, record: RunRecord) -> Path:
+        """Write a run's report; return its path."""
+        return write_report(record, self.run, self.anatomy)
+
+    def start_sweep(self, cells: Sequence[Cell], name: str, asha: AshaConfig | None) -> Sweep:
+        """Start the sweep of these cells in a folder of this name."""
+        self.needs_rest("start a sweep")
+        folder = self.output_dir.expanduser().resolve() / name
+        sweep = Sweep(self.lm, self.plan.task, cells, folder, asha)
+        with warnings.catch_warnings():
+            # That the last run's adapter goes is what Start means here.
+            warnings.filterwarnings("ignore", f"the sweep takes the adapter '{ADAPTER}' off")
+            sweep.start()
+        return sweep
+
+    def _begin(self, run: Run, show: Callable[[], None] | None = None) -> None:
+        with warnings.catch_warnings():
+            # That the last run's adapter goes is what Start means here.
+            warnings.filterwarnings("ignore", f"adapter '{ADAPTER}' was attached already")
+            started = run.start()
+        with self.throttle.turn():
+            try:
+                if show is not None:
+                    show()
+            finally:
+                self.run = started
+
+    def _take_proposal(self) -> None:
+        """Take the settings that would have fitted into memory."""
+        problem = self.run.snapshot.problem
+        if problem is None or not problem.proposal:
+            raise RunError("no settings are proposed; change them by hand")
+        self.plan.take_training(problem.proposal)
+
+    # Looking -------------------------------------------------------------------------------------
+
+    def look_at(self, site: str) -> None:
+        """Look at a site, if it has an adapter."""
+        adapter = self.live_adapter.adapter
+        if adapter is not None and site in adapter.sites:
+            self.site = site
+
+    def watch(self) -> None:
+        """Have the run hand out the factors of the site that is looked at."""
+        adapter = self.run.adapter if self.run is not None else None
+        if adapter is not None and self.site in adapter.sites:
+            self.run.watch = self.site
+
+    def answer(
+        self, prompt: str, max_new_tokens: int, say: Callable[[str], None] = lambda _: None
+    ) -> tuple[str, str | None]:
+        """Return the base model's answer and the adapted one's; on a thread.
+
+        Args:
+            prompt: what was typed.
+            max_new_tokens: of each answer.
+            say: told what goes on.
+        """
+        say("waiting for the next step…")
+        longest_text = int(self.plan.settings["max_length"])
+        with self.live_adapter.at_rest():
+            say("answering…")
+            return answers(self.lm, self.plan.task, prompt, max_new_tokens, longest_text)
