@@ -70,6 +70,7 @@ class RankGrid(MessagePanel):
         """Make the grid of a workbench: its ranks are the plan's."""
         plan = session.plan
         grid = cls.from_anatomy(session.anatomy, plan.ranks, bench=session.bench)
+        grid._show_plan(plan.planned, plan.planned)
         grid.observe(lambda change: setattr(plan, "ranks", change["new"]), "ranks")
         grid.observe(lambda change: setattr(session, "site", change["new"]), "selected")
         plan.observe(lambda change: grid._show_plan(change["old"], change["new"]), "planned")
