@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def cells_of(anatomy: Anatomy) -> list[dict[str, Any]]:
     """Return one dict a matrix: row (index), role, site (its name), shape [out, in], max_rank."""
     cells = []
-    for index, row in enumerate(anatomy.rows):
+    for index, block in enumerate(anatomy.blocks):
         for role in anatomy.roles:
-            site = anatomy.cell(row, role)
+            site = block.roles.get(role)
             if site is not None:
                 shape = [site.out_features, site.in_features]
                 cells.append(

@@ -11,7 +11,8 @@ from lora_lab.methods.attached import attached
 from lora_lab.methods.base import Adapter
 from lora_lab.runs.snapshot import RunState
 from lora_lab.spectra.update import SiteUpdate
-from lora_lab.tasks.base import Task
+from lora_lab.tasks.prompts import GenerationTask
+from lora_lab.training.observer import copy_update
 from lora_lab.training.run import Run
 from lora_lab_widgets.methods import method_of
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from lora_lab.tasks.base import Example
+    from lora_lab.tasks.prompts import Example
     from lora_lab_widgets.session import Session
 
 ADAPTER = "default"  # the name under which `train` attaches
@@ -63,7 +64,7 @@ class LiveAdapter:
     def examples(self, count: int) -> Sequence[Example]:
         """Return held-out examples of the task that the adapter learns; none if it has classes."""
         task = self.run.task if self.run else self._session.plan.task
-        return list(task.validation[:count]) if isinstance(task, Task) else []
+        return list(task.validation[:count]) if isinstance(task, GenerationTask) else []
 
     def at_rest(self) -> contextlib.AbstractContextManager[PreTrainedModel]:
         """Hold the run, if there is one, between two steps: inside, the model may be used.

@@ -70,13 +70,15 @@ class PanelWidget(OnSubshell, Throttled, anywidget.AnyWidget):
     """Base of the widgets that draw themselves: a panel, or a part of one.
 
     A subclass names its ES module in ``static/``, ``module = "rank_grid"``. What that imports comes
-    with it, and so do the style sheets that have the modules' names.
+    with it, and so do the style sheets that have the modules' names. One that is written elsewhere
+    gives the text itself, ``_esm = "export default …"``.
 
     Raises:
         TypeError: on a setting that the panel does not have.
     """
 
     module: ClassVar[str]
+    _css: ClassVar[str] = (STATIC / "theme.css").read_text(encoding="utf-8")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

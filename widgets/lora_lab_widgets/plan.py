@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import traitlets
-from lora_lab.tasks.lengths import Lengths, longest_example
 
 from lora_lab.anatomy.api import anatomy
 from lora_lab.budget.dry_run import dry_run
@@ -16,8 +15,11 @@ from lora_lab.budget.table import price_table, tokens_text
 from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError, TaskError
 from lora_lab.methods.adalora.config import AdaLoraConfig
+from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import Config
 from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.tasks.families.api import longest_example
+from lora_lab.tasks.families.base import Lengths
 from lora_lab.tasks.load import load_task
 from lora_lab.training.config import TrainingConfig
 from lora_lab_widgets.defaults import first_config, task_choice
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from lora_lab.budget.costs import Memory
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
-    from lora_lab.tasks.classification import ClassificationTask
 
 Configs = MethodConfig | Sequence[MethodConfig]
 TRAINING = (
@@ -91,7 +92,7 @@ class PlanModel(traitlets.HasTraits):
     def __init__(
         self,
         lm: LoadedModel,
-        task: Task | ClassificationTask,
+        task: Task,
         config: Configs | None = None,
         training: Mapping[str, Any] | None = None,
     ) -> None:
@@ -161,7 +162,7 @@ class PlanModel(traitlets.HasTraits):
         self._unshown |= {name: value for name, value in fields.items() if name not in shown}
         self.merge(shown)
 
-    def add_task(self, task: Task | ClassificationTask) -> None:
+    def add_task(self, task: Task) -> None:
         """Let a task be chosen; one of the same name gives way, and the plan is priced anew."""
         self.tasks[task.name] = task
         if task.name not in self.task_names:
@@ -176,11 +177,11 @@ class PlanModel(traitlets.HasTraits):
     # What comes of it ----------------------------------------------------------------------------
 
     @property
-    def task(self) -> Task | ClassificationTask:
+    def task(self) -> Task:
         """The task that is picked."""
         return self.task_called(self.settings["task"])
 
-    def task_called(self, name: str) -> Task | ClassificationTask:
+    def task_called(self, name: str) -> Task:
         """Return the task of a name; loaded when it is first asked for."""
         if name not in self.tasks:
             self.tasks[name] = load_task(name)
@@ -325,8 +326,7 @@ class PlanModel(traitlets.HasTraits):
     def _longest(self, max_length: int) -> Lengths:
         key = (self.settings["task"], max_length)
         if key not in self._lengths:
-            config, tokenizer = self.lm.model.config, self.lm.tokenizer
-            self._lengths[key] = longest_example(self.task, config, tokenizer, max_length)
+            self._lengths[key] = longest_example(self.lm, self.task, max_length)
         return self._lengths[key]
 
     def _values_of(
@@ -339,12 +339,7 @@ class PlanModel(traitlets.HasTraits):
         Raises:
             ConfigError: what is no config of a method, or does not fit the model.
         """
-        for config in configs:
-            if not isinstance(config, MethodConfig):
-                kinds = ", ".join(kind.__name__ for kind in MethodConfig.__args__)
-                raise ConfigError(f"{type(config).__name__} is no method's config; use {kinds}")
-        if not configs:
-            raise ConfigError("the list of configs is empty; name at least one method")
+        as_config(configs)
         method = method_of(configs)
         ranks = ranks_of(self.anatomy, configs) if method.parts else None
         if method.parts:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from lora_lab.methods.naming import method_name, to_python
-
 from lora_lab.budget.costs import Budget
 from lora_lab.configs import MethodConfig
+from lora_lab.methods.combined import method_name, to_python
 from lora_lab_widgets.methods import Method, numbers
 
 

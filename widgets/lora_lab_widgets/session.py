@@ -163,7 +163,7 @@ class Session(traitlets.HasTraits):
 
     def _take_proposal(self) -> None:
         """Take the settings that would have fitted into memory."""
-        problem = self.run.snapshot.problem
+        problem = self.run.snapshot.failure
         if problem is None or not problem.proposal:
             raise RunError("no settings are proposed; change them by hand")
         self.plan.take_training(problem.proposal)

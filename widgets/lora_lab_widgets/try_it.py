@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import traitlets
 
-from lora_lab.tasks.base import Task
+from lora_lab.tasks.families.api import family_of
 from lora_lab_widgets._background import Background
 from lora_lab_widgets._problems import from_error
 from lora_lab_widgets.defaults import example_prompt
@@ -55,14 +55,14 @@ class TryIt(MessagePanel):
 
         def follow(change: Any) -> None:
             if change["old"].settings["task"] != change["new"].settings["task"]:
-                panel.writes = isinstance(plan.task, Task)
+                panel.writes = family_of(plan.task, session.lm).writes
                 if plan.task.validation:
                     panel.prompt = example_prompt(plan.task)
 
         panel = cls(
             lambda prompt, tokens: session.answer(prompt, tokens, panel.say),
             prompt=example_prompt(plan.task),
-            writes=isinstance(plan.task, Task),
+            writes=family_of(plan.task, session.lm).writes,
         )
         plan.observe(follow, "planned")
         return panel

@@ -205,14 +205,14 @@ class Workbench:
         """One heartbeat: bring every panel up to date, whatever befalls another."""
         tick = self.session.tick(snapshot, theme, width)
         for name, panel in self.panels.items():
-            problem: dict[str, Any] | None = None
+            problem = None
             try:
                 panel.update(tick)
             except Exception as error:
                 remedy = "this panel could not be updated; the others and the run go on"
                 problem = from_error(error, remedy)
             if problem or name in self.errors:
-                self._error_under(name).problem = problem
+                self._error_under(name).set_trait("problem", problem)
 
     def _error_under(self, name: str) -> PanelError:
         """Return the place under a panel for what went wrong in it; made when it is needed."""

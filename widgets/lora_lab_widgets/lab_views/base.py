@@ -14,7 +14,6 @@ from lora_lab.runs.records import RunRecord, list_runs
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab_widgets.live_adapter import LiveAdapter
 from lora_lab_widgets.panel import Theme
-from lora_lab_widgets.site_map import site_label
 
 Values = Mapping[str, Any]
 
