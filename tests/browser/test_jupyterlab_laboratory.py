@@ -39,7 +39,7 @@ def test_every_view_draws_and_nothing_complains(lab: JupyterLab, page: Page) -> 
     page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
     trained(lab, page, name="views")
     assert figure(page).count() == 0, "closed until asked for"
-    page.get_by_role("button", name="Open the laboratory").click()
+    page.get_by_role("button", name="Open the analysis").click()
     said, last = page.locator(".ll-lab-words"), ""
     for title in VIEWS:
         show(page, title)
@@ -60,7 +60,7 @@ def test_it_works_beside_a_busy_cell(lab: JupyterLab, page: Page) -> None:
     notebook = trained(lab, page, busy_until("looked"), name="busy")
     notebook.start(1)
     page.wait_for_timeout(500)
-    page.get_by_role("button", name="Open the laboratory").click()
+    page.get_by_role("button", name="Open the analysis").click()
     show(page, "Over steps")
     slider = page.get_by_role("slider", name="step")
     before = page.locator(".ll-lab-words").inner_text()
@@ -75,7 +75,7 @@ def test_it_works_beside_a_busy_cell(lab: JupyterLab, page: Page) -> None:
 def test_maps_move_while_it_trains(lab: JupyterLab, page: Page) -> None:
     trained(lab, page, name="live", steps=100_000)
     expect(page.locator(".ll-delta-spectrum .js-plotly-plot")).to_be_visible(timeout=60_000)
-    page.get_by_role("button", name="Open the laboratory").click()
+    page.get_by_role("button", name="Open the analysis").click()
     show(page, "Over steps")
     slider = page.get_by_role("slider", name="step")
     first = slider.get_attribute("aria-valuetext")
@@ -89,7 +89,7 @@ def test_nothing_is_wider_than_its_place(lab: JupyterLab, page: Page, width: int
     trained(lab, page, name=f"wide{width}")
     page.set_viewport_size({"width": width + 60, "height": 1200})
     page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
-    page.get_by_role("button", name="Open the laboratory").click()
+    page.get_by_role("button", name="Open the analysis").click()
     for title in ("Subspaces", "Intruders"):
         show(page, title)
         page.wait_for_timeout(1_500)  # a tick, for the figure to follow the width

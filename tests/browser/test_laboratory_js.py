@@ -63,7 +63,7 @@ def said(esm: EsmPage) -> list[dict[str, Any]]:
 def test_is_closed_until_somebody_opens_it(esm_page: Make) -> None:
     esm = esm_page(LaboratoryPanel(lambda _: None, form=CLOSED))
     assert said(esm) == []
-    door = esm.view().get_by_role("button", name="Open the laboratory")
+    door = esm.view().get_by_role("button", name="Open the analysis")
     expect(door).to_have_attribute("aria-expanded", "false")
     expect(esm.view().get_by_role("tab")).to_have_count(0)
     door.click()

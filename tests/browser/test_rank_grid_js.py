@@ -696,7 +696,7 @@ def test_live_ranks_stand_for_the_plan_until_it_is_asked_for(
     esm = esm_page(panel)
     view = esm.view()
     first = view.locator('[data-row="0"][data-column="0"]')
-    box, plan_colour = (
+    box, plan_color = (
         view.bounding_box(),
         first.evaluate("node => node.style.background"),
     )
@@ -706,7 +706,7 @@ def test_live_ranks_stand_for_the_plan_until_it_is_asked_for(
     expect(first).to_have_text("3")
     expect(first).to_have_attribute("aria-label", "layer 0 q rank 3")
     expect(view).to_contain_text(text)
-    assert first.evaluate("node => node.style.background") != plan_colour
+    assert first.evaluate("node => node.style.background") != plan_color
     assert view.bounding_box() == box, "nothing moves"
     esm.set(locked=False, live={"ranks": ranks, "text": "final ranks, step 9, budget 18 of 72"})
     first.click()

@@ -251,12 +251,12 @@ def test_the_measured_peak_is_stacked_as_the_forecasts_are(savings: Maker) -> No
     assert whole == pytest.approx(sum(segments(page, "this plan").values()), abs=2)
     assert widths["weights"] == pytest.approx(whole / 2, abs=1)
     assert widths["activations"] == pytest.approx(whole / 4, abs=1)
-    colours = (
+    colors = (
         page.view()
         .locator(".ll-savings-weights")
         .evaluate_all("all => all.map(e => getComputedStyle(e).backgroundColor)")
     )
-    assert len(set(colours)) == 1
+    assert len(set(colors)) == 1
     text = page.view().inner_text()
     assert f"CUDA memory, now {words.format_bytes(forecast['total'] // 2)}" in text
     # Twice the largest: everything shrinks to one scale.

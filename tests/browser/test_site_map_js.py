@@ -1,4 +1,4 @@
-"""The map of effective ranks in Chromium: colours, selecting, keys, widths."""
+"""The map of effective ranks in Chromium: colors, selecting, keys, widths."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def cell(esm: EsmPage, name: str, view: int = 0) -> Locator:
     return esm.view(view).locator(f'[data-site="{name}"]')
 
 
-def colour(esm: EsmPage, name: str) -> list[int]:
+def color(esm: EsmPage, name: str) -> list[int]:
     text = cell(esm, name).evaluate("n => getComputedStyle(n).backgroundColor")
     return [int(float(n)) for n in re.findall(r"[\d.]+", text)]
 
 
-def test_colours_run_from_zero_to_the_largest_rank(esm_page: Make) -> None:
+def test_colors_run_from_zero_to_the_largest_rank(esm_page: Make) -> None:
     esm = esm_page(site_map(ranks={"0.q": 8, "1.q": 8}, values={"0.q": 0.0, "1.q": 8.0}))
-    assert colour(esm, "0.q") == [68, 1, 84]  # matplotlib's viridis, its two ends
-    assert colour(esm, "1.q") == [253, 231, 37]
-    assert colour(esm, "3.q") not in ([68, 1, 84], [253, 231, 37])
+    assert color(esm, "0.q") == [68, 1, 84]  # matplotlib's viridis, its two ends
+    assert color(esm, "1.q") == [253, 231, 37]
+    assert color(esm, "3.q") not in ([68, 1, 84], [253, 231, 37])
     expect(esm.view().locator(".ll-map-key")).to_have_text("no ΔW08")
 
 

@@ -113,7 +113,7 @@ class LaboratoryView extends PanelView {
     const { model } = this;
     const messenger = new Messenger(model);
     this.closers.push(() => messenger.close());
-    this.opener = opener("Open the laboratory", () =>
+    this.opener = opener("Open the analysis", () =>
       messenger.post({ type: "open", value: !model.get("form").open }));
     this.tabs = tabList((name) => messenger.post({ type: "view", name }));
     this.question = el("p", { class: "ll-lab-question ll-dim" });
@@ -128,8 +128,8 @@ class LaboratoryView extends PanelView {
     this.body = el("div", { class: "ll-lab-body" }, this.tabs.node,
       el("div", { class: "ll-lab-line" }, this.question, status),
       this.controls.node, this.strip.node);
-    return section("ll-lab", "laboratory",
-      heading("Laboratory", "what ΔW has learned, and how it lies against W₀", space(),
+    return section("ll-lab", "analysis of ΔW",
+      heading("Analyze ΔW", "what it has learned, and how it lies against W₀", space(),
         this.opener.node),
       this.body);
   }
