@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 from lora_lab.anatomy.types import Site
 from lora_lab.errors import AdapterError, ModelError
@@ -25,6 +25,17 @@ class AdaptedSite(Protocol):
     @property
     def update(self) -> LowRankUpdate:
         """ΔW, its factors as tensors or NumPy arrays."""
+
+
+class AdapterLike(Protocol):
+    """What is needed of an adapter; `LoraAdapter` is one."""
+
+    @property
+    def sites(self) -> Mapping[str, Any]:
+        """The adapted sites by name."""
+
+    def base_weight(self, site_name: str) -> Any:
+        """Return W₀ (out, in) of a site."""
 
 
 @contextlib.contextmanager

@@ -1,21 +1,25 @@
-"""What `analyze` returns: one row a site, as a table, as HTML and as JSON."""
+"""ΔW of every site, one row each: as a table, as HTML and as JSON."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import numpy as np
 
+from lora_lab import spectra
+from lora_lab._util.arrays import computable, same_library, to_numpy
 from lora_lab._util.format import format_number
 from lora_lab._util.tables import Table
+from lora_lab.analysis.sites import AdaptedSite, naming
 
 # What a table of sites shows; `SiteAnalysis.cells` gives the row.
 HEADER = ("site", "r", "σ₁", "effective rank", "stable rank", "‖ΔW‖", "amplification", "random")
 
-DORA_NOTE = "DoRA: this is its low-rank part s·BA; the learnt lengths of the rows come on top"
+DORA_NOTE = "DoRA: this is its low-rank part s·BA; the learned lengths of the rows come on top"
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ class Analysis:
 
         A note comes with it as "note".
         """
-        found = {"name": self.name, "sites": [_row_json(row) for row in self.rows]}
-        return found | ({"note": self.note} if self.note else {})
+        sites = [_row_json(row) for row in self.rows]
+        return {"name": self.name, "sites": sites} | ({"note": self.note} if self.note else {})
 
     def to_table(self) -> Table:
         """Return the sites as a table for people."""
@@ -78,6 +82,52 @@ class Analysis:
     def _repr_html_(self) -> str:
         note = f"<div>{escape(self.note)}</div>" if self.note else ""
         return self.to_table()._repr_html_() + note
+
+
+def analyze_sites(
+    sites: Iterable[AdaptedSite],
+    base_weight: Callable[[str], Any] | None = None,
+    name: str = "default",
+) -> Analysis:
+    """Measure ΔW of factors that need no model, such as those of an adapter's file.
+
+    Args:
+        sites: the factors, site by site.
+        base_weight: gives W₀ (out, in) for a site's name; None: no amplification.
+        name: the adapter's name, for the table.
+
+    Raises:
+        AdapterError: a factor with NaN; the line names the site.
+    """
+    sites = tuple(sites)
+    lengths = any(getattr(site, "magnitude", None) is not None for site in sites)
+    rows = tuple(_analyze_site(site, base_weight) for site in sites)
+    return Analysis(name, rows, DORA_NOTE if lengths else "")
+
+
+def _analyze_site(site: AdaptedSite, base_weight: Callable[[str], Any] | None) -> SiteAnalysis:
+    name = site.site.name
+    with naming(name):
+        U, s, Vt = site.update.triplets()
+        amplified = expected = None
+        if base_weight is not None:
+            W = computable(base_weight(name))
+            U, s, Vt = (same_library(x, W) for x in (U, s, Vt))
+            amplified = float(spectra.amplification(U, s, Vt, W))
+            expected = float(spectra.random_amplification(s, W))
+    return SiteAnalysis(
+        name=name,
+        layer=site.site.layer,
+        role=site.site.role,
+        r=site.update.r,
+        singular_values=to_numpy(s),
+        effective_rank=float(spectra.effective_rank(s)),
+        stable_rank=float(spectra.stable_rank(s)),
+        frobenius_norm=float(spectra.frobenius(s)),
+        amplification=amplified,
+        random_amplification=expected,
+        stack=site.site.stack,
+    )
 
 
 def _short(value: float | None) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lora_lab._util.format import format_bytes, format_change, format_number
-from lora_lab.analysis.live import RankMap, SiteView
+from lora_lab.analysis.rank_map import RankMap
+from lora_lab.analysis.site_view import SiteView
 
 if TYPE_CHECKING:
     from lora_lab.budget.costs import Budget

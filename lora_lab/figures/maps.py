@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from lora_lab.analysis.live import RankMap
+from lora_lab.analysis.rank_map import RankMap
 from lora_lab.figures._base import (
     BAR_MARGIN,
     THEMES,

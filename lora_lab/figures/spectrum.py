@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lora_lab._util.format import format_number
-from lora_lab.analysis.live import SiteView
+from lora_lab.analysis.site_view import SiteView
 from lora_lab.analysis.spectrum import SpectrumView
 from lora_lab.figures._base import (
     MOST_POINTS,

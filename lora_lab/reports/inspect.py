@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from lora_lab.analysis.amplify import amplifications
-from lora_lab.analysis.intruders import SiteIntruders, find_intruders, intruder_curve
-from lora_lab.analysis.live import SiteView, analyze_sites
+from lora_lab.analysis.intruders import SiteIntruders, find_intruders
 from lora_lab.analysis.overlaps import Side, compare, compare_with_base
+from lora_lab.analysis.scaled_intruders import intruder_curve
+from lora_lab.analysis.site_view import SiteView
 from lora_lab.analysis.spectrum import spectrum_view
-from lora_lab.analysis.table import Analysis, SiteAnalysis
+from lora_lab.analysis.table import Analysis, SiteAnalysis, analyze_sites
 from lora_lab.checkpoint.factors import read_factors
 from lora_lab.checkpoint.loading import load_adapter
 from lora_lab.checkpoint.locate import locate_adapter

@@ -10,8 +10,8 @@ from lora_lab import captions
 from lora_lab.analysis.amplify import SiteAmplification
 from lora_lab.analysis.capacity import Capacity
 from lora_lab.analysis.intruders import IntruderCurve, SiteIntruders
-from lora_lab.analysis.live import SiteView
 from lora_lab.analysis.overlaps import OverlapMap, Side
+from lora_lab.analysis.site_view import SiteView
 from lora_lab.analysis.spectrum import SpectrumView
 from lora_lab.analysis.steps import StepMaps
 from lora_lab.analysis.sweep import SweepMap

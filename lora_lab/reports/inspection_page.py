@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab._util.format import format_number
 from lora_lab.analysis.amplify import SiteAmplification
-from lora_lab.analysis.live import rank_map
+from lora_lab.analysis.rank_map import rank_map
 from lora_lab.analysis.steps import StepMaps
 from lora_lab.reports.page import Page, facts, heading, section, site_table, table
 

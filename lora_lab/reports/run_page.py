@@ -15,8 +15,9 @@ from lora_lab._util.format import (
     format_ratio,
     format_share,
 )
-from lora_lab.analysis.live import RankMap, SiteView, analyze_sites, live_view, rank_map
-from lora_lab.analysis.table import Analysis
+from lora_lab.analysis.rank_map import RankMap, rank_map
+from lora_lab.analysis.site_view import SiteView, live_view
+from lora_lab.analysis.table import Analysis, analyze_sites
 from lora_lab.budget.meter import MemoryReading
 from lora_lab.errors import RunError
 from lora_lab.methods.combined import to_python

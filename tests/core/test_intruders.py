@@ -7,7 +7,8 @@ import torch
 from fake_sites import delta, planted, site, weight
 from tiny_models import tiny, tiny_inputs
 
-from lora_lab.analysis.intruders import SiteIntruders, find_intruders, scaled_intruders
+from lora_lab.analysis.intruders import SiteIntruders, find_intruders
+from lora_lab.analysis.scaled_intruders import scaled_intruders
 from lora_lab.checkpoint import save_adapter
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError, ConfigError, ModelError

@@ -10,7 +10,8 @@ from tiny_run import tiny_lm, tiny_task
 from tiny_text import tiny_llama, tiny_tokenizer
 
 from lora_lab.analysis import losses
-from lora_lab.analysis.intruders import find_intruders, intruder_curve, scaled_intruders
+from lora_lab.analysis.intruders import find_intruders
+from lora_lab.analysis.scaled_intruders import intruder_curve, scaled_intruders
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError, TaskError
 from lora_lab.methods.api import attach

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import ipywidgets
 
-from lora_lab.analysis.live import SiteView
+from lora_lab.analysis.site_view import SiteView
 from lora_lab_widgets.message_throttle import Line, Place, Throttled
 from lora_lab_widgets.panel import Theme
 from lora_lab_widgets.plot import Plot

@@ -14,7 +14,7 @@ import ipywidgets
 import numpy as np
 import traitlets
 
-from lora_lab.analysis.live import SiteView, site_view
+from lora_lab.analysis.site_view import SiteView, site_view
 from lora_lab.anatomy.blocks import site_label
 from lora_lab.errors import LoraLabError
 from lora_lab.runs.snapshot import RunState, Snapshot, Spectra

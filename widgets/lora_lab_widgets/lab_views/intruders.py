@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lora_lab.analysis.intruders import IntruderCurve, SiteIntruders, find_intruders, intruder_curve
+from lora_lab.analysis.intruders import IntruderCurve, SiteIntruders, find_intruders
 from lora_lab.analysis.losses import Losses
+from lora_lab.analysis.scaled_intruders import intruder_curve
 from lora_lab.tasks.prompts import Example
 from lora_lab_widgets.lab_views.base import CancelledError, Measured, Theme, Values, View, Watch
 
