@@ -43,7 +43,7 @@ def capacity(
 
     Args:
         parameters: the trainable ones, counted.
-        losses: (steps,) of the first epoch, in nats a token; None where they are not known.
+        losses: (steps,) of the first epoch, in nats per token; None where they are not known.
         tokens: (steps,) how many tokens each loss is the mean of.
 
     Raises:

@@ -67,12 +67,12 @@ class IntruderCurve:
 
     Attributes:
         factors: (k,) λ; 1 is the adapter as it is, 0 the adapter without its intruders.
-        task_losses: (k,) nats a completion token of the task's examples.
-        base_losses: (k,) nats a token of text that the base model wrote itself. On average that is
-            `base_reference` and the KL divergence from the base model: a measure of forgetting.
+        task_losses: (k,) nats per completion token of the task's examples.
+        base_losses: (k,) nats per token of text that the base model wrote itself. On average that
+            is `base_reference` and the KL divergence from the base model: a measure of forgetting.
         count: how many intruders were scaled.
         note: what was measured, in one line.
-        base_reference: the base model's own loss on that text, nats a token; NaN if not known.
+        base_reference: the base model's own loss on that text, nats per token; NaN if not known.
     """
 
     factors: np.ndarray

@@ -31,7 +31,7 @@ class Losses:
     Making one writes the base model's text, unless it is given, and measures the base's own loss.
 
     Attributes:
-        base_reference: the base model's loss on its text, nats a token; NaN until `ready`.
+        base_reference: the base model's loss on its text, nats per token; NaN until `ready`.
         ready: whether all was made; False after a stop.
         should_stop: asked before every batch and every token written; may be replaced.
 
@@ -65,11 +65,11 @@ class Losses:
         self.ready = math.isfinite(self.base_reference)
 
     def of_task(self) -> float | None:
-        """Return the loss on the examples' completions, nats a token; None after a stop."""
+        """Return the loss on the examples' completions, nats per token; None after a stop."""
         return self._mean(self._task)
 
     def of_base(self) -> float | None:
-        """Return the loss on the base model's text, nats a token; None after a stop."""
+        """Return the loss on the base model's text, nats per token; None after a stop."""
         return self._mean(self._base)
 
     def describe(self) -> str:

@@ -20,6 +20,7 @@ from lora_lab.analysis.records import (
     shared_settings,
 )
 from lora_lab.errors import RunError
+from lora_lab.tasks.metrics import metric_of
 
 if TYPE_CHECKING:
     # `lora_lab.runs` measures with this package, so it cannot be imported at the top.
@@ -72,7 +73,7 @@ class MethodComparison:
     """Methods side by side. Printing it shows a table.
 
     Attributes:
-        metric: such as "loss_after" (nats a token), "bleu_after" or "accuracy_after".
+        metric: such as "loss_after" (nats per token), "bleu_after" or "accuracy_after".
         model, task, steps: what all runs share.
         rows: by the number of trainable parameters, fewest first.
         base: the same metric before training; None where it was not measured.
@@ -89,8 +90,8 @@ class MethodComparison:
 
     @property
     def low_is_good(self) -> bool:
-        """Whether the metric is a loss."""
-        return self.metric.startswith("loss")
+        """Whether the metric is best when lowest, as a loss is."""
+        return not metric_of(self.metric).higher_is_better
 
     @property
     def best(self) -> MethodRow:
@@ -131,7 +132,7 @@ def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") ->
 
     Args:
         records: as `list_runs` returns them.
-        metric: a key of the runs' metrics; those that begin with "loss" are best when lowest.
+        metric: a key of the runs' metrics; which way is better, the registered `Metric` says.
 
     Raises:
         RunError: nothing to show: no runs, none that ended with the metric, or runs that are not

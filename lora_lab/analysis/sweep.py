@@ -21,6 +21,7 @@ from lora_lab.analysis.records import (
 )
 from lora_lab.errors import RunError
 from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.tasks.metrics import metric_of
 
 if TYPE_CHECKING:
     # `lora_lab.runs` measures with this package, so it cannot be imported at the top.
@@ -40,13 +41,13 @@ class SweepMap:
     """A metric over ranks and learning rates.
 
     Attributes:
-        metric: such as "loss_after" (nats a token) or "bleu_after" (0 to 100).
+        metric: such as "loss_after" (nats per token) or "bleu_after" (0 to 100).
         ranks: the rows, ascending.
         learning_rates: the columns, ascending.
         values: (ranks, learning rates) float32, mean over a cell's runs; NaN where no run ended
             with the metric.
         counts: (ranks, learning rates) int32, the runs behind each value.
-        best: (rank, learning rate) of the best value: the lowest loss, else the highest score.
+        best: (rank, learning rate) of the best value, the way the metric is read.
         note: what the reader has to know of the runs, "" when nothing.
     """
 
@@ -80,7 +81,7 @@ def sweep_map(records: Iterable[RunRecord], metric: str = "loss_after") -> Sweep
 
     Args:
         records: as `list_runs` returns them.
-        metric: a key of the runs' metrics; those that begin with "loss" are best when lowest.
+        metric: a key of the runs' metrics; which way is better, the registered `Metric` says.
 
     Raises:
         RunError: nothing to show: no runs, none that ended with the metric, or runs that are not
@@ -113,7 +114,7 @@ def sweep_map(records: Iterable[RunRecord], metric: str = "loss_after") -> Sweep
         at = ranks.index(r), learning_rates.index(rate)
         values[at] = np.mean(scores) if scores else np.nan
         counts[at] = len(scores)
-    find_best = np.nanargmin if metric.startswith("loss") else np.nanargmax
+    find_best = np.nanargmax if metric_of(metric).higher_is_better else np.nanargmin
     row, column = divmod(int(find_best(values)), len(learning_rates))
     return SweepMap(
         metric=metric,

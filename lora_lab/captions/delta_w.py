@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lora_lab._util.format import format_count, format_number, format_share, plural
+from lora_lab.tasks.metrics import LOSS, NATS, metric_of
 
 if TYPE_CHECKING:
     from lora_lab.analysis.amplify import SiteAmplification
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
     from lora_lab.analysis.spectrum import SpectrumView
     from lora_lab.analysis.steps import StepMaps
     from lora_lab.analysis.sweep import SweepMap
-
-_MEASURED = {
-    "loss": ("held-out loss", "nats a token"),
-    "bleu": ("BLEU", ""),
-    "accuracy": ("accuracy", "%"),
-    "matthews": ("Matthews correlation × 100", ""),
-}
 
 
 def spectrum_against_base_summary(view: SpectrumView) -> str:
@@ -148,7 +142,7 @@ def intruder_curve_summary(curve: IntruderCurve) -> str:
     text = (
         f"{curve.count:,} intruders scaled from λ = {curve.factors[most]:g} to "
         f"{curve.factors[least]:g}: the task's loss goes from {task[most]:.3f} to "
-        f"{task[least]:.3f} nats a token ({_signed(task[least] - task[most])}), the loss on the "
+        f"{task[least]:.3f} nats per token ({_signed(task[least] - task[most])}), the loss on the "
         f"base model's own text from {base[most]:.3f} to {base[least]:.3f} "
         f"({_signed(base[least] - base[most])})"
     )
@@ -209,8 +203,8 @@ def rate_text(rate: float) -> str:
 
 def measured(metric: str) -> tuple[str, str]:
     """Return what a metric's key means to a reader: its name, and its unit if any."""
-    name = metric.removesuffix("_after")
-    return _MEASURED.get(name, (name, ""))
+    found = metric_of(metric)
+    return found.label, NATS if found is LOSS else found.unit
 
 
 def _sites(count: int) -> str:

@@ -27,6 +27,7 @@ from lora_lab.errors import RunError
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.models.places import HUB_ID
+from lora_lab.tasks.metrics import changes
 
 if TYPE_CHECKING:
     from lora_lab.models.load import Card
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 CARD_FILE = "README.md"
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
-_UNITS = {"loss": "loss on held-out data, nats a token", "bleu": "BLEU of held-out answers"}
 
 
 def push_ready(
@@ -254,17 +254,12 @@ def _results(made: _Made) -> str:
     metrics = made.summary.get("metrics")
     if not isinstance(metrics, Mapping):
         return ""
-    found: dict[str, dict[str, str]] = {}
-    for key, value in metrics.items():
-        name, _, moment = str(key).rpartition("_")
-        if moment in ("before", "after") and is_number(value):
-            found.setdefault(name, {})[moment] = number(value)
-    if not found:
-        return ""
     rows = [
-        (_UNITS.get(name) or escaped(name), values.get("before", "–"), values.get("after", "–"))
-        for name, values in found.items()
+        (escaped(metric.title), *("–" if value is None else number(value) for value in values))
+        for metric, *values in changes(metrics)
     ]
+    if not rows:
+        return ""
     return f"## Results\n\n{table(('', 'base model', 'adapted'), rows)}"
 
 

@@ -15,6 +15,7 @@ from lora_lab.models.load import load_model
 from lora_lab.reports.run_page import write_run_report
 from lora_lab.tasks.families.api import longest_example
 from lora_lab.tasks.load import load_task
+from lora_lab.tasks.metrics import changes
 from lora_lab.training.run import Run, train
 
 _LOOKS_PER_SECOND = 5
@@ -59,11 +60,11 @@ def demo(
         target_length=longest.written,
     )
     console.print("", str(plan), "", sep="\n", highlight=False, soft_wrap=True)
-    metrics = result.metrics
-    for label, name in (("loss", "loss"), ("BLEU", "bleu")):
-        if f"{name}_after" in metrics:
-            before, after = metrics[f"{name}_before"], metrics[f"{name}_after"]
-            console.print(f"held-out {label}  {before:6.2f} → {after:6.2f}", highlight=False)
+    for metric, before, after in changes(result.metrics):
+        if before is not None and after is not None:
+            console.print(
+                f"{metric.title:<16}{before:8.2f} → {after:6.2f}", highlight=False, markup=False
+            )
     for sample in result.samples[:2]:
         console.print(
             f"\n{sample.prompt}", f"  base     {_one_line(sample.base)}", sep="\n", markup=False

@@ -154,7 +154,7 @@ def _add_axes(
         showline=False,
     )
     figure.layout[f"xaxis{number}"].title.text = "intruders scaled by λ"
-    figure.layout[f"yaxis{number}"].title.text = "nats a token"
+    figure.layout[f"yaxis{number}"].title.text = "nats per token"
 
 
 def _add_reference(figure: go.Figure, colours: Colours, number: str, value: float) -> None:

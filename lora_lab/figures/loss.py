@@ -20,7 +20,7 @@ def loss_figure(
     """Draw the training loss: every step faintly, and the mean of the steps around it.
 
     Args:
-        losses: (step, loss in nats a token); above 500 points, evenly spaced ones are drawn.
+        losses: (step, loss in nats per token); above 500 points, evenly spaced ones are drawn.
         theme: of the page.
         width: pixels.
         height: pixels.
@@ -53,7 +53,9 @@ def loss_figure(
         legend={"orientation": "h", "x": 1, "y": 1.02, "xanchor": "right", "yanchor": "bottom"},
     )
     figure.update_xaxes(title_text="optimizer step", nticks=8, tickformat=",d")
-    figure.update_yaxes(title_text="loss, nats a token", showgrid=True, nticks=5, tickformat=".3~g")
+    figure.update_yaxes(
+        title_text="loss, nats per token", showgrid=True, nticks=5, tickformat=".3~g"
+    )
     return figure
 
 

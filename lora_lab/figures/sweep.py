@@ -21,6 +21,7 @@ from lora_lab.figures._base import (
     note,
     plain,
 )
+from lora_lab.tasks.metrics import metric_of
 
 _ROW = 34  # pixels of a rank
 _CELL_TEXT = 40  # pixels that a number in a cell needs
@@ -42,7 +43,7 @@ def sweep_figure(
     )
     left = 44 + int(LETTER * max((len(str(rank)) for rank in sweep.ranks), default=0))
     figure.update_layout(plot_bgcolor=colours.line, margin={"l": left, "r": BAR_MARGIN + 12})
-    low_is_good = _low_is_good(sweep)
+    low_is_good = not metric_of(sweep.metric).higher_is_better
     ends = _colour_ends(sweep.values, low_is_good=low_is_good)
     cell_width = (width - left - BAR_MARGIN - 12) / max(1, columns)
     figure.add_heatmap(
@@ -100,13 +101,6 @@ def sweep_figure(
     else:
         figure.add_annotation(note("no run has ended with it", colours, x=0.5, y=0.5))
     return figure
-
-
-def _low_is_good(sweep: SweepMap) -> bool:
-    if not np.isfinite(sweep.values).any():
-        return True
-    best = sweep.values[sweep.ranks.index(sweep.best[0]), sweep.learning_rates.index(sweep.best[1])]
-    return bool(best <= np.nanmedian(sweep.values))
 
 
 def _colour_ends(values: np.ndarray, *, low_is_good: bool) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from lora_lab.budget.meter import MemoryReading
 from lora_lab.errors import RunError
 from lora_lab.methods.combined import to_python
 from lora_lab.reports.page import Page, facts, heading, section, site_table, table
+from lora_lab.tasks.metrics import changes
 
 if TYPE_CHECKING:
     from lora_lab.budget.costs import Budget
@@ -64,7 +65,7 @@ def write_report(
         subtitle: what was trained on what; says so when the task is synthetic.
         config_python: the config as Python.
         budget: full fine-tuning against the plan.
-        losses: (step, nats a token).
+        losses: (step, nats per token).
         metrics: {name_before, name_after}, such as "bleu_before" and "bleu_after".
         analysis: ΔW of every site.
         views: a few sites in detail, the strongest first.
@@ -152,13 +153,10 @@ def _headline(
         ),
     ]
     if losses:
-        tiles.append((f"{losses[0][1]:.2f} → {losses[-1][1]:.2f}", "training loss, nats a token"))
-    for key, after in metrics.items():
-        name = key.removesuffix("_after")
-        if name != key:
-            before = metrics[f"{name}_before"]
-            label = {"loss": "held-out loss", "bleu": "BLEU"}.get(name, name)
-            tiles.append((f"{before:.3g} → {after:.3g}", f"{label}, before → after"))
+        tiles.append((f"{losses[0][1]:.2f} → {losses[-1][1]:.2f}", "training loss, nats per token"))
+    for metric, before, after in changes(metrics):
+        if before is not None and after is not None:
+            tiles.append((f"{before:.3g} → {after:.3g}", f"{metric.title}, before → after"))
     cells = "".join(f"<div><b>{escape(big)}</b><span>{escape(s)}</span></div>" for big, s in tiles)
     return f'<section class="tiles">{cells}</section>'
 

@@ -58,7 +58,7 @@ class Snapshot:
     phase: str = ""  # "queued behind run …", "evaluating the base model", "training", "saving" …
     step: int = 0
     total_steps: int = 0
-    loss: float | None = None  # of the latest optimizer step, nats a token
+    loss: float | None = None  # of the latest optimizer step, nats per token
     losses: tuple[tuple[int, float], ...] = ()  # (step, loss), at most 500 points
     learning_rate: float | None = None
     steps_per_second: float | None = None

@@ -30,7 +30,7 @@ def first_epoch_bits(
     taken. Later epochs must not be counted again.
 
     Args:
-        losses: (steps,) mean cross-entropy of each step, in nats a token.
+        losses: (steps,) mean cross-entropy of each step, in nats per token.
         tokens: (steps,) how many tokens each mean was taken over.
 
     Raises:

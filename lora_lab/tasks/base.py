@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks.metrics import Metric
+from lora_lab.tasks.metrics import NATS, Metric
 
 
 class Task(ABC):
@@ -31,7 +31,7 @@ class Task(ABC):
     validation: Sequence[Any]
     test: Sequence[Any]
     metrics: tuple[Metric, ...]
-    loss_unit: ClassVar[str] = "nats per token"
+    loss_unit: ClassVar[str] = NATS
 
     @property
     def head(self) -> dict[str, Any]:

@@ -10,11 +10,13 @@ From then on runs record "exact_before" and "exact_after", and every table and f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Score = Callable[[Sequence[Any], Sequence[Any]], float]
+NATS = "nats per token"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,31 @@ def metric_of(key: str) -> Metric:
     """
     name = key.removesuffix("_before").removesuffix("_after")
     return _REGISTERED.get(name) or Metric(name, None)
+
+
+class Change(NamedTuple):
+    """A metric before training and after it; None where it is not known, or not finite."""
+
+    metric: Metric
+    before: float | None
+    after: float | None
+
+
+def changes(values: Mapping[Any, Any]) -> list[Change]:
+    """Return what a run's {"bleu_before": …, "bleu_after": …} came to, in their order.
+
+    What a file holds besides finite numbers does not count.
+    """
+    finite = {
+        str(key): float(value)
+        for key, value in values.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }
+    found = (
+        Change(metric_of(name), finite.get(f"{name}_before"), finite.get(f"{name}_after"))
+        for name in dict.fromkeys(key.rpartition("_")[0] for key in finite)
+    )
+    return [change for change in found if change[1:] != (None, None)]
 
 
 def _bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from lora_lab.errors import RunError
 
 FIRST_STEPS = 5
-RISE = 10.0  # nats a token: a text's likelihood fell e¹⁰-fold a token, which no noise does
+RISE = 10.0  # nats per token: a text's likelihood fell e¹⁰-fold a token, which no noise does
 PATIENCE = 20  # steps in a row
 
 

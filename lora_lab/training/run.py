@@ -56,7 +56,7 @@ class RunResult:
     folder: Path
     adapter_folder: Path  # PEFT reads it
     metrics: dict[str, float]  # loss_before loss_after bleu_before … or accuracy_before …
-    losses: tuple[tuple[int, float], ...]  # (step, nats a token, or a text with a class)
+    losses: tuple[tuple[int, float], ...]  # (step, nats per token, or a text with a class)
     samples: tuple[Sample, ...]
     seconds: float  # trained time, pauses left out
 

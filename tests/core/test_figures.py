@@ -107,7 +107,7 @@ def test_axes_carry_what_is_measured():
     spectrum = figures.spectrum_figure(view())
     assert spectrum.layout.yaxis.title.text == "singular value σ"
     loss = figures.loss_figure(losses(9))
-    assert loss.layout.yaxis.title.text == "loss, nats a token"
+    assert loss.layout.yaxis.title.text == "loss, nats per token"
     assert figures.memory_figure(budget()).layout.xaxis.title.text == "GiB"
 
 

@@ -163,7 +163,7 @@ def test_the_summary_says_the_span_the_best_and_its_share():
     text = figures.method_comparison_summary(fakes.method_comparison(seeds=1))
     assert text == (
         "Held-out loss of 13 methods after 60 steps of mini-e2e on smollm2-135m: 1.31 to 2.05 nats "
-        "a token, the base model 2.70; best FT (134.5 M parameters) with 1.31."
+        "per token, the base model 2.70; best FT (134.5 M parameters) with 1.31."
     )
     rows = [("LoRA", 1000, 60.0), ("FT", 100_000, 50.0)]
     score = fakes.method_comparison(rows, 1, None, "bleu_after", "Why.")

@@ -34,7 +34,7 @@ def test_a_parameter_holds_two_bits():
 
 
 def test_the_data_holds_its_first_log_loss():
-    # ln 2 nats are one bit; ln 50257 nats a token are what knowing nothing costs.
+    # ln 2 nats are one bit; ln 50257 nats per token are what knowing nothing costs.
     assert spectra.first_epoch_bits([math.log(2)] * 3, [10, 20, 5]) == pytest.approx(35)
     guess = spectra.first_epoch_bits(np.array([math.log(50257)]), np.array([1000]))
     assert guess == pytest.approx(1000 * math.log2(50257))

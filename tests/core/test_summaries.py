@@ -81,7 +81,7 @@ def test_intruders():
 def test_intruder_curve():
     text = say.intruder_curve_summary(fakes.intruder_curve())
     assert "17 intruders scaled from λ = 1 to 0" in text
-    assert "from 1.300 to 1.900 nats a token (+0.600)" in text
+    assert "from 1.300 to 1.900 nats per token (+0.600)" in text
     assert "from 2.600 to 2.300 (−0.300); the base model itself has 2.250. Task: 32" in text
     assert "no intruder" in say.intruder_curve_summary(fakes.intruder_curve(0))
 
@@ -89,7 +89,7 @@ def test_intruder_curve():
 def test_sweep():
     text = say.sweep_summary(fakes.sweep_map())
     assert text == (
-        "Held-out loss of 38 runs in 19 of 20 cells: 1.31 to 9.70 nats a token; "
+        "Held-out loss of 38 runs in 19 of 20 cells: 1.31 to 9.70 nats per token; "
         "best 1.31 at r = 8, learning rate 1e-3."
     )
     empty = dataclasses.replace(fakes.sweep_map(), values=np.full((4, 5), np.nan), note="Why.")

@@ -12,12 +12,12 @@ from lora_lab.runs.snapshot import Snapshot
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.local import Sweep, SweepSnapshot
 from lora_lab.sweeps.store import CellResult
+from lora_lab.tasks.metrics import metric_of
 from lora_lab_widgets._sweep_plan import MOST_CELLS
 from lora_lab_widgets.serialize import number
 
 _MOST_WHAT, _MOST_NOTE = 100, 120  # bytes of a cell's text, and of why it failed
 _NAMES = {"learning_rate": "lr", "target_modules": "targets", "seed": "seed"}
-_LABELS = {"bleu": "BLEU", "matthews": "Matthews × 100", "accuracy": "accuracy (%)"}
 _LOSS = "loss_after"
 _ORDER = ("done", "stopped early", "training", "waiting", "failed")
 
@@ -146,11 +146,11 @@ def _note(ended: CellResult) -> str:
 
 
 def _metric(metrics: Mapping[str, float]) -> str:
-    shown = []
-    for name, value in metrics.items():
-        stem = name.removesuffix("_after")
-        if stem != name and stem != "loss":
-            shown.append(f"{_LABELS.get(stem, stem)[:32]} {_digits(value)}")
+    shown = [
+        f"{metric_of(name).title[:32]} {_digits(value)}"
+        for name, value in metrics.items()
+        if name.endswith("_after") and name != _LOSS
+    ]
     return ", ".join(shown[:2])
 
 

@@ -27,6 +27,7 @@ from lora_lab.runs.records import (
     is_sweep,
     read_record,
 )
+from lora_lab.tasks.metrics import changes
 from lora_lab.training import queue
 from lora_lab.training.resume import read_configs
 from lora_lab_widgets.lab_views.base import run_label
@@ -323,24 +324,12 @@ def _name(record: RunRecord, key: str) -> str:
 
 
 def _metrics(found: Any) -> str:
-    """Return "loss 2.10 → 1.20 · bleu 3.10 → 38.2" of {name_before, name_after}."""
-    known = {str(k)[:64]: _number(v) for k, v in found.items()} if isinstance(found, dict) else {}
-    names = dict.fromkeys(name.removesuffix("_before").removesuffix("_after") for name in known)
+    """Return "held-out loss 2.10 → 1.20 · BLEU 3.10 → 38.2" of {name_before, name_after}."""
     parts = []
-    for name in list(names)[:8]:
-        before, after = known.get(f"{name}_before"), known.get(f"{name}_after")
-        values = [format_number(value) for value in (before, after) if value is not None]
-        if values:
-            parts.append(f"{_LABELS.get(name, name)} {' → '.join(values)}")
+    for metric, *values in changes(found if isinstance(found, dict) else {})[:8]:
+        numbers = " → ".join(format_number(value) for value in values if value is not None)
+        parts.append(f"{metric.title[:64]} {numbers}")
     return " · ".join(parts)
-
-
-_LABELS = {
-    "loss": "held-out loss",
-    "bleu": "BLEU",
-    "accuracy": "accuracy (%)",
-    "matthews": "Matthews × 100",
-}
 
 
 def _number(value: Any) -> float | None:

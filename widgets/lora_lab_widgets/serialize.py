@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_lab.runs.snapshot import Snapshot
+from lora_lab.tasks.metrics import changes
 from lora_lab_widgets._problems import MAX_LINE
 
 MAX_POINTS = 200  # of a loss curve, a message
@@ -28,7 +29,10 @@ def describe(snapshot: Snapshot | None) -> dict[str, Any]:
         "rate": number(shown.steps_per_second),
         "eta": number(shown.eta_seconds),
         "elapsed": number(shown.elapsed_seconds),
-        "metrics": {str(k)[:64]: number(v) for k, v in list(shown.metrics.items())[:32]},
+        "metrics": [
+            {"label": metric.title[:64], "before": number(before), "after": number(after)}
+            for metric, before, after in changes(shown.metrics)[:16]
+        ],
         "memory": memory
         and {"current": memory.current, "peak": memory.peak, "kind": memory.kind[:64]},
     }

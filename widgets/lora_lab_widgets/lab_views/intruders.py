@@ -138,7 +138,7 @@ class IntrudersView(View):
         factor = self._factor(self.values)
         losses = _losses(data.curve, factor)
         here = (
-            f"task loss {losses[0]:.3f}, on the base model's text {losses[1]:.3f} nats a token."
+            f"task loss {losses[0]:.3f}, on the base model's text {losses[1]:.3f} nats per token."
             if losses
             else "not measured yet."
         )

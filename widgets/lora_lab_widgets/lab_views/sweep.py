@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 from lora_lab.analysis.sweep import comparable_runs, sweep_map
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord
+from lora_lab.tasks.metrics import LOSS, metric_of
 from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch
-
-METRICS = {"loss_after": "held-out loss", "bleu_after": "BLEU"}
 
 
 class SweepView(View):
@@ -27,17 +26,15 @@ class SweepView(View):
         groups = comparable_runs(self.records())
         options = [(_group_label(group), str(index)) for index, group in enumerate(groups)]
         names = {
-            name: METRICS.get(name, name)
+            name: metric_of(name).title
             for group in groups
             for record in group
             for name in (record.summary or {}).get("metrics", {})
             if name.endswith("_after")
-        }
+        } or {"loss_after": LOSS.title}
         return [
             self.choice("group", "runs", options or [("no run", "")]),
-            self.choice(
-                "metric", "metric", [(text, name) for name, text in (names or METRICS).items()]
-            ),
+            self.choice("metric", "metric", [(text, name) for name, text in names.items()]),
         ]
 
     def wanted(self) -> tuple[Any, ...] | None:

@@ -22,12 +22,6 @@ const PAUSE = ["pause", "❚❚", "Pause"];
 const PRIMARY = {
   running: PAUSE, pausing: PAUSE, paused: ["resume", "▶", "Resume"], stopping: PAUSE,
 };
-const METRIC_LABELS = {
-  loss: "held-out loss",
-  bleu: "BLEU",
-  accuracy: "accuracy (%)",
-  matthews: "Matthews × 100",
-};
 
 class RunPanelView extends PanelView {
   build() {
@@ -230,15 +224,13 @@ function formatRate(rate) {
   return rate >= 1 ? `${rate.toFixed(1)} steps/s` : `${(1 / rate).toFixed(1)} s/step`;
 }
 
-/** "BLEU 12.1 → 38.2" from {bleu_before, bleu_after}. */
+/** "BLEU 12.1 → 38.2" from [{label: "BLEU", before, after}]. */
 function formatMetrics(metrics) {
-  const names = new Set(Object.keys(metrics).map((name) => name.replace(/_(before|after)$/, "")));
-  const show = (value) => (value === null || value === undefined ? null : value.toPrecision(3));
-  const texts = [...names].map((name) => {
-    const [before, after] = [show(metrics[`${name}_before`]), show(metrics[`${name}_after`])];
-    const label = METRIC_LABELS[name] ?? name;
-    return after ? `${label} ${before} → ${after}` : `${label} ${before ?? "–"} before`;
-  });
+  const show = (value) => value?.toPrecision(3) ?? "–";
+  const texts = metrics.map(({ label, before, after }) =>
+    after === null
+      ? `${label} ${show(before)} before`
+      : `${label} ${show(before)} → ${show(after)}`);
   return texts.join(" · ");
 }
 
