@@ -1,4 +1,4 @@
-"""Views of the laboratory that measure nothing real, and what drives them."""
+"""Views of "Analyze ΔW" that measure nothing real, and what drives them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laboratory's one figure, replaced as a whole, with words under it."""
+"""One figure, replaced as a whole, with words under it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laboratory's views on a tiny model: two runs on disk, the second one's adapter in place."""
+"""The views of ΔW on a tiny model: two runs on disk, the second one's adapter in place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laboratory without a browser: doors, tabs, controls, sliders, and what it sends."""
+"""The analysis of ΔW without a browser: doors, tabs, controls, sliders, and what it sends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.widgets.fake_session import FakeSession
 
 
 class Bench:
-    """A laboratory with two fake views, and a browser's side of it."""
+    """The panel with two fake views, and a browser's side of it."""
 
     def __init__(self) -> None:
         self.lab = Laboratory(FakeSession())  # type: ignore[arg-type]

@@ -137,7 +137,7 @@ def test_dry_runs_come_by_themselves_and_meet_the_measurement(wb):
     assert wb.savings.difference == ""
 
 
-def test_the_laboratory_looks_at_what_is_selected_and_at_the_latest_adapter(wb):
+def test_the_analysis_looks_at_what_is_selected_and_at_the_latest_adapter(wb):
     lab = wb.laboratory
     lab.panel._handle_custom_msg({"type": "open", "value": True, "seq": "1"}, [])
     tick(wb)

@@ -248,7 +248,7 @@ def effective_ranks(singular_values: Mapping[str, np.ndarray]) -> dict[str, floa
 
 def _sentence(view: SiteView) -> str:
     if not view.frobenius_norm:
-        return f"step {view.step} · ΔW is zero: nothing is learnt yet"
+        return f"step {view.step} · ΔW is zero: nothing is learned yet"
     return (
         f"step {view.step} · ‖ΔW‖ {view.frobenius_norm:.3g} · "
         f"amplification {view.amplification:.3g}, "

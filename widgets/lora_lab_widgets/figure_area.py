@@ -1,4 +1,4 @@
-"""The laboratory's one plotly figure, and what it says in words."""
+"""The one plotly figure of "Analyze ΔW", and what it says in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the laboratory measures: one thing at a time, on a thread, the newest wish first."""
+"""What "Analyze ΔW" measures: one thing at a time, on a thread, the newest wish first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laboratory: section 7 of the LoRA paper, and what came after it, as something to drive."""
+"""Analysis of ΔW: section 7 of the LoRA paper, and what came after it, as something to drive."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Laboratory(ipywidgets.VBox):
 
     def _turn(self) -> None:
         if self._form_due:
-            self._draw_form()  # it mends values that do not exist now
+            self._draw_form()  # it replaces values that do not exist now
         if self._jobs.update(self._view, self._snapshot):
             self._draw_form()
         self._draw()

@@ -328,8 +328,8 @@ def about(method: Method, configs: Sequence[MethodConfig], anatomy: Anatomy) -> 
     return "; ".join(lines)
 
 
-def mend(method: Method, error: str) -> str:
-    """Return an error's line with the mend that the workbench has for it."""
+def with_remedy(method: Method, error: str) -> str:
+    """Return an error's line with the remedy that the workbench has for it."""
     if method.name == "BitFit" and "new_biases=True" in error:
         return f"{error.partition(';')[0]}; tick “new zero biases”"
     return error

@@ -34,12 +34,12 @@ from lora_lab_widgets.methods import (
     configs_of,
     default_values,
     instead,
-    mend,
     method_called,
     method_of,
     ranks_of,
     typed,
     values_of,
+    with_remedy,
 )
 from lora_lab_widgets.planned import Planned, Price
 
@@ -298,7 +298,7 @@ class PlanModel(traitlets.HasTraits):
             cost,
             error,
             automatic(self.anatomy, ranks, steps) if isinstance(steps, int) else {},
-            mend(method, error) or about(method, configs, self.anatomy),
+            with_remedy(method, error) or about(method, configs, self.anatomy),
             instead(method, configs),
         )
 

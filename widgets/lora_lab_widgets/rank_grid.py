@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RankGrid(MessagePanel):
-    """Rows are layers, columns are roles; a cell shows its rank as number and colour.
+    """Rows are layers, columns are roles; a cell shows its rank as number and color.
 
     Click, drag or type to change ranks. While painting, the browser alone is at work: it tells
     the other panels of its `bench` through the document event ``lora-lab:ranks`` (detail: bench,

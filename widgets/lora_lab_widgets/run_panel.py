@@ -32,7 +32,7 @@ Beat = Callable[[Snapshot | None, Theme, int], None]
 
 
 class RunPanel(PanelWidget):
-    """Settings, Start/Pause/Resume/Stop, progress, live loss, memory, and errors with their mend.
+    """Settings, Start/Pause/Resume/Stop, progress, live loss, memory, and errors with their remedy.
 
     Messages may arrive on the main thread or on a subshell's: every handler is quick, idempotent
     and safe to call from several threads at once. The browser's side never writes a trait itself;

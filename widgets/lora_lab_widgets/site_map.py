@@ -60,7 +60,7 @@ class SiteMap(MessagePanel):
 
     @traitlets.validate("values")
     def _round(self, proposal: Any) -> dict[str, float]:
-        # Two decimals are more than the colours show; NaN has no place in JSON.
+        # Two decimals are more than the colors show; NaN has no place in JSON.
         values: Mapping[str, float] = proposal["value"]
         return {name: round(float(v), 2) for name, v in values.items() if math.isfinite(v)}
 

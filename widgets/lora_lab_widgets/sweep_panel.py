@@ -17,7 +17,7 @@ from lora_lab.sweeps.local import Sweep, SweepSnapshot
 from lora_lab_widgets._recipes import written_sweep
 from lora_lab_widgets._sweep_plan import AXES, FieldError, SweepTexts, cells_of, read_texts
 from lora_lab_widgets._sweep_view import minutes, progress, rows
-from lora_lab_widgets.methods import METHODS, mend, method_of
+from lora_lab_widgets.methods import METHODS, method_of, with_remedy
 from lora_lab_widgets.panel import MessagePanel, Tick
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _check(anatomy: Anatomy, configs: Sequence[MethodConfig]) -> None:
     try:
         budget(anatomy, configs, sequence_length=1)
     except ConfigError as error:
-        line = mend(method_of(configs), str(error))
+        line = with_remedy(method_of(configs), str(error))
         raise FieldError("r" if line.startswith("rank ") else "method", line) from None
 
 

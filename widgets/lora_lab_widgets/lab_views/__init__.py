@@ -1,4 +1,4 @@
-"""The laboratory's views, one question a file; `VIEWS` has them in the order of their tabs."""
+"""The views of "Analyze ΔW", one question a file; `VIEWS` has them in the order of their tabs."""
 
 from lora_lab_widgets.lab_views.amplification import AmplificationView
 from lora_lab_widgets.lab_views.base import CancelledError, Measured, Theme, View, Watch

@@ -9,7 +9,7 @@ from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch
 
 
 class AmplificationView(View):
-    """How much ΔW amplifies what W₀ hardly emphasises."""
+    """How much ΔW amplifies what W₀ hardly emphasizes."""
 
     key: ClassVar[str] = "amplification"
     title: ClassVar[str] = "Amplification"

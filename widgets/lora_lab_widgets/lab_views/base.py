@@ -1,4 +1,4 @@
-"""What every view of the laboratory is: controls, a measurement, a figure, words."""
+"""What every view of "Analyze ΔW" is: controls, a measurement, a figure, words."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class View(ABC):
 
     @abstractmethod
     def controls(self) -> list[dict[str, Any]]:
-        """Return the controls as the browser draws them; mends values that do not exist now."""
+        """Return the controls as the browser draws them; replaces values that do not exist now."""
 
     @abstractmethod
     def measure(self, values: Values, before: Any, watch: Watch) -> Measured:

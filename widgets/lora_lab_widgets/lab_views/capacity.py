@@ -15,8 +15,8 @@ class CapacityView(View):
     key: ClassVar[str] = "capacity"
     title: ClassVar[str] = "Capacity"
     question: ClassVar[str] = (
-        "Is the adapter large enough for its data? Two bits a parameter against the first epoch's "
-        "log-loss."
+        "Is the adapter large enough for its data? Two bits per parameter against the first "
+        "epoch's log-loss."
     )
     widest: ClassVar[int] = 720
 

@@ -1,5 +1,5 @@
 // @ts-check
-// One control of the laboratory: a slider, a drop-down, a box to tick, a line of text.
+// One control of "Analyze ΔW": a slider, a drop-down, a box to tick, a line of text.
 
 import { el, focusIn } from "./_shared.js";
 
