@@ -45,4 +45,4 @@ def sites_from_names(shapes: Mapping[str, tuple[int, int]]) -> dict[str, Site]:
 
 def site_alone(path: str, out: int, in_: int) -> Site:
     """Return the site of a matrix outside the layers, such as the output embedding."""
-    return Site(path, path, None, path.rpartition(".")[2], in_, out, reads=path)
+    return Site(path, path, None, path.rpartition(".")[2], in_, out, input_group=path)

@@ -186,7 +186,7 @@ def _other(leaf: _Leaf) -> Site:
         role=leaf.path[-1] if leaf.path else type(module).__name__,
         in_features=k,
         out_features=d,
-        reads=path,
+        input_group=path,
         kind="embedding" if isinstance(module, nn.Embedding) else "conv",
     )
 
@@ -225,7 +225,7 @@ def _sites(leaf: _Leaf, stack_names: dict[tuple[str, ...], str]) -> list[Site]:
         out_features=out_features,
         transposed=leaf.transposed,
         stack=stack_names[leaf.stack] if leaf.stack is not None else "",
-        reads=module,
+        input_group=module,
     )
     if leaf.stack is None or not inner:
         return [whole]
@@ -238,22 +238,24 @@ def _sites(leaf: _Leaf, stack_names: dict[tuple[str, ...], str]) -> list[Site]:
                 role=prefix + part.role,
                 out_features=part.groups * part.width,
                 rows=Rows(*part[1:]),
-                reads=_reads(leaf, prefix + part.role),
+                input_group=_input_group(leaf, prefix + part.role),
             )
             for part in slices
         ]
     role = roles.role(inner)
     if role is None:
-        reads = _reads(leaf, "positions") if inner[-1] in _POSITION_LEAVES else module
-        return [replace(whole, reads=reads)]
+        input_group = _input_group(leaf, "positions") if inner[-1] in _POSITION_LEAVES else module
+        return [replace(whole, input_group=input_group)]
     expert = roles.expert_path(inner)
-    return [replace(whole, role=expert or prefix + role, reads=_reads(leaf, prefix + role))]
+    return [
+        replace(whole, role=expert or prefix + role, input_group=_input_group(leaf, prefix + role))
+    ]
 
 
 _POSITION_LEAVES = ("pos_key_proj", "pos_query_proj")  # DeBERTa: both read the relative positions
 
 
-def _reads(leaf: _Leaf, role: str) -> str:
+def _input_group(leaf: _Leaf, role: str) -> str:
     """Name the input tensor of a matrix; o, down and cross.q each have their own."""
     assert leaf.stack is not None
     parent = ".".join(leaf.path[:-1])

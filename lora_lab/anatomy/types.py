@@ -46,7 +46,7 @@ class Site:
     rows: Rows | None = None  # None: the site is the whole matrix
     transposed: bool = False  # stored (in, out), as transformers' Conv1D does
     stack: str = ""  # "encoder" or "decoder" where a model has both
-    reads: str = ""  # sites with the same `reads` share one input tensor (q, k and v; gate and up)
+    input_group: str = ""  # sites of one group share one input tensor (q, k and v; gate and up)
     kind: Literal["linear", "embedding", "conv"] = "linear"
 
     @property

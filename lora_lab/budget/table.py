@@ -194,7 +194,7 @@ def _sites(anatomy: Anatomy, batches: _Batches) -> dict[str, Any]:
             kept += width * batch.element  # A and B cast down
         fused = site.rows.groups * site.rows.group_size if site.rows else site.out_features
         group = act.group(anatomy.shape, site, batch)
-        key = site.reads or site.name
+        key = site.input_group or site.name
         groups[key] = {"row": row, "bytes": group.size, "spent": group.spent}
         sites[site.name] = {
             "kind": "linear",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ def attach(
     name: str = "default",
     *,
     activate: bool = True,
+    batches: Iterable[Mapping[str, Tensor]] | None = None,
 ) -> Adapter:
     """Put a new adapter on a model, freeze the base and activate the adapter.
 
@@ -40,6 +41,8 @@ def attach(
             the paper's LoRA+PE.
         name: letters, digits, "-" and "_".
         activate: False leaves in force what is: another thread may be generating with it.
+        batches: what the bare model is to read, its arguments on its device, where the config
+            starts from data (`register_init`).
 
     Returns:
         The adapter; its parameters are float32 masters on the device of their layers, but for
@@ -49,7 +52,7 @@ def attach(
         ConfigError: the config does not fit the model, or two of a list train the same weight.
         AdapterError: an adapter is merged into the weights.
     """
-    return put_on(model, build(model, config, name), activate)
+    return put_on(model, build(model, config, name, batches), activate)
 
 
 def put_on(model: nn.Module, adapter: Adapter, activate: bool) -> Adapter:
@@ -70,7 +73,12 @@ def put_on(model: nn.Module, adapter: Adapter, activate: bool) -> Adapter:
     return adapter
 
 
-def build(model: nn.Module, config: MethodConfig | Sequence[MethodConfig], name: str) -> Adapter:
+def build(
+    model: nn.Module,
+    config: MethodConfig | Sequence[MethodConfig],
+    name: str,
+    batches: Iterable[Mapping[str, Tensor]] | None = None,
+) -> Adapter:
     """Make the adapter of a config, or of a list of them, without putting it on the model.
 
     Raises:
@@ -82,8 +90,12 @@ def build(model: nn.Module, config: MethodConfig | Sequence[MethodConfig], name:
     if known and known.merged:
         raise AdapterError(f"adapter {known.merged!r} is merged; call unmerge(model) first")
     config = as_config(config)
+    data = [*batches] if batches is not None and config.needs_batches else None
     with known.base_in_place() if known else contextlib.nullcontext():
-        parts = [method_of(part).build(model, part, name) for part in config.parts]
+        parts = [
+            method_of(part).build(model, part, name, *([data] if part.needs_batches else []))
+            for part in config.parts
+        ]
         return parts[0] if len(parts) == 1 else Combination(config, parts, name)
 
 

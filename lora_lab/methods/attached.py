@@ -129,6 +129,17 @@ def attached(model: nn.Module) -> dict[str, Adapter]:
     return dict(known.adapters) if known else {}
 
 
+@contextlib.contextmanager
+def bare(model: nn.Module) -> Iterator[None]:
+    """Have the bare base model meanwhile."""
+    before = active(model)
+    activate(model, None)
+    try:
+        yield
+    finally:
+        activate(model, before)
+
+
 def original_weight(model: nn.Module, weight: nn.Parameter) -> Tensor:
     """Return W₀ of a parameter, also while an adapter is merged into it."""
     known = attached_adapters(model)

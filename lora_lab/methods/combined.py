@@ -34,6 +34,11 @@ class CombinedConfig(tuple[MethodConfig, ...], MethodConfig):
         """Learned tokens of all parts."""
         return sum(config.tokens for config in self)
 
+    @property
+    def needs_batches(self) -> bool:
+        """Whether a part starts from data."""
+        return any(config.needs_batches for config in self)
+
     def check_steps(self, total: int) -> None:
         """Refuse a training of so many optimizer steps that a part does not fit into."""
         for config in self:

@@ -67,6 +67,11 @@ class MethodConfig(Config):
         """Learned tokens that it puts into every sequence, l_p + l_i."""
         return 0
 
+    @property
+    def needs_batches(self) -> bool:
+        """Whether its adapter starts from data: `attach` has to be given some."""
+        return False
+
     def check_steps(self, total: int) -> None:
         """Refuse a training of so many optimizer steps that it does not fit into.
 

@@ -95,8 +95,8 @@ class Method:
     Attributes:
         name: the paper's; with `fixed` a config's class may have several.
         config: the config's class.
-        adapter: what is put on a model, called with (model, config, name): a class, or its place
-            in words, "package.module:Class".
+        adapter: what is put on a model, called with (model, config, name) and, where
+            `config.needs_batches`, the batches: a class, or its place, "package.module:Class".
         cost: what it adds to a training step, called with (anatomy, config, price table) and
             returning a `MethodCost`; likewise.
         key: the command line's name; "": it is not offered, only used beside others.
@@ -165,7 +165,7 @@ class Method:
         }
 
     def build(self, *arguments: Any) -> Adapter:
-        """Make the adapter of (model, config, name)."""
+        """Make the adapter of (model, config, name), or of these and batches."""
         made: Adapter = _resolved(self.adapter)(*arguments)
         return made
 

@@ -59,12 +59,21 @@ class RunData:
 
     def training_examples(self) -> Sequence[Mapping[str, Any]]:
         """Encode the training examples that the steps will reach, drawn without replacement."""
-        training, rows = self._training, self._rows
+        training = self._training
         batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
         batch *= processes.count()
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(training.seed))
-        reached = order[: training.max_steps * batch].tolist()
-        return self._encode([rows[i] for i in reached], "training")
+        return self._encode(self._reached(training.max_steps * batch), "training")
+
+    def _reached(self, count: int) -> list[Any]:
+        generator = torch.Generator().manual_seed(self._training.seed)
+        order = torch.randperm(len(self._rows), generator=generator)
+        return [self._rows[i] for i in order[:count].tolist()]
+
+    def first_batches(self, count: int) -> list[dict[str, Tensor]]:
+        """Return the first of the training examples in batches, on the model's device."""
+        size = self._training.per_device_train_batch_size
+        encoded = self._encode(self._reached(count * size), "training")
+        return [*self._collated(encoded)]
 
     def evaluate(self, adapted: bool) -> dict[str, float] | None:
         """Score the held-out examples with the model as it stands, and keep some answers.
@@ -84,7 +93,9 @@ class RunData:
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         """Yield the held-out examples in batches, on the model's device."""
-        encoded = self._encode(self.held_out, "held-out")
+        yield from self._collated(self._encode(self.held_out, "held-out"))
+
+    def _collated(self, encoded: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Tensor]]:
         size = self._training.per_device_train_batch_size
         for start in range(0, len(encoded), size):
             batch = self.family.collate(encoded[start : start + size])

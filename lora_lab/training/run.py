@@ -35,17 +35,20 @@ from lora_lab.training import processes, queue
 from lora_lab.training.checks import check, check_settings
 from lora_lab.training.config import TrainingConfig
 from lora_lab.training.control import Control
+from lora_lab.training.data import RunData
 from lora_lab.training.failures import explain, showable
 from lora_lab.training.isolation import ADAPTER, seeded
 from lora_lab.training.observer import copy_update
 from lora_lab.training.resume import model_source
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from lora_lab.models.load import LoadedModel
 
 _PACKAGES = ("lora-lab", "torch", "transformers", "accelerate", "safetensors", "numpy")
+_INIT_BATCHES = 16  # that an initialization from data gets to see
 
 
 @dataclass(frozen=True)
@@ -279,7 +282,7 @@ class Run:
         try:
             base = base_fingerprint(self.model)
             with seeded(self.training.seed):
-                self.adapter = attach(self.model, self.config, ADAPTER)
+                self.adapter = attach(self.model, self.config, ADAPTER, batches=self._batches())
             if self._watch not in self.adapter.sites:
                 self._watch = None  # set before there was anything to compare it with
             if not self._again:
@@ -289,6 +292,13 @@ class Run:
         except BaseException:
             self.store.close()
             raise
+
+    def _batches(self) -> list[dict[str, Tensor]] | None:
+        """Return what an initialization that starts from data gets to see: the first of them."""
+        if not self.config.needs_batches:
+            return None
+        data = RunData(self.lm, self.task, self.training, [], self.config.tokens)
+        return data.first_batches(_INIT_BATCHES)
 
     def _work(self) -> None:
         with self._explained():

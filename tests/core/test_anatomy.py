@@ -248,11 +248,11 @@ def test_sites_with_the_same_reads_get_the_same_tensor(name: str) -> None:
         hook.remove()
     # Relative positions differ by dropout in training only, so eval cannot tell them apart.
     sites = [site for site in found.grid_sites if not site.role.startswith("pos_")]
-    by_reads, by_tensor = defaultdict(set), defaultdict(set)
+    by_input, by_tensor = defaultdict(set), defaultdict(set)
     for site in sites:
-        by_reads[site.reads].add(site.name)
+        by_input[site.input_group].add(site.name)
         by_tensor[inputs[site.module].data_ptr()].add(site.name)
-    assert sorted(map(sorted, by_reads.values())) == sorted(map(sorted, by_tensor.values()))
+    assert sorted(map(sorted, by_input.values())) == sorted(map(sorted, by_tensor.values()))
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
@@ -496,7 +496,7 @@ def test_experts_and_routers_keep_their_own_names() -> None:
     up = found.cell(sparse, "shared_expert.up_proj")
     assert gate is not None
     assert up is not None
-    assert gate.reads == up.reads
+    assert gate.input_group == up.input_group
 
 
 def test_two_towers_get_rows_and_heads_of_their_own() -> None:

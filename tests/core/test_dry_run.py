@@ -214,6 +214,7 @@ TARGETS = ("q", "v", "down")
 METHODS = {
     "FT-Top1": FullConfig(top_layers=1),
     "BitFit": BitFitConfig(new_biases=True),
+    "PiSSA": LoraConfig(r=3, init_lora_weights="pissa", target_modules=TARGETS),
     "AdaLoRA": AdaLoraConfig(target_r=2, init_r=3, tinit=500, target_modules=TARGETS),
     "PreEmbed": PrefixEmbedConfig(3, 2),
     "PreLayer": PrefixLayerConfig(3, 2),

@@ -61,7 +61,7 @@ class AdaLoraAdapter(LoraAdapter):
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._stepping = False
 
-    def make_site(self, planned: SitePlan, W: Tensor) -> LoraSite:
+    def make_site(self, planned: SitePlan, W: Tensor, _activations: Tensor | None) -> LoraSite:
         """Return the triplets of one site at their start."""
         AdaLoraConfig.check_kind(planned.site.module, planned.site.kind)
         return AdaLoraSite(planned, self.lora, W)

@@ -35,10 +35,12 @@ class AdaLoraSite(LoraSite):
         self._planned = planned
         self.kept = [True] * planned.r
 
-    def initialise(self, A: Tensor, B: Tensor, how: bool | str, W: Tensor) -> None:  # noqa: ARG002
-        """Fill Q and P with N(0, 0.02²)."""
-        nn.init.normal_(A, std=_STD)
-        nn.init.normal_(B, std=_STD)
+    def start(
+        self, _config: LoraConfig, W: Tensor, r: int, _activations: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return Q and P, N(0, 0.02²)."""
+        Q, P = torch.empty(r, W.shape[1], device="cpu"), torch.empty(W.shape[0], r, device="cpu")
+        return Q.normal_(std=_STD), P.normal_(std=_STD)
 
     def keep(self, A: Tensor, B: Tensor, learn_A: bool) -> None:  # noqa: ARG002
         """Make the parameters; Λ is zero."""

@@ -14,6 +14,7 @@ from lora_lab.anatomy.types import Site
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import original_weight
 from lora_lab.methods.base import Active, Adapter
+from lora_lab.methods.lora.activations import layer_inputs
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.convolution import ConvSites
 from lora_lab.methods.lora.dora import DoraSites
@@ -46,7 +47,13 @@ class LoraAdapter(Adapter):
     config: Any
     sites: dict[str, LoraSite]
 
-    def __init__(self, model: nn.Module, config: LoraConfig, name: str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: LoraConfig,
+        name: str,
+        batches: Iterable[Mapping[str, Tensor]] | None = None,
+    ) -> None:
         self.name = name
         self.config = self.lora = config
         self.model = model
@@ -60,8 +67,13 @@ class LoraAdapter(Adapter):
         modules = {p.site.module: by_path[p.site.module] for p in plans}
         for p in plans:
             _check(p.site, modules[p.site.module], config)
+        activations = self._activations(modules, plans, batches)
         self.sites = {
-            p.site.name: self.make_site(p, self._start(modules[p.site.module], p.site))
+            p.site.name: self.make_site(
+                p,
+                self._start(modules[p.site.module], p.site),
+                activations.get(p.site.input_group or p.site.module),
+            )
             for p in plans
         }
         self._layers: dict[str, tuple[nn.Module, LayerSites]] = {}
@@ -72,9 +84,9 @@ class LoraAdapter(Adapter):
         share_inputs(self._layers.values())
         self._tied = _tied_layers(by_path, self._layers.values())
 
-    def make_site(self, planned: SitePlan, W: Tensor) -> LoraSite:
+    def make_site(self, planned: SitePlan, W: Tensor, activations: Tensor | None) -> LoraSite:
         """Return the factors of one site at their start; see `LoraSite`."""
-        return _SITES[planned.site.kind](planned, self.lora, W)
+        return _SITES[planned.site.kind](planned, self.lora, W, activations)
 
     def insert(self, active: Active) -> None:
         """Hang the factors below their layers; see `Adapter.insert`."""
@@ -150,6 +162,23 @@ class LoraAdapter(Adapter):
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), None)
         return plain_layer(layer, sites.merged(dequantised(path, layer)).to(dtype))
 
+    def _activations(
+        self,
+        modules: Mapping[str, nn.Module],
+        plans: Iterable[SitePlan],
+        batches: Iterable[Mapping[str, Tensor]] | None,
+    ) -> dict[str, Tensor]:
+        """Return the rows that are read, by the sites' input group; {} where nothing asks."""
+        if not self.lora.needs_batches:
+            return {}
+        if batches is None:
+            raise ConfigError(
+                f"{_base_option(self.lora)} starts from what the layers read; pass batches to "
+                "attach, or train with it"
+            )
+        layers = {p.site.input_group or p.site.module: modules[p.site.module] for p in plans}
+        return layer_inputs(self.model, layers, batches)
+
     def _start(self, layer: nn.Module, site: Site) -> Tensor:
         """Return what a site's factors start from: W₀, or only its shape where it is packed."""
         return self._weight(layer, site) if bits(layer) is None else stand_in(layer, site)
@@ -205,10 +234,11 @@ def _check(site: Site, module: nn.Module, config: LoraConfig) -> None:
 
 
 def _base_option(config: LoraConfig) -> str:
-    """Return the option for which W₀'s own values are looked at, "" where none is set."""
+    """Return the option for which W₀ or what it reads is looked at, "" where none is set."""
     if config.use_dora:
         return "use_dora"
-    return f"init_lora_weights={config.init_lora_weights!r}" if config.starts_from_base else ""
+    looks = config.init.from_base or config.init.needs_activations
+    return f"init_lora_weights={config.init_lora_weights!r}" if looks else ""
 
 
 def _each_weight_once(plans: list[SitePlan], by_path: Mapping[str, nn.Module]) -> list[SitePlan]:

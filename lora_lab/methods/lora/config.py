@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import MethodConfig, need_positive, need_rank, need_share
-
-_INITIALISATION = re.compile(r"gaussian|olora|pissa(_niter_[1-9]\d*)?")
+from lora_lab.methods.lora.init import INITIALIZATIONS, Initialization, find_init
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,9 @@ class LoraConfig(MethodConfig):
         alpha_pattern: the same for α.
         init_lora_weights: True: A kaiming-uniform(√5), B zero; "gaussian": A ~ N(0, 1/r²), B zero;
             False: A and B both random, so that ΔW ≠ 0 from the start (for tests); "pissa",
-            "pissa_niter_16" and "olora": from W₀ itself, see `adapters.initial`.
+            "pissa_niter_16" and "olora": from W₀ itself, see `lora_lab.methods.lora.init`.
         use_rslora: scale by α/√r (Kalajdzievski, 2023).
-        use_dora: a learnt length for every output row; see `adapters.dora`.
+        use_dora: a learned length for every output row; see `lora_lab.methods.lora.dora`.
         use_lorafa: A stays as it is drawn and only B learns (Zhang et al., 2023): x need not be
             kept for the backward pass.
         modules_to_save: modules that are trained whole, as copies of their own; whole paths or
@@ -70,13 +68,12 @@ class LoraConfig(MethodConfig):
         need_share("lora_dropout", self.lora_dropout)
         if not targets:
             raise ConfigError('target_modules is empty; name at least one, such as ["q", "v"]')
-        how = self.init_lora_weights
-        if not (isinstance(how, bool) or (isinstance(how, str) and _INITIALISATION.fullmatch(how))):
+        if find_init(self.init_lora_weights) is None:
+            known = ", ".join(map(repr, INITIALIZATIONS))
             raise ConfigError(
-                f"init_lora_weights is {how!r}; use True, False, 'gaussian', 'pissa', "
-                "'pissa_niter_16' (a faster approximation) or 'olora'"
+                f"init_lora_weights is {self.init_lora_weights!r}; use {known} (N: a number)"
             )
-        if self.use_dora and self.starts_from_base:
+        if self.use_dora and self.init.from_base:
             raise ConfigError(
                 f"use_dora and init_lora_weights={self.init_lora_weights!r} do not go together: "
                 "DoRA measures the rows of W₀, the other moves part of it; choose one"
@@ -90,9 +87,22 @@ class LoraConfig(MethodConfig):
         return "LoRA"
 
     @property
-    def starts_from_base(self) -> bool:
-        """Whether A and B start from W₀'s own directions, so that ΔW is counted from there."""
-        return isinstance(self.init_lora_weights, str) and self.init_lora_weights != "gaussian"
+    def init(self) -> Initialization:
+        """How A and B start."""
+        found = find_init(self.init_lora_weights)
+        assert found is not None, "the config was checked when it was made"
+        return found
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether A and B start from what the layers read."""
+        return self.init.needs_activations
+
+    def at_peak(self, total: int) -> LoraConfig:  # noqa: ARG002
+        """Return the config with a start that takes as much memory, and looks at no values."""
+        if not (self.init.from_base or self.needs_batches):
+            return self
+        return replace(self, init_lora_weights="olora" if self.init.from_base else True)
 
     def scale(self, r: int, alpha: float) -> float:
         """Return s, the factor on BA: α/r, or α/√r with `use_rslora`."""

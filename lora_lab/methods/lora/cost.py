@@ -20,14 +20,14 @@ def lora_cost(anatomy: Anatomy, config: LoraConfig, price: dict[str, Any]) -> Me
     return rank_cost(price, ranks(anatomy, config), lora_options(config))
 
 
-def lora_options(config: Any) -> dict[str, Any]:
-    """Return what of a LoRA-like config changes the price, as the price table's "lora" has it."""
+def lora_options(config: LoraConfig) -> dict[str, Any]:
+    """Return what of a config changes the price, as the price table's "lora" has it."""
     return {
         "dropout": config.lora_dropout > 0,
-        "learns_A": not getattr(config, "use_lorafa", False),
-        "lengths": getattr(config, "use_dora", False),
+        "learns_A": not config.use_lorafa,
+        "lengths": config.use_dora,
         # PiSSA and OLoRA: beside A and B stand the frozen A₀ and B₀ that they started from.
-        "copies": 2 if getattr(config, "starts_from_base", False) else 1,
+        "copies": 2 if config.init.from_base else 1,
     }
 
 

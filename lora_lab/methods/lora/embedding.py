@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lora_lab.errors import AdapterError
+from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, base_class
 from lora_lab.spectra.update import LowRankUpdate
@@ -23,13 +25,15 @@ class EmbeddingSite(LoraSite):
 
     token_rows: nn.Parameter  # Aᵀ, (vocabulary, r)
 
-    def initialise(self, A: Tensor, B: Tensor, how: bool | str, _: Tensor) -> None:
-        """Fill A with zeros and B with N(0, 1), as loralib does; with False both with N(0, 1)."""
-        nn.init.normal_(B)
-        if how is False:
-            nn.init.normal_(A)
-        else:
-            nn.init.zeros_(A)
+    def start(
+        self, config: LoraConfig, W: Tensor, r: int, _activations: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return A zero and B ~ N(0, 1), as loralib does; with False both N(0, 1)."""
+        width, words = W.shape
+        B = torch.randn(width, r, device="cpu")
+        random = config.init_lora_weights is False
+        A = torch.randn(r, words, device="cpu") if random else torch.zeros(r, words, device="cpu")
+        return A, B
 
     def keep(self, A: Tensor, B: Tensor, learn_A: bool) -> None:
         """Make the parameters."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lora_lab.methods.lora import init
+from lora_lab.errors import ConfigError
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.dora import row_norms
 from lora_lab.methods.lora.targets import SitePlan
@@ -26,30 +26,43 @@ class LoraSite(nn.Module):
     A0: Tensor | None
     B0: Tensor | None
 
-    def __init__(self, planned: SitePlan, config: LoraConfig, W: Tensor) -> None:
+    def __init__(
+        self,
+        planned: SitePlan,
+        config: LoraConfig,
+        W: Tensor,
+        activations: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.site = planned.site
         self.scale = planned.scale
         self.alpha = planned.alpha
         self.dropout = config.lora_dropout
-        d, k = planned.site.out_features, planned.site.in_features
-        from_base = config.starts_from_base
-        # Drawn on the CPU, so that a seed gives the same adapter on every device.
-        device = "meta" if W.is_meta else W.device if from_base else "cpu"
-        A = torch.empty(planned.r, k, device=device)
-        B = torch.zeros(d, planned.r, device=device)
+        r, (d, k) = planned.r, W.shape
+        A, B = torch.empty(r, k, device="meta"), torch.empty(d, r, device="meta")
         if not W.is_meta:
-            self.initialise(A, B, config.init_lora_weights, W)
+            shapes = A.shape, B.shape
+            A, B = self.start(config, W, r, activations)
+            if (A.shape, B.shape) != shapes:
+                raise ConfigError(
+                    f"init_lora_weights={config.init_lora_weights!r} made A {tuple(A.shape)} and B "
+                    f"{tuple(B.shape)}; make them {(r, k)} and {(d, r)}"
+                )
         dtype = torch.promote_types(W.dtype, torch.float32)
-        self.keep(A.to(W.device, dtype), B.to(W.device, dtype), learn_A=not config.use_lorafa)
+        # Copies: an initialization may have returned views of W₀.
+        A, B = (f.to(W.device, dtype).clone(memory_format=torch.contiguous_format) for f in (A, B))
+        self.keep(A, B, learn_A=not config.use_lorafa)
+        from_base = config.init.from_base
         # Not in any state dict of the model: an adapter is saved without them.
         self.register_buffer("A0", self.A.detach().clone() if from_base else None, persistent=False)
         self.register_buffer("B0", self.B.detach().clone() if from_base else None, persistent=False)
         self.magnitude = nn.Parameter(row_norms(W).to(dtype)) if config.use_dora else None
 
-    def initialise(self, A: Tensor, B: Tensor, how: bool | str, W: Tensor) -> None:
-        """Fill A and B in place; see `initial.fill`."""
-        init.fill(A, B, how, W, self.scale)
+    def start(
+        self, config: LoraConfig, W: Tensor, r: int, activations: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return A and B at the start; see `Initialization.start`."""
+        return config.init.start(W, r, activations, self.scale)
 
     def keep(self, A: Tensor, B: Tensor, learn_A: bool) -> None:
         """Make the parameters."""

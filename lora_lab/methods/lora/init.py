@@ -1,4 +1,7 @@
-"""How A and B start: at random, or from W₀'s own strongest directions.
+"""How A and B start: at random, from W₀'s own strongest directions, or from what a layer reads.
+
+An initialization is a function of (weight, r, activations, scale), registered under the name that
+`init_lora_weights` has for it; one in a notebook registers itself likewise.
 
 PiSSA and OLoRA start at a part of W₀ and train the rest away from it. Their papers take that part
 out of W₀; here W₀ stays as it is and ΔW = s(BA − B₀A₀) with the start kept frozen, which is the
@@ -8,46 +11,132 @@ same function, and nothing has to be given back.
 from __future__ import annotations
 
 import math
-import re
-
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from lora_lab.spectra.directions import top_directions
 
-_PISSA = re.compile(r"pissa(?:_niter_(\d+))?")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Start = Callable[..., tuple[Tensor, Tensor]]
 
 
-def fill(A: Tensor, B: Tensor, how: bool | str, W: Tensor, scale: float) -> None:
-    """Initialise A (r, in) and B (out, r) in place.
+@dataclass(frozen=True)
+class Initialization:
+    """One value of `init_lora_weights`.
+
+    Attributes:
+        start: returns A (r, in) and B (out, r) of (weight, r, activations, scale): W₀ (out, in);
+            the rank; the rows that the layer reads, (tokens, in) in float32, or None; s.
+        from_base: BA is not zero at the start, and ΔW is counted from there.
+        needs_activations: `attach` has to be given batches; `train` takes the run's first ones.
+    """
+
+    start: Start
+    from_base: bool = False
+    needs_activations: bool = False
+
+
+INITIALIZATIONS: dict[bool | str, Initialization] = {}
+_COUNT = "_N"  # where a name ends in a number
+
+
+def register_init(
+    name: bool | str, *, from_base: bool = False, needs_activations: bool = False
+) -> Callable[[Start], Start]:
+    """Let `init_lora_weights` have a name; "…_N" stands for any whole number above 0 in place of N.
 
     Args:
-        A, B: to be filled.
-        how: True: A kaiming-uniform(√5), B zero, as loralib and PEFT do; "gaussian", PEFT's:
-            A ~ N(0, 1/r²), B zero; False: both kaiming-uniform; "pissa": A = √S·Vᵀ, B = U√S of
-            W₀/s's r strongest directions (Meng et al., 2024, equations 2 and 3);
-            "pissa_niter_n": the same from a randomised SVD of n iterations; "olora": A = R and
-            B = Q of W₀ = QR, the first r of each (Büyükakyüz, 2024).
-        W: W₀ (out, in); looked at by the last three only.
-        scale: s.
+        name: what users write.
+        from_base, needs_activations: see `Initialization`.
     """
-    r = A.shape[0]
-    if how == "olora":
-        Q, R = torch.linalg.qr(W.float())
-        A.copy_(R[:r])
-        B.copy_(Q[:, :r])
-    elif isinstance(how, str) and (match := _PISSA.fullmatch(how)):
-        if iterations := match[1]:
-            U, S, V = torch.svd_lowrank(W.float(), q=r, niter=int(iterations))
-            Vt = V.T
-        else:
-            U, S, Vt = top_directions(W.float(), r)
-        root = (S / scale).sqrt()
-        A.copy_(root[:, None] * Vt)
-        B.copy_(U * root)
-    elif how == "gaussian":
-        nn.init.normal_(A, std=1 / r)
-    else:
-        nn.init.kaiming_uniform_(A, a=math.sqrt(5))  # U(−1/√in, 1/√in)
-        if how is False:
-            nn.init.kaiming_uniform_(B, a=math.sqrt(5))
+
+    def register(start: Start) -> Start:
+        INITIALIZATIONS[name] = Initialization(start, from_base, needs_activations)
+        return start
+
+    return register
+
+
+def find_init(name: object) -> Initialization | None:
+    """Return the initialization of a name; None: there is none."""
+    if not isinstance(name, (bool, str)):
+        return None
+    if name in INITIALIZATIONS:
+        return INITIALIZATIONS[name]
+    head, _, count = str(name).rpartition("_")
+    found = INITIALIZATIONS.get(head + _COUNT)
+    if found is None or not count.isdecimal() or count.startswith("0"):
+        return None
+    return replace(found, start=partial(found.start, count=int(count)))
+
+
+@register_init(True)
+def kaiming(weight: Tensor, r: int, *_: Any) -> tuple[Tensor, Tensor]:
+    """Return A kaiming-uniform(√5) and B zero, as loralib and PEFT do."""
+    A, B = _empty(weight, r)
+    return _kaiming(A), B
+
+
+@register_init(False)
+def both_random(weight: Tensor, r: int, *_: Any) -> tuple[Tensor, Tensor]:
+    """Return both kaiming-uniform(√5), so that ΔW ≠ 0 from the start."""
+    A, B = _empty(weight, r)
+    return _kaiming(A), _kaiming(B)
+
+
+@register_init("gaussian")
+def gaussian(weight: Tensor, r: int, *_: Any) -> tuple[Tensor, Tensor]:
+    """Return A ~ N(0, 1/r²) and B zero, as PEFT's "gaussian"."""
+    A, B = _empty(weight, r)
+    return A.normal_(std=1 / r), B
+
+
+@register_init("pissa", from_base=True)
+def pissa(
+    weight: Tensor, r: int, _activations: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return A = √S·Vᵀ and B = U√S of W₀/s's r strongest directions (Meng et al., 2024)."""
+    return _square_roots(*top_directions(weight.float(), r), scale)
+
+
+@register_init("pissa_niter_N", from_base=True)
+def fast_pissa(
+    weight: Tensor, r: int, _activations: Tensor | None, scale: float, *, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return PiSSA's from a randomized SVD of `count` iterations."""
+    import torch
+
+    U, S, V = torch.svd_lowrank(weight.float(), q=r, niter=count)
+    return _square_roots(U, S, V.T, scale)
+
+
+@register_init("olora", from_base=True)
+def olora(weight: Tensor, r: int, *_: Any) -> tuple[Tensor, Tensor]:
+    """Return A = R and B = Q of W₀ = QR, the first r of each (Büyükakyüz, 2024)."""
+    import torch
+
+    Q, R = torch.linalg.qr(weight.float())
+    return R[:r].contiguous(), Q[:, :r].contiguous()
+
+
+def _square_roots(U: Tensor, S: Tensor, Vt: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    root = (S / scale).sqrt()
+    return root[:, None] * Vt, U * root
+
+
+def _empty(weight: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """Return A, not filled, and B, zero; on the CPU: a seed gives the same on every device."""
+    import torch
+
+    out_features, in_features = weight.shape
+    return torch.empty(r, in_features, device="cpu"), torch.zeros(out_features, r, device="cpu")
+
+
+def _kaiming(factor: Tensor) -> Tensor:
+    from torch import nn
+
+    return nn.init.kaiming_uniform_(factor, a=math.sqrt(5))  # U(−1/√in, 1/√in)

@@ -153,7 +153,7 @@ def share_inputs(layers: Iterable[tuple[nn.Module, LayerSites]]) -> None:
     for layer, sites in layers:
         site = sites.sites[0].site
         if _adapted_class(cast(Any, base_class(layer))).plain_product:
-            readers[site.reads, site.stack, site.layer].append(sites)
+            readers[site.input_group, site.stack, site.layer].append(sites)
     for together in readers.values():
         if len(together) > 1:
             for sites in together:

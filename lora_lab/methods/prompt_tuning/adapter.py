@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -13,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lora_lab.anatomy.api import anatomy
 from lora_lab.errors import AdapterError, ConfigError
-from lora_lab.methods.attached import activate, active, attached
+from lora_lab.methods.attached import active, attached, bare
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
 from lora_lab.methods.prompt_tuning.hooks import PromptFrame
@@ -127,7 +126,7 @@ class PrefixEmbedAdapter(PrefixAdapter):
 
     def __init__(self, model: nn.Module, config: PrefixEmbedConfig, name: str) -> None:
         super().__init__(model, config, name)
-        with _bare(model):
+        with bare(model):
             words = _drawn_words(self._body, self.tokens)
         path = next(p for p, part in model.named_modules() if part is self._body.module)
         self.learned = {path: LearnedTokens(words)}
@@ -158,7 +157,7 @@ class PrefixLayerAdapter(PrefixAdapter):
                 f"{self.method} needs the width of the model's blocks, and its config does not "
                 "tell; use LoRA, which only needs the matrices"
             )
-        with _bare(model):
+        with bare(model):
             starts = _activations(self._body, self.tokens, width)
         self.learned = {path: LearnedTokens(start) for path, start in starts.items()}
         self._handles: list[RemovableHandle] = []
@@ -254,14 +253,3 @@ def _activations(body: Body, count: int, width: int) -> dict[str, Tensor]:
         for part in training:
             part.training = True
     return found
-
-
-@contextlib.contextmanager
-def _bare(model: nn.Module) -> Iterator[None]:
-    """Have the bare base model meanwhile."""
-    before = active(model)
-    activate(model, None)
-    try:
-        yield
-    finally:
-        activate(model, before)
