@@ -1,6 +1,6 @@
 """AdaLoRA after its last cut against LoRA of the same mean rank: step and memory.
 
-`python -m benchmarks.adalora`. Both run in turn in one process, regulariser included, and the row
+`python -m benchmarks.adalora`. Both run in turn in one process, regularizer included, and the row
 is the median of the rounds' ratios. The cut itself comes after two steps on random data: what
 counts here is that ranks differ from matrix to matrix, not which ones are left.
 """
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
             f"training step, {tokens} tokens, float32, CPU",
             median_ratio(seconds["adalora"], seconds["lora"]),
             1.05,
-            f"regulariser included; {spread}",
+            f"regularizer included; {spread}",
         ),
         at_most(
             "its peak of live tensors",

@@ -52,5 +52,5 @@ def model_dtype(dtype: torch.dtype | str) -> str:
     name = dtype_name(dtype)
     if name not in MODEL_DTYPES:
         known = ", ".join(sorted(MODEL_DTYPES))
-        raise ConfigError(f"dtype {name!r} is not modelled; use one of {known}")
+        raise ConfigError(f"dtype {name!r} is not modeled; use one of {known}")
     return name

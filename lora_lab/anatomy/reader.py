@@ -40,7 +40,7 @@ class _Leaf:
 
     @property
     def features(self) -> tuple[int, int]:
-        """(in, out); a quantised Linear's weight need not have this shape."""
+        """(in, out); a quantized Linear's weight need not have this shape."""
         module = self.module
         if isinstance(module, nn.Linear):
             return module.in_features, module.out_features

@@ -31,7 +31,7 @@ class _Block:
     size: int
     small: bool
     free: bool = True
-    before: _Block | None = None  # neighbours in the same segment
+    before: _Block | None = None  # neighbors in the same segment
     after: _Block | None = None
 
 
@@ -70,7 +70,7 @@ class CachingAllocator:
         self._used[key] = block
 
     def free(self, key: int) -> None:
-        """Take back the block under a key, and merge it with its free neighbours."""
+        """Take back the block under a key, and merge it with its free neighbors."""
         block = self._used.pop(key, None)
         if block is None:  # of no bytes
             return

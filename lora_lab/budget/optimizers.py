@@ -93,5 +93,5 @@ def state_rule(optimizer: str, element: int) -> StateRule:
     }
     if optimizer not in rules:
         known = ", ".join(rules)
-        raise ConfigError(f"optimizer {optimizer!r} is not modelled; use one of {known}")
+        raise ConfigError(f"optimizer {optimizer!r} is not modeled; use one of {known}")
     return rules[optimizer]

@@ -49,7 +49,7 @@ def export_merged(
     """Write W₀ + ΔW as a transformers model that needs no adapter; the model at hand is unchanged.
 
     Args:
-        model: a transformers model with an adapter, unquantised.
+        model: a transformers model with an adapter, unquantized.
         folder: new or empty.
         name: which adapter; the merged or active one by default.
         dtype: of the written floating-point weights; each one's own by default. The sum is made in
@@ -62,7 +62,7 @@ def export_merged(
 
     Raises:
         AdapterError: no such adapter, one that cannot merge, another one is merged, a model that is
-            quantised, has no weights or is none of transformers', or a folder that holds something.
+            quantized, has no weights or is none of transformers', or a folder that holds something.
     """
     _check(model, dtype, max_shard_bytes)
     adapter = _unmerged_adapter(model, name)
@@ -106,7 +106,7 @@ def _check(model: nn.Module, dtype: torch.dtype | None, max_shard_bytes: int) ->
         )
     packed = any(bits(module) is not None for module in model.modules())
     if packed or getattr(model, "hf_quantizer", None) is not None:
-        raise AdapterError("the base is quantised; load it unquantised to write a merged model")
+        raise AdapterError("the base is quantized; load it unquantized to write a merged model")
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise AdapterError("some of the model's weights are not in memory; load it onto one device")
     if dtype is not None and not dtype.is_floating_point:

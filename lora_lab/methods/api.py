@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -125,7 +125,8 @@ def merge(
     name: str | None = None,
     keep_original: bool = True,
     *,
-    dequantise: bool = False,
+    dequantize: bool = False,
+    dequantise: bool | None = None,
 ) -> None:
     """Fold an adapter into the weights: W = W₀ + ΔW, summed in float32 and rounded once.
 
@@ -137,13 +138,17 @@ def merge(
         name: which adapter; the active one by default. Another merged one is unmerged first.
         keep_original: keep W₀ on the CPU, so that `unmerge` restores it bit for bit. Without it
             there is no way back.
-        dequantise: put floating-point layers, in the model's dtype, in the place of quantized
+        dequantize: put floating-point layers, in the model's dtype, in the place of quantized
             ones; `unmerge` puts the quantized modules themselves back.
+        dequantise: its name before version 0.2.
 
     Raises:
         AdapterError: no such adapter, one that cannot merge, or a quantized layer and no
-            `dequantise`. Nothing has changed then.
+            `dequantize`. Nothing has changed then.
     """
+    if dequantise is not None:
+        warnings.warn("dequantise is now called dequantize", DeprecationWarning, stacklevel=2)
+        dequantize = dequantise
     known = require_adapters(model)
     name = name or known.merged or known.active.name
     if name is None:
@@ -151,30 +156,57 @@ def merge(
     adapter = known.find(name)
     if known.merged == name:
         return
-    adapter.check_merge()
-    if warning := adapter.warning():
-        warnings.warn(warning, stacklevel=2)
-    quantized = adapter.quantized_layers()
-    if quantized and not dequantise:
-        raise AdapterError(
-            f"{next(iter(quantized))} holds quantized weights, which no sum can be written into; "
-            "merge(model, dequantise=True) puts floating-point layers in their place"
-        )
+    quantized = _checked(adapter, dequantize)
     merged_before = known.merged
     if merged_before:
         unmerge(model)
-    originals: list[tuple[nn.Parameter, Tensor]] = []
-    lost = False
     before = known.active.name
     known.switch(None)
     try:
         with torch.no_grad():
-            replacements = {path: make() for path, make in quantized.items()}
-            for weight, merged in adapter.merged_weights():
-                if keep_original:
-                    originals.append((weight, weight.detach().to("cpu", copy=True)))
-                lost |= not keep_original
-                weight.copy_(merged)
+            layers = {path: make() for path, make in quantized.items()}
+            originals = _write_merged(adapter, keep_original)
+    except BaseException:
+        known.switch(before)
+        if merged_before:
+            merge(model, merged_before, dequantize=True)
+        raise
+    for other in known.adapters.values():
+        other.remove()
+    replaced = [(path, _replace(model, path, layer)) for path, layer in layers.items()]
+    known.merged = name
+    known.originals, known.quantized = (originals, replaced) if keep_original else (None, [])
+
+
+def _checked(adapter: Adapter, dequantize: bool) -> dict[str, Callable[[], nn.Module]]:
+    """Return the makers of layers in the place of quantized ones, or say why it cannot merge."""
+    adapter.check_merge()
+    if warning := adapter.warning():
+        warnings.warn(warning, stacklevel=3)
+    quantized = adapter.quantized_layers()
+    if quantized and not dequantize:
+        raise AdapterError(
+            f"{next(iter(quantized))} holds quantized weights, which no sum can be written into; "
+            "merge(model, dequantize=True) puts floating-point layers in their place"
+        )
+    return quantized
+
+
+def _write_merged(adapter: Adapter, keep: bool) -> list[tuple[nn.Parameter, Tensor]]:
+    """Write the merged weights and return W₀ of each on the CPU; put it back if that breaks off.
+
+    Args:
+        adapter: that is merged.
+        keep: W₀; without it nothing is returned, and what is written stays.
+    """
+    originals: list[tuple[nn.Parameter, Tensor]] = []
+    lost = False
+    try:
+        for weight, merged in adapter.merged_weights():
+            if keep:
+                originals.append((weight, weight.detach().to("cpu", copy=True)))
+            lost |= not keep
+            weight.copy_(merged)
     except BaseException as error:
         _restore(originals)
         if lost:
@@ -182,15 +214,8 @@ def merge(
                 "The merge broke off half way and W₀ was not kept (keep_original=False): load the "
                 "model again."
             )
-        known.switch(before)
-        if merged_before:
-            merge(model, merged_before, dequantise=True)
         raise
-    for other in known.adapters.values():
-        other.remove()
-    replaced = [(path, _replace(model, path, layer)) for path, layer in replacements.items()]
-    known.merged = name
-    known.originals, known.quantized = (originals, replaced) if keep_original else (None, [])
+    return originals
 
 
 def unmerge(model: nn.Module) -> None:

@@ -100,7 +100,7 @@ class Adapter(ABC):
     def quantized_layers(self) -> dict[str, Callable[[], nn.Module]]:
         """Return what cannot be written into: {path: maker of the merged layer in floating point}.
 
-        `merge` puts those layers in the place of the quantised ones, if it is asked to.
+        `merge` puts those layers in the place of the quantized ones, if it is asked to.
         """
         return {}
 
@@ -112,7 +112,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def parameters_by_location(self) -> Mapping[str, Sequence[nn.Parameter]]:
-        """Return {place: the parameters learnt there}; training has to reach every place."""
+        """Return {place: the parameters learned there}; training has to reach every place."""
 
     @abstractmethod
     def state(self) -> Mapping[str, Tensor]:
@@ -144,7 +144,7 @@ class Adapter(ABC):
         """Hear of every step of an optimizer from now on.
 
         Args:
-            optimizer: that the parameters are in; the adapter may hang hooks on it.
+            optimizer: that the parameters are in; the adapter may register hooks on it.
             total_steps: optimizer steps of the whole training.
         """
 

@@ -87,9 +87,9 @@ class Combination(Adapter):
     def parameters_by_location(self) -> dict[str, Sequence[nn.Parameter]]:
         """Return the places of every part."""
         return {
-            place: learnt
+            place: learned
             for own in self.adapters
-            for place, learnt in own.parameters_by_location().items()
+            for place, learned in own.parameters_by_location().items()
         }
 
     def state(self) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from lora_lab.methods.lora.layers import AdaptedLayer
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
-class SavedModules:
+class ModulesToSave:
     """One adapter's copies.
 
     Attributes:
@@ -47,14 +47,14 @@ class SavedModules:
     def insert(self, name: str, active: Active) -> None:
         """Let the copies answer while the adapter `name` is active."""
         for path, module in self._originals.items():
-            if not isinstance(module.__dict__.get("forward"), Switch):
-                module.forward = Switch(module, path, active)
-            cast(Switch, module.forward).add(name, self.copies[path])
+            if not isinstance(module.__dict__.get("forward"), ForwardSwitch):
+                module.forward = ForwardSwitch(module, path, active)
+            cast(ForwardSwitch, module.forward).add(name, self.copies[path])
 
     def remove(self, name: str) -> None:
         """Take the copies away again."""
         for module in self._originals.values():
-            if isinstance(switch := module.__dict__.get("forward"), Switch):
+            if isinstance(switch := module.__dict__.get("forward"), ForwardSwitch):
                 switch.pop(name)
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -62,7 +62,7 @@ class SavedModules:
         yield from dict.fromkeys(p for own in self.copies.values() for p in own.parameters())
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (name as in the model's state dict, learnt tensor), buffers too."""
+        """Yield (name as in the model's state dict, learned tensor), buffers too."""
         for path, own in self.copies.items():
             for name, tensor in own_tensors(own):
                 yield f"{path}.{name}", tensor
@@ -71,15 +71,15 @@ class SavedModules:
         """Yield (tensor of the model, the copy's value for it), buffers too, a tied one once."""
         seen = set()
         for path, own in self.copies.items():
-            learnt = dict(own_tensors(own))
+            learned = dict(own_tensors(own))
             for name, tensor in own_tensors(self._originals[path]):
                 if id(tensor) not in seen:
                     seen.add(id(tensor))
                     to = dtype if dtype and tensor.is_floating_point() else tensor.dtype
-                    yield cast(nn.Parameter, tensor), learnt[name].detach().to(to)
+                    yield cast(nn.Parameter, tensor), learned[name].detach().to(to)
 
 
-class Switch:
+class ForwardSwitch:
     """A module's `forward` while adapters have copies of it.
 
     Not a class swap as in `AdaptedLayer`, so that another adapter can have factors on the very
@@ -93,7 +93,7 @@ class Switch:
         module.add_module(SAVED_CHILD, nn.Module())
 
     def add(self, name: str, own: nn.Module) -> None:
-        """Hang an adapter's copy below the module."""
+        """Add an adapter's copy below the module."""
         own.train(self._module.training)
         self._held()[name] = own
 
@@ -236,23 +236,23 @@ def own_tensors(module: nn.Module, path: str = "") -> Iterator[tuple[str, Tensor
         if tensor is not None:
             yield path + name, tensor
     for name, child in module.named_children():
-        if name not in _hung_below(module):
+        if name not in _added_children(module):
             yield from own_tensors(child, f"{path}{name}.")
 
 
-def _hung_below(module: nn.Module) -> tuple[str, ...]:
-    """Return which of a module's children adapters have hung below it."""
+def _added_children(module: nn.Module) -> tuple[str, ...]:
+    """Return which of a module's children adapters have added below it."""
     always = SAVED_CHILD, LEARNED_CHILD
     return (*always, ADAPTER_CHILD) if isinstance(module, AdaptedLayer) else always
 
 
 def _trainable_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Return a copy of a module without what adapters have hung below it."""
+    """Return a copy of a module without what adapters have added below it."""
     for part in module.modules():
-        for child in _hung_below(part):
+        for child in _added_children(part):
             if child in part._modules:
                 memo[id(part._modules[child])] = None
-        if isinstance(switch := part.__dict__.get("forward"), Switch):
+        if isinstance(switch := part.__dict__.get("forward"), ForwardSwitch):
             memo[id(switch)] = None
     for _, tensor in own_tensors(module):
         if isinstance(tensor, FakeTensor) and id(tensor) not in memo:

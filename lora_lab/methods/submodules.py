@@ -1,4 +1,4 @@
-"""Learnt modules that a method keeps in the model, so that they move and are counted with it."""
+"""Learned modules that a method keeps in the model, so that they move and are counted with it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 from lora_lab.anatomy.children import LEARNED_CHILD
 
 
-def hang(parent: nn.Module, name: str, learned: nn.Module) -> None:
+def add_submodule(parent: nn.Module, name: str, learned: nn.Module) -> None:
     """Make what the adapter `name` learns a part of a module of the model."""
     learned.train(parent.training)
     if LEARNED_CHILD not in parent._modules:
@@ -16,7 +16,7 @@ def hang(parent: nn.Module, name: str, learned: nn.Module) -> None:
     parent.get_submodule(LEARNED_CHILD)._modules[name] = learned
 
 
-def take_off(parent: nn.Module, name: str) -> None:
+def remove_submodule(parent: nn.Module, name: str) -> None:
     """Take it off again; with the last one gone, the module is as it was. Twice is no error."""
     if LEARNED_CHILD not in parent._modules:
         return

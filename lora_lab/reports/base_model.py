@@ -37,7 +37,7 @@ class Base:
         """Return W₀ (out, in) of one of the sites that `beside` was given.
 
         Raises:
-            ModelError: the weight is quantised.
+            ModelError: the weight is quantized.
         """
         site = self._sites[site_name]
         weight = owned_rows(self._stored(site), site)
@@ -63,5 +63,5 @@ class Base:
     def _stored(self, site: Site) -> Tensor:
         weight: Any = self.lm.model.get_submodule(site.module).weight
         if not isinstance(weight, Tensor) or not weight.is_floating_point():
-            raise ModelError(f"{site.module} holds no floating-point weights; load it unquantised")
+            raise ModelError(f"{site.module} holds no floating-point weights; load it unquantized")
         return weight.detach()

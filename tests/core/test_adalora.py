@@ -139,7 +139,7 @@ def test_outputs_loss_and_gradients_are_pefts():
     for output in (ours, theirs):
         output.logits.square().mean().backward(retain_graph=True)
     compare(rtol=1e-8, atol=1e-12)
-    # transformers takes the loss in float32, and PEFT adds its regulariser to that.
+    # transformers takes the loss in float32, and PEFT adds its regularizer to that.
     loss = ours.loss + adapter.penalty()
     assert loss.item() == pytest.approx(theirs.loss.item(), rel=1e-6)
     assert loss.item() > ours.loss.item() + 0.1

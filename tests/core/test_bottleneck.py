@@ -16,7 +16,7 @@ from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import attached
 from tests.core.measured_step import BATCH, LENGTH, gpt2, llama
 from tests.core.test_adapters import outputs
-from tests.core.test_quantised import quantised
+from tests.core.test_quantized import quantized
 from tests.core.tiny_models import ARCHITECTURES, MORE_FUSED, tiny, tiny_inputs
 from tests.core.tiny_run import tiny_lm, tiny_task
 
@@ -469,7 +469,7 @@ def test_learned_activations_and_adapter_l_hang_on_the_same_blocks():
 
 
 def test_it_stands_behind_packed_weights():
-    model = quantised()
+    model = quantized()
     batch = tiny_inputs(model)
     bare = outputs(model, batch)
     adapter = ll.attach(model, ll.BottleneckConfig("H", r=3))

@@ -376,8 +376,8 @@ def test_html_is_escaped() -> None:
     [
         ({"batch_size": 0}, "batch_size is 0; it must be a whole number of at least 1"),
         ({"sequence_length": 1.5}, "sequence_length is 1.5; it must be a whole number"),
-        ({"optimizer": "lion"}, "optimizer 'lion' is not modelled; use one of adamw, adamw_8bit"),
-        ({"dtype": "int8"}, "dtype 'int8' is not modelled; use one of bfloat16, float16, float32"),
+        ({"optimizer": "lion"}, "optimizer 'lion' is not modeled; use one of adamw, adamw_8bit"),
+        ({"dtype": "int8"}, "dtype 'int8' is not modeled; use one of bfloat16, float16, float32"),
     ],
 )
 def test_settings_that_cannot_be(options: dict[str, Any], message: str) -> None:

@@ -118,6 +118,6 @@ def test_full_fine_tuning_with_8_bit_states_is_a_quarter_of_float32s() -> None:
 
 def test_an_unknown_optimizer_is_refused() -> None:
     known = "adamw, adamw_8bit, sgd, adafactor"
-    with pytest.raises(ConfigError, match=f"optimizer 'lion' is not modelled; use one of {known}"):
+    with pytest.raises(ConfigError, match=f"optimizer 'lion' is not modeled; use one of {known}"):
         state_rule("lion", 4)
     assert ", ".join(OPTIMIZERS) == known

@@ -211,7 +211,7 @@ def test_budget_of_a_folder_needs_only_its_config(lora_lab: Run, tmp_path: Path)
         ("budget smollm2-135m --r many", "invalid int value: 'many'"),
         ("budget smollm2-135m --targets ,", "target_modules is empty"),
         ("budget smollm2-135m --batch-size 0", "batch_size is 0"),
-        ("budget smollm2-135m --dtype int3", "dtype 'int3' is not modelled; use one of"),
+        ("budget smollm2-135m --dtype int3", "dtype 'int3' is not modeled; use one of"),
         ("budget smollm2-135m --method prompt", "invalid choice: 'prompt'"),
         ("budget smollm2-135m --method bitfit", "--new-biases gives its linear layers new ones"),
         ("budget smollm2-135m --method lora --method lora", "LoRA and LoRA both claim model.layer"),

@@ -436,8 +436,8 @@ def test_what_cuda_needs_on_top_is_named() -> None:
     [
         (Q_V, {"batch_size": 0}, "batch_size is 0; it must be a whole number of at least 1"),
         (Q_V, {"sequence_length": 1.5}, "sequence_length is 1.5; it must be a whole number"),
-        (Q_V, {"optimizer": "lion"}, "optimizer 'lion' is not modelled; use one of adamw"),
-        (Q_V, {"dtype": "int8"}, "dtype 'int8' is not modelled; use one of bfloat16"),
+        (Q_V, {"optimizer": "lion"}, "optimizer 'lion' is not modeled; use one of adamw"),
+        (Q_V, {"dtype": "int8"}, "dtype 'int8' is not modeled; use one of bfloat16"),
         (LoraConfig(target_modules=["zz"]), {}, "'zz' matches nothing"),
         (TrainingConfig(), {}, "TrainingConfig is no method's config"),
         (FullConfig(top_layers=9), {}, "top_layers is 9 and the model has 2; use at most 2"),

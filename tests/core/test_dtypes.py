@@ -22,5 +22,5 @@ def test_a_type_has_torchs_size_and_the_code_that_safetensors_writes(name):
 
 def test_a_models_types_are_floating_and_others_are_refused():
     assert all(getattr(torch, model_dtype(name)).is_floating_point for name in MODEL_DTYPES)
-    with pytest.raises(ConfigError, match="'int8' is not modelled; use one of bfloat16, float16, "):
+    with pytest.raises(ConfigError, match="'int8' is not modeled; use one of bfloat16, float16, "):
         model_dtype(torch.int8)

@@ -16,7 +16,7 @@ import lora_lab as ll
 from lora_lab.budget.meter import LiveStorages
 from lora_lab.errors import AdapterError
 from tests.core.test_adapters import everything, outputs
-from tests.core.test_quantised import Linear4bit
+from tests.core.test_quantized import Linear4bit
 from tests.core.tiny_models import ARCHITECTURES, tiny, tiny_inputs
 from tests.core.tiny_text import tiny_llama, tiny_tokenizer
 
@@ -270,10 +270,10 @@ def test_what_cannot_be_written_ends_in_one_line(tmp_path, monkeypatch):
     assert "'one' is merged; call unmerge(model) first" in message(model, "two")
     ll.unmerge(model)
     model.hf_quantizer = object()
-    assert "is quantised; load it unquantised" in message(model, "one")
+    assert "is quantized; load it unquantized" in message(model, "one")
     del model.hf_quantizer
     model.lm_head = Linear4bit(model.lm_head)
-    assert "is quantised; load it unquantised" in message(model, "one")
+    assert "is quantized; load it unquantized" in message(model, "one")
     model.lm_head = nn.Linear(32, 96, bias=False)
 
     def full(self, key, tensor):

@@ -3,7 +3,7 @@ import pytest
 from lora_lab.anatomy import anatomy
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import ConfigError
-from lora_lab.methods.lora.targets import config_from_ranks, plan, ranks, select
+from lora_lab.methods.lora.targets import config_from_ranks, ranks, resolve_targets, select
 from tests.core.tiny_models import tiny
 
 
@@ -59,7 +59,7 @@ def test_patterns_follow_pefts_rule(llama):
         alpha_pattern={"v_proj": 12},
         use_rslora=True,
     )
-    by_name = {p.site.name: p for p in plan(llama, config)}
+    by_name = {p.site.name: p for p in resolve_targets(llama, config)}
     q0, q1, v1 = (
         by_name[f"model.layers.{n}"]
         for n in ("0.self_attn.q_proj", "1.self_attn.q_proj", "1.self_attn.v_proj")
@@ -83,7 +83,7 @@ def test_patterns_follow_pefts_rule(llama):
 )
 def test_what_matches_nothing_is_named(llama, fields, message):
     with pytest.raises(ConfigError) as caught:
-        plan(llama, LoraConfig(**fields))
+        resolve_targets(llama, LoraConfig(**fields))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from lora_lab.methods.adalora.rank_allocator import RankBudget, Scores, strongest, triplet_scores
+from lora_lab.methods.adalora.rank_allocator import RankAllocator, Scores, strongest, triplet_scores
 
 # 72 matrices as in the paper: b(0) = 12 · 72, b(T) = 8 · 72.
-PAPER = RankBudget(first=864, last=576, tinit=50, tfinal=100, deltaT=10, total=300)
+PAPER = RankAllocator(first=864, last=576, tinit=50, tfinal=100, deltaT=10, total=300)
 
 
-def exactly(budget: RankBudget, step: int) -> int:
+def exactly(budget: RankAllocator, step: int) -> int:
     """b(t) in exact fractions, with the numerator of the authors' code."""
     if step <= budget.tinit:
         return budget.first
@@ -24,7 +24,7 @@ def exactly(budget: RankBudget, step: int) -> int:
 
 
 @pytest.mark.parametrize(
-    "budget", [PAPER, RankBudget(36, 12, 0, 0, 1, 17), RankBudget(8, 8, 1, 2, 1, 9)]
+    "budget", [PAPER, RankAllocator(36, 12, 0, 0, 1, 17), RankAllocator(8, 8, 1, 2, 1, 9)]
 )
 def test_the_budget_falls_with_the_cube_of_what_is_left(budget):
     values = [budget.triplets(step) for step in range(budget.total + 1)]
@@ -57,7 +57,7 @@ def test_the_budget_is_pefts_at_every_step():
 
 
 def test_cuts_come_every_delta_t_steps_and_when_the_last_one_is_due():
-    budget = RankBudget(first=30, last=10, tinit=3, tfinal=2, deltaT=4, total=13)
+    budget = RankAllocator(first=30, last=10, tinit=3, tfinal=2, deltaT=4, total=13)
     assert [step for step in range(1, 12) if budget.cuts(step)] == [4, 8, 11]
     assert [step for step in range(1, 14) if budget.scores(step)] == list(range(1, 11))
 

@@ -30,13 +30,13 @@ from torch.optim import Optimizer
 
 from lora_lab.errors import AdapterError
 from lora_lab.methods.adalora.config import AdaLoraConfig
-from lora_lab.methods.adalora.rank_allocator import RankBudget, Scores, strongest, triplet_scores
+from lora_lab.methods.adalora.rank_allocator import RankAllocator, Scores, strongest, triplet_scores
 from lora_lab.methods.adalora.shrink_optimizer import replace_parameters
 from lora_lab.methods.adalora.triplets import AdaLoraSite, mean_deviation
 from lora_lab.methods.base import Active
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
-from lora_lab.methods.lora.targets import SitePlan
+from lora_lab.methods.lora.targets import TargetSpec
 
 
 class AdaLoraAdapter(LoraAdapter):
@@ -56,18 +56,18 @@ class AdaLoraAdapter(LoraAdapter):
         self.step = 0
         self.final = False
         self._scores: Scores | None = None
-        self._budget: RankBudget | None = None
+        self._budget: RankAllocator | None = None
         self._optimizer: weakref.ref[Optimizer] | None = None
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._stepping = False
 
-    def make_site(self, planned: SitePlan, W: Tensor, _activations: Tensor | None) -> LoraSite:
+    def make_site(self, planned: TargetSpec, W: Tensor, _activations: Tensor | None) -> LoraSite:
         """Return the triplets of one site at their start."""
         AdaLoraConfig.check_kind(planned.site.module, planned.site.kind)
         return AdaLoraSite(planned, self.lora, W)
 
     def insert(self, active: Active) -> None:
-        """Hang the triplets below their layers, and hear of the optimizer again after a merge."""
+        """Add the triplets below their layers, and hear of the optimizer again after a merge."""
         super().insert(active)
         self._listen()
 
@@ -137,7 +137,7 @@ class AdaLoraAdapter(LoraAdapter):
         config = self.config
         config.check_steps(total_steps)
         self._cease()
-        self._budget = RankBudget(
+        self._budget = RankAllocator(
             first=config.init_r * len(self.sites),
             last=config.target_r * len(self.sites),
             tinit=config.tinit,

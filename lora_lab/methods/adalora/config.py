@@ -25,7 +25,7 @@ class AdaLoraConfig(MethodConfig):
         tfinal: optimizer steps after the last cut.
         deltaT: optimizer steps between two cuts; the last one comes when it is due, in any case.
         beta1, beta2: averages of the sensitivity and of its uncertainty.
-        orth_reg_weight: γ, weight of the regulariser: the mean of ‖PᵀP−I‖_F and ‖QQᵀ−I‖_F over
+        orth_reg_weight: γ, weight of the regularizer: the mean of ‖PᵀP−I‖_F and ‖QQᵀ−I‖_F over
             all P and Q, which keeps them near to orthogonal.
         total_step: optimizer steps of the run; None: the run tells.
         lora_alpha: α; the update is scaled by α/init_r, also when triplets are gone.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class RankBudget:
+class RankAllocator:
     """b(t), the number of triplets that all matrices together keep after step t.
 
     b(0) up to step tinit; b(T) from step T − tfinal on; between them (section 3.3)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Gathered(NamedTuple):
+class Shrunk(NamedTuple):
     """What takes a parameter's place."""
 
     parameter: nn.Parameter
@@ -19,7 +19,7 @@ class Gathered(NamedTuple):
 
 @torch.no_grad()
 def replace_parameters(
-    optimizer: torch.optim.Optimizer, replaced: Mapping[nn.Parameter, Gathered]
+    optimizer: torch.optim.Optimizer, replaced: Mapping[nn.Parameter, Shrunk]
 ) -> None:
     """Put gathered parameters in the place of others, their moments gathered likewise.
 
@@ -42,12 +42,12 @@ def replace_parameters(
             if not new.parameter.numel():
                 continue
             kept.append(new.parameter)
-            if state and (gathered := _gathered(state, old, new)):
+            if state and (gathered := _shrunk(state, old, new)):
                 optimizer.state[new.parameter] = gathered
         group["params"] = kept
 
 
-def _gathered(state: Mapping[str, Any], old: nn.Parameter, new: Gathered) -> dict[str, Any]:
+def _shrunk(state: Mapping[str, Any], old: nn.Parameter, new: Shrunk) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in state.items():
         if not isinstance(value, Tensor) or value.ndim == 0:

@@ -9,10 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.methods.adalora.shrink_optimizer import Gathered
+from lora_lab.methods.adalora.shrink_optimizer import Shrunk
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.factors import LoraSite
-from lora_lab.methods.lora.targets import SitePlan
+from lora_lab.methods.lora.targets import TargetSpec
 
 _STD = 0.02  # of P and Q at the start, the authors'
 
@@ -30,7 +30,7 @@ class AdaLoraSite(LoraSite):
     Q: nn.Parameter  # (r, in)
     kept: list[bool]
 
-    def __init__(self, planned: SitePlan, config: LoraConfig, W: Tensor) -> None:
+    def __init__(self, planned: TargetSpec, config: LoraConfig, W: Tensor) -> None:
         super().__init__(planned, config, W)
         self._planned = planned
         self.kept = [True] * planned.r
@@ -78,7 +78,7 @@ class AdaLoraSite(LoraSite):
         self.kept = list(kept)
         self.alpha = self._planned.alpha * self.r / self._planned.r  # so that α/r is s still
 
-    def gather(self) -> Iterator[tuple[nn.Parameter, Gathered]]:
+    def gather(self) -> Iterator[tuple[nn.Parameter, Shrunk]]:
         """Drop what the last cut zeroed; yield every old parameter and what is in its place."""
         old = self.triplets
         index = torch.tensor(self.kept, device=self.lambdas.device).nonzero().flatten()
@@ -89,7 +89,7 @@ class AdaLoraSite(LoraSite):
         self.replace(P, lambdas, Q, [True] * len(index))
         for before, after, dim in zip(old, self.triplets, dims, strict=True):
             if after is not before:
-                yield before, Gathered(after, dim, index)
+                yield before, Shrunk(after, dim, index)
 
 
 def mean_deviation(matrices: Iterable[Tensor]) -> Tensor:

@@ -26,7 +26,7 @@ from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.bottleneck.config import BottleneckConfig
 from lora_lab.methods.bottleneck.locations import Place, find_places
-from lora_lab.methods.submodules import hang, take_off
+from lora_lab.methods.submodules import add_submodule, remove_submodule
 
 _EPSILON = 1e-5  # of the LayerNorm, as in Lin et al.'s code
 
@@ -104,7 +104,7 @@ class BottleneckAdapter(Adapter):
             return
         for place in self._places:
             learned = self.layers[place.path]
-            hang(place.module, self._child, learned)
+            add_submodule(place.module, self._child, learned)
             # First of all hooks: transformers' own, which record hidden states, are to see it.
             after = functools.partial(self._after, place.depth, learned, active)
             self._hooks.append(place.module.register_forward_hook(after, prepend=True))
@@ -118,7 +118,7 @@ class BottleneckAdapter(Adapter):
             hook.remove()
         self._hooks.clear()
         for place in self._places:
-            take_off(place.module, self._child)
+            remove_submodule(place.module, self._child)
 
     def conflicts(self) -> Iterator[str]:
         """Yield the places in words; see `Adapter.conflicts`."""
@@ -146,11 +146,11 @@ class BottleneckAdapter(Adapter):
         A step leaves Adapter^D's lower layers out as often as not; only the top one is always
         there. W_up and its bias come first: what starts at zero and moves in the first step.
         """
-        learnt: dict[str, Sequence[nn.Parameter]]
-        learnt = {place.words: _upper_first(self.layers[place.path]) for place in self._places}
+        learned: dict[str, Sequence[nn.Parameter]]
+        learned = {place.words: _upper_first(self.layers[place.path]) for place in self._places}
         if self.config.variant != "D":
-            return learnt
-        return {"after the MLPs": [p for own in reversed(learnt.values()) for p in own]}
+            return learned
+        return {"after the MLPs": [p for own in reversed(learned.values()) for p in own]}
 
     def state(self) -> dict[str, Tensor]:
         """Return the parameters by "path of the module.down", "….up" and so on."""
@@ -162,7 +162,7 @@ class BottleneckAdapter(Adapter):
 
     @property
     def _child(self) -> str:
-        """What the layers are hung under: another part of a combination has the same name."""
+        """What the layers are added under: another part of a combination has the same name."""
         return f"{self.name}:bottleneck"
 
     # Hooks are methods, and no functions within functions: copy.deepcopy of a model copies what

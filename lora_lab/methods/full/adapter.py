@@ -184,7 +184,7 @@ def _check(model: nn.Module, own: Mapping[str, nn.Parameter], new: Iterable[str]
 
 def _not_floating(name: str, kind: str) -> AdapterError:
     return AdapterError(
-        f"{name} holds {kind}, not floating-point weights; load the base unquantised"
+        f"{name} holds {kind}, not floating-point weights; load the base unquantized"
     )
 
 

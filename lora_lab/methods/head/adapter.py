@@ -13,7 +13,7 @@ from lora_lab.anatomy.heads import head_modules
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.head.config import HeadConfig, head_names
-from lora_lab.methods.modules_to_save import SavedModules, own_tensors
+from lora_lab.methods.modules_to_save import ModulesToSave, own_tensors
 from lora_lab.methods.registry import method_of
 
 
@@ -30,7 +30,7 @@ class HeadAdapter(Adapter):
     def __init__(self, model: nn.Module, config: HeadConfig, name: str) -> None:
         self.name = name
         self.config = config
-        self.saved = SavedModules(model, head_names(config, head_modules(model)))
+        self.saved = ModulesToSave(model, head_names(config, head_modules(model)))
 
     def insert(self, active: Active) -> None:
         """Let the copies answer; see `Adapter.insert`."""

@@ -26,9 +26,9 @@ from lora_lab.methods.lora.embedding import (
 )
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.layers import LayerSites, adapt, owned_rows, share_inputs, unadapt
-from lora_lab.methods.lora.quantized import bits, dequantised, plain_layer, stand_in
-from lora_lab.methods.lora.targets import SitePlan, plan
-from lora_lab.methods.modules_to_save import SavedModules
+from lora_lab.methods.lora.quantized import bits, dequantized, plain_layer, stand_in
+from lora_lab.methods.lora.targets import TargetSpec, resolve_targets
+from lora_lab.methods.modules_to_save import ModulesToSave
 
 
 class LoraAdapter(Adapter):
@@ -57,24 +57,28 @@ class LoraAdapter(Adapter):
         self.name = name
         self.config = self.lora = config
         self.model = model
-        self.saved = SavedModules(model, config.modules_to_save or ())
+        self.saved = ModulesToSave(model, config.modules_to_save or ())
         # What is trained whole gets no factors, in PEFT neither.
-        plans = [p for p in plan(anatomy(model), config) if not self.saved.covers(p.site.module)]
-        if not plans:
+        specs = [
+            p
+            for p in resolve_targets(anatomy(model), config)
+            if not self.saved.covers(p.site.module)
+        ]
+        if not specs:
             raise ConfigError("every target lies within modules_to_save; name other target_modules")
         by_path = dict(model.named_modules(remove_duplicate=False))
-        plans = _each_weight_once(plans, by_path)
-        modules = {p.site.module: by_path[p.site.module] for p in plans}
-        for p in plans:
+        specs = _each_weight_once(specs, by_path)
+        modules = {p.site.module: by_path[p.site.module] for p in specs}
+        for p in specs:
             _check(p.site, modules[p.site.module], config)
-        activations = self._activations(modules, plans, batches)
+        activations = self._activations(modules, specs, batches)
         self.sites = {
             p.site.name: self.make_site(
                 p,
                 self._start(modules[p.site.module], p.site),
                 activations.get(p.site.input_group or p.site.module),
             )
-            for p in plans
+            for p in specs
         }
         self._layers: dict[str, tuple[nn.Module, LayerSites]] = {}
         for path, module in modules.items():
@@ -84,12 +88,12 @@ class LoraAdapter(Adapter):
         share_inputs(self._layers.values())
         self._tied = _tied_layers(by_path, self._layers.values())
 
-    def make_site(self, planned: SitePlan, W: Tensor, activations: Tensor | None) -> LoraSite:
+    def make_site(self, planned: TargetSpec, W: Tensor, activations: Tensor | None) -> LoraSite:
         """Return the factors of one site at their start; see `LoraSite`."""
         return _SITES[planned.site.kind](planned, self.lora, W, activations)
 
     def insert(self, active: Active) -> None:
-        """Hang the factors below their layers; see `Adapter.insert`."""
+        """Add the factors below their layers; see `Adapter.insert`."""
         for layer, sites in (*self._layers.values(), *self._tied):
             adapt(layer, self.name, sites, active)
         self.saved.insert(self.name, active)
@@ -146,7 +150,7 @@ class LoraAdapter(Adapter):
     def quantized_layers(self) -> dict[str, Callable[[], nn.Module]]:
         """Return the makers of merged layers; see `Adapter.quantized_layers`."""
         return {
-            path: functools.partial(self._dequantised_layer, path)
+            path: functools.partial(self._dequantized_layer, path)
             for path, (layer, _) in self._layers.items()
             if bits(layer) is not None
         }
@@ -156,16 +160,16 @@ class LoraAdapter(Adapter):
         site = self.sites[site_name].site
         return self._weight(self._layers[site.module][0], site)
 
-    def _dequantised_layer(self, path: str) -> nn.Linear:
+    def _dequantized_layer(self, path: str) -> nn.Linear:
         layer, sites = self._layers[path]
         # The model's dtype, which its first floating-point weight has.
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), None)
-        return plain_layer(layer, sites.merged(dequantised(path, layer)).to(dtype))
+        return plain_layer(layer, sites.merged(dequantized(path, layer)).to(dtype))
 
     def _activations(
         self,
         modules: Mapping[str, nn.Module],
-        plans: Iterable[SitePlan],
+        specs: Iterable[TargetSpec],
         batches: Iterable[Mapping[str, Tensor]] | None,
     ) -> dict[str, Tensor]:
         """Return the rows that are read, by the sites' input group; {} where nothing asks."""
@@ -176,7 +180,7 @@ class LoraAdapter(Adapter):
                 f"{_base_option(self.lora)} starts from what the layers read; pass batches to "
                 "attach, or train with it"
             )
-        layers = {p.site.input_group or p.site.module: modules[p.site.module] for p in plans}
+        layers = {p.site.input_group or p.site.module: modules[p.site.module] for p in specs}
         return layer_inputs(self.model, layers, batches)
 
     def _start(self, layer: nn.Module, site: Site) -> Tensor:
@@ -187,7 +191,7 @@ class LoraAdapter(Adapter):
         if bits(layer) is None:
             weight = original_weight(self.model, cast(nn.Parameter, layer.weight))
         else:
-            weight = dequantised(site.module, layer)
+            weight = dequantized(site.module, layer)
         return owned_rows(weight, site).reshape(site.out_features, site.in_features)
 
 
@@ -211,13 +215,13 @@ def _check(site: Site, module: nn.Module, config: LoraConfig) -> None:
         if option:
             raise ConfigError(
                 f"{option} starts from W₀ in floating point, and {site.module} holds {packed}-bit "
-                "weights; leave the option out, or load the base unquantised"
+                "weights; leave the option out, or load the base unquantized"
             )
         return
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         kind = weight.dtype if isinstance(weight, Tensor) else "no tensor"
         raise AdapterError(
-            f"{site.module} holds {kind}, not floating-point weights; load it unquantised"
+            f"{site.module} holds {kind}, not floating-point weights; load it unquantized"
         )
     if site.kind != "linear" and option:
         raise ConfigError(
@@ -227,7 +231,7 @@ def _check(site: Site, module: nn.Module, config: LoraConfig) -> None:
     if site.kind == "embedding" and config.use_lorafa:
         raise ConfigError(
             f"use_lorafa freezes A, which is zero at the start in an embedding ({site.module}), so "
-            "that nothing would be learnt; leave it out of target_modules"
+            "that nothing would be learned; leave it out of target_modules"
         )
     if site.kind == "embedding":
         check_embedding(site.module, module)
@@ -241,10 +245,12 @@ def _base_option(config: LoraConfig) -> str:
     return f"init_lora_weights={config.init_lora_weights!r}" if looks else ""
 
 
-def _each_weight_once(plans: list[SitePlan], by_path: Mapping[str, nn.Module]) -> list[SitePlan]:
-    """Return the plans without embeddings whose weight another one of them has (T5's two)."""
-    found: dict[object, SitePlan] = {}
-    for p in plans:
+def _each_weight_once(
+    specs: list[TargetSpec], by_path: Mapping[str, nn.Module]
+) -> list[TargetSpec]:
+    """Return the specs without embeddings whose weight another one of them has (T5's two)."""
+    found: dict[object, TargetSpec] = {}
+    for p in specs:
         weight = by_path[p.site.module].weight if p.site.kind == "embedding" else p
         found.setdefault(weight, p)
     return list(found.values())

@@ -1,4 +1,4 @@
-"""DoRA: W' = m · (W₀ + ΔW)/‖W₀ + ΔW‖, a learnt length for every output row (Liu et al., 2024).
+"""DoRA: W' = m · (W₀ + ΔW)/‖W₀ + ΔW‖, a learned length for every output row (Liu et al., 2024).
 
 The norm is not differentiated (section 4.3 of the paper), and never built: with W₀ fixed,
 ‖w + s·bA‖² = ‖w‖² + 2s·(wAᵀ)·b + s²·b(AAᵀ)bᵀ for each row, O(out·in·r) once an optimizer step.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lora_lab.errors import ConfigError
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.dora import row_norms
-from lora_lab.methods.lora.targets import SitePlan
+from lora_lab.methods.lora.targets import TargetSpec
 from lora_lab.spectra.update import LowRankUpdate
 
 
@@ -28,7 +28,7 @@ class LoraSite(nn.Module):
 
     def __init__(
         self,
-        planned: SitePlan,
+        planned: TargetSpec,
         config: LoraConfig,
         W: Tensor,
         activations: Tensor | None = None,

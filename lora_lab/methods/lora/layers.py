@@ -1,4 +1,4 @@
-"""Layers while adapters hang below them: what a forward pass adds, and what merging would write.
+"""Layers while adapters stand below them: what a forward pass adds, and what merging would write.
 
 A layer's class is swapped for a subclass (`AdaptedLayer`) whose forward asks the active adapter's
 `LayerSites` for the output. So names in the state dict, tied weights and hooks stay as they are,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class AdaptedLayer:
-    """Mixed into a layer's class while adapters hang below it."""
+    """Mixed into a layer's class while adapters stand below it."""
 
     base_class: type[nn.Module]
     transposed: bool  # the weight is stored (in, out), as transformers' Conv1D does
@@ -60,7 +60,7 @@ class AdaptedLayer:
 
 
 def adapt(layer: nn.Module, name: str, sites: LayerSites, active: Active) -> None:
-    """Hang an adapter's sites below a layer."""
+    """Add an adapter's sites below a layer."""
     adapted = cast(AdaptedLayer, layer)
     sites.train(layer.training)
     if not isinstance(layer, AdaptedLayer):

@@ -70,7 +70,7 @@ def mixed_output(x: Tensor, layer: AdaptedLayer, samples: AdapterNames) -> Tenso
     Args:
         x: (batch, …, in).
         layer: the adapted layer.
-        samples: adapter names; one a row, or one for equally many neighbouring rows (beams).
+        samples: adapter names; one a row, or one for equally many neighboring rows (beams).
     """
     names = _for_rows(x, samples, layer)
     found = {name: _sites(layer, name) for name in dict.fromkeys(names)}

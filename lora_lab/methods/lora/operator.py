@@ -214,7 +214,7 @@ class _Leading(torch.autograd.Function):
         y = _base(x, weight, bias, transposed)  # (N, d)
         for H, B, (scale, rows) in zip(thin, Bs, layout, strict=False):
             _add_update(y, H, B, scale, rows)
-        # Where no A is learnt (LoRA-FA), nothing needs x any more. Detached: the same numbers, but
+        # Where no A is learned (LoRA-FA), nothing needs x any more. Detached: the same numbers, but
         # whoever holds an H does not keep the caller's x from going (see `SharedInput`).
         kept_x = x.detach() if any(ctx.needs_input_grad[7 : 7 + len(As)]) else None
         own = hidden[:, : sum(ranks[: len(layout)])]

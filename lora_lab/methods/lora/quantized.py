@@ -1,4 +1,4 @@
-"""Quantised bases: bitsandbytes' 4-bit and 8-bit layers under LoRA (Dettmers et al., 2023).
+"""Quantized bases: bitsandbytes' 4-bit and 8-bit layers under LoRA (Dettmers et al., 2023).
 
 The adapter stands beside the layer's own forward pass; the packed weights are never touched. The
 layers are told by their names, so that nobody needs bitsandbytes who has none of them.
@@ -18,7 +18,7 @@ _BITS = {"Linear4bit": 4, "Params4bit": 4, "Linear8bitLt": 8, "Int8Params": 8}
 
 
 def bits(layer: nn.Module) -> int | None:
-    """Return 4 or 8 for a quantised layer, None for any other."""
+    """Return 4 or 8 for a quantized layer, None for any other."""
     weight = getattr(layer, "weight", None)
     # Until it is moved to its device such a layer holds floating-point weights still, but its
     # forward pass is no plain product.
@@ -35,8 +35,8 @@ def stand_in(layer: nn.Module, site: Site) -> Tensor:
     return torch.zeros(1, device=device).expand(site.out_features, site.in_features)
 
 
-def dequantised(path: str, layer: nn.Module) -> Tensor:
-    """Return W₀ (out, in) of a quantised layer, in the dtype that it de-quantises to.
+def dequantized(path: str, layer: nn.Module) -> Tensor:
+    """Return W₀ (out, in) of a quantized layer, in the dtype that it de-quantizes to.
 
     Raises:
         AdapterError: bitsandbytes is not installed, or too old for this layer.
@@ -68,7 +68,7 @@ def dequantised(path: str, layer: nn.Module) -> Tensor:
 
 
 def plain_layer(layer: nn.Module, weight: Tensor) -> nn.Linear:
-    """Return a Linear with this weight (out, in) and the bias of a quantised layer."""
+    """Return a Linear with this weight (out, in) and the bias of a quantized layer."""
     d, k = weight.shape
     bias: Any = getattr(layer, "bias", None)
     with torch.device("meta"):

@@ -18,7 +18,7 @@ Value = TypeVar("Value", int, float)
 
 
 @dataclass(frozen=True)
-class SitePlan:
+class TargetSpec:
     """One site with the numbers that a config gives it: ΔW = scale·BA of rank r."""
 
     site: Site
@@ -35,7 +35,7 @@ class SitePlan:
         return self.r * (d + k * self.learns_A) + d * self.has_magnitude
 
 
-def plan(anatomy: Anatomy, config: LoraConfig) -> tuple[SitePlan, ...]:
+def resolve_targets(anatomy: Anatomy, config: LoraConfig) -> tuple[TargetSpec, ...]:
     """Resolve a config against a model, in the anatomy's order.
 
     Raises:
@@ -45,7 +45,7 @@ def plan(anatomy: Anatomy, config: LoraConfig) -> tuple[SitePlan, ...]:
     sites = select(anatomy, config.target_modules)
     ranks = _by_pattern("rank_pattern", config.rank_pattern, sites, config.r)
     alphas = _by_pattern("alpha_pattern", config.alpha_pattern, sites, float(config.lora_alpha))
-    plans = []
+    specs = []
     for site, r, alpha in zip(sites, ranks, alphas, strict=True):
         if r > (limit := min(site.in_features, site.out_features)):
             raise ConfigError(
@@ -53,8 +53,8 @@ def plan(anatomy: Anatomy, config: LoraConfig) -> tuple[SitePlan, ...]:
                 f"min(out, in); use at most {limit}"
             )
         scale = config.scale(r, alpha)
-        plans.append(SitePlan(site, r, alpha, scale, not config.use_lorafa, config.use_dora))
-    return tuple(plans)
+        specs.append(TargetSpec(site, r, alpha, scale, not config.use_lorafa, config.use_dora))
+    return tuple(specs)
 
 
 def select(anatomy: Anatomy, targets: Sequence[str] | str) -> tuple[Site, ...]:
@@ -84,7 +84,7 @@ def select(anatomy: Anatomy, targets: Sequence[str] | str) -> tuple[Site, ...]:
 
 def ranks(anatomy: Anatomy, config: LoraConfig) -> dict[str, int]:
     """Return {site name: rank} as the grid shows it."""
-    return {p.site.name: p.r for p in plan(anatomy, config)}
+    return {p.site.name: p.r for p in resolve_targets(anatomy, config)}
 
 
 def common_rank(ranks: Mapping[str, int]) -> int:

@@ -15,10 +15,10 @@ from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import active, attached, bare
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
-from lora_lab.methods.prompt_tuning.hooks import PromptFrame
+from lora_lab.methods.prompt_tuning.hooks import PromptHooks
 from lora_lab.methods.prompt_tuning.locate import Body, find_body
 from lora_lab.methods.prompt_tuning.positions import Layout
-from lora_lab.methods.submodules import hang, take_off
+from lora_lab.methods.submodules import add_submodule, remove_submodule
 
 _CLAIM = "the learned tokens"
 
@@ -58,21 +58,21 @@ class PrefixAdapter(Adapter):
         self._model = model
         self._body = find_body(model, self.method)
         _need_positions(self._body, self.tokens)
-        self._frame = PromptFrame(
+        self._prompt_hooks = PromptHooks(
             self._body, name, self.method, config.prefix_length, config.infix_length
         )
 
     def insert(self, active: Active) -> None:
-        """Hang the tokens and the hooks on the model; see `Adapter.insert`."""
+        """Add the tokens and the hooks on the model; see `Adapter.insert`."""
         for path, learned in self.learned.items():
-            hang(self._model.get_submodule(path), self._child, learned)
-        self._frame.insert(active, self._embedded)
+            add_submodule(self._model.get_submodule(path), self._child, learned)
+        self._prompt_hooks.insert(active, self._embedded)
 
     def remove(self) -> None:
         """Take both off; see `Adapter.remove`."""
-        self._frame.remove()
+        self._prompt_hooks.remove()
         for path in self.learned:
-            take_off(self._model.get_submodule(path), self._child)
+            remove_submodule(self._model.get_submodule(path), self._child)
 
     def conflicts(self) -> Iterator[str]:
         """Yield the one claim of all such methods; see `Adapter.conflicts`."""
@@ -109,7 +109,7 @@ class PrefixAdapter(Adapter):
 
     @property
     def _child(self) -> str:
-        """What the tokens are hung under: another part of a combination has the same name."""
+        """What the tokens are added under: another part of a combination has the same name."""
         return f"{self.name}:tokens"
 
     def _embedded(self, words: Tensor, layout: Layout) -> Tensor:
@@ -163,11 +163,11 @@ class PrefixLayerAdapter(PrefixAdapter):
         self._handles: list[RemovableHandle] = []
 
     def insert(self, active: Active) -> None:
-        """Hang tokens and hooks on the model and its blocks; see `Adapter.insert`."""
+        """Add tokens and hooks on the model and its blocks; see `Adapter.insert`."""
         super().insert(active)
         if not self._handles:
             for path, block in self._body.blocks.items():
-                enter = _Entrance(self._frame, self.learned[path])
+                enter = _Entrance(self._prompt_hooks, self.learned[path])
                 self._handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
 
     def remove(self) -> None:
@@ -184,15 +184,15 @@ class PrefixLayerAdapter(PrefixAdapter):
 class _Entrance:
     """Puts learned tokens into what enters a block."""
 
-    def __init__(self, frame: PromptFrame, learned: LearnedTokens) -> None:
-        self._frame = frame
+    def __init__(self, prompt_hooks: PromptHooks, learned: LearnedTokens) -> None:
+        self._prompt_hooks = prompt_hooks
         self._learned = learned
 
     def __call__(
         self, _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        layout = self._frame.layout
-        if layout is None or not self._frame.on:
+        layout = self._prompt_hooks.layout
+        if layout is None or not self._prompt_hooks.on:
             return None
         if args:
             return (layout.placed(args[0], self._learned.vectors), *args[1:]), kwargs

@@ -26,7 +26,7 @@ _MARK = "_lora_lab_tokens"  # on a cache: whose learned tokens it holds, and whe
 Embed = Callable[[Tensor, Layout], Tensor]
 
 
-class PromptFrame:
+class PromptHooks:
     """The hooks of one adapter on one model.
 
     Attributes:
@@ -58,7 +58,7 @@ class PromptFrame:
         return active is not None and active.samples is None and active.name == self._name
 
     def insert(self, active: Active, embed: Embed) -> None:
-        """Hang the hooks on the model.
+        """Add the hooks on the model.
 
         Args:
             active: what is switched on.
@@ -135,7 +135,7 @@ class PromptFrame:
             real = layout.mask((ids != pad).long())
             given["position_ids"] = real.cumsum(1) * real + pad
         if (types := given.get("token_type_ids")) is not None:
-            # A learned token is of its neighbour's segment.
+            # A learned token is of its neighbor's segment.
             given["token_type_ids"] = layout.lengthened(types.expand(words.shape[0], -1))
         return given
 

@@ -46,7 +46,7 @@ class Layout:
         return number + torch.where(number < self.prefix, self.start, self.end)
 
     def lengthened(self, x: Tensor) -> Tensor:
-        """Return x with a copy of a neighbouring token's in every learned slot.
+        """Return x with a copy of a neighboring token's in every learned slot.
 
         Args:
             x: (batch, length, …).
@@ -98,7 +98,7 @@ class Layout:
         return _picked(x, slot)
 
     def _sources(self, length: int) -> tuple[Tensor, Tensor]:
-        """Return for every slot the place of its token, or a learned one's neighbour; and slots."""
+        """Return for every slot the place of its token, or a learned one's neighbor; and slots."""
         slot = torch.arange(length + self.tokens, device=self.start.device)
         before = (slot - self.start).clamp(0, self.prefix)
         behind = (slot - self.end - self.prefix + 1).clamp(0, self.infix)

@@ -58,7 +58,7 @@ class Linear8bitLt(nn.Linear):
         self.weight.SCB = None if used else scales
 
 
-def quantised(name: str = "llama") -> nn.Module:
+def quantized(name: str = "llama") -> nn.Module:
     model = tiny(name)
     for path, module in list(model.named_modules()):
         if type(module) is nn.Linear and "lm_head" not in path:
@@ -81,7 +81,7 @@ def built(model: nn.Module, adapter) -> nn.Module:
 
 
 def test_the_adapter_stands_beside_packed_weights():
-    model = quantised()
+    model = quantized()
     batch = tiny_inputs(model, batch=2)
     layers = {p: m for p, m in model.named_modules() if isinstance(m, Linear4bit)}
     packed = {path: layer.weight.clone() for path, layer in layers.items()}
@@ -106,7 +106,7 @@ def test_the_adapter_stands_beside_packed_weights():
 
 
 def test_merging_is_refused_and_done_when_asked_for():
-    model = quantised()
+    model = quantized()
     batch = tiny_inputs(model)
     layers = {p: m for p, m in model.named_modules() if isinstance(m, Linear4bit)}
     adapter = ll.attach(model, CONFIG)
@@ -114,11 +114,11 @@ def test_merging_is_refused_and_done_when_asked_for():
     with pytest.raises(AdapterError) as caught:
         ll.merge(model)
     assert str(caught.value) == (
-        "model.layers.0.self_attn.q_proj holds quantised weights, which no sum can be written "
-        "into; merge(model, dequantise=True) puts floating-point layers in their place"
+        "model.layers.0.self_attn.q_proj holds quantized weights, which no sum can be written "
+        "into; merge(model, dequantize=True) puts floating-point layers in their place"
     )
     assert torch.equal(model(**batch).logits, adapted)
-    ll.merge(model, dequantise=True)
+    ll.merge(model, dequantize=True)
     assert all(type(model.get_submodule(path)) is nn.Linear for path in layers)
     merged = model(**batch).logits
     torch.testing.assert_close(merged, adapted, rtol=1e-4, atol=1e-4)
@@ -129,19 +129,20 @@ def test_merging_is_refused_and_done_when_asked_for():
     ll.unmerge(model)
     assert all(model.get_submodule(path) is layer for path, layer in layers.items())
     assert torch.equal(model(**batch).logits, adapted)
-    ll.merge(model, dequantise=True, keep_original=False)
+    ll.merge(model, dequantize=True, keep_original=False)
     with pytest.raises(AdapterError, match="load the model again"):
         ll.unmerge(model)
 
 
 def test_a_merged_layer_has_the_models_dtype_and_its_bias():
-    model = quantised("qwen2")
+    model = quantized("qwen2")
     model.model.embed_tokens.to(torch.bfloat16)
     bias = model.model.layers[0].self_attn.q_proj.bias.detach().clone()
     adapter = ll.attach(model, CONFIG)
     site = adapter.sites["model.layers.0.self_attn.q_proj"]
     exact = adapter.base_weight(site.site.name).double() + site.delta().double()
-    ll.merge(model, dequantise=True)
+    with pytest.warns(DeprecationWarning, match="dequantise is now called dequantize"):
+        ll.merge(model, dequantise=True)
     layer = model.model.layers[0].self_attn.q_proj
     assert torch.equal(layer.weight, exact.float().to(torch.bfloat16))
     assert torch.equal(layer.bias, bias.to(torch.bfloat16))
@@ -155,7 +156,7 @@ def test_a_merged_layer_has_the_models_dtype_and_its_bias():
     ],
 )
 def test_what_needs_w0_itself_is_refused(changes, option):
-    model = quantised()
+    model = quantized()
     message = f"{option} starts from W₀ in floating point, and model.* holds 4-bit weights; leave"
     with pytest.raises(ConfigError, match=message):
         ll.attach(model, CONFIG.replace(**changes))
@@ -198,5 +199,5 @@ def test_four_bits_are_read_by_bitsandbytes(monkeypatch):
 def test_other_packed_weights_are_refused():
     layer = nn.Linear(8, 6)
     layer.weight = nn.Parameter(torch.zeros(6, 8, dtype=torch.uint8), requires_grad=False)
-    with pytest.raises(AdapterError, match="not floating-point weights; load it unquantised"):
+    with pytest.raises(AdapterError, match="not floating-point weights; load it unquantized"):
         ll.attach(nn.Sequential(layer), ll.LoraConfig(r=2, target_modules="0"))
