@@ -54,7 +54,7 @@ def _lengthen(short: Anatomy, layers: int) -> Anatomy:
         return (*parts[:end], *new, *parts[end:])
 
     weights = repeated(short.weights, "name")
-    sites = repeated(short.sites, "name", "module", "reads")
+    sites = repeated(short.sites, "name", "module", "input_group")
     return Anatomy(
         sites=sites,
         roles=short.roles,
