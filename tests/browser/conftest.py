@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from esm import EsmPage, assets, launch
-from lab import JupyterLab
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.browser.esm import EsmPage, assets, launch
+from tests.browser.lab import JupyterLab
 
 # A kernel on a busy machine answers when it can; what has happened is seen at once all the same.
 expect.set_options(timeout=30_000)

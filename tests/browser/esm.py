@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import LAUNCH_ARGS, MISSING, find
 from playwright.sync_api import Browser, BrowserType, Locator, Page
 
 from lora_lab_widgets import panel as panels
+from tests.browser.chromium import LAUNCH_ARGS, MISSING, find
 
 BLANK = "http://localhost/blank"  # never fetched; localhost, so that the clipboard API exists
 BLANK_HTML = (

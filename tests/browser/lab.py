@@ -24,11 +24,12 @@ from typing import Any, Self
 import nbformat
 from playwright.sync_api import Locator, Page
 
+ROOT = Path(__file__).parents[2]
 START_SECONDS = 60
 _SMALL_BENCH = """\
 import sys; sys.path[:0] = [{here!r}]
 import torch; torch.set_num_threads(1)
-from tiny_chat import tiny_chat_model
+from tests.helpers.tiny_chat import tiny_chat_model
 from lora_lab_widgets import Workbench
 wb = Workbench(*tiny_chat_model(), max_steps={steps}, per_device_train_batch_size=4, max_length=96)
 wb"""
@@ -44,7 +45,7 @@ _SETTINGS = {
 
 def small_bench(steps: int) -> str:
     """Return a cell that shows a workbench of a tiny model as `wb`."""
-    return _SMALL_BENCH.format(here=str(Path(__file__).parent), steps=steps)
+    return _SMALL_BENCH.format(here=str(ROOT), steps=steps)
 
 
 def busy_until(file: str) -> str:

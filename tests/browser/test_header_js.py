@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from esm import EsmPage
 from playwright.sync_api import expect
+
+from tests.browser.esm import EsmPage
 
 pytestmark = pytest.mark.browser
 LINE = "12 GiB in use by others: <b>python</b> (42) 11 GiB"

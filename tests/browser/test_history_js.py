@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from esm import EsmPage
 from playwright.sync_api import expect
 
 from lora_lab_widgets.history import History
 from lora_lab_widgets.run_rows import COLUMNS
+from tests.browser.esm import EsmPage
 from tests.widgets.fake_session import FakeSession
 
 pytestmark = pytest.mark.browser

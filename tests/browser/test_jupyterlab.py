@@ -7,8 +7,9 @@ import re
 import time
 
 import pytest
-from lab import JupyterLab, Notebook, busy_until, small_bench
 from playwright.sync_api import Page, expect
+
+from tests.browser.lab import JupyterLab, Notebook, busy_until, small_bench
 
 REAL = """\
 from lora_lab_widgets import Workbench

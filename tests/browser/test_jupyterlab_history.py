@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
-from lab import JupyterLab, Notebook, small_bench
 from playwright.sync_api import Page, expect
+
+from tests.browser.lab import ROOT, JupyterLab, Notebook, small_bench
 
 pytestmark = pytest.mark.browser
 
@@ -16,7 +16,7 @@ EVIL_NAME = "<script>window.hacked=1</script>"
 EVIL_BENCH = f"""\
 import sys; sys.path[:0] = [{{here!r}}]
 import torch; torch.set_num_threads(1)
-from tiny_chat import tiny_chat_model
+from tests.helpers.tiny_chat import tiny_chat_model
 from lora_lab.models import LoadedModel
 from lora_lab.tasks import Example, GenerationTask
 from lora_lab_widgets import Workbench
@@ -109,7 +109,7 @@ def test_a_run_outlives_its_kernel_and_goes_on(lab: JupyterLab, page: Page) -> N
 
 
 def test_what_comes_from_outside_is_text_everywhere(lab: JupyterLab, page: Page) -> None:
-    bench = EVIL_BENCH.format(here=str(Path(__file__).parent))
+    bench = EVIL_BENCH.format(here=str(ROOT))
     fallback = "from IPython.display import HTML; HTML(wb.fallback_html())"
     notebook = show(page, lab, bench, fallback, "wb.panel.settings['task']", name="evil")
     expect(page.locator(".ll-header, .ll-workbench").first).to_contain_text(EVIL_NAME)

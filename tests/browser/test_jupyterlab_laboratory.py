@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from lab import JupyterLab, Notebook, busy_until, small_bench
 from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.lab import JupyterLab, Notebook, busy_until, small_bench
 
 pytestmark = pytest.mark.browser
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from esm import EsmPage
 from playwright.sync_api import expect
 
 from lora_lab_widgets.laboratory import LaboratoryPanel
+from tests.browser.esm import EsmPage
 
 pytestmark = pytest.mark.browser
 Make = Callable[..., EsmPage]

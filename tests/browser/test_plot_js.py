@@ -8,11 +8,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pytest
-from esm import EsmPage
 from playwright.sync_api import expect
 
 from lora_lab import figures
 from lora_lab_widgets.plot import Plot
+from tests.browser.esm import EsmPage
 
 pytestmark = pytest.mark.browser
 Make = Callable[..., EsmPage]

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from esm import EsmPage
 from playwright.sync_api import expect
 
 from lora_lab.budget.meter import MemoryReading
 from lora_lab.runs.snapshot import Failure, RunState, Snapshot
 from lora_lab_widgets.run_panel import RunPanel
 from lora_lab_widgets.serialize import describe
+from tests.browser.esm import EsmPage
 from tests.widgets.fake_session import FakeSession, tiny_plan
 
 pytestmark = pytest.mark.browser

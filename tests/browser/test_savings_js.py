@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from esm import EsmPage
 
 from lora_lab._util import format as words
 from lora_lab.anatomy import Anatomy, anatomy
@@ -17,6 +16,7 @@ from lora_lab.configs import LoraConfig, PrefixEmbedConfig
 from lora_lab.methods.lora.targets import ranks
 from lora_lab.models import model_config
 from lora_lab_widgets.savings import Savings
+from tests.browser.esm import EsmPage
 
 pytestmark = pytest.mark.browser
 

@@ -8,12 +8,12 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from esm import EsmPage
 from playwright.sync_api import Locator, expect
 
 from lora_lab.anatomy import Anatomy, ModelShape, Row, Site
 from lora_lab.anatomy.blocks import blocks_of
 from lora_lab_widgets.site_map import SiteMap
+from tests.browser.esm import EsmPage
 
 pytestmark = pytest.mark.browser
 Make = Callable[..., EsmPage]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from esm import EsmPage
 from playwright.sync_api import expect
 
 from lora_lab_widgets.sweep_panel import FIELDS, SweepPanel
+from tests.browser.esm import EsmPage
 from tests.widgets.fake_session import FakeSession
 
 pytestmark = pytest.mark.browser

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_run import CONFIG, tiny_lm, tiny_task
 
 from lora_lab.models.embedded import cache_folder
 from lora_lab.training.run import train
+from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 
 
 def test_a_run_of_the_tests_makes_its_key_in_their_cache(tmp_path):

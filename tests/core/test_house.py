@@ -76,12 +76,6 @@ def test_a_wheel_carries_every_script_and_style_sheet():
     assert [f for f in files if not any(fnmatch.fnmatch(f, glob) for glob in globs)] == []
 
 
-def test_no_two_test_files_share_a_name():
-    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
-    twice = {name for name in names if names.count(name) > 1}
-    assert not twice, f"pytest imports them by name, without folders: {twice}"
-
-
 def test_files_lines_and_functions_that_are_too_big_are_named(tmp_path):
     path = tmp_path / "made.py"
     path.write_text("def f():\n" + "    pass\n" * 60 + "\n" * 400 + "#" * 101)

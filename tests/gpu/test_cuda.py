@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +11,7 @@ import lora_lab as ll
 from lora_lab.anatomy import Rows
 from lora_lab.methods.lora.operator import lowrank_linear
 from lora_lab.spectra.update import LowRankUpdate
-
-sys.path.append(str(Path(__file__).parents[1] / "core"))
-from tiny_models import tiny, tiny_inputs
+from tests.helpers.tiny_models import tiny, tiny_inputs
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 EVERYTHING = ll.LoraConfig(r=3, lora_alpha=6, target_modules="all-linear", init_lora_weights=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,8 @@ import torch
 from lora_lab.models import LoadedModel
 from lora_lab.tasks import Example, GenerationTask
 from lora_lab.training.gpu_memory import gpu_memory
-
-sys.path.append(str(Path(__file__).parents[1] / "core"))
-from spent_memory import ordeal
-from tiny_text import tiny_llama, tiny_tokenizer
+from tests.helpers.spent_memory import ordeal
+from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

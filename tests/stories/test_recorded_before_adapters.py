@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import lora_lab as ll
-from tests.stories.recorded_before import (
+from tests.helpers.recorded_before import (
     RECORDED,
     assert_same,
     bare,

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import lora_lab as ll
 from lora_lab.cli import main
-from tests.stories.recorded_before import (
+from tests.helpers.recorded_before import (
     RECORDED,
     assert_same,
     one_thread,  # noqa: F401 (a fixture)

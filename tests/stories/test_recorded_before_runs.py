@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import lora_lab as ll
-from tests.stories.recorded_before import (
+from tests.helpers.recorded_before import (
     RECORDED,
     assert_same,
     loaded,

@@ -9,8 +9,8 @@ import torch
 import lora_lab as ll
 from lora_lab.errors import ConfigError
 from lora_lab.methods.lora.init import INITIALIZATIONS, register_init
-from tests.core.tiny_models import tiny
-from tests.core.tiny_run import tiny_lm, tiny_task
+from tests.helpers.tiny_models import tiny
+from tests.helpers.tiny_run import tiny_lm, tiny_task
 
 R = 3
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +15,8 @@ from lora_lab_widgets import Workbench
 from lora_lab_widgets.panel import PanelWidget, Tick
 from lora_lab_widgets.session import Session
 from lora_lab_widgets.workbench import PANELS
-from tests.browser.tiny_chat import tiny_chat_model
-
-sys.path.append(str(Path(__file__).parents[1] / "browser"))
 from tests.browser.conftest import chromium, esm_page  # noqa: F401
+from tests.helpers.tiny_chat import tiny_chat_model
 
 QUICK = {"max_steps": 100_000, "per_device_train_batch_size": 2, "max_length": 96}
 

@@ -16,7 +16,7 @@ from lora_lab.runs.snapshot import Snapshot
 from lora_lab.tasks import load_task
 from lora_lab_widgets.message_throttle import MessageThrottle
 from lora_lab_widgets.plan import PlanModel
-from tests.browser.tiny_chat import tiny_chat_model
+from tests.helpers.tiny_chat import tiny_chat_model
 
 
 class FakeSession(traitlets.HasTraits):

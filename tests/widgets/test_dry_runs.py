@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_views import until
 
 from lora_lab.anatomy import Anatomy, anatomy
 from lora_lab.budget import price_table
@@ -17,6 +16,7 @@ from lora_lab.models import model_config
 from lora_lab_widgets import _dry_runs
 from lora_lab_widgets._dry_runs import DryRuns
 from lora_lab_widgets.savings import Plan, Savings
+from tests.helpers.fake_views import until
 
 A, B = {"a": 8}, {"a": 16}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -25,9 +24,7 @@ from lora_lab.tasks import load_task
 from lora_lab.training.progress import LossHistory
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.message_throttle import MessageThrottle
-
-sys.path.append(str(Path(__file__).parents[1] / "browser"))
-from tiny_chat import tiny_chat_model
+from tests.helpers.tiny_chat import tiny_chat_model
 
 MOST_A_SECOND, MOST_BYTES = 5, 64 * 1024
 R = 64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from pathlib import Path
@@ -17,9 +16,7 @@ from lora_lab_widgets import header as module
 from lora_lab_widgets.header import PACE, Header
 from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.planned import Planned, Price
-
-sys.path.append(str(Path(__file__).parents[1] / "browser"))
-from tiny_chat import tiny_chat_model
+from tests.helpers.tiny_chat import tiny_chat_model
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 LINE = "12 GiB in use by others: python (42) 11 GiB"

@@ -6,11 +6,11 @@ import time
 from typing import Any
 
 import pytest
-from fake_views import FakeView, OtherView, until
 
 from lora_lab.errors import AdapterError
 from lora_lab_widgets import jobs
 from lora_lab_widgets.jobs import Jobs
+from tests.helpers.fake_views import FakeView, OtherView, until
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,10 @@ from jupyter_client.manager import KernelManager
 ROOT = Path(__file__).parents[2]
 BEGIN = f"""\
 import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests" / "core")!r}]
+sys.path[:0] = [{str(ROOT)!r}]
 import torch
 torch.set_num_threads(1)
-from tiny_run import CONFIG, tiny_lm, tiny_task
+from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 from lora_lab.training import train
 run = train(
     tiny_lm(), tiny_task(), CONFIG, output_dir="runs", max_steps=100_000, eval_examples=0,

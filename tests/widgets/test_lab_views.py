@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ from lora_lab.errors import AdapterError, RunError
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.lab_views import VIEWS, CancelledError, View, Watch
 from lora_lab_widgets.lab_views import intruders as intruders_module
-
-sys.path.append(str(Path(__file__).parents[1] / "browser"))
-from tiny_chat import tiny_chat_model
+from tests.helpers.tiny_chat import tiny_chat_model
 
 QUICK = {"max_steps": 4, "per_device_train_batch_size": 2, "max_length": 96, "eval_examples": 2}
 Q, V = "model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"

@@ -7,7 +7,6 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pytest
-from fake_views import FakeView, OtherView, until
 from ipywidgets import Widget
 
 from lora_lab.errors import AdapterError
@@ -16,6 +15,7 @@ from lora_lab_widgets import laboratory
 from lora_lab_widgets.lab_views import VIEWS
 from lora_lab_widgets.laboratory import Laboratory
 from lora_lab_widgets.panel import Tick
+from tests.helpers.fake_views import FakeView, OtherView, until
 from tests.widgets.fake_session import FakeSession
 
 

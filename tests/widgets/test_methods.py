@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,7 @@ from lora_lab_widgets.lab_views.base import run_label
 from lora_lab_widgets.methods import METHODS, automatic
 from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.rank_grid import RankGrid
-
-sys.path.append(str(Path(__file__).parents[1] / "browser"))
-from tiny_chat import tiny_chat_model
+from tests.helpers.tiny_chat import tiny_chat_model
 
 QUICK = {"max_steps": 4, "per_device_train_batch_size": 2, "max_length": 96, "eval_examples": 0}
 LORA = LoraConfig(r=4, lora_alpha=2, lora_dropout=0.1, target_modules=["q", "down"])

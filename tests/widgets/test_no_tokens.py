@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ import pytest
 from lora_lab.errors import RunError
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.run_panel import RunPanel
+from tests.helpers.tiny_chat import tiny_chat_model
 from tests.widgets.fake_session import FakeSession, tiny_plan
-
-sys.path.append(str(Path(__file__).parents[1] / "browser"))
-from tiny_chat import tiny_chat_model
 
 TOKEN = "hf_aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dF3h"
 SAID = f"Authorization: Bearer {TOKEN[3:]}, once more: {TOKEN}"

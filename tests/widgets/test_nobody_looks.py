@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,7 @@ import torch
 
 import lora_lab as ll
 from lora_lab_widgets import Workbench
-
-sys.path.append(str(Path(__file__).parents[1] / "browser"))
-from tiny_chat import tiny_chat_model
+from tests.helpers.tiny_chat import tiny_chat_model
 
 STEPS = 25
 # Dropout draws from torch's random numbers all the time: a view that drew some would show.

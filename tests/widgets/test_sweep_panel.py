@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import sys
 import threading
 import time
 from pathlib import Path
@@ -25,10 +24,8 @@ from lora_lab_widgets._sweep_plan import AXES, MOST_CELLS
 from lora_lab_widgets._sweep_view import in_words, minutes, progress, rows
 from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.sweep_panel import SweepPanel
+from tests.helpers.tiny_chat import tiny_chat_model
 from tests.widgets.fake_session import FakeSession
-
-sys.path.append(str(Path(__file__).parents[1] / "browser"))
-from tiny_chat import tiny_chat_model
 
 QUICK = {"max_steps": 3, "per_device_train_batch_size": 2, "max_length": 96, "eval_examples": 1}
 

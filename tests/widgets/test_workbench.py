@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,9 +13,7 @@ from lora_lab.methods.lora.targets import ranks as ranks_of
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.runs.snapshot import Failure
 from lora_lab_widgets import Workbench
-
-sys.path.append(str(Path(__file__).parents[1] / "browser"))
-from tiny_chat import tiny_chat_model
+from tests.helpers.tiny_chat import tiny_chat_model
 
 PARTS = ("weights", "gradients", "optimizer", "activations")
 QUICK = {"max_steps": 4, "per_device_train_batch_size": 2, "max_length": 96, "eval_examples": 0}

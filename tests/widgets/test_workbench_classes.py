@@ -11,8 +11,8 @@ from lora_lab.errors import ConfigError
 from lora_lab.runs.snapshot import RunState
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.panel import Tick
-from tests.core.tiny_classes import tiny_classes, tiny_classifier
-from tests.core.tiny_run import tiny_lm, until
+from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
+from tests.helpers.tiny_run import tiny_lm, until
 
 SETTINGS = {
     "max_steps": 4, "per_device_train_batch_size": 4, "max_length": 32, "eval_examples": 4,

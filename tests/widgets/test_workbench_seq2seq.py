@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 import lora_lab as ll
 from lora_lab.runs.snapshot import RunState
 from lora_lab_widgets import Workbench
-
-sys.path.append(str(Path(__file__).parents[1] / "core"))
-from tiny_seq2seq import tiny_seq2seq, uneven_task
+from tests.helpers.tiny_seq2seq import tiny_seq2seq, uneven_task
 
 METHODS = {
     "LoRA": ll.LoraConfig(r=2, target_modules=["q", "v"]),

@@ -1,0 +1,232 @@
+"""Methods side by side: what makes a row, what is left out, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from lora_lab import train
+from lora_lab.analysis import compare_methods
+from lora_lab.configs import (
+    AdaLoraConfig,
+    BitFitConfig,
+    BottleneckConfig,
+    FullConfig,
+    HeadConfig,
+    LoraConfig,
+    PrefixEmbedConfig,
+    method_name,
+)
+from lora_lab.errors import RunError
+from lora_lab.runs.records import RunRecord, list_runs
+from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
+
+LORA = LoraConfig(r=2, target_modules=["q", "v"])
+
+
+def record(
+    configs=(LORA,),
+    loss=2.0,
+    *,
+    trainable=100,
+    seconds=10.0,
+    state="done",
+    task="mini-e2e",
+    model=None,
+    training=None,
+    summary=None,
+    **metrics,
+) -> RunRecord:
+    config = {
+        "model": {"name": "m", "hub_id": "a/m", "parameters": 9, "dtype": "float32"}
+        | (model or {}),
+        "task": {"name": task, "synthetic": True},
+        "method": method_name(configs),
+        "configs": [{"class": type(c).__name__, **c.to_dict()} for c in configs],
+        "training": {"learning_rate": 1e-3, "max_steps": 60, "seed": 0} | (training or {}),
+    }
+    if loss is not None:
+        metrics["loss_after"] = loss
+    ended = {
+        "state": state,
+        "seconds": seconds,
+        "trainable": trainable,
+        "peak_memory": 1000 + trainable,
+        "checkpoint_bytes": 4 * trainable,
+        "metrics": metrics,
+    }
+    return RunRecord("id", Path("runs/id"), config, None if state is None else ended)
+
+
+def test_a_row_a_method_with_the_fewest_parameters_first():
+    found = compare_methods(
+        [
+            record([FullConfig()], 1.0, trainable=900, training={"learning_rate": 1e-5}),
+            record([LORA, PrefixEmbedConfig(8, 4)], 2.0, trainable=200),
+            record([BitFitConfig(new_biases=True)], 3.0, trainable=30),
+        ]
+    )
+    assert [row.method for row in found.rows] == ["BitFit", "LoRA+PE", "FT"]
+    assert [row.setting for row in found.rows] == [
+        "new biases",
+        "r = 2, q v; l_p = 8, l_i = 4",
+        "",
+    ]
+    last = found.rows[-1]
+    assert (last.trainable, last.seconds, last.learning_rate) == (900, 10.0, 1e-5)
+    assert (last.peak_memory, last.checkpoint_bytes) == (1900, 3600)
+    assert (last.mean, last.spread) == (1.0, None)
+    assert (found.model, found.task, found.steps, found.note) == ("m", "mini-e2e", 60, "")
+    assert found.best is last
+
+
+def test_seeds_make_one_row_with_their_spread():
+    runs = [record(loss=loss, seconds=s) for loss, s in ((1.0, 5), (2.0, 50), (6.0, 7))]
+    (row,) = compare_methods(runs).rows
+    assert row.values == (1.0, 2.0, 6.0)
+    assert row.mean == 3.0
+    assert row.spread == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
+    assert row.seconds == 7
+    assert compare_methods(runs).note == "3 runs a row: mean ± standard deviation"
+    mixed = compare_methods([*runs, record([FullConfig()], 1.0)])
+    assert mixed.note.startswith("1 to 3 runs a row")
+
+
+def test_other_settings_and_learning_rates_are_rows_of_their_own():
+    found = compare_methods(
+        [
+            record(),
+            record(training={"learning_rate": 2e-3}),
+            record([LoraConfig(r=4, target_modules=["q", "v"])], trainable=200),
+        ]
+    )
+    assert [(row.setting, row.learning_rate) for row in found.rows] == [
+        ("r = 2, q v", 1e-3),
+        ("r = 2, q v", 2e-3),
+        ("r = 4, q v", 1e-3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "setting"),
+    [
+        (AdaLoraConfig(4, 6, target_modules="all-linear"), "r = 6 → 4, all-linear"),
+        (BottleneckConfig("P", 16), "r = 16"),
+        (FullConfig(top_layers=2), ""),
+    ],
+)
+def test_settings_are_said_in_the_papers_letters(config, setting):
+    (row,) = compare_methods([record([config])]).rows
+    assert (row.method, row.setting) == (config.method, setting)
+
+
+def test_a_score_is_best_when_highest_and_the_base_is_kept():
+    runs = [
+        record([LORA], None, bleu_before=2.0, bleu_after=30.0),
+        record([FullConfig()], None, bleu_before=4.0, bleu_after=20.0),
+    ]
+    found = compare_methods(runs, "bleu_after")
+    assert (found.best.method, found.base) == ("LoRA", 3.0)
+    assert compare_methods([record()]).base is None
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"task": "mini-nli"}, 'task is "mini-e2e", "mini-nli"'),
+        ({"model": {"hub_id": "b/n"}}, 'model hub_id is "a/m", "b/n"'),
+        ({"training": {"max_steps": 100}}, "max_steps is 60, 100"),
+        ({"training": {"per_device_train_batch_size": 2}}, "per_device_train_batch_size is 8, 2"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(other, said):
+    with pytest.raises(RunError, match=f"not comparable: {said}; compare runs of one model"):
+        compare_methods([record(), record([FullConfig()], **other)])
+
+
+def test_what_a_method_may_choose_for_itself_does_not_matter():
+    free = {"learning_rate": 1e-5, "weight_decay": 0.1, "seed": 3, "save_steps": 0}
+    assert len(compare_methods([record(), record([FullConfig()], training=free)]).rows) == 2
+
+
+def test_runs_without_the_metric_are_left_out_and_counted():
+    runs = [
+        record(),
+        record([FullConfig()], state="failed"),
+        record([FullConfig()], state=None),
+        record([FullConfig()], math.nan),
+    ]
+    found = compare_methods(runs)
+    assert [row.method for row in found.rows] == ["LoRA"]
+    assert found.note == "1 run failed; 2 runs not finished, or without the metric, left out"
+
+
+def test_nothing_to_show_is_one_clear_line():
+    with pytest.raises(RunError, match="no runs to compare"):
+        compare_methods([])
+    with pytest.raises(RunError, match="none of 1 runs ended with 'loss_after'"):
+        compare_methods([record(state="failed")])
+    with pytest.raises(RunError, match="the runs' metrics are loss_after"):
+        compare_methods([record()], "accuracy_after")
+
+
+def test_runs_from_before_comparisons_are_named():
+    old = record()
+    del old.config["configs"]
+    with pytest.raises(RunError, match=r"runs/id/config\.json does not tell its method"):
+        compare_methods([old])
+    old = record()
+    del old.summary["trainable"]
+    with pytest.raises(RunError, match=r"summary\.json has no 'trainable'"):
+        compare_methods([old])
+
+
+def test_the_table_in_text_in_html_and_as_json():
+    found = compare_methods([record(loss=1.25, trainable=18_432), record(loss=1.75)])
+    head, line, note = str(found).splitlines()
+    assert "trainable" in head
+    assert "18,432" in line
+    assert "1.50 ± 0.35" in line
+    assert note.startswith("2 runs a row")
+    assert found._repr_html_().count("<tr>") == 2
+    plain = json.loads(json.dumps(found.to_json()))
+    assert plain["rows"][0]["values"] == [1.25, 1.75]
+    assert plain["rows"][0]["mean"] == 1.5
+
+
+def test_a_real_run_tells_what_it_took(tmp_path):
+    lm, task = tiny_lm(), tiny_task()
+    run = train(lm, task, CONFIG, output_dir=tmp_path, max_steps=3, eval_examples=2)
+    run.result()
+    found = compare_methods(list_runs(tmp_path))
+    (row,) = found.rows
+    expected = sum(4 * (site.A.shape[1] + site.B.shape[0]) for site in run.adapter.sites.values())
+    assert row.trainable == expected
+    assert row.peak_memory == run.snapshot.memory.peak
+    # float32, and safetensors' header
+    assert 4 * expected < row.checkpoint_bytes < 4 * expected + 10_000
+    assert row.seconds > 0
+    assert found.base == run.result().metrics["loss_before"]
+
+
+def test_heads_are_trained_and_not_counted():
+    """Hu et al. (2022) do not count them; LoRA's is in its modules_to_save."""
+    runs = [
+        record([LORA], trainable=100 + 50),
+        record([BitFitConfig(), HeadConfig()], trainable=30 + 50),
+        record([PrefixEmbedConfig(8, 4), HeadConfig()], trainable=40 + 50),
+        record([HeadConfig()], trainable=50),
+    ]
+    for run in runs:
+        run.config["task"]["head_parameters"] = 50
+    found = compare_methods(runs)
+    assert [(row.method, row.trainable) for row in found.rows] == [
+        ("BitFit", 30),
+        ("PreEmbed", 40),
+        ("Head", 50),
+        ("LoRA", 100),
+    ]
+    assert found.note == "heads of 50 parameters are trained too and not counted"

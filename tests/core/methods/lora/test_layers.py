@@ -1,0 +1,176 @@
+"""Embeddings, convolutions and tied weights against the layer with W₀ + ΔW built in."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import lora_lab as ll
+from lora_lab.errors import AdapterError, ConfigError
+from tests.helpers.tiny_models import tiny, tiny_inputs
+
+
+def random_config(*targets, **changes):
+    fields = {"r": 2, "lora_alpha": 6, "init_lora_weights": False, "target_modules": targets}
+    return ll.LoraConfig(**{**fields, **changes})
+
+
+def delta(site):
+    return site.scale * site.B.detach() @ site.A.detach()
+
+
+class Net(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+CONVOLUTIONS = {
+    "plain": (nn.Conv2d(4, 6, 3), (2, 4, 9, 9)),
+    "strided": (nn.Conv2d(4, 6, (3, 2), stride=2, padding=1), (2, 4, 9, 9)),
+    "dilated": (nn.Conv2d(4, 6, 3, dilation=2, padding=2), (2, 4, 9, 9)),
+    "reflecting": (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (2, 4, 9, 9)),
+    "grouped": (nn.Conv2d(4, 6, 3, groups=2, bias=False), (2, 4, 9, 9)),
+    "depthwise": (nn.Conv2d(4, 4, 3, groups=4), (2, 4, 9, 9)),
+    "channels last": (nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last), (2, 4, 9, 9)),
+    "one-dimensional": (nn.Conv1d(4, 6, 5, padding="same", padding_mode="circular"), (2, 4, 11)),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_convolution_is_the_one_with_the_built_kernel(name):
+    layer, shape = CONVOLUTIONS[name]
+    layer = copy.deepcopy(layer).double()
+    model = Net(layer)
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64)
+    W0 = layer.weight.detach().clone()
+    adapter = ll.attach(model, random_config("layer"))
+    (site,) = adapter.sites.values()
+    built = copy.deepcopy(CONVOLUTIONS[name][0]).double()
+    built.weight.data = W0 + delta(site).view(W0.shape)
+    torch.testing.assert_close(model(x), built(x), rtol=1e-10, atol=1e-10)
+    ll.merge(model)
+    assert type(model.layer) is type(built)
+    torch.testing.assert_close(model(x), built(x), rtol=1e-10, atol=1e-10)
+    ll.detach(model)
+    assert torch.equal(model.layer.weight, W0)
+
+
+def test_gradients_of_a_convolution_are_those_of_the_built_kernel():
+    layer = nn.Conv2d(4, 6, 3, groups=2, dilation=2).double()
+    model = Net(layer)
+    x = torch.randn(2, 4, 9, 9, dtype=torch.float64)
+    adapter = ll.attach(model, random_config("layer"))
+    (site,) = adapter.sites.values()
+    pull = torch.randn_like(model(x))
+    found = torch.autograd.grad((model(x) * pull).sum(), (site.A, site.B))
+    A, B = site.A.detach().requires_grad_(), site.B.detach().requires_grad_()
+    kernel = layer.weight.detach() + (site.scale * B @ A).view(layer.weight.shape)
+    y = nn.functional.conv2d(x, kernel, layer.bias.detach(), dilation=2, groups=2)
+    expected = torch.autograd.grad((y * pull).sum(), (A, B))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_an_embedding_is_loralibs():
+    loralib = pytest.importorskip("loralib")
+    torch.manual_seed(0)
+    theirs = loralib.Embedding(20, 8, r=2, lora_alpha=6).double()
+    model = Net(nn.Embedding(20, 8)).double()
+    model.layer.weight.data = theirs.weight.detach().clone()
+    (site,) = ll.attach(model, random_config("layer")).sites.values()
+    with torch.no_grad():
+        theirs.lora_A.copy_(site.A)
+        theirs.lora_B.copy_(site.B)
+    ids = torch.tensor([[1, 5, 5], [19, 0, 2]])
+    torch.testing.assert_close(model(ids), theirs(ids), rtol=1e-12, atol=1e-12)
+    (model(ids) ** 2).sum().backward()
+    (theirs(ids) ** 2).sum().backward()
+    torch.testing.assert_close(site.token_rows.grad.T, theirs.lora_A.grad)
+    torch.testing.assert_close(site.B.grad, theirs.lora_B.grad)
+    assert site.token_rows.is_contiguous()
+
+
+def test_an_untrained_embedding_changes_nothing_and_learns():
+    model = Net(nn.Embedding(20, 8))
+    ids = torch.tensor([3, 4])
+    before = model(ids).detach()
+    (site,) = ll.attach(model, random_config("layer", init_lora_weights=True)).sites.values()
+    assert torch.equal(model(ids), before)
+    (model(ids) ** 2).sum().backward()
+    assert site.token_rows.grad[3].any()
+    assert not site.token_rows.grad[5].any()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_embedding_is_adapted_at_both_ends_and_once(tied):
+    model = tiny("llama").double().eval()
+    if tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    else:
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    batch = tiny_inputs(model)
+    bare = copy.deepcopy(model)
+    adapter = ll.attach(model, random_config("embed_tokens", "q"))
+    site = adapter.sites["model.embed_tokens"]
+    table = bare.model.embed_tokens.weight
+    own = {k: s for k, s in adapter.sites.items() if "q_proj" in k}
+    with torch.no_grad():
+        table.add_(delta(site).T)  # tied in the copy as well
+        for name, q in own.items():
+            bare.get_submodule(name).weight.add_(delta(q))
+    assert (bare.lm_head.weight is table) == tied
+    torch.testing.assert_close(model(**batch).logits, bare(**batch).logits, rtol=1e-9, atol=1e-9)
+    parameters = list(adapter.parameters())
+    assert len({id(p) for p in parameters}) == len(parameters) == 2 * len(adapter.sites)
+    ll.merge(model)
+    torch.testing.assert_close(model(**batch).logits, bare(**batch).logits, rtol=1e-9, atol=1e-9)
+    ll.detach(model)
+    assert type(model.lm_head) is nn.Linear
+
+
+def test_all_linear_leaves_embeddings_alone_and_the_anatomy_lists_them():
+    model = tiny("llama")
+    assert [site.kind for site in ll.anatomy(model).others] == ["embedding"]
+    adapter = ll.attach(model, ll.LoraConfig(r=2, target_modules="all-linear"))
+    assert "model.embed_tokens" not in adapter.sites
+
+
+@pytest.mark.parametrize("changes", [{"use_dora": True}, {"init_lora_weights": "pissa"}])
+def test_options_for_linear_layers_are_refused_elsewhere(changes):
+    with pytest.raises(ConfigError, match="is for linear layers, and model"):
+        ll.attach(tiny("llama"), random_config("embed_tokens", **changes))
+
+
+def test_an_embedding_that_does_more_than_look_up_is_refused():
+    model = tiny("opt")
+    with pytest.raises(AdapterError, match="embed_positions is a OPTLearned"):
+        ll.attach(model, random_config("embed_positions"))
+    assert not ll.attached(model)
+
+
+@pytest.mark.parametrize("target", ["shared", "embed_tokens"])
+def test_t5s_embeddings_share_one_weight_and_one_pair_of_factors(target):
+    model = tiny("t5").double()
+    batch = tiny_inputs(model)
+    bare = copy.deepcopy(model)
+    (site,) = ll.attach(model, random_config(target)).sites.values()
+    with torch.no_grad():
+        bare.shared.weight.add_(delta(site).T)
+    expected = bare(**batch).logits
+    torch.testing.assert_close(model(**batch).logits, expected, rtol=1e-9, atol=1e-9)
+    ll.merge(model)
+    torch.testing.assert_close(model(**batch).logits, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_sparse_embedding_gets_sparse_gradients_of_the_tokens_that_came():
+    model = Net(nn.Embedding(20, 8, sparse=True))
+    (site,) = ll.attach(model, random_config("layer")).sites.values()
+    (model(torch.tensor([3, 4, 4])) ** 2).sum().backward()
+    assert site.token_rows.grad.is_sparse
+    assert site.token_rows.grad.coalesce().indices().tolist() == [[3, 4]]

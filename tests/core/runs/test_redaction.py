@@ -1,0 +1,150 @@
+"""Tokens in an error's text: not in a run's files, its Snapshot, or what a notebook shows."""
+
+from __future__ import annotations
+
+import json
+import traceback
+
+import pytest
+import torch
+
+from lora_lab.errors import RunError
+from lora_lab.runs.redaction import redacted
+from lora_lab.runs.snapshot import RunState
+from lora_lab.training import checks, failures
+from lora_lab.training import run as run_module
+from lora_lab.training.run import train
+from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
+
+LETTERS = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dF3hJ5"
+HEX = "0123456789abcdef0123456789abcdef01234567"  # as W&B's keys and git's commits look
+SAID = {
+    "a Hugging Face token": f"401 for hf_{LETTERS}",
+    "a W&B key": f"WANDB_API_KEY={HEX} is no good",
+    "a W&B key of the new kind": f"wandb_v1_{LETTERS}",
+    "a header": f"Authorization: Bearer {LETTERS}",
+    "a dict of headers": repr({"Authorization": f"Basic {LETTERS}", "Accept": "text/plain"}),
+    "headers in JSON in JSON": json.dumps(json.dumps({"authorization": LETTERS})),
+    "a bearer": f"sent bearer {LETTERS}",
+    "a proxy's password": f"cannot reach https://me:{LETTERS}@proxy.example:80/simple",
+}
+INNOCENT = [
+    f"commit {HEX}",
+    '{"eos_token": "</s>", "tokens": 4096, "authorization": 5}',
+    "the bearer certificates of authorization",
+    "https://proxy.example:80/simple, me@there.example",
+    "set WANDB_API_KEY or HF_TOKEN= first",
+]
+
+
+@pytest.mark.parametrize("said", SAID.values(), ids=list(SAID))
+def test_a_token_goes_and_the_rest_stays(said):
+    clean = redacted(said)
+    assert LETTERS not in clean
+    assert HEX not in clean
+    assert "[redacted]" in clean
+    assert redacted(clean) == clean
+
+
+@pytest.mark.parametrize("text", INNOCENT)
+def test_what_is_no_token_stays(text):
+    assert redacted(text) == text
+
+
+def test_json_stays_json():
+    for value in ({"Authorization": f"Bearer {LETTERS}", "next": 1}, list(SAID.values()), SAID):
+        text = redacted(json.dumps(value))
+        assert type(json.loads(text)) is type(value)
+        assert LETTERS not in text
+
+
+def everything_shown(run, failure):
+    """What a notebook and a log can show of a failed run, and its files."""
+    texts = [repr(run), str(failure), *run.notes, repr(run.snapshot)]
+    texts += traceback.format_exception(failure)
+    texts += traceback.format_exception(run.error)
+    texts += [repr(run.error), repr(run.error.args), repr(run.error.__cause__)]
+    files = [path.read_bytes() for path in run.folder.rglob("*") if path.is_file()]
+    return "\n".join(texts).encode() + b"".join(files)
+
+
+def fails(run):
+    with pytest.raises(RunError, match=r"failed: .*\[redacted\]") as caught:
+        run.result(60)
+    assert run.state is RunState.FAILED
+    shown = everything_shown(run, caught.value)
+    assert LETTERS.encode() not in shown
+    assert HEX.encode() not in shown
+    return shown
+
+
+@pytest.mark.parametrize("said", SAID.values(), ids=list(SAID))
+def test_a_models_error_shows_no_token(tmp_path, said):
+    lm = tiny_lm()
+
+    def refuse(*_):
+        try:
+            raise OSError(13, said, f"/{said}")
+        except OSError as cause:
+            raise RuntimeError(f"in vain: {said}") from cause
+
+    lm.model.lm_head.register_forward_hook(refuse)
+    run = train(lm, tiny_task(), CONFIG, output_dir=tmp_path, max_steps=3, eval_examples=0)
+    assert b"RuntimeError: in vain: " in fails(run)
+
+
+def test_a_cause_that_alone_holds_a_token_is_not_shown(tmp_path):
+    lm = tiny_lm()
+
+    def refuse(*_):
+        raise RuntimeError("401") from OSError(13, "refused", f"hf_{LETTERS}")
+
+    lm.model.lm_head.register_forward_hook(refuse)
+    run = train(lm, tiny_task(), CONFIG, output_dir=tmp_path, max_steps=3, eval_examples=0)
+    with pytest.raises(RunError, match="RuntimeError: 401") as caught:
+        run.result(60)
+    assert LETTERS.encode() not in everything_shown(run, caught.value)
+
+
+def test_a_trackers_error_shows_no_token(tmp_path, monkeypatch):
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    class Tracker(TrainerCallback):
+        def on_train_begin(self, *_, **__):
+            raise ConnectionError(SAID["a dict of headers"])
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "trackio", Tracker)
+    monkeypatch.setattr(checks, "check_trackers", lambda _: None)
+    fails(
+        train(
+            tiny_lm(),
+            tiny_task(),
+            CONFIG,
+            output_dir=tmp_path,
+            max_steps=3,
+            eval_examples=0,
+            report_to="trackio",
+        )
+    )
+
+
+def test_an_error_before_the_worker_shows_no_token(tmp_path, monkeypatch):
+    """A queued run prepares itself on its own thread, when its turn comes."""
+    first = train(tiny_lm(), tiny_task(), CONFIG, output_dir=tmp_path, max_steps=5000)
+    second = train(tiny_lm(), tiny_task(), CONFIG, output_dir=tmp_path, max_steps=3)
+    assert second.state is RunState.QUEUED
+
+    def refuse(_):
+        raise ConnectionError(SAID["a Hugging Face token"])
+
+    monkeypatch.setattr(run_module, "base_fingerprint", refuse)
+    first.stop()
+    fails(second)
+
+
+def test_an_error_without_tokens_is_kept_itself():
+    cause, error = KeyError("why"), torch.OutOfMemoryError("CUDA out of memory")
+    error.__cause__ = cause
+    assert failures.showable(error) is error
+    assert error.__cause__ is cause

@@ -1,0 +1,423 @@
+"""Runs that were killed, stopped or failed go on from their last checkpoint, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import lora_lab as ll
+from lora_lab import methods
+from lora_lab.configs import (
+    AdaLoraConfig,
+    BitFitConfig,
+    FullConfig,
+    LoraConfig,
+    PrefixEmbedConfig,
+    TrainingConfig,
+)
+from lora_lab.errors import RunError, TaskError
+from lora_lab.models import LoadedModel
+from lora_lab.runs.checkpoints import folders, newest
+from lora_lab.runs.lock import RunLock
+from lora_lab.runs.records import RecordState, list_runs
+from lora_lab.runs.snapshot import RunState
+from lora_lab.tasks import Example, GenerationTask, load_task
+from lora_lab.training.resume import resume
+from lora_lab.training.run import train
+from lora_lab.training.sampler import StepSampler
+from tests.helpers.killed_runs import SEEDS, STEPS
+from tests.helpers.tiny_run import tiny_lm, tiny_task, until
+
+ROOT = Path(__file__).parents[3]
+LORA = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.3, target_modules=["q", "v", "down"])
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def begin(folder: Path, config=LORA, lm=None, task=None, **training):
+    settings = {"max_steps": 14, "learning_rate": 1e-2, "eval_examples": 0, "save_steps": 5}
+    settings["max_length"] = 64  # beside learned tokens, the model has 128 positions
+    return train(
+        lm or tiny_lm(),
+        task or tiny_task(),
+        config,
+        output_dir=folder,
+        **{**settings, **training},
+    )
+
+
+def stopped(folder: Path, *, after: int = 7, **settings):
+    """A run that was stopped after some step, at least `after`."""
+    run = begin(folder, **settings)
+    until(lambda: run.snapshot.step >= after or run.state.final)
+    run.stop()
+    run.result(60)
+    return run
+
+
+# Killed -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "helpers" / "killed_runs.py", folder],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(ROOT),  # it imports tests.helpers.…
+        },
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_run_killed_anywhere_goes_on_bit_for_bit(killed, seed):
+    alone, found = killed["alone"], killed["killed"][seed]
+    assert [step for step, _ in alone["losses"]] == list(range(1, STEPS + 1))
+    assert found["signal"] == 9
+    assert found["losses"] == alone["losses"]
+    assert found["logged"] == alone["losses"], "each step stands once"
+    assert found["adapter"] == alone["adapter"]
+    assert found["saved"] == alone["saved"]
+    assert found["metrics"] == alone["metrics"]
+    assert found["leftovers"] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_the_killed_runs_had_been_cut_off_here_and_there(killed):
+    cut = [run for run in killed["killed"] if run["state"] == "cut off"]
+    assert len(cut) >= len(SEEDS) // 2, "the others were over already"
+    assert len({run["from"] for run in cut}) >= 3
+
+
+# Stopped ------------------------------------------------------------------------------------------
+
+METHODS = {
+    "LoRA": LORA,
+    "PiSSA": LoraConfig(r=4, target_modules=["q", "v"], init_lora_weights="pissa_niter_2"),
+    "DoRA": LoraConfig(r=4, target_modules=["q"], use_dora=True),
+    "AdaLoRA, cutting": AdaLoraConfig(target_r=2, init_r=4, tinit=2, tfinal=2, deltaT=2),
+    "AdaLoRA, final": AdaLoraConfig(target_r=2, init_r=4, tinit=1, tfinal=10, deltaT=1),
+    "FT": FullConfig(),
+    "BitFit": BitFitConfig(new_biases=True),
+    "LoRA+PE": [LORA, PrefixEmbedConfig(prefix_length=2)],
+}
+
+
+@pytest.mark.parametrize("config", METHODS.values(), ids=METHODS.keys())
+def test_a_stopped_run_goes_on_with_the_same_losses(tmp_path, config):
+    alone = begin(tmp_path / "alone", config).result(120)
+    run = stopped(tmp_path / "stopped", config=config)
+    steps = len(run.losses)
+    assert 7 <= steps < 14
+    again = resume(run.folder, tiny_lm(), tiny_task())
+    result = again.result(120)
+    assert again.steps_before == run.losses, "the checkpoint of the stop"
+    assert result.losses == alone.losses
+    alone_state = torch.load(newest(alone.folder).folder / "state.pt", weights_only=True)
+    assert alone_state["step"] == 10
+    assert again.folder == run.folder
+    assert again.snapshot.losses == alone.losses
+    assert list_runs(tmp_path / "stopped")[0].state is RecordState.DONE
+
+
+def test_accumulation_scores_and_samples_are_as_if_it_had_never_stopped(tmp_path):
+    settings = {"gradient_accumulation_steps": 3, "eval_examples": 3}
+    settings["per_device_train_batch_size"] = 5
+    alone = begin(tmp_path / "alone", **settings).result(120)
+    run = stopped(tmp_path / "stopped", **settings)
+    result = resume(run.id, tiny_lm(), tiny_task(), output_dir=tmp_path / "stopped").result(120)
+    assert result.losses == alone.losses
+    assert result.metrics == alone.metrics
+    assert result.samples == alone.samples
+    assert (
+        result.seconds
+        > json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[6])["seconds"]
+    )
+
+
+def test_the_spectra_of_dropped_steps_are_dropped_too(tmp_path):
+    run = stopped(tmp_path, after=12, save_steps=4)
+    for step, folder in folders(run.folder):
+        if step > 8:
+            (folder / "state.pt").unlink()
+    again = resume(run.folder, tiny_lm(), tiny_task())
+    again.result(60)
+    record = list_runs(tmp_path)[0]
+    opened = record.open()
+    assert [step for step, _ in opened.losses] == list(range(1, 15))
+    assert opened.losses == again.losses
+    steps = opened.history.steps.tolist()
+    assert steps == sorted(set(steps))
+    assert steps[0] == 0
+    assert steps[-1] == 14
+    assert opened.adapter_folder == run.folder / "adapter"
+    assert 8 in opened.checkpoints
+
+
+def test_a_run_without_a_checkpoint_begins_again(tmp_path):
+    alone = begin(tmp_path / "alone", save_steps=0).result(60)
+    run = begin(tmp_path / "failed", save_steps=0)
+    run.stop()
+    run.wait(60)
+    (run.folder / "summary.json").unlink()
+    for _, folder in folders(run.folder):
+        (folder / "state.pt").unlink()
+    record = list_runs(tmp_path / "failed")[0]
+    assert record.state is RecordState.CUT_OFF
+    assert record.resume(tiny_lm(), tiny_task()).result(60).losses == alone.losses
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path):
+    alone = begin(tmp_path / "alone").result(60)
+    run = stopped(tmp_path / "stopped", after=8)
+    newest_folder = folders(run.folder)[0][1]
+    (newest_folder / "state.pt").write_bytes(b"not a state")
+    again = resume(run.folder, tiny_lm(), tiny_task())
+    assert again.result(60).losses == alone.losses
+    assert len(again.steps_before) == 5
+
+
+def test_no_code_of_a_checkpoint_runs(tmp_path):
+    run = stopped(tmp_path)
+
+    class Payload:
+        def __reduce__(self):
+            return (os.system, (f"touch {tmp_path / 'ran'}",))
+
+    for _, folder in folders(run.folder):
+        torch.save({"format": 1, "step": 5, "x": Payload()}, folder / "state.pt")
+    with pytest.raises(RunError, match=r"state\.pt cannot be read"):
+        resume(run.folder, tiny_lm(), tiny_task())
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_asked_to_checkpoint_does_so_at_the_next_step(tmp_path):
+    run = begin(tmp_path, save_steps=0, max_steps=500)
+    until(lambda: run.snapshot.step >= 2)
+    run.checkpoint()
+    until(lambda: folders(run.folder))
+    run.pause()
+    until(lambda: run.state is RunState.PAUSED)
+    step = run.snapshot.step
+    run.checkpoint()
+    run.resume()
+    until(lambda: folders(run.folder)[0][0] >= step)
+    run.stop()
+    run.result(60)
+
+
+def test_a_minute_without_a_checkpoint_brings_one(tmp_path, monkeypatch):
+    from lora_lab.training import worker
+
+    monkeypatch.setattr(worker, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "_SAVE_SHARE", 0.0)
+    run = begin(tmp_path, save_steps=1000)
+    run.result(60)
+    kept = [step for step, _ in folders(run.folder)]
+    assert kept == [13, 12], "older ones that only time brought are gone"
+
+
+# Without arguments --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    """A model folder and a data file, as a user has them."""
+    lm = tiny_lm()
+    lm.model.save_pretrained(tmp_path / "model")
+    lm.tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"ask": e.prompt, "say": e.completion} for e in tiny_task().train]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return tmp_path
+
+
+def from_disk(folder: Path):
+    task = load_task(folder / "data.jsonl", prompt="ask", completion="say", seed=3)
+    return ll.load_model(folder / "model", device="cpu"), task
+
+
+def test_a_run_of_files_goes_on_without_arguments(on_disk, monkeypatch):
+    lm, task = from_disk(on_disk)
+    alone = begin(on_disk / "alone", lm=lm, task=task).result(60)
+    monkeypatch.chdir(on_disk)
+    lm, _ = from_disk(on_disk)
+    run = stopped(
+        on_disk / "runs",
+        lm=lm,
+        task=load_task("data.jsonl", prompt="ask", completion="say", seed=3),
+    )
+    monkeypatch.chdir("/")
+    assert resume(run.folder).result(60).losses == alone.losses
+
+
+def test_a_vanished_data_file_is_a_message_and_the_checkpoint_opens(on_disk):
+    lm, task = from_disk(on_disk)
+    run = stopped(on_disk / "runs", lm=lm, task=task)
+    (on_disk / "data.jsonl").unlink()
+    with pytest.raises(TaskError):
+        resume(run.folder)
+    fresh, _ = ll.load_model(on_disk / "model", device="cpu"), None
+    _, folder = folders(run.folder)[0]
+    loaded = ll.load_adapter(fresh.model, folder)
+    for mine, other in zip(run.adapter.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_changed_data_are_refused(on_disk):
+    lm, task = from_disk(on_disk)
+    run = stopped(on_disk / "runs", lm=lm, task=task)
+    text = (on_disk / "data.jsonl").read_text()
+    (on_disk / "data.jsonl").write_text(text.replace("a ", "b "))
+    with pytest.raises(RunError, match=r"training examples of data\.jsonl are not those of run"):
+        resume(run.folder)
+    (on_disk / "data.jsonl").write_text(text)
+    resume(run.folder).result(60)
+
+
+def test_a_model_and_a_task_of_the_users_own_are_asked_for(tmp_path):
+    run = stopped(tmp_path)
+    with pytest.raises(RunError, match=r"trained tiny-llama, a model of your own; pass it"):
+        resume(run.folder)
+    with pytest.raises(RunError, match=r"trained on letters, a task of your own; pass it"):
+        resume(run.folder, tiny_lm())
+
+
+# Refusals -----------------------------------------------------------------------------------------
+
+
+def test_another_base_is_refused(tmp_path):
+    run = stopped(tmp_path)
+    with pytest.raises(RunError, match="is not the base model of run"):
+        resume(run.folder, tiny_lm(seed=1), tiny_task())
+    half = tiny_lm()
+    half.model.to(torch.bfloat16)
+    with pytest.raises(RunError, match=r"tiny-llama \(bfloat16\) is not the base model of run"):
+        resume(run.folder, LoadedModel.given(half.model, half.tokenizer, "tiny-llama"), tiny_task())
+
+
+def test_the_model_of_the_stopped_run_itself_will_do(tmp_path):
+    alone = begin(tmp_path / "alone").result(60)
+    lm = tiny_lm()
+    run = stopped(tmp_path / "stopped", lm=lm)
+    methods.merge(lm.model)
+    methods.unmerge(lm.model)
+    with pytest.warns(UserWarning, match="it is replaced"):
+        again = resume(run.folder, lm, run.task)
+    assert again.result(60).losses == alone.losses
+
+
+def test_done_runs_and_runs_of_other_processes_are_refused(tmp_path):
+    run = begin(tmp_path)
+    assert list_runs(tmp_path)[0].state is RecordState.RUNNING
+    with pytest.raises(RunError, match="is running here"):
+        resume(run.folder, tiny_lm(), tiny_task())
+    run.result(60)
+    with pytest.raises(RunError, match=r"is done; call train\(\) for a new run"):
+        resume(run.folder, tiny_lm(), tiny_task())
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom lora_lab.runs.lock import RunLock\n"
+        "lock = RunLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, run.folder], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout.readline() == "held\n"
+        assert list_runs(tmp_path)[0].state is RecordState.ELSEWHERE
+        with pytest.raises(RunError, match="running in another process; stop it there first"):
+            resume(run.folder, tiny_lm(), tiny_task())
+        with pytest.raises(RunError, match=rf"is running in process {child.pid} on "):
+            RunLock(run.folder).acquire()
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    assert list_runs(tmp_path)[0].state is RecordState.DONE, "the lock went with its holder"
+
+
+def test_unknown_classes_and_fields_are_refused(tmp_path):
+    run = stopped(tmp_path)
+    path = run.folder / "config.json"
+    config = json.loads(path.read_text())
+    for broken, said in (
+        ({"configs": [{"class": "os.system"}]}, "names the class 'os.system', which is none of"),
+        ({"configs": [{"class": "TrainingConfig"}]}, "names the class 'TrainingConfig'"),
+        ({"configs": [{"class": "LoraConfig", "cmd": 1}]}, "LoraConfig has no field 'cmd'"),
+        ({"configs": []}, "names no method"),
+        ({"training": {"max_steps": -1}}, "max_steps is -1"),
+    ):
+        path.write_text(json.dumps({**config, **broken}))
+        with pytest.raises(RunError, match=said):
+            resume(run.folder, tiny_lm(), tiny_task())
+
+
+def test_links_in_a_runs_folder_are_refused(tmp_path):
+    run = stopped(tmp_path / "runs")
+    victim = tmp_path / "victim"
+    victim.write_text("mine\n")
+    (run.folder / "metrics.jsonl").unlink()
+    (run.folder / "metrics.jsonl").symlink_to(victim)
+    with pytest.raises(RunError, match=r"metrics\.jsonl is a link; copy the run's folder"):
+        resume(run.folder, tiny_lm(), tiny_task())
+    assert victim.read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("name", ["nothing", "../nothing", ""])
+def test_a_run_that_is_not_there_is_one_line(tmp_path, name):
+    with pytest.raises(RunError, match="there is no run in"):
+        resume(name, output_dir=tmp_path)
+
+
+# The order of the data ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("examples", [3, 10, 64])
+def test_the_order_from_any_step_on_is_the_end_of_the_whole_order(examples):
+    whole = list(StepSampler(examples, 4, 20, seed=5))
+    assert len(whole) == 80
+    for done in range(21):
+        rest = StepSampler(examples, 4, 20, 5, done)
+        assert list(rest) == whole[done * 4 :]
+        assert len(rest) == 80 - done * 4
+    for start in range(0, 80 - examples + 1, examples):
+        assert sorted(whole[start : start + examples]) == list(range(examples))
+
+
+def test_training_settings_come_back_as_they_were(tmp_path):
+    run = stopped(tmp_path, weight_decay=0.1, loraplus_lr_ratio=4.0)
+    again = resume(run.folder, tiny_lm(), tiny_task(), start=False)
+    assert again.training == run.training == TrainingConfig(**again.training.to_dict())
+    assert again.configs == run.configs
+
+
+def test_examples_that_say_something_else_have_another_fingerprint():
+    from lora_lab.runs.fingerprints import data_fingerprint
+
+    def task(*words: str) -> GenerationTask:
+        return GenerationTask("t", True, [Example(word, word, (word,)) for word in words], [])
+
+    assert data_fingerprint(task("a", "b")) == data_fingerprint(task("a", "b"))
+    assert data_fingerprint(task("a", "b")) != data_fingerprint(task("b", "a"))
+    assert data_fingerprint(task("a", "b")) != data_fingerprint(task("a"))
