@@ -1,10 +1,17 @@
-"""What torch does not say in public of its autograd."""
+"""What torch does not say in public: each private name that is used, in one function.
+
+Seen on torch 2.6 to 2.13. `tests/core/_util/test_private_names.py` fails first after an upgrade.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
+from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 # From torch 2.8 on; before, nobody can tell.
 _top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
@@ -13,3 +20,63 @@ _top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _:
 def saving_hooks() -> Any:
     """Return the hooks on saved tensors in force, such as gradient checkpointing's, or None."""
     return _top(True)
+
+
+def functorch_is_active() -> bool:
+    """Whether one of `torch.func`'s transforms is running."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def storage_key(storage: torch.UntypedStorage) -> int:
+    """Return what tells a storage from others, while it lives."""
+    key: int = storage._cdata
+    return key
+
+
+def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Return a module's own dictionary of children, of any name, to read or to write."""
+    return module._modules
+
+
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """Return a module's own dictionary of parameters, without its children's."""
+    return module._parameters
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """Return a module's own dictionary of buffers, without its children's."""
+    return module._buffers
+
+
+def saved_buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """Return those of a module's own buffers that its state dict holds."""
+    unsaved = module._non_persistent_buffers_set
+    return {name: buffer for name, buffer in module._buffers.items() if name not in unsaved}
+
+
+def convolve(conv: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """Return what a convolution makes of x with another weight, without its bias.
+
+    Padding that is not of zeros is done too, which `torch.nn.functional` leaves to the module.
+    """
+    y: Tensor = conv._conv_forward(x, weight, None)
+    return y
+
+
+def update_averages(averages: list[Tensor], values: list[Tensor], new_share: float) -> None:
+    """Write averages += new_share·(values − averages), in one launch for all of them."""
+    torch._foreach_lerp_(averages, values, new_share)
+
+
+def products(xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:
+    """Return |x·y| of every pair, in two launches for all of them."""
+    found = list(torch._foreach_mul(xs, ys))
+    torch._foreach_abs_(found)
+    return found
+
+
+def distances(xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:
+    """Write |x − y| into every x, in two launches for all of them, and return them."""
+    torch._foreach_sub_(xs, ys)
+    torch._foreach_abs_(xs)
+    return xs

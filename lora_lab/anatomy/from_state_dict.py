@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from lora_lab._util.torch_private import children_of
 from lora_lab.anatomy.reader import read
 from lora_lab.anatomy.types import Site
 
@@ -31,11 +32,12 @@ def sites_from_names(shapes: Mapping[str, tuple[int, int]]) -> dict[str, Site]:
         *parents, leaf = path.split(".")
         names = [*parents, leaf]
         for here, below in zip(parents, names[1:], strict=True):
-            if here not in at._modules:
-                at._modules[here] = nn.ModuleList() if _INDEX.fullmatch(below) else nn.Module()
-            at = at._modules[here]  # type: ignore[assignment]
+            inside = children_of(at)
+            if here not in inside:
+                inside[here] = nn.ModuleList() if _INDEX.fullmatch(below) else nn.Module()
+            at = inside[here]  # type: ignore[assignment]
         # Not setattr: a module's name may be that of a method.
-        at._modules[leaf] = nn.Linear(in_, out, bias=False, device="meta")
+        children_of(at)[leaf] = nn.Linear(in_, out, bias=False, device="meta")
     found = {site.module: site for site in read(root).sites}
     # The output embedding is no site of a model's grid, but an adapter may be on it.
     return found | {

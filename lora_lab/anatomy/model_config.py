@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lora_lab._util.quiet import first_line
+from lora_lab._util.transformers_private import attention_kind, build_from_config
 from lora_lab.anatomy import roles
 from lora_lab.anatomy.types import BlockFacts, ModelShape
 from lora_lab.errors import ModelError
@@ -49,7 +50,7 @@ def build_on_meta(config: Any) -> nn.Module:
         architecture = architecture[0]
     try:
         with torch.device("meta"):
-            return architecture._from_config(config)
+            return build_from_config(architecture, config)
     except Exception as error:  # whatever a model's constructor makes of sizes that do not fit
         raise ModelError(
             f"transformers cannot build a {architecture.__name__} of this config: "
@@ -166,7 +167,7 @@ def block_facts(model: nn.Module, *, lm_head: bool) -> BlockFacts:
         )
         or _first(text, float, "dropout_rate")
         or 0.0,
-        eager_attention=getattr(text, "_attn_implementation", None) == "eager",
+        eager_attention=attention_kind(text) == "eager",
         norms=len(block) - len(by_head) if last else 2,
         head_norms=bool(by_head),
         rms_norm=any("rms" in name.lower() or name == "T5LayerNorm" for name in norms.values()),

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from lora_lab._util.torch_private import parameters_of
 from lora_lab.anatomy import model_config, roles
 from lora_lab.anatomy.blocks import blocks_of
 from lora_lab.anatomy.children import ADDED, LEARNED_CHILD, SAVED_CHILD
@@ -105,7 +106,7 @@ class _Walk:
         )
 
     def _collect(self, at: _Leaf, path: tuple[str, ...], module: nn.Module) -> None:
-        for name, parameter in module._parameters.items():
+        for name, parameter in parameters_of(module).items():
             if parameter is None or id(parameter) in self._seen:
                 continue
             self._seen.add(id(parameter))

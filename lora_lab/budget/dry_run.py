@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lora_lab._util.dtypes import dtype_name
 from lora_lab._util.quiet import quiet_transformers
+from lora_lab._util.torch_private import FakeTensorMode
 from lora_lab.anatomy.api import anatomy
 from lora_lab.budget import fake_model
 from lora_lab.budget.costs import Memory

@@ -14,6 +14,13 @@ from torch import Tensor, nn
 
 from lora_lab._util.dtypes import model_dtype
 from lora_lab._util.quiet import first_line
+from lora_lab._util.torch_private import buffers_of, parameters_of
+from lora_lab._util.transformers_private import (
+    attention_kind,
+    build_from_config,
+    builds_from_config,
+    set_attention_kind,
+)
 from lora_lab.anatomy.model_config import build_on_meta
 from lora_lab.budget.optimizers import StateRule, state_rule
 from lora_lab.errors import ConfigError, LoraLabError, ModelError
@@ -41,7 +48,7 @@ def hollow_model(model: Any, dtype: torch.dtype | str | None) -> tuple[nn.Module
         own = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     else:
         config, own = model, getattr(model, "dtype", None)
-    if not hasattr(config, "model_type") or (kind and not hasattr(kind, "_from_config")):
+    if not hasattr(config, "model_type") or (kind and not builds_from_config(kind)):
         raise ModelError(
             f"a dry run needs a transformers model, config or name, not {type(model).__name__}; "
             "budget() estimates any model"
@@ -54,7 +61,7 @@ def hollow_model(model: Any, dtype: torch.dtype | str | None) -> tuple[nn.Module
         hollow = build_on_meta(config)
     else:
         with torch.device("meta"):
-            hollow = kind._from_config(config)
+            hollow = build_from_config(kind, config)
     name = model_dtype(dtype if dtype is not None else own or torch.float32)
     return hollow, getattr(torch, name)
 
@@ -76,7 +83,11 @@ def fill(model: nn.Module, dtype: torch.dtype) -> None:
 
     for module in model.modules():
         # Some modules keep tensors as plain attributes too.
-        places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+        places: tuple[dict[str, Any], ...] = (
+            parameters_of(module),
+            buffers_of(module),
+            vars(module),
+        )
         for held in places:
             for name, value in held.items():
                 if isinstance(value, nn.Parameter) and value.is_floating_point():
@@ -222,14 +233,14 @@ def _ignore_masks(model: nn.Module) -> None:
 
     # T5's two stacks have a config each.
     configs: list[Any] = [module.__dict__.get("config") for module in model.modules()]
-    unseeing = [c for c in configs if getattr(c, "_attn_implementation", None) == "sdpa"]
+    unseeing = [c for c in configs if attention_kind(c) == "sdpa"]
     if not unseeing:
         return
     # A plain string in the tables, which outlive this: torch.compile traces through them.
     ALL_ATTENTION_FUNCTIONS.register(_UNMASKED, ALL_ATTENTION_FUNCTIONS["sdpa"])
     ALL_MASK_ATTENTION_FUNCTIONS.register(_UNMASKED, unmasked)
     for config in unseeing:
-        config._attn_implementation = _Unmasked()
+        set_attention_kind(config, _Unmasked())
 
 
 def _labels(model: Any, batch_size: int, length: int) -> Tensor:

@@ -7,14 +7,13 @@ import itertools
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-if TYPE_CHECKING:
-    from lora_lab.budget.costs import Memory
+from lora_lab._util.torch_private import TorchDispatchMode, storage_key
+from lora_lab.budget.costs import Memory
 
 KINDS = {"cuda": "CUDA memory", "mps": "MPS memory", "cpu": "tensor bytes on the CPU"}
 
@@ -51,7 +50,7 @@ def storage_bytes(tensors: Iterable[Tensor]) -> int:
     sizes = {}
     for tensor in tensors:
         storage = tensor.untyped_storage()
-        sizes[storage._cdata] = storage.nbytes()
+        sizes[storage_key(storage)] = storage.nbytes()
     return sum(sizes.values())
 
 
@@ -92,7 +91,7 @@ class LiveStorages(TorchDispatchMode):
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = storage_key(storage)
         if key in self._references or tensor.device.type != "cpu":
             return
         size = storage.nbytes()

@@ -19,6 +19,7 @@ from torch import nn
 
 from lora_lab._util.files import new_dir
 from lora_lab._util.format import format_count, format_share
+from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.api import anatomy
 from lora_lab.checkpoint.files import read_json
 from lora_lab.checkpoint.markdown import escaped, is_number, number, span, table
@@ -134,7 +135,7 @@ class _Base:
     @classmethod
     def of(cls, model: nn.Module, made: _Made, card: Card | None) -> _Base:
         known: Mapping[str, Any] = dataclasses.asdict(card) if card else made.part("model")
-        path = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+        path = str(origin(getattr(model, "config", None)))
         hub_id = known.get("hub_id")
         if hub_id is None and not Path(path).is_dir():
             hub_id = path

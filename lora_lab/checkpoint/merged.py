@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lora_lab._util.dtypes import dtype_name
 from lora_lab._util.files import new_dir
+from lora_lab._util.transformers_private import unsaved_keys
 from lora_lab.checkpoint.shards import Shard, ShardWriter, plan_shards
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import require_adapters
@@ -132,7 +133,7 @@ def _unmerged_adapter(model: nn.Module, name: str | None) -> Adapter | None:
 
 def _own_weights(model: Any) -> Weights:
     """Return the model's own tensors by name, adapters left out, a tied one once."""
-    ignored = set(model._keys_to_ignore_on_save or ())
+    ignored = unsaved_keys(model)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     own = {key: tensor for key, tensor in own_tensors(model) if key not in ignored}
     found: dict[tuple[Any, ...], str] = {}

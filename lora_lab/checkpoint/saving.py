@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._util.files import write_file_atomic, write_text_atomic
+from lora_lab._util.transformers_private import origin
 from lora_lab.checkpoint.adapter_file import SLICES_KEY, Slice, encode_slices, rows_of
 from lora_lab.checkpoint.checksum import CHECKSUM_KEY, adapter_checksum
 from lora_lab.checkpoint.files import (
@@ -238,7 +239,7 @@ def _peft_config(
     settings = {
         "peft_type": "LORA",
         "task_type": task_type(model, weights),
-        "base_model_name_or_path": getattr(base, "_name_or_path", None) or None,
+        "base_model_name_or_path": origin(base) or None,
         "revision": None,
         "inference_mode": True,
         "r": r,

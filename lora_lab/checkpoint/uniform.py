@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from lora_lab._util.files import new_dir
+from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Site
 from lora_lab.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
@@ -101,7 +102,7 @@ def _settings(
     return {
         "peft_type": "LORA",
         "task_type": task_type(model),
-        "base_model_name_or_path": getattr(base, "_name_or_path", None) or None,
+        "base_model_name_or_path": origin(base) or None,
         "revision": None,
         "inference_mode": True,
         "r": r,

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
 
+from lora_lab._util.torch_private import FakeTensor, children_of, parameters_of, saved_buffers_of
 from lora_lab.anatomy.children import ADAPTER_CHILD, LEARNED_CHILD, SAVED_CHILD
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.base import Active, AdapterNames
@@ -115,8 +115,8 @@ class ForwardSwitch:
 
     def _held(self) -> dict[str, nn.Module]:
         # Not an nn.ModuleDict: adapters may be called "keys" or "update".
-        child = self._module._modules.get(SAVED_CHILD)
-        return {} if child is None else cast(Any, child)._modules
+        child = children_of(self._module).get(SAVED_CHILD)
+        return {} if child is None else cast(Any, children_of(child))
 
     def _answer(self, name: str | None, args: Any, kwargs: Any) -> Any:
         own = self._held().get(name) if name is not None else None
@@ -230,9 +230,7 @@ def _check(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
 
 def own_tensors(module: nn.Module, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield (name, parameter or buffer) of what a state dict of the bare module holds."""
-    buffers = module._buffers.items()
-    kept = [(n, b) for n, b in buffers if n not in module._non_persistent_buffers_set]
-    for name, tensor in (*module._parameters.items(), *kept):
+    for name, tensor in (*parameters_of(module).items(), *saved_buffers_of(module).items()):
         if tensor is not None:
             yield path + name, tensor
     for name, child in module.named_children():
@@ -249,9 +247,8 @@ def _added_children(module: nn.Module) -> tuple[str, ...]:
 def _trainable_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Return a copy of a module without what adapters have added below it."""
     for part in module.modules():
-        for child in _added_children(part):
-            if child in part._modules:
-                memo[id(part._modules[child])] = None
+        inside = children_of(part)
+        memo |= {id(inside[name]): None for name in _added_children(part) if name in inside}
         if isinstance(switch := part.__dict__.get("forward"), ForwardSwitch):
             memo[id(switch)] = None
     for _, tensor in own_tensors(module):
@@ -263,10 +260,10 @@ def _trainable_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     own = copy.deepcopy(module, memo)
     for part in own.modules():
         if isinstance(part, AdaptedLayer):
-            del part._modules[ADAPTER_CHILD], part._active
+            del children_of(part)[ADAPTER_CHILD], part._active
             cast(Any, part).__class__ = part.base_class
-        part._modules.pop(LEARNED_CHILD, None)
-        if part._modules.pop(SAVED_CHILD, part) is not part:
+        children_of(part).pop(LEARNED_CHILD, None)
+        if children_of(part).pop(SAVED_CHILD, part) is not part:
             del part.__dict__["forward"]
     for parameter in own.parameters():
         parameter.data = parameter.data.to(_master_dtype(parameter))

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.torch_private import saving_hooks
+from lora_lab._util.torch_private import saving_hooks, storage_key
 from lora_lab.errors import ConfigError
 
 _FORMULA = "self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))"
@@ -95,10 +95,10 @@ class _Product:
         return self.activation() * self._up
 
     def watch(self, tensor: Tensor, make: Any) -> None:
-        self._makers[tensor.untyped_storage()._cdata] = make
+        self._makers[storage_key(tensor.untyped_storage())] = make
 
     def pack(self, tensor: Tensor) -> Any:
-        make = self._makers.get(tensor.untyped_storage()._cdata)
+        make = self._makers.get(storage_key(tensor.untyped_storage()))
         whole = tensor.numel() == self._gate.numel() and tensor.is_contiguous()
         return tensor if make is None or not whole else (make, tensor.shape)
 

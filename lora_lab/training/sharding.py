@@ -13,6 +13,7 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from lora_lab._util.transformers_private import whole_blocks
 from lora_lab.methods.base import Adapter
 from lora_lab.training import processes
 
@@ -35,7 +36,7 @@ def shard(model: Any, adapter: Adapter) -> None:
     for parameter in learnt:
         parameter.data = parameter.data.to(device)
     mesh = init_device_mesh(device, (processes.count(),))
-    blocks = set(getattr(model, "_no_split_modules", None) or ())
+    blocks = whole_blocks(model)
     # Those below others first, and the rest, embeddings and head, at last.
     whole = [module for module in model.modules() if type(module).__name__ in blocks]
     for module in [*reversed(whole), model]:

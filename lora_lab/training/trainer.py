@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import DefaultFlowCallback
 
+from lora_lab._util.transformers_private import input_needs_grad
 from lora_lab.budget.meter import Meter
 from lora_lab.errors import RunError
 from lora_lab.methods.base import Adapter
@@ -463,13 +464,13 @@ def _caches(model: nn.Module) -> list[tuple[Any, Any]]:
 @contextlib.contextmanager
 def _checkpointed(model: Any) -> Iterator[None]:
     """Switch gradient checkpointing on; the frozen embeddings' output then needs a gradient."""
-    needed_before = _input_hooks(model)
+    needed_before = input_needs_grad(model)
     if needed_before:
         model.disable_input_require_grads()  # switched on twice, the first hooks would be lost
     # transformers 5.2x calls it `activation_…`, and switches the input's gradients on by itself.
     enable = getattr(model, "activation_checkpointing_enable", None)
     (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    if not _input_hooks(model):
+    if not input_needs_grad(model):
         model.enable_input_require_grads()
     try:
         yield
@@ -478,11 +479,6 @@ def _checkpointed(model: Any) -> Iterator[None]:
         (disable or model.gradient_checkpointing_disable)()
         if not needed_before:
             model.disable_input_require_grads()
-
-
-def _input_hooks(model: nn.Module) -> bool:
-    hooks = getattr(model, "_require_grads_hooks", None)
-    return bool(hooks) or getattr(model, "_require_grads_hook", None) is not None
 
 
 def _checkpointing(model: nn.Module) -> bool:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lora_lab._util.torch_private import distances, products, update_averages
+
 
 @dataclass(frozen=True)
 class RankAllocator:
@@ -96,12 +98,9 @@ class Scores:
         """
         gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights]
         weights = [w.detach() for w in self.weights]
-        now = torch._foreach_mul(weights, gradients)
-        torch._foreach_abs_(now)
-        torch._foreach_lerp_(self.sensitivity, now, 1 - self.beta1)
-        torch._foreach_sub_(now, self.sensitivity)
-        torch._foreach_abs_(now)
-        torch._foreach_lerp_(self.uncertainty, now, 1 - self.beta2)
+        now = products(weights, gradients)
+        update_averages(self.sensitivity, now, 1 - self.beta1)
+        update_averages(self.uncertainty, distances(now, self.sensitivity), 1 - self.beta2)
 
     def each(self) -> list[Tensor]:
         """Return s of every single weight, a tensor like each of `weights`."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lora_lab._util.torch_private import convolve
 from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites
 
 
@@ -30,7 +31,7 @@ class ConvSites(LayerSites):
         for site in self.sites:
             inputs = F.dropout(x, site.dropout) if site.dropout and site.training else x
             A = site.A.to(x.dtype).view(site.r, -1, *conv.kernel_size)
-            H = conv._conv_forward(inputs, torch.cat([A] * conv.groups), None)
+            H = convolve(conv, inputs, torch.cat([A] * conv.groups))
             B = site.B.to(x.dtype).view(-1, site.r, *ones)
             y = y + up(H, B, groups=conv.groups) * site.scale
         return y

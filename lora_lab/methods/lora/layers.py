@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.torch_private import children_of
+from lora_lab.anatomy.children import ADAPTER_CHILD
 from lora_lab.anatomy.types import Site
 from lora_lab.methods.base import Active
 from lora_lab.methods.lora.mixed_batch import mixed_output
@@ -47,13 +49,13 @@ class AdaptedLayer:
         # Another thread may take the last adapter off meanwhile: then both are gone, and the class
         # is the base's again.
         active: Active | None = getattr(self, "_active", None)
-        lora = self._modules.get("lora")  # type: ignore[attr-defined]
+        lora = children_of(cast(nn.Module, self)).get(ADAPTER_CHILD)
         if active is not None and lora is not None:
-            sites = lora._modules
+            sites = children_of(lora)
             if active.samples is not None:
                 if any(name in sites for name in active.samples):
                     return mixed_output(x, self, active.samples)
-            elif (own := sites.get(active.name)) is not None:
+            elif (own := sites.get(cast(str, active.name))) is not None:
                 return cast(LayerSites, own).output(x, self)
         base: Any = getattr(self, "base_class", None) or type(self)
         return cast(Tensor, base.forward(self, x))
@@ -68,7 +70,7 @@ def adapt(layer: nn.Module, name: str, sites: LayerSites, active: Active) -> Non
         adapted.lora, adapted._active = nn.ModuleDict(), active
         layer.__class__ = _adapted_class(cast(Any, type(layer)))
     # Not lora[name]: adapters may be called "keys" or "update".
-    adapted.lora._modules[name] = sites
+    children_of(adapted.lora)[name] = sites
 
 
 def unadapt(layer: nn.Module, name: str) -> None:

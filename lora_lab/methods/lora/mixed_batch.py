@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.torch_private import children_of
 from lora_lab.anatomy.types import Rows
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import require_adapters
@@ -101,7 +102,7 @@ def _updates(sites: LayerSites | None) -> dict[Rows | None, LowRankUpdate]:
 
 
 def _sites(layer: AdaptedLayer, name: str | None) -> LayerSites | None:
-    return cast("LayerSites | None", layer.lora._modules.get(name)) if name else None
+    return cast("LayerSites | None", children_of(layer.lora).get(name)) if name else None
 
 
 def _for_rows(x: Tensor, samples: AdapterNames, layer: AdaptedLayer) -> list[str | None]:

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from lora_lab._util.torch_private import functorch_is_active
 from lora_lab.anatomy.types import Rows
 from lora_lab.spectra.update import LowRankUpdate
 
@@ -148,7 +149,7 @@ def needs_plain_path(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         or (bias is not None and bias.requires_grad)
         # Autocast leaves float64 alone, and what it does cast gets one dtype.
         or (x.dtype != weight.dtype and not (_casts(x) and _casts(weight)))
-        or torch._C._are_functorch_transforms_active()
+        or functorch_is_active()
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.hooks import RemovableHandle
 
+from lora_lab._util.torch_private import FakeTensor
 from lora_lab.anatomy.api import anatomy
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import active, attached, bare

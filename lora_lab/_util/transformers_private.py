@@ -1,0 +1,54 @@
+"""What transformers does not say in public: each private name that is used, in one function.
+
+Seen on transformers 5.0 to 5.23. `tests/core/_util/test_private_names.py` fails first after an
+upgrade. transformers itself is not imported here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def builds_from_config(kind: type) -> bool:
+    """Whether a model class can be built from a config alone."""
+    return hasattr(kind, "_from_config")
+
+
+def build_from_config(kind: Any, config: Any) -> nn.Module:
+    """Build a model class's model from a config, without loading weights."""
+    model: nn.Module = kind._from_config(config)
+    return model
+
+
+def attention_kind(config: Any) -> str | None:
+    """Return how a config's model computes attention: "sdpa", "eager" …; None of other configs."""
+    kind: str | None = getattr(config, "_attn_implementation", None)
+    return kind
+
+
+def set_attention_kind(config: Any, kind: str) -> None:
+    """Let a config's model compute attention otherwise from now on; nothing is checked."""
+    config._attn_implementation = kind
+
+
+def origin(config: Any) -> str:
+    """Return the name or path that a config was loaded from, "" where it was made here."""
+    return getattr(config, "_name_or_path", None) or ""
+
+
+def unsaved_keys(model: Any) -> set[str]:
+    """Return patterns of a model's keys that `save_pretrained` leaves out of its file."""
+    return set(model._keys_to_ignore_on_save or ())
+
+
+def whole_blocks(model: nn.Module) -> set[str]:
+    """Return the class names of the blocks that a model wants whole on one device; maybe none."""
+    return set(getattr(model, "_no_split_modules", None) or ())
+
+
+def input_needs_grad(model: nn.Module) -> bool:
+    """Whether a model's embedded input is made to need gradients, by hooks of its own."""
+    hooks = getattr(model, "_require_grads_hooks", None)
+    return bool(hooks) or getattr(model, "_require_grads_hook", None) is not None

@@ -1,0 +1,222 @@
+"""Other libraries' private names, each once: what fails first after an upgrade of one of them."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ipykernel.comm.comm
+import ipywidgets
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from lora_lab._util import torch_private, transformers_private
+from lora_lab_widgets import subshell
+
+ROOT = Path(__file__).parents[3]
+FENCES = {
+    "lora_lab/_util/torch_private.py",
+    "lora_lab/_util/transformers_private.py",
+    "widgets/lora_lab_widgets/subshell.py",
+}
+
+
+def sources() -> dict[str, ast.AST]:
+    paths = [*(ROOT / "lora_lab").rglob("*.py"), *(ROOT / "widgets").rglob("*.py")]
+    return {p.relative_to(ROOT).as_posix(): ast.parse(p.read_text("utf-8")) for p in paths}
+
+
+def own_names(tree: ast.AST) -> Iterator[str]:
+    """Yield the names that a module defines: functions, classes, attributes, variables."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names(tree: ast.AST, own: set[str]) -> Iterator[str]:
+    """Yield the private names of others that a module uses."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and private(node.attr) and node.attr not in own:
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("lora_lab"):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            yield from filter(private, names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr"):
+            given = node.args[1]
+            if isinstance(given, ast.Constant) and private(given.value) and given.value not in own:
+                yield given.value
+
+
+def test_private_names_of_others_stand_behind_the_fences_only() -> None:
+    trees = sources()
+    own = {name for path, tree in trees.items() if path not in FENCES for name in own_names(tree)}
+    outside = {
+        f"{path}: {name}"
+        for path, tree in trees.items()
+        if path not in FENCES
+        for name in private_names(tree, own)
+    }
+    assert not outside
+
+
+def test_the_search_finds_them() -> None:
+    tree = ast.parse(
+        "from torch._x import y\nfrom torch import _z\nself._mine = a._theirs\n"
+        "getattr(a, '_hidden', None)\nhasattr(a, '_mine')\na.__dict__\nother._mine"
+    )
+    found = set(private_names(tree, set(own_names(tree))))
+    assert found == {"_x", "_z", "_theirs", "_hidden"}
+
+
+def test_every_function_behind_a_fence_is_tested_here() -> None:
+    here = Path(__file__).read_text("utf-8")
+    for fence in (torch_private, transformers_private):
+        for name, value in vars(fence).items():
+            if inspect.isfunction(value) and value.__module__ == fence.__name__:
+                assert f"{fence.__name__.rpartition('.')[2]}.{name}(" in here, name
+
+
+# --- torch ---------------------------------------------------------------------------------------
+
+
+def test_saving_hooks_are_those_of_the_innermost_block() -> None:
+    assert torch_private.saving_hooks() is None
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+        assert torch_private.saving_hooks() is not None
+
+
+def test_functorch_is_active_inside_its_transforms() -> None:
+    seen = []
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        seen.append(torch_private.functorch_is_active())
+        return x
+
+    torch.func.vmap(f)(torch.ones(2))
+    assert [*seen, torch_private.functorch_is_active()] == [True, False]
+
+
+def test_a_storage_has_one_key_and_two_have_two() -> None:
+    x, y = torch.ones(4), torch.ones(4)
+    keys = [torch_private.storage_key(t.untyped_storage()) for t in (x, x[1:], y)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_modules_own_dictionaries_are_read_and_written() -> None:
+    module = nn.BatchNorm1d(2)
+    module.register_buffer("unsaved", torch.ones(1), persistent=False)
+    torch_private.children_of(module)["keys"] = child = nn.Linear(1, 1)
+    assert dict(module.named_children()) == {"keys": child}
+    assert torch_private.parameters_of(module).keys() == {"weight", "bias"}
+    assert torch_private.buffers_of(module)["unsaved"] is module.unsaved
+    saved = torch_private.saved_buffers_of(module)
+    assert saved.keys() == module.state_dict().keys() - {"weight", "bias"} - {
+        f"keys.{name}" for name in child.state_dict()
+    }
+
+
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+def test_a_convolution_with_another_weight(padding: str) -> None:
+    conv, other = (nn.Conv1d(2, 3, 3, padding=1, padding_mode=padding) for _ in range(2))
+    x = torch.randn(1, 2, 5)
+    expected = other(x) - other.bias[:, None]
+    torch.testing.assert_close(torch_private.convolve(conv, x, other.weight), expected)
+
+
+def test_operations_on_lists_are_those_on_each() -> None:
+    xs, ys = ([torch.randn(3), torch.randn(2, 2)] for _ in range(2))
+    expected = [(x * y).abs() for x, y in zip(xs, ys, strict=True)]
+    found = torch_private.products(xs, ys)
+    torch.testing.assert_close(found, expected)
+    averages = [torch.zeros_like(x) for x in xs]
+    torch_private.update_averages(averages, xs, 0.25)
+    torch.testing.assert_close(averages, [x / 4 for x in xs])
+    left = torch_private.distances(found, averages)
+    assert left is found
+    torch.testing.assert_close(
+        found, [(e - a).abs() for e, a in zip(expected, averages, strict=True)]
+    )
+
+
+def test_fake_tensors_and_dispatch_modes() -> None:
+    with torch_private.FakeTensorMode():
+        assert isinstance(torch.empty(2), torch_private.FakeTensor)
+    seen = []
+
+    class Mode(torch_private.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Mode():
+        torch.ones(2) + 1
+    assert torch.ops.aten.add.Tensor in seen
+
+
+# --- transformers --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model() -> Any:
+    config = transformers.LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=2, attn_implementation="eager",
+    )  # fmt: skip
+    assert transformers_private.builds_from_config(transformers.LlamaForCausalLM)
+    return transformers_private.build_from_config(transformers.LlamaForCausalLM, config)
+
+
+def test_a_model_is_built_from_a_config_and_attends_as_it_says(model: Any) -> None:
+    assert type(model) is transformers.LlamaForCausalLM
+    assert not transformers_private.builds_from_config(nn.Linear)
+    assert transformers_private.attention_kind(model.config) == "eager"
+    x = torch.ones(1, 3, dtype=torch.int64)
+    assert model(x, output_attentions=True).attentions[0] is not None
+    transformers_private.set_attention_kind(model.config, "sdpa")
+    assert transformers_private.attention_kind(model.config) == "sdpa"
+    assert model(x).logits.shape == (1, 3, 8)
+
+
+def test_where_a_config_came_from(model: Any, tmp_path: Path) -> None:
+    assert transformers_private.origin(model.config) == transformers_private.origin(None) == ""
+    model.save_pretrained(tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert transformers_private.origin(again.config) == str(tmp_path)
+
+
+def test_keys_left_out_of_a_file_and_blocks_kept_whole(model: Any) -> None:
+    assert transformers_private.unsaved_keys(model) == set()
+    assert transformers_private.whole_blocks(model) == {"LlamaDecoderLayer"}
+    assert transformers_private.whole_blocks(nn.Linear(1, 1)) == set()
+    # A model whose head is not saved, as its weight is the embedding's in another shape.
+    silero = type("Odd", (type(model),), {"_keys_to_ignore_on_save": ["lm_head.weight"]})
+    assert transformers_private.unsaved_keys(silero(model.config)) == {"lm_head.weight"}
+
+
+def test_hooks_that_make_the_embedded_input_need_gradients_are_seen(model: Any) -> None:
+    assert not transformers_private.input_needs_grad(model)
+    model.enable_input_require_grads()
+    assert transformers_private.input_needs_grad(model)
+    model.disable_input_require_grads()
+    assert not transformers_private.input_needs_grad(model)
+
+
+# --- ipykernel and ipywidgets --------------------------------------------------------------------
+
+
+def test_a_comm_notes_whom_it_answers_and_widgets_send_by_one_method() -> None:
+    assert subshell._NOTE in inspect.getsource(ipykernel.comm.comm)
+    assert list(inspect.signature(ipywidgets.Widget._send).parameters) == ["self", "msg", "buffers"]
