@@ -1,6 +1,7 @@
 """Numbers as people read them.
 
-The widgets have the same in JavaScript (`static/_shared.js`, `static/savings.js`), to the letter.
+The widgets have the same in JavaScript, to the letter: `static/_shared.js` and
+`static/savings_price.js`.
 """
 
 from __future__ import annotations

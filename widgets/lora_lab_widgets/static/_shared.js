@@ -183,6 +183,13 @@ export class PanelView {
     this.closers.push(listen(this.model, handlers));
   }
 
+  /** @param {() => void} resize called when the root has a size, and when it gets another */
+  watchSize(resize) {
+    const observer = new ResizeObserver(resize);
+    observer.observe(this.root);
+    this.closers.push(() => observer.disconnect());
+  }
+
   remove() {
     for (const close of this.closers) close();
     this.root.remove();

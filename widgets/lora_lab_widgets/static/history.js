@@ -36,9 +36,7 @@ class HistoryView extends PanelView {
     this.watch(() => this.drawBusy(), "busy");
     this.watch(() => this.strip.draw(this.model.get("problem")), "problem");
     this.listen({ "msg:custom": () => this.opener.answered() });
-    const sizes = new ResizeObserver(() => this.resize());
-    sizes.observe(this.root);
-    this.closers.push(() => sizes.disconnect());
+    this.watchSize(() => this.resize());
   }
 
   drawForm() {

@@ -28,6 +28,7 @@ class RunPanelView extends PanelView {
     const { model } = this;
     this.action = "start"; // of the primary button
     this.drawn = ""; // the snapshot on show, as JSON
+    this.width = 0;
     this.form = new RunForm(model, (changes) => {
       // The other views of this page follow at once; Python's word comes with its answer.
       model.set("settings", { ...model.get("settings"), ...changes });
@@ -94,7 +95,7 @@ class RunPanelView extends PanelView {
         this.clock.heard(model.get("snapshot"));
       },
     });
-    this.watchWidth();
+    this.watchSize(() => this.resize());
   }
 
   joinClock() {
@@ -115,16 +116,12 @@ class RunPanelView extends PanelView {
     this.closers.push(unwatch, leave);
   }
 
-  watchWidth() {
-    let width = 0;
-    const sizes = new ResizeObserver(() => {
-      this.chart.resize(Math.floor(this.chart.node.parentElement.clientWidth - 24));
-      const room = roomIn(workbenchOf(this.root));
-      if (width && width !== room) this.clock.hurry(); // the figures are as wide as Python is told
-      width = room;
-    });
-    sizes.observe(this.root);
-    this.closers.push(() => sizes.disconnect());
+  resize() {
+    this.chart.resize(Math.floor(this.chart.node.parentElement.clientWidth - 24));
+    const width = roomIn(workbenchOf(this.root));
+    // The figures are as wide as Python is told.
+    if (this.width && this.width !== width) this.clock.hurry();
+    this.width = width;
   }
 
   // ---- commands

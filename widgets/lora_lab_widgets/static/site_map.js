@@ -31,9 +31,7 @@ class SiteMapView extends PanelView {
   follow() {
     this.watch(() => this.draw(), "values", "ranks");
     this.watch(() => this.drawSelected(), "selected");
-    const sizes = new ResizeObserver(() => this.drawAxis());
-    sizes.observe(this.root);
-    this.closers.push(() => sizes.disconnect());
+    this.watchSize(() => this.drawAxis());
   }
 
   buildGrid() {
