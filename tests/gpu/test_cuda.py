@@ -72,10 +72,9 @@ def test_gpu_and_cpu_agree_on_the_adapted_outputs():
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_run_on_the_gpu_learns_and_meters_its_memory(tmp_path, checkpointing):
-    from tiny_text import tiny_llama, tiny_tokenizer
-
     from lora_lab.models import LoadedModel
     from lora_lab.tasks import Example, GenerationTask
+    from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
 
     examples = [Example(f"say {word}", word, (word,)) for word in ("yes", "no", "maybe")] * 40
     task = GenerationTask("words", True, examples, examples[:3])

@@ -58,7 +58,7 @@ def test_every_figure_is_sized_transparent_and_small(theme, width):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_lines_stand_out_from_the_page(theme):
-    from test_figures import contrast
+    from tests.core.figures.test_figures import contrast
 
     page = {"light": "#ffffff", "dark": "#111318"}[theme]
     for trace in figures.amplification_figure(fakes.amplifications(2), theme=theme).data:

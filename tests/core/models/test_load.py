@@ -534,7 +534,7 @@ def test_a_saved_head_is_kept_and_one_for_other_classes_is_told(folder, tmp_path
 
 
 def test_weights_missing_below_the_head_are_still_told(tmp_path):
-    from tiny_models import tiny
+    from tests.helpers.tiny_models import tiny
 
     model = tiny("bert")
     model.bert.pooler = torch.nn.Identity()  # as in a file of a masked language model
@@ -562,7 +562,7 @@ def test_classes_that_cannot_be_get_one_line(folder, options, message):
 
 
 def test_a_model_that_reads_no_text_gets_no_head(tmp_path):
-    from tiny_models import tiny
+    from tests.helpers.tiny_models import tiny
 
     tiny("vit").save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="is a vit, for which transformers has no classification"):

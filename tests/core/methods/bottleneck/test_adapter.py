@@ -20,7 +20,7 @@ from tests.helpers.measured_step import BATCH, LENGTH, gpt2, llama
 from tests.helpers.tiny_models import ARCHITECTURES, MORE_FUSED, tiny, tiny_inputs
 from tests.helpers.tiny_run import tiny_lm, tiny_task
 
-RECORDED = Path(__file__).parents[4] / "recorded" / "adapterhub" / "adapterhub.safetensors"
+RECORDED = Path(__file__).parents[3] / "recorded" / "adapterhub" / "adapterhub.safetensors"
 VARIANTS = ["H", "L", "P", "D"]
 # {architecture: [(a stack's blocks, what closes attention, what closes the MLP)]}
 STACKS = {
