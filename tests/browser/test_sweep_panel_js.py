@@ -131,7 +131,7 @@ def test_start_write_and_stop_say_what_is_typed(esm_page: Make) -> None:
     assert [m["type"] for m in esm.sent()] == ["start", "write", "stop"]
     assert [m["values"]["r"] for m in esm.sent()[:2]] == ["4, 8", "4, 8"]
     assert [m.get("ranks") for m in esm.sent()[:2]] == [None, {"layers.0.v": 2}]
-    esm.set(recipe={"path": "/x/sweep.yaml", "commands": [{"text": "lora-lab", "hint": "here"}]})
+    esm.set(run_file={"path": "/x/sweep.yaml", "commands": [{"text": "lora-lab", "hint": "here"}]})
     expect(esm.view().get_by_text("wrote /x/sweep.yaml")).to_be_visible()
 
 
@@ -183,7 +183,7 @@ def test_names_notes_and_errors_are_text(esm_page: Make) -> None:
             "plan": {**PLAN, "line": evil},
             "rows": [row(evil, **changes)],
             "progress": {**PROGRESS, **told},
-            "recipe": {"path": evil, "commands": [{"text": evil, "hint": evil}]},
+            "run_file": {"path": evil, "commands": [{"text": evil, "hint": evil}]},
             "problem": problem,
         },
     )

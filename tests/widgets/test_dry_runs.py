@@ -13,8 +13,8 @@ from lora_lab.budget import price_table
 from lora_lab.budget.costs import Memory
 from lora_lab.errors import ModelError
 from lora_lab.models import model_config
-from lora_lab_widgets import _dry_runs
-from lora_lab_widgets._dry_runs import DryRuns
+from lora_lab_widgets import dry_runs
+from lora_lab_widgets.dry_runs import DryRuns
 from lora_lab_widgets.savings import Plan, Savings
 from tests.helpers.fake_views import until
 
@@ -56,7 +56,7 @@ def model() -> Anatomy:
 
 @pytest.fixture
 def bench(model: Anatomy, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(_dry_runs, "SETTLED", 0.0)
+    monkeypatch.setattr(dry_runs, "SETTLED", 0.0)
     return Bench(price_table(model))
 
 
@@ -89,7 +89,7 @@ def test_nothing_painted_tries_only_full_fine_tuning(bench: Bench) -> None:
 
 
 def test_painting_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_dry_runs, "SETTLED", 60.0)
+    monkeypatch.setattr(dry_runs, "SETTLED", 60.0)
     bench.settle()
     assert bench.asked == []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import lora_lab_widgets  # noqa: F401  defines every panel
-from lora_lab_widgets._es_modules import collect, join
+from lora_lab_widgets.es_modules import collect, join
 from lora_lab_widgets.panel import STATIC, PanelWidget
 
 UNKNOWN = "an import or declaration of a kind"

@@ -305,7 +305,7 @@ def test_live_ranks_are_sent_where_they_changed_and_not_too_often(
     sent: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("lora_lab_widgets._live_ranks.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("lora_lab_widgets.live_ranks.time.monotonic", lambda: clock[0])
     shown, run = grid(), FakeRun("run-1")
     sent.clear()
     shown.update(Tick(at(1, None), run))

@@ -20,10 +20,10 @@ from lora_lab.runs.snapshot import Snapshot
 from lora_lab.sweeps import AshaConfig, Cell, CellResult, SweepSnapshot
 from lora_lab.sweeps.plan import SweepPlan
 from lora_lab_widgets import Workbench, sweep_panel
-from lora_lab_widgets._sweep_plan import AXES, MOST_CELLS
-from lora_lab_widgets._sweep_view import in_words, minutes, progress, rows
 from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.sweep_panel import SweepPanel
+from lora_lab_widgets.sweep_plan import AXES, MOST_CELLS
+from lora_lab_widgets.sweep_view import in_words, minutes, progress, rows
 from tests.helpers.tiny_chat import tiny_chat_model
 from tests.widgets.fake_session import FakeSession
 
@@ -297,7 +297,7 @@ def test_a_sweep_file_holds_the_same_cells(wb, tmp_path, monkeypatch):
         assert {cell.id for cell in plan.cells()} == {cell.id for cell in mine}
         assert plan.asha == AshaConfig(grace_steps=2)
         assert plan.recipe.name == "ranks"
-    assert [line["text"] for line in wb.sweep_panel.recipe["commands"]] == [
+    assert [line["text"] for line in wb.sweep_panel.run_file["commands"]] == [
         "lora-lab sweep sweep-2.yaml",
         "lora-lab sweep sweep-2.yaml --ray auto",
     ]

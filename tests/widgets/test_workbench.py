@@ -338,12 +338,12 @@ def test_a_run_of_another_base_is_not_resumed_and_the_reason_is_one_line(wb, tmp
 
 def test_what_is_set_up_becomes_a_run_file_or_the_reason_why_not(wb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shown = command(wb, "recipe")
+    shown = command(wb, "run_file")
     assert "is a model of your own, which no file can name" in shown["problem"]["message"]
     assert not (tmp_path / "run.yaml").exists()
     card = dataclasses.replace(wb.lm.card, source="hub", name="a/b")
-    wb.session.lm = dataclasses.replace(wb.lm, card=card)
-    assert command(wb, "recipe", max_steps=7)["problem"] is None
+    wb.plan.lm = dataclasses.replace(wb.lm, card=card)
+    assert command(wb, "run_file", max_steps=7)["problem"] is None
     written = RunConfig.read(tmp_path / "run.yaml")
     assert written.model["name"] == "a/b"
     assert written.task["name"] == "mini-e2e"
@@ -351,13 +351,13 @@ def test_what_is_set_up_becomes_a_run_file_or_the_reason_why_not(wb, tmp_path, m
     assert written.training.max_steps == 7
     assert written.training.max_length == QUICK["max_length"]
     assert written.training.eval_examples == 0
-    assert [each["text"] for each in wb.panel.recipe["commands"]] == [
+    assert [each["text"] for each in wb.panel.run_file["commands"]] == [
         "lora-lab train run.yaml",
         "accelerate launch -m lora_lab train run.yaml",
     ]
-    command(wb, "recipe", max_steps=7)
+    command(wb, "run_file", max_steps=7)
     assert [path.name for path in tmp_path.glob("*.yaml")] == ["run.yaml"]
-    command(wb, "recipe", max_steps=8)
+    command(wb, "run_file", max_steps=8)
     assert RunConfig.read(tmp_path / "run.yaml").training.max_steps == 7, "what is there stays"
     assert RunConfig.read(tmp_path / "run-2.yaml").training.max_steps == 8
-    assert wb.panel.recipe["commands"][0]["text"] == "lora-lab train run-2.yaml"
+    assert wb.panel.run_file["commands"][0]["text"] == "lora-lab train run-2.yaml"

@@ -19,8 +19,8 @@ from lora_lab.anatomy.blocks import site_label
 from lora_lab.errors import LoraLabError
 from lora_lab.runs.snapshot import RunState, Snapshot, Spectra
 from lora_lab.spectra.sizes import effective_rank
-from lora_lab_widgets._background import Background
-from lora_lab_widgets._live_figure import LiveFigure
+from lora_lab_widgets.background import Background
+from lora_lab_widgets.live_figure import LiveFigure
 from lora_lab_widgets.message_throttle import Line, Picker, Place, at_once
 from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.site_map import SiteMap

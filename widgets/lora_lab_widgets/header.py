@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import traitlets
 
 from lora_lab.training.gpu_memory import used_by_others
-from lora_lab_widgets._background import Background
+from lora_lab_widgets.background import Background
 from lora_lab_widgets.panel import PanelWidget, Tick
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import traitlets
 
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord, list_runs
-from lora_lab_widgets._background import Background
-from lora_lab_widgets._problems import from_error
+from lora_lab_widgets.background import Background
+from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.live_adapter import over
 from lora_lab_widgets.panel import MessagePanel, Tick
 from lora_lab_widgets.run_rows import MOST_PICKED, Look, delete, look

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_lab.runs.snapshot import Snapshot
-from lora_lab_widgets._background import Background
-from lora_lab_widgets._problems import from_error
+from lora_lab_widgets.background import Background
+from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.lab_views import CancelledError, Measured, View, Watch
 
 LIVE_PAUSE = 2.0  # seconds between two looks while training goes on, at least

@@ -10,7 +10,7 @@ import ipywidgets
 import traitlets
 
 from lora_lab.runs.snapshot import Snapshot
-from lora_lab_widgets._problems import from_error
+from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.figure_area import FigureArea
 from lora_lab_widgets.jobs import Jobs
 from lora_lab_widgets.lab_views import VIEWS, View

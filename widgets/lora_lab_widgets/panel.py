@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import anywidget
 import traitlets
 
-from lora_lab_widgets._es_modules import collect, join
-from lora_lab_widgets._problems import from_error
+from lora_lab_widgets.error_json import from_error
+from lora_lab_widgets.es_modules import collect, join
 from lora_lab_widgets.message_throttle import Throttled
 from lora_lab_widgets.subshell import OnSubshell
 

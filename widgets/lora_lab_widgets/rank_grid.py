@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import traitlets
 
 from lora_lab._util.tables import Table
-from lora_lab_widgets._live_ranks import LiveRanks
 from lora_lab_widgets.grid_cells import cells_of, checked_ranks
+from lora_lab_widgets.live_ranks import LiveRanks
 from lora_lab_widgets.panel import MessagePanel, Tick
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import traitlets
 
 from lora_lab.errors import ConfigError
 from lora_lab.runs.snapshot import Snapshot
-from lora_lab_widgets._problems import as_json, from_error
+from lora_lab_widgets.error_json import as_json, from_error
 from lora_lab_widgets.panel import PanelWidget, Theme
 from lora_lab_widgets.serialize import describe
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lora_lab_widgets.planned import Planned
     from lora_lab_widgets.session import Session
 
-COMMANDS = ("start", "pause", "resume", "stop", "take", "recipe")
+COMMANDS = ("start", "pause", "resume", "stop", "take", "run_file")
 
 Beat = Callable[[Snapshot | None, Theme, int], None]
 """What every heartbeat calls: with snapshot, the page's theme, and the width in CSS pixels."""
@@ -40,7 +40,7 @@ class RunPanel(PanelWidget):
 
     Args:
         session: has run and plan, and does the commands: "take" is what an out-of-memory proposes,
-            "recipe" the run file for other machines. A `LoraLabError` that it raises is shown in
+            "run_file" the run file for other machines. A `LoraLabError` that it raises is shown in
             the red strip; the clock goes on.
 
     Attributes:
@@ -49,7 +49,7 @@ class RunPanel(PanelWidget):
         methods: [{"name", "text", "fields": the settings that it has}].
         plan: {"line": what the method does, or why it cannot; "bad": whether it cannot;
             "automatic": {setting: what it is where nothing is typed}}.
-        recipe: {"path": of the run file that was written, "commands": what trains it elsewhere}.
+        run_file: {"path": of the run file that was written, "commands": what trains it elsewhere}.
         bench: whose grid's ranks come with a command.
     """
 
@@ -60,7 +60,7 @@ class RunPanel(PanelWidget):
     tasks = traitlets.List(traitlets.Unicode()).tag(sync=True)
     methods = traitlets.List(traitlets.Dict()).tag(sync=True)
     plan = traitlets.Dict().tag(sync=True)
-    recipe = traitlets.Dict().tag(sync=True)
+    run_file = traitlets.Dict().tag(sync=True)
     bench = traitlets.Unicode().tag(sync=True)
     clock = traitlets.Unicode(read_only=True).tag(sync=True)  # views of one panel share one clock
 
@@ -97,7 +97,7 @@ class RunPanel(PanelWidget):
     def send_state(self, key: Any = None) -> None:
         """Send traits to the browser, each with the next answer.
 
-        A command may change settings, plan and recipe, and all of it is to be one message.
+        A command may change settings, plan and run_file, and all of it is to be one message.
         """
         if key is None or not hasattr(self, "_due"):  # asked for all of it, or still being built
             super().send_state(key)
@@ -163,11 +163,11 @@ class RunPanel(PanelWidget):
         self._merge(content.get("settings") or {})
         if "ranks" in content:
             self._plan.ranks = content["ranks"]
-        typed = name in ("start", "recipe")
+        typed = name in ("start", "run_file")
         settings = self._plan.typed() if typed else dict(self._plan.settings)
-        recipe = self._session.command(name, settings)
-        if recipe is not None:
-            self.recipe = recipe
+        run_file = self._session.command(name, settings)
+        if run_file is not None:
+            self.run_file = run_file
         if name == "take":
             self._taken = _moment(self._seen)
 

@@ -11,7 +11,7 @@ from lora_lab._util.format import format_bytes, format_change, format_count
 from lora_lab.budget.costs import Budget, Memory
 from lora_lab.budget.evaluate import evaluate_price
 from lora_lab.budget.meter import MemoryReading, differing_part
-from lora_lab_widgets._dry_runs import DryRuns
+from lora_lab_widgets.dry_runs import DryRuns
 from lora_lab_widgets.panel import PanelWidget, Tick
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_lab.runs.snapshot import Snapshot
 from lora_lab.tasks.metrics import changes
-from lora_lab_widgets._problems import MAX_LINE
+from lora_lab_widgets.error_json import MAX_LINE
 
 MAX_POINTS = 200  # of a loss curve, a message
 

@@ -14,13 +14,13 @@ import traitlets
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.sweeps.local import Sweep
 from lora_lab.training.run import Run, train
-from lora_lab_widgets._answers import answers
-from lora_lab_widgets._recipes import written
-from lora_lab_widgets._resuming import chosen_configs, idle_again, write_report
+from lora_lab_widgets.answers import answers
 from lora_lab_widgets.live_adapter import ADAPTER, LiveAdapter, over, resting
 from lora_lab_widgets.message_throttle import MessageThrottle
 from lora_lab_widgets.panel import Theme, Tick
 from lora_lab_widgets.plan import TRAINING, PlanModel
+from lora_lab_widgets.resume import chosen_configs, resumed_run, write_report
+from lora_lab_widgets.run_files import write_run_file
 
 if TYPE_CHECKING:
     from lora_lab.runs.records import RunRecord
@@ -99,13 +99,11 @@ class Session(traitlets.HasTraits):
         self._begin(train(self.lm, task, config, output_dir=folder, start=False, **training))
 
     def command(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Do what a button of the run panel asks; return the run file, where one was written."""
+        """Do what a button of the run panel asks; return the run file that was written, if any."""
         if name == "start":
             self.start(settings)
-        elif name == "recipe":
-            plan, task = self.plan, self.plan.task_called(settings["task"])
-            training = plan.training(settings)
-            return written(self.lm, task, plan.configs(), training, self.output_dir)
+        elif name == "run_file":
+            return write_run_file(self.plan, settings, self.output_dir)
         elif name == "stop" and (sweep := self.training_sweep):
             sweep.stop()  # between two cells there is no run to stop
         elif self.run is None:
@@ -118,7 +116,7 @@ class Session(traitlets.HasTraits):
 
     def resume(self, record: RunRecord) -> Run:
         """Return the run that goes on with one on disk, idle; takes a while."""
-        return idle_again(record, self.lm, self.plan.tasks.values())
+        return resumed_run(record, self.lm, self.plan.tasks.values())
 
     def go_on(self, run: Run) -> None:
         """Go on with a run that was read from disk; what it trains becomes the plan."""

@@ -14,11 +14,11 @@ from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.local import Sweep, SweepSnapshot
-from lora_lab_widgets._recipes import written_sweep
-from lora_lab_widgets._sweep_plan import AXES, FieldError, SweepTexts, cells_of, read_texts
-from lora_lab_widgets._sweep_view import minutes, progress, rows
 from lora_lab_widgets.methods import METHODS, method_of, with_remedy
 from lora_lab_widgets.panel import MessagePanel, Tick
+from lora_lab_widgets.run_files import write_sweep_file
+from lora_lab_widgets.sweep_plan import AXES, FieldError, SweepTexts, cells_of, read_texts
+from lora_lab_widgets.sweep_view import minutes, progress, rows
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy
@@ -42,9 +42,9 @@ class SweepPanel(MessagePanel):
     Attributes:
         form: {"open": bool, "values": {field of `FIELDS`: text}}.
         plan: {"line": how many cells and how long, or why not; "bad", "field", "cells"}.
-        progress: of the sweep on show, {} where none is; see `_sweep_view.progress`.
-        rows: its cells as they stand; see `_sweep_view.rows`.
-        recipe: {"path", "commands"} of the sweep file that was written.
+        progress: of the sweep on show, {} where none is; see `sweep_view.progress`.
+        rows: its cells as they stand; see `sweep_view.rows`.
+        run_file: {"path", "commands"} of the sweep file that was written.
     """
 
     module = "sweep_panel"
@@ -53,7 +53,7 @@ class SweepPanel(MessagePanel):
     plan = traitlets.Dict().tag(sync=True)
     progress = traitlets.Dict().tag(sync=True)
     rows = traitlets.List(traitlets.Dict()).tag(sync=True)
-    recipe = traitlets.Dict().tag(sync=True)
+    run_file = traitlets.Dict().tag(sync=True)
     bench = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, session: Session) -> None:
@@ -153,10 +153,9 @@ class SweepPanel(MessagePanel):
         elif kind == "write":
             self._take_shown(content)
             texts, cells = self._cells()
-            self.recipe = {}  # so that a file of the same name is told again
-            session, task = self._session, self._session.plan.task
-            folder = session.output_dir
-            self.recipe = written_sweep(session.lm, task, cells, texts.name, texts.asha, folder)
+            self.run_file = {}  # so that a file of the same name is told again
+            session = self._session
+            self.run_file = write_sweep_file(session.plan, cells, texts, session.output_dir)
         elif kind == "stop":
             if self.sweep is None:
                 raise RunError("no sweep is on show; press Start first")

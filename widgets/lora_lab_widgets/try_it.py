@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 import traitlets
 
 from lora_lab.tasks.families.api import family_of
-from lora_lab_widgets._background import Background
-from lora_lab_widgets._problems import from_error
+from lora_lab_widgets.background import Background
 from lora_lab_widgets.defaults import example_prompt
+from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.panel import MessagePanel, Tick
 
 if TYPE_CHECKING:

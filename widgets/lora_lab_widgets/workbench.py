@@ -18,9 +18,9 @@ from lora_lab.sweeps.local import Sweep
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.load import load_task
 from lora_lab.training.run import Run
-from lora_lab_widgets._problems import from_error
 from lora_lab_widgets.defaults import loaded
 from lora_lab_widgets.delta_w import DeltaW
+from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.header import Header
 from lora_lab_widgets.history import History
 from lora_lab_widgets.laboratory import Laboratory

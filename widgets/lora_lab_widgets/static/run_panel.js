@@ -58,7 +58,7 @@ class RunPanelView extends PanelView {
     this.chart = new LossChart();
     this.table = lossTable();
     this.strip = errorStrip(() => this.command("take"));
-    this.fileBox = runFileBox(() => this.useWhatIsShown("recipe"), "Take it to a cluster",
+    this.fileBox = runFileBox(() => this.useWhatIsShown("run_file"), "Take it to a cluster",
       "write what is set up here to a run file, for lora-lab train on another machine");
     return section("ll-run", "training run", this.form.node, this.buildCard(), this.spoken);
   }
@@ -81,7 +81,7 @@ class RunPanelView extends PanelView {
   follow() {
     const { model, form } = this;
     this.joinClock();
-    this.watch(() => this.fileBox.draw(model.get("recipe")), "recipe");
+    this.watch(() => this.fileBox.draw(model.get("run_file")), "run_file");
     this.watch(() => form.drawTasks(), "tasks");
     this.watch(() => form.drawMethods(), "methods");
     this.watch(() => form.drawPlan(), "plan");

@@ -55,7 +55,7 @@ class SweepPanelView extends PanelView {
     this.watch(() => this.drawPlan(), "plan");
     this.watch(() => this.drawProgress(), "progress");
     this.watch(() => this.table.draw(model.get("rows")), "rows");
-    this.watch(() => this.fileBox.draw(model.get("recipe")), "recipe");
+    this.watch(() => this.fileBox.draw(model.get("run_file")), "run_file");
     this.watch(() => this.drawProblem(), "problem");
     this.listen({
       "msg:custom": () => {

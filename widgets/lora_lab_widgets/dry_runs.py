@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lora_lab.budget.costs import Memory
 from lora_lab.errors import LoraLabError
-from lora_lab_widgets._background import Background
+from lora_lab_widgets.background import Background
 
 if TYPE_CHECKING:
     from lora_lab_widgets.savings import Plan, Savings

@@ -112,7 +112,7 @@ def _read(path: Path) -> Module:
         kept = match[0]
         if match["other"]:
             raise ValueError(
-                f"{where}: an import or declaration of a kind that _es_modules.py does not read"
+                f"{where}: an import or declaration of a kind that es_modules.py does not read"
             )
         if match["file"]:
             names = [name.strip() for name in match["names"].split(",")]

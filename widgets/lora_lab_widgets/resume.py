@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
 
 
-def idle_again(record: RunRecord, lm: LoadedModel, tasks: Iterable[Any]) -> Run:
+def resumed_run(record: RunRecord, lm: LoadedModel, tasks: Iterable[Any]) -> Run:
     """Return a run that goes on with one on disk, not started yet.
 
     Args:

@@ -13,8 +13,8 @@ from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.local import Sweep, SweepSnapshot
 from lora_lab.sweeps.store import CellResult
 from lora_lab.tasks.metrics import metric_of
-from lora_lab_widgets._sweep_plan import MOST_CELLS
 from lora_lab_widgets.serialize import number
+from lora_lab_widgets.sweep_plan import MOST_CELLS
 
 _MOST_WHAT, _MOST_NOTE = 100, 120  # bytes of a cell's text, and of why it failed
 _NAMES = {"learning_rate": "lr", "target_modules": "targets", "seed": "seed"}

@@ -18,12 +18,14 @@ from lora_lab.runs.run_file import RunConfig
 from lora_lab.tasks.sources import task_source
 from lora_lab.training.config import TrainingConfig
 from lora_lab.training.resume import model_source
-from lora_lab_widgets._sweep_plan import as_grid
+from lora_lab_widgets.sweep_plan import as_grid
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
-    from lora_lab.sweeps.asha import AshaConfig
     from lora_lab.sweeps.cells import Cell
+    from lora_lab.tasks.base import Task
+    from lora_lab_widgets.plan import PlanModel
+    from lora_lab_widgets.sweep_plan import SweepTexts
 
 _COMMANDS = (
     ("lora-lab train {}", "on one machine, without a notebook"),
@@ -35,57 +37,60 @@ _SWEEP_COMMANDS = (
 )
 
 
-def written(
-    lm: LoadedModel,
-    task: Any,
-    configs: Sequence[MethodConfig],
-    training: Mapping[str, Any],
-    output_dir: Path,
+def write_run_file(
+    plan: PlanModel, settings: Mapping[str, Any], output_dir: Path
 ) -> dict[str, Any]:
     """Write run.yaml into the notebook's folder; return its path, and the commands that take it.
 
     A file of that name with something else in it stays: this one is then run-2.yaml, and so on.
 
+    Args:
+        plan: what is to be trained.
+        settings: the plan's, with numbers in place of what was typed.
+        output_dir: where the runs' folders go.
+
     Raises:
         ConfigError: a model or a task of one's own, which no file can name; settings that cannot
             be; or the folder takes no file.
     """
-    recipe = _recipe(lm, task, configs, TrainingConfig.from_dict(training), output_dir, "run")
-    return _put("run", recipe.to_yaml(), _COMMANDS)
+    training = TrainingConfig.from_dict(plan.training(settings))
+    task = plan.task_called(settings["task"])
+    config = _run_config(plan.lm, task, plan.configs(), training, output_dir)
+    return _write("run", config.to_yaml(), _COMMANDS)
 
 
-def written_sweep(
-    lm: LoadedModel,
-    task: Any,
-    cells: Sequence[Cell],
-    name: str,
-    asha: AshaConfig | None,
-    output_dir: Path,
+def write_sweep_file(
+    plan: PlanModel, cells: Sequence[Cell], texts: SweepTexts, output_dir: Path
 ) -> dict[str, Any]:
     """Write sweep.yaml beside it; what is finished here is skipped there, and the other way round.
 
+    Args:
+        plan: has model and task.
+        cells: what is to be trained.
+        texts: from which they come.
+        output_dir: where the sweeps' folders go.
+
     Raises:
-        ConfigError: as `written`.
+        ConfigError: as `write_run_file`.
     """
     first = cells[0]
-    recipe = _recipe(lm, task, first.configs, first.training, output_dir, "sweep")
-    values = dataclasses.replace(recipe, name=name).to_dict()
+    config = _run_config(plan.lm, plan.task, first.configs, first.training, output_dir)
+    values = dataclasses.replace(config, name=texts.name).to_dict()
     values["grid"] = as_grid(cells)
-    if asha is not None:
-        values["early_stopping"] = dataclasses.asdict(asha)
+    if texts.asha is not None:
+        values["early_stopping"] = dataclasses.asdict(texts.asha)
     plain = json.loads(json.dumps(values))  # YAML has lists, and no tuples
-    return _put("sweep", to_yaml(plain), _SWEEP_COMMANDS)
+    return _write("sweep", to_yaml(plain), _SWEEP_COMMANDS)
 
 
-def _recipe(
+def _run_config(
     lm: LoadedModel,
-    task: Any,
+    task: Task,
     configs: Sequence[MethodConfig],
     training: TrainingConfig,
     output_dir: Path,
-    stem: str,
 ) -> RunConfig:
-    recipe = RunConfig.from_dict(
+    run_config = RunConfig.from_dict(
         {
             "fingerprints": {},  # so it is read as a run's own description
             "model": {"name": lm.card.name},
@@ -94,20 +99,20 @@ def _recipe(
             "configs": [method_to_dict(config) for config in configs],
             "training": training.to_dict(),
         },
-        f"{stem}.yaml",
+        "run.yaml",
     )
     # A folder of this machine would not be there on another.
     parent = "runs" if output_dir.is_absolute() else str(output_dir)
-    return dataclasses.replace(recipe, output_dir=parent)
+    return dataclasses.replace(run_config, output_dir=parent)
 
 
-def _put(stem: str, text: str, commands: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _write(stem: str, text: str, commands: Sequence[tuple[str, str]]) -> dict[str, Any]:
     try:
-        path = _place(stem, text)
+        path = _free_path(stem, text)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"{stem}.yaml cannot be written into {Path.cwd()}: {error.strerror or error}; "
+            f"{stem}.yaml cannot be write_run_file into {Path.cwd()}: {error.strerror or error}; "
             "os.chdir() to a folder that takes it"
         ) from error
     name = shlex.quote(path.name)
@@ -117,7 +122,7 @@ def _put(stem: str, text: str, commands: Sequence[tuple[str, str]]) -> dict[str,
     }
 
 
-def _place(stem: str, text: str) -> Path:
+def _free_path(stem: str, text: str) -> Path:
     """Return the first of run.yaml, run-2.yaml … that is not there, or holds just this."""
     for number in itertools.count(1):
         path = Path.cwd() / (f"{stem}.yaml" if number == 1 else f"{stem}-{number}.yaml")
