@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from lora_lab_widgets.history import History
 from lora_lab_widgets.run_rows import COLUMNS
 from tests.browser.esm import EsmPage
-from tests.widgets.fake_session import FakeSession
+from tests.helpers.fake_session import FakeSession
 
 pytestmark = pytest.mark.browser
 Make = Callable[..., EsmPage]

@@ -14,7 +14,7 @@ from lora_lab.runs.snapshot import Failure, RunState, Snapshot
 from lora_lab_widgets.run_panel import RunPanel
 from lora_lab_widgets.serialize import describe
 from tests.browser.esm import EsmPage
-from tests.widgets.fake_session import FakeSession, tiny_plan
+from tests.helpers.fake_session import FakeSession, tiny_plan
 
 pytestmark = pytest.mark.browser
 Make = Callable[..., EsmPage]

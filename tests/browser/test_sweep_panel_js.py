@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from lora_lab_widgets.sweep_panel import FIELDS, SweepPanel
 from tests.browser.esm import EsmPage
-from tests.widgets.fake_session import FakeSession
+from tests.helpers.fake_session import FakeSession
 
 pytestmark = pytest.mark.browser
 Make = Callable[..., EsmPage]

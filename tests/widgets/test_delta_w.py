@@ -20,7 +20,7 @@ from lora_lab.spectra.update import LowRankUpdate, SiteUpdate
 from lora_lab_widgets import delta_w
 from lora_lab_widgets.delta_w import DeltaW, effective_ranks
 from lora_lab_widgets.panel import Tick
-from tests.widgets.fake_session import FakeSession
+from tests.helpers.fake_session import FakeSession
 
 SHAPE = ModelShape("tiny", 12, 3, 16, 2, 2, 4, 50, 32, True, True, 4)
 ROLES = ("q", "v")

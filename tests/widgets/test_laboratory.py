@@ -15,8 +15,8 @@ from lora_lab_widgets import laboratory
 from lora_lab_widgets.lab_views import VIEWS
 from lora_lab_widgets.laboratory import Laboratory
 from lora_lab_widgets.panel import Tick
+from tests.helpers.fake_session import FakeSession
 from tests.helpers.fake_views import FakeView, OtherView, until
-from tests.widgets.fake_session import FakeSession
 
 
 class Bench:

@@ -11,8 +11,8 @@ import pytest
 from lora_lab.errors import RunError
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.run_panel import RunPanel
+from tests.helpers.fake_session import FakeSession, tiny_plan
 from tests.helpers.tiny_chat import tiny_chat_model
-from tests.widgets.fake_session import FakeSession, tiny_plan
 
 TOKEN = "hf_aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dF3h"
 SAID = f"Authorization: Bearer {TOKEN[3:]}, once more: {TOKEN}"

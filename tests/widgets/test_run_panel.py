@@ -18,7 +18,7 @@ from lora_lab.runs.snapshot import Failure, RunState, Snapshot
 from lora_lab_widgets.message_throttle import MessageThrottle
 from lora_lab_widgets.run_panel import RunPanel
 from lora_lab_widgets.serialize import MAX_POINTS, thin
-from tests.widgets.fake_session import tiny_plan
+from tests.helpers.fake_session import tiny_plan
 
 LOSSES = tuple((i, 4 / i + 0.01 * (i % 7)) for i in range(1, 501))
 RUNNING = Snapshot(

@@ -24,8 +24,8 @@ from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.sweep_panel import SweepPanel
 from lora_lab_widgets.sweep_plan import AXES, MOST_CELLS
 from lora_lab_widgets.sweep_view import in_words, minutes, progress, rows
+from tests.helpers.fake_session import FakeSession
 from tests.helpers.tiny_chat import tiny_chat_model
-from tests.widgets.fake_session import FakeSession
 
 QUICK = {"max_steps": 3, "per_device_train_batch_size": 2, "max_length": 96, "eval_examples": 1}
 
