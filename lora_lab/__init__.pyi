@@ -54,12 +54,12 @@ from .models.load import (
 from .models.load import (
     load_model as load_model,
 )
-from .runs.records import list_runs as list_runs
-from .runs.records import runs as runs
+from .runs.training_config import TrainingConfig as TrainingConfig
 from .sweeps.api import sweep as sweep
 from .sweeps.asha import AshaConfig as AshaConfig
 from .tasks.load import load_task as load_task
-from .training.config import TrainingConfig as TrainingConfig
+from .training.api import train as train
+from .training.resume import list_runs as list_runs
 from .training.resume import resume as resume
+from .training.resume import runs as runs
 from .training.run import Run as Run
-from .training.run import train as train

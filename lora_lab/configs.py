@@ -8,7 +8,7 @@ from lora_lab.methods.full.config import BitFitConfig, FullConfig
 from lora_lab.methods.head.config import HeadConfig
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
-from lora_lab.training.config import TrainingConfig
+from lora_lab.runs.training_config import TrainingConfig
 
 __all__ = [
     "AdaLoraConfig",

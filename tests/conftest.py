@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lora_lab.models.embedded import cache_folder
+from lora_lab._util.files import cache_folder
 
 
 def pytest_collection_finish() -> None:

@@ -143,6 +143,12 @@ def recover_dir(folder: Path) -> None:
                 temporary.unlink()
 
 
+def cache_folder() -> Path:
+    """Return where LoRA Lab keeps what it can make again: `$LORA_LAB_CACHE`, else `~/.cache`."""
+    given = os.environ.get("LORA_LAB_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "lora-lab"
+
+
 def sync(path: Path) -> None:
     """Flush a file or a folder's entries to the disk."""
     if os.name == "nt" and path.is_dir():

@@ -14,6 +14,7 @@ from typing import Any
 
 from lora_lab import spectra
 from lora_lab.errors import AdapterError, RunError
+from lora_lab.runs.history import read_history
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,6 @@ def run_capacity(run_folder: str | os.PathLike[str]) -> Capacity:
         RunError: no run's folder, or files that cannot be read.
         AdapterError: see `capacity`.
     """
-    from lora_lab.runs.history import read_history
-
     folder = Path(run_folder).expanduser().resolve()
     parameters = sum(site.trainable for site in read_history(folder).sites)
     epoch = _steps_of_an_epoch(_config(folder))

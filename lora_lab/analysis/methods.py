@@ -7,7 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_lab._util.format import format_bytes, format_number, plural
 from lora_lab._util.tables import Table
@@ -20,11 +20,8 @@ from lora_lab.analysis.records import (
     shared_settings,
 )
 from lora_lab.errors import RunError
+from lora_lab.runs.records import RunRecord
 from lora_lab.tasks.metrics import metric_of
-
-if TYPE_CHECKING:
-    # `lora_lab.runs` measures with this package, so it cannot be imported at the top.
-    from lora_lab.runs.records import RunRecord
 
 # Every method wants its own learning rate; the rest of the training is the same for all.
 _FREE = ("learning_rate", "loraplus_lr_ratio", "weight_decay", "seed", "save_steps")

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_lab._util.format import format_count
 from lora_lab.errors import RunError
-from lora_lab.training.config import TrainingConfig
-
-if TYPE_CHECKING:
-    # `lora_lab.runs` measures with this package, so it cannot be imported at the top.
-    from lora_lab.runs.records import RunRecord
+from lora_lab.runs.records import RunRecord
+from lora_lab.runs.training_config import TrainingConfig
 
 _MODEL = ("hub_id", "name", "parameters", "dtype")
 

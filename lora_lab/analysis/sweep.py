@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +21,8 @@ from lora_lab.analysis.records import (
 )
 from lora_lab.errors import RunError
 from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.runs.records import RunRecord
 from lora_lab.tasks.metrics import metric_of
-
-if TYPE_CHECKING:
-    # `lora_lab.runs` measures with this package, so it cannot be imported at the top.
-    from lora_lab.runs.records import RunRecord
 
 # What runs of one sweep may differ in: its axes, and what does not change what a score means.
 _FREE_LORA = ("r", "lora_alpha")

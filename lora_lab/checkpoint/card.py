@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 
@@ -32,10 +32,25 @@ from lora_lab.tasks.metrics import changes
 
 if TYPE_CHECKING:
     from lora_lab.models.load import Card
-    from lora_lab.training.run import Run
 
 CARD_FILE = "README.md"
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
+
+
+class FinishedRun(Protocol):
+    """A `Run` that is over, or the `RunRecord` of one."""
+
+    @property
+    def id(self) -> str:
+        """Its folder's name."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its config.json and summary.json are."""
+
+    @property
+    def state(self) -> Any:
+        """A `RunState` or a `RecordState`."""
 
 
 def push_ready(
@@ -43,7 +58,7 @@ def push_ready(
     folder: str | Path,
     name: str | None = None,
     *,
-    run: Run | str | os.PathLike[str] | None = None,
+    run: FinishedRun | str | os.PathLike[str] | None = None,
     base: Card | None = None,
 ) -> Path:
     """Write a folder for the hub: the adapter in PEFT's format, and its model card.
@@ -66,7 +81,7 @@ def model_card(
     model: nn.Module,
     name: str | None = None,
     *,
-    run: Run | str | os.PathLike[str] | None = None,
+    run: FinishedRun | str | os.PathLike[str] | None = None,
     base: Card | None = None,
     merged: bool = False,
 ) -> str:
@@ -75,7 +90,8 @@ def model_card(
     Args:
         model: a model with a LoRA adapter.
         name: which adapter; the one in force by default.
-        run: the finished run that made it, or its folder: adds data, training and metrics.
+        run: the finished run that made it, its record or its folder: adds data, training
+            and metrics.
         base: what is known of the base, `load_model(…).card`; by default what the run or the
             model's config tells.
         merged: for the merged model, not the adapter alone.
@@ -112,18 +128,17 @@ class _Made:
         return value if isinstance(value, Mapping) else {}
 
 
-def _made_by(run: Run | str | os.PathLike[str] | None) -> _Made:
+def _made_by(run: FinishedRun | str | os.PathLike[str] | None) -> _Made:
     if run is None:
         return _Made()
-    if isinstance(run, (str, os.PathLike)):
-        folder = Path(run).expanduser()
-        summary = folder / "summary.json"
-        config = read_json(folder / "config.json")
-        return _Made(config, read_json(summary) if summary.is_file() else {})
-    if not run.state.final:
-        raise RunError(f"run {run.id} is {run.state}; wait() for its end, or stop() it")
-    seen = run.snapshot
-    return _Made(run.description(), {"steps": seen.step, "metrics": dict(seen.metrics)})
+    if not isinstance(run, (str, os.PathLike)):
+        if not getattr(run.state, "final", True):
+            raise RunError(f"run {run.id} is {run.state}; wait() for its end, or stop() it")
+        run = run.folder
+    folder = Path(run).expanduser()
+    summary = folder / "summary.json"
+    config = read_json(folder / "config.json")
+    return _Made(config, read_json(summary) if summary.is_file() else {})
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lora_lab import paper
+from lora_lab._util.format import format_bytes
+from lora_lab.budget.dry_run import dry_run
+from lora_lab.budget.forecast import budget
 from lora_lab.budget.optimizers import OPTIMIZERS
 from lora_lab.cli.command import Command, Report
+from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.descriptor import Field, Method, Plan
 from lora_lab.methods.registry import offered
-
-if TYPE_CHECKING:
-    from lora_lab.methods.config import MethodConfig
-    from lora_lab.paper.rows import PublishedRow
+from lora_lab.paper.rows import PublishedRow
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +53,6 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> Report:
-    from lora_lab import paper
-    from lora_lab.budget.forecast import budget
 
     configs = _configs(options)
     settings = {
@@ -80,8 +80,6 @@ def _run(options: argparse.Namespace) -> Report:
 def _with_dry_runs(
     report: Report, model: str, configs: list[MethodConfig], settings: dict[str, Any]
 ) -> Report:
-    from lora_lab._util.format import format_bytes
-    from lora_lab.budget.dry_run import dry_run
 
     runs = {
         "full": dry_run(model, **settings),
@@ -128,4 +126,4 @@ def _row_text(row: PublishedRow) -> str:
     return f"{text} ({row.note})" if row.note else text
 
 
-BUDGET = Command("what a plan costs, against full fine-tuning", _arguments, _run)
+COMMAND = Command(_arguments, _run)

@@ -19,11 +19,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: its line in the help, its arguments, what it does.
+    """A subcommand: its arguments, and what it does.
 
     Of several processes only the first reports; in the others `run` returns None.
     """
 
-    summary: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], Report | None]

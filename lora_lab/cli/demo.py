@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lora_lab.cli.command import Command, Report
+from lora_lab.cli.tour import demo
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,10 +16,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> Report:
-    from lora_lab.cli.tour import demo
 
     found = demo(options.model, options.task, options.steps, options.output_dir, quiet=options.json)
     return Report(found, f"adapter  {found['adapter']}\nreport   {found['report']}")
 
 
-DEMO = Command("train on an embedded model and write a report", _arguments, _run)
+COMMAND = Command(_arguments, _run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from lora_lab.cli import installed
 from lora_lab.cli.command import Command, Report
 
 
@@ -12,10 +13,9 @@ def _arguments(_parser: argparse.ArgumentParser) -> None:
 
 
 def _run(_options: argparse.Namespace) -> Report:
-    from lora_lab.cli import installed
 
     found = installed.examine()
     return Report(found, installed.as_text(found))
 
 
-DOCTOR = Command("what is installed and what is missing", _arguments, _run)
+COMMAND = Command(_arguments, _run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lora_lab._util.dtypes import MODEL_DTYPES
+from lora_lab.checkpoint.convert import export_adapter
 from lora_lab.cli.command import Command, Report
 
 _FORMS = {
@@ -31,8 +32,6 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> Report:
     from rich.console import Console
 
-    from lora_lab.checkpoint.convert import export_adapter
-
     with Console(stderr=True, quiet=options.json).status("exporting"):
         found = export_adapter(
             options.adapter, options.base, options.format, options.out, options.dtype
@@ -40,4 +39,4 @@ def _run(options: argparse.Namespace) -> Report:
     return Report(found.to_json(), str(found))
 
 
-EXPORT = Command("write an adapter for PEFT, vLLM, loralib, or merged", _arguments, _run)
+COMMAND = Command(_arguments, _run)

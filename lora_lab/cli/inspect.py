@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 
 from lora_lab.cli.command import Command, Report
+from lora_lab.errors import ConfigError
+from lora_lab.reports.inspect import inspect_adapter
+from lora_lab.reports.inspection_page import write_inspection
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +27,6 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> Report:
     from rich.console import Console
-
-    from lora_lab.errors import ConfigError
-    from lora_lab.reports.inspect import inspect_adapter
 
     if options.alpha is not None and not options.loralib:
         raise ConfigError("--alpha is for loralib's files; add --loralib, or leave it out")
@@ -49,12 +49,10 @@ def _run(options: argparse.Namespace) -> Report:
         )
     answer, text = found.to_json(), str(found)
     if options.report:
-        from lora_lab.reports.inspection_page import write_inspection
-
         written = write_inspection(options.report, found)
         answer["report"] = str(written)
         text += f"\n\nreport  {written}"
     return Report(answer, text)
 
 
-INSPECT = Command("look into an adapter: spectra, directions, intruders", _arguments, _run)
+COMMAND = Command(_arguments, _run)

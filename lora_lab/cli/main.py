@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lora_lab.cli.budget import BUDGET
 from lora_lab.cli.command import Command
-from lora_lab.cli.demo import DEMO
-from lora_lab.cli.doctor import DOCTOR
-from lora_lab.cli.export import EXPORT
-from lora_lab.cli.inspect import INSPECT
-from lora_lab.cli.sweep import SWEEP
-from lora_lab.cli.train import TRAIN
 from lora_lab.errors import LoraLabError
 
 INCOMPLETE = 1  # exit status
 BAD_INPUT = 2
 
-COMMANDS: dict[str, Command] = {
-    "demo": DEMO,
-    "train": TRAIN,
-    "sweep": SWEEP,
-    "budget": BUDGET,
-    "inspect": INSPECT,
-    "export": EXPORT,
-    "doctor": DOCTOR,
+# What the list of commands says of each; a command's own module is read when it is called.
+COMMANDS = {
+    "demo": "train on an embedded model and write a report",
+    "train": "train from a run file; under `accelerate launch` on many GPUs",
+    "sweep": "train a grid or random draws from a sweep file, here or on Ray",
+    "budget": "what a plan costs, against full fine-tuning",
+    "inspect": "look into an adapter: spectra, directions, intruders",
+    "export": "write an adapter for PEFT, vLLM, loralib, or merged",
+    "doctor": "what is installed and what is missing",
 }
 
 
@@ -39,8 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     on, but part of it has failed.
     """
     try:
-        options = _parser().parse_args(arguments)
-        report = COMMANDS[options.command].run(options)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        options = _parser(given).parse_args(given)
+        report = options.run(options)
     except LoraLabError as error:
         print(f"lora-lab: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -59,11 +55,15 @@ class _Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    """Return a parser of all commands' names, and of the arguments of the one that is given."""
     parser = _Parser(prog="lora-lab", description="A workbench for low-rank adaptation.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=command.summary, description=command.summary)
-        command.arguments(subparser)
-        subparser.add_argument("--json", action="store_true", help="print one JSON object")
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        if name == next(iter(given), None):
+            command: Command = importlib.import_module(f"lora_lab.cli.{name}").COMMAND
+            command.arguments(subparser)
+            subparser.add_argument("--json", action="store_true", help="print one JSON object")
+            subparser.set_defaults(run=command.run)
     return parser

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_lab._util.format import plural
 from lora_lab.cli.command import Command, Report
 from lora_lab.sweeps.cells import Cell, skipped_fields
-
-if TYPE_CHECKING:
-    from lora_lab.sweeps.plan import SweepPlan
-    from lora_lab.sweeps.store import CellResult
+from lora_lab.sweeps.cluster import sweep_on_ray
+from lora_lab.sweeps.local import Sweep
+from lora_lab.sweeps.plan import SweepPlan
+from lora_lab.sweeps.store import CellResult
+from lora_lab.training.api import load
 
 _LOOKS = 1.0  # seconds between two looks at the sweep
 
@@ -31,12 +32,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> Report:
-    from lora_lab.sweeps.plan import SweepPlan
 
     plan = SweepPlan.read(options.plan)
     if options.ray is not None:
-        from lora_lab.sweeps.cluster import sweep_on_ray
-
         results = sweep_on_ray(plan, options.ray or None, options.gpus)
     else:
         results = _here(plan, quiet=options.json)
@@ -46,9 +44,8 @@ def _run(options: argparse.Namespace) -> Report:
 
 
 def _here(plan: SweepPlan, quiet: bool) -> dict[str, CellResult]:
-    from lora_lab.sweeps.local import Sweep
 
-    lm, task = plan.recipe.load()
+    lm, task = load(plan.run_config)
     made = Sweep(lm, task, plan.cells(), plan.folder, plan.asha).start()
     told = made.snapshot.skipped
     try:
@@ -102,4 +99,4 @@ def _text(plan: SweepPlan, cells: tuple[Cell, ...], results: Mapping[str, CellRe
     return "\n".join([*lines, f"{count}; runs are in {plan.folder}"])
 
 
-SWEEP = Command("train a grid or random draws from a sweep file, here or on Ray", _arguments, _run)
+COMMAND = Command(_arguments, _run)

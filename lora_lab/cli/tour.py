@@ -16,7 +16,8 @@ from lora_lab.reports.run_page import write_run_report
 from lora_lab.tasks.families.api import longest_example
 from lora_lab.tasks.load import load_task
 from lora_lab.tasks.metrics import changes
-from lora_lab.training.run import Run, train
+from lora_lab.training.api import train
+from lora_lab.training.run import Run
 
 _LOOKS_PER_SECOND = 5
 

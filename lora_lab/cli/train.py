@@ -8,22 +8,26 @@ import dataclasses
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_lab._util.format import format_bytes, plural
 from lora_lab.cli.command import Command, Report
 from lora_lab.errors import LoraLabError
-
-if TYPE_CHECKING:
-    from lora_lab.runs.snapshot import Snapshot
-    from lora_lab.training.run import Run, RunResult
+from lora_lab.runs.run_file import RunConfig
+from lora_lab.training import processes
+from lora_lab.training.api import make_run
+from lora_lab.training.resume import resume
+from lora_lab.training.run import Run, RunResult
+from lora_lab.training.snapshot import Snapshot
 
 _LOOKS = 0.25  # seconds between two looks at the run
 _ENDS = signal.SIGINT, signal.SIGTERM  # Ctrl-C, and a cluster that wants its machine back
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="a run file, such as the workbench writes, or a config.json")
+    parser.add_argument(
+        "run_file", help="a run file, such as the workbench writes, or a config.json"
+    )
     parser.add_argument("--output-dir", help="where the run's folder goes (the file says)")
     parser.add_argument(
         "--resume", action="store_true", help="the file is a run's folder or id: go on with it"
@@ -31,7 +35,6 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> Report | None:
-    from lora_lab.training import processes
 
     with processes.joined():
         try:
@@ -47,15 +50,12 @@ def _run(options: argparse.Namespace) -> Report | None:
 
 
 def _made(options: argparse.Namespace) -> Run:
-    from lora_lab.runs.run_file import RunConfig
-    from lora_lab.training.resume import resume
-
     if options.resume:
-        return resume(options.recipe, output_dir=options.output_dir or "runs", start=False)
-    recipe = RunConfig.read(options.recipe)
+        return resume(options.run_file, output_dir=options.output_dir or "runs", start=False)
+    config = RunConfig.read(options.run_file)
     if options.output_dir:
-        recipe = dataclasses.replace(recipe, output_dir=options.output_dir)
-    return recipe.make()
+        config = dataclasses.replace(config, output_dir=options.output_dir)
+    return make_run(config)
 
 
 def _watch(run: Run, quiet: bool) -> None:
@@ -161,4 +161,4 @@ def _text(run: Run, result: RunResult) -> str:
     return "\n".join([*lines, *run.notes, f"adapter  {result.adapter_folder}"])
 
 
-TRAIN = Command("train from a run file; under `accelerate launch` on many GPUs", _arguments, _run)
+COMMAND = Command(_arguments, _run)

@@ -5,23 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._util.files import write_dir_atomic, write_text_atomic
+from lora_lab._util.files import cache_folder, write_dir_atomic, write_text_atomic
 from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab.errors import ModelError
 from lora_lab.models.entries import Wheel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-def cache_folder() -> Path:
-    """Return where LoRA Lab keeps what it can make again: `$LORA_LAB_CACHE`, else `~/.cache`."""
-    given = os.environ.get("LORA_LAB_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "lora-lab"
 
 
 def find_wheel_file(wheel: Wheel) -> Path | None:

@@ -259,3 +259,22 @@ def _card(
     dtype = dtype_name(first.dtype)
     count = sum(parameter.numel() for parameter in model.parameters())
     return Card(name, hub_id, source, license_, dtype, str(first.device), count)
+
+
+def model_source(lm: LoadedModel, head: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what `load_model` needs to load a model again; None of one that the user gave.
+
+    Args:
+        lm: the model.
+        head: what its task says of the head that it needs, `Task.head`.
+    """
+    card = lm.card
+    if card.source == "given":
+        return None
+    name = str(Path(card.name).expanduser().resolve()) if card.source == "folder" else card.name
+    return {
+        "name": name,
+        "dtype": card.dtype,
+        "device": card.device.partition(":")[0],
+        **head,
+    }

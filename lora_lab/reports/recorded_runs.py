@@ -11,6 +11,7 @@ from lora_lab.analysis.sweep import comparable_runs, sweep_map
 from lora_lab.errors import RunError
 from lora_lab.reports.inspection import Inspection
 from lora_lab.runs.history import read_history
+from lora_lab.runs.records import list_runs
 
 
 def with_run(found: Inspection, folder: Path) -> Inspection:
@@ -28,8 +29,6 @@ def with_own_run(found: Inspection, folder: Path) -> Inspection:
 
 def with_sweep(found: Inspection, folder: str | Path) -> Inspection:
     """Add the map of the largest group of comparable runs in a folder."""
-    from lora_lab.runs.records import list_runs
-
     if not Path(folder).expanduser().is_dir():
         raise RunError(f"there is no folder {folder}; name the one that holds the runs")
     records = list_runs(folder)

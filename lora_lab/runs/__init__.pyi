@@ -19,16 +19,6 @@ from .records import (
 from .records import (
     list_runs as list_runs,
 )
+from .run_file import RunConfig as RunConfig
 from .samples import Sample as Sample
-from .snapshot import (
-    Failure as Failure,
-)
-from .snapshot import (
-    RunState as RunState,
-)
-from .snapshot import (
-    Snapshot as Snapshot,
-)
-from .snapshot import (
-    Spectra as Spectra,
-)
+from .training_config import TrainingConfig as TrainingConfig

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lora_lab._util.files import disk_errors, write_dir_atomic
 from lora_lab.errors import RunError
 
@@ -66,6 +64,8 @@ def save(
 
     def write(folder: Path) -> None:
         write_adapter(folder)
+        import torch
+
         torch.save({"format": _FORMAT, "step": step, **state}, folder / STATE_FILE)
         if passing:
             (folder / _PASSING).touch()
@@ -114,6 +114,8 @@ def newest(run_folder: Path) -> Checkpoint | None:
 
 
 def _read(path: Path, step: int) -> Mapping[str, Any]:
+    import torch
+
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile's, pickle's and torch's own

@@ -13,6 +13,11 @@ from typing import IO, Any
 
 from lora_lab.errors import RunError
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 LOCK_FILE = "lock.json"  # {"pid", "host"} of the holder, or of the last one
 
 
@@ -76,13 +81,9 @@ def _lock(file: IO[str]) -> bool:
     """Lock an open file; return False where another open file has it."""
     try:
         if sys.platform == "win32":
-            import msvcrt
-
             file.seek(0)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
-            import fcntl
-
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False

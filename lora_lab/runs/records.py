@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab.errors import RunError
 from lora_lab.runs import checkpoints, lock
+from lora_lab.runs.history import SpectraHistory, read_history
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
-    from lora_lab.runs.history import SpectraHistory
     from lora_lab.tasks.base import Task
     from lora_lab.training.run import Run
 
@@ -91,8 +91,6 @@ class RunRecord:
 
     def open(self) -> OpenedRun:
         """Read what it left. What is missing or damaged is left out, never raised."""
-        from lora_lab.runs.history import read_history
-
         try:
             history = read_history(self.folder)
         except RunError:
@@ -110,10 +108,22 @@ class RunRecord:
         )
 
     def resume(self, lm: LoadedModel | None = None, task: Task | None = None) -> Run:
-        """Go on from the last checkpoint; see `lora_lab.resume`."""
-        from lora_lab.training.resume import resume
+        """Go on from the last checkpoint; see `lora_lab.resume`.
 
-        return resume(self, lm, task)
+        Raises:
+            RunError: as that; or nothing that trains was imported, only the reading of runs.
+        """
+        if not _resume:
+            raise RunError(f"run {self.id} is only read here; call lora_lab.resume(…) with it")
+        return _resume[0](self, lm, task)
+
+
+_resume: list[Callable[..., Run]] = []  # what trains stands above this package, and comes here
+
+
+def resume_with(resume: Callable[..., Run]) -> None:
+    """Have `RunRecord.resume` call this. For `lora_lab.training`."""
+    _resume[:] = [resume]
 
 
 def list_runs(output_dir: str | os.PathLike[str] = "runs") -> list[RunRecord]:

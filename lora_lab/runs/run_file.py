@@ -16,19 +16,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_lab._util.yaml import read_yaml, to_yaml
-from lora_lab.configs import MethodConfig
-from lora_lab.errors import ConfigError
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.plain import method_from_dict, method_to_dict
-from lora_lab.training.config import TrainingConfig
-
-if TYPE_CHECKING:
-    from lora_lab.models.load import LoadedModel
-    from lora_lab.tasks.base import Task
-    from lora_lab.training.run import Run
+from lora_lab.runs.records import RunRecord
+from lora_lab.runs.training_config import TrainingConfig
 
 _SETTINGS = {
     "model": ("name", "dtype", "device", "labels"),
@@ -38,6 +34,7 @@ _SETTINGS = {
     ),
 }
 _FIELDS = "model", "task", "configs", "training", "output_dir", "name"
+_LONGEST = 300  # letters
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class RunConfig:
         return cls.from_dict(read_yaml(path), str(path))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], where: str = "the recipe") -> RunConfig:
+    def from_dict(cls, values: Mapping[str, Any], where: str = "the run file") -> RunConfig:
         """Build from plain values; see the head of this file."""
         if "fingerprints" in values:  # a run's config.json
             values = _of_run(values, where)
@@ -99,15 +96,6 @@ class RunConfig:
         except (ConfigError, TypeError) as error:
             raise ConfigError(f"{where}: {error}") from None
 
-    @classmethod
-    def of(cls, run: Run) -> RunConfig:
-        """Return the recipe of a run.
-
-        Raises:
-            ConfigError: its model or task is of the user's own, and no file can name it.
-        """
-        return cls.from_dict(run.description(), f"run {run.id}")
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that `from_dict` reads."""
         return {
@@ -123,33 +111,12 @@ class RunConfig:
         """Return the file's text."""
         return to_yaml(self.to_dict())
 
-    def load(self) -> tuple[LoadedModel, Task]:
-        """Load model and task.
-
-        Raises:
-            ModelError, TaskError: as `load_model` and `load_task`.
-        """
-        from lora_lab.models.load import load_model
-        from lora_lab.tasks.load import load_task
-
-        find: Any = load_task
-        task = find(**self.task)
-        return load_model(**{**self.model, **task.head}), task
-
-    def make(self) -> Run:
-        """Load everything and return the run, idle."""
-        from lora_lab.training.run import Run
-
-        lm, task = self.load()
-        config: Any = self.configs if len(self.configs) > 1 else self.configs[0]
-        return Run(lm, task, config, self.training, self.output_dir, self.name)
-
 
 def settings(values: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Return the arguments of a loader from plain values.
 
     Args:
-        values: a recipe's, or the sources in a run's config.json.
+        values: a run file's, or the sources in a run's config.json.
         what: "model" or "task": which of them, and whose loader.
 
     Raises:
@@ -168,6 +135,31 @@ def settings(values: Mapping[str, Any], what: str) -> dict[str, Any]:
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             raise ConfigError(f"the {what}'s {name} is {value!r}; it must be {_WORDS[kind]}")
     return dict(given)
+
+
+def read_configs(record: RunRecord) -> tuple[tuple[MethodConfig, ...], TrainingConfig]:
+    """Return the methods of a run and how it trained, from its config.json.
+
+    Raises:
+        RunError: a class or a field that is none of ours.
+    """
+    where = record.folder / "config.json"
+    try:
+        training = TrainingConfig.from_dict(record.config["training"])
+        methods = tuple(map(method_from_dict, record.config["configs"]))
+        if not methods:
+            raise ConfigError("it names no method")
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{where} cannot be gone on from: {one_line(error)}; start a new run"
+        ) from error
+    return methods, training
+
+
+def one_line(said: object) -> str:
+    """Return what a run's files say, as much of it as belongs into a line."""
+    text = " ".join(str(said).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 _COLUMN = str | int  # a table without names has numbers for its columns

@@ -16,12 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_lab._util.files import write_file_atomic
-from lora_lab.models.embedded import cache_folder
-from lora_lab.models.entries import CATALOGUE
-from lora_lab.models.places import HUB_ID
-from lora_lab.tasks.embedded.api import EMBEDDED
-from lora_lab.tasks.tables import is_file_name
+from lora_lab._util.files import cache_folder, write_file_atomic
 
 _KEY_FILE = "origin.key"
 _KEY_BYTES = 32
@@ -39,22 +34,6 @@ def verify(config: Mapping[str, Any]) -> bool:
     if key is None or not isinstance(known, str):
         return False
     return hmac.compare_digest(known.encode(), _digest(key, config.get("sources")).encode())
-
-
-def path_in(what: str, source: Mapping[str, Any]) -> str | None:
-    """Return a path of this machine that a "model"'s or "task"'s source names; None: only names.
-
-    A name of the catalogue, an embedded task and a hub id are no paths, unless a folder or a file
-    here is called so.
-    """
-    for part in ("validation", "test"):
-        if source.get(part) is not None:
-            return str(source[part])
-    name = str(source["name"])
-    if name in (CATALOGUE if what == "model" else EMBEDDED):
-        return None
-    plain = HUB_ID.fullmatch(name) and not is_file_name(name) and not Path(name).exists()
-    return None if plain else name
 
 
 def _digest(key: bytes, sources: Any) -> str:

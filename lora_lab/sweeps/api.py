@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.anatomy.api import anatomy
-from lora_lab.configs import MethodConfig
+from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Space, cells
 from lora_lab.sweeps.local import Sweep
 from lora_lab.sweeps.store import checked_name
-from lora_lab.training.config import TrainingConfig
+from lora_lab.tasks.load import load_task
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
@@ -66,8 +67,6 @@ def sweep(
     """
     checked_name(name)
     if isinstance(task, (str, os.PathLike)):
-        from lora_lab.tasks.load import load_task
-
         task = load_task(task)
     space = Space(grid or {}, random or {}, samples)
     layers = anatomy(lm.model) if space.has_layers else None

@@ -13,11 +13,11 @@ from lora_lab.errors import AdapterError, LoraLabError
 from lora_lab.methods.api import detach
 from lora_lab.methods.attached import attached
 from lora_lab.runs.records import RecordState
-from lora_lab.runs.snapshot import RunState
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.store import CellResult, SweepStore
 from lora_lab.training.isolation import ADAPTER
 from lora_lab.training.run import Run
+from lora_lab.training.snapshot import RunState
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel

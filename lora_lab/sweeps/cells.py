@@ -20,8 +20,8 @@ from lora_lab.errors import ConfigError
 from lora_lab.methods.combined import as_config, method_name
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.registry import method_of
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps.layers import has_targets, in_layers, read_layers
-from lora_lab.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy

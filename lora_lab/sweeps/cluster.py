@@ -19,6 +19,7 @@ from lora_lab.sweeps.cell_run import train_cell
 from lora_lab.sweeps.local import told
 from lora_lab.sweeps.plan import SweepPlan
 from lora_lab.sweeps.store import CellResult, SweepStore, seen_losses
+from lora_lab.training.api import load
 
 _RETRIES = 5  # lost workers a cell survives
 
@@ -51,7 +52,7 @@ def sweep_on_ray(
             raise RunError(f"no Ray cluster at {address}: {error}") from None
 
     store = SweepStore(plan.folder)
-    lm, task = plan.recipe.load()  # a wrong name is told here, not by every worker
+    lm, task = load(plan.run_config)  # a wrong name is told here, not by every worker
     store.begin(told(lm, task), plan.cells())
     del lm, task
     ended = store.ended()
@@ -104,7 +105,7 @@ def _work(config: dict[str, str], plan: SweepPlan, rule: Any) -> None:
             if rule is None
             else lambda rung, loss: bool(ray.get(rule.goes_on.remote(rung, loss)))
         )
-        lm, task = plan.recipe.load()
+        lm, task = load(plan.run_config)
         result = train_cell(lm, task, cell, store, rungs, goes_on)
         if result is None:
             raise RunError(f"cell {cell.id} was stopped from outside; Ray tries it again")

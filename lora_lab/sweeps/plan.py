@@ -18,18 +18,20 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_lab._util.yaml import read_yaml
+from lora_lab.anatomy.api import anatomy
+from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import ConfigError
 from lora_lab.methods.plain import method_from_dict
+from lora_lab.models.classifier import classifier_class
+from lora_lab.models.load import model_config
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell, Space, cells
 from lora_lab.sweeps.store import checked_name
-
-if TYPE_CHECKING:
-    from lora_lab.anatomy.types import Anatomy
+from lora_lab.tasks.load import load_task
 
 _OWN = "grid", "random", "samples", "seed", "early_stopping"
 _EXAMPLES = {
@@ -45,12 +47,12 @@ class SweepPlan:
     """What is tried, on what.
 
     Attributes:
-        recipe: model, task, and the configs that the fields change.
+        run_config: model, task, and the configs that the fields change.
         space: the fields.
         asha: the rule of early stopping; None: every cell is trained to its end.
     """
 
-    recipe: RunConfig
+    run_config: RunConfig
     space: Space
     asha: AshaConfig | None = None
 
@@ -64,7 +66,7 @@ class SweepPlan:
         """
         values = read_yaml(path)
         where = str(path)
-        recipe = RunConfig.from_dict({k: v for k, v in values.items() if k not in _OWN}, where)
+        run_config = RunConfig.from_dict({k: v for k, v in values.items() if k not in _OWN}, where)
         try:
             space = Space(
                 grid=_methods(_mapping(values, "grid")),
@@ -72,8 +74,8 @@ class SweepPlan:
                 samples=values.get("samples", 1),
                 seed=values.get("seed", 0),
             )
-            checked_name(recipe.name or _NAME)
-            plan = cls(recipe, space, _rule(values))
+            checked_name(run_config.name or _NAME)
+            plan = cls(run_config, space, _rule(values))
             plan.cells()  # says now what cannot be
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
@@ -82,27 +84,22 @@ class SweepPlan:
     @property
     def folder(self) -> Path:
         """Where the sweep's files go."""
-        return Path(self.recipe.output_dir).expanduser().resolve() / (self.recipe.name or _NAME)
+        config = self.run_config
+        return Path(config.output_dir).expanduser().resolve() / (config.name or _NAME)
 
     def cells(self) -> tuple[Cell, ...]:
         """Return what is to be trained."""
-        layers = _anatomy(self.recipe) if self.space.has_layers else None
-        return cells(self.recipe.configs, self.recipe.training, self.space, layers)
+        layers = _anatomy(self.run_config) if self.space.has_layers else None
+        return cells(self.run_config.configs, self.run_config.training, self.space, layers)
 
 
-def _anatomy(recipe: RunConfig) -> Anatomy:
-    """Return the anatomy of the model that a recipe loads, without its weights."""
+def _anatomy(run_config: RunConfig) -> Anatomy:
+    """Return the anatomy of the model that a run file loads, without its weights."""
     from transformers.models.auto import modeling_auto
 
-    from lora_lab.anatomy.api import anatomy
-    from lora_lab.models.classifier import classifier_class
-    from lora_lab.models.load import model_config
-    from lora_lab.tasks.load import load_task
-
-    find: Any = load_task
-    name = recipe.model["name"]
+    name = run_config.model["name"]
     config = model_config(name)
-    if find(**recipe.task).head:
+    if load_task(**run_config.task).head:
         classifier_class(name, config)  # says where there is none
         kinds = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
         config.architectures = [kinds[config.model_type]]

@@ -1,4 +1,8 @@
+from .api import train as train
 from .resume import resume as resume
 from .run import Run as Run
 from .run import RunResult as RunResult
-from .run import train as train
+from .snapshot import Failure as Failure
+from .snapshot import RunState as RunState
+from .snapshot import Snapshot as Snapshot
+from .snapshot import Spectra as Spectra

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from lora_lab.anatomy.api import anatomy
-from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
 from lora_lab.methods.combined import method_name
+from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.registry import method_of
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.families.api import family_of
-from lora_lab.training.config import TrainingConfig
 from lora_lab.training.trackers import check_trackers
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator
 
 from lora_lab.errors import RunError
-from lora_lab.runs.snapshot import RunState
+from lora_lab.training.snapshot import RunState
 
 _GRACE_SECONDS = 10.0  # what the interpreter waits, when it ends, for a step to end
 

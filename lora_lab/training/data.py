@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lora_lab.runs.samples import Sample
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.families.api import family_of
 from lora_lab.training import processes
-from lora_lab.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel

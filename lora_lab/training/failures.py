@@ -11,10 +11,11 @@ import torch
 
 from lora_lab.errors import LoraLabError, RunError
 from lora_lab.runs.redaction import redacted
-from lora_lab.runs.snapshot import Failure
-from lora_lab.training.config import TrainingConfig
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.training.divergence import DivergingError
 from lora_lab.training.gpu_memory import OutOfMemoryForecastError, batch_fields, settings_in_words
+from lora_lab.training.snapshot import Failure
+from lora_lab.training.step import DeadAdapterError, NotFiniteError
 
 _MEMORY_WORDS = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.I)
 
@@ -40,8 +41,6 @@ def explain(error: BaseException, training: TrainingConfig) -> Failure:
         return with_proposal(Failure(f"out of memory: {first}", "", details), training, {})
     if isinstance(error, OutOfMemoryForecastError):
         return Failure(first, "", details, error.proposal)
-    from lora_lab.training.trainer import DeadAdapterError, NotFiniteError
-
     if isinstance(error, (NotFiniteError, DivergingError)):
         remedy = (
             f"try a lower learning_rate than {training.learning_rate:g}, or more warmup_steps; "

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from lora_lab._util.format import format_bytes
+from lora_lab.budget.dry_run import dry_run
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.training.config import TrainingConfig
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.training.gpu_processes import GpuProcess, in_words, other_processes
 
 CAP = "LORA_LAB_MAX_VRAM_GB"
@@ -198,8 +199,6 @@ class Forecast:
         Raises:
             LoraLabError: the model cannot be run on fake tensors.
         """
-        from lora_lab.budget.dry_run import dry_run
-
         report = dry_run(
             self._model,
             self._config,

@@ -13,9 +13,9 @@ from lora_lab.analysis.live import adapter_spectra
 from lora_lab.methods.adalora.adapter import AdaLoraAdapter
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
-from lora_lab.runs.snapshot import Spectra
 from lora_lab.spectra.update import SiteUpdate
 from lora_lab.training.recorder import Recorder
+from lora_lab.training.snapshot import Spectra
 
 _SHARE = 100  # a look that took t seconds is not repeated for 100·t
 _WATCHED_SECONDS = 0.25  # nobody asks more than 4 times a second

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, distributed
 
 from lora_lab.errors import RunError
-from lora_lab.training.config import TrainingConfig
+from lora_lab.runs.training_config import TrainingConfig
 
 _PATIENCE = timedelta(minutes=30)  # for one that does not come; a launcher ends them all sooner
 

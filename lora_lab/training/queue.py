@@ -11,7 +11,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_lab.runs.snapshot import RunState
+from lora_lab.training.snapshot import RunState
 
 if TYPE_CHECKING:
     from lora_lab.training.run import Run

@@ -13,9 +13,9 @@ from torch import Tensor
 from lora_lab.analysis.live import adapter_spectra
 from lora_lab.errors import ModelError, RunError
 from lora_lab.methods.base import Adapter
-from lora_lab.runs.snapshot import Spectra
 from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE, SpectraLog
 from lora_lab.runs.store import RunStore
+from lora_lab.training.snapshot import Spectra
 
 MOST_ROWS = 400
 

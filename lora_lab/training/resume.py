@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.methods.plain import method_from_dict
+from lora_lab.models.entries import CATALOGUE
+from lora_lab.models.load import LoadedModel, load_model
+from lora_lab.models.places import HUB_ID
 from lora_lab.runs import checkpoints, signature
-from lora_lab.runs.fingerprints import base_fingerprint, data_fingerprint
-from lora_lab.runs.records import RecordState, RunRecord, find_run
-from lora_lab.runs.run_file import settings
+from lora_lab.runs.records import RecordState, RunRecord, find_run, resume_with
+from lora_lab.runs.records import list_runs as list_runs  # by way of here, records can resume
+from lora_lab.runs.records import runs as runs
+from lora_lab.runs.run_file import one_line, read_configs, settings
+from lora_lab.runs.store import RunStore
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.embedded.api import EMBEDDED
+from lora_lab.tasks.load import load_task
+from lora_lab.tasks.tables import is_file_name
 from lora_lab.training import processes
 from lora_lab.training.checks import check
-from lora_lab.training.config import TrainingConfig
-
-if TYPE_CHECKING:
-    from lora_lab.models.load import LoadedModel
-    from lora_lab.tasks.base import Task
-    from lora_lab.training.run import Run
+from lora_lab.training.fingerprints import base_fingerprint, data_fingerprint
+from lora_lab.training.run import Run
 
 
 def resume(
@@ -56,9 +60,6 @@ def resume(
         ConfigError: the model is not for such data.
         ModelError, TaskError: the model or the data cannot be loaded any more.
     """
-    from lora_lab.runs.store import RunStore
-    from lora_lab.training.run import Run
-
     record = find_run(run, output_dir)
     processes.from_main(lambda: _check_state(record))  # looking takes the lock for a moment
     _refuse_links(record.folder)
@@ -72,7 +73,7 @@ def resume(
     made = Run(
         lm,
         task,
-        methods[0] if len(methods) == 1 else methods,
+        methods,
         training,
         store=RunStore(record.folder),
         resumes=checkpoint,
@@ -80,41 +81,11 @@ def resume(
     return made.start() if start else made
 
 
-def model_source(lm: LoadedModel, task: Task) -> dict[str, Any] | None:
-    """Return what `load_model` needs to load a model again; None of one that the user gave."""
-    card = lm.card
-    if card.source == "given":
-        return None
-    name = str(Path(card.name).expanduser().resolve()) if card.source == "folder" else card.name
-    source: dict[str, Any] = {"name": name, "dtype": card.dtype}
-    source["device"] = card.device.partition(":")[0]
-    return source | task.head
-
-
-def read_configs(record: RunRecord) -> tuple[tuple[MethodConfig, ...], TrainingConfig]:
-    """Return a run's configs, from its config.json.
-
-    Raises:
-        RunError: a class or a field that is none of ours.
-    """
-    where = record.folder / "config.json"
-    try:
-        training = TrainingConfig.from_dict(record.config["training"])
-        methods = tuple(map(method_from_dict, record.config["configs"]))
-        if not methods:
-            raise ConfigError("it names no method")
-    except (ConfigError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{where} cannot be gone on from: {_one_line(error)}; start a new run"
-        ) from error
-    return methods, training
-
-
 def _begun_by(record: RunRecord) -> int:
     count = record.config.get("processes", 1)
     if not isinstance(count, int) or count < 1:
         where = record.folder / "config.json"
-        raise RunError(f"{where} has {_one_line(repr(count))} processes; start a new run")
+        raise RunError(f"{where} has {one_line(repr(count))} processes; start a new run")
     return count
 
 
@@ -128,7 +99,7 @@ def _check_state(record: RunRecord) -> None:
         raise RunError(f"run {record.id} is done; call train() for a new run")
     summary = record.summary or {}
     if state is RecordState.FAILED and summary.get("repeats"):
-        why = _one_line(summary.get("problem", "its loss is no number"))
+        why = one_line(summary.get("problem", "its loss is no number"))
         raise RunError(
             f"run {record.id} failed by itself and would do so again ({why}); call train() with a "
             "lower learning_rate"
@@ -143,8 +114,6 @@ def _refuse_links(folder: Path) -> None:
 
 
 def _load_model(record: RunRecord) -> LoadedModel:
-    from lora_lab.models.load import load_model
-
     source = _source(record, "model")
     if source is None:
         name = _known_name(record, "model")
@@ -161,16 +130,13 @@ def _load_model(record: RunRecord) -> LoadedModel:
 
 
 def _load_task(record: RunRecord) -> Task:
-    from lora_lab.tasks.load import load_task
-
     source = _source(record, "task")
     if source is None:
         name = _known_name(record, "task")
         raise RunError(
             f"run {record.id} trained on {name}, a task of your own; pass it: resume(…, task=…)"
         )
-    load: Any = load_task
-    return load(**source)
+    return load_task(**source)
 
 
 def _compare(record: RunRecord, lm: LoadedModel, task: Any) -> None:
@@ -191,7 +157,7 @@ def _compare(record: RunRecord, lm: LoadedModel, task: Any) -> None:
         dtype = card.get("dtype") if isinstance(card, dict) else None
         raise RunError(
             f"{lm.card.name} ({lm.card.dtype}) is not the base model of run {record.id}, which was "
-            f"{_known_name(record, 'model')} ({_one_line(dtype)}) with other weights; load that one"
+            f"{_known_name(record, 'model')} ({one_line(dtype)}) with other weights; load that one"
         )
 
 
@@ -208,9 +174,9 @@ def _source(record: RunRecord, what: str) -> dict[str, Any] | None:
         source = settings(sources, what)
     except ConfigError as error:
         raise RunError(
-            f"{record.folder / 'config.json'}: {_one_line(error)}; start a new run"
+            f"{record.folder / 'config.json'}: {one_line(error)}; start a new run"
         ) from error
-    path = signature.path_in(what, source)
+    path = path_in(what, source)
     if path is not None and not processes.from_main(lambda: signature.verify(record.config)):
         pass_it = {"model": "lm=load_model(…)", "task": "task=load_task(…)"}[what]
         raise RunError(
@@ -220,15 +186,25 @@ def _source(record: RunRecord, what: str) -> dict[str, Any] | None:
     return source
 
 
+def path_in(what: str, source: Mapping[str, Any]) -> str | None:
+    """Return a path of this machine that a "model"'s or "task"'s source names; None: only names.
+
+    A name of the catalogue, an embedded task and a hub id are no paths, unless a folder or a file
+    here is called so.
+    """
+    for part in ("validation", "test"):
+        if source.get(part) is not None:
+            return str(source[part])
+    name = str(source["name"])
+    if name in (CATALOGUE if what == "model" else EMBEDDED):
+        return None
+    plain = HUB_ID.fullmatch(name) and not is_file_name(name) and not Path(name).exists()
+    return None if plain else name
+
+
 def _known_name(record: RunRecord, what: str) -> str:
     known = record.config.get(what)
-    return _one_line(known.get("name", "something")) if isinstance(known, dict) else "something"
+    return one_line(known.get("name", "something")) if isinstance(known, dict) else "something"
 
 
-def _one_line(said: object) -> str:
-    """Return what a run's files say, as much of it as belongs into a line."""
-    text = " ".join(str(said).split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-_LONGEST = 300  # letters
+resume_with(resume)

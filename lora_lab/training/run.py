@@ -1,12 +1,10 @@
-"""`train` and the `Run` that it returns: training in the background, the notebook stays yours."""
+"""A `Run`: training in the background, the notebook stays yours."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import os
-import platform
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,32 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.configs import MethodConfig
 from lora_lab.errors import RunError
 from lora_lab.methods.api import attach, detach
 from lora_lab.methods.attached import attached
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
-from lora_lab.methods.head.adapter import head_note, head_parameters, with_head
-from lora_lab.methods.lora.config import LoraConfig
-from lora_lab.methods.plain import method_to_dict
+from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.head.adapter import head_note, with_head
 from lora_lab.runs import signature
 from lora_lab.runs.checkpoints import Checkpoint
-from lora_lab.runs.fingerprints import base_fingerprint, data_fingerprint
 from lora_lab.runs.samples import Sample
-from lora_lab.runs.snapshot import RunState, Snapshot
 from lora_lab.runs.store import NullStore, RunStore
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.sources import task_source
 from lora_lab.training import processes, queue
 from lora_lab.training.checks import check, check_settings
-from lora_lab.training.config import TrainingConfig
 from lora_lab.training.control import Control
 from lora_lab.training.data import RunData
+from lora_lab.training.description import describe
 from lora_lab.training.failures import explain, showable
+from lora_lab.training.fingerprints import base_fingerprint
 from lora_lab.training.isolation import ADAPTER, seeded
 from lora_lab.training.observer import copy_update
-from lora_lab.training.resume import model_source
+from lora_lab.training.snapshot import RunState, Snapshot
+from lora_lab.training.worker import Worker
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +43,6 @@ if TYPE_CHECKING:
 
     from lora_lab.models.load import LoadedModel
 
-_PACKAGES = ("lora-lab", "torch", "transformers", "accelerate", "safetensors", "numpy")
 _INIT_BATCHES = 16  # that an initialization from data gets to see
 
 
@@ -286,7 +281,7 @@ class Run:
             if self._watch not in self.adapter.sites:
                 self._watch = None  # set before there was anything to compare it with
             if not self._again:
-                made_of = self.description(base)
+                made_of = describe(self, base)
                 made_of["origin"] = signature.sign(made_of["sources"])
                 self.store.write_json("config.json", made_of)
         except BaseException:
@@ -302,8 +297,6 @@ class Run:
 
     def _work(self) -> None:
         with self._explained():
-            from lora_lab.training.worker import Worker
-
             Worker(self).work()
 
     def _work_from_the_queue(self) -> None:
@@ -330,87 +323,6 @@ class Run:
             error.__traceback__ = None  # the worker's frames have been added on the way here
             raise RunError(f"run {self.id} failed") from None
 
-    def _head(self) -> dict[str, Any]:
-        """Return what the description says of the head that the task needs, if it needs one."""
-        # The parameters are trained, and not in the paper's counts.
-        head = self.task.head
-        return {**head, "head_parameters": head_parameters(self.model)} if head else {}
-
-    def description(self, base: str | None = None) -> dict[str, Any]:
-        """Return what the run was made of, as plain JSON: model, task, configs, versions.
-
-        Args:
-            base: the base model's fingerprint, if it was taken before.
-        """
-        versions = {"python": platform.python_version()}
-        for package in _PACKAGES:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                versions[package] = importlib.metadata.version(package)
-        return {
-            "id": self.id,
-            "model": dataclasses.asdict(self.lm.card),
-            "task": {
-                "name": self.task.name,
-                "synthetic": self.task.synthetic,
-                "examples": len(self.task.train),
-                **self._head(),
-            },
-            "method": self.config.method,
-            # LoRA alone, as the sweep map and other readers of the ranks want it.
-            **({"lora": only.to_dict()} if isinstance(only := self.config, LoraConfig) else {}),
-            "configs": [method_to_dict(config) for config in self.configs],
-            "training": self.training.to_dict(),
-            "processes": processes.count(),
-            "versions": versions,
-            "sources": {
-                "model": model_source(self.lm, self.task),
-                "task": task_source(self.task),
-            },
-            "fingerprints": {
-                "base": base or base_fingerprint(self.model),
-                "data": data_fingerprint(self.task),
-            },
-        }
-
-
-def train(
-    lm: LoadedModel,
-    task: Task | str,
-    config: MethodConfig | Sequence[MethodConfig] | None = None,
-    *,
-    output_dir: str | os.PathLike[str] = "runs",
-    name: str | None = None,
-    start: bool = True,
-    **training: Any,
-) -> Run:
-    """Train an adapter in the background; returns at once.
-
-    While another run trains in this process, it waits in the queue; see `Run.start`.
-
-    >>> run = train(lm, "mini-e2e", LoraConfig(r=8, lora_alpha=16), max_steps=60)
-    >>> run.result().metrics
-
-    A task of classes needs a model with a head for them, `load_model(…, labels=task.labels)`; the
-    head is trained whole beside what the config says.
-
-    Args:
-        lm: what `load_model` returns.
-        task: a task, or what `load_task` takes.
-        config: any method's config, or a list of them; default `LoraConfig()`.
-        output_dir: where the run's folder is made.
-        name: part of the folder's name.
-        start: False makes the run and leaves it idle.
-        **training: the fields of `TrainingConfig`.
-
-    Raises:
-        ConfigError: an unknown field, or a config or model that cannot be trained so.
-        TaskError: the task cannot be loaded.
-        RunError: the folder cannot be made.
-    """
-    training_config = TrainingConfig.from_dict(training)
-    if isinstance(task, (str, os.PathLike)):
-        from lora_lab.tasks.load import load_task
-
-        task = load_task(task)
-    run = Run(lm, task, config or LoraConfig(), training_config, output_dir, name)
-    return run.start() if start else run
+    def description(self) -> dict[str, Any]:
+        """Return what the run was made of, as plain JSON: model, task, configs, versions."""
+        return describe(self)

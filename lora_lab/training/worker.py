@@ -46,7 +46,8 @@ from lora_lab.training.observer import Observer
 from lora_lab.training.progress import LossHistory, Pace
 from lora_lab.training.recorder import Recorder
 from lora_lab.training.sharding import shard
-from lora_lab.training.trainer import Fit, NotFiniteError, Step
+from lora_lab.training.step import NotFiniteError, Step
+from lora_lab.training.trainer import Fit
 
 if TYPE_CHECKING:
     from lora_lab.training.run import Run
@@ -226,8 +227,8 @@ class Worker:
             meter=self.meter,
             on_step=self._step_done,
             loss=self.data.family.loss,
-            done=self.step,
-            going_on=None if before is None else before.state,
+            completed_steps=self.step,
+            resume_state=None if before is None else before.state,
         )
         run.resumes = before = None  # the moments would be there twice
         self._checkpoint_due = time.monotonic() + _SAVE_SECONDS

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_lab.models.embedded import cache_folder
-from lora_lab.training.run import train
+from lora_lab._util.files import cache_folder
+from lora_lab.training.api import train
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 
 
@@ -25,6 +25,6 @@ def test_a_run_of_the_tests_makes_its_key_in_their_cache(tmp_path):
 
 
 def test_a_process_that_a_test_starts_has_the_same_cache():
-    code = "from lora_lab.models.embedded import cache_folder; print(cache_folder())"
+    code = "from lora_lab._util.files import cache_folder; print(cache_folder())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()) == cache_folder()

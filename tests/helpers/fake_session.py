@@ -12,8 +12,8 @@ from typing import Any
 import traitlets
 
 from lora_lab.models.load import LoadedModel
-from lora_lab.runs.snapshot import Snapshot
 from lora_lab.tasks import load_task
+from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.message_throttle import MessageThrottle
 from lora_lab_widgets.plan import PlanModel
 from tests.helpers.tiny_chat import tiny_chat_model

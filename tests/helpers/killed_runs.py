@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from transformers import Trainer  # loads what a run's thread would
 
 from lora_lab._util import files
 from lora_lab.configs import LoraConfig
 from lora_lab.runs.records import list_runs
+from lora_lab.training.api import train
 from lora_lab.training.resume import resume
-from lora_lab.training.run import train
-from lora_lab.training.trainer import Fit  # loads what a run's thread would
 from tests.helpers.tiny_run import tiny_lm, tiny_task
 
 SEEDS = range(20)
@@ -167,7 +167,7 @@ def gone_on(folder: Path) -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
-    assert Fit is not None
+    assert Trainer is not None
     assert threading.active_count() == 1
     torch.set_num_threads(1)
     gc.freeze()  # a child that collects garbage must not copy every page of this process

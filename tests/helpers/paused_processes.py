@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import distributed
 
-from lora_lab.runs.snapshot import RunState
 from lora_lab.training import processes
 from lora_lab.training.run import Run
+from lora_lab.training.snapshot import RunState
 from tests.helpers.several_processes import begin
 from tests.helpers.tiny_run import until
 

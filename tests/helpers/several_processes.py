@@ -24,8 +24,9 @@ from lora_lab.configs import (
 from lora_lab.errors import RunError
 from lora_lab.tasks import Example, GenerationTask
 from lora_lab.training import processes
+from lora_lab.training.api import train
 from lora_lab.training.resume import resume
-from lora_lab.training.run import Run, train
+from lora_lab.training.run import Run
 from tests.helpers.tiny_run import tiny_lm
 
 STEPS = 8

@@ -19,14 +19,14 @@ from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs import checkpoints as checkpoints_module
 from lora_lab.runs.records import RecordState, list_runs
 from lora_lab.runs.redaction import redacted
-from lora_lab.runs.snapshot import RunState
 from lora_lab.tasks.families.api import longest_example
 from lora_lab.training import gpu_memory as memory_module
 from lora_lab.training import worker as worker_module
+from lora_lab.training.api import train
 from lora_lab.training.divergence import PATIENCE, RISE, Divergence, DivergingError
 from lora_lab.training.gpu_memory import CAP, Forecast, GpuMemory, cap_bytes, largest_batch
 from lora_lab.training.resume import resume
-from lora_lab.training.run import train
+from lora_lab.training.snapshot import RunState
 from lora_lab.training.trackers import silent_thread
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task, until
 

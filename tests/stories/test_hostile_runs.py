@@ -16,7 +16,8 @@ from lora_lab.runs import signature
 from lora_lab.runs.records import list_runs
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.tasks import load_task
-from lora_lab.training.resume import resume
+from lora_lab.training.api import make_run
+from lora_lab.training.resume import path_in, resume
 from tests.helpers.tiny_files import tiny_recipe
 
 MUTATIONS = 200
@@ -31,7 +32,7 @@ def stopped_run(folder: Path) -> Path:
     """The folder of a run on a model's folder and a data file; half-way."""
     recipe = tiny_recipe(folder)
     recipe["training"] |= {"max_steps": 100_000, "eval_examples": 0}
-    run = RunConfig.from_dict(recipe).make().start()
+    run = make_run(RunConfig.from_dict(recipe)).start()
     while run.snapshot.step < 3:
         run.wait(0.01)
     run.stop()
@@ -107,11 +108,11 @@ def test_public_names_are_no_paths_unless_something_here_is_called_so(tmp_path, 
         ("task", "mini-e2e"),
         ("task", "owner/name"),
     ):
-        assert signature.path_in(what, {"name": name}) is None
+        assert path_in(what, {"name": name}) is None
     (tmp_path / "owner" / "name").mkdir(parents=True)
-    assert signature.path_in("model", {"name": "owner/name"}) == "owner/name"
+    assert path_in("model", {"name": "owner/name"}) == "owner/name"
     for what, name in (("model", "mini-e2e"), ("task", "smollm2-135m"), ("task", "x.csv")):
-        assert signature.path_in(what, {"name": name}) == name
+        assert path_in(what, {"name": name}) == name
 
 
 def test_where_no_key_can_be_kept_every_run_is_a_strangers(tmp_path, monkeypatch):

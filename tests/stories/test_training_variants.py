@@ -13,7 +13,8 @@ from lora_lab.methods.api import attach
 from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE
 from lora_lab.training.observer import copy_update
 from lora_lab.training.recorder import Recorder
-from lora_lab.training.trainer import DeadAdapterError, parameter_groups
+from lora_lab.training.step import DeadAdapterError
+from lora_lab.training.trainer import parameter_groups
 from tests.core.training.test_trainer import Recorded, mean_loss
 from tests.helpers.tiny_run import CONFIG, tiny_lm
 

@@ -15,8 +15,8 @@ import pytest
 from lora_lab.anatomy import Anatomy, ModelShape, Row, Site
 from lora_lab.anatomy.blocks import blocks_of
 from lora_lab.errors import AdapterError
-from lora_lab.runs.snapshot import RunState, Snapshot, Spectra
 from lora_lab.spectra.update import LowRankUpdate, SiteUpdate
+from lora_lab.training.snapshot import RunState, Snapshot, Spectra
 from lora_lab_widgets import delta_w
 from lora_lab_widgets.delta_w import DeltaW, effective_ranks
 from lora_lab_widgets.panel import Tick

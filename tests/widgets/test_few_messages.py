@@ -18,10 +18,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 import lora_lab as ll
 from lora_lab.anatomy import Site
 from lora_lab.budget.meter import MemoryReading
-from lora_lab.runs.snapshot import RunState, Snapshot, Spectra
 from lora_lab.spectra.update import LowRankUpdate, SiteUpdate
 from lora_lab.tasks import load_task
 from lora_lab.training.progress import LossHistory
+from lora_lab.training.snapshot import RunState, Snapshot, Spectra
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.message_throttle import MessageThrottle
 from tests.helpers.tiny_chat import tiny_chat_model

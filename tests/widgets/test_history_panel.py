@@ -12,7 +12,7 @@ import pytest
 
 from lora_lab.errors import RunError
 from lora_lab.runs.lock import RunLock
-from lora_lab.runs.snapshot import RunState, Snapshot
+from lora_lab.training.snapshot import RunState, Snapshot
 from lora_lab_widgets import history, run_rows
 from lora_lab_widgets.history import History
 from lora_lab_widgets.panel import Tick

@@ -10,7 +10,7 @@ import pytest
 from ipywidgets import Widget
 
 from lora_lab.errors import AdapterError
-from lora_lab.runs.snapshot import RunState, Snapshot
+from lora_lab.training.snapshot import RunState, Snapshot
 from lora_lab_widgets import laboratory
 from lora_lab_widgets.lab_views import VIEWS
 from lora_lab_widgets.laboratory import Laboratory

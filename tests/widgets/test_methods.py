@@ -21,7 +21,7 @@ from lora_lab.configs import (
     PrefixLayerConfig,
 )
 from lora_lab.errors import ConfigError
-from lora_lab.runs.snapshot import RunState, Snapshot
+from lora_lab.training.snapshot import RunState, Snapshot
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.lab_views.base import run_label
 from lora_lab_widgets.methods import METHODS, automatic

@@ -14,7 +14,7 @@ import pytest
 
 from lora_lab.budget.meter import MemoryReading
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.runs.snapshot import Failure, RunState, Snapshot
+from lora_lab.training.snapshot import Failure, RunState, Snapshot
 from lora_lab_widgets.message_throttle import MessageThrottle
 from lora_lab_widgets.run_panel import RunPanel
 from lora_lab_widgets.serialize import MAX_POINTS, thin

@@ -16,9 +16,9 @@ import pytest
 import lora_lab as ll
 from lora_lab.errors import RunError
 from lora_lab.methods.lora.targets import ranks as ranks_of
-from lora_lab.runs.snapshot import Snapshot
 from lora_lab.sweeps import AshaConfig, Cell, CellResult, SweepSnapshot
 from lora_lab.sweeps.plan import SweepPlan
+from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets import Workbench, sweep_panel
 from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.sweep_panel import SweepPanel
@@ -296,7 +296,7 @@ def test_a_sweep_file_holds_the_same_cells(wb, tmp_path, monkeypatch):
         mine = wb.sweep_panel.read({**wb.sweep_panel.form["values"], **given})[1]
         assert {cell.id for cell in plan.cells()} == {cell.id for cell in mine}
         assert plan.asha == AshaConfig(grace_steps=2)
-        assert plan.recipe.name == "ranks"
+        assert plan.run_config.name == "ranks"
     assert [line["text"] for line in wb.sweep_panel.run_file["commands"]] == [
         "lora-lab sweep sweep-2.yaml",
         "lora-lab sweep sweep-2.yaml --ray auto",

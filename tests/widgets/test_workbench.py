@@ -11,7 +11,7 @@ import lora_lab as ll
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.lora.targets import ranks as ranks_of
 from lora_lab.runs.run_file import RunConfig
-from lora_lab.runs.snapshot import Failure
+from lora_lab.training.snapshot import Failure
 from lora_lab_widgets import Workbench
 from tests.helpers.tiny_chat import tiny_chat_model
 

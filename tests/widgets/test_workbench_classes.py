@@ -8,7 +8,7 @@ import pytest
 
 import lora_lab as ll
 from lora_lab.errors import ConfigError
-from lora_lab.runs.snapshot import RunState
+from lora_lab.training.snapshot import RunState
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.panel import Tick
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import lora_lab as ll
-from lora_lab.runs.snapshot import RunState
+from lora_lab.training.snapshot import RunState
 from lora_lab_widgets import Workbench
 from tests.helpers.tiny_seq2seq import tiny_seq2seq, uneven_task
 

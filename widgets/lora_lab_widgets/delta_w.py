@@ -17,8 +17,8 @@ import traitlets
 from lora_lab.analysis.site_view import SiteView, site_view
 from lora_lab.anatomy.blocks import site_label
 from lora_lab.errors import LoraLabError
-from lora_lab.runs.snapshot import RunState, Snapshot, Spectra
 from lora_lab.spectra.sizes import effective_rank
+from lora_lab.training.snapshot import RunState, Snapshot, Spectra
 from lora_lab_widgets.background import Background
 from lora_lab_widgets.live_figure import LiveFigure
 from lora_lab_widgets.message_throttle import Line, Picker, Place, at_once

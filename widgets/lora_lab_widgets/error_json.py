@@ -7,8 +7,8 @@ from typing import Any
 
 from lora_lab.errors import LoraLabError
 from lora_lab.runs.redaction import redacted
-from lora_lab.runs.snapshot import Failure
 from lora_lab.training.gpu_memory import settings_in_words
+from lora_lab.training.snapshot import Failure
 
 MAX_LINE = 600  # characters of a message or a remedy
 MAX_DETAILS = 8_000  # characters of a traceback; its end says most

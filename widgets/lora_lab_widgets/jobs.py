@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from lora_lab.runs.snapshot import Snapshot
+from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.background import Background
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.lab_views import CancelledError, Measured, View, Watch

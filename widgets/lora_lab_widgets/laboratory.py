@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 import traitlets
 
-from lora_lab.runs.snapshot import Snapshot
+from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.figure_area import FigureArea
 from lora_lab_widgets.jobs import Jobs

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import attached
 from lora_lab.methods.base import Adapter
-from lora_lab.runs.snapshot import RunState
 from lora_lab.spectra.update import SiteUpdate
 from lora_lab.tasks.prompts import GenerationTask
 from lora_lab.training.observer import copy_update
 from lora_lab.training.run import Run
+from lora_lab.training.snapshot import RunState
 from lora_lab_widgets.methods import method_of
 
 if TYPE_CHECKING:

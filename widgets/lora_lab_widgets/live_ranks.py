@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 
 from lora_lab.methods.adalora.config import AdaLoraConfig
-from lora_lab.runs.snapshot import Snapshot
 from lora_lab.training.run import Run
+from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.panel import Tick
 
 PAUSE = 1.0  # seconds between two looks, at least: each is a message

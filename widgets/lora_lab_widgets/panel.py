@@ -22,8 +22,8 @@ from lora_lab_widgets.message_throttle import Throttled
 from lora_lab_widgets.subshell import OnSubshell
 
 if TYPE_CHECKING:
-    from lora_lab.runs.snapshot import Snapshot
     from lora_lab.training.run import Run
+    from lora_lab.training.snapshot import Snapshot
 
 STATIC = Path(__file__).parent / "static"
 Theme = Literal["light", "dark"]

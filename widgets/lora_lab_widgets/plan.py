@@ -18,10 +18,10 @@ from lora_lab.methods.adalora.config import AdaLoraConfig
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import Config
 from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.families.api import longest_example
 from lora_lab.tasks.families.base import Lengths
 from lora_lab.tasks.load import load_task
-from lora_lab.training.config import TrainingConfig
 from lora_lab_widgets.defaults import first_config, task_choice
 from lora_lab_widgets.grid_cells import cells_of, checked_ranks
 from lora_lab_widgets.methods import (

@@ -12,8 +12,8 @@ from lora_lab.methods.attached import attached
 from lora_lab.methods.head.adapter import with_head
 from lora_lab.methods.head.config import HeadConfig
 from lora_lab.methods.lora.config import LoraConfig
-from lora_lab.runs.fingerprints import data_fingerprint
 from lora_lab.runs.records import RunRecord
+from lora_lab.training.fingerprints import data_fingerprint
 from lora_lab.training.resume import resume
 from lora_lab.training.run import Run
 from lora_lab_widgets.live_adapter import ADAPTER, over

@@ -14,10 +14,10 @@ from lora_lab._util.yaml import to_yaml
 from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
 from lora_lab.methods.plain import method_to_dict
+from lora_lab.models.load import model_source
 from lora_lab.runs.run_file import RunConfig
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.sources import task_source
-from lora_lab.training.config import TrainingConfig
-from lora_lab.training.resume import model_source
 from lora_lab_widgets.sweep_plan import as_grid
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _run_config(
             "fingerprints": {},  # so it is read as a run's own description
             "model": {"name": lm.card.name},
             "task": {"name": task.name},
-            "sources": {"model": model_source(lm, task), "task": task_source(task)},
+            "sources": {"model": model_source(lm, task.head), "task": task_source(task)},
             "configs": [method_to_dict(config) for config in configs],
             "training": training.to_dict(),
         },

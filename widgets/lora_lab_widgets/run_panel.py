@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import traitlets
 
 from lora_lab.errors import ConfigError
-from lora_lab.runs.snapshot import Snapshot
+from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.error_json import as_json, from_error
 from lora_lab_widgets.panel import PanelWidget, Theme
 from lora_lab_widgets.serialize import describe

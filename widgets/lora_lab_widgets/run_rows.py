@@ -27,9 +27,9 @@ from lora_lab.runs.records import (
     is_sweep,
     read_record,
 )
+from lora_lab.runs.run_file import read_configs
 from lora_lab.tasks.metrics import changes
 from lora_lab.training import queue
-from lora_lab.training.resume import read_configs
 from lora_lab_widgets.lab_views.base import run_label
 from lora_lab_widgets.serialize import number, thin
 

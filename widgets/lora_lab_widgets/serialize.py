@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lora_lab.runs.snapshot import Snapshot
 from lora_lab.tasks.metrics import changes
+from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.error_json import MAX_LINE
 
 MAX_POINTS = 200  # of a loss curve, a message

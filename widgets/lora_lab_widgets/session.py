@@ -13,7 +13,8 @@ import traitlets
 
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.sweeps.local import Sweep
-from lora_lab.training.run import Run, train
+from lora_lab.training.api import train
+from lora_lab.training.run import Run
 from lora_lab_widgets.answers import answers
 from lora_lab_widgets.live_adapter import ADAPTER, LiveAdapter, over, resting
 from lora_lab_widgets.message_throttle import MessageThrottle
@@ -24,9 +25,9 @@ from lora_lab_widgets.run_files import write_run_file
 
 if TYPE_CHECKING:
     from lora_lab.runs.records import RunRecord
-    from lora_lab.runs.snapshot import Snapshot
     from lora_lab.sweeps.asha import AshaConfig
     from lora_lab.sweeps.cells import Cell
+    from lora_lab.training.snapshot import Snapshot
 
 
 class Session(traitlets.HasTraits):

@@ -15,11 +15,11 @@ from lora_lab.errors import ConfigError
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.plain import method_to_dict
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell, cell_of
 from lora_lab.sweeps.layers import ALL, in_layers, read_layers
 from lora_lab.sweeps.store import checked_name
-from lora_lab.training.config import TrainingConfig
 from lora_lab_widgets.methods import common_rank
 from lora_lab_widgets.plan import PlanModel
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_lab._util.format import plural
-from lora_lab.runs.snapshot import Snapshot
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.local import Sweep, SweepSnapshot
 from lora_lab.sweeps.store import CellResult
 from lora_lab.tasks.metrics import metric_of
+from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.serialize import number
 from lora_lab_widgets.sweep_plan import MOST_CELLS
 

@@ -13,11 +13,11 @@ from lora_lab.budget.forecast import budget
 from lora_lab.checkpoint.saving import save_adapter
 from lora_lab.configs import MethodConfig
 from lora_lab.models.load import LoadedModel
-from lora_lab.runs.snapshot import Snapshot
 from lora_lab.sweeps.local import Sweep
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.load import load_task
 from lora_lab.training.run import Run
+from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.defaults import loaded
 from lora_lab_widgets.delta_w import DeltaW
 from lora_lab_widgets.error_json import from_error

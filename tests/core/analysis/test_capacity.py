@@ -5,7 +5,7 @@ import pytest
 
 from lora_lab.analysis.capacity import Capacity, capacity, run_capacity
 from lora_lab.errors import AdapterError, RunError
-from lora_lab.training.run import train
+from lora_lab.training.api import train
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 
 

@@ -31,7 +31,7 @@ from lora_lab.errors import ConfigError, LoraLabError, ModelError
 from lora_lab.methods.api import attach
 from lora_lab.methods.attached import attached
 from lora_lab.tasks.encoding import encode_all
-from lora_lab.training.run import train
+from lora_lab.training.api import train
 from tests.helpers.measured_step import LiveBytes
 from tests.helpers.tiny_models import tiny, tiny_config
 from tests.helpers.tiny_run import tiny_lm, tiny_task

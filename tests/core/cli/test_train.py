@@ -14,8 +14,8 @@ import yaml
 
 from lora_lab.cli import main
 from lora_lab.runs.records import RecordState, list_runs
-from lora_lab.runs.snapshot import RunState
 from lora_lab.training.run import Run
+from lora_lab.training.snapshot import RunState
 from tests.helpers.tiny_files import tiny_recipe
 from tests.helpers.tiny_run import until
 

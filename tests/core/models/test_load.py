@@ -18,7 +18,7 @@ import pytest
 import torch
 import transformers
 
-from lora_lab._util import hub
+from lora_lab._util import files, hub
 from lora_lab.errors import ModelError
 from lora_lab.models import (
     LoadedModel,
@@ -478,7 +478,7 @@ def test_smollm2_in_memory_is_not_its_file():
 
 def test_the_cache_folder_is_the_users(monkeypatch):
     monkeypatch.delenv("LORA_LAB_CACHE", raising=False)
-    assert embedded.cache_folder() == Path.home() / ".cache" / "lora-lab"
+    assert files.cache_folder() == Path.home() / ".cache" / "lora-lab"
 
 
 # ---------------------------------------------------------------- with a classification head

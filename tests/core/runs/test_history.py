@@ -20,11 +20,11 @@ from lora_lab.configs import LoraConfig
 from lora_lab.errors import ModelError, RunError
 from lora_lab.runs import read_history
 from lora_lab.runs.records import list_runs
-from lora_lab.runs.snapshot import Spectra
 from lora_lab.runs.spectra_log import SpectraLog, read_log
 from lora_lab.runs.store import RunStore
 from lora_lab.training import recorder as recorder_module
 from lora_lab.training.recorder import Recorder
+from lora_lab.training.snapshot import Spectra
 from tests.helpers.tiny_models import tiny
 from tests.helpers.tiny_run import CONFIG, tiny_lm, until
 

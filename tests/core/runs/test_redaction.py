@@ -10,10 +10,10 @@ import torch
 
 from lora_lab.errors import RunError
 from lora_lab.runs.redaction import redacted
-from lora_lab.runs.snapshot import RunState
 from lora_lab.training import checks, failures
 from lora_lab.training import run as run_module
-from lora_lab.training.run import train
+from lora_lab.training.api import train
+from lora_lab.training.snapshot import RunState
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 
 LETTERS = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dF3hJ5"

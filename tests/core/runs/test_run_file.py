@@ -12,7 +12,7 @@ from lora_lab.errors import ConfigError
 from lora_lab.models import load_model
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.tasks import load_task
-from lora_lab.training.run import train
+from lora_lab.training.api import make_run, train
 from tests.helpers.tiny_files import tiny_recipe
 from tests.helpers.tiny_run import tiny_lm, tiny_task
 
@@ -57,17 +57,19 @@ def test_a_run_made_by_hand_is_the_same_run_as_a_file(plain, tmp_path, config):
     task = load_task(**plain["task"])
     by_hand = train(lm, task, config, output_dir=tmp_path, start=False, **plain["training"])
     path = tmp_path / "run.yaml"
-    path.write_text(RunConfig.of(by_hand).to_yaml())
+    path.write_text(RunConfig.from_dict(by_hand.description()).to_yaml())
     recipe = RunConfig.read(path)
     assert list(recipe.configs) == (config if isinstance(config, list) else [config])
     assert recipe.training == by_hand.training
-    made = RunConfig.from_dict({**recipe.to_dict(), "output_dir": str(tmp_path / "again")}).make()
+    made = make_run(
+        RunConfig.from_dict({**recipe.to_dict(), "output_dir": str(tmp_path / "again")})
+    )
     assert made.start().result(60).losses == by_hand.start().result(60).losses
     assert made.folder.parent == tmp_path / "again"
 
 
 def test_the_config_of_a_run_is_a_recipe(plain, tmp_path):
-    run = RunConfig.from_dict({**plain, "output_dir": str(tmp_path)}).make()
+    run = make_run(RunConfig.from_dict({**plain, "output_dir": str(tmp_path)}))
     run.start().result(60)
     recipe = RunConfig.read(run.folder / "config.json")
     assert recipe.configs == run.configs
@@ -80,7 +82,7 @@ def test_the_config_of_a_run_is_a_recipe(plain, tmp_path):
 def test_a_model_of_ones_own_is_no_file(tmp_path):
     run = train(tiny_lm(), tiny_task(), start=False, output_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"tiny-llama is a model of your own.*load_model") as info:
-        RunConfig.of(run)
+        RunConfig.from_dict(run.description())
     assert "\n" not in str(info.value)
 
 

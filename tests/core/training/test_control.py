@@ -9,8 +9,8 @@ import time
 import pytest
 
 from lora_lab.errors import RunError
-from lora_lab.runs.snapshot import RunState
 from lora_lab.training.control import Control
+from lora_lab.training.snapshot import RunState
 
 IDLE, QUEUED, RUNNING, PAUSING, PAUSED, STOPPING, DONE, FAILED = RunState
 

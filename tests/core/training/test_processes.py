@@ -17,9 +17,10 @@ from lora_lab.configs import TrainingConfig
 from lora_lab.errors import RunError
 from lora_lab.runs.records import list_runs
 from lora_lab.runs.run_file import RunConfig
-from lora_lab.runs.snapshot import RunState
 from lora_lab.training import processes
+from lora_lab.training.api import make_run
 from lora_lab.training.resume import resume
+from lora_lab.training.snapshot import RunState
 from tests.helpers.several_processes import METHODS, begin, ragged_task, stopped
 from tests.helpers.tiny_files import tiny_recipe
 from tests.helpers.tiny_run import tiny_lm
@@ -174,7 +175,7 @@ def test_a_run_file_under_accelerate_launch_in_shards(tmp_path):
 
     recipe["training"]["per_device_train_batch_size"] = 8
     recipe["output_dir"] = str(tmp_path / "alone")
-    alone = RunConfig.from_dict(recipe).make().start().result(120)
+    alone = make_run(RunConfig.from_dict(recipe)).start().result(120)
     same(record.open().losses, alone.losses)
     assert said["metrics"] == pytest.approx(alone.metrics, rel=1e-4)
 

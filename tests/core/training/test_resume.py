@@ -26,11 +26,11 @@ from lora_lab.models import LoadedModel
 from lora_lab.runs.checkpoints import folders, newest
 from lora_lab.runs.lock import RunLock
 from lora_lab.runs.records import RecordState, list_runs
-from lora_lab.runs.snapshot import RunState
 from lora_lab.tasks import Example, GenerationTask, load_task
+from lora_lab.training.api import train
 from lora_lab.training.resume import resume
-from lora_lab.training.run import train
 from lora_lab.training.sampler import StepSampler
+from lora_lab.training.snapshot import RunState
 from tests.helpers.killed_runs import SEEDS, STEPS
 from tests.helpers.tiny_run import tiny_lm, tiny_task, until
 
@@ -413,7 +413,7 @@ def test_training_settings_come_back_as_they_were(tmp_path):
 
 
 def test_examples_that_say_something_else_have_another_fingerprint():
-    from lora_lab.runs.fingerprints import data_fingerprint
+    from lora_lab.training.fingerprints import data_fingerprint
 
     def task(*words: str) -> GenerationTask:
         return GenerationTask("t", True, [Example(word, word, (word,)) for word in words], [])

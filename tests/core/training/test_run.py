@@ -21,10 +21,10 @@ from lora_lab.configs import AdaLoraConfig, BitFitConfig, LoraConfig
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs import read_history
 from lora_lab.runs.records import list_runs
-from lora_lab.runs.snapshot import RunState
 from lora_lab.runs.spectra_log import SpectraLog
 from lora_lab.runs.store import RunStore
-from lora_lab.training.run import train
+from lora_lab.training.api import train
+from lora_lab.training.snapshot import RunState
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task, until
 
 

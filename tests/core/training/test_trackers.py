@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_lab.training.run import train
+from lora_lab.training.api import train
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 
 

@@ -14,7 +14,8 @@ from lora_lab.configs import TrainingConfig
 from lora_lab.tasks.encoding import collate, encode_all
 from lora_lab.training import failures
 from lora_lab.training.progress import MAX_POINTS, LossHistory, Pace
-from lora_lab.training.trainer import DeadAdapterError, Fit
+from lora_lab.training.step import DeadAdapterError
+from lora_lab.training.trainer import Fit
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 
 

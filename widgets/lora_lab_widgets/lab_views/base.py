@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from lora_lab.anatomy.blocks import site_label
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.runs.records import RunRecord, list_runs
-from lora_lab.runs.snapshot import Snapshot
+from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.live_adapter import LiveAdapter
 from lora_lab_widgets.panel import Theme
 

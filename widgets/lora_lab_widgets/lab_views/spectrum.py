@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from lora_lab.analysis.spectrum import spectrum_view
-from lora_lab.runs.snapshot import Snapshot
 from lora_lab.spectra.update import SiteUpdate
+from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from lora_lab.analysis.steps import StepMaps, step_maps
 from lora_lab.runs.history import read_history
-from lora_lab.runs.snapshot import Snapshot
+from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch
 
 

@@ -10,9 +10,9 @@ from collections import Counter, defaultdict
 import pytest
 
 from lora_lab.errors import TaskError
-from lora_lab.runs.fingerprints import data_fingerprint
 from lora_lab.tasks import load_task
 from lora_lab.tasks.embedded.world import ATTRIBUTES, World
+from lora_lab.training.fingerprints import data_fingerprint
 
 # attribute → value → what a sentence says of it, and of no other value
 _SAID = {

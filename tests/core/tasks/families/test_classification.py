@@ -20,7 +20,7 @@ from lora_lab.models import LoadedModel
 from lora_lab.tasks import ClassificationTask, LabeledText
 from lora_lab.tasks.families.classification import class_numbers, step_loss
 from lora_lab.tasks.text_encoding import collate_texts, encode_texts
-from lora_lab.training.run import train
+from lora_lab.training.api import train
 from lora_lab.training.trainer import Fit
 from tests.helpers.tiny_classes import framing_tokenizer, tiny_classes, tiny_classifier
 from tests.helpers.tiny_run import tiny_lm, tiny_task

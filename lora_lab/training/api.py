@@ -1,0 +1,73 @@
+"""`train`, and the run that a file asks for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.models.load import LoadedModel, load_model
+from lora_lab.runs.run_file import RunConfig
+from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.load import load_task
+from lora_lab.training.run import Run
+
+
+def train(
+    lm: LoadedModel,
+    task: Task | str,
+    config: MethodConfig | Sequence[MethodConfig] | None = None,
+    *,
+    output_dir: str | os.PathLike[str] = "runs",
+    name: str | None = None,
+    start: bool = True,
+    **training: Any,
+) -> Run:
+    """Train an adapter in the background; returns at once.
+
+    While another run trains in this process, it is queued; see `Run.start`.
+
+    >>> run = train(lm, "mini-e2e", LoraConfig(r=8, lora_alpha=16), max_steps=60)
+    >>> run.result().metrics
+
+    A task of classes needs a model with a head for them, `load_model(…, labels=task.labels)`; the
+    head is trained whole beside what the config says.
+
+    Args:
+        lm: what `load_model` returns.
+        task: a task, or what `load_task` takes.
+        config: any method's config, or a list of them; default `LoraConfig()`.
+        output_dir: where the run's folder is made.
+        name: part of the folder's name.
+        start: False makes the run and leaves it idle.
+        **training: the fields of `TrainingConfig`.
+
+    Raises:
+        ConfigError: an unknown field, or a config or model that cannot be trained so.
+        TaskError: the task cannot be loaded.
+        RunError: the folder cannot be made.
+    """
+    training_config = TrainingConfig.from_dict(training)
+    if isinstance(task, (str, os.PathLike)):
+        task = load_task(task)
+    run = Run(lm, task, config or LoraConfig(), training_config, output_dir, name)
+    return run.start() if start else run
+
+
+def load(config: RunConfig) -> tuple[LoadedModel, Task]:
+    """Load the model and the task that a run file names.
+
+    Raises:
+        ModelError, TaskError: as `load_model` and `load_task`.
+    """
+    task = load_task(**config.task)
+    return load_model(**{**config.model, **task.head}), task
+
+
+def make_run(config: RunConfig) -> Run:
+    """Load everything that a run file names; return the run, idle."""
+    lm, task = load(config)
+    return Run(lm, task, config.configs, config.training, config.output_dir, config.name)
