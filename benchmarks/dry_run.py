@@ -8,7 +8,8 @@ import torch
 
 from benchmarks._measure import Row, print_table
 from lora_lab.budget.dry_run import DryRun, dry_run
-from lora_lab.budget.meter import MemoryReading, Meter
+from lora_lab.budget.meter import Meter
+from lora_lab.budget.reading import MemoryReading
 from lora_lab.configs import LoraConfig
 from lora_lab.methods.api import attach
 

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lora_lab._util.format import format_bytes
-from lora_lab.budget.meter import MemoryReading
+from lora_lab.budget.reading import MemoryReading
 from lora_lab.figures._base import THEMES, Theme, base_layout, room_for_text, show_legend
 
 if TYPE_CHECKING:

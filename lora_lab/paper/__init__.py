@@ -5,23 +5,6 @@
 numbers of the running text. `list_table`, `list_claims` and `list_amplification` show them.
 """
 
-from lora_lab._util.tables import Table
-from lora_lab.paper.claims import Claim, claims
-from lora_lab.paper.listing import list_amplification, list_claims, list_table
-from lora_lab.paper.rows import PublishedRow, Verdict, published_rows
-from lora_lab.paper.tables import TABLE_7, TABLES, AmplificationRow
+import lazy_loader
 
-__all__ = [
-    "TABLES",
-    "TABLE_7",
-    "AmplificationRow",
-    "Claim",
-    "PublishedRow",
-    "Table",
-    "Verdict",
-    "claims",
-    "list_amplification",
-    "list_claims",
-    "list_table",
-    "published_rows",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

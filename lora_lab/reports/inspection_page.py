@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab import figures
 from lora_lab._util.format import format_number
 from lora_lab.analysis.amplify import SiteAmplification
 from lora_lab.analysis.rank_map import rank_map
@@ -53,8 +54,6 @@ def _notes(found: Inspection) -> str:
 
 
 def _updates(page: Page, found: Inspection) -> str:
-    from lora_lab import figures
-
     rows = found.analysis.rows
     ranks = rank_map(rows, {row.name: row.singular_values for row in rows})
     if not ranks.layers:
@@ -64,8 +63,6 @@ def _updates(page: Page, found: Inspection) -> str:
 
 
 def _details(page: Page, found: Inspection) -> str:
-    from lora_lab import figures
-
     drawn: dict[str, list[str]] = {name: [] for name in found.details}
     for view in found.lone_spectra:
         text = (
@@ -90,8 +87,6 @@ def _details(page: Page, found: Inspection) -> str:
 
 
 def _table_7(page: Page, found: Inspection) -> str:
-    from lora_lab import figures
-
     rows = found.amplifications
     if not rows:
         return ""
@@ -114,8 +109,6 @@ def _triple(row: SiteAmplification) -> list[str]:
 
 
 def _intruders(page: Page, found: Inspection) -> str:
-    from lora_lab import figures
-
     if not found.intruders:
         return ""
     text = figures.intruder_summary(found.intruders)
@@ -128,8 +121,6 @@ def _intruders(page: Page, found: Inspection) -> str:
 
 
 def _steps(page: Page, found: Inspection) -> str:
-    from lora_lab import figures
-
     parts = []
     if found.steps is not None and found.steps.layers:
         last = len(found.steps.steps) - 1
@@ -143,14 +134,10 @@ def _steps(page: Page, found: Inspection) -> str:
 
 
 def _all_steps(steps: StepMaps, theme: Theme) -> Figure:
-    from lora_lab import figures
-
     return figures.step_maps_figure(steps, len(steps.steps) - 1, standalone=True, theme=theme)
 
 
 def _sweep(page: Page, found: Inspection) -> str:
-    from lora_lab import figures
-
     if found.sweep is None:
         return ""
     drawn = page.figure(figures.sweep_figure, found.sweep, figures.sweep_summary(found.sweep))

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from lora_lab import figures
 from lora_lab._util.format import (
     format_bytes,
     format_change,
@@ -18,7 +19,7 @@ from lora_lab._util.format import (
 from lora_lab.analysis.rank_map import RankMap, rank_map
 from lora_lab.analysis.site_view import SiteView, live_view
 from lora_lab.analysis.table import Analysis, analyze_sites
-from lora_lab.budget.meter import MemoryReading
+from lora_lab.budget.reading import MemoryReading
 from lora_lab.errors import RunError
 from lora_lab.methods.combined import to_python
 from lora_lab.reports.page import Page, facts, heading, section, site_table, table
@@ -162,8 +163,6 @@ def _headline(
 
 
 def _savings(page: Page, budget: Budget, reading: MemoryReading | None) -> str:
-    from lora_lab import figures
-
     def draw(data: Budget, theme: Theme) -> Figure:
         return figures.memory_figure(data, reading, theme=theme)
 
@@ -183,8 +182,6 @@ def _savings(page: Page, budget: Budget, reading: MemoryReading | None) -> str:
 
 
 def _training(page: Page, losses: Sequence[tuple[int, float]]) -> str:
-    from lora_lab import figures
-
     if not losses:
         return section("Training", "<p class='dim'>No step was trained.</p>")
     return section(
@@ -193,8 +190,6 @@ def _training(page: Page, losses: Sequence[tuple[int, float]]) -> str:
 
 
 def _updates(page: Page, analysis: Analysis, views: Sequence[SiteView]) -> str:
-    from lora_lab import figures
-
     ranks = rank_map(analysis.rows, {row.name: row.singular_values for row in analysis.rows})
     parts = []
     if ranks.layers:
@@ -221,8 +216,6 @@ def _updates(page: Page, analysis: Analysis, views: Sequence[SiteView]) -> str:
 
 
 def _wide_map(data: RankMap, theme: Theme) -> Figure:
-    from lora_lab import figures
-
     height = max(120, 66 + 20 * len(data.roles))
     return figures.effective_rank_figure(data, theme=theme, height=height)
 

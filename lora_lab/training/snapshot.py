@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from lora_lab.budget.meter import MemoryReading
+from lora_lab.budget.reading import MemoryReading
 from lora_lab.spectra.update import SiteUpdate
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from lora_lab.budget.meter import MemoryReading
+from lora_lab.budget.reading import MemoryReading
 from lora_lab.training.snapshot import Failure, RunState, Snapshot
 from lora_lab_widgets.run_panel import RunPanel
 from lora_lab_widgets.serialize import describe

@@ -9,7 +9,8 @@ import torch
 import transformers
 
 import lora_lab as ll
-from lora_lab.budget.meter import Meter, differing_part
+from lora_lab.budget.meter import Meter
+from lora_lab.budget.reading import differing_part
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 BATCH, LENGTH, WIDTH, LAYERS, VOCABULARY = 8, 256, 512, 6, 8192

@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 import lora_lab as ll
 from lora_lab.anatomy import Site
-from lora_lab.budget.meter import MemoryReading
+from lora_lab.budget.reading import MemoryReading
 from lora_lab.spectra.update import LowRankUpdate, SiteUpdate
 from lora_lab.tasks import load_task
 from lora_lab.training.progress import LossHistory

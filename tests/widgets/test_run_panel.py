@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_lab.budget.meter import MemoryReading
+from lora_lab.budget.reading import MemoryReading
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.training.snapshot import Failure, RunState, Snapshot
 from lora_lab_widgets.message_throttle import MessageThrottle

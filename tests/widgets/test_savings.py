@@ -10,7 +10,7 @@ import pytest
 from lora_lab.anatomy import Anatomy, anatomy
 from lora_lab.budget import budget, price_table
 from lora_lab.budget.costs import Memory
-from lora_lab.budget.meter import MemoryReading
+from lora_lab.budget.reading import MemoryReading
 from lora_lab.configs import LoraConfig
 from lora_lab.methods.lora.targets import ranks
 from lora_lab.models import model_config

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import ipywidgets
 
+from lora_lab import figures
 from lora_lab.analysis.site_view import SiteView
 from lora_lab_widgets.message_throttle import Line, Place, Throttled
 from lora_lab_widgets.panel import Theme
@@ -79,8 +80,6 @@ class LiveFigure(Throttled, ipywidgets.VBox):
         self.layout.display = "none"
 
     def _functions(self) -> tuple[Callable[..., Any], Callable[..., None]]:
-        from lora_lab import figures
-
         if self._kind == "spectrum":
             return figures.spectrum_figure, figures.update_spectrum
         return figures.overlap_figure, figures.update_overlap

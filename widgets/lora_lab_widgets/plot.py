@@ -15,6 +15,7 @@ import anywidget
 import traitlets
 from ipywidgets import Widget, widget_serialization
 
+from lora_lab import figures
 from lora_lab_widgets.message_throttle import at_once
 from lora_lab_widgets.panel import PanelWidget
 
@@ -43,8 +44,6 @@ class Plot(PanelWidget):
     def bring(self) -> None:
         """Send plotly.js, once: to a page that shows the rest already, and need not wait for it."""
         if self.library is None:
-            from lora_lab import figures
-
             with at_once(), self.hold_sync():
                 self.config = figures.CONFIG
                 self.library = plotly_script()

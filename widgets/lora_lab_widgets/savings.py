@@ -10,7 +10,7 @@ import traitlets
 from lora_lab._util.format import format_bytes, format_change, format_count
 from lora_lab.budget.costs import Budget, Memory
 from lora_lab.budget.evaluate import evaluate_price
-from lora_lab.budget.meter import MemoryReading, differing_part
+from lora_lab.budget.reading import MemoryReading, differing_part
 from lora_lab_widgets.dry_runs import DryRuns
 from lora_lab_widgets.panel import PanelWidget, Tick
 

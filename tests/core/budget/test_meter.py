@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lora_lab.budget import Memory
-from lora_lab.budget.meter import LiveStorages, MemoryReading, Meter, differing_part, storage_bytes
+from lora_lab.budget.meter import LiveStorages, Meter, storage_bytes
+from lora_lab.budget.reading import MemoryReading, differing_part
 
 N, D = 64, 32  # rows of the batch, width of the layers
 FLOAT = 4  # bytes

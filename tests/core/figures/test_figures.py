@@ -13,7 +13,7 @@ from lora_lab import figures
 from lora_lab._util.format import format_number
 from lora_lab.analysis import RankMap, SiteView
 from lora_lab.budget import Budget, Memory
-from lora_lab.budget.meter import MemoryReading
+from lora_lab.budget.reading import MemoryReading
 
 GIB = 1 << 30
 

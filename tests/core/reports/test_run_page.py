@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lora_lab.analysis import Analysis, SiteAnalysis
-from lora_lab.budget.meter import MemoryReading
+from lora_lab.budget.reading import MemoryReading
 from lora_lab.errors import RunError
 from lora_lab.reports.run_page import write_report
 from tests.core.figures.test_figures import budget, losses, view

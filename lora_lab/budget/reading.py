@@ -1,0 +1,56 @@
+"""What a training step took, part by part, and where a forecast was off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lora_lab.budget.costs import Memory
+
+KINDS = {"cuda": "CUDA memory", "mps": "MPS memory", "cpu": "tensor bytes on the CPU"}
+
+
+@dataclass(frozen=True)
+class MemoryReading:
+    """Bytes in use, now and at the peak, and what kind of bytes they are.
+
+    The parts are those of `budget.Memory` and add up to the peak; a reading of which only the peak
+    is known has them all zero.
+
+    Attributes:
+        current: bytes in use now.
+        peak: the most bytes seen in use at once.
+        kind: one of KINDS' values.
+        weights: of the peak, what the model's parameters, buffers and adapter take.
+        gradients: of all that is trained.
+        optimizer: its state.
+        activations: what the peak needs beyond the other three; on a GPU that includes what its
+            libraries allocate for themselves.
+    """
+
+    current: int
+    peak: int
+    kind: str
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+
+
+def differing_part(predicted: Memory, measured: MemoryReading, tolerance: float = 0.05) -> str:
+    """Return the part in which a forecast and a measurement differ the most.
+
+    Args:
+        predicted: `budget`'s or a dry run's.
+        measured: a meter's reading.
+        tolerance: how much of the measured peak the forecast may be off.
+
+    Returns:
+        "weights", "gradients", "optimizer" or "activations"; "peak" where the reading has no
+        parts; "" where the totals are within the tolerance.
+    """
+    if abs(predicted.total - measured.peak) <= tolerance * measured.peak:
+        return ""
+    parts = ("weights", "gradients", "optimizer", "activations")
+    if not any(getattr(measured, part) for part in parts):
+        return "peak"
+    return max(parts, key=lambda part: abs(getattr(predicted, part) - getattr(measured, part)))

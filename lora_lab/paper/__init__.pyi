@@ -1,0 +1,11 @@
+from .claims import Claim as Claim
+from .claims import claims as claims
+from .listing import list_amplification as list_amplification
+from .listing import list_claims as list_claims
+from .listing import list_table as list_table
+from .rows import PublishedRow as PublishedRow
+from .rows import Verdict as Verdict
+from .rows import published_rows as published_rows
+from .tables import TABLE_7 as TABLE_7
+from .tables import TABLES as TABLES
+from .tables import AmplificationRow as AmplificationRow
