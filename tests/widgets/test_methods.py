@@ -24,7 +24,7 @@ from lora_lab.errors import ConfigError
 from lora_lab.training.snapshot import RunState, Snapshot
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.lab_views.base import run_label
-from lora_lab_widgets.methods import METHODS, automatic
+from lora_lab_widgets.methods import automatic, entries
 from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.rank_grid import RankGrid
 from tests.helpers.tiny_chat import tiny_chat_model
@@ -72,7 +72,7 @@ def shown_fields(wb: Workbench) -> list[str]:
 
 
 def test_the_drop_down_has_the_papers_methods_and_adalora(wb: Workbench) -> None:
-    assert [m["name"] for m in wb.panel.methods] == list(CONFIGS) == list(METHODS)
+    assert [m["name"] for m in wb.panel.methods] == list(CONFIGS) == list(entries())
 
 
 @pytest.mark.parametrize("method", CONFIGS)
@@ -103,7 +103,7 @@ def test_the_price_is_the_budget_and_the_title_names_the_method(wb: Workbench, m
     assert name in wb.fallback_html() or method == "LoRA"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CONFIGS)
 def test_the_grid_is_for_methods_with_ranks(wb: Workbench, method: str) -> None:
     painted = dict(wb.grid.ranks)
     choose(wb, method)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import attached
 from lora_lab.methods.base import Adapter
+from lora_lab.methods.registry import method_of
 from lora_lab.spectra.update import SiteUpdate
 from lora_lab.tasks.prompts import GenerationTask
 from lora_lab.training.observer import copy_update
 from lora_lab.training.run import Run
 from lora_lab.training.snapshot import RunState
-from lora_lab_widgets.methods import method_of
 
 if TYPE_CHECKING:
     import torch
@@ -116,10 +116,9 @@ class LiveAdapter:
 
 def _learns(config: Any) -> str:
     """Say what a method learns in its place."""
-    if isinstance(config, tuple):
+    if len(config.parts) > 1:
         return "its parts learn something else"
-    method = method_of((config,))
-    return f"it {method.instead}" if method.parts else "it learns something else"
+    return f"it {method_of(config).no_ranks}"
 
 
 def over(state: RunState) -> bool:

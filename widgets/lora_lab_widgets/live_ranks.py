@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from lora_lab.methods.adalora.config import AdaLoraConfig
 from lora_lab.training.run import Run
 from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.panel import Tick
@@ -48,7 +47,8 @@ class LiveRanks:
 
 def _words(snapshot: Snapshot, run: Run, final: bool) -> str:
     assert snapshot.ranks is not None
-    start = next(c.init_r for c in run.configs if isinstance(c, AdaLoraConfig))
-    budget, full = sum(snapshot.ranks.values()), start * len(snapshot.ranks)
+    start = next((config.init_r for config in run.configs if hasattr(config, "init_r")), None)
+    budget = f"budget {sum(snapshot.ranks.values())}"
+    of = "" if start is None else f" of {start * len(snapshot.ranks)}"
     moment = "final ranks" if final else "live ranks"
-    return f"{moment}, step {snapshot.step}, budget {budget} of {full}"
+    return f"{moment}, step {snapshot.step}, {budget}{of}"

@@ -1,244 +1,184 @@
-"""The methods that the workbench offers: their settings, and the configs that these make."""
+"""The drop-down: the registry's methods, their settings, and the configs that these make."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lora_lab.anatomy.types import Anatomy
-from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
-from lora_lab.methods.adalora.config import AdaLoraConfig
-from lora_lab.methods.bottleneck.config import BottleneckConfig
 from lora_lab.methods.combined import method_name
-from lora_lab.methods.config import Config
-from lora_lab.methods.full.config import BitFitConfig, FullConfig
-from lora_lab.methods.lora.config import LoraConfig
-from lora_lab.methods.lora.targets import config_from_ranks, ranks
-from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
+from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.descriptor import Field, Method, Plan
+from lora_lab.methods.lora.targets import common_rank
+from lora_lab.methods.registry import method_of, offered
 
 Values = Mapping[str, Any]
-Templates = Mapping[type, Config]
-"""{config class: where the fields come from that no setting shows}."""
-
-_SCHEDULE = ("init_r", "tinit", "tfinal", "deltaT")
-AUTOMATIC = (*_SCHEDULE, "drop_layers")
-"""Settings that may be left empty: `automatic` then says what they are."""
-WHOLE = {*AUTOMATIC, "top_layers", "prefix_length", "infix_length", "r"}
-TICKED = {"new_biases"}
+Templates = Mapping[str, MethodConfig]
+"""{method: where the fields come from that no setting shows}."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """One config of a method.
-
-    Attributes:
-        kind: its class.
-        fields: which of its fields are settings.
-        fixed: what the method's name says already.
-    """
-
-    kind: type[Config]
-    fields: tuple[str, ...]
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-
-    def serves(self, config: Any) -> bool:
-        """Return whether a config is one of this part's."""
-        same = all(getattr(config, name, None) == value for name, value in self.fixed.items())
-        return type(config) is self.kind and same
-
-
-@dataclass(frozen=True)
-class Method:
+class Entry:
     """One entry of the drop-down.
 
     Attributes:
         name: the paper's.
-        parts: its configs; empty for what was set from Python and is kept as it was given.
-        about: what it trains, in a few words.
-        instead: why the rank grid is not its own, "" where it is.
+        methods: one, or several that are combined; none for what was set from Python and is kept
+            as it was given.
     """
 
     name: str
-    parts: tuple[Part, ...] = ()
-    about: str = ""
-    instead: str = ""
+    methods: tuple[Method, ...] = ()
 
     @property
-    def fields(self) -> tuple[str, ...]:
+    def fields(self) -> tuple[Field, ...]:
         """The settings that it has."""
-        return tuple(name for part in self.parts for name in part.fields)
+        return tuple(field for method in self.methods for field in method.typed_fields)
 
     @property
     def paints(self) -> bool:
         """Whether the painted ranks are its own."""
-        return any(part.kind in (LoraConfig, AdaLoraConfig) for part in self.parts)
+        return any(method.ranks for method in self.methods)
 
 
-_FACTORS = ("lora_alpha", "lora_dropout")
-_TOKENS = ("prefix_length", "infix_length")
-_LORA = Part(LoraConfig, _FACTORS)
-_EMBED, _LAYER = Part(PrefixEmbedConfig, _TOKENS), Part(PrefixLayerConfig, _TOKENS)
+def entries() -> dict[str, Entry]:
+    """Return {name: entry}: every method, then the combinations that methods are offered in."""
+    known = offered()
+    found = {name: Entry(name, (method,)) for name, method in known.items()}
+    for method in known.values():
+        for first in method.joins:
+            name = f"{first}+{method.short or method.name}"
+            found[name] = Entry(name, (known[first], method))
+    return found
 
 
-def _adapter(variant: str, about: str, *fields: str) -> Method:
-    part = Part(BottleneckConfig, ("r", *fields), {"variant": variant})
-    return Method(f"Adapter^{variant}", (part,), about, "puts layers of its own between the others")
-
-
-METHODS = {
-    method.name: method
-    for method in (
-        Method("LoRA", (_LORA,), "ΔW = α/r · BA on every painted matrix; W₀ stays as it is"),
-        Method("AdaLoRA", (Part(AdaLoraConfig, (*_FACTORS, *_SCHEDULE)),)),
-        Method(
-            "FT",
-            (Part(FullConfig, (), {"top_layers": None}),),
-            "every weight of the model is trained",
-            "trains every weight",
-        ),
-        Method("FT-Top2", (Part(FullConfig, ("top_layers",)),), "", "trains the last blocks whole"),
-        Method(
-            "BitFit",
-            (Part(BitFitConfig, ("new_biases",)),),
-            "the bias vectors are trained, nothing else",
-            "trains bias vectors",
-        ),
-        Method(
-            "PreEmbed",
-            (_EMBED,),
-            "word embeddings of special tokens are learned",
-            "trains special tokens",
-        ),
-        Method(
-            "PreLayer",
-            (_LAYER,),
-            "activations of special tokens are learned after every layer",
-            "trains special tokens",
-        ),
-        _adapter("H", "a bottleneck after attention and one after the MLP of every block"),
-        _adapter("L", "a bottleneck with a LayerNorm after the MLP of every block"),
-        _adapter("P", "a bottleneck after the MLP of every block"),
-        _adapter("D", "as Adapter^P; the lowest blocks answer without theirs", "drop_layers"),
-        Method("LoRA+PE", (_LORA, _EMBED), "LoRA, and word embeddings of special tokens"),
-        Method("LoRA+PL", (_LORA, _LAYER), "LoRA, and special tokens learned after every layer"),
-    )
-}
+def form_fields() -> list[dict[str, Any]]:
+    """Return how the form shows the settings of all methods; those of one name are one setting."""
+    found: dict[str, Field] = {}
+    for method in offered().values():
+        for field in method.typed_fields:
+            found.setdefault(field.name, field)
+    return [
+        {"name": f.name, "label": f.label, "help": f.help, "ticked": f.kind is bool}
+        for f in found.values()
+    ]
 
 
 def default_values() -> dict[str, Any]:
     """Return the settings of all methods, under the field names of their configs."""
-    return {
-        "method": "LoRA",
-        "lora_alpha": LoraConfig().lora_alpha,
-        "lora_dropout": LoraConfig().lora_dropout,
-        **dict.fromkeys(AUTOMATIC, ""),
-        "top_layers": 2,
-        "new_biases": BitFitConfig().new_biases,
-        "prefix_length": PrefixEmbedConfig().prefix_length,
-        "infix_length": PrefixEmbedConfig().infix_length,
-        "r": BottleneckConfig().r,
-    }
+    values: dict[str, Any] = {"method": next(iter(offered()))}
+    for method in offered().values():
+        for field in method.typed_fields:
+            values.setdefault(field.name, _as_text(field.start(method.config)))
+    return values
 
 
-def method_called(name: Any) -> Method:
-    """Return a method of the drop-down.
+def entry_called(name: Any) -> Entry:
+    """Return an entry of the drop-down.
 
     Raises:
         ConfigError: there is none of that name.
     """
-    if name not in METHODS:
-        raise ConfigError(f"method is {name!r}; use one of {', '.join(METHODS)}")
-    return METHODS[name]
+    known = entries()
+    if name not in known:
+        raise ConfigError(f"method is {name!r}; use one of {', '.join(known)}")
+    return known[name]
 
 
-def choices(values: Values, given: Method | None) -> list[dict[str, Any]]:
+def choices(values: Values, given: Entry | None) -> list[dict[str, Any]]:
     """Return the drop-down's entries: name, text, and which settings they have.
 
     Args:
         values: all settings, as they were typed.
         given: what was set from Python and no entry shows.
     """
-    blocks = values["top_layers"]
-    texts = {"FT-Top2": f"FT-Top{blocks}"} if isinstance(blocks, int) and blocks > 0 else {}
-    every = (*METHODS.values(), *([given] if given else []))
+    every = (*entries().values(), *([given] if given else []))
     return [
-        {"name": m.name, "text": texts.get(m.name, m.name), "fields": list(m.fields)} for m in every
+        {"name": e.name, "text": _text(e, values), "fields": [f.name for f in e.fields]}
+        for e in every
+        if all(f.name in values for f in e.fields)  # not one that was registered since
     ]
 
 
-def method_of(configs: Sequence[MethodConfig]) -> Method:
-    """Return the method whose settings show all of these configs, else one that only names them."""
-    for method in METHODS.values():
-        parts = method.parts
-        if len(parts) == len(configs) and all(map(Part.serves, parts, configs)):
-            return method
+def _text(entry: Entry, values: Values) -> str:
+    """Return an entry's name with the settings that are a part of it, such as FT-Top3."""
+    with contextlib.suppress(ConfigError):
+        if len(entry.methods) == 1 and not entry.paints:
+            (method,) = entry.methods
+            return method.config(**method.fixed, **typed(values, entry.fields)).method
+    return entry.name
+
+
+def entry_of(configs: Sequence[MethodConfig]) -> Entry:
+    """Return the entry whose settings show all of these configs, else one that only names them."""
+    known = entries()
+    for entry in known.values():
+        parts = entry.methods
+        if len(parts) == len(configs) and all(map(Method.serves, parts, configs)):
+            return entry
     name = method_name(configs)
-    return Method(
-        name if name not in METHODS else f"{name} as given",
-        about="set from Python, and kept as it was given",
-        instead="was set from Python",
-    )
+    return Entry(name if name not in known else f"{name} as given")
 
 
-def values_of(method: Method, configs: Sequence[MethodConfig]) -> dict[str, Any]:
+def values_of(entry: Entry, configs: Sequence[MethodConfig]) -> dict[str, Any]:
     """Return the settings that make these configs again."""
-    values = {"method": method.name}
-    for part, config in zip(method.parts, configs, strict=False):
-        own = {name: getattr(config, name) for name in part.fields}
-        values |= {name: "" if value is None else value for name, value in own.items()}
+    values = {"method": entry.name}
+    for method, config in zip(entry.methods, configs, strict=False):
+        values |= {f.name: _as_text(getattr(config, f.name)) for f in method.typed_fields}
     return values
+
+
+def _as_text(value: Any) -> Any:
+    """Return a config's value as a setting: "" for None, words parted by commas."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return "" if value is None else value
 
 
 def ranks_of(anatomy: Anatomy, configs: Iterable[MethodConfig]) -> dict[str, int] | None:
     """Return what the grid shows of these configs; None: nothing, it stays as it is."""
     for config in configs:
-        if isinstance(config, LoraConfig):
+        if ranks := method_of(config).ranks:
             return ranks(anatomy, config)
-        if isinstance(config, AdaLoraConfig):
-            return dict.fromkeys(ranks(anatomy, config.at_start()), config.target_r)
     return None
 
 
 def automatic(anatomy: Anatomy, painted: Mapping[str, int], max_steps: int) -> dict[str, int]:
-    """Return what the settings are that may be left empty.
-
-    init_r is 1.5 times the painted rank, as in the paper, and no more than the smallest matrix has
-    room for. The schedule has the medians of the paper's Table 8 (eight tasks of GLUE, their steps
-    counted): t_i 13 % of all steps, t_f 48 %, Δ_T 0.2 %.
-    """
-    limits = [min(_shape(anatomy, name)) for name in painted]
-    target = common_rank(painted)
-    return {
-        "init_r": max(target, min([(3 * target + 1) // 2, *limits])),
-        "tinit": round(0.13 * max_steps),
-        "tfinal": max(0, min(round(0.48 * max_steps), max_steps - 2)),  # a cut needs two steps
-        "deltaT": max(1, round(0.002 * max_steps)),
-        "drop_layers": BottleneckConfig("D").dropped(_shortest_stack(anatomy)),
-    }
+    """Return what the settings are that may be left empty, of all methods."""
+    plan = _plan(anatomy, painted, max_steps)
+    found: dict[str, int] = {}
+    for method in offered().values():
+        found |= method.automatic(plan) if method.automatic else {}
+    return found
 
 
-def common_rank(painted: Mapping[str, int]) -> int:
-    """Return the rank that most matrices have; 1 where none is painted."""
-    counted = Counter(r for r in painted.values() if r)
-    return counted.most_common(1)[0][0] if counted else 1
+def _plan(anatomy: Anatomy, painted: Mapping[str, int], max_steps: int) -> Plan:
+    sites = [anatomy.by_name[name] for name in painted]
+    return Plan(
+        rank=common_rank(painted),
+        limit=min((min(s.out_features, s.in_features) for s in sites), default=None),
+        steps=max_steps,
+        blocks=min(Counter(row.stack for row in anatomy.rows).values(), default=1),
+    )
 
 
 def configs_of(
-    method: Method,
+    entry: Entry,
     values: Values,
     anatomy: Anatomy,
     painted: Mapping[str, int],
     templates: Templates,
     max_steps: int,
 ) -> tuple[MethodConfig, ...]:
-    """Return the configs of a method of the drop-down.
+    """Return the configs of an entry of the drop-down.
 
     Args:
-        method: with parts.
+        entry: with methods.
         values: all settings, as they were typed.
         anatomy: of the model.
         painted: {site name: rank}.
@@ -248,40 +188,46 @@ def configs_of(
     Raises:
         ConfigError: nothing is painted, or a value that cannot be.
     """
-    typed_ = typed(values, method.fields)
-    configs: list[Any] = []
-    for part in method.parts:
-        own = {**part.fixed, **{name: typed_[name] for name in part.fields}}
-        template: Any = templates.get(part.kind, part.kind())
-        if part.kind is LoraConfig:
-            configs.append(config_from_ranks(anatomy, painted, template.replace(**own)))
-        elif part.kind is AdaLoraConfig:
-            free = automatic(anatomy, painted, max_steps)
-            own = {name: free[name] if value == "" else value for name, value in own.items()}
-            configs.append(_adalora(anatomy, painted, template, own, max_steps))
-        else:
-            configs.append(
-                part.kind(**{name: None if value == "" else value for name, value in own.items()})
-            )
+    configs = []
+    for method in entry.methods:
+        template: Any = templates.get(method.name) or method.config(**method.fixed)
+        own: dict[str, Any] = {**method.fixed, **typed(values, method.typed_fields)}
+        if method.rank_fields:
+            own |= method.rank_fields(anatomy, painted, template)
+        own = method.filled(own, _plan(anatomy, painted, max_steps))
+        config = template.replace(**own)
+        config.check_steps(max_steps)
+        configs.append(config)
     return tuple(configs)
 
 
-def typed(values: Values, names: Iterable[str], whole: Iterable[str] = WHOLE) -> dict[str, Any]:
-    """Return the named settings as the configs want them; the browser may have sent any text.
+def typed(values: Values, fields: Iterable[Field]) -> dict[str, Any]:
+    """Return settings as the configs want them; the browser may have sent any text.
 
     Raises:
         ConfigError: what is no number, or no whole number where one is needed.
     """
-    return {name: _typed(name, values[name], name in whole) for name in names}
+    return {field.name: _typed(field, values[field.name]) for field in fields}
 
 
-def _typed(name: str, value: Any, whole: bool) -> Any:
-    if name in TICKED:
+def _typed(field: Field, value: Any) -> Any:
+    if field.kind is bool:
         if not isinstance(value, bool):
-            raise ConfigError(f"{name} is {value!r}; it must be True or False")
+            raise ConfigError(f"{field.name} is {value!r}; it must be True or False")
         return value
-    if name in AUTOMATIC and value == "":
-        return value
+    if field.kind is tuple:
+        return field.words(str(value))
+    if field.automatic and value == "":
+        return None
+    return number(field.name, value, whole=field.kind is int)
+
+
+def number(name: str, value: Any, *, whole: bool) -> float | int:
+    """Return what was typed as a number.
+
+    Raises:
+        ConfigError: it is none, or no whole one where that is needed.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"{name} is {value!r}; it must be a number")
     if not whole:
@@ -291,86 +237,38 @@ def _typed(name: str, value: Any, whole: bool) -> Any:
     return int(value)
 
 
-def _adalora(
-    anatomy: Anatomy,
-    painted: Mapping[str, int],
-    template: AdaLoraConfig,
-    own: dict[str, Any],
-    max_steps: int,
-) -> AdaLoraConfig:
-    target = common_rank(painted)
-    same = {name: target for name, r in painted.items() if r}
-    targets = config_from_ranks(anatomy, same).target_modules
-    config = template.replace(target_r=target, target_modules=targets, **own)
-    config.check_steps(max_steps)
-    return config
-
-
-def _shortest_stack(anatomy: Anatomy) -> int:
-    return min(Counter(row.stack for row in anatomy.rows).values(), default=1)
-
-
-def _shape(anatomy: Anatomy, name: str) -> tuple[int, int]:
-    site = anatomy.by_name[name]
-    return site.out_features, site.in_features
-
-
 # In words ---------------------------------------------------------------------------------------
 
 
-def about(method: Method, configs: Sequence[MethodConfig], anatomy: Anatomy) -> str:
+def about(entry: Entry, configs: Sequence[MethodConfig], anatomy: Anatomy) -> str:
     """Say in one line what a method trains, and what it takes from the sequence."""
-    lines = [_about(config) for config in configs] if method.parts else []
-    lines = [method.about] if method.about else [line for line in lines if line]
-    tokens = sum(getattr(config, "tokens", 0) for config in configs)
+    lines = []
+    if entry.methods and (last := entry.methods[-1].describe(configs[-1])):
+        lines.append(", and ".join([*(method.name for method in entry.methods[:-1]), last]))
+    elif not entry.methods:
+        lines.append("set from Python, and kept as it was given")
+    tokens = sum(config.tokens for config in configs)
     if tokens and (most := anatomy.shape.max_positions):
         lines.append(f"usable sequence length: {most:,} − {tokens:,} = {most - tokens:,} tokens")
     return "; ".join(lines)
 
 
-def with_remedy(method: Method, error: str) -> str:
+def with_remedy(entry: Entry, error: str) -> str:
     """Return an error's line with the remedy that the workbench has for it."""
-    if method.name == "BitFit" and "new_biases=True" in error:
-        return f"{error.partition(';')[0]}; tick “new zero biases”"
+    for field in entry.fields:
+        if field.kind is bool and f"{field.name}=True" in error:
+            return f"{error.partition(';')[0]}; tick “{field.label}”"
     return error
 
 
-def _about(config: MethodConfig) -> str:
-    if isinstance(config, AdaLoraConfig):
-        return (
-            f"rank {config.init_r} at the start, a mean of {config.target_r} at the end: memory is "
-            "the start's, the checkpoint the end's"
-        )
-    if isinstance(config, FullConfig):
-        count = config.top_layers
-        blocks = "block" if count == 1 else f"{count} blocks"
-        return f"all weights of the last {blocks} are trained"
-    return ""
-
-
-def instead(method: Method, configs: Sequence[MethodConfig] | None) -> str:
+def instead(entry: Entry, configs: Sequence[MethodConfig] | None) -> str:
     """Say why the grid is not the method's own; "" where it is."""
-    if method.paints:
+    if entry.paints:
         return ""
-    name = method_name(configs) if configs else method.name
-    return f"{name} {method.instead}; the grid is LoRA's"
+    why = entry.methods[0].no_ranks if entry.methods else "was set from Python"
+    return f"{method_name(configs) if configs else entry.name} {why}; the grid is LoRA's"
 
 
 def numbers(configs: Iterable[MethodConfig]) -> str:
     """Return the configs' own numbers, for the title line."""
-    return " · ".join(filter(None, map(_numbers, configs)))
-
-
-def _numbers(config: MethodConfig) -> str:
-    if isinstance(config, LoraConfig):
-        return f"α {config.lora_alpha:g} · dropout {config.lora_dropout:g}"
-    if isinstance(config, AdaLoraConfig):
-        factors = f"α {config.lora_alpha:g} · dropout {config.lora_dropout:g}"
-        return f"r {config.init_r} → {config.target_r} · {factors}"
-    if isinstance(config, (PrefixEmbedConfig, PrefixLayerConfig)):
-        return f"{config.prefix_length} + {config.infix_length} tokens"
-    if isinstance(config, BottleneckConfig):
-        return f"r {config.r}"
-    if isinstance(config, BitFitConfig):
-        return "new zero biases" if config.new_biases else ""
-    return ""
+    return " · ".join(filter(None, (method_of(config).title(config) for config in configs)))

@@ -12,11 +12,9 @@ from lora_lab.anatomy.api import anatomy
 from lora_lab.budget.dry_run import dry_run
 from lora_lab.budget.forecast import budget
 from lora_lab.budget.table import price_table, tokens_text
-from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError, TaskError
-from lora_lab.methods.adalora.config import AdaLoraConfig
 from lora_lab.methods.combined import as_config
-from lora_lab.methods.config import Config
+from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.families.api import longest_example
@@ -25,17 +23,17 @@ from lora_lab.tasks.load import load_task
 from lora_lab_widgets.defaults import first_config, task_choice
 from lora_lab_widgets.grid_cells import cells_of, checked_ranks
 from lora_lab_widgets.methods import (
-    METHODS,
-    WHOLE,
-    Method,
+    Entry,
     about,
     automatic,
     choices,
     configs_of,
     default_values,
+    entries,
+    entry_called,
+    entry_of,
     instead,
-    method_called,
-    method_of,
+    number,
     ranks_of,
     typed,
     values_of,
@@ -102,9 +100,9 @@ class PlanModel(traitlets.HasTraits):
         self.task_names = task_choice(task)
         self._cells = cells_of(self.anatomy)
         self._lengths: dict[tuple[str, int], Lengths] = {}  # by (task, max_length)
-        self._templates: dict[type, Config] = {}
+        self._templates: dict[str, MethodConfig] = {}
         # Set from Python, and what no method of the drop-down can show.
-        self._given: tuple[Method, tuple[MethodConfig, ...]] | None = None
+        self._given: tuple[Entry, tuple[MethodConfig, ...]] | None = None
         # What LoRA shows first stays painted under a method that has no ranks.
         values, ranks = self._values_of((first_config(self.anatomy),))
         if config is not None:
@@ -201,15 +199,15 @@ class PlanModel(traitlets.HasTraits):
         """Return the entries of the methods' drop-down."""
         return choices(self.settings, self._given[0] if self._given else None)
 
-    def method(self, values: Mapping[str, Any]) -> Method:
-        """Return the method that settings choose.
+    def entry(self, values: Mapping[str, Any]) -> Entry:
+        """Return the entry of the drop-down that settings choose.
 
         Raises:
             ConfigError: there is none of that name.
         """
         if self._given and values["method"] == self._given[0].name:
             return self._given[0]
-        return method_called(values["method"])
+        return entry_called(values["method"])
 
     def configs(
         self,
@@ -226,11 +224,11 @@ class PlanModel(traitlets.HasTraits):
         values = self.settings if values is None else values
         ranks = self.ranks if ranks is None else ranks
         steps = values["max_steps"] if max_steps is None else max_steps
-        method = self.method(values)
-        if not method.parts:
+        entry = self.entry(values)
+        if not entry.methods:
             assert self._given
             return self._given[1]
-        return configs_of(method, values, self.anatomy, ranks, self._templates, steps)
+        return configs_of(entry, values, self.anatomy, ranks, self._templates, steps)
 
     def typed(self) -> dict[str, Any]:
         """Return the settings as numbers, whole ones as int; the configs check the ranges later.
@@ -239,10 +237,9 @@ class PlanModel(traitlets.HasTraits):
             ConfigError: on what is no number, as the browser may send any text. What other methods
                 than the chosen one would need is not looked at.
         """
-        chosen = METHODS.get(self.settings["method"])
-        names = (*TRAINING, *(chosen.fields if chosen else ()))
-        whole = {*TRAINING, *WHOLE} - {"learning_rate"}
-        return {**self.settings, **typed(self.settings, names, whole)}
+        values, chosen = self.settings, entries().get(self.settings["method"])
+        training = {n: number(n, values[n], whole=n != "learning_rate") for n in TRAINING}
+        return {**values, **training, **typed(values, chosen.fields if chosen else ())}
 
     def training(self, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the fields of `TrainingConfig`, with these settings or with those on show."""
@@ -278,28 +275,28 @@ class PlanModel(traitlets.HasTraits):
 
     def _planned(self, price: Price) -> Planned:
         settings, ranks, steps = self.settings, self.ranks, self.settings["max_steps"]
-        method, cost, error = None, None, ""
+        entry, cost, error = None, None, ""
         configs: tuple[MethodConfig, ...] = ()
         try:
-            method = self.method(settings)
+            entry = self.entry(settings)
             configs = self.configs()
             if settings["method"] != "LoRA":
                 cost = budget(self.anatomy, configs, **price.inputs)
         except (ConfigError, TypeError) as refused:  # TypeError: max_steps is no number yet
             configs, error = (), str(refused)
-        if method is None:
+        if entry is None:
             return Planned(settings, ranks, price, error=error, line=error)
         return Planned(
             settings,
             ranks,
             price,
-            method,
+            entry,
             configs,
             cost,
             error,
             automatic(self.anatomy, ranks, steps) if isinstance(steps, int) else {},
-            with_remedy(method, error) or about(method, configs, self.anatomy),
-            instead(method, configs),
+            with_remedy(entry, error) or about(entry, configs, self.anatomy),
+            instead(entry, configs),
         )
 
     def _priced(self, before: Price) -> Price:
@@ -316,7 +313,7 @@ class PlanModel(traitlets.HasTraits):
                 "dtype": self.lm.card.dtype,
                 "padding_mask": batch > 1,  # examples of one batch differ in length
             }
-            lora = self._templates.get(LoraConfig, LoraConfig())
+            lora = self._templates.get("LoRA", LoraConfig())
             assert isinstance(lora, LoraConfig)
             lora = lora.replace(lora_dropout=settings["lora_dropout"])
             text = f"against full fine-tuning, batch {batch} × {tokens_text(*longest)}, AdamW"
@@ -340,14 +337,14 @@ class PlanModel(traitlets.HasTraits):
             ConfigError: what is no config of a method, or does not fit the model.
         """
         as_config(configs)
-        method = method_of(configs)
-        ranks = ranks_of(self.anatomy, configs) if method.parts else None
-        if method.parts:
-            kept = (LoraConfig, AdaLoraConfig)  # the others have no field that no setting shows
-            self._templates |= {type(c): c for c in configs if isinstance(c, kept)}
+        entry = entry_of(configs)
+        ranks = ranks_of(self.anatomy, configs) if entry.methods else None
+        if entry.methods:
+            names = [method.name for method in entry.methods]
+            self._templates |= dict(zip(names, configs, strict=True))
         else:
-            self._given = method, configs
-        return values_of(method, configs), ranks
+            self._given = entry, configs
+        return values_of(entry, configs), ranks
 
 
 def listed(config: Configs) -> tuple[MethodConfig, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from lora_lab.budget.costs import Budget
 from lora_lab.configs import MethodConfig
 from lora_lab.methods.combined import method_name, to_python
-from lora_lab_widgets.methods import Method, numbers
+from lora_lab_widgets.methods import Entry, numbers
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Planned:
         settings: as they were typed.
         ranks: {site: rank}, as painted.
         price: under these settings.
-        method: the one chosen; None: there is none of that name.
+        entry: the one chosen; None: there is none of that name.
         configs: what would be trained; () where settings and ranks make no plan.
         cost: of another method than LoRA, which `price.table` prices.
         error: why they make no plan, "" where they do.
@@ -48,7 +48,7 @@ class Planned:
     settings: dict[str, Any]
     ranks: dict[str, int]
     price: Price
-    method: Method | None = None
+    entry: Entry | None = None
     configs: tuple[MethodConfig, ...] = ()
     cost: Budget | None = None
     error: str = ""
@@ -73,4 +73,4 @@ class Planned:
         """The method's name, and its own numbers."""
         if self.configs:
             return method_name(self.configs), numbers(self.configs)
-        return self.method.name if self.method else "", ""
+        return self.entry.name if self.entry else "", ""

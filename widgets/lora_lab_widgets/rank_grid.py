@@ -124,7 +124,7 @@ class RankGrid(MessagePanel):
             self.show_painted()
         self.ranks = planned.ranks
         self.set_code(planned.code)
-        if planned.method is not None:
+        if planned.entry is not None:
             self.inert = planned.instead
 
     def set_code(self, code: str) -> None:

@@ -11,7 +11,6 @@ from lora_lab.configs import MethodConfig
 from lora_lab.methods.attached import attached
 from lora_lab.methods.head.adapter import with_head
 from lora_lab.methods.head.config import HeadConfig
-from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.runs.records import RunRecord
 from lora_lab.training.fingerprints import data_fingerprint
 from lora_lab.training.resume import resume
@@ -47,8 +46,8 @@ def chosen_configs(run: Run) -> tuple[MethodConfig, ...]:
     heads = head_modules(run.model)
     chosen: list[MethodConfig] = []
     for config in run.configs:
-        if isinstance(config, LoraConfig) and config.modules_to_save:
-            own = tuple(name for name in config.modules_to_save if name not in heads)
+        if saved := getattr(config, "modules_to_save", None):
+            own = tuple(name for name in saved if name not in heads)
             chosen.append(config.replace(modules_to_save=own or None))
         elif config != HeadConfig():
             chosen.append(config)

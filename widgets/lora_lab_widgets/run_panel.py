@@ -18,6 +18,7 @@ import traitlets
 from lora_lab.errors import ConfigError
 from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.error_json import as_json, from_error
+from lora_lab_widgets.methods import form_fields
 from lora_lab_widgets.panel import PanelWidget, Theme
 from lora_lab_widgets.serialize import describe
 
@@ -46,6 +47,7 @@ class RunPanel(PanelWidget):
     Attributes:
         beat: called at every tick.
         settings: of the next run, of all methods; those of the chosen one are shown.
+        fields: how the settings of all methods are shown: {"name", "label", "help", "ticked"}.
         methods: [{"name", "text", "fields": the settings that it has}].
         plan: {"line": what the method does, or why it cannot; "bad": whether it cannot;
             "automatic": {setting: what it is where nothing is typed}}.
@@ -58,6 +60,7 @@ class RunPanel(PanelWidget):
     snapshot = traitlets.Dict(read_only=True).tag(sync=True)
     settings = traitlets.Dict().tag(sync=True)
     tasks = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    fields = traitlets.List(traitlets.Dict()).tag(sync=True)
     methods = traitlets.List(traitlets.Dict()).tag(sync=True)
     plan = traitlets.Dict().tag(sync=True)
     run_file = traitlets.Dict().tag(sync=True)
@@ -79,7 +82,7 @@ class RunPanel(PanelWidget):
         self._answerer = 0  # the thread that answers a message right now
         self._due: set[str] = set()  # traits that changed since the last answer
         self._noting = threading.Lock()
-        super().__init__(bench=session.bench, **settings)
+        super().__init__(bench=session.bench, fields=form_fields(), **settings)
         self._show_plan(self._plan.planned)
         self._plan.observe(lambda change: self._show_plan(change["new"]), "planned")
         self.observe(lambda change: setattr(self._plan, "settings", change["new"]), "settings")
@@ -180,7 +183,7 @@ class RunPanel(PanelWidget):
         self.tasks = self._plan.task_names
         self.methods = self._plan.choices()
         plan = {"line": planned.line, "bad": bool(planned.error)}
-        known = planned.method is not None
+        known = planned.entry is not None
         self.plan = {**plan, "automatic": planned.automatic} if known else plan
 
     def _refuse(self, error: Exception, snapshot: Snapshot | None) -> None:

@@ -12,9 +12,9 @@ from lora_lab._util.format import plural
 from lora_lab.budget.forecast import budget
 from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.sweeps.cells import Cell
+from lora_lab.sweeps.cells import Cell, skipped_fields
 from lora_lab.sweeps.local import Sweep, SweepSnapshot
-from lora_lab_widgets.methods import METHODS, method_of, with_remedy
+from lora_lab_widgets.methods import entries, entry_of, with_remedy
 from lora_lab_widgets.panel import MessagePanel, Tick
 from lora_lab_widgets.run_files import write_sweep_file
 from lora_lab_widgets.sweep_plan import AXES, FieldError, SweepTexts, cells_of, read_texts
@@ -106,7 +106,7 @@ class SweepPanel(MessagePanel):
             ConfigError, FieldError: a text that cannot be, or a cell that the model cannot use.
         """
         plan = self._session.plan
-        typed = read_texts(texts, plan.anatomy, list(METHODS))
+        typed = read_texts(texts, plan.anatomy, list(entries()))
         cells = cells_of(typed, plan)
         for configs in {repr(cell.configs): cell.configs for cell in cells}.values():
             _check(plan.anatomy, configs)
@@ -196,6 +196,8 @@ class SweepPanel(MessagePanel):
             field = error.field if isinstance(error, FieldError) else ""
             return {"line": str(error)[:_MOST_TYPED], "bad": True, "field": field, "cells": 0}
         line = f"{plural(len(cells), 'cell')} × {plural(cells[0].training.max_steps, 'step')}"
+        if skipped := skipped_fields(cells, [field for field in AXES if values[field].strip()]):
+            line += f" · {skipped}"
         run = self._session.run
         if rate := run.snapshot.steps_per_second if run else None:
             seconds = sum(cell.training.max_steps for cell in cells) / rate
@@ -208,7 +210,7 @@ def _check(anatomy: Anatomy, configs: Sequence[MethodConfig]) -> None:
     try:
         budget(anatomy, configs, sequence_length=1)
     except ConfigError as error:
-        line = with_remedy(method_of(configs), str(error))
+        line = with_remedy(entry_of(configs), str(error))
         raise FieldError("r" if line.startswith("rank ") else "method", line) from None
 
 

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_lab.anatomy.types import Anatomy
-from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
 from lora_lab.methods.combined import as_config
-from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.lora.targets import common_rank
 from lora_lab.methods.plain import method_to_dict
+from lora_lab.methods.registry import method_of
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps.asha import AshaConfig
-from lora_lab.sweeps.cells import Cell, cell_of
+from lora_lab.sweeps.cells import Cell, UnusedFieldError, Varied, expand
 from lora_lab.sweeps.layers import ALL, in_layers, read_layers
 from lora_lab.sweeps.store import checked_name
-from lora_lab_widgets.methods import common_rank
 from lora_lab_widgets.plan import PlanModel
 
 AXES = {
@@ -33,7 +33,6 @@ AXES = {
 }
 """{field: how the panel calls it}."""
 MOST_CELLS = 120
-_PAINTED = "r", "target_modules", "layers"  # what only methods with painted ranks have
 _OF_TRAINING = "learning_rate", "seed"
 
 
@@ -113,38 +112,41 @@ def cells_of(texts: SweepTexts, plan: PlanModel) -> tuple[Cell, ...]:
         raise ConfigError(
             f"{count:,} combinations; the panel takes {MOST_CELLS} at most, ll.sweep any number"
         )
-    settings, painted, anatomy = plan.settings, plan.ranks, plan.anatomy
     try:
         training = TrainingConfig.from_dict(plan.training())
     except TypeError as error:
         raise ConfigError(f"the settings of the run cannot be: {error}") from None
-    found: dict[str, Cell] = {}
-    made: dict[tuple[Any, ...], tuple[MethodConfig, ...]] = {}
-    used: set[str] = set()
-    for values in itertools.product(*axes.values()):
-        chosen = dict(zip(axes, values, strict=True))
-        own = {**settings, **({"method": chosen["method"]} if "method" in chosen else {})}
-        method = plan.method(own)
-        has = {"method", *_OF_TRAINING}
-        has |= {*_PAINTED} if method.paints else {"r"} if "r" in method.fields else set()
-        changes = {field: value for field, value in chosen.items() if field in has}
-        used |= changes.keys()
-        fields = {field: changes[field] for field in _OF_TRAINING if field in changes}
-        key = tuple(changes.get(field) for field in AXES if field not in _OF_TRAINING)
-        if key not in made:
-            if "r" in changes and not method.paints:
-                own["r"] = changes["r"]
-            ranks = _painted(painted, changes, anatomy) if method.paints else painted
-            configs = plan.configs(own, ranks, training.max_steps)
-            made[key] = _kept(configs, changes, anatomy)
-        cell = cell_of(made[key], training.replace(**fields), changes)
-        found.setdefault(cell.id, cell)
-    if idle := axes.keys() - used:
-        field = min(idle)
-        name = plan.method(settings).name if "method" not in axes else "none of the methods"
+    every = itertools.product(*axes.values())
+    combinations = [dict(zip(axes, values, strict=True)) for values in every]
+    try:
+        return expand(combinations, training, lambda changes: _varied(plan, changes, training))
+    except UnusedFieldError as error:
+        field = error.field
+        name = plan.entry(plan.settings).name if "method" not in axes else "none of the methods"
         says = "has" if "method" in axes else "has no"
-        raise FieldError(field, f"{AXES[field]}: {name} {says} {AXES[field]}; leave it empty")
-    return tuple(found.values())
+        raise FieldError(
+            field, f"{AXES[field]}: {name} {says} {AXES[field]}; leave it empty"
+        ) from None
+
+
+def _varied(plan: PlanModel, changes: Mapping[str, Any], training: TrainingConfig) -> Varied:
+    """Return what changes make of the settings and the ranks on show."""
+    settings, ranks, anatomy = dict(plan.settings), plan.ranks, plan.anatomy
+    settings["method"] = changes.get("method", settings["method"])
+    entry = plan.entry(settings)
+    has = {"method"}
+    if entry.paints:
+        has |= {"r", "target_modules", "layers"}
+        ranks = _painted(ranks, changes, anatomy)
+    elif "r" in changes:
+        for method in entry.methods:
+            if method.rank:
+                has.add("r")
+                settings[method.rank] = changes["r"]
+    config = as_config(plan.configs(settings, ranks, training.max_steps))
+    if entry.paints and "layers" in changes:
+        config = _kept(config, changes["layers"], anatomy)
+    return Varied(config, has)
 
 
 def as_grid(cells: Sequence[Cell]) -> dict[str, list[Any]]:
@@ -166,13 +168,14 @@ def as_grid(cells: Sequence[Cell]) -> dict[str, list[Any]]:
 
 
 def _only_rank(own: tuple[MethodConfig, ...], first: tuple[MethodConfig, ...]) -> int | None:
-    """Return the rank, where it is all that LoRA's config has of its own."""
-    config, base = own[0], first[0]
-    if len(own) != 1 or len(first) != 1 or not isinstance(config, LoraConfig):
+    """Return the rank, where it is all that a method's config has of its own."""
+    (config, *more), base = own, first[0]
+    rank = method_of(config).rank
+    if more or len(first) > 1 or not rank or type(config) is not type(base):
         return None
-    if not isinstance(base, LoraConfig) or config.replace(r=base.r) != base:
-        return None
-    return config.r
+    found: int = getattr(config, rank)
+    alike = {**config.to_dict(), rank: getattr(base, rank)} == base.to_dict()
+    return found if alike else None
 
 
 def _painted(
@@ -189,14 +192,10 @@ def _painted(
     return ranks
 
 
-def _kept(
-    configs: tuple[MethodConfig, ...], changes: Mapping[str, Any], anatomy: Anatomy
-) -> tuple[MethodConfig, ...]:
-    """Return the configs in the layers of one cell."""
-    if (layers := changes.get("layers")) is None:
-        return configs
+def _kept(config: MethodConfig, layers: str, anatomy: Anatomy) -> MethodConfig:
+    """Return a config in the layers of one cell."""
     try:
-        return in_layers(as_config(configs), layers, anatomy).parts
+        return in_layers(config, layers, anatomy)
     except ConfigError:
         line = f"layers: no rank is painted in {layers}; paint one there"
         raise FieldError("layers", line) from None

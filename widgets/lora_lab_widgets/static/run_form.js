@@ -12,26 +12,9 @@ const FIELDS = [
   ["max_length", "max length", "tokens of an example; longer ones are cut"],
   ["seed", "seed", "of the adapter's start, the data's order and dropout"],
 ];
-// Of each method those that Python names; the same field serves several.
-const METHOD_FIELDS = [
-  ["method", "method", "how the model is adapted; the names are the LoRA paper's"],
-  ["lora_alpha", "α", "ΔW is scaled by α / r"],
-  ["lora_dropout", "dropout", "on the way into A, from 0 to below 1"],
-  ["init_r", "init_r",
-    "rank of every painted matrix at the start; empty: 1.5 times the painted one"],
-  ["tinit", "tinit", "steps before the first cut; empty: 13 % of all"],
-  ["tfinal", "tfinal", "steps after the last cut; empty: 48 % of all"],
-  ["deltaT", "deltaT", "steps from one cut to the next; empty: 0.2 % of all, at least 1"],
-  ["top_layers", "top blocks", "how many of the last blocks are trained"],
-  ["new_biases", "new zero biases", "give linear layers without a bias a new one of zeros"],
-  ["prefix_length", "prefix l_p", "learned tokens before the prompt"],
-  ["infix_length", "infix l_i", "learned tokens behind the prompt"],
-  ["r", "bottleneck r", "width of the adapter layers"],
-  ["drop_layers", "drop layers",
-    "of the lowest blocks, which answer without their adapters; empty: 5, or all but one"],
-];
+const METHOD = { name: "method", label: "method",
+  help: "how the model is adapted; the names are the LoRA paper's", ticked: false };
 const CHOICES = new Set(["task", "method"]);
-const TICKED = new Set(["new_biases"]);
 
 export class RunForm {
   /**
@@ -45,21 +28,23 @@ export class RunForm {
     this.inputs = {};
     /** @type {Record<string, HTMLElement>} */
     this.fields = {};
-    const build = (/** @type {string[]} */ [name, label, hint]) =>
-      this.buildField(name, label, hint);
+    /** Of all methods, as Python tells of them; the same field serves several. */
+    this.ofMethods = [METHOD, ...model.get("fields")];
+    const ofTraining = FIELDS.map(([name, label, help]) => ({ name, label, help, ticked: false }));
+    const build = (field) => this.buildField(field);
     this.line = el("div", { class: "ll-method-line", "aria-live": "polite" });
     this.node = el("fieldset", { class: "ll-form", "aria-label": "settings of the next run" },
-      el("div", { class: "ll-settings ll-method" }, ...METHOD_FIELDS.map(build)),
+      el("div", { class: "ll-settings ll-method" }, ...this.ofMethods.map(build)),
       this.line,
-      el("div", { class: "ll-settings" }, ...FIELDS.map(build)));
+      el("div", { class: "ll-settings" }, ...ofTraining.map(build)));
   }
 
-  buildField(name, label, hint) {
-    const input = inputFor(name);
+  buildField({ name, label, help, ticked }) {
+    const input = inputFor(name, ticked);
     input.addEventListener("change", () => this.changed({ [name]: readInput(name, input) }));
     const caption = el("span", { class: "ll-dim", text: label });
     this.inputs[name] = input;
-    this.fields[name] = el("label", { class: "ll-field", title: hint }, caption, input);
+    this.fields[name] = el("label", { class: "ll-field", title: help }, caption, input);
     return this.fields[name];
   }
 
@@ -82,7 +67,7 @@ export class RunForm {
   drawFields() {
     const chosen = this.inputs.method.value;
     const names = this.model.get("methods").find(({ name }) => name === chosen)?.fields ?? [];
-    for (const [name] of METHOD_FIELDS) {
+    for (const { name } of this.ofMethods) {
       this.fields[name].hidden = name !== "method" && !names.includes(name);
     }
   }
@@ -101,7 +86,7 @@ export class RunForm {
     for (const [name, value] of Object.entries(this.model.get("settings"))) {
       const input = this.inputs[name];
       if (!input) continue;
-      if (TICKED.has(name)) input.checked = value === true;
+      if (input.type === "checkbox") input.checked = value === true;
       // A value under the user's hands stays as typed.
       else if (focusIn(input) !== input || CHOICES.has(name)) input.value = value;
     }
@@ -119,9 +104,9 @@ export class RunForm {
   }
 }
 
-function inputFor(name) {
+function inputFor(name, ticked) {
   if (CHOICES.has(name)) return el("select", { class: "ll-input", name });
-  if (TICKED.has(name)) return el("input", { class: "ll-tick", name, type: "checkbox" });
+  if (ticked) return el("input", { class: "ll-tick", name, type: "checkbox" });
   return el("input", {
     class: "ll-input", name, type: "text", inputmode: "decimal", autocomplete: "off",
   });
@@ -129,7 +114,7 @@ function inputFor(name) {
 
 /** What the user typed: a number where it is one, else the text, for Python to judge. */
 function readInput(name, input) {
-  if (TICKED.has(name)) return input.checked;
+  if (input.type === "checkbox") return input.checked;
   const text = input.value.trim();
   const number = Number(text.replace(",", "."));
   return CHOICES.has(name) || text === "" || Number.isNaN(number) ? text : number;
