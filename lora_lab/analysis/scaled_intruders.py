@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def scaled_intruders(
-    model: nn.Module, found: Iterable[SiteIntruders], factor: float, name: str | None = None
+    model: nn.Module, intruders: Iterable[SiteIntruders], factor: float, name: str | None = None
 ) -> Iterator[None]:
     """Let an adapter act with its intruders scaled: as W₀ + ΔW + (λ − 1)·Σ u·σ·vᵀ.
 
@@ -43,8 +43,9 @@ def scaled_intruders(
     while the adapter trains: pause the run before.
 
     Args:
-        model: the model with the adapter that `found` was found for; found again after training.
-        found: what `find_intruders` returned; sites without intruders stay as they are.
+        model: the model with the adapter that `intruders` were found for; find them again after
+            training.
+        intruders: what `find_intruders` returned; sites without intruders stay as they are.
         factor: λ; 1 changes nothing, 0 takes the intruders out, as W₀ + ΔW − Σ u·σ·vᵀ.
         name: the adapter, active inside the block; by default the one that is active.
 
@@ -57,13 +58,13 @@ def scaled_intruders(
         raise ConfigError(f"the intruders' factor λ is {factor}; it must be a finite number")
     before = active(model)
     adapter = _factored(model, name or before)
-    pairs = [(_own_site(adapter, intruders), intruders) for intruders in found]
+    pairs = [(_own_site(adapter, own), own) for own in intruders]
     kept = [(site, site.A, site.B) for site, _ in pairs]
     try:
         activate(model, adapter.name)
-        for site, intruders in pairs:
-            if intruders.count and factor != 1:
-                site.A, site.B = _with_scaled(site, intruders, factor)
+        for site, own in pairs:
+            if own.count and factor != 1:
+                site.A, site.B = _with_scaled(site, own, factor)
         yield
     finally:
         for site, A, B in kept:
@@ -74,7 +75,7 @@ def scaled_intruders(
 def intruder_curve(
     lm: LoadedModel,
     examples: Sequence[Example],
-    found: Sequence[SiteIntruders],
+    intruders: Sequence[SiteIntruders],
     *,
     factors: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     base_texts: Sequence[str] | None = None,
@@ -87,9 +88,9 @@ def intruder_curve(
     The model is as before afterwards. Not while it trains: pause the run before.
 
     Args:
-        lm: a causal language model with the adapter that `found` was found for, active.
+        lm: a causal language model with the adapter that `intruders` were found for, active.
         examples: prompts with the completions that the adapter learned to write.
-        found: what `find_intruders` returned.
+        intruders: what `find_intruders` returned.
         factors: the λ to measure.
         base_texts: text that the base model should still expect; by default what it writes itself,
             drawn token by token from its own distribution with a fixed seed.
@@ -104,27 +105,28 @@ def intruder_curve(
     """
     stop = should_stop or (lambda: False)
     tell = on_progress or (lambda *_: None)
-    with scaled_intruders(lm.model, found, 1.0):  # refuses what does not fit before the long work
+    # This refuses what does not fit, before the long work.
+    with scaled_intruders(lm.model, intruders, 1.0):
         measured = losses or Losses(lm, examples, base_texts, stop)
     measured.should_stop = stop
     rows: list[tuple[float, float, float]] = []
     if measured.ready:
         tell(1, len(factors) + 1)
         for factor in factors:
-            with scaled_intruders(lm.model, found, factor):
+            with scaled_intruders(lm.model, intruders, factor):
                 task, base = measured.of_task(), measured.of_base()
             if task is None or base is None:
                 break
             rows.append((factor, task, base))
             tell(len(rows) + 1, len(factors) + 1)
     columns = np.array(rows, np.float64).reshape(-1, 3).T
-    count, sites = sum(item.count for item in found), sum(item.count > 0 for item in found)
+    count, sites = sum(item.count for item in intruders), sum(item.count > 0 for item in intruders)
     return IntruderCurve(
         factors=columns[0],
         task_losses=columns[1],
         base_losses=columns[2],
         count=count,
-        note=f"{count} intruders at {sites} of {len(found)} sites; {measured.describe()}",
+        note=f"{count} intruders at {sites} of {len(intruders)} sites; {measured.describe()}",
         base_reference=measured.base_reference,
     )
 
@@ -155,7 +157,7 @@ def _own_site(adapter: LoraAdapter, intruders: SiteIntruders) -> LoraSite:
     if site.site.kind == "embedding" or site.magnitude is not None:
         what = "an embedding" if site.site.kind == "embedding" else "a DoRA site"
         raise AdapterError(
-            f"{intruders.name} is {what}, whose intruders cannot be scaled; leave it out of `found`"
+            f"{intruders.name} is {what}, whose intruders cannot be scaled; leave it out"
         )
     return site
 

@@ -100,7 +100,7 @@ def decode_slices(text: str, modules: Mapping[str, LowRankUpdate]) -> dict[str, 
 
 
 def _slices(parts: Any, module: LowRankUpdate) -> tuple[Slice, ...]:
-    found = []
+    slices = []
     for name, r, *more in parts:
         rows = Rows(*more[0]) if more and more[0] else None
         if not isinstance(name, str) or type(r) is not int or r < 1:
@@ -112,10 +112,10 @@ def _slices(parts: Any, module: LowRankUpdate) -> tuple[Slice, ...]:
                 raise ValueError
             if rows.offset + rows.width > rows.group_size:
                 raise ValueError
-        found.append(Slice(name, r, rows))
-    if sum(s.r for s in found) != module.r or len({s.site for s in found}) < len(found):
+        slices.append(Slice(name, r, rows))
+    if sum(s.r for s in slices) != module.r or len({s.site for s in slices}) < len(slices):
         raise ValueError
-    return tuple(found)
+    return tuple(slices)
 
 
 def _numbers(rows: Rows) -> list[int]:

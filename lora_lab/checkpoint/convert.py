@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -20,9 +20,7 @@ from lora_lab.checkpoint.peft import read_settings
 from lora_lab.checkpoint.saving import save_adapter
 from lora_lab.checkpoint.uniform import export_uniform
 from lora_lab.errors import AdapterError
-
-if TYPE_CHECKING:
-    from lora_lab.models.load import LoadedModel
+from lora_lab.models.load import LoadedModel, load_model, model_config
 
 Form = Literal["peft", "uniform", "merged", "loralib"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -111,8 +109,6 @@ def export_adapter(
 
 def _loaded(base: str) -> LoadedModel:
     """Load the base in the dtype of its files, so that a merged model is as large as it was."""
-    from lora_lab.models.load import load_model, model_config
-
     stored = dtype_name(str(getattr(model_config(base), "dtype", None)))
     return load_model(base, "cpu", stored if stored in MODEL_DTYPES else "float32")
 

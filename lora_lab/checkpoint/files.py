@@ -66,11 +66,11 @@ def _depth(value: object) -> int:
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # Of two equal keys one reader takes the first and another the last.
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         double = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise ValueError(f"{quoted(double)} stands twice")
-    return found
+    return mapping
 
 
 @dataclass(frozen=True, eq=False)

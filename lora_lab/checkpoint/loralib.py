@@ -62,42 +62,50 @@ def read_loralib(
     halves, embedded, left_out = _sort(tensors)
     if not halves and not embedded and not left_out:
         raise AdapterError(f"{path} holds no lora_A and lora_B; name a file of loralib's")
+    lora_alpha = _checked_alpha(path, lora_alpha)
+    modules: dict[str, LowRankUpdate] = {}
+    fused: dict[str, tuple[Slice, ...]] = {}
+    assumptions: list[str] = []
+    embeddings = {path: _embedding(path, pair, lora_alpha) for path, pair in embedded.items()}
+    for module, pair in halves.items():
+        A, B = _pair(module, pair)
+        count = _slice_count(module, A, B)
+        named = slices or known_slices.get(module)
+        one = module in known_slices or _FUSED_NAME.fullmatch(module)
+        if count == 1 and not (named and len(named) == 1 and one):
+            modules[module] = LowRankUpdate(A, B, lora_alpha / B.shape[1])
+            continue
+        chosen = _chosen(module, count, named)
+        if count == 2 and named is None and not assumptions:
+            assumptions.append(
+                f"assumed: the two slices of {module} are q and v, as in the paper; "
+                "the file does not tell (--slices)"
+            )
+        modules[module], fused[module] = _unfold(module, A, B, chosen, lora_alpha)
+    if slices and not fused:
+        raise AdapterError(f"{path} adapts no MergedLinear, so slices mean nothing; leave them out")
+    return AdapterFile({}, modules, fused, left_out, embeddings, assumptions=assumptions)
+
+
+def _checked_alpha(path: Path, lora_alpha: float | None) -> float:
     if lora_alpha is None:
         raise AdapterError(
             f"{path}: loralib's files do not hold α; give the one of its training (--alpha)"
         )
     if not (math.isfinite(lora_alpha) and lora_alpha > 0):
         raise AdapterError(f"lora_alpha is {lora_alpha!r}; it must be a positive number")
-    modules: dict[str, LowRankUpdate] = {}
-    stacked: dict[str, tuple[Slice, ...]] = {}
-    assumed = []
-    embeddings = {path: _embedding(path, pair, lora_alpha) for path, pair in embedded.items()}
-    for module, pair in halves.items():
-        A, B = _pair(module, pair)
-        count, rest = divmod(A.shape[0], B.shape[1])
-        if rest or count not in (1, 2, 3) or B.shape[0] % count:
-            raise AdapterError(
-                f"{module}: A is {tuple(A.shape)} and B {tuple(B.shape)}, which fit neither "
-                "loralib's Linear nor its MergedLinear"
-            )
-        told = slices or known_slices.get(module)
-        one = module in known_slices or _FUSED_NAME.fullmatch(module)
-        if count == 1 and not (told and len(told) == 1 and one):
-            modules[module] = LowRankUpdate(A, B, lora_alpha / B.shape[1])
-            continue
-        chosen = _chosen(module, count, told)
-        if count == 2 and told is None:
-            assumed.append(module)
-        modules[module], stacked[module] = _unfold(module, A, B, chosen, lora_alpha)
-    if slices and not stacked:
-        raise AdapterError(f"{path} adapts no MergedLinear, so slices mean nothing; leave them out")
-    assumptions = []
-    if assumed:
-        assumptions.append(
-            f"assumed: the two slices of {assumed[0]} are q and v, as in the paper; "
-            "the file does not tell (--slices)"
+    return lora_alpha
+
+
+def _slice_count(module: str, A: np.ndarray, B: np.ndarray) -> int:
+    """Return how many slices a MergedLinear has; 1 may be a Linear."""
+    count, rest = divmod(A.shape[0], B.shape[1])
+    if rest or count not in (1, 2, 3) or B.shape[0] % count:
+        raise AdapterError(
+            f"{module}: A is {tuple(A.shape)} and B {tuple(B.shape)}, which fit neither "
+            "loralib's Linear nor its MergedLinear"
         )
-    return AdapterFile({}, modules, stacked, left_out, embeddings, assumptions=assumptions)
+    return count
 
 
 def encode_facts(lora_alpha: float, slices: Mapping[str, Sequence[str]]) -> str:

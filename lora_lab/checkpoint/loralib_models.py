@@ -135,12 +135,12 @@ def load_loralib(
 def _matched(file: AdapterFile, map_: Anatomy) -> dict[str, LowRankUpdate]:
     """Return {site name: its update}; what is an embedding the model tells, not the name."""
     tables = {site.module: site for site in map_.others if site.kind == "embedding"}
-    every = {**file.modules, **file.embeddings}
-    found = {}
-    for path in every.keys() & tables.keys():
-        check_shape(path, every[path], tables[path])
-        found[tables[path].name] = every.pop(path)
-    return found | match_sites(replace(file, modules=every, embeddings={}), map_)
+    modules = {**file.modules, **file.embeddings}
+    updates = {}
+    for path in modules.keys() & tables.keys():
+        check_shape(path, modules[path], tables[path])
+        updates[tables[path].name] = modules.pop(path)
+    return updates | match_sites(replace(file, modules=modules, embeddings={}), map_)
 
 
 def _rank(sites: Sequence[LoraSite]) -> int:

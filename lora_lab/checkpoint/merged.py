@@ -136,11 +136,11 @@ def _own_weights(model: Any) -> Weights:
     ignored = unsaved_keys(model)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     own = {key: tensor for key, tensor in own_tensors(model) if key not in ignored}
-    found: dict[tuple[Any, ...], str] = {}
+    names: dict[tuple[Any, ...], str] = {}
     # What is tied to another comes last, so that the name which transformers keeps is kept.
     for key in sorted(own, key=lambda key: key in tied):
-        found.setdefault(_place(own[key]), key)
-    return {key: own[key] for key in found.values()}
+        names.setdefault(_place(own[key]), key)
+    return {key: own[key] for key in names.values()}
 
 
 def _groups(weights: Weights) -> dict[str, list[str]]:
@@ -171,13 +171,13 @@ def _outline(
         AdapterError: the groups one by one do not give what the model as a whole does.
     """
     empty = {key: _empty(tensor, dtype) for key, tensor in weights.items()}
-    found: Weights = {}
+    by_layer: Weights = {}
     for keys in groups.values():
-        found |= _as_saved(model, {key: empty[key] for key in keys})
+        by_layer |= _as_saved(model, {key: empty[key] for key in keys})
     whole = _as_saved(model, empty)
-    if {k: t.shape for k, t in whole.items()} != {k: t.shape for k, t in found.items()}:
+    if {k: t.shape for k, t in whole.items()} != {k: t.shape for k, t in by_layer.items()}:
         raise _not_by_layers(model)
-    return found
+    return by_layer
 
 
 def _not_by_layers(model: nn.Module) -> AdapterError:

@@ -70,8 +70,8 @@ class Patterns(Generic[Value]):
     def lookup(self, name: str, default: Value) -> Value:
         """Return the value of the first pattern that matches, else the default."""
         starts: list[int] = [0, *(at + 1 for at, character in enumerate(name) if character == ".")]
-        found = [self._whole.get(name), *(self._endings.get(name[at:]) for at in starts)]
-        first = min((index for index in found if index is not None), default=len(self._values))
+        literal = [self._whole.get(name), *(self._endings.get(name[at:]) for at in starts)]
+        first = min((index for index in literal if index is not None), default=len(self._values))
         for index, pattern, tree in self._others:
             if index >= first:
                 break
@@ -185,15 +185,15 @@ def _is(character: str, kind: str, argument: Any) -> bool:
         return ord(character) != argument
     if kind == "ANY":
         return character != "\n"
-    found, negated = False, False
+    matches, negated = False, False
     for op, item in argument:
         part = op.name
         if part == "NEGATE":
             negated = True
         elif part == "LITERAL":
-            found |= ord(character) == item
+            matches |= ord(character) == item
         elif part == "RANGE":
-            found |= item[0] <= ord(character) <= item[1]
+            matches |= item[0] <= ord(character) <= item[1]
         else:
-            found |= re.match(_CLASSES[item.name], character) is not None
-    return found != negated
+            matches |= re.match(_CLASSES[item.name], character) is not None
+    return matches != negated

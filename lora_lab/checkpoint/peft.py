@@ -75,16 +75,16 @@ def read_peft(
     settings = read_settings(folder)
     weights = path if path.is_file() else _weights_file(folder, allow_pickle)
     tensors, metadata = read_tensors(weights, allow_pickle=allow_pickle)
-    found = _sort(tensors, settings, known)
+    contents = _sort(tensors, settings, known)
     ranks, alphas = (Patterns(f, settings[f]) for f in ("rank_pattern", "alpha_pattern"))
 
     def updates(kind: str) -> dict[str, LowRankUpdate]:
-        own = found.factors.get(kind, {})
+        own = contents.factors.get(kind, {})
         return {
             module: _update(module, parts, settings, ranks, alphas) for module, parts in own.items()
         }
 
-    modules, magnitudes = updates("matrices"), found.magnitudes
+    modules, magnitudes = updates("matrices"), contents.magnitudes
     if not tensors:
         raise AdapterError(f"{weights.name} is empty; fetch the adapter again")
     slices = decode_slices(metadata.get(SLICES_KEY, ""), modules)
@@ -92,8 +92,8 @@ def read_peft(
     _check_magnitudes({**modules, **embeddings, **kernels}.keys(), magnitudes, settings)
     verify_checksum(tensors, settings, metadata)
     return AdapterFile(
-        *(settings, modules, slices, found.left_out),
-        *(embeddings, kernels, magnitudes, found.weights),
+        *(settings, modules, slices, contents.left_out),
+        *(embeddings, kernels, magnitudes, contents.weights),
     )
 
 
@@ -182,7 +182,7 @@ def _nothing_here(folder: Path) -> str:
 
 
 @dataclass
-class _Found:
+class _Contents:
     """A file's tensors by what they are; every key is accounted for.
 
     `factors` is {"matrices", "embeddings" or "convolutions": {module: {"A", "B", "E"}}}.
@@ -200,8 +200,8 @@ class _Found:
 
 def _sort(
     tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any], known: Collection[str]
-) -> _Found:
-    found = _Found()
+) -> _Contents:
+    contents = _Contents()
     # Experts' weights in one tensor: there the factors of all of them are stacked.
     stacked = [name.rpartition(".")[0] for name in settings["target_parameters"]]
     for key, tensor in tensors.items():
@@ -210,18 +210,18 @@ def _sort(
             raise AdapterError(f"tensor {quoted(key)} is no name of a module; fetch it again")
         match = _KEY.fullmatch(path)
         if match is None or _is_saved(path, settings["modules_to_save"]):
-            _sort_other(found, key, path, tensor)
+            _sort_other(contents, key, path, tensor)
             continue
         module, part = _own_name(match["module"], known), match["part"]
         if any(f".{module}".endswith(f".{name}") for name in stacked):
-            found.leave_out("experts", key)
+            contents.leave_out("experts", key)
         elif part == "magnitude_vector":
-            if module in found.magnitudes:
+            if module in contents.magnitudes:
                 raise AdapterError(f"{quoted(module)} has two magnitudes; fetch the adapter again")
-            found.magnitudes[module] = check_factor(key, tensor.numpy().ravel(), 1)
-            found.leave_out("magnitudes", key)
+            contents.magnitudes[module] = check_factor(key, tensor.numpy().ravel(), 1)
+            contents.leave_out("magnitudes", key)
         elif 0 in tensor.shape and settings["peft_type"] == "ADALORA":
-            found.leave_out("pruned", key)
+            contents.leave_out("pruned", key)
         else:
             kind, dimensions = "matrices", 2
             if part.startswith("embedding"):
@@ -229,24 +229,24 @@ def _sort(
             elif 2 < len(tensor.shape) < 6:
                 kind, dimensions = "convolutions", len(tensor.shape)
             if kind != "matrices":
-                found.leave_out(kind, key)
-            parts = found.factors.setdefault(kind, {}).setdefault(module, {})
+                contents.leave_out(kind, key)
+            parts = contents.factors.setdefault(kind, {}).setdefault(module, {})
             letter = part[-1]
             if letter in parts:
                 raise AdapterError(
                     f"{quoted(module)} has two lora_{letter}; name a file with one adapter"
                 )
             parts[letter] = check_factor(key, tensor.numpy(), dimensions)
-    return found
+    return contents
 
 
-def _sort_other(found: _Found, key: str, path: str, tensor: StoredTensor) -> None:
+def _sort_other(contents: _Contents, key: str, path: str, tensor: StoredTensor) -> None:
     if ".lora_" in path and not path.endswith(".bias"):
         raise AdapterError(
             f"tensor {quoted(key)} belongs to a variant of LoRA; only lora_A and lora_B are read"
         )
-    found.leave_out("biases" if _BIAS.fullmatch(path) else "weights", key)
-    found.weights[path] = tensor
+    contents.leave_out("biases" if _BIAS.fullmatch(path) else "weights", key)
+    contents.weights[path] = tensor
 
 
 def _is_saved(path: str, names: Iterable[str]) -> bool:

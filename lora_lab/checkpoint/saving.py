@@ -218,14 +218,14 @@ def _whole_weights(adapter: LoraAdapter, by_path: Mapping[str, nn.Module]) -> di
     PEFT takes a module by the last letters of its path, so "pre_classifier" goes with "classifier":
     what it takes too much is written as it is in the base.
     """
-    found = {key: t.detach().to("cpu", copy=True) for key, t in adapter.saved.state()}
+    weights = {key: t.detach().to("cpu", copy=True) for key, t in adapter.saved.state()}
     names = tuple(adapter.saved.copies)
     for path, module in by_path.items():
         if path.endswith(names) and not adapter.saved.covers(path) and names:
             for key, tensor in own_tensors(module):
                 base = original_weight(adapter.model, cast(nn.Parameter, tensor))
-                found.setdefault(f"{path}.{key}", base.detach().to("cpu", copy=True))
-    return found
+                weights.setdefault(f"{path}.{key}", base.detach().to("cpu", copy=True))
+    return weights
 
 
 def _peft_config(

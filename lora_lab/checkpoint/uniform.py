@@ -78,17 +78,17 @@ def _of_every_layer(adapter: LoraAdapter, every: Iterable[Site]) -> dict[str, Lo
     for own in adapter.sites.values():
         adapted.setdefault(own.site.module, []).append(own)
     kinds = {_kind(path) for path in adapted}
-    found: dict[str, LowRankUpdate] = {}
+    updates: dict[str, LowRankUpdate] = {}
     for site in every:
         path = site.module
-        if path in found or _kind(path) not in kinds:
+        if path in updates or _kind(path) not in kinds:
             continue
         if path in adapted:
-            found[path] = module_update(adapted[path])
+            updates[path] = module_update(adapted[path])
         else:
             out = site.rows.groups * site.rows.group_size if site.rows else site.out_features
-            found[path] = LowRankUpdate(torch.zeros(1, site.in_features), torch.zeros(out, 1))
-    return found
+            updates[path] = LowRankUpdate(torch.zeros(1, site.in_features), torch.zeros(out, 1))
+    return updates
 
 
 def _kind(path: str) -> str:

@@ -20,10 +20,12 @@ from lora_lab.checkpoint.factors import read_factors
 from lora_lab.checkpoint.loading import load_adapter
 from lora_lab.checkpoint.locate import locate_adapter
 from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.models.load import load_model
 from lora_lab.reports.base_model import Base
 from lora_lab.reports.inspection import Inspection
 from lora_lab.reports.recorded_runs import with_own_run, with_run, with_sweep
 from lora_lab.spectra.update import SiteUpdate
+from lora_lab.tasks.load import load_task
 
 _DETAILS = 3  # sites that are shown on their own
 _EXAMPLES = 16  # held-out ones that measure the intruders' curve
@@ -80,18 +82,18 @@ def inspect_adapter(
         cut = slices if alpha is not None else None
         other = replace(reading, lora_alpha=alpha, slices=cut).read(against)
 
-    found = _alone(subject, site, other)
+    inspection = _alone(subject, site, other)
     if other is not None:
-        found = _beside_other(found, subject, other)
+        inspection = _beside_other(inspection, subject, other)
     if subject.base is not None:
-        found = _beside_base(found, subject, subject.base)
+        inspection = _beside_base(inspection, subject, subject.base)
     if task is not None and subject.base is not None:
-        found = _with_curve(found, subject.base, place.path, task)
+        inspection = _with_curve(inspection, subject.base, place.path, task)
     if run is not None:
-        found = with_run(found, Path(run))
+        inspection = with_run(inspection, Path(run))
     elif place.run is not None:
-        found = with_own_run(found, place.run)
-    return with_sweep(found, sweep) if sweep is not None else found
+        inspection = with_own_run(inspection, place.run)
+    return with_sweep(inspection, sweep) if sweep is not None else inspection
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class _Subject:
     def rows(self) -> dict[str, SiteAnalysis]:
         return {row.name: row for row in self.analysis.rows}
 
-    def learnt(self, name: str) -> bool:
+    def has_update(self, name: str) -> bool:
         """Tell whether the site's ΔW is not zero."""
         return self.rows[name].frobenius_norm > 0
 
@@ -144,8 +146,6 @@ class _Reading:
 
 
 def _load_base(name: str | Path) -> Base:
-    from lora_lab.models.load import load_model
-
     return Base(load_model(name))
 
 
@@ -208,7 +208,7 @@ def _lone_view(subject: _Subject, name: str) -> SiteView:
     )
 
 
-def _beside_other(found: Inspection, subject: _Subject, other: _Subject) -> Inspection:
+def _beside_other(inspection: Inspection, subject: _Subject, other: _Subject) -> Inspection:
     """Add the φ maps against another adapter, for every site that both have."""
     shared = [name for name in subject.sites if name in other.sites]
     if not shared:
@@ -216,19 +216,19 @@ def _beside_other(found: Inspection, subject: _Subject, other: _Subject) -> Insp
             f"{subject.name} and {other.name} share no site: {next(iter(subject.sites))} … against "
             f"{next(iter(other.sites))} …; compare adapters of the same base and targets"
         )
-    for name in found.details:
+    for name in inspection.details:
         if name not in other.sites:
             raise AdapterError(f"{other.name} has no site {name!r}; name one that both have")
-    alive = [name for name in shared if subject.learnt(name) and other.learnt(name)]
+    alive = [name for name in shared if subject.has_update(name) and other.has_update(name)]
     maps = []
     for name in alive:
         pair = subject.sites[name], other.sites[name]
-        sides: Sequence[Side] = found.sides if name in found.details else ("input",)
+        sides: Sequence[Side] = inspection.sides if name in inspection.details else ("input",)
         maps += [compare(*pair, labels=_labels(subject, other, name), side=s) for s in sides]
-    notes = list(found.notes)
+    notes = list(inspection.notes)
     if missing := len(subject.sites) - len(alive):
         notes.append(f"{missing} sites have no φ map: one of the two adapters has no ΔW there")
-    return replace(found, overlaps=tuple(maps), notes=tuple(notes))
+    return replace(inspection, overlaps=tuple(maps), notes=tuple(notes))
 
 
 def _labels(subject: _Subject, other: _Subject, name: str) -> tuple[str, str]:
@@ -240,25 +240,25 @@ def _labels(subject: _Subject, other: _Subject, name: str) -> tuple[str, str]:
     return "this", "other"
 
 
-def _beside_base(found: Inspection, subject: _Subject, base: Base) -> Inspection:
+def _beside_base(inspection: Inspection, subject: _Subject, base: Base) -> Inspection:
     """Add what needs W₀: Table 7, the spectra side by side, φ with W₀, intruders."""
     looked = _affordable(subject)
-    notes = list(found.notes)
+    notes = list(inspection.notes)
     if any(site.update.initial is not None for site in subject.sites.values()):
         notes.append("ΔW is taken against the original W₀, before PiSSA took a part out")
     if len(looked) < len(subject.sites):
         notes.append(f"intruders were looked for at the {len(looked)} largest updates only")
-    details = [(name, subject.sites[name], base.weight(name)) for name in found.details]
+    details = [(name, subject.sites[name], base.weight(name)) for name in inspection.details]
     return replace(
-        found,
+        inspection,
         notes=tuple(notes),
         amplifications=amplifications(subject.sites.values(), base.weight),
         spectra=tuple(spectrum_view(site, W) for _, site, W in details),
         base_overlaps=tuple(
             compare_with_base(site, W, side=side)
             for name, site, W in details
-            if subject.learnt(name)
-            for side in found.sides
+            if subject.has_update(name)
+            for side in inspection.sides
         ),
         intruders=find_intruders([subject.sites[name] for name in looked], base.weight),
     )
@@ -272,14 +272,12 @@ def _affordable(subject: _Subject) -> list[str]:
     return [row.name for row in subject.analysis.strongest(_FEW)]
 
 
-def _with_curve(found: Inspection, base: Base, adapter: Path, task: str | Path) -> Inspection:
+def _with_curve(inspection: Inspection, base: Base, adapter: Path, task: str | Path) -> Inspection:
     """Add the losses while the intruders are scaled, on the task's held-out examples."""
-    from lora_lab.tasks.load import load_task
-
     data = load_task(task)
-    present: Sequence[SiteIntruders] = [site for site in found.intruders if site.count]
+    present: Sequence[SiteIntruders] = [site for site in inspection.intruders if site.count]
     if not present:
-        return replace(found, notes=(*found.notes, "no intruder to scale"))
+        return replace(inspection, notes=(*inspection.notes, "no intruder to scale"))
     load_adapter(base.lm.model, adapter)
     curve = intruder_curve(base.lm, data.validation[:_EXAMPLES], present)
-    return replace(found, curve=curve)
+    return replace(inspection, curve=curve)

@@ -69,22 +69,22 @@ class Inspection:
 
     def summaries(self) -> list[str]:
         """Return what the figures show, a sentence or two each."""
-        told = []
+        sentences = []
         if self.amplifications:
-            told.append(captions.amplification_summary(self.amplifications))
+            sentences.append(captions.amplification_summary(self.amplifications))
         if self.intruders:
-            told.append(captions.intruder_summary(self.intruders))
+            sentences.append(captions.intruder_summary(self.intruders))
         if self.curve is not None:
-            told.append(captions.intruder_curve_summary(self.curve))
-        told += [captions.spectrum_against_base_summary(view) for view in self.spectra]
-        told += [captions.phi_summary(o) for o in (*self.base_overlaps, *self.shown_overlaps)]
+            sentences.append(captions.intruder_curve_summary(self.curve))
+        sentences += [captions.spectrum_against_base_summary(view) for view in self.spectra]
+        sentences += [captions.phi_summary(o) for o in (*self.base_overlaps, *self.shown_overlaps)]
         if self.steps is not None:
-            told.append(captions.step_maps_summary(self.steps, len(self.steps.steps) - 1))
+            sentences.append(captions.step_maps_summary(self.steps, len(self.steps.steps) - 1))
         if self.capacity is not None:
-            told.append(captions.capacity_summary(self.capacity))
+            sentences.append(captions.capacity_summary(self.capacity))
         if self.sweep is not None:
-            told.append(captions.sweep_summary(self.sweep))
-        return told
+            sentences.append(captions.sweep_summary(self.sweep))
+        return sentences
 
     def __str__(self) -> str:
         parts = [f"{self.name}: {self.subtitle}", *(f"note: {note}" for note in self.notes)]
@@ -99,8 +99,8 @@ class Inspection:
         "along_random", "random_level", and "intruders" where they were looked for; against another
         adapter "overlap" with φ of the first directions, of all, and the random level of that.
         """
-        found = self.analysis.to_json()
-        rows = {row["name"]: row for row in found["sites"]}
+        data = self.analysis.to_json()
+        rows = {row["name"]: row for row in data["sites"]}
         for triple in self.amplifications:
             fields = ("weight_norm", "along_delta", "along_own", "along_random", "random_level")
             rows[triple.name] |= {field: float(getattr(triple, field)) for field in fields}
@@ -114,12 +114,12 @@ class Inspection:
                 "all": float(overlap.values[-1, -1]),
                 "random": float(overlap.random[-1, -1]),
             }
-        found |= {"parameters": self.parameters, "notes": list(self.notes)}
+        data |= {"parameters": self.parameters, "notes": list(self.notes)}
         if self.steps is not None:
-            found["steps"] = self.steps.steps.tolist()
+            data["steps"] = self.steps.steps.tolist()
         if self.capacity is not None:
-            found["capacity"] = {"bits": self.capacity.bits, "data_bits": self.capacity.data_bits}
+            data["capacity"] = {"bits": self.capacity.bits, "data_bits": self.capacity.data_bits}
         if self.sweep is not None:
             r, rate = self.sweep.best
-            found["sweep"] = {"metric": self.sweep.metric, "r": r, "learning_rate": rate}
-        return found
+            data["sweep"] = {"metric": self.sweep.metric, "r": r, "learning_rate": rate}
+        return data

@@ -25,7 +25,7 @@ _SETTINGS = (
 )
 
 
-def write_inspection(path: str | Path, found: Inspection) -> Path:
+def write_inspection(path: str | Path, inspection: Inspection) -> Path:
     """Write an inspection as a page, whole or not at all.
 
     Raises:
@@ -33,28 +33,28 @@ def write_inspection(path: str | Path, found: Inspection) -> Path:
     """
     page = Page()
     parts = [
-        heading(found.name, found.subtitle),
-        _notes(found),
-        _updates(page, found),
-        _details(page, found),
-        _table_7(page, found),
-        _intruders(page, found),
-        _steps(page, found),
-        _sweep(page, found),
-        _every_site(found),
-        _settings(found),
+        heading(inspection.name, inspection.subtitle),
+        _notes(inspection),
+        _updates(page, inspection),
+        _details(page, inspection),
+        _table_7(page, inspection),
+        _intruders(page, inspection),
+        _steps(page, inspection),
+        _sweep(page, inspection),
+        _every_site(inspection),
+        _settings(inspection),
     ]
-    return page.write(path, found.name, parts)
+    return page.write(path, inspection.name, parts)
 
 
-def _notes(found: Inspection) -> str:
-    if not found.notes:
+def _notes(inspection: Inspection) -> str:
+    if not inspection.notes:
         return ""
-    return section("Notes", *(f"<p>{escape(note)}</p>" for note in found.notes))
+    return section("Notes", *(f"<p>{escape(note)}</p>" for note in inspection.notes))
 
 
-def _updates(page: Page, found: Inspection) -> str:
-    rows = found.analysis.rows
+def _updates(page: Page, inspection: Inspection) -> str:
+    rows = inspection.analysis.rows
     ranks = rank_map(rows, {row.name: row.singular_values for row in rows})
     if not ranks.layers:
         return ""
@@ -62,20 +62,20 @@ def _updates(page: Page, found: Inspection) -> str:
     return section("Effective rank of ΔW, layer by layer", drawn)
 
 
-def _details(page: Page, found: Inspection) -> str:
-    drawn: dict[str, list[str]] = {name: [] for name in found.details}
-    for view in found.lone_spectra:
+def _details(page: Page, inspection: Inspection) -> str:
+    drawn: dict[str, list[str]] = {name: [] for name in inspection.details}
+    for view in inspection.lone_spectra:
         text = (
             f"Singular values of ΔW: effective rank {view.effective_rank:.2f} of "
             f"{len(view.singular_values)}, Frobenius norm {format_number(view.frobenius_norm)}."
         )
         drawn[view.site].append(page.figure(figures.spectrum_figure, view, text))
-    for spectrum in found.spectra:
+    for spectrum in inspection.spectra:
         text = figures.spectrum_against_base_summary(spectrum)
         drawn[spectrum.site].append(
             page.figure(figures.spectrum_against_base_figure, spectrum, text)
         )
-    for overlap in (*found.base_overlaps, *found.shown_overlaps):
+    for overlap in (*inspection.base_overlaps, *inspection.shown_overlaps):
         text = figures.phi_summary(overlap)
         drawn[overlap.site].append(page.figure(figures.phi_figure, overlap, text))
     parts = [
@@ -86,8 +86,8 @@ def _details(page: Page, found: Inspection) -> str:
     return section("Sites in detail", *parts) if parts else ""
 
 
-def _table_7(page: Page, found: Inspection) -> str:
-    rows = found.amplifications
+def _table_7(page: Page, inspection: Inspection) -> str:
+    rows = inspection.amplifications
     if not rows:
         return ""
     return section(
@@ -108,28 +108,30 @@ def _triple(row: SiteAmplification) -> list[str]:
     ]
 
 
-def _intruders(page: Page, found: Inspection) -> str:
-    if not found.intruders:
+def _intruders(page: Page, inspection: Inspection) -> str:
+    if not inspection.intruders:
         return ""
-    text = figures.intruder_summary(found.intruders)
-    parts = [page.figure(figures.intruder_figure, found.intruders, text)]
-    if found.curve is not None:
-        text = figures.intruder_curve_summary(found.curve)
+    text = figures.intruder_summary(inspection.intruders)
+    parts = [page.figure(figures.intruder_figure, inspection.intruders, text)]
+    if inspection.curve is not None:
+        text = figures.intruder_curve_summary(inspection.curve)
         parts.append("<h3>The intruders scaled by λ</h3>")
-        parts.append(page.figure(figures.intruder_curve_figure, found.curve, text))
+        parts.append(page.figure(figures.intruder_curve_figure, inspection.curve, text))
     return section("Intruder dimensions", *parts)
 
 
-def _steps(page: Page, found: Inspection) -> str:
+def _steps(page: Page, inspection: Inspection) -> str:
     parts = []
-    if found.steps is not None and found.steps.layers:
-        last = len(found.steps.steps) - 1
+    if inspection.steps is not None and inspection.steps.layers:
+        last = len(inspection.steps.steps) - 1
         parts.append(
-            page.figure(_all_steps, found.steps, figures.step_maps_summary(found.steps, last))
+            page.figure(
+                _all_steps, inspection.steps, figures.step_maps_summary(inspection.steps, last)
+            )
         )
-    if found.capacity is not None:
-        text = figures.capacity_summary(found.capacity)
-        parts.append(page.figure(figures.capacity_figure, found.capacity, text))
+    if inspection.capacity is not None:
+        text = figures.capacity_summary(inspection.capacity)
+        parts.append(page.figure(figures.capacity_figure, inspection.capacity, text))
     return section("The run, step by step", *parts) if parts else ""
 
 
@@ -137,18 +139,20 @@ def _all_steps(steps: StepMaps, theme: Theme) -> Figure:
     return figures.step_maps_figure(steps, len(steps.steps) - 1, standalone=True, theme=theme)
 
 
-def _sweep(page: Page, found: Inspection) -> str:
-    if found.sweep is None:
+def _sweep(page: Page, inspection: Inspection) -> str:
+    if inspection.sweep is None:
         return ""
-    drawn = page.figure(figures.sweep_figure, found.sweep, figures.sweep_summary(found.sweep))
+    drawn = page.figure(
+        figures.sweep_figure, inspection.sweep, figures.sweep_summary(inspection.sweep)
+    )
     return section("Rank and learning rate", drawn)
 
 
-def _every_site(found: Inspection) -> str:
-    rows = found.analysis.rows
+def _every_site(inspection: Inspection) -> str:
+    rows = inspection.analysis.rows
     shown = site_table(rows)
     if len(rows) > _TABLE_SITES:
-        shown = site_table(found.analysis.strongest(_TABLE_SITES)) + _folded(
+        shown = site_table(inspection.analysis.strongest(_TABLE_SITES)) + _folded(
             f"All {len(rows)} sites", shown
         )
     return section(f"The {min(len(rows), _TABLE_SITES)} largest updates", shown)
@@ -158,8 +162,8 @@ def _folded(summary: str, body: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{body}</details>"
 
 
-def _settings(found: Inspection) -> str:
-    shown = {name: found.config[name] for name in _SETTINGS if found.config.get(name)}
+def _settings(inspection: Inspection) -> str:
+    shown = {name: inspection.config[name] for name in _SETTINGS if inspection.config.get(name)}
     if not shown:
         return ""
     return section("Configuration", facts({name: _short(value) for name, value in shown.items()}))

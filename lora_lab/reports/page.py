@@ -15,11 +15,10 @@ from lora_lab._util.files import disk_errors, write_text_atomic
 from lora_lab._util.tables import Table
 from lora_lab.analysis.table import HEADER, SiteAnalysis
 from lora_lab.errors import RunError
+from lora_lab.figures._base import Figure, plotly_js
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from lora_lab.figures._base import Figure
 
 
 class Page:
@@ -46,8 +45,6 @@ class Page:
 
     def render(self, title: str, body: str) -> str:
         """Return the whole page."""
-        from lora_lab.figures._base import plotly_js
-
         # "<" cannot end the script element when it is written as an escape.
         figures = f"{{{','.join(self._figures)}}}".replace("<", "\\u003c")
         return (

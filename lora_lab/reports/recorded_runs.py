@@ -14,20 +14,20 @@ from lora_lab.runs.history import read_history
 from lora_lab.runs.records import list_runs
 
 
-def with_run(found: Inspection, folder: Path) -> Inspection:
+def with_run(inspection: Inspection, folder: Path) -> Inspection:
     """Add the maps over a run's steps, and what its adapter can hold."""
-    return replace(found, steps=step_maps(read_history(folder)), capacity=run_capacity(folder))
+    return replace(inspection, steps=step_maps(read_history(folder)), capacity=run_capacity(folder))
 
 
-def with_own_run(found: Inspection, folder: Path) -> Inspection:
+def with_own_run(inspection: Inspection, folder: Path) -> Inspection:
     """Add the same of the run that the adapter was found in; an older one has no history."""
     try:
-        return with_run(found, folder)
+        return with_run(inspection, folder)
     except RunError as error:
-        return replace(found, notes=(*found.notes, str(error)))
+        return replace(inspection, notes=(*inspection.notes, str(error)))
 
 
-def with_sweep(found: Inspection, folder: str | Path) -> Inspection:
+def with_sweep(inspection: Inspection, folder: str | Path) -> Inspection:
     """Add the map of the largest group of comparable runs in a folder."""
     if not Path(folder).expanduser().is_dir():
         raise RunError(f"there is no folder {folder}; name the one that holds the runs")
@@ -35,6 +35,6 @@ def with_sweep(found: Inspection, folder: str | Path) -> Inspection:
     groups = comparable_runs(records)
     sweep = sweep_map(groups[0] if groups else records)
     if len(groups) < 2:
-        return replace(found, sweep=sweep)
+        return replace(inspection, sweep=sweep)
     note = f"the sweep shows {len(groups[0])} comparable runs of the {len(records)} in {folder}"
-    return replace(found, sweep=sweep, notes=(*found.notes, note))
+    return replace(inspection, sweep=sweep, notes=(*inspection.notes, note))

@@ -95,9 +95,9 @@ def _leading(
         raise ConfigError(f"the count of directions is {count}; ask for at least 1")
     count = min(count, *matrix.weight.shape)
     if min(matrix.weight.shape) > _EXACT_UP_TO:
-        found = _krylov_triplets(xp, matrix, count)
-        if found is not None:
-            return found
+        triplets = _krylov_triplets(xp, matrix, count)
+        if triplets is not None:
+            return triplets
     U, s, Vt = xp.linalg.svd(build(), full_matrices=False)
     return U[:, :count], s[:count], Vt[:count, :]
 

@@ -343,5 +343,5 @@ def test_sites_that_do_not_add_to_a_product_are_refused(changes, what):
     with pytest.raises(AdapterError) as caught, scaled_intruders(model, found, 0.5):
         pass
     assert str(caught.value) == (
-        f"{name} is {what}, whose intruders cannot be scaled; leave it out of `found`"
+        f"{name} is {what}, whose intruders cannot be scaled; leave it out"
     )

@@ -187,7 +187,7 @@ def test_a_run_that_was_cut_off_gives_its_last_checkpoint(trained, tmp_path):
 
 def test_scaling_the_intruders_is_measured_on_a_task(trained, tmp_path, monkeypatch):
     folder, base = trained
-    monkeypatch.setattr("lora_lab.tasks.load.load_task", lambda name: tiny_task())
+    monkeypatch.setattr("lora_lab.reports.inspect.load_task", lambda name: tiny_task())
     expected = save_adapter(tiny_llama(), tmp_path / "strong", lora_alpha=300)
     count = 0
     for delta, W in expected.values():
