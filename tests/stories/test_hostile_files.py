@@ -19,8 +19,7 @@ from safetensors.torch import load_file, save_file
 import lora_lab as ll
 from lora_lab.checkpoint import read_factors
 from lora_lab.errors import LoraLabError
-from tests.core.methods.lora.test_variants import stirred
-from tests.core.methods.test_api import outputs
+from tests.helpers.lora_outputs import outputs, stirred
 from tests.helpers.tiny_models import tiny, tiny_inputs
 
 MUTATIONS = 1_000

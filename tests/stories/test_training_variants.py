@@ -15,7 +15,7 @@ from lora_lab.training.observer import copy_update
 from lora_lab.training.recorder import Recorder
 from lora_lab.training.step import DeadAdapterError
 from lora_lab.training.trainer import parameter_groups
-from tests.core.training.test_trainer import Recorded, mean_loss
+from tests.helpers.recorded_fit import Recorded, mean_loss
 from tests.helpers.tiny_run import CONFIG, tiny_lm
 
 VARIANTS = {

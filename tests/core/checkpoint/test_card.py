@@ -11,7 +11,7 @@ import lora_lab as ll
 from lora_lab.checkpoint import model_card
 from lora_lab.errors import AdapterError, RunError
 from lora_lab.models import Card
-from tests.core.methods.test_api import everything, outputs
+from tests.helpers.lora_outputs import everything, outputs
 from tests.helpers.tiny_models import tiny, tiny_inputs
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 

@@ -13,7 +13,7 @@ import lora_lab as ll
 from lora_lab.anatomy import anatomy
 from lora_lab.checkpoint import read_factors
 from lora_lab.errors import LoraLabError
-from tests.core.methods.test_api import everything
+from tests.helpers.lora_outputs import everything
 from tests.helpers.tiny_models import tiny
 
 

@@ -11,7 +11,7 @@ from torch import nn
 import lora_lab as ll
 from lora_lab.checkpoint import read_factors
 from lora_lab.errors import AdapterError
-from tests.core.methods.test_api import everything, outputs
+from tests.helpers.lora_outputs import everything, outputs
 from tests.helpers.tiny_models import tiny, tiny_inputs
 
 loralib = pytest.importorskip("loralib")

@@ -15,8 +15,8 @@ from torch import nn
 import lora_lab as ll
 from lora_lab.budget.meter import LiveStorages
 from lora_lab.errors import AdapterError
-from tests.core.methods.lora.test_quantized import Linear4bit
-from tests.core.methods.test_api import everything, outputs
+from tests.helpers.lora_outputs import everything, outputs
+from tests.helpers.quantized_layers import Linear4bit
 from tests.helpers.tiny_models import ARCHITECTURES, tiny, tiny_inputs
 from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 import lora_lab as ll
 from lora_lab.checkpoint.files import NATIVE_CONFIG_FILE, NATIVE_WEIGHTS_FILE
 from lora_lab.errors import AdapterError
-from tests.core.methods.test_api import outputs
+from tests.helpers.lora_outputs import outputs
 from tests.helpers.tiny_models import tiny, tiny_inputs
 
 

@@ -1,7 +1,6 @@
 """Every variant to PEFT and back: the loaded model answers as the saved one does."""
 
 import copy
-import json
 import warnings
 
 import pytest
@@ -11,9 +10,8 @@ from torch import nn
 
 import lora_lab as ll
 from lora_lab.errors import LoraLabError
-from tests.core.checkpoint.test_saving import peft_model
-from tests.core.methods.lora.test_variants import stirred
-from tests.core.methods.test_api import outputs
+from tests.helpers.lora_outputs import outputs, stirred
+from tests.helpers.peft_files import peft_model, settings_of, tensors_of
 from tests.helpers.tiny_models import tiny, tiny_inputs
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -22,14 +20,6 @@ EXACT = {"rtol": 1e-9, "atol": 1e-9}
 def config(**changes):
     fields = {"r": 3, "lora_alpha": 6, "target_modules": "all-linear", "init_lora_weights": False}
     return ll.LoraConfig(**{**fields, **changes})
-
-
-def tensors_of(folder):
-    return load_file(folder / "adapter_model.safetensors")
-
-
-def settings_of(folder):
-    return json.loads((folder / "adapter_config.json").read_text())
 
 
 def assert_changed(y, bare):

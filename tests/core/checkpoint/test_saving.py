@@ -2,7 +2,6 @@
 
 import copy
 import json
-import warnings
 
 import pytest
 import torch
@@ -10,17 +9,9 @@ from safetensors.torch import load_file, save_file
 
 import lora_lab as ll
 from lora_lab.errors import AdapterError
-from tests.core.methods.test_api import everything, outputs
+from tests.helpers.lora_outputs import everything, outputs
+from tests.helpers.peft_files import peft_model
 from tests.helpers.tiny_models import tiny, tiny_inputs
-
-
-def peft_model(base, folder):
-    from peft import PeftModel
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # unknown fields, missing keys
-        return PeftModel.from_pretrained(base, folder)
-
 
 CONFIGS = {
     "llama": everything(r=4, lora_alpha=8),

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import lora_lab as ll
 from lora_lab.cli import main
-from tests.core.methods.test_api import everything, outputs
+from tests.helpers.lora_outputs import everything, outputs
 from tests.helpers.tiny_models import tiny, tiny_inputs
 from tests.helpers.tiny_run import CONFIG, tiny_task
 from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer

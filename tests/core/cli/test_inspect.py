@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import lora_lab as ll
 from lora_lab.cli import main
 from lora_lab.reports.inspect import inspect_adapter
-from tests.core.methods.test_api import everything
+from tests.helpers.lora_outputs import everything
 from tests.helpers.tiny_models import tiny
 
 

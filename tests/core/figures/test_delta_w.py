@@ -12,6 +12,7 @@ from lora_lab import figures
 from lora_lab.figures._base import log_axis
 from lora_lab.figures._site_axis import site_axis
 from tests.helpers import laboratory_fakes as fakes
+from tests.helpers.figure_inputs import contrast
 
 
 def every_figure(theme, width):
@@ -58,8 +59,6 @@ def test_every_figure_is_sized_transparent_and_small(theme, width):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_lines_stand_out_from_the_page(theme):
-    from tests.core.figures.test_figures import contrast
-
     page = {"light": "#ffffff", "dark": "#111318"}[theme]
     for trace in figures.amplification_figure(fakes.amplifications(2), theme=theme).data:
         assert contrast(trace.line.color, page) > 3

@@ -11,21 +11,8 @@ from torch import nn
 import lora_lab as ll
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.base import Active
+from tests.helpers.lora_outputs import everything, outputs
 from tests.helpers.tiny_models import ARCHITECTURES, tiny, tiny_inputs
-
-
-def everything(**changes) -> ll.LoraConfig:
-    # init False: B is random too, so that ΔW ≠ 0 and mistakes show.
-    fields = {"r": 3, "lora_alpha": 6, "target_modules": "all-linear", "init_lora_weights": False}
-    return ll.LoraConfig(**{**fields, **changes})
-
-
-def outputs(model: nn.Module, batch) -> torch.Tensor:
-    dtype = next(model.parameters()).dtype
-    batch = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()}
-    with torch.no_grad():
-        result = model.eval()(**batch)
-    return result.logits if hasattr(result, "logits") else result.last_hidden_state
 
 
 def built_by_hand(model: nn.Module, adapter: ll.attach) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 import lora_lab as ll
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.combination import Combination
-from tests.core.methods.test_api import outputs
+from tests.helpers.lora_outputs import outputs
 from tests.helpers.tiny_models import tiny, tiny_inputs
 
 LORA = ll.LoraConfig(r=2, target_modules=["q", "v"], init_lora_weights=False)

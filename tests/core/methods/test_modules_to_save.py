@@ -8,9 +8,8 @@ from torch import nn
 
 import lora_lab as ll
 from lora_lab.errors import AdapterError, ConfigError
-from tests.core.checkpoint.test_peft import settings_of, tensors_of
-from tests.core.checkpoint.test_saving import peft_model
-from tests.core.methods.test_api import outputs
+from tests.helpers.lora_outputs import outputs
+from tests.helpers.peft_files import peft_model, settings_of, tensors_of
 from tests.helpers.tiny_models import tiny, tiny_inputs
 
 

@@ -12,8 +12,8 @@ import lora_lab as ll
 from lora_lab.errors import LoraLabError
 from lora_lab.reports.inspect import inspect_adapter
 from lora_lab.reports.inspection_page import write_inspection
-from tests.core.methods.test_api import everything
-from tests.core.reports.test_run_page import read
+from tests.helpers.html_pages import EVIL, read
+from tests.helpers.lora_outputs import everything
 from tests.helpers.tiny_models import tiny
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
@@ -250,8 +250,6 @@ def test_the_report_holds_every_figure_that_applies(trained, tmp_path):
 
 
 def test_names_in_a_report_are_escaped(tmp_path):
-    from tests.core.reports.test_run_page import EVIL
-
     model, _ = save_base(tmp_path)
     save_adapter(model, tmp_path / "a", target_modules=["q"])
     path = tmp_path / "a" / "adapter_config.json"

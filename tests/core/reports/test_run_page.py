@@ -1,6 +1,5 @@
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -9,9 +8,8 @@ from lora_lab.analysis import Analysis, SiteAnalysis
 from lora_lab.budget.reading import MemoryReading
 from lora_lab.errors import RunError
 from lora_lab.reports.run_page import write_report
-from tests.core.figures.test_figures import budget, losses, view
-
-EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+from tests.helpers.figure_inputs import budget, losses, view
+from tests.helpers.html_pages import EVIL, read
 
 
 def row(name, norm, layer=0):
@@ -43,37 +41,6 @@ def write(path, **changes):
         "environment": {"torch": "2.13.0"},
     }
     return write_report(path, **(settings | changes))
-
-
-class Elements(HTMLParser):
-    """Counts elements and keeps the text of scripts apart from what people read."""
-
-    def __init__(self):
-        super().__init__()
-        self.tags, self.scripts, self.text, self.attributes = [], [], "", []
-        self.inside = None
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        self.inside = tag
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag):
-        self.inside = None
-
-    def handle_data(self, data):
-        if self.inside == "script":
-            self.scripts[-1] += data
-        elif self.inside != "style":
-            self.text += data
-
-
-def read(path):
-    page = Elements()
-    page.feed(path.read_text(encoding="utf-8"))
-    return page
 
 
 def test_the_report_tells_the_whole_run(tmp_path):

@@ -9,9 +9,9 @@ from torch import nn
 import lora_lab as ll
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import attached
-from tests.core.methods.lora.test_quantized import quantized
-from tests.core.methods.test_api import outputs
 from tests.helpers.adapter_layers import VARIANTS, hooked_by_hand, places_by_hand, stir, values_of
+from tests.helpers.lora_outputs import outputs
+from tests.helpers.quantized_layers import quantized
 from tests.helpers.tiny_models import tiny, tiny_inputs
 from tests.helpers.tiny_run import tiny_lm, tiny_task
 

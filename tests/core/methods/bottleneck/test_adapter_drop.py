@@ -7,7 +7,6 @@ import torch
 
 import lora_lab as ll
 from lora_lab.budget.dry_run import dry_run
-from tests.core.methods.test_api import outputs
 from tests.helpers.adapter_layers import (
     STACKS,
     VARIANTS,
@@ -16,6 +15,7 @@ from tests.helpers.adapter_layers import (
     stir,
     values_of,
 )
+from tests.helpers.lora_outputs import outputs
 from tests.helpers.measured_step import BATCH, LENGTH, gpt2, llama
 from tests.helpers.tiny_models import tiny, tiny_inputs
 

@@ -8,7 +8,6 @@ import torch
 from safetensors import safe_open
 
 import lora_lab as ll
-from tests.core.methods.test_api import outputs
 from tests.helpers.adapter_layers import (
     STACKS,
     VARIANTS,
@@ -18,6 +17,7 @@ from tests.helpers.adapter_layers import (
     stir,
     values_of,
 )
+from tests.helpers.lora_outputs import outputs
 from tests.helpers.tiny_models import ARCHITECTURES, MORE_FUSED, tiny, tiny_inputs
 
 RECORDED = Path(__file__).parents[3] / "recorded" / "adapterhub" / "adapterhub.safetensors"

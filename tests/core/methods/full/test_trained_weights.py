@@ -8,7 +8,7 @@ from torch import nn
 
 import lora_lab as ll
 from lora_lab.errors import AdapterError
-from tests.core.methods.test_api import outputs
+from tests.helpers.lora_outputs import outputs
 from tests.helpers.tiny_models import tiny, tiny_inputs
 from tests.helpers.tuned_weights import (
     FAMILIES,

@@ -5,7 +5,7 @@ import torch
 
 import lora_lab as ll
 from lora_lab.errors import AdapterError
-from tests.core.methods.lora.test_mixed_batch import several
+from tests.helpers.several_adapters import several
 from tests.helpers.tiny_models import tiny
 
 

@@ -5,20 +5,10 @@ import torch
 
 import lora_lab as ll
 from lora_lab.errors import AdapterError
-from tests.helpers.tiny_models import tiny, tiny_inputs
+from tests.helpers.several_adapters import several
+from tests.helpers.tiny_models import tiny_inputs
 
 NAMES = ["a", None, "b", "c"]
-
-
-def several(name="llama", **changes):
-    """A model with three adapters of different ranks, targets and scales."""
-    model = tiny(name).double().eval()
-    common = {"init_lora_weights": False, **changes}
-    torch.manual_seed(0)
-    ll.attach(model, ll.LoraConfig(r=2, lora_alpha=4, target_modules=["q", "v"], **common), "a")
-    ll.attach(model, ll.LoraConfig(r=3, target_modules="all-linear", **common), "b")
-    ll.attach(model, ll.LoraConfig(r=1, target_modules=["v", "down"], **common), "c")
-    return model
 
 
 def batch_of(model, rows):

@@ -9,6 +9,7 @@ from torch import nn
 import lora_lab as ll
 from lora_lab.errors import ConfigError
 from lora_lab.methods.lora.dora import updated_row_norms
+from tests.helpers.lora_outputs import stirred
 from tests.helpers.tiny_models import ARCHITECTURES, tiny, tiny_inputs
 
 VARIANTS = {
@@ -28,14 +29,6 @@ def logits(model: nn.Module, batch) -> torch.Tensor:
     dtype = next(model.parameters()).dtype
     result = model(**{k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()})
     return result.logits if hasattr(result, "logits") else result.last_hidden_state
-
-
-def stirred(adapter) -> None:
-    """Move every trained number a little, so that nothing is at its start."""
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in adapter.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
