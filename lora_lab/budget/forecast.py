@@ -18,6 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab.anatomy.api import anatomy
+from lora_lab.anatomy.types import Anatomy
 from lora_lab.budget.costs import Budget, Memory
 from lora_lab.budget.evaluate import assemble
 from lora_lab.budget.table import fitting_tokens, price_table
@@ -26,11 +28,10 @@ from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.cost import MethodCost
 from lora_lab.methods.registry import method_of
+from lora_lab.models.load import catalogue, model_config
 
 if TYPE_CHECKING:
     import torch
-
-    from lora_lab.anatomy.types import Anatomy
 
 
 def budget(
@@ -115,9 +116,6 @@ def _full_budget(price: dict[str, Any]) -> Budget:
 
 
 def _anatomy_of(model: Any) -> Anatomy:
-    from lora_lab.anatomy.api import anatomy
-    from lora_lab.anatomy.types import Anatomy
-
     if isinstance(model, Anatomy):
         return model
     if isinstance(model, (str, Path)):
@@ -126,9 +124,6 @@ def _anatomy_of(model: Any) -> Anatomy:
 
 
 def _anatomy_by_name(name: str) -> Anatomy:
-    from lora_lab.anatomy.api import anatomy
-    from lora_lab.models.load import catalogue, model_config
-
     if name in catalogue():
         return _catalogue_anatomy(name)
     return anatomy(model_config(name))
@@ -136,7 +131,4 @@ def _anatomy_by_name(name: str) -> Anatomy:
 
 @lru_cache
 def _catalogue_anatomy(name: str) -> Anatomy:
-    from lora_lab.anatomy.api import anatomy
-    from lora_lab.models.load import model_config
-
     return anatomy(model_config(name))

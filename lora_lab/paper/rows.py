@@ -8,8 +8,9 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from functools import cached_property
 from typing import Any, Literal
 
-from lora_lab.budget.forecast import budget
-from lora_lab.configs import MethodConfig
+import lora_lab as ll
+from lora_lab import models
+from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.config import LoraConfig
 
 Verdict = Literal["exact", "truncated", "does not reproduce"]
@@ -48,7 +49,7 @@ class PublishedRow:
     @cached_property
     def count(self) -> int:
         """How many parameters are trained, counted on the model; heads are not."""
-        return budget(self._counted_on(), self.configs).parameters_trainable
+        return ll.budget(self._counted_on(), self.configs).parameters_trainable
 
     @property
     def verdict(self) -> Verdict:
@@ -89,12 +90,9 @@ class PublishedRow:
     def _counted_on(self) -> Any:
         if not self.architecture:
             return self.model
-        from lora_lab.anatomy.api import anatomy
-        from lora_lab.models.load import model_config
-
-        config = model_config(self.model)
+        config = models.model_config(self.model)
         config.architectures = [self.architecture]
-        return anatomy(config)
+        return ll.anatomy(config)
 
 
 def published_rows(

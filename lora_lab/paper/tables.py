@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lora_lab.configs import MethodConfig
 from lora_lab.methods.bottleneck.config import BottleneckConfig
+from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.full.config import BitFitConfig, FullConfig
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig

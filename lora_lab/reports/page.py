@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_lab import figures
 from lora_lab._util.files import disk_errors, write_text_atomic
 from lora_lab._util.tables import Table
 from lora_lab.analysis.table import HEADER, SiteAnalysis
@@ -46,14 +47,14 @@ class Page:
     def render(self, title: str, body: str) -> str:
         """Return the whole page."""
         # "<" cannot end the script element when it is written as an escape.
-        figures = f"{{{','.join(self._figures)}}}".replace("<", "\\u003c")
+        drawn = f"{{{','.join(self._figures)}}}".replace("<", "\\u003c")
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{escape(title)} · LoRA Lab</title><style>{_STYLE}</style></head>\n"
             f"<body><main>\n{body}\n</main>\n"
-            f"<script>{plotly_js()}</script>\n"
-            f'<script type="application/json" id="figures">{figures}</script>\n'
+            f"<script>{figures.plotly_js()}</script>\n"
+            f'<script type="application/json" id="figures">{drawn}</script>\n'
             f"<script>{_DRAW}</script></body></html>\n"
         )
 

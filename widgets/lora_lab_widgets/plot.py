@@ -63,9 +63,7 @@ def plotly_script() -> PlotlyScript:
     global _script
     with _making:
         if _script is None or _script.comm is None:  # closed, as `Widget.close_all()` does
-            from lora_lab.figures._base import plotly_js
-
-            _script = PlotlyScript(source=plotly_js())
+            _script = PlotlyScript(source=figures.plotly_js())
         return _script
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab import reports
 from lora_lab.anatomy.heads import head_modules
+from lora_lab.budget.forecast import budget
 from lora_lab.configs import MethodConfig
 from lora_lab.methods.attached import attached
 from lora_lab.methods.head.adapter import with_head
@@ -65,9 +67,6 @@ def write_report(record: RunRecord, run: Run | None, anatomy: Anatomy) -> Path:
     """
     path = record.folder / "report.html"
     if run is not None and run.folder == record.folder and _whole(run):
-        from lora_lab.budget.forecast import budget
-        from lora_lab.reports.run_page import write_run_report
-
         cost = budget(
             anatomy,
             run.configs,
@@ -75,11 +74,8 @@ def write_report(record: RunRecord, run: Run | None, anatomy: Anatomy) -> Path:
             sequence_length=run.training.max_length,
             dtype=run.lm.card.dtype,
         )
-        return write_run_report(run, cost, path)
-    from lora_lab.reports.inspect import inspect_adapter
-    from lora_lab.reports.inspection_page import write_inspection
-
-    return write_inspection(path, inspect_adapter(record.folder))
+        return reports.write_run_report(run, cost, path)
+    return reports.write_inspection(path, reports.inspect_adapter(record.folder))
 
 
 def _whole(run: Run) -> bool:

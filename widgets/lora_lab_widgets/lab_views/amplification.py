@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from lora_lab import captions, figures
 from lora_lab.analysis.amplify import amplifications
 from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch
 
@@ -41,12 +42,8 @@ class AmplificationView(View):
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw the three norms of every site."""
-        from lora_lab.figures.amplification import amplification_figure
-
-        return amplification_figure(data, theme=theme, width=width)
+        return figures.amplification_figure(data, theme=theme, width=width)
 
     def words(self, data: Any) -> str:
         """Say what stands out."""
-        from lora_lab.captions.delta_w import amplification_summary
-
-        return amplification_summary(data)
+        return captions.amplification_summary(data)

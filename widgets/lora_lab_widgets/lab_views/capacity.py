@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lora_lab import captions, figures
 from lora_lab.analysis.capacity import run_capacity
 from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch
 
@@ -40,12 +41,8 @@ class CapacityView(View):
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw the gauge."""
-        from lora_lab.figures.capacity import capacity_figure
-
-        return capacity_figure(data, theme=theme, width=width)
+        return figures.capacity_figure(data, theme=theme, width=width)
 
     def words(self, data: Any) -> str:
         """Say how full it is."""
-        from lora_lab.captions.delta_w import capacity_summary
-
-        return capacity_summary(data)
+        return captions.capacity_summary(data)

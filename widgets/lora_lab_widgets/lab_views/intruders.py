@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lora_lab import captions, figures
 from lora_lab.analysis.intruders import IntruderCurve, SiteIntruders, find_intruders
 from lora_lab.analysis.losses import Losses
 from lora_lab.analysis.scaled_intruders import intruder_curve
@@ -97,11 +98,9 @@ class IntrudersView(View):
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw every site, or the curve with λ marked."""
-        from lora_lab.figures.intruders import intruder_curve_figure, intruder_figure
-
         if self.values["show"] == SITES or data.curve is None:
-            return intruder_figure(data.rows, theme=theme, width=width)
-        figure = intruder_curve_figure(data.curve, theme=theme, width=width)
+            return figures.intruder_figure(data.rows, theme=theme, width=width)
+        figure = figures.intruder_curve_figure(data.curve, theme=theme, width=width)
         factor = self._factor(self.values)
         for axis in ("", "2"):
             figure.add_shape(
@@ -128,13 +127,11 @@ class IntrudersView(View):
 
     def words(self, data: Any) -> str:
         """Say how many there are, or what λ does."""
-        from lora_lab.captions.delta_w import intruder_curve_summary, intruder_summary
-
         if self.values["show"] == SITES:
-            return intruder_summary(data.rows)
+            return captions.intruder_summary(data.rows)
         if data.curve is None:
             nothing = "Nothing to scale: raise ε, or look at more directions."
-            return f"{intruder_summary(data.rows)} {nothing}"
+            return f"{captions.intruder_summary(data.rows)} {nothing}"
         factor = self._factor(self.values)
         losses = _losses(data.curve, factor)
         here = (
@@ -142,7 +139,7 @@ class IntrudersView(View):
             if losses
             else "not measured yet."
         )
-        return f"λ = {factor:.2f}: {here} {intruder_curve_summary(data.curve)}"
+        return f"λ = {factor:.2f}: {here} {captions.intruder_curve_summary(data.curve)}"
 
     def _find(
         self, sites: Sequence[Any], asked: tuple[int, float], watch: Watch

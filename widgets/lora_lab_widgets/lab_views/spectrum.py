@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from lora_lab import captions, figures
 from lora_lab.analysis.spectrum import spectrum_view
 from lora_lab.spectra.update import SiteUpdate
 from lora_lab.training.snapshot import Snapshot
@@ -48,15 +49,11 @@ class SpectrumView(View):
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw both spectra."""
-        from lora_lab.figures.spectrum import spectrum_against_base_figure
-
-        return spectrum_against_base_figure(data, theme=theme, width=width, height=300)
+        return figures.spectrum_against_base_figure(data, theme=theme, width=width, height=300)
 
     def words(self, data: Any) -> str:
         """Say what the spectra show."""
-        from lora_lab.captions.delta_w import spectrum_against_base_summary
-
-        return spectrum_against_base_summary(data)
+        return captions.spectrum_against_base_summary(data)
 
 
 def copy_of(view: View, name: str) -> SiteUpdate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lora_lab import captions, figures
 from lora_lab.analysis.steps import StepMaps, step_maps
 from lora_lab.runs.history import read_history
 from lora_lab.training.snapshot import Snapshot
@@ -63,22 +64,16 @@ class StepsView(View):
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw both maps at the slider's step."""
-        from lora_lab.figures.step_maps import step_maps_figure
-
-        return step_maps_figure(data, self._index(data), theme=theme, width=width)
+        return figures.step_maps_figure(data, self._index(data), theme=theme, width=width)
 
     def redraw(self, figure: Any, data: Any) -> bool:
         """Move the maps on show to the slider's step."""
-        from lora_lab.figures.step_maps import update_step_maps
-
-        update_step_maps(figure, data, self._index(data))
+        figures.update_step_maps(figure, data, self._index(data))
         return True
 
     def words(self, data: Any) -> str:
         """Say what the maps show at this step."""
-        from lora_lab.captions.delta_w import step_maps_summary
-
-        return step_maps_summary(data, self._index(data))
+        return captions.step_maps_summary(data, self._index(data))
 
     def _index(self, data: StepMaps) -> int:
         return int(min(self.values.get("step", 0), len(data.steps) - 1))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lora_lab import captions, figures
 from lora_lab.analysis.overlaps import compare, compare_with_base
+from lora_lab.checkpoint.factors import read_factors
 from lora_lab.errors import AdapterError
 from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch, run_label
 from lora_lab_widgets.lab_views.spectrum import copy_of
@@ -74,20 +76,16 @@ class SubspacesView(View):
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw the map."""
-        from lora_lab.figures.phi import phi_figure
-
-        return phi_figure(data, excess=bool(self.values["excess"]), theme=theme, width=width)
+        return figures.phi_figure(
+            data, excess=bool(self.values["excess"]), theme=theme, width=width
+        )
 
     def words(self, data: Any) -> str:
         """Say what the map shows."""
-        from lora_lab.captions.delta_w import phi_summary
-
-        return phi_summary(data)
+        return captions.phi_summary(data)
 
     def _other(self, folder: Path, name: str) -> tuple[Any, str]:
         """Return the counterpart's site and what it is called."""
-        from lora_lab.checkpoint.factors import read_factors
-
         if (folder / "adapter").is_dir():  # a run's folder
             folder = folder / "adapter"
         sites = {site.site.name: site for site in read_factors(folder, anatomy=self.anatomy).sites}

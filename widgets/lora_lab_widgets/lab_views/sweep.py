@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from lora_lab import captions, figures
 from lora_lab.analysis.sweep import comparable_runs, sweep_map
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord
@@ -56,15 +57,11 @@ class SweepView(View):
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw the map."""
-        from lora_lab.figures.sweep import sweep_figure
-
-        return sweep_figure(data, theme=theme, width=width)
+        return figures.sweep_figure(data, theme=theme, width=width)
 
     def words(self, data: Any) -> str:
         """Say which cell is best."""
-        from lora_lab.captions.delta_w import sweep_summary
-
-        return sweep_summary(data)
+        return captions.sweep_summary(data)
 
 
 def _group_label(group: tuple[RunRecord, ...]) -> str:
