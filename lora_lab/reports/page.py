@@ -16,10 +16,11 @@ from lora_lab._util.files import disk_errors, write_text_atomic
 from lora_lab._util.tables import Table
 from lora_lab.analysis.table import HEADER, SiteAnalysis
 from lora_lab.errors import RunError
-from lora_lab.figures._base import Figure, plotly_js
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from lora_lab.figures._base import Figure
 
 
 class Page:
