@@ -10,63 +10,18 @@ import pytest
 
 from lora_lab.errors import RunError
 from lora_lab.training.control import Control
-from lora_lab.training.snapshot import RunState
-
-IDLE, QUEUED, RUNNING, PAUSING, PAUSED, STOPPING, DONE, FAILED = RunState
-
-LEGAL = {
-    IDLE: {RUNNING, QUEUED},
-    QUEUED: {RUNNING, DONE},
-    RUNNING: {PAUSING, PAUSED, STOPPING, DONE, FAILED},
-    PAUSING: {RUNNING, PAUSED, STOPPING, DONE, FAILED},
-    PAUSED: {RUNNING, STOPPING},
-    STOPPING: {DONE, FAILED},
-    DONE: set(),
-    FAILED: set(),
-}
-
-
-class Walk:
-    """A control with its worker, recording every state."""
-
-    def __init__(self, steps: int | None = None, seconds: float = 0.0) -> None:
-        self.states: list[RunState] = [IDLE]
-        self.control = Control("walk", self.states.append)
-        self.steps = steps
-        self.seconds = seconds
-        self.step = 0
-        self.asked: list[int] = []  # the step at which a checkpoint was asked for
-        self.taken: list[int] = []  # and at which one was written
-        self.within = threading.Event()  # set while the worker is not at a boundary
-
-    def work(self) -> None:
-        self.control.rest()
-        while self.steps is None or self.step < self.steps:
-            self.within.set()
-            if self.seconds:
-                time.sleep(self.seconds)
-            self.step += 1
-            self.within.clear()
-            self.control.rest()
-            if self.control.take_checkpoint_request():
-                self.taken.append(self.step)
-            if self.control.stop_wanted:
-                return
-
-    def start(self) -> Walk:
-        self.control.start(self.work)
-        return self
-
-    def assert_legal(self) -> None:
-        pairs = list(zip(self.states, self.states[1:], strict=False))
-        assert [(a, b) for a, b in pairs if b not in LEGAL[a]] == []
-
-
-def until(condition, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.001)
+from tests.helpers.state_walks import (
+    DONE,
+    FAILED,
+    IDLE,
+    PAUSED,
+    PAUSING,
+    QUEUED,
+    RUNNING,
+    STOPPING,
+    Walk,
+    until,
+)
 
 
 def test_a_run_goes_from_idle_over_running_to_done():
@@ -186,111 +141,6 @@ def test_a_preparation_that_raises_leaves_the_run_idle():
     assert walk.control.wait(10)
 
 
-def test_visit_holds_the_worker_and_lets_it_go():
-    walk = Walk(seconds=0.0005).start()
-    for _ in range(20):
-        with walk.control.visit():
-            step = walk.step
-            assert not walk.within.is_set()
-            assert walk.control.state is PAUSED
-            time.sleep(0.002)
-            assert walk.step == step
-        assert walk.control.state is RUNNING
-    walk.control.stop()
-    assert walk.control.wait(10)
-    walk.assert_legal()
-
-
-def test_a_long_rest_is_interrupted_for_a_sign_of_life_and_stays_a_rest():
-    states, signs = [], []
-    control = Control("signs", states.append)
-
-    def work() -> None:
-        while not control.stop_wanted:
-            while control.rest(0.002):
-                signs.append(control.state)
-            time.sleep(0.001)
-
-    control.start(work)
-    control.pause()
-    until(lambda: len(signs) > 3)
-    assert states == [RUNNING, PAUSING, PAUSED]
-    assert set(signs) == {PAUSED}
-    with control.visit():  # the worker is at rest all the while, between two signs too
-        control.resume()
-        count = len(signs)
-        until(lambda: len(signs) > count + 3)
-        assert control.state is PAUSED
-    assert control.state is RUNNING
-    count = len(signs)
-    time.sleep(0.02)
-    assert len(signs) <= count + 1
-    control.stop()
-    assert control.wait(10)
-
-
-def test_visit_of_a_paused_run_leaves_it_paused():
-    walk = Walk().start()
-    walk.control.pause()
-    with walk.control.visit():
-        pass
-    assert walk.control.state is PAUSED
-    walk.control.stop()
-    assert walk.control.wait(10)
-
-
-def test_resume_during_a_visit_takes_effect_after_it():
-    walk = Walk().start()
-    walk.control.pause()
-    with walk.control.visit():
-        walk.control.resume()
-        step = walk.step
-        time.sleep(0.01)
-        assert walk.step == step
-    until(lambda: walk.step > step)
-    walk.control.stop()
-    assert walk.control.wait(10)
-
-
-def test_pause_during_a_visit_lasts_after_it():
-    walk = Walk().start()
-    with walk.control.visit():
-        walk.control.pause()
-    assert walk.control.state is PAUSED
-    walk.control.stop()
-    assert walk.control.wait(10)
-
-
-def test_stop_during_a_visit_waits_for_its_end():
-    walk = Walk().start()
-    with walk.control.visit():
-        walk.control.stop()
-        time.sleep(0.01)
-        assert walk.control.state is STOPPING
-    assert walk.control.wait(10)
-    walk.assert_legal()
-
-
-def test_visits_of_idle_and_finished_runs_just_enter():
-    walk = Walk(steps=1)
-    with walk.control.visit():
-        assert walk.control.state is IDLE
-    walk.start()
-    walk.control.wait(10)
-    with walk.control.visit():
-        assert walk.control.state is DONE
-
-
-def test_a_run_started_during_a_visit_begins_after_it():
-    walk = Walk(steps=3)
-    with walk.control.visit():
-        walk.start()
-        time.sleep(0.02)
-        assert walk.step == 0
-    assert walk.control.wait(10)
-    walk.assert_legal()
-
-
 def test_waiting_on_its_own_thread_is_an_error():
     control = Control("self")
     caught = []
@@ -391,52 +241,49 @@ def test_interrupting_the_wait_of_a_queued_run_leaves_it_in_line(monkeypatch):
     assert walk.control.state is QUEUED
 
 
+def _script(random_: random.Random) -> list[tuple[str, float]]:
+    verbs = ("start", "pause", "resume", "visit", "checkpoint")
+    return [
+        (
+            random_.choice([*verbs, "stop" if i > 6 else "resume"]),
+            random_.choice([0, 0, 0, 0.0005]),
+        )
+        for i in range(12)
+    ]
+
+
+def _act(walk: Walk, script: list[tuple[str, float]]) -> None:
+    for verb, rest in script:
+        time.sleep(rest)
+        try:
+            if verb == "start":
+                walk.start()
+            elif verb == "checkpoint":
+                step = walk.step
+                walk.control.request_checkpoint()
+                walk.asked.append(step)
+            elif verb == "visit":
+                with walk.control.visit():
+                    step = walk.step
+                    time.sleep(rest)
+                    if walk.control.state is not IDLE:
+                        assert walk.step == step
+            else:
+                getattr(walk.control, verb)()
+        except RunError:
+            pass
+
+
 @pytest.mark.parametrize("seed", range(200))
 def test_any_interleaving_of_three_threads_ends_in_legal_states(seed):
     walk = Walk(steps=400)
     random_ = random.Random(seed)
-    scripts = [
-        [
-            (
-                random_.choice(
-                    [
-                        *("start", "pause", "resume", "visit", "checkpoint"),
-                        "stop" if i > 6 else "resume",
-                    ]
-                ),
-                random_.choice([0, 0, 0, 0.0005]),
-            )
-            for i in range(12)
-        ]
-        for _ in range(3)
-    ]
-
-    def act(script: list[tuple[str, float]]) -> None:
-        for verb, rest in script:
-            time.sleep(rest)
-            try:
-                if verb == "start":
-                    walk.start()
-                elif verb == "checkpoint":
-                    step = walk.step
-                    walk.control.request_checkpoint()
-                    walk.asked.append(step)
-                elif verb == "visit":
-                    with walk.control.visit():
-                        step = walk.step
-                        time.sleep(rest)
-                        if walk.control.state is not IDLE:
-                            assert walk.step == step
-                else:
-                    getattr(walk.control, verb)()
-            except RunError:
-                pass
-
+    scripts = [_script(random_) for _ in range(3)]
     failures: list[BaseException] = []
 
     def guarded(script: list[tuple[str, float]]) -> None:
         try:
-            act(script)
+            _act(walk, script)
         except BaseException as error:
             failures.append(error)
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import lora_lab as ll
 from lora_lab.methods.lora.operator import lowrank_linear
 from lora_lab.spectra.update import LowRankUpdate
-from tests.core.methods.lora.test_shared_input import plain_path
+from tests.helpers.shared_input import plain_path
 from tests.helpers.tiny_models import VOCABULARY, tiny, tiny_inputs
 
 EVERYTHING = ll.LoraConfig(r=3, lora_alpha=6, target_modules="all-linear", init_lora_weights=False)

@@ -13,14 +13,7 @@ import lora_lab as ll
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError
 from lora_lab.tasks.generation import generate
-from tests.core.methods.prompt_tuning.test_adapter import (
-    BOTH,
-    CAUSAL,
-    EMBED,
-    SEQ2SEQ,
-    adapted,
-    peft_model,
-)
+from tests.helpers.learned_tokens import BOTH, CAUSAL, EMBED, SEQ2SEQ, adapted, peft_model
 from tests.helpers.plain_prompts import PREFIX, PROMPTS, greedy, padded
 from tests.helpers.tiny_models import tiny
 from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
