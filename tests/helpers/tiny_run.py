@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from lora_lab.configs import LoraConfig
 from lora_lab.models import LoadedModel
 from lora_lab.tasks import Example, GenerationTask
@@ -36,3 +38,8 @@ def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.002)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.arange(5, 25).unsqueeze(0)).logits

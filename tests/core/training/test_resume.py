@@ -1,4 +1,4 @@
-"""Runs that were killed, stopped or failed go on from their last checkpoint, bit for bit."""
+"""Runs that were stopped or failed go on from their last checkpoint, bit for bit."""
 
 from __future__ import annotations
 
@@ -26,24 +26,15 @@ from lora_lab.models import LoadedModel
 from lora_lab.runs.checkpoints import folders, newest
 from lora_lab.runs.lock import RunLock
 from lora_lab.runs.records import RecordState, list_runs
-from lora_lab.tasks import Example, GenerationTask, load_task
+from lora_lab.tasks import load_task
 from lora_lab.training.api import train
 from lora_lab.training.resume import resume
-from lora_lab.training.sampler import StepSampler
 from lora_lab.training.snapshot import RunState
-from tests.helpers.killed_runs import SEEDS, STEPS
 from tests.helpers.tiny_run import tiny_lm, tiny_task, until
 
-ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LORA = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.3, target_modules=["q", "v", "down"])
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def begin(folder: Path, config=LORA, lm=None, task=None, **training):
@@ -65,49 +56,6 @@ def stopped(folder: Path, *, after: int = 7, **settings):
     run.stop()
     run.result(60)
     return run
-
-
-# Killed -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("killed")
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "helpers" / "killed_runs.py", folder],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": str(ROOT),  # it imports tests.helpers.…
-        },
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_run_killed_anywhere_goes_on_bit_for_bit(killed, seed):
-    alone, found = killed["alone"], killed["killed"][seed]
-    assert [step for step, _ in alone["losses"]] == list(range(1, STEPS + 1))
-    assert found["signal"] == 9
-    assert found["losses"] == alone["losses"]
-    assert found["logged"] == alone["losses"], "each step stands once"
-    assert found["adapter"] == alone["adapter"]
-    assert found["saved"] == alone["saved"]
-    assert found["metrics"] == alone["metrics"]
-    assert found["leftovers"] == []
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_the_killed_runs_had_been_cut_off_here_and_there(killed):
-    cut = [run for run in killed["killed"] if run["state"] == "cut off"]
-    assert len(cut) >= len(SEEDS) // 2, "the others were over already"
-    assert len({run["from"] for run in cut}) >= 3
 
 
 # Stopped ------------------------------------------------------------------------------------------
@@ -390,34 +338,8 @@ def test_a_run_that_is_not_there_is_one_line(tmp_path, name):
         resume(name, output_dir=tmp_path)
 
 
-# The order of the data ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("examples", [3, 10, 64])
-def test_the_order_from_any_step_on_is_the_end_of_the_whole_order(examples):
-    whole = list(StepSampler(examples, 4, 20, seed=5))
-    assert len(whole) == 80
-    for done in range(21):
-        rest = StepSampler(examples, 4, 20, 5, done)
-        assert list(rest) == whole[done * 4 :]
-        assert len(rest) == 80 - done * 4
-    for start in range(0, 80 - examples + 1, examples):
-        assert sorted(whole[start : start + examples]) == list(range(examples))
-
-
 def test_training_settings_come_back_as_they_were(tmp_path):
     run = stopped(tmp_path, weight_decay=0.1, loraplus_lr_ratio=4.0)
     again = resume(run.folder, tiny_lm(), tiny_task(), start=False)
     assert again.training == run.training == TrainingConfig(**again.training.to_dict())
     assert again.configs == run.configs
-
-
-def test_examples_that_say_something_else_have_another_fingerprint():
-    from lora_lab.training.fingerprints import data_fingerprint
-
-    def task(*words: str) -> GenerationTask:
-        return GenerationTask("t", True, [Example(word, word, (word,)) for word in words], [])
-
-    assert data_fingerprint(task("a", "b")) == data_fingerprint(task("a", "b"))
-    assert data_fingerprint(task("a", "b")) != data_fingerprint(task("b", "a"))
-    assert data_fingerprint(task("a", "b")) != data_fingerprint(task("a"))

@@ -1,62 +1,26 @@
-"""Whole runs of a tiny model on a thread: trained, paused, poked, stopped, failed."""
+"""Whole runs of a tiny model on a thread: what they leave, how they stop, what they refuse."""
 
 from __future__ import annotations
 
-import errno
-import gc
 import json
-import os
 import time
-import weakref
 
 import numpy as np
 import pytest
 import torch
 
 from lora_lab import methods
-from lora_lab._util.files import disk_errors
 from lora_lab.analysis import step_maps
 from lora_lab.checkpoint import load_adapter
 from lora_lab.configs import AdaLoraConfig, BitFitConfig, LoraConfig
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs import read_history
 from lora_lab.runs.records import list_runs
-from lora_lab.runs.spectra_log import SpectraLog
-from lora_lab.runs.store import RunStore
 from lora_lab.training.api import train
 from lora_lab.training.snapshot import RunState
-from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task, until
+from tests.helpers.tiny_run import CONFIG, logits, tiny_lm, tiny_task, until
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def begin(tmp_path):
-    """Start runs in a temporary folder, and end those that a failed test leaves."""
-    runs = []
-
-    def start(lm=None, config=CONFIG, task=None, **training):
-        settings = {"max_steps": 12, "learning_rate": 1e-2, "eval_examples": 0, **training}
-        run = train(lm or tiny_lm(), task or tiny_task(), config, output_dir=tmp_path, **settings)
-        runs.append(run)
-        return run
-
-    yield start
-    for run in runs:
-        if run.state is not RunState.IDLE:
-            run.stop()
-            run.wait(60)
-
-
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=torch.arange(5, 25).unsqueeze(0)).logits
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # The whole way -----------------------------------------------------------------------------------
@@ -210,118 +174,6 @@ def test_a_checkpoint_holds_what_going_on_needs(begin):
     assert not list(run.folder.rglob("*.tmp")) + list(run.folder.rglob(".*"))
 
 
-# Pausing and poking ------------------------------------------------------------------------------
-
-
-def poke(model: torch.nn.Module) -> None:
-    """Do with the model whatever people do between two steps."""
-    torch.manual_seed(123)
-    model.eval()
-    methods.activate(model, None)
-    logits(model)
-    methods.merge(model, "default")
-    logits(model)
-    methods.unmerge(model)
-    methods.attach(model, LoraConfig(r=2, target_modules=["q"]), "other")
-    model(input_ids=torch.ones(1, 4, dtype=torch.long), labels=torch.ones(1, 4, dtype=torch.long))[
-        0
-    ].backward()
-    methods.merge(model, "default")
-
-
-def test_a_paused_and_poked_run_takes_bit_identical_steps(begin):
-    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.3, target_modules=["q", "v", "down"])
-    settings = {"max_steps": 30, "eval_examples": 2, "gradient_accumulation_steps": 2}
-    calm = begin(config=config, **settings).result(120)
-    lm = tiny_lm()
-    run = begin(lm, config, **settings)
-    paused_at = []
-    for _ in range(4):
-        until(
-            lambda: run.snapshot.step > (paused_at[-1] + 2 if paused_at else 0) or run.state.final
-        )
-        with run.paused() as model:
-            assert model is lm.model
-            step = run.snapshot.step
-            paused_at.append(step)
-            poke(model)
-            time.sleep(0.02)
-            assert run.snapshot.step == step
-            if not run.state.final:
-                assert run.snapshot.spectra.step == step, "what is shown is what can be poked"
-    poked = run.result(120)
-    assert paused_at[0] < 30
-    assert poked.losses == calm.losses
-    assert poked.metrics == calm.metrics
-    mine, other = run.adapter.parameters(), calm_parameters(calm)
-    assert all(torch.equal(a, b) for a, b in zip(mine, other, strict=True))
-
-
-def calm_parameters(result):
-    model = tiny_lm().model
-    return load_adapter(model, result.adapter_folder).parameters()
-
-
-def test_an_evaluation_can_be_paused_too(begin):
-    run = begin(eval_examples=4, max_steps=2)
-    phases = set()
-    while not run.state.final:
-        with run.paused() as model:
-            phases.add(run.snapshot.phase)
-            model.train()
-            if not run.state.final:
-                methods.activate(model, "default")
-    assert "evaluating the base model" in phases
-    undisturbed = begin(eval_examples=4, max_steps=2).result(60)
-    assert run.result(60).metrics == undisturbed.metrics
-
-
-def test_a_pause_is_not_counted_as_training_time(begin):
-    run = begin(max_steps=6)
-    with run.paused():
-        time.sleep(1.0)
-    assert run.result(60).seconds < time.perf_counter()
-    steps = [json.loads(x) for x in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    gaps = np.diff([line["seconds"] for line in steps])
-    assert gaps.max() < 0.9
-
-
-@pytest.mark.parametrize("after_steps", [0, 3])
-def test_replacing_the_adapter_while_paused_is_said(begin, after_steps):
-    run = begin(max_steps=5000)
-    until(lambda: run.snapshot.step >= after_steps)
-    with run.paused() as model:
-        methods.detach(model)
-    with pytest.raises(RunError, match="'default' was detached or replaced while the run was pau"):
-        run.result(60)
-
-
-def test_pause_resume_and_stop_return_at_once_while_the_trainer_works(begin):
-    run = begin(max_steps=2000)
-    until(lambda: run.snapshot.step > 3)
-    slowest = 0.0
-    for verb in (run.pause, run.resume, run.pause, run.resume, run.stop, run.stop):
-        start = time.perf_counter()
-        verb()
-        slowest = max(slowest, time.perf_counter() - start)
-    assert slowest < 0.25
-    run.wait(60)
-
-
-def test_the_main_thread_stays_responsive(begin):
-    run = begin(max_steps=2000)
-    until(lambda: run.snapshot.step > 3)
-    beats = []
-    for _ in range(100):
-        start = time.perf_counter()
-        sum(range(2000))
-        time.sleep(0.001)
-        beats.append(time.perf_counter() - start)
-    run.stop()
-    run.wait(60)
-    assert np.quantile(beats, 0.95) < 0.2
-
-
 # Stopping ----------------------------------------------------------------------------------------
 
 
@@ -365,149 +217,6 @@ def test_the_model_is_left_as_it_was(begin):
     assert not model.model.embed_tokens._forward_hooks
     assert all(p.grad is None for p in model.parameters())
     assert all(p.requires_grad for p in model.parameters())
-
-
-# Failing -----------------------------------------------------------------------------------------
-
-
-def failing_layer(monkeypatch, lm, error, at_call):
-    """Make the first layer's MLP raise in its n-th training pass; return what it held then."""
-    mlp = lm.model.model.layers[0].mlp
-    forward = type(mlp).forward
-    calls, held = [], []
-
-    def broken(self, x):
-        out = forward(self, x)
-        if self.training:
-            calls.append(1)
-            if len(calls) == at_call:
-                big = torch.zeros(1000)
-                held.append(weakref.ref(big))
-                raise error
-        return out
-
-    monkeypatch.setattr(type(mlp), "forward", broken)
-    return held
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
-    ],
-)
-def test_out_of_memory_frees_and_proposes_half_the_batch(begin, monkeypatch, error):
-    lm = tiny_lm()
-    held = failing_layer(monkeypatch, lm, error, at_call=4)
-    run = begin(lm, gradient_accumulation_steps=1)
-    with pytest.raises(RunError, match=r"out of memory: .*per_device_train_batch_size=4 "):
-        run.result(60)
-    problem = run.snapshot.failure
-    assert run.state is RunState.FAILED
-    assert "gradient_accumulation_steps=2" in problem.remedy
-    assert "nothing was measured" in problem.remedy
-    assert "in broken" in problem.details, "the traceback as text"
-    assert all(p.grad is None for p in lm.model.parameters())
-    gc.collect()
-    assert [reference() for reference in held] == [None], "no frame holds on to a tensor"
-    assert json.loads((run.folder / "summary.json").read_text())["state"] == "failed"
-    # The same model trains again, with what was proposed.
-    monkeypatch.undo()
-    again = begin(lm, per_device_train_batch_size=4, gradient_accumulation_steps=2)
-    assert len(again.result(60).losses) == 12
-
-
-def test_an_adapter_without_gradient_fails_and_names_the_sites(begin, monkeypatch):
-    lm = tiny_lm()
-    mlp = type(lm.model.model.layers[0].mlp)
-    forward = mlp.forward
-    monkeypatch.setattr(mlp, "forward", lambda self, x: forward(self, x).detach())
-    run = begin(lm)
-    with pytest.raises(RunError) as caught:
-        run.result(60)
-    text = str(caught.value)
-    assert "no gradient reached 6 of 14 sites (model.layers.0.mlp.gate_proj, " in text
-    assert "model.layers.0.mlp.up_proj, model.layers.0.mlp.down_proj, …) in step 1" in text
-    assert "leave them out of target_modules" in text
-
-
-def test_nan_gradients_stop_the_run_before_the_adapter_takes_them(begin, monkeypatch):
-    lm = tiny_lm()
-    calls = []
-
-    def poison(gradient):
-        calls.append(1)
-        return gradient * float("nan") if len(calls) == 6 else gradient
-
-    def hook(module, inputs, output):
-        if output.requires_grad:
-            output.register_hook(poison)
-
-    lm.model.lm_head.register_forward_hook(hook)
-    run = begin(lm)
-    with pytest.raises(RunError, match="a gradient is nan at step 6") as caught:
-        run.result(60)
-    assert "the adapter is as it was after step 5" in str(caught.value)
-    assert "lower learning_rate than 0.01" in str(caught.value)
-    assert len(run.losses) == 5
-    reference = begin(max_steps=12)  # the same five steps, then stopped short of the sixth
-    until(lambda: reference.state.final)
-    checkpoint = tiny_lm().model
-    load_adapter(checkpoint, run.folder / "adapter")
-    assert torch.equal(logits(checkpoint), logits(lm.model))
-    assert run.losses == reference.losses[:5]
-
-
-def test_nan_loss_gives_back_the_last_good_adapter(begin):
-    lm = tiny_lm()
-    run = begin(lm, learning_rate=1e30, warmup_steps=0, max_steps=30)
-    with pytest.raises(RunError, match=r"the loss is (nan|inf) at step \d+"):
-        run.result(60)
-    assert run.state is RunState.FAILED
-    assert all(p.isfinite().all() for p in run.adapter.parameters())
-    assert "the adapter is as it was after step 0" in run.snapshot.failure.remedy
-    methods.activate(lm.model, None)
-    bare = logits(lm.model)
-    methods.activate(lm.model, "default")
-    assert torch.equal(logits(lm.model), bare), "B is zero again"
-
-
-def test_a_full_disk_fails_in_one_line(begin, monkeypatch):
-    def full(self, row):
-        raise RunError("cannot write metrics.jsonl: No space left on device; free some space")
-
-    monkeypatch.setattr(RunStore, "log", full)
-    with pytest.raises(RunError, match=r"No space left on device; free some space$"):
-        begin().result(60)
-
-
-def test_a_disk_that_takes_no_spectra_fails_in_one_line(begin, monkeypatch):
-    monkeypatch.setattr(SpectraLog, "append", lambda log, *_: _write_to_full_disk(log))
-    run = begin()
-    with pytest.raises(RunError, match=r"cannot write .*spectra\.npy: No space left on device; fr"):
-        run.result(60)
-    assert run.snapshot.failure.details
-    assert json.loads((run.folder / "summary.json").read_text())["state"] == "failed"
-
-
-def _write_to_full_disk(log: SpectraLog) -> None:
-    with disk_errors(log.path):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_failure_before_the_first_step_is_kept_too(begin, monkeypatch):
-    from lora_lab.tasks.families import causal
-
-    def broken(*_, **__):
-        raise ValueError("tokenizer fell over")
-
-    monkeypatch.setattr(causal, "encode_all", broken)
-    run = begin()
-    with pytest.raises(RunError, match="ValueError: tokenizer fell over") as caught:
-        run.result(60)
-    assert isinstance(caught.value.__cause__, ValueError)
 
 
 # Refusals ----------------------------------------------------------------------------------------

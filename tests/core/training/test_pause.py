@@ -1,0 +1,127 @@
+"""A run that is paused, evaluated, looked at and changed between its steps."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from lora_lab import methods
+from lora_lab.checkpoint import load_adapter
+from lora_lab.configs import LoraConfig
+from lora_lab.errors import RunError
+from tests.helpers.tiny_run import logits, tiny_lm, until
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def poke(model: torch.nn.Module) -> None:
+    """Do with the model whatever people do between two steps."""
+    torch.manual_seed(123)
+    model.eval()
+    methods.activate(model, None)
+    logits(model)
+    methods.merge(model, "default")
+    logits(model)
+    methods.unmerge(model)
+    methods.attach(model, LoraConfig(r=2, target_modules=["q"]), "other")
+    model(input_ids=torch.ones(1, 4, dtype=torch.long), labels=torch.ones(1, 4, dtype=torch.long))[
+        0
+    ].backward()
+    methods.merge(model, "default")
+
+
+def test_a_paused_and_poked_run_takes_bit_identical_steps(begin):
+    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.3, target_modules=["q", "v", "down"])
+    settings = {"max_steps": 30, "eval_examples": 2, "gradient_accumulation_steps": 2}
+    calm = begin(config=config, **settings).result(120)
+    lm = tiny_lm()
+    run = begin(lm, config, **settings)
+    paused_at = []
+    for _ in range(4):
+        until(
+            lambda: run.snapshot.step > (paused_at[-1] + 2 if paused_at else 0) or run.state.final
+        )
+        with run.paused() as model:
+            assert model is lm.model
+            step = run.snapshot.step
+            paused_at.append(step)
+            poke(model)
+            time.sleep(0.02)
+            assert run.snapshot.step == step
+            if not run.state.final:
+                assert run.snapshot.spectra.step == step, "what is shown is what can be poked"
+    poked = run.result(120)
+    assert paused_at[0] < 30
+    assert poked.losses == calm.losses
+    assert poked.metrics == calm.metrics
+    mine, other = run.adapter.parameters(), calm_parameters(calm)
+    assert all(torch.equal(a, b) for a, b in zip(mine, other, strict=True))
+
+
+def calm_parameters(result):
+    model = tiny_lm().model
+    return load_adapter(model, result.adapter_folder).parameters()
+
+
+def test_an_evaluation_can_be_paused_too(begin):
+    run = begin(eval_examples=4, max_steps=2)
+    phases = set()
+    while not run.state.final:
+        with run.paused() as model:
+            phases.add(run.snapshot.phase)
+            model.train()
+            if not run.state.final:
+                methods.activate(model, "default")
+    assert "evaluating the base model" in phases
+    undisturbed = begin(eval_examples=4, max_steps=2).result(60)
+    assert run.result(60).metrics == undisturbed.metrics
+
+
+def test_a_pause_is_not_counted_as_training_time(begin):
+    run = begin(max_steps=6)
+    with run.paused():
+        time.sleep(1.0)
+    assert run.result(60).seconds < time.perf_counter()
+    steps = [json.loads(x) for x in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    gaps = np.diff([line["seconds"] for line in steps])
+    assert gaps.max() < 0.9
+
+
+@pytest.mark.parametrize("after_steps", [0, 3])
+def test_replacing_the_adapter_while_paused_is_said(begin, after_steps):
+    run = begin(max_steps=5000)
+    until(lambda: run.snapshot.step >= after_steps)
+    with run.paused() as model:
+        methods.detach(model)
+    with pytest.raises(RunError, match="'default' was detached or replaced while the run was pau"):
+        run.result(60)
+
+
+def test_pause_resume_and_stop_return_at_once_while_the_trainer_works(begin):
+    run = begin(max_steps=2000)
+    until(lambda: run.snapshot.step > 3)
+    slowest = 0.0
+    for verb in (run.pause, run.resume, run.pause, run.resume, run.stop, run.stop):
+        start = time.perf_counter()
+        verb()
+        slowest = max(slowest, time.perf_counter() - start)
+    assert slowest < 0.25
+    run.wait(60)
+
+
+def test_the_main_thread_stays_responsive(begin):
+    run = begin(max_steps=2000)
+    until(lambda: run.snapshot.step > 3)
+    beats = []
+    for _ in range(100):
+        start = time.perf_counter()
+        sum(range(2000))
+        time.sleep(0.001)
+        beats.append(time.perf_counter() - start)
+    run.stop()
+    run.wait(60)
+    assert np.quantile(beats, 0.95) < 0.2
