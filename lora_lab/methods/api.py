@@ -126,7 +126,7 @@ def merge(
     keep_original: bool = True,
     *,
     dequantize: bool = False,
-    dequantise: bool | None = None,
+    dequantise: bool = False,
 ) -> None:
     """Fold an adapter into the weights: W = W₀ + ΔW, summed in float32 and rounded once.
 
@@ -146,9 +146,9 @@ def merge(
         AdapterError: no such adapter, one that cannot merge, or a quantized layer and no
             `dequantize`. Nothing has changed then.
     """
-    if dequantise is not None:
+    if dequantise:
         warnings.warn("dequantise is now called dequantize", DeprecationWarning, stacklevel=2)
-        dequantize = dequantise
+        dequantize = True
     known = require_adapters(model)
     name = name or known.merged or known.active.name
     if name is None:
