@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import ConfigError
-from lora_lab.methods.combined import method_name
+from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.descriptor import Field, Method, Plan
 from lora_lab.methods.lora.targets import common_rank
@@ -44,6 +44,77 @@ class Entry:
     def paints(self) -> bool:
         """Whether the painted ranks are its own."""
         return any(method.ranks for method in self.methods)
+
+    def serves(self, config: MethodConfig) -> bool:
+        """Return whether its settings show all of a config."""
+        parts = config.parts
+        return len(parts) == len(self.methods) and all(map(Method.serves, self.methods, parts))
+
+    def values(self, config: MethodConfig) -> dict[str, Any]:
+        """Return the settings that make a config again."""
+        values = {"method": self.name}
+        for method, part in zip(self.methods, config.parts, strict=False):
+            values |= {f.name: _as_text(getattr(part, f.name)) for f in method.typed_fields}
+        return values
+
+    def config(
+        self,
+        values: Values,
+        anatomy: Anatomy,
+        painted: Mapping[str, int],
+        templates: Templates,
+        max_steps: int,
+    ) -> MethodConfig:
+        """Return the config that settings and ranks make.
+
+        Args:
+            values: all settings, as they were typed.
+            anatomy: of the model.
+            painted: {site name: rank}.
+            templates: for fields that no setting shows.
+            max_steps: optimizer steps of the run, that AdaLoRA's schedule has to fit into.
+
+        Raises:
+            ConfigError: nothing is painted, or a value that cannot be.
+        """
+        parts = []
+        for method in self.methods:
+            template: Any = templates.get(method.name) or method.config(**method.fixed)
+            own: dict[str, Any] = {**method.fixed, **typed(values, method.typed_fields)}
+            if method.rank_fields:
+                own |= method.rank_fields(anatomy, painted, template)
+            own = method.filled(own, _plan(anatomy, painted, max_steps))
+            part = template.replace(**own)
+            part.check_steps(max_steps)
+            parts.append(part)
+        return as_config(parts)
+
+    def about(self, config: MethodConfig, anatomy: Anatomy) -> str:
+        """Say in one line what it trains, and what it takes from the sequence."""
+        lines = []
+        if self.methods and (last := self.methods[-1].describe(config.parts[-1])):
+            lines.append(", and ".join([*(method.name for method in self.methods[:-1]), last]))
+        elif not self.methods:
+            lines.append("set from Python, and kept as it was given")
+        tokens = config.tokens
+        if tokens and (most := anatomy.shape.max_positions):
+            usable = f"{most:,} − {tokens:,} = {most - tokens:,} tokens"
+            lines.append(f"usable sequence length: {usable}")
+        return "; ".join(lines)
+
+    def with_remedy(self, error: str) -> str:
+        """Return an error's line with the remedy that the workbench has for it."""
+        for field in self.fields:
+            if field.kind is bool and f"{field.name}=True" in error:
+                return f"{error.partition(';')[0]}; tick “{field.label}”"
+        return error
+
+    def instead(self, config: MethodConfig | None) -> str:
+        """Say why the grid is not its own; "" where it is."""
+        if self.paints:
+            return ""
+        why = self.methods[0].no_ranks if self.methods else "was set from Python"
+        return f"{config.method if config else self.name} {why}; the grid is LoRA's"
 
 
 def entries() -> dict[str, Entry]:
@@ -114,23 +185,13 @@ def _text(entry: Entry, values: Values) -> str:
     return entry.name
 
 
-def entry_of(configs: Sequence[MethodConfig]) -> Entry:
-    """Return the entry whose settings show all of these configs, else one that only names them."""
+def entry_of(config: MethodConfig) -> Entry:
+    """Return the entry whose settings show all of a config, else one that only names it."""
     known = entries()
-    for entry in known.values():
-        parts = entry.methods
-        if len(parts) == len(configs) and all(map(Method.serves, parts, configs)):
-            return entry
-    name = method_name(configs)
-    return Entry(name if name not in known else f"{name} as given")
-
-
-def values_of(entry: Entry, configs: Sequence[MethodConfig]) -> dict[str, Any]:
-    """Return the settings that make these configs again."""
-    values = {"method": entry.name}
-    for method, config in zip(entry.methods, configs, strict=False):
-        values |= {f.name: _as_text(getattr(config, f.name)) for f in method.typed_fields}
-    return values
+    found = next((entry for entry in known.values() if entry.serves(config)), None)
+    return found or Entry(
+        config.method if config.method not in known else f"{config.method} as given"
+    )
 
 
 def _as_text(value: Any) -> Any:
@@ -140,11 +201,11 @@ def _as_text(value: Any) -> Any:
     return "" if value is None else value
 
 
-def ranks_of(anatomy: Anatomy, configs: Iterable[MethodConfig]) -> dict[str, int] | None:
-    """Return what the grid shows of these configs; None: nothing, it stays as it is."""
-    for config in configs:
-        if ranks := method_of(config).ranks:
-            return ranks(anatomy, config)
+def ranks_of(anatomy: Anatomy, config: MethodConfig) -> dict[str, int] | None:
+    """Return what the grid shows of a config; None: nothing, it stays as it is."""
+    for part in config.parts:
+        if ranks := method_of(part).ranks:
+            return ranks(anatomy, part)
     return None
 
 
@@ -165,40 +226,6 @@ def _plan(anatomy: Anatomy, painted: Mapping[str, int], max_steps: int) -> Plan:
         steps=max_steps,
         blocks=min(Counter(row.stack for row in anatomy.rows).values(), default=1),
     )
-
-
-def configs_of(
-    entry: Entry,
-    values: Values,
-    anatomy: Anatomy,
-    painted: Mapping[str, int],
-    templates: Templates,
-    max_steps: int,
-) -> tuple[MethodConfig, ...]:
-    """Return the configs of an entry of the drop-down.
-
-    Args:
-        entry: with methods.
-        values: all settings, as they were typed.
-        anatomy: of the model.
-        painted: {site name: rank}.
-        templates: for fields that no setting shows.
-        max_steps: optimizer steps of the run, that AdaLoRA's schedule has to fit into.
-
-    Raises:
-        ConfigError: nothing is painted, or a value that cannot be.
-    """
-    configs = []
-    for method in entry.methods:
-        template: Any = templates.get(method.name) or method.config(**method.fixed)
-        own: dict[str, Any] = {**method.fixed, **typed(values, method.typed_fields)}
-        if method.rank_fields:
-            own |= method.rank_fields(anatomy, painted, template)
-        own = method.filled(own, _plan(anatomy, painted, max_steps))
-        config = template.replace(**own)
-        config.check_steps(max_steps)
-        configs.append(config)
-    return tuple(configs)
 
 
 def typed(values: Values, fields: Iterable[Field]) -> dict[str, Any]:
@@ -237,38 +264,6 @@ def number(name: str, value: Any, *, whole: bool) -> float | int:
     return int(value)
 
 
-# In words ---------------------------------------------------------------------------------------
-
-
-def about(entry: Entry, configs: Sequence[MethodConfig], anatomy: Anatomy) -> str:
-    """Say in one line what a method trains, and what it takes from the sequence."""
-    lines = []
-    if entry.methods and (last := entry.methods[-1].describe(configs[-1])):
-        lines.append(", and ".join([*(method.name for method in entry.methods[:-1]), last]))
-    elif not entry.methods:
-        lines.append("set from Python, and kept as it was given")
-    tokens = sum(config.tokens for config in configs)
-    if tokens and (most := anatomy.shape.max_positions):
-        lines.append(f"usable sequence length: {most:,} − {tokens:,} = {most - tokens:,} tokens")
-    return "; ".join(lines)
-
-
-def with_remedy(entry: Entry, error: str) -> str:
-    """Return an error's line with the remedy that the workbench has for it."""
-    for field in entry.fields:
-        if field.kind is bool and f"{field.name}=True" in error:
-            return f"{error.partition(';')[0]}; tick “{field.label}”"
-    return error
-
-
-def instead(entry: Entry, configs: Sequence[MethodConfig] | None) -> str:
-    """Say why the grid is not the method's own; "" where it is."""
-    if entry.paints:
-        return ""
-    why = entry.methods[0].no_ranks if entry.methods else "was set from Python"
-    return f"{method_name(configs) if configs else entry.name} {why}; the grid is LoRA's"
-
-
-def numbers(configs: Iterable[MethodConfig]) -> str:
-    """Return the configs' own numbers, for the title line."""
-    return " · ".join(filter(None, (method_of(config).title(config) for config in configs)))
+def numbers(config: MethodConfig) -> str:
+    """Return a config's own numbers, for the title line."""
+    return " · ".join(filter(None, (method_of(part).title(part) for part in config.parts)))

@@ -24,20 +24,15 @@ from lora_lab_widgets.defaults import first_config, task_choice
 from lora_lab_widgets.grid_cells import cells_of, checked_ranks
 from lora_lab_widgets.methods import (
     Entry,
-    about,
     automatic,
     choices,
-    configs_of,
     default_values,
     entries,
     entry_called,
     entry_of,
-    instead,
     number,
     ranks_of,
     typed,
-    values_of,
-    with_remedy,
 )
 from lora_lab_widgets.planned import Planned, Price
 
@@ -102,13 +97,12 @@ class PlanModel(traitlets.HasTraits):
         self._lengths: dict[tuple[str, int], Lengths] = {}  # by (task, max_length)
         self._templates: dict[str, MethodConfig] = {}
         # Set from Python, and what no method of the drop-down can show.
-        self._given: tuple[Entry, tuple[MethodConfig, ...]] | None = None
+        self._given: tuple[Entry, MethodConfig] | None = None
         # What LoRA shows first stays painted under a method that has no ranks.
-        values, ranks = self._values_of((first_config(self.anatomy),))
+        values, ranks = self._values_of(first_config(self.anatomy))
         if config is not None:
-            first = listed(config)
-            budget(self.anatomy, first, sequence_length=1)  # refuses what the model cannot use
-            own, painted = self._values_of(first)
+            budget(self.anatomy, config, sequence_length=1)  # refuses what the model cannot use
+            own, painted = self._values_of(config)
             values, ranks = values | own, ranks if painted is None else painted
         default = TrainingConfig()
         given = dict(training or {})
@@ -124,17 +118,17 @@ class PlanModel(traitlets.HasTraits):
 
     # What is set ---------------------------------------------------------------------------------
 
-    def take(self, configs: Configs, **settings: Any) -> None:
-        """Show these configs, as one change; a method without ranks leaves the grid as it is.
+    def take(self, config: Configs, **settings: Any) -> None:
+        """Show a config, as one change; a method without ranks leaves the grid as it is.
 
         Args:
-            configs: of any method, or a list of them.
+            config: of any method, or a list of them.
             settings: others that change with them.
 
         Raises:
             ConfigError: what is no config of a method, or does not fit the model.
         """
-        values, ranks = self._values_of(listed(configs))
+        values, ranks = self._values_of(config)
         checked = None if ranks is None else checked_ranks(ranks, self._cells)
         with self.hold_trait_notifications():
             self.settings = {**self.settings, **values, **settings}
@@ -185,16 +179,6 @@ class PlanModel(traitlets.HasTraits):
             self.tasks[name] = load_task(name)
         return self.tasks[name]
 
-    @property
-    def config(self) -> MethodConfig | tuple[MethodConfig, ...]:
-        """The config that would be trained, or the configs of a combination.
-
-        Raises:
-            ConfigError, TypeError: as `configs`.
-        """
-        configs = self.configs()
-        return configs[0] if len(configs) == 1 else configs
-
     def choices(self) -> list[dict[str, Any]]:
         """Return the entries of the methods' drop-down."""
         return choices(self.settings, self._given[0] if self._given else None)
@@ -209,26 +193,27 @@ class PlanModel(traitlets.HasTraits):
             return self._given[0]
         return entry_called(values["method"])
 
-    def configs(
-        self,
-        values: Mapping[str, Any] | None = None,
-        ranks: Mapping[str, int] | None = None,
-        max_steps: int | None = None,
-    ) -> tuple[MethodConfig, ...]:
-        """Return what would be trained, with these settings and ranks or with those on show.
+    @property
+    def config(self) -> MethodConfig:
+        """What would be trained: one method's config, or several that are combined.
+
+        Raises:
+            ConfigError, TypeError: as `config_of`.
+        """
+        return self.config_of(self.settings, self.ranks)
+
+    def config_of(self, values: Mapping[str, Any], ranks: Mapping[str, int]) -> MethodConfig:
+        """Return what settings and ranks make.
 
         Raises:
             ConfigError: nothing is painted, or a setting that cannot be.
             TypeError: `max_steps` is no number yet.
         """
-        values = self.settings if values is None else values
-        ranks = self.ranks if ranks is None else ranks
-        steps = values["max_steps"] if max_steps is None else max_steps
         entry = self.entry(values)
         if not entry.methods:
             assert self._given
             return self._given[1]
-        return configs_of(entry, values, self.anatomy, ranks, self._templates, steps)
+        return entry.config(values, self.anatomy, ranks, self._templates, values["max_steps"])
 
     def typed(self) -> dict[str, Any]:
         """Return the settings as numbers, whole ones as int; the configs check the ranges later.
@@ -253,12 +238,11 @@ class PlanModel(traitlets.HasTraits):
             full: measure full fine-tuning in its place.
         """
         planned, model = self.planned, self.lm.model.config
-        configs = () if full else planned.configs
+        config = None if full else planned.config
 
         def measure() -> Memory:
-            if not full and not configs:
+            if not full and config is None:
                 raise ConfigError(planned.line)
-            config = configs[0] if len(configs) == 1 else configs or None
             return dry_run(model, config, **planned.price.inputs).memory
 
         return measure
@@ -275,29 +259,20 @@ class PlanModel(traitlets.HasTraits):
 
     def _planned(self, price: Price) -> Planned:
         settings, ranks, steps = self.settings, self.ranks, self.settings["max_steps"]
-        entry, cost, error = None, None, ""
-        configs: tuple[MethodConfig, ...] = ()
+        entry, config, cost, error = None, None, None, ""
         try:
             entry = self.entry(settings)
-            configs = self.configs()
+            config = self.config
             if settings["method"] != "LoRA":
-                cost = budget(self.anatomy, configs, **price.inputs)
+                cost = budget(self.anatomy, config, **price.inputs)
         except (ConfigError, TypeError) as refused:  # TypeError: max_steps is no number yet
-            configs, error = (), str(refused)
+            config, error = None, str(refused)
         if entry is None:
             return Planned(settings, ranks, price, error=error, line=error)
-        return Planned(
-            settings,
-            ranks,
-            price,
-            entry,
-            configs,
-            cost,
-            error,
-            automatic(self.anatomy, ranks, steps) if isinstance(steps, int) else {},
-            with_remedy(entry, error) or about(entry, configs, self.anatomy),
-            instead(entry, configs),
-        )
+        free = automatic(self.anatomy, ranks, steps) if isinstance(steps, int) else {}
+        line = entry.about(config, self.anatomy) if config else entry.with_remedy(error)
+        instead = entry.instead(config)
+        return Planned(settings, ranks, price, entry, config, cost, error, free, line, instead)
 
     def _priced(self, before: Price) -> Price:
         """Return the price under the settings; that before where they cannot be."""
@@ -326,27 +301,19 @@ class PlanModel(traitlets.HasTraits):
             self._lengths[key] = longest_example(self.lm, self.task, max_length)
         return self._lengths[key]
 
-    def _values_of(
-        self, configs: tuple[MethodConfig, ...]
-    ) -> tuple[dict[str, Any], dict[str, int] | None]:
-        """Return the settings and the ranks that show these configs; None: they have no ranks.
+    def _values_of(self, given: Configs) -> tuple[dict[str, Any], dict[str, int] | None]:
+        """Return the settings and the ranks that show a config; None: it has no ranks.
 
-        What no setting shows is kept for `configs`.
+        What no setting shows is kept for `config_of`.
 
         Raises:
             ConfigError: what is no config of a method, or does not fit the model.
         """
-        as_config(configs)
-        entry = entry_of(configs)
-        ranks = ranks_of(self.anatomy, configs) if entry.methods else None
-        if entry.methods:
-            names = [method.name for method in entry.methods]
-            self._templates |= dict(zip(names, configs, strict=True))
-        else:
-            self._given = entry, configs
-        return values_of(entry, configs), ranks
-
-
-def listed(config: Configs) -> tuple[MethodConfig, ...]:
-    """Return one config or several as a tuple."""
-    return tuple(config) if isinstance(config, Sequence) else (config,)
+        config = as_config(given)
+        entry = entry_of(config)
+        if not entry.methods:
+            self._given = entry, config
+            return entry.values(config), None
+        names = [method.name for method in entry.methods]
+        self._templates |= dict(zip(names, config.parts, strict=True))
+        return entry.values(config), ranks_of(self.anatomy, config)

@@ -8,8 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from lora_lab.budget.costs import Budget
-from lora_lab.configs import MethodConfig
-from lora_lab.methods.combined import method_name, to_python
+from lora_lab.methods.config import MethodConfig
 from lora_lab_widgets.methods import Entry, numbers
 
 
@@ -37,7 +36,7 @@ class Planned:
         ranks: {site: rank}, as painted.
         price: under these settings.
         entry: the one chosen; None: there is none of that name.
-        configs: what would be trained; () where settings and ranks make no plan.
+        config: what would be trained; None where settings and ranks make no plan.
         cost: of another method than LoRA, which `price.table` prices.
         error: why they make no plan, "" where they do.
         automatic: {setting: what it is where nothing is typed}.
@@ -49,7 +48,7 @@ class Planned:
     ranks: dict[str, int]
     price: Price
     entry: Entry | None = None
-    configs: tuple[MethodConfig, ...] = ()
+    config: MethodConfig | None = None
     cost: Budget | None = None
     error: str = ""
     automatic: Mapping[str, int] = field(default_factory=dict)
@@ -63,14 +62,14 @@ class Planned:
 
     @cached_property
     def code(self) -> str:
-        """The configs as Python, "" where there are none."""
-        if not self.configs:
+        """The config as Python, "" where there is none."""
+        if self.config is None:
             return ""
-        return f"import lora_lab as ll\n\nconfig = {to_python(self.configs)}"
+        return f"import lora_lab as ll\n\nconfig = {self.config.to_python()}"
 
     @property
     def title(self) -> tuple[str, str]:
         """The method's name, and its own numbers."""
-        if self.configs:
-            return method_name(self.configs), numbers(self.configs)
+        if self.config is not None:
+            return self.config.method, numbers(self.config)
         return self.entry.name if self.entry else "", ""

@@ -55,7 +55,7 @@ def write_run_file(
     """
     training = TrainingConfig.from_dict(plan.training(settings))
     task = plan.task_called(settings["task"])
-    config = _run_config(plan.lm, task, plan.configs(), training, output_dir)
+    config = _run_config(plan.lm, task, plan.config.parts, training, output_dir)
     return _write("run", config.to_yaml(), _COMMANDS)
 
 

@@ -98,7 +98,7 @@ class Savings(PanelWidget):
         if planned.is_lora:
             self.show_ranks()
         else:
-            self.show(repr(planned.configs), planned.cost)
+            self.show(repr(planned.config), planned.cost)
 
     @property
     def plan(self) -> Plan:

@@ -10,11 +10,12 @@ import traitlets
 
 from lora_lab._util.format import plural
 from lora_lab.budget.forecast import budget
-from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError, RunError
+from lora_lab.methods.combined import as_config
+from lora_lab.methods.config import MethodConfig
 from lora_lab.sweeps.cells import Cell, skipped_fields
 from lora_lab.sweeps.local import Sweep, SweepSnapshot
-from lora_lab_widgets.methods import entries, entry_of, with_remedy
+from lora_lab_widgets.methods import entries, entry_of
 from lora_lab_widgets.panel import MessagePanel, Tick
 from lora_lab_widgets.run_files import write_sweep_file
 from lora_lab_widgets.sweep_plan import AXES, FieldError, SweepTexts, cells_of, read_texts
@@ -109,7 +110,7 @@ class SweepPanel(MessagePanel):
         typed = read_texts(texts, plan.anatomy, list(entries()))
         cells = cells_of(typed, plan)
         for configs in {repr(cell.configs): cell.configs for cell in cells}.values():
-            _check(plan.anatomy, configs)
+            _check(plan.anatomy, as_config(configs))
         return typed, cells
 
     def _show_news(self) -> None:
@@ -205,12 +206,12 @@ class SweepPanel(MessagePanel):
         return {"line": line, "bad": False, "field": "", "cells": len(cells)}
 
 
-def _check(anatomy: Anatomy, configs: Sequence[MethodConfig]) -> None:
+def _check(anatomy: Anatomy, config: MethodConfig) -> None:
     """Refuse a cell that the model cannot use, and name the text to blame."""
     try:
-        budget(anatomy, configs, sequence_length=1)
+        budget(anatomy, config, sequence_length=1)
     except ConfigError as error:
-        line = with_remedy(entry_of(configs), str(error))
+        line = entry_of(config).with_remedy(str(error))
         raise FieldError("r" if line.startswith("rank ") else "method", line) from None
 
 

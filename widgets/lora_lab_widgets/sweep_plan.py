@@ -11,7 +11,6 @@ from typing import Any
 
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import ConfigError
-from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.targets import common_rank
 from lora_lab.methods.plain import method_to_dict
@@ -119,7 +118,7 @@ def cells_of(texts: SweepTexts, plan: PlanModel) -> tuple[Cell, ...]:
     every = itertools.product(*axes.values())
     combinations = [dict(zip(axes, values, strict=True)) for values in every]
     try:
-        return expand(combinations, training, lambda changes: _varied(plan, changes, training))
+        return expand(combinations, training, lambda changes: _varied(plan, changes))
     except UnusedFieldError as error:
         field = error.field
         name = plan.entry(plan.settings).name if "method" not in axes else "none of the methods"
@@ -129,7 +128,7 @@ def cells_of(texts: SweepTexts, plan: PlanModel) -> tuple[Cell, ...]:
         ) from None
 
 
-def _varied(plan: PlanModel, changes: Mapping[str, Any], training: TrainingConfig) -> Varied:
+def _varied(plan: PlanModel, changes: Mapping[str, Any]) -> Varied:
     """Return what changes make of the settings and the ranks on show."""
     settings, ranks, anatomy = dict(plan.settings), plan.ranks, plan.anatomy
     settings["method"] = changes.get("method", settings["method"])
@@ -143,7 +142,7 @@ def _varied(plan: PlanModel, changes: Mapping[str, Any], training: TrainingConfi
             if method.rank:
                 has.add("r")
                 settings[method.rank] = changes["r"]
-    config = as_config(plan.configs(settings, ranks, training.max_steps))
+    config = plan.config_of(settings, ranks)
     if entry.paints and "layers" in changes:
         config = _kept(config, changes["layers"], anatomy)
     return Varied(config, has)

@@ -26,7 +26,7 @@ from lora_lab_widgets.history import History
 from lora_lab_widgets.laboratory import Laboratory
 from lora_lab_widgets.live_adapter import ADAPTER
 from lora_lab_widgets.panel import Panel, PanelError, Theme
-from lora_lab_widgets.plan import Configs, PlanModel, listed
+from lora_lab_widgets.plan import Configs, PlanModel
 from lora_lab_widgets.rank_grid import RankGrid
 from lora_lab_widgets.run_panel import RunPanel
 from lora_lab_widgets.savings import Savings
@@ -108,7 +108,7 @@ class Workbench:
         self.box = self._layout()
 
     @property
-    def config(self) -> MethodConfig | tuple[MethodConfig, ...]:
+    def config(self) -> MethodConfig:
         """The config that the workbench shows, or the configs of a combination.
 
         Setting it chooses the method, and repaints the grid where the method has ranks.
@@ -122,7 +122,7 @@ class Workbench:
     @config.setter
     def config(self, config: Configs) -> None:
         self.session.needs_rest("change the plan")
-        budget(self.anatomy, listed(config))
+        budget(self.anatomy, config)
         self.grid.show_painted()
         self.plan.take(config)
 
@@ -169,7 +169,7 @@ class Workbench:
     def _summary(self) -> str:
         """Return the plan in a few words."""
         planned = self.plan.planned
-        if planned.is_lora or not planned.configs:
+        if planned.is_lora or planned.config is None:
             return self.grid.summary()
         return " · ".join(filter(None, planned.title))
 
