@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lora_lab.budget.forecast import budget
+import lora_lab as ll
 from lora_lab.methods.lora.config import LoraConfig
 
 ClaimVerdict = Literal["exact", "roughly", "does not reproduce"]
@@ -56,7 +56,7 @@ def claims(model: str) -> tuple[Claim, ...]:
 
 
 def _gpt3() -> tuple[Claim, ...]:
-    plan = budget("gpt3-175b", LoraConfig(r=4, target_modules=["q", "v"]))
+    plan = ll.budget("gpt3-175b", LoraConfig(r=4, target_modules=["q", "v"]))
     everything, adapter = plan.parameters_total, plan.parameters_trainable
     whole, saved = _FLOAT16 * everything, _FLOAT16 * adapter
     states = 3 * whole
@@ -119,7 +119,7 @@ _README_MB = {"gpt2-medium": 1.5, "gpt2-large": 2.3}
 
 def _readme_checkpoint(model: str) -> Claim:
     printed = _README_MB[model]
-    plan = budget(model, LoraConfig(r=4, target_modules=["q", "v"]))
+    plan = ll.budget(model, LoraConfig(r=4, target_modules=["q", "v"]))
     saved = 4 * plan.parameters_trainable
     comes_out = round(saved / 2**20, 1) == printed
     return Claim(

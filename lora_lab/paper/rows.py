@@ -48,7 +48,11 @@ class PublishedRow:
 
     @cached_property
     def count(self) -> int:
-        """How many parameters are trained, counted on the model; heads are not."""
+        """How many parameters are trained, counted on the model; heads are not.
+
+        The model's config is transformers', so counting needs torch and transformers; what is
+        printed does not.
+        """
         return ll.budget(self._counted_on(), self.configs).parameters_trainable
 
     @property
