@@ -14,6 +14,7 @@ from lora_lab._util.tables import Table
 from lora_lab.analysis.records import (
     end_state,
     final_score,
+    loss_unit,
     metrics,
     nothing_to_show,
     refuse_differences,
@@ -21,7 +22,7 @@ from lora_lab.analysis.records import (
 )
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord
-from lora_lab.tasks.metrics import metric_of
+from lora_lab.tasks.metrics import NATS, metric_of
 
 # Every method wants its own learning rate; the rest of the training is the same for all.
 _FREE = ("learning_rate", "loraplus_lr_ratio", "weight_decay", "seed", "save_steps")
@@ -75,6 +76,7 @@ class MethodComparison:
         rows: by the number of trainable parameters, fewest first.
         base: the same metric before training; None where it was not measured.
         note: what the reader has to know of the runs, "" when nothing.
+        loss_unit: of a metric that is a loss.
     """
 
     metric: str
@@ -84,6 +86,7 @@ class MethodComparison:
     rows: tuple[MethodRow, ...]
     base: float | None
     note: str
+    loss_unit: str = NATS
 
     @property
     def low_is_good(self) -> bool:
@@ -156,6 +159,7 @@ def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") ->
         rows=tuple(sorted(rows, key=lambda row: (row.trainable, row.method, row.setting))),
         base=_base(ended, metric),
         note=_note(records, len(ended), groups.values()),
+        loss_unit=loss_unit(ended[0]),
     )
 
 

@@ -11,6 +11,7 @@ from lora_lab._util.format import format_count
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord
 from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.tasks.metrics import NATS
 
 _MODEL = ("hub_id", "name", "parameters", "dtype")
 
@@ -60,6 +61,11 @@ def end_state(record: RunRecord) -> str | None:
 def metrics(record: RunRecord) -> Mapping[str, Any]:
     """Return a run's metrics, as far as it came."""
     return (record.summary or {}).get("metrics") or {}
+
+
+def loss_unit(record: RunRecord) -> str:
+    """Return the unit of a run's losses; older runs have none but cross-entropy."""
+    return record.config["task"].get("loss_unit", NATS)
 
 
 def final_score(record: RunRecord, metric: str) -> float | None:

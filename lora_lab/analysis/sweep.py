@@ -15,6 +15,7 @@ from lora_lab._util.format import plural
 from lora_lab.analysis.records import (
     end_state,
     final_score,
+    loss_unit,
     nothing_to_show,
     refuse_differences,
     shared_settings,
@@ -22,7 +23,7 @@ from lora_lab.analysis.records import (
 from lora_lab.errors import RunError
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.runs.records import RunRecord
-from lora_lab.tasks.metrics import metric_of
+from lora_lab.tasks.metrics import NATS, metric_of
 
 # What runs of one sweep may differ in: its axes, and what does not change what a score means.
 _FREE_LORA = ("r", "lora_alpha")
@@ -46,6 +47,7 @@ class SweepMap:
         counts: (ranks, learning rates) int32, the runs behind each value.
         best: (rank, learning rate) of the best value, the way the metric is read.
         note: what the reader has to know of the runs, "" when nothing.
+        loss_unit: of a metric that is a loss.
     """
 
     metric: str
@@ -55,6 +57,7 @@ class SweepMap:
     counts: np.ndarray
     best: tuple[int, float]
     note: str
+    loss_unit: str = NATS
 
 
 def comparable_runs(records: Iterable[RunRecord]) -> tuple[tuple[RunRecord, ...], ...]:
@@ -121,6 +124,7 @@ def sweep_map(records: Iterable[RunRecord], metric: str = "loss_after") -> Sweep
         counts=counts,
         best=(ranks[row], learning_rates[column]),
         note=_note(counts, alphas, failed, unfinished),
+        loss_unit=loss_unit(records[0]),
     )
 
 

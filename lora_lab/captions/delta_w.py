@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lora_lab._util.format import format_count, format_number, format_share, plural
-from lora_lab.tasks.metrics import LOSS, NATS, metric_of
+from lora_lab.tasks.metrics import LOSS, metric_of
 
 if TYPE_CHECKING:
     from lora_lab.analysis.amplify import SiteAmplification
     from lora_lab.analysis.capacity import Capacity
     from lora_lab.analysis.intruders import IntruderCurve, SiteIntruders
+    from lora_lab.analysis.methods import MethodComparison
     from lora_lab.analysis.overlaps import OverlapMap
     from lora_lab.analysis.spectrum import SpectrumView
     from lora_lab.analysis.steps import StepMaps
@@ -154,7 +155,7 @@ def intruder_curve_summary(curve: IntruderCurve) -> str:
 def sweep_summary(sweep: SweepMap) -> str:
     """Say in words what a sweep's map shows."""
     finite = sweep.values[np.isfinite(sweep.values)]
-    name, unit = measured(sweep.metric)
+    name, unit = measured(sweep)
     if not len(finite):
         return f"No run has ended with {name}. {sweep.note}".strip()
     row, column = sweep.ranks.index(sweep.best[0]), sweep.learning_rates.index(sweep.best[1])
@@ -201,10 +202,10 @@ def rate_text(rate: float) -> str:
     return f"{float(digits):g}e{int(power)}"
 
 
-def measured(metric: str) -> tuple[str, str]:
-    """Return what a metric's key means to a reader: its name, and its unit if any."""
-    found = metric_of(metric)
-    return found.label, NATS if found is LOSS else found.unit
+def measured(data: SweepMap | MethodComparison) -> tuple[str, str]:
+    """Return what the values are, for a reader: the metric's name, and its unit if any."""
+    metric = metric_of(data.metric)
+    return metric.label, data.loss_unit if metric is LOSS else metric.unit
 
 
 def _sites(count: int) -> str:

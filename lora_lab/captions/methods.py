@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def method_comparison_summary(comparison: MethodComparison) -> str:
     """Say in words what the comparison of methods shows."""
-    name, unit = measured(comparison.metric)
+    name, unit = measured(comparison)
     rows, best = comparison.rows, comparison.best
     values = sorted(row.mean for row in rows)
     span = " to ".join(dict.fromkeys(map(format_number, (values[0], values[-1]))))

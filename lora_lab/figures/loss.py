@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lora_lab.figures._base import MOST_POINTS, THEMES, Theme, base_layout
+from lora_lab.tasks.metrics import NATS
 
 
 def loss_figure(
@@ -16,14 +17,16 @@ def loss_figure(
     theme: Theme = "light",
     width: int = 640,
     height: int = 220,
+    unit: str = NATS,
 ) -> go.Figure:
     """Draw the training loss: every step faintly, and the mean of the steps around it.
 
     Args:
-        losses: (step, loss in nats per token); above 500 points, evenly spaced ones are drawn.
+        losses: (step, loss); above 500 points, evenly spaced ones are drawn.
         theme: of the page.
         width: pixels.
         height: pixels.
+        unit: of the losses.
     """
     colours = THEMES[theme]
     steps, values = _thinned(losses)
@@ -53,9 +56,7 @@ def loss_figure(
         legend={"orientation": "h", "x": 1, "y": 1.02, "xanchor": "right", "yanchor": "bottom"},
     )
     figure.update_xaxes(title_text="optimizer step", nticks=8, tickformat=",d")
-    figure.update_yaxes(
-        title_text="loss, nats per token", showgrid=True, nticks=5, tickformat=".3~g"
-    )
+    figure.update_yaxes(title_text=f"loss, {unit}", showgrid=True, nticks=5, tickformat=".3~g")
     return figure
 
 

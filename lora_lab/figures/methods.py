@@ -82,7 +82,7 @@ def _boxes(width: int, height: int, *, published: bool, beside: bool) -> list[Bo
 
 
 def _own(comparison: MethodComparison, box: Box, colours: Colours) -> Plot:
-    name, unit = measured(comparison.metric)
+    name, unit = measured(comparison)
     y_title = ", ".join(filter(None, (name, unit)))
     methods = [row.method for row in comparison.rows]
     points = [

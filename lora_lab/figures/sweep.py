@@ -85,7 +85,7 @@ def sweep_figure(
         ticktext=list(map(str, sweep.ranks)),
         range=[-0.5, rows - 0.5],
     )
-    figure.add_annotation(heading(plain(", ".join(filter(None, measured(sweep.metric)))), colours))
+    figure.add_annotation(heading(plain(", ".join(filter(None, measured(sweep)))), colours))
     if np.isfinite(sweep.values).any():
         row = sweep.ranks.index(sweep.best[0])
         column = sweep.learning_rates.index(sweep.best[1])

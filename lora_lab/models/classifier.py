@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def class_names(labels: Sequence[str] | None, num_labels: int | None) -> tuple[str, ...]:
-    """Return the names of the classes asked for; () where none are.
+    """Return the names of the classes asked for; () where none are, one for a head of one number.
 
     Raises:
         ModelError: fewer than two, two of one name, or not as many as `num_labels`.
@@ -31,8 +31,12 @@ def class_names(labels: Sequence[str] | None, num_labels: int | None) -> tuple[s
     if num_labels is not None and names and len(names) != num_labels:
         raise ModelError(f"num_labels is {num_labels} and labels names {len(names)}; give one")
     count = len(names) if num_labels is None else num_labels
-    if not isinstance(count, int) or isinstance(count, bool) or count < 2:
-        raise ModelError(f"a classifier of {count} classes has nothing to tell apart; give two")
+    least = 2 if names else 1
+    if not isinstance(count, int) or isinstance(count, bool) or count < least:
+        raise ModelError(
+            f"a classifier of {count} classes has nothing to tell apart; give two (a head that "
+            "learns a number has num_labels=1)"
+        )
     if not names:
         return tuple(f"LABEL_{number}" for number in range(count))  # as transformers calls them
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
@@ -63,7 +67,7 @@ def name_classes(config: Any, names: Sequence[str]) -> None:
     """Write the classes into a config that is not in use yet."""
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
-    config.problem_type = "single_label_classification"
+    config.problem_type = "single_label_classification" if len(names) > 1 else "regression"
 
 
 @contextlib.contextmanager

@@ -110,7 +110,7 @@ def load_model(
             computes in it, float32 elsewhere.
         labels: the names of the classes, such as a task's `labels`. A head that the files have for
             so many classes is loaded; another one starts random.
-        num_labels: how many classes, where they need no names.
+        num_labels: how many classes, where they need no names; 1: the head gives a number.
         seed: of what starts random.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -23,7 +24,7 @@ from lora_lab.budget.reading import MemoryReading
 from lora_lab.errors import RunError
 from lora_lab.methods.combined import to_python
 from lora_lab.reports.page import Page, facts, heading, section, site_table, table
-from lora_lab.tasks.metrics import changes
+from lora_lab.tasks.metrics import NATS, changes
 
 if TYPE_CHECKING:
     from lora_lab.budget.costs import Budget
@@ -57,6 +58,7 @@ def write_report(
     samples: Sequence[tuple[str, str, str, str]],
     environment: Mapping[str, str],
     reading: MemoryReading | None = None,
+    loss_unit: str = NATS,
 ) -> Path:
     """Write the report of a run, whole or not at all.
 
@@ -66,13 +68,14 @@ def write_report(
         subtitle: what was trained on what; says so when the task is synthetic.
         config_python: the config as Python.
         budget: full fine-tuning against the plan.
-        losses: (step, nats per token).
+        losses: (step, loss).
         metrics: {name_before, name_after}, such as "bleu_before" and "bleu_after".
         analysis: ΔW of every site.
         views: a few sites in detail, the strongest first.
         samples: (prompt, reference, base model's answer, adapted model's answer).
         environment: versions and hardware.
         reading: measured memory, if any.
+        loss_unit: of the losses.
 
     Returns:
         The path.
@@ -83,9 +86,9 @@ def write_report(
     page = Page()
     body = [
         heading(title, subtitle),
-        _headline(budget, losses, metrics),
+        _headline(budget, losses, loss_unit, metrics),
         _savings(page, budget, reading),
-        _training(page, losses),
+        _training(page, losses, loss_unit),
         _updates(page, analysis, views),
         _answers(samples),
         f"<section><h2>Configuration</h2><pre>{escape(config_python)}</pre></section>",
@@ -121,6 +124,7 @@ def write_run_report(run: Run, budget: Budget, path: str | Path | None = None) -
         config_python=f"{to_python(run.configs)}\n{run.training.to_python()}",
         budget=budget,
         losses=run.losses,
+        loss_unit=run.task.loss_unit,
         metrics=run.snapshot.metrics,
         analysis=analysis,
         views=[live_view(run.adapter, row.name, step) for row in analysis.strongest(_VIEWS)],
@@ -135,7 +139,7 @@ def write_run_report(run: Run, budget: Budget, path: str | Path | None = None) -
 
 
 def _headline(
-    budget: Budget, losses: Sequence[tuple[int, float]], metrics: Mapping[str, float]
+    budget: Budget, losses: Sequence[tuple[int, float]], unit: str, metrics: Mapping[str, float]
 ) -> str:
     tiles = [
         (
@@ -154,7 +158,7 @@ def _headline(
         ),
     ]
     if losses:
-        tiles.append((f"{losses[0][1]:.2f} → {losses[-1][1]:.2f}", "training loss, nats per token"))
+        tiles.append((f"{losses[0][1]:.2f} → {losses[-1][1]:.2f}", f"training loss, {unit}"))
     for metric, before, after in changes(metrics):
         if before is not None and after is not None:
             tiles.append((f"{before:.3g} → {after:.3g}", f"{metric.title}, before → after"))
@@ -181,12 +185,11 @@ def _savings(page: Page, budget: Budget, reading: MemoryReading | None) -> str:
     )
 
 
-def _training(page: Page, losses: Sequence[tuple[int, float]]) -> str:
+def _training(page: Page, losses: Sequence[tuple[int, float]], unit: str) -> str:
     if not losses:
         return section("Training", "<p class='dim'>No step was trained.</p>")
-    return section(
-        "Training", page.figure(figures.loss_figure, losses, figures.loss_summary(losses))
-    )
+    draw = functools.partial(figures.loss_figure, unit=unit)
+    return section("Training", page.figure(draw, losses, figures.loss_summary(losses)))
 
 
 def _updates(page: Page, analysis: Analysis, views: Sequence[SiteView]) -> str:

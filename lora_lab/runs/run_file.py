@@ -26,10 +26,11 @@ from lora_lab.methods.plain import method_from_dict, method_to_dict
 from lora_lab.runs.records import RunRecord
 from lora_lab.runs.training_config import TrainingConfig
 
+_HEAD = "labels", "num_labels"  # of a model: they follow from its task
 _SETTINGS = {
-    "model": ("name", "dtype", "device", "labels"),
+    "model": ("name", "dtype", "device", *_HEAD),
     "task": (
-        *("name", "prompt", "completion", "text", "label", "pair"),
+        *("name", "prompt", "completion", "text", "label", "target", "pair"),
         *("validation", "test", "seed"),
     ),
 }
@@ -42,7 +43,7 @@ class RunConfig:
     """What a run is made of, by name: nothing is loaded yet.
 
     Attributes:
-        model: the arguments of `load_model`; "labels" follow from a task of classes.
+        model: the arguments of `load_model`; a head follows from the task.
         task: the arguments of `load_task`.
         configs: the method's; several are combined.
         training: how it trains.
@@ -165,8 +166,9 @@ def one_line(said: object) -> str:
 _COLUMN = str | int  # a table without names has numbers for its columns
 _TYPES: dict[str, Any] = {  # of settings; else text
     "labels": list,
+    "num_labels": int,
     "seed": int,
-    **dict.fromkeys(("text", "label", "pair"), _COLUMN),
+    **dict.fromkeys(("text", "label", "target", "pair"), _COLUMN),
 }
 _WORDS = {
     str: "text",
@@ -188,7 +190,7 @@ def _of_run(values: Mapping[str, Any], where: str) -> dict[str, Any]:
                 f"{where}: {name} is a {what} of your own, which no file can name; use "
                 f"load_{what} for what shall go to another machine"
             )
-    model = {key: value for key, value in sources["model"].items() if key != "labels"}
+    model = {key: value for key, value in sources["model"].items() if key not in _HEAD}
     return {
         "model": model | {"device": "auto"},
         "task": sources["task"],

@@ -4,6 +4,8 @@ from .classification import LabeledText as LabeledText
 from .embedded.registry import register_task as register_task
 from .families.base import Family as Family
 from .families.base import register_family as register_family
+from .families.regression import RegressionTask as RegressionTask
+from .families.regression import ScoredText as ScoredText
 from .load import load_task as load_task
 from .metrics import Metric as Metric
 from .metrics import register_metric as register_metric

@@ -78,6 +78,11 @@ class Task(ABC):
         return f"{len(self.train):,} training examples, {len(self.validation):,} validation{test}"
 
 
+def shown(example: Any) -> str:
+    """Return an example's `text` as people read it, its `pair` on a line of its own."""
+    return example.text if example.pair is None else f"{example.text}\n{example.pair}"
+
+
 def some(names: Sequence[str]) -> str:
     """Return the first names of a list, for a line of text."""
     return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
-from lora_lab.tasks.base import Task, some
+from lora_lab.tasks.base import Task, shown, some
 from lora_lab.tasks.metrics import ACCURACY, F1, MACRO_F1, MATTHEWS, Metric
 from lora_lab.tasks.reading import UNKNOWN, Rows, TextReader
 
@@ -51,6 +51,8 @@ class ClassificationTask(Task):
     test: Sequence[LabeledText] = field(default=(), repr=False)
     metrics: tuple[Metric, ...] = field(default=(), repr=False)
 
+    loss_unit = "nats per text"
+
     def __post_init__(self) -> None:
         if not self.metrics:
             more = (MATTHEWS, F1) if len(self.labels) == 2 else (MACRO_F1,)
@@ -66,8 +68,8 @@ class ClassificationTask(Task):
         return self.labels.index(example.label)
 
     def input_text(self, example: LabeledText) -> str:
-        """Return the text."""
-        return example.text
+        """Return the text, a pair on two lines."""
+        return shown(example)
 
     def score(
         self, predictions: Sequence[str], examples: Sequence[LabeledText]

@@ -11,6 +11,7 @@ from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.classification import ClassificationTask, LabelReader
 from lora_lab.tasks.embedded.api import EMBEDDED
+from lora_lab.tasks.families.regression import RegressionTask, TargetReader
 from lora_lab.tasks.prompts import GenerationTask, PromptReader
 from lora_lab.tasks.reading import Reader, read_task
 from lora_lab.tasks.sources import remembering
@@ -45,6 +46,17 @@ def load_task(
     test: str | Path | None = None,
     seed: int = 0,
 ) -> ClassificationTask: ...
+@overload
+def load_task(
+    name: str | Path,
+    *,
+    text: Column,
+    target: Column,
+    pair: Column | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    seed: int = 0,
+) -> RegressionTask: ...
 @remembering
 def load_task(
     name: str | Path,
@@ -53,22 +65,24 @@ def load_task(
     completion: str | None = None,
     text: Column | None = None,
     label: Column | None = None,
+    target: Column | None = None,
     pair: Column | None = None,
     validation: str | Path | None = None,
     test: str | Path | None = None,
     seed: int = 0,
 ) -> Task:
-    """Load a task: prompt → completion, or with `text` and `label`, text → class.
+    """Load a task: prompt → completion; text → class, of `label`; text → number, of `target`.
 
     Args:
         name: "mini-e2e", "mini-nli" or "mini-rating" (made here); a file (.csv, .tsv, .jsonl,
             .json, .parquet, also with .gz where it is text); or a data set's hub id, "owner/name".
         prompt: the column that the model reads.
         completion: the column that it learns to write.
-        text: the column of the text that is classified. Columns of a .csv or .tsv that has no
+        text: the column of the text that is read. Columns of a .csv or .tsv that has no
             line of names are given by their numbers, from 0.
         label: the column of its class.
-        pair: the column of a second text, where pairs are classified.
+        target: the column of its number, in place of a class.
+        pair: the column of a second text, where there are pairs.
         validation: a file of held-out rows. Without one, whole prompts or texts are held out of
             the training rows.
         test: a file of rows that are kept for the end.
@@ -76,13 +90,14 @@ def load_task(
 
     Raises:
         TaskError: nothing of that name, a file that cannot be read, a column that is not there, a
-            row without a class.
+            row without a class or a number.
     """
     columns = {
         "prompt": prompt,
         "completion": completion,
         "text": text,
         "label": label,
+        "target": target,
         "pair": pair,
     }
     if str(name) in EMBEDDED:
@@ -99,15 +114,19 @@ def load_task(
 
 
 def _reader(
-    name: str | Path, prompt: Any, completion: Any, text: Any, label: Any, pair: Any
+    name: str | Path, prompt: Any, completion: Any, text: Any, label: Any, target: Any, pair: Any
 ) -> Reader[Any]:
     """Return what reads the kind of task that the named columns make."""
-    of_texts = any(column is not None for column in (text, label, pair))
+    of_texts = any(column is not None for column in (text, label, target, pair))
     if of_texts and (prompt or completion):
         raise TaskError(
             f"{name}: prompt and completion make a task of writing, text and label one of "
             "classes; name the columns of one of them"
         )
+    if label is not None and target is not None:
+        raise TaskError(f"{name}: label names a class and target a number to learn; give one")
+    if target is not None:
+        return TargetReader(name, text, target, pair)
     if of_texts:
         return LabelReader(name, text, label, pair)
     return PromptReader(name, prompt, completion)

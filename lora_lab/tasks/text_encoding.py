@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lora_lab.errors import TaskError
+from lora_lab.tasks.base import shown
 from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded
 
 if TYPE_CHECKING:
@@ -87,11 +88,6 @@ def collate_texts(batch: Sequence[EncodedText], pad: int) -> dict[str, Tensor]:
     if "token_type_ids" in batch[0]:
         tensors["token_type_ids"] = padded((item["token_type_ids"] for item in batch), 0)
     return tensors
-
-
-def shown(example: Any) -> str:
-    """Return the text as people read it, a pair's second one on a line of its own."""
-    return example.text if example.pair is None else f"{example.text}\n{example.pair}"
 
 
 def text_pad_id(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:

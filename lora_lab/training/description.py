@@ -37,6 +37,7 @@ def describe(run: Run, base: str | None = None) -> dict[str, Any]:
             "name": task.name,
             "synthetic": task.synthetic,
             "examples": len(task.train),
+            "loss_unit": task.loss_unit,
             **_head(run),
         },
         "method": config.method,

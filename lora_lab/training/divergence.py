@@ -19,15 +19,17 @@ class DivergingError(RunError):
 class Divergence:
     """Watches the losses of a run.
 
-    A loss is high when it is 10 nats above the median of the first 5 steps'. A training has
-    diverged when 20 losses in a row were high. That is far from anything that a training comes
-    back from: a model that guesses blindly among 50,000 tokens has a loss of 10.8.
+    A loss is high when it is `rise`, 10 nats by default, above the median of the first 5 steps'.
+    A training has diverged when 20 losses in a row were high. That is far from anything that a
+    training comes back from: a model that guesses blindly among 50,000 tokens has a loss of 10.8.
 
     Args:
         losses: of the steps taken before, in their order.
+        rise: see `Family.rise`.
     """
 
-    def __init__(self, losses: Iterable[float] = ()) -> None:
+    def __init__(self, losses: Iterable[float] = (), rise: float | None = None) -> None:
+        self._rise = RISE if rise is None else rise
         self._first: list[float] = []
         self.high_in_a_row = 0
         for loss in losses:
@@ -43,7 +45,7 @@ class Divergence:
     @property
     def limit(self) -> float:
         """Above this a loss is high."""
-        return statistics.median(self._first) + RISE
+        return statistics.median(self._first) + self._rise
 
     def check(self, step: int, loss: float) -> None:
         """Raise `DivergingError` if the training has diverged."""

@@ -126,6 +126,7 @@ def _load_model(record: RunRecord) -> LoadedModel:
         device="cpu" if device == "cpu" else "auto",
         dtype=source.get("dtype") or "auto",
         labels=source.get("labels"),
+        num_labels=source.get("num_labels"),
     )
 
 

@@ -124,7 +124,7 @@ class Run:
         self.error: Exception | None = None
         self._watch: str | None = None
         self._publishing = threading.Lock()
-        self._snapshot = Snapshot(run_id=self.id, total_steps=training.max_steps)
+        self._snapshot = Snapshot(self.id, total_steps=training.max_steps, loss_unit=task.loss_unit)
         self.control = Control(self.id, lambda state: self.publish(state=state), queue.start_next)
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lora_lab.budget.reading import MemoryReading
 from lora_lab.spectra.update import SiteUpdate
+from lora_lab.tasks.metrics import NATS
 
 
 class RunState(StrEnum):
@@ -58,7 +59,8 @@ class Snapshot:
     phase: str = ""  # "queued behind run …", "evaluating the base model", "training", "saving" …
     step: int = 0
     total_steps: int = 0
-    loss: float | None = None  # of the latest optimizer step, nats per token
+    loss: float | None = None  # of the latest optimizer step
+    loss_unit: str = NATS
     losses: tuple[tuple[int, float], ...] = ()  # (step, loss), at most 500 points
     learning_rate: float | None = None
     steps_per_second: float | None = None

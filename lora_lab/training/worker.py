@@ -80,7 +80,7 @@ class Worker:
         self.fit: Fit | None = None
         self.forecast: Forecast | None = None
         self.step = 0
-        self.divergence = Divergence()
+        self.divergence = Divergence(rise=self.data.family.rise)
         self._checkpoint_at = 0  # the step of the latest
         self._checkpoint_due = math.inf  # by the clock
         self._candidate: Copy = (0, [])
@@ -341,7 +341,7 @@ class Worker:
         self.step = self._checkpoint_at = step
         for number, loss in run.steps_before:
             self.losses.add(number, loss)
-        self.divergence = Divergence(loss for _, loss in self.losses.all)
+        self.divergence = Divergence((loss for _, loss in self.losses.all), self.data.family.rise)
         self.pace = Pace(state["seconds"])
         if processes.main():
             with torch.no_grad():

@@ -101,7 +101,7 @@ def test_leaves_nothing_behind(esm_page: Make, by: str) -> None:
 
 
 def test_a_class_is_named_without_a_length(esm_page: Make) -> None:
-    esm = esm_page(panel(writes=False))
+    esm = esm_page(panel(tries="one text, classified", writes=False))
     expect(esm.view().get_by_text("one text, classified")).to_be_visible()
     expect(esm.view().get_by_text("max new tokens")).to_be_hidden()
     esm.set(writes=True)

@@ -121,6 +121,7 @@ def test_the_snapshot_holds_what_the_run_says() -> None:
         "step": 500,
         "total_steps": 1000,
         "loss": 1.25,
+        "loss_unit": "nats per token",
         "learning_rate": 0.002,
         "rate": 2.1,
         "eta": 237.5,

@@ -11,8 +11,10 @@ from lora_lab.errors import ConfigError
 from lora_lab.training.snapshot import RunState
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.panel import Tick
+from lora_lab_widgets.serialize import describe
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
 from tests.helpers.tiny_run import tiny_lm, until
+from tests.helpers.tiny_scores import tiny_scorer, tiny_scores
 
 SETTINGS = {
     "max_steps": 4, "per_device_train_batch_size": 4, "max_length": 32, "eval_examples": 4,
@@ -134,3 +136,26 @@ def test_trying_a_classifier_asks_for_no_length(tmp_path):
     bench = Workbench(tiny_classifier("bert"), task=tiny_classes(), output_dir=tmp_path, **SETTINGS)
     assert not bench.try_it.writes
     assert Workbench(tiny_lm(), output_dir=tmp_path).try_it.writes
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_head_that_learns_a_number_answers_with_one(tmp_path, pairs):
+    task = tiny_scores(pairs=pairs)
+    bench = Workbench(tiny_scorer(), task=task, output_dir=tmp_path, **SETTINGS)
+    assert bench.panel.tasks == ["counts"]
+    assert (bench.try_it.tries, bench.try_it.writes) == ("one text, scored", False)
+    assert bench.try_it.prompt.count("\n") == pairs
+    run = bench.start()
+    assert run.wait(120)
+    assert run.state is RunState.DONE
+    shown = describe(run.snapshot)
+    assert [entry["label"] for entry in shown["metrics"]] == [
+        "held-out loss", "Pearson × 100", "Spearman × 100",
+    ]  # fmt: skip
+    assert shown["loss_unit"] == "squared error"
+    base, adapted = map(float, bench.session.answer(bench.try_it.prompt, 8))
+    assert base != adapted
+    if pairs:  # the second line counts
+        assert float(bench.session.answer("aaaaaa\nbbbbbb", 8)[1]) != float(
+            bench.session.answer("aaaaaa\naaaaaa", 8)[1]
+        )

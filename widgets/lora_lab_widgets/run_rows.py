@@ -28,7 +28,7 @@ from lora_lab.runs.records import (
     read_record,
 )
 from lora_lab.runs.run_file import read_configs
-from lora_lab.tasks.metrics import changes
+from lora_lab.tasks.metrics import NATS, changes
 from lora_lab.training import queue
 from lora_lab_widgets.lab_views.base import run_label
 from lora_lab_widgets.serialize import number, thin
@@ -181,7 +181,18 @@ def _compared(records: Sequence[RunRecord]) -> dict[str, Any]:
         {"id": record.id, "label": _label(record), "cells": _cells(record, run)}
         for record, run in zip(records, opened, strict=True)
     ]
-    return {"columns": COLUMNS, "rows": rows, "curves": curves, "note": _note(records)}
+    units = set(map(_loss_unit, records))
+    return {
+        "columns": COLUMNS,
+        "rows": rows,
+        "curves": curves,
+        "unit": units.pop() if len(units) == 1 else "",
+        "note": _note(records),
+    }
+
+
+def _loss_unit(record: RunRecord) -> str:
+    return str(_of(record, "task").get("loss_unit", NATS))[:64]
 
 
 def _curve(record: RunRecord, run: OpenedRun) -> list[Any]:
@@ -278,6 +289,7 @@ def _details(record: RunRecord) -> dict[str, Any]:
         "facts": [[name, text[:_MOST_TEXT]] for name, text in facts if text],
         "config": _config(record)[:_MOST_CONFIG],
         "points": _curve(record, run),
+        "unit": _loss_unit(record),
         "samples": [
             {
                 name: str(sample.get(name) or "")[:_MOST_TEXT]

@@ -24,6 +24,7 @@ def describe(snapshot: Snapshot | None) -> dict[str, Any]:
         "step": shown.step,
         "total_steps": shown.total_steps,
         "loss": number(shown.loss),
+        "loss_unit": shown.loss_unit[:64],
         "losses": thin(shown.losses, shown.total_steps),
         "learning_rate": number(shown.learning_rate),
         "rate": number(shown.steps_per_second),

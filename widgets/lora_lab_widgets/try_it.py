@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import traitlets
 
 from lora_lab.tasks.families.api import family_of
+from lora_lab.tasks.families.base import Family
 from lora_lab_widgets.background import Background
 from lora_lab_widgets.defaults import example_prompt
 from lora_lab_widgets.error_json import from_error
@@ -30,13 +31,15 @@ class TryIt(MessagePanel):
         answer: called on a thread; what it raises is shown in the red strip.
         prompt: what stands in the field at first.
         max_new_tokens: of each answer.
-        writes: whether answers are written token by token; else a class is named.
+        tries: what is compared, as the task's family has it.
+        writes: whether answers are written token by token.
     """
 
     module = "try_it"
 
     prompt = traitlets.Unicode().tag(sync=True)
     max_new_tokens = traitlets.Int(48, min=1, max=512).tag(sync=True)
+    tries = traitlets.Unicode(Family.tries).tag(sync=True)  # "one prompt, answered"
     writes = traitlets.Bool(True).tag(sync=True)
     busy = traitlets.Unicode(read_only=True).tag(sync=True)  # what it is at, "" when at rest
     # {"prompt", "base", "adapted", "seconds"}, {} before the first comparison
@@ -53,16 +56,22 @@ class TryIt(MessagePanel):
         """Make the comparison of a workbench: its model answers, on the task that is picked."""
         plan = session.plan
 
+        def of_task() -> tuple[str, bool]:
+            family = family_of(plan.task, session.lm)
+            return family.tries, family.writes
+
         def follow(change: Any) -> None:
             if change["old"].settings["task"] != change["new"].settings["task"]:
-                panel.writes = family_of(plan.task, session.lm).writes
+                panel.tries, panel.writes = of_task()
                 if plan.task.validation:
                     panel.prompt = example_prompt(plan.task)
 
+        tries, writes = of_task()
         panel = cls(
             lambda prompt, tokens: session.answer(prompt, tokens, panel.say),
             prompt=example_prompt(plan.task),
-            writes=family_of(plan.task, session.lm).writes,
+            tries=tries,
+            writes=writes,
         )
         plan.observe(follow, "planned")
         return panel

@@ -52,6 +52,7 @@ class Family(ABC):
     Attributes:
         kind: the tasks that it is for.
         writes: its answers are written token by token.
+        tries: what "Try it" does, for people.
         cut_note: what a run notes of examples that were cut.
         loss: (output, labels, num_items_in_batch) → a pass's share of the step's mean loss; None:
             the model's own.
@@ -59,6 +60,7 @@ class Family(ABC):
 
     kind: ClassVar[type[Task]]
     writes: ClassVar[bool] = False
+    tries: ClassVar[str] = "one prompt, answered"
     cut_note: ClassVar[str] = "{cut} of {count} {part} examples were cut to {length} tokens"
     loss: Callable[..., Tensor] | None = None
 
@@ -86,6 +88,11 @@ class Family(ABC):
     def room(cls, lm: LoadedModel) -> int:  # noqa: ARG003
         """Return how many tokens examples are cut to on this model, learned ones included."""
         return NO_LIMIT
+
+    @property
+    def rise(self) -> float | None:
+        """How far above its first ones a training loss is beyond all noise; None: 10, in nats."""
+        return None
 
     @abstractmethod
     def encode(self, examples: Sequence[Any]) -> tuple[Sequence[Mapping[str, Any]], int]:

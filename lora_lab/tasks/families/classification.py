@@ -47,6 +47,7 @@ class Classification(TextFamily):
     """A model with a head for the task's classes."""
 
     kind = ClassificationTask
+    tries = "one text, classified"
     loss = staticmethod(step_loss)
 
     def __init__(self, lm: LoadedModel, task: ClassificationTask, max_length: int) -> None:
@@ -82,6 +83,6 @@ class Classification(TextFamily):
         return Measured(loss, len(labels), [self._names[n] for n in logits.argmax(-1).tolist()])
 
     def answer(self, text: str, max_new_tokens: int) -> str:  # noqa: ARG002
-        """Return the likeliest class of a text and its probability: "late (87%)"."""
-        chances = self.logits(LabeledText(text, self.task.labels[0])).softmax(-1)
+        """Return the likeliest class of a text, or of a pair on two lines, and how likely it is."""
+        chances = self.logits(self.typed(text)).softmax(-1)
         return f"{self._names[int(chances.argmax())]} ({float(chances.max()):.0%})"

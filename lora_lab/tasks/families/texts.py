@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,13 @@ from torch import Tensor
 
 from lora_lab.anatomy.heads import head_modules, is_classifier
 from lora_lab.errors import ConfigError
+from lora_lab.tasks.base import shown
 from lora_lab.tasks.families.base import Family
 from lora_lab.tasks.generation import evaluating, positions
 from lora_lab.tasks.text_encoding import (
     EncodedText,
     collate_texts,
     encode_texts,
-    shown,
     text_pad_id,
     without_unknown_types,
 )
@@ -83,6 +84,14 @@ class TextFamily(Family):
     def collate(self, batch: Sequence[EncodedText]) -> dict[str, Tensor]:
         """Pad to a batch; see `collate_texts`."""
         return collate_texts(batch, text_pad_id(self.model.config, self.tokenizer))
+
+    def typed(self, text: str) -> Any:
+        """Return an example of what somebody typed: of a task of pairs, its second line is one."""
+        first = self.task.train[0]
+        if first.pair is None:
+            return dataclasses.replace(first, text=text)
+        text, _, pair = text.partition("\n")
+        return dataclasses.replace(first, text=text, pair=pair.strip())
 
     def logits(self, example: Any) -> Tensor:
         """Return the head's outputs for one text, (outputs,) float32, with the active adapter.

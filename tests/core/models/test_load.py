@@ -548,7 +548,7 @@ def test_weights_missing_below_the_head_are_still_told(tmp_path):
     ("options", "message"),
     [
         ({"labels": ["one"]}, "a classifier of 1 classes has nothing to tell apart"),
-        ({"num_labels": 1}, "a classifier of 1 classes has nothing to tell apart"),
+        ({"num_labels": 0}, "a classifier of 0 classes has nothing to tell apart"),
         ({"labels": ["a", "a"]}, r"labels are \['a', 'a'\]; they must be names, each another"),
         ({"labels": [0, 1]}, "they must be names"),
         ({"labels": "ab"}, "labels is 'ab'; it must be a list"),

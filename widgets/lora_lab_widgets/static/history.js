@@ -61,7 +61,7 @@ class HistoryView extends PanelView {
     if (this.comparison.hidden) return;
     const labels = new Map(compared.rows.map(({ id, label }) => [id, label]));
     this.curves.draw(compared.curves.map(({ id, points }) =>
-      ({ label: labels.get(id) ?? id, points })));
+      ({ label: labels.get(id) ?? id, points })), compared.unit);
     this.table.draw(compared);
   }
 

@@ -173,7 +173,7 @@ export function runDetails(send) {
     facts.replaceChildren(...details.facts.flatMap(([name, text]) =>
       [el("dt", { class: "ll-dim", text: name }), el("dd", { text })]));
     config.textContent = details.config;
-    chart.draw(details.points, details.points.at(-1)?.[0] ?? 0);
+    chart.draw(details.points, details.points.at(-1)?.[0] ?? 0, details.unit);
     samples.replaceChildren(...details.samples.map(({ prompt, base, adapted }) => el("article", {},
       answer("prompt", prompt), answer("base model", base), answer("adapted", adapted))));
   };

@@ -4,15 +4,15 @@
 import { el, formatCount, setAttributes, svg } from "./_shared.js";
 import { LossPlot, formatLoss } from "./loss_plot.js";
 
-const TITLE = "loss, nats per token: dots measured, line smoothed";
 const CHART_SIZE = { height: 150, width: 400, right: 52 };
 
 export class LossChart extends LossPlot {
   constructor() {
-    super(CHART_SIZE, TITLE, { class: "ll-loss", "aria-label": "loss by step" });
+    super(CHART_SIZE, "", { class: "ll-loss", "aria-label": "loss by step" });
     /** @type {[step: number, loss: number | null, smoothed: number | null][]} */
     this.points = [];
     this.total = 0;
+    this.heading = "";
     this.axes = null;
     this.raw = svg("path", { class: "ll-loss-raw" });
     this.line = svg("path", { class: "ll-loss-line" });
@@ -25,11 +25,13 @@ export class LossChart extends LossPlot {
     this.node.addEventListener("pointerdown", (event) => this.point(event));
     this.node.addEventListener("pointerleave", () => {
       this.hair.setAttribute("visibility", "hidden");
-      this.title.textContent = TITLE;
+      this.title.textContent = this.heading;
     });
   }
 
-  draw(points, totalSteps) {
+  draw(points, totalSteps, unit) {
+    const heading = `loss, ${unit}: dots measured, line smoothed`;
+    if (this.heading !== heading) this.title.textContent = this.heading = heading;
     this.points = points;
     this.total = totalSteps;
     this.redraw();
@@ -78,15 +80,17 @@ export class LossChart extends LossPlot {
 /** The same for screen readers: at most about twenty rows, evenly spaced, the newest among them. */
 export function lossTable() {
   const body = el("tbody");
-  const head = el("tr", {}, el("th", { text: "step" }), el("th", { text: "loss, nats per token" }));
+  const loss = el("th");
+  const head = el("tr", {}, el("th", { text: "step" }), loss);
   const caption = el("caption", { text: "Loss by step" });
   const table = el("table", {}, caption, el("thead", {}, head), body);
   const node = el("div", { class: "ll-sr" }, table); // a table itself would not shrink to a pixel
-  const draw = (points) => {
+  const draw = (points, unit) => {
+    loss.textContent = `loss, ${unit}`;
     const every = Math.ceil(points.length / 20) || 1;
     const rows = points.filter((_, i) => (points.length - 1 - i) % every === 0);
-    body.replaceChildren(...rows.map(([step, loss]) =>
-      el("tr", {}, el("td", { text: step }), el("td", { text: formatLoss(loss) }))));
+    body.replaceChildren(...rows.map(([step, value]) =>
+      el("tr", {}, el("td", { text: step }), el("td", { text: formatLoss(value) }))));
   };
   return { node, draw };
 }

@@ -16,7 +16,7 @@ export function curveMark(index) {
 
 export class LossCurves extends LossPlot {
   constructor() {
-    super(CURVES_SIZE, "loss by step, nats per token, smoothed", {
+    super(CURVES_SIZE, "", {
       class: "ll-loss ll-loss-curves",
     });
     /** @type {{label: string, points: [step: number, loss: number, smoothed: number][]}[]} */
@@ -26,7 +26,8 @@ export class LossCurves extends LossPlot {
     this.node.append(this.lines, this.names);
   }
 
-  draw(curves) {
+  draw(curves, unit) {
+    this.title.textContent = ["loss by step", unit, "smoothed"].filter(Boolean).join(", ");
     this.curves = curves;
     this.redraw();
   }

@@ -165,8 +165,9 @@ class RunPanelView extends PanelView {
     this.id.textContent = snapshot.run_id;
     this.strip.draw(problem);
     this.form.blame(problem?.field);
-    this.chart.draw(losses, total || Number(this.model.get("settings").max_steps) || 0);
-    this.table.draw(losses);
+    const steps = total || Number(this.model.get("settings").max_steps) || 0;
+    this.chart.draw(losses, steps, snapshot.loss_unit);
+    this.table.draw(losses, snapshot.loss_unit);
     this.memory.textContent = memory ? formatMemory(memory) : "memory: measured while training";
   }
 

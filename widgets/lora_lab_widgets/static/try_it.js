@@ -39,7 +39,7 @@ class TryItView extends PanelView {
   }
 
   follow() {
-    this.watch(() => this.drawInputs(), "prompt", "max_new_tokens", "writes");
+    this.watch(() => this.drawInputs(), "prompt", "max_new_tokens", "tries", "writes");
     this.watch(() => this.draw(), "busy", "answers", "problem");
   }
 
@@ -65,9 +65,7 @@ class TryItView extends PanelView {
   drawInputs() {
     const { model, prompt, tokens } = this;
     const writes = model.get("writes");
-    this.subtitle.textContent = writes
-      ? "one prompt, answered without and with the adapter"
-      : "one text, classified without and with the adapter";
+    this.subtitle.textContent = `${model.get("tries")} without and with the adapter`;
     this.length.hidden = !writes;
     if (prompt.value !== model.get("prompt")) prompt.value = model.get("prompt");
     if (focusIn(tokens) !== tokens) tokens.value = model.get("max_new_tokens");
