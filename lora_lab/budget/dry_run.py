@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,10 @@ from lora_lab.budget.costs import Memory
 from lora_lab.budget.cuda import CudaStorages, cublas_workspace
 from lora_lab.budget.meter import LiveStorages, storage_bytes
 from lora_lab.budget.optimizers import OPTIMIZERS
-from lora_lab.budget.table import fitting_tokens, need_target, tokens_text
-from lora_lab.errors import ConfigError
+from lora_lab.budget.table import fitting_tokens, need_target, settings_text, tokens_text
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
+from lora_lab.methods.config import MethodConfig, need_count
 
 _MAX_GRAD_NORM = 1.0  # TrainingConfig's; how far gradients are scaled costs nothing
 
@@ -88,22 +88,19 @@ def dry_run(
 
     As in training, the loss is the model's own with the method's penalty added, gradients are
     clipped, and the optimizer is the one that a run makes on the device. A model without a loss of
-    its own is given the sum of its output. AdaLoRA's step is one before the first cut. Of FT and
-    its like the copy of W₀ is not counted: the adapter keeps it in the host's memory, not on the
-    device.
+    its own is given the sum of its output. AdaLoRA's step is one before the first cut. The copy of
+    W₀ that FT and its like keep is not counted: it lies in the host's memory.
 
     Args:
         model: a transformers model (only its config and dtype are read), a transformers config, a
             catalogue name, a hub id, or a folder with a config.json.
-        config: what `attach` takes, a method's config or a list of them; None trains every
-            weight.
+        config: a method's config, or a list of them; None trains every weight.
         batch_size: sequences a step.
         sequence_length: tokens a sequence, padding included; learned ones come on top.
         dtype: of the base model; None takes the model's own. A and B are float32.
         optimizer: "adamw", "adamw_8bit", "sgd" or "adafactor".
         gradient_checkpointing: whether blocks are recomputed in the backward pass.
-        padding_mask: whether some sequence is shorter than the others, so that attention needs a
-            mask.
+        padding_mask: whether some sequence is shorter, so that attention needs a mask.
         cuda: count what a CUDA device needs on top, in `extras`; see `lora_lab.budget.cuda`.
         target_length: tokens that an encoder-decoder model writes; None: as many as it reads.
 
@@ -112,48 +109,41 @@ def dry_run(
         ModelError: for a model that cannot be read, or cannot be run on fake tensors.
     """
     start = time.perf_counter()
-    for name, value in (("batch_size", batch_size), ("sequence_length", sequence_length)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    need_count("batch_size", batch_size, least=1)
+    need_count("sequence_length", sequence_length, least=1)
     with quiet_transformers():
         hollow, kind = fake_model.hollow_model(model, dtype)
         with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode():
             fake_model.fill(hollow, kind)
-            if target_length is not None:
-                need_target(target_length, _writes_apart(hollow))
-            if config is not None:
-                config = as_config(config)
-                fitting_tokens(anatomy(hollow), config, sequence_length)
+            config = _checked(hollow, config, sequence_length, target_length)
             with fake_model.explained(hollow):
                 adapter = fake_model.set_up(hollow, config, gradient_checkpointing)
             learning = [*(adapter or hollow).parameters()]
             rule = fake_model.make_optimizer(optimizer, learning, cuda)
-            batch = fake_model.inputs(
-                hollow, batch_size, sequence_length, padding_mask, target_length
-            )
+            sizes = batch_size, sequence_length, padding_mask, target_length
+            batch = fake_model.inputs(hollow, *sizes)
             step = _Step(hollow, adapter, learning, rule, batch)
             with fake_model.explained(hollow):
                 peak, extras = step.on_cuda() if cuda else (step.peak(), {})
     weights = storage_bytes([*hollow.parameters(), *hollow.buffers()])
     tokens = tokens_text(sequence_length, target_length)
-    settings = [f"batch {batch_size} × {tokens}", OPTIMIZERS[optimizer]]
-    settings += [dtype_name(kind)]
-    settings += ["gradient checkpointing"] if gradient_checkpointing else []
-    settings += ["padding mask"] if padding_mask else []
-    return DryRun(
-        peak=peak,
-        weights=weights,
-        gradients=step.gradients,
-        optimizer=step.state,
-        activations=peak - weights - step.gradients - step.state,
-        seconds=time.perf_counter() - start,
-        settings=", ".join(settings),
-        extras=extras,
-    )
+    shown = f"batch {batch_size} × {tokens}", OPTIMIZERS[optimizer], dtype_name(kind)
+    settings = settings_text(shown, gradient_checkpointing, padding_mask)
+    held = step.gradients, step.state, peak - weights - step.gradients - step.state
+    return DryRun(peak, weights, *held, time.perf_counter() - start, settings, extras)
 
 
-def _writes_apart(model: Any) -> bool:
-    return bool(model.config.is_encoder_decoder)
+def _checked(
+    model: Any, config: Any, sequence_length: int, target_length: int | None
+) -> MethodConfig | None:
+    """Return the config, or say what of it or of the lengths the model cannot take."""
+    if target_length is not None:
+        need_target(target_length, bool(model.config.is_encoder_decoder))
+    if config is None:
+        return None
+    config = as_config(config)
+    fitting_tokens(anatomy(model), config, sequence_length)
+    return cast(MethodConfig, config)
 
 
 class _Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +45,8 @@ def price_table(
 
     Args:
         anatomy: the model's sites and sizes.
-        lora: whose dropout, DoRA, LoRA-FA and start from W₀ count where ranks are priced alone;
-            its ranks and targets do not.
-        learned_tokens: that a prefix method adds to every sequence that is read; full fine-tuning
-            has none.
+        lora: whose dropout, DoRA, LoRA-FA and start from W₀ count where ranks are priced alone.
+        learned_tokens: that a prefix method adds to every sequence that is read.
 
     Raises:
         ConfigError: for a setting that cannot be.
@@ -66,32 +65,30 @@ def price_table(
         return _Batches(read, written if decoder else read, decoder)
 
     batches = read_and_written(sequence_length)
-    price: dict[str, Any] = {
-        "parameters": anatomy.parameters,
-        "weights": anatomy.parameters * element,
-        "element": element,
-        "adapter": {"weights": MASTER, "gradients": MASTER},
+    price = _model(anatomy, element) | {
         "optimizer": {"name": optimizer, **asdict(rule)},
         "gradient_checkpointing": gradient_checkpointing,
-        "approximate": act.is_approximate(anatomy.shape),
         "lora": dict(PLAIN) if lora is None else lora_options(lora),
     }
-    blocks, head = _blocks(anatomy, batches), act.head(anatomy.shape, batches.last)
+    blocks, head = _kept(anatomy, batches)
     price |= _sites(anatomy, batches) | _rows(blocks, head)
     price["full"] = asdict(full_memory(anatomy, price, blocks, head, element))
     if learned_tokens:
         batches = read_and_written(sequence_length + learned_tokens)
-        blocks, head = _blocks(anatomy, batches), act.head(anatomy.shape, batches.last)
-        price |= _sites(anatomy, batches) | _rows(blocks, head)
+        price |= _sites(anatomy, batches) | _rows(*_kept(anatomy, batches))
     for key, others in _others(anatomy, batches.first).items():
-        price[key] = price[key] | others
+        price[key] |= others
     tokens = tokens_text(sequence_length, target_length)
     tokens += f" and {learned_tokens} learned ones" if learned_tokens else ""
-    settings = [f"batch {batch_size} × {tokens}", OPTIMIZERS[optimizer], dtype_name]
-    settings += ["gradient checkpointing"] if gradient_checkpointing else []
-    settings += ["padding mask"] if padding_mask else []
-    price["settings"] = ", ".join(settings)
-    return price
+    step = f"batch {batch_size} × {tokens}", OPTIMIZERS[optimizer], dtype_name
+    return price | {"settings": settings_text(step, gradient_checkpointing, padding_mask)}
+
+
+def settings_text(step: Iterable[str], gradient_checkpointing: bool, padding_mask: bool) -> str:
+    """Return "batch 8 × 128 tokens, AdamW, float32" with what is switched on besides."""
+    more = ["gradient checkpointing"] if gradient_checkpointing else []
+    more += ["padding mask"] if padding_mask else []
+    return ", ".join([*step, *more])
 
 
 def tokens_text(sequence_length: int, target_length: int | None) -> str:
@@ -152,6 +149,21 @@ class _Batches:
         """The decoder's attention makes its keys and values of what the encoder has read."""
         crossing = site.role in ("cross.k", "cross.v")
         return self.first if crossing or site.layer is None else self.of(site.stack)
+
+
+def _model(anatomy: Anatomy, element: int) -> dict[str, Any]:
+    return {
+        "parameters": anatomy.parameters,
+        "weights": anatomy.parameters * element,
+        "element": element,
+        "adapter": {"weights": MASTER, "gradients": MASTER},
+        "approximate": act.is_approximate(anatomy.shape),
+    }
+
+
+def _kept(anatomy: Anatomy, batches: _Batches) -> tuple[list[act.Block], act.Head]:
+    """Return what each row keeps, and what follows them."""
+    return _blocks(anatomy, batches), act.head(anatomy.shape, batches.last)
 
 
 def _decoder(anatomy: Anatomy) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from lora_lab.methods.api import detach
 from lora_lab.methods.attached import attached
 from lora_lab.runs.records import RecordState
 from lora_lab.sweeps.cells import Cell
-from lora_lab.sweeps.store import CellResult, SweepStore
+from lora_lab.sweeps.store import CellResult, CellState, SweepStore
 from lora_lab.training.isolation import ADAPTER
 from lora_lab.training.run import Run
 from lora_lab.training.snapshot import RunState
@@ -74,27 +74,26 @@ def train_cell(
                 if not goes_on(rung, seen[rung]):
                     stopped = True
                     run.stop()
-        snapshot = run.snapshot
-        problem = snapshot.failure.message if snapshot.failure else ""
-        if snapshot.state is RunState.FAILED:
-            return CellResult(cell.id, "failed", run.id, snapshot.step, {}, seen, problem)
-        early = snapshot.step < snapshot.total_steps
-        if early and not stopped:
-            return None
-        return CellResult(
-            cell.id,
-            "stopped early" if early else "done",
-            run.id,
-            snapshot.step,
-            dict(snapshot.metrics),
-            seen,
-        )
+        return _result(cell, run, seen, stopped)
     except LoraLabError as error:
         name, step = (run.id, run.snapshot.step) if run else ("", 0)
         return CellResult(cell.id, "failed", name, step, {}, seen, str(error))
     finally:
         with alone:
             _take_off(lm, run)
+
+
+def _result(cell: Cell, run: Run, seen: Mapping[int, float], stopped: bool) -> CellResult | None:
+    """Return how a cell's run ended; None: somebody stopped it, and not the sweep's rule."""
+    snapshot = run.snapshot
+    if snapshot.state is RunState.FAILED:
+        problem = snapshot.failure.message if snapshot.failure else ""
+        return CellResult(cell.id, "failed", run.id, snapshot.step, {}, seen, problem)
+    early = snapshot.step < snapshot.total_steps
+    if early and not stopped:
+        return None
+    state: CellState = "stopped early" if early else "done"
+    return CellResult(cell.id, state, run.id, snapshot.step, dict(snapshot.metrics), seen)
 
 
 def _take_off(lm: LoadedModel, run: Run | None) -> None:

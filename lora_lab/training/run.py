@@ -73,7 +73,7 @@ class Run:
         id: name of the folder, unique.
         folder: where config, metrics, checkpoints and the adapter go.
         config, training: what is trained and how; of a combination `config` is a tuple. Where the
-            task has classes, the model's head is in it; see `adapters.head`.
+            task has classes, the model's head is in it; see `HeadConfig`.
         lm, task: the model with tokenizer and card, and the data.
         adapter: the `Adapter` in training; None before `start`.
         samples: a few held-out prompts with the answers known so far.

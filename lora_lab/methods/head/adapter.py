@@ -21,7 +21,7 @@ class HeadAdapter(Adapter):
     """Copies of a model's head, or of any modules, that are trained whole.
 
     Attributes:
-        saved: the copies; see `adapters.saved_modules`.
+        saved: the copies; see `ModulesToSave`.
     """
 
     method = "Head"
