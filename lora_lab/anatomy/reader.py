@@ -4,72 +4,59 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
 from lora_lab._util.torch_private import parameters_of
-from lora_lab.anatomy import model_config, roles
+from lora_lab.anatomy import model_config
 from lora_lab.anatomy.blocks import blocks_of
 from lora_lab.anatomy.children import ADDED, LEARNED_CHILD, SAVED_CHILD
 from lora_lab.anatomy.heads import head_modules
-from lora_lab.anatomy.types import Anatomy, Rows, Site, Weight
+from lora_lab.anatomy.leaves import Leaf, grid
+from lora_lab.anatomy.types import Anatomy, Site, Weight
 
 
 @dataclass
-class _Leaf:
-    """One matrix as the walk found it."""
+class _ModuleLeaf(Leaf):
+    module: nn.Module = field(default_factory=nn.Module)
 
-    path: tuple[str, ...]
-    module: nn.Module
-    config: Any  # the nearest one above: a vision tower has its own heads
-    stack: tuple[str, ...] | None = None
-    layer: int | None = None
-    parallel: bool = False  # attention and MLP of its block read one and the same input
-    in_list: bool = False  # an entry of a ModuleList that is no stack of blocks
-
-    @property
-    def inner(self) -> tuple[str, ...]:
-        """The names below the block, or the whole path outside the layers."""
-        return self.path if self.stack is None else self.path[len(self.stack) + 1 :]
-
-    @property
-    def transposed(self) -> bool:
-        return not isinstance(self.module, nn.Linear)
-
-    @property
-    def features(self) -> tuple[int, int]:
-        """(in, out); a quantized Linear's weight need not have this shape."""
-        module = self.module
+    def measure(self) -> None:
+        """Note the matrix's shape; a quantized Linear's weight has another one."""
+        module: Any = self.module
         if isinstance(module, nn.Linear):
-            return module.in_features, module.out_features
-        rows, columns = module.weight.shape  # type: ignore[misc]
-        return int(rows), int(columns)
+            self.features = module.in_features, module.out_features
+        else:
+            rows, columns = module.weight.shape
+            self.features, self.transposed = (int(rows), int(columns)), True
 
 
 class _Walk:
     """Collects the matrices and counts the parameters of a module tree."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.leaves: list[_Leaf] = []
-        self.others: list[_Leaf] = []
-        self.parameters: list[tuple[_Leaf, tuple[str, ...], nn.Parameter]] = []
+        self.leaves: list[_ModuleLeaf] = []
+        self.others: list[_ModuleLeaf] = []
+        self.parameters: list[tuple[_ModuleLeaf, tuple[str, ...], nn.Parameter]] = []
         self.dtype_bytes: int | None = None
         self.packed_gate = False  # experts that keep gate and up in one three-way tensor
         self._kinds = _matrix_kinds()
         self._seen: set[int] = set()
-        self._visit(_Leaf((), model, None))
+        self._visit(_ModuleLeaf(module=model))
 
-    def _visit(self, at: _Leaf) -> None:
+    def _visit(self, at: _ModuleLeaf) -> None:
         module = at.module
         if id(module) in self._seen:
             return
         self._seen.add(id(module))
         self._collect(at, at.path, module)
         if isinstance(module, (*self._kinds, *_OTHER_KINDS)):
-            (self.leaves if isinstance(module, self._kinds) else self.others).append(at)
+            if isinstance(module, self._kinds):
+                at.measure()
+                self.leaves.append(at)
+            else:
+                self.others.append(at)
             for name, child in module.named_children():
                 if name not in ADDED:
                     for path, part in child.named_modules(prefix=name):
@@ -105,7 +92,7 @@ class _Walk:
             and len({type(child) for child in children}) == 1
         )
 
-    def _collect(self, at: _Leaf, path: tuple[str, ...], module: nn.Module) -> None:
+    def _collect(self, at: _ModuleLeaf, path: tuple[str, ...], module: nn.Module) -> None:
         for name, parameter in parameters_of(module).items():
             if parameter is None or id(parameter) in self._seen:
                 continue
@@ -123,14 +110,7 @@ def read(model: nn.Module) -> Anatomy:
     leaves = [
         leaf for leaf in walk.leaves if leaf.module is not output and leaf.path[-1:] != ("lm_head",)
     ]
-    if not any(leaf.stack for leaf in leaves):
-        for leaf in leaves:
-            if leaf.in_list:  # no blocks anywhere, but matrices in a list: the list is the stack
-                leaf.stack, leaf.layer = leaf.path[:-1], int(leaf.path[-1])
-    names = _stack_names([leaf.stack for leaf in leaves if leaf.stack is not None])
-    sites, columns = _in_order(
-        _own_roles([s for leaf in leaves for s in _sites(leaf, names)]), names
-    )
+    sites, columns, names = grid(leaves)
     paths = {name: stack for stack, name in names.items()}
     rows = dict.fromkeys(site.row for site in sites if site.row is not None)
     blocks = blocks_of(sites, {row: ".".join((*paths[row.stack], str(row.layer))) for row in rows})
@@ -149,30 +129,10 @@ def read(model: nn.Module) -> Anatomy:
     return Anatomy(sites, columns, blocks, shape, parameters, weights, others, heads)
 
 
-def _in_order(
-    sites: list[Site], stack_names: dict[tuple[str, ...], str]
-) -> tuple[tuple[Site, ...], tuple[str, ...]]:
-    """Return the sites row by row, those outside the layers last, and the roles of the layers."""
-    appearance = list(dict.fromkeys(site.role for site in sites if site.layer is not None))
-    columns = (
-        *(role for role in roles.ROLE_ORDER if role in appearance),
-        *(role for role in appearance if role not in roles.ROLE_ORDER),
-    )
-    stack = {name: number for number, name in enumerate(stack_names.values())}
-    column = {role: number for number, role in enumerate(columns)}
-
-    def place(site: Site) -> tuple[int, int, int]:
-        if site.layer is None:
-            return len(stack), 0, 0
-        return stack[site.stack], site.layer, column[site.role]
-
-    return tuple(sorted(sites, key=place)), columns
-
-
 _OTHER_KINDS = (nn.Embedding, nn.Conv1d, nn.Conv2d)
 
 
-def _other(leaf: _Leaf) -> Site:
+def _other(leaf: _ModuleLeaf) -> Site:
     module: Any = leaf.module
     path = ".".join(leaf.path)
     if isinstance(module, nn.Embedding):
@@ -210,121 +170,6 @@ def _weights(
             )
         )
     return tuple(found)
-
-
-def _sites(leaf: _Leaf, stack_names: dict[tuple[str, ...], str]) -> list[Site]:
-    inner, module = leaf.inner, ".".join(leaf.path)
-    cross = leaf.stack is not None and roles.is_cross_attention(inner)
-    prefix = "cross." if cross else ""
-    in_features, out_features = leaf.features
-    whole = Site(
-        name=module,
-        module=module,
-        layer=leaf.layer,
-        role=_own_name(leaf),
-        in_features=in_features,
-        out_features=out_features,
-        transposed=leaf.transposed,
-        stack=stack_names[leaf.stack] if leaf.stack is not None else "",
-        input_group=module,
-    )
-    if leaf.stack is None or not inner:
-        return [whole]
-    slices = roles.fused_slices(inner[-1], leaf.config, out_features, cross=cross)
-    if slices:
-        return [
-            replace(
-                whole,
-                name=f"{module}[{prefix}{part.role}]",
-                role=prefix + part.role,
-                out_features=part.groups * part.width,
-                rows=Rows(*part[1:]),
-                input_group=_input_group(leaf, prefix + part.role),
-            )
-            for part in slices
-        ]
-    role = roles.role(inner)
-    if role is None:
-        input_group = _input_group(leaf, "positions") if inner[-1] in _POSITION_LEAVES else module
-        return [replace(whole, input_group=input_group)]
-    expert = roles.expert_path(inner)
-    return [
-        replace(whole, role=expert or prefix + role, input_group=_input_group(leaf, prefix + role))
-    ]
-
-
-_POSITION_LEAVES = ("pos_key_proj", "pos_query_proj")  # DeBERTa: both read the relative positions
-
-
-def _input_group(leaf: _Leaf, role: str) -> str:
-    """Name the input tensor of a matrix; o, down and cross.q each have their own."""
-    assert leaf.stack is not None
-    parent = ".".join(leaf.path[:-1])
-    if role in ("cross.k", "cross.v"):
-        return f"{'.'.join(leaf.stack)}[encoder output]"
-    if role in ("q", "k", "v", "gate", "up") and leaf.parallel:
-        return f"{'.'.join((*leaf.stack, str(leaf.layer)))}[input]"
-    if role in ("q", "k", "v"):
-        return f"{parent}[q k v]"
-    if role in ("gate", "up"):
-        return f"{parent}[gate up]"
-    if role == "positions":
-        return f"{parent}[positions]"
-    return ".".join(leaf.path)
-
-
-def _own_name(leaf: _Leaf) -> str:
-    if leaf.stack is not None and not leaf.inner:
-        return leaf.stack[-1] if leaf.stack else str(leaf.layer)
-    expert = roles.expert_path(leaf.inner)
-    if leaf.stack is not None and expert:
-        return expert
-    name = leaf.path[-1]
-    # A number is no name; a router that is called "gate" must not pass for the MLP's gate, nor a
-    # pooler's "dense" for the many in the blocks.
-    taken = name.isdigit() or name in roles.STANDARD_ROLES
-    taken |= leaf.stack is None and name in roles.AMBIGUOUS_LEAVES
-    return ".".join(leaf.path[-2:]) if taken else name
-
-
-def _own_roles(sites: list[Site]) -> list[Site]:
-    """Lengthen the roles that would name two sites of one row, until each names one."""
-    deepest = max((site.module.count(".") for site in sites), default=0) + 1
-    for length in range(2, deepest + 1):
-        counted = Counter((site.stack, site.layer, site.role) for site in sites)
-        doubled = {(stack, role) for (stack, _, role), count in counted.items() if count > 1}
-        if not doubled:
-            break
-        sites = [
-            replace(site, role=_longer_role(site, length))
-            if (site.stack, site.role) in doubled
-            else site
-            for site in sites
-        ]
-    return sites
-
-
-def _longer_role(site: Site, length: int) -> str:
-    """Return the end of a module's path; of a fused one also which of its rows are meant."""
-    path = ".".join(site.module.split(".")[-length:])
-    return path + site.name.removeprefix(site.module)
-
-
-def _stack_names(stacks: list[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """Name each stack by where its path parts from the others; a lone one needs no name."""
-    paths = list(dict.fromkeys(stacks))
-    if len(paths) < 2:
-        return dict.fromkeys(paths, "")
-    shared = 0
-    while len({path[: shared + 1] for path in paths}) == 1:
-        shared += 1
-    firsts = Counter(path[shared : shared + 1] for path in paths)
-    return {
-        path: ".".join(
-            path[shared : shared + 1] if firsts[path[shared : shared + 1]] == 1 else path[shared:]
-        )
-        for path in paths
-    }
 
 
 def _is_parallel(block: nn.Module) -> bool:
