@@ -175,7 +175,7 @@ def read_file(path: Path, columns: Sequence[Column]) -> Dataset:
         if "corresponds to no data" in str(error) or isinstance(error, StopIteration):
             raise TaskError(f"{path} has no rows; it needs at least two") from error
         raise TaskError(
-            f"{path} cannot be read as {suffix[1:]}: {first_line(error)}; mend the file"
+            f"{path} cannot be read as {suffix[1:]}: {first_line(error)}; fix the file"
         ) from error
 
 
