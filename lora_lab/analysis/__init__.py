@@ -1,7 +1,7 @@
 """Spectra over a live model: ΔW of every site, its ranks, and how it lies against W₀.
 
 ΔW is never built and nothing here changes the model, so all of it may run beside a training
-thread. Reading a site while the optimizer writes it gives a mixture of two neighbouring steps; for
+thread. Reading a site while the optimizer writes it gives a mixture of two neighboring steps; for
 exact numbers read while the run is paused, or from a `Snapshot`.
 """
 

@@ -18,7 +18,7 @@ from lora_lab.analysis.leading import BaseWeight
 from lora_lab.analysis.sites import AdaptedSite, naming
 from lora_lab.errors import ConfigError
 
-_NEIGHBOURS = 5  # directions of W₀ on either side of the best match that make its window
+_NEIGHBORS = 5  # directions of W₀ on either side of the best match that make its window
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class SiteIntruders:
         similarity: (k,) float32, max|cos| of their left vectors with any of W₀'s left vectors.
         window_similarity: (k,) float32, how much of the vector lies in the span of its best match
             and the five W₀ directions on either side: near 1 for one that ΔW only turned among
-            neighbours of nearly equal σ, which is no intruder in truth.
+            neighbors of nearly equal σ, which is no intruder in truth.
         random_line: √(2·ln n/n), about what a random vector has as its similarity; where it comes
             near `epsilon`, in small models, an intruder may be chance.
         epsilon: a direction is an intruder when its similarity is below it.
@@ -125,7 +125,7 @@ def _site_intruders(
         X = base.left_vectors()
     similarity = np.minimum(spectra.best_match(U, X), 1)
     best = np.abs(X.T @ U).argmax(axis=0)
-    window = spectra.window_match(U, X, best - _NEIGHBOURS, best + _NEIGHBOURS + 1)
+    window = spectra.window_match(U, X, best - _NEIGHBORS, best + _NEIGHBORS + 1)
     intruder = similarity < epsilon
     return SiteIntruders(
         name=place.name,

@@ -2,7 +2,7 @@
 
 All of it is kept by content: the same weight is found again whether it comes as the parameter, a
 view or a gathered copy, and a changed one (another model in the same memory, a merge) is not
-mistaken for it. To recognise a 4096² weight takes about 3 ms.
+mistaken for it. To recognize a 4096² weight takes about 3 ms.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 from lora_lab import spectra
 from lora_lab._util.arrays import computable, to_numpy
 
-_Found = tuple[np.ndarray, ...]
+_Arrays = tuple[np.ndarray, ...]
 
 # In host memory. All left vectors of SmolLM2-135M take 340 MB; a larger model's come and go.
 _KEPT_BYTES = 512 << 20
-_kept: OrderedDict[tuple[Any, ...], _Found] = OrderedDict()
+_kept: OrderedDict[tuple[Any, ...], _Arrays] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -44,7 +44,7 @@ class BaseWeight:
     def norm(self) -> float:
         """‖W₀‖_F."""
 
-        def find() -> _Found:
+        def find() -> _Arrays:
             return (np.asarray(float(spectra.matrix_norm(self.W))),)
 
         return float(self._recall("norm", find)[0])
@@ -52,7 +52,7 @@ class BaseWeight:
     def leading(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return `spectra.top_directions`: U (out, c), s (c,), Vt (c, in), c ≤ `count`."""
 
-        def find() -> _Found:
+        def find() -> _Arrays:
             return tuple(map(to_numpy, spectra.top_directions(self.W, count)))
 
         U, s, Vt = self._recall("leading", find)
@@ -63,7 +63,7 @@ class BaseWeight:
     def left_vectors(self) -> np.ndarray:
         """Return all left singular vectors, (out, min(out, in)), strongest first: an exact SVD."""
 
-        def find() -> _Found:
+        def find() -> _Arrays:
             return (to_numpy(spectra.top_directions(self.W, min(self.W.shape))[0]),)
 
         return self._recall("left vectors", find)[0]
@@ -71,12 +71,12 @@ class BaseWeight:
     def random_projections(self, r: int, draws: int, seed: int) -> np.ndarray:
         """Return `spectra.sampled_random_projection`, (draws,)."""
 
-        def find() -> _Found:
+        def find() -> _Arrays:
             return (to_numpy(spectra.sampled_random_projection(self.W, r, draws, seed)),)
 
         return self._recall(("random", r, draws, seed), find)[0]
 
-    def _recall(self, what: Any, find: Callable[[], _Found]) -> _Found:
+    def _recall(self, what: Any, find: Callable[[], _Arrays]) -> _Arrays:
         key = (*self._content, what)
         with _lock:
             if key in _kept:
@@ -84,13 +84,13 @@ class BaseWeight:
                 return _kept[key]
         return self._keep(what, find())
 
-    def _keep(self, what: Any, found: _Found) -> _Found:
+    def _keep(self, what: Any, arrays: _Arrays) -> _Arrays:
         with _lock:
-            _kept[(*self._content, what)] = found
-            size = sum(array.nbytes for arrays in _kept.values() for array in arrays)
+            _kept[(*self._content, what)] = arrays
+            size = sum(array.nbytes for known in _kept.values() for array in known)
             while size > _KEPT_BYTES:
                 size -= sum(array.nbytes for array in _kept.popitem(last=False)[1])
-        return found
+        return arrays
 
 
 def leading_directions(W: Any, count: int) -> np.ndarray:

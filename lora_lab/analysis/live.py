@@ -1,7 +1,7 @@
 """Spectra over a live model: ΔW of every site and its ranks.
 
 ΔW is never built and nothing here changes the model, so all of it may run beside a training
-thread. Reading a site while the optimizer writes it gives a mixture of two neighbouring steps; for
+thread. Reading a site while the optimizer writes it gives a mixture of two neighboring steps; for
 exact numbers read while the run is paused, or from a `Snapshot`.
 """
 
@@ -65,7 +65,7 @@ def adapter_spectra(adapter: AdapterLike) -> dict[str, np.ndarray]:
     same: defaultdict[Any, list[str]] = defaultdict(list)
     for name in sites:
         same[_kind(R_A[name]), _kind(R_B[name])].append(name)
-    found: dict[str, np.ndarray] = {}
+    values: dict[str, np.ndarray] = {}
     for names in same.values():
         scales = np.array([updates[name].scale for name in names])
         cores = stack([R_A[name] for name in names]), stack([R_B[name] for name in names])
@@ -73,8 +73,8 @@ def adapter_spectra(adapter: AdapterLike) -> dict[str, np.ndarray]:
             s = spectra.singular_values_from_triangles(*cores, scales)
         except AdapterError as error:
             raise AdapterError(f"{_first_broken(names, R_A, R_B)}: {error}") from None
-        found.update(zip(names, to_numpy(s), strict=True))
-    return {name: found[name] for name in sites}
+        values.update(zip(names, to_numpy(s), strict=True))
+    return {name: values[name] for name in sites}
 
 
 def _first_broken(names: list[str], *factors: Mapping[str, Any]) -> str:

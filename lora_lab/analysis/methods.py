@@ -27,7 +27,7 @@ from lora_lab.tasks.metrics import NATS, metric_of
 # Every method wants its own learning rate; the rest of the training is the same for all.
 _FREE = ("learning_rate", "loraplus_lr_ratio", "weight_decay", "seed", "save_steps")
 _HEAD = "+Head"  # a combination's name ends so where a classifier's head has a config of its own
-_MEND = "compare runs of one model, task and training that differ in method, learning rate and seed"
+_FIX = "compare runs of one model, task and training that differ in method, learning rate and seed"
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") ->
     """
     records = list(records)
     settings = [_settings(record) for record in records]
-    refuse_differences(settings, _MEND)
+    refuse_differences(settings, _FIX)
     ended = [record for record in records if final_score(record, metric) is not None]
     if not ended:
         raise nothing_to_show(records, metric)
@@ -224,8 +224,8 @@ def _setting(config: Mapping[str, Any]) -> str:
 def _base(runs: Sequence[RunRecord], metric: str) -> float | None:
     """Return what the bare model came to, the mean over the runs: all measured the same."""
     before = f"{metric.removesuffix('_after')}_before"
-    found = [metrics(run)[before] for run in runs if before in metrics(run)]
-    return statistics.fmean(found) if found else None
+    scores = [metrics(run)[before] for run in runs if before in metrics(run)]
+    return statistics.fmean(scores) if scores else None
 
 
 def _note(records: Sequence[RunRecord], ended: int, groups: Iterable[Sequence[RunRecord]]) -> str:

@@ -82,11 +82,11 @@ def compare(
             f"{name} ({sizes[0]}) and {other} ({sizes[1]}) are not the same matrix; "
             "compare one site of two adapters of the same base model"
         )
-    found = []
+    directions = []
     for site, label in zip((first, second), labels, strict=True):
         with naming(f"{name} ({label})"):
-            found.append(_directions(site, side, rank_by, most))
-    return _overlap_map(name, labels, side, *found)
+            directions.append(_directions(site, side, rank_by, most))
+    return _overlap_map(name, labels, side, *directions)
 
 
 def compare_with_base(

@@ -37,12 +37,12 @@ def shared_settings(record: RunRecord, free: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def refuse_differences(settings: Sequence[Mapping[str, Any]], mend: str) -> None:
+def refuse_differences(settings: Sequence[Mapping[str, Any]], fix: str) -> None:
     """Raise `RunError` unless all runs have the same settings.
 
     Args:
         settings: of each run, as `shared_settings` returns them.
-        mend: what to give instead.
+        fix: what to give instead.
     """
     if not settings:
         raise RunError("there are no runs to compare; train some, or name another folder of runs")
@@ -50,7 +50,7 @@ def refuse_differences(settings: Sequence[Mapping[str, Any]], mend: str) -> None
         values = list(dict.fromkeys(json.dumps(one.get(key)) for one in settings))
         if len(values) > 1:
             shown = ", ".join(values[:3]) + (", …" if len(values) > 3 else "")
-            raise RunError(f"these runs are not comparable: {key} is {shown}; {mend}")
+            raise RunError(f"these runs are not comparable: {key} is {shown}; {fix}")
 
 
 def end_state(record: RunRecord) -> str | None:
@@ -70,8 +70,8 @@ def loss_unit(record: RunRecord) -> str:
 
 def final_score(record: RunRecord, metric: str) -> float | None:
     """Return a finished run's metric; None where it is not there, or not finite."""
-    found = metrics(record).get(metric) if end_state(record) == "done" else None
-    return float(found) if isinstance(found, (int, float)) and math.isfinite(found) else None
+    score = metrics(record).get(metric) if end_state(record) == "done" else None
+    return float(score) if isinstance(score, (int, float)) and math.isfinite(score) else None
 
 
 def nothing_to_show(records: Sequence[RunRecord], metric: str) -> RunError:

@@ -31,7 +31,7 @@ _FREE_TRAINING = (
     *("learning_rate", "seed", "save_steps"),
     *("gradient_checkpointing", "recompute_mlp"),
 )
-_MEND = "give runs that differ only in rank and learning rate, such as comparable_runs(records)[0]"
+_FIX = "give runs that differ only in rank and learning rate, such as comparable_runs(records)[0]"
 
 
 @dataclass(frozen=True)
@@ -88,29 +88,29 @@ def sweep_map(records: Iterable[RunRecord], metric: str = "loss_after") -> Sweep
             comparable; the line names the setting in which they differ.
     """
     records = list(records)
-    refuse_differences([_settings(record) for record in records], _MEND)
-    found: defaultdict[tuple[int, float], list[float]] = defaultdict(list)
+    refuse_differences([_settings(record) for record in records], _FIX)
+    scores_of: defaultdict[tuple[int, float], list[float]] = defaultdict(list)
     alphas: defaultdict[tuple[int, float], set[float]] = defaultdict(set)
     failed = unfinished = 0
     for record in records:
         cell = _cell(record)
         score = final_score(record, metric)
         if score is not None:
-            found[cell].append(score)
+            scores_of[cell].append(score)
             alphas[cell].add(record.config["lora"]["lora_alpha"])
         elif end_state(record) == "failed":
-            found[cell] += []
+            scores_of[cell] += []
             failed += 1
         else:
             unfinished += 1
-    if not any(found.values()):
+    if not any(scores_of.values()):
         raise nothing_to_show(records, metric)
 
-    ranks = tuple(sorted({r for r, _ in found}))
-    learning_rates = tuple(sorted({rate for _, rate in found}))
+    ranks = tuple(sorted({r for r, _ in scores_of}))
+    learning_rates = tuple(sorted({rate for _, rate in scores_of}))
     values = np.full((len(ranks), len(learning_rates)), np.nan, np.float32)
     counts = np.zeros(values.shape, np.int32)
-    for (r, rate), scores in found.items():
+    for (r, rate), scores in scores_of.items():
         at = ranks.index(r), learning_rates.index(rate)
         values[at] = np.mean(scores) if scores else np.nan
         counts[at] = len(scores)
@@ -135,8 +135,8 @@ def _settings(record: RunRecord) -> dict[str, Any]:
         lora = {**LoraConfig().to_dict(), **record.config["lora"]}
         targets = lora["target_modules"]
         lora["target_modules"] = targets if isinstance(targets, str) else sorted(targets)
-        kept = {key: value for key, value in lora.items() if key not in _FREE_LORA}
-        return shared_settings(record, _FREE_TRAINING) | kept
+        shared = {key: value for key, value in lora.items() if key not in _FREE_LORA}
+        return shared_settings(record, _FREE_TRAINING) | shared
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(_foreign(record, error)) from None
 

@@ -135,7 +135,7 @@ def _short(value: float | None) -> str:
 
 
 def _row_json(row: SiteAnalysis) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    row_json: dict[str, Any] = {
         "name": row.name,
         "layer": row.layer,
         "role": row.role,
@@ -146,9 +146,9 @@ def _row_json(row: SiteAnalysis) -> dict[str, Any]:
         "frobenius_norm": _finite(row.frobenius_norm),
     }
     if row.amplification is not None and row.random_amplification is not None:
-        found["amplification"] = _finite(row.amplification)
-        found["random_amplification"] = _finite(row.random_amplification)
-    return found
+        row_json["amplification"] = _finite(row.amplification)
+        row_json["random_amplification"] = _finite(row.random_amplification)
+    return row_json
 
 
 def _finite(value: float) -> float | None:

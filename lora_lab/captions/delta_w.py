@@ -32,7 +32,7 @@ def spectrum_against_base_summary(view: SpectrumView) -> str:
         f"W₀ stand above the edge of noise, {format_number(view.edge)}"
     )
     if not len(view.delta) or not view.delta[0]:
-        return f"{where}: ΔW is zero, nothing is learnt yet; {noise}."
+        return f"{where}: ΔW is zero, nothing is learned yet; {noise}."
     largest = float(view.delta[0])
     size = float(np.linalg.norm(view.delta.astype(np.float64)))
     strong = int((view.delta > view.edge).sum())
@@ -68,22 +68,22 @@ def phi_summary(overlap: OverlapMap) -> str:
 
 def amplification_summary(rows: Sequence[SiteAmplification]) -> str:
     """Say in words what table 7's triples show."""
-    learnt = [row for row in rows if row.r]
-    if not learnt:
+    learned = [row for row in rows if row.r]
+    if not learned:
         return "ΔW is zero at every site: it has no directions."
-    strongest = max(learnt, key=lambda row: row.factor)
-    factors = [row.factor for row in learnt]
-    above = [row.along_delta / row.random_level for row in learnt if row.random_level]
-    share = [row.along_delta / row.along_own for row in learnt if row.along_own]
+    strongest = max(learned, key=lambda row: row.factor)
+    factors = [row.factor for row in learned]
+    above = [row.along_delta / row.random_level for row in learned if row.random_level]
+    share = [row.along_delta / row.along_own for row in learned if row.along_own]
     text = (
-        f"{_sites(len(learnt))}: ΔW amplifies its directions {_span(factors)}; most at "
+        f"{_sites(len(learned))}: ΔW amplifies its directions {_span(factors)}; most at "
         f"{strongest.name} (‖ΔW‖ {format_number(strongest.delta_norm)}, W₀ there "
         f"{format_number(strongest.along_delta)}). Along ΔW's directions W₀ has, at the median, "
         f"{format_number(float(np.median(above or [math.nan])))} times what random directions "
         f"would have, and {format_number(100 * float(np.median(share or [math.nan])))} % of what "
         "its own strongest have."
     )
-    left_out = len(rows) - len(learnt)
+    left_out = len(rows) - len(learned)
     return f"{text} At {_sites(left_out)} ΔW is zero." if left_out else text
 
 
@@ -94,7 +94,7 @@ def step_maps_summary(maps: StepMaps, index: int) -> str:
     if not np.isfinite(sizes).any():
         return f"{head}: no site has an adapter."
     if not np.nanmax(sizes):
-        return f"{head}: ΔW is zero everywhere, nothing is learnt yet."
+        return f"{head}: ΔW is zero everywhere, nothing is learned yet."
     role, layer = np.unravel_index(int(np.nanargmax(sizes)), sizes.shape)
     return (
         f"{head}: effective ranks {np.nanmin(ranks):.2f} to {np.nanmax(ranks):.2f}, mean "
@@ -109,10 +109,10 @@ def intruder_summary(rows: Sequence[SiteIntruders]) -> str:
     if not rows:
         return "No site has an adapter."
     looked = sum(len(row.similarity) for row in rows)
-    found = sum(row.count for row in rows)
+    count = sum(row.count for row in rows)
     what = f"{looked:,} strongest directions of W₀ + ΔW at {_sites(len(rows))}"
     epsilon = rows[0].epsilon
-    if not found:
+    if not count:
         lowest = min(rows, key=lambda row: float(np.min(row.similarity, initial=1)))
         text = (
             f"No intruder among the {what}: each has |cos| ≥ {epsilon:g} with one of W₀'s; the "
@@ -122,7 +122,7 @@ def intruder_summary(rows: Sequence[SiteIntruders]) -> str:
         most = max(rows, key=lambda row: row.count)
         with_some = sum(bool(row.count) for row in rows)
         text = (
-            f"{found:,} of the {what} are intruders (largest |cos| with W₀ below {epsilon:g}), "
+            f"{count:,} of the {what} are intruders (largest |cos| with W₀ below {epsilon:g}), "
             f"at {_sites(with_some)}, up to {most.count} at one ({most.name})."
         )
     near = sum(row.random_line > 0.8 * row.epsilon for row in rows)

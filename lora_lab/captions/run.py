@@ -19,7 +19,7 @@ def summary(view: SiteView) -> str:
     """Say in words what the spectrum and the overlap map of a site show."""
     m = len(view.singular_values)
     if not view.frobenius_norm:
-        return f"{view.site}, step {view.step}: ΔW is zero, nothing is learnt yet."
+        return f"{view.site}, step {view.step}: ΔW is zero, nothing is learned yet."
     row, column = np.unravel_index(int(np.nanargmax(view.overlap)), view.overlap.shape)
     return (
         f"{view.site}, step {view.step}: effective rank {view.effective_rank:.2f} of {m}, "

@@ -64,7 +64,7 @@ def update_spectrum(figure: Any, view: SiteView, theme: Theme = "light") -> None
     figure.layout.yaxis.tickvals = [0, top / 2, top]
     figure.layout.yaxis.ticktext = [f"{tick / unit:.3g}" for tick in (0, top / 2, top)]
     figure.layout.yaxis.title.text = f"singular value σ{power}"
-    text = f"σ₁ = {format_number(largest)}" if largest > 0 else "ΔW is zero: nothing is learnt yet"
+    text = f"σ₁ = {format_number(largest)}" if largest > 0 else "ΔW is zero: nothing is learned yet"
     figure.layout.annotations = [note(text, THEMES[theme], x=0.99, y=0.98, xanchor="right")]
 
 
@@ -124,6 +124,6 @@ def spectrum_against_base_figure(
     if smallest > 0:
         figure.update_yaxes(**log_axis(smallest, largest))
     if not len(view.delta) or not view.delta[0]:
-        text = "ΔW is zero: nothing is learnt yet"
+        text = "ΔW is zero: nothing is learned yet"
         figure.add_annotation(note(text, colours, x=0.02, y=0.02, xanchor="left", above=True))
     return figure

@@ -156,7 +156,7 @@ def test_maps_over_steps_follow_the_slider(bench: Workbench) -> None:
     figure = shown.figure(data, "light", 800)
     shown.values["step"] = 0
     assert shown.redraw(figure, data)
-    assert np.nanmax(figure.data[1].z) == 0  # nothing is learnt at step 0
+    assert np.nanmax(figure.data[1].z) == 0  # nothing is learned at step 0
     assert "step 0" in shown.words(data).lower()
     shown.measured(data)
     assert shown.values["step"] == 0, "a slider that was moved back stays there"

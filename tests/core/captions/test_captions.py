@@ -56,7 +56,7 @@ def test_amplification():
 
 def test_step_maps():
     maps = fakes.step_maps()
-    assert "nothing is learnt yet" in say.step_maps_summary(maps, 0)
+    assert "nothing is learned yet" in say.step_maps_summary(maps, 0)
     text = say.step_maps_summary(maps, 199)
     # The last cell of 210: 0.01·(1 + 209/210); the first: 0.01.
     assert text.startswith("Step 1,990 of 1,990: effective ranks 4.00 to 6.99")

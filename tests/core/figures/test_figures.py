@@ -106,7 +106,7 @@ def test_the_spectrum_shows_the_values():
     assert low == 0
     assert shown.singular_values[0] <= high <= 2 * shown.singular_values[0]
     text = figures.spectrum_figure(view(zero=True)).layout.annotations[0].text
-    assert text == "ΔW is zero: nothing is learnt yet"
+    assert text == "ΔW is zero: nothing is learned yet"
 
 
 @pytest.mark.parametrize("largest", [1e-44, 3e-7, 0.1, 0.99, 1.0, 1000.0, 7.1e30])

@@ -275,7 +275,7 @@ def test_a_loop_that_never_asked_for_cuts_is_told_when_it_saves_or_merges(tmp_pa
     optimizer = optimizer_of(adapter)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ll.save_adapter(model, tmp_path)  # nothing is learnt yet
+        ll.save_adapter(model, tmp_path)  # nothing is learned yet
     train(model, adapter, optimizer, 2)
     line = r"without AdaLoRA's cuts: every rank is init_r 3 .* call adapter\.begin_training"
     with pytest.warns(UserWarning, match=line):
