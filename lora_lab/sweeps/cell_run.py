@@ -16,6 +16,7 @@ from lora_lab.runs.records import RecordState
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.store import CellResult, CellState, SweepStore
 from lora_lab.training.isolation import ADAPTER
+from lora_lab.training.resume import resume
 from lora_lab.training.run import Run
 from lora_lab.training.snapshot import RunState
 
@@ -118,7 +119,7 @@ def _resumed(lm: LoadedModel, task: Task, cell: Cell, store: SweepStore) -> Run 
     record = store.run_of(cell.id)
     if record is None or record.state not in (RecordState.CUT_OFF, RecordState.STOPPED):
         return None
-    return record.resume(lm, task)
+    return resume(record, lm, task)
 
 
 def _new(lm: LoadedModel, task: Task, cell: Cell, store: SweepStore) -> Run:
