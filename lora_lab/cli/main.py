@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
         options = _parser(given).parse_args(given)
-        report = options.run(options)
+        report = options.call(options)
     except LoraLabError as error:
         print(f"lora-lab: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -65,5 +65,5 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
             command: Command = importlib.import_module(f"lora_lab.cli.{name}").COMMAND
             command.arguments(subparser)
             subparser.add_argument("--json", action="store_true", help="print one JSON object")
-            subparser.set_defaults(run=command.run)
+            subparser.set_defaults(call=command.run)
     return parser

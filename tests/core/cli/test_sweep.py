@@ -136,7 +136,7 @@ def test_ray_gets_the_plan_the_address_and_the_gpus(tmp_path, monkeypatch, capsy
         calls.append((plan.folder, address, gpus))
         return {}
 
-    monkeypatch.setattr("lora_lab.sweeps.cluster.sweep_on_ray", on_ray)
+    monkeypatch.setattr("lora_lab.cli.sweep.sweep_on_ray", on_ray)
     path = write(tmp_path, grid={"r": [1]})
     assert main(["sweep", str(path), "--ray"]) == 1  # no cell has come back
     assert main(["sweep", str(path), "--ray", "auto", "--gpus", "0.5"]) == 1

@@ -133,7 +133,7 @@ def test_another_site_comes_at_once(scene):
     observer, _, _ = scene
     first, second = list(observer.adapter.sites)[:2]
     observer.look(1, first)
-    assert observer.look(1, second)["factors"].site == second
+    assert observer.look(1, second)["factors"].site.name == second
 
 
 def test_log_lines_of_the_thread_become_notes_and_others_pass(caplog):
