@@ -123,8 +123,7 @@ def _resumed(lm: LoadedModel, task: Task, cell: Cell, store: SweepStore) -> Run 
 
 
 def _new(lm: LoadedModel, task: Task, cell: Cell, store: SweepStore) -> Run:
-    config = cell.configs[0] if len(cell.configs) == 1 else cell.configs
-    return Run(lm, task, config, cell.training, store.folder, cell.id).start()
+    return Run(lm, task, cell.configs, cell.training, store.folder, cell.id).start()
 
 
 def _loss_at(run: Run, step: int) -> float:
