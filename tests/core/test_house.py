@@ -59,10 +59,10 @@ def test_what_trains_imports_without_the_notebook_packages():
 
 def test_the_public_face_is_whole_and_its_functions_win_over_their_modules():
     code = (
-        "import lora_lab as ll, lora_lab.budget, lora_lab.anatomy\n"
+        "import lora_lab as ll, lora_lab.budget, lora_lab.anatomy, lora_lab.runs\n"
         "missing = [name for name in ll.__all__ if not hasattr(ll, name)]\n"
         "assert not missing, missing\n"
-        "assert callable(ll.budget) and callable(ll.anatomy)\n"
+        "assert callable(ll.budget) and callable(ll.anatomy) and callable(ll.runs)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
