@@ -7,9 +7,6 @@ is first used.
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-# `anatomy` and `budget` stand in the packages of their names, and are kept from being hidden by
-# them; `runs` stands elsewhere (seen with lazy_loader 0.6).
-globals().setdefault("__lazy_shadowed__", set()).add("runs")
 # Importing the package `runs` must not take the function's name: lazy_loader sees to that by itself
 # where the two are made in one place, and `ll.runs()` comes by way of what resumes runs.
 globals()["__lazy_shadowed__"].add("runs")
