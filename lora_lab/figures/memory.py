@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from lora_lab._util.format import format_bytes
 from lora_lab.budget.reading import MemoryReading
-from lora_lab.figures._base import THEMES, Theme, base_layout, room_for_text, show_legend
+from lora_lab.figures._base import THEMES, Colours, Theme, base_layout, room_for_text, show_legend
 
 if TYPE_CHECKING:
     from lora_lab.budget.costs import Budget, Memory
@@ -68,18 +68,7 @@ def memory_figure(
         bargap=0.35,
         margin_l=110,
         legend_traceorder="normal",
-        annotations=[
-            {
-                "x": total / size,
-                "y": label,
-                "text": format_bytes(total),
-                "showarrow": False,
-                "xanchor": "left",
-                "xshift": 6,
-                "font": {"color": colours.text, "size": 12},
-            }
-            for label, total in totals.items()
-        ],
+        annotations=[_total(label, total, size, colours) for label, total in totals.items()],
     )
     show_legend(figure)
     longest = max(totals.values())
@@ -87,6 +76,19 @@ def memory_figure(
     figure.update_xaxes(title_text=unit, range=[0, longest / size * room], nticks=6)
     figure.update_yaxes(categoryorder="array", categoryarray=list(totals)[::-1], showline=False)
     return figure
+
+
+def _total(label: str, total: int, size: int, colours: Colours) -> dict[str, Any]:
+    """Return a bar's total, as a text behind its end."""
+    return {
+        "x": total / size,
+        "y": label,
+        "text": format_bytes(total),
+        "showarrow": False,
+        "xanchor": "left",
+        "xshift": 6,
+        "font": {"color": colours.text, "size": 12},
+    }
 
 
 def _unit(count: int) -> tuple[str, int]:

@@ -53,24 +53,8 @@ def phi_figure(
     colours = THEMES[theme]
     values = (overlap.excess if excess else overlap.values).astype(np.float32)
     rows, columns = values.shape
-    figure = go.Figure(layout=base_layout(colours, width, height))
-    figure.add_heatmap(
-        x=np.arange(1, columns + 1, dtype=np.int32),
-        y=np.arange(1, rows + 1, dtype=np.int32),
-        z=values,
-        customdata=np.stack(
-            [overlap.values, overlap.random, overlap.spread], axis=-1, dtype=np.float32
-        ),
-        colorscale=_SCALE,
-        zmin=0,
-        zmax=1,
-        hoverongaps=False,
-        hovertemplate=(
-            "first %{y} with first %{x}<br>φ = %{customdata[0]:.3f}"
-            "<br>random %{customdata[1]:.3f} ± %{customdata[2]:.3f}<extra></extra>"
-        ),
-        colorbar=colour_bar(colours, "") | {"tickvals": [0, 0.2, 0.5, 1]},
-    )
+    layout = base_layout(colours, width, height)
+    figure = go.Figure(_heat_map(overlap, values, colours), layout)
     figure.update_layout(plot_bgcolor=colours.line, margin_r=BAR_MARGIN, margin_t=38)
     figure.update_xaxes(
         title_text=f"first j directions of {plain(overlap.second)}",
@@ -91,6 +75,27 @@ def phi_figure(
     else:
         _draw_random_level(figure, overlap.random, colours)
     return figure
+
+
+def _heat_map(overlap: OverlapMap, values: np.ndarray, colours: Colours) -> go.Heatmap:
+    rows, columns = values.shape
+    return go.Heatmap(
+        x=np.arange(1, columns + 1, dtype=np.int32),
+        y=np.arange(1, rows + 1, dtype=np.int32),
+        z=values,
+        customdata=np.stack(
+            [overlap.values, overlap.random, overlap.spread], axis=-1, dtype=np.float32
+        ),
+        colorscale=_SCALE,
+        zmin=0,
+        zmax=1,
+        hoverongaps=False,
+        hovertemplate=(
+            "first %{y} with first %{x}<br>φ = %{customdata[0]:.3f}"
+            "<br>random %{customdata[1]:.3f} ± %{customdata[2]:.3f}<extra></extra>"
+        ),
+        colorbar=colour_bar(colours, "") | {"tickvals": [0, 0.2, 0.5, 1]},
+    )
 
 
 def _draw_random_level(figure: go.Figure, random: np.ndarray, colours: Colours) -> None:

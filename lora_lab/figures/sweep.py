@@ -14,6 +14,7 @@ from lora_lab.figures._base import (
     BAR_MARGIN,
     LETTER,
     THEMES,
+    Colours,
     Theme,
     base_layout,
     colour_bar,
@@ -50,13 +51,7 @@ def sweep_figure(
         x=np.arange(columns, dtype=np.int32),
         y=np.arange(rows, dtype=np.int32),
         z=sweep.values.astype(np.float32),
-        customdata=[
-            [
-                _cell_text(rank, rate, count)
-                for rate, count in zip(sweep.learning_rates, row, strict=True)
-            ]
-            for rank, row in zip(sweep.ranks, sweep.counts.tolist(), strict=True)
-        ],
+        customdata=_cell_texts(sweep),
         colorscale="Viridis_r" if low_is_good else "Viridis",
         zmin=ends[0],
         zmax=ends[1],
@@ -86,6 +81,22 @@ def sweep_figure(
         range=[-0.5, rows - 0.5],
     )
     figure.add_annotation(heading(plain(", ".join(filter(None, measured(sweep)))), colours))
+    _frame_best(figure, sweep, colours)
+    return figure
+
+
+def _cell_texts(sweep: SweepMap) -> list[list[str]]:
+    """Return what each cell says of itself under the pointer."""
+    return [
+        [
+            _cell_text(rank, rate, count)
+            for rate, count in zip(sweep.learning_rates, row, strict=True)
+        ]
+        for rank, row in zip(sweep.ranks, sweep.counts.tolist(), strict=True)
+    ]
+
+
+def _frame_best(figure: go.Figure, sweep: SweepMap, colours: Colours) -> None:
     if np.isfinite(sweep.values).any():
         row = sweep.ranks.index(sweep.best[0])
         column = sweep.learning_rates.index(sweep.best[1])
@@ -100,7 +111,6 @@ def sweep_figure(
         figure.add_annotation(note("best framed", colours, x=1, y=1, above=True))
     else:
         figure.add_annotation(note("no run has ended with it", colours, x=0.5, y=0.5))
-    return figure
 
 
 def _colour_ends(values: np.ndarray, *, low_is_good: bool) -> tuple[float, float]:
