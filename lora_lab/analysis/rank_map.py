@@ -25,7 +25,7 @@ def rank_map(sites: Iterable[Placed], singular_values: Mapping[str, np.ndarray])
     """Lay effective ranks out as role × layer, in the order in which roles and layers first come.
 
     Args:
-        sites: `anatomy.grid_sites` for the whole model, or `analysis.rows` for an adapter's own.
+        sites: `Anatomy.grid_sites` for the whole model, or `Analysis.rows` for an adapter's own.
         singular_values: {site name: σ}, as `adapter_spectra` or a `Snapshot` gives it.
 
     Raises:
