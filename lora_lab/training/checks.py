@@ -44,7 +44,7 @@ def check_settings(
     """Refuse what the methods, the model and the training together rule out.
 
     Raises:
-        ConfigError: the line names the mend.
+        ConfigError: the line names the fix.
     """
     for config in configs:
         config.check_steps(training.max_steps)

@@ -36,7 +36,7 @@ class Observer:
         self._watched: str | None = None
         self._ranks: dict[str, int] = {}
 
-    def look(self, step: int, watch: str | None, now: bool = False) -> dict[str, Any]:
+    def observe(self, step: int, watch: str | None, now: bool = False) -> dict[str, Any]:
         """Return the snapshot fields that are due, of "spectra", "factors" and "ranks".
 
         Spectra also go to disk, as far as the recorder wants them.

@@ -37,7 +37,7 @@ class LossHistory:
 
 
 class Pace:
-    """A clock that stands while the run is paused, and the rate of the latest steps.
+    """A clock that is stopped while the run is paused, and the rate of the latest steps.
 
     Args:
         seconds: that are on the clock already.
@@ -50,14 +50,14 @@ class Pace:
         self._since: float | None = None
         self._marks: deque[float] = deque(maxlen=self.WINDOW + 1)
 
-    def go(self) -> None:
+    def start(self) -> None:
         """Let the clock run."""
         if self._since is None:
             self._since = time.perf_counter()
         if not self._marks:
             self._marks.append(self.seconds)
 
-    def stand(self) -> None:
+    def stop(self) -> None:
         """Stop the clock."""
         self._seconds, self._since = self.seconds, None
 

@@ -67,7 +67,7 @@ class Recorder:
         log.append(0, self._row(Spectra(0, values)))
         self._log = log
 
-    def go_on(self, step: int) -> None:
+    def resume(self, step: int) -> None:
         """Go on with the files of a run that ended: rows after so many steps are dropped.
 
         Raises:

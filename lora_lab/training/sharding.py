@@ -32,12 +32,12 @@ def shard(model: Any, adapter: Adapter) -> None:
     if torch.cuda.is_available():
         device = "cuda"
         torch.cuda.set_device(processes.local_rank())  # of this thread
-    learnt = set(adapter.parameters())
-    for parameter in learnt:
+    learned = set(adapter.parameters())
+    for parameter in learned:
         parameter.data = parameter.data.to(device)
     mesh = init_device_mesh(device, (processes.count(),))
     blocks = whole_blocks(model)
     # Those below others first, and the rest, embeddings and head, at last.
     whole = [module for module in model.modules() if type(module).__name__ in blocks]
     for module in [*reversed(whole), model]:
-        fully_shard(module, mesh=mesh, ignored_params=learnt)
+        fully_shard(module, mesh=mesh, ignored_params=learned)

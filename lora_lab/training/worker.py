@@ -1,7 +1,7 @@
 """What a run does on its thread: evaluate the base, train, evaluate, save; and how it fails.
 
-Imports transformers; loaded by a run's own thread when it starts. Nothing here prints, displays or
-touches a widget: all that is to be seen goes into the run's Snapshot.
+Nothing here prints, displays or touches a widget: all that is to be seen goes into the run's
+Snapshot.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
 
 from lora_lab.budget.meter import Meter
 from lora_lab.checkpoint.saving import save_adapter
@@ -42,9 +41,11 @@ from lora_lab.training.isolation import (
     empty_cache,
     thread_settings,
 )
+from lora_lab.training.last_good import LastGood
 from lora_lab.training.observer import Observer
 from lora_lab.training.progress import LossHistory, Pace
 from lora_lab.training.recorder import Recorder
+from lora_lab.training.saved_state import checkpoint_state, exact_state, load_state, summary
 from lora_lab.training.sharding import shard
 from lora_lab.training.step import NotFiniteError, Step
 from lora_lab.training.trainer import Fit
@@ -55,9 +56,6 @@ if TYPE_CHECKING:
 _GOOD_EVERY = 50  # steps between copies of the adapter to fall back to, where save_steps is 0
 _SAVE_SECONDS = 60.0  # what a killed run loses at most, unless save_steps is 0
 _SAVE_SHARE = 20  # a checkpoint that took t seconds is not repeated by the clock for 20·t
-
-
-Copy = tuple[int, Sequence[Tensor]]  # the adapter's parameters after so many steps
 
 
 class Worker:
@@ -83,8 +81,7 @@ class Worker:
         self.divergence = Divergence(rise=self.data.family.rise)
         self._checkpoint_at = 0  # the step of the latest
         self._checkpoint_due = math.inf  # by the clock
-        self._candidate: Copy = (0, [])
-        self._good: Copy = (0, [])
+        self.last_good = LastGood(self.adapter)
 
     def work(self) -> None:
         """Do all of it.
@@ -102,7 +99,7 @@ class Worker:
             self.recorder.close()
             self.run.store.close()
 
-    def boundary(self) -> bool:
+    def at_step_boundary(self) -> bool:
         """Rest if somebody wants that; return whether the run is to end.
 
         A checkpoint that somebody asks for is written here, while the run trains. Of several
@@ -110,31 +107,31 @@ class Worker:
         one rests, and are told every now and then that it does.
         """
         control = self.run.control
-        kept: ModelState | None = None
-        waits = True
-        while waits:
-            if kept is None and control.pause_wanted:
-                kept = self._stand()
-            rests = kept is not None and control.rest(processes.longest_silence())
-            if kept is not None and not rests:
-                kept.restore(self.adapter)
-                kept = None
+        before: ModelState | None = None
+        waiting = True
+        while waiting:
+            if before is None and control.pause_wanted:
+                before = self._start_rest()
+            resting = before is not None and control.rest(processes.longest_silence())
+            if before is not None and not resting:
+                before.restore(self.adapter)
+                before = None
                 if self.fit is not None:
-                    self.pace.go()
-            waits, ends = processes.any_of(rests or control.pause_wanted, control.stop_wanted)
+                    self.pace.start()
+            waiting, ends = processes.any_of(resting or control.pause_wanted, control.stop_wanted)
             if ends:
                 control.stop()
         self._checkpoint_if_asked()
         return ends
 
-    def _stand(self) -> ModelState:
+    def _start_rest(self) -> ModelState:
         """Make ready for a rest; return what has to be put back after it."""
         self._checkpoint_if_asked()
-        self.pace.stand()
+        self.pace.stop()
         self.run.publish(elapsed_seconds=self.pace.seconds, eta_seconds=None)
         return ModelState(self.model, self.meter.device)
 
-    def _ends(self) -> bool:
+    def _should_stop(self) -> bool:
         (ends,) = processes.any_of(self.run.control.stop_wanted)
         if ends:
             self.run.control.stop()
@@ -142,13 +139,13 @@ class Worker:
 
     def _evaluation_ends(self) -> bool:
         # Several processes need not come here equally often: they end when the evaluation is over.
-        return processes.count() == 1 and self.boundary()
+        return processes.count() == 1 and self.at_step_boundary()
 
     def _phases(self) -> None:
-        self.boundary()  # somebody may have the model since before the start
+        self.at_step_boundary()  # somebody may have the model since before the start
         before = self.run.resumes
         if before is not None:
-            self._go_on(before.step, before.state)
+            self._resume(before.step, before.state)
         processes.equalise(exact_state(self.adapter).values())
         if processes.sharded():
             if before is None:
@@ -156,20 +153,20 @@ class Worker:
             shard(self.model, self.adapter)
             self.meter = Meter(self.model)  # it may have come to another device
             self.run.notes.append(f"the base is sharded over {processes.count()} processes (FSDP)")
-        self._keep_copy()
-        self._good = self._candidate  # the base model, B being zero, or what a checkpoint held
+        self.last_good.keep(self.step)
+        self.last_good.confirm()  # the base model, B being zero, or what a checkpoint held
         self.run.publish(memory=self.meter.reading())
         self._enter("reading the data")
         examples = self.data.training_examples()
         self._check_gpu_memory(*self.data.family.longest(examples))
         if self.data.held_out and before is None:
             self._evaluate_base()
-        if not self._ends():
+        if not self._should_stop():
             self._train(examples)
-        if not self._ends() and self.data.held_out:
+        if not self._should_stop() and self.data.held_out:
             self._evaluate_adapted()
         self._enter("saving")
-        self._save_end("stopped" if self._ends() else "done")
+        self._save_end("stopped" if self._should_stop() else "done")
         self._enter("")
 
     def _evaluate_base(self) -> None:
@@ -232,13 +229,13 @@ class Worker:
         )
         run.resumes = before = None  # the moments would be there twice
         self._checkpoint_due = time.monotonic() + _SAVE_SECONDS
-        self.pace.go()
+        self.pace.start()
         try:
             self.fit.run()
         finally:
-            self.pace.stand()
+            self.pace.stop()
             self.fit = None
-        run.publish(**self._look(now=True), eta_seconds=0.0)
+        run.publish(**self._observe(now=True), eta_seconds=0.0)
 
     def _begin_records(self) -> None:
         if processes.main():
@@ -251,7 +248,7 @@ class Worker:
         self.losses.add(step.number, step.loss)
         self.divergence.add(step.loss)
         if not self.divergence.high_in_a_row:
-            self._good = self._candidate  # this step's loss was finite, and not far up
+            self.last_good.confirm()  # this step's loss was finite, and not far up
         self.pace.step()
         rate = self.pace.steps_per_second
         seconds = self.pace.seconds
@@ -273,27 +270,27 @@ class Worker:
             elapsed_seconds=seconds,
             eta_seconds=(training.max_steps - step.number) / rate if rate else None,
             memory=self.meter.reading(),
-            **self._look(now=run.control.pause_wanted),
+            **self._observe(now=run.control.pause_wanted),
         )
         self.divergence.check(step.number, step.loss)
         last = step.number == training.max_steps
         if step.number % (training.save_steps or _GOOD_EVERY) == 0 and not last:
             if not self.divergence.high_in_a_row:
-                self._keep_copy()
+                self.last_good.keep(self.step)
             if training.save_steps:
                 self._checkpoint()
         elif training.save_steps and time.monotonic() >= self._checkpoint_due and not last:
             self._checkpoint(passing=True)
-        stop = self.boundary()
+        stop = self.at_step_boundary()
         if stop and not last:
             self._checkpoint(passing=True)  # so that it can be gone on with from here
         return stop
 
-    def _look(self, now: bool) -> dict[str, Any]:
+    def _observe(self, now: bool) -> dict[str, Any]:
         if not processes.main():
             return {}
         with torch.no_grad():
-            return self.observer.look(self.step, self.run.watch, now)
+            return self.observer.observe(self.step, self.run.watch, now)
 
     def _enter(self, phase: str) -> None:
         self.run.publish(phase=phase)
@@ -311,29 +308,18 @@ class Worker:
             self._checkpoint()
 
     def _checkpoint(self, passing: bool = False) -> None:
-        """Write what `_go_on` reads, unless this step has one already."""
+        """Write what `_resume` reads, unless this step has one already."""
         assert self.fit is not None
         if self._checkpoint_at == self.step or not processes.main():
             return
         start = time.monotonic()
-        state = {
-            **self.fit.state(),
-            "method": self.adapter.training_state(),
-            "adapter": {
-                name: tensor.detach().to("cpu", copy=True)
-                for name, tensor in exact_state(self.adapter).items()
-            },
-            "metrics": dict(self.metrics),
-            "samples": [sample.to_dict() for sample in self.run.samples],
-            "seconds": self.pace.seconds,
-            "log_bytes": self.run.store.flush_log(),
-        }
+        state = checkpoint_state(self)
         self.run.store.save_checkpoint(self.step, self._write_adapter, state, passing=passing)
         self._checkpoint_at = self.step
         end = time.monotonic()
         self._checkpoint_due = end + max(_SAVE_SECONDS, _SAVE_SHARE * (end - start))
 
-    def _go_on(self, step: int, state: Mapping[str, Any]) -> None:
+    def _resume(self, step: int, state: Mapping[str, Any]) -> None:
         """Put back what `_checkpoint` wrote; the optimizer's part is for `Fit`."""
         run = self.run
         self.adapter.load_training_state(state["method"])
@@ -345,7 +331,7 @@ class Worker:
         self.pace = Pace(state["seconds"])
         if processes.main():
             with torch.no_grad():
-                self.recorder.go_on(step)
+                self.recorder.resume(step)
         samples = tuple(Sample(**values) for values in state["samples"])
         self.data.samples = run.samples = samples or self.data.samples
         self.metrics = dict(state["metrics"])
@@ -367,18 +353,7 @@ class Worker:
             run.notes.append(f"{state} at step {self.step} of {run.training.max_steps}: {left}")
         folder = run.store.save_adapter(self._write_adapter)
         run.store.write_json("samples.json", [sample.to_dict() for sample in run.samples])
-        summary = {
-            "state": state,
-            "steps": self.step,
-            "seconds": round(self.pace.seconds, 3),
-            "trainable": self.adapter.trainable,
-            "peak_memory": self.meter.reading().peak,  # bytes
-            "checkpoint_bytes": sum(f.stat().st_size for f in folder.rglob("*.safetensors")),
-            "metrics": self.metrics,
-            "notes": list(run.notes),
-            **more,
-        }
-        run.store.write_json("summary.json", summary)
+        run.store.write_json("summary.json", {**summary(self, state, folder), **more})
         run.losses = tuple(self.losses.all)
 
     # Failing -------------------------------------------------------------------------------------
@@ -393,24 +368,23 @@ class Worker:
         empty_cache(self.meter.device)
         if is_out_of_memory(error):
             self._enter("looking for a batch size that fits")
-            failure = with_proposal(failure, run.training, self._fitting_batch())
+            failure = with_proposal(failure, run.training, self._largest_batch())
         run.losses = tuple(self.losses.all)
         kept = ""
         with contextlib.suppress(RunError):  # the disk may be what failed; the first error counts
             if isinstance(error, (NotFiniteError, DivergingError)):
                 if isinstance(error, DivergingError) or error.adapter_suspect:
-                    self._restore_good()
+                    self.step = self.last_good.restore()
                 kept = f"the adapter is as it was after step {self.step}"
                 # Gone on with, it would come to the same: its numbers are a function of its seed.
                 self._save_end("failed", problem=failure.message, repeats=True)
             else:
-                summary = {"state": "failed", "steps": self.step, "problem": failure.message}
-                summary["metrics"] = self.metrics
-                run.store.write_json("summary.json", summary)
+                end = {"state": "failed", "steps": self.step, "problem": failure.message}
+                run.store.write_json("summary.json", {**end, "metrics": self.metrics})
         remedy = "; ".join(filter(None, (kept, failure.remedy)))
         run.publish(failure=replace(failure, remedy=remedy), eta_seconds=None)
 
-    def _fitting_batch(self) -> Mapping[str, int]:
+    def _largest_batch(self) -> Mapping[str, int]:
         """Return the largest smaller batch that the dry run says fits in what is free now."""
         memory = gpu_memory(self.meter.device)
         free = available_memory() if memory is None else memory.free
@@ -422,40 +396,3 @@ class Worker:
             if self.forecast(size) > free:
                 return largest_batch(self.run.training, self.forecast, free, size - 1)
         return {}
-
-    def _keep_copy(self) -> None:
-        """Copy the adapter to the CPU. The copy is good when the next step's loss is finite."""
-        self._candidate = (self.step, self.adapter.snapshot())
-
-    def _restore_good(self) -> None:
-        """Put the adapter back to the newest copy that is known to be good."""
-        self.step, copy = self._good
-        self.adapter.restore(copy)
-
-
-def exact_state(adapter: Adapter) -> dict[str, Tensor]:
-    """Return live tensors: an adapter's state, and what its factors started from, if from W₀."""
-    state = dict(adapter.state())
-    for name, site in adapter.sites.items():
-        if site.initial is not None:
-            state |= zip((f"{name}.A0", f"{name}.B0"), site.initial, strict=True)
-    return state
-
-
-def load_state(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
-    """Copy a checkpoint's tensors into an adapter, if all of them fit.
-
-    Raises:
-        RunError: the checkpoint is of another adapter.
-    """
-    live = exact_state(adapter)
-    differing = live.keys() ^ tensors.keys()
-    differing |= {name for name in live.keys() & tensors if live[name].shape != tensors[name].shape}
-    if differing:
-        raise RunError(
-            f"the checkpoint does not fit the model at {min(differing)}; resume it on the base "
-            "model that it was made on"
-        )
-    with torch.no_grad():
-        for name, tensor in live.items():
-            tensor.copy_(tensors[name])

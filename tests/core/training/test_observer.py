@@ -59,7 +59,7 @@ def looks(scene, seconds: float, every: float, watch: str | None) -> tuple[int, 
     found = []
     end = clock.now + seconds
     while clock.now < end:
-        found.append(observer.look(1, watch))
+        found.append(observer.observe(1, watch))
         clock.now += every
     return sum("spectra" in f for f in found), sum("factors" in f for f in found)
 
@@ -90,7 +90,7 @@ def drive(scene, cost: float, steps: int, seconds_a_step: float, watch: str | No
     kept.every = 1
     for step in range(1, steps + 1):
         clock.now += seconds_a_step
-        observer.look(step, watch)
+        observer.observe(step, watch)
     return kept
 
 
@@ -115,25 +115,25 @@ def test_what_the_views_were_shown_is_not_recorded_unless_it_is_wanted(scene):
     observer._recorder.every = 10
     for step in range(1, 31):
         clock.now += 1.0
-        assert "spectra" in observer.look(step, site)
+        assert "spectra" in observer.observe(step, site)
     assert observer._recorder.steps == [10, 20, 30]
-    observer.look(31, site, now=True)
+    observer.observe(31, site, now=True)
     assert observer._recorder.steps[-1] == 31
 
 
 def test_at_the_end_both_come_due_or_not(scene):
     observer, _, _ = scene
     site = next(iter(observer.adapter.sites))
-    assert set(observer.look(1, site)) == {"spectra", "factors"}
-    assert observer.look(2, site) == {}
-    assert set(observer.look(2, site, now=True)) == {"spectra", "factors"}
+    assert set(observer.observe(1, site)) == {"spectra", "factors"}
+    assert observer.observe(2, site) == {}
+    assert set(observer.observe(2, site, now=True)) == {"spectra", "factors"}
 
 
 def test_another_site_comes_at_once(scene):
     observer, _, _ = scene
     first, second = list(observer.adapter.sites)[:2]
-    observer.look(1, first)
-    assert observer.look(1, second)["factors"].site.name == second
+    observer.observe(1, first)
+    assert observer.observe(1, second)["factors"].site.name == second
 
 
 def test_log_lines_of_the_thread_become_notes_and_others_pass(caplog):
@@ -171,7 +171,7 @@ def test_one_slow_look_does_not_blind_the_views(scene):
     observer, clock, cost = scene
     site = next(iter(observer.adapter.sites))
     cost["seconds"] = 2.0  # the first one starts cold
-    assert "spectra" in observer.look(1, site)
+    assert "spectra" in observer.observe(1, site)
     cost["seconds"] = 0.001
     clock.now += 0.3
-    assert "spectra" in observer.look(2, site)
+    assert "spectra" in observer.observe(2, site)

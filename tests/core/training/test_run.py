@@ -71,7 +71,12 @@ def test_a_run_learns_and_leaves_everything(begin, tmp_path, capfd):
     assert record.id == run.id
     assert record.config["lora"]["target_modules"] == "all-linear"
     assert record.config["training"]["max_steps"] == 100
-    assert record.config["task"] == {"name": "letters", "synthetic": True, "examples": 64}
+    assert record.config["task"] == {
+        "name": "letters",
+        "synthetic": True,
+        "examples": 64,
+        "loss_unit": "nats per token",
+    }
     assert record.config["model"]["name"] == "tiny-llama"
     assert record.summary["state"] == "done"
     assert record.summary["metrics"] == result.metrics

@@ -142,14 +142,14 @@ def test_the_clock_stands_while_told_to(monkeypatch):
     pace = Pace()
     assert pace.seconds == 0
     assert pace.steps_per_second is None
-    pace.go()
+    pace.start()
     for _ in range(4):
         now[0] += 0.5
         pace.step()
-    pace.stand()
+    pace.stop()
     now[0] += 60
     assert pace.seconds == 2.0
-    pace.go()
+    pace.start()
     now[0] += 0.5
     pace.step()
     assert pace.seconds == 2.5

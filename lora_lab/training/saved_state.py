@@ -1,0 +1,76 @@
+"""What a run writes of itself: the state that a checkpoint holds, and the summary at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lora_lab.errors import RunError
+from lora_lab.methods.base import Adapter
+
+if TYPE_CHECKING:
+    from lora_lab.training.worker import Worker
+
+
+def checkpoint_state(worker: Worker) -> dict[str, Any]:
+    """Return what resuming needs, between two steps: tensors, numbers, containers of them."""
+    assert worker.fit is not None
+    return {
+        **worker.fit.state(),
+        "method": worker.adapter.training_state(),
+        "adapter": {
+            name: tensor.detach().to("cpu", copy=True)
+            for name, tensor in exact_state(worker.adapter).items()
+        },
+        "metrics": dict(worker.metrics),
+        "samples": [sample.to_dict() for sample in worker.run.samples],
+        "seconds": worker.pace.seconds,
+        "log_bytes": worker.run.store.flush_log(),
+    }
+
+
+def summary(worker: Worker, state: str, adapter_folder: Path) -> dict[str, Any]:
+    """Return how a run ended, as its summary.json tells it, with what its adapter takes."""
+    files = adapter_folder.rglob("*.safetensors")
+    return {
+        "state": state,
+        "steps": worker.step,
+        "seconds": round(worker.pace.seconds, 3),
+        "trainable": worker.adapter.trainable,
+        "peak_memory": worker.meter.reading().peak,  # bytes
+        "checkpoint_bytes": sum(file.stat().st_size for file in files),
+        "metrics": worker.metrics,
+        "notes": list(worker.run.notes),
+    }
+
+
+def exact_state(adapter: Adapter) -> dict[str, Tensor]:
+    """Return live tensors: an adapter's state, and what its factors started from, if from W₀."""
+    state = dict(adapter.state())
+    for name, site in adapter.sites.items():
+        if site.initial is not None:
+            state |= zip((f"{name}.A0", f"{name}.B0"), site.initial, strict=True)
+    return state
+
+
+def load_state(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
+    """Copy a checkpoint's tensors into an adapter, if all of them fit.
+
+    Raises:
+        RunError: the checkpoint is of another adapter.
+    """
+    live = exact_state(adapter)
+    differing = live.keys() ^ tensors.keys()
+    differing |= {name for name in live.keys() & tensors if live[name].shape != tensors[name].shape}
+    if differing:
+        raise RunError(
+            f"the checkpoint does not fit the model at {min(differing)}; resume it on the base "
+            "model that it was made on"
+        )
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(tensors[name])
