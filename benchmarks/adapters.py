@@ -276,7 +276,7 @@ def merged_rows(args: argparse.Namespace) -> list[Row]:
 def attach_rows(args: argparse.Namespace) -> list[Row]:
     """Return the time to attach to 210 sites, and the time to draw A alone."""
     plain, seconds = llama(args.shape), []
-    shapes = [tuple(s.A.shape) for s in ll.attach(plain, _ALL).sites.values()]  # type: ignore[attr-defined]
+    shapes = [tuple(s.A.shape) for s in ll.attach(plain, _ALL).sites.values()]
     ll.detach(plain)
 
     def draw() -> None:
@@ -352,7 +352,7 @@ ROWS = {
 def _sizes(model: nn.Module) -> tuple[int, int]:
     """Return the numbers in the adapted W₀ and in all A and B."""
     adapters = ll.attached(model).values()
-    sites = [site for adapter in adapters for site in adapter.sites.values()]  # type: ignore[attr-defined]
+    sites = [site for adapter in adapters for site in adapter.sites.values()]
     base = {s.site.name: s.site.out_features * s.site.in_features for s in sites}
     return sum(base.values()), sum(adapter.trainable for adapter in adapters)
 
