@@ -27,10 +27,11 @@ test: $(VENV)/.test          ## set up, then run every test
 	@$(BIN)/python -m tests.browser.chromium
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: $(VENV)/.test         ## lint, format and types
+check: $(VENV)/.test         ## lint, format, types and sizes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.house
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory check-js; \
 	else echo "JavaScript is unchecked: there is no npm here. Install Node.js 18 or later."; fi
 
