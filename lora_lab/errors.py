@@ -1,10 +1,10 @@
-"""The errors that LoRA Lab raises on purpose: one line each, and the line names the mend."""
+"""The errors that LoRA Lab raises on purpose: one line each, and the line names the fix."""
 
 from __future__ import annotations
 
 
 class LoraLabError(Exception):
-    """Base of all errors that a user can mend. The command line prints it without a traceback."""
+    """Base of all errors that a user can fix. The command line prints it without a traceback."""
 
 
 class ConfigError(LoraLabError, ValueError):

@@ -14,7 +14,7 @@ _LARGEST = 2**20  # bytes; a run file is a page
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, mended where YAML 1.1 surprises."""
+    """the safe loader, put right where YAML 1.1 surprises."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         # Aliases of aliases blow a page up to gigabytes; nobody needs one here.

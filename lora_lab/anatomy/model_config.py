@@ -54,7 +54,7 @@ def build_on_meta(config: Any) -> nn.Module:
     except Exception as error:  # whatever a model's constructor makes of sizes that do not fit
         raise ModelError(
             f"transformers cannot build a {architecture.__name__} of this config: "
-            f"{first_line(error)}; mend its config.json"
+            f"{first_line(error)}; fix its config.json"
         ) from error
 
 

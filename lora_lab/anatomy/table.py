@@ -17,7 +17,7 @@ _MOST_COLUMNS = 16  # a mixture of experts can have hundreds
 
 
 def as_text(anatomy: Anatomy) -> str:
-    """Return a table of shapes, (out × in), equal neighbouring layers on one line."""
+    """Return a table of shapes, (out × in), equal neighboring layers on one line."""
     lines = [str(_table(anatomy))] if anatomy.rows else []
     return "\n".join([_title(anatomy), *lines, *_notes(anatomy)])
 

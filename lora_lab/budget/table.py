@@ -126,10 +126,10 @@ def fitting_tokens(anatomy: Anatomy, config: MethodConfig, sequence_length: int)
     tokens, most = config.tokens, anatomy.shape.max_positions
     if tokens and most is not None and tokens + sequence_length > most:
         left = most - tokens
-        mend = f"use a sequence_length of at most {left}" if left > 0 else "use fewer of them"
+        fix = f"use a sequence_length of at most {left}" if left > 0 else "use fewer of them"
         raise ConfigError(
             f"{tokens} learned tokens (prefix_length + infix_length) and {sequence_length} others "
-            f"do not fit the model's {most} positions; {mend}"
+            f"do not fit the model's {most} positions; {fix}"
         )
     return tokens
 

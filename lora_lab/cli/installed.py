@@ -50,7 +50,7 @@ def examine() -> dict[str, Any]:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """Return the same for people: one line a thing, a mend where something is missing."""
+    """Return the same for people: one line a thing, a fix where something is missing."""
     lines = [
         f"  {name:<14}{version or f'missing; run: pip install {name}'}"
         for name, version in found["versions"].items()

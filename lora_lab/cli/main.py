@@ -30,7 +30,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lora-lab`; returns the exit status.
 
-    Bad input gets one line on stderr that names the mend, and status 2. Status 1: it was reported
+    Bad input gets one line on stderr that names the fix, and status 2. Status 1: it was reported
     on, but part of it has failed.
     """
     try:

@@ -21,14 +21,14 @@ CONFIG: dict[str, Any] = {
 }
 
 MOST_POINTS = 500
-BAR_MARGIN = 58  # pixels beside a map for its colour bar
+BAR_MARGIN = 58  # pixels beside a map for its color bar
 LETTER = 6.2  # pixels of a letter of a label, on average
 _LEGEND_MARK = 46  # pixels of a legend's line with the gaps about it
 
 
 @dataclass(frozen=True)
-class Colours:
-    """A theme. Blue, orange and grey are told apart with any colour vision."""
+class Colors:
+    """A theme. Blue, orange and gray are told apart with any color vision."""
 
     text: str
     dim: str
@@ -40,7 +40,7 @@ class Colours:
 
 
 THEMES = {
-    "light": Colours(
+    "light": Colors(
         text="#1f2328",
         dim="#667085",
         line="#e4e7ec",
@@ -49,7 +49,7 @@ THEMES = {
         card="#fbfcfd",
         bar="#3b528b",
     ),
-    "dark": Colours(
+    "dark": Colors(
         text="#e6e8ec",
         dim="#98a2b3",
         line="#2a2f38",
@@ -61,7 +61,7 @@ THEMES = {
 }
 
 
-def base_layout(colours: Colours, width: int, height: int) -> go.Layout:
+def base_layout(colors: Colors, width: int, height: int) -> go.Layout:
     """Return the layout that every figure starts from: margins in pixels, nothing superfluous."""
     return go.Layout(
         template="none",
@@ -71,45 +71,45 @@ def base_layout(colours: Colours, width: int, height: int) -> go.Layout:
         margin={"l": 52, "r": 12, "t": 22, "b": 40, "pad": 0, "autoexpand": False},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 12, "color": colours.text},
+        font={"family": "system-ui, sans-serif", "size": 12, "color": colors.text},
         showlegend=False,
-        hoverlabel={"bgcolor": colours.card, "font": {"color": colours.text, "size": 12}},
-        xaxis=axis(colours),
-        yaxis=axis(colours, showline=False),
-        legend={"font": {"size": 11, "color": colours.dim}},
+        hoverlabel={"bgcolor": colors.card, "font": {"color": colors.text, "size": 12}},
+        xaxis=axis(colors),
+        yaxis=axis(colors, showline=False),
+        legend={"font": {"size": 11, "color": colors.dim}},
     )
 
 
-def axis(colours: Colours, **changes: Any) -> dict[str, Any]:
+def axis(colors: Colors, **changes: Any) -> dict[str, Any]:
     """Return an axis in the house's look, with `changes`."""
     return {
         "showgrid": False,
         "zeroline": False,
-        "linecolor": colours.line,
-        "gridcolor": colours.line,
+        "linecolor": colors.line,
+        "gridcolor": colors.line,
         "showline": True,
         # Invisible ticks: they only hold the labels off the axis.
         "ticks": "outside",
         "ticklen": 4,
         "tickcolor": "rgba(0,0,0,0)",
-        "tickfont": {"size": 11, "color": colours.dim},
-        "title": {"font": {"size": 11, "color": colours.dim}, "standoff": 6},
-        "zerolinecolor": colours.line,
+        "tickfont": {"size": 11, "color": colors.dim},
+        "title": {"font": {"size": 11, "color": colors.dim}, "standoff": 6},
+        "zerolinecolor": colors.line,
         "fixedrange": True,
     } | changes
 
 
-def colour_bar(colours: Colours, title: str) -> dict[str, Any]:
-    """Return a slim colour bar as high as the map."""
+def color_bar(colors: Colors, title: str) -> dict[str, Any]:
+    """Return a slim color bar as high as the map."""
     return {
-        "title": {"text": title, "font": {"size": 11, "color": colours.dim}},
+        "title": {"text": title, "font": {"size": 11, "color": colors.dim}},
         "x": 1,
         "thickness": 8,
         "len": 1,
         "outlinewidth": 0,
         "ticks": "",
         "nticks": 4,
-        "tickfont": {"size": 11, "color": colours.dim},
+        "tickfont": {"size": 11, "color": colors.dim},
         "xpad": 8,
         "ypad": 0,
     }
@@ -117,7 +117,7 @@ def colour_bar(colours: Colours, title: str) -> dict[str, Any]:
 
 def note(
     text: str,
-    colours: Colours,
+    colors: Colors,
     *,
     x: float,
     y: float,
@@ -134,14 +134,14 @@ def note(
         "xanchor": xanchor or ("right" if x == 1 else "center"),
         "yanchor": "bottom" if above else "top",
         "showarrow": False,
-        "font": {"size": 11, "color": colours.dim},
+        "font": {"size": 11, "color": colors.dim},
     }
 
 
-def heading(text: str, colours: Colours, *, x: float = 0, y: float = 1) -> dict[str, Any]:
+def heading(text: str, colors: Colors, *, x: float = 0, y: float = 1) -> dict[str, Any]:
     """Return the name of a plot, above its upper left corner."""
-    font = {"size": 12, "color": colours.text}
-    return note(text, colours, x=x, y=y, xanchor="left", above=True) | {"font": font}
+    font = {"size": 12, "color": colors.text}
+    return note(text, colors, x=x, y=y, xanchor="left", above=True) | {"font": font}
 
 
 def show_legend(figure: go.Figure) -> None:

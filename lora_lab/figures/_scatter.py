@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lora_lab._util.format import format_number
-from lora_lab.figures._base import Colours, axis, heading, note, plain
+from lora_lab.figures._base import Colors, axis, heading, note, plain
 from lora_lab.figures._labels import Box, line_boxes, place_labels, text_box
 
 
@@ -22,7 +22,7 @@ class Point:
     Attributes:
         group: marks of one group are one trace.
         x, y: its place.
-        colour, symbol: its look.
+        color, symbol: its look.
         hover: text with plotly's markup.
         label: its name in the plot; "" for none.
         spread: half the length of its bar.
@@ -31,7 +31,7 @@ class Point:
     group: str
     x: float
     y: float
-    colour: str
+    color: str
     symbol: str
     hover: str
     label: str = ""
@@ -61,7 +61,7 @@ class Plot:
     base: float | None = None
 
 
-def draw(figure: go.Figure, plot: Plot, colours: Colours) -> None:
+def draw(figure: go.Figure, plot: Plot, colors: Colors) -> None:
     """Add a plot to a figure of explicit size and no margins."""
     width, height = figure.layout.width, figure.layout.height
     box = plot.box
@@ -75,14 +75,14 @@ def draw(figure: go.Figure, plot: Plot, colours: Colours) -> None:
     x_range = _padded(min(xs), max(xs), 0.14)
     y_range = _padded(min(low, default=0.0), max(high, default=1.0), 0.1)
     figure.layout[f"xaxis{plot.axes}"] = axis(
-        colours,
+        colors,
         domain=[box.left / width, box.right / width],
         anchor=f"y{plot.axes}",
         range=x_range,
         nticks=8,
     )
     figure.layout[f"yaxis{plot.axes}"] = axis(
-        colours,
+        colors,
         domain=[1 - box.bottom / height, 1 - box.top / height],
         anchor=f"x{plot.axes}",
         range=y_range,
@@ -96,10 +96,10 @@ def draw(figure: go.Figure, plot: Plot, colours: Colours) -> None:
         members = [point for point in plot.points if point.group == group]
         axes = {"xaxis": f"x{plot.axes}", "yaxis": f"y{plot.axes}"}
         figure.add_scatter(name=group, **axes, **_trace(members, plot.lines))
-    title = heading(plain(plot.title), colours, x=box.left / width, y=1 - box.top / height)
+    title = heading(plain(plot.title), colors, x=box.left / width, y=1 - box.top / height)
     figure.add_annotation(title)
-    obstacles = [] if base is None else [_add_base(figure, plot, base, y_range, colours)]
-    for one in _labels(plot, x_range, y_range, obstacles, colours):
+    obstacles = [] if base is None else [_add_base(figure, plot, base, y_range, colors)]
+    for one in _labels(plot, x_range, y_range, obstacles, colors):
         figure.add_annotation(one)
 
 
@@ -119,21 +119,21 @@ def _padded(low: float, high: float, share: float) -> list[float]:
 def _trace(members: Sequence[Point], lines: bool) -> dict[str, Any]:
     spreads = np.array([point.spread for point in members], np.float32)
     joined = lines and len(members) > 1
-    colour, outline = members[0].colour, {"color": members[0].colour, "width": 1.4}
+    color, outline = members[0].color, {"color": members[0].color, "width": 1.4}
     return {
         "x": np.array([point.x for point in members], np.float32),
         "y": np.array([point.y for point in members], np.float32),
         "error_y": {"array": spreads, "width": 3, "thickness": 1.2, "visible": bool(spreads.any())},
         "mode": "lines+markers" if joined else "markers",
-        "line": {"color": colour, "width": 1.2},
-        "marker": {"color": colour, "symbol": members[0].symbol, "size": 8, "line": outline},
+        "line": {"color": color, "width": 1.2},
+        "marker": {"color": color, "symbol": members[0].symbol, "size": 8, "line": outline},
         "customdata": [point.hover for point in members],
         "hovertemplate": "%{customdata}<extra></extra>",
     }
 
 
 def _add_base(
-    figure: go.Figure, plot: Plot, value: float, y_range: Sequence[float], colours: Colours
+    figure: go.Figure, plot: Plot, value: float, y_range: Sequence[float], colors: Colors
 ) -> Box:
     """Draw the base model's line, or say where it would be; return what the words cover."""
     text = f"base model {format_number(value)}"
@@ -147,14 +147,14 @@ def _add_base(
             y0=value,
             y1=value,
             yref=f"y{plot.axes}",
-            line={"color": colours.dim, "width": 1, "dash": "dot"},
+            line={"color": colors.dim, "width": 1, "dash": "dot"},
             layer="below",
         )
         share, above = (value - y_range[0]) / (y_range[1] - y_range[0]), True
     else:
         over = value > y_range[1]
         text, share, above = f"{text} {'↑' if over else '↓'}", float(over), not over
-    named = note(text, colours, x=0, y=share, xanchor="left", above=above)
+    named = note(text, colors, x=0, y=share, xanchor="left", above=above)
     named |= {"xref": f"x{plot.axes} domain", "yref": f"y{plot.axes} domain"}
     figure.add_annotation(named)
     height = plot.box.bottom - plot.box.top
@@ -168,7 +168,7 @@ def _labels(
     x_range: Sequence[float],
     y_range: Sequence[float],
     obstacles: Sequence[Box],
-    colours: Colours,
+    colors: Colors,
 ) -> Iterator[dict[str, Any]]:
     width, height = plot.box.right - plot.box.left, plot.box.bottom - plot.box.top
     pixels = [
@@ -191,10 +191,10 @@ def _labels(
             "y": point.y,
             "xref": f"x{plot.axes}",
             "yref": f"y{plot.axes}",
-            "font": {"size": 11, "color": point.colour},
+            "font": {"size": 11, "color": point.color},
         }
         if place.far:
-            line = {"arrowhead": 0, "arrowwidth": 0.7, "arrowcolor": colours.dim, "standoff": 5}
+            line = {"arrowhead": 0, "arrowwidth": 0.7, "arrowcolor": colors.dim, "standoff": 5}
             yield found | line | {"showarrow": True, "ax": place.dx, "ay": place.dy}
         else:
             yield found | {"showarrow": False, "xshift": place.dx, "yshift": -place.dy}

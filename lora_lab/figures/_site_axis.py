@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lora_lab.anatomy.blocks import Placed, stack_label
-from lora_lab.figures._base import LETTER, Colours, plain
+from lora_lab.figures._base import LETTER, Colors, plain
 
 _LAYER_LABEL = 28  # pixels between two labels of layers, at least
 
@@ -46,10 +46,10 @@ class SiteAxis:
         return [texts[i] for i in self.order]
 
     def dot_size(self, figure: go.Figure) -> float:
-        """Return the diameter of dots that do not cover their neighbours, 3 to 6 pixels."""
+        """Return the diameter of dots that do not cover their neighbors, 3 to 6 pixels."""
         return min(6.0, max(3.0, self._pixels(figure)))
 
-    def dress(self, figure: go.Figure, colours: Colours) -> None:
+    def dress(self, figure: go.Figure, colors: Colors) -> None:
         """Give the figure's x axis the sites' labels, and lines between the roles."""
         pixels = self._pixels(figure)
         slanted = any(
@@ -67,7 +67,7 @@ class SiteAxis:
         labels_height = 0.7 * longest * LETTER + 10 if slanted else 14 * (1 + numbered)
         figure.update_layout(
             margin_b=math.ceil(26 + labels_height),
-            shapes=[_upright(first - 1, colours) for _, first, _ in self.groups[1:]],
+            shapes=[_upright(first - 1, colors) for _, first, _ in self.groups[1:]],
         )
         figure.update_xaxes(
             tickvals=list(ticks),
@@ -117,7 +117,7 @@ def _step(least: float) -> int:
     return next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000) if step >= least)
 
 
-def _upright(place: float, colours: Colours) -> dict[str, Any]:
+def _upright(place: float, colors: Colors) -> dict[str, Any]:
     return {
         "type": "line",
         "x0": place,
@@ -126,5 +126,5 @@ def _upright(place: float, colours: Colours) -> dict[str, Any]:
         "y1": 1,
         "yref": "paper",
         "layer": "below",
-        "line": {"color": colours.line, "width": 1},
+        "line": {"color": colors.line, "width": 1},
     }

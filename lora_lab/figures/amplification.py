@@ -26,18 +26,18 @@ def amplification_figure(
     draws; a site's text under the mouse has their spread and the analytic level). A zero ΔW has no
     directions, and its site stays empty.
     """
-    colours = THEMES[theme]
+    colors = THEMES[theme]
     axis = site_axis(rows)
     drawn = [row if row.r else None for row in rows]
-    figure = go.Figure(layout=base_layout(colours, width, height))
+    figure = go.Figure(layout=base_layout(colors, width, height))
     lines = (
-        ("W₀'s own", "along_own", colours.other, "diamond", _own_text),
-        ("ΔW's", "along_delta", colours.accent, "circle", _delta_text),
-        ("random", "along_random", colours.dim, "square", _random_text),
+        ("W₀'s own", "along_own", colors.other, "diamond", _own_text),
+        ("ΔW's", "along_delta", colors.accent, "circle", _delta_text),
+        ("random", "along_random", colors.dim, "square", _random_text),
     )
     dot = axis.dot_size(figure)
     largest, smallest = 0.0, np.inf
-    for name, field, colour, symbol, text in lines:
+    for name, field, color, symbol, text in lines:
         values = [getattr(row, field) if row else np.nan for row in drawn]
         positive = [value for value in values if value > 0]
         largest, smallest = max([largest, *positive]), min([smallest, *positive])
@@ -48,8 +48,8 @@ def amplification_figure(
             name=name,
             mode="lines+markers",
             connectgaps=False,
-            line={"color": colour, "width": 1},
-            marker={"color": colour, "size": dot, "symbol": symbol, "line": {"width": 0}},
+            line={"color": color, "width": 1},
+            marker={"color": color, "size": dot, "symbol": symbol, "line": {"width": 0}},
             customdata=axis.texts(text(row) if row else "" for row in drawn),
             hovertemplate="%{customdata}<extra></extra>",
         )
@@ -59,9 +59,9 @@ def amplification_figure(
         figure.update_yaxes(**log_axis(smallest, largest))
     else:
         empty = "ΔW is zero: it has no directions" if rows else "no site has an adapter"
-        figure.add_annotation(note(empty, colours, x=0.5, y=0.5))
+        figure.add_annotation(note(empty, colors, x=0.5, y=0.5))
         figure.update_yaxes(range=[0, 1], showticklabels=False)
-    axis.dress(figure, colours)
+    axis.dress(figure, colors)
     return figure
 
 

@@ -15,7 +15,7 @@ def capacity_figure(
     capacity: Capacity, *, theme: Theme = "light", width: int = 400, height: int = 120
 ) -> go.Figure:
     """Draw the adapter's capacity and the data's content as two bars on one scale."""
-    colours = THEMES[theme]
+    colors = THEMES[theme]
     bars = [("adapter", capacity.bits, bits_text(capacity.bits)), ("data", 0.0, "not known yet")]
     if capacity.data_bits is not None:
         share = f" ({format_share(capacity.data_bits, capacity.bits)})"
@@ -31,10 +31,10 @@ def capacity_figure(
             x=np.array([bits / size for _, bits, _ in bars], np.float32),
             y=[name for name, _, _ in bars],
             customdata=[text for _, _, text in bars],
-            marker={"color": [colours.bar, colours.other], "line": {"width": 0}},
+            marker={"color": [colors.bar, colors.other], "line": {"width": 0}},
             hovertemplate="%{y}: %{customdata}<extra></extra>",
         ),
-        base_layout(colours, width, height),
+        base_layout(colors, width, height),
     )
     figure.update_layout(
         bargap=0.35,
@@ -47,7 +47,7 @@ def capacity_figure(
                 "showarrow": False,
                 "xanchor": "left",
                 "xshift": 6,
-                "font": {"color": colours.text, "size": 12},
+                "font": {"color": colors.text, "size": 12},
             }
             for name, bits, text in bars
         ],

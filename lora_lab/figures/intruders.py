@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from lora_lab.analysis.intruders import IntruderCurve, SiteIntruders
 from lora_lab.figures._base import (
     THEMES,
-    Colours,
+    Colors,
     Theme,
     axis,
     base_layout,
@@ -33,13 +33,13 @@ def intruder_figure(
     A column of dots a site, one a direction, at its largest |cos| with W₀'s left singular
     vectors. Those below ε are intruders. The dotted line is where a random vector would lie.
     """
-    colours = THEMES[theme]
+    colors = THEMES[theme]
     sites = site_axis(rows)
-    figure = go.Figure(layout=base_layout(colours, width, height))
+    figure = go.Figure(layout=base_layout(colors, width, height))
     dot = sites.dot_size(figure)
     for name, intruding, look in (
-        ("known", False, {"color": colours.accent, "size": dot, "opacity": 0.55}),
-        ("intruder", True, {"color": colours.other, "size": dot + 2, "symbol": "diamond"}),
+        ("known", False, {"color": colors.accent, "size": dot, "opacity": 0.55}),
+        ("intruder", True, {"color": colors.other, "size": dot + 2, "symbol": "diamond"}),
     ):
         dots = _dots(rows, sites, intruding=intruding)
         figure.add_scatter(
@@ -62,7 +62,7 @@ def intruder_figure(
             y=np.concatenate([level[:1], level, level[-1:]]),
             name=name,
             mode="lines",
-            line={"color": colours.text, "width": 1, "dash": dash, "shape": "hvh"},
+            line={"color": colors.text, "width": 1, "dash": dash, "shape": "hvh"},
             hovertemplate=f"{name} %{{y:.2f}}<extra></extra>",
             connectgaps=True,
         )
@@ -71,8 +71,8 @@ def intruder_figure(
         title_text="largest |cos| with W₀", range=[0, 1.04], nticks=6, showgrid=True
     )
     if not rows:
-        figure.add_annotation(note("no site has an adapter", colours, x=0.5, y=0.5))
-    sites.dress(figure, colours)
+        figure.add_annotation(note("no site has an adapter", colors, x=0.5, y=0.5))
+    sites.dress(figure, colors)
     return figure
 
 
@@ -88,35 +88,35 @@ def intruder_curve_figure(
     Two plots, each with its own scale: side by side where the width allows, else one above the
     other.
     """
-    colours = THEMES[theme]
+    colors = THEMES[theme]
     beside = width >= _SIDE_BY_SIDE
-    figure = go.Figure(layout=base_layout(colours, width, height or (230 if beside else 400)))
+    figure = go.Figure(layout=base_layout(colors, width, height or (230 if beside else 400)))
     order = np.argsort(curve.factors)
     factors = curve.factors[order].astype(np.float32)
     plots = (
-        ("loss on the task", curve.task_losses, colours.accent, math.nan),
-        ("loss on the base model's text", curve.base_losses, colours.other, curve.base_reference),
+        ("loss on the task", curve.task_losses, colors.accent, math.nan),
+        ("loss on the base model's text", curve.base_losses, colors.other, curve.base_reference),
     )
-    for i, (title, losses, colour, reference) in enumerate(plots):
+    for i, (title, losses, color, reference) in enumerate(plots):
         across = (0.56 * i, 0.44 + 0.56 * i) if beside else (0.0, 1.0)
         up = (0.0, 1.0) if beside else (0.6 - 0.6 * i, 1.0 - 0.6 * i)
         number = "" if i == 0 else "2"
-        _add_axes(figure, colours, number, across, up, np.append(losses, reference))
+        _add_axes(figure, colors, number, across, up, np.append(losses, reference))
         figure.add_scatter(
             x=factors,
             y=losses[order].astype(np.float32),
             xaxis=f"x{number}",
             yaxis=f"y{number}",
             mode="lines+markers",
-            line={"color": colour, "width": 2},
-            marker={"color": colour, "size": 7},
+            line={"color": color, "width": 2},
+            marker={"color": color, "size": 7},
             hovertemplate="λ = %{x:.2f}: %{y:.3f}<extra></extra>",
         )
-        figure.add_annotation(heading(title, colours, x=across[0], y=up[1]))
+        figure.add_annotation(heading(title, colors, x=across[0], y=up[1]))
         if math.isfinite(reference):
-            _add_reference(figure, colours, number, reference)
+            _add_reference(figure, colors, number, reference)
     if not curve.count:
-        figure.add_annotation(note("no intruder: nothing to scale", colours, x=0.02, y=0.98))
+        figure.add_annotation(note("no intruder: nothing to scale", colors, x=0.02, y=0.98))
         figure.layout.annotations[-1].xanchor = "left"
     figure.update_layout(margin={"t": 30, "r": 34})
     return figure
@@ -124,7 +124,7 @@ def intruder_curve_figure(
 
 def _add_axes(
     figure: go.Figure,
-    colours: Colours,
+    colors: Colors,
     number: str,
     across: tuple[float, float],
     up: tuple[float, float],
@@ -136,7 +136,7 @@ def _add_axes(
     # A curve that hardly moves shall look flat: no axis is shorter than 0.04 nats.
     pad = max(0.2 * (high - low), (0.04 - (high - low)) / 2)
     figure.layout[f"xaxis{number}"] = axis(
-        colours,
+        colors,
         domain=across,
         anchor=f"y{number}",
         range=[-0.05, 1.05],
@@ -144,7 +144,7 @@ def _add_axes(
         ticktext=["removed", "¼", "½", "¾", "as trained"],
     )
     figure.layout[f"yaxis{number}"] = axis(
-        colours,
+        colors,
         domain=up,
         anchor=f"x{number}",
         range=[low - pad, high + pad],
@@ -157,8 +157,8 @@ def _add_axes(
     figure.layout[f"yaxis{number}"].title.text = "nats per token"
 
 
-def _add_reference(figure: go.Figure, colours: Colours, number: str, value: float) -> None:
-    line = {"color": colours.dim, "width": 1, "dash": "dot"}
+def _add_reference(figure: go.Figure, colors: Colors, number: str, value: float) -> None:
+    line = {"color": colors.dim, "width": 1, "dash": "dot"}
     figure.add_shape(
         type="line",
         x0=0,
@@ -179,7 +179,7 @@ def _add_reference(figure: go.Figure, colours: Colours, number: str, value: floa
         yref=f"y{number}",
         yanchor="top",
         showarrow=False,
-        font={"size": 11, "color": colours.dim},
+        font={"size": 11, "color": colors.dim},
     )
 
 
@@ -196,7 +196,7 @@ def _dots(
             text = (
                 f"{plain(row.name)}<br>direction {k + 1}, σ = {row.singular_values[k]:.3g}"
                 f"<br>largest |cos| {row.similarity[k]:.2f}, "
-                f"among neighbours {row.window_similarity[k]:.2f}"
+                f"among neighbors {row.window_similarity[k]:.2f}"
             )
             dots.append((place, float(row.similarity[k]), text))
     return dots

@@ -28,16 +28,16 @@ def loss_figure(
         height: pixels.
         unit: of the losses.
     """
-    colours = THEMES[theme]
+    colors = THEMES[theme]
     steps, values = _thinned(losses)
     window = len(values) // 24 * 2 + 1
-    figure = go.Figure(layout=base_layout(colours, width, height))
+    figure = go.Figure(layout=base_layout(colors, width, height))
     figure.add_scatter(
         x=steps,
         y=values,
         mode="lines+markers" if len(values) < 2 else "lines",
         name="each step",
-        line={"color": colours.accent, "width": 1},
+        line={"color": colors.accent, "width": 1},
         opacity=0.35,
         hovertemplate="step %{x}: %{y:.3f}<extra></extra>",
     )
@@ -47,7 +47,7 @@ def loss_figure(
             y=_running_mean(values, window),
             mode="lines",
             name=f"mean of {window} points",
-            line={"color": colours.accent, "width": 2},
+            line={"color": colors.accent, "width": 2},
             hovertemplate="mean %{y:.3f}<extra></extra>",
         )
     figure.update_layout(

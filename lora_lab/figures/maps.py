@@ -11,7 +11,7 @@ from lora_lab.figures._base import (
     THEMES,
     Theme,
     base_layout,
-    colour_bar,
+    color_bar,
     plain,
     tick_step,
 )
@@ -24,7 +24,7 @@ def effective_rank_figure(
 
     Sites without an adapter stay empty.
     """
-    colours = THEMES[theme]
+    colors = THEMES[theme]
     top = float(ranks.ranks.max(initial=2))
     cells = [
         [
@@ -49,13 +49,13 @@ def effective_rank_figure(
                 "layer %{customdata[1]} · %{customdata[0]}<br>"
                 "effective rank %{z:.2f} of %{customdata[2]}<extra></extra>"
             ),
-            colorbar={**colour_bar(colours, "rank"), "tickvals": [1, (1 + top) / 2, top]},
+            colorbar={**color_bar(colors, "rank"), "tickvals": [1, (1 + top) / 2, top]},
         ),
-        base_layout(colours, width, height),
+        base_layout(colors, width, height),
     )
     step = tick_step(len(ranks.layers))
     widest = max(map(len, ranks.roles), default=0)
-    figure.update_layout(plot_bgcolor=colours.line, margin_r=BAR_MARGIN, margin_l=18 + 7 * widest)
+    figure.update_layout(plot_bgcolor=colors.line, margin_r=BAR_MARGIN, margin_l=18 + 7 * widest)
     figure.update_xaxes(
         title_text="layer",
         tickvals=list(range(0, len(ranks.layers), step)),

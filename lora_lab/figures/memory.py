@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from lora_lab._util.format import format_bytes
 from lora_lab.budget.reading import MemoryReading
-from lora_lab.figures._base import THEMES, Colours, Theme, base_layout, room_for_text, show_legend
+from lora_lab.figures._base import THEMES, Colors, Theme, base_layout, room_for_text, show_legend
 
 if TYPE_CHECKING:
     from lora_lab.budget.costs import Budget, Memory
@@ -30,7 +30,7 @@ def memory_figure(
 
     The measured peak is in the same parts where the meter has told them apart.
     """
-    colours = THEMES[theme]
+    colors = THEMES[theme]
     bars: dict[str, Memory | MemoryReading] = {
         "full fine-tuning": budget.full,
         "this plan": budget.adapted,
@@ -41,7 +41,7 @@ def memory_figure(
         if any(getattr(reading, part) for part in MEMORY_PARTS):
             bars["measured peak"] = reading
     unit, size = _unit(max(totals.values()))
-    figure = go.Figure(layout=base_layout(colours, width, height))
+    figure = go.Figure(layout=base_layout(colors, width, height))
     for part in MEMORY_PARTS:
         amounts = [getattr(memory, part) for memory in bars.values()]
         figure.add_bar(
@@ -59,7 +59,7 @@ def memory_figure(
             y=["measured peak"],
             x=np.array([reading.peak / size], np.float32),
             customdata=[format_bytes(reading.peak)],
-            marker={"color": colours.dim, "line": {"width": 0}},
+            marker={"color": colors.dim, "line": {"width": 0}},
             hovertemplate=f"{reading.kind}: %{{customdata}}<extra>%{{y}}</extra>",
             showlegend=False,
         )
@@ -68,7 +68,7 @@ def memory_figure(
         bargap=0.35,
         margin_l=110,
         legend_traceorder="normal",
-        annotations=[_total(label, total, size, colours) for label, total in totals.items()],
+        annotations=[_total(label, total, size, colors) for label, total in totals.items()],
     )
     show_legend(figure)
     longest = max(totals.values())
@@ -78,7 +78,7 @@ def memory_figure(
     return figure
 
 
-def _total(label: str, total: int, size: int, colours: Colours) -> dict[str, Any]:
+def _total(label: str, total: int, size: int, colors: Colors) -> dict[str, Any]:
     """Return a bar's total, as a text behind its end."""
     return {
         "x": total / size,
@@ -87,7 +87,7 @@ def _total(label: str, total: int, size: int, colours: Colours) -> dict[str, Any
         "showarrow": False,
         "xanchor": "left",
         "xshift": 6,
-        "font": {"color": colours.text, "size": 12},
+        "font": {"color": colors.text, "size": 12},
     }
 
 

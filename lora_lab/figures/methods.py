@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from lora_lab._util.format import format_count, format_number
 from lora_lab.analysis.methods import MethodComparison, MethodRow
 from lora_lab.captions.delta_w import measured, rate_text
-from lora_lab.figures._base import THEMES, Colours, Theme, base_layout, plain
+from lora_lab.figures._base import THEMES, Colors, Theme, base_layout, plain
 from lora_lab.figures._labels import Box
 from lora_lab.figures._scatter import Plot, Point, draw
 from lora_lab.paper.tables import TABLES
@@ -30,7 +30,7 @@ def method_comparison(
 ) -> go.Figure:
     """Draw each method's metric over log₁₀ of its trainable parameters.
 
-    Blue is LoRA and what is made of it, orange adapter layers, grey learned tokens and biases,
+    Blue is LoRA and what is made of it, orange adapter layers, gray learned tokens and biases,
     black (or white) full fine-tuning. Bars are the standard deviation over seeds; the dotted line
     is the base model before training, where it does not lie far off.
 
@@ -41,19 +41,19 @@ def method_comparison(
         theme: of the page.
         width, height: in pixels; below 820 the published plots stand below.
     """
-    colours = THEMES[theme]
+    colors = THEMES[theme]
     beside = published and width >= _BESIDE
     height = height or (_HEIGHT_BELOW if published and not beside else _HEIGHT_BESIDE)
-    figure = go.Figure(layout=base_layout(colours, width, height))
+    figure = go.Figure(layout=base_layout(colors, width, height))
     figure.update_layout(margin={"l": 0, "r": 0, "t": 0, "b": 0})
     boxes = _boxes(width, height, published=published, beside=beside)
-    plots = [_own(comparison, boxes[0], colours)]
+    plots = [_own(comparison, boxes[0], colors)]
     plots += [
-        _paper(score, title, box, str(i + 2), colours)
+        _paper(score, title, box, str(i + 2), colors)
         for i, ((score, title), box) in enumerate(zip(_PUBLISHED, boxes[1:], strict=False))
     ]
     for plot in plots:
-        draw(figure, plot, colours)
+        draw(figure, plot, colors)
     return figure
 
 
@@ -81,7 +81,7 @@ def _boxes(width: int, height: int, *, published: bool, beside: bool) -> list[Bo
     ]
 
 
-def _own(comparison: MethodComparison, box: Box, colours: Colours) -> Plot:
+def _own(comparison: MethodComparison, box: Box, colors: Colors) -> Plot:
     name, unit = measured(comparison)
     y_title = ", ".join(filter(None, (name, unit)))
     methods = [row.method for row in comparison.rows]
@@ -90,7 +90,7 @@ def _own(comparison: MethodComparison, box: Box, colours: Colours) -> Plot:
             row.method,
             math.log10(row.trainable),
             row.mean,
-            *_look(row.method, colours),
+            *_look(row.method, colors),
             hover=_hover(row),
             label=f"{row.method} {row.setting}" if methods.count(row.method) > 1 else row.method,
             spread=row.spread or 0.0,
@@ -118,7 +118,7 @@ def _hover(row: MethodRow) -> str:
     )
 
 
-def _paper(score: str, title: str, box: Box, axes: str, colours: Colours) -> Plot:
+def _paper(score: str, title: str, box: Box, axes: str, colors: Colors) -> Plot:
     rows = [row for row in TABLES if row.table == "Table 15"]
     known = {row.method for row in rows}
     rows += [row for row in TABLES if row.table == "Table 4" and row.method not in known]
@@ -136,7 +136,7 @@ def _paper(score: str, title: str, box: Box, axes: str, colours: Colours) -> Plo
                 row.method,
                 math.log10(row.published),
                 row.scores[score],
-                *_look(row.method, colours),
+                *_look(row.method, colors),
                 hover=f"{row.method} {row.setting}<br>{row.printed} M parameters as printed<br>"
                 f"{row.scores[score]:.1f} %",
                 label=row.method if named else "",
@@ -154,15 +154,15 @@ def _paper(score: str, title: str, box: Box, axes: str, colours: Colours) -> Plo
     )
 
 
-def _look(method: str, colours: Colours) -> tuple[str, str]:
-    """Return a method's colour, which tells its kind, and its symbol within the kind."""
+def _look(method: str, colors: Colors) -> tuple[str, str]:
+    """Return a method's color, which tells its kind, and its symbol within the kind."""
     if method.startswith("FT"):
-        return colours.text, "square" if method == "FT" else "square-open"
+        return colors.text, "square" if method == "FT" else "square-open"
     if method.startswith("Adapter^"):
         symbols = {"H": "diamond", "L": "diamond-open", "P": "diamond-wide"}
-        return colours.other, symbols.get(method[-1], "diamond-tall")
+        return colors.other, symbols.get(method[-1], "diamond-tall")
     if "LoRA" in method:
         symbol = "star" if method == "AdaLoRA" else "circle-open" if "+" in method else "circle"
-        return colours.accent, symbol
+        return colors.accent, symbol
     symbols = {"PreEmbed": "triangle-up", "PreLayer": "triangle-down"}
-    return colours.dim, symbols.get(method, "x")
+    return colors.dim, symbols.get(method, "x")

@@ -15,7 +15,7 @@ from lora_lab.figures._base import (
     THEMES,
     Theme,
     base_layout,
-    colour_bar,
+    color_bar,
     note,
     tick_step,
 )
@@ -27,7 +27,7 @@ def overlap_figure(
     view: SiteView, *, theme: Theme = "light", width: int = 400, height: int = 190
 ) -> go.Figure:
     """Draw the squared cosines of ΔW's directions with W₀'s strongest as a heat map."""
-    colours = THEMES[theme]
+    colors = THEMES[theme]
     figure = go.Figure(
         go.Heatmap(
             colorscale="Viridis",
@@ -36,11 +36,11 @@ def overlap_figure(
             ygap=1,
             hoverongaps=False,
             hovertemplate="u<sub>%{y}</sub> · w<sub>%{x}</sub>: %{z:.2g}<extra></extra>",
-            colorbar=colour_bar(colours, "cos²"),
+            colorbar=color_bar(colors, "cos²"),
         ),
-        base_layout(colours, width, height),
+        base_layout(colors, width, height),
     )
-    figure.update_layout(plot_bgcolor=colours.line, margin_r=BAR_MARGIN)
+    figure.update_layout(plot_bgcolor=colors.line, margin_r=BAR_MARGIN)
     figure.update_xaxes(title_text="direction of W₀", showline=False)
     figure.update_yaxes(title_text="direction of ΔW", showline=False)
     update_overlap(figure, view, theme)
@@ -50,7 +50,7 @@ def overlap_figure(
 def update_overlap(figure: Any, view: SiteView, theme: Theme = "light") -> None:
     """Put a new view into an overlap figure, in place; for a live one in `batch_update()`.
 
-    The colour scale ends at one of eight round numbers, so that it rarely moves.
+    The color scale ends at one of eight round numbers, so that it rarely moves.
     """
     shown = view.overlap[: max(1, MOST_POINTS // view.overlap.shape[1])]
     cells = figure.data[0]
@@ -65,13 +65,13 @@ def update_overlap(figure: Any, view: SiteView, theme: Theme = "light") -> None:
     figure.layout.xaxis.dtick = tick_step(shown.shape[1])
     figure.layout.yaxis.range = [shown.shape[0] + 0.5, 0.5]
     figure.layout.yaxis.dtick = tick_step(shown.shape[0])
-    colours = THEMES[theme]
+    colors = THEMES[theme]
     notes = [
-        note(f"random level {format_number(view.random_overlap)}", colours, x=1, y=1.0, above=True)
+        note(f"random level {format_number(view.random_overlap)}", colors, x=1, y=1.0, above=True)
     ]
     if not np.isfinite(shown).any():
-        notes.append(note("ΔW is zero: it has no directions", colours, x=0.5, y=0.5))
+        notes.append(note("ΔW is zero: it has no directions", colors, x=0.5, y=0.5))
     elif len(shown) < len(view.overlap):
         text = f"first {len(shown)} of {len(view.overlap)} directions"
-        notes.append(note(text, colours, x=0, y=1.0, xanchor="left", above=True))
+        notes.append(note(text, colors, x=0, y=1.0, xanchor="left", above=True))
     figure.layout.annotations = notes

@@ -13,10 +13,10 @@ from lora_lab.analysis.overlaps import OverlapMap
 from lora_lab.figures._base import (
     BAR_MARGIN,
     THEMES,
-    Colours,
+    Colors,
     Theme,
     base_layout,
-    colour_bar,
+    color_bar,
     heading,
     note,
     plain,
@@ -27,7 +27,7 @@ _LEVELS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 
 _MOST_LEVELS = 3
 _LEVEL_LABEL = 34  # pixels
 # Finer where φ is small: there lies what is to be told from chance.
-_SCALE = [((i / 9) ** 2, colour) for i, colour in enumerate(plotly.colors.sequential.Viridis)]
+_SCALE = [((i / 9) ** 2, color) for i, color in enumerate(plotly.colors.sequential.Viridis)]
 
 
 def phi_figure(
@@ -50,12 +50,12 @@ def phi_figure(
         width: pixels.
         height: pixels.
     """
-    colours = THEMES[theme]
+    colors = THEMES[theme]
     values = (overlap.excess if excess else overlap.values).astype(np.float32)
     rows, columns = values.shape
-    layout = base_layout(colours, width, height)
-    figure = go.Figure(_heat_map(overlap, values, colours), layout)
-    figure.update_layout(plot_bgcolor=colours.line, margin_r=BAR_MARGIN, margin_t=38)
+    layout = base_layout(colors, width, height)
+    figure = go.Figure(_heat_map(overlap, values, colors), layout)
+    figure.update_layout(plot_bgcolor=colors.line, margin_r=BAR_MARGIN, margin_t=38)
     figure.update_xaxes(
         title_text=f"first j directions of {plain(overlap.second)}",
         range=[0.5, columns + 0.5],
@@ -69,15 +69,15 @@ def phi_figure(
         showline=False,
     )
     if not np.isfinite(values).any():
-        figure.add_annotation(note("ΔW is zero: it has no directions", colours, x=0.5, y=0.5))
+        figure.add_annotation(note("ΔW is zero: it has no directions", colors, x=0.5, y=0.5))
     elif excess:
-        figure.add_annotation(heading("φ above chance (0: unrelated)", colours))
+        figure.add_annotation(heading("φ above chance (0: unrelated)", colors))
     else:
-        _draw_random_level(figure, overlap.random, colours)
+        _draw_random_level(figure, overlap.random, colors)
     return figure
 
 
-def _heat_map(overlap: OverlapMap, values: np.ndarray, colours: Colours) -> go.Heatmap:
+def _heat_map(overlap: OverlapMap, values: np.ndarray, colors: Colors) -> go.Heatmap:
     rows, columns = values.shape
     return go.Heatmap(
         x=np.arange(1, columns + 1, dtype=np.int32),
@@ -94,11 +94,11 @@ def _heat_map(overlap: OverlapMap, values: np.ndarray, colours: Colours) -> go.H
             "first %{y} with first %{x}<br>φ = %{customdata[0]:.3f}"
             "<br>random %{customdata[1]:.3f} ± %{customdata[2]:.3f}<extra></extra>"
         ),
-        colorbar=colour_bar(colours, "") | {"tickvals": [0, 0.2, 0.5, 1]},
+        colorbar=color_bar(colors, "") | {"tickvals": [0, 0.2, 0.5, 1]},
     )
 
 
-def _draw_random_level(figure: go.Figure, random: np.ndarray, colours: Colours) -> None:
+def _draw_random_level(figure: go.Figure, random: np.ndarray, colors: Colors) -> None:
     """Draw lines of equal random level, with the level at their ends.
 
     The level grows with max(i, j): its lines are right angles about the first directions.
@@ -112,23 +112,23 @@ def _draw_random_level(figure: go.Figure, random: np.ndarray, colours: Colours) 
         end = min(place, min(random.shape) + 0.5)
         points = [(place, 0.5), (place, end), (0.5, end)][: 3 if end == place else 2]
         path = "M" + "L".join(f"{x},{y}" if wide else f"{y},{x}" for x, y in points)
-        # White on a dark rim is seen on every colour of the scale.
+        # White on a dark rim is seen on every color of the scale.
         for line in (
             {"color": "rgba(0,0,0,0.4)", "width": 3},
             {"color": "#ffffff", "width": 1.2},
         ):
             figure.add_shape(type="path", path=path, line=line)
-        figure.add_annotation(_level_label(level, place, colours, wide=wide))
+        figure.add_annotation(_level_label(level, place, colors, wide=wide))
     if not wide:
         figure.update_layout(margin_r=BAR_MARGIN + _LEVEL_LABEL)
         figure.data[0].colorbar.xpad = 8 + _LEVEL_LABEL
     text = f"φ; random level up to {format_number(float(random.max()))}"
     # Above the levels, which have the line next to a wide map.
-    figure.add_annotation(heading(text, colours) | {"yshift": 13 if wide and levels else 0})
+    figure.add_annotation(heading(text, colors) | {"yshift": 13 if wide and levels else 0})
 
 
-def _level_label(level: float, place: float, colours: Colours, *, wide: bool) -> dict[str, Any]:
-    label = note(f"{level:g}", colours, x=0, y=0)
+def _level_label(level: float, place: float, colors: Colors, *, wide: bool) -> dict[str, Any]:
+    label = note(f"{level:g}", colors, x=0, y=0)
     if wide:
         return label | {"x": place, "xref": "x", "y": 1, "xanchor": "center", "yanchor": "bottom"}
     return label | {

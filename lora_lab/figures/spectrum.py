@@ -30,13 +30,13 @@ def spectrum_figure(
     view: SiteView, *, theme: Theme = "light", width: int = 350, height: int = 190
 ) -> go.Figure:
     """Draw ΔW's singular values as bars, strongest first."""
-    colours = THEMES[theme]
+    colors = THEMES[theme]
     figure = go.Figure(
         go.Bar(
-            marker={"color": colours.bar, "line": {"width": 0}},
+            marker={"color": colors.bar, "line": {"width": 0}},
             hovertemplate="σ<sub>%{x}</sub> = %{y:.3g}<extra></extra>",
         ),
-        base_layout(colours, width, height),
+        base_layout(colors, width, height),
     )
     figure.update_layout(bargap=0.3)
     figure.update_xaxes(title_text="direction of ΔW", dtick=1)
@@ -87,15 +87,15 @@ def spectrum_against_base_figure(
     The dotted line is the largest singular value of a random matrix of W₀'s shape and norm. Values
     of ΔW below a millionth of the largest drawn are rounding, and are left out.
     """
-    colours = THEMES[theme]
-    figure = go.Figure(layout=base_layout(colours, width, height))
+    colors = THEMES[theme]
+    figure = go.Figure(layout=base_layout(colors, width, height))
     lines = (
-        ("W₀", view.weight, colours.other, "diamond"),
-        ("ΔW", view.delta, colours.accent, "circle"),
+        ("W₀", view.weight, colors.other, "diamond"),
+        ("ΔW", view.delta, colors.accent, "circle"),
     )
     largest = max([float(s[0]) for _, s, _, _ in lines if len(s)] + [view.edge])
     smallest, count = view.edge, 1
-    for name, values, colour, symbol in lines:
+    for name, values, color, symbol in lines:
         shown = values[:MOST_POINTS].astype(np.float32)
         shown = shown[shown > _ROUNDING * largest]
         count = max(count, len(shown))
@@ -105,8 +105,8 @@ def spectrum_against_base_figure(
             y=shown,
             name=name,
             mode="lines+markers",
-            line={"color": colour, "width": 1.5},
-            marker={"color": colour, "size": 5, "symbol": symbol},
+            line={"color": color, "width": 1.5},
+            marker={"color": color, "size": 5, "symbol": symbol},
             hovertemplate=f"σ<sub>%{{x}}</sub> of {name} = %{{y:.3g}}<extra></extra>",
         )
     ends = [0.4, max(count, 3) + 0.6]
@@ -115,7 +115,7 @@ def spectrum_against_base_figure(
         y=np.full(2, view.edge, np.float32),
         name="edge of noise",
         mode="lines",
-        line={"color": colours.dim, "width": 1, "dash": "dot"},
+        line={"color": colors.dim, "width": 1, "dash": "dot"},
         hovertemplate="largest σ of a random matrix like W₀: %{y:.3g}<extra></extra>",
     )
     show_legend(figure)
@@ -125,5 +125,5 @@ def spectrum_against_base_figure(
         figure.update_yaxes(**log_axis(smallest, largest))
     if not len(view.delta) or not view.delta[0]:
         text = "ΔW is zero: nothing is learned yet"
-        figure.add_annotation(note(text, colours, x=0.02, y=0.02, xanchor="left", above=True))
+        figure.add_annotation(note(text, colors, x=0.02, y=0.02, xanchor="left", above=True))
     return figure

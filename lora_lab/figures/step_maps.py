@@ -13,11 +13,11 @@ from lora_lab.figures._base import (
     BAR_MARGIN,
     LETTER,
     THEMES,
-    Colours,
+    Colors,
     Theme,
     axis,
     base_layout,
-    colour_bar,
+    color_bar,
     heading,
     note,
     plain,
@@ -43,7 +43,7 @@ def step_maps_figure(
 ) -> go.Figure:
     """Draw effective ranks and ‖ΔW‖/‖W₀‖ of every site at one step.
 
-    The colour scales are those of the whole run, so that maps of different steps compare. Sites
+    The color scales are those of the whole run, so that maps of different steps compare. Sites
     without an adapter stay empty.
 
     Args:
@@ -54,26 +54,26 @@ def step_maps_figure(
         width: pixels; from 640 the two maps stand side by side.
         height: pixels; as the number of roles asks, by default.
     """
-    colours = THEMES[theme]
+    colors = THEMES[theme]
     beside = width >= _SIDE_BY_SIDE
     bottom = _BOTTOM + _SLIDER * standalone
     if height is None:
         map_height = max(60, _ROW * len(maps.roles))
         height = bottom + (_TOP + map_height) * (1 if beside else 2)
-    figure = go.Figure(layout=base_layout(colours, width, height))
+    figure = go.Figure(layout=base_layout(colors, width, height))
     left = 18 + math.ceil(LETTER * max(map(len, maps.roles), default=0))
     figure.update_layout(
-        plot_bgcolor=colours.line,
+        plot_bgcolor=colors.line,
         margin={"l": left, "r": BAR_MARGIN, "t": _TOP, "b": bottom},
     )
     places = _places(width - left - BAR_MARGIN, height - _TOP - bottom, beside=beside)
     for i, map_ in enumerate((_ranks(maps), _sizes(maps))):
-        _add_map(figure, maps, map_, places[i], colours, "" if i == 0 else "2")
+        _add_map(figure, maps, map_, places[i], colors, "" if i == 0 else "2")
     inner = figure.layout.yaxis2 if beside else figure.layout.xaxis
     inner.update(showticklabels=False, title_text="")
-    figure.add_annotation(note("", colours, x=places[0].x[1], y=1, xanchor="right", above=True))
+    figure.add_annotation(note("", colors, x=places[0].x[1], y=1, xanchor="right", above=True))
     if standalone:
-        figure.update_layout(sliders=[_slider(maps, index, colours)])
+        figure.update_layout(sliders=[_slider(maps, index, colors)])
     update_step_maps(figure, maps, index)
     return figure
 
@@ -122,7 +122,7 @@ def _places(width: float, height: float, *, beside: bool) -> tuple[_Place, _Plac
 
 
 def _add_map(
-    figure: go.Figure, maps: StepMaps, map_: _Map, place: _Place, colours: Colours, number: str
+    figure: go.Figure, maps: StepMaps, map_: _Map, place: _Place, colors: Colors, number: str
 ) -> None:
     """Add one map without its values; `number` is "" or "2"."""
     low, high = map_.ends
@@ -145,7 +145,7 @@ def _add_map(
         ygap=1,
         hoverongaps=False,
         hovertemplate=f"layer %{{customdata[1]}} %{{customdata[0]}}<br>{map_.text}<extra></extra>",
-        colorbar=colour_bar(colours, "")
+        colorbar=color_bar(colors, "")
         | {
             "x": place.x[1],
             "y": sum(place.y) / 2,
@@ -156,7 +156,7 @@ def _add_map(
     )
     step = tick_step(len(maps.layers))
     figure.layout[f"xaxis{number}"] = axis(
-        colours,
+        colors,
         domain=place.x,
         anchor=f"y{number}",
         tickvals=list(range(0, len(maps.layers), step)),
@@ -166,7 +166,7 @@ def _add_map(
     )
     figure.layout[f"xaxis{number}"].title.text = "layer"
     figure.layout[f"yaxis{number}"] = axis(
-        colours,
+        colors,
         domain=place.y,
         anchor=f"x{number}",
         tickvals=list(range(len(maps.roles))),
@@ -174,10 +174,10 @@ def _add_map(
         range=[len(maps.roles) - 0.5, -0.5],
         showline=False,
     )
-    figure.add_annotation(heading(map_.title, colours, x=place.x[0], y=place.y[1]))
+    figure.add_annotation(heading(map_.title, colors, x=place.x[0], y=place.y[1]))
 
 
-def _slider(maps: StepMaps, index: int, colours: Colours) -> dict[str, Any]:
+def _slider(maps: StepMaps, index: int, colors: Colors) -> dict[str, Any]:
     count = len(maps.steps)
     kept = sorted({round(i) for i in np.linspace(0, count - 1, min(count, _MOST_FRAMES)).tolist()})
     return {
@@ -190,15 +190,15 @@ def _slider(maps: StepMaps, index: int, colours: Colours) -> dict[str, Any]:
             }
             for i in kept
         ],
-        "currentvalue": {"prefix": "step ", "font": {"size": 12, "color": colours.text}},
-        "font": {"size": 11, "color": colours.dim},
+        "currentvalue": {"prefix": "step ", "font": {"size": 12, "color": colors.text}},
+        "font": {"size": 11, "color": colors.dim},
         "pad": {"t": _BOTTOM - 4},
         "ticklen": 3,
         "minorticklen": 0,
-        "tickcolor": colours.line,
-        "bordercolor": colours.line,
-        "bgcolor": colours.accent,
-        "activebgcolor": colours.accent,
+        "tickcolor": colors.line,
+        "bordercolor": colors.line,
+        "bgcolor": colors.accent,
+        "activebgcolor": colors.accent,
     }
 
 

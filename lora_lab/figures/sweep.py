@@ -14,10 +14,10 @@ from lora_lab.figures._base import (
     BAR_MARGIN,
     LETTER,
     THEMES,
-    Colours,
+    Colors,
     Theme,
     base_layout,
-    colour_bar,
+    color_bar,
     heading,
     note,
     plain,
@@ -34,18 +34,18 @@ def sweep_figure(
     """Draw a metric over ranks and learning rates; the best cell is framed.
 
     Bright is good, whether the metric is to be low or high. Runs that are far worse than the
-    middle one (diverged ones) do not stretch the colour scale; their cells still say their value.
+    middle one (diverged ones) do not stretch the color scale; their cells still say their value.
     Cells without a run stay empty.
     """
-    colours = THEMES[theme]
+    colors = THEMES[theme]
     rows, columns = sweep.values.shape
     figure = go.Figure(
-        layout=base_layout(colours, width, height or max(150, 66 + _ROW * max(1, rows)))
+        layout=base_layout(colors, width, height or max(150, 66 + _ROW * max(1, rows)))
     )
     left = 44 + int(LETTER * max((len(str(rank)) for rank in sweep.ranks), default=0))
-    figure.update_layout(plot_bgcolor=colours.line, margin={"l": left, "r": BAR_MARGIN + 12})
+    figure.update_layout(plot_bgcolor=colors.line, margin={"l": left, "r": BAR_MARGIN + 12})
     low_is_good = not metric_of(sweep.metric).higher_is_better
-    ends = _colour_ends(sweep.values, low_is_good=low_is_good)
+    ends = _color_ends(sweep.values, low_is_good=low_is_good)
     cell_width = (width - left - BAR_MARGIN - 12) / max(1, columns)
     figure.add_heatmap(
         x=np.arange(columns, dtype=np.int32),
@@ -65,7 +65,7 @@ def sweep_figure(
         texttemplate="%{text}" if cell_width >= _CELL_TEXT else "",
         textfont={"size": 12},
         hovertemplate="%{customdata}: %{z:.4g}<extra></extra>",
-        colorbar=colour_bar(colours, "") | _bar_ticks(sweep.values, ends),
+        colorbar=color_bar(colors, "") | _bar_ticks(sweep.values, ends),
     )
     figure.update_xaxes(
         title_text="learning rate",
@@ -80,8 +80,8 @@ def sweep_figure(
         ticktext=list(map(str, sweep.ranks)),
         range=[-0.5, rows - 0.5],
     )
-    figure.add_annotation(heading(plain(", ".join(filter(None, measured(sweep)))), colours))
-    _frame_best(figure, sweep, colours)
+    figure.add_annotation(heading(plain(", ".join(filter(None, measured(sweep)))), colors))
+    _frame_best(figure, sweep, colors)
     return figure
 
 
@@ -96,7 +96,7 @@ def _cell_texts(sweep: SweepMap) -> list[list[str]]:
     ]
 
 
-def _frame_best(figure: go.Figure, sweep: SweepMap, colours: Colours) -> None:
+def _frame_best(figure: go.Figure, sweep: SweepMap, colors: Colors) -> None:
     if np.isfinite(sweep.values).any():
         row = sweep.ranks.index(sweep.best[0])
         column = sweep.learning_rates.index(sweep.best[1])
@@ -106,15 +106,15 @@ def _frame_best(figure: go.Figure, sweep: SweepMap, colours: Colours) -> None:
             x1=column + 0.5,
             y0=row - 0.5,
             y1=row + 0.5,
-            line={"color": colours.text, "width": 2},
+            line={"color": colors.text, "width": 2},
         )
-        figure.add_annotation(note("best framed", colours, x=1, y=1, above=True))
+        figure.add_annotation(note("best framed", colors, x=1, y=1, above=True))
     else:
-        figure.add_annotation(note("no run has ended with it", colours, x=0.5, y=0.5))
+        figure.add_annotation(note("no run has ended with it", colors, x=0.5, y=0.5))
 
 
-def _colour_ends(values: np.ndarray, *, low_is_good: bool) -> tuple[float, float]:
-    """Return the ends of the colour scale: on the bad side at most twice the middle's distance."""
+def _color_ends(values: np.ndarray, *, low_is_good: bool) -> tuple[float, float]:
+    """Return the ends of the color scale: on the bad side at most twice the middle's distance."""
     finite = values[np.isfinite(values)].astype(np.float64)
     if not len(finite):
         return 0.0, 1.0

@@ -140,7 +140,7 @@ def merge(
             there is no way back.
         dequantize: put floating-point layers, in the model's dtype, in the place of quantized
             ones; `unmerge` puts the quantized modules themselves back.
-        dequantise: its name before version 0.2.
+        dequantise: the name that it had at first.
 
     Raises:
         AdapterError: no such adapter, one that cannot merge, or a quantized layer and no

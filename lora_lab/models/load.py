@@ -139,7 +139,7 @@ def load_model(
             )
             model.to(target)
     except load_errors() as error:
-        raise ModelError(f"{name} cannot be loaded: {first_line(error)}{place.mend}") from error
+        raise ModelError(f"{name} cannot be loaded: {first_line(error)}{place.fix}") from error
     _check_report(str(name), classifier.without_head(str(name), model, report) if names else report)
     if place.source == "embedded":
         # Adapters record their base by this name: a path of this machine's cache helps nobody.

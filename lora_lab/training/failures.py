@@ -48,7 +48,7 @@ def explain(error: BaseException, training: TrainingConfig) -> Failure:
         )
         return Failure(first, remedy, details)
     if isinstance(error, (DeadAdapterError, LoraLabError)):
-        return Failure(first, "", details)  # the line itself names the mend
+        return Failure(first, "", details)  # the line itself names the fix
     return Failure(f"{type(error).__name__}: {first}", "the details show where it arose", details)
 
 

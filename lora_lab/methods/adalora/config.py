@@ -84,11 +84,11 @@ class AdaLoraConfig(MethodConfig):
             )
         left = total - self.tinit - self.tfinal
         if left < self.deltaT:
-            mend = f"; or use a deltaT of at most {left}" if left > 0 else ""
+            fix = f"; or use a deltaT of at most {left}" if left > 0 else ""
             raise ConfigError(
                 f"tinit {self.tinit} and tfinal {self.tfinal} leave {left if left > 0 else 'none'} "
                 f"of the {total} steps for pruning, and deltaT is {self.deltaT}; make them shorter"
-                f"{mend}"
+                f"{fix}"
             )
         if total - self.tfinal < 2:
             raise ConfigError(

@@ -48,7 +48,7 @@ def mini_e2e(seed: int = 0) -> GenerationTask:
         examples[TRAIN + VALIDATION :],
     )
     for part in parts:
-        rng.shuffle(part)  # neighbours are about one restaurant: the first 16 shall be a sample
+        rng.shuffle(part)  # neighbors are about one restaurant: the first 16 shall be a sample
     train, validation, test = map(tuple, parts)
     return GenerationTask("mini-e2e", synthetic=True, train=train, validation=validation, test=test)
 

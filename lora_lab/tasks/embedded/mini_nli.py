@@ -54,7 +54,7 @@ def mini_nli(seed: int = 0) -> ClassificationTask:
         pairs[TRAIN + VALIDATION :],
     )
     for part in parts:
-        rng.shuffle(part)  # neighbours are about one restaurant
+        rng.shuffle(part)  # neighbors are about one restaurant
     train, validation, test = map(tuple, parts)
     return ClassificationTask("mini-nli", True, LABELS, train, validation, test)
 

@@ -40,7 +40,7 @@ def mini_rating(seed: int = 0) -> ClassificationTask:
     texts = [_text(place, label, rng) for place in places for label in LABELS]
     parts = texts[:TRAIN], texts[TRAIN : TRAIN + VALIDATION], texts[TRAIN + VALIDATION :]
     for part in parts:
-        rng.shuffle(part)  # neighbours are about one restaurant
+        rng.shuffle(part)  # neighbors are about one restaurant
     train, validation, test = map(tuple, parts)
     return ClassificationTask("mini-rating", True, LABELS, train, validation, test)
 
