@@ -205,7 +205,7 @@ def _method(adapter: LoraAdapter) -> str:
         "rank-stabilised (s = α/√r)": config.use_rslora,
         "DoRA": config.use_dora,
         "LoRA-FA (A stays as drawn)": config.use_lorafa,
-        f"started by {how}": config.init.from_base,
+        f"started by {how}": config.init.from_base or config.init.needs_activations,
     }
     return ", ".join([adapter.method, *(text for text, on in options.items() if on)])
 

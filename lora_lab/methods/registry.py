@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from pathlib import Path
 from typing import Any
 
 from lora_lab.errors import ConfigError
 from lora_lab.methods.descriptor import METHODS, Method
 
-for _folder in pkgutil.iter_modules([str(Path(__file__).parent)]):
-    if _folder.ispkg:
-        importlib.import_module(f"lora_lab.methods.{_folder.name}.method")
+for _file in sorted(Path(__file__).parent.glob("*/method.py")):
+    importlib.import_module(f"lora_lab.methods.{_file.parent.name}.method")
 
 
 def methods() -> dict[str, Method]:
