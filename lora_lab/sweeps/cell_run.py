@@ -12,6 +12,7 @@ import numpy as np
 from lora_lab.errors import AdapterError, LoraLabError
 from lora_lab.methods.api import detach
 from lora_lab.methods.attached import attached
+from lora_lab.methods.combined import as_config
 from lora_lab.runs.records import RecordState
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.store import CellResult, CellState, SweepStore
@@ -123,7 +124,8 @@ def _resumed(lm: LoadedModel, task: Task, cell: Cell, store: SweepStore) -> Run 
 
 
 def _new(lm: LoadedModel, task: Task, cell: Cell, store: SweepStore) -> Run:
-    return Run(lm, task, cell.configs, cell.training, store.folder, cell.id).start()
+    config = as_config(cell.configs)
+    return Run(lm, task, config, cell.training, store.folder, cell.id).start()
 
 
 def _loss_at(run: Run, step: int) -> float:
