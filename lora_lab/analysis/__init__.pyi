@@ -2,6 +2,7 @@ from .amplify import SiteAmplification as SiteAmplification
 from .amplify import amplifications as amplifications
 from .capacity import Capacity as Capacity
 from .capacity import capacity as capacity
+from .capacity import read_history as read_history
 from .capacity import run_capacity as run_capacity
 from .intruders import IntruderCurve as IntruderCurve
 from .intruders import SiteIntruders as SiteIntruders
@@ -24,6 +25,7 @@ from .site_view import site_view as site_view
 from .sites import AdaptedSite as AdaptedSite
 from .spectrum import SpectrumView as SpectrumView
 from .spectrum import spectrum_view as spectrum_view
+from .steps import SpectraHistory as SpectraHistory
 from .steps import StepMaps as StepMaps
 from .steps import step_maps as step_maps
 from .sweep import SweepMap as SweepMap
