@@ -113,7 +113,7 @@ def test_every_method_is_compared(tmp_path):
     for model in ("e2e", "rating"):
         assert len(list((tmp_path / "runs" / model).iterdir())) == 13
     for method in PAPERS_METHODS:
-        assert f">{method}</td>" in text
+        assert f">{method}</th>" in text
         assert f">{method}</td>" in committed
     figures = [o for cell in code_cells(notebook) for o in cell.outputs if "data" in o]
     assert sum("application/vnd.plotly.v1+json" in figure["data"] for figure in figures) == 2
