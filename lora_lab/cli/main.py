@@ -1,4 +1,4 @@
-"""`lora-lab`: the command line. One subcommand a file, one entry each in `COMMANDS`."""
+"""`main`: reads the command that it is given, and imports no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models by name: from the catalogue, a local folder, the hub, or the user's own hands."""
+"""`load_model` and what it returns: a model, its tokenizer and its card."""
 
 from __future__ import annotations
 

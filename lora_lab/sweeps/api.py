@@ -1,4 +1,4 @@
-"""Many runs: grids and random search, here or on a Ray cluster, with early stopping."""
+"""`sweep`: starts a grid or random draws in the background."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets with their metrics: `load_task` finds one by name, file or hub id."""
+"""`load_task`: a task by its name, from files, or from the hub."""
 
 from __future__ import annotations
 
