@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -40,6 +40,11 @@ class Leaf:
         """The names below the block, or the whole path outside the layers."""
         return self.path if self.stack is None else self.path[len(self.stack) + 1 :]
 
+    @property
+    def block(self) -> tuple[str, ...]:
+        """The path of the block that it lies in; () outside the layers."""
+        return () if self.stack is None else self.path[: len(self.stack) + 1]
+
 
 class Grid(NamedTuple):
     """Sites in order.
@@ -58,12 +63,23 @@ class Grid(NamedTuple):
 def grid(leaves: Sequence[Leaf]) -> Grid:
     """Lay matrices out as a grid; the output embedding ("lm_head") is to be left out before."""
     if not any(leaf.stack for leaf in leaves):
+        lists: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+        for leaf in leaves:
+            if leaf.in_list:
+                lists[leaf.path[:-1]].append(leaf.path[-1])
         for leaf in leaves:
             if leaf.in_list:  # no blocks anywhere, but matrices in a list: the list is the stack
-                leaf.stack, leaf.layer = leaf.path[:-1], int(leaf.path[-1])
+                leaf.stack = leaf.path[:-1]
+                leaf.layer = block_numbers(lists[leaf.stack])[leaf.path[-1]]
     names = _stack_names([leaf.stack for leaf in leaves if leaf.stack is not None])
     sites = _own_roles([site for leaf in leaves for site in _sites(leaf, names)])
     return Grid(*_in_order(sites, names), names)
+
+
+def block_numbers(names: Sequence[str]) -> dict[str, int]:
+    """Return {name of a block: its number}: the name itself, or where one is none, its place."""
+    numbered = all(name.isdecimal() and name == str(int(name)) for name in names)
+    return {name: int(name) if numbered else place for place, name in enumerate(names)}
 
 
 def _in_order(
@@ -137,7 +153,7 @@ def _input_group(leaf: Leaf, role: str) -> str:
     if role in ("cross.k", "cross.v"):
         return f"{'.'.join(leaf.stack)}[encoder output]"
     if role in ("q", "k", "v", "gate", "up") and leaf.parallel:
-        return f"{'.'.join((*leaf.stack, str(leaf.layer)))}[input]"
+        return f"{'.'.join(leaf.block)}[input]"
     if role in ("q", "k", "v"):
         return f"{parent}[q k v]"
     if role in ("gate", "up"):
@@ -149,7 +165,7 @@ def _input_group(leaf: Leaf, role: str) -> str:
 
 def _own_name(leaf: Leaf) -> str:
     if leaf.stack is not None and not leaf.inner:
-        return leaf.stack[-1] if leaf.stack else str(leaf.layer)
+        return leaf.stack[-1] if leaf.stack else leaf.path[-1]
     expert = roles.expert_path(leaf.inner)
     if leaf.stack is not None and expert:
         return expert

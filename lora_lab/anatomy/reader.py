@@ -11,11 +11,12 @@ from torch import nn
 
 from lora_lab._util.torch_private import parameters_of
 from lora_lab.anatomy import model_config
-from lora_lab.anatomy.blocks import blocks_of
+from lora_lab.anatomy.blocks import Row, blocks_of
 from lora_lab.anatomy.children import ADDED, LEARNED_CHILD, SAVED_CHILD
 from lora_lab.anatomy.heads import head_modules
-from lora_lab.anatomy.leaves import Leaf, grid
+from lora_lab.anatomy.leaves import Leaf, block_numbers, grid
 from lora_lab.anatomy.types import Anatomy, Site, Weight
+from lora_lab.errors import ModelError
 
 
 @dataclass
@@ -66,13 +67,14 @@ class _Walk:
         if not hasattr(config, "model_type"):
             config = at.config
         opens_stack = at.stack is None and self._is_stack(module)
+        numbers = block_numbers([name for name, _ in module.named_children()])
         for name, child in module.named_children():
             if name in (SAVED_CHILD, LEARNED_CHILD):
                 continue
             below = replace(at, path=(*at.path, name), module=child, config=config)
             below.in_list = isinstance(module, nn.ModuleList)
             if opens_stack:
-                below.stack, below.layer = at.path, int(name)
+                below.stack, below.layer = at.path, numbers[name]
                 below.parallel = _is_parallel(child)
             self._visit(below)
 
@@ -104,20 +106,30 @@ class _Walk:
 
 
 def read(model: nn.Module) -> Anatomy:
-    """Read a model that is at hand."""
+    """Read a model that is at hand.
+
+    Raises:
+        ModelError: it is a single matrix, which no name leads to.
+    """
+    if isinstance(model, _matrix_kinds()):
+        kind = type(model).__name__
+        raise ModelError(f"the model is a {kind} alone, whose name is empty; use nn.Sequential(it)")
     walk = _Walk(model)
     output = model_config.embedding(model, "get_output_embeddings")
     leaves = [
         leaf for leaf in walk.leaves if leaf.module is not output and leaf.path[-1:] != ("lm_head",)
     ]
     sites, columns, names = grid(leaves)
-    paths = {name: stack for stack, name in names.items()}
-    rows = dict.fromkeys(site.row for site in sites if site.row is not None)
-    blocks = blocks_of(sites, {row: ".".join((*paths[row.stack], str(row.layer))) for row in rows})
+    paths = {
+        Row(names[leaf.stack], leaf.layer): ".".join(leaf.block)
+        for leaf in leaves
+        if leaf.stack is not None and leaf.layer is not None
+    }
+    blocks = blocks_of(sites, paths)
     gate = walk.packed_gate or any("gate_proj" in s.role or s.role == "gate" for s in sites)
     shape = model_config.shape(
         model,
-        stack_layers={stack: sum(row.stack == stack for row in rows) for stack in paths},
+        stack_layers={name: sum(row.stack == name for row in paths) for name in names.values()},
         mlp_width=max((site.in_features for site in sites if site.role == "down"), default=None),
         gated_mlp=gate,
         dtype_bytes=walk.dtype_bytes,
