@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dis
+import functools
+import inspect
 import math
 import sys
 from dataclasses import dataclass, field, replace
@@ -41,6 +44,7 @@ class _Walk:
         self.others: list[_ModuleLeaf] = []
         self.parameters: list[tuple[_ModuleLeaf, tuple[str, ...], nn.Parameter]] = []
         self.dtype_bytes: int | None = None
+        self.left_out: dict[str, str] = {}
         self.packed_gate = False  # experts that keep gate and up in one three-way tensor
         self._kinds = _matrix_kinds()
         self._seen: set[int] = set()
@@ -53,7 +57,9 @@ class _Walk:
         self._seen.add(id(module))
         self._collect(at, at.path, module)
         if isinstance(module, (*self._kinds, *_OTHER_KINDS)):
-            if isinstance(module, self._kinds):
+            if returns_several(type(module)):
+                self.left_out[".".join(at.path)] = _SEVERAL
+            elif isinstance(module, self._kinds):
                 at.measure()
                 self.leaves.append(at)
             else:
@@ -138,9 +144,11 @@ def read(model: nn.Module) -> Anatomy:
     others = tuple(_other(leaf) for leaf in walk.others)
     parameters = sum(weight.size for weight in weights)
     heads = head_modules(model)
-    return Anatomy(sites, columns, blocks, shape, parameters, weights, others, heads)
+    left_out = walk.left_out
+    return Anatomy(sites, columns, blocks, shape, parameters, weights, others, heads, left_out)
 
 
+_SEVERAL = "returns several tensors (a router does), and an update has one output to be added to"
 _OTHER_KINDS = (nn.Embedding, nn.Conv1d, nn.Conv2d)
 
 
@@ -193,6 +201,19 @@ def _is_parallel(block: nn.Module) -> bool:
             continue
         norms += "norm" in name or "norm" in type(module).__name__.lower() or name.startswith("ln_")
     return norms == 1
+
+
+@functools.cache
+def returns_several(kind: type[nn.Module]) -> bool:
+    """Tell whether a class' forward ends in a tuple, as those of routers do (Llama 4, Phi-3.5-MoE).
+
+    Its code is looked at, not run; what hides its code behind a decorator passes.
+    """
+    forward = inspect.unwrap(kind.forward)
+    if forward in (nn.Linear.forward, nn.Embedding.forward) or not inspect.isfunction(forward):
+        return False
+    names = [step.opname for step in dis.get_instructions(forward)]
+    return ("BUILD_TUPLE", "RETURN_VALUE") in zip(names, names[1:], strict=False)
 
 
 def _matrix_kinds() -> tuple[type[nn.Module], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -161,6 +162,7 @@ class Anatomy:
         weights: the tensors that hold them, in the model's order.
         others: embeddings and convolutions; a target finds them by their module's name only.
         heads: a classifier's modules outside of the model that reads the text; see `heads`.
+        left_out: {path of a matrix that is no site: why}.
     """
 
     sites: tuple[Site, ...]
@@ -171,6 +173,7 @@ class Anatomy:
     weights: tuple[Weight, ...] = field(default=(), repr=False)
     others: tuple[Site, ...] = ()
     heads: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def by_name(self) -> dict[str, Site]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lora_lab._util.torch_private import children_of
 from lora_lab.anatomy.children import ADAPTER_CHILD
 from lora_lab.anatomy.types import Site
+from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active
 from lora_lab.methods.lora.mixed_batch import mixed_output
 from lora_lab.methods.lora.operator import (
@@ -120,6 +121,11 @@ class LayerSites(nn.ModuleList):
         """Return the layer's output with every site's update, (..., out)."""
         if not layer.plain_product:
             y = layer.base_class.forward(cast(Any, layer), x)
+            if not isinstance(y, Tensor):
+                raise AdapterError(
+                    f"{self.path} returns a {type(y).__name__}, not one tensor that an update can "
+                    "be added to; leave it out of target_modules"
+                )
             return add_terms(y, x, self.terms(), self.active_dropout)
         return self.product(x, layer, layer.bias)
 

@@ -181,6 +181,10 @@ def _matches(key: str, sites: Sequence[Site], field: str = "alpha_pattern") -> b
 
 def _nothing(anatomy: Anatomy, target: str) -> tuple[Site, ...]:
     every = (*anatomy.sites, *anatomy.others)
+    for path, why in anatomy.left_out.items():
+        named = f".{path}".endswith(f".{target}")
+        if named or _compile("target_modules", target).fullmatch(path):
+            raise ConfigError(f"target_modules entry {target!r}: {path} {why}; leave it out")
     roles = dict.fromkeys(site.role for site in anatomy.sites)
     leaves = dict.fromkeys(site.module.rpartition(".")[2] for site in every)
     raise ConfigError(
