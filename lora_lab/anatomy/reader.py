@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
+import itertools
 import math
 import sys
 from dataclasses import dataclass, field, replace
@@ -213,7 +214,7 @@ def returns_several(kind: type[nn.Module]) -> bool:
     if forward in (nn.Linear.forward, nn.Embedding.forward) or not inspect.isfunction(forward):
         return False
     names = [step.opname for step in dis.get_instructions(forward)]
-    return ("BUILD_TUPLE", "RETURN_VALUE") in zip(names, names[1:], strict=False)
+    return ("BUILD_TUPLE", "RETURN_VALUE") in itertools.pairwise(names)
 
 
 def _matrix_kinds() -> tuple[type[nn.Module], ...]:

@@ -203,7 +203,11 @@ def _sort(
 ) -> _Contents:
     contents = _Contents()
     # Experts' weights in one tensor: there the factors of all of them are stacked.
-    stacked = [name.rpartition(".")[0] for name in settings["target_parameters"]]
+    stacked = [
+        name.rpartition(".")[0]
+        for name in settings["target_parameters"]
+        if not name.endswith(".weight")
+    ]
     for key, tensor in tensors.items():
         path = key.removeprefix(PREFIX)
         if len(path) > _LONGEST or path.count(".") > _DEEPEST or not path.isprintable():
@@ -288,7 +292,9 @@ def _update(
     if odd := parts.keys() - {"A", "B", *("E" if adaptive else ())}:
         raise AdapterError(f"{quoted(module)} has lora_{min(odd)}, which only AdaLoRA has")
     A, B = parts["A"], parts["B"]
-    r = A.shape[0] if adaptive else ranks.lookup(module, settings["r"])
+    # A pattern may be for the parameter's name, where the module is targeted by that.
+    named = f"{module}.weight" if _by_parameter(module, settings) else module
+    r = A.shape[0] if adaptive else ranks.lookup(named, settings["r"])
     # A grouped convolution's B has fewer columns; the base knows how many.
     if A.shape[0] != r or (B.ndim == 2 and B.shape[1] != r):
         raise AdapterError(
@@ -302,5 +308,10 @@ def _update(
         return LowRankUpdate(
             A, B * parts["E"].T, settings["lora_alpha"] / (settings["init_r"] + 1e-5)
         )
-    alpha = alphas.lookup(module, settings["lora_alpha"])
+    alpha = alphas.lookup(named, settings["lora_alpha"])
     return LowRankUpdate(A, B, alpha / (r**0.5 if settings.get("use_rslora") else r))
+
+
+def _by_parameter(module: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a module is targeted by its weight's name, in `target_parameters`."""
+    return any(f".{module}.weight".endswith(f".{n}") for n in settings["target_parameters"])

@@ -27,6 +27,7 @@ from lora_lab._util.files import write_file_atomic, write_text_atomic
 from lora_lab._util.transformers_private import origin
 from lora_lab.checkpoint.adapter_file import SLICES_KEY, Slice, encode_slices, rows_of
 from lora_lab.checkpoint.checksum import CHECKSUM_KEY, adapter_checksum
+from lora_lab.checkpoint.experts import named_as_parameters
 from lora_lab.checkpoint.files import (
     CONFIG_FILE,
     NATIVE_CONFIG_FILE,
@@ -236,6 +237,8 @@ def _peft_config(
     alpha = Counter(form.alphas.values()).most_common(1)[0][0]
     base = getattr(model, "config", None)
     heads = [path for path in form.tied if path not in form.ranks]
+    renamed = named_as_parameters(model, form.ranks, config)
+    keys = {path: f"{path}.weight" if path in renamed else path for path in form.ranks}
     settings = {
         "peft_type": "LORA",
         "task_type": task_type(model, weights),
@@ -244,12 +247,14 @@ def _peft_config(
         "inference_mode": True,
         "r": r,
         "lora_alpha": tidy(alpha),
-        "lora_dropout": config.lora_dropout,
-        "target_modules": [*form.ranks, *heads],
+        "lora_dropout": 0.0 if renamed else config.lora_dropout,
+        "target_modules": [*(path for path in form.ranks if path not in renamed), *heads],
         "bias": "none",
         "fan_in_fan_out": any(site.site.transposed for site in adapter.sites.values()),
-        "rank_pattern": {full(path): own for path, own in form.ranks.items() if own != r},
-        "alpha_pattern": {full(p): tidy(own) for p, own in form.alphas.items() if own != alpha},
+        "rank_pattern": {full(keys[p]): own for p, own in form.ranks.items() if own != r},
+        "alpha_pattern": {
+            full(keys[p]): tidy(own) for p, own in form.alphas.items() if own != alpha
+        },
         "use_rslora": config.use_rslora,
         "use_dora": config.use_dora,
         "modules_to_save": list(adapter.saved.copies) or None,
@@ -258,6 +263,8 @@ def _peft_config(
         "init_lora_weights": True,
     }
     # PEFT warns of a field that its version does not know, so only where it is needed.
+    if renamed:
+        settings["target_parameters"] = [keys[path] for path in renamed]
     return settings | ({"ensure_weight_tying": True} if heads else {})
 
 

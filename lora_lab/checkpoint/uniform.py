@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lora_lab._util.files import new_dir
 from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Site
+from lora_lab.checkpoint.experts import is_taken_for_experts
 from lora_lab.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
 from lora_lab.checkpoint.peft import PREFIX
 from lora_lab.checkpoint.saving import named_adapter, task_type
@@ -60,6 +62,12 @@ def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None
         full = padded(update, r)
         tensors[f"{PREFIX}{path}.lora_A.weight"] = full.A
         tensors[f"{PREFIX}{path}.lora_B.weight"] = full.B
+    if taken := [path for path in updates if is_taken_for_experts(model, path)]:
+        warnings.warn(
+            f"PEFT with transformers 5 takes {taken[0]!r} in this file for routed experts; for "
+            "PEFT use save_adapter",
+            stacklevel=2,
+        )
     transposed = any(site.site.transposed for site in adapter.sites.values())
     settings = _settings(model, adapter, list(updates), r, transposed)
     with new_dir(folder) as place:

@@ -10,8 +10,11 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lora_lab.anatomy import Row, anatomy
-from lora_lab.errors import ModelError
+from lora_lab.errors import ConfigError, ModelError
+from lora_lab.methods.api import attach
+from lora_lab.methods.lora.config import LoraConfig
 from tests.helpers.site_shapes import shape_of
+from tests.helpers.tiny_experts import logits, tiny_experts
 from tests.helpers.tiny_models import tiny, tiny_config
 
 
@@ -181,3 +184,16 @@ def test_a_config_without_a_model_is_refused() -> None:
 
     with pytest.raises(ModelError, match="knows no model for a Odd; pass the model itself"):
         anatomy(Odd())
+
+
+@pytest.mark.parametrize("name", ["llama4", "phimoe"])
+def test_a_router_that_returns_several_tensors_is_left_alone(name: str) -> None:
+    model = tiny_experts(name)
+    found = anatomy(model)
+    assert all("router" not in site.module for site in found.sites)
+    assert [path.rpartition(".")[2] for path in found.left_out] == ["router", "router"]
+    attach(model, LoraConfig(r=2, target_modules="all-linear"))
+    logits(model)
+    for target in (["router"], ".*router"):
+        with pytest.raises(ConfigError, match=r"layers\.0.*router returns several tensors"):
+            attach(model, LoraConfig(r=2, target_modules=target))
