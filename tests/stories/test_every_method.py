@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
+import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,6 +236,46 @@ def test_it_merges_or_says_why_not(kind: str, name: str) -> None:
     assert torch.equal(logits_of(model), tuned)
     ll.detach(model)
     assert torch.equal(logits_of(model), first)
+
+
+def torch_saved(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded: nn.Module = torch.load(file, weights_only=False)
+    return loaded
+
+
+COPIES = {
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
+    "torch": torch_saved,
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+@each_on("llama", "bert")
+def test_a_copy_is_equal_and_a_model_of_its_own(kind: str, name: str, way: str) -> None:
+    lm, _, config = prepared(kind, name)
+    model = lm.model
+    first = logits_of(model)
+    moved(model, ll.attach(model, config, "other"))
+    other = logits_of(model)
+    moved(model, ll.attach(model, config))
+    moved(model, ll.attached(model)["default"])
+    tuned = logits_of(model)
+    twin = COPIES[way](model)
+    assert torch.equal(logits_of(twin), tuned)
+    ll.activate(twin, "other")
+    assert torch.equal(logits_of(twin), other)
+    moved(twin, ll.attached(twin)["other"])
+    assert not torch.equal(logits_of(twin), other)
+    ll.detach(twin)
+    assert torch.equal(logits_of(twin), first)
+    assert traces(twin) == traces(loaded(kind).model)
+    assert torch.equal(logits_of(model), tuned)
+    ll.activate(model, "other")
+    assert torch.equal(logits_of(model), other)
 
 
 @each_pair

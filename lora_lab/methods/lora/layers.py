@@ -61,6 +61,13 @@ class AdaptedLayer:
         base: Any = getattr(self, "base_class", None) or type(self)
         return cast(Tensor, base.forward(self, x))
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Be pickled by the base's class: the adapted one has no module to be imported from."""
+        make, (_, *args), *state = cast(Any, super().__reduce_ex__(max(2, protocol)))
+        if make.__name__ != "__newobj__":  # the base's own way
+            return super().__reduce_ex__(protocol)
+        return _new_adapted, (self.base_class, *args), *state
+
 
 def adapt(layer: nn.Module, name: str, sites: LayerSites, active: Active) -> None:
     """Add an adapter's sites below a layer."""
@@ -184,6 +191,12 @@ def _adapted_class(base: Any) -> Any:
         "__module__": base.__module__,
     }
     return type(f"Adapted{base.__name__}", (AdaptedLayer, base), members)
+
+
+def _new_adapted(base: type[nn.Module], *args: Any) -> nn.Module:
+    """Return an adapted layer that has no state yet."""
+    adapted: type[nn.Module] = _adapted_class(cast(Any, base))
+    return adapted.__new__(adapted, *args)
 
 
 def owned_rows(weight: Tensor, site: Site) -> Tensor:

@@ -29,6 +29,13 @@ class _Generate:
         self._generate = model.generate
         functools.update_wrapper(self, self._generate)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled without what the wrapped function lent: its annotations cannot be."""
+        own = self._generate
+        of_class = getattr(own, "__func__", None) is getattr(type(self._model), "generate", None)
+        state = {"listeners": self.listeners} | ({} if of_class else {"_generate": own})
+        return _Generate, (self._model,), state
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         config = kwargs.get("generation_config") or self._model.generation_config
         chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))

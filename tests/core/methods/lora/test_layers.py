@@ -1,6 +1,7 @@
 """Embeddings, convolutions and tied weights against the layer with W₀ + ΔW built in."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -174,3 +175,47 @@ def test_a_sparse_embedding_gets_sparse_gradients_of_the_tokens_that_came():
     (model(torch.tensor([3, 4, 4])) ** 2).sum().backward()
     assert site.token_rows.grad.is_sparse
     assert site.token_rows.grad.coalesce().indices().tolist() == [[3, 4]]
+
+
+KINDS = {
+    "fused and embedding": ("gpt2", {"target_modules": ["c_attn", "wte"]}),
+    "embedding, tied": ("smollm", {"target_modules": ["q_proj", "embed_tokens"]}),
+    "T5's three ends": ("t5", {"target_modules": ["q", "shared"]}),
+    "convolution": ("vit", {"target_modules": ["q", "patch_embeddings.projection"]}),
+    "DoRA": ("llama", {"target_modules": ["q", "v"], "use_dora": True}),
+    "W₀'s start": ("llama", {"target_modules": ["q", "v"], "init_lora_weights": "pissa"}),
+    "whole modules": ("bert", {"target_modules": ["q"], "modules_to_save": ["classifier"]}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pickled_layer_is_the_layer(kind):
+    name, fields = KINDS[kind]
+    model = tiny(name).double()
+    inputs = tiny_inputs(model)
+    if "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].double()
+    base = model(**inputs).logits
+    ll.attach(model, ll.LoraConfig(**{"r": 2, "init_lora_weights": False, **fields}))
+    adapted = model(**inputs).logits
+    twin = pickle.loads(pickle.dumps(model))
+    assert torch.equal(twin(**inputs).logits, adapted)
+    assert {id(p) for p in twin.parameters()}.isdisjoint(map(id, model.parameters()))
+    learned = {id(p) for p in ll.attached(twin)["default"].parameters()}
+    assert learned == {id(p) for p in twin.parameters() if p.requires_grad}
+    ll.merge(twin)
+    torch.testing.assert_close(twin(**inputs).logits, adapted, rtol=1e-9, atol=1e-9)
+    ll.detach(twin)
+    assert torch.equal(twin(**inputs).logits, base)
+    assert torch.equal(model(**inputs).logits, adapted)
+
+
+def test_a_merged_model_is_pickled_with_its_way_back():
+    model = tiny("llama")
+    inputs = tiny_inputs(model)
+    ll.attach(model, random_config("q", "v"))
+    adapted = model(**inputs).logits
+    ll.merge(model)
+    twin = pickle.loads(pickle.dumps(model))
+    ll.unmerge(twin)
+    assert torch.equal(twin(**inputs).logits, adapted)
