@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 def anatomy(model: nn.Module | PretrainedConfig) -> Anatomy:
     """Read a model's weight matrices as a grid.
 
-    Every Linear and every transformers Conv1D is a site, but for the output embedding. A matrix
-    whose role is not known stands under its own module name; a fused one whose row order is not
-    known stays whole. No weight is looked at, so a model on the meta device will do.
+    Every Linear and every transformers Conv1D is a site, but for the output embedding, which stands
+    among the `others` where its weight is its own. A matrix whose role is not known stands under
+    its own module name; a fused one whose row order is not known stays whole. No weight is looked
+    at, so a model on the meta device will do.
 
     Args:
         model: a model, adapted or not; or a transformers config, from which the model is built on

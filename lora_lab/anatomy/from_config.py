@@ -64,4 +64,5 @@ def _lengthen(short: Anatomy, layers: int) -> Anatomy:
         weights=weights,
         others=short.others,
         heads=short.heads,
+        tied=short.tied,
     )

@@ -8,6 +8,7 @@ import inspect
 import itertools
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -123,9 +124,8 @@ def read(model: nn.Module) -> Anatomy:
         raise ModelError(f"the model is a {kind} alone, whose name is empty; use nn.Sequential(it)")
     walk = _Walk(model)
     output = model_config.embedding(model, "get_output_embeddings")
-    leaves = [
-        leaf for leaf in walk.leaves if leaf.module is not output and leaf.path[-1:] != ("lm_head",)
-    ]
+    heads = [leaf for leaf in walk.leaves if leaf.module is output or leaf.path[-1] == "lm_head"]
+    leaves = [leaf for leaf in walk.leaves if leaf not in heads]
     sites, columns, names = grid(leaves)
     paths = {
         Row(names[leaf.stack], leaf.layer): ".".join(leaf.block)
@@ -142,11 +142,16 @@ def read(model: nn.Module) -> Anatomy:
         dtype_bytes=walk.dtype_bytes,
     )
     weights = _weights(model, walk, names)
-    others = tuple(_other(leaf) for leaf in walk.others)
+    tied = _tied(walk.others, heads)
+    others = [_other(leaf) for leaf in walk.others]
+    others += [_output(leaf) for leaf in heads if ".".join(leaf.path) not in tied]
     parameters = sum(weight.size for weight in weights)
-    heads = head_modules(model)
-    left_out = walk.left_out
-    return Anatomy(sites, columns, blocks, shape, parameters, weights, others, heads, left_out)
+    return Anatomy(
+        *(sites, columns, blocks, shape, parameters, weights, tuple(others)),
+        heads=head_modules(model),
+        left_out=walk.left_out,
+        tied=tied,
+    )
 
 
 _SEVERAL = "returns several tensors (a router does), and an update has one output to be added to"
@@ -171,6 +176,21 @@ def _other(leaf: _ModuleLeaf) -> Site:
         input_group=path,
         kind="embedding" if isinstance(module, nn.Embedding) else "conv",
     )
+
+
+def _output(leaf: _ModuleLeaf) -> Site:
+    path, (k, d) = ".".join(leaf.path), leaf.features
+    return Site(path, path, None, leaf.path[-1], k, d, transposed=leaf.transposed, input_group=path)
+
+
+def _tied(tables: Sequence[_ModuleLeaf], heads: Sequence[_ModuleLeaf]) -> dict[str, str]:
+    """Return {path of an output layer: path of the embedding that has its weight}."""
+    return {
+        ".".join(head.path): ".".join(table.path)
+        for head in heads
+        for table in reversed(tables)
+        if table.module.weight is head.module.weight
+    }
 
 
 def _weights(

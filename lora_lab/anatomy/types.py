@@ -160,9 +160,11 @@ class Anatomy:
         shape: the sizes that the memory of a training step depends on.
         parameters: all of the model's numbers, tied ones once, adapters not counted.
         weights: the tensors that hold them, in the model's order.
-        others: embeddings and convolutions; a target finds them by their module's name only.
+        others: embeddings, convolutions and an output layer with a weight of its own; a target
+            finds them by their module's name only.
         heads: a classifier's modules outside of the model that reads the text; see `heads`.
         left_out: {path of a matrix that is no site: why}.
+        tied: {path of an output layer: path of the embedding that has its weight}.
     """
 
     sites: tuple[Site, ...]
@@ -173,7 +175,8 @@ class Anatomy:
     weights: tuple[Weight, ...] = field(default=(), repr=False)
     others: tuple[Site, ...] = ()
     heads: tuple[str, ...] = ()
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict, hash=False)
+    tied: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @cached_property
     def by_name(self) -> dict[str, Site]:
@@ -182,11 +185,16 @@ class Anatomy:
 
     @cached_property
     def by_module(self) -> dict[str, list[Site]]:
-        """The sites of every module: one, or the slices of a fused matrix; without the others."""
+        """The sites of every matrix: one, or the slices of a fused one; without tables, kernels."""
         modules: dict[str, list[Site]] = {}
-        for site in self.sites:
+        for site in (*self.sites, *self.outputs):
             modules.setdefault(site.module, []).append(site)
         return modules
+
+    @cached_property
+    def outputs(self) -> tuple[Site, ...]:
+        """Output layers with a weight of their own."""
+        return tuple(site for site in self.others if site.kind == "linear")
 
     @cached_property
     def grid_sites(self) -> tuple[Site, ...]:

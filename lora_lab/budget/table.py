@@ -196,11 +196,11 @@ def _sites(anatomy: Anatomy, batches: _Batches) -> dict[str, Any]:
     index = anatomy.row_index
     sites: dict[str, dict[str, Any]] = {}
     groups: dict[str, dict[str, Any]] = {}
-    for at, site in enumerate(anatomy.sites):
+    for at, site in enumerate((*anatomy.sites, *anatomy.outputs)):
         # What lies outside the layers (pooler, classifier) is read last.
         row = len(index) if site.row is None else index[site.row]
         width = site.in_features + site.out_features
-        batch = batches.read_by(site)
+        batch = batches.last if site in anatomy.outputs else batches.read_by(site)
         kept = batch.tokens * batch.element  # Ax
         if batch.element != MASTER:
             kept += width * batch.element  # A and B cast down
@@ -234,6 +234,8 @@ def _others(anatomy: Anatomy, batch: act.Batch) -> dict[str, Any]:
     sites: dict[str, dict[str, Any]] = {}
     groups: dict[str, dict[str, Any]] = {}
     for site in anatomy.others:
+        if site.kind == "linear":
+            continue
         k, d = site.in_features, site.out_features
         row, size = 0, 0
         if site.kind == "conv":

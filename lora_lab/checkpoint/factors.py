@@ -99,7 +99,7 @@ def _with_base(file: AdapterFile, anatomy: Anatomy) -> list[SiteUpdate]:
             for part in file.slices.get(path, ())
         ]
     updates = match_sites(replace(file, modules=modules, slices=slices), anatomy)
-    sites = [site for site in anatomy.sites if site.name in updates]
+    sites = [site for site in anatomy.by_name.values() if site.name in updates]
     return [SiteUpdate(site, updates[site.name]) for site in sites] + heads
 
 

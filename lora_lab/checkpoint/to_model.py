@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 from torch import Tensor, nn
 
-from lora_lab.anatomy.api import anatomy, output_embedding
+from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy, Site
 from lora_lab.checkpoint.adapter_file import AdapterFile, check_shape, rows_of, sites_of, split
 from lora_lab.checkpoint.files import quoted
@@ -54,7 +54,7 @@ def match(file: AdapterFile, model: nn.Module) -> Matched:
                 f"{quoted(path)} has factors and is trained whole too; fetch the adapter again"
             )
     for path, module in file.modules.items():
-        own = _sites(path, map_.by_module, by_path, model)
+        own = _sites(path, map_.by_module, by_path, map_.tied)
         check_shape(path, module, own[0])
         parts = split(module, own, file.slices.get(path, ()))
         if (magnitude := file.magnitudes.get(path)) is not None:
@@ -67,12 +67,12 @@ def match(file: AdapterFile, model: nn.Module) -> Matched:
         matched.updates.update(parts)
     others = {site.module: [site] for site in map_.others}
     for path, module in file.embeddings.items():
-        own = _sites(path, others, by_path, model)
+        own = _sites(path, others, by_path, map_.tied)
         _check_kind(path, own[0], "embedding")
         check_shape(path, module, own[0])
         matched.updates[path] = module
     for path, module in file.kernels.items():
-        own = _sites(path, others, by_path, model)
+        own = _sites(path, others, by_path, map_.tied)
         _check_kind(path, own[0], "conv")
         matched.updates[path] = _flat(path, module, cast(nn.Conv2d, by_path[path]))
     for path in (*file.embeddings, *file.kernels):
@@ -87,16 +87,16 @@ def _sites(
     path: str,
     by_module: Mapping[str, list[Site]],
     by_path: Mapping[str, nn.Module],
-    model: nn.Module,
+    tied: Mapping[str, str],
 ) -> list[Site]:
     """Return the sites of a file's module; say why a module that is here has none."""
     layer = by_path.get(path)
     if path in by_module or layer is None:
         return sites_of(path, by_module)
-    if layer is output_embedding(model):
+    if table := tied.get(path):
         raise AdapterError(
-            f"{path} is the output layer, which gets no factors here unless it is tied to the "
-            "embedding; merge this adapter where it was made"
+            f"the adapter changes {path} and not {table}, which here share one weight; give {path} "
+            "a weight of its own before loading"
         )
     raise AdapterError(
         f"{path} is a {type(layer).__name__} here, which the file's factors are not for; fetch the "
@@ -106,7 +106,7 @@ def _sites(
 
 def _check_kind(path: str, site: Site, kind: str) -> None:
     if site.kind != kind:
-        name = {"conv": "a convolution", "embedding": "an embedding"}
+        name = {"conv": "a convolution", "embedding": "an embedding", "linear": "a matrix"}
         raise AdapterError(
             f"the adapter is for another base: {path} is {name[site.kind]} here, {name[kind]} in "
             "the file"

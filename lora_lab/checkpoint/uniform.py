@@ -56,7 +56,7 @@ def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None
     adapter = named_adapter(model, name)
     refuse_others(adapter, "loaders without patterns")
     tensors = {}
-    updates = _of_every_layer(adapter, anatomy(model).sites)
+    updates = _of_every_layer(adapter, anatomy(model).by_name.values())
     r = max(update.r for update in updates.values())
     for path, update in updates.items():
         full = padded(update, r)

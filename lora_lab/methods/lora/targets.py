@@ -62,7 +62,8 @@ def select(anatomy: Anatomy, targets: Sequence[str] | str) -> tuple[Site, ...]:
 
     A list entry is a role, a site's name, or the end of a module's path (PEFT's rule); a string
     is "all-linear", such an entry, or a regular expression for the whole path. Embeddings and
-    convolutions are found by name, and are not among "all-linear".
+    convolutions are found by name, as is an output layer with a weight of its own, and are not
+    among "all-linear".
     """
     every = (*anatomy.sites, *anatomy.others)
     if isinstance(targets, str):
@@ -180,6 +181,12 @@ def _matches(key: str, sites: Sequence[Site], field: str = "alpha_pattern") -> b
 
 
 def _nothing(anatomy: Anatomy, target: str) -> tuple[Site, ...]:
+    for path, table in anatomy.tied.items():
+        if path == target or path.endswith("." + target):
+            raise ConfigError(
+                f"{path} and {table} share one weight; name {table.rpartition('.')[2]!r} in "
+                f"target_modules, which adapts both, or give {path} a weight of its own"
+            )
     every = (*anatomy.sites, *anatomy.others)
     for path, why in anatomy.left_out.items():
         named = f".{path}".endswith(f".{target}")
