@@ -36,6 +36,7 @@ from .methods.bottleneck.config import BottleneckConfig as BottleneckConfig
 from .methods.full.config import BitFitConfig as BitFitConfig
 from .methods.full.config import FullConfig as FullConfig
 from .methods.head.config import HeadConfig as HeadConfig
+from .methods.ia3.config import IA3Config as IA3Config
 from .methods.lora.combine import combine as combine
 from .methods.lora.config import LoraConfig as LoraConfig
 from .methods.lora.mixed_batch import mixed_batch as mixed_batch

@@ -6,6 +6,7 @@ from lora_lab.methods.combined import CombinedConfig, method_name, to_python
 from lora_lab.methods.config import Config, MethodConfig
 from lora_lab.methods.full.config import BitFitConfig, FullConfig
 from lora_lab.methods.head.config import HeadConfig
+from lora_lab.methods.ia3.config import IA3Config
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
 from lora_lab.runs.training_config import TrainingConfig
@@ -18,6 +19,7 @@ __all__ = [
     "Config",
     "FullConfig",
     "HeadConfig",
+    "IA3Config",
     "LoraConfig",
     "MethodConfig",
     "PrefixEmbedConfig",

@@ -29,7 +29,7 @@ def analyze(model: Any, name: str | None = None) -> Analysis:
         name: the adapter; by default the active one, else the only one.
 
     Raises:
-        AdapterError: no such adapter, or a diverged one (NaN).
+        AdapterError: no such adapter, one whose ΔW is not in low-rank factors, or a diverged one.
     """
     adapters = attached(model)
     if not adapters:
@@ -42,6 +42,11 @@ def analyze(model: Any, name: str | None = None) -> Analysis:
     if name not in adapters:
         raise AdapterError(f"no adapter is called {name!r}; attached are {known}")
     adapter: Any = adapters[name]
+    if not adapter.sites:
+        raise AdapterError(
+            f"adapter {name!r} is {adapter.method}, whose ΔW is not in low-rank factors, and these "
+            "are what is measured; attach a LoRA to compare"
+        )
     return analyze_sites(adapter.sites.values(), adapter.base_weight, name)
 
 

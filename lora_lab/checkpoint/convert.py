@@ -94,7 +94,7 @@ def export_adapter(
     if form != "loralib":
         refuse_taken(out)
     place = locate_adapter(adapter)
-    read_settings(place.path)  # before the base is loaded, which takes longer
+    read_settings(place.path)  # LoRA's alone; before the base is loaded, which takes longer
     lm = _loaded(base)
     load_adapter(lm.model, place.path)
     alpha = None

@@ -11,10 +11,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from lora_lab.anatomy.api import anatomy
 from lora_lab.checkpoint.adapter_file import AdapterFile
 from lora_lab.checkpoint.files import CONFIG_FILE, quoted
+from lora_lab.checkpoint.full_modules import match_full_modules
 from lora_lab.checkpoint.native import NativeFile
 from lora_lab.checkpoint.peft import changed_base
+from lora_lab.checkpoint.peft_methods import PeftMethodFile
 from lora_lab.checkpoint.reader import read_adapter
 from lora_lab.checkpoint.saving import tidy
 from lora_lab.checkpoint.to_model import Matched, match
@@ -23,6 +26,7 @@ from lora_lab.methods.api import build, put_on
 from lora_lab.methods.attached import activate as switch_to
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
+from lora_lab.methods.layer_update import LayerAdapter
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.targets import full
@@ -31,7 +35,7 @@ from lora_lab.methods.lora.targets import full
 def load_adapter(
     model: nn.Module, folder: str | Path, name: str = "default", *, activate: bool = True
 ) -> Adapter:
-    """Attach an adapter from a folder: LoRA in PEFT's format, or any that `save_adapter` wrote.
+    """Attach an adapter from a folder: LoRA or IA3 in PEFT's format, or what `save_adapter` wrote.
 
     Names and shapes are compared with the model before anything is changed. Nothing is unpickled.
     The adapter acts only when all of it is there, so another thread may go on generating.
@@ -66,6 +70,8 @@ def _read(model: nn.Module, folder: Path) -> _Content:
     file = read_adapter(folder, known={path for path, _ in model.named_modules()})
     if isinstance(file, AdapterFile):
         return _lora_content(model, file, folder)
+    if isinstance(file, PeftMethodFile):
+        return _method_content(model, file, folder)
     if not file.parts:
         return _Content(file.config, lambda adapter: _fill_native(adapter, file, folder))
     contents = [_read(model, part) for part in file.parts]
@@ -75,6 +81,33 @@ def _read(model: nn.Module, folder: Path) -> _Content:
             content.fill(part)
 
     return _Content(tuple(content.config for content in contents), fill_parts)
+
+
+def _method_content(model: nn.Module, file: PeftMethodFile, folder: Path) -> _Content:
+    by_path = dict(model.named_modules(remove_duplicate=False))
+    modules = {site.module for site in anatomy(model).by_name.values()}
+    for path in file.tensors:
+        if path not in modules:
+            what = "no layer that can be adapted" if path in by_path else "not in this model"
+            raise AdapterError(
+                f"the adapter is for another base: {quoted(path)} is {what}; load it onto the base "
+                "it was made for"
+            )
+    rest = AdapterFile(file.settings, {}, weights=file.weights)
+    whole = match_full_modules(rest, model, by_path)
+    saved = {key: tensor for tensors in whole.values() for key, tensor in tensors.items()}
+
+    def fill(built: Adapter) -> None:
+        adapter = cast(LayerAdapter, built)
+        for path in sorted(adapter.layers.keys() ^ file.tensors.keys()):
+            what = "misses" if path in adapter.layers else "has, and this config does not name,"
+            raise AdapterError(f"{folder} {what} {quoted(path)}; fetch the adapter again")
+        adapter.fill_from_peft({path: t.torch() for path, t in file.tensors.items()})
+        with torch.no_grad():
+            for key, tensor in adapter.saved.state():
+                tensor.copy_(saved[key])
+
+    return _Content(file.config.replace(modules_to_save=tuple(whole) or None), fill)
 
 
 def _fill_native(adapter: Adapter, file: NativeFile, where: Path) -> None:

@@ -32,6 +32,7 @@ from lora_lab.checkpoint.files import (
 )
 from lora_lab.checkpoint.patterns import Patterns
 from lora_lab.errors import AdapterError
+from lora_lab.methods.registry import methods
 from lora_lab.spectra.update import LowRankUpdate
 
 PREFIX = "base_model.model."
@@ -73,7 +74,7 @@ def read_peft(
     """
     folder = path.parent if path.is_file() else path
     settings = read_settings(folder)
-    weights = path if path.is_file() else _weights_file(folder, allow_pickle)
+    weights = path if path.is_file() else weights_file(folder, allow_pickle)
     tensors, metadata = read_tensors(weights, allow_pickle=allow_pickle)
     contents = _sort(tensors, settings, known)
     ranks, alphas = (Patterns(f, settings[f]) for f in ("rank_pattern", "alpha_pattern"))
@@ -97,6 +98,17 @@ def read_peft(
     )
 
 
+def peft_settings(folder: Path) -> dict[str, Any]:
+    """Return a folder's adapter_config.json as it is.
+
+    Raises:
+        AdapterError: the file is missing or damaged.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise AdapterError(_nothing_here(folder))
+    return read_json(folder / CONFIG_FILE)
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """Return adapter_config.json, its numbers checked and its defaults filled in.
 
@@ -104,13 +116,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
         AdapterError: the file is missing, damaged, or describes something else.
     """
     path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise AdapterError(_nothing_here(folder))
-    settings = read_json(path)
+    settings = peft_settings(folder)
     kind = settings.get("peft_type")
     if kind not in ("LORA", "ADALORA"):
+        types = ["LORA", "ADALORA", *(m.peft.type for m in methods().values() if m.peft)]
         raise AdapterError(
-            f"{path} describes {quoted(kind)}, not a LoRA adapter; only LORA can be read"
+            f"{path} describes {quoted(kind)}, not a LoRA adapter; what can be read is "
+            f"{', '.join(types)}"
         )
     for name in _FOREIGN:
         if settings.get(name):
@@ -156,7 +168,12 @@ def changed_base(settings: Mapping[str, Any]) -> str:
     return init if init.startswith(_CHANGED_BASE) else ""
 
 
-def _weights_file(folder: Path, allow_pickle: bool) -> Path:
+def weights_file(folder: Path, allow_pickle: bool) -> Path:
+    """Return the file that holds an adapter's tensors.
+
+    Raises:
+        AdapterError: there is none, or only a pickle that was not asked for.
+    """
     path, pickled = folder / WEIGHTS_FILE, folder / PICKLE_FILE
     if path.is_file():
         return path

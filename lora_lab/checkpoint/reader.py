@@ -9,7 +9,8 @@ from lora_lab.checkpoint.adapter_file import AdapterFile
 from lora_lab.checkpoint.files import CONFIG_FILE, NATIVE_CONFIG_FILE
 from lora_lab.checkpoint.loralib import read_loralib
 from lora_lab.checkpoint.native import NativeFile, read_native
-from lora_lab.checkpoint.peft import read_peft
+from lora_lab.checkpoint.peft import peft_settings, read_peft
+from lora_lab.checkpoint.peft_methods import method_of_type, read_method
 from lora_lab.errors import AdapterError
 
 
@@ -49,4 +50,7 @@ def read_adapter(
         return read_native(path)
     if path.is_file() and (lora_alpha is not None or not (path.parent / CONFIG_FILE).exists()):
         return read_loralib(path, lora_alpha, slices=slices, allow_pickle=allow_pickle)
+    settings = peft_settings(path.parent if path.is_file() else path)
+    if (method := method_of_type(settings.get("peft_type"))) is not None:
+        return read_method(path, method, settings, allow_pickle=allow_pickle)
     return read_peft(path, allow_pickle=allow_pickle, known=known)

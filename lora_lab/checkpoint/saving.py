@@ -37,18 +37,21 @@ from lora_lab.checkpoint.files import (
 )
 from lora_lab.checkpoint.native import part_name, parts_in, remove_parts, save_native, save_parts
 from lora_lab.checkpoint.peft import PREFIX
+from lora_lab.checkpoint.peft_methods import CONFIG_KEY, method_checksum
 from lora_lab.checkpoint.stacking import module_update
 from lora_lab.checkpoint.tied_weights import tied_to
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import active, attached, original_weight
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
+from lora_lab.methods.layer_update import LayerAdapter
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.dora import row_norms
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.targets import full
 from lora_lab.methods.modules_to_save import own_tensors
+from lora_lab.methods.registry import method_of
 
 
 def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
@@ -80,14 +83,47 @@ def _save(model: nn.Module, adapter: Adapter, folder: Path) -> None:
         for own, part in zip(adapter.adapters, names, strict=True):
             _save(model, own, folder / part)
         save_parts(adapter.method, names, folder)
+    elif isinstance(adapter, LayerAdapter) and (form := adapter.peft_form()) is not None:
+        _save_method(model, adapter, form, folder)
     else:
         save_native(adapter, folder)
 
 
+def _save_method(
+    model: nn.Module,
+    adapter: LayerAdapter,
+    form: tuple[Mapping[str, Any], Mapping[str, Tensor]],
+    folder: Path,
+) -> None:
+    """Write what is not LoRA in PEFT's format; see `checkpoint.peft_methods`."""
+    own, learned = form
+    method = method_of(adapter.config)
+    assert method.peft is not None
+    weights = _whole_weights(adapter, dict(model.named_modules(remove_duplicate=False)))
+    named = {path + method.peft.key: tensor for path, tensor in learned.items()}
+    tensors = {
+        PREFIX + key: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        for key, tensor in (named | weights).items()
+    }
+    settings = {
+        "peft_type": method.peft.type,
+        "task_type": task_type(model, weights),
+        "base_model_name_or_path": origin(getattr(model, "config", None)) or None,
+        "revision": None,
+        "inference_mode": True,
+        "target_modules": list(learned),
+        "modules_to_save": list(adapter.saved.copies) or None,
+        **own,
+    }
+    config = json.dumps(adapter.config.to_dict())
+    stored = {key: StoredTensor.of(tensor) for key, tensor in tensors.items()}
+    sha256 = method_checksum(stored, settings, method, config)
+    metadata = {"format": "pt", CONFIG_KEY: config, CHECKSUM_KEY: sha256}
+    _write(folder, tensors, settings, metadata)
+
+
 def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
     """Write a LoRA adapter in PEFT's format; what lay there before is replaced."""
-    from safetensors.torch import save_file
-
     form = _Form()
     grouped: dict[str, list[LoraSite]] = {}
     for site in adapter.sites.values():
@@ -108,6 +144,17 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
     metadata = {"format": "pt", SLICES_KEY: encode_slices(form.slices)}
     stored = {key: StoredTensor.of(tensor) for key, tensor in tensors.items()}
     metadata[CHECKSUM_KEY] = adapter_checksum(stored, settings, metadata)
+    _write(folder, tensors, settings, metadata)
+
+
+def _write(
+    folder: Path,
+    tensors: dict[str, Tensor],
+    settings: Mapping[str, Any],
+    metadata: dict[str, str],
+) -> None:
+    """Write the two files; what lay there before is replaced."""
+    from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     before = parts_in(folder)
@@ -213,7 +260,9 @@ def _alpha(site: LoraSite, r: int, config: LoraConfig) -> float:
     return site.scale * (r**0.5 if config.use_rslora else r)
 
 
-def _whole_weights(adapter: LoraAdapter, by_path: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def _whole_weights(
+    adapter: LoraAdapter | LayerAdapter, by_path: Mapping[str, nn.Module]
+) -> dict[str, Tensor]:
     """Return {name in the model's state dict: tensor} of what PEFT takes for trained whole.
 
     PEFT takes a module by the last letters of its path, so "pre_classifier" goes with "classifier":

@@ -89,6 +89,23 @@ class Field:
 
 
 @dataclass(frozen=True)
+class PeftForm:
+    """How PEFT writes what a method learns: one tensor a module.
+
+    The adapter has `peft_form` and `fill_from_peft`, see `LayerAdapter`.
+
+    Attributes:
+        type: peft_type in adapter_config.json.
+        key: what follows a module's path in the tensor's name.
+        config: what a file means, called with (settings, {module path: its tensor's shape}).
+    """
+
+    type: str
+    key: str
+    config: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], MethodConfig]
+
+
+@dataclass(frozen=True)
 class Method:
     """One entry that people choose from.
 
@@ -115,7 +132,8 @@ class Method:
         modifies_base: it trains the model's own parameters, in their own dtype.
         trains_everything: it leaves no weight that another method could train.
         sparse_gradients: a step may leave some of its parameters without a gradient.
-        peft_form: it is saved in PEFT's format.
+        peft_form: it is saved in PEFT's format, as LoRA.
+        peft: it is saved in PEFT's format, as a method of its own.
         order: where it stands in lists.
     """
 
@@ -139,6 +157,7 @@ class Method:
     trains_everything: bool = False
     sparse_gradients: bool = False
     peft_form: bool = False
+    peft: PeftForm | None = None
     order: int = 100
 
     def serves(self, config: Any) -> bool:

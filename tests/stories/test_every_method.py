@@ -71,6 +71,7 @@ METHODS = {
     "LoRA+PE": Method([LORA, EMBED], starts_as_base=False, merges=False),
     "LoRA+PL": Method([LORA, LAYER], starts_as_base=False, merges=False),
     "AdaLoRA": Method(ll.AdaLoraConfig(target_r=2, init_r=3)),
+    "IA3": Method(ll.IA3Config()),
     "LoRA+BitFit+Adapter^P": Method(
         [LORA, ll.BitFitConfig(), ll.BottleneckConfig("P", r=3)], merges=False, learns=BIASES
     ),

@@ -16,6 +16,7 @@ from lora_lab.configs import (
     BitFitConfig,
     BottleneckConfig,
     FullConfig,
+    IA3Config,
     LoraConfig,
     PrefixEmbedConfig,
     PrefixLayerConfig,
@@ -33,6 +34,7 @@ CONFIGS: dict[str, Any] = {
     "AdaLoRA": AdaLoraConfig(
         target_r=2, init_r=5, tinit=1, tfinal=1, deltaT=2, beta1=0.5, target_modules=["v", "up"]
     ),
+    "IA3": IA3Config(["k", "up"], ["up"]),
     "FT": FullConfig(),
     "FT-Top2": FullConfig(top_layers=3),
     "BitFit": BitFitConfig(new_biases=True),

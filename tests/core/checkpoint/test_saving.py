@@ -127,7 +127,7 @@ def damage(what, folder):
         case "broken config":
             config.write_text("{")
         case "foreign config":
-            reconfigure(folder, peft_type="IA3")
+            reconfigure(folder, peft_type="LOHA")
         case "no weights":
             weights.unlink()
         case "pickle":
@@ -156,7 +156,7 @@ def damage(what, folder):
     [
         ("no config", "has no adapter_config.json; name the folder"),
         ("broken config", "is not readable JSON"),
-        ("foreign config", "describes 'IA3', not a LoRA adapter"),
+        ("foreign config", "describes 'LOHA', not a LoRA adapter"),
         ("no weights", "has no adapter_model.safetensors"),
         ("pickle", "holds a pickle (adapter_model.bin), which can run code"),
         ("truncated", "is damaged"),
