@@ -8,19 +8,20 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name
 from lora_lab._util.files import disk_errors, new_dir, refuse_taken
 from lora_lab._util.format import format_bytes, plural
+from lora_lab.checkpoint.base_model import load_base
 from lora_lab.checkpoint.card import CARD_FILE, model_card
 from lora_lab.checkpoint.loading import load_adapter
 from lora_lab.checkpoint.locate import AdapterLocation, locate_adapter
 from lora_lab.checkpoint.loralib_models import save_loralib
 from lora_lab.checkpoint.merged import export_merged
 from lora_lab.checkpoint.peft import read_settings
+from lora_lab.checkpoint.reader import read_adapter
 from lora_lab.checkpoint.saving import save_adapter
 from lora_lab.checkpoint.uniform import export_uniform
 from lora_lab.errors import AdapterError
-from lora_lab.models.load import LoadedModel, load_model, model_config
+from lora_lab.models.load import LoadedModel
 
 Form = Literal["peft", "uniform", "merged", "loralib"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -95,7 +96,7 @@ def export_adapter(
         refuse_taken(out)
     place = locate_adapter(adapter)
     read_settings(place.path)  # LoRA's alone; before the base is loaded, which takes longer
-    lm = _loaded(base)
+    lm = load_base(base, read_adapter(place.path))
     load_adapter(lm.model, place.path)
     alpha = None
     if form == "loralib":
@@ -105,12 +106,6 @@ def export_adapter(
     written = sorted(out.iterdir()) if out.is_dir() else [out]
     files = {file.name: file.stat().st_size for file in written}
     return Exported(form, out, place.name, base, files, alpha, place.note)
-
-
-def _loaded(base: str) -> LoadedModel:
-    """Load the base in the dtype of its files, so that a merged model is as large as it was."""
-    stored = dtype_name(str(getattr(model_config(base), "dtype", None)))
-    return load_model(base, "cpu", stored if stored in MODEL_DTYPES else "float32")
 
 
 def _write_folder(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +13,7 @@ import torch
 
 from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name
 from lora_lab._util.quiet import first_line, quiet_transformers
+from lora_lab.anatomy.heads import is_classifier
 from lora_lab.errors import ModelError
 from lora_lab.models import classifier
 from lora_lab.models.entries import CATALOGUE, CatalogueEntry
@@ -126,6 +127,56 @@ def load_model(
     loader = classifier.classifier_class(str(name), config) if names else model_class(config)
     if names:
         classifier.name_classes(config, names)
+
+    def check(model: PreTrainedModel, report: Mapping[str, Any]) -> None:
+        own = classifier.without_head(str(name), model, report) if names else report
+        _check_report(str(name), own)
+
+    lm = _read(place, loader, config, target, kind, seed, check)
+    if names:
+        classifier.finish(lm.model, lm.tokenizer)
+    return lm
+
+
+def load_as(
+    name: str, loader: Any, config: PretrainedConfig, dtype: str, given: Collection[str]
+) -> LoadedModel:
+    """Load a model onto the CPU as another class than its files name.
+
+    Args:
+        name: as in `load_model`.
+        loader: the class, or an Auto class.
+        config: the model's, changed as it shall be.
+        dtype: as in `load_model`.
+        given: names of weights that come from elsewhere, whatever the files have.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    target = torch.device("cpu")
+
+    def check(_model: PreTrainedModel, report: Mapping[str, Any]) -> None:
+        mismatched = [entry for entry in report["mismatched_keys"] if entry[0] not in given]
+        missing = {key for key in report["missing_keys"] if key not in given}
+        _check_report(name, {"mismatched_keys": mismatched, "missing_keys": missing})
+
+    lm = _read(find_model(name), loader, config, target, _dtype(dtype, target), 0, check)
+    if is_classifier(lm.model):
+        classifier.finish(lm.model, lm.tokenizer)
+    return lm
+
+
+def _read(
+    place: Place,
+    loader: Any,
+    config: PretrainedConfig,
+    target: torch.device,
+    kind: torch.dtype,
+    seed: int,
+    check: Callable[[PreTrainedModel, Mapping[str, Any]], None],
+) -> LoadedModel:
+    """Load a model and its tokenizer; `check` is given the model and what its files lacked."""
+    name = place.name
     options = {"local_files_only": place.local_only, "trust_remote_code": False}
     try:
         with quiet_transformers(), classifier.drawn_from(seed):
@@ -140,13 +191,11 @@ def load_model(
             model.to(target)
     except load_errors() as error:
         raise ModelError(f"{name} cannot be loaded: {first_line(error)}{place.fix}") from error
-    _check_report(str(name), classifier.without_head(str(name), model, report) if names else report)
+    check(model, report)
     if place.source == "embedded":
         # Adapters record their base by this name: a path of this machine's cache helps nobody.
         model.name_or_path = model.config._name_or_path = place.hub_id
     tokenizer = _load_tokenizer(place, config, options)
-    if names:
-        classifier.finish(model, tokenizer)
     card = _card(model, place.name, place.hub_id, place.source, place.license)
     return LoadedModel(model, tokenizer, card)
 
