@@ -5,6 +5,8 @@ Seen on torch 2.6 to 2.13. `tests/core/_util/test_private_names.py` fails first 
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -48,10 +50,22 @@ def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
     return module._buffers
 
 
+def pre_hooks_of(module: nn.Module) -> Mapping[int, Any]:
+    """Return a module's own forward pre-hooks; the older `weight_norm` is one."""
+    return module._forward_pre_hooks
+
+
 def saved_buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
     """Return those of a module's own buffers that its state dict holds."""
     unsaved = module._non_persistent_buffers_set
     return {name: buffer for name, buffer in module._buffers.items() if name not in unsaved}
+
+
+def with_parameter(module: nn.Module, name: str, value: Tensor) -> nn.Module:
+    """Return a module that shares all with another one but one parameter."""
+    twin = copy.copy(module)
+    twin._parameters = {**module._parameters, name: nn.Parameter(value, requires_grad=False)}
+    return twin
 
 
 def convolve(conv: Any, x: Tensor, weight: Tensor) -> Tensor:

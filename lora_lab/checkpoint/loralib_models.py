@@ -22,6 +22,7 @@ from lora_lab.checkpoint.stacking import module_update, padded, refuse_others, s
 from lora_lab.errors import AdapterError
 from lora_lab.methods.api import attach
 from lora_lab.methods.attached import activate
+from lora_lab.methods.finite import check_finite
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.factors import LoraSite
@@ -75,6 +76,7 @@ def save_loralib(model: nn.Module, path: str | Path, name: str | None = None) ->
             update = module_update(sites, scale)
         tensors[f"{module}.lora_A"] = update.A.contiguous()
         tensors[f"{module}.lora_B"] = update.B.contiguous()
+    check_finite(adapter.name, tensors)
     with disk_errors(path, AdapterError, "another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_file_atomic(path) as place:

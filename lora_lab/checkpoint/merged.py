@@ -26,6 +26,7 @@ from lora_lab.checkpoint.shards import Shard, ShardWriter, plan_shards
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import Adapter
+from lora_lab.methods.finite import check_sum
 from lora_lab.methods.lora.quantized import bits
 from lora_lab.methods.modules_to_save import own_tensors
 
@@ -210,12 +211,16 @@ def _merged_groups(
     key_of = {_place(tensor): key for key, tensor in weights.items()}
     written: set[str] = set()
 
+    def converted(key: str) -> Tensor:
+        own = weights[key].detach()
+        check_sum(key, own, as_written := own.to(_written_dtype(own, dtype)))
+        return as_written
+
     def whole(group: str, merged: Weights) -> Weights:
         if group in written:
             return merged
         written.add(group)
-        own = {key: weights[key].detach() for key in groups[group] if key not in merged}
-        return {key: t.to(_written_dtype(t, dtype)) for key, t in own.items()} | merged
+        return {key: converted(key) for key in groups[group] if key not in merged} | merged
 
     current, merged = "", Weights()
     for weight, sum_ in adapter.merged_weights(dtype) if adapter else ():
@@ -224,6 +229,7 @@ def _merged_groups(
             yield whole(current, merged)
             merged = Weights()
         current = group_of[key]
+        check_sum(key, weights[key], sum_)
         merged[key] = sum_
     if merged:
         yield whole(current, merged)

@@ -26,6 +26,7 @@ from lora_lab.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
 from lora_lab.checkpoint.peft import PREFIX
 from lora_lab.checkpoint.saving import named_adapter, task_type
 from lora_lab.checkpoint.stacking import module_update, padded, refuse_others
+from lora_lab.methods.finite import check_finite
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.spectra.update import LowRankUpdate
@@ -62,6 +63,7 @@ def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None
         full = padded(update, r)
         tensors[f"{PREFIX}{path}.lora_A.weight"] = full.A
         tensors[f"{PREFIX}{path}.lora_B.weight"] = full.B
+    check_finite(adapter.name, tensors)
     if taken := [path for path in updates if is_taken_for_experts(model, path)]:
         warnings.warn(
             f"PEFT with transformers 5 takes {taken[0]!r} in this file for routed experts; for "

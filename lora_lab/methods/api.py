@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.finite import check_finite, check_sum
 from lora_lab.methods.registry import method_of
 
 _NAME = re.compile(r"[A-Za-z0-9_\-]+")
@@ -165,7 +167,9 @@ def merge(
     try:
         with torch.no_grad():
             layers = {path: make() for path, make in quantized.items()}
-            originals = _write_merged(adapter, keep_original)
+            for path, layer in layers.items():
+                check_finite(name, {f"{path}.weight": cast(Tensor, layer.weight)})
+            originals = _write_merged(model, adapter, keep_original)
     except BaseException:
         known.switch(before)
         if merged_before:
@@ -192,21 +196,32 @@ def _checked(adapter: Adapter, dequantize: bool) -> dict[str, Callable[[], nn.Mo
     return quantized
 
 
-def _write_merged(adapter: Adapter, keep: bool) -> list[tuple[nn.Parameter, Tensor]]:
+def _write_merged(
+    model: nn.Module, adapter: Adapter, keep: bool
+) -> list[tuple[nn.Parameter, Tensor]]:
     """Write the merged weights and return W₀ of each on the CPU; put it back if that breaks off.
 
     Args:
+        model: that the weights belong to.
         adapter: that is merged.
-        keep: W₀; without it nothing is returned, and what is written stays.
+        keep: W₀; without it nothing is returned, and what is written stays: all of it is looked
+            at once before.
     """
     originals: list[tuple[nn.Parameter, Tensor]] = []
     lost = False
+    own = itertools.chain(model.named_parameters(), model.named_buffers())
+    names = {id(tensor): name for name, tensor in own}
     try:
+        if not keep:
+            for weight, merged in adapter.merged_weights():
+                check_sum(names[id(weight)], weight, merged)
         for weight, merged in adapter.merged_weights():
             if keep:
+                check_sum(names[id(weight)], weight, merged)
                 originals.append((weight, weight.detach().to("cpu", copy=True)))
             lost |= not keep
             weight.copy_(merged)
+            _read_back(names[id(weight)], weight, merged)
     except BaseException as error:
         _restore(originals)
         if lost:
@@ -216,6 +231,17 @@ def _write_merged(adapter: Adapter, keep: bool) -> list[tuple[nn.Parameter, Tens
             )
         raise
     return originals
+
+
+def _read_back(name: str, weight: Tensor, merged: Tensor) -> None:
+    """Raise where a kind of tensor of another library's, quantized, holds what it was not given."""
+    if type(weight) in (nn.Parameter, Tensor):
+        return
+    if not torch.allclose(weight.detach().to(merged.dtype), merged):
+        raise AdapterError(
+            f"{name} is a {type(weight).__name__}, which does not hold the sum that is written "
+            "into it; load the base unquantized to merge, or keep the adapter beside it"
+        )
 
 
 def unmerge(model: nn.Module) -> None:

@@ -14,7 +14,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.torch_private import FakeTensor, children_of, parameters_of, saved_buffers_of
+from lora_lab._util.torch_private import (
+    FakeTensor,
+    children_of,
+    parameters_of,
+    pre_hooks_of,
+    saved_buffers_of,
+)
 from lora_lab.anatomy.children import ADAPTER_CHILD, LEARNED_CHILD, SAVED_CHILD
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.base import Active, AdapterNames
@@ -132,6 +138,10 @@ class ForwardSwitch:
         }
         if cast_down:
             return torch.func.functional_call(own, cast_down, args, kwargs)
+        for hook in pre_hooks_of(own).values():
+            # The older weight_norm and spectral_norm, and pruning, make the weight in a hook.
+            if hasattr(hook, "compute_weight") or hasattr(hook, "apply_mask"):
+                hook(own, args)
         return own.forward(*args, **kwargs)
 
     def _mixed(self, samples: AdapterNames, args: Any, kwargs: Any) -> Any:
@@ -251,6 +261,9 @@ def _trainable_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         memo |= {id(inside[name]): None for name in _added_children(part) if name in inside}
         if isinstance(switch := part.__dict__.get("forward"), ForwardSwitch):
             memo[id(switch)] = None
+        for made in vars(part).values():  # the weight that a hook makes anew for every pass
+            if isinstance(made, Tensor) and not made.is_leaf:
+                memo[id(made)] = made.detach().clone()
     for _, tensor in own_tensors(module):
         if isinstance(tensor, FakeTensor) and id(tensor) not in memo:
             # In a dry run: deepcopy would copy the fake mode too, and modes do not mix.

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lora_lab.errors import RunError
 from lora_lab.methods.base import Adapter
+from lora_lab.methods.finite import NotFiniteAdapterError, check_finite
+from lora_lab.training.step import NotFiniteError
 
 if TYPE_CHECKING:
     from lora_lab.training.worker import Worker
@@ -31,6 +33,18 @@ def checkpoint_state(worker: Worker) -> dict[str, Any]:
         "seconds": worker.pace.seconds,
         "log_bytes": worker.run.store.flush_log(),
     }
+
+
+def check_numbers(adapter: Adapter) -> None:
+    """Have the last good adapter put back where the latest step has left no numbers.
+
+    Raises:
+        NotFiniteError: some are NaN or infinite.
+    """
+    try:
+        check_finite(adapter.name, adapter.state())
+    except NotFiniteAdapterError as error:
+        raise NotFiniteError(str(error), adapter_suspect=True) from None
 
 
 def summary(worker: Worker, state: str, adapter_folder: Path) -> dict[str, Any]:

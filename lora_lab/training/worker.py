@@ -23,7 +23,7 @@ from lora_lab.errors import LoraLabError, ModelError, RunError
 from lora_lab.methods.attached import activate
 from lora_lab.methods.base import Adapter
 from lora_lab.runs.samples import Sample
-from lora_lab.training import processes
+from lora_lab.training import processes, saved_state
 from lora_lab.training.data import RunData
 from lora_lab.training.divergence import Divergence, DivergingError
 from lora_lab.training.failures import explain, is_out_of_memory, showable, with_proposal
@@ -45,7 +45,6 @@ from lora_lab.training.last_good import LastGood
 from lora_lab.training.observer import Observer
 from lora_lab.training.progress import LossHistory, Pace
 from lora_lab.training.recorder import Recorder
-from lora_lab.training.saved_state import checkpoint_state, exact_state, load_state, summary
 from lora_lab.training.sharding import shard
 from lora_lab.training.step import NotFiniteError, Step
 from lora_lab.training.trainer import Fit
@@ -146,7 +145,7 @@ class Worker:
         before = self.run.resumes
         if before is not None:
             self._resume(before.step, before.state)
-        processes.equalise(exact_state(self.adapter).values())
+        processes.equalise(saved_state.exact_state(self.adapter).values())
         if processes.sharded():
             if before is None:
                 self._begin_records()  # which look at whole matrices
@@ -235,6 +234,7 @@ class Worker:
         finally:
             self.pace.stop()
             self.fit = None
+        saved_state.check_numbers(self.adapter)  # before its spectra are looked at, and saved
         run.publish(**self._observe(now=True), eta_seconds=0.0)
 
     def _begin_records(self) -> None:
@@ -310,10 +310,11 @@ class Worker:
     def _checkpoint(self, passing: bool = False) -> None:
         """Write what `_resume` reads, unless this step has one already."""
         assert self.fit is not None
+        saved_state.check_numbers(self.adapter)
         if self._checkpoint_at == self.step or not processes.main():
             return
         start = time.monotonic()
-        state = checkpoint_state(self)
+        state = saved_state.checkpoint_state(self)
         self.run.store.save_checkpoint(self.step, self._write_adapter, state, passing=passing)
         self._checkpoint_at = self.step
         end = time.monotonic()
@@ -323,7 +324,7 @@ class Worker:
         """Put back what `_checkpoint` wrote; the optimizer's part is for `Fit`."""
         run = self.run
         self.adapter.load_training_state(state["method"])
-        load_state(self.adapter, state["adapter"])
+        saved_state.load_state(self.adapter, state["adapter"])
         self.step = self._checkpoint_at = step
         for number, loss in run.steps_before:
             self.losses.add(number, loss)
@@ -353,7 +354,7 @@ class Worker:
             run.notes.append(f"{state} at step {self.step} of {run.training.max_steps}: {left}")
         folder = run.store.save_adapter(self._write_adapter)
         run.store.write_json("samples.json", [sample.to_dict() for sample in run.samples])
-        run.store.write_json("summary.json", {**summary(self, state, folder), **more})
+        run.store.write_json("summary.json", {**saved_state.summary(self, state, folder), **more})
         run.losses = tuple(self.losses.all)
 
     # Failing -------------------------------------------------------------------------------------

@@ -15,6 +15,12 @@ from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import original_weight
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.lora.activations import layer_inputs
+from lora_lab.methods.lora.computed_weights import (
+    check_forward,
+    is_stored,
+    solved,
+    unmerged_weight,
+)
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.convolution import ConvSites
 from lora_lab.methods.lora.dora import DoraSites
@@ -141,11 +147,18 @@ class LoraAdapter(Adapter):
         self, dtype: torch.dtype | None = None
     ) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Yield (weight, W₀ + ΔW), added in float32 and rounded once; one layer at a time."""
-        for layer, sites in self._layers.values():
+        for path, (layer, sites) in self._layers.items():
             if bits(layer) is None:
-                weight = cast(nn.Parameter, layer.weight)
-                yield weight, sites.merged(weight).to(dtype or weight.dtype)
+                yield from self._merged_layer(path, layer, sites, dtype)
         yield from self.saved.merged_weights(dtype)
+
+    def check_merge(self) -> None:
+        """Raise for a layer whose weight cannot be written, or is not what it computes with."""
+        for path, (layer, sites) in self._layers.items():
+            if bits(layer) is None:
+                check_forward(path, layer)
+                if not is_stored(layer):
+                    self._merged_layer(path, layer, sites)
 
     def quantized_layers(self) -> dict[str, Callable[[], nn.Module]]:
         """Return the makers of merged layers; see `Adapter.quantized_layers`."""
@@ -154,6 +167,19 @@ class LoraAdapter(Adapter):
             for path, (layer, _) in self._layers.items()
             if bits(layer) is not None
         }
+
+    def _merged_layer(
+        self, path: str, layer: nn.Module, sites: LayerSites, dtype: torch.dtype | None = None
+    ) -> list[tuple[nn.Parameter, Tensor]]:
+        """Return (parameter, its value in the merged layer): the weight, or what makes it."""
+        weight = unmerged_weight(layer, self._original)
+        merged = sites.merged(weight)
+        if is_stored(layer):
+            return [(cast(nn.Parameter, layer.weight), merged.to(dtype or weight.dtype))]
+        return [
+            (source, value.to(dtype or source.dtype))
+            for source, value in solved(path, layer, merged.to(weight.dtype))
+        ]
 
     def base_weight(self, site_name: str) -> Tensor:
         """Return the frozen W₀ of a site, (out, in), also while merged or from a fused matrix."""
@@ -188,11 +214,14 @@ class LoraAdapter(Adapter):
         return self._weight(layer, site) if bits(layer) is None else stand_in(layer, site)
 
     def _weight(self, layer: nn.Module, site: Site) -> Tensor:
-        if bits(layer) is None:
-            weight = original_weight(self.model, cast(nn.Parameter, layer.weight))
-        else:
-            weight = dequantized(site.module, layer)
+        packed = bits(layer) is not None
+        weight = (
+            dequantized(site.module, layer) if packed else unmerged_weight(layer, self._original)
+        )
         return owned_rows(weight, site).reshape(site.out_features, site.in_features)
+
+    def _original(self, parameter: nn.Parameter) -> Tensor:
+        return original_weight(self.model, parameter)
 
 
 _SITES: dict[str, type[LoraSite]] = {

@@ -41,7 +41,7 @@ class DoraSites(LayerSites):
         for site in self.sites:
             own = owned_rows(merged, site.site)
             rows = own.reshape(site.site.out_features, -1)
-            gain = cast(Tensor, site.magnitude).detach() / rows.norm(dim=1)
+            gain = cast(Tensor, site.magnitude).detach() / _divisors(rows.norm(dim=1))
             own.copy_((rows * gain[:, None]).view(own.shape))
         return merged
 
@@ -76,7 +76,7 @@ def row_norms(W: Tensor) -> Tensor:
 
 
 def updated_row_norms(W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
-    """Return ‖w + s·bA‖ of every row of W + s·BA, which is not built.
+    """Return ‖w + s·bA‖ of every row of W + s·BA, which is not built; ∞ for a row of zeros.
 
     Args:
         W: (out, in).
@@ -89,4 +89,12 @@ def updated_row_norms(W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
     rows = torch.linalg.vector_norm(W, dim=1, dtype=A.dtype)
     squared = rows.square() + 2 * scale * crossed + scale**2 * own
     # Rounding may carry a row that the update cancels below zero.
-    return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()
+    return _divisors(squared.clamp_min(0).sqrt())
+
+
+def _divisors(norms: Tensor) -> Tensor:
+    """Return ∞ for a row that is zero: it has no direction, and whatever its m is, it stays zero.
+
+    Bases have such rows (511 in Llama-3.1-8B's first o_proj); m/‖w‖ is 0/0 there, NaN in PEFT.
+    """
+    return norms.masked_fill(norms <= torch.finfo(norms.dtype).tiny ** 0.5, torch.inf)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from torch.nn.utils.weight_norm import WeightNorm
 
 from lora_lab._util import torch_private, transformers_private
 from lora_lab_widgets import subshell
@@ -126,6 +127,22 @@ def test_a_modules_own_dictionaries_are_read_and_written() -> None:
     assert saved.keys() == module.state_dict().keys() - {"weight", "bias"} - {
         f"keys.{name}" for name in child.state_dict()
     }
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_the_older_weight_norm_is_a_pre_hook() -> None:
+    layer = nn.Linear(2, 2)
+    assert not torch_private.pre_hooks_of(layer)
+    hook = WeightNorm.apply(layer, "weight", 0)
+    assert list(torch_private.pre_hooks_of(layer).values()) == [hook]
+
+
+def test_a_module_with_another_parameter_leaves_the_first_as_it_is() -> None:
+    layer, x = nn.Linear(2, 3), torch.randn(1, 2)
+    before = layer(x)
+    twin = torch_private.with_parameter(layer, "weight", torch.zeros(3, 2))
+    assert torch.equal(twin(x)[0], layer.bias)
+    assert torch.equal(layer(x), before)
 
 
 @pytest.mark.parametrize("padding", ["zeros", "circular"])

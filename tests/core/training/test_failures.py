@@ -127,6 +127,32 @@ def test_nan_loss_gives_back_the_last_good_adapter(begin):
     assert torch.equal(logits(lm.model), bare), "B is zero again"
 
 
+@pytest.mark.parametrize("save_steps", [3, 0])
+def test_a_step_that_leaves_no_numbers_is_neither_checkpoint_nor_end(
+    begin, monkeypatch, save_steps
+):
+    # The step's own loss was finite; what it made of the adapter is not.
+    last = save_steps or 12
+    step = torch.optim.AdamW.step
+    taken = []
+
+    def poisoned(self, closure=None):
+        step(self, closure)
+        taken.append(1)
+        if len(taken) == last:
+            self.param_groups[0]["params"][0].data.view(-1)[0] = torch.inf
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", poisoned)
+    run = begin(save_steps=save_steps)
+    with pytest.raises(RunError, match=r"adapter 'default' holds 1 NaN or infinite values at"):
+        run.result(60)
+    assert "the adapter is as it was after step" in run.snapshot.failure.remedy
+    assert all(p.isfinite().all() for p in run.adapter.parameters())
+    assert not list(run.folder.glob("checkpoint*/*"))
+    load_adapter(tiny_lm().model, run.folder / "adapter")
+    assert json.loads((run.folder / "summary.json").read_text())["state"] == "failed"
+
+
 def test_a_full_disk_fails_in_one_line(begin, monkeypatch):
     def full(self, row):
         raise RunError("cannot write metrics.jsonl: No space left on device; free some space")

@@ -1,0 +1,168 @@
+"""Layers whose weight is computed from other tensors, so that a sum written into it is lost.
+
+`torch.nn.utils.parametrizations` and the older `torch.nn.utils.weight_norm` make the weight anew
+for every pass. Where its sources can be set so that they give the merged weight, as weight
+normalization's can, those are what merging writes; else it is refused before anything is written.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
+
+from lora_lab._util.torch_private import (
+    buffers_of,
+    convolve,
+    parameters_of,
+    pre_hooks_of,
+    with_parameter,
+)
+from lora_lab.errors import AdapterError
+from lora_lab.methods.lora.layers import base_class
+
+Sources = list[tuple[nn.Parameter, Tensor]]
+
+_ROUNDINGS = 16  # of the weight's dtype, between a merged weight and what its sources give
+_PLAIN = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Embedding.forward)
+
+
+def is_stored(layer: nn.Module) -> bool:
+    """Whether a layer's weight is a tensor of its own, which what is written into stays in."""
+    weight = layer.weight
+    own = (*parameters_of(layer).values(), *buffers_of(layer).values())
+    return any(tensor is weight for tensor in own)
+
+
+def unmerged_weight(layer: nn.Module, original: Callable[[nn.Parameter], Tensor]) -> Tensor:
+    """Return a layer's W₀, of the shape of its weight.
+
+    Args:
+        layer: with a floating-point weight, stored or computed.
+        original: gives W₀ of a parameter of the model, whatever is written into it meanwhile.
+    """
+    if is_stored(layer):
+        return original(cast(nn.Parameter, layer.weight))
+    if (norm := _old_weight_norm(layer)) is not None:
+        direction, length = (original(p) for p in _direction_and_length(layer))
+        return direction * (length / torch.norm_except_dim(direction, 2, norm.dim))
+    if (twin := _twin(layer)) is not None:
+        for own, parameter in zip(_originals(twin), _originals(_list(layer)), strict=True):
+            own.data = original(parameter).clone()
+        return cast(Tensor, twin()).detach()
+    return cast(Tensor, layer.weight).detach()
+
+
+@torch.no_grad()
+def solved(path: str, layer: nn.Module, merged: Tensor) -> Sources:
+    """Return (source of the weight, value) so that a layer computes with the merged weight.
+
+    Args:
+        path: the layer's.
+        layer: whose weight is not stored.
+        merged: W₀ + ΔW, in the dtype of the weight.
+
+    Raises:
+        AdapterError: no such values are known.
+    """
+    if (norm := _old_weight_norm(layer)) is not None:
+        direction, length = _direction_and_length(layer)
+        return [(direction, merged), (length, torch.norm_except_dim(merged, 2, norm.dim))]
+    if (twin := _twin(layer)) is not None and (check := _twin(layer)) is not None:
+        try:
+            twin.right_inverse(merged.clone())
+            for own, solution in zip(_originals(check), _originals(twin), strict=True):
+                own.data = solution.data
+            given = cast(Tensor, check())
+        except Exception as error:  # whatever a parametrization says of what it cannot be
+            raise _refused(path, layer) from error
+        limit = _ROUNDINGS * torch.finfo(merged.dtype).eps * merged.abs().max()
+        if (given - merged).abs().max() <= limit:
+            found = zip(_originals(_list(layer)), _originals(twin), strict=True)
+            return [(parameter, solution.data) for parameter, solution in found]
+    raise _refused(path, layer)
+
+
+def check_forward(path: str, layer: nn.Module) -> None:
+    """Raise unless a layer's forward pass is the product with its weight that merging takes it for.
+
+    A layer that quantizes its weight, or reads another tensor, is tried on a few numbers. What
+    cannot be tried, such as a layer of other arguments, is taken at its word.
+
+    Raises:
+        AdapterError: its output does not follow its weight.
+    """
+    base = cast(Any, base_class(layer))
+    if base.forward in _PLAIN or not isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+        return
+    weight = cast(nn.Parameter, layer.weight)
+    random = torch.Generator().manual_seed(0)
+    change = torch.randn(weight.shape, generator=random).to(weight) * weight.detach().std()
+    if isinstance(layer, nn.Linear):
+        x = torch.randn(2, 3, layer.in_features, generator=random).to(weight)
+        wanted = nn.functional.linear(x, change)
+    else:
+        size = (2 * k * d for k, d in zip(layer.kernel_size, layer.dilation, strict=True))
+        x = torch.randn(1, layer.in_channels, *size, generator=random).to(weight)
+        wanted = convolve(layer, x, change)
+    try:
+        with torch.no_grad():
+            twins = [with_parameter(layer, "weight", w) for w in (weight, weight + change)]
+            before, after = (base.forward(twin, x) for twin in twins)
+        error = (after - before - wanted).norm() / wanted.norm()
+    except Exception:
+        return
+    if not error <= 0.01 + 4 * torch.finfo(weight.dtype).eps:
+        raise AdapterError(
+            f"{path} is a {base.__name__}, whose output is not the product with its weight "
+            "(it quantizes it, or reads another tensor), so that a sum in the weight would not be "
+            "what was trained; keep the adapter beside the base, or leave the layer out of "
+            "target_modules"
+        )
+
+
+def _refused(path: str, layer: nn.Module) -> AdapterError:
+    makers = [type(p).__name__.lstrip("_") for p in _list(layer)] if _is_parametrized(layer) else []
+    how = f" ({', '.join(makers)})" if makers else ""
+    return AdapterError(
+        f"{path} has no weight of its own: it is computed anew for every pass{how}, and W₀ + ΔW "
+        "cannot be what comes out; keep the adapter beside the base, or make the weight a plain "
+        "one before attaching (torch.nn.utils.parametrize.remove_parametrizations)"
+    )
+
+
+def _is_parametrized(layer: nn.Module) -> bool:
+    return parametrize.is_parametrized(layer, "weight")
+
+
+def _list(layer: nn.Module) -> Any:
+    """Return the parametrizations of a layer's weight."""
+    return cast(Any, layer.parametrizations)["weight"]
+
+
+def _twin(layer: nn.Module) -> Any:
+    """Return a copy of the parametrizations to try things on; None where there are none."""
+    return copy.deepcopy(_list(layer)).eval() if _is_parametrized(layer) else None
+
+
+def _originals(parametrizations: Any) -> Iterator[nn.Parameter]:
+    """Yield what a weight is computed from, and none of the parametrizations' own parameters."""
+    if parametrizations.is_tensor:
+        yield parametrizations.original
+    else:
+        for index in range(parametrizations.ntensors):
+            yield getattr(parametrizations, f"original{index}")
+
+
+def _old_weight_norm(layer: nn.Module) -> WeightNorm | None:
+    found = (hook for hook in pre_hooks_of(layer).values() if isinstance(hook, WeightNorm))
+    return next((hook for hook in found if hook.name == "weight"), None)
+
+
+def _direction_and_length(layer: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
+    return cast(nn.Parameter, layer.weight_v), cast(nn.Parameter, layer.weight_g)
