@@ -48,7 +48,7 @@ from lora_lab.methods.finite import check_finite
 from lora_lab.methods.layer_update import LayerAdapter
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import LoraConfig
-from lora_lab.methods.lora.dora import row_norms
+from lora_lab.methods.lora.dora import row_norms, zero_rows_warning
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.targets import full
 from lora_lab.methods.modules_to_save import own_tensors
@@ -143,7 +143,8 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
     for path, sites in grouped.items():
         _add_module(form, path, sites, by_path[path], adapter)
     _add_tied(form, adapter, by_path)
-    _warn_of_zero_rows(adapter)
+    if line := zero_rows_warning(adapter.sites.values()):
+        warnings.warn(line, stacklevel=3)
     weights = _whole_weights(adapter, by_path)
     tensors = {PREFIX + key: tensor for key, tensor in (form.tensors | weights).items()}
     settings = _peft_config(model, adapter, form, weights)
@@ -257,19 +258,6 @@ def _magnitudes(sites: list[LoraSite], layer: nn.Module, adapter: LoraAdapter) -
     for site, magnitude in zip(sites, own, strict=True):
         whole[rows_of(site.site.rows)] = magnitude
     return whole
-
-
-def _warn_of_zero_rows(adapter: LoraAdapter) -> None:
-    """Warn where PEFT's DoRA divides by the length of a row of zeros; here it stays zero."""
-    for name, site in adapter.sites.items():
-        if site.magnitude is not None and (count := int((site.magnitude == 0).sum())):
-            warnings.warn(
-                f"W₀ has {count} rows of zeros at {name}, from which PEFT's DoRA makes NaN; for "
-                "PEFT leave the module out of target_modules, or write the whole model with "
-                "ll.export_merged(model, folder)",
-                stacklevel=4,
-            )
-            return
 
 
 def _alpha(site: LoraSite, r: int, config: LoraConfig) -> float:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy, Site
 from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.methods.attached import original_weight
 from lora_lab.methods.base import Active, Adapter
+from lora_lab.methods.computed_weights import check_layer, merged_layer
 from lora_lab.methods.lora.layers import AdaptedLayer, adapt, unadapt
 from lora_lab.methods.lora.quantized import bits, dequantized, plain_layer
 from lora_lab.methods.modules_to_save import ModulesToSave
@@ -157,14 +159,19 @@ class LayerAdapter(Adapter):
         self, dtype: torch.dtype | None = None
     ) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Yield (weight or bias, merged), computed in float32 and rounded once."""
-        for layer, update in self.layers.values():
+        for path, (layer, update) in self.layers.items():
             if bits(layer) is not None:
                 continue
-            weight = cast(nn.Parameter, layer.weight)
-            yield weight, update.merged(weight).to(dtype or weight.dtype)
+            yield from merged_layer(path, layer, self._original, update.merged, dtype)
             if isinstance(bias := getattr(layer, "bias", None), nn.Parameter):
                 yield bias, update.merged_bias(bias).to(dtype or bias.dtype)
         yield from self.saved.merged_weights(dtype)
+
+    def check_merge(self) -> None:
+        """Raise for a layer whose weight cannot be written, or is not what it computes with."""
+        for path, (layer, update) in self.layers.items():
+            if bits(layer) is None:
+                check_layer(path, layer, self._original, update.merged)
 
     def quantized_layers(self) -> dict[str, Callable[[], nn.Module]]:
         """Return the makers of merged layers; see `Adapter.quantized_layers`."""
@@ -173,6 +180,9 @@ class LayerAdapter(Adapter):
             for path, (layer, _) in self.layers.items()
             if bits(layer) is not None
         }
+
+    def _original(self, parameter: nn.Parameter) -> Tensor:
+        return original_weight(self.model, parameter)
 
     def _dequantized_layer(self, path: str) -> nn.Linear:
         layer, update = self.layers[path]

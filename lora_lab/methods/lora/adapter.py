@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,8 @@ from lora_lab.anatomy.types import Site
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import original_weight
 from lora_lab.methods.base import Active, Adapter
+from lora_lab.methods.computed_weights import check_layer, merged_layer, unmerged_weight
 from lora_lab.methods.lora.activations import layer_inputs
-from lora_lab.methods.lora.computed_weights import (
-    check_forward,
-    is_stored,
-    solved,
-    unmerged_weight,
-)
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.convolution import ConvSites
 from lora_lab.methods.lora.dora import DoraSites
@@ -149,16 +144,14 @@ class LoraAdapter(Adapter):
         """Yield (weight, W₀ + ΔW), added in float32 and rounded once; one layer at a time."""
         for path, (layer, sites) in self._layers.items():
             if bits(layer) is None:
-                yield from self._merged_layer(path, layer, sites, dtype)
+                yield from merged_layer(path, layer, self._original, sites.merged, dtype)
         yield from self.saved.merged_weights(dtype)
 
     def check_merge(self) -> None:
         """Raise for a layer whose weight cannot be written, or is not what it computes with."""
         for path, (layer, sites) in self._layers.items():
             if bits(layer) is None:
-                check_forward(path, layer)
-                if not is_stored(layer):
-                    self._merged_layer(path, layer, sites)
+                check_layer(path, layer, self._original, sites.merged)
 
     def quantized_layers(self) -> dict[str, Callable[[], nn.Module]]:
         """Return the makers of merged layers; see `Adapter.quantized_layers`."""
@@ -167,19 +160,6 @@ class LoraAdapter(Adapter):
             for path, (layer, _) in self._layers.items()
             if bits(layer) is not None
         }
-
-    def _merged_layer(
-        self, path: str, layer: nn.Module, sites: LayerSites, dtype: torch.dtype | None = None
-    ) -> list[tuple[nn.Parameter, Tensor]]:
-        """Return (parameter, its value in the merged layer): the weight, or what makes it."""
-        weight = unmerged_weight(layer, self._original)
-        merged = sites.merged(weight)
-        if is_stored(layer):
-            return [(cast(nn.Parameter, layer.weight), merged.to(dtype or weight.dtype))]
-        return [
-            (source, value.to(dtype or source.dtype))
-            for source, value in solved(path, layer, merged.to(weight.dtype))
-        ]
 
     def base_weight(self, site_name: str) -> Tensor:
         """Return the frozen W₀ of a site, (out, in), also while merged or from a fused matrix."""

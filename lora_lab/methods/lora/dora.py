@@ -70,6 +70,18 @@ class DoraSites(LayerSites):
         return norms
 
 
+def zero_rows_warning(sites: Iterable[LoraSite]) -> str | None:
+    """Return what PEFT makes of rows of zeros, where there are some; here they stay zero."""
+    for site in sites:
+        if site.magnitude is not None and (count := int((site.magnitude == 0).sum())):
+            return (
+                f"W₀ has {count} rows of zeros at {site.site.name}, from which PEFT's DoRA makes "
+                "NaN; for PEFT leave the module out of target_modules, or write the whole model "
+                "with ll.export_merged(model, folder)"
+            )
+    return None
+
+
 def row_norms(W: Tensor) -> Tensor:
     """Return ‖w‖ of every row of W (out, in), float32 or better."""
     return W.detach().to(torch.promote_types(W.dtype, torch.float32)).norm(dim=1)

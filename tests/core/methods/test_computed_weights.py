@@ -253,3 +253,23 @@ def test_a_speech_models_positional_convolution_is_exported_as_merged(tmp_path):
     torch.testing.assert_close(again(input_values=x).logits, y, rtol=1e-4, atol=1e-5)
     ll.activate(model, None)
     assert not torch.allclose(model(input_values=x).logits, y, atol=1e-3), "ΔW must matter"
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "with an inverse", "spectral_norm", "orthogonal"])
+def test_what_multiplies_outputs_is_merged_or_refused_alike(name):
+    make = {**SERVED, **REFUSED}[name]
+    model = Wrapped(make(nn.Linear(8, 8))).double().eval()
+    x = X["linear"][1].double()
+    bare = model(x)
+    adapter = ll.attach(model, ll.IA3Config(target_modules=["layer"]))
+    with torch.no_grad():
+        for p in adapter.parameters():
+            p.copy_(torch.linspace(0.5, 2, 8).view_as(p))
+    y = bare * torch.linspace(0.5, 2, 8)
+    torch.testing.assert_close(model(x), y, rtol=1e-10, atol=1e-10)
+    if name in REFUSED:
+        with pytest.raises(AdapterError, match="layer has no weight of its own: it is computed"):
+            ll.merge(model)
+    else:
+        ll.merge(model)
+    torch.testing.assert_close(model(x), y, rtol=1e-10, atol=1e-10)

@@ -58,6 +58,47 @@ def unmerged_weight(layer: nn.Module, original: Callable[[nn.Parameter], Tensor]
     return cast(Tensor, layer.weight).detach()
 
 
+def merged_layer(
+    path: str,
+    layer: nn.Module,
+    original: Callable[[nn.Parameter], Tensor],
+    merge: Callable[[Tensor], Tensor],
+    dtype: torch.dtype | None = None,
+) -> Sources:
+    """Return (parameter, its value in the merged layer): the weight, or what it is computed from.
+
+    Args:
+        path: the layer's.
+        layer: with a floating-point weight, stored or computed.
+        original: see `unmerged_weight`.
+        merge: makes W₀ the merged weight, in float32 or better.
+        dtype: of the values; each parameter's own by default.
+
+    Raises:
+        AdapterError: no values of its sources give the merged weight.
+    """
+    weight = unmerged_weight(layer, original)
+    merged = merge(weight)
+    if is_stored(layer):
+        return [(cast(nn.Parameter, layer.weight), merged.to(dtype or weight.dtype))]
+    return [
+        (source, value.to(dtype or source.dtype))
+        for source, value in solved(path, layer, merged.to(weight.dtype))
+    ]
+
+
+def check_layer(
+    path: str,
+    layer: nn.Module,
+    original: Callable[[nn.Parameter], Tensor],
+    merge: Callable[[Tensor], Tensor],
+) -> None:
+    """Raise `AdapterError` unless a layer would compute with what `merged_layer` returns."""
+    check_forward(path, layer)
+    if not is_stored(layer):
+        merged_layer(path, layer, original, merge)
+
+
 @torch.no_grad()
 def solved(path: str, layer: nn.Module, merged: Tensor) -> Sources:
     """Return (source of the weight, value) so that a layer computes with the merged weight.
