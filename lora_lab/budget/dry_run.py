@@ -126,8 +126,8 @@ def dry_run(
             with fake_model.explained(hollow):
                 peak, extras = step.on_cuda() if cuda else (step.peak(), {})
     weights = storage_bytes([*hollow.parameters(), *hollow.buffers()])
-    tokens = tokens_text(sequence_length, target_length)
-    shown = f"batch {batch_size} × {tokens}", OPTIMIZERS[optimizer], dtype_name(kind)
+    read = fake_model.read_text(batch) or tokens_text(sequence_length, target_length)
+    shown = f"batch {batch_size} × {read}", OPTIMIZERS[optimizer], dtype_name(kind)
     settings = settings_text(shown, gradient_checkpointing, padding_mask)
     held = step.gradients, step.state, peak - weights - step.gradients - step.state
     return DryRun(peak, weights, *held, time.perf_counter() - start, settings, extras)
@@ -138,7 +138,7 @@ def _checked(
 ) -> MethodConfig | None:
     """Return the config, or say what of it or of the lengths the model cannot take."""
     if target_length is not None:
-        need_target(target_length, bool(model.config.is_encoder_decoder))
+        need_target(target_length, bool(getattr(model.config, "is_encoder_decoder", False)))
     if config is None:
         return None
     config = as_config(config)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from lora_lab.methods.base import Adapter
 from lora_lab.methods.config import MethodConfig
 from lora_lab.models.load import model_config
 
+_IMAGE_SIZE = 224  # pixels a side: ImageNet's crops
 MANY_STEPS = 1_000_000  # of the training that the dry run's step is the first of
 
 
@@ -126,14 +127,23 @@ def set_up(model: Any, config: MethodConfig | None, gradient_checkpointing: bool
 def inputs(
     model: Any, batch_size: int, length: int, padding_mask: bool, target_length: int | None = None
 ) -> dict[str, Tensor]:
-    """Return what a training step of a model is given, labels included; within a fake mode."""
+    """Return what a training step of a model is given, labels included; within a fake mode.
+
+    Raises:
+        ModelError: for a model that reads neither tokens nor images.
+    """
     written = target_length or length
     config = model.config
     accepted = inspect.signature(model.forward).parameters
     if model.main_input_name == "pixel_values":
-        size = config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        batch = {"pixel_values": torch.zeros(batch_size, config.num_channels, height, width)}
+        batch = {"pixel_values": torch.zeros(batch_size, *image_shape(config))}
+        if not type(model).__name__.endswith("ImageClassification"):
+            return batch  # labels of what is segmented or found have shapes of their own
+    elif model.main_input_name != "input_ids":
+        raise ModelError(
+            f"{type(model).__name__} reads {model.main_input_name}, and a dry run makes tokens and "
+            "images only; budget() gives its memory in closed form"
+        )
     else:
         tokens = torch.zeros(batch_size, length, dtype=torch.int64)
         batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
@@ -146,11 +156,41 @@ def inputs(
     return batch
 
 
+def image_shape(config: Any) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the images that a model reads.
+
+    A model that takes images of any size has none in its config: then they are as its papers'.
+    """
+    inner = ("vision_config", "encoder", "backbone_config")
+    configs = [config, *(own for name in inner if (own := getattr(config, name, None)))]
+
+    def first(name: str, default: int) -> Any:
+        values = (getattr(own, name, None) for own in configs)
+        return next((value for value in values if value is not None), default)
+
+    size = first("image_size", _IMAGE_SIZE)
+    height, width = (size, size) if isinstance(size, int) else size
+    return first("num_channels", 3), height, width
+
+
+def read_text(batch: Mapping[str, Tensor]) -> str:
+    """Return "images of 224 × 224" where a batch is of images, else ""."""
+    images = batch.get("pixel_values")
+    return "" if images is None else "images of {} × {}".format(*images.shape[2:])
+
+
 def loss_of(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Return the model's own loss; of a model that has none, the sum of its output."""
     output: Any = model(**batch)
     loss = getattr(output, "loss", None)
-    return output[0].float().sum() if loss is None else loss
+    loss = output[0].float().sum() if loss is None else loss
+    if not loss.requires_grad:
+        read = " and ".join(name for name in batch if name in ("input_ids", "pixel_values"))
+        raise ModelError(
+            f"nothing that learns acts on the loss of {type(model).__name__} when it reads {read} "
+            "alone, as in a dry run; budget() gives its memory in closed form"
+        )
+    return cast(Tensor, loss)
 
 
 def make_optimizer(name: str, parameters: list[nn.Parameter], cuda: bool) -> torch.optim.Optimizer:
