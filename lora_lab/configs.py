@@ -8,6 +8,7 @@ from lora_lab.methods.full.config import BitFitConfig, FullConfig
 from lora_lab.methods.head.config import HeadConfig
 from lora_lab.methods.ia3.config import IA3Config
 from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.oft.config import OFTConfig
 from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
 from lora_lab.runs.training_config import TrainingConfig
 
@@ -22,6 +23,7 @@ __all__ = [
     "IA3Config",
     "LoraConfig",
     "MethodConfig",
+    "OFTConfig",
     "PrefixEmbedConfig",
     "PrefixLayerConfig",
     "TrainingConfig",

@@ -35,7 +35,7 @@ from lora_lab.methods.lora.targets import full
 def load_adapter(
     model: nn.Module, folder: str | Path, name: str = "default", *, activate: bool = True
 ) -> Adapter:
-    """Attach an adapter from a folder: LoRA or IA3 in PEFT's format, or what `save_adapter` wrote.
+    """Attach an adapter from a folder: LoRA, IA3 or OFT of PEFT's, or what `save_adapter` wrote.
 
     Names and shapes are compared with the model before anything is changed. Nothing is unpickled.
     The adapter acts only when all of it is there, so another thread may go on generating.

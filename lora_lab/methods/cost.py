@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -93,3 +94,9 @@ def block_width(anatomy: Anatomy, method: str) -> int:
             "LoRA, which only needs the matrices"
         )
     return anatomy.shape.hidden_size
+
+
+def layer_claims(anatomy: Anatomy, modules: Collection[str]) -> Iterator[str]:
+    """Yield the names of all sites of these modules and of their biases: see `conflicts`."""
+    yield from (site.name for site in anatomy.by_name.values() if site.module in modules)
+    yield from (w.name for w in anatomy.weights if w.name.removesuffix(".bias") in modules)

@@ -20,6 +20,7 @@ from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import original_weight
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.computed_weights import check_layer, merged_layer
+from lora_lab.methods.cost import layer_claims
 from lora_lab.methods.lora.layers import AdaptedLayer, adapt, unadapt
 from lora_lab.methods.lora.quantized import bits, dequantized, plain_layer
 from lora_lab.methods.modules_to_save import ModulesToSave
@@ -94,7 +95,10 @@ class LayerAdapter(Adapter):
         for path in targets:
             _check(path, by_path[path])
         self.layers = {path: (by_path[path], make()) for path, make in targets.items()}
-        self._conflicts = {*_claims(found, self.layers), *(key for key, _ in self.saved.state())}
+        self._conflicts = {
+            *layer_claims(found, self.layers),
+            *(key for key, _ in self.saved.state()),
+        }
 
     @abstractmethod
     def updates(
@@ -216,9 +220,3 @@ def _check(path: str, layer: nn.Module) -> None:
     if bits(layer) is None and not (isinstance(weight, Tensor) and weight.is_floating_point()):
         kind = weight.dtype if isinstance(weight, Tensor) else "no tensor"
         raise AdapterError(f"{path} holds {kind}, not floating-point weights; load it unquantized")
-
-
-def _claims(found: Anatomy, layers: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the names of all sites of these layers, and of their biases."""
-    yield from (site.name for site in found.by_name.values() if site.module in layers)
-    yield from (w.name for w in found.weights if w.name.removesuffix(".bias") in layers)

@@ -72,6 +72,7 @@ METHODS = {
     "LoRA+PL": Method([LORA, LAYER], starts_as_base=False, merges=False),
     "AdaLoRA": Method(ll.AdaLoraConfig(target_r=2, init_r=3)),
     "IA3": Method(ll.IA3Config()),
+    "OFT": Method(ll.OFTConfig(oft_block_size=4, target_modules=["o", "down"])),
     "LoRA+BitFit+Adapter^P": Method(
         [LORA, ll.BitFitConfig(), ll.BottleneckConfig("P", r=3)], merges=False, learns=BIASES
     ),

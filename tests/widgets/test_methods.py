@@ -18,6 +18,7 @@ from lora_lab.configs import (
     FullConfig,
     IA3Config,
     LoraConfig,
+    OFTConfig,
     PrefixEmbedConfig,
     PrefixLayerConfig,
 )
@@ -35,6 +36,7 @@ CONFIGS: dict[str, Any] = {
         target_r=2, init_r=5, tinit=1, tfinal=1, deltaT=2, beta1=0.5, target_modules=["v", "up"]
     ),
     "IA3": IA3Config(["k", "up"], ["up"]),
+    "OFT": OFTConfig(oft_block_size=8, module_dropout=0.25, target_modules=["k", "up"], coft=True),
     "FT": FullConfig(),
     "FT-Top2": FullConfig(top_layers=3),
     "BitFit": BitFitConfig(new_biases=True),

@@ -1,0 +1,1 @@
+"""OFT: what layers read is rotated by learned, block-diagonal matrices (Qiu et al., 2023)."""
