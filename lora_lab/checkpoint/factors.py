@@ -22,6 +22,7 @@ _KINDS = {
     "magnitudes": "DoRA's magnitudes: what is shown is the s·BA inside its directions",
     "biases": "biases",
     "weights": "weights trained whole, no low-rank factors",
+    "statistics": "running statistics of the base's own layers",
     "experts": "factors of experts that share one tensor",
     "convolutions": "factors of convolutions",
     "pruned": "factors of rank 0",

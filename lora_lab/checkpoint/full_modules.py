@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from lora_lab.anatomy.children import SAVED_CHILD
 from lora_lab.checkpoint.adapter_file import AdapterFile
-from lora_lab.checkpoint.files import quoted
+from lora_lab.checkpoint.files import StoredTensor, quoted
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import original_weight
 from lora_lab.methods.modules_to_save import own_tensors
+from lora_lab.methods.running_statistics import RunningStatistics
 
 
 def match_full_modules(
@@ -48,7 +49,10 @@ def match_full_modules(
         unchanged = all(_equal(model, tensors[key], own[key]) for key in own)
         if own and not (unchanged and path not in names):
             trained[path] = tensors
+    statistics = match_statistics(file.weights, model, trained)
     for key, tensor in rest.items():
+        if key in statistics:
+            continue
         head, _, last = key.rpartition(".")
         mine = base.get(key, base.get(f"{head.removesuffix('.base_layer')}.{last}"))
         if mine is None:
@@ -62,6 +66,31 @@ def match_full_modules(
                 f"the adapter is for another base: {quoted(key)} in the file is not this model's"
             )
     return trained
+
+
+def match_statistics(
+    stored: Mapping[str, StoredTensor], model: nn.Module, trained: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """Return those of a file's tensors that are running statistics of the base's own layers.
+
+    Args:
+        stored: by their names in the model's state dict.
+        model: the base.
+        trained: paths of modules that are trained whole, with their buffers.
+
+    Raises:
+        AdapterError: one that does not fit, or is no number.
+    """
+    tracked, own = RunningStatistics(model), dict(own_tensors(model))
+    inside = tuple(f"{path}." for path in trained)
+    found = {
+        key: tensor.torch()
+        for key, tensor in stored.items()
+        if key in tracked and not key.startswith(inside)
+    }
+    for key, tensor in found.items():
+        _check(key, tensor, own[key])
+    return found
 
 
 def _check(key: str, tensor: Tensor, own: Tensor) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lora_lab.anatomy.api import anatomy
 from lora_lab.checkpoint.adapter_file import AdapterFile
-from lora_lab.checkpoint.files import CONFIG_FILE, quoted
-from lora_lab.checkpoint.full_modules import match_full_modules
-from lora_lab.checkpoint.native import NativeFile
+from lora_lab.checkpoint.files import CONFIG_FILE, StoredTensor, quoted
+from lora_lab.checkpoint.full_modules import match_full_modules, match_statistics
+from lora_lab.checkpoint.native import STATISTICS, NativeFile
 from lora_lab.checkpoint.peft import changed_base
 from lora_lab.checkpoint.peft_methods import PeftMethodFile
 from lora_lab.checkpoint.reader import read_adapter
@@ -24,6 +24,7 @@ from lora_lab.checkpoint.to_model import Matched, match
 from lora_lab.errors import AdapterError
 from lora_lab.methods.api import build, put_on
 from lora_lab.methods.attached import activate as switch_to
+from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
 from lora_lab.methods.layer_update import LayerAdapter
@@ -53,6 +54,7 @@ def load_adapter(
     adapter = build(model, content.config, name)
     content.fill(adapter)
     put_on(model, adapter, activate=False)
+    require_adapters(model).statistics.replace(name, content.statistics)
     if activate:
         switch_to(model, name)
     return adapter
@@ -64,6 +66,7 @@ class _Content:
 
     config: Any
     fill: Callable[[Adapter], None]
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)  # see `RunningStatistics`
 
 
 def _read(model: nn.Module, folder: Path) -> _Content:
@@ -73,14 +76,27 @@ def _read(model: nn.Module, folder: Path) -> _Content:
     if isinstance(file, PeftMethodFile):
         return _method_content(model, file, folder)
     if not file.parts:
-        return _Content(file.config, lambda adapter: _fill_native(adapter, file, folder))
+        return _native_content(model, file, folder)
     contents = [_read(model, part) for part in file.parts]
 
     def fill_parts(combination: Adapter) -> None:
         for content, part in zip(contents, cast(Combination, combination).adapters, strict=True):
             content.fill(part)
 
-    return _Content(tuple(content.config for content in contents), fill_parts)
+    statistics = {key: tensor for content in contents for key, tensor in content.statistics.items()}
+    return _Content(tuple(content.config for content in contents), fill_parts, statistics)
+
+
+def _native_content(model: nn.Module, file: NativeFile, folder: Path) -> _Content:
+    learned = {k: t for k, t in file.tensors.items() if not k.startswith(STATISTICS)}
+    rest = {k.removeprefix(STATISTICS): t for k, t in file.tensors.items() if k not in learned}
+    statistics = match_statistics(rest, model)
+    for name in sorted(rest.keys() - statistics.keys()):
+        raise AdapterError(
+            f"{folder} has running statistics of {quoted(name)}, and this model does not; load it "
+            "onto the base it was made for"
+        )
+    return _Content(file.config, lambda adapter: _fill_native(adapter, learned, folder), statistics)
 
 
 def _method_content(model: nn.Module, file: PeftMethodFile, folder: Path) -> _Content:
@@ -107,17 +123,18 @@ def _method_content(model: nn.Module, file: PeftMethodFile, folder: Path) -> _Co
             for key, tensor in adapter.saved.state():
                 tensor.copy_(saved[key])
 
-    return _Content(file.config.replace(modules_to_save=tuple(whole) or None), fill)
+    config = file.config.replace(modules_to_save=tuple(whole) or None)
+    return _Content(config, fill, match_statistics(file.weights, model, whole))
 
 
-def _fill_native(adapter: Adapter, file: NativeFile, where: Path) -> None:
+def _fill_native(adapter: Adapter, stored: Mapping[str, StoredTensor], where: Path) -> None:
     """Copy a file's tensors into an adapter, if all of them fit.
 
     Raises:
         AdapterError: the file is for another base.
     """
     live = adapter.state()
-    tensors = {name: tensor.torch() for name, tensor in file.tensors.items()}
+    tensors = {name: tensor.torch() for name, tensor in stored.items()}
     for name in sorted(live.keys() ^ tensors.keys()):
         what = "misses" if name in live else "has, and this model does not,"
         raise AdapterError(f"{where} {what} {quoted(name)}; load it onto the base it was made for")
@@ -152,7 +169,8 @@ def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> _Content
             for key, tensor in cast(LoraAdapter, adapter).saved.state():
                 tensor.copy_(saved[key])
 
-    return _Content(_config(matched, file.settings), fill_factors)
+    statistics = match_statistics(file.weights, model, matched.saved)
+    return _Content(_config(matched, file.settings), fill_factors, statistics)
 
 
 def _refuse_what_cannot_be_attached(folder: Path, file: AdapterFile) -> None:

@@ -70,8 +70,13 @@ def export_merged(
     adapter = _unmerged_adapter(model, name)
     if adapter is not None:
         adapter.check_merge()
-    with require_adapters(model).base_in_place():
+    known = require_adapters(model)
+    learned = known.statistics.values(adapter.name) if adapter is not None else {}
+    with known.base_in_place():
         weights = _own_weights(cast(Any, model))
+        for key in learned.keys() & weights.keys():
+            if not torch.equal(learned[key], weights[key].cpu()):
+                weights[key] = learned[key]
         groups = _groups(weights)
         outline = _outline(model, weights, groups, dtype)
         shards = plan_shards(outline, max_shard_bytes)

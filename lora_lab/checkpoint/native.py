@@ -36,20 +36,28 @@ from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.registry import methods
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lora_lab.methods.base import Adapter
 
+STATISTICS = "running statistics: "  # before the names of what is no parameter
 _FORMAT = 1
 _PART = re.compile(r"[0-9]+-[a-z0-9-]+")
 
 
-def save_native(adapter: Adapter, folder: Path) -> None:
-    """Write an adapter of a method that PEFT has no form for; what lay there before is replaced."""
+def save_native(adapter: Adapter, folder: Path, statistics: Mapping[str, Tensor]) -> None:
+    """Write an adapter of a method that PEFT has no form for; what lay there before is replaced.
+
+    Args:
+        adapter: what is written.
+        folder: made if missing.
+        statistics: the base's running statistics as they are with the adapter.
+    """
     from safetensors.torch import save_file
 
     config = {"class": type(adapter.config).__name__, **adapter.config.to_dict()}
-    tensors = {
-        name: t.detach().to("cpu", copy=True).contiguous() for name, t in adapter.state().items()
-    }
+    state = {**adapter.state(), **{STATISTICS + name: t for name, t in statistics.items()}}
+    tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
     before = parts_in(folder)
     sha256 = checksum({name: StoredTensor.of(t) for name, t in tensors.items()}, config)

@@ -44,6 +44,7 @@ _KEY = re.compile(
     r"(?:\.(?!bias$)[^.]+)??(?:\.weight)?"
 )
 _BIAS = re.compile(r"(?!.*\.lora_A).*\.bias")
+_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 # Fields that make ΔW something else than s·BA, or the base another model.
 _FOREIGN = (
     *("use_qalora", "use_bdlora", "kasa_config", "arrow_config", "monteclora_config"),
@@ -266,7 +267,8 @@ def _sort_other(contents: _Contents, key: str, path: str, tensor: StoredTensor) 
         raise AdapterError(
             f"tensor {quoted(key)} belongs to a variant of LoRA; only lora_A and lora_B are read"
         )
-    contents.leave_out("biases" if _BIAS.fullmatch(path) else "weights", key)
+    kind = "biases" if _BIAS.fullmatch(path) else "weights"
+    contents.leave_out("statistics" if path.endswith(_STATISTICS) else kind, key)
     contents.weights[path] = tensor
 
 

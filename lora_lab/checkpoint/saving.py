@@ -41,7 +41,7 @@ from lora_lab.checkpoint.peft_methods import CONFIG_KEY, method_checksum
 from lora_lab.checkpoint.stacking import module_update
 from lora_lab.checkpoint.tied_weights import tied_to
 from lora_lab.errors import AdapterError
-from lora_lab.methods.attached import active, attached, original_weight
+from lora_lab.methods.attached import active, attached, original_weight, require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
 from lora_lab.methods.finite import check_finite
@@ -74,6 +74,7 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
     """
     adapter = any_adapter(model, name)
     check_finite(adapter.name, adapter.state())
+    check_finite(adapter.name, running_statistics(model, adapter))
     if warning := adapter.warning():
         warnings.warn(warning, stacklevel=2)
     _save(model, adapter, Path(folder))
@@ -91,7 +92,7 @@ def _save(model: nn.Module, adapter: Adapter, folder: Path) -> None:
     elif isinstance(adapter, LayerAdapter) and (form := adapter.peft_form()) is not None:
         _save_method(model, adapter, form, folder)
     else:
-        save_native(adapter, folder)
+        save_native(adapter, folder, running_statistics(model, adapter))
 
 
 def _save_method(
@@ -275,7 +276,9 @@ def _whole_weights(
     PEFT takes a module by the last letters of its path, so "pre_classifier" goes with "classifier":
     what it takes too much is written as it is in the base.
     """
-    weights = {key: t.detach().to("cpu", copy=True) for key, t in adapter.saved.state()}
+    # PEFT gives running statistics to the base's own layers.
+    weights = running_statistics(adapter.model, adapter)
+    weights |= {key: t.detach().to("cpu", copy=True) for key, t in adapter.saved.state()}
     names = tuple(adapter.saved.copies)
     for path, module in by_path.items():
         if path.endswith(names) and not adapter.saved.covers(path) and names:
@@ -283,6 +286,11 @@ def _whole_weights(
                 base = original_weight(adapter.model, cast(nn.Parameter, tensor))
                 weights.setdefault(f"{path}.{key}", base.detach().to("cpu", copy=True))
     return weights
+
+
+def running_statistics(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
+    """Return the running statistics that an adapter has of its own, by their names in the model."""
+    return require_adapters(model).statistics.learned(adapter.name)
 
 
 def _peft_config(

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from lora_lab.checkpoint.adapter_file import rows_of
 from lora_lab.errors import AdapterError
+from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.spectra.update import LowRankUpdate
@@ -54,13 +55,16 @@ def refuse_others(adapter: LoraAdapter, who: str, kinds: Collection[str] = ("lin
         kinds: of `Site.kind`.
 
     Raises:
-        AdapterError: it uses DoRA, trains modules whole, or adapts a layer of another kind.
+        AdapterError: it uses DoRA, trains modules whole, has running statistics (BatchNorm's), or
+            adapts a layer of another kind.
     """
     odd = [site.site for site in adapter.sites.values() if site.site.kind not in kinds]
     if adapter.lora.use_dora:
         what = "uses DoRA"
     elif adapter.lora.modules_to_save:
         what = f"trains {', '.join(adapter.lora.modules_to_save)} whole"
+    elif require_adapters(adapter.model).statistics.learned(adapter.name):
+        what = "has running statistics of its own"
     elif odd:
         kind = "embedding" if odd[0].kind == "embedding" else "convolution"
         what = f"adapts the {kind} {odd[0].module}"

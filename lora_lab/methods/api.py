@@ -20,6 +20,7 @@ from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.finite import check_finite, check_sum
 from lora_lab.methods.registry import method_of
+from lora_lab.methods.running_statistics import unchanged_statistics
 
 _NAME = re.compile(r"[A-Za-z0-9_\-]+")
 
@@ -68,6 +69,7 @@ def put_on(model: nn.Module, adapter: Adapter, activate: bool) -> Adapter:
             old.set_active(False)
         old.remove()
         known.active.name = None if before == name else before
+        known.statistics.drop(name)
     adapter.insert(known.active)
     known.adapters[name] = adapter
     if activate or before == name:
@@ -93,7 +95,8 @@ def build(
         raise AdapterError(f"adapter {known.merged!r} is merged; call unmerge(model) first")
     config = as_config(config)
     data = [*batches] if batches is not None and config.needs_batches else None
-    with known.base_in_place() if known else contextlib.nullcontext():
+    in_place = known.base_in_place() if known else contextlib.nullcontext()
+    with in_place, unchanged_statistics(model):
         parts = [
             method_of(part).build(model, part, name, *([data] if part.needs_batches else []))
             for part in config.parts
@@ -118,6 +121,7 @@ def detach(model: nn.Module, name: str | None = None) -> None:
         known.switch(None)
     for gone in [name] if name else list(known.adapters):
         known.adapters.pop(gone).remove()
+        known.statistics.drop(gone)
     if not known.adapters:
         forget(model)
 
@@ -164,6 +168,7 @@ def merge(
         unmerge(model)
     before = known.active.name
     known.switch(None)
+    known.statistics.become(name)
     try:
         with torch.no_grad():
             layers = {path: make() for path, make in quantized.items()}
@@ -171,6 +176,7 @@ def merge(
                 check_finite(name, {f"{path}.weight": cast(Tensor, layer.weight)})
             originals = _write_merged(model, adapter, keep_original)
     except BaseException:
+        known.statistics.become(before)
         known.switch(before)
         if merged_before:
             merge(model, merged_before, dequantize=True)

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
+from lora_lab.methods.running_statistics import RunningStatistics
 
 _ATTRIBUTE = "_lora_lab"
 
@@ -22,6 +23,7 @@ _ATTRIBUTE = "_lora_lab"
 class AttachedAdapters:
     """A model's adapters and what is needed to give its base back as it was."""
 
+    statistics: RunningStatistics
     active: Active = field(default_factory=Active)
     adapters: dict[str, Adapter] = field(default_factory=dict)
     required_grad: list[tuple[nn.Parameter, bool]] = field(default_factory=list)
@@ -53,14 +55,15 @@ class AttachedAdapters:
         if before is not None:
             self.adapters[before].set_active(False)
         self.active.name = name
+        self.statistics.become(name)
         if name is not None:
             self.adapters[name].set_active(True)
 
     @contextlib.contextmanager
     def base_in_place(self) -> Iterator[None]:
-        """Have W₀ in the model's parameters meanwhile, where the active adapter modifies them."""
+        """Have the base's values in the model meanwhile, where the active adapter modifies them."""
         name = self.active.name
-        if name is None or not self.adapters[name].modifies_base:
+        if name is None or not (self.adapters[name].modifies_base or self.statistics.learned(name)):
             yield
             return
         self.switch(None)
@@ -87,7 +90,10 @@ def remember(model: nn.Module) -> AttachedAdapters:
     """Freeze a model and have it know of adapters, none yet; or return what it knows."""
     known = attached_adapters(model)
     if known is None:
-        known = AttachedAdapters(required_grad=[(p, p.requires_grad) for p in model.parameters()])
+        known = AttachedAdapters(
+            RunningStatistics(model),
+            required_grad=[(p, p.requires_grad) for p in model.parameters()],
+        )
         model.requires_grad_(False)
         setattr(model, _ATTRIBUTE, known)
     return known

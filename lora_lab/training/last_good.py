@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from lora_lab.methods.attached import attached_adapters, require_adapters
 from lora_lab.methods.base import Adapter
+from lora_lab.methods.running_statistics import Values
+
+_Copy = tuple[int, Sequence[Tensor], Values]  # after so many steps
 
 
 class LastGood:
     """The newest copy of an adapter, on the CPU, that is known to give a finite loss."""
 
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, model: nn.Module, adapter: Adapter) -> None:
+        self._model = model
         self._adapter = adapter
-        self._candidate: tuple[int, Sequence[Tensor]] = (0, [])
-        self._good: tuple[int, Sequence[Tensor]] = (0, [])
+        self._candidate: _Copy = (0, [], {})
+        self._good: _Copy = (0, [], {})
 
     def keep(self, step: int) -> None:
         """Copy the adapter as it is after so many steps; `confirm` says that it was good."""
-        self._candidate = (step, self._adapter.snapshot())
+        statistics = require_adapters(self._model).statistics.values(self._adapter.name)
+        self._candidate = (step, self._adapter.snapshot(), statistics)
 
     def confirm(self) -> None:
         """Trust the latest copy: the next step's loss was finite, and not far up."""
@@ -27,6 +33,8 @@ class LastGood:
 
     def restore(self) -> int:
         """Put the adapter back to the newest good copy; return the step that it is of."""
-        step, copy = self._good
+        step, copy, statistics = self._good
         self._adapter.restore(copy)
+        if known := attached_adapters(self._model):  # somebody may have taken it off meanwhile
+            known.statistics.replace(self._adapter.name, statistics)
         return step

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora_lab.errors import RunError
+from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.finite import NotFiniteAdapterError, check_finite
 from lora_lab.training.step import NotFiniteError
@@ -28,6 +29,7 @@ def checkpoint_state(worker: Worker) -> dict[str, Any]:
             name: tensor.detach().to("cpu", copy=True)
             for name, tensor in exact_state(worker.adapter).items()
         },
+        "statistics": {**require_adapters(worker.model).statistics.values(worker.adapter.name)},
         "metrics": dict(worker.metrics),
         "samples": [sample.to_dict() for sample in worker.run.samples],
         "seconds": worker.pace.seconds,
@@ -35,7 +37,7 @@ def checkpoint_state(worker: Worker) -> dict[str, Any]:
     }
 
 
-def check_numbers(adapter: Adapter) -> None:
+def check_numbers(model: nn.Module, adapter: Adapter) -> None:
     """Have the last good adapter put back where the latest step has left no numbers.
 
     Raises:
@@ -43,6 +45,7 @@ def check_numbers(adapter: Adapter) -> None:
     """
     try:
         check_finite(adapter.name, adapter.state())
+        check_finite(adapter.name, require_adapters(model).statistics.learned(adapter.name))
     except NotFiniteAdapterError as error:
         raise NotFiniteError(str(error), adapter_suspect=True) from None
 
@@ -71,12 +74,19 @@ def exact_state(adapter: Adapter) -> dict[str, Tensor]:
     return state
 
 
-def load_state(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
-    """Copy a checkpoint's tensors into an adapter, if all of them fit.
+def load_state(model: nn.Module, adapter: Adapter, state: Mapping[str, Any]) -> None:
+    """Copy a checkpoint's tensors into an adapter, if all of them fit, and running statistics.
+
+    Args:
+        model: that the adapter is on.
+        adapter: in its first state.
+        state: what `checkpoint_state` returned.
 
     Raises:
         RunError: the checkpoint is of another adapter.
     """
+    adapter.load_training_state(state["method"])
+    tensors: Mapping[str, Tensor] = state["adapter"]
     live = exact_state(adapter)
     differing = live.keys() ^ tensors.keys()
     differing |= {name for name in live.keys() & tensors if live[name].shape != tensors[name].shape}
@@ -88,3 +98,4 @@ def load_state(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in live.items():
             tensor.copy_(tensors[name])
+    require_adapters(model).statistics.replace(adapter.name, state.get("statistics", {}))

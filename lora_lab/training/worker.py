@@ -80,7 +80,7 @@ class Worker:
         self.divergence = Divergence(rise=self.data.family.rise)
         self._checkpoint_at = 0  # the step of the latest
         self._checkpoint_due = math.inf  # by the clock
-        self.last_good = LastGood(self.adapter)
+        self.last_good = LastGood(self.model, self.adapter)
 
     def work(self) -> None:
         """Do all of it.
@@ -234,7 +234,9 @@ class Worker:
         finally:
             self.pace.stop()
             self.fit = None
-        saved_state.check_numbers(self.adapter)  # before its spectra are looked at, and saved
+        saved_state.check_numbers(
+            self.model, self.adapter
+        )  # before its spectra are looked at, and saved
         run.publish(**self._observe(now=True), eta_seconds=0.0)
 
     def _begin_records(self) -> None:
@@ -310,7 +312,7 @@ class Worker:
     def _checkpoint(self, passing: bool = False) -> None:
         """Write what `_resume` reads, unless this step has one already."""
         assert self.fit is not None
-        saved_state.check_numbers(self.adapter)
+        saved_state.check_numbers(self.model, self.adapter)
         if self._checkpoint_at == self.step or not processes.main():
             return
         start = time.monotonic()
@@ -323,8 +325,7 @@ class Worker:
     def _resume(self, step: int, state: Mapping[str, Any]) -> None:
         """Put back what `_checkpoint` wrote; the optimizer's part is for `Fit`."""
         run = self.run
-        self.adapter.load_training_state(state["method"])
-        saved_state.load_state(self.adapter, state["adapter"])
+        saved_state.load_state(self.model, self.adapter, state)
         self.step = self._checkpoint_at = step
         for number, loss in run.steps_before:
             self.losses.add(number, loss)

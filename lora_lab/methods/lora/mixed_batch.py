@@ -56,6 +56,11 @@ def mixed_batch(model: nn.Module, adapter_names: Sequence[str | None]) -> Iterat
                 f"{name!r} is {adapter.method}, which answers whole batches only; "
                 "run its samples apart, or use LoRA adapters"
             )
+        if name is not None and known.statistics.learned(name):
+            raise AdapterError(
+                f"{name!r} has running statistics of its own (BatchNorm's and the like), which "
+                "are one for a whole batch; run its samples apart"
+            )
     before = known.active.samples
     with known.base_in_place():
         known.active.samples = tuple(adapter_names)

@@ -89,6 +89,32 @@ def test_a_stopped_run_goes_on_with_the_same_losses(tmp_path, config):
     assert list_runs(tmp_path / "stopped")[0].state is RecordState.DONE
 
 
+class Batched(torch.nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x.flatten(0, -2)).view_as(x)
+
+
+def batched_lm() -> LoadedModel:
+    lm = tiny_lm()
+    lm.model.model.norm = Batched(lm.model.config.hidden_size)
+    return lm
+
+
+def test_running_statistics_go_on_too(tmp_path):
+    alone = begin(tmp_path / "alone", lm=batched_lm())
+    losses = alone.result(120).losses
+    run = stopped(tmp_path / "stopped", lm=batched_lm())
+    again = resume(run.folder, batched_lm(), tiny_task())
+    assert again.result(120).losses == losses
+    norms = [own.model.model.norm for own in (alone, again)]
+    assert norms[0].num_batches_tracked == 14
+    for key, tensor in norms[0].state_dict().items():
+        assert torch.equal(norms[1].state_dict()[key], tensor)
+    read = batched_lm().model
+    ll.load_adapter(read, again.folder / "adapter")
+    assert torch.equal(read.model.norm.running_var, norms[0].running_var)
+
+
 def test_accumulation_scores_and_samples_are_as_if_it_had_never_stopped(tmp_path):
     settings = {"gradient_accumulation_steps": 3, "eval_examples": 3}
     settings["per_device_train_batch_size"] = 5
