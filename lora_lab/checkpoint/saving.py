@@ -50,6 +50,7 @@ from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.dora import row_norms, zero_rows_warning
 from lora_lab.methods.lora.factors import LoraSite
+from lora_lab.methods.lora.own_forward import base_tensor
 from lora_lab.methods.lora.targets import full
 from lora_lab.methods.modules_to_save import own_tensors
 from lora_lab.methods.registry import method_of
@@ -254,7 +255,7 @@ def _magnitudes(sites: list[LoraSite], layer: nn.Module, adapter: LoraAdapter) -
     own = [cast(Tensor, site.magnitude).detach().cpu() for site in sites]
     if sites[0].site.rows is None:
         return own[0].clone()
-    W = original_weight(adapter.model, cast(nn.Parameter, layer.weight))
+    W = original_weight(adapter.model, cast(nn.Parameter, base_tensor(layer)))
     whole = row_norms(W.T if sites[0].site.transposed else W).to("cpu", own[0].dtype)
     for site, magnitude in zip(sites, own, strict=True):
         whole[rows_of(site.site.rows)] = magnitude

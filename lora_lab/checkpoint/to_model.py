@@ -18,6 +18,7 @@ from lora_lab.checkpoint.tied_weights import without_tied
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import original_weight
 from lora_lab.methods.lora.dora import row_norms
+from lora_lab.methods.lora.own_forward import base_tensor
 from lora_lab.spectra.update import LowRankUpdate
 
 
@@ -59,7 +60,7 @@ def match(file: AdapterFile, model: nn.Module) -> Matched:
         parts = split(module, own, file.slices.get(path, ()))
         if (magnitude := file.magnitudes.get(path)) is not None:
             layer = by_path[path]
-            W = original_weight(model, cast(nn.Parameter, layer.weight))
+            W = original_weight(model, cast(nn.Parameter, base_tensor(layer)))
             W = W.T if own[0].transposed else W
             parts = _dora_parts(path, parts, split(module, own), map_, magnitude, W)
             for name in parts:

@@ -25,6 +25,7 @@ from lora_lab._util.torch_private import (
 )
 from lora_lab.errors import AdapterError
 from lora_lab.methods.lora.layers import base_class
+from lora_lab.methods.lora.own_forward import base_tensor, hold_weight
 
 Sources = list[tuple[nn.Parameter, Tensor]]
 
@@ -34,7 +35,7 @@ _PLAIN = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Embedding.
 
 def is_stored(layer: nn.Module) -> bool:
     """Whether a layer's weight is a tensor of its own, which what is written into stays in."""
-    weight = layer.weight
+    weight = hold_weight(layer)
     own = (*parameters_of(layer).values(), *buffers_of(layer).values())
     return any(tensor is weight for tensor in own)
 
@@ -47,7 +48,7 @@ def unmerged_weight(layer: nn.Module, original: Callable[[nn.Parameter], Tensor]
         original: gives W₀ of a parameter of the model, whatever is written into it meanwhile.
     """
     if is_stored(layer):
-        return original(cast(nn.Parameter, layer.weight))
+        return original(cast(nn.Parameter, base_tensor(layer)))
     if (norm := _old_weight_norm(layer)) is not None:
         direction, length = (original(p) for p in _direction_and_length(layer))
         return direction * (length / torch.norm_except_dim(direction, 2, norm.dim))
@@ -55,7 +56,7 @@ def unmerged_weight(layer: nn.Module, original: Callable[[nn.Parameter], Tensor]
         for own, parameter in zip(_originals(twin), _originals(_list(layer)), strict=True):
             own.data = original(parameter).clone()
         return cast(Tensor, twin()).detach()
-    return cast(Tensor, layer.weight).detach()
+    return base_tensor(layer).detach()
 
 
 def merged_layer(
@@ -80,7 +81,7 @@ def merged_layer(
     weight = unmerged_weight(layer, original)
     merged = merge(weight)
     if is_stored(layer):
-        return [(cast(nn.Parameter, layer.weight), merged.to(dtype or weight.dtype))]
+        return [(cast(nn.Parameter, hold_weight(layer)), merged.to(dtype or weight.dtype))]
     return [
         (source, value.to(dtype or source.dtype))
         for source, value in solved(path, layer, merged.to(weight.dtype))
@@ -141,7 +142,7 @@ def check_forward(path: str, layer: nn.Module) -> None:
     base = cast(Any, base_class(layer))
     if base.forward in _PLAIN or not isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
         return
-    weight = cast(nn.Parameter, layer.weight)
+    weight = cast(nn.Parameter, hold_weight(layer))
     random = torch.Generator().manual_seed(0)
     change = torch.randn(weight.shape, generator=random).to(weight) * weight.detach().std()
     if isinstance(layer, nn.Linear):

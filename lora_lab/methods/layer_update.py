@@ -22,7 +22,9 @@ from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.computed_weights import check_layer, merged_layer
 from lora_lab.methods.cost import layer_claims
 from lora_lab.methods.lora.layers import AdaptedLayer, adapt, unadapt
+from lora_lab.methods.lora.own_forward import base_forward, hold_weight, home, refuse_offloaded
 from lora_lab.methods.lora.quantized import bits, dequantized, plain_layer
+from lora_lab.methods.lora.read_past import read_past
 from lora_lab.methods.modules_to_save import ModulesToSave
 
 
@@ -37,8 +39,7 @@ class LayerUpdate(nn.Module):
 
     def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
         """Return what the layer answers with, (..., out)."""
-        y = layer.base_class.forward(cast(Any, layer), self.before(x))
-        return self.after(cast(Tensor, y))
+        return self.after(base_forward(layer, self.before(x)))
 
     def before(self, x: Tensor) -> Tensor:
         """Return what the layer reads in place of x (..., in)."""
@@ -92,8 +93,9 @@ class LayerAdapter(Adapter):
         }
         if not targets:
             raise ConfigError("every target lies within modules_to_save; name other target_modules")
+        readers = read_past(by_path, only=True)
         for path in targets:
-            _check(path, by_path[path])
+            _check(path, by_path[path], readers)
         self.layers = {path: (by_path[path], make()) for path, make in targets.items()}
         self._conflicts = {
             *layer_claims(found, self.layers),
@@ -173,6 +175,7 @@ class LayerAdapter(Adapter):
 
     def check_merge(self) -> None:
         """Raise for a layer whose weight cannot be written, or is not what it computes with."""
+        refuse_offloaded((path, layer) for path, (layer, _) in self.layers.items())
         for path, (layer, update) in self.layers.items():
             if bits(layer) is None:
                 check_layer(path, layer, self._original, update.merged)
@@ -199,8 +202,8 @@ class LayerAdapter(Adapter):
 
 def master(layer: nn.Module, value: Tensor) -> nn.Parameter:
     """Return what a layer learns, in float32 or better on the layer's device, starting at this."""
-    weight = cast(Tensor, layer.weight)
-    return nn.Parameter(value.to(weight.device, torch.promote_types(weight.dtype, torch.float32)))
+    weight = cast(Tensor, hold_weight(layer))
+    return nn.Parameter(value.to(home(layer), torch.promote_types(weight.dtype, torch.float32)))
 
 
 def note(method: str, lines: Sequence[str]) -> None:
@@ -215,8 +218,13 @@ def _precise_copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to(precise, copy=True, memory_format=torch.contiguous_format)
 
 
-def _check(path: str, layer: nn.Module) -> None:
-    weight = getattr(layer, "weight", None)
+def _check(path: str, layer: nn.Module, readers: Mapping[nn.Module, str]) -> None:
+    if reader := readers.get(layer):
+        raise ConfigError(
+            f"{reader} reads the weight of {path} itself, past its forward; leave it out of the "
+            "target modules"
+        )
+    weight = hold_weight(layer)
     if bits(layer) is None and not (isinstance(weight, Tensor) and weight.is_floating_point()):
         kind = weight.dtype if isinstance(weight, Tensor) else "no tensor"
         raise AdapterError(f"{path} holds {kind}, not floating-point weights; load it unquantized")

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.accelerate_private import execution_device
 from lora_lab._util.torch_private import (
     FakeTensor,
     children_of,
@@ -26,6 +27,8 @@ from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.base import Active, AdapterNames
 from lora_lab.methods.config import unknown_module
 from lora_lab.methods.lora.layers import AdaptedLayer
+from lora_lab.methods.lora.own_forward import PATCHED, instance_forward
+from lora_lab.methods.lora.read_past import read_past
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
@@ -53,14 +56,14 @@ class ModulesToSave:
     def insert(self, name: str, active: Active) -> None:
         """Let the copies answer while the adapter `name` is active."""
         for path, module in self._originals.items():
-            if not isinstance(module.__dict__.get("forward"), ForwardSwitch):
-                module.forward = ForwardSwitch(module, path, active)
-            cast(ForwardSwitch, module.forward).add(name, self.copies[path])
+            if not isinstance(switch := instance_forward(module), ForwardSwitch):
+                module.forward = switch = ForwardSwitch(module, path, active)
+            switch.add(name, self.copies[path])
 
     def remove(self, name: str) -> None:
         """Take the copies away again."""
         for module in self._originals.values():
-            if isinstance(switch := module.__dict__.get("forward"), ForwardSwitch):
+            if isinstance(switch := instance_forward(module), ForwardSwitch):
                 switch.pop(name)
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -94,7 +97,7 @@ class ForwardSwitch:
 
     def __init__(self, module: nn.Module, path: str, active: Active) -> None:
         self._module, self._path, self._active = module, path, active
-        self._before = module.__dict__.get("forward")  # accelerate's, for one
+        self._before = instance_forward(module)  # accelerate's, for one
         self._base = dict(own_tensors(module))
         module.add_module(SAVED_CHILD, nn.Module())
 
@@ -108,7 +111,7 @@ class ForwardSwitch:
         self._held().pop(name, None)
         if not self._held():
             # First the switch: another thread may be in the midst of a forward pass.
-            del self._module.__dict__["forward"]
+            del self._module.forward
             if self._before is not None:
                 self._module.forward = self._before
             delattr(self._module, SAVED_CHILD)
@@ -217,6 +220,13 @@ def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _check(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
+    readers = read_past(dict(model.named_modules(remove_duplicate=False)), only=True)
+    for path, module in originals.items():
+        if reader := readers.get(module):
+            raise ConfigError(
+                f"{reader} reads the weight of {path} itself, so that a copy of it would not "
+                f"answer; name {reader} in modules_to_save"
+            )
     own = {
         id(tensor): f"{path}.{name}"
         for path, module in originals.items()
@@ -224,6 +234,11 @@ def _check(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
     }
     for path, module in originals.items():
         for _, tensor in own_tensors(module):
+            if tensor.is_meta and any(map(execution_device, module.modules())):
+                raise AdapterError(
+                    f"{path} is offloaded, so that there is nothing to copy; leave it out of "
+                    "modules_to_save, or load it onto a device"
+                )
             if isinstance(tensor, nn.Parameter) and not tensor.is_floating_point():
                 raise AdapterError(
                     f"{path} holds {tensor.dtype}, not floating-point weights; leave it out of "
@@ -259,7 +274,7 @@ def _trainable_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     for part in module.modules():
         inside = children_of(part)
         memo |= {id(inside[name]): None for name in _added_children(part) if name in inside}
-        if isinstance(switch := part.__dict__.get("forward"), ForwardSwitch):
+        if isinstance(switch := instance_forward(part), ForwardSwitch):
             memo[id(switch)] = None
         for made in vars(part).values():  # the weight that a hook makes anew for every pass
             if isinstance(made, Tensor) and not made.is_leaf:
@@ -271,13 +286,18 @@ def _trainable_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
             if isinstance(tensor, nn.Parameter):
                 memo[id(tensor)] = nn.Parameter(like.to(_master_dtype(tensor)))
     own = copy.deepcopy(module, memo)
+    patches = {id(patch) for part in module.modules() if (patch := instance_forward(part))}
     for part in own.modules():
         if isinstance(part, AdaptedLayer):
             del children_of(part)[ADAPTER_CHILD], part._active
             cast(Any, part).__class__ = part.base_class
+            if PATCHED in part.__dict__:
+                part.__dict__["forward"] = part.__dict__.pop(PATCHED)
         children_of(part).pop(LEARNED_CHILD, None)
         if children_of(part).pop(SAVED_CHILD, part) is not part:
             del part.__dict__["forward"]
+        if id(part.__dict__.get("forward")) in patches:
+            del part.__dict__["forward"]  # a function, which knows the original alone
     for parameter in own.parameters():
         parameter.data = parameter.data.to(_master_dtype(parameter))
         parameter.requires_grad_(True)

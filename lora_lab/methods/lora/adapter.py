@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.accelerate_private import loads_submodules
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Site
 from lora_lab.errors import AdapterError, ConfigError
@@ -27,8 +29,10 @@ from lora_lab.methods.lora.embedding import (
 )
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.layers import LayerSites, adapt, owned_rows, share_inputs, unadapt
+from lora_lab.methods.lora.own_forward import hold_weight, refuse_offloaded
 from lora_lab.methods.lora.quantized import bits, dequantized, plain_layer, stand_in
-from lora_lab.methods.lora.targets import TargetSpec, resolve_targets
+from lora_lab.methods.lora.read_past import read_past
+from lora_lab.methods.lora.targets import TargetSpec, resolve_targets, some
 from lora_lab.methods.modules_to_save import ModulesToSave
 
 
@@ -70,8 +74,17 @@ class LoraAdapter(Adapter):
         by_path = dict(model.named_modules(remove_duplicate=False))
         specs = _each_weight_once(specs, by_path)
         modules = {p.site.module: by_path[p.site.module] for p in specs}
+        self._read = read_past(by_path)
+        read = [path for path, module in modules.items() if module in self._read]
+        if read and config.lora_dropout:
+            warnings.warn(
+                f"lora_dropout does not act where other modules read a layer's weight: "
+                f"{some(read)}",
+                stacklevel=4,
+            )
+        _check_offloaded(modules, by_path)
         for p in specs:
-            _check(p.site, modules[p.site.module], config)
+            _check(p.site, modules[p.site.module], config, self._read)
         activations = self._activations(modules, specs, batches)
         self.sites = {
             p.site.name: self.make_site(
@@ -96,7 +109,7 @@ class LoraAdapter(Adapter):
     def insert(self, active: Active) -> None:
         """Add the factors below their layers; see `Adapter.insert`."""
         for layer, sites in (*self._layers.values(), *self._tied):
-            adapt(layer, self.name, sites, active)
+            adapt(layer, self.name, sites, active, layer in self._read)
         self.saved.insert(self.name, active)
 
     def remove(self) -> None:
@@ -149,6 +162,7 @@ class LoraAdapter(Adapter):
 
     def check_merge(self) -> None:
         """Raise for a layer whose weight cannot be written, or is not what it computes with."""
+        refuse_offloaded((path, layer) for path, (layer, _) in self._layers.items())
         for path, (layer, sites) in self._layers.items():
             if bits(layer) is None:
                 check_layer(path, layer, self._original, sites.merged)
@@ -216,11 +230,18 @@ _LAYERS: dict[str, type[LayerSites]] = {
 }
 
 
-def _check(site: Site, module: nn.Module, config: LoraConfig) -> None:
+def _check(
+    site: Site, module: nn.Module, config: LoraConfig, read: Mapping[nn.Module, str]
+) -> None:
     """Refuse what cannot be adapted, before anything is changed."""
-    weight = getattr(module, "weight", None)
+    weight = hold_weight(module)
     option = _base_option(config)
     if packed := bits(module):
+        if module in read:
+            raise ConfigError(
+                f"{read[module]} reads the {packed}-bit weight of {site.module} itself, past its "
+                "forward; leave it out of target_modules, or load the base unquantized"
+            )
         if option:
             raise ConfigError(
                 f"{option} starts from W₀ in floating point, and {site.module} holds {packed}-bit "
@@ -246,6 +267,18 @@ def _check(site: Site, module: nn.Module, config: LoraConfig) -> None:
         check_embedding(site.module, module)
 
 
+def _check_offloaded(modules: Iterable[str], by_path: Mapping[str, nn.Module]) -> None:
+    """Refuse layers whose weights a module above brings: it would look for the factors too."""
+    for path in modules:
+        parts = path.split(".")
+        for depth in range(len(parts) + 1):
+            if loads_submodules(by_path[".".join(parts[:depth])]):
+                raise AdapterError(
+                    f"{path} is offloaded as a part of {'.'.join(parts[:depth])}, which nothing "
+                    "can be put into; leave preload_module_classes out when the model is loaded"
+                )
+
+
 def _base_option(config: LoraConfig) -> str:
     """Return the option for which W₀ or what it reads is looked at, "" where none is set."""
     if config.use_dora:
@@ -260,7 +293,7 @@ def _each_weight_once(
     """Return the specs without embeddings whose weight another one of them has (T5's two)."""
     found: dict[object, TargetSpec] = {}
     for p in specs:
-        weight = by_path[p.site.module].weight if p.site.kind == "embedding" else p
+        weight = hold_weight(by_path[p.site.module]) if p.site.kind == "embedding" else p
         found.setdefault(weight, p)
     return list(found.values())
 
@@ -277,7 +310,7 @@ def _tied_layers(
         if not isinstance(sites, EmbeddingSites):
             continue
         for path, layer in by_path.items():
-            if getattr(layer, "weight", None) is not table.weight or layer is table:
+            if hold_weight(layer) is not hold_weight(table) or layer is table:
                 continue
             if isinstance(layer, nn.Embedding):
                 check_embedding(path, layer)

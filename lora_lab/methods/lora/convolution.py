@@ -22,16 +22,16 @@ class ConvSites(LayerSites):
 
     plain = False
 
-    def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
-        """Return the convolution of x with its update."""
+    def added(self, y: Tensor, x: Tensor, layer: AdaptedLayer) -> Tensor:
+        """Return the convolution y of x with its update."""
         conv: Any = layer
-        y = layer.base_class.forward(conv, x)
         up = F.conv1d if isinstance(conv, nn.Conv1d) else F.conv2d
         ones = (1,) * len(conv.kernel_size)
         for site in self.sites:
-            inputs = F.dropout(x, site.dropout) if site.dropout and site.training else x
+            inputs = x.to(site.B.device)
+            inputs = F.dropout(inputs, site.dropout) if site.dropout and site.training else inputs
             A = site.A.to(x.dtype).view(site.r, -1, *conv.kernel_size)
             H = convolve(conv, inputs, torch.cat([A] * conv.groups))
             B = site.B.to(x.dtype).view(-1, site.r, *ones)
-            y = y + up(H, B, groups=conv.groups) * site.scale
+            y = y + (up(H, B, groups=conv.groups) * site.scale).to(y.device)
         return y

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, owned_rows
 from lora_lab.methods.lora.operator import owned_columns
+from lora_lab.methods.lora.own_forward import PATCHED, base_forward, base_tensor, hold_weight
 
 if TYPE_CHECKING:
     from lora_lab.methods.lora.factors import LoraSite
@@ -31,39 +32,59 @@ class DoraSites(LayerSites):
 
     def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
         """Return gain · (W₀x + updates) + bias, (..., out)."""
-        z = self.product(x, layer, bias=None)
-        y = z * self._gain(layer, z)
-        return y if layer.bias is None else y + layer.bias
+        if PATCHED in layer.__dict__ or not layer.plain_product:
+            return self.added(base_forward(layer, x), x, layer)
+        return self._lengthened(self.product(x, layer, bias=None), layer)
 
-    def merged(self, weight: Tensor) -> Tensor:
+    def added(self, y: Tensor, x: Tensor, layer: AdaptedLayer) -> Tensor:
+        """Return the same of the base's output y."""
+        bias = self._bias(layer, y)
+        return self._lengthened(super().added(y if bias is None else y - bias, x, layer), layer)
+
+    def _lengthened(self, z: Tensor, layer: AdaptedLayer) -> Tensor:
+        y = z * self._gain(layer, z)
+        bias = self._bias(layer, y)
+        return y if bias is None else y + bias
+
+    @staticmethod
+    def _bias(layer: AdaptedLayer, y: Tensor) -> Tensor | None:
+        if (bias := layer.bias) is None or not bias.is_meta:
+            return bias
+        return base_tensor(cast(nn.Module, layer), "bias").to(y.device)
+
+    def effective(self, weight: Tensor) -> Tensor:
         """Return W' in float32 (float64 for a float64 weight)."""
-        merged = super().merged(weight)
+        whole = super().effective(weight)
         for site in self.sites:
-            own = owned_rows(merged, site.site)
-            rows = own.reshape(site.site.out_features, -1)
-            gain = cast(Tensor, site.magnitude).detach() / _divisors(rows.norm(dim=1))
+            own = owned_rows(whole, site.site)
+            rows = own.reshape(site.site.out_features, -1).clone()
+            gain = cast(Tensor, site.magnitude) / _divisors(rows.detach().norm(dim=1))
             own.copy_((rows * gain[:, None]).view(own.shape))
-        return merged
+        return whole
 
     def _gain(self, layer: AdaptedLayer, z: Tensor) -> Tensor:
         """Return m/‖W₀ + ΔW‖ for every output of the layer, 1 where no site owns it."""
         precise = torch.promote_types(z.dtype, torch.float32)
         gain = torch.ones(z.shape[-1], dtype=precise, device=z.device)
         for site in self.sites:
-            own = cast(Tensor, site.magnitude) / self._norm(site, layer.weight)
+            own = cast(Tensor, site.magnitude) / self._norm(site, layer)
             if site.site.rows is None:
                 gain = own
             else:
                 columns = owned_columns(gain, site.site.rows)
                 columns.copy_(own.view(columns.shape))
-        return gain.to(z.dtype)
+        return gain.to(z)
 
-    def _norm(self, site: LoraSite, weight: Tensor) -> Tensor:
-        state = (site.A._version, site.B._version, weight._version, id(site.A), id(weight))
+    def _norm(self, site: LoraSite, layer: AdaptedLayer) -> Tensor:
+        held = cast(Tensor, hold_weight(cast(nn.Module, layer)))
+        # Where the weight is offloaded, every forward pass leaves a new empty one.
+        weight_state = None if held.is_meta else (held._version, id(held))
+        state = site.A._version, site.B._version, id(site.A), weight_state
         known = self._norms.get(site.site.name)
         if known is not None and known[0] == state:
             return known[1]
         with torch.no_grad():
+            weight = base_tensor(cast(nn.Module, layer))
             W = owned_rows(weight, site.site).reshape(site.site.out_features, -1)
             norms = updated_row_norms(W, site.A, site.B, site.scale)
         self._norms[site.site.name] = state, norms

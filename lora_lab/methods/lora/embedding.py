@@ -51,16 +51,17 @@ class EmbeddingSites(LayerSites):
 
     plain = False
 
-    def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
-        """Return the vectors of token ids x (…,), each with its update: (…, width)."""
+    def added(self, y: Tensor, x: Tensor, layer: AdaptedLayer) -> Tensor:
+        """Return the vectors y of token ids x (…,), each with its update: (…, width)."""
         table: Any = layer
-        y = layer.base_class.forward(table, x)
         for site in self.sites:
             rows = cast(EmbeddingSite, site).token_rows
-            found = F.embedding(x, rows, table.padding_idx, sparse=table.sparse)  # (…, r)
+            found = F.embedding(
+                x.to(rows.device), rows, table.padding_idx, sparse=table.sparse
+            )  # (…, r)
             update = F.linear(found.to(y.dtype), site.B.to(y.dtype)) * site.scale
             # Gemma's embedding multiplies by √width after the lookup.
-            y = y + update * getattr(layer, "embed_scale", 1.0)
+            y = y + update.to(y.device) * getattr(layer, "embed_scale", 1.0)
         return y
 
 

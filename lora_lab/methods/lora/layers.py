@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.torch_private import children_of
+from lora_lab._util.torch_private import children_of, parameters_of
 from lora_lab.anatomy.children import ADAPTER_CHILD
 from lora_lab.anatomy.types import Site
 from lora_lab.errors import AdapterError
@@ -26,6 +26,13 @@ from lora_lab.methods.lora.operator import (
     following_linear,
     lowrank_linear,
     needs_plain_path,
+)
+from lora_lab.methods.lora.own_forward import (
+    PATCHED,
+    base_forward,
+    hold_weight,
+    instance_forward,
+    runs_itself,
 )
 from lora_lab.methods.lora.shared_input import SharedInput
 from lora_lab.spectra.update import LowRankUpdate
@@ -40,6 +47,7 @@ class AdaptedLayer:
     base_class: type[nn.Module]
     transposed: bool  # the weight is stored (in, out), as transformers' Conv1D does
     plain_product: bool  # the base's forward is the product that the operator does in one go
+    is_read: bool = False  # other modules compute with its weight; see `ReadLayer`
     weight: nn.Parameter
     bias: nn.Parameter | None
     lora: nn.ModuleDict  # {adapter name: its sites on this layer}
@@ -47,6 +55,8 @@ class AdaptedLayer:
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the base layer's output plus the active adapter's update."""
+        if PATCHED in self.__dict__ and runs_itself(cast(nn.Module, self)):
+            return cast(Tensor, self.base_class.forward(cast(Any, self), x))
         # Another thread may take the last adapter off meanwhile: then both are gone, and the class
         # is the base's again.
         active: Active | None = getattr(self, "_active", None)
@@ -58,25 +68,83 @@ class AdaptedLayer:
                     return mixed_output(x, self, active.samples)
             elif (own := sites.get(cast(str, active.name))) is not None:
                 return cast(LayerSites, own).output(x, self)
-        base: Any = getattr(self, "base_class", None) or type(self)
-        return cast(Tensor, base.forward(self, x))
+        if getattr(self, "base_class", None) is None:
+            return cast(Tensor, cast(Any, type(self)).forward(self, x))
+        return base_forward(self, x)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Hooks that are put on or taken off meanwhile: a `forward` on the instance would hide ours.
+        if name != "forward":
+            super().__setattr__(name, value)
+        elif _is_own(self, value):
+            self.__dict__.pop(PATCHED, None)
+        else:
+            self.__dict__[PATCHED] = value
+
+    def __delattr__(self, name: str) -> None:
+        if name == "forward" and PATCHED in self.__dict__:
+            del self.__dict__[PATCHED]
+        else:
+            super().__delattr__(name)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Be pickled by the base's class: the adapted one has no module to be imported from."""
         make, (_, *args), *state = cast(Any, super().__reduce_ex__(max(2, protocol)))
         if make.__name__ != "__newobj__":  # the base's own way
             return super().__reduce_ex__(protocol)
-        return _new_adapted, (self.base_class, *args), *state
+        return _new_adapted, (self.base_class, self.is_read, *args), *state
 
 
-def adapt(layer: nn.Module, name: str, sites: LayerSites, active: Active) -> None:
-    """Add an adapter's sites below a layer."""
+class ReadLayer(AdaptedLayer):
+    """A layer whose weight other modules read: what they get is W₀ + ΔW, built in full."""
+
+    is_read = True
+
+    @property  # type: ignore[override]
+    def weight(self) -> Tensor:
+        """W₀ with the active adapter's update; W₀ alone within the layer's own forward."""
+        own = parameters_of(cast(nn.Module, self)).get("weight")
+        held = self.__dict__.get("weight") if own is None else own  # older weight normalization's
+        weight = cast(Tensor, super().weight if held is None else held)
+        if runs_itself(cast(nn.Module, self)):
+            return weight
+        sites = children_of(self.lora).get(cast(str, self._one_adapter()))
+        if sites is None:
+            return weight
+        return cast(LayerSites, sites).effective(weight).to(weight.dtype)
+
+    @weight.setter
+    def weight(self, value: Tensor) -> None:
+        self.__dict__["weight"] = value
+
+    def _one_adapter(self) -> str | None:
+        names = self._active.samples
+        if names is None:
+            return self._active.name
+        held = {name if name in children_of(self.lora) else None for name in names}
+        if len(held) > 1:
+            path = cast(LayerSites, next(iter(self.lora.values()))).path
+            raise AdapterError(
+                f"the weight of {path} is read by another module, so that samples of one batch "
+                "cannot have different adapters there; run them apart"
+            )
+        return held.pop()
+
+
+def adapt(
+    layer: nn.Module, name: str, sites: LayerSites, active: Active, is_read: bool = False
+) -> None:
+    """Add an adapter's sites below a layer; see `ReadLayer` for `is_read`."""
     adapted = cast(AdaptedLayer, layer)
     sites.train(layer.training)
     if not isinstance(layer, AdaptedLayer):
         # The class last: another thread may be in the midst of a forward pass.
         adapted.lora, adapted._active = nn.ModuleDict(), active
-        layer.__class__ = _adapted_class(cast(Any, type(layer)))
+        patched = layer.__dict__.get("forward")
+        if patched is not None and not _is_own(layer, patched):
+            layer.__dict__[PATCHED] = patched
+        layer.__class__ = _adapted_class(cast(Any, type(layer)), is_read)
+        layer.__dict__.pop("forward", None)
     # Not lora[name]: adapters may be called "keys" or "update".
     children_of(adapted.lora)[name] = sites
 
@@ -87,8 +155,17 @@ def unadapt(layer: nn.Module, name: str) -> None:
         return
     layer.lora.pop(name)
     if not layer.lora:
+        if PATCHED in layer.__dict__:
+            layer.__dict__["forward"] = layer.__dict__[PATCHED]
         cast(Any, layer).__class__ = layer.base_class
+        layer.__dict__.pop(PATCHED, None)
         del layer.lora, layer._active
+
+
+def _is_own(layer: Any, forward: Any) -> bool:
+    """Whether a `forward` on an instance is its class's, as accelerate leaves it behind."""
+    bound = getattr(forward, "__self__", None) is layer
+    return bound and forward.__func__ in (AdaptedLayer.forward, base_class(layer).forward)
 
 
 class LayerSites(nn.ModuleList):
@@ -126,20 +203,25 @@ class LayerSites(nn.ModuleList):
 
     def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
         """Return the layer's output with every site's update, (..., out)."""
-        if not layer.plain_product:
-            y = layer.base_class.forward(cast(Any, layer), x)
-            if not isinstance(y, Tensor):
-                raise AdapterError(
-                    f"{self.path} returns a {type(y).__name__}, not one tensor that an update can "
-                    "be added to; leave it out of target_modules"
-                )
-            return add_terms(y, x, self.terms(), self.active_dropout)
+        if PATCHED in layer.__dict__ or not layer.plain_product:
+            return self.added(base_forward(layer, x), x, layer)
         return self.product(x, layer, layer.bias)
+
+    def added(self, y: Tensor, x: Tensor, layer: AdaptedLayer) -> Tensor:  # noqa: ARG002
+        """Return the base's output y with every site's update, (..., out)."""
+        if not isinstance(y, Tensor):
+            raise AdapterError(
+                f"{self.path} returns a {type(y).__name__}, not one tensor that an update can "
+                "be added to; leave it out of target_modules"
+            )
+        return add_terms(y, x, self.terms(), self.active_dropout)
 
     def product(self, x: Tensor, layer: AdaptedLayer, bias: Tensor | None) -> Tensor:
         """Return W₀x + bias + every update, by the operator."""
         terms, dropout = self.terms(), self.active_dropout
-        weight, shared = layer.weight, self._shared
+        weight = hold_weight(cast(Any, layer)) if layer.is_read else layer.weight
+        assert weight is not None
+        shared = self._shared
         if shared is None or needs_plain_path(x, weight, bias) or x.is_inference():
             return lowrank_linear(x, weight, bias, terms, layer.transposed, dropout)
         hidden = shared.take(x, self.path, terms, dropout)
@@ -150,13 +232,19 @@ class LayerSites(nn.ModuleList):
 
     def merged(self, weight: Tensor) -> Tensor:
         """Return W₀ with every site's ΔW added, in float32 (float64 for a float64 weight)."""
+        with torch.no_grad():
+            return self.effective(weight)
+
+    def effective(self, weight: Tensor) -> Tensor:
+        """Return `merged` with the graph to the factors: for who computes with the weight."""
         precise = torch.promote_types(weight.dtype, torch.float32)
         # Contiguous, also for a channels-last kernel: its rows must be views to add to.
-        merged = weight.detach().to(precise, copy=True, memory_format=torch.contiguous_format)
-        for site in self.sites:
-            own = owned_rows(merged, site.site)
-            own.add_(site.delta().detach().view(own.shape))
-        return merged
+        whole = weight.detach().to(precise, copy=True, memory_format=torch.contiguous_format)
+        with torch.autocast(weight.device.type, enabled=False):
+            for site in self.sites:
+                own = owned_rows(whole, site.site)
+                own.add_(site.delta().view(own.shape))
+        return whole
 
 
 def share_inputs(layers: Iterable[tuple[nn.Module, LayerSites]]) -> None:
@@ -167,7 +255,10 @@ def share_inputs(layers: Iterable[tuple[nn.Module, LayerSites]]) -> None:
     readers: defaultdict[tuple[str, str, int | None], list[LayerSites]] = defaultdict(list)
     for layer, sites in layers:
         site = sites.sites[0].site
-        if _adapted_class(cast(Any, base_class(layer))).plain_product:
+        if (
+            instance_forward(layer) is None
+            and _adapted_class(cast(Any, base_class(layer))).plain_product
+        ):
             readers[site.input_group, site.stack, site.layer].append(sites)
     for together in readers.values():
         if len(together) > 1:
@@ -181,7 +272,7 @@ def base_class(layer: nn.Module) -> type[nn.Module]:
 
 
 @functools.cache
-def _adapted_class(base: Any) -> Any:
+def _adapted_class(base: Any, is_read: bool = False) -> Any:
     """Return the subclass of a layer's class that adds the active adapter's update."""
     transposed = base.__name__ == "Conv1D"  # transformers'; that need not be imported here
     members: dict[str, Any] = {
@@ -190,12 +281,13 @@ def _adapted_class(base: Any) -> Any:
         "plain_product": transposed or base.forward is nn.Linear.forward,
         "__module__": base.__module__,
     }
-    return type(f"Adapted{base.__name__}", (AdaptedLayer, base), members)
+    kind = ReadLayer if is_read else AdaptedLayer
+    return type(f"Adapted{base.__name__}", (kind, base), members)
 
 
-def _new_adapted(base: type[nn.Module], *args: Any) -> nn.Module:
+def _new_adapted(base: type[nn.Module], is_read: bool, *args: Any) -> nn.Module:
     """Return an adapted layer that has no state yet."""
-    adapted: type[nn.Module] = _adapted_class(cast(Any, base))
+    adapted: type[nn.Module] = _adapted_class(cast(Any, base), is_read)
     return adapted.__new__(adapted, *args)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import AdapterNames
 from lora_lab.methods.lora.operator import owned_columns
+from lora_lab.methods.lora.own_forward import base_forward
 from lora_lab.spectra.update import LowRankUpdate
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def mixed_output(x: Tensor, layer: AdaptedLayer, samples: AdapterNames) -> Tenso
     plain = layer.plain_product and all(s is None or s.plain for s in found.values())
     if not plain:
         return _apart(x, layer, names, found)
-    y = layer.base_class.forward(cast(Any, layer), x)
+    y = base_forward(layer, x)
     updates = {name: _updates(sites) for name, sites in found.items()}
     dropout = max(sites.active_dropout for sites in found.values() if sites is not None)
     for rows in dict.fromkeys(rows for update in updates.values() for rows in update):
@@ -169,10 +170,7 @@ def _apart(
     for name, sites in found.items():
         index = torch.tensor([i for i, n in enumerate(names) if n == name], device=x.device)
         part = x.index_select(0, index)
-        if sites is None:
-            out = layer.base_class.forward(cast(Any, layer), part)
-        else:
-            out = sites.output(part, layer)
+        out = base_forward(layer, part) if sites is None else sites.output(part, layer)
         if y is None:
             y = out.new_zeros(len(names), *out.shape[1:])
         y = y.index_copy(0, index, out)

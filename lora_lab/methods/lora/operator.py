@@ -125,9 +125,10 @@ def add_terms(base: Tensor, x: Tensor, terms: Terms, dropout: float = 0.0) -> Te
     """
     y = base
     for term in terms:
-        inputs = F.dropout(x, dropout) if dropout else x
+        inputs = x.to(term.A.device)  # accelerate may run a layer elsewhere than its caller
+        inputs = F.dropout(inputs, dropout) if dropout else inputs
         A, B = term.A.to(x.dtype), term.B.to(x.dtype)
-        update = (F.linear(F.linear(inputs, A), B) * term.scale).to(y.dtype)
+        update = (F.linear(F.linear(inputs, A), B) * term.scale).to(y)
         if term.rows is None:
             y = y + update
         else:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from lora_lab.anatomy.types import Site
 from lora_lab.errors import AdapterError
+from lora_lab.methods.lora.own_forward import base_tensor, hold_weight, home
 
 _BITS = {"Linear4bit": 4, "Params4bit": 4, "Linear8bitLt": 8, "Int8Params": 8}
 
 
 def bits(layer: nn.Module) -> int | None:
     """Return 4 or 8 for a quantized layer, None for any other."""
-    weight = getattr(layer, "weight", None)
+    weight = hold_weight(layer)
     # Until it is moved to its device such a layer holds floating-point weights still, but its
     # forward pass is no plain product.
     kinds = [kind.__name__ for kind in (*type(layer).__mro__, *type(weight).__mro__)]
@@ -31,8 +32,7 @@ def stand_in(layer: nn.Module, site: Site) -> Tensor:
 
     It takes no memory: every entry is the same one.
     """
-    device = cast(Tensor, layer.weight).device
-    return torch.zeros(1, device=device).expand(site.out_features, site.in_features)
+    return torch.zeros(1, device=home(layer)).expand(site.out_features, site.in_features)
 
 
 def dequantized(path: str, layer: nn.Module) -> Tensor:
@@ -42,7 +42,7 @@ def dequantized(path: str, layer: nn.Module) -> Tensor:
         AdapterError: bitsandbytes is not installed, or too old for this layer.
     """
     packed: Any = layer
-    weight: Any = layer.weight
+    weight: Any = base_tensor(layer)
     W: Tensor
     if hasattr(layer, "dequantize"):
         W = packed.dequantize()

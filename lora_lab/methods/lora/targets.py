@@ -169,8 +169,8 @@ def _by_pattern(
         if not _matches(key, sites, field):
             raise ConfigError(
                 f"{field} key {key!r} matches none of the {len(sites)} targets; they are "
-                f"{_some(site.name for site in sites)}, with roles "
-                f"{_some(dict.fromkeys(site.role for site in sites))}"
+                f"{some(site.name for site in sites)}, with roles "
+                f"{some(dict.fromkeys(site.role for site in sites))}"
             )
     return [lookup(pattern, _names(site), default) for site in sites]
 
@@ -196,11 +196,12 @@ def _nothing(anatomy: Anatomy, target: str) -> tuple[Site, ...]:
     leaves = dict.fromkeys(site.module.rpartition(".")[2] for site in every)
     raise ConfigError(
         f"target_modules entry {target!r} matches nothing in this model; roles are "
-        f"{_some(roles, 12)}; modules are {_some(leaves, 12)}"
+        f"{some(roles, 12)}; modules are {some(leaves, 12)}"
     )
 
 
-def _some(names: Iterable[str], most: int = 4) -> str:
+def some(names: Iterable[str], most: int = 4) -> str:
+    """Return the first of some names, and how many there are where there are more."""
     listed = list(names)
     more = f" … ({len(listed)} in all)" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more

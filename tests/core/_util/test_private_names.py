@@ -13,14 +13,16 @@ import ipywidgets
 import pytest
 import torch
 import transformers
+from accelerate.hooks import AlignDevicesHook, SequentialHook, add_hook_to_module
 from torch import nn
 from torch.nn.utils.weight_norm import WeightNorm
 
-from lora_lab._util import torch_private, transformers_private
+from lora_lab._util import accelerate_private, torch_private, transformers_private
 from lora_lab_widgets import subshell
 
 ROOT = Path(__file__).parents[3]
 FENCES = {
+    "lora_lab/_util/accelerate_private.py",
     "lora_lab/_util/torch_private.py",
     "lora_lab/_util/transformers_private.py",
     "widgets/lora_lab_widgets/subshell.py",
@@ -84,7 +86,7 @@ def test_the_search_finds_them() -> None:
 
 def test_every_function_behind_a_fence_is_tested_here() -> None:
     here = Path(__file__).read_text("utf-8")
-    for fence in (torch_private, transformers_private):
+    for fence in (accelerate_private, torch_private, transformers_private):
         for name, value in vars(fence).items():
             if inspect.isfunction(value) and value.__module__ == fence.__name__:
                 assert f"{fence.__name__.rpartition('.')[2]}.{name}(" in here, name
@@ -229,6 +231,25 @@ def test_hooks_that_make_the_embedded_input_need_gradients_are_seen(model: Any) 
     assert transformers_private.input_needs_grad(model)
     model.disable_input_require_grads()
     assert not transformers_private.input_needs_grad(model)
+
+
+# --- accelerate -----------------------------------------------------------------------------------
+
+
+def test_where_a_hooked_module_runs_and_what_is_kept_from_it() -> None:
+    layer = nn.Linear(2, 2)
+    weight = layer.weight.detach().clone()
+    assert accelerate_private.execution_device(layer) is None
+    assert accelerate_private.offloaded(layer, "weight") is None
+    add_hook_to_module(layer, SequentialHook(AlignDevicesHook("cpu", offload=True)))
+    assert layer.weight.is_meta
+    assert len(accelerate_private.hooks_of(layer)) == 1
+    assert accelerate_private.execution_device(layer) == torch.device("cpu")
+    assert torch.equal(accelerate_private.offloaded(layer, "weight"), weight)
+    assert not accelerate_private.loads_submodules(layer)
+    block = nn.Sequential(nn.Linear(2, 2))
+    add_hook_to_module(block, AlignDevicesHook("cpu", offload=True, place_submodules=True))
+    assert accelerate_private.loads_submodules(block)
 
 
 # --- ipykernel and ipywidgets --------------------------------------------------------------------

@@ -1,0 +1,44 @@
+"""What accelerate leaves on the modules that it hooks: each private name, in one function.
+
+Seen on accelerate 1.1 to 1.15, which is not imported here. `tests/core/_util/test_private_names.py`
+fails first after an upgrade.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def hooks_of(module: nn.Module) -> tuple[Any, ...]:
+    """Return what accelerate has hooked into a module's forward."""
+    hook = module.__dict__.get("_hf_hook")
+    return () if hook is None else tuple(getattr(hook, "hooks", (hook,)))
+
+
+def execution_device(module: nn.Module) -> torch.device | None:
+    """Return the device that a hook runs a module on; None: nothing hooks it, or says where."""
+    devices = (getattr(hook, "execution_device", None) for hook in hooks_of(module))
+    device = next((device for device in devices if device is not None), None)
+    return None if device is None else torch.device(device)
+
+
+def offloaded(module: nn.Module, name: str) -> Tensor | None:
+    """Return a tensor that a hook keeps away from its module, from the CPU or the disk.
+
+    Args:
+        module: hooked, or not.
+        name: of the tensor below it.
+    """
+    for hook in hooks_of(module):
+        if getattr(hook, "offload", False) and hook.weights_map is not None:
+            value: Tensor = hook.weights_map[name]
+            return value
+    return None
+
+
+def loads_submodules(module: nn.Module) -> bool:
+    """Whether a hook brings what it keeps away of all modules below this one at once."""
+    return any(getattr(h, "offload", False) and h.place_submodules for h in hooks_of(module))
