@@ -124,7 +124,14 @@ def read(model: nn.Module) -> Anatomy:
         raise ModelError(f"the model is a {kind} alone, whose name is empty; use nn.Sequential(it)")
     walk = _Walk(model)
     output = model_config.embedding(model, "get_output_embeddings")
-    heads = [leaf for leaf in walk.leaves if leaf.module is output or leaf.path[-1] == "lm_head"]
+    tables = {id(parameters_of(table.module).get("weight")) for table in walk.others}
+    heads = [
+        leaf
+        for leaf in walk.leaves
+        if leaf.module is output
+        or leaf.path[-1] == "lm_head"
+        or id(parameters_of(leaf.module).get("weight", leaf)) in tables  # BLIP's own decoder
+    ]
     leaves = [leaf for leaf in walk.leaves if leaf not in heads]
     sites, columns, names = grid(leaves)
     paths = {

@@ -350,9 +350,18 @@ _TASKS = {
 
 
 def task_type(model: nn.Module, weights: Iterable[str] = ()) -> str | None:
-    """Return PEFT's name of the model's task; None where PEFT would miss weights in the file."""
+    """Return PEFT's name of the model's task.
+
+    None where PEFT would miss weights in the file, or would hand the model tokens where it takes
+    an image or sound (Whisper, BLIP).
+    """
     name = type(model).__name__
     task = next((task for ending, task in _TASKS.items() if name.endswith(ending)), None)
+    if task in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        config = getattr(model, "config", None)
+        if task == "SEQ_2_SEQ_LM" and not getattr(config, "is_encoder_decoder", True):
+            task = "CAUSAL_LM"  # LLaVA and its like have no encoder of texts
+        return task if getattr(model, "main_input_name", "input_ids") == "input_ids" else None
     if (heads := _HEADS.get(task or "")) is None:
         return task
     written = {key.rpartition(".")[0] for key in weights}

@@ -11,6 +11,8 @@ def peft_model(base, folder):
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # unknown fields, missing keys
+        # A file has one fan_in_fan_out; a model may have layers of both kinds (ImageGPT's head).
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to True but the target module")
         return PeftModel.from_pretrained(base, folder)
 
 

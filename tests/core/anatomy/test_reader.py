@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lora_lab.anatomy import Anatomy, Site, anatomy
+from tests.helpers.tiny_architectures import tiny_architecture
 from tests.helpers.tiny_models import ARCHITECTURES, MORE_FUSED, tiny, tiny_config, tiny_inputs
 
 EVERYTHING = [*ARCHITECTURES, *MORE_FUSED]
@@ -302,3 +303,13 @@ def test_no_role_names_two_sites_of_a_row() -> None:
     for name in EVERYTHING:
         counted = Counter((s.stack, s.layer, s.role) for s in anatomy(tiny_config(name)).grid_sites)
         assert set(counted.values()) == {1}
+
+
+def test_an_output_layer_within_is_known_by_the_embedding_whose_weight_it_has() -> None:
+    model = tiny_architecture("blip")
+    decoder = "text_decoder.cls.predictions.decoder"
+    table = "text_decoder.bert.embeddings.word_embeddings"
+    assert model.get_submodule(decoder).weight is model.get_submodule(table).weight
+    found = anatomy(model)
+    assert dict(found.tied) == {decoder: table}
+    assert decoder not in {site.module for site in found.sites}

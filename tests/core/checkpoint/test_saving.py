@@ -11,6 +11,7 @@ import lora_lab as ll
 from lora_lab.errors import AdapterError
 from tests.helpers.lora_outputs import everything, outputs
 from tests.helpers.peft_files import peft_model
+from tests.helpers.tiny_architectures import tiny_architecture
 from tests.helpers.tiny_models import tiny, tiny_inputs
 
 CONFIGS = {
@@ -74,6 +75,17 @@ def test_we_load_what_peft_saves_with_the_same_outputs(name, targets, extra, tmp
     theirs.save_pretrained(tmp_path)
     ll.load_adapter(model, tmp_path)
     torch.testing.assert_close(outputs(model, batch), outputs(theirs, batch), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("bart", "SEQ_2_SEQ_LM"), ("llava", "CAUSAL_LM"), ("whisper", None), ("blip", None)],
+)
+def test_peft_is_told_of_a_task_whose_inputs_the_model_takes(name, task, tmp_path):
+    model = tiny_architecture(name)
+    ll.attach(model, everything())
+    ll.save_adapter(model, tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["task_type"] == task
 
 
 def test_paths_are_full_and_escaped_in_the_file(tmp_path):
