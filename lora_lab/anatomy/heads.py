@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from lora_lab.anatomy.children import ADDED
+from lora_lab.anatomy.wrappers import children_within
 
 
 def is_classifier(model: nn.Module) -> bool:
@@ -22,6 +23,6 @@ def head_modules(model: nn.Module) -> tuple[str, ...]:
     backbone = getattr(model, "base_model_prefix", "")
     return tuple(
         name
-        for name, child in model.named_children()
+        for name, child in children_within(model)
         if name != backbone and name not in ADDED and any(True for _ in child.parameters())
     )

@@ -13,6 +13,7 @@ from lora_lab._util.quiet import first_line
 from lora_lab._util.transformers_private import attention_kind, build_from_config
 from lora_lab.anatomy import roles
 from lora_lab.anatomy.types import BlockFacts, ModelShape
+from lora_lab.anatomy.wrappers import modules_within, unwrapped
 from lora_lab.errors import ModelError
 
 _IN_A_LAYER = re.compile(r"(.*?)\.(\d+)\.(.+)")
@@ -134,7 +135,7 @@ def embedding(model: nn.Module, getter: str) -> nn.Module | None:
     if get is None:
         return None
     try:
-        return get()
+        return unwrapped(get())
     except (NotImplementedError, AttributeError):  # models without one say so in either way
         return None
 
@@ -145,7 +146,7 @@ def block_facts(model: nn.Module, *, lm_head: bool) -> BlockFacts:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     norms = {
         path: type(module).__name__
-        for path, module in model.named_modules()
+        for path, module in modules_within(model)
         if "norm" in type(module).__name__.lower()
     }
     inside = {path: match for path in norms if (match := _IN_A_LAYER.fullmatch(path))}

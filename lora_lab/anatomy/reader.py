@@ -21,6 +21,7 @@ from lora_lab.anatomy.children import ADDED, LEARNED_CHILD, SAVED_CHILD
 from lora_lab.anatomy.heads import head_modules
 from lora_lab.anatomy.leaves import Leaf, block_numbers, grid
 from lora_lab.anatomy.types import Anatomy, Site, Weight
+from lora_lab.anatomy.wrappers import children_within, modules_within, unwrapped
 from lora_lab.errors import ModelError
 
 
@@ -66,9 +67,9 @@ class _Walk:
                 self.leaves.append(at)
             else:
                 self.others.append(at)
-            for name, child in module.named_children():
+            for name, child in children_within(module):
                 if name not in ADDED:
-                    for path, part in child.named_modules(prefix=name):
+                    for path, part in modules_within(child, name):
                         self._collect(at, (*at.path, *path.split(".")), part)
             return
         config = module.__dict__.get("config")
@@ -76,7 +77,7 @@ class _Walk:
             config = at.config
         opens_stack = at.stack is None and self._is_stack(module)
         numbers = block_numbers([name for name, _ in module.named_children()])
-        for name, child in module.named_children():
+        for name, child in children_within(module):
             if name in (SAVED_CHILD, LEARNED_CHILD):
                 continue
             below = replace(at, path=(*at.path, name), module=child, config=config)
@@ -87,7 +88,7 @@ class _Walk:
             self._visit(below)
 
     def _is_stack(self, module: nn.Module) -> bool:
-        children = list(module.children())
+        children = [child for _, child in children_within(module)]
         blocks = [
             child
             for child in children
@@ -119,6 +120,7 @@ def read(model: nn.Module) -> Anatomy:
     Raises:
         ModelError: it is a single matrix, which no name leads to.
     """
+    model = unwrapped(model)
     if isinstance(model, _matrix_kinds()):
         kind = type(model).__name__
         raise ModelError(f"the model is a {kind} alone, whose name is empty; use nn.Sequential(it)")
@@ -223,7 +225,7 @@ def _weights(
 def _is_parallel(block: nn.Module) -> bool:
     """Tell whether one norm feeds both attention and MLP (GPT-J, Phi, Cohere, Falcon-7B)."""
     norms = 0
-    for path, module in block.named_modules():
+    for path, module in modules_within(block):
         name = path.rpartition(".")[2].lower()
         if name.startswith(("q_", "k_")) or not path:
             continue

@@ -22,6 +22,7 @@ from lora_lab._util.transformers_private import (
     set_attention_kind,
 )
 from lora_lab.anatomy.model_config import build_on_meta
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.budget.optimizers import StateRule, state_rule
 from lora_lab.errors import ConfigError, LoraLabError, ModelError
 from lora_lab.methods.api import attach
@@ -41,6 +42,7 @@ def hollow_model(model: Any, dtype: torch.dtype | str | None) -> tuple[nn.Module
         dtype: of the base model; None takes the model's own.
     """
     kind: Any = None
+    model = unwrapped(model)
     if isinstance(model, (str, Path)):
         config: Any = model_config(str(model))
         own = config.dtype

@@ -21,6 +21,7 @@ from lora_lab._util.files import new_dir
 from lora_lab._util.format import format_count, format_share
 from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.api import anatomy
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.checkpoint.files import read_json
 from lora_lab.checkpoint.markdown import escaped, is_number, number, span, table
 from lora_lab.checkpoint.saving import named_adapter, save_adapter
@@ -100,6 +101,7 @@ def model_card(
         AdapterError: no such adapter, or a run's folder that cannot be read.
         RunError: the run is not over.
     """
+    model = unwrapped(model)
     adapter = named_adapter(model, name)
     made = _made_by(run)
     about = _Base.of(model, made, base)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab.anatomy.api import anatomy
+from lora_lab.anatomy.children import without_wrappers
+from lora_lab.anatomy.wrappers import modules_within, unwrapped
 from lora_lab.checkpoint.adapter_file import AdapterFile
 from lora_lab.checkpoint.files import CONFIG_FILE, StoredTensor, quoted
 from lora_lab.checkpoint.full_modules import match_full_modules, match_statistics
@@ -50,6 +52,7 @@ def load_adapter(
     Raises:
         AdapterError: a file is missing, damaged or foreign, or the adapter is for another base.
     """
+    model = unwrapped(model)
     content = _read(model, Path(folder))
     adapter = build(model, content.config, name)
     content.fill(adapter)
@@ -70,7 +73,7 @@ class _Content:
 
 
 def _read(model: nn.Module, folder: Path) -> _Content:
-    file = read_adapter(folder, known={path for path, _ in model.named_modules()})
+    file = read_adapter(folder, known={path for path, _ in modules_within(model)})
     if isinstance(file, AdapterFile):
         return _lora_content(model, file, folder)
     if isinstance(file, PeftMethodFile):
@@ -100,7 +103,7 @@ def _native_content(model: nn.Module, file: NativeFile, folder: Path) -> _Conten
 
 
 def _method_content(model: nn.Module, file: PeftMethodFile, folder: Path) -> _Content:
-    by_path = dict(model.named_modules(remove_duplicate=False))
+    by_path = dict(modules_within(model, every_name=True))
     modules = {site.module for site in anatomy(model).by_name.values()}
     for path in file.tensors:
         if path not in modules:
@@ -134,7 +137,7 @@ def _fill_native(adapter: Adapter, stored: Mapping[str, StoredTensor], where: Pa
         AdapterError: the file is for another base.
     """
     live = adapter.state()
-    tensors = {name: tensor.torch() for name, tensor in stored.items()}
+    tensors = {without_wrappers(key): own.torch() for key, own in stored.items()}
     for name in sorted(live.keys() ^ tensors.keys()):
         what = "misses" if name in live else "has, and this model does not,"
         raise AdapterError(f"{where} {what} {quoted(name)}; load it onto the base it was made for")

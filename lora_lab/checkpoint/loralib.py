@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lora_lab.anatomy.children import without_wrappers
 from lora_lab.anatomy.types import Rows
 from lora_lab.checkpoint.adapter_file import AdapterFile, Slice, check_factor
 from lora_lab.checkpoint.files import StoredTensor, read_tensors
@@ -149,7 +150,8 @@ def _sort(tensors: Mapping[str, StoredTensor]) -> tuple[Halves, Halves, dict[str
     halves: Halves = {}
     embedded: Halves = {}
     left_out: dict[str, list[str]] = {}
-    for key, tensor in tensors.items():
+    for name, tensor in tensors.items():
+        key = without_wrappers(name)
         match = _KEY.fullmatch(key)
         if match is None:
             if ".lora_" in key:

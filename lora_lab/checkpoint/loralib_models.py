@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lora_lab._util.files import disk_errors, write_file_atomic
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.checkpoint.adapter_file import AdapterFile, check_shape, match_sites
 from lora_lab.checkpoint.loralib import FACTS_KEY, FUSED, encode_facts, read_loralib
 from lora_lab.checkpoint.saving import named_adapter, tidy
@@ -58,6 +59,7 @@ def save_loralib(model: nn.Module, path: str | Path, name: str | None = None) ->
         raise AdapterError(
             f"{path.name} is no name for loralib's file; end it in .safetensors or .pt"
         )
+    model = unwrapped(model)
     adapter = named_adapter(model, name)
     refuse_others(adapter, "loralib's layers", ("linear", "embedding"))
     grouped: dict[str, list[LoraSite]] = {}
@@ -117,6 +119,7 @@ def load_loralib(
             f"{path} holds {kind} too ({names[0]}), and only factors of linear layers and "
             "embeddings are attached; take the rest out of the file"
         )
+    model = unwrapped(model)
     map_ = anatomy(model)
     factors = _matched(file, map_)
     for assumption in file.assumptions:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lora_lab._util.dtypes import dtype_name
 from lora_lab._util.files import new_dir
 from lora_lab._util.transformers_private import unsaved_keys
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.checkpoint.shards import Shard, ShardWriter, plan_shards
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import require_adapters
@@ -66,6 +67,7 @@ def export_merged(
         AdapterError: no such adapter, one that cannot merge, another one is merged, a model that is
             quantized, has no weights or is none of transformers', or a folder that holds something.
     """
+    model = unwrapped(model)
     _check(model, dtype, max_shard_bytes)
     adapter = _unmerged_adapter(model, name)
     if adapter is not None:

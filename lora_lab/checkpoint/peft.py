@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_lab.anatomy.children import without_wrappers
 from lora_lab.checkpoint.adapter_file import (
     SLICES_KEY,
     AdapterFile,
@@ -74,7 +75,8 @@ def read_peft(
         AdapterError: a file is missing, damaged or foreign, or is no kind of LoRA.
     """
     folder = path.parent if path.is_file() else path
-    settings = read_settings(folder)
+    stored = read_settings(folder)
+    settings = _settings_without_wrappers(stored)
     weights = path if path.is_file() else weights_file(folder, allow_pickle)
     tensors, metadata = read_tensors(weights, allow_pickle=allow_pickle)
     contents = _sort(tensors, settings, known)
@@ -89,10 +91,10 @@ def read_peft(
     modules, magnitudes = updates("matrices"), contents.magnitudes
     if not tensors:
         raise AdapterError(f"{weights.name} is empty; fetch the adapter again")
-    slices = decode_slices(metadata.get(SLICES_KEY, ""), modules)
+    slices = decode_slices(without_wrappers(metadata.get(SLICES_KEY, "")), modules)
     embeddings, kernels = updates("embeddings"), updates("convolutions")
     _check_magnitudes({**modules, **embeddings, **kernels}.keys(), magnitudes, settings)
-    verify_checksum(tensors, settings, metadata)
+    verify_checksum(tensors, stored, metadata)
     return AdapterFile(
         *(settings, modules, slices, contents.left_out),
         *(embeddings, kernels, magnitudes, contents.weights),
@@ -163,6 +165,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
+def _settings_without_wrappers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    named: dict[str, Any] = {name: [*map(without_wrappers, settings[name])] for name in _NAME_LISTS}
+    for name in ("rank_pattern", "alpha_pattern"):
+        named[name] = {without_wrappers(key): value for key, value in settings[name].items()}
+    return {**settings, **named}
+
+
 def changed_base(settings: Mapping[str, Any]) -> str:
     """Return the init that took a part out of W₀ ("pissa", "olora" …), or ""."""
     init = str(settings.get("init_lora_weights")).lower()
@@ -227,7 +236,7 @@ def _sort(
         if not name.endswith(".weight")
     ]
     for key, tensor in tensors.items():
-        path = key.removeprefix(PREFIX)
+        path = base_name(key, known)
         if len(path) > _LONGEST or path.count(".") > _DEEPEST or not path.isprintable():
             raise AdapterError(f"tensor {quoted(key)} is no name of a module; fetch it again")
         match = _KEY.fullmatch(path)
@@ -275,6 +284,17 @@ def _sort_other(contents: _Contents, key: str, path: str, tensor: StoredTensor) 
 def _is_saved(path: str, names: Iterable[str]) -> bool:
     """Whether a tensor lies in a module that was trained whole."""
     return any(f".{name}." in f".{path}" for name in names)
+
+
+def base_name(key: str, known: Collection[str] = ()) -> str:
+    """Return a tensor's name in the base: without PEFT's prefix, torch.compile's and DDP's.
+
+    A model may have a child called "module" itself; of what stands behind PEFT's prefix the base
+    knows.
+    """
+    name = without_wrappers(key)
+    bare = re.sub(r"^(?:module\.)+(?=base_model\.)", "", name).removeprefix(PREFIX)
+    return bare if not known or "module" in known else re.sub(r"^(?:module\.)+", "", bare)
 
 
 def _own_name(module: str, known: Collection[str]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from lora_lab.checkpoint.checksum import CHECKSUM_KEY, checksum
 from lora_lab.checkpoint.files import StoredTensor, quoted, read_tensors
 from lora_lab.checkpoint.native import NativeFile
-from lora_lab.checkpoint.peft import PREFIX, weights_file
+from lora_lab.checkpoint.peft import base_name, weights_file
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.descriptor import Method, PeftForm
 from lora_lab.methods.registry import methods
@@ -102,7 +102,7 @@ def _sort(
     learned: dict[str, StoredTensor] = {}
     others: dict[str, StoredTensor] = {}
     for key, tensor in tensors.items():
-        name = key.removeprefix(PREFIX)
+        name = base_name(key)
         if len(name) > _LONGEST or not name.isprintable():
             raise AdapterError(f"tensor {quoted(key)} is no name of a module; fetch it again")
         if not name.endswith(form.key):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from lora_lab._util.files import write_file_atomic, write_text_atomic
 from lora_lab._util.transformers_private import origin
+from lora_lab.anatomy.wrappers import modules_within, unwrapped
 from lora_lab.checkpoint.adapter_file import SLICES_KEY, Slice, encode_slices, rows_of
 from lora_lab.checkpoint.checksum import CHECKSUM_KEY, adapter_checksum
 from lora_lab.checkpoint.experts import named_as_parameters
@@ -73,6 +74,7 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
     Raises:
         AdapterError: no such adapter, or one that holds NaN or infinite values.
     """
+    model = unwrapped(model)
     adapter = any_adapter(model, name)
     check_finite(adapter.name, adapter.state())
     check_finite(adapter.name, running_statistics(model, adapter))
@@ -106,7 +108,7 @@ def _save_method(
     own, learned = form
     method = method_of(adapter.config)
     assert method.peft is not None
-    weights = _whole_weights(adapter, dict(model.named_modules(remove_duplicate=False)))
+    weights = _whole_weights(adapter, dict(modules_within(model, every_name=True)))
     named = {path + method.peft.key: tensor for path, tensor in learned.items()}
     tensors = {
         PREFIX + key: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
@@ -141,7 +143,7 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
             f"adapter {adapter.name!r} has no triplets left at any site, so there is nothing to "
             "save; train it with a higher target_r"
         )
-    by_path = dict(model.named_modules(remove_duplicate=False))
+    by_path = dict(modules_within(model, every_name=True))
     for path, sites in grouped.items():
         _add_module(form, path, sites, by_path[path], adapter)
     _add_tied(form, adapter, by_path)
@@ -365,7 +367,7 @@ def task_type(model: nn.Module, weights: Iterable[str] = ()) -> str | None:
     if (heads := _HEADS.get(task or "")) is None:
         return task
     written = {key.rpartition(".")[0] for key in weights}
-    taken = [path for path, _ in model.named_modules() if path.endswith(heads)]
+    taken = [path for path, _ in modules_within(model) if path.endswith(heads)]
     whole = all(any(f"{w}.".startswith(f"{path}.") for w in written) for path in taken)
     return task if whole and written else None
 

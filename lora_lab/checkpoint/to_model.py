@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy, Site
+from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.checkpoint.adapter_file import AdapterFile, check_shape, rows_of, sites_of, split
 from lora_lab.checkpoint.files import quoted
 from lora_lab.checkpoint.full_modules import match_full_modules
@@ -46,7 +47,7 @@ def match(file: AdapterFile, model: nn.Module) -> Matched:
     """
     map_ = anatomy(model)
     matched = Matched()
-    by_path = dict(model.named_modules(remove_duplicate=False))
+    by_path = dict(modules_within(model, every_name=True))
     file = without_tied(file, by_path)
     matched.saved.update(match_full_modules(file, model, by_path))
     for path in (*file.modules, *file.embeddings, *file.kernels):

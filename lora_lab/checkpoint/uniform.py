@@ -21,6 +21,7 @@ from lora_lab._util.files import new_dir
 from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Site
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.checkpoint.experts import is_taken_for_experts
 from lora_lab.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
 from lora_lab.checkpoint.peft import PREFIX
@@ -54,6 +55,7 @@ def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None
     """
     from safetensors.torch import save_file
 
+    model = unwrapped(model)
     adapter = named_adapter(model, name)
     refuse_others(adapter, "loaders without patterns")
     tensors = {}

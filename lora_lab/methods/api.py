@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab.anatomy.wrappers import module_at, unwrapped
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import attached_adapters, forget, remember, require_adapters
 from lora_lab.methods.base import Adapter
@@ -60,6 +61,7 @@ def attach(
 
 def put_on(model: nn.Module, adapter: Adapter, activate: bool) -> Adapter:
     """Put an adapter that was built for this model in place; see `attach`."""
+    model = unwrapped(model)
     known, name = remember(model), adapter.name
     known.saving = known.saving or model.register_state_dict_pre_hook(_tell_of_adapters)
     before = known.active.name
@@ -90,6 +92,7 @@ def build(
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(f"adapter name {name!r} is not usable; use letters, digits, '-' and '_'")
+    model = unwrapped(model)
     known = attached_adapters(model)
     if known and known.merged:
         raise AdapterError(f"adapter {known.merged!r} is merged; call unmerge(model) first")
@@ -215,7 +218,8 @@ def _write_merged(
     """
     originals: list[tuple[nn.Parameter, Tensor]] = []
     lost = False
-    own = itertools.chain(model.named_parameters(), model.named_buffers())
+    bare = unwrapped(model)
+    own = itertools.chain(bare.named_parameters(), bare.named_buffers())
     names = {id(tensor): name for name, tensor in own}
     try:
         if not keep:
@@ -291,7 +295,7 @@ def _restore(originals: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
 def _replace(model: nn.Module, path: str, layer: nn.Module) -> nn.Module:
     """Put a layer in another's place, and return the other."""
     parent, _, leaf = path.rpartition(".")
-    old = model.get_submodule(path)
+    old = module_at(model, path)
     layer.train(old.training)
-    setattr(model.get_submodule(parent), leaf, layer)
+    setattr(module_at(model, parent), leaf, layer)
     return old

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.running_statistics import RunningStatistics
@@ -75,7 +76,7 @@ class AttachedAdapters:
 
 def attached_adapters(model: nn.Module) -> AttachedAdapters | None:
     """Return what a model knows of its adapters; None: it has none."""
-    return getattr(model, _ATTRIBUTE, None)
+    return getattr(unwrapped(model), _ATTRIBUTE, None)
 
 
 def require_adapters(model: nn.Module) -> AttachedAdapters:
@@ -95,7 +96,7 @@ def remember(model: nn.Module) -> AttachedAdapters:
             required_grad=[(p, p.requires_grad) for p in model.parameters()],
         )
         model.requires_grad_(False)
-        setattr(model, _ATTRIBUTE, known)
+        setattr(unwrapped(model), _ATTRIBUTE, known)
     return known
 
 
@@ -106,7 +107,7 @@ def forget(model: nn.Module) -> None:
         parameter.requires_grad_(required)
     if known.saving is not None:
         known.saving.remove()
-    delattr(model, _ATTRIBUTE)
+    delattr(unwrapped(model), _ATTRIBUTE)
 
 
 def activate(model: nn.Module, name: str | None) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy, Site
+from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import original_weight
 from lora_lab.methods.base import Active, Adapter
@@ -85,7 +86,7 @@ class LayerAdapter(Adapter):
         self.method, self.name, self.config, self.model = config.method, name, config, model
         self.saved = ModulesToSave(model, config.modules_to_save or ())
         found = anatomy(model)
-        by_path = dict(model.named_modules(remove_duplicate=False))
+        by_path = dict(modules_within(model, every_name=True))
         targets = {
             path: makes
             for path, makes in self.updates(found, by_path).items()

@@ -22,7 +22,13 @@ from lora_lab._util.torch_private import (
     pre_hooks_of,
     saved_buffers_of,
 )
-from lora_lab.anatomy.children import ADAPTER_CHILD, LEARNED_CHILD, SAVED_CHILD
+from lora_lab.anatomy.children import (
+    ADAPTER_CHILD,
+    LEARNED_CHILD,
+    SAVED_CHILD,
+    without_wrappers,
+)
+from lora_lab.anatomy.wrappers import children_within, modules_within, parameters_within
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.base import Active, AdapterNames
 from lora_lab.methods.config import unknown_module
@@ -135,9 +141,9 @@ class ForwardSwitch:
             return type(self._module).forward(self._module, *args, **kwargs)
         # The masters are float32; what computes has the dtype that the model has.
         cast_down = {
-            key: tensor.to(self._base[key].dtype)
+            key: tensor.to(self._base[without_wrappers(key)].dtype)
             for key, tensor in own.named_parameters()
-            if tensor.dtype != self._base[key].dtype
+            if tensor.dtype != self._base[without_wrappers(key)].dtype
         }
         if cast_down:
             return torch.func.functional_call(own, cast_down, args, kwargs)
@@ -190,7 +196,7 @@ def _find(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     Raises:
         ConfigError: a name that matches nothing that could be trained.
     """
-    modules = {path: m for path, m in model.named_modules() if path}
+    modules = {path: m for path, m in modules_within(model) if path}
     found: dict[str, nn.Module] = {}
     for name in names:
         ending = [path for path in modules if path.endswith(f".{name}")]
@@ -200,7 +206,7 @@ def _find(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
             why = "has no parameters" if matching else "names no module"
             children = (
                 key
-                for key, child in model.named_children()
+                for key, child in children_within(model)
                 if any(True for _ in child.parameters())
             )
             raise unknown_module(name, children, why)
@@ -213,14 +219,14 @@ def _find(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
 def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     forward = type(module).forward
     if isinstance(module, _CONTAINERS) or forward is nn.Sequential.forward:
-        for name, child in module.named_children():
+        for name, child in children_within(module):
             yield from _parts(f"{path}.{name}", child)
     elif any(True for _ in own_tensors(module)):
         yield path, module
 
 
 def _check(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
-    readers = read_past(dict(model.named_modules(remove_duplicate=False)), only=True)
+    readers = read_past(dict(modules_within(model, every_name=True)), only=True)
     for path, module in originals.items():
         if reader := readers.get(module):
             raise ConfigError(
@@ -245,7 +251,7 @@ def _check(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
                     "modules_to_save"
                 )
     inside = tuple(f"{path}." for path in originals)
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in parameters_within(model):
         if id(parameter) in own and not name.startswith(inside):
             raise ConfigError(
                 f"{own[id(parameter)]} is {name} too (tied weights); name both modules in "
@@ -258,7 +264,7 @@ def own_tensors(module: nn.Module, path: str = "") -> Iterator[tuple[str, Tensor
     for name, tensor in (*parameters_of(module).items(), *saved_buffers_of(module).items()):
         if tensor is not None:
             yield path + name, tensor
-    for name, child in module.named_children():
+    for name, child in children_within(module):
         if name not in _added_children(module):
             yield from own_tensors(child, f"{path}{name}.")
 

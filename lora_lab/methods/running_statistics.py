@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._util.torch_private import FakeTensor, buffers_of, saved_buffers_of
+from lora_lab.anatomy.wrappers import modules_within
 
 Values = Mapping[str, Tensor]  # {name in the model's state dict: tensor on the CPU}
 
@@ -97,7 +98,7 @@ def _places(model: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
 
     Packed weights of quantized layers are buffers too, with their scales; those stay as they are.
     """
-    for path, module in model.named_modules():
+    for path, module in modules_within(model):
         buffers = {key: b for key, b in saved_buffers_of(module).items() if b is not None}
         if any(not b.is_floating_point() and b.numel() > 1 for b in buffers.values()):
             continue

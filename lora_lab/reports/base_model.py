@@ -10,6 +10,7 @@ from torch import Tensor
 from lora_lab.analysis.leading import BaseWeight
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy, Site
+from lora_lab.anatomy.wrappers import module_at
 from lora_lab.checkpoint.adapter_file import rows_of
 from lora_lab.checkpoint.factors import AdapterFactors
 from lora_lab.errors import ModelError
@@ -61,7 +62,7 @@ class Base:
             yield SiteUpdate(site, update._replace(initial=initial))
 
     def _stored(self, site: Site) -> Tensor:
-        weight: Any = self.lm.model.get_submodule(site.module).weight
+        weight: Any = module_at(self.lm.model, site.module).weight
         if not isinstance(weight, Tensor) or not weight.is_floating_point():
             raise ModelError(f"{site.module} holds no floating-point weights; load it unquantized")
         return weight.detach()

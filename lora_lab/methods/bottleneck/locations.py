@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lora_lab.anatomy.blocks import Block
 from lora_lab.anatomy.roles import is_cross_attention
 from lora_lab.anatomy.types import Anatomy
+from lora_lab.anatomy.wrappers import module_at
 from lora_lab.errors import ConfigError
 from lora_lab.methods.bottleneck.config import BottleneckConfig
 
@@ -66,7 +67,7 @@ def find_places(model: nn.Module, read: Anatomy, config: BottleneckConfig) -> li
                     f"{config.method} finds no output of {what} of width {d} in layer "
                     f"{block.row.label}; use LoRA, which only needs the matrices"
                 )
-            module = model.get_submodule(path)
+            module = module_at(model, path)
             words = f"the place after {what} of layer {block.row.label}"
             places.append(Place(words, path, module, _floating(module, model), d, block.row.layer))
     return places
@@ -89,7 +90,7 @@ def _behind(model: nn.Module, width: int, block: Block, role: str) -> str:
         return site.module if whole else ""
     found = [
         name
-        for name, _ in model.get_submodule(block.path).named_children()
+        for name, _ in module_at(model, block.path).named_children()
         if any(word in name.lower() for word in _CHILDREN[role])
         and "norm" not in name.lower()
         and not is_cross_attention((name,))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.blocks import Row
 from lora_lab.anatomy.types import Anatomy
+from lora_lab.anatomy.wrappers import module_at, parameters_within
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.full.config import BitFitConfig, FullConfig
@@ -45,10 +46,10 @@ class FullAdapter(Adapter):
         new = (
             missing_biases(found) if isinstance(config, BitFitConfig) and config.new_biases else ()
         )
-        by_name = dict(model.named_parameters(remove_duplicate=False))
+        by_name = dict(parameters_within(model))
         self._own = {weight.name: by_name[weight.name] for weight in weights}
         _check(model, self._own, new)
-        layers = {path: model.get_submodule(path) for path in new}
+        layers = {path: module_at(model, path) for path in new}
         self._on = False
         self._other = {p: _kept(p) for p in self._own.values()}
         self._gradients: dict[nn.Parameter, Tensor | None] = dict.fromkeys(self._other)
@@ -171,11 +172,11 @@ def _check(model: nn.Module, own: Mapping[str, nn.Parameter], new: Iterable[str]
     for name, parameter in own.items():
         path, _, leaf = name.rpartition(".")
         # bitsandbytes' weights are floating-point still until they are moved to their device.
-        packed = leaf == "weight" and bits(model.get_submodule(path))
+        packed = leaf == "weight" and bits(module_at(model, path))
         if packed or not parameter.is_floating_point():
             raise _not_floating(name, f"{packed}-bit" if packed else str(parameter.dtype))
     for path in new:
-        layer = model.get_submodule(path)
+        layer = module_at(model, path)
         weight = cast(Tensor, layer.weight)
         # A bias has the dtype of its layer's weight.
         if (packed := bits(layer)) or not weight.is_floating_point():
@@ -203,5 +204,5 @@ def _trained_sites(model: nn.Module, found: Anatomy, own: Iterable[nn.Parameter]
     """Yield the names of the sites, embeddings and convolutions too, whose W₀ is trained."""
     trained = set(own)
     for site in found.by_name.values():
-        if getattr(model.get_submodule(site.module), "weight", None) in trained:
+        if getattr(module_at(model, site.module), "weight", None) in trained:
             yield site.name

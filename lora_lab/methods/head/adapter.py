@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab.anatomy.heads import head_modules
+from lora_lab.anatomy.wrappers import module_at
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.head.config import HeadConfig, head_names
@@ -67,7 +68,7 @@ class HeadAdapter(Adapter):
 
 def head_parameters(model: nn.Module) -> int:
     """Return the number of parameters of a classifier's head."""
-    heads = (model.get_submodule(name) for name in head_modules(model))
+    heads = (module_at(model, name) for name in head_modules(model))
     return sum(
         tensor.numel()
         for head in heads

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lora_lab._util.accelerate_private import loads_submodules
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Site
+from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import original_weight
 from lora_lab.methods.base import Active, Adapter
@@ -71,7 +72,7 @@ class LoraAdapter(Adapter):
         ]
         if not specs:
             raise ConfigError("every target lies within modules_to_save; name other target_modules")
-        by_path = dict(model.named_modules(remove_duplicate=False))
+        by_path = dict(modules_within(model, every_name=True))
         specs = _each_weight_once(specs, by_path)
         modules = {p.site.module: by_path[p.site.module] for p in specs}
         self._read = read_past(by_path)

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lora_lab._util.torch_private import FakeTensor
 from lora_lab.anatomy.api import anatomy
+from lora_lab.anatomy.wrappers import module_at, modules_within
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import active, attached, bare
 from lora_lab.methods.base import Active, Adapter
@@ -65,14 +66,14 @@ class PrefixAdapter(Adapter):
     def insert(self, active: Active) -> None:
         """Add the tokens and the hooks on the model; see `Adapter.insert`."""
         for path, learned in self.learned.items():
-            add_submodule(self._model.get_submodule(path), self._child, learned)
+            add_submodule(module_at(self._model, path), self._child, learned)
         self._prompt_hooks.insert(active, self._embedded)
 
     def remove(self) -> None:
         """Take both off; see `Adapter.remove`."""
         self._prompt_hooks.remove()
         for path in self.learned:
-            remove_submodule(self._model.get_submodule(path), self._child)
+            remove_submodule(module_at(self._model, path), self._child)
 
     def conflicts(self) -> Iterator[str]:
         """Yield the one claim of all such methods; see `Adapter.conflicts`."""
@@ -128,7 +129,7 @@ class PrefixEmbedAdapter(PrefixAdapter):
         super().__init__(model, config, name)
         with bare(model):
             words = _drawn_words(self._body, self.tokens)
-        path = next(p for p, part in model.named_modules() if part is self._body.module)
+        path = next(p for p, part in modules_within(model) if part is self._body.module)
         self.learned = {path: LearnedTokens(words)}
 
     def _embedded(self, words: Tensor, layout: Layout) -> Tensor:

@@ -12,6 +12,7 @@ from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.model_config import embedding as find_embedding
 from lora_lab.anatomy.model_config import positions_behind
 from lora_lab.anatomy.types import Anatomy
+from lora_lab.anatomy.wrappers import module_at, modules_within, unwrapped
 from lora_lab.errors import ConfigError
 
 
@@ -55,7 +56,7 @@ def find_body(model: Any, method: str) -> Body:
     module, words = _reader(model)
     if module is None or words is None:
         raise ConfigError(f"{method} needs word embeddings and this model has none; use a LoRA")
-    path = next(path for path, part in model.named_modules() if part is module)
+    path = next(path for path, part in modules_within(model) if part is module)
     read = anatomy(model)
     blocks = _blocks(model, read, path)
     if not blocks:
@@ -85,7 +86,8 @@ def _reader(model: Any) -> tuple[nn.Module | None, nn.Module | None]:
         return None, None
     # The decoder first: of a model that reads images too, it is what word embeddings enter.
     getters = ["get_encoder"] if config.is_encoder_decoder else ["get_decoder"]
-    for part in [*(getattr(model, name)() for name in getters), model.base_model]:
+    for found in [*(getattr(model, name)() for name in getters), model.base_model]:
+        part = unwrapped(found)
         if {"inputs_embeds", "attention_mask"} <= set(inspect.signature(part.forward).parameters):
             words = find_embedding(part, "get_input_embeddings")
             words = words or find_embedding(model, "get_input_embeddings")
@@ -97,13 +99,13 @@ def _blocks(model: nn.Module, read: Anatomy, path: str) -> dict[str, nn.Module]:
     """Return the blocks below a path."""
     below = f"{path}." if path else ""
     paths = (block.path for block in read.blocks if block.path.startswith(below))
-    return {path: model.get_submodule(path) for path in paths}
+    return {path: module_at(model, path) for path in paths}
 
 
 def _exits(module: nn.Module, path: str, block: str) -> tuple[nn.Module, ...]:
     """Return the body and, inside it, the stack of blocks, whose output a pooler may read."""
     inner = block.removeprefix(f"{path}." if path else "").split(".")[0]
-    stack = module.get_submodule(inner)
+    stack = module_at(module, inner)
     return (module,) if isinstance(stack, nn.ModuleList) else (stack, module)
 
 

@@ -1,0 +1,81 @@
+"""Modules that only stand around another: torch.compile's, DataParallel's and their like.
+
+What is read and written lies in the module within, under names without the wrapper's: a model has
+the same sites, and files the same keys, whether it was compiled, distributed, or neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar, cast
+
+from torch import nn
+
+from lora_lab._util.torch_private import children_of, parameters_of
+from lora_lab.anatomy.children import WRAPPED
+
+Thing = TypeVar("Thing")
+
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def unwrapped(model: Thing) -> Thing:
+    """Return the module within all wrappers around it; anything else as it is."""
+    while isinstance(model, nn.Module):
+        children = children_of(model)
+        inner = next((name for name in WRAPPED if name in children), None)
+        inner = "module" if isinstance(model, _PARALLEL) else inner
+        if inner is None:
+            break
+        model = cast(Any, children[inner])
+    return model
+
+
+def children_within(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (name, child) as `named_children` does, each without wrappers around it."""
+    for name, child in module.named_children():
+        yield name, unwrapped(child)
+
+
+def modules_within(
+    model: nn.Module, prefix: str = "", *, every_name: bool = False
+) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (path, module) as `named_modules` does, without wrappers in either.
+
+    Args:
+        model: any module.
+        prefix: of every path.
+        every_name: a module that has several names is yielded under each of them.
+    """
+    seen: set[int] = set()
+
+    def below(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        if id(module) in seen:
+            return
+        if not every_name:
+            seen.add(id(module))
+        yield path, module
+        for name, child in children_of(module).items():
+            if child is not None:
+                yield from below(f"{path}.{name}" if path else name, unwrapped(child))
+
+    yield from below(prefix, unwrapped(model))
+
+
+def parameters_within(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield (name, parameter) without wrappers in the name, a tied one under each of its names."""
+    for path, module in modules_within(model, every_name=True):
+        for name, parameter in parameters_of(module).items():
+            if parameter is not None:
+                yield f"{path}.{name}" if path else name, parameter
+
+
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """Return what stands at a path of `modules_within`."""
+    module = unwrapped(model)
+    for name in path.split(".") if path else ():
+        child = children_of(module).get(name)
+        if child is None:
+            raise AttributeError(f"{type(module).__name__} has no module {name!r} ({path})")
+        module = unwrapped(child)
+    return module
