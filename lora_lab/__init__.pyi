@@ -40,6 +40,7 @@ from .methods.ia3.config import IA3Config as IA3Config
 from .methods.lora.combine import combine as combine
 from .methods.lora.config import LoraConfig as LoraConfig
 from .methods.lora.mixed_batch import mixed_batch as mixed_batch
+from .methods.lora.peft_fields import TaskType as TaskType
 from .methods.oft.config import OFTConfig as OFTConfig
 from .methods.prompt_tuning.config import (
     PrefixEmbedConfig as PrefixEmbedConfig,

@@ -32,6 +32,7 @@ from lora_lab.methods.combination import Combination
 from lora_lab.methods.layer_update import LayerAdapter
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.lora.peft_fields import HEADS, TaskType
 from lora_lab.methods.lora.targets import full
 
 
@@ -216,7 +217,14 @@ def _config(matched: Matched, settings: Mapping[str, Any]) -> LoraConfig:
         use_rslora=use_rslora,
         use_dora=bool(matched.magnitudes),
         modules_to_save=tuple(matched.saved) or None,
+        task_type=_task(settings.get("task_type")),
     )
+
+
+def _task(name: object) -> str | None:
+    """Return the task that is written again; the heads of a classifier's are named already."""
+    known = set(TaskType) - set(HEADS)
+    return name if isinstance(name, str) and name in known else None
 
 
 def _dropout(value: object) -> float:

@@ -52,6 +52,7 @@ from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.dora import row_norms, zero_rows_warning
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.own_forward import base_tensor
+from lora_lab.methods.lora.peft_fields import HEADS
 from lora_lab.methods.lora.targets import full
 from lora_lab.methods.modules_to_save import own_tensors
 from lora_lab.methods.registry import method_of
@@ -308,7 +309,7 @@ def _peft_config(
     keys = {path: f"{path}.weight" if path in renamed else path for path in form.ranks}
     settings = {
         "peft_type": "LORA",
-        "task_type": task_type(model, weights),
+        "task_type": config.task_type or task_type(model, weights),
         "base_model_name_or_path": origin(base) or None,
         "revision": None,
         "inference_mode": True,
@@ -335,12 +336,6 @@ def _peft_config(
     return settings | ({"ensure_weight_tying": True} if heads else {})
 
 
-# What PEFT trains whole by itself for a task, and so expects in the file.
-_HEADS = {
-    "SEQ_CLS": ("classifier", "score"),
-    "TOKEN_CLS": ("classifier", "score"),
-    "QUESTION_ANS": ("qa_outputs",),
-}
 _TASKS = {
     "ForCausalLM": "CAUSAL_LM",
     "LMHeadModel": "CAUSAL_LM",
@@ -364,7 +359,7 @@ def task_type(model: nn.Module, weights: Iterable[str] = ()) -> str | None:
         if task == "SEQ_2_SEQ_LM" and not getattr(config, "is_encoder_decoder", True):
             task = "CAUSAL_LM"  # LLaVA and its like have no encoder of texts
         return task if getattr(model, "main_input_name", "input_ids") == "input_ids" else None
-    if (heads := _HEADS.get(task or "")) is None:
+    if (heads := HEADS.get(task or "")) is None:
         return task
     written = {key.rpartition(".")[0] for key in weights}
     taken = [path for path, _ in modules_within(model) if path.endswith(heads)]

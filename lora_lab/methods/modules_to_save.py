@@ -34,6 +34,7 @@ from lora_lab.methods.base import Active, AdapterNames
 from lora_lab.methods.config import unknown_module
 from lora_lab.methods.lora.layers import AdaptedLayer
 from lora_lab.methods.lora.own_forward import PATCHED, instance_forward
+from lora_lab.methods.lora.peft_fields import HEADS
 from lora_lab.methods.lora.read_past import read_past
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
@@ -185,6 +186,18 @@ def _rows(value: Any, index: Tensor, rows: int) -> Any:
     if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows:
         return value.index_select(0, index.to(value.device))
     return value
+
+
+def task_heads(model: nn.Module, task_type: str | None) -> tuple[str, ...]:
+    """Return the paths of the modules that PEFT trains whole by itself for a task."""
+    endings = HEADS.get(task_type or "")
+    if not endings:
+        return ()
+    return tuple(
+        path
+        for path, module in model.named_modules()
+        if path.endswith(endings) and any(True for _ in own_tensors(module))
+    )
 
 
 def _find(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:

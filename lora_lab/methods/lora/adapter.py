@@ -34,7 +34,7 @@ from lora_lab.methods.lora.own_forward import hold_weight, refuse_offloaded
 from lora_lab.methods.lora.quantized import bits, dequantized, plain_layer, stand_in
 from lora_lab.methods.lora.read_past import read_past
 from lora_lab.methods.lora.targets import TargetSpec, resolve_targets, some
-from lora_lab.methods.modules_to_save import ModulesToSave
+from lora_lab.methods.modules_to_save import ModulesToSave, task_heads
 
 
 class LoraAdapter(Adapter):
@@ -63,7 +63,8 @@ class LoraAdapter(Adapter):
         self.name = name
         self.config = self.lora = config
         self.model = model
-        self.saved = ModulesToSave(model, config.modules_to_save or ())
+        heads = task_heads(model, config.task_type)
+        self.saved = ModulesToSave(model, (*(config.modules_to_save or ()), *heads))
         # What is trained whole gets no factors, in PEFT neither.
         specs = [
             p
@@ -102,6 +103,9 @@ class LoraAdapter(Adapter):
             self._layers[path] = module, kind(sites)
         share_inputs(self._layers.values())
         self._tied = _tied_layers(by_path, self._layers.values())
+        if config.inference_mode:
+            for parameter in [*self.parameters()]:
+                parameter.requires_grad_(False)
 
     def make_site(self, planned: TargetSpec, W: Tensor, activations: Tensor | None) -> LoraSite:
         """Return the factors of one site at their start; see `LoraSite`."""
@@ -123,7 +127,7 @@ class LoraAdapter(Adapter):
         """Yield what is trained: A (not with LoRA-FA), B and DoRA's magnitude; modules whole."""
         for site in self.sites.values():
             yield from (p for p in site.parameters() if p.requires_grad)
-        yield from self.saved.parameters()
+        yield from (p for p in self.saved.parameters() if p.requires_grad)
 
     def parameters_by_location(self) -> dict[str, list[nn.Parameter]]:
         """Return {site name: what is trained of its factors}."""

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.config import MethodConfig, need_positive, need_rank, need_share
+from lora_lab.methods.config import (
+    MethodConfig,
+    need_count,
+    need_positive,
+    need_rank,
+    need_share,
+)
 from lora_lab.methods.lora.init import INITIALIZATIONS, Initialization, find_init
+from lora_lab.methods.lora.peft_fields import read_config, task_name, without_others
+
+C = TypeVar("C", bound=type)
 
 
+def _takes_pefts_fields(config: C) -> C:
+    """Let a config's class be called with those of PEFT's fields too that mean nothing."""
+    init = cast(Any, config).__init__
+
+    @functools.wraps(init)
+    def taking(self: Any, *given: Any, **fields: Any) -> None:
+        init(self, *given, **without_others(fields, _names(config)))
+
+    cast(Any, config).__init__ = taking
+    return config
+
+
+def _names(config: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(config)]
+
+
+@_takes_pefts_fields
 @dataclass(frozen=True)
 class LoraConfig(MethodConfig):
     """Which matrices get ΔW = s·BA, and of what rank (Hu et al., 2022, section 4).
@@ -21,7 +50,11 @@ class LoraConfig(MethodConfig):
         lora_dropout: probability of dropping an entry of x on its way into A.
         target_modules: roles ("q", "v"), module names ("q_proj", "c_attn"), dotted paths, site
             names ("transformer.h.0.attn.c_attn[q]"), or "all-linear"; one string that is none of
-            these is a regular expression for the whole module path, as in PEFT.
+            these is a regular expression for the whole module path, as in PEFT. None: the default.
+        exclude_modules: what of the targets gets no factors; named likewise.
+        layers_to_transform: the numbers of the blocks whose targets get factors; None: all. Not
+            with one string as `target_modules`.
+        layers_pattern: names of the list of blocks that these numbers count ("layers"); None: any.
         rank_pattern: {regular expression: rank}, matched against the end of a site's path or
             against its role; the first that matches wins.
         alpha_pattern: the same for α.
@@ -35,6 +68,11 @@ class LoraConfig(MethodConfig):
         modules_to_save: modules that are trained whole, as copies of their own; whole paths or
             their ends. They get no factors, whatever `target_modules` says.
         bias: PEFT's field; read so that a file that needs it is refused, not misread.
+        task_type: PEFT's name of what the model is for, a `TaskType`; of SEQ_CLS, TOKEN_CLS and
+            QUESTION_ANS the head is trained whole, as if `modules_to_save` named it.
+        inference_mode: nothing is trained.
+
+    PEFT's other fields are taken where they mean nothing (`megatron_config=None`).
     """
 
     r: int = 8
@@ -49,16 +87,15 @@ class LoraConfig(MethodConfig):
     init_lora_weights: bool | str = True
     modules_to_save: Sequence[str] | None = None
     bias: Literal["none"] = "none"
+    exclude_modules: Sequence[str] | str | None = None
+    layers_to_transform: Sequence[int] | int | None = None
+    layers_pattern: Sequence[str] | str | None = None
+    task_type: str | None = None
+    inference_mode: bool = False
 
     def __post_init__(self) -> None:
-        targets = self.target_modules
-        if not isinstance(targets, str):
-            # A list in the notebook, a tuple inside: equal configs compare equal.
-            object.__setattr__(self, "target_modules", tuple(targets))
-        if isinstance(saved := self.modules_to_save, str):
-            raise ConfigError(f"modules_to_save is {saved!r}; it must be a list: [{saved!r}]")
-        if saved is not None:
-            object.__setattr__(self, "modules_to_save", tuple(saved) or None)
+        self._normalize()
+        self._check_layers()
         need_rank("r", self.r)
         for key, rank in self.rank_pattern.items():
             need_rank(f"rank_pattern[{key!r}]", rank)
@@ -66,7 +103,7 @@ class LoraConfig(MethodConfig):
         for key, alpha in self.alpha_pattern.items():
             need_positive(f"alpha_pattern[{key!r}]", alpha)
         need_share("lora_dropout", self.lora_dropout)
-        if not targets:
+        if not self.target_modules:
             raise ConfigError('target_modules is empty; name at least one, such as ["q", "v"]')
         if find_init(self.init_lora_weights) is None:
             known = ", ".join(map(repr, INITIALIZATIONS))
@@ -81,10 +118,62 @@ class LoraConfig(MethodConfig):
         if self.bias != "none":
             raise ConfigError(f"bias={self.bias!r} is not supported yet; set bias='none'")
 
+    def _normalize(self) -> None:
+        """Make tuples of lists and sets: equal configs compare equal, and a set has no order."""
+        if isinstance(saved := self.modules_to_save, str):
+            raise ConfigError(f"modules_to_save is {saved!r}; it must be a list: [{saved!r}]")
+        targets: Any = ("q", "v") if self.target_modules is None else self.target_modules
+        if isinstance(targets, str) and targets.lower() == "all-linear":
+            targets = "all-linear"
+        object.__setattr__(self, "target_modules", _as_tuple(targets))
+        object.__setattr__(self, "task_type", task_name(self.task_type))
+        if isinstance(layer := self.layers_to_transform, int):
+            object.__setattr__(self, "layers_to_transform", (layer,))
+        for name in _LISTS:
+            object.__setattr__(self, name, _as_tuple(getattr(self, name)) or None)
+
+    def _check_layers(self) -> None:
+        layers: Any = self.layers_to_transform
+        for name in ("layers_to_transform", "layers_pattern"):
+            if getattr(self, name) is not None and isinstance(self.target_modules, str):
+                raise ConfigError(
+                    f"{name} goes with a list of target_modules, and here it is one text, "
+                    f"{self.target_modules!r}; use a list, or say the layers in the expression"
+                )
+        if self.layers_pattern and layers is None:
+            raise ConfigError("layers_pattern says whose layers; give layers_to_transform too")
+        for layer in layers or ():
+            need_count("layers_to_transform", layer, least=0)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LoraConfig:
+        """Build from a mapping; see `Config.from_dict`."""
+        return super().from_dict(without_others(values, _names(cls)))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> LoraConfig:
+        """Read the config of an adapter's folder, PEFT's or one that `save_adapter` wrote.
+
+        As in PEFT, `inference_mode` is what the file says, which is usually True:
+        ``LoraConfig.from_pretrained(folder).replace(inference_mode=False)`` is to be trained.
+
+        Args:
+            folder: that holds an adapter_config.json.
+
+        Raises:
+            ConfigError: there is none, it is another method's, or has what is not done here.
+        """
+        return cls.from_dict(read_config(folder, _names(cls)))
+
     @property
     def method(self) -> str:
         """The paper's name."""
         return "LoRA"
+
+    def check_steps(self, total: int) -> None:  # noqa: ARG002
+        """Refuse to train what is there for inference alone; see `MethodConfig.check_steps`."""
+        if self.inference_mode:
+            raise ConfigError("inference_mode=True trains nothing; set inference_mode=False")
 
     @property
     def init(self) -> Initialization:
@@ -107,3 +196,13 @@ class LoraConfig(MethodConfig):
     def scale(self, r: int, alpha: float) -> float:
         """Return s, the factor on BA: α/r, or α/√r with `use_rslora`."""
         return alpha / r**0.5 if self.use_rslora else alpha / r
+
+
+_LISTS = "modules_to_save", "exclude_modules", "layers_to_transform", "layers_pattern"
+
+
+def _as_tuple(value: Any) -> Any:
+    """Return a tuple of what is a list or a set, the latter by the alphabet; else the value."""
+    if isinstance(value, (set, frozenset)):
+        return tuple(sorted(value))
+    return value if value is None or isinstance(value, (str, int)) else tuple(value)

@@ -20,7 +20,10 @@ FACTORS = (
     Field("lora_dropout", "dropout", "on the way into A, from 0 to below 1", flag="dropout"),
 )
 
-_PAINTED = ("r", "target_modules", "rank_pattern", "alpha_pattern")
+_PAINTED = (
+    *("r", "target_modules", "rank_pattern", "alpha_pattern"),
+    *("exclude_modules", "layers_to_transform", "layers_pattern"),
+)
 
 
 def _rank_fields(

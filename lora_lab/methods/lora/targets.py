@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_lab.errors import ConfigError
 from lora_lab.methods.lora.config import LoraConfig
@@ -42,7 +43,7 @@ def resolve_targets(anatomy: Anatomy, config: LoraConfig) -> tuple[TargetSpec, .
         ConfigError: when a target or a pattern matches nothing (it lists what would have), or a
             rank exceeds min(out, in) of its site.
     """
-    sites = select(anatomy, config.target_modules)
+    sites = _within(select(anatomy, config.target_modules), config)
     ranks = _by_pattern("rank_pattern", config.rank_pattern, sites, config.r)
     alphas = _by_pattern("alpha_pattern", config.alpha_pattern, sites, float(config.lora_alpha))
     specs = []
@@ -81,6 +82,50 @@ def select(anatomy: Anatomy, targets: Sequence[str] | str) -> tuple[Site, ...]:
         names = {site.name for site in every if _named(site, target)}
         chosen |= names or {s.name for s in _nothing(anatomy, target)}
     return tuple(site for site in every if site.name in chosen)
+
+
+def _within(sites: Sequence[Site], config: LoraConfig) -> tuple[Site, ...]:
+    """Return the sites that `exclude_modules` and `layers_to_transform` leave (PEFT's rules).
+
+    Raises:
+        ConfigError: they leave none.
+    """
+    excluded = config.exclude_modules
+    if excluded:
+        pattern = _compile("exclude_modules", excluded) if isinstance(excluded, str) else None
+        names = (excluded,) if isinstance(excluded, str) else excluded
+        left = [
+            site
+            for site in sites
+            if not (pattern and (pattern.fullmatch(site.module) or pattern.fullmatch(site.name)))
+            and not any(_named(site, name) for name in names)
+        ]
+        if len(left) == len(sites):
+            warnings.warn(f"exclude_modules {excluded!r} excludes no target", stacklevel=4)
+        sites = left
+        if not sites:
+            raise ConfigError(f"exclude_modules {excluded!r} excludes every target; name fewer")
+    if config.layers_to_transform is not None:
+        numbers = {site.name: _block_number(site, config.layers_pattern) for site in sites}
+        exact = config.target_modules  # a whole path is a target in whatever block it is
+        wanted: Any = config.layers_to_transform
+        sites = [s for s in sites if numbers[s.name] in wanted or s.module in exact]
+        if not sites:
+            known = sorted({n for n in numbers.values() if n is not None})
+            raise ConfigError(
+                f"layers_to_transform {list(wanted)} names no layer that has a target; they are "
+                f"{known}" + (f" in {config.layers_pattern}" if config.layers_pattern else "")
+            )
+    return tuple(sites)
+
+
+def _block_number(site: Site, pattern: Sequence[str] | str | None) -> int | None:
+    """Return the first number in a module's path that follows one of the names, or any name."""
+    for name in (pattern,) if isinstance(pattern, str) else pattern or (r"[^.]*",):
+        before = r".*?\." if pattern is None else r"(?:^|.*?\.)"
+        if found := _compile("layers_pattern", rf"{before}{name}\.(\d+)\.").match(site.module):
+            return int(found[1])
+    return None
 
 
 def ranks(anatomy: Anatomy, config: LoraConfig) -> dict[str, int]:
@@ -133,7 +178,11 @@ def config_from_ranks(
     sites = [anatomy.by_name[name] for name in painted]
     alphas = {key: a for key, a in template.alpha_pattern.items() if _matches(key, sites)}
     return template.replace(
-        r=common, target_modules=tuple(targets), rank_pattern=pattern, alpha_pattern=alphas
+        r=common,
+        target_modules=tuple(targets),
+        rank_pattern=pattern,
+        alpha_pattern=alphas,
+        **dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern")),
     )
 
 
