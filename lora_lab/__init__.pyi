@@ -21,6 +21,9 @@ from .methods.api import (
     merge as merge,
 )
 from .methods.api import (
+    merge_and_unload as merge_and_unload,
+)
+from .methods.api import (
     unmerge as unmerge,
 )
 from .methods.attached import (

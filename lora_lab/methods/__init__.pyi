@@ -9,6 +9,9 @@ from .api import (
     merge as merge,
 )
 from .api import (
+    merge_and_unload as merge_and_unload,
+)
+from .api import (
     unmerge as unmerge,
 )
 from .attached import (

@@ -94,8 +94,8 @@ def build(
         raise ConfigError(f"adapter name {name!r} is not usable; use letters, digits, '-' and '_'")
     model = unwrapped(model)
     known = attached_adapters(model)
-    if known and known.merged:
-        raise AdapterError(f"adapter {known.merged!r} is merged; call unmerge(model) first")
+    if known:
+        known.refuse_merged()
     config = as_config(config)
     data = [*batches] if batches is not None and config.needs_batches else None
     in_place = known.base_in_place() if known else contextlib.nullcontext()
@@ -110,14 +110,23 @@ def build(
 def detach(model: nn.Module, name: str | None = None) -> None:
     """Take one adapter off, or all of them, and give W₀ back bit for bit, in any dtype.
 
-    A merged adapter is unmerged first. With the last adapter gone, the parameters' `requires_grad`
-    is as it was before the first `attach`. Doing it twice is no error.
+    A merged adapter is unmerged first; where W₀ was not kept, the weights stay merged, and a
+    warning says so. With the last adapter gone, the parameters' `requires_grad` is as it was before
+    the first `attach`. Doing it twice is no error.
     """
     known = attached_adapters(model)
     if known is None:
         return
     if name is not None and name not in known.adapters:
         raise AdapterError(f"no adapter is called {name!r}; attached are {known.names}")
+    if known.merged and known.originals is None and known.adapters.keys() <= {name or known.merged}:
+        warnings.warn(
+            f"adapter {known.merged!r} was merged with keep_original=False: the weights stay "
+            "W₀ + ΔW, and are the base's from now on",
+            stacklevel=2,
+        )
+        forget(model)
+        return
     if known.merged and name in (None, known.merged):
         unmerge(model)
     if name in (None, known.active.name):
@@ -191,6 +200,38 @@ def merge(
     known.originals, known.quantized = (originals, replaced) if keep_original else (None, [])
 
 
+def merge_and_unload(
+    model: nn.Module, name: str | None = None, *, dequantize: bool = False
+) -> nn.Module:
+    """Fold an adapter into the weights for good and forget all adapters: a plain model again.
+
+    It may be adapted anew: training in two stages, or ReLoRA's loop (Lialin et al., 2023). The
+    weights' `requires_grad` is as it was before the first `attach`.
+
+    Args:
+        model: a model with an adapter.
+        name: which adapter; the merged or active one by default. Others are dropped, with a
+            warning.
+        dequantize: as in `merge`; layers that were quantized are floating-point ones from then on.
+
+    Returns:
+        The model itself, PEFT's way.
+
+    Raises:
+        AdapterError: see `merge`. Nothing has changed then.
+    """
+    known = require_adapters(model)
+    merge(model, name, keep_original=False, dequantize=dequantize)
+    if others := [other for other in known.adapters if other != known.merged]:
+        warnings.warn(
+            f"merge_and_unload drops the other adapters too: {', '.join(map(repr, others))}; "
+            "ll.save_adapter(model, folder, name) before it keeps one",
+            stacklevel=2,
+        )
+    forget(model)
+    return model
+
+
 def _checked(adapter: Adapter, dequantize: bool) -> dict[str, Callable[[], nn.Module]]:
     """Return the makers of layers in the place of quantized ones, or say why it cannot merge."""
     adapter.check_merge()
@@ -261,7 +302,8 @@ def unmerge(model: nn.Module) -> None:
         return
     if known.originals is None:
         raise AdapterError(
-            f"adapter {known.merged!r} was merged with keep_original=False; load the model again"
+            f"adapter {known.merged!r} was merged with keep_original=False; load the model again, "
+            "or go on from the merged weights with merge_and_unload(model)"
         )
     _restore(known.originals)
     for path, layer in known.quantized:

@@ -48,6 +48,12 @@ class AttachedAdapters:
             raise AdapterError(f"no adapter is called {name!r}; attached are {self.names}")
         return self.adapters[name]
 
+    def refuse_merged(self) -> None:
+        """Raise `AdapterError` while an adapter is merged; the line names the way on."""
+        if self.merged:
+            way = "unmerge" if self.originals is not None else "merge_and_unload"
+            raise AdapterError(f"adapter {self.merged!r} is merged; call {way}(model) first")
+
     def switch(self, name: str | None) -> None:
         """Make an adapter the active one; None: the bare base."""
         before = self.active.name
@@ -118,7 +124,7 @@ def activate(model: nn.Module, name: str | None) -> None:
     if known.merged:
         if known.merged == name:
             return
-        raise AdapterError(f"adapter {known.merged!r} is merged; call unmerge(model) first")
+        known.refuse_merged()
     if name is not None:
         known.find(name)
     known.switch(name)

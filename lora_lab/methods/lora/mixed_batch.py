@@ -45,8 +45,7 @@ def mixed_batch(model: nn.Module, adapter_names: Sequence[str | None]) -> Iterat
         AdapterError: a name that is not attached, or an adapter that is merged.
     """
     known = require_adapters(model)
-    if known.merged:
-        raise AdapterError(f"adapter {known.merged!r} is merged; call unmerge(model) first")
+    known.refuse_merged()
     unknown = [n for n in adapter_names if n is not None and n not in known.adapters]
     if unknown or not adapter_names:
         what = f"no adapter is called {unknown[0]!r}" if unknown else "adapter_names is empty"

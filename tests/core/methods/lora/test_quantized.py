@@ -83,6 +83,10 @@ def test_merging_is_refused_and_done_when_asked_for():
     ll.merge(model, dequantize=True, keep_original=False)
     with pytest.raises(AdapterError, match="load the model again"):
         ll.unmerge(model)
+    ll.merge_and_unload(model)
+    torch.testing.assert_close(model(**batch).logits, adapted, rtol=1e-4, atol=1e-4)
+    ll.attach(model, CONFIG, "second")
+    ll.merge_and_unload(model)  # nothing is packed any more
 
 
 def test_a_merged_layer_has_the_models_dtype_and_its_bias():
