@@ -42,6 +42,8 @@ from .methods.head.config import HeadConfig as HeadConfig
 from .methods.ia3.config import IA3Config as IA3Config
 from .methods.lora.combine import combine as combine
 from .methods.lora.config import LoraConfig as LoraConfig
+from .methods.lora.corda import CordaConfig as CordaConfig
+from .methods.lora.eva import EvaConfig as EvaConfig
 from .methods.lora.mixed_batch import mixed_batch as mixed_batch
 from .methods.lora.peft_fields import TaskType as TaskType
 from .methods.oft.config import OFTConfig as OFTConfig

@@ -8,6 +8,8 @@ from lora_lab.methods.full.config import BitFitConfig, FullConfig
 from lora_lab.methods.head.config import HeadConfig
 from lora_lab.methods.ia3.config import IA3Config
 from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.lora.corda import CordaConfig
+from lora_lab.methods.lora.eva import EvaConfig
 from lora_lab.methods.oft.config import OFTConfig
 from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
 from lora_lab.runs.training_config import TrainingConfig
@@ -18,6 +20,8 @@ __all__ = [
     "BottleneckConfig",
     "CombinedConfig",
     "Config",
+    "CordaConfig",
+    "EvaConfig",
     "FullConfig",
     "HeadConfig",
     "IA3Config",

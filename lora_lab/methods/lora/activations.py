@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,11 @@ from lora_lab.methods.attached import bare
 
 
 def layer_inputs(
-    model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[Mapping[str, Tensor]]
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    batches: Iterable[Mapping[str, Tensor]],
+    sample: Callable[[Tensor], Tensor] | None = None,
+    ignored_label: int | None = None,
 ) -> dict[str, Tensor]:
     """Return the rows that each layer reads, (tokens, in) in float32, pads left out.
 
@@ -23,14 +27,22 @@ def layer_inputs(
         model: read once a batch.
         layers: {name: a layer below it}, called with (batch, length, in).
         batches: the model's arguments, on its device.
+        sample: what is made of each sample's rows before they are put together.
+        ignored_label: tokens that have it in the batch's labels are left out too.
     """
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
     mask: Tensor | None = None
 
     def keep(name: str, _layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0].detach()
-        rows = x[mask != 0] if mask is not None and mask.shape == x.shape[:2] else x.flatten(0, -2)
-        found[name].append(rows.float())
+        masked = mask is not None and mask.shape == x.shape[:2]
+        if sample is None or x.ndim < 3:
+            found[name].append((x[mask] if masked else x.flatten(0, -2)).float())
+            return
+        for number, own in enumerate(x):
+            rows = own[mask[number]] if masked and mask is not None else own.flatten(0, -2)
+            if len(rows):
+                found[name].append(sample(rows.float()))
 
     training = [part for part in model.modules() if part.training]
     hooks = [layer.register_forward_pre_hook(partial(keep, name)) for name, layer in layers.items()]
@@ -38,7 +50,7 @@ def layer_inputs(
     try:
         with torch.no_grad(), bare(model):
             for batch in batches:
-                mask = batch.get("attention_mask")
+                mask = _read(batch, ignored_label)
                 model(**batch)
     finally:
         for hook in hooks:
@@ -46,3 +58,14 @@ def layer_inputs(
         for part in training:
             part.training = True
     return {name: torch.cat(rows) for name, rows in found.items() if rows}
+
+
+def _read(batch: Mapping[str, Tensor], ignored_label: int | None) -> Tensor | None:
+    """Return which tokens of a batch count, (batch, length) bool; None: all."""
+    mask, labels = batch.get("attention_mask"), batch.get("labels")
+    read = None if mask is None or mask.ndim != 2 else mask != 0
+    ids = batch.get("input_ids")
+    if ignored_label is None or labels is None or ids is None or labels.shape != ids.shape:
+        return read
+    learned = labels != ignored_label
+    return learned if read is None else learned & read

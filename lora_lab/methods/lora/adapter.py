@@ -200,13 +200,24 @@ class LoraAdapter(Adapter):
         """Return the rows that are read, by the sites' input group; {} where nothing asks."""
         if not self.lora.needs_batches:
             return {}
+        option = f"init_lora_weights={self.lora.init_lora_weights!r}"
         if batches is None:
             raise ConfigError(
-                f"{_base_option(self.lora)} starts from what the layers read; pass batches to "
-                "attach, or train with it"
+                f"{option} starts from what the layers read; pass batches to attach, or train with "
+                "it"
             )
         layers = {p.site.input_group or p.site.module: modules[p.site.module] for p in specs}
-        return layer_inputs(self.model, layers, batches)
+        found = layer_inputs(
+            self.model, layers, batches, self.lora.init.sample, self.lora.ignored_label
+        )
+        for group, layer in layers.items():
+            if group not in found or not len(found[group]):
+                path = next(path for path, own in modules.items() if own is layer)
+                raise ConfigError(
+                    f"{path} read nothing in these batches, and {option} starts from that; pass "
+                    "others, or leave it out of target_modules"
+                )
+        return found
 
     def _start(self, layer: nn.Module, site: Site) -> Tensor:
         """Return what a site's factors start from: W₀, or only its shape where it is packed."""
@@ -247,7 +258,7 @@ def _check(
                 f"{read[module]} reads the {packed}-bit weight of {site.module} itself, past its "
                 "forward; leave it out of target_modules, or load the base unquantized"
             )
-        if option:
+        if config.use_dora or config.init.from_base:  # what a layer reads has nothing to do with it
             raise ConfigError(
                 f"{option} starts from W₀ in floating point, and {site.module} holds {packed}-bit "
                 "weights; leave the option out, or load the base unquantized"

@@ -18,6 +18,7 @@ from lora_lab.methods.config import (
     need_share,
 )
 from lora_lab.methods.lora.init import INITIALIZATIONS, Initialization, find_init
+from lora_lab.methods.lora.init_options import OPTIONS, as_mapping, options_of
 from lora_lab.methods.lora.peft_fields import read_config, task_name, without_others
 
 C = TypeVar("C", bound=type)
@@ -60,7 +61,9 @@ class LoraConfig(MethodConfig):
         alpha_pattern: the same for α.
         init_lora_weights: True: A kaiming-uniform(√5), B zero; "gaussian": A ~ N(0, 1/r²), B zero;
             False: A and B both random, so that ΔW ≠ 0 from the start (for tests); "pissa",
-            "pissa_niter_16" and "olora": from W₀ itself, see `lora_lab.methods.lora.init`.
+            "pissa_niter_16" and "olora": from W₀ itself, see `lora_lab.methods.lora.init`; "eva":
+            A from what the layers read; "corda": from both. These two need `attach(batches=)`.
+        eva_config, corda_config: settings of the last two, a mapping or `EvaConfig`, `CordaConfig`.
         use_rslora: scale by α/√r (Kalajdzievski, 2023).
         use_dora: a learned length for every output row; see `lora_lab.methods.lora.dora`.
         use_lorafa: A stays as it is drawn and only B learns (Zhang et al., 2023): x need not be
@@ -92,6 +95,8 @@ class LoraConfig(MethodConfig):
     layers_pattern: Sequence[str] | str | None = None
     task_type: str | None = None
     inference_mode: bool = False
+    eva_config: Mapping[str, Any] | None = None
+    corda_config: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self._normalize()
@@ -105,11 +110,14 @@ class LoraConfig(MethodConfig):
         need_share("lora_dropout", self.lora_dropout)
         if not self.target_modules:
             raise ConfigError('target_modules is empty; name at least one, such as ["q", "v"]')
-        if find_init(self.init_lora_weights) is None:
+        if (found := find_init(self.init_lora_weights)) is None:
             known = ", ".join(map(repr, INITIALIZATIONS))
             raise ConfigError(
                 f"init_lora_weights is {self.init_lora_weights!r}; use {known} (N: a number)"
             )
+        for name in OPTIONS:
+            options = as_mapping(name, getattr(self, name), found.options == name)
+            object.__setattr__(self, name, options)
         if self.use_dora and self.init.from_base:
             raise ConfigError(
                 f"use_dora and init_lora_weights={self.init_lora_weights!r} do not go together: "
@@ -180,7 +188,18 @@ class LoraConfig(MethodConfig):
         """How A and B start."""
         found = find_init(self.init_lora_weights)
         assert found is not None, "the config was checked when it was made"
-        return found
+        if not found.options:
+            return found
+        options = options_of(found.options, getattr(self, found.options))
+        return replace(found, start=functools.partial(found.start, options=options))
+
+    @property
+    def ignored_label(self) -> int | None:
+        """The label of the tokens that an initialization does not look at; None: there is none."""
+        if self.init.options != "eva_config":
+            return None
+        options = options_of("eva_config", self.eva_config)
+        return options.label_mask_value if options.use_label_mask else None
 
     @property
     def needs_batches(self) -> bool:
@@ -191,7 +210,8 @@ class LoraConfig(MethodConfig):
         """Return the config with a start that takes as much memory, and looks at no values."""
         if not (self.init.from_base or self.needs_batches):
             return self
-        return replace(self, init_lora_weights="olora" if self.init.from_base else True)
+        start = "olora" if self.init.from_base else True
+        return replace(self, init_lora_weights=start, eva_config=None, corda_config=None)
 
     def scale(self, r: int, alpha: float) -> float:
         """Return s, the factor on BA: α/r, or α/√r with `use_rslora`."""

@@ -1,7 +1,8 @@
 """How A and B start: at random, from W₀'s own strongest directions, or from what a layer reads.
 
 An initialization is a function of (weight, r, activations, scale), registered under the name that
-`init_lora_weights` has for it; one in a notebook registers itself likewise.
+`init_lora_weights` has for it; one in a notebook registers itself likewise. EVA and CorDA, which
+start from data, have files of their own.
 
 PiSSA and OLoRA start at a part of W₀ and train the rest away from it. Their papers take that part
 out of W₀; here W₀ stays as it is and ΔW = s(BA − B₀A₀) with the start kept frozen, which is the
@@ -33,11 +34,15 @@ class Initialization:
             the rank; the rows that the layer reads, (tokens, in) in float32, or None; s.
         from_base: BA is not zero at the start, and ΔW is counted from there.
         needs_activations: `attach` has to be given batches; `train` takes the run's first ones.
+        options: the field of `LoraConfig` that `start` is called with too, as `options`.
+        sample: what is made of the rows of each sample, before they are put together.
     """
 
     start: Start
     from_base: bool = False
     needs_activations: bool = False
+    options: str = ""
+    sample: Callable[[Tensor], Tensor] | None = None
 
 
 INITIALIZATIONS: dict[bool | str, Initialization] = {}
@@ -45,17 +50,22 @@ _COUNT = "_N"  # where a name ends in a number
 
 
 def register_init(
-    name: bool | str, *, from_base: bool = False, needs_activations: bool = False
+    name: bool | str,
+    *,
+    from_base: bool = False,
+    needs_activations: bool = False,
+    options: str = "",
+    sample: Callable[[Tensor], Tensor] | None = None,
 ) -> Callable[[Start], Start]:
     """Let `init_lora_weights` have a name; "…_N" stands for any whole number above 0 in place of N.
 
     Args:
         name: what users write.
-        from_base, needs_activations: see `Initialization`.
+        from_base, needs_activations, options, sample: see `Initialization`.
     """
 
     def register(start: Start) -> Start:
-        INITIALIZATIONS[name] = Initialization(start, from_base, needs_activations)
+        INITIALIZATIONS[name] = Initialization(start, from_base, needs_activations, options, sample)
         return start
 
     return register
@@ -100,7 +110,7 @@ def pissa(
     weight: Tensor, r: int, _activations: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Return A = √S·Vᵀ and B = U√S of W₀/s's r strongest directions (Meng et al., 2024)."""
-    return _square_roots(*top_directions(weight.float(), r), scale)
+    return square_roots(*top_directions(weight.float(), r), scale)
 
 
 @register_init("pissa_niter_N", from_base=True)
@@ -111,7 +121,7 @@ def fast_pissa(
     import torch
 
     U, S, V = torch.svd_lowrank(weight.float(), q=r, niter=count)
-    return _square_roots(U, S, V.T, scale)
+    return square_roots(U, S, V.T, scale)
 
 
 @register_init("olora", from_base=True)
@@ -123,7 +133,8 @@ def olora(weight: Tensor, r: int, *_: Any) -> tuple[Tensor, Tensor]:
     return R[:r].contiguous(), Q[:, :r].contiguous()
 
 
-def _square_roots(U: Tensor, S: Tensor, Vt: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def square_roots(U: Tensor, S: Tensor, Vt: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return A and B with scale·BA = U·diag(S)·Vᵀ, the singular values in equal parts in both."""
     root = (S / scale).sqrt()
     return root[:, None] * Vt, U * root
 

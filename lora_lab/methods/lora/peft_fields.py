@@ -18,7 +18,7 @@ from lora_lab.errors import ConfigError
 CONFIG_FILE = "adapter_config.json"
 
 # Settings of an initialization mean nothing, in PEFT too, with another one.
-_OF_INITS = {name: f"{name}_config" for name in ("loftq", "eva", "corda", "lora_ga")}
+_OF_INITS = {name: f"{name}_config" for name in ("loftq", "lora_ga")}
 
 # What each value other than the default would ask for, and the way out. "": any value will do.
 _OTHERS = {
@@ -30,7 +30,7 @@ _OTHERS = {
     "trainable_token_indices": "leave it out",
     "ensure_weight_tying": "leave it out",
     "megatron_config": "Megatron's parallel layers are not adapted; leave it out",
-    **dict.fromkeys(_OF_INITS.values(), "leave it out; an initialization has no settings here"),
+    **dict.fromkeys(_OF_INITS.values(), "leave it out; this initialization is not there"),
     "velora_config": "use use_lorafa=True, or gradient_checkpointing, to keep less",
     "alora_invocation_tokens": "an adapter acts on all tokens here; use PEFT",
     "use_qalora": "quantize the base and attach LoRA to it",
