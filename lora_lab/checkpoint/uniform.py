@@ -25,7 +25,8 @@ from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.checkpoint.experts import is_taken_for_experts
 from lora_lab.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
 from lora_lab.checkpoint.peft import PREFIX
-from lora_lab.checkpoint.saving import named_adapter, task_type
+from lora_lab.checkpoint.peft_folder import task_type
+from lora_lab.checkpoint.saving import named_adapter
 from lora_lab.checkpoint.stacking import module_update, padded, refuse_others
 from lora_lab.methods.finite import check_finite
 from lora_lab.methods.lora.adapter import LoraAdapter
