@@ -83,7 +83,7 @@ class Field:
 
     def words(self, text: str) -> str | list[str]:
         """Return the words of a text that are parted by commas; "all-linear" stays what it is."""
-        if text.strip() == "all-linear":
+        if text.strip().lower() == "all-linear":
             return "all-linear"
         return [word.strip() for word in text.split(",") if word.strip()]
 

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lora_lab.anatomy.api import anatomy
 from lora_lab.errors import ConfigError, RunError
+from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.lora.targets import is_all_linear, select
 from lora_lab.models.entries import CATALOGUE
 from lora_lab.models.load import LoadedModel, load_model
 from lora_lab.models.places import HUB_ID
 from lora_lab.runs import checkpoints, signature
+from lora_lab.runs.history import read_history
 from lora_lab.runs.records import RecordState, RunRecord, find_run, resume_with
 from lora_lab.runs.records import list_runs as list_runs  # by way of here, records can resume
 from lora_lab.runs.records import runs as runs
@@ -70,6 +74,7 @@ def resume(
     task = task or _load_task(record)
     check(lm, task)
     _compare(record, lm, task)
+    methods = tuple(_as_begun(record, lm, config) for config in methods)
     made = Run(
         lm,
         task,
@@ -87,6 +92,24 @@ def _begun_by(record: RunRecord) -> int:
         where = record.folder / "config.json"
         raise RunError(f"{where} has {one_line(repr(count))} processes; start a new run")
     return count
+
+
+def _as_begun(record: RunRecord, lm: LoadedModel, config: MethodConfig) -> MethodConfig:
+    """Return a config with the targets that it had when its run was begun.
+
+    An earlier "all-linear" left out what lies outside the layers, such as a pooler.
+    """
+    if not is_all_linear(getattr(config, "target_modules", ())):
+        return config
+    found = anatomy(lm.model)
+    outside = {site.name for site in select(found, "all-linear") if site.layer is None}
+    try:
+        begun = {site.name for site in read_history(record.folder).sites}
+    except RunError:  # it ended before anything was learned
+        return config
+    if not outside or not begun or begun & outside:
+        return config
+    return config.replace(target_modules=[site.name for site in found.grid_sites])
 
 
 def _check_state(record: RunRecord) -> None:

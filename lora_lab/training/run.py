@@ -306,9 +306,10 @@ class Run:
             if ADAPTER in attached(self.model):
                 detach(self.model, ADAPTER)
                 self.notes.append(f"took the adapter {ADAPTER!r} of the run before off the model")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # they would be printed into some cell
+            with warnings.catch_warnings(record=True) as said:  # not printed into some cell
+                warnings.simplefilter("always")
                 self._prepare()
+            self.notes += [str(warning.message) for warning in said]
         self._work()
 
     @contextlib.contextmanager

@@ -138,8 +138,8 @@ class AdaLoraAdapter(LoraAdapter):
         config.check_steps(total_steps)
         self._cease()
         self._budget = RankAllocator(
-            first=config.init_r * len(self.sites),
-            last=config.target_r * len(self.sites),
+            first=sum(site.first_rank for site in self._own.values()),
+            last=sum(min(config.target_r, site.first_rank) for site in self._own.values()),
             tinit=config.tinit,
             tfinal=config.tfinal,
             deltaT=config.deltaT,

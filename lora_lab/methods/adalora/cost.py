@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lora_lab.methods.adalora.config import AdaLoraConfig
 from lora_lab.methods.cost import MASTER, MethodCost
 from lora_lab.methods.lora.cost import PLAIN, rank_cost
-from lora_lab.methods.lora.targets import ranks
+from lora_lab.methods.lora.targets import all_linear_notes, ranks
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy
@@ -29,5 +29,6 @@ def adalora_cost(anatomy: Anatomy, config: AdaLoraConfig, price: dict[str, Any])
     cost.notes = (
         f"AdaLoRA starts at rank {config.init_r} and ends at mean rank {config.target_r}: memory "
         "is that of the start, the checkpoint that of the end, were every matrix of mean rank",
+        *all_linear_notes(anatomy, config.at_start()),
     )
     return cost

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def _ranks(anatomy: Anatomy, config: AdaLoraConfig) -> dict[str, int]:
-    return dict.fromkeys(ranks(anatomy, config.at_start()), config.target_r)
+    start = ranks(anatomy, config.at_start())
+    return {name: min(r, config.target_r) for name, r in start.items()}
 
 
 def _rank_fields(

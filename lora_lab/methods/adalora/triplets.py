@@ -21,6 +21,7 @@ class AdaLoraSite(LoraSite):
     """P, Λ and Q at one site: ΔW = scale·PΛQ.
 
     Attributes:
+        first_rank: triplets at the start.
         kept: for every triplet whether the last cut spared it. What it zeroed may grow again until
             the next one.
     """
@@ -33,6 +34,7 @@ class AdaLoraSite(LoraSite):
     def __init__(self, planned: TargetSpec, config: LoraConfig, W: Tensor) -> None:
         super().__init__(planned, config, W)
         self._planned = planned
+        self.first_rank = planned.r
         self.kept = [True] * planned.r
 
     def start(

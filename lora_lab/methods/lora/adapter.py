@@ -33,7 +33,7 @@ from lora_lab.methods.lora.layers import LayerSites, adapt, owned_rows, share_in
 from lora_lab.methods.lora.own_forward import hold_weight, refuse_offloaded
 from lora_lab.methods.lora.quantized import bits, dequantized, plain_layer, stand_in
 from lora_lab.methods.lora.read_past import read_past
-from lora_lab.methods.lora.targets import TargetSpec, resolve_targets, some
+from lora_lab.methods.lora.targets import TargetSpec, all_linear_notes, resolve_targets, some
 from lora_lab.methods.modules_to_save import ModulesToSave, task_heads
 
 
@@ -65,28 +65,21 @@ class LoraAdapter(Adapter):
         self.model = model
         heads = task_heads(model, config.task_type)
         self.saved = ModulesToSave(model, (*(config.modules_to_save or ()), *heads))
+        found = anatomy(model)
         # What is trained whole gets no factors, in PEFT neither.
-        specs = [
-            p
-            for p in resolve_targets(anatomy(model), config)
-            if not self.saved.covers(p.site.module)
-        ]
+        specs = [p for p in resolve_targets(found, config) if not self.saved.covers(p.site.module)]
         if not specs:
             raise ConfigError("every target lies within modules_to_save; name other target_modules")
         by_path = dict(modules_within(model, every_name=True))
         specs = _each_weight_once(specs, by_path)
         modules = {p.site.module: by_path[p.site.module] for p in specs}
-        self._read = read_past(by_path)
-        read = [path for path, module in modules.items() if module in self._read]
-        if read and config.lora_dropout:
-            warnings.warn(
-                f"lora_dropout does not act where other modules read a layer's weight: "
-                f"{some(read)}",
-                stacklevel=4,
-            )
         _check_offloaded(modules, by_path)
+        readers = read_past(by_path, only=True)
         for p in specs:
-            _check(p.site, modules[p.site.module], config, self._read)
+            _check(p.site, modules[p.site.module], config, readers)
+        self._read = {layer for layer in read_past(by_path) if bits(layer) is None}
+        for line in (*all_linear_notes(found, config), *self._undropped(modules)):
+            warnings.warn(line, stacklevel=6)
         activations = self._activations(modules, specs, batches)
         self.sites = {
             p.site.name: self.make_site(
@@ -106,6 +99,13 @@ class LoraAdapter(Adapter):
         if config.inference_mode:
             for parameter in [*self.parameters()]:
                 parameter.requires_grad_(False)
+
+    def _undropped(self, modules: Mapping[str, nn.Module]) -> Iterator[str]:
+        read = [path for path, module in modules.items() if module in self._read]
+        if read and self.lora.lora_dropout:
+            yield (
+                f"lora_dropout does not act where other modules read a layer's weight: {some(read)}"
+            )
 
     def make_site(self, planned: TargetSpec, W: Tensor, activations: Tensor | None) -> LoraSite:
         """Return the factors of one site at their start; see `LoraSite`."""

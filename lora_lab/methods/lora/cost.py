@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab.methods.cost import MASTER, MethodCost
 from lora_lab.methods.lora.config import LoraConfig
-from lora_lab.methods.lora.targets import ranks
+from lora_lab.methods.lora.targets import all_linear_notes, ranks
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def lora_cost(anatomy: Anatomy, config: LoraConfig, price: dict[str, Any]) -> MethodCost:
     """Return what LoRA of this config adds."""
-    return rank_cost(price, ranks(anatomy, config), lora_options(config))
+    cost = rank_cost(price, ranks(anatomy, config), lora_options(config))
+    cost.notes += all_linear_notes(anatomy, config)
+    return cost
 
 
 def lora_options(config: LoraConfig) -> dict[str, Any]:

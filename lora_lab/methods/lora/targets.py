@@ -13,9 +13,11 @@ from lora_lab.errors import ConfigError
 from lora_lab.methods.lora.config import LoraConfig
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy.types import Anatomy, Site
+    from lora_lab.anatomy.types import Anatomy, Site, Weight
 
 Value = TypeVar("Value", int, float)
+
+_WORTH_A_WORD = 0.01  # the share of a model's weights that "all-linear" may pass over in silence
 
 
 @dataclass(frozen=True)
@@ -39,23 +41,65 @@ class TargetSpec:
 def resolve_targets(anatomy: Anatomy, config: LoraConfig) -> tuple[TargetSpec, ...]:
     """Resolve a config against a model, in the anatomy's order.
 
+    Among "all-linear" a matrix too thin for r gets min(out, in), and α so that s stays the same.
+
     Raises:
         ConfigError: when a target or a pattern matches nothing (it lists what would have), or a
-            rank exceeds min(out, in) of its site.
+            rank exceeds min(out, in) of a site that was named.
     """
     sites = _within(select(anatomy, config.target_modules), config)
     ranks = _by_pattern("rank_pattern", config.rank_pattern, sites, config.r)
     alphas = _by_pattern("alpha_pattern", config.alpha_pattern, sites, float(config.lora_alpha))
+    limits = [min(site.in_features, site.out_features) for site in sites]
+    thin_ones_yield = is_all_linear(config.target_modules) and config.r <= max(limits, default=0)
     specs = []
-    for site, r, alpha in zip(sites, ranks, alphas, strict=True):
-        if r > (limit := min(site.in_features, site.out_features)):
-            raise ConfigError(
-                f"rank {r} at {site.name} ({site.out_features} × {site.in_features}) is above "
-                f"min(out, in); use at most {limit}"
-            )
+    for site, limit, r, alpha in zip(sites, limits, ranks, alphas, strict=True):
         scale = config.scale(r, alpha)
+        if r > limit:
+            if not thin_ones_yield or r != config.r:
+                raise ConfigError(
+                    f"rank {r} at {site.name} ({site.out_features} × {site.in_features}) is above "
+                    f"min(out, in); use at most {limit}"
+                )
+            r, alpha = limit, scale / config.scale(limit, 1)
         specs.append(TargetSpec(site, r, alpha, scale, not config.use_lorafa, config.use_dora))
     return tuple(specs)
+
+
+def is_all_linear(targets: Sequence[str] | str) -> bool:
+    """Whether `target_modules` is PEFT's word for every linear layer."""
+    return isinstance(targets, str) and targets.lower() == "all-linear"
+
+
+def all_linear_notes(anatomy: Anatomy, config: LoraConfig) -> tuple[str, ...]:
+    """Return where "all-linear" is less than every linear layer at rank r; () where it is that."""
+    if not is_all_linear(config.target_modules):
+        return ()
+    thin = [p for p in resolve_targets(anatomy, config) if p.r < _asked(p.site, config)]
+    notes = []
+    if thin:
+        names = some(f"{p.r} at {p.site.name}" for p in thin)
+        notes.append(f"r = {config.r} is above min(out, in) of some layers; the rank is {names}")
+    whole = {*(config.modules_to_save or ()), *(("classifier", "score") * bool(config.task_type))}
+    if heads := [head for head in anatomy.heads if head not in whole]:
+        notes.append(
+            f'"all-linear" leaves the head alone ({some(heads)}); to train it whole name it in '
+            "modules_to_save"
+        )
+    known = {site.module for site in (*anatomy.sites, *anatomy.others)} | anatomy.tied.keys()
+    beyond = [
+        weight
+        for weight in anatomy.weights
+        if _is_matrix(weight) and weight.name.rpartition(".")[0] not in known
+    ]
+    share = sum(weight.size for weight in beyond) / max(anatomy.parameters, 1)
+    if anatomy.left_out or share >= _WORTH_A_WORD:
+        names = some([*anatomy.left_out, *(weight.name for weight in beyond)])
+        notes.append(
+            f'"all-linear" does not reach {share:.1%} of the model\'s weights, which no plain '
+            f"linear layer holds: {names}"
+        )
+    return tuple(notes)
 
 
 def select(anatomy: Anatomy, targets: Sequence[str] | str) -> tuple[Site, ...]:
@@ -64,12 +108,13 @@ def select(anatomy: Anatomy, targets: Sequence[str] | str) -> tuple[Site, ...]:
     A list entry is a role, a site's name, or the end of a module's path (PEFT's rule); a string
     is "all-linear", such an entry, or a regular expression for the whole path. Embeddings and
     convolutions are found by name, as is an output layer with a weight of its own, and are not
-    among "all-linear".
+    among "all-linear"; nor is a classifier's head, which is trained whole.
     """
     every = (*anatomy.sites, *anatomy.others)
     if isinstance(targets, str):
-        if targets == "all-linear":
-            return anatomy.grid_sites or anatomy.sites
+        if is_all_linear(targets):
+            heads = tuple(f"{head}." for head in anatomy.heads)
+            return tuple(s for s in anatomy.sites if not f"{s.module}.".startswith(heads))
         if not any(_named(site, targets) for site in every):
             pattern = _compile("target_modules", targets)
             found = tuple(
@@ -199,6 +244,16 @@ def lookup(pattern: Mapping[str, Value], names: Iterable[str], default: Value) -
         if any(expression.match(name) for name in names):
             return value
     return default
+
+
+def _is_matrix(weight: Weight) -> bool:
+    """Whether a tensor may be what vectors are multiplied by: no table, no scan's or norm's."""
+    table = re.search("embed|token|position|bias|A_log", weight.name.rpartition(".")[2])
+    return len(weight.shape) > 1 and min(weight.shape[-2:]) > 1 and table is None
+
+
+def _asked(site: Site, config: LoraConfig) -> int:
+    return lookup(config.rank_pattern, _names(site), config.r)
 
 
 def _names(site: Site) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from lora_lab.tasks import load_task
 from lora_lab.training.api import train
 from lora_lab.training.resume import resume
 from lora_lab.training.snapshot import RunState
+from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
 from tests.helpers.tiny_run import tiny_lm, tiny_task, until
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -113,6 +114,21 @@ def test_running_statistics_go_on_too(tmp_path):
     read = batched_lm().model
     ll.load_adapter(read, again.folder / "adapter")
     assert torch.equal(read.model.norm.running_var, norms[0].running_var)
+
+
+def test_an_earlier_all_linear_goes_on_with_the_layers_alone(tmp_path):
+    lm, task = tiny_classifier(), tiny_classes()
+    layers = [site.name for site in ll.anatomy(lm.model).grid_sites]
+    config = LoraConfig(r=2, target_modules=layers)
+    alone = begin(tmp_path / "alone", config, tiny_classifier(), task).result(120)
+    run = stopped(tmp_path / "stopped", config=config, lm=lm, task=task)
+    where = run.folder / "config.json"
+    written = json.loads(where.read_text())
+    written["configs"][0]["target_modules"] = "all-linear"
+    where.write_text(json.dumps(written))
+    again = resume(run.folder, tiny_classifier(), task)
+    assert again.result(120).losses == alone.losses
+    assert list(again.adapter.sites) == layers
 
 
 def test_accumulation_scores_and_samples_are_as_if_it_had_never_stopped(tmp_path):
