@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_lab.errors import ConfigError
 from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.lora.peft_fields import HEADS
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy, Site, Weight
@@ -80,7 +81,7 @@ def all_linear_notes(anatomy: Anatomy, config: LoraConfig) -> tuple[str, ...]:
     if thin:
         names = some(f"{p.r} at {p.site.name}" for p in thin)
         notes.append(f"r = {config.r} is above min(out, in) of some layers; the rank is {names}")
-    whole = {*(config.modules_to_save or ()), *(("classifier", "score") * bool(config.task_type))}
+    whole = {*(config.modules_to_save or ()), *HEADS.get(config.task_type or "", ())}
     if heads := [head for head in anatomy.heads if head not in whole]:
         notes.append(
             f'"all-linear" leaves the head alone ({some(heads)}); to train it whole name it in '
