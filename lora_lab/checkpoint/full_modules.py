@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lora_lab.anatomy.children import SAVED_CHILD
 from lora_lab.checkpoint.adapter_file import AdapterFile
 from lora_lab.checkpoint.files import StoredTensor, quoted
+from lora_lab.checkpoint.tied_weights import tied_to
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import original_weight
 from lora_lab.methods.modules_to_save import own_tensors
@@ -35,6 +36,11 @@ def match_full_modules(
     taken = [p for p in taken if not any(p.startswith(f"{other}.") for other in taken)]
     base = dict(own_tensors(model))
     rest = {key: tensor.torch() for key, tensor in file.weights.items()}
+    if file.settings.get("ensure_weight_tying"):
+        # PEFT names the embedding alone, and writes what it has tied to it too.
+        ends = dict.fromkeys(end for path in taken for end in tied_to(path, by_path))
+        found = [end for end in ends if f"{end}.weight" in rest and end not in taken]
+        taken, names = [*taken, *found], (*names, *found)
     for path in taken:
         own = dict(own_tensors(by_path[path], f"{path}."))
         tensors = {key: rest.pop(key) for key in list(rest) if key.startswith(f"{path}.")}

@@ -123,9 +123,7 @@ def _method_content(model: nn.Module, file: PeftMethodFile, folder: Path) -> _Co
             what = "misses" if path in adapter.layers else "has, and this config does not name,"
             raise AdapterError(f"{folder} {what} {quoted(path)}; fetch the adapter again")
         adapter.fill_from_peft({path: t.torch() for path, t in file.tensors.items()})
-        with torch.no_grad():
-            for key, tensor in adapter.saved.state():
-                tensor.copy_(saved[key])
+        adapter.saved.fill(saved)
 
     config = file.config.replace(modules_to_save=tuple(whole) or None)
     return _Content(config, fill, match_statistics(file.weights, model, whole))
@@ -169,9 +167,8 @@ def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> _Content
             for path, magnitude in matched.magnitudes.items():
                 lengths = cast(nn.Parameter, adapter.sites[path].magnitude)
                 lengths.copy_(torch.from_numpy(magnitude))
-            saved = {key: t for tensors in matched.saved.values() for key, t in tensors.items()}
-            for key, tensor in cast(LoraAdapter, adapter).saved.state():
-                tensor.copy_(saved[key])
+        saved = {key: t for tensors in matched.saved.values() for key, t in tensors.items()}
+        cast(LoraAdapter, adapter).saved.fill(saved)
 
     statistics = match_statistics(file.weights, model, matched.saved)
     return _Content(_config(matched, file.settings), fill_factors, statistics)

@@ -39,7 +39,7 @@ from lora_lab.checkpoint.peft_folder import (
     whole_weights,
     write_folder,
 )
-from lora_lab.checkpoint.stacking import module_update
+from lora_lab.checkpoint.stacking import as_kernels, module_update
 from lora_lab.checkpoint.tied_weights import tied_to
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import active, attached, original_weight
@@ -146,7 +146,7 @@ def _add_module(
     if first.site.kind == "embedding":
         names = "lora_embedding_A", "lora_embedding_B"
     elif first.site.kind == "conv":
-        A, B = _as_kernels(A, B, layer)
+        A, B = as_kernels(A, B, layer)
     for name, factor in zip(names, (A, B), strict=True):
         # Contiguous, and nothing shared with the model or another tensor.
         form.tensors[f"{path}.{name}"] = factor.clone(memory_format=torch.contiguous_format)
@@ -166,7 +166,7 @@ def _add_tied(form: _Form, adapter: LoraAdapter, by_path: Mapping[str, nn.Module
         if site.site.kind != "embedding":
             continue
         path = site.site.module
-        others = tied_to(path, by_path)
+        others = [p for p in tied_to(path, by_path) if not adapter.saved.covers(p)]
         if len(others) == 1 and not isinstance(by_path[others[0]], nn.Embedding):
             form.tied += others
             continue
@@ -179,23 +179,6 @@ def _add_tied(form: _Form, adapter: LoraAdapter, by_path: Mapping[str, nn.Module
                 form.tensors[f"{other}.lora_A.weight"] = B.T.contiguous()
                 form.tensors[f"{other}.lora_B.weight"] = A.T.contiguous()
             form.ranks[other], form.alphas[other] = form.ranks[path], form.alphas[path]
-
-
-def _as_kernels(A: Tensor, B: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return A (r · groups, in channels, *kernel) and B (out channels, r, 1, …) of a convolution.
-
-    Args:
-        A: (r, in channels / groups · kernel size).
-        B: (out channels, r).
-        layer: the Conv1d or Conv2d.
-    """
-    conv = cast(nn.Conv2d, layer)
-    r, groups, own = A.shape[0], conv.groups, conv.in_channels // conv.groups
-    kernels = A.new_zeros(groups * r, conv.in_channels, *conv.kernel_size)
-    for group in range(groups):
-        channels = slice(group * own, (group + 1) * own)
-        kernels[group * r : (group + 1) * r, channels] = A.view(r, own, *conv.kernel_size)
-    return kernels, B.view(*B.shape, *(1 for _ in conv.kernel_size))
 
 
 def _magnitudes(sites: list[LoraSite], layer: nn.Module, adapter: LoraAdapter) -> Tensor:

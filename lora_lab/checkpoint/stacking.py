@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import cast
 
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lora_lab.checkpoint.adapter_file import rows_of
@@ -44,6 +46,23 @@ def padded(update: LowRankUpdate, r: int) -> LowRankUpdate:
     more = r - update.r
     A, B = F.pad(update.A, (0, 0, 0, more)), F.pad(update.B, (0, more))
     return update._replace(A=A, B=B)
+
+
+def as_kernels(A: Tensor, B: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return A (r · groups, in channels, *kernel) and B (out channels, r, 1, …) of a convolution.
+
+    Args:
+        A: (r, in channels / groups · kernel size).
+        B: (out channels, r).
+        layer: the Conv1d or Conv2d.
+    """
+    conv = cast(nn.Conv2d, layer)
+    r, groups, own = A.shape[0], conv.groups, conv.in_channels // conv.groups
+    kernels = A.new_zeros(groups * r, conv.in_channels, *conv.kernel_size)
+    for group in range(groups):
+        channels = slice(group * own, (group + 1) * own)
+        kernels[group * r : (group + 1) * r, channels] = A.view(r, own, *conv.kernel_size)
+    return kernels, B.view(*B.shape, *(1 for _ in conv.kernel_size))
 
 
 def refuse_others(adapter: LoraAdapter, who: str, kinds: Collection[str] = ("linear",)) -> None:

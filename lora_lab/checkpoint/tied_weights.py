@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -25,11 +25,14 @@ def tied_to(path: str, by_path: Mapping[str, nn.Module]) -> list[str]:
     return list(tied.values())
 
 
-def without_tied(file: AdapterFile, by_path: Mapping[str, nn.Module]) -> AdapterFile:
+def without_tied(
+    file: AdapterFile, by_path: Mapping[str, nn.Module], saved: Collection[str] = ()
+) -> AdapterFile:
     """Return a file with the factors of a tied weight once, at its first embedding.
 
     PEFT ties the factors of an output layer where `ensure_weight_tying` is set; else it can adapt
-    one end of a tied weight and not the other, which no merged weight could hold.
+    one end of a tied weight and not the other, which no merged weight could hold. An end that is
+    trained whole (`saved`) has a weight of its own.
 
     Raises:
         AdapterError: the file's ends are not those of this base, or have different factors.
@@ -40,7 +43,7 @@ def without_tied(file: AdapterFile, by_path: Mapping[str, nn.Module]) -> Adapter
         if path not in embeddings or path not in by_path:
             continue
         own = embeddings[path]
-        others = tied_to(path, by_path)
+        others = [other for other in tied_to(path, by_path) if other not in saved]
         if said_tied and not others:
             raise AdapterError(
                 "the adapter was trained on a base whose output layer is tied to its embedding, "

@@ -48,8 +48,8 @@ def match(file: AdapterFile, model: nn.Module) -> Matched:
     map_ = anatomy(model)
     matched = Matched()
     by_path = dict(modules_within(model, every_name=True))
-    file = without_tied(file, by_path)
     matched.saved.update(match_full_modules(file, model, by_path))
+    file = without_tied(file, by_path, matched.saved)
     for path in (*file.modules, *file.embeddings, *file.kernels):
         if any(f"{path}.".startswith(f"{own}.") for own in matched.saved):
             raise AdapterError(

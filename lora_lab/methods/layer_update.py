@@ -177,6 +177,7 @@ class LayerAdapter(Adapter):
     def check_merge(self) -> None:
         """Raise for a layer whose weight cannot be written, or is not what it computes with."""
         refuse_offloaded((path, layer) for path, (layer, _) in self.layers.items())
+        self.saved.check_merge()
         for path, (layer, update) in self.layers.items():
             if bits(layer) is None:
                 check_layer(path, layer, self._original, update.merged)

@@ -8,6 +8,7 @@ module's place; the module itself stays as it is.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -55,6 +56,14 @@ class ModulesToSave:
         self.copies = {
             path: _trainable_copy(module, memo) for path, module in self._originals.items()
         }
+        self._other_ends = _other_ends(model, self._originals)
+        for own, other in self._other_ends.items():
+            warnings.warn(
+                f"{own} is {other} too (tied weights), and modules_to_save names one of them: its "
+                "copy is trained, the other stays, and no merged weight can hold both; name both "
+                "to train them as one",
+                stacklevel=2,
+            )
 
     def covers(self, path: str) -> bool:
         """Whether a module is one of them, or within one."""
@@ -82,6 +91,43 @@ class ModulesToSave:
         for path, own in self.copies.items():
             for name, tensor in own_tensors(own):
                 yield f"{path}.{name}", tensor
+
+    def fill(self, values: Mapping[str, Tensor]) -> None:
+        """Copy values into what `state` names. What is tied and has two values comes apart."""
+        first: dict[int, str] = {}
+        for path, own in self.copies.items():
+            for name, tensor in list(own_tensors(own)):
+                key = f"{path}.{name}"
+                if torch.equal(values[key], values[first.setdefault(id(tensor), key)]):
+                    continue
+                parent, _, leaf = name.rpartition(".")
+                apart = nn.Parameter(tensor.detach().clone())
+                parameters_of(own.get_submodule(parent))[leaf] = apart
+        with torch.no_grad():
+            for key, tensor in self.state():
+                tensor.copy_(values[key])
+
+    def check_merge(self) -> None:
+        """Raise where one tensor of the model would have to hold two values.
+
+        Raises:
+            AdapterError: it names both ends.
+        """
+        ends = dict(self._other_ends)
+        first: dict[int, tuple[str, Tensor]] = {}
+        for path, own in self.copies.items():
+            learned = dict(own_tensors(own))
+            for name, tensor in own_tensors(self._originals[path]):
+                key = f"{path}.{name}"
+                other, value = first.setdefault(id(tensor), (key, learned[name]))
+                if not torch.equal(value, learned[name]):
+                    ends[key] = other
+        for one, other in ends.items():
+            raise AdapterError(
+                f"{one} and {other} are one tensor (tied weights), which cannot hold the two "
+                "values that the adapter has for them; keep the adapter beside the base, or give "
+                "the base's ends a weight each before attaching"
+            )
 
     def merged_weights(self, dtype: torch.dtype | None) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Yield (tensor of the model, the copy's value for it), buffers too, a tied one once."""
@@ -246,11 +292,6 @@ def _check(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
                 f"{reader} reads the weight of {path} itself, so that a copy of it would not "
                 f"answer; name {reader} in modules_to_save"
             )
-    own = {
-        id(tensor): f"{path}.{name}"
-        for path, module in originals.items()
-        for name, tensor in own_tensors(module)
-    }
     for path, module in originals.items():
         for _, tensor in own_tensors(module):
             if tensor.is_meta and any(map(execution_device, module.modules())):
@@ -263,13 +304,21 @@ def _check(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
                     f"{path} holds {tensor.dtype}, not floating-point weights; leave it out of "
                     "modules_to_save"
                 )
+
+
+def _other_ends(model: nn.Module, originals: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Return {name of a parameter among them: its other name, outside of them} of tied weights."""
+    own = {
+        id(tensor): f"{path}.{name}"
+        for path, module in originals.items()
+        for name, tensor in own_tensors(module)
+    }
     inside = tuple(f"{path}." for path in originals)
-    for name, parameter in parameters_within(model):
-        if id(parameter) in own and not name.startswith(inside):
-            raise ConfigError(
-                f"{own[id(parameter)]} is {name} too (tied weights); name both modules in "
-                "modules_to_save, or neither"
-            )
+    return {
+        own[id(parameter)]: name
+        for name, parameter in parameters_within(model)
+        if id(parameter) in own and not name.startswith(inside)
+    }
 
 
 def own_tensors(module: nn.Module, path: str = "") -> Iterator[tuple[str, Tensor]]:

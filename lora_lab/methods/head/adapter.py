@@ -53,6 +53,10 @@ class HeadAdapter(Adapter):
         """Yield (tensor of the head, what it has become)."""
         yield from self.saved.merged_weights(dtype)
 
+    def check_merge(self) -> None:
+        """Raise where one tensor would have to hold two values; see `ModulesToSave`."""
+        self.saved.check_merge()
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield all of the copies' parameters."""
         yield from self.saved.parameters()

@@ -95,7 +95,7 @@ class LoraAdapter(Adapter):
             kind = DoraSites if config.use_dora else _LAYERS[sites[0].site.kind]
             self._layers[path] = module, kind(sites)
         share_inputs(self._layers.values())
-        self._tied = _tied_layers(by_path, self._layers.values())
+        self._tied = _tied_layers(by_path, self._layers.values(), self.saved)
         if config.inference_mode:
             for parameter in [*self.parameters()]:
                 parameter.requires_grad_(False)
@@ -168,6 +168,7 @@ class LoraAdapter(Adapter):
     def check_merge(self) -> None:
         """Raise for a layer whose weight cannot be written, or is not what it computes with."""
         refuse_offloaded((path, layer) for path, (layer, _) in self._layers.items())
+        self.saved.check_merge()
         for path, (layer, sites) in self._layers.items():
             if bits(layer) is None:
                 check_layer(path, layer, self._original, sites.merged)
@@ -315,18 +316,21 @@ def _each_weight_once(
 
 
 def _tied_layers(
-    by_path: Mapping[str, nn.Module], layers: Iterable[tuple[nn.Module, LayerSites]]
+    by_path: Mapping[str, nn.Module],
+    layers: Iterable[tuple[nn.Module, LayerSites]],
+    saved: ModulesToSave,
 ) -> list[tuple[nn.Module, LayerSites]]:
     """Return the layers that share an adapted embedding's weight, with its factors.
 
-    They are the output layer, and in T5 the embeddings of encoder and decoder.
+    They are the output layer, and in T5 the embeddings of encoder and decoder; not what is trained
+    whole, whose copy has a weight of its own.
     """
     found: dict[nn.Module, LayerSites] = {}
     for table, sites in layers:
         if not isinstance(sites, EmbeddingSites):
             continue
         for path, layer in by_path.items():
-            if hold_weight(layer) is not hold_weight(table) or layer is table:
+            if hold_weight(layer) is not hold_weight(table) or layer is table or saved.covers(path):
                 continue
             if isinstance(layer, nn.Embedding):
                 check_embedding(path, layer)

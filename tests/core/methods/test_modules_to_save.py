@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 import lora_lab as ll
@@ -230,12 +231,9 @@ def test_a_model_with_copies_can_be_copied():
     assert torch.equal(outputs(twin, batch), y)
 
 
-def test_tied_weights_are_trained_whole_at_both_ends_or_not_at_all(tmp_path):
+def test_tied_weights_named_at_both_ends_are_trained_as_one(tmp_path):
     model = tiny("smollm").double()
     bare, twin, batch = copy.deepcopy(model), copy.deepcopy(model), tiny_inputs(model)
-    with pytest.raises(ConfigError, match=r"embed_tokens\.weight is lm_head\.weight too"):
-        ll.attach(model, config(modules_to_save=["embed_tokens"]))
-    assert not ll.attached(model)
     adapter = ll.attach(model, config(modules_to_save=["embed_tokens", "lm_head"]))
     own = adapter.saved.copies
     assert own["model.embed_tokens"].weight is own["lm_head"].weight
@@ -257,6 +255,87 @@ def test_tied_weights_are_trained_whole_at_both_ends_or_not_at_all(tmp_path):
         torch.equal(v, tiny("smollm").double().state_dict()[k])
         for k, v in model.state_dict().items()
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "saved", "tying", "merges"),
+    [
+        ("smollm", ["embed_tokens", "lm_head"], False, False),
+        ("smollm", ["embed_tokens", "lm_head"], True, True),
+        ("smollm", ["embed_tokens"], True, True),
+        ("smollm", ["embed_tokens"], False, False),
+        ("smollm", ["lm_head"], False, False),
+        ("gpt2-lm", ["wte", "lm_head"], False, False),
+        ("t5", ["shared", "embed_tokens", "lm_head"], False, False),
+        ("t5", ["lm_head"], False, False),
+    ],
+)
+def test_two_values_of_one_tensor_are_pefts_and_not_merged(name, saved, tying, merges, tmp_path):
+    import peft
+
+    target = {"smollm": "q_proj", "gpt2-lm": "c_attn", "t5": "q"}[name]
+    options = {"modules_to_save": list(saved), "ensure_weight_tying": tying}
+    theirs = peft.get_peft_model(
+        tied(name), peft.LoraConfig(r=2, target_modules=[target], **options)
+    )
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    theirs.save_pretrained(tmp_path / "theirs")
+    model = tied(name)
+    before, batch = copy.deepcopy(model.state_dict()), tiny_inputs(model)
+    y = outputs(theirs, batch)
+    ll.load_adapter(model, tmp_path / "theirs")
+    torch.testing.assert_close(outputs(model, batch), y, rtol=1e-9, atol=1e-9)
+    ll.save_adapter(model, tmp_path / "ours")
+    for load in (ll.load_adapter, lambda m, folder: peft.PeftModel.from_pretrained(m, folder)):
+        again = tied(name)
+        loaded = load(again, tmp_path / "ours")
+        again = loaded if isinstance(loaded, nn.Module) else again
+        torch.testing.assert_close(outputs(again, batch), y, rtol=1e-9, atol=1e-9)
+    if merges:
+        ll.merge(model)
+        torch.testing.assert_close(outputs(model, batch), y, rtol=1e-9, atol=1e-9)
+    else:
+        line = r"are one tensor \(tied weights\), which cannot hold the two values"
+        with pytest.raises(AdapterError, match=line):
+            ll.merge(model)
+        with pytest.raises(AdapterError, match=line):
+            ll.export_merged(model, tmp_path / "merged")
+        assert not (tmp_path / "merged").exists()
+        torch.testing.assert_close(outputs(model, batch), y, rtol=1e-9, atol=1e-9)
+    ll.detach(model)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def tied(name):
+    torch.manual_seed(0)
+    if name != "gpt2-lm":
+        return tiny(name).double()
+    sizes = {"vocab_size": 96, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 32}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).double()
+
+
+def test_an_embedding_has_factors_and_the_output_layer_tied_to_it_is_trained_whole(tmp_path):
+    import peft
+
+    model, batch = tied("smollm"), tiny_inputs(tied("smollm"))
+    with pytest.warns(UserWarning, match=r"lm_head\.weight is model\.embed_tokens\.weight too"):
+        adapter = ll.attach(
+            model, config(target_modules=["embed_tokens"], modules_to_save=["lm_head"])
+        )
+    stir(adapter)
+    y = outputs(model, batch)
+    ll.save_adapter(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(tied("smollm"), tmp_path)
+    torch.testing.assert_close(outputs(theirs, batch), y, rtol=1e-9, atol=1e-9)
+    again = tied("smollm")
+    ll.load_adapter(again, tmp_path)
+    torch.testing.assert_close(outputs(again, batch), y, rtol=1e-9, atol=1e-9)
+    with pytest.raises(AdapterError, match="are one tensor"):
+        ll.merge(model)
 
 
 @pytest.mark.parametrize(
