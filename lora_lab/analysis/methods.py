@@ -20,7 +20,9 @@ from lora_lab.analysis.records import (
     refuse_differences,
     shared_settings,
 )
-from lora_lab.errors import RunError
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.methods.plain import method_from_dict
+from lora_lab.methods.registry import method_of
 from lora_lab.runs.records import RunRecord
 from lora_lab.tasks.metrics import NATS, metric_of
 
@@ -206,19 +208,13 @@ def _measured(run: RunRecord, key: str) -> Any:
 
 
 def _setting(config: Mapping[str, Any]) -> str:
-    """Return what a config's count depends on, in the paper's letters."""
-    parts = []
-    if "target_r" in config:
-        parts.append(f"r = {config['init_r']} → {config['target_r']}")
-    elif "r" in config:
-        parts.append(f"r = {config['r']}")
-    if targets := config.get("target_modules"):
-        parts.append(targets if isinstance(targets, str) else " ".join(targets))
-    if "prefix_length" in config:
-        parts.append(f"l_p = {config['prefix_length']}, l_i = {config['infix_length']}")
-    if config.get("new_biases"):
-        parts.append("new biases")
-    return ", ".join(parts)
+    """Return what a config's count depends on, as its method tells it."""
+    try:
+        built = method_from_dict(config)
+    except ConfigError:  # of a method that is not known here
+        return ""
+    method = method_of(built)
+    return method.setting(built) if method.setting else method.title(built)
 
 
 def _base(runs: Sequence[RunRecord], metric: str) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from lora_lab.errors import ConfigError
@@ -86,6 +86,11 @@ class MethodConfig(Config):
             total: optimizer steps of the training.
         """
         return self
+
+
+def words(targets: Sequence[str] | str) -> str:
+    """Return target modules as a title or a table has them."""
+    return targets if isinstance(targets, str) else " ".join(targets)
 
 
 def need_rank(name: str, value: object) -> None:

@@ -121,6 +121,8 @@ class Method:
         fields: what people set.
         about: what it trains, in a few words; or says so of a config.
         numbers: a config's own numbers for a title; None: all of its fields.
+        setting: the same for a table of runs, in the paper's letters; None: as a title has it.
+        size: what tells two of its runs apart, as short as can be; None: as a title has it.
         short: its name in a combination's.
         joins: names of the methods that it is offered together with.
         rank: the field that a rank is given by ("r"), "" where it has none.
@@ -146,6 +148,8 @@ class Method:
     fields: tuple[Field, ...] = ()
     about: str | Callable[[Any], str] = ""
     numbers: Callable[[Any], str] | None = None
+    setting: Callable[[Any], str] | None = None
+    size: Callable[[Any], str] | None = None
     short: str = ""
     joins: tuple[str, ...] = ()
     rank: str = ""

@@ -23,6 +23,7 @@ from lora_lab.methods.descriptor import METHODS, Field, Method, register
 from lora_lab.methods.lora.targets import select
 from lora_lab.methods.submodules import add_submodule, remove_submodule
 from lora_lab_widgets import Workbench
+from lora_lab_widgets.lab_views.base import run_label
 from tests.helpers.tiny_chat import tiny_chat_model
 from tests.helpers.tiny_run import tiny_lm, tiny_task
 
@@ -144,7 +145,9 @@ def test_it_trains_saves_loads_and_merges(tmp_path):
     assert record.config["method"] == "Scale"
     from lora_lab.analysis import compare_methods
 
-    assert compare_methods([record]).rows[0].method == "Scale"
+    (row,) = compare_methods([record]).rows
+    assert (row.method, row.setting) == ("Scale", "targets q down · start 0.9")
+    assert run_label(record).startswith("Scale targets q down · start 0.9 · lr 0.02 · seed ")
 
 
 def test_a_run_that_was_cut_off_goes_on_bit_for_bit(tmp_path):

@@ -344,6 +344,7 @@ class Record:
         ([AdaLoraConfig()], "AdaLoRA r 12→8"),
         ([BottleneckConfig("P", 3)], "Adapter^P r 3"),
         ([LORA, PrefixLayerConfig(2, 1)], "LoRA+PL r 4, 2+1"),
+        ([IA3Config(["k"])], "IA3 targets k"),
     ],
 )
 def test_runs_are_told_apart_by_method(configs: list[Any], label: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.methods.adalora.config import AdaLoraConfig
+from lora_lab.methods.config import words
 from lora_lab.methods.descriptor import Field, Method, Plan, register
 from lora_lab.methods.lora.method import FACTORS, TARGETS
 from lora_lab.methods.lora.targets import common_rank, config_from_ranks, ranks
@@ -57,6 +58,10 @@ def _about(config: AdaLoraConfig) -> str:
     )
 
 
+def _setting(config: AdaLoraConfig) -> str:
+    return f"r = {config.init_r} → {config.target_r}, {words(config.target_modules)}"
+
+
 def _numbers(config: AdaLoraConfig) -> str:
     return (
         f"r {config.init_r} → {config.target_r} · α {config.lora_alpha:g} · "
@@ -88,6 +93,8 @@ register(
         ),
         about=_about,
         numbers=_numbers,
+        setting=_setting,
+        size=lambda config: f"r {config.init_r}→{config.target_r}",
         rank="target_r",
         ranks=_ranks,
         rank_fields=_rank_fields,

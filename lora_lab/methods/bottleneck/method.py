@@ -34,6 +34,7 @@ def _entry(variant: str, about: str, *fields: Field, **more: Any) -> Method:
         fields=(_WIDTH, *fields),
         about=about,
         numbers=lambda config: f"r {config.r}",
+        setting=lambda config: f"r = {config.r}",
         rank="r",
         no_ranks="puts layers of its own between the others",
         order=50,

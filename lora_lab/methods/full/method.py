@@ -65,6 +65,7 @@ register(
             ),
         ),
         about="the bias vectors are trained, nothing else",
+        setting=lambda config: "new biases" if config.new_biases else "",
         no_ranks="trains bias vectors",
         modifies_base=True,
         sparse_gradients=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lora_lab.methods.config import words
 from lora_lab.methods.descriptor import Field, Method, register
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.targets import config_from_ranks, ranks
@@ -46,6 +47,8 @@ register(
             *FACTORS,
         ),
         about="ΔW = α/r · BA on every painted matrix; W₀ stays as it is",
+        setting=lambda config: f"r = {config.r}, {words(config.target_modules)}",
+        size=lambda config: f"r {config.r}",
         rank="r",
         ranks=ranks,
         rank_fields=_rank_fields,

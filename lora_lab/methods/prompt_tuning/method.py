@@ -18,6 +18,14 @@ def _numbers(config: Any) -> str:
     return f"{config.prefix_length} + {config.infix_length} tokens"
 
 
+def _setting(config: Any) -> str:
+    return f"l_p = {config.prefix_length}, l_i = {config.infix_length}"
+
+
+def _size(config: Any) -> str:
+    return f"{config.prefix_length}+{config.infix_length}"
+
+
 register(
     Method(
         name="PreEmbed",
@@ -28,6 +36,8 @@ register(
         fields=_TOKENS,
         about="word embeddings of special tokens are learned",
         numbers=_numbers,
+        setting=_setting,
+        size=_size,
         short="PE",
         joins=("LoRA",),
         no_ranks="trains special tokens",
@@ -42,6 +52,8 @@ register(
         fields=_TOKENS,
         about="activations of special tokens are learned after every layer",
         numbers=_numbers,
+        setting=_setting,
+        size=_size,
         short="PL",
         joins=("LoRA",),
         no_ranks="trains special tokens",

@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 
 from lora_lab.anatomy.blocks import site_label
 from lora_lab.anatomy.types import Anatomy
+from lora_lab.errors import ConfigError
+from lora_lab.methods.plain import method_from_dict
+from lora_lab.methods.registry import method_of
 from lora_lab.runs.records import RunRecord, list_runs
 from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.live_adapter import LiveAdapter
@@ -224,8 +227,9 @@ def _method_label(config: Mapping[str, Any]) -> str:
 
 
 def _size(config: Mapping[str, Any]) -> str:
-    if {"init_r", "target_r"} <= config.keys():
-        return f"r {config['init_r']}→{config['target_r']}"
-    if {"prefix_length", "infix_length"} <= config.keys():
-        return f"{config['prefix_length']}+{config['infix_length']}"
-    return f"r {config['r']}" if "r" in config else ""
+    try:
+        built = method_from_dict(config)
+    except ConfigError:  # of a method that is not known here
+        return ""
+    method = method_of(built)
+    return method.size(built) if method.size else method.title(built)
