@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -20,6 +20,7 @@ from lora_lab.anatomy.blocks import Row, blocks_of
 from lora_lab.anatomy.children import ADDED, LEARNED_CHILD, SAVED_CHILD
 from lora_lab.anatomy.heads import head_modules
 from lora_lab.anatomy.leaves import Leaf, block_numbers, grid
+from lora_lab.anatomy.packed import linear_size, packing
 from lora_lab.anatomy.types import Anatomy, Site, Weight
 from lora_lab.anatomy.wrappers import children_within, modules_within, unwrapped
 from lora_lab.errors import ModelError
@@ -32,8 +33,9 @@ class _ModuleLeaf(Leaf):
     def measure(self) -> None:
         """Note the matrix's shape; a quantized Linear's weight has another one."""
         module: Any = self.module
-        if isinstance(module, nn.Linear):
-            self.features = module.in_features, module.out_features
+        size = linear_size(module)
+        if size is not None:
+            self.features = size
         else:
             rows, columns = module.weight.shape
             self.features, self.transposed = (int(rows), int(columns)), True
@@ -59,10 +61,11 @@ class _Walk:
             return
         self._seen.add(id(module))
         self._collect(at, at.path, module)
-        if isinstance(module, (*self._kinds, *_OTHER_KINDS)):
-            if returns_several(type(module)):
+        is_matrix = isinstance(module, self._kinds) or _is_packed_matrix(module)
+        if is_matrix or isinstance(module, _OTHER_KINDS):
+            if returns_several(cast(Any, type(module))):
                 self.left_out[".".join(at.path)] = _SEVERAL
-            elif isinstance(module, self._kinds):
+            elif is_matrix:
                 at.measure()
                 self.leaves.append(at)
             else:
@@ -92,7 +95,8 @@ class _Walk:
         blocks = [
             child
             for child in children
-            if not isinstance(child, self._kinds) and any(True for _ in child.children())
+            if not (isinstance(child, self._kinds) or _is_packed_matrix(child))
+            and any(True for _ in child.children())
         ]
         if isinstance(module, nn.ModuleList):
             return bool(blocks)
@@ -161,6 +165,11 @@ def read(model: nn.Module) -> Anatomy:
         left_out=walk.left_out,
         tied=tied,
     )
+
+
+def _is_packed_matrix(module: nn.Module) -> bool:
+    """Whether a module is a quantized layer that is no Linear: GPTQ's, AWQ's, HQQ's, BitNet's."""
+    return linear_size(module) is not None and packing(module) is not None
 
 
 _SEVERAL = "returns several tensors (a router does), and an update has one output to be added to"

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from lora_lab._util.dtypes import dtype_name
 from lora_lab._util.files import new_dir
 from lora_lab._util.transformers_private import unsaved_keys
+from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.checkpoint.shards import Shard, ShardWriter, plan_shards
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.finite import check_sum
-from lora_lab.methods.lora.quantized import bits
 from lora_lab.methods.modules_to_save import own_tensors
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _check(model: nn.Module, dtype: torch.dtype | None, max_shard_bytes: int) ->
             f"{type(model).__name__} is no transformers model, so there is no format to write; "
             "call merge(model) and save its state dict"
         )
-    packed = any(bits(module) is not None for module in model.modules())
+    packed = any(packing(module) is not None for module in model.modules())
     if packed or getattr(model, "hf_quantizer", None) is not None:
         raise AdapterError("the base is quantized; load it unquantized to write a merged model")
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):

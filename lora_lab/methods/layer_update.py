@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab.anatomy.api import anatomy
+from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.types import Anatomy, Site
 from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import AdapterError, ConfigError
@@ -24,7 +25,7 @@ from lora_lab.methods.computed_weights import check_layer, merged_layer
 from lora_lab.methods.cost import layer_claims
 from lora_lab.methods.lora.layers import AdaptedLayer, adapt, unadapt
 from lora_lab.methods.lora.own_forward import base_forward, hold_weight, home, refuse_offloaded
-from lora_lab.methods.lora.quantized import bits, dequantized, plain_layer
+from lora_lab.methods.lora.quantized import dequantized, plain_layer
 from lora_lab.methods.lora.read_past import read_past
 from lora_lab.methods.modules_to_save import ModulesToSave
 
@@ -167,7 +168,7 @@ class LayerAdapter(Adapter):
     ) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Yield (weight or bias, merged), computed in float32 and rounded once."""
         for path, (layer, update) in self.layers.items():
-            if bits(layer) is not None:
+            if packing(layer) is not None:
                 continue
             yield from merged_layer(path, layer, self._original, update.merged, dtype)
             if isinstance(bias := getattr(layer, "bias", None), nn.Parameter):
@@ -179,7 +180,7 @@ class LayerAdapter(Adapter):
         refuse_offloaded((path, layer) for path, (layer, _) in self.layers.items())
         self.saved.check_merge()
         for path, (layer, update) in self.layers.items():
-            if bits(layer) is None:
+            if packing(layer) is None:
                 check_layer(path, layer, self._original, update.merged)
 
     def quantized_layers(self) -> dict[str, Callable[[], nn.Module]]:
@@ -187,7 +188,7 @@ class LayerAdapter(Adapter):
         return {
             path: functools.partial(self._dequantized_layer, path)
             for path, (layer, _) in self.layers.items()
-            if bits(layer) is not None
+            if packing(layer) is not None
         }
 
     def _original(self, parameter: nn.Parameter) -> Tensor:
@@ -227,6 +228,6 @@ def _check(path: str, layer: nn.Module, readers: Mapping[nn.Module, str]) -> Non
             "target modules"
         )
     weight = hold_weight(layer)
-    if bits(layer) is None and not (isinstance(weight, Tensor) and weight.is_floating_point()):
+    if packing(layer) is None and not (isinstance(weight, Tensor) and weight.is_floating_point()):
         kind = weight.dtype if isinstance(weight, Tensor) else "no tensor"
         raise AdapterError(f"{path} holds {kind}, not floating-point weights; load it unquantized")

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.blocks import Row
+from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.anatomy.wrappers import module_at, parameters_within
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.full.config import BitFitConfig, FullConfig
 from lora_lab.methods.full.trained_weights import missing_biases, trained_weights
-from lora_lab.methods.lora.quantized import bits
 
 
 class FullAdapter(Adapter):
@@ -172,15 +172,15 @@ def _check(model: nn.Module, own: Mapping[str, nn.Parameter], new: Iterable[str]
     for name, parameter in own.items():
         path, _, leaf = name.rpartition(".")
         # bitsandbytes' weights are floating-point still until they are moved to their device.
-        packed = leaf == "weight" and bits(module_at(model, path))
+        packed = leaf == "weight" and packing(module_at(model, path))
         if packed or not parameter.is_floating_point():
-            raise _not_floating(name, f"{packed}-bit" if packed else str(parameter.dtype))
+            raise _not_floating(name, packed if packed else str(parameter.dtype))
     for path in new:
         layer = module_at(model, path)
         weight = cast(Tensor, layer.weight)
         # A bias has the dtype of its layer's weight.
-        if (packed := bits(layer)) or not weight.is_floating_point():
-            raise _not_floating(path, f"{packed}-bit" if packed else str(weight.dtype))
+        if (packed := packing(layer)) or not weight.is_floating_point():
+            raise _not_floating(path, packed if packed else str(weight.dtype))
 
 
 def _not_floating(name: str, kind: str) -> AdapterError:

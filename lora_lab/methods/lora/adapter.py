@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lora_lab._util.accelerate_private import loads_submodules
 from lora_lab.anatomy.api import anatomy
+from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.types import Site
 from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import AdapterError, ConfigError
@@ -31,7 +32,7 @@ from lora_lab.methods.lora.embedding import (
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.layers import LayerSites, adapt, owned_rows, share_inputs, unadapt
 from lora_lab.methods.lora.own_forward import hold_weight, refuse_offloaded
-from lora_lab.methods.lora.quantized import bits, dequantized, plain_layer, stand_in
+from lora_lab.methods.lora.quantized import dequantized, plain_layer, stand_in
 from lora_lab.methods.lora.read_past import read_past
 from lora_lab.methods.lora.targets import TargetSpec, all_linear_notes, resolve_targets, some
 from lora_lab.methods.modules_to_save import ModulesToSave, task_heads
@@ -161,7 +162,7 @@ class LoraAdapter(Adapter):
     ) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Yield (weight, W₀ + ΔW), added in float32 and rounded once; one layer at a time."""
         for path, (layer, sites) in self._layers.items():
-            if bits(layer) is None:
+            if packing(layer) is None:
                 yield from merged_layer(path, layer, self._original, sites.merged, dtype)
         yield from self.saved.merged_weights(dtype)
 
@@ -170,7 +171,7 @@ class LoraAdapter(Adapter):
         refuse_offloaded((path, layer) for path, (layer, _) in self._layers.items())
         self.saved.check_merge()
         for path, (layer, sites) in self._layers.items():
-            if bits(layer) is None:
+            if packing(layer) is None:
                 check_layer(path, layer, self._original, sites.merged)
 
     def quantized_layers(self) -> dict[str, Callable[[], nn.Module]]:
@@ -178,7 +179,7 @@ class LoraAdapter(Adapter):
         return {
             path: functools.partial(self._dequantized_layer, path)
             for path, (layer, _) in self._layers.items()
-            if bits(layer) is not None
+            if packing(layer) is not None
         }
 
     def base_weight(self, site_name: str) -> Tensor:
@@ -222,10 +223,10 @@ class LoraAdapter(Adapter):
 
     def _start(self, layer: nn.Module, site: Site) -> Tensor:
         """Return what a site's factors start from: W₀, or only its shape where it is packed."""
-        return self._weight(layer, site) if bits(layer) is None else stand_in(layer, site)
+        return self._weight(layer, site) if packing(layer) is None else stand_in(layer, site)
 
     def _weight(self, layer: nn.Module, site: Site) -> Tensor:
-        packed = bits(layer) is not None
+        packed = packing(layer) is not None
         weight = (
             dequantized(site.module, layer) if packed else unmerged_weight(layer, self._original)
         )
@@ -253,15 +254,15 @@ def _check(
     """Refuse what cannot be adapted, before anything is changed."""
     weight = hold_weight(module)
     option = _base_option(config)
-    if packed := bits(module):
+    if packed := packing(module):
         if module in read:
             raise ConfigError(
-                f"{read[module]} reads the {packed}-bit weight of {site.module} itself, past its "
+                f"{read[module]} reads the {packed} weight of {site.module} itself, past its "
                 "forward; leave it out of target_modules, or load the base unquantized"
             )
         if config.use_dora or config.init.from_base:  # what a layer reads has nothing to do with it
             raise ConfigError(
-                f"{option} starts from W₀ in floating point, and {site.module} holds {packed}-bit "
+                f"{option} starts from W₀ in floating point, and {site.module} holds {packed} "
                 "weights; leave the option out, or load the base unquantized"
             )
         return
@@ -289,7 +290,8 @@ def _check_offloaded(modules: Iterable[str], by_path: Mapping[str, nn.Module]) -
     for path in modules:
         parts = path.split(".")
         for depth in range(len(parts) + 1):
-            if loads_submodules(by_path[".".join(parts[:depth])]):
+            above = by_path.get(".".join(parts[:depth]))  # a name may have a dot in it
+            if above is not None and loads_submodules(above):
                 raise AdapterError(
                     f"{path} is offloaded as a part of {'.'.join(parts[:depth])}, which nothing "
                     "can be put into; leave preload_module_classes out when the model is loaded"

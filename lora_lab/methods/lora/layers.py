@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lora_lab._util.torch_private import children_of, parameters_of
 from lora_lab.anatomy.children import ADAPTER_CHILD
+from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.types import Site
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active
@@ -143,6 +144,8 @@ def adapt(
         patched = layer.__dict__.get("forward")
         if patched is not None and not _is_own(layer, patched):
             layer.__dict__[PATCHED] = patched
+        if packing(layer) is not None:
+            layer.__dict__["plain_product"] = False  # torchao's weights stand in a plain Linear
         layer.__class__ = _adapted_class(cast(Any, type(layer)), is_read)
         layer.__dict__.pop("forward", None)
     # Not lora[name]: adapters may be called "keys" or "update".
@@ -159,6 +162,7 @@ def unadapt(layer: nn.Module, name: str) -> None:
             layer.__dict__["forward"] = layer.__dict__[PATCHED]
         cast(Any, layer).__class__ = layer.base_class
         layer.__dict__.pop(PATCHED, None)
+        layer.__dict__.pop("plain_product", None)
         del layer.lora, layer._active
 
 
@@ -258,6 +262,7 @@ def share_inputs(layers: Iterable[tuple[nn.Module, LayerSites]]) -> None:
         if (
             instance_forward(layer) is None
             and _adapted_class(cast(Any, base_class(layer))).plain_product
+            and packing(layer) is None
         ):
             readers[site.input_group, site.stack, site.layer].append(sites)
     for together in readers.values():

@@ -92,7 +92,8 @@ def refuse_offloaded(layers: Iterable[tuple[str, nn.Module]]) -> None:
         AdapterError: the line names the layer.
     """
     for path, layer in layers:
-        if cast(Tensor, hold_weight(layer)).is_meta and execution_device(layer) is not None:
+        held = hold_weight(layer)  # GPTQ's and AWQ's layers have none of that name
+        if held is not None and held.is_meta and execution_device(layer) is not None:
             raise AdapterError(
                 f"{path} is offloaded, so that nothing can be merged into it; load the model "
                 "without offloading, on one device or several"

@@ -1,7 +1,6 @@
-"""Quantized bases: bitsandbytes' 4-bit and 8-bit layers under LoRA (Dettmers et al., 2023).
+"""Quantized bases, such as bitsandbytes' 4-bit layers, under LoRA (Dettmers et al., 2023).
 
-The adapter stands beside the layer's own forward pass; the packed weights are never touched. The
-layers are told by their names, so that nobody needs bitsandbytes who has none of them.
+The adapter stands beside the layer's own forward pass; the packed weights are never touched.
 """
 
 from __future__ import annotations
@@ -11,20 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.types import Site
 from lora_lab.errors import AdapterError
 from lora_lab.methods.lora.own_forward import base_tensor, hold_weight, home
-
-_BITS = {"Linear4bit": 4, "Params4bit": 4, "Linear8bitLt": 8, "Int8Params": 8}
-
-
-def bits(layer: nn.Module) -> int | None:
-    """Return 4 or 8 for a quantized layer, None for any other."""
-    weight = hold_weight(layer)
-    # Until it is moved to its device such a layer holds floating-point weights still, but its
-    # forward pass is no plain product.
-    kinds = [kind.__name__ for kind in (*type(layer).__mro__, *type(weight).__mro__)]
-    return next((_BITS[kind] for kind in kinds if kind in _BITS), None)
 
 
 def stand_in(layer: nn.Module, site: Site) -> Tensor:
@@ -32,6 +21,9 @@ def stand_in(layer: nn.Module, site: Site) -> Tensor:
 
     It takes no memory: every entry is the same one.
     """
+    if hold_weight(layer) is None:  # GPTQ's and AWQ's are called otherwise
+        own = next(t for t in (*layer.parameters(), *layer.buffers()))
+        return torch.zeros(1, device=own.device).expand(site.out_features, site.in_features)
     return torch.zeros(1, device=home(layer)).expand(site.out_features, site.in_features)
 
 
@@ -39,17 +31,21 @@ def dequantized(path: str, layer: nn.Module) -> Tensor:
     """Return W₀ (out, in) of a quantized layer, in the dtype that it de-quantizes to.
 
     Raises:
-        AdapterError: bitsandbytes is not installed, or too old for this layer.
+        AdapterError: bitsandbytes is not installed, or too old for this layer, or the layer is
+            another library's that does not say how its weights are read.
     """
     packed: Any = layer
-    weight: Any = base_tensor(layer)
     W: Tensor
     if hasattr(layer, "dequantize"):
         W = packed.dequantize()
         return W.detach()
+    weight: Any = None if hold_weight(layer) is None else base_tensor(layer)
+    kind = packing(layer) or ""
+    if not kind.endswith("-bit"):
+        return _others(path, layer, weight, kind)
     if weight.is_floating_point():
         return cast(Tensor, weight).detach()
-    if bits(layer) == 8:
+    if kind == "8-bit":
         scales = getattr(weight, "SCB", None)
         if scales is None:  # the first forward pass moves them
             scales = packed.state.SCB
@@ -65,6 +61,27 @@ def dequantized(path: str, layer: nn.Module) -> Tensor:
         ) from None
     W = dequantize_4bit(weight.data, weight.quant_state)
     return W.detach().view(packed.out_features, packed.in_features)
+
+
+def _others(path: str, layer: Any, weight: Any, kind: str) -> Tensor:
+    """Return W₀ of a quantized layer that is not bitsandbytes'; see `dequantized`."""
+    W: Tensor
+    if weight is not None and type(weight).dequantize is not Tensor.dequantize:
+        W = weight.dequantize()  # torchao's, quanto's
+        return W.detach()
+    scale = getattr(layer, "weight_scale_inv", None)
+    if weight is None or not weight.is_floating_point() or scale is None:
+        class_name = type(layer).__name__.removeprefix("Adapted")
+        raise AdapterError(
+            f"{path} holds {kind} weights of a {class_name}, which cannot be read "
+            "here; keep the adapter beside them, or load the base unquantized"
+        )
+    W, scale = weight.detach().float(), scale.detach().float()
+    if scale.ndim:  # one for each block, as DeepSeek-V3's files have it
+        for dimension, size in enumerate(layer.block_size):
+            scale = scale.repeat_interleave(size, dimension)
+        scale = scale[: W.shape[0], : W.shape[1]]
+    return W * scale
 
 
 def plain_layer(layer: nn.Module, weight: Tensor) -> nn.Linear:

@@ -1,0 +1,71 @@
+"""Quantized layers: how their weights are packed, told by names and dtypes.
+
+So nobody needs bitsandbytes, torchao or GPTQ's kernels who has none of their layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora_lab._util.torch_private import buffers_of, parameters_of
+
+_BITS = {"Linear4bit": 4, "Params4bit": 4, "Linear8bitLt": 8, "Int8Params": 8}
+_SIZES = ("in_features", "out_features"), ("infeatures", "outfeatures")  # the latter AutoGPTQ's
+
+
+def packing(layer: nn.Module) -> str | None:
+    """Return how a linear layer's weight is packed ("4-bit", "float8_e4m3fn"); None: it is not."""
+    kinds = type(layer).__mro__
+    if (known := _bits(kinds)) is not None:
+        return known
+    tensors = {
+        name: tensor
+        for name, tensor in (*parameters_of(layer).items(), *buffers_of(layer).items())
+        if tensor is not None
+    }
+    weight = tensors.get("weight")
+    if weight is not None and (known := _bits(type(weight).__mro__)) is not None:
+        # Until it is moved to its device such a layer holds floating-point weights still, but its
+        # forward pass is no plain product.
+        return known
+    if linear_size(layer) is None:
+        return None
+    if weight is not None and not weight.is_floating_point() and _multiplies(layer):
+        return None  # whole numbers that nobody can read
+    # GPTQ's, AWQ's and HQQ's are called otherwise.
+    found = tensors.values() if weight is None else (weight,)
+    return next((_name(t) for t in found if t.ndim >= 2 and _is_packed(t)), None)
+
+
+def linear_size(layer: Any) -> tuple[int, int] | None:
+    """Return (in, out) of a linear layer, Linear or not; None of what does not tell."""
+    for names in _SIZES:
+        sizes = tuple(getattr(layer, name, None) for name in names)
+        if all(isinstance(size, int) for size in sizes):
+            return sizes  # type: ignore[return-value]
+    return None
+
+
+def _multiplies(layer: nn.Module) -> bool:
+    kind = getattr(layer, "base_class", type(layer))  # an adapted layer's own
+    return kind.forward is nn.Linear.forward
+
+
+def _bits(kinds: tuple[type, ...]) -> str | None:
+    return next((f"{_BITS[k.__name__]}-bit" for k in kinds if k.__name__ in _BITS), None)
+
+
+def _is_packed(tensor: Tensor) -> bool:
+    """Whether a tensor stands for other numbers: integers, 8-bit floats, torchao's, quanto's."""
+    if not tensor.is_floating_point():
+        return tensor.dtype is not torch.bool and not tensor.is_complex()
+    return tensor.element_size() == 1 or type(tensor).dequantize is not Tensor.dequantize
+
+
+def _name(tensor: Tensor) -> str:
+    if type(tensor).dequantize is not Tensor.dequantize:
+        return type(tensor).__name__
+    return str(tensor.dtype).removeprefix("torch.")
