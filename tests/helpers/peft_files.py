@@ -1,9 +1,24 @@
 """PEFT's reading of an adapter's folder, and what its two files hold."""
 
+import copy
 import json
 import warnings
 
+import torch
 from safetensors.torch import load_file
+
+import lora_lab as ll
+
+EXACT = {"rtol": 1e-9, "atol": 1e-9}
+
+
+def random_config(**changes):
+    fields = {"r": 3, "lora_alpha": 6, "target_modules": "all-linear", "init_lora_weights": False}
+    return ll.LoraConfig(**{**fields, **changes})
+
+
+def assert_changed(y, bare):
+    assert not torch.allclose(y, bare, atol=1e-4), "the adapter must matter"
 
 
 def peft_model(base, folder):
@@ -22,3 +37,19 @@ def tensors_of(folder):
 
 def settings_of(folder):
     return json.loads((folder / "adapter_config.json").read_text())
+
+
+def peft_trained(model, folder, **fields):
+    """Save an adapter with PEFT whose every number is random; return PEFT's model."""
+    import peft
+
+    kind = fields.pop("kind", peft.LoraConfig)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = peft.get_peft_model(copy.deepcopy(model), kind(**fields)).eval()
+        torch.manual_seed(0)
+        for key, parameter in theirs.named_parameters():
+            if parameter.requires_grad and "ranknum" not in key:
+                parameter.data += 0.1 * torch.randn_like(parameter)
+        theirs.save_pretrained(folder)
+    return theirs

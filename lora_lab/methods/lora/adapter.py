@@ -78,7 +78,7 @@ class LoraAdapter(Adapter):
         readers = read_past(by_path, only=True)
         for p in specs:
             _check(p.site, modules[p.site.module], config, readers)
-        self._read = {layer for layer in read_past(by_path) if bits(layer) is None}
+        self._read = {layer for layer in read_past(by_path) if packing(layer) is None}
         for line in (*all_linear_notes(found, config), *self._undropped(modules)):
             warnings.warn(line, stacklevel=6)
         activations = self._activations(modules, specs, batches)

@@ -10,8 +10,8 @@ from torch import nn
 import lora_lab as ll
 from lora_lab.checkpoint.convert import export_adapter
 from lora_lab.errors import AdapterError
-from tests.core.checkpoint.test_peft import peft_trained
 from tests.helpers.lora_outputs import outputs, stirred
+from tests.helpers.peft_files import peft_trained
 from tests.helpers.tiny_models import tiny, tiny_config, tiny_inputs
 from tests.helpers.tiny_text import tiny_tokenizer
 

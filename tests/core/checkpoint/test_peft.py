@@ -11,20 +11,16 @@ from torch import nn
 import lora_lab as ll
 from lora_lab.errors import LoraLabError
 from tests.helpers.lora_outputs import outputs, stirred
-from tests.helpers.peft_files import peft_model, settings_of, tensors_of
+from tests.helpers.peft_files import (
+    EXACT,
+    assert_changed,
+    peft_model,
+    peft_trained,
+    random_config,
+    settings_of,
+    tensors_of,
+)
 from tests.helpers.tiny_models import tiny, tiny_inputs
-
-EXACT = {"rtol": 1e-9, "atol": 1e-9}
-
-
-def config(**changes):
-    fields = {"r": 3, "lora_alpha": 6, "target_modules": "all-linear", "init_lora_weights": False}
-    return ll.LoraConfig(**{**fields, **changes})
-
-
-def assert_changed(y, bare):
-    assert not torch.allclose(y, bare, atol=1e-4), "the adapter must matter"
-
 
 VARIANTS = {
     "rslora": {"use_rslora": True, "rank_pattern": {"v": 5}},
@@ -44,7 +40,7 @@ def test_a_variant_reaches_peft_and_comes_back(name, variant, tmp_path):
     batch = tiny_inputs(model)
     bare, twin = copy.deepcopy(model), copy.deepcopy(model)
     before = outputs(model, batch)
-    stirred(ll.attach(model, config(**VARIANTS[variant])))
+    stirred(ll.attach(model, random_config(**VARIANTS[variant])))
     y = outputs(model, batch)
     assert_changed(y, before)
     ll.save_adapter(model, tmp_path)
@@ -55,7 +51,7 @@ def test_a_variant_reaches_peft_and_comes_back(name, variant, tmp_path):
 
 def test_pissa_is_saved_for_the_base_as_it_was(tmp_path):
     model = tiny("llama").double()
-    adapter = ll.attach(model, config(init_lora_weights="pissa", rank_pattern={"q": 2}))
+    adapter = ll.attach(model, random_config(init_lora_weights="pissa", rank_pattern={"q": 2}))
     stirred(adapter)
     ll.save_adapter(model, tmp_path)
     settings = settings_of(tmp_path)
@@ -71,22 +67,6 @@ def test_pissa_is_saved_for_the_base_as_it_was(tmp_path):
     twin = tiny("llama").double()
     loaded = ll.load_adapter(twin, tmp_path)
     assert loaded.sites[path].scale == pytest.approx(site.scale, rel=1e-12)
-
-
-def peft_trained(model, folder, **fields):
-    """Save an adapter with PEFT whose every number is random; return PEFT's model."""
-    import peft
-
-    kind = fields.pop("kind", peft.LoraConfig)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = peft.get_peft_model(copy.deepcopy(model), kind(**fields)).eval()
-        torch.manual_seed(0)
-        for key, parameter in theirs.named_parameters():
-            if parameter.requires_grad and "ranknum" not in key:
-                parameter.data += 0.1 * torch.randn_like(parameter)
-        theirs.save_pretrained(folder)
-    return theirs
 
 
 @pytest.mark.parametrize(
@@ -163,7 +143,9 @@ def test_embeddings_and_convolutions_reach_peft_and_come_back(tmp_path):
     model = nets()
     bare, twin, before = copy.deepcopy(model), copy.deepcopy(model), model(IDS)
     targets = ["wte", "conv1", "conv2", "out"]
-    adapter = ll.attach(model, config(r=2, target_modules=targets, rank_pattern={"conv2": 3}))
+    adapter = ll.attach(
+        model, random_config(r=2, target_modules=targets, rank_pattern={"conv2": 3})
+    )
     y = model(IDS)
     assert_changed(y, before)
     ll.save_adapter(model, tmp_path)
@@ -215,7 +197,7 @@ def test_tied_weights_are_saved_once_and_reach_peft_at_both_ends(name, table, tm
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     batch = tiny_inputs(model)
     bare, twin = copy.deepcopy(model), copy.deepcopy(model)
-    ll.attach(model, config(target_modules=[table, "q"]))
+    ll.attach(model, random_config(target_modules=[table, "q"]))
     y = outputs(model, batch)
     ll.save_adapter(model, tmp_path)
     assert not any("lm_head" in key for key in tensors_of(tmp_path))
@@ -236,7 +218,7 @@ def test_tied_weights_are_saved_once_and_reach_peft_at_both_ends(name, table, tm
 def test_t5s_tied_embeddings_reach_peft_and_come_back(target, tmp_path):
     model = tiny("t5").double()
     bare, twin, batch = copy.deepcopy(model), copy.deepcopy(model), tiny_inputs(model)
-    ll.attach(model, config(target_modules=[target, "q"]))
+    ll.attach(model, random_config(target_modules=[target, "q"]))
     y = outputs(model, batch)
     ll.save_adapter(model, tmp_path)
     from peft import PeftModel
@@ -306,7 +288,7 @@ def test_nasty_names_reach_peft_and_come_back(tmp_path):
     bare, twin, x = copy.deepcopy(model), copy.deepcopy(model), torch.randn(3, 5).double()
     before = model(x)
     ranks = {rf"^{name}\..*": 1 for name in ("lora_A", "default", r"a\+b")}
-    adapter = ll.attach(model, config(r=2, target_modules=r".*", rank_pattern=ranks))
+    adapter = ll.attach(model, random_config(r=2, target_modules=r".*", rank_pattern=ranks))
     assert len(adapter.sites) == len(Nasty.NAMES) + 1
     y = model(x)
     assert_changed(y, before)
@@ -331,7 +313,7 @@ def test_a_name_with_a_dot_in_it_comes_back(tmp_path):
     model._modules["a.b"] = nn.Linear(4, 4)
     model._modules["c"] = nn.Linear(4, 4)
     twin = copy.deepcopy(model)
-    site = ll.attach(model, config(r=2, target_modules=["a.b"])).sites["a.b"]
+    site = ll.attach(model, random_config(r=2, target_modules=["a.b"])).sites["a.b"]
     loaded = ll.load_adapter(twin, ll.save_adapter(model, tmp_path))
     assert torch.equal(loaded.sites["a.b"].B, site.B)
 
@@ -340,7 +322,7 @@ def test_dora_on_rows_that_no_slice_owns_is_held_by_all_slices(tmp_path):
     """A foreign file may give lengths to k's rows though ours adapted q and v alone."""
     model = tiny("gpt2").double()
     bare, twin = copy.deepcopy(model), copy.deepcopy(model)
-    stirred(ll.attach(model, config(use_dora=True, target_modules=["q", "v"])))
+    stirred(ll.attach(model, random_config(use_dora=True, target_modules=["q", "v"])))
     ll.save_adapter(model, tmp_path)
     path = tmp_path / "adapter_model.safetensors"
     tensors = load_file(path)
@@ -357,7 +339,7 @@ def test_dora_on_rows_that_no_slice_owns_is_held_by_all_slices(tmp_path):
 
 def test_a_file_that_was_changed_after_saving_is_refused(tmp_path):
     model = tiny("llama")
-    ll.attach(model, config())
+    ll.attach(model, random_config())
     ll.save_adapter(model, tmp_path)
     path = tmp_path / "adapter_model.safetensors"
     data = bytearray(path.read_bytes())

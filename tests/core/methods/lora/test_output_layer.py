@@ -8,9 +8,8 @@ from torch import nn
 
 import lora_lab as ll
 from lora_lab.errors import AdapterError, ConfigError
-from tests.core.checkpoint.test_peft import EXACT, assert_changed, config, peft_trained
 from tests.helpers.lora_outputs import outputs, stirred
-from tests.helpers.peft_files import peft_model
+from tests.helpers.peft_files import EXACT, assert_changed, peft_model, peft_trained, random_config
 from tests.helpers.tiny_models import tiny, tiny_inputs
 
 UNTIED = {"tie_word_embeddings": False}
@@ -27,7 +26,7 @@ def test_it_is_adapted_merged_and_read_by_peft(name, tmp_path):
     model = tiny(name, **UNTIED).double()
     batch, bare, twin = tiny_inputs(model), copy.deepcopy(model), copy.deepcopy(model)
     before = outputs(model, batch)
-    adapter = ll.attach(model, config(target_modules=["lm_head"]))
+    adapter = ll.attach(model, random_config(target_modules=["lm_head"]))
     stirred(adapter)
     assert [*adapter.sites] == ["lm_head"]
     y = outputs(model, batch)
@@ -47,7 +46,7 @@ def test_every_variant_reaches_peft(variant, tmp_path):
     model = tiny("llama", **UNTIED).double()
     batch, bare = tiny_inputs(model), copy.deepcopy(model)
     fields = {"target_modules": ["q", "lm_head"], **VARIANTS[variant]}
-    stirred(ll.attach(model, config(**fields)))
+    stirred(ll.attach(model, random_config(**fields)))
     y = outputs(model, batch)
     ll.save_adapter(model, tmp_path)
     torch.testing.assert_close(outputs(peft_model(bare, tmp_path), batch), y, **EXACT)
@@ -67,7 +66,7 @@ def test_what_peft_trains_there_is_loaded(targets, tmp_path):
 def test_it_is_not_among_all_linear_as_in_peft_and_has_no_cell_of_the_grid():
     found = ll.anatomy(tiny("llama", **UNTIED))
     assert "lm_head" not in {site.name for site in found.sites}
-    adapter = ll.attach(tiny("llama", **UNTIED), config(target_modules="all-linear"))
+    adapter = ll.attach(tiny("llama", **UNTIED), random_config(target_modules="all-linear"))
     assert "lm_head" not in adapter.sites
 
 
@@ -83,7 +82,11 @@ def test_its_price_is_r_times_in_plus_out_and_close_to_the_step():
 def test_loaders_without_patterns_get_it_too(tmp_path):
     model = tiny("llama", **UNTIED).double()
     batch, bare = tiny_inputs(model), copy.deepcopy(model)
-    stirred(ll.attach(model, config(target_modules=["q", "lm_head"], rank_pattern={"lm_head": 5})))
+    stirred(
+        ll.attach(
+            model, random_config(target_modules=["q", "lm_head"], rank_pattern={"lm_head": 5})
+        )
+    )
     y = outputs(model, batch)
     ll.export_uniform(model, tmp_path / "out")
     torch.testing.assert_close(outputs(peft_model(bare, tmp_path / "out"), batch), y, **EXACT)
@@ -93,9 +96,9 @@ def test_a_tied_one_is_refused_where_it_is_named_and_where_a_file_names_it(tmp_p
     tied = tiny("llama", tie_word_embeddings=True).double()
     peft_trained(tied, tmp_path, r=4, target_modules=["lm_head"])
     with pytest.raises(ConfigError, match=r"lm_head and model\.embed_tokens share one weight"):
-        ll.attach(tied, config(target_modules=["q", "lm_head"]))
+        ll.attach(tied, random_config(target_modules=["q", "lm_head"]))
     with pytest.raises(AdapterError, match="share one weight"):
         ll.load_adapter(tied, tmp_path)
     assert ll.attached(tied) == {}
     tied.lm_head.weight = nn.Parameter(tied.lm_head.weight.detach().clone())  # as the line says
-    ll.attach(tied, config(target_modules=["q", "lm_head"]))
+    ll.attach(tied, random_config(target_modules=["q", "lm_head"]))

@@ -10,9 +10,8 @@ import torch
 import lora_lab as ll
 from lora_lab.errors import ConfigError
 from lora_lab.methods.lora.targets import config_from_ranks, ranks
-from tests.core.checkpoint.test_peft import EXACT, assert_changed, peft_trained
 from tests.helpers.lora_outputs import outputs, stirred
-from tests.helpers.peft_files import peft_model, settings_of
+from tests.helpers.peft_files import EXACT, assert_changed, peft_model, peft_trained, settings_of
 from tests.helpers.tiny_models import tiny, tiny_inputs
 
 SMALL = {"r": 2, "lora_alpha": 6}
