@@ -45,11 +45,36 @@ def page(lab: JupyterLab, chromium: Browser) -> Iterator[Page]:
     lab.shut_down_kernels()
 
 
+@pytest.fixture(scope="module")
+def blank_pages(chromium: Browser) -> Callable[..., Page]:
+    """Return a maker of blank pages, each of a context of its own, where nothing is left behind."""
+
+    def make(**options: Any) -> Page:
+        context = chromium.new_context(**options)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        context.set_default_timeout(10_000)
+        return context.new_page()
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def resting_pages() -> list[Page]:
+    """Hold the pages that no test has; a new one would cost five times what a new document does."""
+    return []
+
+
 @pytest.fixture
-def esm_page(chromium: Browser) -> Iterator[Callable[..., EsmPage]]:
-    """Return a maker of pages; a page whose script failed fails the test."""
+def esm_page(
+    blank_pages: Callable[..., Page], resting_pages: list[Page]
+) -> Iterator[Callable[..., EsmPage]]:
+    """Return a maker of pages; a page whose script failed fails the test.
+
+    A page is a new document in a tab that other tests had before; a `touch` page is a new tab, and
+    so is a `fresh` one, for what outlives a document, as Playwright's clock does.
+    """
     made: list[EsmPage] = []
-    contexts = []
+    lent: list[Page] = []
 
     def make(
         panel: Any,
@@ -60,14 +85,16 @@ def esm_page(chromium: Browser) -> Iterator[Callable[..., EsmPage]]:
         height: int = 900,
         theme: str = "light",
         touch: bool = False,
+        fresh: bool = False,
     ) -> EsmPage:
-        context = chromium.new_context(
-            viewport={"width": width, "height": height}, has_touch=touch, is_mobile=touch
-        )
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        context.set_default_timeout(10_000)
-        contexts.append(context)
-        page = EsmPage(context.new_page(), *assets(panel, state))
+        size = {"width": width, "height": height}
+        if touch or fresh:
+            tab = blank_pages(viewport=size, has_touch=touch, is_mobile=touch)
+        else:
+            tab = resting_pages.pop() if resting_pages else blank_pages()
+            tab.set_viewport_size(size)
+            lent.append(tab)
+        page = EsmPage(tab, *assets(panel, state))
         page.theme(theme)
         for _ in range(views):
             page.add_view()
@@ -76,8 +103,12 @@ def esm_page(chromium: Browser) -> Iterator[Callable[..., EsmPage]]:
 
     yield make
     errors = [error for page in made for error in page.errors]
-    for context in contexts:
-        context.close()
+    for page in made:
+        if page.page in lent:
+            page.let_go()
+            resting_pages.append(page.page)
+        else:
+            page.page.context.close()
     assert not errors, errors
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserType, Locator, Page
+from playwright.sync_api import Browser, BrowserType, ConsoleMessage, Error, Locator, Page
 
 from lora_lab_widgets import panel as panels
 from tests.browser.chromium import LAUNCH_ARGS, MISSING, find
@@ -41,11 +41,8 @@ class EsmPage:
     def __init__(self, page: Page, esm: str, css: str, state: dict[str, Any]) -> None:
         self.page = page
         self.errors: list[str] = []
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on(
-            "console",
-            lambda line: self.errors.append(line.text) if line.type == "error" else None,
-        )
+        page.on("pageerror", self._failed)
+        page.on("console", self._said)
         page.route(
             BLANK,
             lambda route: route.fulfill(content_type="text/html", body=BLANK_HTML),
@@ -54,6 +51,22 @@ class EsmPage:
         page.add_style_tag(content=css)
         page.add_script_tag(content=FAKE_MODEL)
         page.evaluate("([esm, state]) => lab.start(esm, state)", [esm, state])
+
+    def _failed(self, error: Error) -> None:
+        self.errors.append(str(error))
+
+    def _said(self, line: ConsoleMessage) -> None:
+        if line.type == "error":
+            self.errors.append(line.text)
+
+    def let_go(self) -> None:
+        """Leave the page as another test may have it: nothing pressed, nobody listening."""
+        self.page.remove_listener("pageerror", self._failed)
+        self.page.remove_listener("console", self._said)
+        self.page.unroute_all()
+        self.page.emulate_media(color_scheme="light")
+        self.page.mouse.up()
+        self.page.mouse.move(0, 0)
 
     def add_view(self) -> Locator:
         """Render one more view at the page's end; return its element."""

@@ -132,7 +132,7 @@ def test_a_question_outlives_news_of_the_list(esm_page: Make) -> None:
 
 
 def test_a_question_that_is_not_answered_is_taken_back(esm_page: Make) -> None:
-    esm = esm_page(panel(), {"form": FORM}, views=0)
+    esm = esm_page(panel(), {"form": FORM}, views=0, fresh=True)
     esm.page.clock.install(time=0)
     esm.page.clock.pause_at(1_000)
     esm.add_view()

@@ -30,7 +30,7 @@ def timed(esm_page: Make) -> Make:
     """Return a maker of pages whose clock stands still until a test moves it."""
 
     def make(*args: Any, views: int = 1, **kwargs: Any) -> EsmPage:
-        esm = esm_page(*args, views=0, **kwargs)
+        esm = esm_page(*args, views=0, fresh=True, **kwargs)
         esm.page.clock.install(time=0)
         esm.page.clock.pause_at(60_000)
         for _ in range(views):
