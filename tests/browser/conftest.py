@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.esm import EsmPage, assets, launch
-from tests.browser.lab import JupyterLab
+from tests.browser.lab import JupyterLab, Notebook
 from tests.browser.rank_grid_page import Grid, grid
 
 # A kernel on a busy machine answers when it can; what has happened is seen at once all the same.
@@ -25,6 +25,29 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+class LabPages:
+    """A page at the lab, and the next one when that was closed."""
+
+    def __init__(self, chromium: Browser) -> None:
+        self._chromium = chromium
+        self._page: Page | None = None
+
+    def get(self) -> Page:
+        if self._page is None:
+            context = self._chromium.new_context()
+            context.set_default_timeout(30_000)
+            self._page = context.new_page()
+            # Leaving a notebook with a running kernel asks; a test never wants to stay.
+            self._page.on("dialog", lambda dialog: dialog.accept())
+        self._page.set_viewport_size({"width": 1400, "height": 1500})
+        return self._page
+
+    def close(self) -> None:
+        if self._page is not None:
+            self._page.context.close()
+        self._page = None
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
     """Return a JupyterLab of the module's own."""
@@ -32,17 +55,29 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
         yield lab
 
 
+@pytest.fixture(scope="module")
+def lab_pages(chromium: Browser) -> Iterator[LabPages]:
+    """Return the pages that a module's tests have at the lab, one after the other."""
+    pages = LabPages(chromium)
+    yield pages
+    pages.close()
+
+
 @pytest.fixture
-def page(lab: JupyterLab, chromium: Browser) -> Iterator[Page]:
-    """Return a page for the lab; its kernels end with the test."""
-    context = chromium.new_context(viewport={"width": 1400, "height": 1500})
-    context.set_default_timeout(30_000)
-    page = context.new_page()
-    # Leaving a notebook with a running kernel asks; a test never wants to stay.
-    page.on("dialog", lambda dialog: dialog.accept())
-    yield page
-    context.close()
+def fresh_kernel(lab: JupyterLab, lab_pages: LabPages) -> None:
+    """See to it that this test's page is the first that its kernel knows; ask before `page`."""
+    lab_pages.close()
     lab.shut_down_kernels()
+
+
+@pytest.fixture
+def page(lab: JupyterLab, lab_pages: LabPages) -> Iterator[Page]:
+    """Return a page for the lab: the last test's, with its kernel, if that left both at rest."""
+    page = lab_pages.get()
+    yield page
+    if not Notebook(page).clear():
+        lab_pages.close()
+        lab.shut_down_kernels()
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import nbformat
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, TimeoutError
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60
@@ -33,6 +32,16 @@ from tests.helpers.tiny_chat import tiny_chat_model
 from lora_lab_widgets import Workbench
 wb = Workbench(*tiny_chat_model(), max_steps={steps}, per_device_train_batch_size=4, max_length=96)
 wb"""
+_CLEAR = """\
+import ipywidgets
+bench = globals().pop("wb", None)
+if bench is not None and bench.run is not None:
+    bench.run.stop()
+    bench.run.wait(60)
+ipywidgets.Widget.close_all()
+del bench"""
+_PANEL = "window.jupyterapp?.shell?.currentWidget"
+_KERNEL = f"{_PANEL}?.sessionContext?.session?.kernel"
 _SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {
         "fetchNews": "false",
@@ -116,12 +125,12 @@ class JupyterLab:
         self._log.close()
 
     def open(self, page: Page, cells: Sequence[str], name: str = "test.ipynb") -> Notebook:
-        """Write a notebook of these cells and open it, kernel started."""
-        notebook = nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
-            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
-        )
-        nbformat.write(notebook, self.folder / name)
+        """Open a notebook of these cells, kernel started: in the one that the page shows, if any."""
+        shown = Notebook(page)
+        if shown.is_open():
+            shown.replace(cells)
+            return shown
+        (self.folder / name).write_text(json.dumps(_notebook(cells)), encoding="utf-8")
         return self.visit(page, name)
 
     def visit(self, page: Page, name: str) -> Notebook:
@@ -159,13 +168,45 @@ class Notebook:
     def wait_until_ready(self, seconds: float = 60) -> None:
         """Wait until the notebook is shown and its kernel is idle."""
         self.page.wait_for_function(
-            """() => {
-                const panel = window.jupyterapp?.shell?.currentWidget;
-                const kernel = panel?.sessionContext?.session?.kernel;
-                return panel?.content?.widgets?.length && kernel?.status === "idle";
-            }""",
+            f"() => {_PANEL}?.content?.widgets?.length && {_KERNEL}?.status === 'idle'",
             timeout=seconds * 1000,
         )
+
+    def replace(self, cells: Sequence[str]) -> None:
+        """Put these cells in the place of all that the notebook has; its kernel stays as it is."""
+        change = f"cells => {_PANEL}.context.model.fromJSON(cells)"
+        self.page.evaluate(change, _notebook(cells))
+
+    def restart(self) -> None:
+        """Restart the kernel, and wait until it is there again."""
+        self.page.evaluate(f"() => {_KERNEL}.restart()")
+        self.wait_until_ready()
+
+    def is_open(self) -> bool:
+        """Return whether the page is there and shows a notebook."""
+        return not self.page.is_closed() and self.page.evaluate(f"() => Boolean({_PANEL})")
+
+    def clear(self) -> bool:
+        """End the kernel's run and take its widgets away; return whether that was possible.
+
+        A kernel that has shown a workbench has imported what takes it seconds, and a page that
+        shows a notebook has loaded JupyterLab: the next test may have both.
+        """
+        if not self.is_open():
+            return False
+        try:
+            self.wait_until_ready(20)
+        except TimeoutError:  # a failed test's cell is still at work
+            return False
+        said = self.page.evaluate(
+            f"""async code => {{
+                const asked = {_KERNEL}.requestExecute({{code, silent: true}});
+                return (await asked.done).content.status;
+            }}""",
+            _CLEAR,
+        )
+        self.replace([""])
+        return bool(said == "ok")
 
     def run(self, index: int, seconds: float = 60) -> None:
         """Run a cell and wait until it has ended."""
@@ -222,6 +263,17 @@ class Notebook:
     def cell(self, index: int) -> Locator:
         """Return the cell's element."""
         return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
+
+
+def _notebook(cells: Sequence[str]) -> dict[str, Any]:
+    """Return a notebook of code cells, as its file has it."""
+    empty = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
+    return {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        "cells": [{**empty, "id": f"cell-{i}", "source": cell} for i, cell in enumerate(cells)],
+    }
 
 
 def _free_port() -> int:

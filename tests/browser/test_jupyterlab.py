@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.lab import JupyterLab, Notebook, busy_until, small_bench
+from tests.helpers.tiny_run import until
 
 REAL = """\
 from lora_lab_widgets import Workbench
@@ -18,8 +19,8 @@ wb = Workbench("smollm2-135m", learning_rate=3e-3, **few)
 wb"""
 
 
-def show(lab: JupyterLab, page: Page, *cells: str, steps: int = 400, name: str) -> Notebook:
-    notebook = lab.open(page, [small_bench(steps), *cells], f"{name}.ipynb")
+def show(lab: JupyterLab, page: Page, *cells: str, steps: int = 400) -> Notebook:
+    notebook = lab.open(page, [small_bench(steps), *cells])
     notebook.run(0, seconds=120)
     expect(page.locator(".ll-workbench").first).to_be_visible()
     return notebook
@@ -34,6 +35,30 @@ def wait_for_state(page: Page, *wanted: str, seconds: float = 60) -> None:
 
 def button(page: Page, name: str):
     return page.locator(".ll-workbench").first.get_by_role("button", name=name)
+
+
+@pytest.mark.browser
+@pytest.mark.usefixtures("fresh_kernel")
+def test_the_panel_lives_from_the_first_after_run_all(lab, page):
+    """The next cell is at work before the page has said a word; ipykernel must not mind."""
+    cells = [
+        small_bench(100_000),
+        "wb.start(); wb.run.result(); print(wb.run.snapshot.step, wb.delta_w.selected)",
+    ]
+    notebook = lab.open(page, cells)
+    notebook.start_all()
+    wait_for_state(page, "running", seconds=120)
+    live_on(page)
+    assert not notebook.outputs(1), "the cell waits for the run"
+    expect(page.locator(".ll-delta-spectrum .js-plotly-plot").first).to_be_visible()
+    page.locator(".widget-dropdown select").first.select_option("layer 1 · v")
+    expect(page.locator(".ll-map-caption").first).to_contain_text("layer 1 · v")
+    button(page, "Stop").click()
+    wait_for_state(page, "done")
+    notebook.wait_for(1)
+    step, site = notebook.output(1).split()
+    assert 0 < int(step) < 100_000
+    assert site == "model.layers.1.self_attn.v_proj", "chosen while the cell was at work"
 
 
 @pytest.mark.browser
@@ -56,7 +81,7 @@ print(json.dumps({{
     "apart": float((ours - theirs).abs().max()), "moved": float((ours - bare).abs().max()),
     "losses": [loss for _, loss in wb.run.losses], "ranks": len(wb.grid.ranks),
     "down": wb.config.to_dict()["rank_pattern"], "metrics": wb.run.result().metrics}}))"""
-    notebook = lab.open(page, [REAL, check], "real.ipynb")
+    notebook = lab.open(page, [REAL, check])
     notebook.run(0, seconds=600)
     grid = page.get_by_role("grid").first
     before = page.locator(".ll-savings").first.inner_text()
@@ -80,7 +105,7 @@ print(json.dumps({{
 
 @pytest.mark.browser
 def test_a_busy_cell_runs_and_stop_still_stops(lab, page):
-    notebook = show(lab, page, busy_until("stopped"), name="busy", steps=100_000)
+    notebook = show(lab, page, busy_until("stopped"), steps=100_000)
     button(page, "Start").click()
     wait_for_state(page, "running")
     wait_for_step(page, 1)
@@ -99,31 +124,8 @@ def test_a_busy_cell_runs_and_stop_still_stops(lab, page):
 
 
 @pytest.mark.browser
-def test_the_panel_lives_from_the_first_after_run_all(lab, page):
-    """The next cell is at work before the page has said a word; ipykernel must not mind."""
-    cells = [
-        small_bench(100_000),
-        "wb.start(); wb.run.result(); print(wb.run.snapshot.step, wb.delta_w.selected)",
-    ]
-    notebook = lab.open(page, cells, "all.ipynb")
-    notebook.start_all()
-    wait_for_state(page, "running", seconds=120)
-    live_on(page)
-    assert not notebook.outputs(1), "the cell waits for the run"
-    expect(page.locator(".ll-delta-spectrum .js-plotly-plot").first).to_be_visible()
-    page.locator(".widget-dropdown select").first.select_option("layer 1 · v")
-    expect(page.locator(".ll-map-caption").first).to_contain_text("layer 1 · v")
-    button(page, "Stop").click()
-    wait_for_state(page, "done")
-    notebook.wait_for(1)
-    step, site = notebook.output(1).split()
-    assert 0 < int(step) < 100_000
-    assert site == "model.layers.1.self_attn.v_proj", "chosen while the cell was at work"
-
-
-@pytest.mark.browser
 def test_shown_twice_and_after_a_reload_every_view_says_the_same(lab, page):
-    notebook = show(lab, page, "wb", "wb.grid.ranks == {}, str(wb.run.state)", name="twice")
+    notebook = show(lab, page, "wb", steps=100_000)
     notebook.run(1)
     expect(page.locator(".ll-workbench")).to_have_count(2)
     button(page, "clear").click()
@@ -139,34 +141,18 @@ def test_shown_twice_and_after_a_reload_every_view_says_the_same(lab, page):
     page.reload()
     notebook.wait_until_ready()
     expect(page.locator(".ll-workbench").first).to_be_visible(timeout=60_000)
-    wait_for_state(page, "running", "done")
-    wait_for_state(page, "done", seconds=120)
-
-
-@pytest.mark.browser
-def test_closing_the_page_stalls_nothing(lab, page, chromium):
-    notebook = show(lab, page, "wb.run.snapshot.step", name="closed", steps=100_000)
-    button(page, "Start").click()
     wait_for_state(page, "running")
-    context = chromium.new_context(viewport={"width": 1400, "height": 1300})
-    wait_for_step(page, 1)
-    page.close()
-    time.sleep(3)
-    other = context.new_page()
-    other.on("dialog", lambda dialog: dialog.accept())
-    notebook = lab.visit(other, "closed.ipynb")
-    notebook.run(1)
-    early = int(notebook.output(1))
-    time.sleep(2)
-    notebook.run(1)
-    assert int(notebook.output(1)) > early > 0
-    context.close()
+    live_on(page)
+    button(page, "Stop").click()
+    wait_for_state(page, "done")
+    for state in states.all():
+        expect(state).to_have_attribute("data-ll-state", "done")
 
 
 @pytest.mark.browser
 def test_another_method_one_drop_down(lab, page):
     """BitFit on a model without biases: refused at once, mended, trained; then AdaLoRA's ranks."""
-    notebook = show(lab, page, "wb.config, wb.run.adapter.method", name="methods", steps=12)
+    notebook = show(lab, page, "wb.config, wb.run.adapter.method", steps=12)
     chooser = page.get_by_role("combobox", name="method").first
     line = page.locator(".ll-method-line").first
     chooser.select_option("BitFit")
@@ -192,7 +178,7 @@ def test_another_method_one_drop_down(lab, page):
 
 @pytest.mark.browser
 def test_settings_that_cannot_work_are_said_in_the_strip(lab, page):
-    show(lab, page, name="bad")
+    show(lab, page)
     button(page, "clear").click()
     button(page, "Start").click()
     strip = page.locator(".ll-workbench").first.get_by_role("alert").filter(has_text="rank")
@@ -203,7 +189,7 @@ def test_settings_that_cannot_work_are_said_in_the_strip(lab, page):
 def test_start_trains_what_the_page_shows_also_beside_a_busy_cell(lab, page):
     """What was painted may wait for a busy kernel; Start brings it along."""
     trained = "wb.run.config.r, wb.run.config.target_modules, wb.grid.summary()"
-    notebook = show(lab, page, busy_until("trained"), trained, name="painted")
+    notebook = show(lab, page, busy_until("trained"), trained)
     notebook.start(1)
     expect(notebook.cell(1)).to_contain_text("[*]")
     button(page, "clear").click()
@@ -223,7 +209,7 @@ def test_start_trains_what_the_page_shows_also_beside_a_busy_cell(lab, page):
 
 @pytest.mark.browser
 def test_base_and_adapted_answers_stand_side_by_side(lab, page):
-    notebook = show(lab, page, "wb.try_it.answers", name="try", steps=30)
+    notebook = show(lab, page, "wb.try_it.answers", steps=30)
     button(page, "Start").click()
     wait_for_state(page, "done", seconds=120)
     page.get_by_role("button", name="Compare").first.click()
@@ -240,9 +226,9 @@ def test_base_and_adapted_answers_stand_side_by_side(lab, page):
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1000, 600])
 def test_nothing_is_wider_than_its_place(lab, page, width):
-    show(lab, page, name=f"wide{width}")
+    show(lab, page)
     page.set_viewport_size({"width": width + 60, "height": 1000})
-    page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
+    page.evaluate("jupyterapp.shell.collapseLeft()")
     page.wait_for_timeout(1_000)
     overflow = page.evaluate(
         """() => {
@@ -256,6 +242,34 @@ def test_nothing_is_wider_than_its_place(lab, page, width):
         }"""
     )
     assert overflow == []
+
+
+@pytest.mark.browser
+def test_closing_the_page_stalls_nothing(lab, page, chromium):
+    notebook = show(lab, page, "wb.run.snapshot.step, wb.run.id", steps=100_000)
+    button(page, "Start").click()
+    wait_for_state(page, "running")
+    wait_for_step(page, 1)
+    run = page.locator(".ll-run-foot .ll-run-id").first.inner_text()
+    notebook.save()
+    page.close()
+    closed = steps_on_disk(lab, run)
+    until(lambda: steps_on_disk(lab, run) > closed + 20)
+    context = chromium.new_context(viewport={"width": 1400, "height": 1300})
+    other = context.new_page()
+    other.on("dialog", lambda dialog: dialog.accept())
+    notebook = lab.visit(other, "test.ipynb")
+    opened = steps_on_disk(lab, run)
+    until(lambda: steps_on_disk(lab, run) > opened + 20)
+    notebook.run(1)
+    step, seen = eval(notebook.output(1))
+    assert step > opened + 20
+    assert seen == run
+    context.close()
+
+
+def steps_on_disk(lab: JupyterLab, run: str) -> int:
+    return len((lab.folder / "runs" / run / "metrics.jsonl").read_text().splitlines())
 
 
 def wait_for_step(page: Page, step: int, seconds: float = 60) -> None:

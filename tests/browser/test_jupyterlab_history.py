@@ -28,8 +28,8 @@ wb = Workbench(lm, task=task, max_steps=4, per_device_train_batch_size=2, max_le
 wb"""
 
 
-def show(page: Page, lab: JupyterLab, *cells: str, name: str) -> Notebook:
-    notebook = lab.open(page, list(cells), f"{name}.ipynb")
+def show(page: Page, lab: JupyterLab, *cells: str) -> Notebook:
+    notebook = lab.open(page, list(cells))
     notebook.run(0, seconds=120)
     expect(page.locator(".ll-workbench")).to_be_visible()
     return notebook
@@ -48,18 +48,13 @@ def state(page: Page, wanted: str) -> None:
     expect(page.locator(f".ll-run[data-ll-state={wanted}]")).to_be_visible(timeout=60_000)
 
 
-def restart(page: Page, notebook: Notebook) -> None:
-    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
-    notebook.wait_until_ready()
-
-
 def step(page: Page) -> int:
     return int(page.locator(".ll-run").get_attribute("data-ll-step") or 0)
 
 
 def test_a_run_outlives_its_kernel_and_goes_on(lab: JupyterLab, page: Page) -> None:
     bench = small_bench(100_000)
-    notebook = show(page, lab, bench, "wb.run.id, wb.run.snapshot.step", name="restart")
+    notebook = show(page, lab, bench, "wb.run.id, wb.run.snapshot.step")
     button(page, "Start").click()
     expect(page.locator(".ll-run")).to_have_attribute(
         "data-ll-step", re.compile(r"[1-9]"), timeout=60_000
@@ -75,7 +70,7 @@ def test_a_run_outlives_its_kernel_and_goes_on(lab: JupyterLab, page: Page) -> N
         "data-ll-step", re.compile(r"[1-9]"), timeout=60_000
     )
     cut = page.locator(".ll-run-foot .ll-run-id").inner_text()
-    restart(page, notebook)
+    notebook.restart()
     notebook.run(0, seconds=120)
     open_history(page)
     rows = page.locator(".ll-past-row[data-run]")
@@ -111,7 +106,7 @@ def test_a_run_outlives_its_kernel_and_goes_on(lab: JupyterLab, page: Page) -> N
 def test_what_comes_from_outside_is_text_everywhere(lab: JupyterLab, page: Page) -> None:
     bench = EVIL_BENCH.format(here=str(ROOT))
     fallback = "from IPython.display import HTML; HTML(wb.fallback_html())"
-    notebook = show(page, lab, bench, fallback, "wb.panel.settings['task']", name="evil")
+    notebook = show(page, lab, bench, fallback, "wb.panel.settings['task']")
     expect(page.locator(".ll-header, .ll-workbench").first).to_contain_text(EVIL_NAME)
     button(page, "Start").click()
     state(page, "done")

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.browser
 VIEWS = ("Spectrum", "Subspaces", "Amplification", "Over steps", "Intruders", "Sweep", "Capacity")
 
 
-def trained(lab: JupyterLab, page: Page, *cells: str, name: str, steps: int = 12) -> Notebook:
-    notebook = lab.open(page, [small_bench(steps), *cells], f"{name}.ipynb")
+def trained(lab: JupyterLab, page: Page, *cells: str, steps: int = 12) -> Notebook:
+    notebook = lab.open(page, [small_bench(steps), *cells])
     notebook.run(0, seconds=120)
     page.locator(".ll-workbench").get_by_role("button", name="Start").click()
     if steps < 100:
@@ -38,7 +38,7 @@ def show(page: Page, title: str) -> None:
 def test_every_view_draws_and_nothing_complains(lab: JupyterLab, page: Page) -> None:
     errors: list[str] = []
     page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
-    trained(lab, page, name="views")
+    trained(lab, page)
     assert figure(page).count() == 0, "closed until asked for"
     page.get_by_role("button", name="Open the analysis").click()
     said, last = page.locator(".ll-lab-words"), ""
@@ -58,7 +58,7 @@ def test_every_view_draws_and_nothing_complains(lab: JupyterLab, page: Page) -> 
 
 
 def test_it_works_beside_a_busy_cell(lab: JupyterLab, page: Page) -> None:
-    notebook = trained(lab, page, busy_until("looked"), name="busy")
+    notebook = trained(lab, page, busy_until("looked"))
     notebook.start(1)
     page.wait_for_timeout(500)
     page.get_by_role("button", name="Open the analysis").click()
@@ -74,7 +74,7 @@ def test_it_works_beside_a_busy_cell(lab: JupyterLab, page: Page) -> None:
 
 
 def test_maps_move_while_it_trains(lab: JupyterLab, page: Page) -> None:
-    trained(lab, page, name="live", steps=100_000)
+    trained(lab, page, steps=100_000)
     expect(page.locator(".ll-delta-spectrum .js-plotly-plot")).to_be_visible(timeout=60_000)
     page.get_by_role("button", name="Open the analysis").click()
     show(page, "Over steps")
@@ -87,9 +87,9 @@ def test_maps_move_while_it_trains(lab: JupyterLab, page: Page) -> None:
 
 @pytest.mark.parametrize("width", [1000, 600])
 def test_nothing_is_wider_than_its_place(lab: JupyterLab, page: Page, width: int) -> None:
-    trained(lab, page, name=f"wide{width}")
+    trained(lab, page)
     page.set_viewport_size({"width": width + 60, "height": 1200})
-    page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
+    page.evaluate("jupyterapp.shell.collapseLeft()")
     page.get_by_role("button", name="Open the analysis").click()
     for title in ("Subspaces", "Intruders"):
         show(page, title)
