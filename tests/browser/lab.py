@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from playwright.sync_api import Locator, Page, TimeoutError
+from playwright.sync_api import Error, Locator, Page
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60
@@ -125,7 +125,7 @@ class JupyterLab:
         self._log.close()
 
     def open(self, page: Page, cells: Sequence[str], name: str = "test.ipynb") -> Notebook:
-        """Open a notebook of these cells, kernel started: in the one that the page shows, if any."""
+        """Open these cells, kernel started: in the notebook that the page shows, or a new one."""
         shown = Notebook(page)
         if shown.is_open():
             shown.replace(cells)
@@ -196,7 +196,7 @@ class Notebook:
             return False
         try:
             self.wait_until_ready(20)
-        except TimeoutError:  # a failed test's cell is still at work
+        except Error:  # a failed test's cell is still at work
             return False
         said = self.page.evaluate(
             f"""async code => {{
