@@ -51,7 +51,7 @@ def save_method(
     }
     settings = {
         "peft_type": method.peft.type,
-        "task_type": task_type(model, weights),
+        "task_type": adapter.config.task_type or task_type(model, weights),
         "base_model_name_or_path": origin(getattr(model, "config", None)) or None,
         "revision": None,
         "inference_mode": True,

@@ -27,7 +27,7 @@ from lora_lab.methods.lora.layers import AdaptedLayer, adapt, unadapt
 from lora_lab.methods.lora.own_forward import base_forward, hold_weight, home, refuse_offloaded
 from lora_lab.methods.lora.quantized import dequantized, plain_layer
 from lora_lab.methods.lora.read_past import read_past
-from lora_lab.methods.modules_to_save import ModulesToSave
+from lora_lab.methods.modules_to_save import ModulesToSave, task_heads
 
 
 class LayerUpdate(nn.Module):
@@ -41,7 +41,13 @@ class LayerUpdate(nn.Module):
 
     def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
         """Return what the layer answers with, (..., out)."""
-        return self.after(base_forward(layer, self.before(x)))
+        y = base_forward(layer, self.before(x))
+        if not isinstance(y, Tensor):
+            raise AdapterError(
+                f"{self.site.module} returns a {type(y).__name__}, not one tensor; leave it out of "
+                "target_modules"
+            )
+        return self.after(y)
 
     def before(self, x: Tensor) -> Tensor:
         """Return what the layer reads in place of x (..., in)."""
@@ -85,7 +91,8 @@ class LayerAdapter(Adapter):
 
     def __init__(self, model: nn.Module, config: Any, name: str) -> None:
         self.method, self.name, self.config, self.model = config.method, name, config, model
-        self.saved = ModulesToSave(model, config.modules_to_save or ())
+        heads = task_heads(model, config.task_type)
+        self.saved = ModulesToSave(model, (*(config.modules_to_save or ()), *heads))
         found = anatomy(model)
         by_path = dict(modules_within(model, every_name=True))
         targets = {
@@ -103,6 +110,8 @@ class LayerAdapter(Adapter):
             *layer_claims(found, self.layers),
             *(key for key, _ in self.saved.state()),
         }
+        for parameter in [*self.parameters()] if config.inference_mode else ():
+            parameter.requires_grad_(False)
 
     @abstractmethod
     def updates(
@@ -147,12 +156,12 @@ class LayerAdapter(Adapter):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield what the layers learn, then modules trained whole."""
-        yield from (parameter for _, parameter in self.learned())
-        yield from self.saved.parameters()
+        every = (*(parameter for _, parameter in self.learned()), *self.saved.parameters())
+        yield from (parameter for parameter in every if parameter.requires_grad)
 
     def parameters_by_location(self) -> dict[str, Sequence[nn.Parameter]]:
         """Return {site or layer: what is learned there}."""
-        return {place: [parameter] for place, parameter in self.learned()}
+        return {place: [p for p in (own,) if p.requires_grad] for place, own in self.learned()}
 
     def state(self) -> dict[str, Tensor]:
         """Return what is learned by "place.key", and modules trained whole."""

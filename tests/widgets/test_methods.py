@@ -35,7 +35,7 @@ CONFIGS: dict[str, Any] = {
     "AdaLoRA": AdaLoraConfig(
         target_r=2, init_r=5, tinit=1, tfinal=1, deltaT=2, beta1=0.5, target_modules=["v", "up"]
     ),
-    "IA3": IA3Config(["k", "up"], ["up"]),
+    "IA3": IA3Config(["k", "up"], feedforward_modules=["up"]),
     "OFT": OFTConfig(oft_block_size=8, module_dropout=0.25, target_modules=["k", "up"], coft=True),
     "FT": FullConfig(),
     "FT-Top2": FullConfig(top_layers=3),

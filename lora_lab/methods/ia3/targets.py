@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lora_lab.errors import ConfigError
 from lora_lab.methods.ia3.config import IA3Config
-from lora_lab.methods.lora.targets import select
+from lora_lab.methods.lora.targets import select, within
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy, Site
@@ -38,7 +38,7 @@ def resolve_vectors(anatomy: Anatomy, config: IA3Config) -> tuple[Vector, ...]:
     Raises:
         ConfigError: a target that matches nothing or that IA3 has no vector for.
     """
-    sites = select(anatomy, config.target_modules)
+    sites = within(select(anatomy, config.target_modules), config)
     scaled = _feedforward(anatomy, config, sites)
     vectors: dict[str, list[Vector]] = {}
     for site in sites:

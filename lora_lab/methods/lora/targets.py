@@ -48,7 +48,7 @@ def resolve_targets(anatomy: Anatomy, config: LoraConfig) -> tuple[TargetSpec, .
         ConfigError: when a target or a pattern matches nothing (it lists what would have), or a
             rank exceeds min(out, in) of a site that was named.
     """
-    sites = _within(select(anatomy, config.target_modules), config)
+    sites = within(select(anatomy, config.target_modules), config)
     ranks = _by_pattern("rank_pattern", config.rank_pattern, sites, config.r)
     alphas = _by_pattern("alpha_pattern", config.alpha_pattern, sites, float(config.lora_alpha))
     limits = [min(site.in_features, site.out_features) for site in sites]
@@ -130,8 +130,13 @@ def select(anatomy: Anatomy, targets: Sequence[str] | str) -> tuple[Site, ...]:
     return tuple(site for site in every if site.name in chosen)
 
 
-def _within(sites: Sequence[Site], config: LoraConfig) -> tuple[Site, ...]:
+def within(sites: Sequence[Site], config: Any) -> tuple[Site, ...]:
     """Return the sites that `exclude_modules` and `layers_to_transform` leave (PEFT's rules).
+
+    Args:
+        sites: the targets.
+        config: that has the former, and if its method has them, `layers_to_transform` and
+            `layers_pattern`.
 
     Raises:
         ConfigError: they leave none.
@@ -151,7 +156,7 @@ def _within(sites: Sequence[Site], config: LoraConfig) -> tuple[Site, ...]:
         sites = left
         if not sites:
             raise ConfigError(f"exclude_modules {excluded!r} excludes every target; name fewer")
-    if config.layers_to_transform is not None:
+    if getattr(config, "layers_to_transform", None) is not None:
         numbers = {site.name: _block_number(site, config.layers_pattern) for site in sites}
         exact = config.target_modules  # a whole path is a target in whatever block it is
         wanted: Any = config.layers_to_transform

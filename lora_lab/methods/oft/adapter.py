@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import AdapterError
 from lora_lab.methods.layer_update import LayerAdapter, LayerUpdate, master, note
-from lora_lab.methods.oft.config import OFTConfig
+from lora_lab.methods.oft.config import OF_THE_MODEL, OFTConfig
 from lora_lab.methods.oft.targets import Rotation, resolve_rotations
 
-_OWN = ("target_modules", "fan_in_fan_out", "init_weights", "modules_to_save")
 _PEFT = "0.18.0"  # the first version with this form
 
 
@@ -105,7 +104,7 @@ class OFTAdapter(LayerAdapter):
         """Return PEFT's settings and {module path: entries}; None with a Conv1D: PEFT has none."""
         if any(update.site.transposed for _, update in self.layers.values()):
             return None
-        own = (f.name for f in fields(self.config) if f.name not in _OWN)
+        own = (f.name for f in fields(self.config) if f.name not in OF_THE_MODEL)
         settings = {name: getattr(self.config, name) for name in own}
         settings |= {"init_weights": True, "fan_in_fan_out": False, "peft_version": _PEFT}
         return settings, dict(self.learned())

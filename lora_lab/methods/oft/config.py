@@ -7,11 +7,12 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.config import MethodConfig, need_count, need_positive, need_share
+from lora_lab.methods.config import need_count, need_positive, need_share
+from lora_lab.methods.layer_config import LayerConfig, as_names
 
 
 @dataclass(frozen=True)
-class OFTConfig(MethodConfig):
+class OFTConfig(LayerConfig):
     """OFT: W = W₀Rᵀ with R block-diagonal and orthogonal, or near to it (Qiu et al., 2023).
 
     R is Cayley's transform of skew-symmetric blocks Q, which are learned and start at zero.
@@ -22,11 +23,11 @@ class OFTConfig(MethodConfig):
             nearest number that does is taken there, as PEFT does, with a warning.
         module_dropout: share of the blocks that are the identity in a training step. PEFT 0.21 has
             the field and does nothing with it.
-        target_modules: as in `LoraConfig`; of a fused matrix all slices, since they read one input.
-        fan_in_fan_out: PEFT's field; a layer tells itself how its weight is stored.
+        target_modules: of a fused matrix all slices, since they read one input; see `LayerConfig`
+            for this and the other fields that methods share.
         bias: PEFT's field; only "none" is supported.
         init_weights: True: Q zero, so that nothing changes; False: at random (for tests).
-        modules_to_save: modules that are trained whole; see `LoraConfig`.
+        layers_to_transform, layers_pattern: as in `LoraConfig`.
         coft: keep ‖Q‖_F of every block below eps/√blocks, so that R stays near to the identity.
         eps: see `coft`.
         block_share: one block for all of a matrix.
@@ -38,11 +39,10 @@ class OFTConfig(MethodConfig):
     r: int = 0
     oft_block_size: int = 32
     module_dropout: float = 0.0
-    target_modules: Sequence[str] | str = ("q", "v")
-    fan_in_fan_out: bool = False
     bias: Literal["none"] = "none"
     init_weights: bool = True
-    modules_to_save: Sequence[str] | None = None
+    layers_to_transform: Sequence[int] | int | None = None
+    layers_pattern: Sequence[str] | str | None = None
     coft: bool = False
     eps: float = 6e-5
     block_share: bool = False
@@ -50,16 +50,14 @@ class OFTConfig(MethodConfig):
     num_cayley_neumann_terms: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("target_modules", "modules_to_save"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                object.__setattr__(self, name, tuple(value))
-        if not self.target_modules:
-            raise ConfigError('target_modules is empty; name at least one, such as ["q", "v"]')
-        if isinstance(saved := self.modules_to_save, str):
-            raise ConfigError(f"modules_to_save is {saved!r}; it must be a list: [{saved!r}]")
-        if not saved:
-            object.__setattr__(self, "modules_to_save", None)
+        super().__post_init__()
+        layers = self.layers_to_transform
+        object.__setattr__(
+            self, "layers_to_transform", (layers,) if isinstance(layers, int) else as_names(layers)
+        )
+        object.__setattr__(self, "layers_pattern", as_names(self.layers_pattern))
+        if self.layers_pattern and layers is None:
+            raise ConfigError("layers_pattern says whose layers; give layers_to_transform too")
         need_count("r", self.r, least=0)
         need_count("oft_block_size", self.oft_block_size, least=0)
         if bool(self.r) == bool(self.oft_block_size):
@@ -82,6 +80,13 @@ class OFTConfig(MethodConfig):
         return "OFT"
 
 
+# What a file says of the model that it was made on; the tensors' names say which layers.
+OF_THE_MODEL = (
+    *(f.name for f in fields(LayerConfig)),
+    *("layers_to_transform", "layers_pattern"),
+)
+
+
 def from_peft(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> OFTConfig:
     """Return the config of an adapter in PEFT's format.
 
@@ -92,10 +97,9 @@ def from_peft(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     Raises:
         ConfigError: it is of a PEFT that had another transform.
     """
-    config = OFTConfig.from_dict(
-        {f.name: settings[f.name] for f in fields(OFTConfig) if settings.get(f.name) is not None}
-        | {"target_modules": tuple(shapes), "init_weights": True}
-    )
+    own = [f.name for f in fields(OFTConfig) if f.name not in OF_THE_MODEL]
+    given = {name: settings[name] for name in own if settings.get(name) is not None}
+    config = OFTConfig.from_dict(given | {"target_modules": tuple(shapes), "init_weights": True})
     version = str(settings.get("peft_version") or "0").partition("@")[0].split(".")
     if config.use_cayley_neumann and [int(n) for n in version[:2] if n.isdecimal()] < [0, 18]:
         raise ConfigError(

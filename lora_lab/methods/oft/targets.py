@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.lora.targets import select
+from lora_lab.methods.lora.targets import select, within
 from lora_lab.methods.oft.config import OFTConfig
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def resolve_rotations(anatomy: Anatomy, config: OFTConfig) -> tuple[Rotation, ..
     Raises:
         ConfigError: a target that matches nothing or that OFT cannot rotate.
     """
-    sites = select(anatomy, config.target_modules)
+    sites = within(select(anatomy, config.target_modules), config)
     chosen = {site.name for site in sites}
     rotations: dict[str, Rotation] = {}
     for site in sites:

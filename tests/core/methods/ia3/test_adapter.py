@@ -13,6 +13,7 @@ import lora_lab as ll
 from lora_lab.errors import AdapterError, ConfigError
 from tests.helpers.peft_files import peft_model, settings_of, tensors_of
 from tests.helpers.quantized_layers import quantized
+from tests.helpers.tiny_classes import tiny_classifier
 from tests.helpers.tiny_models import tiny
 
 IDS = torch.arange(12).view(2, 6) + 3
@@ -248,3 +249,38 @@ def test_a_file_that_does_not_fit_is_refused_and_nothing_changes(damage, line, t
     with pytest.raises(AdapterError, match=line):
         ll.load_adapter(other, tmp_path)
     assert not ll.attached(other)
+
+
+def test_a_call_written_for_peft_needs_only_its_import_changed(tmp_path):
+    """The task's head is trained whole, what is excluded is left alone, as PEFT does it."""
+    given = {
+        "task_type": peft.TaskType.SEQ_CLS,
+        "inference_mode": False,
+        "target_modules": ["key", "value", "output.dense"],
+        "exclude_modules": ["attention.output.dense"],
+        "feedforward_modules": ["output.dense"],
+        "fan_in_fan_out": False,
+    }
+    model = tiny_classifier("bert").model
+    base = copy.deepcopy(model)
+    adapter = ll.attach(model, ll.IA3Config(**given))
+    theirs = peft.get_peft_model(copy.deepcopy(base), peft.IA3Config(**given))
+    assert adapter.trainable == theirs.get_nb_trainable_parameters()[0]
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(torch.randn_like(parameter) / 20)
+    ll.save_adapter(model, tmp_path)
+    tuned = logits(model)
+    torch.testing.assert_close(logits(peft_model(base, tmp_path)), tuned, rtol=1e-5, atol=1e-5)
+    other = tiny_classifier("bert").model
+    ll.load_adapter(other, tmp_path)
+    assert torch.equal(logits(other), tuned)
+
+
+def test_for_inference_nothing_is_trained():
+    model = tiny("llama")
+    adapter = ll.attach(model, RANDOM.replace(inference_mode=True))
+    assert adapter.trainable == 0
+    assert not any(p.requires_grad for p in model.parameters())
+    with pytest.raises(ConfigError, match="inference_mode=True trains nothing"):
+        adapter.config.check_steps(3)

@@ -236,3 +236,21 @@ def test_a_file_of_an_older_peft_or_another_base_is_refused(tmp_path):
         with pytest.raises(AdapterError, match=line):
             ll.load_adapter(other, tmp_path)
         assert not ll.attached(other)
+
+
+def test_blocks_and_layers_that_are_left_out_are_pefts():
+    given = {
+        "oft_block_size": 8,
+        "target_modules": ["q_proj", "v_proj", "down_proj"],
+        "exclude_modules": ["v_proj"],
+        "layers_to_transform": 1,
+        "task_type": "CAUSAL_LM",
+    }
+    model = tiny("llama")
+    theirs = peft.get_peft_model(copy.deepcopy(model), peft.OFTConfig(**given))
+    adapter = ll.attach(model, ll.OFTConfig(**given))
+    assert list(adapter.layers) == [
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.1.mlp.down_proj",
+    ]
+    assert adapter.trainable == theirs.get_nb_trainable_parameters()[0]
