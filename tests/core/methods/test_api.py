@@ -303,7 +303,8 @@ def test_what_was_merged_for_good_is_a_plain_model_that_is_adapted_anew(leave):
     batch = tiny_inputs(model)
     model.model.norm.weight.requires_grad_(False)
     flags = [p.requires_grad for p in model.parameters()]
-    built = built_by_hand(model, ll.attach(model, everything()))
+    bare = copy.deepcopy(model)
+    built = built_by_hand(bare, ll.attach(model, everything()))
     ll.merge(model, keep_original=False)
     if leave is ll.detach:
         with pytest.warns(UserWarning, match="the weights stay W₀ \\+ ΔW"):
