@@ -40,6 +40,7 @@ from .methods.full.config import BitFitConfig as BitFitConfig
 from .methods.full.config import FullConfig as FullConfig
 from .methods.head.config import HeadConfig as HeadConfig
 from .methods.ia3.config import IA3Config as IA3Config
+from .methods.lora.backward_passes import twice_differentiable as twice_differentiable
 from .methods.lora.combine import combine as combine
 from .methods.lora.config import LoraConfig as LoraConfig
 from .methods.lora.corda import CordaConfig as CordaConfig

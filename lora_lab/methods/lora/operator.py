@@ -20,17 +20,20 @@ Shapes, for N tokens, k inputs, d outputs and rank r: x (N, k), W₀ (d, k), A (
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lora_lab._util.torch_private import functorch_is_active
 from lora_lab.anatomy.types import Rows
+from lora_lab.methods.lora.backward_passes import (
+    by_hand,
+    is_twice_differentiable,
+    saved_for,
+)
 from lora_lab.spectra.update import LowRankUpdate
 
 Terms = Sequence[LowRankUpdate]  # of s·BA each, `initial` taken apart
@@ -151,6 +154,7 @@ def needs_plain_path(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         # Autocast leaves float64 alone, and what it does cast gets one dtype.
         or (x.dtype != weight.dtype and not (_casts(x) and _casts(weight)))
         or functorch_is_active()
+        or is_twice_differentiable()
     )
 
 
@@ -169,26 +173,6 @@ def _casts(tensor: Tensor) -> bool:
 
 
 _Layout = tuple[tuple[float, Rows | None], ...]  # (scale, rows) of every term
-_Backward = Callable[..., tuple[Tensor | None, ...]]
-
-
-def _by_hand(backward: _Backward) -> _Backward:
-    """Make a backward pass refuse a second derivative, and ignore autocast.
-
-    H is saved as a constant, so that a second derivative would be wrong without a word. And within
-    autocast the factors of an in-place product must not be cast one by one.
-    """
-
-    @once_differentiable
-    @functools.wraps(backward)
-    def run(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        device = ctx.device
-        if not torch.is_autocast_enabled(device):
-            return backward(ctx, *grads)
-        with torch.autocast(device, enabled=False):
-            return backward(ctx, *grads)
-
-    return run
 
 
 class _Leading(torch.autograd.Function):
@@ -222,18 +206,18 @@ class _Leading(torch.autograd.Function):
         own = hidden[:, : sum(ranks[: len(layout)])]
         ctx.save_for_backward(kept_x, weight, own, mask, stacked, *Bs)
         ctx.transposed, ctx.layout, ctx.ranks, ctx.dropout = transposed, layout, ranks, dropout
-        ctx.ended, ctx.device = ended, x.device.type
+        ctx.ended, ctx.device, ctx.left = ended, x.device.type, None
         ctx.set_materialize_grads(False)
         # Copies, since views of one tensor could not be given out: they are thin.
         return y, *(H.clone() for H in thin[len(layout) :])
 
     @staticmethod
-    @_by_hand
+    @by_hand
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if ctx.ended is not None:
             ctx.ended()
         dy, *d_hidden = grads  # (N, d), and what the followers found for their H; None: unused
-        x, weight, own, mask, stacked, *Bs = ctx.saved_tensors
+        x, weight, own, mask, stacked, *Bs = saved_for(ctx, [grad is not None for grad in grads])
         keep = 1 / (1 - ctx.dropout)
         used = [dy is not None] * len(Bs) + [dH is not None for dH in d_hidden]
         Zs: Sequence[Tensor | None] = [None] * len(Bs)
@@ -283,7 +267,7 @@ class _Following(torch.autograd.Function):
         return y
 
     @staticmethod
-    @_by_hand
+    @by_hand
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dy = grads[0]
         weight, hidden, *Bs = ctx.saved_tensors

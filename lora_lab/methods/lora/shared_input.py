@@ -30,8 +30,8 @@ class SharedInput:
 
     Holds what was not taken yet, for one x. Whoever comes with another x, or with this one after
     anything has changed, is a leader himself, so that a wrong guess about who shares costs a little
-    time and nothing else. The outputs of those who shared are one graph: two backward passes, one
-    from each, need `retain_graph`.
+    time and nothing else. The outputs of those who shared are one graph, which may be gone through
+    once from each.
     """
 
     def __init__(self) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lora_lab as ll
+from lora_lab.errors import AdapterError
 from lora_lab.methods.lora.operator import lowrank_linear
 from lora_lab.spectra.update import LowRankUpdate
 from tests.helpers.shared_input import plain_path
@@ -198,8 +199,35 @@ def test_a_second_derivative_is_refused_not_wrong():
     A, B = torch.randn(3, 12, requires_grad=True), torch.randn(24, 3, requires_grad=True)
     y = lowrank_linear(x, torch.randn(24, 12), None, [LowRankUpdate(A, B, 0.7)])
     (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(AdapterError, match=r"no second derivative; .* ll\.twice_diff"):
         dx.square().sum().backward()
+
+
+def test_a_gradient_penalty_is_pefts():
+    from peft import LoraConfig, get_peft_model
+
+    targets = ["q_proj", "k_proj", "v_proj", "down_proj"]
+    model = tiny("llama", attn_implementation="eager").double()
+    theirs = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=targets))
+    adapter = ll.attach(model, ll.LoraConfig(r=2, target_modules=targets))
+    by_name = dict(theirs.named_parameters())
+    pairs = {}
+    with torch.no_grad():
+        for path, site in adapter.sites.items():
+            site.B.normal_()
+            for letter in "AB":
+                their = by_name[f"base_model.model.{path}.lora_{letter}.default.weight"]
+                their.copy_(getattr(site, letter))
+                pairs[path, letter] = their
+    for each in (model, theirs):
+        x = torch.ones(1, 5, 32, dtype=torch.float64, requires_grad=True)
+        with ll.twice_differentiable():
+            y = each(inputs_embeds=x).logits.square().mean()
+        (slope,) = torch.autograd.grad(y, x, create_graph=True)
+        slope.square().sum().backward()
+    for (path, letter), their in pairs.items():
+        own = getattr(adapter.sites[path], letter).grad
+        torch.testing.assert_close(own, their.grad, rtol=1e-4, atol=1e-8)
 
 
 # Several processes --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from lora_lab.errors import AdapterError
 from tests.helpers.shared_input import (
     FUSED,
     adapted,
@@ -196,3 +197,65 @@ def test_a_backward_pass_that_wants_x_alone():
         (expected,) = torch.autograd.grad(sum(m(x).sum() for m in (q, k, v)), x)
     (found,) = torch.autograd.grad(sum(m(x).sum() for m in (q, k, v)), x)
     assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("order", ["qkv", "vkq", "kqv", "vq", "qv", "kv"])
+@pytest.mark.parametrize("changes", [{}, {"use_dora": True}, {"lora_dropout": 0.5}])
+def test_each_output_may_have_a_backward_pass_of_its_own(order, changes):
+    *layers, factors = attention(r=2, **changes)
+    by_name = dict(zip("qkv", layers, strict=True))
+    for layer in layers:
+        layer.train()
+    x = an_x().requires_grad_()
+
+    def outputs_of():
+        torch.manual_seed(4)
+        return {name: layer(x) for name, layer in by_name.items()}
+
+    def found(passes):
+        """The gradients of x and the factors after one pass from each of the sums."""
+        given = [x, *factors]
+        for tensor in given:
+            tensor.grad = None
+        for loss in passes:
+            loss.backward()
+        return [None if tensor.grad is None else tensor.grad.clone() for tensor in given]
+
+    losses = [y.square().sum() for name, y in outputs_of().items() if name in order]
+    together = found([torch.stack(losses).sum()])
+    y = outputs_of()
+    apart = found(y[name].square().sum() for name in order)
+    for own, expected in zip(apart, together, strict=True):
+        assert (own is None) == (expected is None)
+        if own is not None:
+            assert_equal(own, expected)
+
+
+def test_a_second_pass_from_the_same_output_is_still_torchs_error():
+    q, k, v, _ = attention()
+    x = an_x().requires_grad_()
+    y, _, z = q(x), k(x), v(x)
+    z.sum().backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        z.sum().backward()
+    y, z = q(x), v(x)
+    for output in (y, y, z, z):
+        output.sum().backward(retain_graph=True)
+
+
+def test_a_step_between_two_passes_is_refused_where_it_would_be_wrong():
+    q, k, v, factors = attention()
+    x = an_x().requires_grad_()
+    y, _, z = q(x), k(x), v(x)
+    (v_A, v_B) = v.lora["default"].sites[0].parameters()
+    expected = torch.autograd.grad(z.sum(), (v_A, v_B), retain_graph=True)
+    y.sum().backward()
+    torch.optim.SGD(q.lora.parameters(), lr=1.0).step()
+    assert_equal(torch.autograd.grad(z.sum(), (v_A, v_B)), expected)
+    y, _, z = q(x), k(x), v(x)
+    z.sum().backward()
+    for factor in factors:
+        factor.grad = torch.ones_like(factor)
+    torch.optim.SGD(factors, lr=1.0).step()
+    with pytest.raises(AdapterError, match="changed in place between two backward passes"):
+        y.sum().backward()
