@@ -25,11 +25,34 @@ class Active:
 
     Attributes:
         name: of one adapter for all; None: the bare base model.
-        samples: within `mixed_batch` one name a sample, in place of `name`.
+        samples: within `mixed_batch` one name a row of the batch, in place of `name`.
+        tokens: of each of these rows, which some models lay out one below another; 0: unknown.
     """
 
     name: str | None = None
     samples: AdapterNames | None = None
+    tokens: int = 0
+
+    def names_of(self, x: Tensor, path: str) -> AdapterNames:
+        """Return the name for every row of what a module reads within `mixed_batch`.
+
+        Raises:
+            AdapterError: its rows are not the batch's, so nobody knows whose they are.
+        """
+        names = self.samples or ()
+        rows = x.shape[0] if x.dim() else 0
+        if rows == len(names):
+            return names
+        if len(set(names)) == 1:
+            return names[:1] * rows
+        # A mixture's expert gets tokens that a router picked.
+        if x.dim() == 2 and rows == len(names) * self.tokens and "expert" not in path:
+            return tuple(name for name in names for _ in range(self.tokens))
+        raise AdapterError(
+            f"adapter_names has {len(names)} entries, but {path} got an input of shape "
+            f"{tuple(x.shape)}, whose rows are not the batch's (a tower with a batch of its own, "
+            "or experts); leave it out of target_modules, or run the samples apart"
+        )
 
 
 class Adapter(ABC):

@@ -202,17 +202,15 @@ class ForwardSwitch:
 
     def _mixed(self, samples: AdapterNames, args: Any, kwargs: Any) -> Any:
         """Return the answers of a batch whose rows belong to different adapters."""
-        owners = [name if name in self._held() else None for name in samples]
-        if len(set(owners)) == 1:
-            return self._answer(owners[0], args, kwargs)
+        held = self._held()
+        owners = {name if name in held else None for name in samples}
+        if len(owners) == 1:
+            return self._answer(owners.pop(), args, kwargs)
         x = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
-        rows = x.shape[0] if x is not None and x.ndim else 0
-        if not rows or rows % len(samples):
-            raise AdapterError(
-                f"adapter_names has {len(samples)} entries, but {self._path} got {rows} rows; "
-                "give one name for each sample of the batch"
-            )
-        names = [name for name in owners for _ in range(rows // len(samples))]
+        if x is None:
+            raise AdapterError(f"{self._path} reads no tensor; run the samples apart")
+        rows = x.shape[0] if x.dim() else 0
+        names = [name if name in held else None for name in self._active.names_of(x, self._path)]
         y = None
         for name in dict.fromkeys(names):
             index = torch.tensor([i for i, n in enumerate(names) if n == name])

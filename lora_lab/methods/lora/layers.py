@@ -66,7 +66,7 @@ class AdaptedLayer:
             sites = children_of(lora)
             if active.samples is not None:
                 if any(name in sites for name in active.samples):
-                    return mixed_output(x, self, active.samples)
+                    return mixed_output(x, self, active)
             elif (own := sites.get(cast(str, active.name))) is not None:
                 return cast(LayerSites, own).output(x, self)
         if getattr(self, "base_class", None) is None:

@@ -7,18 +7,20 @@ the whole batch is two batched products; elsewhere each adapter's samples are co
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from lora_lab._util.torch_private import children_of
 from lora_lab.anatomy.types import Rows
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import require_adapters
-from lora_lab.methods.base import AdapterNames
+from lora_lab.methods.base import Active, AdapterNames
 from lora_lab.methods.lora.operator import owned_columns
 from lora_lab.methods.lora.own_forward import base_forward
 from lora_lab.spectra.update import LowRankUpdate
@@ -31,18 +33,21 @@ if TYPE_CHECKING:
 def mixed_batch(model: nn.Module, adapter_names: Sequence[str | None]) -> Iterator[None]:
     """Answer each sample of a batch with its own adapter while the block runs.
 
-    Forward passes, `generate` (beams included) and training work as ever; every adapter learns
-    from its own samples.
+    Forward passes, `generate` and training work as ever; every adapter learns from its own
+    samples. Every row of a batch has its name: of chosen and rejected answers to two prompts, say,
+    `[*names, *names]`. The rows that `generate` makes of a prompt (`num_beams`,
+    `num_return_sequences`) are the prompt's.
 
     >>> with ll.mixed_batch(model, ["summaries", "sql", None]):
     ...     model.generate(**three_prompts)
 
     Args:
         model: a model with those adapters.
-        adapter_names: one a sample; None: the bare base model.
+        adapter_names: one a row of the batch; None: the bare base model.
 
     Raises:
-        AdapterError: a name that is not attached, or an adapter that is merged.
+        AdapterError: a name that is not attached, or an adapter that is merged. Within the block a
+            batch of another number of rows, or a module with other rows than the batch's.
     """
     known = require_adapters(model)
     known.refuse_merged()
@@ -61,24 +66,96 @@ def mixed_batch(model: nn.Module, adapter_names: Sequence[str | None]) -> Iterat
                 f"{name!r} has running statistics of its own (BatchNorm's and the like), which "
                 "are one for a whole batch; run its samples apart"
             )
-    before = known.active.samples
-    with known.base_in_place():
-        known.active.samples = tuple(adapter_names)
+    before = known.active.samples, known.active.tokens
+    with known.base_in_place(), _Rows(tuple(adapter_names), known.active).told_by(unwrapped(model)):
         try:
             yield
         finally:
-            known.active.samples = before
+            known.active.samples, known.active.tokens = before
 
 
-def mixed_output(x: Tensor, layer: AdaptedLayer, samples: AdapterNames) -> Tensor:
-    """Return a layer's output where row i of the batch has the update of adapter samples[i].
+class _Rows:
+    """Notes whose rows are whose as a forward pass begins."""
+
+    def __init__(self, names: AdapterNames, active: Active) -> None:
+        self._names, self._active = names, active
+        self._generating = False
+        self._reset()
+
+    @contextlib.contextmanager
+    def told_by(self, model: nn.Module) -> Iterator[None]:
+        """Hear of the model's forward passes and of its `generate` meanwhile."""
+        own: Any = vars(model)
+        before = own.get("generate")
+        handle = model.register_forward_pre_hook(self._enter, with_kwargs=True)
+        if hasattr(model, "generate"):
+            own["generate"] = functools.partial(self._generate, cast(Any, model).generate)
+        try:
+            yield
+        finally:
+            handle.remove()
+            own.pop("generate", None)
+            if before is not None:
+                own["generate"] = before
+
+    def _reset(self) -> None:
+        self._active.samples, self._active.tokens = self._names, 0
+
+    def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read = _batch(args, kwargs)
+        if read is None:
+            return
+        copies = self._need_rows(len(read), several=self._generating)
+        self._active.samples = tuple(name for name in self._names for _ in range(copies))
+        inputs = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim() > 1)
+        # Where something is read that has other rows, such as patches of images, a number of rows
+        # tells nothing.
+        alike = all(len(v) == len(read) for v in inputs if v.is_floating_point())
+        self._active.tokens = read.shape[1] if alike and read.dim() > 1 else 0
+
+    def _generate(self, generate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        read = _batch(args, kwargs)
+        if read is not None:
+            self._need_rows(len(read))
+        self._generating = True
+        self._reset()
+        try:
+            return generate(*args, **kwargs)
+        finally:
+            self._generating = False
+            self._reset()
+
+    def _need_rows(self, rows: int, *, several: bool = False) -> int:
+        """Return how many neighboring rows each name has: one, or in `generate` its prompt's."""
+        copies, rest = divmod(rows, len(self._names))
+        if rest or (copies != 1 and not (several and copies)):
+            raise AdapterError(
+                f"adapter_names has {len(self._names)} entries, and the batch {rows} rows; give "
+                "one name for every row"
+            )
+        return copies
+
+
+_TEXTS = ("input_ids", "inputs_embeds", "inputs", "decoder_input_ids", "decoder_inputs_embeds")
+
+
+def _batch(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Return the tensor whose rows are a call's samples: the tokens, else the first of all."""
+    named = (kwargs.get(name) for name in _TEXTS)
+    found = (v for v in (*named, *args, *kwargs.values()) if isinstance(v, Tensor) and v.dim())
+    return next(found, None)
+
+
+def mixed_output(x: Tensor, layer: AdaptedLayer, active: Active) -> Tensor:
+    """Return a layer's output where every row of the batch has the update of its own adapter.
 
     Args:
         x: (batch, …, in).
         layer: the adapted layer.
-        samples: adapter names; one a row, or one for equally many neighboring rows (beams).
+        active: knows the names of the rows.
     """
-    names = _for_rows(x, samples, layer)
+    path = cast("LayerSites", next(iter(layer.lora.values()))).path
+    names = active.names_of(x, path)
     found = {name: _sites(layer, name) for name in dict.fromkeys(names)}
     plain = layer.plain_product and all(s is None or s.plain for s in found.values())
     if not plain:
@@ -108,21 +185,6 @@ def _updates(sites: LayerSites | None) -> dict[Rows | None, LowRankUpdate]:
 
 def _sites(layer: AdaptedLayer, name: str | None) -> LayerSites | None:
     return cast("LayerSites | None", children_of(layer.lora).get(name)) if name else None
-
-
-def _for_rows(x: Tensor, samples: AdapterNames, layer: AdaptedLayer) -> list[str | None]:
-    rows, count = x.shape[0], len(samples)
-    if rows == count:
-        return list(samples)
-    # Beams of a prompt stand beside each other, and so do a sample's tokens where a model flattens
-    # its batch (OPT). A mixture's expert gets tokens that a router picked: nobody knows whose.
-    path = cast("LayerSites", next(iter(layer.lora.values()))).path
-    if rows % count == 0 and "expert" not in path:
-        return [name for name in samples for _ in range(rows // count)]
-    raise AdapterError(
-        f"adapter_names has {count} entries, but {path} got an input of shape {tuple(x.shape)}; "
-        "give one name for each sample of the batch, and leave experts out of target_modules"
-    )
 
 
 def _add(

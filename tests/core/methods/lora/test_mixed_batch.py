@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 import lora_lab as ll
 from lora_lab.errors import AdapterError
 from tests.helpers.several_adapters import several
-from tests.helpers.tiny_models import tiny_inputs
+from tests.helpers.tiny_models import tiny, tiny_inputs
 
 NAMES = ["a", None, "b", "c"]
 
@@ -99,3 +100,134 @@ def test_a_batch_of_another_size_is_refused():
     with pytest.raises(AdapterError, match="3 entries"), ll.mixed_batch(model, ["a", "b", "c"]):
         logits(model, batch_of(model, 4))
     assert torch.isfinite(logits(model, batch_of(model, 4))).all()
+
+
+def test_rows_are_not_guessed_from_their_number():
+    # Chosen and rejected answers stand one behind the other; beams would stand beside each other.
+    model = several()
+    batch = batch_of(model, 4)
+    with torch.no_grad():
+        expected = one_by_one(model, batch, ["a", "b", "a", "b"])
+        with ll.mixed_batch(model, ["a", "b"]):
+            with pytest.raises(
+                AdapterError, match="2 entries, and the batch 4 rows; give one name"
+            ):
+                logits(model, batch)
+            with pytest.raises(AdapterError, match="2 entries, and the batch 4 rows"):
+                model.generate(batch["input_ids"], max_new_tokens=1, pad_token_id=0)
+        with ll.mixed_batch(model, ["a", "b", "a", "b"]):
+            torch.testing.assert_close(logits(model, batch), expected, rtol=1e-9, atol=1e-9)
+    assert "generate" not in vars(model)
+    assert not model._forward_pre_hooks
+
+
+@pytest.mark.parametrize("name", ["llama", "opt", "t5", "bart"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 3},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"num_beams": 2, "use_cache": False},
+    ],
+)
+def test_rows_that_generate_makes_of_a_prompt_are_the_prompts(name, settings):
+    targets = {"target_modules": ["q", "v", "up"]}
+    changes = {"num_decoder_layers": 2} if name == "t5" else {}
+    model = _bart() if name == "bart" else tiny(name, **changes).double()
+    for seed, own in enumerate("ab"):
+        torch.manual_seed(seed)
+        ll.attach(model, ll.LoraConfig(r=2, init_lora_weights=False, **targets), own)
+    ids = batch_of(model, 2)["input_ids"]
+    settings = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, **settings}
+    alone = []
+    for row, own in zip(ids, "ab", strict=True):
+        ll.activate(model, own)
+        alone += model.generate(row[None], **settings).tolist()
+    with ll.mixed_batch(model, ["a", "b"]):
+        together = model.generate(ids, **settings).tolist()
+        written = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+        logits(model, {"input_ids": ids, **written})
+    assert [_unpadded(row) for row in together] == [_unpadded(row) for row in alone]
+
+
+def _unpadded(row):
+    return row[: max((i + 1 for i, token in enumerate(row) if token), default=0)]
+
+
+def _bart():
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "vocab_size": 96}
+    layers = {f"{part}_layers": 1 for part in ("encoder", "decoder")}
+    heads = {f"{part}_attention_heads": 2 for part in ("encoder", "decoder")}
+    return BartForConditionalGeneration(BartConfig(**sizes, **layers, **heads)).double().eval()
+
+
+class Tower(nn.Module):
+    """Reads texts, and patches of images that stand one behind the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.text, self.vision = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, input_ids, pixel_values=None):
+        x = self.text(self.words(input_ids))
+        return x if pixel_values is None else x + self.vision(pixel_values).mean(0)
+
+
+def test_a_tower_with_a_batch_of_its_own_is_named():
+    torch.manual_seed(0)
+    model = Tower()
+    config = ll.LoraConfig(r=2, target_modules=["text", "vision"], init_lora_weights=False)
+    for own in "ab":
+        ll.attach(model, config, own)
+    ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    for patches in (torch.randn(6, 4), torch.randn(4, 3, 4)):  # twice the texts; as many as tokens
+        with (
+            ll.mixed_batch(model, ["a", "b"]),
+            pytest.raises(AdapterError, match=r"vision got an input of shape .*a tower"),
+        ):
+            model(ids, patches)
+    rows = torch.randn(2, 4)
+    with ll.mixed_batch(model, ["a", "b"]):
+        model(ids, rows)
+    ll.activate(model, "a")
+    alone = model(ids, torch.randn(6, 4, generator=torch.Generator().manual_seed(1)))
+    with ll.mixed_batch(model, ["a", "a"]):  # all of it is a's
+        torch.testing.assert_close(
+            model(ids, torch.randn(6, 4, generator=torch.Generator().manual_seed(1))), alone
+        )
+
+
+def test_clips_images_are_not_its_texts():
+    from transformers import CLIPConfig, CLIPModel
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    text = {**sizes, "num_attention_heads": 2, "vocab_size": 50, "eos_token_id": 2}
+    vision = {**sizes, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
+    for own in "ab":
+        ll.attach(model, ll.LoraConfig(r=2, target_modules=["q_proj"]), own)
+    ids, images = torch.ones(2, 4, dtype=torch.long), torch.randn(4, 3, 8, 8)
+    with (
+        ll.mixed_batch(model, ["a", "b"]),
+        pytest.raises(
+            AdapterError, match=r"vision_model\.encoder\.layers\.0\.self_attn\.q_proj got"
+        ),
+    ):
+        model(input_ids=ids, pixel_values=images)
+
+
+def test_saved_heads_ask_the_same():
+    model = tiny("bert").eval()
+    for own in "ab":
+        ll.attach(model, ll.LoraConfig(r=2, modules_to_save=["classifier"]), own)
+    batch = batch_of(model, 4)
+    with ll.mixed_batch(model, ["a", "b"]), pytest.raises(AdapterError, match="the batch 4 rows"):
+        model(**batch)
+    with (
+        ll.mixed_batch(model, ["a", "b"]),
+        pytest.raises(AdapterError, match="classifier got an input of shape"),
+    ):
+        model.classifier(torch.randn(4, 32))
