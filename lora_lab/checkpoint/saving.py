@@ -39,6 +39,7 @@ from lora_lab.checkpoint.peft_folder import (
     whole_weights,
     write_folder,
 )
+from lora_lab.checkpoint.peft_reading import misread, ties_factors
 from lora_lab.checkpoint.stacking import as_kernels, module_update
 from lora_lab.checkpoint.tied_weights import tied_to
 from lora_lab.errors import AdapterError
@@ -112,8 +113,9 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
     for path, sites in grouped.items():
         _add_module(form, path, sites, by_path[path], adapter)
     _add_tied(form, adapter, by_path)
-    if line := zero_rows_warning(adapter.sites.values()):
-        warnings.warn(line, stacklevel=3)
+    for line in (zero_rows_warning(adapter.sites.values()), misread(model, grouped, by_path)):
+        if line:
+            warnings.warn(line, stacklevel=4)
     weights = whole_weights(adapter, by_path)
     tensors = {PREFIX + key: tensor for key, tensor in (form.tensors | weights).items()}
     settings = _peft_config(model, adapter, form, weights)
@@ -159,15 +161,15 @@ def _add_module(
 def _add_tied(form: _Form, adapter: LoraAdapter, by_path: Mapping[str, nn.Module]) -> None:
     """Add what shares an adapted embedding's weight.
 
-    An output layer is named only: PEFT ties its factors (`ensure_weight_tying`). With more of them
-    (T5) PEFT cannot, so they are written out, each for itself.
+    An output layer is named only, where PEFT ties its factors (`ensure_weight_tying`). With more of
+    them (T5), or other names (BERT), PEFT does not: they are written out, each for itself.
     """
     for site in adapter.sites.values():
         if site.site.kind != "embedding":
             continue
         path = site.site.module
         others = [p for p in tied_to(path, by_path) if not adapter.saved.covers(p)]
-        if len(others) == 1 and not isinstance(by_path[others[0]], nn.Embedding):
+        if len(others) == 1 and ties_factors(adapter.model, path, others[0]):
             form.tied += others
             continue
         A, B = (form.tensors[f"{path}.lora_embedding_{part}"] for part in "AB")

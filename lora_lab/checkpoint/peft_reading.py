@@ -1,0 +1,40 @@
+"""What PEFT makes of a file: which factors it ties, and which it misreads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+
+from lora_lab.methods.lora.read_past import read_past
+
+
+def ties_factors(embedding: str, head: str) -> bool:
+    """Whether PEFT gives an output layer the embedding's factors; it goes by these two names."""
+    leaves = {path.rpartition(".")[2] for path in (embedding, head)}
+    return head.endswith("lm_head") or "embed_tokens" in leaves
+
+
+# PEFT refuses to adapt these of them: fused kernels read them past PEFT's layers.
+_FUSED_IN = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+_FUSED = ("conv1d", "out_proj")
+
+
+def misread(
+    model: nn.Module, modules: Iterable[str], by_path: Mapping[str, nn.Module]
+) -> str | None:
+    """Return what to say of modules where PEFT's adapter is refused, or does nothing."""
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    fused = [path for path in modules if path.rpartition(".")[2] in _FUSED]
+    readers = read_past(by_path, only=True)
+    past = [path for path in modules if by_path[path] in readers]
+    if model_type in _FUSED_IN and fused:
+        what = f"PEFT refuses adapters at {fused[0]} of a {model_type} model"
+    elif past:
+        what = (
+            f"PEFT's adapter does nothing at {past[0]}, whose weight {readers[by_path[past[0]]]} "
+            "reads by itself"
+        )
+    else:
+        return None
+    return f"{what}; load this file with LoRA Lab, or write the whole model with export_merged"
