@@ -6,13 +6,21 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
+from lora_lab.anatomy.model_config import embedding
 from lora_lab.methods.lora.read_past import read_past
 
 
-def ties_factors(embedding: str, head: str) -> bool:
-    """Whether PEFT gives an output layer the embedding's factors; it goes by these two names."""
-    leaves = {path.rpartition(".")[2] for path in (embedding, head)}
-    return head.endswith("lm_head") or "embed_tokens" in leaves
+def ties_factors(model: nn.Module, path: str, head: str) -> bool:
+    """Whether PEFT gives an output layer an embedding's factors: the model's own, of known names.
+
+    Args:
+        model: the base.
+        path: of the embedding.
+        head: path of what has its weight.
+    """
+    leaves = {name.rpartition(".")[2] for name in (path, head)}
+    table = embedding(model, "get_input_embeddings")
+    return table is model.get_submodule(path) and bool(leaves & {"embed_tokens", "lm_head"})
 
 
 # PEFT refuses to adapt these of them: fused kernels read them past PEFT's layers.

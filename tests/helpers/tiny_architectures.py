@@ -248,6 +248,7 @@ def tiny_architecture(name: str) -> nn.Module:
     kind = CONFIG_MAPPING[name]
     config = kind(**small(kind, CHANGES.get(name, {})))
     cls = getattr(transformers, classes()[name][1])
+    config.architectures = [cls.__name__]  # as a saved one has it
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = cls._from_config(config)
