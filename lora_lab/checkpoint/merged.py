@@ -231,7 +231,12 @@ def _merged_groups(
 
     current, merged = "", Weights()
     for weight, sum_ in adapter.merged_weights(dtype) if adapter else ():
-        key = key_of[_place(weight)]
+        key = key_of.get(_place(weight))
+        if key is None:
+            raise AdapterError(
+                f"the adapter changes a {tuple(weight.shape)} that this model does not save; "
+                "call merge(model) and save its state dict"
+            )
         if merged and group_of[key] != current:
             yield whole(current, merged)
             merged = Weights()

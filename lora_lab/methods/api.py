@@ -262,13 +262,22 @@ def _write_merged(
     bare = unwrapped(model)
     own = itertools.chain(bare.named_parameters(), bare.named_buffers())
     names = {id(tensor): name for name, tensor in own}
+
+    def check(weight: Tensor, merged: Tensor) -> None:
+        if id(weight) not in names:
+            raise AdapterError(
+                f"{adapter.method} would write a {tuple(weight.shape)} into a tensor that the "
+                "model does not hold, where it would be lost; keep the adapter beside the base"
+            )
+        check_sum(names[id(weight)], weight, merged)
+
     try:
         if not keep:
             for weight, merged in adapter.merged_weights():
-                check_sum(names[id(weight)], weight, merged)
+                check(weight, merged)
         for weight, merged in adapter.merged_weights():
             if keep:
-                check_sum(names[id(weight)], weight, merged)
+                check(weight, merged)
                 originals.append((weight, weight.detach().to("cpu", copy=True)))
             lost |= not keep
             weight.copy_(merged)
@@ -328,9 +337,9 @@ def _tell_of_adapters(model: nn.Module, *_: Any) -> None:
     )
 
 
-def _restore(originals: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
+def _restore(originals: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
     with torch.no_grad():
-        for weight, original in originals:
+        for weight, original in reversed(originals):
             weight.copy_(original)
 
 

@@ -8,7 +8,7 @@ normalization's can, those are what merging writes; else it is refused before an
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -23,6 +23,7 @@ from lora_lab._util.torch_private import (
     pre_hooks_of,
     with_parameter,
 )
+from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import AdapterError
 from lora_lab.methods.lora.layers import base_class
 from lora_lab.methods.lora.own_forward import base_tensor, hold_weight
@@ -86,6 +87,31 @@ def merged_layer(
         (source, value.to(dtype or source.dtype))
         for source, value in solved(path, layer, merged.to(weight.dtype))
     ]
+
+
+def check_unshared(
+    model: nn.Module, layers: Mapping[str, nn.Module], tied: Collection[nn.Module] = ()
+) -> None:
+    """Raise where merging a layer would change another one, which has the very same weight.
+
+    Args:
+        model: all of it.
+        layers: {path: a layer whose merged weight is written}.
+        tied: layers that the adapter changes in the same way.
+
+    Raises:
+        AdapterError: it names both.
+    """
+    owners = {id(layer.weight): path for path, layer in layers.items() if is_stored(layer)}
+    for path, module in modules_within(model):
+        for parameter in parameters_of(module).values():
+            owner = owners.get(id(parameter))
+            if owner is not None and module is not layers[owner] and module not in tied:
+                raise AdapterError(
+                    f"{owner} and {path} share one weight, which cannot hold what the adapter "
+                    "makes of each; keep the adapter beside the base, or give them a weight each "
+                    "before attaching"
+                )
 
 
 def check_layer(

@@ -21,7 +21,7 @@ from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import original_weight
 from lora_lab.methods.base import Active, Adapter
-from lora_lab.methods.computed_weights import check_layer, merged_layer
+from lora_lab.methods.computed_weights import check_layer, check_unshared, merged_layer
 from lora_lab.methods.cost import layer_claims
 from lora_lab.methods.lora.layers import AdaptedLayer, adapt, unadapt
 from lora_lab.methods.lora.own_forward import base_forward, hold_weight, home, refuse_offloaded
@@ -188,8 +188,10 @@ class LayerAdapter(Adapter):
         """Raise for a layer whose weight cannot be written, or is not what it computes with."""
         refuse_offloaded((path, layer) for path, (layer, _) in self.layers.items())
         self.saved.check_merge()
+        plain = {p: layer for p, (layer, _) in self.layers.items() if packing(layer) is None}
+        check_unshared(self.model, plain)
         for path, (layer, update) in self.layers.items():
-            if packing(layer) is None:
+            if path in plain:
                 check_layer(path, layer, self._original, update.merged)
 
     def quantized_layers(self) -> dict[str, Callable[[], nn.Module]]:

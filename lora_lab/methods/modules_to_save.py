@@ -98,7 +98,8 @@ class ModulesToSave:
         for path, own in self.copies.items():
             for name, tensor in list(own_tensors(own)):
                 key = f"{path}.{name}"
-                if torch.equal(values[key], values[first.setdefault(id(tensor), key)]):
+                other = first.setdefault(id(tensor), key)
+                if other == key or torch.equal(values[key], values[other]):
                     continue
                 parent, _, leaf = name.rpartition(".")
                 apart = nn.Parameter(tensor.detach().clone())
@@ -120,7 +121,7 @@ class ModulesToSave:
             for name, tensor in own_tensors(self._originals[path]):
                 key = f"{path}.{name}"
                 other, value = first.setdefault(id(tensor), (key, learned[name]))
-                if not torch.equal(value, learned[name]):
+                if value is not learned[name] and not torch.equal(value, learned[name]):
                     ends[key] = other
         for one, other in ends.items():
             raise AdapterError(

@@ -18,7 +18,12 @@ from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import original_weight
 from lora_lab.methods.base import Active, Adapter
-from lora_lab.methods.computed_weights import check_layer, merged_layer, unmerged_weight
+from lora_lab.methods.computed_weights import (
+    check_layer,
+    check_unshared,
+    merged_layer,
+    unmerged_weight,
+)
 from lora_lab.methods.lora.activations import layer_inputs
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.convolution import ConvSites
@@ -170,8 +175,10 @@ class LoraAdapter(Adapter):
         """Raise for a layer whose weight cannot be written, or is not what it computes with."""
         refuse_offloaded((path, layer) for path, (layer, _) in self._layers.items())
         self.saved.check_merge()
+        plain = {p: layer for p, (layer, _) in self._layers.items() if packing(layer) is None}
+        check_unshared(self.model, plain, [layer for layer, _ in self._tied])
         for path, (layer, sites) in self._layers.items():
-            if packing(layer) is None:
+            if path in plain:
                 check_layer(path, layer, self._original, sites.merged)
 
     def quantized_layers(self) -> dict[str, Callable[[], nn.Module]]:

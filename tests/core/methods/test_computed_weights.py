@@ -273,3 +273,57 @@ def test_what_multiplies_outputs_is_merged_or_refused_alike(name):
     else:
         ll.merge(model)
     torch.testing.assert_close(model(x), y, rtol=1e-10, atol=1e-10)
+
+
+class Sharing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x)))
+
+
+@pytest.mark.parametrize("targets", [["a"], ["b"], ["a", "b"]])
+@pytest.mark.parametrize("config", [ll.LoraConfig(r=2, init_lora_weights=False), ll.IA3Config()])
+def test_a_weight_of_two_layers_is_not_merged_into(config, targets):
+    model, x = Sharing(), torch.randn(3, 4)
+    before, bare = copy.deepcopy(model.state_dict()), model(x)
+    ll.attach(model, config.replace(target_modules=targets))
+    y = model(x)
+    with pytest.raises(
+        AdapterError, match=r"(a and b|b and a) share one weight, which cannot hold"
+    ):
+        ll.merge(model)
+    assert torch.equal(model(x), y)
+    ll.detach(model)
+    assert torch.equal(model(x), bare)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_layer_of_two_names_is_merged_once():
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), torch.randn(3, 4)
+    model.append(model[0])
+    ll.attach(model, ll.LoraConfig(r=2, target_modules=["0"], init_lora_weights=False))
+    y = model(x)
+    ll.merge(model)
+    torch.testing.assert_close(model(x), y)
+
+
+def test_what_the_model_does_not_hold_is_written_nowhere(monkeypatch, tmp_path):
+    # Of whatever method: a merged weight for a tensor that is made anew for every pass.
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=2, n_positions=8)
+    )
+    ll.attach(model, ll.LoraConfig(r=2, target_modules=["c_attn"]))
+    before = copy.deepcopy(model.state_dict())
+    adapter = ll.attached(model)["default"]
+    lost = [(torch.zeros(8, 8), torch.ones(8, 8))]
+    monkeypatch.setattr(adapter, "merged_weights", lambda *_: iter(lost))
+    with pytest.raises(AdapterError, match=r"LoRA would write a \(8, 8\) into a tensor that the"):
+        ll.merge(model)
+    with pytest.raises(AdapterError, match=r"changes a \(8, 8\) that this model does not save"):
+        ll.export_merged(model, tmp_path / "out")
+    assert not any(tmp_path.iterdir())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
