@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def builds_from_config(kind: type) -> bool:
@@ -31,6 +32,42 @@ def attention_kind(config: Any) -> str | None:
 def set_attention_kind(config: Any, kind: str) -> None:
     """Let a config's model compute attention otherwise from now on; nothing is checked."""
     config._attn_implementation = kind
+
+
+def has_grouped_experts(config: Any) -> bool:
+    """Whether a config's model computes its routed experts by torch's grouped product."""
+    return getattr(config, "_experts_implementation", None) == "grouped_mm"
+
+
+def set_experts_kind(config: Any, kind: str) -> None:
+    """Let a config's model compute its experts otherwise from now on; nothing is checked."""
+    config._experts_implementation = kind
+
+
+def experts_by_shape(
+    experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor
+) -> Tensor:
+    """Return what transformers' grouped experts return, of the same sizes at every step.
+
+    All rows go through the first expert: for fake tensors, whose grouped product is bfloat16's
+    alone.
+    """
+
+    def product(x: Tensor, name: str, ids: Tensor) -> Tensor:
+        weight = getattr(experts, name)[0]
+        y = x @ (weight if experts.is_transposed else weight.mT)
+        return y + getattr(experts, f"{name}_bias")[ids] if experts.has_bias else y
+
+    count = top_k_index.shape[-1]
+    ids, order = torch.sort(top_k_index.reshape(-1))
+    x = hidden[order // count]
+    if experts.has_gate:
+        x = experts._apply_gate(product(x, "gate_up_proj", ids))
+    else:
+        x = experts.act_fn(product(x, "up_proj", ids))
+    x = product(x, "down_proj", ids)
+    x = x * top_k_weights.reshape(-1)[order].unsqueeze(-1)
+    return x[order].view(len(hidden), count, -1).sum(1).to(hidden.dtype)
 
 
 def origin(config: Any) -> str:

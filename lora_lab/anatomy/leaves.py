@@ -24,6 +24,8 @@ class Leaf:
         layer: the block's index there.
         parallel: attention and MLP of its block read one and the same input.
         in_list: an entry of a ModuleList that is no stack of blocks.
+        parameter: the name that `path` ends in where that is no module's, "" elsewhere.
+        experts: matrices in that parameter.
     """
 
     path: tuple[str, ...] = ()
@@ -34,6 +36,8 @@ class Leaf:
     layer: int | None = None
     parallel: bool = False
     in_list: bool = False
+    parameter: str = ""
+    experts: int = 1
 
     @property
     def inner(self) -> tuple[str, ...]:
@@ -118,6 +122,18 @@ def _sites(leaf: Leaf, stack_names: dict[tuple[str, ...], str]) -> list[Site]:
         stack=stack_names[leaf.stack] if leaf.stack is not None else "",
         input_group=module,
     )
+    if leaf.parameter:
+        name = roles.expert_path(inner) or ".".join(inner[-2:])
+        return [
+            replace(
+                whole,
+                module=".".join(leaf.path[:-1]),
+                role=name,
+                kind="experts",
+                parameter=leaf.parameter,
+                experts=leaf.experts,
+            )
+        ]
     if leaf.stack is None or not inner:
         return [whole]
     slices = roles.fused_slices(inner[-1], leaf.config, out_features, cross=cross)

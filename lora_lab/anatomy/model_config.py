@@ -104,7 +104,15 @@ def shape(
         gated_mlp=gated_mlp,
         dtype_bytes=dtype_bytes,
         block=block_facts(model, lm_head=output is not None),
+        experts_per_token=_experts_per_token(text),
     )
+
+
+def _experts_per_token(text: Any) -> int | None:
+    # Llama 4 runs every token through every expert, most of them with a score of 0.
+    if getattr(text, "model_type", "").startswith("llama4"):
+        return roles.first_int(text, "num_local_experts")
+    return roles.first_int(text, "num_experts_per_tok", "moe_k", "moe_topk")
 
 
 def max_positions(model: nn.Module) -> int | None:

@@ -17,7 +17,8 @@ from torch import nn
 from lora_lab._util.torch_private import parameters_of
 from lora_lab.anatomy import model_config
 from lora_lab.anatomy.blocks import Row, blocks_of
-from lora_lab.anatomy.children import ADDED, LEARNED_CHILD, SAVED_CHILD
+from lora_lab.anatomy.children import ADAPTER_CHILD, ADDED, LEARNED_CHILD, SAVED_CHILD
+from lora_lab.anatomy.experts import own_matrices
 from lora_lab.anatomy.heads import head_modules
 from lora_lab.anatomy.leaves import Leaf, block_numbers, grid
 from lora_lab.anatomy.packed import linear_size, packing
@@ -65,6 +66,7 @@ class _Walk:
         if is_matrix or isinstance(module, _OTHER_KINDS):
             if returns_several(cast(Any, type(module))):
                 self.left_out[".".join(at.path)] = _SEVERAL
+                self.others += own_matrices(at)
             elif is_matrix:
                 at.measure()
                 self.leaves.append(at)
@@ -78,10 +80,13 @@ class _Walk:
         config = module.__dict__.get("config")
         if not hasattr(config, "model_type"):
             config = at.config
+        own = [replace(leaf, config=config) for leaf in own_matrices(at)]
+        self.leaves += [leaf for leaf in own if leaf.experts > 1]
+        self.others += [leaf for leaf in own if leaf.experts == 1]
         opens_stack = at.stack is None and self._is_stack(module)
         numbers = block_numbers([name for name, _ in module.named_children()])
         for name, child in children_within(module):
-            if name in (SAVED_CHILD, LEARNED_CHILD):
+            if name in (SAVED_CHILD, LEARNED_CHILD) or (own and name == ADAPTER_CHILD):
                 continue
             below = replace(at, path=(*at.path, name), module=child, config=config)
             below.in_list = isinstance(module, nn.ModuleList)
@@ -179,6 +184,14 @@ _OTHER_KINDS = (nn.Embedding, nn.Conv1d, nn.Conv2d)
 def _other(leaf: _ModuleLeaf) -> Site:
     module: Any = leaf.module
     path = ".".join(leaf.path)
+    if leaf.parameter:
+        own = ".".join(leaf.path[:-1])
+        return Site(
+            *(path, own, None, ".".join(leaf.path[-2:]), *leaf.features),
+            input_group=path,
+            kind="parameter",
+            parameter=leaf.parameter,
+        )
     if isinstance(module, nn.Embedding):
         k, d = module.num_embeddings, module.embedding_dim
     else:

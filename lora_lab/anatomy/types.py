@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -35,7 +35,8 @@ class Site:
     """One weight matrix that can be adapted, W₀ of shape (out_features, in_features).
 
     An embedding is the matrix of its vectors as columns, (width, vocabulary). A convolution is its
-    kernel laid flat, (out channels, in channels / groups · kernel size).
+    kernel laid flat, (out channels, in channels / groups · kernel size). Routed experts that share
+    one tensor are one site, with the sizes of one of them.
     """
 
     name: str  # unique: the module path, with "[role]" behind it where the matrix is fused
@@ -48,12 +49,27 @@ class Site:
     transposed: bool = False  # stored (in, out), as transformers' Conv1D does
     stack: str = ""  # "encoder" or "decoder" where a model has both
     input_group: str = ""  # sites of one group share one input tensor (q, k and v; gate and up)
-    kind: Literal["linear", "embedding", "conv"] = "linear"
+    # A "parameter" is what a module of another kind holds itself, such as a router's weight.
+    kind: Literal["linear", "embedding", "conv", "experts", "parameter"] = "linear"
+    parameter: str = "weight"  # its name in the module
+    experts: int = 1  # the matrices that the tensor holds, (experts, …)
 
     @property
     def row(self) -> Row | None:
         """Its row of the grid; None outside the layers."""
         return row_of(self)
+
+    def expert(self, number: int) -> Site:
+        """Return the place of one of its experts: "….down_proj[3]", as "experts.3.down_proj"."""
+        before, _, leaf = self.role.rpartition(".")
+        role = f"{before}.{number}.{leaf}".strip(".")
+        return replace(self, name=f"{self.name}[{number}]", role=role, experts=1)
+
+    @property
+    def number(self) -> int | None:
+        """Which of its tensor's experts it is; None for any other site."""
+        own = self.kind == "experts" and self.experts == 1
+        return int(self.name.rpartition("[")[2].rstrip("]")) if own else None
 
 
 @dataclass(frozen=True)
@@ -132,6 +148,7 @@ class ModelShape:
         gated_mlp: the MLP has a gate beside up.
         dtype_bytes: of one stored weight.
         block: how the blocks are built, as far as their activations depend on it.
+        experts_per_token: routed experts that each token goes through.
     """
 
     model_type: str
@@ -147,6 +164,7 @@ class ModelShape:
     gated_mlp: bool
     dtype_bytes: int | None
     block: BlockFacts = field(default_factory=BlockFacts)
+    experts_per_token: int | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +206,8 @@ class Anatomy:
         """The sites of every matrix: one, or the slices of a fused one; without tables, kernels."""
         modules: dict[str, list[Site]] = {}
         for site in (*self.sites, *self.outputs):
+            if site.kind != "linear":
+                continue
             modules.setdefault(site.module, []).append(site)
         return modules
 
@@ -197,9 +217,20 @@ class Anatomy:
         return tuple(site for site in self.others if site.kind == "linear")
 
     @cached_property
+    def parameters_by_name(self) -> dict[str, Site]:
+        """The sites that `target_parameters` finds: experts, and other modules' own matrices."""
+        kinds = ("experts", "parameter")
+        return {s.name: s for s in (*self.sites, *self.others) if s.kind in kinds}
+
+    @cached_property
     def grid_sites(self) -> tuple[Site, ...]:
         """The sites that belong to a layer."""
         return tuple(site for site in self.sites if site.layer is not None)
+
+    @cached_property
+    def linear_sites(self) -> tuple[Site, ...]:
+        """Those of `grid_sites` that are linear layers."""
+        return tuple(site for site in self.grid_sites if site.kind == "linear")
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:

@@ -113,12 +113,21 @@ def block(shape: ModelShape, row: int, sites: Sequence[Site], batch: Batch) -> B
     """
     N, e = batch.tokens, batch.element
     known = _sizes_known(shape)
+    routed = [s for s in sites if s.kind == "experts"]
+    sites = [s for s in sites if s.kind != "experts"]
     others = [s for s in sites if not known or s.role not in _STAGES]
     pieces = [Piece(order_of(row, s.role) + 1, N * s.out_features * e) for s in others]
     if not known:
         widest = max((s.out_features for s in sites), default=0)
         return Block(N * widest * e, 3 * N * widest * e, tuple(pieces), normed=0)
     facts, d, d_ff = shape.block, shape.hidden_size or 0, shape.intermediate_size or 0
+    if routed:
+        # Every token goes through several narrow MLPs, which are added up by their scores.
+        several = shape.experts_per_token or 1
+        pieces.append(Piece(order_of(row, "down") + 1, several * N * d * e))
+        dense = any(site.role == "down" for site in sites)
+        d_ff *= dense
+        d_ff += several * max((s.in_features for s in routed if s.out_features == d), default=0)
     start = row * STAGES_A_BLOCK
     norm = _norm_input(shape, batch, N * d)
     attention, attention_work = _attention(shape, batch)

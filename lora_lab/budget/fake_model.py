@@ -19,7 +19,10 @@ from lora_lab._util.transformers_private import (
     attention_kind,
     build_from_config,
     builds_from_config,
+    experts_by_shape,
+    has_grouped_experts,
     set_attention_kind,
+    set_experts_kind,
 )
 from lora_lab.anatomy.model_config import build_on_meta
 from lora_lab.anatomy.wrappers import unwrapped
@@ -135,6 +138,7 @@ def inputs(
         ModelError: for a model that reads neither tokens nor images.
     """
     written = target_length or length
+    _need_no_grouped_product(model)
     config = model.config
     accepted = inspect.signature(model.forward).parameters
     if model.main_input_name == "pixel_values":
@@ -259,6 +263,22 @@ class _Unmasked(str):
         return other == "sdpa" or super().__eq__(other)
 
     __hash__ = str.__hash__
+
+
+_BY_SHAPE = "lora_lab_experts_by_shape"
+
+
+def _need_no_grouped_product(model: nn.Module) -> None:
+    """Let routed experts go without torch's grouped product, which fake tensors have in bf16."""
+    configs: list[Any] = [module.__dict__.get("config") for module in model.modules()]
+    grouped = [config for config in configs if has_grouped_experts(config)]
+    if not grouped or next(model.parameters()).dtype == torch.bfloat16:
+        return
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    ALL_EXPERTS_FUNCTIONS.register(_BY_SHAPE, experts_by_shape)
+    for config in grouped:
+        set_experts_kind(config, _BY_SHAPE)
 
 
 def _ignore_masks(model: nn.Module) -> None:

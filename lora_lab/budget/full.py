@@ -41,7 +41,7 @@ def full_memory(
         freed[group["row"]] += group["bytes"] if group["spent"] else 0
     for site in anatomy.sites:
         row = price["sites"][site.name]["row"]
-        gradients[row] += site.in_features * site.out_features * element
+        gradients[row] += site.experts * site.in_features * site.out_features * element
     outputs = 0
     if shape.block.lm_head:
         outputs = (shape.vocab_size or 0) * (shape.hidden_size or 0) * element

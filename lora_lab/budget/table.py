@@ -205,6 +205,9 @@ def _sites(anatomy: Anatomy, batches: _Batches) -> dict[str, Any]:
         if batch.element != MASTER:
             kept += width * batch.element  # A and B cast down
         fused = site.rows.groups * site.rows.group_size if site.rows else site.out_features
+        if site.kind == "experts":
+            sites[site.name], groups[site.input_group] = _experts(anatomy, site, row, batch)
+            continue
         group = act.group(anatomy.shape, site, batch)
         key = site.input_group or site.name
         groups[key] = {"row": row, "bytes": group.size, "spent": group.spent}
@@ -227,6 +230,29 @@ def _sites(anatomy: Anatomy, batches: _Batches) -> dict[str, Any]:
     return {"sites": sites, "groups": groups}
 
 
+def _experts(
+    anatomy: Anatomy, site: Site, row: int, batch: act.Batch
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the prices of the experts in one tensor, and of what they read.
+
+    Their factors count as one A (r, experts · in) and one B (experts · out, r).
+    """
+    k, d, e = site.in_features, site.out_features, batch.element
+    rows = batch.tokens * (anatomy.shape.experts_per_token or 1)  # every token goes through several
+    every = site.experts * (k + d)
+    price = {
+        "kind": site.kind,
+        "row": row,
+        "order": act.order_of(row, "down" if site.role.endswith("down_proj") else "up"),
+        "group": site.input_group,
+        "in": site.experts * k,
+        "out": site.experts * d,
+        "checkpoint": MASTER * every,
+        "activations": (rows + (every if e != MASTER else 0)) * e,
+    }
+    return price, {"row": row, "bytes": rows * k * e, "spent": False}
+
+
 def _others(anatomy: Anatomy, batch: act.Batch) -> dict[str, Any]:
     """Return the embeddings and convolutions: what stands before the blocks."""
     N, e = batch.tokens, batch.element
@@ -238,8 +264,8 @@ def _others(anatomy: Anatomy, batch: act.Batch) -> dict[str, Any]:
             continue
         k, d = site.in_features, site.out_features
         row, size = 0, 0
-        if site.kind == "conv":
-            size = N * k * e  # exact where patches do not overlap
+        if site.kind in ("conv", "parameter"):
+            size = N * k * e  # of a convolution exact where patches do not overlap
             kept = (N + k + (d if cast_down else 0)) * e
         else:
             kept = (N + (d if cast_down else 0)) * e

@@ -43,6 +43,7 @@ class AdapterFile:
             B (out channels, r / groups, 1, …).
         magnitudes: {module path: DoRA's m (out,)}.
         weights: {name as in the model's state dict: tensor} of modules trained whole.
+        experts: {parameter's name: every expert's update} of routed experts in one tensor.
         assumptions: what the file does not tell and was assumed, one line each.
     """
 
@@ -55,6 +56,7 @@ class AdapterFile:
     magnitudes: Mapping[str, np.ndarray] = field(default_factory=dict)
     weights: Mapping[str, StoredTensor] = field(default_factory=dict)
     assumptions: Sequence[str] = ()
+    experts: Mapping[str, Sequence[LowRankUpdate]] = field(default_factory=dict)
 
 
 def check_factor(key: str, factor: np.ndarray, dimensions: int = 2) -> np.ndarray:

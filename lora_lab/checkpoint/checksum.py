@@ -28,6 +28,7 @@ def adapter_checksum(
 ) -> str:
     """Return the checksum of an adapter's tensors and of the settings that they depend on."""
     values = [_plain(settings.get(field) or None) for field in _FIELDS]
+    values += [settings["target_parameters"]] if settings.get("target_parameters") else []
     return checksum(tensors, values, metadata.get(SLICES_KEY, ""))
 
 

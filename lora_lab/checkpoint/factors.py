@@ -10,6 +10,7 @@ from typing import Any
 from lora_lab.anatomy.from_state_dict import site_alone, sites_from_names
 from lora_lab.anatomy.types import Anatomy, Site
 from lora_lab.checkpoint.adapter_file import AdapterFile, Slice, match_sites, split
+from lora_lab.checkpoint.files import quoted
 from lora_lab.checkpoint.locate import locate_adapter
 from lora_lab.checkpoint.native import NativeFile
 from lora_lab.checkpoint.peft import changed_base
@@ -23,7 +24,6 @@ _KINDS = {
     "biases": "biases",
     "weights": "weights trained whole, no low-rank factors",
     "statistics": "running statistics of the base's own layers",
-    "experts": "factors of experts that share one tensor",
     "convolutions": "factors of convolutions",
     "pruned": "factors of rank 0",
 }
@@ -70,19 +70,26 @@ def read_factors(
         AdapterError: a file is missing, damaged, foreign, for another base, or holds no factors.
     """
     place = locate_adapter(path)
-    file = read_adapter(place.path, lora_alpha=lora_alpha, slices=slices, allow_pickle=allow_pickle)
+    known: dict[str, Any] = {}
+    if anatomy:
+        held = anatomy.parameters_by_name
+        known = anatomy.by_module | {site.module: site for site in held.values()} | held
+    file = read_adapter(
+        place.path, lora_alpha=lora_alpha, slices=slices, known=known, allow_pickle=allow_pickle
+    )
     if isinstance(file, NativeFile):
         parts = ", ".join(part.name for part in file.parts)
         line = f"{place.path} holds {file.method}, whose ΔW is not in low-rank factors"
         raise AdapterError(f"{line}; its parts are {parts}: name one of them" if parts else line)
     notes = [note for note in (place.note, *file.assumptions) if note]
     notes += [f"left out: {_KINDS[kind]} ({_some(names)})" for kind, names in file.left_out.items()]
-    if not file.modules:
+    if not (file.modules or file.experts):
         raise AdapterError(f"{place.path} holds no LoRA factors of matrices; {notes[-1]}")
     if init := changed_base(file.settings):
         line = f"began at {init}: its BA is ΔW and the part of W₀ that {init} had taken out"
         notes.append(line)
     sites = _with_base(file, anatomy) if anatomy else _without_base(file)
+    sites += _experts(file, anatomy.parameters_by_name if anatomy else None)
     return AdapterFactors(place.name, file.settings, tuple(sites), tuple(notes))
 
 
@@ -126,6 +133,27 @@ def _without_base(file: AdapterFile) -> list[SiteUpdate]:
         own = split(file.modules[path], slices, parts)
         updates += [SiteUpdate(by_name[name], update) for name, update in own.items()]
     return updates
+
+
+def _experts(file: AdapterFile, known: Mapping[str, Site] | None) -> list[SiteUpdate]:
+    """Return every expert's update, each at a place of its own."""
+    places = known or sites_from_names({name: own[0].shape for name, own in file.experts.items()})
+    found = []
+    for name, updates in file.experts.items():
+        if name not in places:
+            raise AdapterError(
+                f"the adapter is for another base: this model has no parameter {quoted(name)}"
+            )
+        site = places[name]
+        if len(updates) > 1:
+            site = replace(site, kind="experts", experts=len(updates))
+        shape = (site.out_features, site.in_features)
+        # PEFT takes inputs for outputs where a model does not say how its experts are stored.
+        turned = shape != updates[0].shape == shape[::-1]
+        for number, update in enumerate(updates):
+            own = update._replace(A=update.B.T, B=update.A.T) if turned else update
+            found.append(SiteUpdate(site.expert(number) if len(updates) > 1 else site, own))
+    return found
 
 
 def _slice_site(fused: Site, part: Slice) -> Site:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -74,7 +75,8 @@ class _Content:
 
 
 def _read(model: nn.Module, folder: Path) -> _Content:
-    file = read_adapter(folder, known={path for path, _ in modules_within(model)})
+    modules = dict.fromkeys(path for path, _ in modules_within(model))
+    file = read_adapter(folder, known=modules | anatomy(model).parameters_by_name)
     if isinstance(file, AdapterFile):
         return _lora_content(model, file, folder)
     if isinstance(file, PeftMethodFile):
@@ -156,7 +158,7 @@ def _fill_native(adapter: Adapter, stored: Mapping[str, StoredTensor], where: Pa
 def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> _Content:
     _refuse_what_cannot_be_attached(folder, file)
     matched = match(file, model)
-    if not matched.updates:
+    if not (matched.updates or matched.experts):
         raise AdapterError(f"{folder} holds no LoRA factors that could be attached")
 
     def fill_factors(adapter: Adapter) -> None:
@@ -164,6 +166,13 @@ def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> _Content
             for path, update in matched.updates.items():
                 adapter.sites[path].A.copy_(torch.from_numpy(update.A))
                 adapter.sites[path].B.copy_(torch.from_numpy(update.B))
+            for path, experts in matched.experts.items():
+                own = cast(LoraAdapter, adapter).factors[path]
+                for factor, values in (
+                    (own.A, [update.A for update in experts]),
+                    (own.B, [update.B for update in experts]),
+                ):
+                    factor.copy_(torch.from_numpy(np.stack(values)).view(factor.shape))
             for path, magnitude in matched.magnitudes.items():
                 lengths = cast(nn.Parameter, adapter.sites[path].magnitude)
                 lengths.copy_(torch.from_numpy(magnitude))
@@ -186,16 +195,12 @@ def _refuse_what_cannot_be_attached(folder: Path, file: AdapterFile) -> None:
             f"{path}: {init} took a part out of the base's weights; convert the adapter with "
             "PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…)"
         )
-    for key in file.left_out.get("experts", ()):
-        raise AdapterError(
-            f"tensor {quoted(key)} is for experts that share one tensor, which are not adapted "
-            "here; leave target_parameters out of the training"
-        )
 
 
 def _config(matched: Matched, settings: Mapping[str, Any]) -> LoraConfig:
     """Return the config that gives every site its rank and scale."""
-    updates = matched.updates
+    # Of experts, which all have one rank, the first speaks for all.
+    updates = matched.updates | {name: own[0] for name, own in matched.experts.items()}
     use_rslora = bool(settings.get("use_rslora"))
     ranks = {name: update.r for name, update in updates.items()}
     alphas = {
@@ -208,7 +213,8 @@ def _config(matched: Matched, settings: Mapping[str, Any]) -> LoraConfig:
         r=r,
         lora_alpha=tidy(alpha),
         lora_dropout=_dropout(settings.get("lora_dropout")),
-        target_modules=tuple(updates),
+        target_modules=tuple(matched.updates),
+        target_parameters=tuple(matched.experts),
         rank_pattern={full(n): v for n, v in ranks.items() if v != r},
         alpha_pattern={full(n): tidy(v) for n, v in alphas.items() if v != alpha},
         use_rslora=use_rslora,

@@ -32,6 +32,7 @@ from lora_lab.checkpoint.files import (
     read_tensors,
 )
 from lora_lab.checkpoint.patterns import Patterns
+from lora_lab.checkpoint.stacked_experts import HeldNames, Parts, unstacked
 from lora_lab.errors import AdapterError
 from lora_lab.methods.registry import methods
 from lora_lab.spectra.update import LowRankUpdate
@@ -68,8 +69,8 @@ def read_peft(
     Args:
         path: its folder, or the weights beside its adapter_config.json.
         allow_pickle: whether adapter_model.bin may be read, with `weights_only=True`.
-        known: paths of the base's modules: they decide what a name means that PEFT could have made
-            (a "base_layer" at its end).
+        known: paths of the base's modules, and of parameters that can be targets: they decide what
+            a name means that PEFT could have made (a "base_layer" at its end).
 
     Raises:
         AdapterError: a file is missing, damaged or foreign, or is no kind of LoRA.
@@ -79,7 +80,8 @@ def read_peft(
     settings = _settings_without_wrappers(stored)
     weights = path if path.is_file() else weights_file(folder, allow_pickle)
     tensors, metadata = read_tensors(weights, allow_pickle=allow_pickle)
-    contents = _sort(tensors, settings, known)
+    names = HeldNames(settings, known)
+    contents = _sort(tensors, settings, known, names)
     ranks, alphas = (Patterns(f, settings[f]) for f in ("rank_pattern", "alpha_pattern"))
 
     def updates(kind: str) -> dict[str, LowRankUpdate]:
@@ -98,6 +100,7 @@ def read_peft(
     return AdapterFile(
         *(settings, modules, slices, contents.left_out),
         *(embeddings, kernels, magnitudes, contents.weights),
+        experts=unstacked(contents.held, names, settings, ranks, alphas),
     )
 
 
@@ -219,6 +222,7 @@ class _Contents:
     magnitudes: dict[str, np.ndarray] = field(default_factory=dict)
     weights: dict[str, StoredTensor] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    held: dict[str, dict[int, Parts]] = field(default_factory=dict)  # see `stacked_experts`
 
     def leave_out(self, kind: str, key: str) -> None:
         """Note a tensor that is no factor of a matrix."""
@@ -226,15 +230,12 @@ class _Contents:
 
 
 def _sort(
-    tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any], known: Collection[str]
+    tensors: Mapping[str, StoredTensor],
+    settings: Mapping[str, Any],
+    known: Collection[str],
+    names: HeldNames,
 ) -> _Contents:
     contents = _Contents()
-    # Experts' weights in one tensor: there the factors of all of them are stacked.
-    stacked = [
-        name.rpartition(".")[0]
-        for name in settings["target_parameters"]
-        if not name.endswith(".weight")
-    ]
     for key, tensor in tensors.items():
         path = base_name(key, known)
         if len(path) > _LONGEST or path.count(".") > _DEEPEST or not path.isprintable():
@@ -244,8 +245,11 @@ def _sort(
             _sort_other(contents, key, path, tensor)
             continue
         module, part = _own_name(match["module"], known), match["part"]
-        if any(f".{module}".endswith(f".{name}") for name in stacked):
-            contents.leave_out("experts", key)
+        whole = re.sub(r"(\.base_layer)+$", "", module)
+        if part in ("A", "B") and names.of(whole):
+            depth = match["module"].count(".base_layer", len(whole))
+            parts = contents.held.setdefault(whole, {}).setdefault(depth, {})
+            parts[part] = check_factor(key, tensor.numpy())
         elif part == "magnitude_vector":
             if module in contents.magnitudes:
                 raise AdapterError(f"{quoted(module)} has two magnitudes; fetch the adapter again")

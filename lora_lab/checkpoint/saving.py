@@ -26,7 +26,7 @@ from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.wrappers import modules_within, unwrapped
 from lora_lab.checkpoint.adapter_file import SLICES_KEY, Slice, encode_slices, rows_of
 from lora_lab.checkpoint.checksum import CHECKSUM_KEY, adapter_checksum
-from lora_lab.checkpoint.experts import named_as_parameters
+from lora_lab.checkpoint.experts import held_factors, named_as_parameters
 from lora_lab.checkpoint.files import (
     StoredTensor,
 )
@@ -101,10 +101,13 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
     """Write a LoRA adapter in PEFT's format; what lay there before is replaced."""
     form = _Form()
     grouped: dict[str, list[LoraSite]] = {}
-    for site in adapter.sites.values():
-        if site.r:  # PEFT has no rank 0, which AdaLoRA leaves where it has cut everything
+    held = [s for s in adapter.factors.values() if s.site.kind in ("experts", "parameter")]
+    for site in adapter.factors.values():
+        if (
+            site.r and site not in held
+        ):  # PEFT has no rank 0, which AdaLoRA leaves where it has cut everything
             grouped.setdefault(site.site.module, []).append(site)
-    if not grouped:
+    if not grouped and not held:
         raise AdapterError(
             f"adapter {adapter.name!r} has no triplets left at any site, so there is nothing to "
             "save; train it with a higher target_r"
@@ -116,6 +119,10 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
     for line in (zero_rows_warning(adapter.sites.values()), misread(model, grouped, by_path)):
         if line:
             warnings.warn(line, stacklevel=4)
+    for own in held_factors(held, by_path):
+        form.tensors |= own.tensors
+        form.ranks[own.name], form.alphas[own.name] = own.r, own.alpha
+        form.held.append(own.name)
     weights = whole_weights(adapter, by_path)
     tensors = {PREFIX + key: tensor for key, tensor in (form.tensors | weights).items()}
     settings = _peft_config(model, adapter, form, weights)
@@ -133,6 +140,7 @@ class _Form:
     ranks: dict[str, int] = field(default_factory=dict)
     alphas: dict[str, float] = field(default_factory=dict)
     slices: dict[str, list[Slice]] = field(default_factory=dict)
+    held: list[str] = field(default_factory=list)  # parameters, not modules
     tied: list[str] = field(default_factory=list)  # they share an adapted embedding's weight
 
 
@@ -206,11 +214,13 @@ def _peft_config(
     model: nn.Module, adapter: LoraAdapter, form: _Form, weights: Iterable[str]
 ) -> dict[str, Any]:
     config = adapter.lora
+    sites = [own.site for own in adapter.factors.values()]
     r = Counter(form.ranks.values()).most_common(1)[0][0]
     alpha = Counter(form.alphas.values()).most_common(1)[0][0]
     base = getattr(model, "config", None)
     heads = [path for path in form.tied if path not in form.ranks]
-    renamed = named_as_parameters(model, form.ranks, config)
+    modules = [path for path in form.ranks if path not in form.held]
+    renamed = named_as_parameters(model, modules, config)
     keys = {path: f"{path}.weight" if path in renamed else path for path in form.ranks}
     settings = {
         "peft_type": "LORA",
@@ -221,9 +231,9 @@ def _peft_config(
         "r": r,
         "lora_alpha": tidy(alpha),
         "lora_dropout": 0.0 if renamed else config.lora_dropout,
-        "target_modules": [*(path for path in form.ranks if path not in renamed), *heads],
+        "target_modules": [*(path for path in modules if path not in renamed), *heads],
         "bias": "none",
-        "fan_in_fan_out": any(site.site.transposed for site in adapter.sites.values()),
+        "fan_in_fan_out": any(s.transposed and s.kind == "linear" for s in sites),
         "rank_pattern": {full(keys[p]): own for p, own in form.ranks.items() if own != r},
         "alpha_pattern": {
             full(keys[p]): tidy(own) for p, own in form.alphas.items() if own != alpha
@@ -236,8 +246,8 @@ def _peft_config(
         "init_lora_weights": True,
     }
     # PEFT warns of a field that its version does not know, so only where it is needed.
-    if renamed:
-        settings["target_parameters"] = [keys[path] for path in renamed]
+    if renamed or form.held:
+        settings["target_parameters"] = [*(keys[path] for path in renamed), *form.held]
     return settings | ({"ensure_weight_tying": True} if heads else {})
 
 

@@ -13,6 +13,7 @@ from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy, Site
 from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.checkpoint.adapter_file import AdapterFile, check_shape, rows_of, sites_of, split
+from lora_lab.checkpoint.experts import match_experts
 from lora_lab.checkpoint.files import quoted
 from lora_lab.checkpoint.full_modules import match_full_modules
 from lora_lab.checkpoint.tied_weights import without_tied
@@ -29,11 +30,13 @@ class Matched:
 
     Attributes:
         updates: {site name: its update}.
+        experts: {site name: the updates of its experts, all of one rank}.
         magnitudes: {site name: DoRA's m (out,)}.
         saved: {path of a module trained whole: {name in the model's state dict: tensor}}.
     """
 
     updates: dict[str, LowRankUpdate] = field(default_factory=dict)
+    experts: dict[str, list[LowRankUpdate]] = field(default_factory=dict)
     magnitudes: dict[str, np.ndarray] = field(default_factory=dict)
     saved: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
@@ -55,6 +58,7 @@ def match(file: AdapterFile, model: nn.Module) -> Matched:
             raise AdapterError(
                 f"{quoted(path)} has factors and is trained whole too; fetch the adapter again"
             )
+    matched.experts.update(match_experts(file.experts, map_.parameters_by_name, by_path))
     for path, module in file.modules.items():
         own = _sites(path, map_.by_module, by_path, map_.tied)
         check_shape(path, module, own[0])
@@ -82,6 +86,8 @@ def match(file: AdapterFile, model: nn.Module) -> Matched:
             matched.magnitudes[path] = file.magnitudes[path]
     for name, update in matched.updates.items():
         matched.updates[name] = _within_bounds(update)
+    for name, experts in matched.experts.items():
+        matched.experts[name] = [_within_bounds(update) for update in experts]
     return matched
 
 

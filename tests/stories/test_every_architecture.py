@@ -32,19 +32,13 @@ _PAST = dict.fromkeys(
     ("peft_reads", "reads_peft"),
     "a weight is read and its module never called: LoRA acts there, PEFT's adapter does nothing",
 )
-_EXPERTS = {
-    "reads_peft": "PEFT takes the shared experts' names for the routed ones, and trains those"
-}
-_WITH_SHARED_EXPERTS = (
-    "afmoe beam deepseek_v2 deepseek_v3 deepseek_v32 ernie4_5_moe glm4_moe glm_moe_dsa "
-    "hunyuan_v1_moe qwen3_next solar_open"
-)
+# In a model with routed experts PEFT takes these names of modules for those, wherever they stand.
+_TAKEN_FOR_EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 # What is not clean, and why. An entry that has become clean fails the test: take it away.
 NOT_CLEAN: dict[str, dict[str, str]] = {
     **dict.fromkeys(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), _MAMBA),
     **dict.fromkeys(("layoutlmv3", "wavlm"), _PAST),
     "jamba": {**_PAST, "said": "dt_proj is called too, by the fused kernels' branch"},
-    **dict.fromkeys(_WITH_SHARED_EXPERTS.split(), _EXPERTS),
     "deepseek_v4": {"acts": "a Linear of its own, whose matrix is many blocks' (o_a_proj)"},
     "laguna": {
         "peft_reads": "PEFT does not read its own file of it either: transformers renames the key",
@@ -85,9 +79,14 @@ class _Trial:
         self.model, self.batch, self.folder = model, batch, folder
         self.found = ll.anatomy(model)
         sites = [s for s in self.found.sites if min(s.in_features, s.out_features) > 1]
-        self.targets = sorted({s.module for s in sites})
+        self.targets = sorted({s.module for s in sites if s.kind == "linear"})
+        self.held = sorted(s.name for s in sites if s.kind == "experts")
         self.config = ll.LoraConfig(
-            r=2, lora_alpha=4, target_modules=self.targets, init_lora_weights=False
+            r=2,
+            lora_alpha=4,
+            target_modules=self.targets,
+            target_parameters=self.held,
+            init_lora_weights=False,
         )
         self.bare = outputs(model, batch)
         assert all(y.isfinite().all() for y in self.bare)
@@ -106,8 +105,9 @@ class _Trial:
         seen["acts"] = "nothing moves" if distance(self.y, self.bare) < 1e-2 else ""
         seen["gradient"] = " ".join(
             name
-            for name, site in adapter.sites.items()
-            if site.site.module in reached and not all(map(has_gradient, (site.A, site.B)))
+            for name, site in adapter.factors.items()
+            if f"{site.site.module}.{site.site.parameter}" in reached
+            and not all(map(has_gradient, (site.A, site.B)))
         )
         self.model.zero_grad()
         for check in (self._budget, self._merged, self._saved):
@@ -123,13 +123,13 @@ class _Trial:
         return {check: what for check, what in seen.items() if what}
 
     def _reached(self) -> set[str]:
-        """Return the modules whose weight has a gradient in the bare model."""
+        """Return the names of the parameters that have a gradient in the bare model."""
         twin = copy.deepcopy(self.model).requires_grad_(True)
         backward(twin, self.batch)
         return {
-            path
-            for path in self.targets
-            if has_gradient(dict(twin.get_submodule(path).named_parameters()).get("weight"))
+            name
+            for name, parameter in twin.named_parameters(remove_duplicate=False)
+            if has_gradient(parameter)
         }
 
     def _budget(self) -> str:
@@ -161,8 +161,13 @@ class _Trial:
         return self._compared(theirs.eval(), self.y)
 
     def _reads_peft(self) -> str:
+        taken = [path for path in self.targets if self.held and _leaf(path) in _TAKEN_FOR_EXPERTS]
         config = peft.LoraConfig(
-            r=2, lora_alpha=4, target_modules=self.targets, init_lora_weights=False
+            r=2,
+            lora_alpha=4,
+            target_modules=[path for path in self.targets if path not in taken],
+            target_parameters=[*(f"{path}.weight" for path in taken), *self.held],
+            init_lora_weights=False,
         )
         with warnings.catch_warnings(), torch.random.fork_rng():
             warnings.simplefilter("ignore")
@@ -175,6 +180,10 @@ class _Trial:
     def _compared(self, model: nn.Module, y: list[Tensor]) -> str:
         off = distance(outputs(model, self.batch), y)
         return "" if off < TOLERANCE else f"off by {off:.1e}"
+
+
+def _leaf(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def said(check: Any) -> str:

@@ -30,7 +30,7 @@ def bottleneck_cost(
     # The input, f's output, and the norm's input.
     kept_a_token = (d + r + (d if config.layer_norm else 0)) * element
     tokens = {
-        site.stack: price["sites"][site.name]["tokens"] for site in reversed(anatomy.grid_sites)
+        site.stack: price["sites"][site.name]["tokens"] for site in reversed(anatomy.linear_sites)
     }
     for number, row in enumerate(anatomy.rows):
         for _ in range(config.layers_a_block):

@@ -154,7 +154,7 @@ class FullAdapter(Adapter):
         if isinstance(self.config, FullConfig) and self.config.top_layers is None:
             return {"the model": list(reversed(self._own.values()))}
         where = {w.name: w.row if w.row in found.row_index else None for w in found.weights}
-        for site in found.grid_sites:
+        for site in found.linear_sites:
             where.setdefault(f"{site.module}.bias", site.row)
         new = {name: bias for name, (_, bias) in self._new.items()}
         places: defaultdict[str, list[nn.Parameter]] = defaultdict(list)

@@ -56,7 +56,7 @@ def bitfit_cost(anatomy: Anatomy, config: BitFitConfig, price: dict[str, Any]) -
         cost.first = min(cost.first, orders.get(weight.name.removesuffix(".bias"), norm))
     if config.new_biases:
         missing = set(missing_biases(anatomy))
-        for site in anatomy.grid_sites:
+        for site in anatomy.linear_sites:
             if site.module in missing:
                 cost.train(price["sites"][site.name]["row"], (site.out_features,))
                 cost.conflicts.add(f"{site.module}.bias")

@@ -36,7 +36,7 @@ def trained_weights(anatomy: Anatomy, config: FullConfig | BitFitConfig) -> tupl
 def missing_biases(anatomy: Anatomy) -> tuple[str, ...]:
     """Return the paths of the linear layers in blocks that have no bias; a fused one's once."""
     names = {weight.name for weight in anatomy.weights}
-    paths = dict.fromkeys(site.module for site in anatomy.grid_sites)
+    paths = dict.fromkeys(site.module for site in anatomy.linear_sites)
     return tuple(path for path in paths if f"{path}.bias" not in names)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,13 @@ from lora_lab.methods.lora.embedding import (
     TiedHeadSites,
     check_embedding,
 )
+from lora_lab.methods.lora.experts import (
+    ExpertsSite,
+    ParameterSites,
+    adapt_parameters,
+    each_site,
+    held_parameter,
+)
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.layers import LayerSites, adapt, owned_rows, share_inputs, unadapt
 from lora_lab.methods.lora.own_forward import hold_weight, refuse_offloaded
@@ -50,13 +57,15 @@ class LoraAdapter(Adapter):
         name: the adapter's name.
         config: what it was made from.
         lora: the `LoraConfig` of its factors: `config` itself, or what AdaLoRA starts as.
-        sites: {site name: `LoraSite`} in the anatomy's order.
+        factors: {site name: what holds its parameters} in the anatomy's order.
+        sites: {site name: `LoraSite`}: the same, and of experts that share a tensor each by itself.
         saved: the copies of modules that are trained whole.
     """
 
     method = "LoRA"
     per_sample = True
     config: Any
+    factors: dict[str, LoraSite]
     sites: dict[str, LoraSite]
 
     def __init__(
@@ -87,7 +96,7 @@ class LoraAdapter(Adapter):
         for line in (*all_linear_notes(found, config), *self._undropped(modules)):
             warnings.warn(line, stacklevel=6)
         activations = self._activations(modules, specs, batches)
-        self.sites = {
+        self.factors = {
             p.site.name: self.make_site(
                 p,
                 self._start(modules[p.site.module], p.site),
@@ -97,9 +106,12 @@ class LoraAdapter(Adapter):
         }
         self._layers: dict[str, tuple[nn.Module, LayerSites]] = {}
         for path, module in modules.items():
-            sites = [s for s in self.sites.values() if s.site.module == path]
+            sites = [s for s in self.factors.values() if s.site.module == path]
             kind = DoraSites if config.use_dora else _LAYERS[sites[0].site.kind]
             self._layers[path] = module, kind(sites)
+        self.sites = {
+            own.site.name: own for site in self.factors.values() for own in each_site(site)
+        }
         share_inputs(self._layers.values())
         self._tied = _tied_layers(by_path, self._layers.values(), self.saved)
         if config.inference_mode:
@@ -120,7 +132,10 @@ class LoraAdapter(Adapter):
     def insert(self, active: Active) -> None:
         """Add the factors below their layers; see `Adapter.insert`."""
         for layer, sites in (*self._layers.values(), *self._tied):
-            adapt(layer, self.name, sites, active, layer in self._read)
+            if isinstance(sites, ParameterSites):
+                adapt_parameters(layer, self.name, sites, active)
+            else:
+                adapt(layer, self.name, sites, active, layer in self._read)
         self.saved.insert(self.name, active)
 
     def remove(self) -> None:
@@ -131,7 +146,7 @@ class LoraAdapter(Adapter):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield what is trained: A (not with LoRA-FA), B and DoRA's magnitude; modules whole."""
-        for site in self.sites.values():
+        for site in self.factors.values():
             yield from (p for p in site.parameters() if p.requires_grad)
         yield from (p for p in self.saved.parameters() if p.requires_grad)
 
@@ -139,12 +154,12 @@ class LoraAdapter(Adapter):
         """Return {site name: what is trained of its factors}."""
         return {
             name: [p for p in site.parameters() if p.requires_grad]
-            for name, site in self.sites.items()
+            for name, site in self.factors.items()
         }
 
     def fast_parameters(self) -> Iterator[nn.Parameter]:
         """Yield B and DoRA's magnitude of every site but an embedding's."""
-        for site in self.sites.values():
+        for site in self.factors.values():
             if site.site.kind != "embedding":
                 yield from (p for name, p in site.named_parameters() if name != "A")
 
@@ -152,14 +167,14 @@ class LoraAdapter(Adapter):
         """Return the factors by "site.A", "site.B" and "site.magnitude", and whole modules."""
         factors = {
             f"{name}.{key}": parameter
-            for name, site in self.sites.items()
+            for name, site in self.factors.items()
             for key, parameter in site.named_parameters()
         }
         return factors | dict(self.saved.state())
 
     def conflicts(self) -> Iterator[str]:
         """Yield the sites and the tensors of whole modules; see `Adapter.conflicts`."""
-        yield from self.sites
+        yield from self.factors
         yield from (key for key, _ in self.saved.state())
 
     def merged_weights(
@@ -168,16 +183,24 @@ class LoraAdapter(Adapter):
         """Yield (weight, W₀ + ΔW), added in float32 and rounded once; one layer at a time."""
         for path, (layer, sites) in self._layers.items():
             if packing(layer) is None:
-                yield from merged_layer(path, layer, self._original, sites.merged, dtype)
+                if isinstance(sites, ParameterSites):
+                    yield from sites.merged_parameters(layer, self._original, dtype)
+                else:
+                    yield from merged_layer(path, layer, self._original, sites.merged, dtype)
         yield from self.saved.merged_weights(dtype)
 
     def check_merge(self) -> None:
         """Raise for a layer whose weight cannot be written, or is not what it computes with."""
-        refuse_offloaded((path, layer) for path, (layer, _) in self._layers.items())
+        layers = {
+            path: (layer, sites)
+            for path, (layer, sites) in self._layers.items()
+            if not isinstance(sites, ParameterSites)
+        }
+        refuse_offloaded((path, layer) for path, (layer, _) in layers.items())
         self.saved.check_merge()
-        plain = {p: layer for p, (layer, _) in self._layers.items() if packing(layer) is None}
+        plain = {p: layer for p, (layer, _) in layers.items() if packing(layer) is None}
         check_unshared(self.model, plain, [layer for layer, _ in self._tied])
-        for path, (layer, sites) in self._layers.items():
+        for path, (layer, sites) in layers.items():
             if path in plain:
                 check_layer(path, layer, self._original, sites.merged)
 
@@ -192,7 +215,8 @@ class LoraAdapter(Adapter):
     def base_weight(self, site_name: str) -> Tensor:
         """Return the frozen W₀ of a site, (out, in), also while merged or from a fused matrix."""
         site = self.sites[site_name].site
-        return self._weight(self._layers[site.module][0], site)
+        weight = self._weight(self._layers[site.module][0], site)
+        return weight if site.number is None else weight[site.number]
 
     def _dequantized_layer(self, path: str) -> nn.Linear:
         layer, sites = self._layers[path]
@@ -233,6 +257,9 @@ class LoraAdapter(Adapter):
         return self._weight(layer, site) if packing(layer) is None else stand_in(layer, site)
 
     def _weight(self, layer: nn.Module, site: Site) -> Tensor:
+        if site.kind in ("experts", "parameter"):
+            weight = self._original(held_parameter(layer, site.parameter))
+            return weight.mT if site.transposed else weight
         packed = packing(layer) is not None
         weight = (
             dequantized(site.module, layer) if packed else unmerged_weight(layer, self._original)
@@ -247,11 +274,15 @@ _SITES: dict[str, type[LoraSite]] = {
     "linear": LoraSite,
     "embedding": EmbeddingSite,
     "conv": LoraSite,
+    "experts": cast(type[LoraSite], ExpertsSite),
+    "parameter": LoraSite,
 }
 _LAYERS: dict[str, type[LayerSites]] = {
     "linear": LayerSites,
     "embedding": EmbeddingSites,
     "conv": ConvSites,
+    "experts": ParameterSites,
+    "parameter": ParameterSites,
 }
 
 
@@ -259,7 +290,8 @@ def _check(
     site: Site, module: nn.Module, config: LoraConfig, read: Mapping[nn.Module, str]
 ) -> None:
     """Refuse what cannot be adapted, before anything is changed."""
-    weight = hold_weight(module)
+    held = site.kind in ("experts", "parameter")
+    weight = held_parameter(module, site.parameter) if held else hold_weight(module)
     option = _base_option(config)
     if packed := packing(module):
         if module in read:
@@ -280,8 +312,13 @@ def _check(
         )
     if site.kind != "linear" and option:
         raise ConfigError(
-            f"{option} is for linear layers, and {site.module} is none; leave it out of "
-            "target_modules"
+            f"{option} is for linear layers, and {site.name} is none; leave it out of "
+            f"{'target_parameters' if held else 'target_modules'}"
+        )
+    if held and config.lora_dropout:
+        raise ConfigError(
+            f"lora_dropout={config.lora_dropout} drops what a layer reads, and {site.name} is a "
+            "parameter, of which only W₀ + ΔW is seen; set lora_dropout=0"
         )
     if site.kind == "embedding" and config.use_lorafa:
         raise ConfigError(

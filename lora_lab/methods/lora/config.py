@@ -56,6 +56,8 @@ class LoraConfig(MethodConfig):
         layers_to_transform: the numbers of the blocks whose targets get factors; None: all. Not
             with one string as `target_modules`.
         layers_pattern: names of the list of blocks that these numbers count ("layers"); None: any.
+        target_parameters: ends of the names of parameters that modules hold themselves: routed
+            experts that share one tensor ("experts.gate_up_proj"), a router's ("gate.weight").
         rank_pattern: {regular expression: rank}, matched against the end of a site's path or
             against its role; the first that matches wins.
         alpha_pattern: the same for α.
@@ -82,6 +84,7 @@ class LoraConfig(MethodConfig):
     lora_alpha: float = 8
     lora_dropout: float = 0.0
     target_modules: Sequence[str] | str = ("q", "v")
+    target_parameters: Sequence[str] = ()
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     use_rslora: bool = False
@@ -108,7 +111,10 @@ class LoraConfig(MethodConfig):
         for key, alpha in self.alpha_pattern.items():
             need_positive(f"alpha_pattern[{key!r}]", alpha)
         need_share("lora_dropout", self.lora_dropout)
-        if not self.target_modules:
+        if isinstance(named := self.target_parameters, str):
+            raise ConfigError(f"target_parameters is {named!r}; it must be a list: [{named!r}]")
+        object.__setattr__(self, "target_parameters", tuple(named or ()))
+        if not self.target_modules and not named:
             raise ConfigError('target_modules is empty; name at least one, such as ["q", "v"]')
         if (found := find_init(self.init_lora_weights)) is None:
             known = ", ".join(map(repr, INITIALIZATIONS))

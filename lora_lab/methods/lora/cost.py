@@ -63,11 +63,11 @@ def rank_cost(
 
 
 def _other(cost: MethodCost, site: Mapping[str, Any], r: int) -> None:
-    """An embedding or a convolution: none of the options is theirs."""
+    """An embedding, a convolution, a parameter or experts: none of the options is theirs."""
     cost.train(site["row"], (r, site["in"]), (site["out"], r))
     cost.kept[site["row"]] += r * site["activations"]
     cost.live_inputs.add(site["group"])
-    cost.estimated |= site["kind"] == "conv"
+    cost.estimated |= site["kind"] != "embedding"
 
 
 def _readers(

@@ -36,7 +36,7 @@ class TargetSpec:
     def parameters(self) -> int:
         """Trainable parameters: A is (r, in), B is (out, r), DoRA's magnitude is (out,)."""
         d, k = self.site.out_features, self.site.in_features
-        return self.r * (d + k * self.learns_A) + d * self.has_magnitude
+        return self.site.experts * self.r * (d + k * self.learns_A) + d * self.has_magnitude
 
 
 def resolve_targets(anatomy: Anatomy, config: LoraConfig) -> tuple[TargetSpec, ...]:
@@ -48,7 +48,10 @@ def resolve_targets(anatomy: Anatomy, config: LoraConfig) -> tuple[TargetSpec, .
         ConfigError: when a target or a pattern matches nothing (it lists what would have), or a
             rank exceeds min(out, in) of a site that was named.
     """
-    sites = within(select(anatomy, config.target_modules), config)
+    modules = config.target_modules
+    chosen = {*within(select(anatomy, modules), config)} if modules else set()
+    chosen |= {*select_parameters(anatomy, config.target_parameters)}
+    sites = [site for site in (*anatomy.sites, *anatomy.others) if site in chosen]
     ranks = _by_pattern("rank_pattern", config.rank_pattern, sites, config.r)
     alphas = _by_pattern("alpha_pattern", config.alpha_pattern, sites, float(config.lora_alpha))
     limits = [min(site.in_features, site.out_features) for site in sites]
@@ -87,18 +90,22 @@ def all_linear_notes(anatomy: Anatomy, config: LoraConfig) -> tuple[str, ...]:
             f'"all-linear" leaves the head alone ({some(heads)}); to train it whole name it in '
             "modules_to_save"
         )
-    known = {site.module for site in (*anatomy.sites, *anatomy.others)} | anatomy.tied.keys()
+    known = {site.module for site in _modules(anatomy)} | anatomy.tied.keys()
+    reached = {site.name for site in select_parameters(anatomy, config.target_parameters)}
     beyond = [
         weight
         for weight in anatomy.weights
         if _is_matrix(weight) and weight.name.rpartition(".")[0] not in known
+        if weight.name not in reached
     ]
     share = sum(weight.size for weight in beyond) / max(anatomy.parameters, 1)
     if anatomy.left_out or share >= _WORTH_A_WORD:
         names = some([*anatomy.left_out, *(weight.name for weight in beyond)])
+        held = some(dict.fromkeys(s.role for s in anatomy.sites if s.kind == "experts"))
         notes.append(
             f'"all-linear" does not reach {share:.1%} of the model\'s weights, which no plain '
             f"linear layer holds: {names}"
+            + (f"; of these target_parameters names experts: {held}" if held else "")
         )
     return tuple(notes)
 
@@ -111,11 +118,12 @@ def select(anatomy: Anatomy, targets: Sequence[str] | str) -> tuple[Site, ...]:
     convolutions are found by name, as is an output layer with a weight of its own, and are not
     among "all-linear"; nor is a classifier's head, which is trained whole.
     """
-    every = (*anatomy.sites, *anatomy.others)
+    every = _modules(anatomy)
     if isinstance(targets, str):
         if is_all_linear(targets):
             heads = tuple(f"{head}." for head in anatomy.heads)
-            return tuple(s for s in anatomy.sites if not f"{s.module}.".startswith(heads))
+            linear = (s for s in anatomy.sites if s.kind == "linear")
+            return tuple(s for s in linear if not f"{s.module}.".startswith(heads))
         if not any(_named(site, targets) for site in every):
             pattern = _compile("target_modules", targets)
             found = tuple(
@@ -179,6 +187,38 @@ def _block_number(site: Site, pattern: Sequence[str] | str | None) -> int | None
     return None
 
 
+def select_parameters(anatomy: Anatomy, names: Sequence[str]) -> tuple[Site, ...]:
+    """Return the sites that `target_parameters` names: by the end of the parameter's name.
+
+    The weight of a linear layer ("q_proj.weight") is that layer's site.
+    """
+    known = {f"{s.module}.{s.parameter}": s for s in (*anatomy.sites, *anatomy.others)}
+    found: dict[str, Site] = {}
+    for name in names:
+        own = [site for key, site in known.items() if f".{key}".endswith(f".{name}")]
+        if not own:
+            held = dict.fromkeys(
+                ".".join(key.split(".")[-2:]) for key in anatomy.parameters_by_name
+            )
+            raise ConfigError(
+                f"target_parameters entry {name!r} matches nothing in this model; parameters that "
+                f"are no linear layer's are {some(held, 12) or 'none'}"
+            )
+        if own[0].rows is not None:
+            raise ConfigError(
+                f"target_parameters entry {name!r}: {own[0].module} is a fused layer; name it in "
+                "target_modules"
+            )
+        found |= {site.name: site for site in own}
+    return tuple(found.values())
+
+
+def _modules(anatomy: Anatomy) -> list[Site]:
+    """Return the sites that `target_modules` may name."""
+    held = anatomy.parameters_by_name
+    return [site for site in (*anatomy.sites, *anatomy.others) if site.name not in held]
+
+
 def ranks(anatomy: Anatomy, config: LoraConfig) -> dict[str, int]:
     """Return {site name: rank} as the grid shows it."""
     return {p.site.name: p.r for p in resolve_targets(anatomy, config)}
@@ -214,13 +254,15 @@ def config_from_ranks(
 
     common = common_rank(painted)
     targets: list[str] = []
+    held: list[str] = []
     pattern: dict[str, int] = {}
     for role, column in columns.items():
         values = {painted.get(site.name, 0) for site in column}
         # "q" also names every path that ends in ".q" (T5's cross-attention): then spell it out.
-        whole = 0 not in values and set(select(anatomy, [role])) == set(column)
+        whole = 0 not in values and set(_of_role(anatomy, column[0])) == set(column)
         here = [site for site in column if site.name in painted]
-        targets += [role] if whole and here else [site.name for site in here]
+        named = held if column[0].kind in ("experts", "parameter") else targets
+        named += [role] if whole and here else [site.name for site in here]
         if whole and len(values) == 1 and values != {common}:
             pattern[role] = values.pop()
         else:
@@ -231,10 +273,18 @@ def config_from_ranks(
     return template.replace(
         r=common,
         target_modules=tuple(targets),
+        target_parameters=tuple(held),
         rank_pattern=pattern,
         alpha_pattern=alphas,
         **dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern")),
     )
+
+
+def _of_role(anatomy: Anatomy, site: Site) -> tuple[Site, ...]:
+    """Return the sites that a site's role names as a target."""
+    if site.kind in ("experts", "parameter"):
+        return select_parameters(anatomy, [site.role])
+    return select(anatomy, [site.role])
 
 
 def full(name: str) -> str:
@@ -263,6 +313,8 @@ def _asked(site: Site, config: LoraConfig) -> int:
 
 
 def _names(site: Site) -> tuple[str, ...]:
+    if site.kind in ("experts", "parameter"):
+        return (site.name, site.role)
     return (site.module, site.name, site.role)
 
 
@@ -297,12 +349,18 @@ def _nothing(anatomy: Anatomy, target: str) -> tuple[Site, ...]:
                 f"{path} and {table} share one weight; name {table.rpartition('.')[2]!r} in "
                 f"target_modules, which adapts both, or give {path} a weight of its own"
             )
-    every = (*anatomy.sites, *anatomy.others)
+    every = _modules(anatomy)
     for path, why in anatomy.left_out.items():
         named = f".{path}".endswith(f".{target}")
         if named or _compile("target_modules", target).fullmatch(path):
             raise ConfigError(f"target_modules entry {target!r}: {path} {why}; leave it out")
-    roles = dict.fromkeys(site.role for site in anatomy.sites)
+    for name, site in anatomy.parameters_by_name.items():
+        if _named(site, target):
+            raise ConfigError(
+                f"target_modules entry {target!r}: {name} is a parameter, not a module; name it "
+                "in target_parameters"
+            )
+    roles = dict.fromkeys(site.role for site in anatomy.sites if site in every)
     leaves = dict.fromkeys(site.module.rpartition(".")[2] for site in every)
     raise ConfigError(
         f"target_modules entry {target!r} matches nothing in this model; roles are "

@@ -19,6 +19,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from lora_lab._util import accelerate_private, torch_private, transformers_private
 from lora_lab_widgets import subshell
+from tests.helpers.tiny_experts import logits, tiny_experts
 
 ROOT = Path(__file__).parents[3]
 FENCES = {
@@ -196,6 +197,20 @@ def model() -> Any:
     )  # fmt: skip
     assert transformers_private.builds_from_config(transformers.LlamaForCausalLM)
     return transformers_private.build_from_config(transformers.LlamaForCausalLM, config)
+
+
+def test_how_routed_experts_are_computed() -> None:
+    model, eager = tiny_experts("mixtral"), tiny_experts("mixtral")
+    config: Any = model.config
+    assert transformers_private.has_grouped_experts(config)
+    transformers_private.set_experts_kind(eager.config, "eager")
+    assert not transformers_private.has_grouped_experts(eager.config)
+    torch.testing.assert_close(logits(model), logits(eager), rtol=0, atol=1e-5)
+    experts: Any = model.get_submodule("model.layers.0.mlp.experts")
+    x, ids = torch.randn(5, 32), torch.zeros(5, 1, dtype=torch.long)
+    # Where all rows are the first expert's, its shapes are its values too.
+    found = transformers_private.experts_by_shape(experts, x, ids, torch.ones(5, 1))
+    torch.testing.assert_close(found, experts(x, ids, torch.ones(5, 1)))
 
 
 def test_a_model_is_built_from_a_config_and_attends_as_it_says(model: Any) -> None:

@@ -370,20 +370,3 @@ def test_other_makers_spell_the_keys_in_their_own_ways(spelling, tmp_path):
     assert {site.site.module for site in found} == deltas.keys()
     for site in found:
         assert_same_update(site, deltas[site.site.module])
-
-
-def test_experts_in_one_tensor_are_left_out_aloud(tmp_path):
-    from peft import LoraConfig, get_peft_model
-
-    class Mixture(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.q_proj = torch.nn.Linear(8, 8)
-            self.experts = torch.nn.Module()
-            self.experts.up = torch.nn.Parameter(torch.randn(3, 8, 6))
-
-    config = LoraConfig(r=2, target_modules=["q_proj"], target_parameters=["experts.up"])
-    get_peft_model(Mixture(), config).save_pretrained(tmp_path)
-    found = read_factors(tmp_path)
-    assert [site.site.name for site in found.sites] == ["q_proj"]
-    assert "left out: factors of experts that share one tensor" in found.notes[0]
