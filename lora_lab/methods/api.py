@@ -20,6 +20,7 @@ from lora_lab.methods.combination import Combination
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.finite import check_finite, check_sum
+from lora_lab.methods.lora.watch import Watch
 from lora_lab.methods.registry import method_of
 from lora_lab.methods.running_statistics import unchanged_statistics
 
@@ -74,6 +75,8 @@ def put_on(model: nn.Module, adapter: Adapter, activate: bool) -> Adapter:
         known.statistics.drop(name)
     adapter.insert(known.active)
     known.adapters[name] = adapter
+    known.watch = known.watch or Watch()
+    known.watch.begin(model)
     if activate or before == name:
         known.switch(name)
     return adapter

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -16,6 +17,9 @@ from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.running_statistics import RunningStatistics
+
+if TYPE_CHECKING:
+    from lora_lab.methods.lora.watch import Watch
 
 _ATTRIBUTE = "_lora_lab"
 
@@ -32,6 +36,7 @@ class AttachedAdapters:
     originals: list[tuple[nn.Parameter, Tensor]] | None = None  # None: merged for good
     quantized: list[tuple[str, nn.Module]] = field(default_factory=list)  # taken out by `merge`
     saving: RemovableHandle | None = None  # tells of adapters when the model's state is taken
+    watch: Watch | None = None  # tells of layers that the first pass goes past
 
     @property
     def names(self) -> str:
@@ -113,6 +118,8 @@ def forget(model: nn.Module) -> None:
         parameter.requires_grad_(required)
     if known.saving is not None:
         known.saving.remove()
+    if known.watch is not None:
+        known.watch.end(unwrapped(model))
     delattr(unwrapped(model), _ATTRIBUTE)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab.errors import RunError
 from lora_lab.methods.api import attach, detach
-from lora_lab.methods.attached import attached
+from lora_lab.methods.attached import attached, require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
@@ -278,6 +278,8 @@ class Run:
             base = base_fingerprint(self.model)
             with seeded(self.training.seed):
                 self.adapter = attach(self.model, self.config, ADAPTER, batches=self._batches())
+            if (watch := require_adapters(self.model).watch) is not None:
+                watch.tell = self.notes.append  # a warning would be printed into some cell
             if self._watch not in self.adapter.sites:
                 self._watch = None  # set before there was anything to compare it with
             if not self._again:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 from torch.nn.utils import get_total_norm
 
+from lora_lab.methods.attached import attached_adapters
 from lora_lab.training import processes
 from lora_lab.training.model_settings import is_checkpointing
 from lora_lab.training.step import DeadAdapterError, NotFiniteError, Step
@@ -124,7 +125,7 @@ class StepCallback:
         if dead:
             raise DeadAdapterError(
                 f"no gradient reached {_some(dead, len(self._parts), self._what)} in step {step}: "
-                + likely_reason(self._fit.model, all_dead=len(dead) == len(self._parts))
+                + likely_reason(self._fit.model, dead, all_dead=len(dead) == len(self._parts))
             )
         self._reached = True
 
@@ -134,8 +135,21 @@ def _some(names: list[str], total: int, what: str) -> str:
     return f"{len(names)} of {total} {what} ({shown})"
 
 
-def likely_reason(model: nn.Module, all_dead: bool) -> str:
-    """Return why training may not reach (all of) an adapter, and what to do."""
+def likely_reason(model: nn.Module, dead: Iterable[str], all_dead: bool) -> str:
+    """Return why training may not reach (all of) an adapter, and what to do.
+
+    Args:
+        model: with the adapter.
+        dead: the places that it does not reach.
+        all_dead: whether they are all that there are.
+    """
+    known = attached_adapters(model)
+    passed_by = known.watch.passed_by if known is not None and known.watch is not None else {}
+    if how := dict.fromkeys(passed_by[p] for d in dead if (p := d.partition("[")[0]) in passed_by):
+        return (
+            f"{next(iter(how))}, so that an adapter there can do nothing; adapt other layers, or "
+            "train the module whole (modules_to_save)"
+        )
     if is_checkpointing(model) and all_dead:
         return (
             "most likely gradient checkpointing, whose blocks see no input that needs a gradient; "

@@ -200,7 +200,9 @@ class _TrainerMethods(Trainer):
         if not loss.requires_grad:
             raise DeadAdapterError(
                 "the loss does not depend on the adapter at all: "
-                + likely_reason(cast(nn.Module, self.model), all_dead=True)
+                + likely_reason(
+                    cast(nn.Module, self.model), self._adapter.parameters_by_location(), True
+                )
             )
         if (penalty := self._adapter.penalty()) is not None:
             # HF Trainer divides by the number of passes what it takes for a plain mean.

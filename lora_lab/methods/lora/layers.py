@@ -104,9 +104,7 @@ class ReadLayer(AdaptedLayer):
     @property  # type: ignore[override]
     def weight(self) -> Tensor:
         """W₀ with the active adapter's update; W₀ alone within the layer's own forward."""
-        own = parameters_of(cast(nn.Module, self)).get("weight")
-        held = self.__dict__.get("weight") if own is None else own  # older weight normalization's
-        weight = cast(Tensor, super().weight if held is None else held)
+        weight = stored_weight(cast(Any, self))
         if runs_itself(cast(nn.Module, self)):
             return weight
         sites = children_of(self.lora).get(cast(str, self._one_adapter()))
@@ -130,6 +128,14 @@ class ReadLayer(AdaptedLayer):
                 "cannot have different adapters there; run them apart"
             )
         return held.pop()
+
+
+def stored_weight(layer: AdaptedLayer) -> Tensor:
+    """Return W₀ where the layer's class has a `weight` of its own making."""
+    weight: Tensor | None = parameters_of(cast(nn.Module, layer)).get("weight")
+    if weight is None:  # older weight normalization keeps it here, parametrizations make it
+        weight = layer.__dict__.get("weight")
+    return cast(Any, layer.base_class).weight.fget(layer) if weight is None else weight
 
 
 def adapt(
@@ -169,7 +175,8 @@ def unadapt(layer: nn.Module, name: str) -> None:
 def _is_own(layer: Any, forward: Any) -> bool:
     """Whether a `forward` on an instance is its class's, as accelerate leaves it behind."""
     bound = getattr(forward, "__self__", None) is layer
-    return bound and forward.__func__ in (AdaptedLayer.forward, base_class(layer).forward)
+    own = AdaptedLayer.forward, type(layer).forward, base_class(layer).forward
+    return bound and forward.__func__ in own
 
 
 class LayerSites(nn.ModuleList):

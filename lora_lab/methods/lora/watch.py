@@ -1,0 +1,154 @@
+"""Says so when the first forward pass goes past an adapted layer: attached, and does nothing.
+
+A layer is watched until its forward has run once, by a subclass that then swaps itself away. The
+modules above it have hooks until they have run once. After that nothing is left, and costs nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, stored_weight
+
+_WATCH = "_lora_watch"  # the key in a watched layer's __dict__ of its `Watch`
+
+
+class Watch:
+    """Waits for the first pass through a model's adapted layers.
+
+    Attributes:
+        passed_by: {path of a layer: what went past it}, as far as is known.
+        tell: called with what a person should know.
+    """
+
+    def __init__(self, tell: Callable[[str], None] = warnings.warn) -> None:
+        self.passed_by: dict[str, str] = {}
+        self.tell = tell
+        self._read: set[str] = set()
+        self._told: set[tuple[str, type]] = set()
+        self._running: list[str] = []
+        self._handles: dict[str, list[RemovableHandle]] = {}
+
+    def __reduce__(self) -> tuple[type[Watch], tuple[()]]:
+        """Copy as one that waits for nothing: the copy's layers are not watched."""
+        return Watch, ()
+
+    def begin(self, model: nn.Module) -> None:
+        """Watch what was adapted of a model and has not run yet; twice is no error."""
+        modules = dict(model.named_modules())
+        for path, layer in modules.items():
+            if isinstance(layer, AdaptedLayer) and not layer.is_read and _WATCH not in vars(layer):
+                layer.__dict__[_WATCH] = self, path
+                cast(Any, layer).__class__ = _watched_class(cast(Any, type(layer)))
+        for path in {above for below in _left(modules) for above in _above(below)}:
+            if path not in self._handles and not isinstance(modules[path], _CONTAINERS):
+                self._handles[path] = [
+                    modules[path].register_forward_pre_hook(functools.partial(self._enter, path)),
+                    modules[path].register_forward_hook(functools.partial(self._leave, path)),
+                ]
+
+    def end(self, model: nn.Module) -> None:
+        """Watch no more, and leave nothing behind."""
+        for path in [*self._handles]:
+            self._drop(path)
+        for part in model.modules():
+            settle(part)
+            part.__dict__.pop(_WATCH, None)
+
+    def note_read(self, path: str) -> None:
+        """Remember that somebody asked for a layer's weight within a pass."""
+        if self._running:
+            self._read.add(path)
+
+    def _drop(self, path: str) -> None:
+        for handle in self._handles.pop(path, ()):
+            handle.remove()
+
+    def _enter(self, path: str, *_: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        if path in self._running:  # the pass before broke off
+            del self._running[self._running.index(path) :]
+        if not self._running:
+            self._read.clear()
+        self._running.append(path)
+
+    def _leave(self, path: str, module: nn.Module, *_: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        if path in self._running:
+            del self._running[self._running.index(path) :]
+        self._drop(path)
+        prefix = path and f"{path}."
+        # What holds a stack is a whole model: which of its branches run is up to its inputs.
+        lists = (part for part in module.modules() if isinstance(part, nn.ModuleList))
+        whole = any(not isinstance(part, LayerSites) for part in lists)
+        for below in _left(dict(module.named_modules())):
+            layer = prefix + below
+            if layer in self.passed_by:
+                continue
+            if layer in self._read:
+                self._pass_by(layer, path, module, "reads its weight and does not call it")
+            elif "." not in below and not whole:
+                self._pass_by(layer, path, module, "ran and did not call it")
+
+    def _pass_by(self, layer: str, path: str, module: nn.Module, how: str) -> None:
+        self.passed_by[layer] = what = f"{path or type(module).__name__} {how}"
+        kind = layer.rpartition(".")[2], type(module)
+        if kind not in self._told:
+            self._told.add(kind)
+            self.tell(
+                f"an adapter does nothing at {layer}, nor at its like in other blocks: {what}; "
+                "adapt other layers, or train the module whole (modules_to_save)"
+            )
+
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict)  # they have no forward
+
+
+class _Watched:
+    """Mixed into an adapted layer's class until its forward has run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            settle(cast(Any, self))
+        return AdaptedLayer.forward(cast(Any, self), x)
+
+    @property
+    def weight(self) -> Tensor:
+        watch, path = self.__dict__[_WATCH]
+        if not torch.compiler.is_compiling():
+            watch.note_read(path)
+        return stored_weight(cast(Any, self))
+
+    @weight.setter
+    def weight(self, value: Tensor) -> None:
+        self.__dict__["weight"] = value
+
+
+def settle(layer: nn.Module) -> None:
+    """Watch a layer no more; it keeps a mark, so that it is not watched again."""
+    if isinstance(layer, _Watched):
+        cast(Any, layer).__class__ = type(layer).__mro__[2]
+
+
+@functools.cache
+def _watched_class(adapted: Any) -> Any:
+    members = {"__module__": adapted.__module__}
+    return type(adapted.__name__, (_Watched, adapted), members)
+
+
+def _left(modules: dict[str, nn.Module]) -> list[str]:
+    return [path for path, part in modules.items() if isinstance(part, _Watched)]
+
+
+def _above(path: str) -> Iterator[str]:
+    parts = path.split(".")
+    yield from (".".join(parts[:depth]) for depth in range(len(parts)))
