@@ -14,6 +14,7 @@ import torch
 from lora_lab import methods
 from lora_lab._util.files import disk_errors
 from lora_lab.checkpoint import load_adapter
+from lora_lab.configs import LoraConfig
 from lora_lab.errors import RunError
 from lora_lab.runs.spectra_log import SpectraLog
 from lora_lab.runs.store import RunStore
@@ -84,6 +85,27 @@ def test_an_adapter_without_gradient_fails_and_names_the_sites(begin, monkeypatc
     assert "no gradient reached 6 of 14 sites (model.layers.0.mlp.gate_proj, " in text
     assert "model.layers.0.mlp.up_proj, model.layers.0.mlp.down_proj, …) in step 1" in text
     assert "leave them out of target_modules" in text
+
+
+def test_a_layer_that_the_model_goes_past_is_named_with_who_does_so(begin, monkeypatch):
+    lm = tiny_lm()
+
+    def past(self, x):
+        up = getattr(self, "up_proj")  # noqa: B009 (no look at the code tells)
+        return self.down_proj(
+            self.act_fn(self.gate_proj(x)) * torch.nn.functional.linear(x, up.weight)
+        )
+
+    monkeypatch.setattr(type(lm.model.model.layers[0].mlp), "forward", past)
+    run = begin(lm, config=LoraConfig(r=2, target_modules=["gate", "up", "down"]))
+    with pytest.raises(RunError) as caught:
+        run.result(60)
+    text = str(caught.value)
+    assert "no gradient reached 2 of 6 sites (model.layers.0.mlp.up_proj, " in text
+    assert "model.layers.0.mlp reads its weight and does not call it, so that" in text
+    assert "target_modules" not in text
+    (note,) = (note for note in run.notes if "an adapter does nothing" in note)
+    assert "at model.layers.0.mlp.up_proj, nor at its like in other blocks" in note
 
 
 def test_nan_gradients_stop_the_run_before_the_adapter_takes_them(begin, monkeypatch):

@@ -156,6 +156,7 @@ def test_switching_compiles_once_an_adapter():
     model.eval()
     ll.attach(model, EVERYTHING.replace(r=2, target_modules=["q", "v"]), "second")
     batch, compiled = tiny_inputs(model), []
+    model(**batch)  # layers are watched until their first eager pass (`Watch`)
 
     def backend(graph, _):
         compiled.append(graph)
