@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
+from lora_lab.methods.resizing import unwatch_resizing, watch_resizing
 from lora_lab.methods.running_statistics import RunningStatistics
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def remember(model: nn.Module) -> AttachedAdapters:
         )
         model.requires_grad_(False)
         setattr(unwrapped(model), _ATTRIBUTE, known)
+        watch_resizing(unwrapped(model), known)
     return known
 
 
@@ -121,6 +123,7 @@ def forget(model: nn.Module) -> None:
     if known.watch is not None:
         known.watch.end(unwrapped(model))
     delattr(unwrapped(model), _ATTRIBUTE)
+    unwatch_resizing(unwrapped(model))
 
 
 def activate(model: nn.Module, name: str | None) -> None:
