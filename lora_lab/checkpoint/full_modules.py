@@ -31,9 +31,7 @@ def match_full_modules(
     """
     trained: dict[str, dict[str, Tensor]] = {}
     names = tuple(file.settings.get("modules_to_save") or ())
-    # An empty tuple ends nothing.
-    taken = [path for path in by_path if path.endswith(names) and SAVED_CHILD not in path]
-    taken = [p for p in taken if not any(p.startswith(f"{other}.") for other in taken)]
+    taken = taken_whole(file, by_path)
     base = dict(own_tensors(model))
     rest = {key: tensor.torch() for key, tensor in file.weights.items()}
     if file.settings.get("ensure_weight_tying"):
@@ -72,6 +70,14 @@ def match_full_modules(
                 f"the adapter is for another base: {quoted(key)} in the file is not this model's"
             )
     return trained
+
+
+def taken_whole(file: AdapterFile, by_path: Mapping[str, nn.Module]) -> list[str]:
+    """Return the paths of what PEFT takes for named in `modules_to_save`, the outermost."""
+    names = tuple(file.settings.get("modules_to_save") or ())
+    # An empty tuple ends nothing.
+    taken = [path for path in by_path if path.endswith(names) and SAVED_CHILD not in path]
+    return [p for p in taken if not any(p.startswith(f"{other}.") for other in taken)]
 
 
 def match_statistics(

@@ -15,7 +15,7 @@ from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.checkpoint.adapter_file import AdapterFile, check_shape, rows_of, sites_of, split
 from lora_lab.checkpoint.experts import match_experts
 from lora_lab.checkpoint.files import quoted
-from lora_lab.checkpoint.full_modules import match_full_modules
+from lora_lab.checkpoint.full_modules import match_full_modules, taken_whole
 from lora_lab.checkpoint.tied_weights import without_tied
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import original_weight
@@ -51,8 +51,8 @@ def match(file: AdapterFile, model: nn.Module) -> Matched:
     map_ = anatomy(model)
     matched = Matched()
     by_path = dict(modules_within(model, every_name=True))
+    file = without_tied(file, by_path, taken_whole(file, by_path))
     matched.saved.update(match_full_modules(file, model, by_path))
-    file = without_tied(file, by_path, matched.saved)
     for path in (*file.modules, *file.embeddings, *file.kernels):
         if any(f"{path}.".startswith(f"{own}.") for own in matched.saved):
             raise AdapterError(

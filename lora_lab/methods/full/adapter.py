@@ -31,8 +31,8 @@ class FullAdapter(Adapter):
 
     They are trained in the model's dtype, without float32 masters: in bfloat16, updates below its
     precision are lost, and in float16 Adam's second moments underflow, so that a training ends in
-    NaN. Buffers stay as they are. Gradients go with the values, so those of one adapter are never
-    added to another's.
+    NaN. Buffers are no part of it; see `running_statistics`. Gradients go with the values, so those
+    of one adapter are never added to another's.
     """
 
     modifies_base = True

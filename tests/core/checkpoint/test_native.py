@@ -104,7 +104,9 @@ def test_another_base_is_refused_before_anything_changes(saved, base, line):
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
-def test_nan_is_not_loaded(tmp_path):
+def test_nan_is_not_loaded(tmp_path, monkeypatch):
+    # Only an earlier version wrote it.
+    monkeypatch.setattr("lora_lab.checkpoint.saving.check_finite", lambda *_: None)
     model = tiny("gpt2")
     adapter = ll.attach(model, ll.BitFitConfig())
     with torch.no_grad():

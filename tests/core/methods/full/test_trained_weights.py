@@ -83,12 +83,14 @@ def test_the_names_in_a_state_dict_stay():
         assert list(adapter.state()) == [n for n, _ in model.named_parameters()]
 
 
-def test_buffers_stay_with_the_model():
+def test_a_buffer_that_training_changes_is_no_part_of_the_state_and_the_base_keeps_its_own():
     model = tiny("llama")
     model.register_buffer("counted", torch.zeros(1))
     adapter = ll.attach(model, ll.FullConfig())
     model.counted += 1
     ll.activate(model, None)
+    assert model.counted.item() == 0
+    ll.activate(model, "default")
     assert model.counted.item() == 1
     assert "counted" not in adapter.state()
 
