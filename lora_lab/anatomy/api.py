@@ -44,5 +44,10 @@ def output_embedding(model: nn.Module) -> nn.Module | None:
     return model_config.embedding(model, "get_output_embeddings")
 
 
+def input_embedding(model: nn.Module) -> nn.Module | None:
+    """Return the embedding that reads the tokens, where the model names one."""
+    return model_config.embedding(model, "get_input_embeddings")
+
+
 def _is_config(thing: Any) -> bool:
     return hasattr(thing, "model_type") and hasattr(thing, "to_dict")

@@ -29,6 +29,9 @@ def adapter_checksum(
     """Return the checksum of an adapter's tensors and of the settings that they depend on."""
     values = [_plain(settings.get(field) or None) for field in _FIELDS]
     values += [settings["target_parameters"]] if settings.get("target_parameters") else []
+    # Tokens are whole numbers in every JSON, and in a hostile file anything.
+    tokens = settings.get("trainable_token_indices")
+    values += [tokens] if tokens else []
     return checksum(tensors, values, metadata.get(SLICES_KEY, ""))
 
 

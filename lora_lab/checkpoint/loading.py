@@ -24,6 +24,7 @@ from lora_lab.checkpoint.peft_methods import PeftMethodFile
 from lora_lab.checkpoint.reader import read_adapter
 from lora_lab.checkpoint.saving import tidy
 from lora_lab.checkpoint.to_model import Matched, match
+from lora_lab.checkpoint.token_rows import take_tokens
 from lora_lab.errors import AdapterError
 from lora_lab.methods.api import build, put_on
 from lora_lab.methods.attached import activate as switch_to
@@ -157,6 +158,7 @@ def _fill_native(adapter: Adapter, stored: Mapping[str, StoredTensor], where: Pa
 
 def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> _Content:
     _refuse_what_cannot_be_attached(folder, file)
+    file, rows, tokens = take_tokens(file, model)
     matched = match(file, model)
     if not (matched.updates or matched.experts):
         raise AdapterError(f"{folder} holds no LoRA factors that could be attached")
@@ -178,9 +180,11 @@ def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> _Content
                 lengths.copy_(torch.from_numpy(magnitude))
         saved = {key: t for tensors in matched.saved.values() for key, t in tensors.items()}
         cast(LoraAdapter, adapter).saved.fill(saved)
+        cast(LoraAdapter, adapter).tokens.fill(rows)
 
     statistics = match_statistics(file.weights, model, matched.saved)
-    return _Content(_config(matched, file.settings), fill_factors, statistics)
+    config = _config(matched, file.settings).replace(trainable_token_indices=tokens)
+    return _Content(config, fill_factors, statistics)
 
 
 def _refuse_what_cannot_be_attached(folder: Path, file: AdapterFile) -> None:

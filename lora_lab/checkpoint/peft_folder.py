@@ -95,7 +95,10 @@ def whole_weights(
     """
     # PEFT gives running statistics to the base's own layers.
     weights = running_statistics(adapter.model, adapter)
-    weights |= {key: t.detach().to("cpu", copy=True) for key, t in adapter.saved.state()}
+    learned = dict(adapter.saved.state())
+    if isinstance(adapter, LoraAdapter):
+        learned |= adapter.tokens.state()
+    weights |= {key: tensor.detach().to("cpu", copy=True) for key, tensor in learned.items()}
     names = tuple(adapter.saved.copies)
     for path, module in by_path.items():
         if path.endswith(names) and not adapter.saved.covers(path) and names:

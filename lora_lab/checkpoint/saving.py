@@ -222,7 +222,7 @@ def _peft_config(
     modules = [path for path in form.ranks if path not in form.held]
     renamed = named_as_parameters(model, modules, config)
     keys = {path: f"{path}.weight" if path in renamed else path for path in form.ranks}
-    settings = {
+    settings: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": config.task_type or task_type(model, weights),
         "base_model_name_or_path": origin(base) or None,
@@ -246,6 +246,9 @@ def _peft_config(
         "init_lora_weights": True,
     }
     # PEFT warns of a field that its version does not know, so only where it is needed.
+    if adapter.tokens.rows:
+        tokens = {path: list(rows.tokens) for path, rows in adapter.tokens.rows.items()}
+        settings["trainable_token_indices"] = tokens
     if renamed or form.held:
         settings["target_parameters"] = [*(keys[path] for path in renamed), *form.held]
     return settings | ({"ensure_weight_tying": True} if heads else {})

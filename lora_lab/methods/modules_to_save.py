@@ -72,9 +72,7 @@ class ModulesToSave:
     def insert(self, name: str, active: Active) -> None:
         """Let the copies answer while the adapter `name` is active."""
         for path, module in self._originals.items():
-            if not isinstance(switch := instance_forward(module), ForwardSwitch):
-                module.forward = switch = ForwardSwitch(module, path, active)
-            switch.add(name, self.copies[path])
+            ForwardSwitch.of(module, path, active).add(name, self.copies[path])
 
     def remove(self, name: str) -> None:
         """Take the copies away again."""
@@ -155,6 +153,17 @@ class ForwardSwitch:
         self._base = dict(own_tensors(module))
         module.add_module(SAVED_CHILD, nn.Module())
 
+    @staticmethod
+    def of(module: nn.Module, path: str, active: Active) -> ForwardSwitch:
+        """Return a module's switch, which it gets if it has none."""
+        if not isinstance(switch := instance_forward(module), ForwardSwitch):
+            module.forward = switch = ForwardSwitch(module, path, active)
+        return switch
+
+    def bare(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the module itself returns."""
+        return self._answer(None, args, kwargs)
+
     def add(self, name: str, own: nn.Module) -> None:
         """Add an adapter's copy below the module."""
         own.train(self._module.training)
@@ -225,6 +234,11 @@ class ForwardSwitch:
             y = out.new_zeros(rows, *out.shape[1:]) if y is None else y
             y = y.index_copy(0, index.to(out.device), out)
         return y
+
+
+def instance_switch(module: nn.Module) -> ForwardSwitch:
+    """Return the switch of a module that has one."""
+    return cast(ForwardSwitch, instance_forward(module))
 
 
 def _rows(value: Any, index: Tensor, rows: int) -> Any:

@@ -47,6 +47,7 @@ from lora_lab.methods.lora.own_forward import hold_weight, refuse_offloaded
 from lora_lab.methods.lora.quantized import dequantized, plain_layer, stand_in
 from lora_lab.methods.lora.read_past import read_past
 from lora_lab.methods.lora.targets import TargetSpec, all_linear_notes, resolve_targets, some
+from lora_lab.methods.lora.token_rows import TrainedTokens
 from lora_lab.methods.modules_to_save import ModulesToSave, task_heads
 
 
@@ -80,6 +81,7 @@ class LoraAdapter(Adapter):
         self.model = model
         heads = task_heads(model, config.task_type)
         self.saved = ModulesToSave(model, (*(config.modules_to_save or ()), *heads))
+        self.tokens = TrainedTokens(model, config.trainable_token_indices)
         found = anatomy(model)
         # What is trained whole gets no factors, in PEFT neither.
         specs = [p for p in resolve_targets(found, config) if not self.saved.covers(p.site.module)]
@@ -87,6 +89,12 @@ class LoraAdapter(Adapter):
             raise ConfigError("every target lies within modules_to_save; name other target_modules")
         by_path = dict(modules_within(model, every_name=True))
         specs = _each_weight_once(specs, by_path)
+        for path in [*self.saved.copies, *(p.site.module for p in specs)]:
+            if self.tokens.covers(path):
+                raise ConfigError(
+                    f"{path} has trainable_token_indices, and the config names it elsewhere too; "
+                    "leave it out of target_modules and modules_to_save"
+                )
         modules = {p.site.module: by_path[p.site.module] for p in specs}
         _check_offloaded(modules, by_path)
         readers = read_past(by_path, only=True)
@@ -137,18 +145,21 @@ class LoraAdapter(Adapter):
             else:
                 adapt(layer, self.name, sites, active, layer in self._read)
         self.saved.insert(self.name, active)
+        self.tokens.insert(self.name, active)
 
     def remove(self) -> None:
         """Take the factors off their layers; see `Adapter.remove`."""
         for layer, _ in (*self._layers.values(), *self._tied):
             unadapt(layer, self.name)
         self.saved.remove(self.name)
+        self.tokens.remove(self.name)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield what is trained: A (not with LoRA-FA), B and DoRA's magnitude; modules whole."""
         for site in self.factors.values():
             yield from (p for p in site.parameters() if p.requires_grad)
-        yield from (p for p in self.saved.parameters() if p.requires_grad)
+        whole = (*self.saved.parameters(), *self.tokens.parameters())
+        yield from (p for p in whole if p.requires_grad)
 
     def parameters_by_location(self) -> dict[str, list[nn.Parameter]]:
         """Return {site name: what is trained of its factors}."""
@@ -170,12 +181,13 @@ class LoraAdapter(Adapter):
             for name, site in self.factors.items()
             for key, parameter in site.named_parameters()
         }
-        return factors | dict(self.saved.state())
+        return factors | dict(self.saved.state()) | dict(self.tokens.state())
 
     def conflicts(self) -> Iterator[str]:
         """Yield the sites and the tensors of whole modules; see `Adapter.conflicts`."""
         yield from self.factors
         yield from (key for key, _ in self.saved.state())
+        yield from (f"{path}.weight" for path in self.tokens.rows)
 
     def merged_weights(
         self, dtype: torch.dtype | None = None
@@ -188,6 +200,7 @@ class LoraAdapter(Adapter):
                 else:
                     yield from merged_layer(path, layer, self._original, sites.merged, dtype)
         yield from self.saved.merged_weights(dtype)
+        yield from self.tokens.merged_weights(dtype)
 
     def check_merge(self) -> None:
         """Raise for a layer whose weight cannot be written, or is not what it computes with."""

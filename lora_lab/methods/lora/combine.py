@@ -67,7 +67,7 @@ def _sources(model: nn.Module, weights: Mapping[str, float]) -> list[tuple[LoraA
         adapter = adapters.get(name)
         if adapter is None:
             raise AdapterError(f"no adapter is called {name!r}; attached are {known}")
-        if not isinstance(adapter, LoraAdapter) or adapter.lora.use_dora or adapter.saved.copies:
+        if not isinstance(adapter, LoraAdapter) or _holds_more(adapter):
             raise AdapterError(
                 f"adapter {name!r} is not a sum of products BA; merge it into the weights instead"
             )
@@ -75,6 +75,10 @@ def _sources(model: nn.Module, weights: Mapping[str, float]) -> list[tuple[LoraA
             raise AdapterError(f"the weight of {name!r} is {weight!r}; it must be a finite number")
         found.append((adapter, float(weight)))
     return found
+
+
+def _holds_more(adapter: LoraAdapter) -> bool:
+    return bool(adapter.lora.use_dora or adapter.saved.copies or adapter.tokens.rows)
 
 
 def _sum(terms: list[LowRankUpdate]) -> LowRankUpdate:

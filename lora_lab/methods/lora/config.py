@@ -76,6 +76,8 @@ class LoraConfig(MethodConfig):
         task_type: PEFT's name of what the model is for, a `TaskType`; of SEQ_CLS, TOKEN_CLS and
             QUESTION_ANS the head is trained whole, as if `modules_to_save` named it.
         inference_mode: nothing is trained.
+        trainable_token_indices: tokens whose vectors are learned whole: of the input embedding, or
+            {name of an embedding: tokens}; see `lora_lab.methods.lora.token_rows`.
 
     PEFT's other fields are taken where they mean nothing (`megatron_config=None`).
     """
@@ -98,12 +100,14 @@ class LoraConfig(MethodConfig):
     layers_pattern: Sequence[str] | str | None = None
     task_type: str | None = None
     inference_mode: bool = False
+    trainable_token_indices: Sequence[int] | Mapping[str, Sequence[int]] | None = None
     eva_config: Mapping[str, Any] | None = None
     corda_config: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self._normalize()
         self._check_layers()
+        self._check_tokens()
         need_rank("r", self.r)
         for key, rank in self.rank_pattern.items():
             need_rank(f"rank_pattern[{key!r}]", rank)
@@ -145,6 +149,23 @@ class LoraConfig(MethodConfig):
             object.__setattr__(self, "layers_to_transform", (layer,))
         for name in _LISTS:
             object.__setattr__(self, name, _as_tuple(getattr(self, name)) or None)
+
+    def _check_tokens(self) -> None:
+        given: Any = self.trainable_token_indices
+        if not given:
+            object.__setattr__(self, "trainable_token_indices", None)
+            return
+        lists = given if isinstance(given, Mapping) else {"": given}
+        lists = {name: tuple(tokens) for name, tokens in lists.items()}
+        for tokens in lists.values():
+            for token in tokens:
+                need_count("trainable_token_indices", token, least=0)
+            if not tokens or len(set(tokens)) < len(tokens):
+                raise ConfigError(
+                    f"trainable_token_indices is {given!r}; name at least one, and each once"
+                )
+        kept = lists if isinstance(given, Mapping) else lists[""]
+        object.__setattr__(self, "trainable_token_indices", kept)
 
     def _check_layers(self) -> None:
         layers: Any = self.layers_to_transform

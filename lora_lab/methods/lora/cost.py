@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.methods.cost import MASTER, MethodCost
+from lora_lab.methods.cost import BEFORE_THE_BLOCKS, MASTER, MethodCost
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.targets import all_linear_notes, ranks
 
@@ -19,7 +19,25 @@ def lora_cost(anatomy: Anatomy, config: LoraConfig, price: dict[str, Any]) -> Me
     """Return what LoRA of this config adds."""
     cost = rank_cost(price, ranks(anatomy, config), lora_options(config))
     cost.notes += all_linear_notes(anatomy, config)
+    for rows, width in _token_rows(anatomy, config):
+        cost.train(0, (rows, width))
+        cost.first = BEFORE_THE_BLOCKS
+        cost.estimated = True
     return cost
+
+
+def _token_rows(anatomy: Anatomy, config: LoraConfig) -> Iterator[tuple[int, int]]:
+    """Yield (tokens, width) of every embedding that learns some."""
+    tables = [site for site in anatomy.others if site.kind == "embedding"]
+    given = config.trainable_token_indices or {}
+    if not isinstance(given, Mapping):
+        words = anatomy.shape.vocab_size
+        read = [site for site in tables if site.in_features == words] or tables
+        given = {site.module: given for site in read[:1]}
+    for name, tokens in given.items():
+        for site in tables:
+            if f".{site.module}".endswith(f".{name}"):
+                yield len(tokens), site.out_features
 
 
 def lora_options(config: LoraConfig) -> dict[str, Any]:

@@ -27,7 +27,6 @@ _OTHERS = {
     **dict.fromkeys(("base_model_name_or_path", "revision", "fan_in_fan_out"), ""),
     **dict.fromkeys(("megatron_core", "qalora_group_size", "runtime_config"), ""),
     "lora_bias": "leave it out",
-    "trainable_token_indices": "leave it out",
     "ensure_weight_tying": "leave it out",
     "megatron_config": "Megatron's parallel layers are not adapted; leave it out",
     **dict.fromkeys(_OF_INITS.values(), "leave it out; this initialization is not there"),
