@@ -259,6 +259,16 @@ def task_heads(model: nn.Module, task_type: str | None) -> tuple[str, ...]:
     )
 
 
+def tied_ends(tied: Mapping[str, str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return both ends of every tied weight of which one is named; see `Anatomy.tied`."""
+    return tuple(
+        path
+        for pair in tied.items()
+        if any(f".{path}".endswith(f".{name}") for path in pair for name in names)
+        for path in pair
+    )
+
+
 def _find(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     """Return {path: module} of what `modules_to_save` names.
 

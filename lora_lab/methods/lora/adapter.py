@@ -48,7 +48,7 @@ from lora_lab.methods.lora.quantized import dequantized, plain_layer, stand_in
 from lora_lab.methods.lora.read_past import read_past
 from lora_lab.methods.lora.targets import TargetSpec, all_linear_notes, resolve_targets, some
 from lora_lab.methods.lora.token_rows import TrainedTokens
-from lora_lab.methods.modules_to_save import ModulesToSave, task_heads
+from lora_lab.methods.modules_to_save import ModulesToSave, task_heads, tied_ends
 
 
 class LoraAdapter(Adapter):
@@ -79,10 +79,11 @@ class LoraAdapter(Adapter):
         self.name = name
         self.config = self.lora = config
         self.model = model
-        heads = task_heads(model, config.task_type)
-        self.saved = ModulesToSave(model, (*(config.modules_to_save or ()), *heads))
-        self.tokens = TrainedTokens(model, config.trainable_token_indices)
         found = anatomy(model)
+        whole = (*(config.modules_to_save or ()), *task_heads(model, config.task_type))
+        whole += tied_ends(found.tied, whole) if config.ensure_weight_tying else ()
+        self.saved = ModulesToSave(model, whole)
+        self.tokens = TrainedTokens(model, config.trainable_token_indices)
         # What is trained whole gets no factors, in PEFT neither.
         specs = [p for p in resolve_targets(found, config) if not self.saved.covers(p.site.module)]
         if not specs:

@@ -76,6 +76,8 @@ class LoraConfig(MethodConfig):
         task_type: PEFT's name of what the model is for, a `TaskType`; of SEQ_CLS, TOKEN_CLS and
             QUESTION_ANS the head is trained whole, as if `modules_to_save` named it.
         inference_mode: nothing is trained.
+        ensure_weight_tying: where `modules_to_save` names one end of a tied weight, the other is
+            trained as one with it. Factors and tokens' vectors are shared by both ends anyway.
         trainable_token_indices: tokens whose vectors are learned whole: of the input embedding, or
             {name of an embedding: tokens}; see `lora_lab.methods.lora.token_rows`.
 
@@ -100,6 +102,7 @@ class LoraConfig(MethodConfig):
     layers_pattern: Sequence[str] | str | None = None
     task_type: str | None = None
     inference_mode: bool = False
+    ensure_weight_tying: bool = False
     trainable_token_indices: Sequence[int] | Mapping[str, Sequence[int]] | None = None
     eva_config: Mapping[str, Any] | None = None
     corda_config: Mapping[str, Any] | None = None
@@ -134,7 +137,10 @@ class LoraConfig(MethodConfig):
                 "DoRA measures the rows of W₀, the other moves part of it; choose one"
             )
         if self.bias != "none":
-            raise ConfigError(f"bias={self.bias!r} is not supported yet; set bias='none'")
+            raise ConfigError(
+                f"bias={self.bias!r} is PEFT's, and not done here: set bias='none', and train "
+                "biases beside LoRA with ll.attach(model, [config, BitFitConfig()])"
+            )
 
     def _normalize(self) -> None:
         """Make tuples of lists and sets: equal configs compare equal, and a set has no order."""

@@ -242,3 +242,27 @@ def test_a_field_of_a_later_peft_is_told(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "use_new": 1}')
     with pytest.warns(UserWarning, match="not known: use_new"):
         assert ll.LoraConfig.from_pretrained(tmp_path) == ll.LoraConfig(r=4)
+
+
+@pytest.mark.parametrize("named", ["embed_tokens", "lm_head"])
+def test_one_end_of_a_tied_weight_is_trained_with_the_other(named, tmp_path):
+    model = tiny("smollm").double()
+    batch, twin = tiny_inputs(model), copy.deepcopy(model)
+    fields = {**SMALL, "target_modules": ["q_proj"], "modules_to_save": [named]}
+    theirs = peft_trained(model, tmp_path / "theirs", **fields, ensure_weight_tying=True)
+    adapter = ll.attach(model, ll.LoraConfig(**fields, ensure_weight_tying=True))
+    assert adapter.trainable == sum(p.numel() for p in theirs.parameters() if p.requires_grad)
+    stirred(adapter)
+    y = outputs(model, batch)
+    ll.merge(model)
+    torch.testing.assert_close(outputs(model, batch), y, **EXACT)
+    ll.load_adapter(twin, tmp_path / "theirs")
+    torch.testing.assert_close(outputs(twin, batch), outputs(theirs, batch), **EXACT)
+
+
+def test_biases_are_refused_by_name_with_the_way_out():
+    for fields in ({"bias": "all"}, {"bias": "lora_only"}, {"lora_bias": True}):
+        with pytest.raises(ConfigError, match=r"bias.* is PEFT's.*BitFitConfig\(\)"):
+            ll.LoraConfig(**fields)
+    model = tiny("gpt2")
+    ll.attach(model, [ll.LoraConfig(r=2), ll.BitFitConfig()])
