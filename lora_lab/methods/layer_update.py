@@ -38,6 +38,7 @@ class LayerUpdate(nn.Module):
     def __init__(self, site: Site) -> None:
         super().__init__()
         self.site = site  # the layer's, or one of a fused matrix's
+        self.path = site.module
 
     def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
         """Return what the layer answers with, (..., out)."""

@@ -42,10 +42,10 @@ def resolve_vectors(anatomy: Anatomy, config: IA3Config) -> tuple[Vector, ...]:
     scaled = _feedforward(anatomy, config, sites)
     vectors: dict[str, list[Vector]] = {}
     for site in sites:
-        if site.kind == "embedding":
+        if site.kind not in ("linear", "conv"):
             raise ConfigError(
-                f"IA3 is for linear layers and Conv2d, and {site.module} is an embedding; leave it "
-                "out of target_modules"
+                f"IA3 is for linear layers and Conv2d, and {site.module} is none; leave it out of "
+                "target_modules"
             )
         here = vectors.setdefault(site.module, [])
         if site.name not in scaled:

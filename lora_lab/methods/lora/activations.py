@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab.methods.attached import bare
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.lora.targets import TargetSpec
 
 
 def layer_inputs(
@@ -69,3 +72,18 @@ def _read(batch: Mapping[str, Tensor], ignored_label: int | None) -> Tensor | No
         return read
     learned = labels != ignored_label
     return learned if read is None else learned & read
+
+
+def with_ranks(
+    specs: Iterable[TargetSpec], activations: Mapping[str, Tensor], config: LoraConfig
+) -> list[TargetSpec]:
+    """Return the specs with the ranks that an initialization gives them; those of 0 are gone."""
+    assert config.init.ranks is not None
+    by_name = {p.site.name: p for p in specs}
+    rows = {name: activations[p.site.input_group or p.site.module] for name, p in by_name.items()}
+    given = config.init.ranks({name: (p.r, p.alpha) for name, p in by_name.items()}, rows)
+    return [
+        replace(by_name[name], r=r, alpha=alpha, scale=config.scale(r, alpha))
+        for name, (r, alpha) in given.items()
+        if r
+    ]

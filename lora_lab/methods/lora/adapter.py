@@ -24,7 +24,7 @@ from lora_lab.methods.computed_weights import (
     merged_layer,
     unmerged_weight,
 )
-from lora_lab.methods.lora.activations import layer_inputs
+from lora_lab.methods.lora.activations import layer_inputs, with_ranks
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.convolution import ConvSites
 from lora_lab.methods.lora.dora import DoraSites
@@ -105,6 +105,9 @@ class LoraAdapter(Adapter):
         for line in (*all_linear_notes(found, config), *self._undropped(modules)):
             warnings.warn(line, stacklevel=6)
         activations = self._activations(modules, specs, batches)
+        if config.init.ranks:
+            specs = with_ranks(specs, activations, config)
+            modules = {p.site.module: by_path[p.site.module] for p in specs}
         self.factors = {
             p.site.name: self.make_site(
                 p,

@@ -224,7 +224,8 @@ class LoraConfig(MethodConfig):
         if not found.options:
             return found
         options = options_of(found.options, getattr(self, found.options))
-        return replace(found, start=functools.partial(found.start, options=options))
+        ranks = functools.partial(found.ranks, options=options) if found.ranks else None
+        return replace(found, start=functools.partial(found.start, options=options), ranks=ranks)
 
     @property
     def ignored_label(self) -> int | None:

@@ -23,6 +23,8 @@ def lora_cost(anatomy: Anatomy, config: LoraConfig, price: dict[str, Any]) -> Me
         cost.train(0, (rows, width))
         cost.first = BEFORE_THE_BLOCKS
         cost.estimated = True
+    if config.init.ranks and dict(config.eva_config or {}).get("rho", 1) != 1:
+        cost.notes += ("EVA moves ranks once it has seen the data; these are the config's",)
     return cost
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Start = Callable[..., tuple[Tensor, Tensor]]
+    Ranks = dict[str, tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Initialization:
         needs_activations: `attach` has to be given batches; `train` takes the run's first ones.
         options: the field of `LoraConfig` that `start` is called with too, as `options`.
         sample: what is made of the rows of each sample, before they are put together.
+        ranks: returns {site: (r, α)} of ({site: the config's}, {site: the rows that it reads}), and
+            of `options`; an r of 0 leaves a site out. None: they are the config's.
     """
 
     start: Start
@@ -43,6 +46,7 @@ class Initialization:
     needs_activations: bool = False
     options: str = ""
     sample: Callable[[Tensor], Tensor] | None = None
+    ranks: Callable[..., Ranks] | None = None
 
 
 INITIALIZATIONS: dict[bool | str, Initialization] = {}
@@ -56,16 +60,19 @@ def register_init(
     needs_activations: bool = False,
     options: str = "",
     sample: Callable[[Tensor], Tensor] | None = None,
+    ranks: Callable[..., Ranks] | None = None,
 ) -> Callable[[Start], Start]:
     """Let `init_lora_weights` have a name; "…_N" stands for any whole number above 0 in place of N.
 
     Args:
         name: what users write.
-        from_base, needs_activations, options, sample: see `Initialization`.
+        from_base, needs_activations, options, sample, ranks: see `Initialization`.
     """
 
     def register(start: Start) -> Start:
-        INITIALIZATIONS[name] = Initialization(start, from_base, needs_activations, options, sample)
+        INITIALIZATIONS[name] = Initialization(
+            start, from_base, needs_activations, options, sample, ranks
+        )
         return start
 
     return register

@@ -197,7 +197,7 @@ def test_its_update_is_no_low_rank_one_and_that_is_said(tmp_path):
         ({"target_modules": []}, "llama", "target_modules is empty"),
         ({"init_ia3_weights": "zeros"}, "llama", "init_ia3_weights is 'zeros'"),
         ({"modules_to_save": "lm_head"}, "llama", r"it must be a list: \['lm_head'\]"),
-        ({"target_modules": ["embed_tokens"]}, "llama", "embed_tokens is an embedding"),
+        ({"target_modules": ["embed_tokens"]}, "llama", "embed_tokens is none"),
         ({"target_modules": ["nothing"]}, "llama", "entry 'nothing' matches nothing"),
         (
             {"target_modules": ["k"], "feedforward_modules": ["down"]},

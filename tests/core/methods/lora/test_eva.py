@@ -33,8 +33,8 @@ def config(**more):
     return ll.LoraConfig(**{**values, **more})
 
 
-def pefts(model, batches, **eva):
-    """PEFT's A of every target; where there is one batch it looks at it until nothing moves."""
+def wrapped_by_peft(model, batches, **eva):
+    """PEFT's model; where there is one batch it looks at it until nothing moves."""
     targets = ["c_attn", "c_proj"] if "gpt2" in type(model).__name__.lower() else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -44,10 +44,16 @@ def pefts(model, batches, **eva):
                 r=R,
                 target_modules=targets or ["q_proj", "v_proj", "down_proj"],
                 init_lora_weights="eva",
-                eva_config=peft.EvaConfig(rho=1.0, tau=0.9999, **eva),
+                eva_config=peft.EvaConfig(**{"rho": 1.0, "tau": 0.9999, **eva}),
             ),
         )
         initialize_lora_eva_weights(wrapped, batches, show_progress_bar=False)
+    return wrapped
+
+
+def pefts(model, batches, **eva):
+    """PEFT's A of every target."""
+    wrapped = wrapped_by_peft(model, batches, **eva)
     return {
         name.removeprefix("base_model.model."): module.lora_A["default"].weight.detach()
         for name, module in wrapped.named_modules()
@@ -89,6 +95,44 @@ def test_pefts_sketch_finds_the_same_where_directions_stand_out():
     for leaf in ("q_proj", "v_proj"):
         name = f"model.layers.0.self_attn.{leaf}"
         assert sine(adapter.sites[name].A, expected[name]) < 1e-4
+
+
+@pytest.mark.parametrize("adjusts", [True, False])
+def test_ranks_move_as_pefts_do(adjusts, exact, tmp_path):
+    model = tiny("llama")
+    with torch.no_grad():  # what the first layer reads has few directions
+        model.model.embed_tokens.weight.mul_(0.6 ** torch.arange(32))
+    base, batches = copy.deepcopy(model), samples(model, count=1, length=40)
+    options = {"rho": 2.0, "adjust_scaling_factors": adjusts}
+    theirs = wrapped_by_peft(model, batches, **options)
+    expected = {
+        name.removeprefix("base_model.model."): module
+        for name, module in theirs.named_modules()
+        if hasattr(module, "lora_A")
+    }
+    adapter = ll.attach(model, config(eva_config=options, lora_alpha=8), batches=batches)
+    assert len(set(adapter.ranks.values())) > 1
+    assert sum(adapter.ranks.values()) == 6 * R
+    # Of layers that read one input PEFT breaks ties by chance: q's and v's are counted together.
+    for layer in range(2):
+        pair = [f"model.layers.{layer}.self_attn.{leaf}_proj" for leaf in "qv"]
+        theirs_ranks = [expected[name].r["default"] if name in expected else 0 for name in pair]
+        assert sum(adapter.ranks.get(name, 0) for name in pair) == sum(theirs_ranks)
+    for name in expected.keys() & adapter.sites.keys():
+        site, theirs_rank = adapter.sites[name], expected[name].r["default"]
+        if "down" in name:
+            assert site.r == theirs_rank
+            np.testing.assert_allclose(site.scale, expected[name].scaling["default"])
+        r = min(site.r, theirs_rank)
+        assert sine(site.A[:r], expected[name].lora_A["default"].weight[:r]) < 1e-4
+    with torch.no_grad():
+        for site in adapter.sites.values():
+            site.B.normal_()
+    ll.save_adapter(model, tmp_path)
+    tuned = model(**batches[0]).logits
+    theirs = peft_model(copy.deepcopy(base), tmp_path)
+    torch.testing.assert_close(theirs(**batches[0]).logits, tuned, rtol=1e-4, atol=1e-4)
+    assert ll.load_adapter(base, tmp_path).ranks == adapter.ranks
 
 
 def test_tokens_without_a_label_have_no_part_in_it(exact):
@@ -157,7 +201,7 @@ def test_a_run_starts_so_and_is_saved_as_any_lora(tmp_path):
 @pytest.mark.parametrize(
     ("more", "line"),
     [
-        ({"eva_config": {"rho": 2.0}}, "rho is 2.0, which moves ranks .* set rho=1"),
+        ({"eva_config": {"rho": 0.5}}, "rho is 0.5; it must be at least 1"),
         ({"eva_config": {"whitten": True}}, "EvaConfig has no field 'whitten'; did you mean"),
         ({"eva_config": 3}, "eva_config is 3; give a mapping, or EvaConfig"),
     ],
