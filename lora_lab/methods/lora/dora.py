@@ -33,6 +33,7 @@ class DoraSites(LayerSites):
     def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
         """Return gain · (W₀x + updates) + bias, (..., out)."""
         if PATCHED in layer.__dict__ or not layer.plain_product:
+            self.check_present()
             return self.added(base_forward(layer, x), x, layer)
         return self._lengthened(self.product(x, layer, bias=None), layer)
 

@@ -225,6 +225,16 @@ def test_what_is_offloaded_is_not_merged_nor_copied(tmp_path):
         attached(model, target_modules=["q_proj"], modules_to_save=["lm_head"])
 
 
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("offload", OFFLOADED)
+def test_offloading_after_the_adapter_is_refused_in_the_first_pass(offload, kind, tmp_path):
+    model = tiny("llama")
+    attached(model, **TARGETS[kind])
+    offload(model, tmp_path)
+    with pytest.raises(AdapterError, match="offload the model first, then attach"):
+        model(**tiny_inputs(model))
+
+
 def test_what_is_brought_for_a_whole_module_is_refused():
     model = tiny("llama")
     cpu_offload(model, "cpu", preload_module_classes=["LlamaMLP"])
