@@ -10,6 +10,8 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 # Two processes that each take every core wait for one another most of the time.
 test: export OMP_NUM_THREADS ?= 1
+# Both processes, and all that they start, would compile every module again.
+test: export PYTHONDONTWRITEBYTECODE :=
 INPUTS := pyproject.toml constraints.txt embedded-models.txt
 
 .PHONY: help lab demo test check check-js format bench screenshot clean

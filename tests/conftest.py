@@ -21,6 +21,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Do so again after each file: what its tests were the first to import stays, too."""
+    yield
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()  # else its own garbage would stay as well
+        gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Set LORA_LAB_CACHE, for this process and those that it starts, unless it is set already.
