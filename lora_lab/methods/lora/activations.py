@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora_lab.errors import ConfigError
 from lora_lab.methods.attached import bare
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.targets import TargetSpec
@@ -72,6 +73,18 @@ def _read(batch: Mapping[str, Tensor], ignored_label: int | None) -> Tensor | No
         return read
     learned = labels != ignored_label
     return learned if read is None else learned & read
+
+
+def check_all_read(
+    found: Mapping[str, Tensor], readers: Mapping[str, TargetSpec], option: str
+) -> None:
+    """Raise `ConfigError` for a layer that read nothing; `option` starts from what it reads."""
+    for group, spec in readers.items():
+        if group not in found or not len(found[group]):
+            raise ConfigError(
+                f"{spec.site.module} read nothing in these batches, and {option} starts from that; "
+                "pass others, or leave it out of target_modules"
+            )
 
 
 def with_ranks(

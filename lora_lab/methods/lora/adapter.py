@@ -24,7 +24,7 @@ from lora_lab.methods.computed_weights import (
     merged_layer,
     unmerged_weight,
 )
-from lora_lab.methods.lora.activations import layer_inputs, with_ranks
+from lora_lab.methods.lora.activations import check_all_read, layer_inputs, with_ranks
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.convolution import ConvSites
 from lora_lab.methods.lora.dora import DoraSites
@@ -260,13 +260,7 @@ class LoraAdapter(Adapter):
         found = layer_inputs(
             self.model, layers, batches, self.lora.init.sample, self.lora.ignored_label
         )
-        for group, layer in layers.items():
-            if group not in found or not len(found[group]):
-                path = next(path for path, own in modules.items() if own is layer)
-                raise ConfigError(
-                    f"{path} read nothing in these batches, and {option} starts from that; pass "
-                    "others, or leave it out of target_modules"
-                )
+        check_all_read(found, {p.site.input_group or p.site.module: p for p in specs}, option)
         return found
 
     def _start(self, layer: nn.Module, site: Site) -> Tensor:
