@@ -137,3 +137,16 @@ def match_experts(
         check_experts(name, own, site.experts, (site.out_features, site.in_features))
         found[name] = own
     return found
+
+
+def refuse_interleaved(name: str, module: nn.Module) -> None:
+    """Refuse single experts where gate's and up's rows alternate, or are stored otherwise.
+
+    Raises:
+        AdapterError: names the parameter.
+    """
+    if getattr(module, "is_transposed", False) or not getattr(module, "is_concatenated", True):
+        raise AdapterError(
+            f"{name} holds gate and up in another order than a file of single experts has them; "
+            "fetch an adapter that names target_parameters"
+        )

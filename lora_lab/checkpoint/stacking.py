@@ -87,8 +87,9 @@ def refuse_others(adapter: LoraAdapter, who: str, kinds: Collection[str] = ("lin
     elif adapter.tokens.rows:
         what = f"learns the vectors of tokens in {', '.join(adapter.tokens.rows)}"
     elif odd:
-        kind = "embedding" if odd[0].kind == "embedding" else "convolution"
-        what = f"adapts the {kind} {odd[0].module}"
+        kinds_in_words = {"embedding": "embedding", "conv": "convolution"}
+        kind = kinds_in_words.get(odd[0].kind, "parameter")
+        what = f"adapts the {kind} {odd[0].name}"
     else:
         return
     raise AdapterError(

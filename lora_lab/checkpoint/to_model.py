@@ -13,9 +13,10 @@ from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy, Site
 from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.checkpoint.adapter_file import AdapterFile, check_shape, rows_of, sites_of, split
-from lora_lab.checkpoint.experts import match_experts
+from lora_lab.checkpoint.experts import match_experts, refuse_interleaved
 from lora_lab.checkpoint.files import quoted
 from lora_lab.checkpoint.full_modules import match_full_modules, taken_whole
+from lora_lab.checkpoint.single_experts import together
 from lora_lab.checkpoint.tied_weights import without_tied
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import original_weight
@@ -58,7 +59,12 @@ def match(file: AdapterFile, model: nn.Module) -> Matched:
             raise AdapterError(
                 f"{quoted(path)} has factors and is trained whole too; fetch the adapter again"
             )
-    matched.experts.update(match_experts(file.experts, map_.parameters_by_name, by_path))
+    held = map_.parameters_by_name
+    matched.experts.update(match_experts(file.experts, held, by_path))
+    file, single = together(file, held)
+    for name, experts in single.items():
+        refuse_interleaved(name, by_path[held[name].module])
+        matched.experts[name] = experts
     for path, module in file.modules.items():
         own = _sites(path, map_.by_module, by_path, map_.tied)
         check_shape(path, module, own[0])

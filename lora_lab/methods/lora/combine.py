@@ -67,6 +67,11 @@ def _sources(model: nn.Module, weights: Mapping[str, float]) -> list[tuple[LoraA
         adapter = adapters.get(name)
         if adapter is None:
             raise AdapterError(f"no adapter is called {name!r}; attached are {known}")
+        if any(site.site.kind == "experts" for site in adapter.sites.values()):
+            raise AdapterError(
+                f"adapter {name!r} adapts routed experts, which are not combined yet; merge it "
+                "into the weights instead"
+            )
         if not isinstance(adapter, LoraAdapter) or _holds_more(adapter):
             raise AdapterError(
                 f"adapter {name!r} is not a sum of products BA; merge it into the weights instead"
