@@ -14,6 +14,7 @@ import torch
 from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name
 from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab.anatomy.heads import is_classifier
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import ModelError
 from lora_lab.models import classifier
 from lora_lab.models.entries import CATALOGUE, CatalogueEntry
@@ -72,6 +73,8 @@ class LoadedModel:
         Raises:
             ModelError: the tokenizer has tokens that the model has no embedding for.
         """
+        if not hasattr(model, "get_input_embeddings"):  # DataParallel's hands nothing on
+            model = unwrapped(model)
         embeddings: Any = model.get_input_embeddings()
         rows = embeddings.weight.shape[0]
         if len(tokenizer) > rows:
@@ -80,7 +83,7 @@ class LoadedModel:
                 "model.resize_token_embeddings(len(tokenizer)) first"
             )
         path = model.config._name_or_path
-        shown = name or path or type(model).__name__
+        shown = name or path or type(unwrapped(model)).__name__
         hub_id = path if HUB_ID.fullmatch(path) and not Path(path).is_dir() else None
         return LoadedModel(model, tokenizer, _card(model, shown, hub_id, "given", None))
 

@@ -125,6 +125,14 @@ def test_given_wraps_and_changes_nothing():
     assert LoadedModel.given(model, tokenizer).card.name == "LlamaForCausalLM"
 
 
+def test_given_within_a_wrapper_is_the_model_that_can_be_asked():
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    assert LoadedModel.given(torch.nn.DataParallel(model), tokenizer).model is model
+    compiled = torch.compile(model, backend="eager")
+    lm = LoadedModel.given(compiled, tokenizer)
+    assert (lm.model, lm.card.name) == (compiled, "LlamaForCausalLM")
+
+
 def test_given_with_a_foreign_tokenizer():
     with pytest.raises(ModelError, match=r"259 tokens and the model embeds 100.*resize_token"):
         LoadedModel.given(tiny_llama(vocab_size=100), tiny_tokenizer())
