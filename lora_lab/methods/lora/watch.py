@@ -47,7 +47,9 @@ class Watch:
             if isinstance(layer, AdaptedLayer) and not layer.is_read and _WATCH not in vars(layer):
                 layer.__dict__[_WATCH] = self, path
                 cast(Any, layer).__class__ = _watched_class(cast(Any, type(layer)))
-        for path in {above for below in _left(modules) for above in _above(below)}:
+        # A module's own name may have a dot in it: what is above it by its path need not be there.
+        above = {path for below in _left(modules) for path in _above(below)} & modules.keys()
+        for path in above:
             if path not in self._handles and not isinstance(modules[path], _CONTAINERS):
                 self._handles[path] = [
                     modules[path].register_forward_pre_hook(functools.partial(self._enter, path)),

@@ -135,11 +135,12 @@ def test_a_tied_embedding_is_adapted_at_both_ends_and_once(tied):
     assert type(model.lm_head) is nn.Linear
 
 
-def test_all_linear_leaves_embeddings_alone_and_the_anatomy_lists_them():
+def test_all_linear_leaves_both_ends_alone_and_the_anatomy_lists_them():
     model = tiny("llama")
-    assert [site.kind for site in ll.anatomy(model).others] == ["embedding"]
+    others = {site.name: site.kind for site in ll.anatomy(model).others}
+    assert others == {"model.embed_tokens": "embedding", "lm_head": "linear"}
     adapter = ll.attach(model, ll.LoraConfig(r=2, target_modules="all-linear"))
-    assert "model.embed_tokens" not in adapter.sites
+    assert not others.keys() & adapter.sites.keys()
 
 
 @pytest.mark.parametrize("changes", [{"use_dora": True}, {"init_lora_weights": "pissa"}])
