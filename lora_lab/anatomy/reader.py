@@ -64,8 +64,8 @@ class _Walk:
         self._collect(at, at.path, module)
         is_matrix = isinstance(module, self._kinds) or _is_packed_matrix(module)
         if is_matrix or isinstance(module, _OTHER_KINDS):
-            if returns_several(cast(Any, type(module))):
-                self.left_out[".".join(at.path)] = _SEVERAL
+            if why := why_no_site(cast(Any, type(module))):
+                self.left_out[".".join(at.path)] = why
                 self.others += own_matrices(at)
             elif is_matrix:
                 at.measure()
@@ -178,6 +178,8 @@ def _is_packed_matrix(module: nn.Module) -> bool:
 
 
 _SEVERAL = "returns several tensors (a router does), and an update has one output to be added to"
+_CUT = "cuts its weight into blocks, one for each of several inputs, and an update has one input"
+_CUTS = {"chunk", "reshape", "split", "unflatten", "view"}
 _OTHER_KINDS = (nn.Embedding, nn.Conv1d, nn.Conv2d)
 
 
@@ -256,16 +258,21 @@ def _is_parallel(block: nn.Module) -> bool:
 
 
 @functools.cache
-def returns_several(kind: type[nn.Module]) -> bool:
-    """Tell whether a class' forward ends in a tuple, as those of routers do (Llama 4, Phi-3.5-MoE).
+def why_no_site(kind: type[nn.Module]) -> str | None:
+    """Return why a class' matrix takes no update, None where it takes one.
 
-    Its code is looked at, not run; what hides its code behind a decorator passes.
+    Its forward ends in a tuple, as those of routers do (Llama 4, Phi-3.5-MoE), or cuts its weight
+    into the matrices of several inputs (DeepSeek-V4's output projection). The code is looked at,
+    not run; what hides its code behind a decorator passes.
     """
     forward = inspect.unwrap(kind.forward)
     if forward in (nn.Linear.forward, nn.Embedding.forward) or not inspect.isfunction(forward):
-        return False
-    names = [step.opname for step in dis.get_instructions(forward)]
-    return ("BUILD_TUPLE", "RETURN_VALUE") in itertools.pairwise(names)
+        return None
+    steps = list(dis.get_instructions(forward))
+    if ("BUILD_TUPLE", "RETURN_VALUE") in itertools.pairwise(step.opname for step in steps):
+        return _SEVERAL
+    ways = {after.argval for step, after in itertools.pairwise(steps) if step.argval == "weight"}
+    return _CUT if issubclass(kind, nn.Linear) and ways & _CUTS else None
 
 
 def _matrix_kinds() -> tuple[type[nn.Module], ...]:

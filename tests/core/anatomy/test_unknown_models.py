@@ -14,6 +14,7 @@ from lora_lab.errors import ConfigError, ModelError
 from lora_lab.methods.api import attach
 from lora_lab.methods.lora.config import LoraConfig
 from tests.helpers.site_shapes import shape_of
+from tests.helpers.tiny_architectures import tiny_architecture
 from tests.helpers.tiny_experts import logits, tiny_experts
 from tests.helpers.tiny_models import tiny, tiny_config
 
@@ -197,3 +198,13 @@ def test_a_router_that_returns_several_tensors_is_left_alone(name: str) -> None:
     for target in (["router"], ".*router"):
         with pytest.raises(ConfigError, match=r"layers\.0.*router returns several tensors"):
             attach(model, LoraConfig(r=2, target_modules=target))
+
+
+def test_a_matrix_that_is_cut_for_several_inputs_is_left_alone() -> None:
+    model = tiny_architecture("deepseek_v4")
+    found = anatomy(model)
+    cut = [f"model.layers.{n}.self_attn.o_a_proj" for n in range(2)]
+    assert list(found.left_out) == cut
+    assert not set(cut) & {site.module for site in found.sites}
+    with pytest.raises(ConfigError, match=r"layers\.0.*o_a_proj cuts its weight into blocks"):
+        attach(model, LoraConfig(r=2, target_modules=["o_a_proj"]))
