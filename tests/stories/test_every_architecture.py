@@ -39,7 +39,6 @@ NOT_CLEAN: dict[str, dict[str, str]] = {
     **dict.fromkeys(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), _MAMBA),
     **dict.fromkeys(("layoutlmv3", "wavlm"), _PAST),
     "jamba": {**_PAST, "said": "dt_proj is called too, by the fused kernels' branch"},
-    "deepseek_v4": {"acts": "a Linear of its own, whose matrix is many blocks' (o_a_proj)"},
     "laguna": {
         "peft_reads": "PEFT does not read its own file of it either: transformers renames the key",
         "said": "the fault is in one renaming of transformers, not in the model",
