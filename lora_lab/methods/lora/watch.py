@@ -118,10 +118,11 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict)  # they have no forward
 class _Watched:
     """Mixed into an adapted layer's class until its forward has run."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        adapted: Any = type(self).__mro__[2]  # routed experts take more than an x
         if not torch.compiler.is_compiling():
             settle(cast(Any, self))
-        return AdaptedLayer.forward(cast(Any, self), x)
+        return cast(Tensor, adapted.forward(self, *inputs, **named))
 
     @property
     def weight(self) -> Tensor:

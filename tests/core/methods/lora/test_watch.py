@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 import lora_lab as ll
 from lora_lab.methods.lora.layers import AdaptedLayer
+from tests.helpers.tiny_architectures import tiny_architecture
+from tests.helpers.tiny_batches import tiny_batch
 from tests.helpers.tiny_experts import tiny_experts, tokens
 from tests.helpers.tiny_models import tiny, tiny_inputs
 
@@ -178,3 +180,9 @@ def test_copies_merging_and_detaching_leave_nothing_behind():
     assert [type(part) for part in model.modules()] == classes
     assert [part.__dict__.keys() for part in model.modules()] == [d.keys() for d in before]
     assert nothing_left(model)
+
+
+def test_routed_experts_take_more_than_an_x_also_in_the_first_pass():
+    model = tiny_architecture("mixtral")
+    ll.attach(model, ll.LoraConfig(r=2, target_modules=["q"], target_parameters=["gate_up_proj"]))
+    model(**tiny_batch(model))
