@@ -208,11 +208,8 @@ class LoraAdapter(Adapter):
 
     def check_merge(self) -> None:
         """Raise for a layer whose weight cannot be written, or is not what it computes with."""
-        layers = {
-            path: (layer, sites)
-            for path, (layer, sites) in self._layers.items()
-            if not isinstance(sites, ParameterSites)
-        }
+        held = {p for p, (_, own) in self._layers.items() if isinstance(own, ParameterSites)}
+        layers = {path: own for path, own in self._layers.items() if path not in held}
         refuse_offloaded((path, layer) for path, (layer, _) in layers.items())
         self.saved.check_merge()
         plain = {p: layer for p, (layer, _) in layers.items() if packing(layer) is None}

@@ -165,6 +165,7 @@ def held_parameter(module: nn.Module, name: str) -> nn.Parameter:
 class AdaptedParameters(AdaptedLayer):
     """Mixed into a module's class while adapters stand below its parameters."""
 
+    is_read = True  # nobody has to wait for a call of its forward: see `watch`
     read_names: tuple[str, ...]  # the parameters that are read with their updates
 
     def forward(self, *args: Any, **options: Any) -> Any:
