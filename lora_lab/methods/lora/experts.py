@@ -94,6 +94,11 @@ class ExpertSite:
         """The rank of BA."""
         return self._every.r
 
+    def parameters(self) -> Iterator[Tensor]:
+        """Yield A and B, cut off from autograd, that tell whether they are learned."""
+        for whole in (self._every.A, self._every.B):
+            yield whole[self._number].detach().requires_grad_(whole.requires_grad)
+
     @property
     def update(self) -> LowRankUpdate:
         """ΔW with the parameters as they are now."""
