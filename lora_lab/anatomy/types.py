@@ -66,6 +66,11 @@ class Site:
         return replace(self, name=f"{self.name}[{number}]", role=role, experts=1)
 
     @property
+    def each(self) -> tuple[Site, ...]:
+        """Its experts' places; of any other site itself."""
+        return tuple(map(self.expert, range(self.experts))) if self.experts > 1 else (self,)
+
+    @property
     def number(self) -> int | None:
         """Which of its tensor's experts it is; None for any other site."""
         own = self.kind == "experts" and self.experts == 1

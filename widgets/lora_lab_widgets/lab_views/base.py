@@ -186,8 +186,9 @@ class View(ABC):
     def site_choice(self) -> dict[str, Any]:
         """Return the drop-down of the adapted sites."""
         adapter = self.live_adapter.adapter
-        names = [s.name for s in self.anatomy.sites if adapter and s.name in adapter.sites]
-        options = [(site_label(self.anatomy.by_name[name]), name) for name in names]
+        every = [own for site in self.anatomy.sites for own in site.each]
+        sites = [own for own in every if adapter and own.name in adapter.sites]
+        options = [(site_label(own), own.name) for own in sites]
         return self.choice("site", "site", options or [("no site", "")])
 
     def run_choice(self, holding: str, label: str = "run") -> dict[str, Any]:

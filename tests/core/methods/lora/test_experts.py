@@ -101,6 +101,8 @@ def test_every_expert_is_a_site_of_its_own() -> None:
     site = adapter.sites["model.layers.1.mlp.experts.gate_up_proj[3]"]
     assert (site.site.role, site.site.number, site.r) == ("experts.3.gate_up_proj", 3, 3)
     assert site.update.shape == (96, 32)
+    places = [own.name for each in ll.anatomy(model).sites for own in each.each]
+    assert set(adapter.sites) <= set(places)
     base = tiny_experts("gpt-oss").get_parameter("model.layers.1.mlp.experts.gate_up_proj")
     assert torch.equal(adapter.base_weight(site.site.name), base[3].T)
     with torch.no_grad():
