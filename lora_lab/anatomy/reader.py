@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from lora_lab._util.torch_private import parameters_of
 from lora_lab.anatomy import model_config
@@ -117,6 +118,11 @@ class _Walk:
             if parameter is None or id(parameter) in self._seen:
                 continue
             self._seen.add(id(parameter))
+            if isinstance(parameter, UninitializedParameter):
+                raise ModelError(
+                    f"{'.'.join([*path, name])} has no shape yet (a lazy layer of torch's); run "
+                    "the model on a batch first"
+                )
             self.parameters.append((at, (*path, name), parameter))
             self.packed_gate |= name == "gate_up_proj"
             if self.dtype_bytes is None and parameter.is_floating_point():
@@ -127,7 +133,7 @@ def read(model: nn.Module) -> Anatomy:
     """Read a model that is at hand.
 
     Raises:
-        ModelError: it is a single matrix, which no name leads to.
+        ModelError: it is a single matrix, which no name leads to, or a layer has no shape yet.
     """
     model = unwrapped(model)
     if isinstance(model, _matrix_kinds()):

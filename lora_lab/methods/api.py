@@ -93,7 +93,9 @@ def build(
     Raises:
         ConfigError, AdapterError: see `attach`.
     """
-    if not _NAME.fullmatch(name):
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{model!r} is no model; load it first, with load_model or transformers")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(f"adapter name {name!r} is not usable; use letters, digits, '-' and '_'")
     model = unwrapped(model)
     known = attached_adapters(model)
@@ -120,8 +122,8 @@ def detach(model: nn.Module, name: str | None = None) -> None:
     known = attached_adapters(model)
     if known is None:
         return
-    if name is not None and name not in known.adapters:
-        raise AdapterError(f"no adapter is called {name!r}; attached are {known.names}")
+    if name is not None:
+        known.find(name)
     if known.merged and known.originals is None and known.adapters.keys() <= {name or known.merged}:
         warnings.warn(
             f"adapter {known.merged!r} was merged with keep_original=False: the weights stay "

@@ -48,8 +48,13 @@ class AttachedAdapters:
         """Return an adapter by name.
 
         Raises:
-            AdapterError: there is none.
+            AdapterError: there is none, or the name is no text.
         """
+        if not isinstance(name, str):
+            raise AdapterError(
+                f"{name!r} is no adapter's name; give one name, and several as one adapter by "
+                "combine(model, weights, name)"
+            )
         if name not in self.adapters:
             raise AdapterError(f"no adapter is called {name!r}; attached are {self.names}")
         return self.adapters[name]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import lora_lab as ll
-from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.errors import AdapterError, ConfigError, ModelError
 from lora_lab.methods.base import Active
 from tests.helpers.lora_outputs import everything, outputs
 from tests.helpers.tiny_models import ARCHITECTURES, tiny, tiny_inputs
@@ -331,3 +331,25 @@ def test_active_is_one_object_for_every_layer():
     holders = {id(m._active) for m in model.modules() if hasattr(m, "_active")}
     assert len(holders) == 1
     assert isinstance(next(m._active for m in model.modules() if hasattr(m, "_active")), Active)
+
+
+def test_what_is_no_model_or_no_name_is_refused_in_one_line() -> None:
+    model = tiny("llama")
+    with pytest.raises(ConfigError, match="'gpt2' is no model"):
+        ll.attach("gpt2", ll.LoraConfig())
+    with pytest.raises(ConfigError, match="adapter name 1 is not usable"):
+        ll.attach(model, ll.LoraConfig(), 1)
+    ll.attach(model, ll.LoraConfig(r=2), "a")
+    for verb in (ll.activate, ll.merge, ll.merge_and_unload, ll.detach):
+        with pytest.raises(AdapterError, match=r"\['a'\] is no adapter's name"):
+            verb(model, ["a"])
+    assert ll.active(model) == "a"
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_a_lazy_layer_is_refused_until_it_has_a_shape() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LazyLinear(2))
+    with pytest.raises(ModelError, match=r"1\.weight has no shape yet"):
+        ll.attach(model, ll.LoraConfig(r=2, target_modules=["1"]))
+    model(torch.zeros(1, 3))
+    ll.attach(model, ll.LoraConfig(r=2, target_modules=["1"]))
