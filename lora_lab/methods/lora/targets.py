@@ -100,7 +100,8 @@ def all_linear_notes(anatomy: Anatomy, config: LoraConfig) -> tuple[str, ...]:
     ]
     share = sum(weight.size for weight in beyond) / max(anatomy.parameters, 1)
     if anatomy.left_out or share >= _WORTH_A_WORD:
-        names = some([*anatomy.left_out, *(weight.name for weight in beyond)])
+        others = [w.name for w in beyond if w.name.rpartition(".")[0] not in anatomy.left_out]
+        names = some([*anatomy.left_out, *others])
         held = some(dict.fromkeys(s.role for s in anatomy.sites if s.kind == "experts"))
         notes.append(
             f'"all-linear" does not reach {share:.1%} of the model\'s weights, which no plain '

@@ -133,6 +133,14 @@ def test_what_it_does_not_reach_is_said_with_its_share(name, lacking):
     assert lacking in told
 
 
+def test_a_router_that_is_left_alone_is_named_once():
+    experts = ("experts.gate_up_proj", "experts.down_proj")
+    config = ll.LoraConfig(r=2, target_modules="all-linear", target_parameters=experts)
+    (told,) = all_linear_notes(ll.anatomy(tiny_experts("llama4")), config)
+    assert "feed_forward.router" in told
+    assert "router.weight" not in told
+
+
 def embeddings(model):
     return model.get_input_embeddings(), model.get_output_embeddings()
 
