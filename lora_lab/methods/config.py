@@ -5,17 +5,30 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from lora_lab.errors import ConfigError
 
 
 class Config:
-    """What all configs share: to and from plain dicts, with unknown fields refused."""
+    """What all configs share: to and from plain dicts, with unknown fields refused.
+
+    Attributes:
+        added: fields of later versions. At their defaults they are left out of dicts, so that what
+            a dict is hashed for (a sweep's cell) stays what it was, and older versions can read it.
+    """
+
+    added: ClassVar[frozenset[str]] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON types."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        values = dataclasses.asdict(self)  # type: ignore[call-overload]
+        fields = {f.name: f for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in self.added or value != fields[name].default
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import (
@@ -88,7 +88,6 @@ class LoraConfig(MethodConfig):
     lora_alpha: float = 8
     lora_dropout: float = 0.0
     target_modules: Sequence[str] | str = ("q", "v")
-    target_parameters: Sequence[str] = ()
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     use_rslora: bool = False
@@ -97,6 +96,7 @@ class LoraConfig(MethodConfig):
     init_lora_weights: bool | str = True
     modules_to_save: Sequence[str] | None = None
     bias: Literal["none"] = "none"
+    target_parameters: Sequence[str] = ()
     exclude_modules: Sequence[str] | str | None = None
     layers_to_transform: Sequence[int] | int | None = None
     layers_pattern: Sequence[str] | str | None = None
@@ -106,6 +106,20 @@ class LoraConfig(MethodConfig):
     trainable_token_indices: Sequence[int] | Mapping[str, Sequence[int]] | None = None
     eva_config: Mapping[str, Any] | None = None
     corda_config: Mapping[str, Any] | None = None
+    added: ClassVar = frozenset(
+        {
+            "target_parameters",
+            "exclude_modules",
+            "layers_to_transform",
+            "layers_pattern",
+            "task_type",
+            "inference_mode",
+            "ensure_weight_tying",
+            "trainable_token_indices",
+            "eva_config",
+            "corda_config",
+        }
+    )
 
     def __post_init__(self) -> None:
         self._normalize()
