@@ -97,6 +97,9 @@ class AdaptedLayer:
         return _new_adapted, (self.base_class, self.is_read, *args), *state
 
 
+own_forwards: list[Callable[..., Tensor]] = [AdaptedLayer.forward]  # and `watch`'s
+
+
 class ReadLayer(AdaptedLayer):
     """A layer whose weight other modules read: what they get is W₀ + ΔW, built in full."""
 
@@ -176,7 +179,7 @@ def unadapt(layer: nn.Module, name: str) -> None:
 def _is_own(layer: Any, forward: Any) -> bool:
     """Whether a `forward` on an instance is its class's, as accelerate leaves it behind."""
     bound = getattr(forward, "__self__", None) is layer
-    own = AdaptedLayer.forward, type(layer).forward, base_class(layer).forward
+    own = *own_forwards, type(layer).forward, base_class(layer).forward
     return bound and forward.__func__ in own
 
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, stored_weight
+from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, own_forwards, stored_weight
 
-_WATCH = "_lora_watch"  # the key in a watched layer's __dict__ of its `Watch`
+# The key in a layer's __dict__ of its `Watch` and its path; None once its forward has run.
+_WATCH = "_lora_watch"
 
 
 class Watch:
@@ -36,9 +37,9 @@ class Watch:
         self._running: list[str] = []
         self._handles: dict[str, list[RemovableHandle]] = {}
 
-    def __reduce__(self) -> tuple[type[Watch], tuple[()]]:
-        """Copy as one that waits for nothing: the copy's layers are not watched."""
-        return Watch, ()
+    def __reduce__(self) -> tuple[type[Watch], tuple[()], dict[str, Any]]:
+        """Copy as one that tells nothing: the copy's layers are not watched, its hooks go."""
+        return Watch, (), {"_handles": self._handles}
 
     def begin(self, model: nn.Module) -> None:
         """Watch what was adapted of a model and has not run yet; twice is no error."""
@@ -118,16 +119,17 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict)  # they have no forward
 class _Watched:
     """Mixed into an adapted layer's class until its forward has run."""
 
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        adapted: Any = type(self).__mro__[2]  # routed experts take more than an x
+    def forward(self, x: Tensor) -> Tensor:
+        # Who wraps a layer may keep this one: it is called on a layer of any class by then.
         if not torch.compiler.is_compiling():
             settle(cast(Any, self))
-        return cast(Tensor, adapted.forward(self, *inputs, **named))
+        return AdaptedLayer.forward(cast(Any, self), x)
 
     @property
     def weight(self) -> Tensor:
-        watch, path = self.__dict__[_WATCH]
-        if not torch.compiler.is_compiling():
+        waits = self.__dict__.get(_WATCH)
+        if waits is not None and not torch.compiler.is_compiling():
+            watch, path = waits
             watch.note_read(path)
         return stored_weight(cast(Any, self))
 
@@ -136,10 +138,16 @@ class _Watched:
         self.__dict__["weight"] = value
 
 
+own_forwards.append(_Watched.forward)
+
+
 def settle(layer: nn.Module) -> None:
     """Watch a layer no more; it keeps a mark, so that it is not watched again."""
     if isinstance(layer, _Watched):
-        cast(Any, layer).__class__ = type(layer).__mro__[2]
+        layer.__dict__[_WATCH] = None
+        mixed, *adapted = type(layer).__bases__
+        if mixed is _Watched:  # else somebody's own class, such as a parametrization's, is on top
+            cast(Any, layer).__class__ = adapted[0]
 
 
 @functools.cache
@@ -149,7 +157,9 @@ def _watched_class(adapted: Any) -> Any:
 
 
 def _left(modules: dict[str, nn.Module]) -> list[str]:
-    return [path for path, part in modules.items() if isinstance(part, _Watched)]
+    return [
+        p for p, part in modules.items() if isinstance(part, _Watched) and vars(part).get(_WATCH)
+    ]
 
 
 def _above(path: str) -> Iterator[str]:

@@ -7,8 +7,10 @@ import warnings
 import pytest
 import torch
 import transformers
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 import lora_lab as ll
 from lora_lab.methods.lora.layers import AdaptedLayer
@@ -170,6 +172,7 @@ def test_copies_merging_and_detaching_leave_nothing_behind():
     twin = pickle.loads(pickle.dumps(model))
     expected = copy.deepcopy(model)(X)
     torch.testing.assert_close(twin(X), expected)
+    assert nothing_left(twin)
     torch.testing.assert_close(model(X), expected)
     ll.merge(model)
     ll.unmerge(model)
@@ -186,3 +189,62 @@ def test_routed_experts_take_more_than_an_x_also_in_the_first_pass():
     model = tiny_architecture("mixtral")
     ll.attach(model, ll.LoraConfig(r=2, target_modules=["q"], target_parameters=["gate_up_proj"]))
     model(**tiny_batch(model))
+
+
+def counted(layer):
+    """Wrap a layer's forward in a function that keeps the one of before."""
+    own = layer.forward
+    layer.forward = lambda x: own(x)
+
+
+def hooked(layer):
+    add_hook_to_module(layer, ModelHook())
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv", "embedding"])
+@pytest.mark.parametrize("wrap", [counted, hooked])
+def test_a_forward_that_is_kept_from_before_the_first_pass_works_ever_after(kind, wrap):
+    layer, x = {
+        "linear": (nn.Linear(8, 8), X),
+        "conv": (nn.Conv1d(8, 8, 1), X[None].mT),
+        "embedding": (nn.Embedding(9, 8), torch.arange(5)),
+    }[kind]
+    plain = copy.deepcopy(layer)
+    model = nn.Sequential(layer)
+    ll.attach(model, ALL.replace(target_modules=["0"]))
+    merged = copy.deepcopy(model)
+    ll.merge(merged)
+    expected = merged(x)
+    kept = layer.forward
+    wrap(layer)
+    assert not torch.allclose(expected, plain(x))
+    for _ in range(3):
+        torch.testing.assert_close(model(x), expected)
+        torch.testing.assert_close(kept(x), expected)
+    ll.merge(model)
+    torch.testing.assert_close(kept(x), expected)
+    ll.detach(model)
+    assert torch.equal(kept(x), plain(x))
+    assert torch.equal(model(x), plain(x))
+
+
+def test_a_hook_that_goes_after_the_first_pass_leaves_no_forward_behind():
+    model = nn.Sequential(nn.Linear(8, 8))
+    ll.attach(model, ALL.replace(target_modules=["0"]))
+    hooked(model[0])
+    expected = model(X)
+    remove_hook_from_module(model[0])
+    torch.testing.assert_close(model(X), expected)
+    ll.detach(model)
+    assert "forward" not in vars(model[0])
+
+
+def test_a_parametrization_may_come_before_the_first_pass():
+    model = Stack(way="called")
+    ll.attach(model, ALL)
+    expected = copy.deepcopy(model)(X)
+    for block in model.blocks:
+        parametrize.register_parametrization(block.other, "weight", nn.Identity())
+    torch.testing.assert_close(quiet(lambda: model(X)), expected)
+    torch.testing.assert_close(quiet(lambda: model(X)), expected)
+    assert nothing_left(model)
