@@ -104,7 +104,8 @@ def build(
     config = as_config(config)
     data = [*batches] if batches is not None and config.needs_batches else None
     in_place = known.base_in_place() if known else contextlib.nullcontext()
-    with in_place, unchanged_statistics(model):
+    # What is made in inference mode could never be trained.
+    with in_place, unchanged_statistics(model), torch.inference_mode(False):
         parts = [
             method_of(part).build(model, part, name, *([data] if part.needs_batches else []))
             for part in config.parts

@@ -15,7 +15,12 @@ from lora_lab_widgets import Workbench
 from lora_lab_widgets.panel import PanelWidget, Tick
 from lora_lab_widgets.session import Session
 from lora_lab_widgets.workbench import PANELS
-from tests.browser.conftest import chromium, esm_page  # noqa: F401
+from tests.browser.conftest import (  # noqa: F401
+    blank_pages,
+    chromium,
+    esm_page,
+    resting_pages,
+)
 from tests.helpers.tiny_chat import tiny_chat_model
 
 QUICK = {"max_steps": 100_000, "per_device_train_batch_size": 2, "max_length": 96}

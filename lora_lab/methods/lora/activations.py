@@ -54,6 +54,11 @@ def layer_inputs(
     try:
         with torch.no_grad(), bare(model):
             for batch in batches:
+                if not isinstance(batch, Mapping):
+                    raise ConfigError(
+                        f"batches holds a {type(batch).__name__}; each must be a mapping of what "
+                        'the model takes, such as {"input_ids": …}'
+                    )
                 mask = _read(batch, ignored_label)
                 model(**batch)
     finally:

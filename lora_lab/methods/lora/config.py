@@ -158,9 +158,14 @@ class LoraConfig(MethodConfig):
 
     def _normalize(self) -> None:
         """Make tuples of lists and sets: equal configs compare equal, and a set has no order."""
+        for name in ("rank_pattern", "alpha_pattern"):
+            object.__setattr__(self, name, {} if (own := getattr(self, name)) is None else own)
         if isinstance(saved := self.modules_to_save, str):
             raise ConfigError(f"modules_to_save is {saved!r}; it must be a list: [{saved!r}]")
         targets: Any = ("q", "v") if self.target_modules is None else self.target_modules
+        for target in () if isinstance(targets, str) else targets:
+            if not isinstance(target, str):
+                raise ConfigError(f"target_modules has {target!r}; it must be a list of names")
         if isinstance(targets, str) and targets.lower() == "all-linear":
             targets = "all-linear"
         object.__setattr__(self, "target_modules", _as_tuple(targets))

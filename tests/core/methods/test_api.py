@@ -353,3 +353,20 @@ def test_a_lazy_layer_is_refused_until_it_has_a_shape() -> None:
         ll.attach(model, ll.LoraConfig(r=2, target_modules=["1"]))
     model(torch.zeros(1, 3))
     ll.attach(model, ll.LoraConfig(r=2, target_modules=["1"]))
+
+
+def test_what_is_attached_in_inference_mode_can_learn() -> None:
+    model = tiny("llama")
+    with torch.inference_mode():
+        adapter = ll.attach(model, ll.LoraConfig(r=2))
+    model(**tiny_inputs(model)).logits.sum().backward()
+    assert all(site.B.grad.any() for site in adapter.sites.values())
+
+
+def test_batches_that_are_no_mappings_are_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match="batches holds a tuple"):
+        ll.attach(tiny("llama"), ll.LoraConfig(r=2, init_lora_weights="eva"), batches=[(1,)])
+
+
+def test_a_pattern_that_is_none_names_nothing() -> None:
+    assert ll.LoraConfig(rank_pattern=None, alpha_pattern=None) == ll.LoraConfig()

@@ -41,6 +41,7 @@ def test_the_default_is_the_papers_target_in_peft_terms():
         ({"lora_alpha": float("nan")}, "lora_alpha is nan; it must be a positive number"),
         ({"lora_dropout": 1.0}, "lora_dropout is 1.0; it must lie in [0, 1)"),
         ({"target_modules": []}, "target_modules is empty; name at least one"),
+        ({"target_modules": [1]}, "target_modules has 1; it must be a list of names"),
         ({"init_lora_weights": "none-such"}, "init_lora_weights is 'none-such'; use True, False"),
         ({"init_lora_weights": "pissa_niter_0"}, "init_lora_weights is 'pissa_niter_0'; use True"),
         ({"modules_to_save": "score"}, "modules_to_save is 'score'; it must be a list: ['score']"),
