@@ -18,6 +18,7 @@ from lora_lab.anatomy.wrappers import modules_within, unwrapped
 from lora_lab.checkpoint.adapter_file import AdapterFile
 from lora_lab.checkpoint.files import CONFIG_FILE, StoredTensor, quoted
 from lora_lab.checkpoint.full_modules import match_full_modules, match_statistics
+from lora_lab.checkpoint.lora_bias import fill_biases, take_biases
 from lora_lab.checkpoint.native import STATISTICS, NativeFile
 from lora_lab.checkpoint.peft import changed_base
 from lora_lab.checkpoint.peft_methods import PeftMethodFile
@@ -159,6 +160,7 @@ def _fill_native(adapter: Adapter, stored: Mapping[str, StoredTensor], where: Pa
 def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> _Content:
     _refuse_what_cannot_be_attached(folder, file)
     file, rows, tokens = take_tokens(file, model)
+    file, biases = take_biases(file)
     matched = match(file, model)
     if not (matched.updates or matched.experts):
         raise AdapterError(f"{folder} holds no LoRA factors that could be attached")
@@ -181,9 +183,12 @@ def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> _Content
         saved = {key: t for tensors in matched.saved.values() for key, t in tensors.items()}
         cast(LoraAdapter, adapter).saved.fill(saved)
         cast(LoraAdapter, adapter).tokens.fill(rows)
+        fill_biases(cast(LoraAdapter, adapter), biases)
 
     statistics = match_statistics(file.weights, model, matched.saved)
-    config = _config(matched, file.settings).replace(trainable_token_indices=tokens)
+    config = _config(matched, file.settings).replace(
+        trainable_token_indices=tokens, lora_bias=bool(biases)
+    )
     return _Content(config, fill_factors, statistics)
 
 

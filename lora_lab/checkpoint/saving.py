@@ -30,6 +30,7 @@ from lora_lab.checkpoint.experts import held_factors, named_as_parameters
 from lora_lab.checkpoint.files import (
     StoredTensor,
 )
+from lora_lab.checkpoint.lora_bias import bias_tensors
 from lora_lab.checkpoint.native import part_name, save_native, save_parts
 from lora_lab.checkpoint.peft import PREFIX
 from lora_lab.checkpoint.peft_folder import (
@@ -123,6 +124,7 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
         form.tensors |= own.tensors
         form.ranks[own.name], form.alphas[own.name] = own.r, own.alpha
         form.held.append(own.name)
+    form.tensors |= bias_tensors(grouped)
     weights = whole_weights(adapter, by_path)
     tensors = {PREFIX + key: tensor for key, tensor in (form.tensors | weights).items()}
     settings = _peft_config(model, adapter, form, weights)
@@ -249,6 +251,8 @@ def _peft_config(
     if adapter.tokens.rows:
         tokens = {path: list(rows.tokens) for path, rows in adapter.tokens.rows.items()}
         settings["trainable_token_indices"] = tokens
+    if config.lora_bias:
+        settings["lora_bias"] = True
     if renamed or form.held:
         settings["target_parameters"] = [*(keys[path] for path in renamed), *form.held]
     return settings | ({"ensure_weight_tying": True} if heads else {})

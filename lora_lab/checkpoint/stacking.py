@@ -84,6 +84,8 @@ def refuse_others(adapter: LoraAdapter, who: str, kinds: Collection[str] = ("lin
         what = f"trains {', '.join(adapter.lora.modules_to_save)} whole"
     elif require_adapters(adapter.model).statistics.learned(adapter.name):
         what = "has running statistics of its own"
+    elif adapter.lora.lora_bias:
+        what = "has biases in B (lora_bias)"
     elif adapter.tokens.rows:
         what = f"learns the vectors of tokens in {', '.join(adapter.tokens.rows)}"
     elif odd:

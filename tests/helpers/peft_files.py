@@ -28,6 +28,8 @@ def peft_model(base, folder):
         warnings.simplefilter("error", UserWarning)  # unknown fields, missing keys
         # A file has one fan_in_fan_out; a model may have layers of both kinds (ImageGPT's head).
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to True but the target module")
+        # Of a base without biases, which ours says when it is to be merged.
+        warnings.filterwarnings("ignore", "`lora_bias=True` was passed but the targeted layer")
         return PeftModel.from_pretrained(base, folder)
 
 

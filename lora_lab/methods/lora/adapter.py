@@ -24,6 +24,7 @@ from lora_lab.methods.computed_weights import (
     merged_layer,
     unmerged_weight,
 )
+from lora_lab.methods.lora import lora_bias
 from lora_lab.methods.lora.activations import check_all_read, layer_inputs, with_ranks
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.convolution import ConvSites
@@ -102,6 +103,7 @@ class LoraAdapter(Adapter):
         for p in specs:
             _check(p.site, modules[p.site.module], config, readers)
         self._read = {layer for layer in read_past(by_path) if packing(layer) is None}
+        lora_bias.check_readers(modules, self._read if config.lora_bias else ())
         for line in (*all_linear_notes(found, config), *self._undropped(modules)):
             warnings.warn(line, stacklevel=6)
         activations = self._activations(modules, specs, batches)
@@ -119,8 +121,7 @@ class LoraAdapter(Adapter):
         self._layers: dict[str, tuple[nn.Module, LayerSites]] = {}
         for path, module in modules.items():
             sites = [s for s in self.factors.values() if s.site.module == path]
-            kind = DoraSites if config.use_dora else _LAYERS[sites[0].site.kind]
-            self._layers[path] = module, kind(sites)
+            self._layers[path] = module, _kind(config, sites[0].site)(sites)
         self.sites = {
             own.site.name: own for site in self.factors.values() for own in each_site(site)
         }
@@ -192,6 +193,7 @@ class LoraAdapter(Adapter):
         yield from self.factors
         yield from (key for key, _ in self.saved.state())
         yield from (f"{path}.weight" for path in self.tokens.rows)
+        yield from (f"{path}.bias" for path in lora_bias.biased(self._layers))
 
     def merged_weights(
         self, dtype: torch.dtype | None = None
@@ -205,6 +207,7 @@ class LoraAdapter(Adapter):
                     yield from merged_layer(path, layer, self._original, sites.merged, dtype)
         yield from self.saved.merged_weights(dtype)
         yield from self.tokens.merged_weights(dtype)
+        yield from lora_bias.merged_biases(self._layers, self._original, dtype)
 
     def check_merge(self) -> None:
         """Raise for a layer whose weight cannot be written, or is not what it computes with."""
@@ -212,6 +215,7 @@ class LoraAdapter(Adapter):
         layers = {path: own for path, own in self._layers.items() if path not in held}
         refuse_offloaded((path, layer) for path, (layer, _) in layers.items())
         self.saved.check_merge()
+        lora_bias.check_merge(self._layers)
         plain = {p: layer for p, (layer, _) in layers.items() if packing(layer) is None}
         check_unshared(self.model, plain, [layer for layer, _ in self._tied])
         for path, (layer, sites) in layers.items():
@@ -236,7 +240,9 @@ class LoraAdapter(Adapter):
         layer, sites = self._layers[path]
         # The model's dtype, which its first floating-point weight has.
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), None)
-        return plain_layer(layer, sites.merged(dequantized(path, layer)).to(dtype))
+        plain = plain_layer(layer, sites.merged(dequantized(path, layer)).to(dtype))
+        lora_bias.add_to(plain, sites)
+        return plain
 
     def _activations(
         self,
@@ -294,13 +300,19 @@ _LAYERS: dict[str, type[LayerSites]] = {
 }
 
 
+def _kind(config: LoraConfig, site: Site) -> type[LayerSites]:
+    if config.lora_bias:
+        return lora_bias.BiasedSites
+    return DoraSites if config.use_dora else _LAYERS[site.kind]
+
+
 def _check(
     site: Site, module: nn.Module, config: LoraConfig, read: Mapping[nn.Module, str]
 ) -> None:
     """Refuse what cannot be adapted, before anything is changed."""
     held = site.kind in ("experts", "parameter")
     weight = held_parameter(module, site.parameter) if held else hold_weight(module)
-    option = _base_option(config)
+    option = config.linear_only
     if packed := packing(module):
         if module in read:
             raise ConfigError(
@@ -348,14 +360,6 @@ def _check_offloaded(modules: Iterable[str], by_path: Mapping[str, nn.Module]) -
                     f"{path} is offloaded as a part of {'.'.join(parts[:depth])}, which nothing "
                     "can be put into; leave preload_module_classes out when the model is loaded"
                 )
-
-
-def _base_option(config: LoraConfig) -> str:
-    """Return the option for which W₀ or what it reads is looked at, "" where none is set."""
-    if config.use_dora:
-        return "use_dora"
-    looks = config.init.from_base or config.init.needs_activations
-    return f"init_lora_weights={config.init_lora_weights!r}" if looks else ""
 
 
 def _each_weight_once(

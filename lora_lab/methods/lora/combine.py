@@ -83,7 +83,8 @@ def _sources(model: nn.Module, weights: Mapping[str, float]) -> list[tuple[LoraA
 
 
 def _holds_more(adapter: LoraAdapter) -> bool:
-    return bool(adapter.lora.use_dora or adapter.saved.copies or adapter.tokens.rows)
+    lora = adapter.lora
+    return bool(lora.use_dora or lora.lora_bias or adapter.saved.copies or adapter.tokens.rows)
 
 
 def _sum(terms: list[LowRankUpdate]) -> LowRankUpdate:

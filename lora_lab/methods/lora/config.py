@@ -72,6 +72,8 @@ class LoraConfig(MethodConfig):
             kept for the backward pass.
         modules_to_save: modules that are trained whole, as copies of their own; whole paths or
             their ends. They get no factors, whatever `target_modules` says.
+        lora_bias: B has a bias of its own; linear layers only, with neither DoRA nor an
+            initialization other than True and False. Merged where the base has a bias.
         bias: PEFT's field; read so that a file that needs it is refused, not misread.
         task_type: PEFT's name of what the model is for, a `TaskType`; of SEQ_CLS, TOKEN_CLS and
             QUESTION_ANS the head is trained whole, as if `modules_to_save` named it.
@@ -106,6 +108,7 @@ class LoraConfig(MethodConfig):
     trainable_token_indices: Sequence[int] | Mapping[str, Sequence[int]] | None = None
     eva_config: Mapping[str, Any] | None = None
     corda_config: Mapping[str, Any] | None = None
+    lora_bias: bool = False
     added: ClassVar = frozenset(
         {
             "target_parameters",
@@ -118,6 +121,7 @@ class LoraConfig(MethodConfig):
             "trainable_token_indices",
             "eva_config",
             "corda_config",
+            "lora_bias",
         }
     )
 
@@ -149,6 +153,11 @@ class LoraConfig(MethodConfig):
             raise ConfigError(
                 f"use_dora and init_lora_weights={self.init_lora_weights!r} do not go together: "
                 "DoRA measures the rows of W₀, the other moves part of it; choose one"
+            )
+        if self.lora_bias and (self.use_dora or not isinstance(self.init_lora_weights, bool)):
+            raise ConfigError(
+                "lora_bias=True goes with use_dora=False and init_lora_weights=True or False, as "
+                "in PEFT; leave it out"
             )
         if self.bias != "none":
             raise ConfigError(
@@ -245,6 +254,15 @@ class LoraConfig(MethodConfig):
         options = options_of(found.options, getattr(self, found.options))
         ranks = functools.partial(found.ranks, options=options) if found.ranks else None
         return replace(found, start=functools.partial(found.start, options=options), ranks=ranks)
+
+    @property
+    def linear_only(self) -> str:
+        """The option that is for linear layers alone, "" where none is set."""
+        for name in ("use_dora", "lora_bias"):
+            if getattr(self, name):
+                return name
+        looks = self.init.from_base or self.init.needs_activations
+        return f"init_lora_weights={self.init_lora_weights!r}" if looks else ""
 
     @property
     def ignored_label(self) -> int | None:

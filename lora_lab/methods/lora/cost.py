@@ -23,6 +23,9 @@ def lora_cost(anatomy: Anatomy, config: LoraConfig, price: dict[str, Any]) -> Me
         cost.train(0, (rows, width))
         cost.first = BEFORE_THE_BLOCKS
         cost.estimated = True
+    for site in (price["sites"][name] for name in ranks(anatomy, config) if config.lora_bias):
+        cost.train(site["row"], (site["out"],))
+        cost.estimated = True
     if config.init.ranks and dict(config.eva_config or {}).get("rho", 1) != 1:
         cost.notes += ("EVA moves ranks once it has seen the data; these are the config's",)
     return cost

@@ -17,6 +17,7 @@ class LoraSite(nn.Module):
 
     Attributes:
         magnitude: DoRA's m, (out,); None without.
+        bias: lora_bias's β, (out,); None without.
         initial: (A₀, B₀) where the factors started from W₀ (PiSSA, OLoRA): then
             ΔW = scale·(BA − B₀A₀). None otherwise.
     """
@@ -57,6 +58,12 @@ class LoraSite(nn.Module):
         self.register_buffer("A0", self.A.detach().clone() if from_base else None, persistent=False)
         self.register_buffer("B0", self.B.detach().clone() if from_base else None, persistent=False)
         self.magnitude = nn.Parameter(row_norms(W).to(dtype)) if config.use_dora else None
+        self.bias = None
+        if config.lora_bias:
+            beta = torch.zeros(d, device=W.device, dtype=dtype)
+            if config.init_lora_weights is False:  # as nn.Linear's
+                nn.init.uniform_(beta, -(r**-0.5), r**-0.5)
+            self.bias = nn.Parameter(beta)
 
     def start(
         self, config: LoraConfig, W: Tensor, r: int, activations: Tensor | None

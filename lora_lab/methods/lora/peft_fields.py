@@ -26,7 +26,6 @@ _OTHERS = {
     **dict.fromkeys(("peft_type", "peft_version", "auto_mapping"), ""),
     **dict.fromkeys(("base_model_name_or_path", "revision", "fan_in_fan_out"), ""),
     **dict.fromkeys(("megatron_core", "qalora_group_size", "runtime_config"), ""),
-    "lora_bias": "train the layers' own, with ll.attach(model, [config, BitFitConfig()])",
     "megatron_config": "Megatron's parallel layers are not adapted; leave it out",
     **dict.fromkeys(_OF_INITS.values(), "leave it out; this initialization is not there"),
     "velora_config": "use use_lorafa=True, or gradient_checkpointing, to keep less",

@@ -261,7 +261,7 @@ def test_one_end_of_a_tied_weight_is_trained_with_the_other(named, tmp_path):
 
 
 def test_biases_are_refused_by_name_with_the_way_out():
-    for fields in ({"bias": "all"}, {"bias": "lora_only"}, {"lora_bias": True}):
+    for fields in ({"bias": "all"}, {"bias": "lora_only"}):
         with pytest.raises(ConfigError, match=r"bias.* is PEFT's.*BitFitConfig\(\)"):
             ll.LoraConfig(**fields)
     model = tiny("gpt2")
