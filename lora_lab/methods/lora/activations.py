@@ -83,12 +83,17 @@ def _read(batch: Mapping[str, Tensor], ignored_label: int | None) -> Tensor | No
 def check_all_read(
     found: Mapping[str, Tensor], readers: Mapping[str, TargetSpec], option: str
 ) -> None:
-    """Raise `ConfigError` for a layer that read nothing; `option` starts from what it reads."""
+    """Raise `ConfigError` for a layer that read nothing, or NaN; `option` starts from it."""
     for group, spec in readers.items():
         if group not in found or not len(found[group]):
             raise ConfigError(
                 f"{spec.site.module} read nothing in these batches, and {option} starts from that; "
                 "pass others, or leave it out of target_modules"
+            )
+        if not found[group].isfinite().all():
+            raise ConfigError(
+                f"{spec.site.module} read NaN or infinite values in these batches, and {option} "
+                "starts from that; pass others, or run the model in float32"
             )
 
 

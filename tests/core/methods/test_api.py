@@ -367,9 +367,12 @@ def test_what_is_attached_in_inference_mode_can_learn() -> None:
     assert all(site.B.grad.any() for site in adapter.sites.values())
 
 
-def test_batches_that_are_no_mappings_are_refused_in_one_line() -> None:
+def test_batches_that_cannot_be_read_are_refused_in_one_line() -> None:
     with pytest.raises(ConfigError, match="batches holds a tuple"):
         ll.attach(tiny("llama"), ll.LoraConfig(r=2, init_lora_weights="eva"), batches=[(1,)])
+    batch = {"inputs_embeds": torch.full((1, 4, 32), float("nan"))}
+    with pytest.raises(ConfigError, match=r"q_proj read NaN or infinite values in these batches"):
+        ll.attach(tiny("llama"), ll.LoraConfig(r=2, init_lora_weights="eva"), batches=[batch])
 
 
 def test_a_pattern_that_is_none_names_nothing() -> None:
