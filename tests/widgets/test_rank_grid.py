@@ -41,11 +41,11 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return states
 
 
-def test_cells_are_the_sites_of_the_layers() -> None:
+def test_cells_are_the_sites_of_the_layers_and_the_linear_layers_outside() -> None:
     grid = RankGrid.from_anatomy(make_anatomy(), ranks={"layers.0.q": 8})
-    assert grid.rows == ["0", "1", "2"]
-    assert grid.roles == ["q", "v", "up"]
-    assert len(grid.cells) == 8
+    assert grid.rows == ["0", "1", "2", "outside"]
+    assert grid.roles == ["q", "v", "up", "pooler"]
+    assert len(grid.cells) == 9
     assert grid.cells[1] == {
         "row": 0,
         "role": "v",
@@ -53,6 +53,7 @@ def test_cells_are_the_sites_of_the_layers() -> None:
         "shape": [16, 64],
         "max_rank": 16,
     }
+    assert (grid.cells[-1]["row"], grid.cells[-1]["site"]) == (3, "pooler")
     assert grid.ranks == {"layers.0.q": 8}
     json.dumps(grid.get_state(["rows", "roles", "cells", "ranks"]))
 
@@ -112,7 +113,7 @@ def test_another_anatomy_with_impossible_ranks_changes_nothing() -> None:
     with pytest.raises(ConfigError, match=r"no site of this model"):
         grid.show_anatomy(make_anatomy(2, name="blocks"), ranks={"layers.0.q": 8})
     assert grid.ranks == {"layers.0.q": 8}
-    assert len(grid.rows) == 3
+    assert len(grid.rows) == 4
 
 
 def test_code_goes_out_with_the_ranks_it_is_for(sent: list[dict[str, Any]]) -> None:
@@ -131,7 +132,7 @@ def test_unknown_settings_are_refused_with_the_nearest_name() -> None:
 
 def test_repr_is_short_and_plain() -> None:
     grid = RankGrid.from_anatomy(make_anatomy(), ranks={"layers.0.q": 8, "layers.1.q": 4})
-    assert repr(grid) == "<RankGrid 2 of 8 matrices, r 4 8>"
+    assert repr(grid) == "<RankGrid 2 of 9 matrices, r 4 8>"
     assert repr(RankGrid()) == "<RankGrid 0 of 0 matrices>"
 
 

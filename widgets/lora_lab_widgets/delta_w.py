@@ -20,6 +20,7 @@ from lora_lab.errors import LoraLabError
 from lora_lab.spectra.sizes import effective_rank
 from lora_lab.training.snapshot import RunState, Snapshot, Spectra
 from lora_lab_widgets.background import Background
+from lora_lab_widgets.grid_cells import cell_of, first_of
 from lora_lab_widgets.live_figure import LiveFigure
 from lora_lab_widgets.message_throttle import Line, Picker, Place, at_once
 from lora_lab_widgets.panel import Tick
@@ -173,18 +174,19 @@ class DeltaW(ipywidgets.VBox):
         self._mapped = spectra
         if snapshot.ranks:  # what training has left of them
             self._map.ranks = {name: r for name, r in snapshot.ranks.items() if r}
-        self._map.values = effective_ranks(spectra.singular_values)
+        self._map.values = _by_cell(effective_ranks(spectra.singular_values))
 
     def _pick(self, name: str) -> None:
-        if name:
-            self.selected = name
+        # The map names a cell, which has several sites where experts share a tensor.
+        if name and name != cell_of(self.selected):
+            self.selected = first_of(self._anatomy, name)
 
     def _selected(self, _change: object) -> None:
         with self._lock:
             self._rest_until = 0.0
             if self.selected in [name for _, name in self._picker.options]:
                 self._picker.value = self.selected
-            self._map.selected = self.selected
+            self._map.selected = cell_of(self.selected)
             if self._view is not None and self._view.site != self.selected:
                 label = self._label(self.selected)
                 self._say(
@@ -195,15 +197,16 @@ class DeltaW(ipywidgets.VBox):
 
     def _ranked(self, _change: object) -> None:
         with self._lock:
-            names = [site.name for site in self._anatomy.sites if self.ranks.get(site.name)]
-            self._map.ranks = {name: self.ranks[name] for name in names}
+            every = {own.name: own for site in self._anatomy.sites for own in site.each}
+            names = [name for name in every if self.ranks.get(name)]
+            self._map.ranks = {cell_of(name): self.ranks[name] for name in names}
             self._map.values = {}
             self._view = None
             self.refresh()
             for figure in (self._spectrum, self._overlap):
                 figure.clear()
             self._say(NOTHING_YET if names else self._nothing)
-            options = [(self._label(name), name) for name in names] or [("no site", "")]
+            options = [(site_label(every[name]), name) for name in names] or [("no site", "")]
             chosen = self.selected if self.selected in names else self._typical(names)
             self._picker.options = options  # this selects the first of them
             self.selected = chosen
@@ -211,12 +214,14 @@ class DeltaW(ipywidgets.VBox):
 
     def _typical(self, names: list[str]) -> str:
         """Return a site worth looking at first: a v in the middle layers, else the middle one."""
-        values = [name for name in names if self._anatomy.by_name[name].role == "v"] or names
+        cells = self._anatomy.by_name
+        values = [name for name in names if cells[cell_of(name)].role == "v"] or names
         return values[len(values) // 2] if values else ""
 
     def _label(self, name: str) -> str:
-        site = self._anatomy.by_name.get(name)
-        return site_label(site) if site else name
+        site = self._anatomy.by_name.get(cell_of(name))
+        own = [one for one in site.each if one.name == name] if site else []
+        return site_label(own[0]) if own else name
 
     def _say(self, text: str) -> None:
         self._line.value = _dim(text)
@@ -244,6 +249,14 @@ def effective_ranks(singular_values: Mapping[str, np.ndarray]) -> dict[str, floa
             names, effective_rank(np.stack([singular_values[n] for n in names])), strict=True
         )
     }
+
+
+def _by_cell(values: Mapping[str, float]) -> dict[str, float]:
+    """Return {cell: value}; of experts that share a cell their mean."""
+    cells: defaultdict[str, list[float]] = defaultdict(list)
+    for name, value in values.items():
+        cells[cell_of(name)].append(value)
+    return {cell: sum(own) / len(own) for cell, own in cells.items()}
 
 
 def _sentence(view: SiteView) -> str:

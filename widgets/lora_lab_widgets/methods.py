@@ -187,11 +187,13 @@ def _text(entry: Entry, values: Values) -> str:
 
 def entry_of(config: MethodConfig) -> Entry:
     """Return the entry whose settings show all of a config, else one that only names it."""
-    known = entries()
-    found = next((entry for entry in known.values() if entry.serves(config)), None)
-    return found or Entry(
-        config.method if config.method not in known else f"{config.method} as given"
-    )
+    found = next((entry for entry in entries().values() if entry.serves(config)), None)
+    return found or as_given(config)
+
+
+def as_given(config: MethodConfig) -> Entry:
+    """Return an entry that only names a config."""
+    return Entry(config.method if config.method not in entries() else f"{config.method} as given")
 
 
 def _as_text(value: Any) -> Any:

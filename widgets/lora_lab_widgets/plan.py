@@ -24,6 +24,7 @@ from lora_lab_widgets.defaults import first_config, task_choice
 from lora_lab_widgets.grid_cells import cells_of, checked_ranks
 from lora_lab_widgets.methods import (
     Entry,
+    as_given,
     automatic,
     choices,
     default_values,
@@ -310,10 +311,12 @@ class PlanModel(traitlets.HasTraits):
             ConfigError: what is no config of a method, or does not fit the model.
         """
         config = as_config(given)
-        entry = entry_of(config)
+        entry, ranks = entry_of(config), ranks_of(self.anatomy, config)
+        if ranks and ranks.keys() - {cell["site"] for cell in self._cells}:
+            entry = as_given(config)  # an embedding, an output layer or a router has no cell
         if not entry.methods:
             self._given = entry, config
             return entry.values(config), None
         names = [method.name for method in entry.methods]
         self._templates |= dict(zip(names, config.parts, strict=True))
-        return entry.values(config), ranks_of(self.anatomy, config)
+        return entry.values(config), ranks

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import traitlets
 
 from lora_lab._util.tables import Table
-from lora_lab_widgets.grid_cells import cells_of, checked_ranks
+from lora_lab_widgets.grid_cells import checked_ranks, grid_of
 from lora_lab_widgets.live_ranks import LiveRanks
 from lora_lab_widgets.panel import MessagePanel, Tick
 
@@ -28,9 +28,11 @@ class RankGrid(MessagePanel):
     the page brings the ranks along that it shows, as that change may wait for a busy kernel.
 
     Attributes:
-        rows: labels of the layers, top to bottom: "0", "1" … or "enc 0", "dec 0" ….
+        rows: labels of the layers, top to bottom: "0", "1" … or "enc 0", "dec 0" …; below them
+            "outside" where the model has linear layers there.
         roles: labels of the columns.
-        cells: one dict a matrix: row (index), role, site (its name), shape [out, in], max_rank.
+        cells: one dict a matrix: row (index), role, site (its name), shape [out, in], max_rank;
+            experts: how many a cell has, where they share one tensor. The rank is each expert's.
         ranks: {site name: rank}; a site that is not named is frozen. Zeros are left out.
         rank: the brush's rank.
         selected: name of the site last clicked or focused, "" before that.
@@ -91,11 +93,11 @@ class RankGrid(MessagePanel):
         Raises:
             ConfigError: when `ranks` names no site of the model, or a rank does not fit its site.
         """
-        return cls(**_grid_of(anatomy), ranks=dict(ranks or {}), **settings)
+        return cls(**grid_of(anatomy), ranks=dict(ranks or {}), **settings)
 
     def show_anatomy(self, anatomy: Anatomy, ranks: Mapping[str, int] | None = None) -> None:
         """Show another model, in one message to the browser; its undo history starts afresh."""
-        grid = _grid_of(anatomy)
+        grid = grid_of(anatomy)
         checked = checked_ranks(dict(ranks or {}), grid["cells"])
         with self.hold_sync(), self.hold_trait_notifications():
             for name, value in grid.items():
@@ -168,12 +170,3 @@ class RankGrid(MessagePanel):
         table = Table(("layer", *self.roles), tuple(rows), frozenset(self.roles))
         caption = f"LoRA ranks, layer × role: {html.escape(self.summary())}"
         return f"<div>{caption}</div>{table._repr_html_()}"
-
-
-def _grid_of(anatomy: Anatomy) -> dict[str, Any]:
-    """Return the traits that describe a model: rows, roles, cells."""
-    return {
-        "rows": [row.label for row in anatomy.rows],
-        "roles": list(anatomy.roles),
-        "cells": cells_of(anatomy),
-    }

@@ -16,6 +16,7 @@ from lora_lab.sweeps.local import Sweep
 from lora_lab.training.api import train
 from lora_lab.training.run import Run
 from lora_lab_widgets.answers import answers
+from lora_lab_widgets.grid_cells import first_of
 from lora_lab_widgets.live_adapter import ADAPTER, LiveAdapter, over, resting
 from lora_lab_widgets.message_throttle import MessageThrottle
 from lora_lab_widgets.panel import Theme, Tick
@@ -169,9 +170,14 @@ class Session(traitlets.HasTraits):
 
     # Looking -------------------------------------------------------------------------------------
 
+    @traitlets.validate("site")
+    def _one_site(self, proposal: Any) -> str:
+        """A cell of routed experts stands for the first of them."""
+        return first_of(self.anatomy, proposal["value"])
+
     def look_at(self, site: str) -> None:
         """Look at a site, if it has an adapter."""
-        adapter = self.live_adapter.adapter
+        adapter, site = self.live_adapter.adapter, first_of(self.anatomy, site)
         if adapter is not None and site in adapter.sites:
             self.site = site
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lora_lab.errors import ConfigError
 from lora_lab.methods.adalora.config import AdaLoraConfig
 from lora_lab.methods.config import words
 from lora_lab.methods.descriptor import Field, Method, Plan, register
@@ -26,6 +27,11 @@ def _rank_fields(
     """Return the rank that most targets have, for the budget is one for all of them."""
     target = common_rank(painted)
     same = {name: target for name, r in painted.items() if r}
+    if held := [name for name in same if name in anatomy.parameters_by_name]:
+        raise ConfigError(
+            f"AdaLoRA has no target_parameters, and {held[0]} is one; clear its cell, or paint it "
+            "with LoRA"
+        )
     return {"target_r": target, "target_modules": config_from_ranks(anatomy, same).target_modules}
 
 

@@ -22,7 +22,7 @@ FACTORS = (
 )
 
 _PAINTED = (
-    *("r", "target_modules", "rank_pattern", "alpha_pattern"),
+    *("r", "target_modules", "target_parameters", "rank_pattern", "alpha_pattern"),
     *("exclude_modules", "layers_to_transform", "layers_pattern"),
 )
 

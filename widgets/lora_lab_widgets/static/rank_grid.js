@@ -134,15 +134,16 @@ export class RankGridView {
     const cell = store.cellAt(row, column);
     if (!cell) return `${label} · ${role} · no such matrix`;
     const rank = store.shownRank(cell);
-    const { max_rank: most, shape } = cell;
+    const { max_rank: most, shape, experts } = cell;
+    const size = `${experts ? `${experts} experts of ` : ""}${shape[0]} × ${shape[1]}`;
     const worth = rank ? `r ${rank} → ${this.price([cell])}` : `frozen, rank up to ${most}`;
-    return `${label} · ${role} · ${shape[0]} × ${shape[1]} · ${worth}`;
+    return `${label} · ${role} · ${size} · ${worth}`;
   }
 
   /** @param {Cell[]} cells */
   price(cells) {
     const parameters = cells.reduce((sum, cell) =>
-      sum + this.store.shownRank(cell) * (cell.shape[0] + cell.shape[1]), 0);
+      sum + this.store.shownRank(cell) * (cell.shape[0] + cell.shape[1]) * (cell.experts ?? 1), 0);
     const bytes = parameters * this.model.get("bytes_per_parameter");
     return `${formatCount(parameters)} parameters, ${formatBytes(bytes)}`;
   }

@@ -32,6 +32,7 @@ export function stepDown(r) {
  * @property {string} role
  * @property {[number, number]} shape
  * @property {number} max_rank
+ * @property {number} [experts] how many share the cell's tensor, each with factors of its own
  */
 
 export class RankStore {
