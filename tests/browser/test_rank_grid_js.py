@@ -240,6 +240,18 @@ def test_presets(open_grid) -> None:
     assert g.ranks == {}
 
 
+def test_experts_are_priced_each_and_are_no_linear_layer(open_grid) -> None:
+    g = open_grid(rank=4)
+    plain = {"row": 0, "role": "q", "site": "q", "shape": [64, 16], "max_rank": 16}
+    held = {"row": 0, "role": "down", "site": "down", "shape": [32, 48], "max_rank": 32}
+    cells = [plain, {**held, "experts": 4}]
+    g.esm.set(rows=["0"], roles=["q", "down"], cells=cells, ranks={"down": 2}, selected="down")
+    # 4 experts · rank 2 · (32 + 48), 4 bytes each
+    assert g.about() == "layer 0 · down · 4 experts of 32 × 48 · r 2 → 640 parameters, 2.50 KiB"
+    g.button("all linear").click()
+    assert g.ranks == {"q": 4}
+
+
 def test_last_layers_wants_a_number(open_grid) -> None:
     g = open_grid()
     g.esm.view().get_by_role("spinbutton").fill("0")
