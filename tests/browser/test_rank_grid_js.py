@@ -249,7 +249,7 @@ def test_experts_are_priced_each_and_are_no_linear_layer(open_grid) -> None:
     # 4 experts · rank 2 · (32 + 48), 4 bytes each
     assert g.about() == "layer 0 · down · 4 experts of 32 × 48 · r 2 → 640 parameters, 2.50 KiB"
     g.button("all linear").click()
-    assert g.ranks == {"q": 4}
+    assert g.esm.get("ranks") == {"q": 4}
 
 
 def test_last_layers_wants_a_number(open_grid) -> None:
