@@ -17,6 +17,7 @@ from lora_lab.anatomy import Anatomy, Row, Site, anatomy
 from lora_lab.anatomy.blocks import blocks_of, cells, site_label, stack_label
 from lora_lab.errors import ModelError, RunError
 from lora_lab.figures._site_axis import site_axis
+from lora_lab.methods.lora.targets import select
 from lora_lab.runs.history import RecordedSite, SpectraHistory, read_history
 from lora_lab_widgets.rank_grid import RankGrid
 from lora_lab_widgets.site_map import SiteMap
@@ -87,7 +88,10 @@ def test_the_panels_and_the_axis_of_sites_show_every_site(found: Anatomy) -> Non
     shown = SiteMap(found)
     assert set(shown.places) == names
     assert len({tuple(site[2:]) for site in shown.sites}) == len({s[1] for s in shown.sites})
-    assert {cell["site"] for cell in RankGrid.from_anatomy(found).cells} == names
+    # The grid shows what "all-linear" trains outside the layers, too.
+    linear = {site.name for site in select(found, "all-linear")}
+    assert names <= linear
+    assert {cell["site"] for cell in RankGrid.from_anatomy(found).cells} == linear
     axis = site_axis(found.grid_sites)
     groups = {(site.stack, site.role) for site in found.grid_sites}
     assert len({label for label, _, _ in axis.groups}) == len(axis.groups) == len(groups)

@@ -282,8 +282,9 @@ export class RankGridView {
     }
     const { rows } = this.store;
     const last = new Set(); // of an encoder and a decoder, the last layers of each
-    for (const stack of new Set(rows.map(stackOf))) {
-      const ofStack = [...rows.keys()].filter((row) => stackOf(rows[row]) === stack);
+    const layers = [...rows.keys()].filter((row) => /\d$/.test(rows[row])); // not "outside"
+    for (const stack of new Set(layers.map((row) => stackOf(rows[row])))) {
+      const ofStack = layers.filter((row) => stackOf(rows[row]) === stack);
       for (const row of ofStack.slice(-count)) last.add(row);
     }
     this.preset(`last ${count} layers`, (cell) => (last.has(cell.row) ? this.brush : 0));
