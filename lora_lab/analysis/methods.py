@@ -20,9 +20,8 @@ from lora_lab.analysis.records import (
     refuse_differences,
     shared_settings,
 )
-from lora_lab.errors import ConfigError, RunError
-from lora_lab.methods.plain import method_from_dict
-from lora_lab.methods.registry import method_of
+from lora_lab.errors import RunError
+from lora_lab.methods.plain import recorded_text
 from lora_lab.runs.records import RunRecord
 from lora_lab.tasks.metrics import NATS, metric_of
 
@@ -181,7 +180,9 @@ def _row(runs: Sequence[RunRecord], metric: str) -> MethodRow:
     scores = (final_score(run, metric) for run in runs)
     return MethodRow(
         method=config["method"].removesuffix(_HEAD),
-        setting="; ".join(filter(None, map(_setting, config["configs"]))),
+        setting="; ".join(
+            filter(None, (recorded_text(own, "setting") for own in config["configs"]))
+        ),
         learning_rate=config["training"]["learning_rate"],
         trainable=max(_measured(run, "trainable") for run in runs) - _head(config),
         values=tuple(score for score in scores if score is not None),
@@ -205,16 +206,6 @@ def _measured(run: RunRecord, key: str) -> Any:
             "methods; leave it out or train it again"
         )
     return summary[key]
-
-
-def _setting(config: Mapping[str, Any]) -> str:
-    """Return what a config's count depends on, as its method tells it."""
-    try:
-        built = method_from_dict(config)
-    except ConfigError:  # of a method that is not known here
-        return ""
-    method = method_of(built)
-    return method.setting(built) if method.setting else method.title(built)
 
 
 def _base(runs: Sequence[RunRecord], metric: str) -> float | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import MethodConfig
-from lora_lab.methods.registry import config_classes
+from lora_lab.methods.registry import config_classes, method_of
 
 
 def method_to_dict(config: MethodConfig) -> dict[str, Any]:
@@ -35,3 +35,18 @@ def method_from_dict(values: Any) -> MethodConfig:
     except TypeError as error:  # a list where a number belongs
         raise ConfigError(f"{name}: {error}") from None
     return config
+
+
+def recorded_text(values: Mapping[str, Any], kind: Literal["setting", "size"]) -> str:
+    """Return what a method tells of a recorded config; "" where the method is not known here.
+
+    Args:
+        values: as `method_to_dict` wrote them.
+        kind: which of a `Method`'s texts; a title's own numbers where the method has none.
+    """
+    try:
+        config = method_from_dict(values)
+    except ConfigError:
+        return ""
+    method = method_of(config)
+    return (getattr(method, kind) or method.title)(config)

@@ -33,7 +33,6 @@ _OTHERS = {
     "use_qalora": "quantize the base and attach LoRA to it",
     "monteclora_config": "use PEFT",
     "layer_replication": "copy the layers in the model before the adapter is attached",
-    "target_parameters": "name modules in target_modules",
     "use_bdlora": "use PEFT",
     "arrow_config": "choose an adapter for each sample with ll.mixed_batch",
     "kasa_config": "use PEFT",

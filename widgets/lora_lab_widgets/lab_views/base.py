@@ -10,9 +10,7 @@ from typing import Any, ClassVar
 
 from lora_lab.anatomy.blocks import site_label
 from lora_lab.anatomy.types import Anatomy
-from lora_lab.errors import ConfigError
-from lora_lab.methods.plain import method_from_dict
-from lora_lab.methods.registry import method_of
+from lora_lab.methods.plain import recorded_text
 from lora_lab.runs.records import RunRecord, list_runs
 from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.live_adapter import LiveAdapter
@@ -223,14 +221,6 @@ def _method_label(config: Mapping[str, Any]) -> str:
     lora, method = config.get("lora", {}), str(config.get("method", ""))
     if method in ("", "LoRA"):
         return f"r={lora['r']}" if "r" in lora else ""
-    sizes = [_size(own) for own in config.get("configs", []) if isinstance(own, Mapping)]
+    configs = [own for own in config.get("configs", []) if isinstance(own, Mapping)]
+    sizes = [recorded_text(own, "size") for own in configs]
     return " ".join(filter(None, [method, ", ".join(filter(None, sizes))]))
-
-
-def _size(config: Mapping[str, Any]) -> str:
-    try:
-        built = method_from_dict(config)
-    except ConfigError:  # of a method that is not known here
-        return ""
-    method = method_of(built)
-    return method.size(built) if method.size else method.title(built)
