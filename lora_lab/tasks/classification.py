@@ -6,16 +6,13 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task, shown, some
 from lora_lab.tasks.metrics import ACCURACY, F1, MACRO_F1, MATTHEWS, Metric
-from lora_lab.tasks.reading import UNKNOWN, Rows, TextReader
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from lora_lab.tasks.reading import Rows, TextReader
+from lora_lab.tasks.table import Table
 
 
 @dataclass(frozen=True)
@@ -99,31 +96,25 @@ class LabelReader(TextReader[LabeledText]):
     option = "label"
     answer_noun = "class"
 
-    def answers(self, table: Dataset, source: str) -> list[str | None]:
+    def answers(self, table: Table) -> list[str | None]:
         """Return the names of the rows' classes.
 
         Raises:
             TaskError: a number that is not whole.
         """
-        from datasets import ClassLabel
-
-        column = str(self._answer)
-        feature: Any = table.features[column]
-        if isinstance(feature, ClassLabel):
-            values = table[column]
-            return [None if v is None or v == UNKNOWN else feature.int2str(v) for v in values]
-        if not str(getattr(feature, "dtype", "")).startswith("float"):
-            return [text or None for text in tables.texts(table, self._answer, source)]
+        texts = table.texts(self._answer)
+        if str(self._answer) not in table.floats:
+            return [text or None for text in texts]
         found: list[str | None] = []
-        for number, value in enumerate(table[column], 1):
-            missing = value is None or math.isnan(value)
-            if not missing and not value.is_integer():
+        for number, text in enumerate(texts, 1):
+            value = float(text) if text else math.nan
+            if not math.isnan(value) and not value.is_integer():
                 raise TaskError(
-                    f"{source}: row {number} has {value} in column {self._answer!r}, which is no "
-                    "class but a measure; classification needs names or whole numbers (of a "
-                    "number to learn: target= in place of label=)"
+                    f"{table.source}: row {number} has {text} in column {self._answer!r}, which "
+                    "is no class but a measure; classification needs names or whole numbers (of "
+                    "a number to learn: target= in place of label=)"
                 )
-            found.append(None if missing else str(int(value)))
+            found.append(None if math.isnan(value) else str(int(value)))
         return found
 
     def example(self, text: str, answer: str, pair: str | None) -> LabeledText:

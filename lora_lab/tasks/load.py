@@ -17,7 +17,7 @@ from lora_lab.tasks.reading import Reader, read_task
 from lora_lab.tasks.sources import remembering
 
 if TYPE_CHECKING:
-    from lora_lab.tasks.tables import Column
+    from lora_lab.tasks.table import Column
 
 
 # Of a name that is a variable mypy knows no more than that it is a str: a task of prompts.

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.metrics import BLEU, Metric
 from lora_lab.tasks.reading import Reader
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from lora_lab.tasks.table import Table
 
 
 @dataclass(frozen=True)
@@ -86,17 +84,17 @@ class PromptReader(Reader[_Row]):
             )
         self.columns = (prompt, completion)
 
-    def rows(self, table: Dataset, source: str) -> list[_Row]:
+    def rows(self, table: Table) -> list[_Row]:
         """Return the rows that have both; a warning tells how many have not."""
-        read = [tables.texts(table, column, source) for column in self.columns]
+        read = [table.texts(column) for column in self.columns]
         kept = [_Row(*texts) for texts in zip(*read, strict=True) if all(texts)]
         first, second = self.columns
         if not kept:
             raise TaskError(
-                f"{source}: no row has both {first!r} and {second!r}; there is nothing to learn "
-                "from"
+                f"{table.source}: no row has both {first!r} and {second!r}; there is nothing to "
+                "learn from"
             )
-        tables.warn_left_out(source, len(table) - len(kept), len(table), f"{first!r} or {second!r}")
+        tables.warn_left_out(table, len(kept), f"{first!r} or {second!r}")
         return kept
 
     def key(self, row: _Row) -> str:

@@ -6,17 +6,14 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.tables import Column
+from lora_lab.tasks.table import Column, Table
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-UNKNOWN = -1  # the answer in hub splits whose answers are kept secret (GLUE's test)
+_SECRET = {None, "-1", "-1.0"}  # the answers of hub splits that keep them (GLUE's test)
 
 Row = TypeVar("Row")
 Rows = Sequence[Any]
@@ -34,7 +31,7 @@ class Reader(ABC, Generic[Row]):
     noun: ClassVar[str] = "text"
 
     @abstractmethod
-    def rows(self, table: Dataset, source: str) -> list[Row]:
+    def rows(self, table: Table) -> list[Row]:
         """Return a table's rows.
 
         Raises:
@@ -49,7 +46,7 @@ class Reader(ABC, Generic[Row]):
     def task(self, name: str, train: Rows, validation: Rows, test: Rows) -> Task:
         """Make the task."""
 
-    def secret(self, table: Dataset) -> bool:  # noqa: ARG002
+    def secret(self, table: Table) -> bool:  # noqa: ARG002
         """Return whether a hub split's answers are kept secret."""
         return False
 
@@ -80,8 +77,8 @@ def read_task(
     """
     title = Path(name).name if tables.is_file_name(str(name)) else str(name)
     parts = {
-        part: (source, reader.rows(table, source))
-        for part, (source, table) in _tables(name, reader, validation, test).items()
+        part: (table.source, reader.rows(table))
+        for part, table in _tables(name, reader, validation, test).items()
     }
     reader.check(parts)
     rows = {part: found for part, (_, found) in parts.items()}
@@ -103,7 +100,7 @@ def _tables(
     reader: Reader[Any],
     validation: str | Path | None,
     test: str | Path | None,
-) -> dict[str, tuple[str, Dataset]]:
+) -> dict[str, Table]:
     """Return the parts that have answers, each with all columns."""
     hub = not tables.is_file_name(str(name))
     found = (
@@ -111,10 +108,10 @@ def _tables(
         if hub
         else tables.read_files(reader.columns, Path(name), validation, test)
     )
-    for part, (source, table) in list(found.items()):
-        tables.need_columns(table, reader.columns, source)
+    for part, table in list(found.items()):
+        table.need(reader.columns)
         if hub and part != "training" and reader.secret(table):
-            tables.warn(f"{source} has no labels; it is left out")
+            tables.warn(f"{table.source} has no labels; it is left out")
             del found[part]
     return found
 
@@ -174,37 +171,39 @@ class TextReader(Reader[Row]):
             )
 
     @abstractmethod
-    def answers(self, table: Dataset, source: str) -> list[Any]:
+    def answers(self, table: Table) -> list[Any]:
         """Return the rows' answers, None where a row has none."""
 
     @abstractmethod
     def example(self, text: str, answer: Any, pair: str | None) -> Row:
         """Make one row."""
 
-    def rows(self, table: Dataset, source: str) -> list[Row]:
+    def rows(self, table: Table) -> list[Row]:
         """Return the rows that have their texts; a warning tells how many have not."""
-        read = tables.texts(table, self._text, source)
+        read = table.texts(self._text)
         pairs: Sequence[str | None] = [None] * len(read)
         named = f"{self._text!r}"
         if self._pair is not None:
-            pairs = tables.texts(table, self._pair, source)
+            pairs = table.texts(self._pair)
             named += f" or {self._pair!r}"
         kept = []
-        answers = self.answers(table, source)
+        answers = self.answers(table)
         for number, (text, pair, answer) in enumerate(zip(read, pairs, answers, strict=True), 1):
             if not text or pair == "":
                 continue
             if answer is None:
                 raise TaskError(
-                    f"{source}: row {number} ({text[:40]!r}) has no {self.answer_noun} in column "
-                    f"{self._answer!r}; fill it in, or leave the row out"
+                    f"{table.source}: row {number} ({text[:40]!r}) has no {self.answer_noun} in "
+                    f"column {self._answer!r}; fill it in, or leave the row out"
                 )
             kept.append(self.example(text, answer, pair))
         if not kept:
-            raise TaskError(f"{source}: every row lacks {named}; there is nothing to learn from")
-        tables.warn_left_out(source, len(read) - len(kept), len(read), named)
+            raise TaskError(
+                f"{table.source}: every row lacks {named}; there is nothing to learn from"
+            )
+        tables.warn_left_out(table, len(kept), named)
         return kept
 
-    def secret(self, table: Dataset) -> bool:
+    def secret(self, table: Table) -> bool:
         """Return whether a hub split's answers are kept secret."""
-        return set(table[str(self._answer)]) == {UNKNOWN}
+        return set(table[self._answer]) <= _SECRET

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lora_lab._util.hub import hub_host, hub_reachable
 from lora_lab._util.quiet import first_line, quiet_datasets
 from lora_lab.errors import TaskError
+from lora_lab.tasks.table import Column, Table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,8 +25,6 @@ FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 100  # one text in ten, 100 at most
 _SEPARATED = (".csv", ".tsv")
 _VALIDATION_SPLITS = ("validation", "dev", "val")
-
-Column = str | int  # an int counts from 0, in a .csv or .tsv that has no line of names
 
 
 def is_file_name(name: str) -> bool:
@@ -45,26 +44,24 @@ def read_files(
     train: Path,
     validation: str | Path | None,
     test: str | Path | None,
-) -> dict[str, tuple[str, Dataset]]:
+) -> dict[str, Table]:
     """Read one to three local files.
 
     CSV is read with quotes (RFC 4180); in .tsv a quote is a letter like any other.
 
     Returns:
-        {"training", "validation", "test": (what messages call it, its table)}, of those given.
+        {"training", "validation", "test": its table}, of those given.
 
     Raises:
         TaskError: a file that is missing, empty or malformed.
     """
     parts = {"training": train, "validation": validation, "test": test}
     return {
-        part: (str(path), read_file(Path(path), columns))
-        for part, path in parts.items()
-        if path is not None
+        part: read_file(Path(path), columns) for part, path in parts.items() if path is not None
     }
 
 
-def read_hub(hub_id: str) -> dict[str, tuple[str, Dataset]]:
+def read_hub(hub_id: str) -> dict[str, Table]:
     """Read a hub data set's train, validation and test splits; see `read_files`.
 
     Raises:
@@ -90,25 +87,10 @@ def read_hub(hub_id: str) -> dict[str, tuple[str, Dataset]]:
         "validation": next((s for s in _VALIDATION_SPLITS if s in splits), "")
     }
     return {
-        part: (f"{hub_id} ({split})", splits[split])
+        part: of_dataset(splits[split], f"{hub_id} ({split})")
         for part, split in found.items()
         if split in splits
     }
-
-
-def need_columns(table: Dataset, columns: Sequence[Column], source: str) -> None:
-    """Refuse a table without one of the columns."""
-    for column in columns:
-        if str(column) not in table.column_names:
-            raise TaskError(
-                f"{source} has no column {column!r}; its columns are "
-                f"{', '.join(map(str, table.column_names))}"
-            )
-
-
-def texts(table: Dataset, column: Column, source: str) -> list[str]:
-    """Return a column as text, stripped; "" where there is none."""
-    return [_text(value, column, source) for value in table[str(column)]]
 
 
 def warn(line: str) -> None:
@@ -119,10 +101,11 @@ def warn(line: str) -> None:
     warnings.warn(line, stacklevel=level - 1 if frame is None else level)
 
 
-def warn_left_out(source: str, count: int, total: int, columns: str) -> None:
+def warn_left_out(table: Table, kept: int, columns: str) -> None:
     """Tell of rows that lack a text."""
-    if count:
-        warn(f"{source}: {count} of {total} rows without {columns} are left out")
+    total = len(table)
+    if total > kept:
+        warn(f"{table.source}: {total - kept} of {total} rows without {columns} are left out")
 
 
 def warn_known(name: str, part: str, what: str, known: int) -> None:
@@ -139,7 +122,7 @@ def held_out_count(texts: Collection[object]) -> int:
     return min(HELD_OUT_MOST, max(1, len(texts) // HELD_OUT_SHARE))
 
 
-def read_file(path: Path, columns: Sequence[Column]) -> Dataset:
+def read_file(path: Path, columns: Sequence[Column]) -> Table:
     """Read a file into memory, the columns as text, leaving nothing in any cache.
 
     Raises:
@@ -163,12 +146,13 @@ def read_file(path: Path, columns: Sequence[Column]) -> Dataset:
     }
     try:
         with quiet_datasets(), tempfile.TemporaryDirectory() as cache:
-            return readers[suffix](
+            dataset = readers[suffix](
                 str(path),
                 cache_dir=cache,
                 keep_in_memory=True,
                 **_separated_options(path, suffix, columns),
             )
+            return of_dataset(dataset, str(path))
     except TaskError:
         raise
     except Exception as error:  # pandas', Arrow's and the builder's own errors
@@ -199,10 +183,24 @@ def _separated_options(path: Path, suffix: str, columns: Sequence[Column]) -> di
     return options
 
 
-def _text(value: Any, column: Column, source: str) -> str:
-    if isinstance(value, (list, dict)):
-        raise TaskError(f"{source}: column {column!r} holds {type(value).__name__}s, not text")
-    return "" if value is None else str(value).strip()
+def of_dataset(dataset: Dataset, source: str) -> Table:
+    """Return the table of a `datasets.Dataset`; a class is called by its name."""
+    floats = {
+        name
+        for name, feature in dataset.features.items()
+        if str(getattr(feature, "dtype", "")).startswith("float")
+    }
+    columns = {name: _values(dataset, name) for name in dataset.column_names}
+    return Table(columns, source, frozenset(floats))
+
+
+def _values(dataset: Dataset, name: str) -> list[Any]:
+    from datasets import ClassLabel
+
+    feature, values = dataset.features[name], dataset[name]
+    if isinstance(feature, ClassLabel):
+        return [None if v is None or v < 0 else feature.int2str(v) for v in values]
+    return [v if v is None or isinstance(v, (str, list, dict)) else str(v) for v in values]
 
 
 def _suffix(path: Path) -> str:

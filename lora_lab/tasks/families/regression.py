@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task, shown
 from lora_lab.tasks.encoding import IGNORED
 from lora_lab.tasks.families.base import Measured, register_family
 from lora_lab.tasks.families.texts import TextFamily
 from lora_lab.tasks.metrics import PEARSON, SPEARMAN, Metric
 from lora_lab.tasks.reading import Rows, TextReader
+from lora_lab.tasks.table import Table
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from lora_lab.models.load import LoadedModel
 
 _DIVERGED = 10.0  # times the loss of a head that says 0
@@ -79,23 +77,23 @@ class TargetReader(TextReader[ScoredText]):
     option = "target"
     answer_noun = "number"
 
-    def answers(self, table: Dataset, source: str) -> list[float | None]:
+    def answers(self, table: Table) -> list[float | None]:
         """Return the numbers.
 
         Raises:
             TaskError: what is no finite number.
         """
         found: list[float | None] = []
-        for number, text in enumerate(tables.texts(table, self._answer, source), 1):
+        for number, text in enumerate(table.texts(self._answer), 1):
             try:
                 value = float(text) if text else None
             except ValueError:
                 value = math.nan
             if value is not None and not math.isfinite(value):
                 raise TaskError(
-                    f"{source}: row {number} has {text[:40]!r} in column {self._answer!r}, which "
-                    "is no number; regression needs one (of names of classes: label= in place of "
-                    "target=)"
+                    f"{table.source}: row {number} has {text[:40]!r} in column {self._answer!r}, "
+                    "which is no number; regression needs one (of names of classes: label= in "
+                    "place of target=)"
                 )
             found.append(value)
         return found
