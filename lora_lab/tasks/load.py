@@ -13,11 +13,11 @@ from lora_lab.tasks.classification import ClassificationTask, LabelReader
 from lora_lab.tasks.embedded.api import EMBEDDED
 from lora_lab.tasks.families.regression import RegressionTask, TargetReader
 from lora_lab.tasks.prompts import GenerationTask, PromptReader
-from lora_lab.tasks.reading import Reader, read_task
+from lora_lab.tasks.reading import Reader, make_task
 from lora_lab.tasks.sources import remembering
 
 if TYPE_CHECKING:
-    from lora_lab.tasks.table import Column
+    from lora_lab.tasks.table import Column, Table
 
 
 # Of a name that is a variable mypy knows no more than that it is a str: a task of prompts.
@@ -107,16 +107,21 @@ def load_task(
     is_hub_id = str(name).count("/") == 1 and not str(name).startswith((".", "/", "~"))
     if not is_file and not is_hub_id:
         raise TaskError(_unknown(str(name)))
-    reader = _reader(name, **columns)
-    if not is_file:
+    if is_file:
+        named = [column for column in columns.values() if column is not None]
+        parts = tables.read_files(named, Path(name), validation, test)
+    else:
         _refuse_file_options(str(name), validation=validation, test=test)
-    return read_task(name, reader, validation, test, seed)
+        parts = tables.read_hub(str(name))
+    title = Path(name).name if is_file else str(name)
+    return make_task(title, _reader(parts["training"], **columns), parts, seed, not is_file)
 
 
 def _reader(
-    name: str | Path, prompt: Any, completion: Any, text: Any, label: Any, target: Any, pair: Any
+    table: Table, prompt: Any, completion: Any, text: Any, label: Any, target: Any, pair: Any
 ) -> Reader[Any]:
     """Return what reads the kind of task that the named columns make."""
+    name = table.source
     of_texts = any(column is not None for column in (text, label, target, pair))
     if of_texts and (prompt or completion):
         raise TaskError(
@@ -126,10 +131,10 @@ def _reader(
     if label is not None and target is not None:
         raise TaskError(f"{name}: label names a class and target a number to learn; give one")
     if target is not None:
-        return TargetReader(name, text, target, pair)
+        return TargetReader(table, text, target, pair)
     if of_texts:
-        return LabelReader(name, text, label, pair)
-    return PromptReader(name, prompt, completion)
+        return LabelReader(table, text, label, pair)
+    return PromptReader(table, prompt, completion)
 
 
 def _unknown(name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from lora_lab.errors import TaskError
@@ -70,17 +69,17 @@ class PromptReader(Reader[_Row]):
     """Reads the columns of prompts and completions.
 
     Raises:
-        TaskError: one is not named; where the source is a file, its columns are listed.
+        TaskError: one is not named; the table's columns are listed.
     """
 
     noun = "prompt"
 
-    def __init__(self, source: str | Path, prompt: str | None, completion: str | None) -> None:
+    def __init__(self, table: Table, prompt: str | None, completion: str | None) -> None:
         if not prompt or not completion:
             raise TaskError(
-                f"{source}: name the columns to read, such as load_task(…, prompt='mr', "
-                "completion='ref'), or text='sentence', label='label' for classes"
-                f"{tables.columns_there(source)}"
+                f"{table.source}: name the columns to read, such as load_task(…, prompt='mr', "
+                "completion='ref'), or text='sentence', label='label' for classes; "
+                f"{table.columns_there()}"
             )
         self.columns = (prompt, completion)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from lora_lab.errors import TaskError
@@ -62,23 +61,25 @@ class Reader(ABC, Generic[Row]):
         return rows
 
 
-def read_task(
-    name: str | Path,
-    reader: Reader[Any],
-    validation: str | Path | None,
-    test: str | Path | None,
-    seed: int,
+def make_task(
+    title: str, reader: Reader[Any], given: Mapping[str, Table], seed: int, secrets: bool
 ) -> Task:
-    """Make a task of one to three local files, or of a hub data set's splits.
+    """Make a task of its parts.
+
+    Args:
+        title: its name.
+        reader: what reads its tables.
+        given: {"training", "validation", "test": a table}; all but the first may be left out.
+        seed: of the held-out split, where no validation part is given.
+        secrets: held-out parts may keep their answers secret, as GLUE's test splits do; such a
+            part is left out, with a warning.
 
     Raises:
-        TaskError: a file that is missing, empty or malformed, or without the columns; the hub or
-            the data set is not reached; rows that `reader` refuses.
+        TaskError: a part without the columns, or rows that `reader` refuses.
     """
-    title = Path(name).name if tables.is_file_name(str(name)) else str(name)
     parts = {
         part: (table.source, reader.rows(table))
-        for part, table in _tables(name, reader, validation, test).items()
+        for part, table in _readable(reader, given, secrets).items()
     }
     reader.check(parts)
     rows = {part: found for part, (_, found) in parts.items()}
@@ -95,22 +96,12 @@ def read_task(
     return reader.task(title, train, shuffled, reader.held_out(rows.get("test", [])))
 
 
-def _tables(
-    name: str | Path,
-    reader: Reader[Any],
-    validation: str | Path | None,
-    test: str | Path | None,
-) -> dict[str, Table]:
+def _readable(reader: Reader[Any], given: Mapping[str, Table], secrets: bool) -> dict[str, Table]:
     """Return the parts that have answers, each with all columns."""
-    hub = not tables.is_file_name(str(name))
-    found = (
-        tables.read_hub(str(name))
-        if hub
-        else tables.read_files(reader.columns, Path(name), validation, test)
-    )
-    for part, table in list(found.items()):
+    found = dict(given)
+    for part, table in given.items():
         table.need(reader.columns)
-        if hub and part != "training" and reader.secret(table):
+        if secrets and part != "training" and reader.secret(table):
             tables.warn(f"{table.source} has no labels; it is left out")
             del found[part]
     return found
@@ -138,7 +129,7 @@ class TextReader(Reader[Row]):
     """Reads texts, or pairs of them, each with an answer: a class, a number.
 
     Args:
-        source: for messages.
+        table: the training rows, for messages.
         text: the column of the text.
         answer: the column of the answer.
         pair: the column of the second text, where there are pairs.
@@ -148,26 +139,26 @@ class TextReader(Reader[Row]):
         answer_noun: what it holds.
 
     Raises:
-        TaskError: a column is not named, or two are the same; a file's columns are listed.
+        TaskError: a column is not named, or two are the same; the table's columns are listed.
     """
 
     option: ClassVar[str]
     answer_noun: ClassVar[str]
 
     def __init__(
-        self, source: str | Path, text: Column | None, answer: Column | None, pair: Column | None
+        self, table: Table, text: Column | None, answer: Column | None, pair: Column | None
     ) -> None:
         if text is None or answer is None:
             missing = "text" if text is None else self.option
             raise TaskError(
-                f"{source}: name the column of the {missing} too, such as load_task(…, "
-                f"text='sentence', {self.option}='{self.option}'){tables.columns_there(source)}"
+                f"{table.source}: name the column of the {missing} too, such as load_task(…, "
+                f"text='sentence', {self.option}='{self.option}'); {table.columns_there()}"
             )
         self._text, self._answer, self._pair = text, answer, pair
         self.columns = (text, answer) if pair is None else (text, pair, answer)
         if len(set(self.columns)) < len(self.columns):
             raise TaskError(
-                f"{source}: one column is named twice; text, {self.option} and pair differ"
+                f"{table.source}: one column is named twice; text, {self.option} and pair differ"
             )
 
     @abstractmethod

@@ -42,10 +42,11 @@ class Table:
         """Raise `TaskError` where one of the columns is not there."""
         for column in columns:
             if str(column) not in self.columns:
-                raise TaskError(
-                    f"{self.source} has no column {column!r}; its columns are "
-                    f"{', '.join(self.columns)}"
-                )
+                raise TaskError(f"{self.source} has no column {column!r}; {self.columns_there()}")
+
+    def columns_there(self) -> str:
+        """Return the end of a line on columns: those that there are."""
+        return f"its columns are {', '.join(self.columns)}"
 
     def texts(self, column: Column) -> list[str]:
         """Return a column as text, stripped; "" where there is none.

@@ -32,13 +32,6 @@ def is_file_name(name: str) -> bool:
     return _suffix(Path(name)) in FORMATS or Path(name).is_file()
 
 
-def columns_there(source: str | Path) -> str:
-    """Return the end of a line on columns that are not named: those of a file, "" of a hub id."""
-    if not is_file_name(str(source)):
-        return ""
-    return f"; its columns are {', '.join(read_file(Path(source), ()).column_names)}"
-
-
 def read_files(
     columns: Sequence[Column],
     train: Path,
