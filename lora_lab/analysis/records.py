@@ -10,7 +10,7 @@ from typing import Any
 from lora_lab._util.format import format_count
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord
-from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.runs.training_config import TrainingConfig, warmup
 from lora_lab.tasks.metrics import NATS
 
 _MODEL = ("hub_id", "name", "parameters", "dtype")
@@ -30,6 +30,8 @@ def shared_settings(record: RunRecord, free: Iterable[str]) -> dict[str, Any]:
     # A field that a run is older than has its default.
     training = {**TrainingConfig().to_dict(), **record.config["training"]}
     free = set(free)
+    if "max_steps" not in free:  # a share and a number that come to the same are the same
+        training["warmup_steps"] = warmup(training["max_steps"], training["warmup_steps"])
     return {
         "task": record.config["task"]["name"],
         **{f"model {key}": model.get(key) for key in _MODEL},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,7 +26,8 @@ class TrainingConfig(Config):
             and so does DoRA's magnitude, as in PEFT; the authors use 16, with a smaller
             `learning_rate`. Embeddings, which their analysis leaves out, keep `learning_rate`.
             None: one rate for all.
-        warmup_steps: linear warm-up from 0, then `lr_scheduler_type` down to the last step.
+        warmup_steps: linear warm-up from 0, then `lr_scheduler_type` down to the last step. A
+            number below 1 is a share of `max_steps`, as in transformers 5.
         weight_decay: AdamW's, of all that is trained.
         max_grad_norm: gradients are scaled down to this norm over the whole adapter.
         max_length: tokens an example, prompt and completion together (of an encoder-decoder
@@ -47,7 +49,7 @@ class TrainingConfig(Config):
     gradient_accumulation_steps: int = 1
     learning_rate: float = 2e-3
     loraplus_lr_ratio: float | None = None
-    warmup_steps: int = 5
+    warmup_steps: int | float = 0.05
     lr_scheduler_type: Literal["linear", "constant", "cosine"] = "linear"
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -62,8 +64,9 @@ class TrainingConfig(Config):
     def __post_init__(self) -> None:
         for name in ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"):
             need_count(name, getattr(self, name), least=1)
-        for name in ("warmup_steps", "eval_examples", "save_steps", "seed"):
+        for name in ("eval_examples", "save_steps", "seed"):
             need_count(name, getattr(self, name), least=0)
+        _check_warmup(self.warmup_steps)
         if self.max_length < 8:
             raise ConfigError(f"max_length is {self.max_length}; it must be at least 8 tokens")
         need_positive("learning_rate", self.learning_rate)
@@ -76,3 +79,27 @@ class TrainingConfig(Config):
             object.__setattr__(self, "report_to", tuple(names) or None)
         if self.loraplus_lr_ratio is not None:
             need_positive("loraplus_lr_ratio", self.loraplus_lr_ratio)
+
+    @property
+    def warmup(self) -> int:
+        """The steps of the warm-up."""
+        return warmup(self.max_steps, self.warmup_steps)
+
+
+def warmup(max_steps: int, warmup_steps: int | float) -> int:
+    """Return the steps of a warm-up; of a share as many as transformers takes, rounded up.
+
+    But a share leaves at least the last step: a run of one step learns.
+    """
+    if not isinstance(warmup_steps, float):
+        return warmup_steps
+    return min(math.ceil(max_steps * warmup_steps), max_steps - 1)
+
+
+def _check_warmup(value: object) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not whole and not (isinstance(value, float) and 0 <= value < 1):
+        raise ConfigError(
+            f"warmup_steps is {value!r}; it must be a whole number of at least 0, or a share of "
+            "max_steps in [0, 1)"
+        )

@@ -229,7 +229,9 @@ def cell_of(
 ) -> Cell:
     """Return the cell that trains these configs, under the id that it has in any sweep."""
     own = tuple(configs)
-    told = [[type(c).__name__, c.to_dict()] for c in own], training.to_dict()
+    # In steps, as it always was: a share that comes to as many trains the same.
+    settings = training.to_dict() | {"warmup_steps": training.warmup}
+    told = [[type(c).__name__, c.to_dict()] for c in own], settings
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=list).encode()).hexdigest()
     return Cell(digest[:10], changes, own, training)
 

@@ -262,7 +262,7 @@ def _arguments(fit: Fit) -> Any:
         per_device_train_batch_size=training.per_device_train_batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         learning_rate=training.learning_rate,
-        warmup_steps=training.warmup_steps,
+        warmup_steps=training.warmup,
         lr_scheduler_type=training.lr_scheduler_type,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
