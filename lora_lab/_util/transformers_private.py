@@ -89,3 +89,11 @@ def input_needs_grad(model: nn.Module) -> bool:
     """Whether a model's embedded input is made to need gradients, by hooks of its own."""
     hooks = getattr(model, "_require_grads_hooks", None)
     return bool(hooks) or getattr(model, "_require_grads_hook", None) is not None
+
+
+def draw_again(model: Any, module: nn.Module) -> None:
+    """Let the parameters of one module start random, the way that its model's do."""
+    for parameter in module.parameters(recurse=False):
+        parameter._is_hf_initialized = False  # type: ignore[attr-defined]
+    with torch.no_grad():
+        model._init_weights(module)

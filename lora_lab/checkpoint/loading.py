@@ -18,6 +18,7 @@ from lora_lab.anatomy.wrappers import modules_within, unwrapped
 from lora_lab.checkpoint.adapter_file import AdapterFile
 from lora_lab.checkpoint.files import CONFIG_FILE, StoredTensor, quoted
 from lora_lab.checkpoint.full_modules import match_full_modules, match_statistics
+from lora_lab.checkpoint.head_classes import check_classes
 from lora_lab.checkpoint.lora_bias import fill_biases, take_biases
 from lora_lab.checkpoint.native import STATISTICS, NativeFile
 from lora_lab.checkpoint.peft import changed_base
@@ -58,6 +59,7 @@ def load_adapter(
     """
     model = unwrapped(model)
     content = _read(model, Path(folder))
+    check_classes(model, Path(folder))
     adapter = build(model, content.config, name)
     content.fill(adapter)
     put_on(model, adapter, activate=False)

@@ -30,6 +30,7 @@ from lora_lab.checkpoint.experts import held_factors, named_as_parameters
 from lora_lab.checkpoint.files import (
     StoredTensor,
 )
+from lora_lab.checkpoint.head_classes import write_classes
 from lora_lab.checkpoint.lora_bias import bias_tensors
 from lora_lab.checkpoint.native import part_name, save_native, save_parts
 from lora_lab.checkpoint.peft import PREFIX
@@ -81,6 +82,7 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
     if warning := adapter.warning():
         warnings.warn(warning, stacklevel=2)
     _save(model, adapter, Path(folder))
+    write_classes(model, adapter, Path(folder))
     return Path(folder)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from lora_lab.anatomy.heads import head_modules
+from lora_lab._util.transformers_private import draw_again
+from lora_lab.anatomy.heads import class_names as own_names
+from lora_lab.anatomy.heads import class_numbers, head_modules
 from lora_lab.errors import ModelError
+from lora_lab.tasks.base import some
 from lora_lab.tasks.encoding import pad_id
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ def class_names(labels: Sequence[str] | None, num_labels: int | None) -> tuple[s
             "learns a number has num_labels=1)"
         )
     if not names:
-        return tuple(f"LABEL_{number}" for number in range(count))  # as transformers calls them
+        return _numbered(count)
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise ModelError(f"labels are {list(names)}; they must be names, each another one")
     return names
@@ -61,6 +64,57 @@ def classifier_class(name: str, config: PretrainedConfig) -> Any:
             "load it without labels, or take another model, such as minilm-l6"
         )
     return AutoModelForSequenceClassification
+
+
+class Head(NamedTuple):
+    """The head that a model is to be loaded with.
+
+    Attributes:
+        names: of its classes, by their numbers.
+        fresh: it starts random, though the file may have one of that size.
+        said: what to tell where the file has a head; "" where there is nothing to tell.
+    """
+
+    names: tuple[str, ...]
+    fresh: bool = False
+    said: str = ""
+
+
+def planned_head(config: PretrainedConfig, names: Sequence[str], given: bool) -> Head:
+    """Return the head for classes: one that was trained for them keeps its own order.
+
+    Args:
+        config: as the model's files have it.
+        names: the classes asked for.
+        given: these names were asked for; False: only so many.
+    """
+    own, asked = own_names(config), tuple(names)
+    if config.num_labels != len(asked):
+        return Head(asked)
+    if own and (not given or set(own) == set(asked)):
+        return Head(own)
+    numbers = class_numbers(own, asked)
+    if numbers is None and own:
+        return Head(
+            asked,
+            fresh=True,
+            said=f"the head in the file is for other classes ({some(own)}); one for {some(asked)} "
+            "that starts random takes its place",
+        )
+    if numbers is None:
+        order = [f"{number} is {name}" for number, name in enumerate(asked)]
+        return Head(
+            asked,
+            said=f"the head in the file names no classes; by the order of labels {some(order)}",
+        )
+    if not own:
+        return Head(tuple(sorted(asked, key=numbers.__getitem__)))
+    taken = [f"{label} for {own[number]}" for label, number in numbers.items()]
+    return Head(own, said=f"the head in the file is kept; {some(taken)} is taken")
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f"LABEL_{number}" for number in range(count))  # as transformers calls them
 
 
 def name_classes(config: Any, names: Sequence[str]) -> None:
@@ -96,13 +150,34 @@ def without_head(name: str, model: PreTrainedModel, report: Mapping[str, Any]) -
         warnings.warn(
             f"{name}: the head in the file is for {in_file[0]} classes; one of {in_model[0]} that "
             f"starts random takes its place ({key})",
-            stacklevel=3,
+            stacklevel=5,
         )
     return {
         **report,
         "missing_keys": {key for key in report["missing_keys"] if not key.startswith(heads)},
         "mismatched_keys": set(report["mismatched_keys"]) - set(mismatched),
     }
+
+
+def settle_head(
+    name: str, model: PreTrainedModel, report: Mapping[str, Any], head: Head, seed: int
+) -> None:
+    """Draw a fresh head, and tell what `planned_head` has to say, if the file has a head."""
+    outputs = {
+        f"{path}.{below}".rstrip("."): module
+        for path in head_modules(model)
+        for below, module in model.get_submodule(path).named_modules()
+        if len(head.names) in [tensor.shape[0] for tensor in module.parameters(recurse=False)]
+    }
+    absent = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+    keys = {f"{path}.{key}" for path, own in outputs.items() for key, _ in own.named_parameters()}
+    if not head.said or keys <= absent:
+        return
+    if head.fresh:
+        with drawn_from(seed):
+            for module in outputs.values():
+                draw_again(model, module)
+    warnings.warn(f"{name}: {head.said}", stacklevel=5)
 
 
 def finish(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:

@@ -113,7 +113,8 @@ def load_model(
         dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 on a CUDA device that
             computes in it, float32 elsewhere.
         labels: the names of the classes, such as a task's `labels`. A head that the files have for
-            so many classes is loaded; another one starts random.
+            these classes is loaded and keeps their order, and so is one for as many classes
+            without names; another one starts random, and a warning tells of the one in the files.
         num_labels: how many classes, where they need no names; 1: the head gives a number.
         seed: of what starts random.
 
@@ -128,12 +129,15 @@ def load_model(
     place = find_model(str(name))
     config = read_config(place)
     loader = classifier.classifier_class(str(name), config) if names else model_class(config)
-    if names:
-        classifier.name_classes(config, names)
+    head = classifier.planned_head(config, names, labels is not None) if names else None
+    if head:
+        classifier.name_classes(config, head.names)
 
     def check(model: PreTrainedModel, report: Mapping[str, Any]) -> None:
         own = classifier.without_head(str(name), model, report) if names else report
         _check_report(str(name), own)
+        if head:
+            classifier.settle_head(str(name), model, report, head, seed)
 
     lm = _read(place, loader, config, target, kind, seed, check)
     if names:
@@ -214,7 +218,7 @@ def _check_report(name: str, report: Mapping[str, Any]) -> None:
         warnings.warn(
             f"{name}: {len(missing)} weights are not in the file and start random: "
             f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}",
-            stacklevel=3,
+            stacklevel=5,
         )
 
 

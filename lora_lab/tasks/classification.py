@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from lora_lab.errors import TaskError
@@ -150,7 +151,11 @@ class LabelReader(TextReader[LabeledText]):
 
 
 def _sorted(labels: set[str]) -> tuple[str, ...]:
+    """Return names in one order everywhere: numbers by their size, "01" before "1" by its text."""
     try:
-        return tuple(sorted(labels, key=int))
-    except ValueError:
+        sizes = {label: Decimal(label) for label in labels}
+    except InvalidOperation:
         return tuple(sorted(labels))
+    if not all(size.is_finite() for size in sizes.values()):
+        return tuple(sorted(labels))
+    return tuple(sorted(labels, key=lambda label: (sizes[label], label)))

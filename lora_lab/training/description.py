@@ -12,6 +12,7 @@ from lora_lab.methods.head.adapter import head_parameters
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.plain import method_to_dict
 from lora_lab.models.load import model_source
+from lora_lab.tasks.families.classification import in_order
 from lora_lab.tasks.sources import task_source
 from lora_lab.training import processes
 from lora_lab.training.fingerprints import base_fingerprint, data_fingerprint
@@ -59,7 +60,11 @@ def _head(run: Run) -> dict[str, Any]:
     """Return what is said of the head that the task needs, if it needs one."""
     # The parameters are trained, and not in the paper's counts.
     head = run.task.head
-    return {**head, "head_parameters": head_parameters(run.model)} if head else {}
+    if not head:
+        return {}
+    labels = head.get("labels")
+    order = {"classes": in_order(run.model.config, labels)} if labels else {}
+    return {**head, **order, "head_parameters": head_parameters(run.model)}
 
 
 def _versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ from lora_lab.anatomy.api import anatomy
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.targets import is_all_linear, select
+from lora_lab.models.classifier import name_classes
 from lora_lab.models.entries import CATALOGUE
 from lora_lab.models.load import LoadedModel, load_model
 from lora_lab.models.places import HUB_ID
@@ -21,8 +22,9 @@ from lora_lab.runs.records import list_runs as list_runs  # by way of here, reco
 from lora_lab.runs.records import runs as runs
 from lora_lab.runs.run_file import one_line, read_configs, settings
 from lora_lab.runs.store import RunStore
-from lora_lab.tasks.base import Task
+from lora_lab.tasks.base import Task, some
 from lora_lab.tasks.embedded.api import EMBEDDED
+from lora_lab.tasks.families.classification import in_order
 from lora_lab.tasks.load import load_task
 from lora_lab.tasks.tables import is_file_name
 from lora_lab.training import processes
@@ -143,14 +145,19 @@ def _load_model(record: RunRecord) -> LoadedModel:
         raise RunError(
             f"run {record.id} trained {name}, a model of your own; pass it: resume(…, lm)"
         )
-    device = source.get("device") or "auto"
-    return load_model(
+    labels, device = source.get("labels"), source.get("device") or "auto"
+    # A run that does not tell had a loaded head's outputs named in the order of its task.
+    told = not labels or _class_order(record) is not None
+    lm = load_model(
         source["name"],
         device="cpu" if device == "cpu" else "auto",
         dtype=source.get("dtype") or "auto",
-        labels=source.get("labels"),
-        num_labels=source.get("num_labels"),
+        labels=labels if told else None,
+        num_labels=source.get("num_labels") if told else len(labels),
     )
+    if not told:
+        name_classes(lm.model.config, labels)
+    return lm
 
 
 def _load_task(record: RunRecord) -> Task:
@@ -176,6 +183,12 @@ def _compare(record: RunRecord, lm: LoadedModel, task: Any) -> None:
             f"the training examples of {task.name} are not those of run {record.id} any more; put "
             "the data back as they were, or start a new run"
         )
+    order = _class_order(record)
+    if order is not None and order != (now := in_order(lm.model.config, task.labels)):
+        raise RunError(
+            f"the head of {lm.card.name} has the classes in the order {one_line(some(now))}, and "
+            f"in run {record.id} it was {one_line(some(order))}; load it with labels in that order"
+        )
     if known.get("base") != base_fingerprint(lm.model):
         card = record.config.get("model")
         dtype = card.get("dtype") if isinstance(card, dict) else None
@@ -183,6 +196,13 @@ def _compare(record: RunRecord, lm: LoadedModel, task: Any) -> None:
             f"{lm.card.name} ({lm.card.dtype}) is not the base model of run {record.id}, which was "
             f"{_known_name(record, 'model')} ({one_line(dtype)}) with other weights; load that one"
         )
+
+
+def _class_order(record: RunRecord) -> list[str] | None:
+    """Return a run's classes in the order of its head's outputs; None where it does not tell."""
+    task = record.config.get("task")
+    order = task.get("classes") if isinstance(task, dict) else None
+    return [str(name) for name in order] if isinstance(order, list) else None
 
 
 def _source(record: RunRecord, what: str) -> dict[str, Any] | None:

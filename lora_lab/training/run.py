@@ -25,6 +25,7 @@ from lora_lab.runs.samples import Sample
 from lora_lab.runs.store import NullStore, RunStore
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
+from lora_lab.tasks.families.api import family_of
 from lora_lab.training import processes, queue
 from lora_lab.training.checks import check, check_settings
 from lora_lab.training.control import Control
@@ -121,6 +122,7 @@ class Run:
         self.notes: list[str] = []
         if task.head:
             self.notes.append(head_note(lm.model))
+        self.notes += family_of(task, lm).notes(lm, task)
         self.error: Exception | None = None
         self._watch: str | None = None
         self._publishing = threading.Lock()

@@ -84,9 +84,8 @@ def head_parameters(model: nn.Module) -> int:
 def head_note(model: nn.Module) -> str:
     """Say how many parameters of a classifier's head are trained beside the method's own."""
     return (
-        f"the head ({', '.join(head_modules(model))}) starts at random and its "
-        f"{head_parameters(model):,} parameters are trained whole; the paper's counts leave heads "
-        "out"
+        f"the {head_parameters(model):,} parameters of the head ({', '.join(head_modules(model))}) "
+        "are trained whole; the paper's counts leave heads out"
     )
 
 

@@ -85,6 +85,11 @@ class Family(ABC):
         """
 
     @classmethod
+    def notes(cls, lm: LoadedModel, task: Any) -> list[str]:  # noqa: ARG003
+        """Return what a run is to note of such a model with such a task, a line each."""
+        return []
+
+    @classmethod
     def room(cls, lm: LoadedModel) -> int:  # noqa: ARG003
         """Return how many tokens examples are cut to on this model, learned ones included."""
         return NO_LIMIT

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from lora_lab.anatomy.heads import class_names, class_numbers
 from lora_lab.tasks.base import some
 from lora_lab.tasks.classification import ClassificationTask, LabeledText
 from lora_lab.tasks.families.base import Measured, register_family
@@ -31,15 +32,19 @@ def step_loss(output: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
     return cross_entropy(output.logits.float(), labels, reduction="sum") / num_items_in_batch
 
 
-def class_numbers(config: Any, labels: Sequence[str]) -> dict[str, int]:
+def numbers_in(config: Any, labels: Sequence[str]) -> dict[str, int]:
     """Return {class of the task: its number in the model}.
 
-    A model that knows the very same names has its own order; else the task's holds.
+    A model that knows these classes has its own order; else the task's holds.
     """
-    own = {str(name): int(number) for number, name in (config.id2label or {}).items()}
-    if set(own) == set(labels):
-        return {label: own[label] for label in labels}
-    return {label: number for number, label in enumerate(labels)}
+    known = class_numbers(class_names(config), labels)
+    return known or {label: number for number, label in enumerate(labels)}
+
+
+def in_order(config: Any, labels: Sequence[str]) -> list[str]:
+    """Return a task's classes in the order of the model's outputs."""
+    numbers = numbers_in(config, labels)
+    return sorted(labels, key=numbers.__getitem__)
 
 
 @register_family
@@ -52,7 +57,7 @@ class Classification(TextFamily):
 
     def __init__(self, lm: LoadedModel, task: ClassificationTask, max_length: int) -> None:
         super().__init__(lm, task, max_length)
-        self._numbers = class_numbers(lm.model.config, task.labels)
+        self._numbers = numbers_in(lm.model.config, task.labels)
         self._names = {number: label for label, number in self._numbers.items()}
 
     @classmethod
@@ -66,6 +71,17 @@ class Classification(TextFamily):
             outputs=count,
             load="load_model(…, labels=task.labels)",
         )
+
+    @classmethod
+    def notes(cls, lm: LoadedModel, task: ClassificationTask) -> list[str]:
+        """Tell of classes that the model calls otherwise."""
+        own, order = class_names(lm.model.config), in_order(lm.model.config, task.labels)
+        if not own or list(own) == order:
+            return []
+        if class_numbers(own, task.labels) is None:
+            return [f"the model's head is for {some(own)}; it is trained for {some(order)} instead"]
+        taken = [f"{label} for {name}" for label, name in zip(order, own, strict=True)]
+        return [f"the model's head has its own names: {some(taken)} is taken"]
 
     def target(self, example: LabeledText) -> int:
         """Return the number that the class has in the model."""

@@ -7,9 +7,11 @@ import warnings
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from lora_lab.errors import ModelError
 from lora_lab.models import load_model
+from tests.helpers.tiny_models import tiny_config
 from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
 
 needs_minilm = pytest.mark.skipif(
@@ -111,3 +113,99 @@ def test_the_embedded_encoder_gets_a_head_without_a_word(capfd):
     assert capfd.readouterr() == ("", "")
     assert type(lm.model).__name__ == "BertForSequenceClassification"
     assert lm.card.parameters == 22_713_216 + 384 * 2 + 2
+
+
+# Whose order -------------------------------------------------------------------------------------
+
+NLI = ["entailment", "neutral", "contradiction"]  # not the alphabet's order
+
+
+def trained_head(folder, names=NLI, **config):
+    """A BERT whose head was trained for `names`; returned as transformers reads it."""
+    model_config = tiny_config("bert", vocab_size=259, num_labels=len(names))
+    model = AutoModelForSequenceClassification.from_config(model_config)
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: number for number, name in enumerate(names)}
+    for key, value in config.items():
+        setattr(model.config, key, value)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return AutoModelForSequenceClassification.from_pretrained(folder)
+
+
+def names_of(lm):
+    return [lm.model.config.id2label[number] for number in range(lm.model.config.num_labels)]
+
+
+@pytest.mark.parametrize("asked", [sorted(NLI), NLI, NLI[::-1], None])
+def test_a_trained_head_keeps_its_own_order_without_a_word(tmp_path, asked):
+    peer = trained_head(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lm = load_model(tmp_path, device="cpu", labels=asked, num_labels=3)
+    assert names_of(lm) == NLI
+    assert lm.model.config.label2id == peer.config.label2id
+    assert torch.equal(lm.model.classifier.weight, peer.classifier.weight)
+
+
+@pytest.mark.parametrize(
+    ("own", "asked"),
+    [
+        (["ENTAILMENT", "NEUTRAL", "CONTRADICTION"], sorted(NLI)),
+        (["Not Entailment", "entailment"], ["entailment", "not_entailment"]),
+        (["NOT-ENTAILMENT", "Entailment"], ["entailment", "not_entailment"]),
+        (NLI, ["0", "1", "2"]),
+        (["ja", "nein"], ["LABEL_0", "LABEL_1"]),
+    ],
+)
+def test_names_written_otherwise_are_the_same_and_it_is_said(tmp_path, own, asked):
+    peer = trained_head(tmp_path, own)
+    with pytest.warns(UserWarning, match=r"head in the file is kept; .* for .* is taken") as said:
+        lm = load_model(tmp_path, device="cpu", labels=asked)
+    assert len(said) == 1
+    assert names_of(lm) == own
+    assert torch.equal(lm.model.classifier.weight, peer.classifier.weight)
+
+
+@pytest.mark.parametrize("asked", [["a", "b", "c"], ["entailment", "neutral", "unknown"]])
+def test_a_head_for_other_classes_starts_anew_as_if_the_file_had_none(tmp_path, asked):
+    peer = trained_head(tmp_path / "head")
+    peer.bert.save_pretrained(tmp_path / "none")
+    tiny_tokenizer().save_pretrained(tmp_path / "none")
+    with pytest.warns(UserWarning, match=r"is for other classes \(entailment, neutral, contrad"):
+        lm = load_model(tmp_path / "head", device="cpu", labels=asked, seed=3)
+    assert names_of(lm) == asked
+    new = lm.model.classifier.weight
+    assert not torch.equal(new, peer.classifier.weight)
+    assert not lm.model.classifier.bias.any()
+    assert 0.5 < new.std() / peer.config.initializer_range < 1.5
+    again = load_model(tmp_path / "none", device="cpu", labels=asked, seed=3).model
+    for (key, one), other in zip(lm.model.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other) or key.startswith("classifier."), key
+
+
+def test_a_head_without_names_is_kept_by_number_and_a_guess_is_said(tmp_path):
+    peer = trained_head(tmp_path, ["LABEL_0", "LABEL_1", "LABEL_2"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lm = load_model(tmp_path, device="cpu", labels=["2", "0", "1"])
+    assert names_of(lm) == ["0", "1", "2"]
+    with pytest.warns(UserWarning, match="names no classes; by the order of labels 0 is x, 1 is b"):
+        lm = load_model(tmp_path, device="cpu", labels=["x", "b", "c"])
+    assert names_of(lm) == ["x", "b", "c"]
+    assert torch.equal(lm.model.classifier.weight, peer.classifier.weight)
+
+
+def test_names_in_label2id_alone_count_too(tmp_path):
+    trained_head(tmp_path, id2label={n: f"LABEL_{n}" for n in range(3)})
+    assert names_of(load_model(tmp_path, device="cpu", labels=sorted(NLI))) == NLI
+
+
+def test_a_head_of_one_number_is_no_head_for_classes(tmp_path):
+    peer = trained_head(tmp_path, ["LABEL_0"], problem_type="regression")
+    same = load_model(tmp_path, device="cpu", num_labels=1).model
+    assert torch.equal(same.classifier.weight, peer.classifier.weight)
+    with pytest.warns(UserWarning, match="is for 1 classes; one of 2 that starts random"):
+        assert load_model(tmp_path, device="cpu", labels=["a", "b"]).model.config.problem_type == (
+            "single_label_classification"
+        )
