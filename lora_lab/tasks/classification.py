@@ -84,7 +84,14 @@ class ClassificationTask(Task):
         return super().score([self.labels.index(name) for name in predictions], examples)
 
     def _sizes(self) -> str:
-        return f"{super()._sizes()}; {len(self.labels)} classes ({some(self.labels)})"
+        held_out = {example.label for example in self.validation}
+        absent = [label for label in self.labels if label not in held_out]
+        never = (
+            f", of which {some(absent)} never among the validation ones"
+            if held_out and absent
+            else ""
+        )
+        return f"{super()._sizes()}; {len(self.labels)} classes ({some(self.labels)}){never}"
 
 
 class LabelReader(TextReader[LabeledText]):
@@ -125,6 +132,10 @@ class LabelReader(TextReader[LabeledText]):
     def key(self, row: LabeledText) -> LabeledText:
         """Return the row without its class."""
         return dataclasses.replace(row, label="")
+
+    def stratum(self, row: LabeledText) -> str:
+        """Return the class: one that is scored is learned too."""
+        return row.label
 
     def check(self, parts: Mapping[str, tuple[str, list[LabeledText]]]) -> None:
         """Refuse one class only, and classes that are not trained on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -40,6 +41,10 @@ class Reader(ABC, Generic[Row]):
     @abstractmethod
     def key(self, row: Row) -> Hashable:
         """Return what two rows about the same have in common."""
+
+    def stratum(self, row: Row) -> Hashable | None:  # noqa: ARG002
+        """Return what is to be among the training rows wherever it is held out: a class."""
+        return None
 
     @abstractmethod
     def task(self, name: str, train: Rows, validation: Rows, test: Rows) -> Task:
@@ -118,11 +123,46 @@ def _hold_out(
             "more rows"
         )
     rng = random.Random(f"held out {seed}")
-    chosen = set(rng.sample(different, tables.held_out_count(different)))
+    drawn = rng.sample(different, tables.held_out_count(different))
+    chosen = _spared(drawn, different, rows, reader, rng)
+    if not chosen:
+        chosen = set(drawn[:1])
+        lost = sorted({str(reader.stratum(row)) for row in rows if reader.key(row) in chosen})
+        tables.warn(
+            f"{name}: every class has one {reader.noun} only; {', '.join(lost)} is held out whole, "
+            "scored and never learned; give validation='…' or more rows"
+        )
     return (
         [row for row in rows if reader.key(row) not in chosen],
         [row for row in rows if reader.key(row) in chosen],
     )
+
+
+def _spared(
+    drawn: Sequence[Hashable],
+    different: Sequence[Hashable],
+    rows: Sequence[Row],
+    reader: Reader[Row],
+    rng: random.Random,
+) -> set[Hashable]:
+    """Return as many of the rows' keys as were drawn, without the last one of any class.
+
+    Where no class would be lost, these are the very ones that were drawn.
+    """
+    strata: dict[Hashable, set[Hashable]] = {}
+    for row in rows:
+        if (stratum := reader.stratum(row)) is not None:
+            strata.setdefault(reader.key(row), set()).add(stratum)
+    left = Counter(stratum for own in strata.values() for stratum in own)
+    first = set(drawn)
+    others = [key for key in different if key not in first]
+    chosen: set[Hashable] = set()
+    for key in (*drawn, *rng.sample(others, len(others))):
+        own = strata.get(key, set())
+        if len(chosen) < len(drawn) and all(left[stratum] > 1 for stratum in own):
+            chosen.add(key)
+            left.subtract(own)
+    return chosen
 
 
 class TextReader(Reader[Row]):

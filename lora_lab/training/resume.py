@@ -145,14 +145,14 @@ def _load_model(record: RunRecord) -> LoadedModel:
         raise RunError(
             f"run {record.id} trained {name}, a model of your own; pass it: resume(…, lm)"
         )
-    labels, device = source.get("labels"), source.get("device") or "auto"
+    labels, device = source.get("labels") or [], source.get("device") or "auto"
     # A run that does not tell had a loaded head's outputs named in the order of its task.
     told = not labels or _class_order(record) is not None
     lm = load_model(
         source["name"],
         device="cpu" if device == "cpu" else "auto",
         dtype=source.get("dtype") or "auto",
-        labels=labels if told else None,
+        labels=(labels or None) if told else None,
         num_labels=source.get("num_labels") if told else len(labels),
     )
     if not told:
