@@ -49,7 +49,7 @@ def match_full_modules(
                 "fetch the adapter again"
             )
         for key, tensor in tensors.items():
-            _check(key, tensor, own[key])
+            check_tensor(key, tensor, own[key])
         unchanged = all(_equal(model, tensors[key], own[key]) for key in own)
         if own and not (unchanged and path not in names):
             trained[path] = tensors
@@ -64,7 +64,7 @@ def match_full_modules(
                 f"tensor {quoted(key)} is neither a LoRA factor nor in modules_to_save; only these "
                 "are read"
             )
-        _check(key, tensor, mine)
+        check_tensor(key, tensor, mine)
         if not _equal(model, tensor, mine):
             raise AdapterError(
                 f"the adapter is for another base: {quoted(key)} in the file is not this model's"
@@ -101,11 +101,12 @@ def match_statistics(
         if key in tracked and not key.startswith(inside)
     }
     for key, tensor in found.items():
-        _check(key, tensor, own[key])
+        check_tensor(key, tensor, own[key])
     return found
 
 
-def _check(key: str, tensor: Tensor, own: Tensor) -> None:
+def check_tensor(key: str, tensor: Tensor, own: Tensor) -> None:
+    """Raise `AdapterError` unless a file's tensor can stand in the place of the model's own."""
     if tensor.shape != own.shape:
         raise AdapterError(
             f"the adapter is for another base: {quoted(key)} is {tuple(own.shape)} here, "

@@ -16,6 +16,7 @@ from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.children import without_wrappers
 from lora_lab.anatomy.wrappers import modules_within, unwrapped
 from lora_lab.checkpoint.adapter_file import AdapterFile
+from lora_lab.checkpoint.base_biases import fill_base_biases, take_base_biases
 from lora_lab.checkpoint.files import CONFIG_FILE, StoredTensor, quoted
 from lora_lab.checkpoint.full_modules import match_full_modules, match_statistics
 from lora_lab.checkpoint.head_classes import check_classes
@@ -163,6 +164,8 @@ def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> _Content
     _refuse_what_cannot_be_attached(folder, file)
     file, rows, tokens = take_tokens(file, model)
     file, biases = take_biases(file)
+    by_path = dict(modules_within(model, every_name=True))
+    file, base_biases, which = take_base_biases(file, model, by_path)
     matched = match(file, model)
     if not (matched.updates or matched.experts):
         raise AdapterError(f"{folder} holds no LoRA factors that could be attached")
@@ -186,22 +189,18 @@ def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> _Content
         cast(LoraAdapter, adapter).saved.fill(saved)
         cast(LoraAdapter, adapter).tokens.fill(rows)
         fill_biases(cast(LoraAdapter, adapter), biases)
+        fill_base_biases(cast(LoraAdapter, adapter), base_biases)
 
     statistics = match_statistics(file.weights, model, matched.saved)
     config = _config(matched, file.settings).replace(
-        trainable_token_indices=tokens, lora_bias=bool(biases)
+        trainable_token_indices=tokens, lora_bias=bool(biases), bias=which
     )
     return _Content(config, fill_factors, statistics)
 
 
 def _refuse_what_cannot_be_attached(folder: Path, file: AdapterFile) -> None:
-    path, settings = folder / CONFIG_FILE, file.settings
-    if (settings.get("bias") or "none") != "none":
-        raise AdapterError(
-            f"{path}: bias={quoted(settings['bias'])} is not supported; "
-            "load an adapter trained with bias='none'"
-        )
-    if init := changed_base(settings):
+    path = folder / CONFIG_FILE
+    if init := changed_base(file.settings):
         raise AdapterError(
             f"{path}: {init} took a part out of the base's weights; convert the adapter with "
             "PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…)"

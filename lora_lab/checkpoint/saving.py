@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.wrappers import modules_within, unwrapped
 from lora_lab.checkpoint.adapter_file import SLICES_KEY, Slice, encode_slices, rows_of
+from lora_lab.checkpoint.base_biases import base_bias_tensors
 from lora_lab.checkpoint.checksum import CHECKSUM_KEY, adapter_checksum
 from lora_lab.checkpoint.experts import held_factors, named_as_parameters
 from lora_lab.checkpoint.files import (
@@ -127,8 +128,12 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
         form.ranks[own.name], form.alphas[own.name] = own.r, own.alpha
         form.held.append(own.name)
     form.tensors |= bias_tensors(grouped)
+    wrapped = Counter([*(path for path in form.ranks if path not in form.held), *form.tied])
+    wrapped.update(site.site.module for site in held)
+    targets = {site.site.module for site in adapter.factors.values()}
+    form.tensors |= base_bias_tensors(adapter, wrapped, targets)
     weights = whole_weights(adapter, by_path)
-    tensors = {PREFIX + key: tensor for key, tensor in (form.tensors | weights).items()}
+    tensors = {PREFIX + key: tensor for key, tensor in (weights | form.tensors).items()}
     settings = _peft_config(model, adapter, form, weights)
     metadata = {"format": "pt", SLICES_KEY: encode_slices(form.slices)}
     stored = {key: StoredTensor.of(tensor) for key, tensor in tensors.items()}
@@ -236,7 +241,7 @@ def _peft_config(
         "lora_alpha": tidy(alpha),
         "lora_dropout": 0.0 if renamed else config.lora_dropout,
         "target_modules": [*(path for path in modules if path not in renamed), *heads],
-        "bias": "none",
+        "bias": config.bias,
         "fan_in_fan_out": any(s.transposed and s.kind == "linear" for s in sites),
         "rank_pattern": {full(keys[p]): own for p, own in form.ranks.items() if own != r},
         "alpha_pattern": {

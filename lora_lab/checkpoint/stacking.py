@@ -86,6 +86,8 @@ def refuse_others(adapter: LoraAdapter, who: str, kinds: Collection[str] = ("lin
         what = "has running statistics of its own"
     elif adapter.lora.lora_bias:
         what = "has biases in B (lora_bias)"
+    elif adapter.biases.own:
+        what = f"trains biases of the base (bias={adapter.lora.bias!r})"
     elif adapter.tokens.rows:
         what = f"learns the vectors of tokens in {', '.join(adapter.tokens.rows)}"
     elif odd:

@@ -186,12 +186,16 @@ class Adapter(ABC):
     def load_training_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Go on from what `training_state` returned."""
 
+    def live_values(self) -> Iterator[Tensor]:
+        """Yield the tensors that hold what is learned, as many at any time: for `snapshot`."""
+        yield from self.parameters()
+
     def snapshot(self) -> list[Tensor]:
-        """Return copies of all parameters, on the CPU."""
-        return [p.detach().to("cpu", copy=True) for p in self.parameters()]
+        """Return copies of all that is learned, on the CPU, whether the adapter is on or off."""
+        return [tensor.detach().to("cpu", copy=True) for tensor in self.live_values()]
 
     def restore(self, values: Sequence[Tensor]) -> None:
         """Put back what `snapshot` returned."""
         with torch.no_grad():
-            for parameter, value in zip(self.parameters(), values, strict=True):
-                parameter.copy_(value)
+            for tensor, value in zip(self.live_values(), values, strict=True):
+                tensor.copy_(value)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_lab.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy.types import Anatomy
+    from lora_lab.anatomy.blocks import Row
+    from lora_lab.anatomy.types import Anatomy, Weight
 
 MASTER = 4  # bytes of an adapter's number: float32 whatever the model's dtype
 NOTHING = math.inf  # the position of what trains nothing
@@ -44,6 +45,7 @@ class MethodCost:
         conflicts: what no second method may train or stand in the place of.
         estimated: whether the activations are an estimate.
         notes: what people should know.
+        beside: what it trains in numbers of another size, as a cost of its own.
     """
 
     shapes: list[tuple[int, ...]] = field(default_factory=list)
@@ -61,6 +63,7 @@ class MethodCost:
     conflicts: set[str] = field(default_factory=set)
     estimated: bool = False
     notes: tuple[str, ...] = ()
+    beside: MethodCost | None = None
 
     def train(self, row: int, *shapes: tuple[int, ...], new: bool = True) -> None:
         """Train tensors of these shapes, which belong to a row, and save them.
@@ -94,6 +97,32 @@ def block_width(anatomy: Anatomy, method: str) -> int:
             "LoRA, which only needs the matrices"
         )
     return anatomy.shape.hidden_size
+
+
+def own_biases(anatomy: Anatomy, trained: Iterable[Weight], price: dict[str, Any]) -> MethodCost:
+    """Return the cost of bias vectors of the model's own that are trained in place."""
+    wanted = set(trained)
+    index = anatomy.row_index
+    orders = {site.module: price["sites"][site.name]["order"] for site in anatomy.sites}
+    cost = MethodCost(element=price["element"])
+    in_blocks = False
+    for weight in anatomy.weights:
+        in_blocks |= weight.layer is not None
+        if weight not in wanted:
+            continue
+        row = row_number(weight, index)
+        cost.train(row, weight.shape, new=False)
+        cost.conflicts.add(weight.name)
+        # A norm's bias: the first in its block, or before all blocks (an embedding's).
+        norm = row * STAGES_A_BLOCK - 1 if in_blocks else BEFORE_THE_BLOCKS
+        cost.first = min(cost.first, orders.get(weight.name.removesuffix(".bias"), norm))
+    return cost
+
+
+def row_number(weight: Weight, index: Mapping[Row, int]) -> int:
+    """Return the number of a weight's block; of one outside the blocks their number."""
+    outside = len(index)
+    return outside if weight.row is None else index.get(weight.row, outside)
 
 
 def layer_claims(anatomy: Anatomy, modules: Collection[str]) -> Iterator[str]:

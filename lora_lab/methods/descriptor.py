@@ -131,7 +131,6 @@ class Method:
             {site: rank}, config).
         no_ranks: of a method without `ranks`, in a word: what it trains.
         automatic: {field: what it is where it is left empty}.
-        modifies_base: it trains the model's own parameters, in their own dtype.
         trains_everything: it leaves no weight that another method could train.
         sparse_gradients: a step may leave some of its parameters without a gradient.
         peft_form: it is saved in PEFT's format, as LoRA.
@@ -157,7 +156,6 @@ class Method:
     rank_fields: Callable[[Anatomy, Mapping[str, int], Any], Mapping[str, Any]] | None = None
     no_ranks: str = "has no ranks"
     automatic: Callable[[Plan], Mapping[str, int]] | None = None
-    modifies_base: bool = False
     trains_everything: bool = False
     sparse_gradients: bool = False
     peft_form: bool = False

@@ -48,7 +48,7 @@ def check_settings(
     """
     for config in configs:
         config.check_steps(training.max_steps)
-        if method_of(config).modifies_base:
+        if config.modifies_base:
             _check_precision(lm.model, config)
     if family_of(task, lm).writes:  # texts under a head are cut to what there is room for
         _check_positions(lm.model, configs, training)

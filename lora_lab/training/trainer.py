@@ -291,7 +291,8 @@ def _may_leave_out(adapter: Adapter) -> bool:
 
     Of all weights of a model, too, some may be for nothing: a pooler below another head.
     """
-    return any(method_of(config).sparse_gradients for config in adapter.config.parts)
+    parts = adapter.config.parts
+    return adapter.modifies_base or any(method_of(part).sparse_gradients for part in parts)
 
 
 def _identities(adapter: Adapter) -> list[int]:

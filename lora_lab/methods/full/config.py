@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from lora_lab.methods.config import MethodConfig, need_count
 
 
+class OwnWeightsConfig(MethodConfig):
+    """Of a method that trains parameters of the model's own."""
+
+    @property
+    def modifies_base(self) -> bool:
+        """It does, in their own dtype."""
+        return True
+
+
 @dataclass(frozen=True)
-class FullConfig(MethodConfig):
+class FullConfig(OwnWeightsConfig):
     """Full fine-tuning (FT), or that of the last blocks alone (FT-Top2).
 
     Attributes:
@@ -28,7 +37,7 @@ class FullConfig(MethodConfig):
 
 
 @dataclass(frozen=True)
-class BitFitConfig(MethodConfig):
+class BitFitConfig(OwnWeightsConfig):
     """BitFit: the bias vectors of the model are trained, nothing else (Zaken et al., 2022).
 
     Attributes:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.methods.cost import BEFORE_THE_BLOCKS, STAGES_A_BLOCK, MethodCost
+from lora_lab.methods.cost import STAGES_A_BLOCK, MethodCost, own_biases, row_number
 from lora_lab.methods.full.config import BitFitConfig, FullConfig
 from lora_lab.methods.full.trained_weights import missing_biases, trained_weights
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy.blocks import Row
-    from lora_lab.anatomy.types import Anatomy, Weight
+    from lora_lab.anatomy.types import Anatomy
 
 
 def top_layers_cost(anatomy: Anatomy, config: FullConfig, price: dict[str, Any]) -> MethodCost:
@@ -27,7 +26,7 @@ def top_layers_cost(anatomy: Anatomy, config: FullConfig, price: dict[str, Any])
     first = start * STAGES_A_BLOCK - (not anatomy.shape.block.rms_norm)
     cost = MethodCost(element=price["element"], first=first)
     for weight in weights:
-        cost.train(_row(weight, index), weight.shape, new=False)
+        cost.train(row_number(weight, index), weight.shape, new=False)
         cost.conflicts.add(weight.name)
     for site in (site for block in anatomy.blocks[start:] for site in block.roles.values()):
         cost.live_inputs.add(price["sites"][site.name]["group"])
@@ -39,31 +38,12 @@ def top_layers_cost(anatomy: Anatomy, config: FullConfig, price: dict[str, Any])
 
 def bitfit_cost(anatomy: Anatomy, config: BitFitConfig, price: dict[str, Any]) -> MethodCost:
     """Return the cost of the backbone's bias vectors; 11Ld and the last norm's d in a GPT."""
-    trained = set(trained_weights(anatomy, config))
-    index = anatomy.row_index
-    orders = {site.module: price["sites"][site.name]["order"] for site in anatomy.sites}
-    cost = MethodCost(element=price["element"])
-    in_blocks = False
-    for weight in anatomy.weights:
-        in_blocks |= weight.layer is not None
-        if weight not in trained:
-            continue
-        row = _row(weight, index)
-        cost.train(row, weight.shape, new=False)
-        cost.conflicts.add(weight.name)
-        # A norm's bias: the first in its block, or before all blocks (an embedding's).
-        norm = row * STAGES_A_BLOCK - 1 if in_blocks else BEFORE_THE_BLOCKS
-        cost.first = min(cost.first, orders.get(weight.name.removesuffix(".bias"), norm))
+    cost = own_biases(anatomy, trained_weights(anatomy, config), price)
     if config.new_biases:
         missing = set(missing_biases(anatomy))
         for site in anatomy.linear_sites:
             if site.module in missing:
                 cost.train(price["sites"][site.name]["row"], (site.out_features,))
                 cost.conflicts.add(f"{site.module}.bias")
-                cost.first = min(cost.first, orders[site.module])
+                cost.first = min(cost.first, price["sites"][site.name]["order"])
     return cost
-
-
-def _row(weight: Weight, index: dict[Row, int]) -> int:
-    outside = len(index)
-    return outside if weight.row is None else index.get(weight.row, outside)

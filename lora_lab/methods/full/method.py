@@ -23,7 +23,6 @@ register(
         fixed={"top_layers": None},
         about="every weight of the model is trained",
         no_ranks="trains every weight",
-        modifies_base=True,
         trains_everything=True,
         sparse_gradients=True,
         order=30,
@@ -46,7 +45,6 @@ register(
         about=_about_top,
         numbers=lambda _config: "",  # the name has it
         no_ranks="trains the last blocks whole",
-        modifies_base=True,
         sparse_gradients=True,
         order=30,
     ),
@@ -67,7 +65,6 @@ register(
         about="the bias vectors are trained, nothing else",
         setting=lambda config: "new biases" if config.new_biases else "",
         no_ranks="trains bias vectors",
-        modifies_base=True,
         sparse_gradients=True,
         order=30,
     ),

@@ -10,12 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.accelerate_private import loads_submodules
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.types import Site
 from lora_lab.anatomy.wrappers import modules_within
-from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.errors import ConfigError
 from lora_lab.methods.attached import original_weight
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.computed_weights import (
@@ -26,6 +25,8 @@ from lora_lab.methods.computed_weights import (
 )
 from lora_lab.methods.lora import lora_bias
 from lora_lab.methods.lora.activations import check_all_read, layer_inputs, with_ranks
+from lora_lab.methods.lora.base_biases import trained_biases
+from lora_lab.methods.lora.checks import check_offloaded, check_site, each_weight_once
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.convolution import ConvSites
 from lora_lab.methods.lora.dora import DoraSites
@@ -50,6 +51,7 @@ from lora_lab.methods.lora.read_past import read_past
 from lora_lab.methods.lora.targets import TargetSpec, all_linear_notes, resolve_targets, some
 from lora_lab.methods.lora.token_rows import TrainedTokens
 from lora_lab.methods.modules_to_save import ModulesToSave, task_heads, tied_ends
+from lora_lab.methods.own_values import OwnValues
 
 
 class LoraAdapter(Adapter):
@@ -62,6 +64,7 @@ class LoraAdapter(Adapter):
         factors: {site name: what holds its parameters} in the anatomy's order.
         sites: {site name: `LoraSite`}: the same, and of experts that share a tensor each by itself.
         saved: the copies of modules that are trained whole.
+        biases: the base's own that are trained with them (`LoraConfig.bias`).
     """
 
     method = "LoRA"
@@ -90,18 +93,13 @@ class LoraAdapter(Adapter):
         if not specs:
             raise ConfigError("every target lies within modules_to_save; name other target_modules")
         by_path = dict(modules_within(model, every_name=True))
-        specs = _each_weight_once(specs, by_path)
-        for path in [*self.saved.copies, *(p.site.module for p in specs)]:
-            if self.tokens.covers(path):
-                raise ConfigError(
-                    f"{path} has trainable_token_indices, and the config names it elsewhere too; "
-                    "leave it out of target_modules and modules_to_save"
-                )
+        specs = each_weight_once(specs, by_path)
+        self._check_tokens(specs)
         modules = {p.site.module: by_path[p.site.module] for p in specs}
-        _check_offloaded(modules, by_path)
+        check_offloaded(modules, by_path)
         readers = read_past(by_path, only=True)
         for p in specs:
-            _check(p.site, modules[p.site.module], config, readers)
+            check_site(p.site, modules[p.site.module], config, readers)
         self._read = {layer for layer in read_past(by_path) if packing(layer) is None}
         lora_bias.check_readers(modules, self._read if config.lora_bias else ())
         for line in (*all_linear_notes(found, config), *self._undropped(modules)):
@@ -128,8 +126,19 @@ class LoraAdapter(Adapter):
         share_inputs(self._layers.values())
         self._tied = _tied_layers(by_path, self._layers.values(), self.saved)
         if config.inference_mode:
-            for parameter in [*self.parameters()]:
+            for parameter in [*self._own_parameters()]:
                 parameter.requires_grad_(False)
+        biases = trained_biases(model, config.bias, modules, self.saved)
+        self.biases = OwnValues(biases, learns=not config.inference_mode)
+        self.modifies_base = bool(biases)
+
+    def _check_tokens(self, specs: Iterable[TargetSpec]) -> None:
+        for path in [*self.saved.copies, *(p.site.module for p in specs)]:
+            if self.tokens.covers(path):
+                raise ConfigError(
+                    f"{path} has trainable_token_indices, and the config names it elsewhere too; "
+                    "leave it out of target_modules and modules_to_save"
+                )
 
     def _undropped(self, modules: Mapping[str, nn.Module]) -> Iterator[str]:
         read = [path for path, module in modules.items() if module in self._read]
@@ -159,8 +168,28 @@ class LoraAdapter(Adapter):
         self.saved.remove(self.name)
         self.tokens.remove(self.name)
 
+    def set_active(self, on: bool) -> None:
+        """Put the biases' own values into the base, or take them out; see `OwnValues`."""
+        self.biases.set_active(on)
+
+    def base_value(self, weight: nn.Parameter) -> Tensor | None:
+        """Return b of a bias that is trained, while the tuned one is in the model; else None."""
+        return self.biases.base_value(weight)
+
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield what is trained: A (not with LoRA-FA), B and DoRA's magnitude; modules whole."""
+        """Yield what is trained: A (not with LoRA-FA), B and DoRA's magnitude; modules whole.
+
+        Biases of the base hold the tuned values only while the adapter is on; `state` tells always.
+        """
+        yield from self._own_parameters()
+        yield from self.biases.parameters()
+
+    def live_values(self) -> Iterator[Tensor]:
+        """Yield what `parameters` learn, whether the adapter is on or off."""
+        yield from self._own_parameters()
+        yield from self.biases.state().values()
+
+    def _own_parameters(self) -> Iterator[nn.Parameter]:
         for site in self.factors.values():
             yield from (p for p in site.parameters() if p.requires_grad)
         whole = (*self.saved.parameters(), *self.tokens.parameters())
@@ -180,20 +209,26 @@ class LoraAdapter(Adapter):
                 yield from (p for name, p in site.named_parameters() if name != "A")
 
     def state(self) -> dict[str, Tensor]:
-        """Return the factors by "site.A", "site.B" and "site.magnitude", and whole modules."""
+        """Return the factors by "site.A", "site.B" and "site.magnitude", whole modules, biases."""
         factors = {
             f"{name}.{key}": parameter
             for name, site in self.factors.items()
             for key, parameter in site.named_parameters()
         }
-        return factors | dict(self.saved.state()) | dict(self.tokens.state())
+        # Not as in the model's state dict: a site has a bias of B's (lora_bias).
+        biases = {
+            f"{name.removesuffix('bias')}base_layer.bias": bias
+            for name, bias in self.biases.state().items()
+        }
+        return factors | dict(self.saved.state()) | dict(self.tokens.state()) | biases
 
     def conflicts(self) -> Iterator[str]:
         """Yield the sites and the tensors of whole modules; see `Adapter.conflicts`."""
         yield from self.factors
         yield from (key for key, _ in self.saved.state())
         yield from (f"{path}.weight" for path in self.tokens.rows)
-        yield from (f"{path}.bias" for path in lora_bias.biased(self._layers))
+        own = dict.fromkeys(f"{path}.bias" for path in lora_bias.biased(self._layers))
+        yield from own | self.biases.own
 
     def merged_weights(
         self, dtype: torch.dtype | None = None
@@ -207,7 +242,8 @@ class LoraAdapter(Adapter):
                     yield from merged_layer(path, layer, self._original, sites.merged, dtype)
         yield from self.saved.merged_weights(dtype)
         yield from self.tokens.merged_weights(dtype)
-        yield from lora_bias.merged_biases(self._layers, self._original, dtype)
+        yield from self.biases.merged_weights(dtype)
+        yield from lora_bias.merged_biases(self._layers, self._bias, dtype)
 
     def check_merge(self) -> None:
         """Raise for a layer whose weight cannot be written, or is not what it computes with."""
@@ -241,6 +277,8 @@ class LoraAdapter(Adapter):
         # The model's dtype, which its first floating-point weight has.
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), None)
         plain = plain_layer(layer, sites.merged(dequantized(path, layer)).to(dtype))
+        if plain.bias is not None:
+            plain.bias.data = self._bias(cast(nn.Parameter, layer.bias)).to(plain.bias)
         lora_bias.add_to(plain, sites)
         return plain
 
@@ -283,6 +321,11 @@ class LoraAdapter(Adapter):
     def _original(self, parameter: nn.Parameter) -> Tensor:
         return original_weight(self.model, parameter)
 
+    def _bias(self, parameter: nn.Parameter) -> Tensor:
+        """Return a layer's bias as this adapter has it, without B's."""
+        tuned = self.biases.tuned(parameter)
+        return self._original(parameter) if tuned is None else tuned.detach()
+
 
 _SITES: dict[str, type[LoraSite]] = {
     "linear": LoraSite,
@@ -304,73 +347,6 @@ def _kind(config: LoraConfig, site: Site) -> type[LayerSites]:
     if config.lora_bias:
         return lora_bias.BiasedSites
     return DoraSites if config.use_dora else _LAYERS[site.kind]
-
-
-def _check(
-    site: Site, module: nn.Module, config: LoraConfig, read: Mapping[nn.Module, str]
-) -> None:
-    """Refuse what cannot be adapted, before anything is changed."""
-    held = site.kind in ("experts", "parameter")
-    weight = held_parameter(module, site.parameter) if held else hold_weight(module)
-    option = config.linear_only
-    if packed := packing(module):
-        if module in read:
-            raise ConfigError(
-                f"{read[module]} reads the {packed} weight of {site.module} itself, past its "
-                "forward; leave it out of target_modules, or load the base unquantized"
-            )
-        if config.use_dora or config.init.from_base:  # what a layer reads has nothing to do with it
-            raise ConfigError(
-                f"{option} starts from W₀ in floating point, and {site.module} holds {packed} "
-                "weights; leave the option out, or load the base unquantized"
-            )
-        return
-    if not isinstance(weight, Tensor) or not weight.is_floating_point():
-        kind = weight.dtype if isinstance(weight, Tensor) else "no tensor"
-        raise AdapterError(
-            f"{site.module} holds {kind}, not floating-point weights; load it unquantized"
-        )
-    if site.kind != "linear" and option:
-        raise ConfigError(
-            f"{option} is for linear layers, and {site.name} is none; leave it out of "
-            f"{'target_parameters' if held else 'target_modules'}"
-        )
-    if held and config.lora_dropout:
-        raise ConfigError(
-            f"lora_dropout={config.lora_dropout} drops what a layer reads, and {site.name} is a "
-            "parameter, of which only W₀ + ΔW is seen; set lora_dropout=0"
-        )
-    if site.kind == "embedding" and config.use_lorafa:
-        raise ConfigError(
-            f"use_lorafa freezes A, which is zero at the start in an embedding ({site.module}), so "
-            "that nothing would be learned; leave it out of target_modules"
-        )
-    if site.kind == "embedding":
-        check_embedding(site.module, module)
-
-
-def _check_offloaded(modules: Iterable[str], by_path: Mapping[str, nn.Module]) -> None:
-    """Refuse layers whose weights a module above brings: it would look for the factors too."""
-    for path in modules:
-        parts = path.split(".")
-        for depth in range(len(parts) + 1):
-            above = by_path.get(".".join(parts[:depth]))  # a name may have a dot in it
-            if above is not None and loads_submodules(above):
-                raise AdapterError(
-                    f"{path} is offloaded as a part of {'.'.join(parts[:depth])}, which nothing "
-                    "can be put into; leave preload_module_classes out when the model is loaded"
-                )
-
-
-def _each_weight_once(
-    specs: list[TargetSpec], by_path: Mapping[str, nn.Module]
-) -> list[TargetSpec]:
-    """Return the specs without embeddings whose weight another one of them has (T5's two)."""
-    found: dict[object, TargetSpec] = {}
-    for p in specs:
-        weight = hold_weight(by_path[p.site.module]) if p.site.kind == "embedding" else p
-        found.setdefault(weight, p)
-    return list(found.values())
 
 
 def _tied_layers(

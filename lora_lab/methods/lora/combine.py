@@ -84,7 +84,8 @@ def _sources(model: nn.Module, weights: Mapping[str, float]) -> list[tuple[LoraA
 
 def _holds_more(adapter: LoraAdapter) -> bool:
     lora = adapter.lora
-    return bool(lora.use_dora or lora.lora_bias or adapter.saved.copies or adapter.tokens.rows)
+    beside = adapter.saved.copies or adapter.tokens.rows or adapter.biases.own
+    return bool(lora.use_dora or lora.lora_bias or beside)
 
 
 def _sum(terms: list[LowRankUpdate]) -> LowRankUpdate:

@@ -23,6 +23,8 @@ from lora_lab.methods.lora.peft_fields import read_config, task_name, without_ot
 
 C = TypeVar("C", bound=type)
 
+BIASES = "none", "all", "lora_only"
+
 
 def _takes_pefts_fields(config: C) -> C:
     """Let a config's class be called with those of PEFT's fields too that mean nothing."""
@@ -74,7 +76,8 @@ class LoraConfig(MethodConfig):
             their ends. They get no factors, whatever `target_modules` says.
         lora_bias: B has a bias of its own; linear layers only, with neither DoRA nor an
             initialization other than True and False. Merged where the base has a bias.
-        bias: PEFT's field; read so that a file that needs it is refused, not misread.
+        bias: which of the base's own biases are trained too, each adapter having its own: "all",
+            "lora_only" (those of the adapted layers) or "none". In the model's dtype, as in PEFT.
         task_type: PEFT's name of what the model is for, a `TaskType`; of SEQ_CLS, TOKEN_CLS and
             QUESTION_ANS the head is trained whole, as if `modules_to_save` named it.
         inference_mode: nothing is trained.
@@ -97,7 +100,7 @@ class LoraConfig(MethodConfig):
     use_lorafa: bool = False
     init_lora_weights: bool | str = True
     modules_to_save: Sequence[str] | None = None
-    bias: Literal["none"] = "none"
+    bias: Literal["none", "all", "lora_only"] = "none"
     target_parameters: Sequence[str] = ()
     exclude_modules: Sequence[str] | str | None = None
     layers_to_transform: Sequence[int] | int | None = None
@@ -159,11 +162,8 @@ class LoraConfig(MethodConfig):
                 "lora_bias=True goes with use_dora=False and init_lora_weights=True or False, as "
                 "in PEFT; leave it out"
             )
-        if self.bias != "none":
-            raise ConfigError(
-                f"bias={self.bias!r} is PEFT's, and not done here: set bias='none', and train "
-                "biases beside LoRA with ll.attach(model, [config, BitFitConfig()])"
-            )
+        if self.bias not in BIASES:
+            raise ConfigError(f"bias is {self.bias!r}; use one of {', '.join(map(repr, BIASES))}")
 
     def _normalize(self) -> None:
         """Make tuples of lists and sets: equal configs compare equal, and a set has no order."""
@@ -243,6 +243,11 @@ class LoraConfig(MethodConfig):
         """Refuse to train what is there for inference alone; see `MethodConfig.check_steps`."""
         if self.inference_mode:
             raise ConfigError("inference_mode=True trains nothing; set inference_mode=False")
+
+    @property
+    def modifies_base(self) -> bool:
+        """Whether biases of the base are trained."""
+        return self.bias != "none"
 
     @property
     def init(self) -> Initialization:

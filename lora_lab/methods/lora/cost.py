@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.methods.cost import BEFORE_THE_BLOCKS, MASTER, MethodCost
+from lora_lab.methods.cost import BEFORE_THE_BLOCKS, MASTER, MethodCost, own_biases
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.targets import all_linear_notes, ranks
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy.types import Anatomy
+    from lora_lab.anatomy.types import Anatomy, Weight
 
 
 def lora_cost(anatomy: Anatomy, config: LoraConfig, price: dict[str, Any]) -> MethodCost:
@@ -26,9 +26,24 @@ def lora_cost(anatomy: Anatomy, config: LoraConfig, price: dict[str, Any]) -> Me
     for site in (price["sites"][name] for name in ranks(anatomy, config) if config.lora_bias):
         cost.train(site["row"], (site["out"],))
         cost.estimated = True
+    if biases := _own_biases(anatomy, config):
+        cost.beside = own_biases(anatomy, biases, price)
+        cost.conflicts |= cost.beside.conflicts
     if config.init.ranks and dict(config.eva_config or {}).get("rho", 1) != 1:
         cost.notes += ("EVA moves ranks once it has seen the data; these are the config's",)
     return cost
+
+
+def _own_biases(anatomy: Anatomy, config: LoraConfig) -> list[Weight]:
+    """Return the base's biases that are trained; see `LoraConfig.bias`."""
+    every = [weight for weight in anatomy.weights if f".{weight.name}".endswith(".bias")]
+    if config.bias == "lora_only":
+        sites = {**anatomy.parameters_by_name, **anatomy.by_name}
+        adapted = {f"{sites[name].module}.bias" for name in ranks(anatomy, config)}
+        return [weight for weight in every if weight.name in adapted]
+    whole = tuple(f".{name}." for name in config.modules_to_save or ())
+    kept = [w for w in every if not any(name in f".{w.name}" for name in whole)]
+    return kept if config.bias == "all" else []
 
 
 def _token_rows(anatomy: Anatomy, config: LoraConfig) -> Iterator[tuple[int, int]]:

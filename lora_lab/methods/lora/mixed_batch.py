@@ -61,6 +61,11 @@ def mixed_batch(model: nn.Module, adapter_names: Sequence[str | None]) -> Iterat
                 f"{name!r} is {adapter.method}, which answers whole batches only; "
                 "run its samples apart, or use LoRA adapters"
             )
+        if name is not None and adapter.modifies_base:
+            raise AdapterError(
+                f"{name!r} trains biases of the base (bias={adapter.config.bias!r}), which are one "
+                "for a whole batch; run its samples apart"
+            )
         if name is not None and known.statistics.learned(name):
             raise AdapterError(
                 f"{name!r} has running statistics of its own (BatchNorm's and the like), which "

@@ -45,7 +45,7 @@ def test_the_default_is_the_papers_target_in_peft_terms():
         ({"init_lora_weights": "none-such"}, "init_lora_weights is 'none-such'; use True, False"),
         ({"init_lora_weights": "pissa_niter_0"}, "init_lora_weights is 'pissa_niter_0'; use True"),
         ({"modules_to_save": "score"}, "modules_to_save is 'score'; it must be a list: ['score']"),
-        ({"bias": "all"}, "bias='all' is PEFT's, and not done here"),
+        ({"bias": "boft_only"}, "bias is 'boft_only'; use one of 'none', 'all', 'lora_only'"),
     ],
 )
 def test_impossible_lora_settings_are_refused(fields, message):

@@ -101,14 +101,16 @@ def batched_lm() -> LoadedModel:
     return lm
 
 
-def test_running_statistics_go_on_too(tmp_path):
-    alone = begin(tmp_path / "alone", lm=batched_lm())
+def test_running_statistics_and_the_bases_biases_go_on_too(tmp_path):
+    config = LORA.replace(bias="all")
+    alone = begin(tmp_path / "alone", config, batched_lm())
     losses = alone.result(120).losses
-    run = stopped(tmp_path / "stopped", lm=batched_lm())
+    run = stopped(tmp_path / "stopped", config=config, lm=batched_lm())
     again = resume(run.folder, batched_lm(), tiny_task())
     assert again.result(120).losses == losses
     norms = [own.model.model.norm for own in (alone, again)]
     assert norms[0].num_batches_tracked == 14
+    assert norms[0].bias.abs().min() > 0  # it began at zero
     for key, tensor in norms[0].state_dict().items():
         assert torch.equal(norms[1].state_dict()[key], tensor)
     read = batched_lm().model

@@ -258,11 +258,3 @@ def test_one_end_of_a_tied_weight_is_trained_with_the_other(named, tmp_path):
     torch.testing.assert_close(outputs(model, batch), y, **EXACT)
     ll.load_adapter(twin, tmp_path / "theirs")
     torch.testing.assert_close(outputs(twin, batch), outputs(theirs, batch), **EXACT)
-
-
-def test_biases_are_refused_by_name_with_the_way_out():
-    for fields in ({"bias": "all"}, {"bias": "lora_only"}):
-        with pytest.raises(ConfigError, match=r"bias.* is PEFT's.*BitFitConfig\(\)"):
-            ll.LoraConfig(**fields)
-    model = tiny("gpt2")
-    ll.attach(model, [ll.LoraConfig(r=2), ll.BitFitConfig()])

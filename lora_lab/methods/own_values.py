@@ -1,0 +1,108 @@
+"""A second set of values of some of a model's own parameters: FT's, BitFit's, LoRA's `bias`.
+
+While it is off, the model's parameters hold W₀ and the tuned values wait on the CPU; while it is
+on, it is the other way round. Switching changes the contents, parameter by parameter, so that
+optimizers, ties, hooks and the names in the state dict stay as they are. Gradients go with the
+values, so those of one adapter are never added to another's.
+
+They are trained in the model's dtype, without float32 masters: in bfloat16, updates below its
+precision are lost, and in float16 Adam's second moments underflow, so that a training ends in NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lora_lab._util.accelerate_private import execution_device
+from lora_lab.anatomy.packed import packing
+from lora_lab.anatomy.wrappers import module_at
+from lora_lab.errors import AdapterError
+
+
+class OwnValues:
+    """One adapter's values.
+
+    Attributes:
+        own: {name in the model's state dict: the parameter}, a tied one once.
+        on: whether the parameters hold the tuned values now.
+    """
+
+    def __init__(self, own: Mapping[str, nn.Parameter], learns: bool = True) -> None:
+        self.own = dict(own)
+        self.on = False
+        self._learns = learns
+        self._other = {parameter: _kept(parameter) for parameter in self.own.values()}
+        self._gradients: dict[nn.Parameter, Tensor | None] = dict.fromkeys(self._other)
+
+    def set_active(self, on: bool) -> None:
+        """Change the values, gradients with them; needs the memory of one parameter, on the CPU."""
+        if on == self.on:
+            return
+        with torch.no_grad():
+            for parameter, other in self._other.items():
+                before = parameter.detach().to(other.device, copy=True)
+                parameter.copy_(other)
+                other.copy_(before)
+        for parameter, gradient in self._gradients.items():
+            self._gradients[parameter] = parameter.grad
+            # The model may have moved meanwhile.
+            parameter.grad = None if gradient is None else gradient.to(parameter)
+            parameter.requires_grad_(on and self._learns)
+        self.on = on
+
+    def base_value(self, weight: nn.Parameter) -> Tensor | None:
+        """Return W₀ of a parameter while the tuned values are in the model, else None."""
+        if not self.on or weight not in self._other:
+            return None
+        return self._other[weight].to(weight)
+
+    def tuned(self, weight: nn.Parameter) -> Tensor | None:
+        """Return the tensor that holds a parameter's tuned values now; None: it has none."""
+        return weight if self.on and weight in self._other else self._other.get(weight)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return {name in the model's state dict: the tensor that holds the tuned values now}."""
+        return {name: p if self.on else self._other[p] for name, p in self.own.items()}
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what is trained: they hold the tuned values only while these are on."""
+        yield from self.own.values() if self._learns else ()
+
+    def merged_weights(self, dtype: torch.dtype | None) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield (parameter, tuned value); nothing is added, so nothing is rounded."""
+        for name, tuned in self.state().items():
+            yield self.own[name], tuned.detach().to(dtype or self.own[name].dtype)
+
+
+def check_own(model: nn.Module, own: Mapping[str, nn.Parameter]) -> None:
+    """Refuse what no gradient step can change, before anything is changed.
+
+    Raises:
+        AdapterError: it names the parameter.
+    """
+    for name, parameter in own.items():
+        path, _, leaf = name.rpartition(".")
+        holder = module_at(model, path)
+        if parameter.is_meta and execution_device(holder) is not None:
+            raise AdapterError(
+                f"{name} is offloaded, so that it cannot be trained; load it onto a device"
+            )
+        # bitsandbytes' weights are floating-point still until they are moved to their device.
+        packed = leaf == "weight" and packing(holder)
+        if packed or not parameter.is_floating_point():
+            raise not_floating(name, packed if packed else str(parameter.dtype))
+
+
+def not_floating(name: str, kind: str) -> AdapterError:
+    """Return the error of what is quantized."""
+    return AdapterError(
+        f"{name} holds {kind}, not floating-point weights; load the base unquantized"
+    )
+
+
+def _kept(parameter: nn.Parameter) -> Tensor:
+    device = "meta" if parameter.is_meta else "cpu"
+    return parameter.detach().to(device, copy=True)
