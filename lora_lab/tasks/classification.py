@@ -112,7 +112,7 @@ class LabelReader(TextReader[LabeledText]):
         """
         texts = table.texts(self._answer)
         if str(self._answer) not in table.floats:
-            return [text or None for text in texts]
+            return [text if text.strip() else None for text in texts]
         found: list[str | None] = []
         for number, text in enumerate(texts, 1):
             value = float(text) if text else math.nan

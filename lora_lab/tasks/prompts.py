@@ -86,7 +86,7 @@ class PromptReader(Reader[_Row]):
     def rows(self, table: Table) -> list[_Row]:
         """Return the rows that have both; a warning tells how many have not."""
         read = [table.texts(column) for column in self.columns]
-        kept = [_Row(*texts) for texts in zip(*read, strict=True) if all(texts)]
+        kept = [_Row(*texts) for texts in zip(*read, strict=True) if all(map(str.strip, texts))]
         first, second = self.columns
         if not kept:
             raise TaskError(

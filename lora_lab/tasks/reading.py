@@ -220,7 +220,7 @@ class TextReader(Reader[Row]):
         kept = []
         answers = self.answers(table)
         for number, (text, pair, answer) in enumerate(zip(read, pairs, answers, strict=True), 1):
-            if not text or pair == "":
+            if not text.strip() or (pair is not None and not pair.strip()):
                 continue
             if answer is None:
                 raise TaskError(

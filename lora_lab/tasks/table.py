@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lora_lab.errors import TaskError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Column = str | int  # an int counts from 0, in a file that has no line of names
 
@@ -21,11 +24,13 @@ class Table:
             untouched; None where nothing stands. Columns without names are "0", "1", ….
         source: what messages call it: the file, or the data set and its split.
         floats: the columns of floating-point numbers; their whole numbers may be classes.
+        ambiguous: names that several columns have; none of those is in `columns`.
     """
 
     columns: Mapping[str, Sequence[Any]]
     source: str
     floats: frozenset[str] = frozenset()
+    ambiguous: frozenset[str] = frozenset()
 
     @property
     def column_names(self) -> list[str]:
@@ -41,22 +46,35 @@ class Table:
     def need(self, columns: Sequence[Column]) -> None:
         """Raise `TaskError` where one of the columns is not there."""
         for column in columns:
+            if column in self.ambiguous:
+                raise TaskError(
+                    f"{self.source} has several columns that are called {column!r}; rename all "
+                    "but one"
+                )
             if str(column) not in self.columns:
                 raise TaskError(f"{self.source} has no column {column!r}; {self.columns_there()}")
 
     def columns_there(self) -> str:
         """Return the end of a line on columns: those that there are."""
-        return f"its columns are {', '.join(self.columns)}"
+        names = (name if name == name.strip() else repr(name) for name in self.columns)
+        return f"its columns are {', '.join(names)}"
 
     def texts(self, column: Column) -> list[str]:
-        """Return a column as text, stripped; "" where there is none.
+        """Return a column as text, as it stands; "" where there is none.
 
         Raises:
-            TaskError: it holds lists or dicts.
+            TaskError: it holds lists or dicts, or half a letter.
         """
-        for value in self[column]:
+        found = []
+        for number, value in enumerate(self[column], 1):
             if isinstance(value, (list, dict)):
                 raise TaskError(
                     f"{self.source}: column {column!r} holds {type(value).__name__}s, not text"
                 )
-        return ["" if value is None else str(value).strip() for value in self[column]]
+            found.append(text := value or "")
+            if not text.isascii() and _SURROGATE.search(text):
+                raise TaskError(
+                    f"{self.source}: row {number} has half a letter (a lone surrogate) in column "
+                    f"{column!r}, at {ascii(text)[:40]}; no tokenizer takes it, mend the text"
+                )
+        return found

@@ -1,29 +1,29 @@
-"""Tables of named columns: local files and hub data sets, read through `datasets`.
+"""Tables of named columns: local files by their formats, and hub data sets.
 
 What stands in the data is text and stays text: it is not run, formatted or rendered here.
 """
 
 from __future__ import annotations
 
-import csv
-import inspect
-import tempfile
-import warnings
+import gzip
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, cast
 
 from lora_lab._util.hub import hub_host, hub_reachable
 from lora_lab._util.quiet import first_line, quiet_datasets
+from lora_lab._util.warn import warn as warn
 from lora_lab.errors import TaskError
+from lora_lab.tasks.formats.arrow import of_dataset, read_ipc, read_parquet
+from lora_lab.tasks.formats.json_rows import read_json
+from lora_lab.tasks.formats.separated import read_separated
+from lora_lab.tasks.formats.text import decode
 from lora_lab.tasks.table import Column, Table
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+SEPARATED = (".csv", ".tsv", ".txt")
+_BINARY = {".parquet": read_parquet, ".arrow": read_ipc, ".feather": read_ipc}
+FORMATS = (*SEPARATED, ".jsonl", ".ndjson", ".json", *_BINARY)
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 100  # one text in ten, 100 at most
-_SEPARATED = (".csv", ".tsv")
 _VALIDATION_SPLITS = ("validation", "dev", "val")
 
 
@@ -37,20 +37,19 @@ def read_files(
     train: Path,
     validation: str | Path | None,
     test: str | Path | None,
+    encoding: str | None = None,
+    sep: str | None = None,
 ) -> dict[str, Table]:
-    """Read one to three local files.
-
-    CSV is read with quotes (RFC 4180); in .tsv a quote is a letter like any other.
+    """Read one to three local files; see `read_file`.
 
     Returns:
         {"training", "validation", "test": its table}, of those given.
-
-    Raises:
-        TaskError: a file that is missing, empty or malformed.
     """
     parts = {"training": train, "validation": validation, "test": test}
     return {
-        part: read_file(Path(path), columns) for part, path in parts.items() if path is not None
+        part: read_file(Path(path), columns, encoding, sep)
+        for part, path in parts.items()
+        if path is not None
     }
 
 
@@ -86,14 +85,6 @@ def read_hub(hub_id: str) -> dict[str, Table]:
     }
 
 
-def warn(line: str) -> None:
-    """Warn at the line that called LoRA Lab, however deep it is from here."""
-    level, frame = 1, inspect.currentframe()
-    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == "lora_lab":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(line, stacklevel=level - 1 if frame is None else level)
-
-
 def warn_left_out(table: Table, kept: int, columns: str) -> None:
     """Tell of rows that lack a text."""
     total = len(table)
@@ -115,85 +106,68 @@ def held_out_count(texts: Collection[object]) -> int:
     return min(HELD_OUT_MOST, max(1, len(texts) // HELD_OUT_SHARE))
 
 
-def read_file(path: Path, columns: Sequence[Column]) -> Table:
-    """Read a file into memory, the columns as text, leaving nothing in any cache.
+def read_file(
+    path: Path, columns: Sequence[Column], encoding: str | None = None, sep: str | None = None
+) -> Table:
+    """Read one file: every value as the text that stands there.
+
+    Args:
+        path: this very file, whatever letters are in its name.
+        columns: those that are wanted; numbers where there is no line of names.
+        encoding: of a file of text; None: its mark tells it, or it is UTF-8.
+        sep: what stands between the fields of a .csv, .tsv or .txt; None: found there.
 
     Raises:
         TaskError: the file is missing, empty, malformed or of no known format.
     """
-    from datasets import Dataset
-
+    source, suffix = str(path), _suffix(path)
     if not path.is_file():
         raise TaskError(f"there is no file {path}; look at the path (folder: {Path.cwd()})")
-    suffix = _suffix(path)
     if suffix not in FORMATS:
         raise TaskError(f"{path} is not of a known format; use {', '.join(FORMATS)}")
     if path.stat().st_size == 0:
         raise TaskError(f"{path} is empty; it needs rows with named columns")
-    readers = {
-        ".csv": Dataset.from_csv,
-        ".tsv": Dataset.from_csv,
-        ".jsonl": Dataset.from_json,
-        ".json": Dataset.from_json,
-        ".parquet": Dataset.from_parquet,
-    }
+    _check_options(path, suffix, columns, encoding, sep)
     try:
-        with quiet_datasets(), tempfile.TemporaryDirectory() as cache:
-            dataset = readers[suffix](
-                str(path),
-                cache_dir=cache,
-                keep_in_memory=True,
-                **_separated_options(path, suffix, columns),
-            )
-            return of_dataset(dataset, str(path))
+        with _open(path) as file:
+            if suffix in _BINARY:
+                return _some_rows(_BINARY[suffix](file, source))
+            text = decode(file.read(), encoding, source)
     except TaskError:
         raise
-    except Exception as error:  # pandas', Arrow's and the builder's own errors
-        if "corresponds to no data" in str(error) or isinstance(error, StopIteration):
-            raise TaskError(f"{path} has no rows; it needs at least two") from error
+    except Exception as error:  # Arrow's own errors, and those of the disk
         raise TaskError(
             f"{path} cannot be read as {suffix[1:]}: {first_line(error)}; fix the file"
         ) from error
+    if suffix in SEPARATED:
+        return read_separated(text, source, suffix, columns, sep)
+    return read_json(text, source, suffix)
 
 
-def _separated_options(path: Path, suffix: str, columns: Sequence[Column]) -> dict[str, Any]:
-    """Return how a .csv or .tsv is read."""
+def _some_rows(table: Table) -> Table:
+    if not len(table):
+        raise TaskError(f"{table.source} has no rows; it needs at least two")
+    return table
+
+
+def _check_options(
+    path: Path,
+    suffix: str,
+    columns: Sequence[Column],
+    encoding: str | None,
+    sep: str | None,
+) -> None:
+    """Refuse what says nothing about files of this format."""
     numbers = [column for column in columns if isinstance(column, int)]
-    if numbers and (suffix not in _SEPARATED or len(numbers) < len(columns)):
+    if numbers and (suffix in (".parquet", ".arrow", ".feather") or len(numbers) < len(columns)):
         raise TaskError(
-            f"{path}: columns are named by numbers in a .csv or .tsv that has no line of names, "
-            "and then all of them; give names"
+            f"{path}: columns are named by numbers in a file that has no line of names, and then "
+            "all of them; give names"
         )
-    if suffix not in _SEPARATED:
-        return {}
-    # pandas would make None of "NA" and 7 of "007".
-    options: dict[str, Any] = {"keep_default_na": False}
-    options["converters"] = dict.fromkeys(columns, str)
-    if numbers:
-        options["header"] = None
-    if suffix == ".tsv":
-        options |= {"sep": "\t", "quoting": csv.QUOTE_NONE}
-    return options
-
-
-def of_dataset(dataset: Dataset, source: str) -> Table:
-    """Return the table of a `datasets.Dataset`; a class is called by its name."""
-    floats = {
-        name
-        for name, feature in dataset.features.items()
-        if str(getattr(feature, "dtype", "")).startswith("float")
-    }
-    columns = {name: _values(dataset, name) for name in dataset.column_names}
-    return Table(columns, source, frozenset(floats))
-
-
-def _values(dataset: Dataset, name: str) -> list[Any]:
-    from datasets import ClassLabel
-
-    feature, values = dataset.features[name], dataset[name]
-    if isinstance(feature, ClassLabel):
-        return [None if v is None or v < 0 else feature.int2str(v) for v in values]
-    return [v if v is None or isinstance(v, (str, list, dict)) else str(v) for v in values]
+    if encoding is not None and suffix in _BINARY:
+        raise TaskError(f"{path}: a {suffix} has its own encoding; leave out encoding")
+    if sep is not None and suffix not in SEPARATED:
+        raise TaskError(f"{path}: sep is for {', '.join(SEPARATED)}; leave it out")
 
 
 def _suffix(path: Path) -> str:
@@ -201,3 +175,7 @@ def _suffix(path: Path) -> str:
     if suffixes[-1:] == [".gz"]:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")

@@ -86,7 +86,7 @@ class TargetReader(TextReader[ScoredText]):
         found: list[float | None] = []
         for number, text in enumerate(table.texts(self._answer), 1):
             try:
-                value = float(text) if text else None
+                value = float(text) if text.strip() else None
             except ValueError:
                 value = math.nan
             if value is not None and not math.isfinite(value):

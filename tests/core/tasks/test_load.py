@@ -122,8 +122,12 @@ def test_reading_leaves_no_cache_and_prints_nothing(tmp_path, monkeypatch, capfd
     [
         ("d.csv", b"", "is empty"),
         ("d.csv", b"mr,ref\n", "has no rows"),
-        ("d.csv", b'mr,ref\na,"b\nc,d,e', "cannot be read as csv: .*EOF inside string"),
-        ("d.csv", "mr,ref\nCafé,x\n".encode("latin-1"), "cannot be read as csv: 'utf-8'"),
+        ("d.csv", b'mr,ref\na,"b\nc,d,e', r"row 1 \(line 2\) has a quote that is not closed"),
+        (
+            "d.csv",
+            "mr,ref\nCafé,x\n".encode("latin-1"),
+            "d.csv is not utf-8: line 2.*encoding='cp1252'",
+        ),
         ("d.csv", b"mr,ref\na,\n,b\n", "no row has both 'mr' and 'ref'"),
         ("d.csv", b"mr,ref\na,b\na,c\n", "one prompt only.*give validation="),
         ("d.jsonl", b'{"mr": "a", "ref": "b"}\n{"mr":', "cannot be read as jsonl"),

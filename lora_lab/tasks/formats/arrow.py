@@ -1,0 +1,162 @@
+"""Arrow's typed columns as text: .parquet, .arrow and .feather, and what `datasets` holds.
+
+A column is made text when it is first asked for: pictures beside the texts cost nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import IO, TYPE_CHECKING, Any
+
+from lora_lab.errors import TaskError
+from lora_lab.tasks.table import Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
+
+def read_parquet(file: IO[bytes], source: str) -> Table:
+    """Read a .parquet: this file, its folder's name tells no columns."""
+    from pyarrow import parquet
+
+    return of_arrow(parquet.ParquetFile(file).read(), source)
+
+
+def read_ipc(file: IO[bytes], source: str) -> Table:
+    """Read an .arrow or .feather: Arrow's file or stream, or Feather of version 1."""
+    from pyarrow import feather, ipc
+
+    start = file.read(6)
+    file.seek(0)
+    if start.startswith(b"FEA1"):
+        return of_arrow(feather.read_table(file), source)
+    reader = ipc.open_file(file) if start == b"ARROW1" else ipc.open_stream(file)
+    return of_arrow(reader.read_all(), source)
+
+
+def of_dataset(dataset: Dataset, source: str) -> Table:
+    """Return the table of a `datasets.Dataset`; a class is called by its name."""
+    classes = {
+        name: list(feature.names)
+        for name, feature in dataset.features.items()
+        if type(feature).__name__ == "ClassLabel"
+    }
+    return of_arrow(dataset.with_format("arrow")[:], source, classes)
+
+
+def of_arrow(
+    table: pa.Table, source: str, classes: Mapping[str, Sequence[str]] | None = None
+) -> Table:
+    """Return the table of an Arrow table.
+
+    Args:
+        table: its columns become text: numbers and dates as Python writes them, but decimals with
+            all their digits, and float32 with its own; bytes are read as UTF-8; NaN is nothing.
+        source: for messages.
+        classes: {column of numbers: the names that they stand for}; None: what `datasets` noted
+            in the file.
+    """
+    from pyarrow import types
+
+    names = table.column_names
+    twice = frozenset(name for name in names if names.count(name) > 1)
+    found = _noted_classes(table) if classes is None else classes
+    floats = frozenset(f.name for f in table.schema if types.is_floating(f.type))
+    return Table(_Columns(table, source, twice, found), source, floats, twice)
+
+
+class _Columns(Mapping[str, Sequence[Any]]):
+    """The columns of an Arrow table; each is converted once, when it is asked for."""
+
+    def __init__(
+        self,
+        table: pa.Table,
+        source: str,
+        twice: frozenset[str],
+        classes: Mapping[str, Sequence[str]],
+    ) -> None:
+        self._table, self._source, self._classes = table, source, classes
+        self._names = [name for name in table.column_names if name not in twice]
+        self._texts: dict[str, Sequence[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __getitem__(self, name: str) -> Sequence[Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._texts:
+            self._texts[name] = self._read(name)
+        return self._texts[name]
+
+    def _read(self, name: str) -> Sequence[Any]:
+        column = self._table[name]
+        try:
+            if name in self._classes:
+                return _class_names(column.to_pylist(), self._classes[name])
+            return _texts(column)
+        except UnicodeDecodeError as error:
+            raise TaskError(
+                f"{self._source}: column {name!r} holds bytes that are no UTF-8 "
+                f"({error.object[:20]!r}); write it as text"
+            ) from error
+
+
+def _texts(column: pa.ChunkedArray) -> list[Any]:
+    from pyarrow import types
+
+    kind = column.type
+    if types.is_string(kind) or types.is_large_string(kind):
+        found: list[Any] = column.to_pylist()
+        return found
+    if types.is_float16(kind) or types.is_float32(kind):  # as float64 0.1 has 17 digits
+        numbers = column.to_numpy()
+        return [None if number != number else str(number) for number in numbers]
+    return [written(value) for value in column.to_pylist()]
+
+
+def written(value: Any) -> Any:
+    """Return a Python value as text: None where it is nothing, lists and dicts as they are."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value).decode()
+    if isinstance(value, Mapping):
+        return {key: _nested(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_nested(inner) for inner in value]
+    if isinstance(value, Decimal):
+        return None if value.is_nan() else format(value, "f")
+    return str(value) if value == value else None  # NaN and NaT are not equal to themselves
+
+
+def _nested(value: Any) -> Any:
+    """Return a value inside of a list or dict: its type is kept, but bytes are text."""
+    return written(value) if isinstance(value, (bytes, list, tuple, Mapping)) else value
+
+
+def _class_names(values: Sequence[int | None], names: Sequence[str]) -> list[str | None]:
+    return [None if v is None or not 0 <= v < len(names) else names[v] for v in values]
+
+
+def _noted_classes(table: pa.Table) -> dict[str, Sequence[str]]:
+    """Return the classes' names that `datasets` notes in the files that it writes."""
+    noted = (table.schema.metadata or {}).get(b"huggingface")
+    try:
+        features = json.loads(noted)["info"]["features"] if noted else {}
+        return {
+            name: feature["names"]
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}

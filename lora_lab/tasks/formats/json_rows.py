@@ -1,0 +1,157 @@
+"""JSON: objects one after another (.jsonl, .ndjson), or one document of rows or columns (.json)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from lora_lab._util.quiet import first_line
+from lora_lab.errors import TaskError
+from lora_lab.tasks.table import Table
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_CHATS = {"messages", "conversations"}  # lists of objects that are no rows
+
+
+def read_json(text: str, source: str, suffix: str) -> Table:
+    """Read rows of JSON: numbers and true as they are written, NaN and null as nothing.
+
+    A .json may hold a list of objects, such a list as the one list of objects in an object, an
+    object of columns (as lists, or as pandas writes them), or what .jsonl holds. Objects that lack
+    a key have None there; rows that are lists make columns "0", "1", …, and rows that are texts
+    the column "text".
+
+    Args:
+        text: the file's.
+        source: for messages.
+        suffix: ".jsonl" or ".ndjson", whose objects are rows; or ".json".
+
+    Raises:
+        TaskError: no JSON, with its line; a key twice in an object; no rows.
+    """
+    values = _values(text, source, suffix)
+    first = list(itertools.islice(values, 2))
+    found: Iterable[Any] = itertools.chain(first, values)
+    if len(first) == 1 and (isinstance(first[0], list) or suffix == ".json"):
+        found = _rows(first[0], source)
+    kinds: dict[str, set[type]] = {}
+    # Each row at once: where 300,000 numbers live on the garbage collector takes half the time.
+    rows = [_as_text(_object_of(row, n, source), kinds) for n, row in enumerate(found, 1)]
+    if not rows:
+        raise TaskError(f"{source} has no rows; it needs at least two")
+    names = dict.fromkeys(name for row in rows for name in row)
+    uneven = [n for n, row in enumerate(rows, 1) if "0" in row and len(row) < len(names)]
+    if uneven:
+        raise TaskError(f"{source}: row {uneven[0]} is a shorter list than others; fill it up")
+    numbers = frozenset(n for n, types in kinds.items() if _Float in types and types <= _NUMBERS)
+    return Table({name: [row.get(name) for row in rows] for name in names}, source, numbers)
+
+
+class _Float(float):
+    """A number that remembers how it is written."""
+
+    text: str
+
+
+_AS_THEY_ARE: set[type] = {str, list, dict, type(None)}
+_NUMBERS: set[type] = {_Float, float, int, type(None)}
+
+
+def _float(text: str) -> _Float:
+    value = _Float(text)
+    value.text = text
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has the key {twice!r} twice")
+    return found
+
+
+def _values(text: str, source: str, suffix: str) -> Iterator[Any]:
+    """Yield the values of a text, which stand one after another."""
+    decoder = json.JSONDecoder(parse_float=_float, object_pairs_hook=_object)
+    at = _SPACE.match(text).end()  # type: ignore[union-attr]  # matches nothing too
+    begin = at
+    while at < len(text):
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            # Of rows the one that begins there; of a document where it is not JSON any more.
+            whole = suffix == ".json" and at == begin
+            place = error.pos if whole and isinstance(error, json.JSONDecodeError) else at
+            said = error.msg if isinstance(error, json.JSONDecodeError) else first_line(error)
+            raise TaskError(
+                f"{source} cannot be read as {suffix[1:]}: line {text.count(chr(10), 0, place) + 1}"
+                f": {said}; fix the file"
+            ) from error
+        yield value
+        at = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+
+
+def _rows(document: Any, source: str) -> list[Any]:
+    """Return a document's rows."""
+    if isinstance(document, list):
+        return document
+    if not isinstance(document, dict) or _CHATS & document.keys():
+        return [document]
+    lists = {name: value for name, value in document.items() if isinstance(value, list)}
+    of_objects = [name for name, value in lists.items() if _are_objects(value)]
+    if len(of_objects) == 1:
+        return lists[of_objects[0]]
+    if of_objects:
+        raise TaskError(
+            f"{source} holds several lists of objects ({', '.join(of_objects)}); save each in a "
+            "file of its own"
+        )
+    columns = list(document.values())
+    if all(isinstance(v, dict) and v.keys() == columns[0].keys() for v in columns):
+        columns = [list(column.values()) for column in columns]  # pandas' orient="columns"
+    elif len(lists) < len(document):
+        return [document]
+    if len(lengths := {len(column) for column in columns}) > 1:
+        raise TaskError(f"{source} has columns of different lengths ({sorted(lengths)})")
+    return [dict(zip(document, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _are_objects(values: Sequence[Any]) -> bool:
+    return bool(values) and all(isinstance(value, dict) for value in values)
+
+
+def _object_of(row: Any, number: int, source: str) -> dict[str, Any]:
+    if isinstance(row, dict):
+        return row
+    if isinstance(row, list):
+        return {str(at): value for at, value in enumerate(row)}
+    if isinstance(row, str):
+        return {"text": row}
+    raise TaskError(
+        f"{source}: row {number} is {json.dumps(row)[:40]}; each row must be an object, {{…}}"
+    )
+
+
+def _as_text(row: dict[str, Any], kinds: dict[str, set[type]]) -> dict[str, Any]:
+    """Write a row's values as the file does, and note their types."""
+    for name, value in row.items():
+        kind = type(value)
+        kinds.setdefault(name, set()).add(kind)
+        if kind not in _AS_THEY_ARE:
+            row[name] = _written(value)
+    return row
+
+
+def _written(value: Any) -> Any:
+    """Return a number or a bool as it is written in the file; NaN is nothing."""
+    if isinstance(value, _Float):
+        return value.text
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return json.dumps(value)

@@ -1,0 +1,222 @@
+"""Fields with separators between them: .csv, .tsv and .txt. A field is text, as it is written.
+
+Quotes are those of RFC 4180, and what is not well formed is refused, with its row. Not the standard
+library's `csv`: that one holds a limit of a field's length for the whole process, and does not tell
+which fields stood in quotes, which decides what a quote is in a .tsv.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from lora_lab._util.warn import warn
+from lora_lab.errors import TaskError
+from lora_lab.tasks.table import Column, Table
+
+_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+_ORDER = {".csv": ",;\t|", ".tsv": "\t;|,", ".txt": "\t;|,"}  # the format's own first
+_EXCEL = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # a first line that Excel writes, and heeds
+_NUMBER = re.compile(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?")
+_NEEDS_QUOTES = re.compile(r"[\t\r\n,]|^\s|\s$")  # Excel puts them around commas in a .tsv too
+_SHOWN = 40  # letters of a row
+
+Rows = list[list[str]]
+
+
+def read_separated(
+    text: str, source: str, suffix: str, columns: Sequence[Column], sep: str | None
+) -> Table:
+    """Read fields with separators between them.
+
+    Args:
+        text: the file's.
+        source: for messages.
+        suffix: ".csv", ".tsv" or ".txt". In the latter two, whose writers seldom quote, a quote is
+            a letter like any other, unless the file as a whole tells that it is none.
+        columns: those that are wanted; numbers where the file has no line of names.
+        sep: what stands between fields; None: found in the file. A .txt that has none is of one
+            column, "text", with a row a line.
+
+    Raises:
+        TaskError: a row with more or fewer fields than the first one, or with a quote that is not
+            closed; no rows.
+    """
+    start = 0
+    if sep is None and (line := _EXCEL.match(text)):
+        sep, start = line[1], line.end()
+    if sep is not None:
+        return _File(text, source, suffix, columns, _checked(sep, source), start).table()
+    found: list[Table] = []
+    errors: list[TaskError] = []
+    for likely in _ORDER[suffix]:
+        file = _File(text, source, suffix, columns, likely, start)
+        if len(file.first) < 2 or (suffix == ".txt" and likely == "," and not columns):
+            continue  # prose has commas too
+        try:
+            found.append(file.table())
+        except TaskError as error:
+            errors.append(error)
+        else:
+            if all(str(column) in found[-1].columns for column in columns):
+                return found[-1]
+    if suffix == ".txt":
+        return _lines(text, source)
+    if found:
+        return found[0]
+    if errors:
+        raise errors[0]
+    return _File(text, source, suffix, columns, _ORDER[suffix][0], start).table()
+
+
+def _lines(text: str, source: str) -> Table:
+    lines = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+    if not lines:
+        raise TaskError(f"{source} is empty; it needs lines of text")
+    return Table({"text": lines}, source)
+
+
+def _checked(sep: str, source: str) -> str:
+    sep = "\t" if sep == "\\t" else sep  # as a command line has it
+    if not sep or any(letter in sep for letter in '"\r\n'):
+        raise TaskError(f"{source}: {sep!r} cannot separate fields; such are ',', ';', '\\t', '|'")
+    return sep
+
+
+class _File:
+    """A file that is read with one separator.
+
+    Attributes:
+        first: the fields of its first row, which are names where columns have them.
+    """
+
+    def __init__(
+        self, text: str, source: str, suffix: str, columns: Sequence[Column], sep: str, start: int
+    ) -> None:
+        self._text, self._source, self._sep, self._start = text, source, sep, start
+        self._named = not any(isinstance(column, int) for column in columns)
+        self._eol = "\n" if "\n" in text else "\r"
+        one, end = re.escape(sep), r"\r?\n" if self._eol == "\n" else r"\r"
+        plain = rf"[^{one}\r\n]" if len(sep) == 1 else rf"(?:(?!{one})[^\r\n])"
+        self._field = re.compile(
+            rf'(?:"([^"]*(?:""[^"]*)*)"|(?!")({plain}*(?:(?!{end})\r{plain}*)*))({one}|{end}|\Z)'
+        )
+        self._seldom_quoted = suffix != ".csv" and sep == "\t"
+        self.first = next((row for _, row in self._records(quotes=False)), [])
+
+    def table(self) -> Table:
+        """Read it; see `read_separated`."""
+        rows = self._tab_rows() if self._seldom_quoted else self._rows()
+        if not rows:
+            raise TaskError(f"{self._source} is empty; it needs rows with named columns")
+        names, twice = list(map(str, range(len(rows[0])))), frozenset[str]()
+        if self._named:
+            names = [name or f"Unnamed: {at}" for at, name in enumerate(rows.pop(0))]
+            twice = frozenset(name for name, count in Counter(names).items() if count > 1)
+        if not rows:
+            raise TaskError(f"{self._source} has no rows; it needs at least two")
+        columns = zip(names, zip(*rows, strict=True), strict=True)
+        kept = {name: values for name, values in columns if name not in twice}
+        return Table(kept, self._source, ambiguous=twice)
+
+    def _tab_rows(self) -> Rows:
+        if not re.search(r'(?:^|[\t\r\n])"', self._text):
+            return self._rows(quotes=False)
+        try:
+            quoted = self._rows()
+        except TaskError:
+            return self._rows(quotes=False)
+        try:
+            plain = self._rows(quotes=False)
+        except TaskError:
+            return quoted
+        if count := _quotes_as_letters(plain, quoted):
+            warn(
+                f"{self._source}: {count} fields stand in quotes while others of their column do "
+                "not; the quotes are read as part of the text (where they are none of it: name "
+                "the file .csv)"
+            )
+            return plain
+        return quoted
+
+    def _rows(self, quotes: bool = True) -> Rows:
+        """Return all rows, the line of names too; each has as many fields as the first one."""
+        rows: Rows = []
+        for line, row in self._records(quotes):
+            rows.append(row)
+            if len(row) != len(rows[0]):
+                raise TaskError(self._ragged(line, rows))
+        return rows
+
+    def _records(self, quotes: bool) -> Iterator[tuple[int, list[str]]]:
+        """Yield each row with the number of the line that it begins at; blank lines are none."""
+        text, sep, eol = self._text, self._sep, self._eol
+        at, end, number = self._start, len(text), 0
+        line = 1 + text.count(eol, 0, at)
+        while at < end:
+            stop = text.find(eol, at)
+            stop = end if stop < 0 else stop
+            content = text[at:stop].removesuffix("\r")
+            if not content.strip(" "):
+                at, line = stop + 1, line + 1
+                continue
+            number += 1
+            if quotes and (content[0] == '"' or f'{sep}"' in content):
+                begin = at
+                row, at = self._quoted(at, number, line)
+                yield line, row
+                line += text.count(eol, begin, at)
+            else:
+                yield line, content.split(sep)
+                at, line = stop + 1, line + 1
+
+    def _quoted(self, at: int, number: int, line: int) -> tuple[list[str], int]:
+        """Return the fields of a row with quotes, and where the next row begins."""
+        row = []
+        while True:
+            match = self._field.match(self._text, at)
+            if match is None:
+                raise TaskError(
+                    f"{self._source}: {self._place(number, line)} has a quote that is not closed "
+                    f"at the end of its field, at {self._text[at : at + _SHOWN]!r}; close it, and "
+                    'write a quote twice ("") inside of a text in quotes'
+                )
+            row.append(match[2] if match[1] is None else match[1].replace('""', '"'))
+            at = match.end()
+            if match[3] != self._sep:
+                return row, at
+
+    def _ragged(self, line: int, rows: Rows) -> str:
+        last, width = rows[-1], len(rows[0])
+        first = "the line of names" if self._named else "the first row"
+        name = _NAMES.get(self._sep, repr(self._sep))
+        fix = (
+            f"put a text with a {name} in quotes, or give sep"
+            if len(last) > width
+            else "fill it up, or give sep"
+        )
+        return (
+            f"{self._source}: {self._place(len(rows), line)} has {len(last)} "
+            f"field{'s' * (len(last) != 1)} where {first} has {width} (with a {name} between "
+            f"them): {self._sep.join(last)[:_SHOWN]!r}; {fix}"
+        )
+
+    def _place(self, number: int, line: int) -> str:
+        number -= self._named
+        return f"row {number} (line {line})" if number else f"the line of names (line {line})"
+
+
+def _quotes_as_letters(plain: Rows, quoted: Rows) -> int:
+    """Return how many fields of a .tsv have quotes that belong to the text, as it seems.
+
+    Who writes quotes writes them around all texts of a column, or only where they are needed.
+    """
+    if len(plain) != len(quoted) or any('"' in field for row in quoted for field in row):
+        return 0
+    count = 0
+    for letters, texts in zip(zip(*plain, strict=True), zip(*quoted, strict=True), strict=True):
+        pairs = list(zip(letters, texts, strict=True))[1:]
+        if any(a == b and a and not _NUMBER.fullmatch(a) for a, b in pairs):
+            count += sum(a != b and bool(b) and not _NEEDS_QUOTES.search(b) for a, b in pairs)
+    return count

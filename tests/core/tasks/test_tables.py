@@ -1,0 +1,128 @@
+"""Text reaches a task as it stands in the file that was named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from lora_lab.errors import TaskError
+from lora_lab.tasks.load import load_task
+
+COLUMNS = {"prompt": "p", "completion": "c"}
+
+
+def both(task: Any) -> dict[str, str]:
+    """Return {prompt: completion} of all examples."""
+    return {e.prompt: e.completion for e in (*task.train, *task.validation)}
+
+
+def write(path: Path, data: Mapping[str, str]) -> Path:
+    """Write prompts and completions that need no quotes."""
+    if path.suffix == ".csv":
+        text = "".join(f"{p},{c}\n" for p, c in {"p": "c", **data}.items())
+    else:
+        text = "".join(json.dumps({"p": p, "c": c}) + "\n" for p, c in data.items())
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("text", ["2024-01-%02d", "2024-01-%02dT10:00:00+02:00", "10:%02d",
+                                  "1.%02d0", "0%02d", "%02d", "1e%02d", "true%02d"])  # fmt: skip
+@pytest.mark.parametrize("name", ["d.jsonl", "d.csv"])
+def test_texts_that_look_like_something_else(tmp_path: Path, name: str, text: str) -> None:
+    data = {f"question {i}": text % (i + 1) for i in range(12)}
+    assert both(load_task(write(tmp_path / name, data), **COLUMNS)) == data
+    labeled = load_task(write(tmp_path / name, data), text="p", label="c")
+    assert set(labeled.labels) == set(data.values())
+
+
+@pytest.mark.parametrize("name", ["train [v1].csv", "data?.csv", "a*.csv", "{x}.csv", "a b%20.csv"])
+def test_the_file_that_was_named(tmp_path: Path, name: str) -> None:
+    for other in ("train 1.csv", "train v.csv", "data1.csv", "ab.csv", "x.csv", "a b .csv"):
+        write(tmp_path / other, {f"q{i}": "wrong" for i in range(6)})
+    data = {f"q{i}": f"right {i}" for i in range(6)}
+    assert both(load_task(write(tmp_path / name, data), **COLUMNS)) == data
+
+
+def test_a_comma_that_nobody_quoted(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text(
+        "text,label\n" + "".join(f"order {i} came late, rude staff {i},neg\n" for i in range(12))
+    )
+    with pytest.raises(TaskError, match=r"row 1 \(line 2\) has 3 fields where .* has 2"):
+        load_task(tmp_path / "d.csv", text="text", label="label")
+
+
+def test_bytes_are_text_and_nan_is_nothing(tmp_path: Path) -> None:
+    data = {f"q{i}": f"éa{i}" for i in range(12)}
+    columns = {"p": [p.encode() for p in data], "c": [c.encode() for c in data.values()]}
+    parquet.write_table(pa.table(columns), tmp_path / "b.parquet")
+    assert both(load_task(tmp_path / "b.parquet", **COLUMNS)) == data
+    numbers = [float("nan"), None, *map(float, range(10))]
+    parquet.write_table(pa.table({"p": list(data), "c": numbers}), tmp_path / "n.parquet")
+    with pytest.warns(UserWarning, match="2 of 12 rows without 'p' or 'c' are left out"):
+        task = load_task(tmp_path / "n.parquet", **COLUMNS)
+    assert both(task) == {f"q{i + 2}": str(float(i)) for i in range(10)}
+
+
+def test_white_space_is_the_texts_own(tmp_path: Path) -> None:
+    data = {f"def f{i}(x):\n": f"    return {i}\n" for i in range(12)}
+    assert both(load_task(write(tmp_path / "d.jsonl", data), **COLUMNS)) == data
+    labeled = load_task(write(tmp_path / "d.jsonl", data), text="p", label="c")
+    assert {e.text: e.label for e in (*labeled.train, *labeled.validation)} == data
+
+
+def test_rows_of_white_space_only_are_left_out(tmp_path: Path) -> None:
+    data = {"a": "x", "b": " \n", "\t": "y", "c": "z"}
+    with pytest.warns(UserWarning, match="2 of 4 rows without 'p' or 'c' are left out"):
+        assert both(load_task(write(tmp_path / "d.jsonl", data), **COLUMNS)) == {"a": "x", "c": "z"}
+
+
+def test_a_column_that_is_null_at_first(tmp_path: Path) -> None:
+    """Arrow decides on a column's type by its first 10 MB."""
+    with (tmp_path / "d.jsonl").open("w") as file:
+        for i in range(12):
+            row = {"p": f"q{i}" + "x" * 1_000_000, "c": f"a{i}", "note": "late" if i > 10 else None}
+            file.write(json.dumps(row) + "\n")
+    assert set(both(load_task(tmp_path / "d.jsonl", **COLUMNS)).values()) == {
+        f"a{i}" for i in range(12)
+    }
+
+
+def test_mixed_types_in_one_column(tmp_path: Path) -> None:
+    values = ["a", 1, 1.50, True, "2"]
+    lines = [f'{{"p": "q{i}", "c": {json.dumps(v)}}}' for i, v in enumerate(values)]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines))
+    found = both(load_task(tmp_path / "d.jsonl", **COLUMNS))
+    assert found == {"q0": "a", "q1": "1", "q2": "1.5", "q3": "true", "q4": "2"}
+
+
+@pytest.mark.parametrize("name", ["d.csv.gz", "d.tsv.gz", "d.txt.gz", "d.jsonl.gz", "d.ndjson.gz"])
+def test_compressed_files_of_text(tmp_path: Path, name: str) -> None:
+    data = {"a": "x", "b": "y"}
+    separator = {"csv": ",", "tsv": "\t", "txt": "|"}.get(name.split(".")[1])
+    if separator:
+        text = "".join(f"{p}{separator}{c}\n" for p, c in {"p": "c", **data}.items())
+    else:
+        text = "".join(json.dumps({"p": p, "c": c}) + "\n" for p, c in data.items())
+    packed = gzip.compress(text.encode())
+    (tmp_path / name).write_bytes(packed)
+    assert both(load_task(tmp_path / name, **COLUMNS)) == data
+    for broken in (packed[:-12], b"no gzip at all"):
+        (tmp_path / name).write_bytes(broken)
+        with pytest.raises(TaskError, match="cannot be read as"):
+            load_task(tmp_path / name, **COLUMNS)
+
+
+def test_half_a_letter_is_refused(tmp_path: Path) -> None:
+    data = {"a": "x", "b": "half \ud83d"}
+    with pytest.raises(
+        TaskError, match=r"row 2 has half a letter .*in column 'c', at 'half \\ud83d'"
+    ):
+        load_task(write(tmp_path / "d.jsonl", data), **COLUMNS)
