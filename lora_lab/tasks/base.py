@@ -34,6 +34,11 @@ class Task(ABC):
     loss_unit: ClassVar[str] = NATS
 
     @property
+    def framing(self) -> str:
+        """What stands around what the model reads, for people; "" where nothing is chosen."""
+        return ""
+
+    @property
     def head(self) -> dict[str, Any]:
         """See the class; most tasks need none."""
         return {}
@@ -68,10 +73,11 @@ class Task(ABC):
         return {m.name: m.compute(predictions, references) for m in self.metrics}
 
     def describe(self) -> str:
-        """Return one line: the name, whether it is synthetic, the sizes and the metrics."""
+        """Return one line: the name, whether it is synthetic, the sizes, framing and metrics."""
         label = " (synthetic)" if self.synthetic else ""
         scores = ", ".join(metric.label for metric in self.metrics)
-        return f"{self.name}{label}: {self._sizes()}; scored by {scores}"
+        framing = f"; framing: {self.framing}" if self.framing else ""
+        return f"{self.name}{label}: {self._sizes()}{framing}; scored by {scores}"
 
     def _sizes(self) -> str:
         test = f", {len(self.test):,} test" if self.test else ""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
+from lora_lab.tasks.chat_reading import ChatReader, chat_columns
 from lora_lab.tasks.classification import ClassificationTask, LabelReader
 from lora_lab.tasks.embedded.api import EMBEDDED
 from lora_lab.tasks.families.regression import RegressionTask, TargetReader
+from lora_lab.tasks.framing import CHAT
 from lora_lab.tasks.prompts import GenerationTask, PromptReader
 from lora_lab.tasks.reading import Reader, make_task
 from lora_lab.tasks.sources import remembering
 
 if TYPE_CHECKING:
     from lora_lab.tasks.table import Column, Table
+
+_NO_TEMPLATE = "template is for prompts with completions, and not for texts under a head"
 
 
 # Of a name that is a variable mypy knows no more than that it is a str: a task of prompts.
@@ -31,6 +37,7 @@ def load_task(
     *,
     prompt: str | None = None,
     completion: str | None = None,
+    template: str | None = None,
     validation: str | Path | None = None,
     test: str | Path | None = None,
     seed: int = 0,
@@ -63,6 +70,7 @@ def load_task(
     *,
     prompt: str | None = None,
     completion: str | None = None,
+    template: str | None = None,
     text: Column | None = None,
     label: Column | None = None,
     target: Column | None = None,
@@ -73,11 +81,15 @@ def load_task(
 ) -> Task:
     """Load a task: prompt → completion; text → class, of `label`; text → number, of `target`.
 
+    Chats are known by their columns: `messages`, `conversations`, or lists of messages elsewhere.
+
     Args:
         name: "mini-e2e", "mini-nli" or "mini-rating" (made here); a file (.csv, .tsv, .jsonl,
             .json, .parquet, also with .gz where it is text); or a data set's hub id, "owner/name".
         prompt: the column that the model reads.
         completion: the column that it learns to write.
+        template: what goes around a prompt: "chat", "plain", or a text with {prompt} in it; see
+            `tasks.framing`.
         text: the column of the text that is read. Columns of a .csv or .tsv that has no
             line of names are given by their numbers, from 0.
         label: the column of its class.
@@ -102,27 +114,41 @@ def load_task(
     }
     if str(name) in EMBEDDED:
         _refuse_file_options(str(name), **columns, validation=validation, test=test)
-        return EMBEDDED[str(name)].make(seed)
+        return _framed(EMBEDDED[str(name)].make(seed), template)
+    named = [column for column in columns.values() if column is not None]
+    parts = _parts(str(name), named, validation, test)
+    reader = _reader(parts["training"], template, **columns)
     is_file = tables.is_file_name(str(name))
-    is_hub_id = str(name).count("/") == 1 and not str(name).startswith((".", "/", "~"))
-    if not is_file and not is_hub_id:
-        raise TaskError(_unknown(str(name)))
-    if is_file:
-        named = [column for column in columns.values() if column is not None]
-        parts = tables.read_files(named, Path(name), validation, test)
-    else:
-        _refuse_file_options(str(name), validation=validation, test=test)
-        parts = tables.read_hub(str(name))
-    title = Path(name).name if is_file else str(name)
-    return make_task(title, _reader(parts["training"], **columns), parts, seed, not is_file)
+    return make_task(Path(name).name if is_file else str(name), reader, parts, seed, not is_file)
+
+
+def _parts(
+    name: str, named: Sequence[Column], validation: str | Path | None, test: str | Path | None
+) -> dict[str, Table]:
+    """Read the tables of a file, or of a hub data set."""
+    if tables.is_file_name(name):
+        return tables.read_files(named, Path(name), validation, test)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise TaskError(_unknown(name))
+    _refuse_file_options(name, validation=validation, test=test)
+    return tables.read_hub(name)
 
 
 def _reader(
-    table: Table, prompt: Any, completion: Any, text: Any, label: Any, target: Any, pair: Any
+    table: Table,
+    template: str | None,
+    prompt: Any,
+    completion: Any,
+    text: Any,
+    label: Any,
+    target: Any,
+    pair: Any,
 ) -> Reader[Any]:
     """Return what reads the kind of task that the named columns make."""
     name = table.source
     of_texts = any(column is not None for column in (text, label, target, pair))
+    if of_texts and template is not None:
+        raise TaskError(f"{name}: {_NO_TEMPLATE}")
     if of_texts and (prompt or completion):
         raise TaskError(
             f"{name}: prompt and completion make a task of writing, text and label one of "
@@ -134,7 +160,23 @@ def _reader(
         return TargetReader(table, text, target, pair)
     if of_texts:
         return LabelReader(table, text, label, pair)
-    return PromptReader(table, prompt, completion)
+    chats = chat_columns(table, prompt, completion)
+    if chats is not None:
+        if template not in (None, CHAT):
+            raise TaskError(
+                f"{name} has conversations, which the model's chat template frames; "
+                "leave out template"
+            )
+        return ChatReader(table, chats)
+    return PromptReader(table, prompt, completion, template)
+
+
+def _framed(task: Task, template: str | None) -> Task:
+    if template is None:
+        return task
+    if not isinstance(task, GenerationTask):
+        raise TaskError(f"{task.name}: {_NO_TEMPLATE}")
+    return dataclasses.replace(task, template=template)
 
 
 def _unknown(name: str) -> str:
