@@ -29,6 +29,17 @@ def format_bytes(count: float) -> str:
     )
 
 
+def a_kind(thing: object) -> str:
+    """Return "a list" or "an Embedding": the class of an object, a class itself, or a word.
+
+    >>> a_kind([1]), a_kind(int), a_kind("Embedding")
+    ('a list', 'an int', 'an Embedding')
+    """
+    kind = thing if isinstance(thing, type) else type(thing)
+    noun = thing if isinstance(thing, str) else kind.__name__
+    return f"{'an' if noun[:1].upper() in tuple('AEIOU') else 'a'} {noun}"
+
+
 def format_count(count: float) -> str:
     """Return a number of parameters: whole below 100,000, then in millions (M) or billions (B).
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from lora_lab._util.format import a_kind
 from lora_lab._util.torch_private import parameters_of
 from lora_lab.anatomy import model_config
 from lora_lab.anatomy.blocks import Row, blocks_of
@@ -138,7 +139,9 @@ def read(model: nn.Module) -> Anatomy:
     model = unwrapped(model)
     if isinstance(model, _matrix_kinds()):
         kind = type(model).__name__
-        raise ModelError(f"the model is a {kind} alone, whose name is empty; use nn.Sequential(it)")
+        raise ModelError(
+            f"the model is {a_kind(kind)} alone, whose name is empty; use nn.Sequential(it)"
+        )
     walk = _Walk(model)
     output = model_config.embedding(model, "get_output_embeddings")
     tables = {id(parameters_of(table.module).get("weight")) for table in walk.others}
@@ -186,7 +189,7 @@ def _is_packed_matrix(module: nn.Module) -> bool:
 _SEVERAL = "returns several tensors (a router does), and an update has one output to be added to"
 _CUT = "cuts its weight into blocks, one for each of several inputs, and an update has one input"
 _CUTS = {"chunk", "reshape", "split", "unflatten", "view"}
-_OTHER_KINDS = (nn.Embedding, nn.Conv1d, nn.Conv2d)
+_OTHER_KINDS = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def _other(leaf: _ModuleLeaf) -> Site:

@@ -13,6 +13,7 @@ from torch import nn
 
 from lora_lab._util.torch_private import children_of, parameters_of
 from lora_lab.anatomy.children import WRAPPED
+from lora_lab.errors import ModelError
 
 Thing = TypeVar("Thing")
 
@@ -20,15 +21,31 @@ _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def unwrapped(model: Thing) -> Thing:
-    """Return the module within all wrappers around it; anything else as it is."""
+    """Return the module within all wrappers around it; anything else as it is.
+
+    Raises:
+        ModelError: FSDP's first version is around it, where the parameters are no longer its own.
+    """
+    if not isinstance(model, nn.Module):  # torch.compile makes a function of a compiled model
+        model = getattr(getattr(model, "_torchdynamo_orig_callable", None), "__self__", model)
     while isinstance(model, nn.Module):
         children = children_of(model)
+        if "_fsdp_wrapped_module" in children:
+            raise ModelError(
+                "FullyShardedDataParallel has cut the model's parameters into flat pieces; attach "
+                "to the model itself, and distribute it with fully_shard (FSDP2)"
+            )
         inner = next((name for name in WRAPPED if name in children), None)
-        inner = "module" if isinstance(model, _PARALLEL) else inner
+        inner = "module" if isinstance(model, _PARALLEL) or is_deepspeed(model) else inner
         if inner is None:
             break
         model = cast(Any, children[inner])
     return model
+
+
+def is_deepspeed(model: object) -> bool:
+    """Whether a model is DeepSpeed's engine, which is not imported here."""
+    return any(kind.__name__ == "DeepSpeedEngine" for kind in type(model).__mro__)
 
 
 def children_within(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

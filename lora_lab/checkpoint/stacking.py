@@ -54,7 +54,7 @@ def as_kernels(A: Tensor, B: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
     Args:
         A: (r, in channels / groups · kernel size).
         B: (out channels, r).
-        layer: the Conv1d or Conv2d.
+        layer: the convolution.
     """
     conv = cast(nn.Conv2d, layer)
     r, groups, own = A.shape[0], conv.groups, conv.in_channels // conv.groups

@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 from torch import Tensor, nn
 
+from lora_lab._util.format import a_kind
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy, Site
 from lora_lab.anatomy.wrappers import modules_within
@@ -113,8 +114,8 @@ def _sites(
             "a weight of its own before loading"
         )
     raise AdapterError(
-        f"{path} is a {type(layer).__name__} here, which the file's factors are not for; fetch the "
-        "adapter of this base"
+        f"{path} is {a_kind(layer)} here, which the file's factors are not for; fetch "
+        "the adapter of this base"
     )
 
 

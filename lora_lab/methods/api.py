@@ -12,7 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab.anatomy.wrappers import module_at, unwrapped
+from lora_lab._util.format import a_kind
+from lora_lab.anatomy.wrappers import is_deepspeed, module_at, unwrapped
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import attached_adapters, forget, remember, require_adapters
 from lora_lab.methods.base import Adapter
@@ -93,11 +94,16 @@ def build(
     Raises:
         ConfigError, AdapterError: see `attach`.
     """
+    if is_deepspeed(model):
+        raise ConfigError(
+            "DeepSpeed's engine has an optimizer already, which would not know the adapter; attach "
+            "to the model itself, then call deepspeed.initialize"
+        )
+    model = unwrapped(model)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{model!r} is no model; load it first, with load_model or transformers")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(f"adapter name {name!r} is not usable; use letters, digits, '-' and '_'")
-    model = unwrapped(model)
     known = attached_adapters(model)
     if known:
         known.refuse_merged()
@@ -305,7 +311,7 @@ def _read_back(name: str, weight: Tensor, merged: Tensor) -> None:
         return
     if not torch.allclose(weight.detach().to(merged.dtype), merged):
         raise AdapterError(
-            f"{name} is a {type(weight).__name__}, which does not hold the sum that is written "
+            f"{name} is {a_kind(weight)}, which does not hold the sum that is written "
             "into it; load the base unquantized to merge, or keep the adapter beside it"
         )
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm
 
+from lora_lab._util.format import a_kind
 from lora_lab._util.torch_private import (
     buffers_of,
     convolve,
@@ -31,7 +32,8 @@ from lora_lab.methods.lora.own_forward import base_tensor, hold_weight
 Sources = list[tuple[nn.Parameter, Tensor]]
 
 _ROUNDINGS = 16  # of the weight's dtype, between a merged weight and what its sources give
-_PLAIN = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Embedding.forward)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_PLAIN = tuple(kind.forward for kind in (nn.Linear, nn.Embedding, *_CONVOLUTIONS))
 
 
 def is_stored(layer: nn.Module) -> bool:
@@ -166,7 +168,7 @@ def check_forward(path: str, layer: nn.Module) -> None:
         AdapterError: its output does not follow its weight.
     """
     base = cast(Any, base_class(layer))
-    if base.forward in _PLAIN or not isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+    if base.forward in _PLAIN or not isinstance(layer, (nn.Linear, *_CONVOLUTIONS)):
         return
     weight = cast(nn.Parameter, hold_weight(layer))
     random = torch.Generator().manual_seed(0)
@@ -187,7 +189,7 @@ def check_forward(path: str, layer: nn.Module) -> None:
         return
     if not error <= 0.01 + 4 * torch.finfo(weight.dtype).eps:
         raise AdapterError(
-            f"{path} is a {base.__name__}, whose output is not the product with its weight "
+            f"{path} is {a_kind(base)}, whose output is not the product with its weight "
             "(it quantizes it, or reads another tensor), so that a sum in the weight would not be "
             "what was trained; keep the adapter beside the base, or leave the layer out of "
             "target_modules"

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.format import a_kind
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.types import Anatomy, Site
@@ -45,7 +46,7 @@ class LayerUpdate(nn.Module):
         y = base_forward(layer, self.before(x))
         if not isinstance(y, Tensor):
             raise AdapterError(
-                f"{self.site.module} returns a {type(y).__name__}, not one tensor; leave it out of "
+                f"{self.site.module} returns {a_kind(y)}, not one tensor; leave it out of "
                 "target_modules"
             )
         return self.after(y)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from lora_lab._util.format import a_kind
 from lora_lab._util.transformers_private import draw_again
 from lora_lab.anatomy.heads import class_names as own_names
 from lora_lab.anatomy.heads import class_numbers, head_modules
@@ -60,8 +61,8 @@ def classifier_class(name: str, config: PretrainedConfig) -> Any:
 
     if config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
         raise ModelError(
-            f"{name} is a {config.model_type}, for which transformers has no classification head; "
-            "load it without labels, or take another model, such as minilm-l6"
+            f"{name} is {a_kind(config.model_type)}, for which transformers has no "
+            "classification head; load it without labels, or take another model, such as minilm-l6"
         )
     return AutoModelForSequenceClassification
 

@@ -8,7 +8,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 
 import lora_lab as ll
 from lora_lab.anatomy.wrappers import module_at, modules_within, unwrapped
-from lora_lab.errors import AdapterError
+from lora_lab.errors import AdapterError, ConfigError, ModelError
 from tests.helpers.lora_outputs import outputs, stirred
 from tests.helpers.peft_files import tensors_of
 from tests.helpers.tiny_models import tiny, tiny_inputs
@@ -241,3 +241,58 @@ def test_paths_are_those_without_wrappers():
     assert all(module_at(handle, path) is part for path, part in modules_within(handle))
     with pytest.raises(AttributeError, match=r"has no module 'x' \(model\.x\)"):
         module_at(handle, "model.x")
+
+
+class FullyShardedDataParallel(nn.Module):
+    """Torch's has its module under this name; a real one wants a device and other processes."""
+
+    def __init__(self, module):
+        super().__init__()
+        self._fsdp_wrapped_module = module
+
+
+class DeepSpeedEngine(nn.Module):
+    """As DeepSpeed's, which is not installed here."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+
+def test_what_takes_the_parameters_away_is_refused_by_name(tmp_path):
+    inside = tiny("llama")
+    inside.model.layers[0] = FullyShardedDataParallel(inside.model.layers[0])
+    for model in (FullyShardedDataParallel(tiny("llama")), inside):
+        for call in (
+            lambda m=model: ll.attach(m, CONFIGS["LoRA"]),
+            lambda m=model: ll.anatomy(m),
+            lambda m=model: ll.load_adapter(m, tmp_path),
+        ):
+            with pytest.raises(ModelError, match=r"FullyShardedDataParallel .*\(FSDP2\)"):
+                call()
+
+
+def test_deepspeeds_engine_comes_after_the_adapter(tmp_path):
+    model = tiny("llama")
+    with pytest.raises(ConfigError, match=r"attach to the model itself, then call deepspeed\."):
+        ll.attach(DeepSpeedEngine(model), CONFIGS["LoRA"])
+    stirred(ll.attach(model, CONFIGS["LoRA"]))
+    engine = DeepSpeedEngine(model)
+    assert list(ll.attached(engine)) == ["default"]
+    ll.save_adapter(engine, tmp_path / "engine")
+    ll.save_adapter(model, tmp_path / "model")
+    found, expected = tensors_of(tmp_path / "engine"), tensors_of(tmp_path / "model")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+def test_a_model_that_is_compiled_twice_is_the_model(tmp_path):
+    model, batch = tiny("gpt2"), tiny_inputs(tiny("gpt2"))
+    twice = compiled(compiled(model))
+    assert not isinstance(twice, nn.Module)  # torch makes a function of it
+    stirred(ll.attach(twice, ll.LoraConfig(r=2)))
+    ll.save_adapter(twice, tmp_path)
+    ll.load_adapter(other := tiny("gpt2"), tmp_path)
+    assert torch.equal(outputs(other, batch), outputs(model, batch))
+    ll.detach(twice)
+    assert torch.equal(outputs(model, batch), outputs(tiny("gpt2"), batch))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.format import a_kind
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.ia3.config import IA3Config
@@ -93,8 +94,8 @@ class IA3Adapter(LayerAdapter):
         for path, own in vectors.items():
             if own[0].site.kind == "conv" and not isinstance(by_path[path], nn.Conv2d):
                 raise ConfigError(
-                    f"IA3 is for linear layers and Conv2d, and {path} is a "
-                    f"{type(by_path[path]).__name__}; leave it out of target_modules"
+                    f"IA3 is for linear layers and Conv2d, and {path} is {a_kind(by_path[path])}; "
+                    "leave it out of target_modules"
                 )
         ones = self.config.init_ia3_weights
         return {

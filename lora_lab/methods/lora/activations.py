@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.format import a_kind
 from lora_lab.errors import ConfigError
 from lora_lab.methods.attached import bare
 from lora_lab.methods.lora.config import LoraConfig
@@ -56,7 +57,7 @@ def layer_inputs(
             for batch in batches:
                 if not isinstance(batch, Mapping):
                     raise ConfigError(
-                        f"batches holds a {type(batch).__name__}; each must be a mapping of what "
+                        f"batches holds {a_kind(batch)}; each must be a mapping of what "
                         'the model takes, such as {"input_ids": …}'
                     )
                 mask = _read(batch, ignored_label)

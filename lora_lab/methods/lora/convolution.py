@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lora_lab._util.torch_private import convolve
@@ -18,15 +18,16 @@ from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites
 
 
 class ConvSites(LayerSites):
-    """One adapter's site on a Conv1d or Conv2d."""
+    """One adapter's site on a Conv1d, Conv2d or Conv3d."""
 
     plain = False
 
     def added(self, y: Tensor, x: Tensor, layer: AdaptedLayer) -> Tensor:
         """Return the convolution y of x with its update."""
         conv: Any = layer
-        up = F.conv1d if isinstance(conv, nn.Conv1d) else F.conv2d
-        ones = (1,) * len(conv.kernel_size)
+        dimensions = len(conv.kernel_size)
+        up = (F.conv1d, F.conv2d, F.conv3d)[dimensions - 1]
+        ones = (1,) * dimensions
         for site in self.sites:
             inputs = x.to(site.B.device)
             inputs = F.dropout(inputs, site.dropout) if site.dropout and site.training else inputs

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lora_lab._util.format import a_kind
 from lora_lab.errors import AdapterError
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.factors import LoraSite
@@ -89,6 +90,6 @@ def check_embedding(path: str, module: nn.Module) -> None:
     plain = kind.forward is nn.Embedding.forward or hasattr(module, "embed_scale")
     if not plain or cast(Any, module).max_norm is not None:
         raise AdapterError(
-            f"{path} is a {kind.__name__}, which does more than look vectors up; leave it out of "
+            f"{path} is {a_kind(kind)}, which does more than look vectors up; leave it out of "
             "target_modules"
         )

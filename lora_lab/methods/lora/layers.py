@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._util.accelerate_private import execution_device
+from lora_lab._util.format import a_kind
 from lora_lab._util.torch_private import children_of, parameters_of
 from lora_lab.anatomy.children import ADAPTER_CHILD
 from lora_lab.anatomy.packed import packing
@@ -236,7 +237,7 @@ class LayerSites(nn.ModuleList):
         """Return the base's output y with every site's update, (..., out)."""
         if not isinstance(y, Tensor):
             raise AdapterError(
-                f"{self.path} returns a {type(y).__name__}, not one tensor that an update can "
+                f"{self.path} returns {a_kind(y)}, not one tensor that an update can "
                 "be added to; leave it out of target_modules"
             )
         return add_terms(y, x, self.terms(), self.active_dropout)

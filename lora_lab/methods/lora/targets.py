@@ -361,6 +361,13 @@ def _nothing(anatomy: Anatomy, target: str) -> tuple[Site, ...]:
                 f"target_modules entry {target!r}: {name} is a parameter, not a module; name it "
                 "in target_parameters"
             )
+    for path in dict.fromkeys(weight.name.rpartition(".")[0] for weight in anatomy.weights):
+        if f".{path}".endswith(f".{target}"):
+            raise ConfigError(
+                f"target_modules entry {target!r}: {path} is none of the layers that take factors "
+                "(linear, embedding, Conv1d, Conv2d, Conv3d); name it in modules_to_save to train "
+                "it whole"
+            )
     roles = dict.fromkeys(site.role for site in anatomy.sites if site in every)
     leaves = dict.fromkeys(site.module.rpartition(".")[2] for site in every)
     raise ConfigError(

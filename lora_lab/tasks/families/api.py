@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lora_lab._util.format import a_kind
 from lora_lab._util.modules import import_modules
 from lora_lab.errors import TaskError
 from lora_lab.tasks import families
@@ -26,7 +27,7 @@ def family_of(task: Task, lm: LoadedModel) -> type[Family]:
         if isinstance(task, family.kind) and family.suits(lm):
             return family
     raise TaskError(
-        f"{task.name} is a {type(task).__name__}, for which no family is registered; see "
+        f"{task.name} is {a_kind(task)}, for which no family is registered; see "
         "lora_lab.tasks.register_family"
     )
 

@@ -124,11 +124,13 @@ class Nets(nn.Module):
         self.wte = nn.Embedding(20, 6)
         self.conv1 = nn.Conv1d(6, 8, 3, padding=1, groups=2)
         self.conv2 = nn.Conv2d(8, 4, (1, 3), stride=(1, 2))
+        self.conv3 = nn.Conv3d(4, 4, (1, 1, 2))
         self.out = nn.Linear(4, 3)
 
     def forward(self, ids):
         h = self.conv1(self.wte(ids).mT)
-        return self.out(self.conv2(h[:, :, None]).mean((2, 3)))
+        h = self.conv3(self.conv2(h[:, :, None])[:, :, None])
+        return self.out(h.mean((2, 3, 4)))
 
 
 def nets():
@@ -142,7 +144,7 @@ IDS = torch.randint(0, 20, (2, 9), generator=torch.Generator().manual_seed(0))
 def test_embeddings_and_convolutions_reach_peft_and_come_back(tmp_path):
     model = nets()
     bare, twin, before = copy.deepcopy(model), copy.deepcopy(model), model(IDS)
-    targets = ["wte", "conv1", "conv2", "out"]
+    targets = ["wte", "conv1", "conv2", "conv3", "out"]
     adapter = ll.attach(
         model, random_config(r=2, target_modules=targets, rank_pattern={"conv2": 3})
     )

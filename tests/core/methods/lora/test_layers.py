@@ -38,6 +38,7 @@ CONVOLUTIONS = {
     "grouped": (nn.Conv2d(4, 6, 3, groups=2, bias=False), (2, 4, 9, 9)),
     "depthwise": (nn.Conv2d(4, 4, 3, groups=4), (2, 4, 9, 9)),
     "channels last": (nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last), (2, 4, 9, 9)),
+    "three-dimensional": (nn.Conv3d(4, 6, (1, 2, 3), groups=2, stride=2), (2, 4, 3, 5, 7)),
     "one-dimensional": (nn.Conv1d(4, 6, 5, padding="same", padding_mode="circular"), (2, 4, 11)),
 }
 
@@ -151,7 +152,7 @@ def test_options_for_linear_layers_are_refused_elsewhere(changes):
 
 def test_an_embedding_that_does_more_than_look_up_is_refused():
     model = tiny("opt")
-    with pytest.raises(AdapterError, match="embed_positions is a OPTLearned"):
+    with pytest.raises(AdapterError, match="embed_positions is an OPTLearned"):
         ll.attach(model, random_config("embed_positions"))
     assert not ll.attached(model)
 

@@ -74,6 +74,7 @@ def test_patterns_follow_pefts_rule(llama):
     ("fields", "message"),
     [
         ({"target_modules": ["q", "w"]}, "target_modules entry 'w' matches nothing in this model"),
+        ({"target_modules": ["norm"]}, "model.norm is none of the layers that take factors"),
         ({"target_modules": ".*nope"}, "target_modules entry '.*nope' matches nothing"),
         ({"target_modules": "*("}, "target_modules: '*(' is not a regular expression"),
         ({"rank_pattern": {"down": 2}}, "rank_pattern key 'down' matches none of the"),
