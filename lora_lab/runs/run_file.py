@@ -30,8 +30,8 @@ _HEAD = "labels", "num_labels"  # of a model: they follow from its task
 _SETTINGS = {
     "model": ("name", "dtype", "device", *_HEAD),
     "task": (
-        *("name", "prompt", "completion", "template", "text", "label", "target", "pair"),
-        *("validation", "test", "seed"),
+        *("name", "prompt", "completion", "text", "label", "target", "pair"),
+        *("validation", "test", "seed", "in_memory", "max_steps", "batch_size"),
     ),
 }
 _FIELDS = "model", "task", "configs", "training", "output_dir", "name"
@@ -86,9 +86,16 @@ class RunConfig:
         if not isinstance(output_dir, str) or not (name is None or isinstance(name, str)):
             raise ConfigError(f"{where}: output_dir and name must be text")
         try:
+            task = settings(values, "task")
+            if task.get("in_memory"):
+                raise ConfigError(
+                    f"the task was made of rows in memory ({task['name']}), which no file can "
+                    "name; write them to one, such as frame.to_json('rows.jsonl', "
+                    "orient='records', lines=True), and load_task that"
+                )
             return cls(
                 model=settings(values, "model"),
-                task=settings(values, "task"),
+                task=task,
                 configs=tuple(map(method_from_dict, methods)),
                 training=TrainingConfig.from_dict(training),
                 output_dir=output_dir,
@@ -166,8 +173,8 @@ def one_line(said: object) -> str:
 _COLUMN = str | int  # a table without names has numbers for its columns
 _TYPES: dict[str, Any] = {  # of settings; else text
     "labels": list,
-    "num_labels": int,
-    "seed": int,
+    "in_memory": list,
+    **dict.fromkeys(("num_labels", "seed", "max_steps", "batch_size"), int),
     **dict.fromkeys(("text", "label", "target", "pair"), _COLUMN),
 }
 _WORDS = {

@@ -61,6 +61,11 @@ class TrainingConfig(Config):
     seed: int = 0
     report_to: str | Sequence[str] | None = None
 
+    @property
+    def step_size(self) -> int:
+        """Examples that a process takes an optimizer step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
     def __post_init__(self) -> None:
         for name in ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"):
             need_count(name, getattr(self, name), least=1)

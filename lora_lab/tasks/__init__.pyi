@@ -1,11 +1,10 @@
 from .base import Task as Task
-from .chat_template import Chat as Chat
-from .chats import ChatTask as ChatTask
 from .classification import ClassificationTask as ClassificationTask
 from .classification import LabeledText as LabeledText
 from .embedded.registry import register_task as register_task
 from .families.base import Family as Family
 from .families.base import register_family as register_family
+from .families.language_modeling import LanguageModelingTask as LanguageModelingTask
 from .families.regression import RegressionTask as RegressionTask
 from .families.regression import ScoredText as ScoredText
 from .load import load_task as load_task

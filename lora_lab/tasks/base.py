@@ -23,6 +23,7 @@ class Task(ABC):
         head: what `load_model` takes besides a name to give the model the head that the task
             needs; empty where it needs none.
         loss_unit: of the loss that its family trains with.
+        notes: how its data was read, a line each; a run notes them too.
     """
 
     name: str
@@ -32,11 +33,7 @@ class Task(ABC):
     test: Sequence[Any]
     metrics: tuple[Metric, ...]
     loss_unit: ClassVar[str] = NATS
-
-    @property
-    def framing(self) -> str:
-        """What stands around what the model reads, for people; "" where nothing is chosen."""
-        return ""
+    notes: tuple[str, ...] = ()
 
     @property
     def head(self) -> dict[str, Any]:
@@ -73,11 +70,11 @@ class Task(ABC):
         return {m.name: m.compute(predictions, references) for m in self.metrics}
 
     def describe(self) -> str:
-        """Return one line: the name, whether it is synthetic, the sizes, framing and metrics."""
+        """Return one line: name, whether it is synthetic, sizes, metrics, how it was read."""
         label = " (synthetic)" if self.synthetic else ""
         scores = ", ".join(metric.label for metric in self.metrics)
-        framing = f"; framing: {self.framing}" if self.framing else ""
-        return f"{self.name}{label}: {self._sizes()}{framing}; scored by {scores}"
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"{self.name}{label}: {self._sizes()}; scored by {scores}{notes}"
 
     def _sizes(self) -> str:
         test = f", {len(self.test):,} test" if self.test else ""

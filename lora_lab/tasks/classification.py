@@ -48,6 +48,7 @@ class ClassificationTask(Task):
     validation: Sequence[LabeledText] = field(repr=False)
     test: Sequence[LabeledText] = field(default=(), repr=False)
     metrics: tuple[Metric, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     loss_unit = "nats per text"
 

@@ -1,182 +1,179 @@
-"""`load_task`: a task by its name, from files, or from the hub."""
+"""`load_task`: a task by its name, from files, from the hub, or from rows in memory."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.chat_reading import ChatReader, chat_columns
-from lora_lab.tasks.classification import ClassificationTask, LabelReader
+from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.embedded.api import EMBEDDED
-from lora_lab.tasks.families.regression import RegressionTask, TargetReader
-from lora_lab.tasks.framing import CHAT
-from lora_lab.tasks.prompts import GenerationTask, PromptReader
-from lora_lab.tasks.reading import Reader, make_task
+from lora_lab.tasks.families.language_modeling import LanguageModelingTask
+from lora_lab.tasks.families.regression import RegressionTask
+from lora_lab.tasks.kinds import Named, reader_of
+from lora_lab.tasks.memory import InMemory, is_in_memory, kind_of, read_memory, read_part
+from lora_lab.tasks.prompts import GenerationTask
+from lora_lab.tasks.reading import make_task
 from lora_lab.tasks.sources import remembering
 
 if TYPE_CHECKING:
-    from lora_lab.tasks.table import Column, Table
+    from lora_lab.tasks.table import Column
 
-_NO_TEMPLATE = "template is for prompts with completions, and not for texts under a head"
+Data = Any  # a name, or rows in memory
 
 
-# Of a name that is a variable mypy knows no more than that it is a str: a task of prompts.
+# Of what is no literal mypy knows nothing: without columns it is a task of prompts to it.
 @overload
-def load_task(  # type: ignore[overload-overlap]
-    name: Literal["mini-nli", "mini-rating"], *, seed: int = 0
-) -> ClassificationTask: ...
+def load_task(name: Literal["mini-nli", "mini-rating"], *, seed: int = 0) -> ClassificationTask: ...
 @overload
 def load_task(
-    name: str | Path,
+    name: Data,
     *,
-    prompt: str | None = None,
-    completion: str | None = None,
-    template: str | None = None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
+    prompt: Column | None = None,
+    completion: Column | None = None,
+    validation: Data = None,
+    test: Data = None,
     seed: int = 0,
+    max_steps: int | None = None,
+    batch_size: int = 8,
 ) -> GenerationTask: ...
 @overload
 def load_task(
-    name: str | Path,
+    name: Data,
+    *,
+    text: Column,
+    validation: Data = None,
+    test: Data = None,
+    seed: int = 0,
+    max_steps: int | None = None,
+    batch_size: int = 8,
+) -> LanguageModelingTask: ...
+@overload
+def load_task(
+    name: Data,
     *,
     text: Column,
     label: Column,
     pair: Column | None = None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
+    validation: Data = None,
+    test: Data = None,
     seed: int = 0,
+    max_steps: int | None = None,
+    batch_size: int = 8,
 ) -> ClassificationTask: ...
 @overload
 def load_task(
-    name: str | Path,
+    name: Data,
     *,
     text: Column,
     target: Column,
     pair: Column | None = None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
+    validation: Data = None,
+    test: Data = None,
     seed: int = 0,
+    max_steps: int | None = None,
+    batch_size: int = 8,
 ) -> RegressionTask: ...
 @remembering
 def load_task(
-    name: str | Path,
+    name: Data,
     *,
-    prompt: str | None = None,
-    completion: str | None = None,
-    template: str | None = None,
+    prompt: Column | None = None,
+    completion: Column | None = None,
     text: Column | None = None,
     label: Column | None = None,
     target: Column | None = None,
     pair: Column | None = None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
+    validation: Data = None,
+    test: Data = None,
     seed: int = 0,
+    max_steps: int | None = None,
+    batch_size: int = 8,
 ) -> Task:
     """Load a task: prompt → completion; text → class, of `label`; text → number, of `target`.
 
-    Chats are known by their columns: `messages`, `conversations`, or lists of messages elsewhere.
+    Where no column is named, a layout that is known is read, and `task.describe()` says which it
+    is: Alpaca's and Dolly's, with their authors' prompts, SQuAD's, WikiSQL's, E2E's, prompt and
+    completion, question and answer, pairs, text and label, text alone; see `tasks.layouts`.
 
     Args:
         name: "mini-e2e", "mini-nli" or "mini-rating" (made here); a file (.csv, .tsv, .jsonl,
-            .json, .parquet, also with .gz where it is text); or a data set's hub id, "owner/name".
-        prompt: the column that the model reads.
-        completion: the column that it learns to write.
-        template: what goes around a prompt: "chat", "plain", or a text with {prompt} in it; see
-            `tasks.framing`.
-        text: the column of the text that is read. Columns of a .csv or .tsv that has no
-            line of names are given by their numbers, from 0.
+            .json, .parquet, also with .gz where it is text); a data set's hub id, "owner/name"; or
+            rows in memory: a list of dicts or of (prompt, completion), a DataFrame, a
+            `datasets.Dataset`, a DatasetDict, whose splits are the parts, or a stream. They are
+            read at once: what becomes of them later changes nothing.
+        prompt: the column that the model reads, or a format of columns, "{instruction}\\n{input}",
+            in which an empty column is written as nothing ({{ and }} are braces).
+        completion: the column that it learns to write, or such a format.
+        text: the column of the text that is read; alone, a text of which every token is learned.
+            Columns of a .csv or .tsv that has no line of names, and of tuples, are given by their
+            numbers, from 0.
         label: the column of its class.
         target: the column of its number, in place of a class.
         pair: the column of a second text, where there are pairs.
-        validation: a file of held-out rows. Without one, whole prompts or texts are held out of
-            the training rows.
-        test: a file of rows that are kept for the end.
+        validation: a file of held-out rows, or such rows in memory. Without them, whole prompts or
+            texts are held out of the training rows.
+        test: the same, of rows that are kept for the end.
         seed: of what an embedded task makes, or of the held-out split.
+        max_steps: of a stream: its first rows are taken, as many as so many steps reach, and those
+            that are held out; other data is taken whole.
+        batch_size: rows that a step takes of a stream.
 
     Raises:
         TaskError: nothing of that name, a file that cannot be read, a column that is not there, a
-            row without a class or a number.
+            row without a class or a number, a layout that is not known.
     """
-    columns = {
-        "prompt": prompt,
-        "completion": completion,
-        "text": text,
-        "label": label,
-        "target": target,
-        "pair": pair,
-    }
-    if str(name) in EMBEDDED:
-        _refuse_file_options(str(name), **columns, validation=validation, test=test)
-        return _framed(EMBEDDED[str(name)].make(seed), template)
-    named = [column for column in columns.values() if column is not None]
-    parts = _parts(str(name), named, validation, test)
-    reader = _reader(parts["training"], template, **columns)
-    is_file = tables.is_file_name(str(name))
-    return make_task(Path(name).name if is_file else str(name), reader, parts, seed, not is_file)
+    named = Named(prompt, completion, text, label, target, pair)
+    held_out = {"validation": validation, "test": test}
+    if not is_in_memory(name) and str(name) in EMBEDDED:
+        _refuse_file_options(str(name), **named.options(), **held_out)
+        return EMBEDDED[str(name)].make(seed)
+    rows = None if max_steps is None else max_steps * batch_size
+    title, (parts, notes) = _read(name, held_out, named, rows)
+    reader = reader_of(parts["training"], named)
+    reader.notes += notes
+    secrets = is_in_memory(name) or not tables.is_file_name(str(name))
+    return make_task(title, reader, parts, seed, secrets)
 
 
-def _parts(
-    name: str, named: Sequence[Column], validation: str | Path | None, test: str | Path | None
-) -> dict[str, Table]:
-    """Read the tables of a file, or of a hub data set."""
-    if tables.is_file_name(name):
-        return tables.read_files(named, Path(name), validation, test)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise TaskError(_unknown(name))
-    _refuse_file_options(name, validation=validation, test=test)
-    return tables.read_hub(name)
+def as_task(given: Any, max_steps: int, batch_size: int) -> Task:
+    """Return a task: the one that is given, or what `load_task` makes of a name or of rows."""
+    if isinstance(given, Task):
+        return given
+    if is_in_memory(given):
+        return load_task(given, max_steps=max_steps, batch_size=batch_size)
+    return load_task(given)
 
 
-def _reader(
-    table: Table,
-    template: str | None,
-    prompt: Any,
-    completion: Any,
-    text: Any,
-    label: Any,
-    target: Any,
-    pair: Any,
-) -> Reader[Any]:
-    """Return what reads the kind of task that the named columns make."""
-    name = table.source
-    of_texts = any(column is not None for column in (text, label, target, pair))
-    if of_texts and template is not None:
-        raise TaskError(f"{name}: {_NO_TEMPLATE}")
-    if of_texts and (prompt or completion):
-        raise TaskError(
-            f"{name}: prompt and completion make a task of writing, text and label one of "
-            "classes; name the columns of one of them"
-        )
-    if label is not None and target is not None:
-        raise TaskError(f"{name}: label names a class and target a number to learn; give one")
-    if target is not None:
-        return TargetReader(table, text, target, pair)
-    if of_texts:
-        return LabelReader(table, text, label, pair)
-    chats = chat_columns(table, prompt, completion)
-    if chats is not None:
-        if template not in (None, CHAT):
-            raise TaskError(
-                f"{name} has conversations, which the model's chat template frames; "
-                "leave out template"
-            )
-        return ChatReader(table, chats)
-    return PromptReader(table, prompt, completion, template)
-
-
-def _framed(task: Task, template: str | None) -> Task:
-    if template is None:
-        return task
-    if not isinstance(task, GenerationTask):
-        raise TaskError(f"{task.name}: {_NO_TEMPLATE}")
-    return dataclasses.replace(task, template=template)
+def _read(
+    name: Data, held_out: Mapping[str, Data], named: Named, rows: int | None
+) -> tuple[str, InMemory]:
+    """Return a task's name, and the tables of its parts."""
+    if is_in_memory(name):
+        title, found = kind_of(name), read_memory(name, rows)
+    elif tables.is_file_name(str(name)):
+        title = Path(name).name
+        found = InMemory({"training": tables.read_file(Path(name), named.columns())})
+    elif str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
+        _refuse_file_options(str(name), **held_out)
+        return str(name), InMemory(tables.read_hub(str(name)))
+    else:
+        raise TaskError(_unknown(str(name)))
+    for part, given in held_out.items():
+        if given is None:
+            continue
+        if part in found.parts:
+            raise TaskError(f"{title} brings its own {part} rows; leave out {part}=")
+        if is_in_memory(given):
+            more = read_part(given, part)
+        else:
+            more = InMemory({part: tables.read_file(Path(given), named.columns())})
+        found = InMemory({**found.parts, **more.parts}, found.notes + more.notes)
+    return title, found
 
 
 def _unknown(name: str) -> str:

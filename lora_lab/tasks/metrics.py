@@ -157,6 +157,7 @@ def _vary(*values: Sequence[float]) -> bool:
 
 
 LOSS = register_metric(Metric("loss", None, higher_is_better=False, label="held-out loss"))
+PERPLEXITY = register_metric(Metric("perplexity", None, higher_is_better=False))
 BLEU = register_metric(Metric("bleu", _bleu, label="BLEU"))
 ACCURACY = register_metric(Metric("accuracy", _accuracy, unit="%", label="accuracy"))
 MATTHEWS = register_metric(Metric("matthews", _matthews, label="Matthews × 100"))

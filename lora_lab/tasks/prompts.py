@@ -9,10 +9,9 @@ from typing import NamedTuple
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.framing import LINE, check_template, default_template, framed, name_template
 from lora_lab.tasks.metrics import BLEU, Metric
 from lora_lab.tasks.reading import Reader
-from lora_lab.tasks.table import Table
+from lora_lab.tasks.table import Column, Table
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,7 @@ class Example:
 
 @dataclass(frozen=True)
 class GenerationTask(Task):
-    """Prompt → completion; see `Task`. The held-out parts have one example a prompt.
-
-    Attributes:
-        template: what stands around a prompt: "chat" (one turn of the user and one of the
-            assistant, in the model's chat template), "plain" (the text as it stands in the data),
-            or a text with {prompt} in it.
-    """
+    """Prompt → completion; see `Task`. The held-out parts have one example a prompt."""
 
     name: str
     synthetic: bool
@@ -46,24 +39,15 @@ class GenerationTask(Task):
     validation: Sequence[Example] = field(repr=False)
     test: Sequence[Example] = field(default=(), repr=False)
     metrics: tuple[Metric, ...] = field(default=(BLEU,), repr=False)
-    template: str = LINE
-
-    def __post_init__(self) -> None:
-        check_template(self.template)
-
-    @property
-    def framing(self) -> str:
-        """What stands around a prompt, for people."""
-        return name_template(self.template)
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def prompt_text(self, prompt: str) -> str:
         """Return exactly what the model sees before the completion.
 
-        By default the prompt on a line of its own: no model's chat template, so that one adapter's
-        training text is the same for every model, and the completion starts a line, at a token
-        boundary. Of "chat" it is the user's turn, which the model's chat template frames.
+        The prompt on a line of its own: no model's chat template, so that one adapter's training
+        text is the same for every model, and the completion starts a line, at a token boundary.
         """
-        return framed(self.template, prompt)
+        return f"{prompt}\n"
 
     def reference(self, example: Example) -> tuple[str, ...]:
         """Return every completion that counts as right."""
@@ -77,12 +61,14 @@ class GenerationTask(Task):
         return f"{super()._sizes()} prompts"
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """A prompt with one completion."""
+
     prompt: str
     completion: str
 
 
-class PromptReader(Reader[_Row]):
+class PromptReader(Reader[Row]):
     """Reads the columns of prompts and completions.
 
     Raises:
@@ -91,17 +77,8 @@ class PromptReader(Reader[_Row]):
 
     noun = "prompt"
 
-    def __init__(
-        self,
-        table: Table,
-        prompt: str | None,
-        completion: str | None,
-        template: str | None = None,
-    ) -> None:
-        if template is not None:
-            check_template(template)
-        self._template = template
-        if not prompt or not completion:
+    def __init__(self, table: Table, prompt: Column | None, completion: Column | None) -> None:
+        if prompt is None or completion is None:
             raise TaskError(
                 f"{table.source}: name the columns to read, such as load_task(…, prompt='mr', "
                 "completion='ref'), or text='sentence', label='label' for classes; "
@@ -109,10 +86,10 @@ class PromptReader(Reader[_Row]):
             )
         self.columns = (prompt, completion)
 
-    def rows(self, table: Table) -> list[_Row]:
+    def rows(self, table: Table) -> list[Row]:
         """Return the rows that have both; a warning tells how many have not."""
         read = [table.texts(column) for column in self.columns]
-        kept = [_Row(*texts) for texts in zip(*read, strict=True) if all(map(str.strip, texts))]
+        kept = [Row(*texts) for texts in zip(*read, strict=True) if all(map(str.strip, texts))]
         first, second = self.columns
         if not kept:
             raise TaskError(
@@ -122,11 +99,11 @@ class PromptReader(Reader[_Row]):
         tables.warn_left_out(table, len(kept), f"{first!r} or {second!r}")
         return kept
 
-    def key(self, row: _Row) -> str:
+    def key(self, row: Row) -> str:
         """Return the prompt: no prompt shall be on both sides."""
         return row.prompt
 
-    def held_out(self, rows: Sequence[_Row]) -> list[Example]:
+    def held_out(self, rows: Sequence[Row]) -> list[Example]:
         """Make one example a prompt, every different completion a reference."""
         completions: dict[str, dict[str, None]] = {}
         for row in rows:
@@ -139,17 +116,10 @@ class PromptReader(Reader[_Row]):
     def task(
         self,
         name: str,
-        train: Sequence[_Row],
+        train: Sequence[Row],
         validation: Sequence[Example],
         test: Sequence[Example],
     ) -> GenerationTask:
         """Make the task."""
         examples = tuple(Example(r.prompt, r.completion, (r.completion,)) for r in train)
-        return GenerationTask(
-            name,
-            False,
-            examples,
-            tuple(validation),
-            tuple(test),
-            template=self._template or default_template(train, name),
-        )
+        return GenerationTask(name, False, examples, tuple(validation), tuple(test))

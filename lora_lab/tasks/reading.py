@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -24,10 +25,12 @@ class Reader(ABC, Generic[Row]):
 
     Attributes:
         columns: those that are read.
+        notes: how they were found, a line each, where nobody has named them.
         noun: what a row is about: no two parts shall share one.
     """
 
     columns: tuple[Column, ...]
+    notes: tuple[str, ...] = ()
     noun: ClassVar[str] = "text"
 
     @abstractmethod
@@ -98,7 +101,8 @@ def make_task(
     # Files are often sorted (E2E's by restaurant); the first n shall be a fair sample.
     examples = reader.held_out(held_out)
     shuffled = random.Random(f"validation {seed}").sample(examples, len(examples))
-    return reader.task(title, train, shuffled, reader.held_out(rows.get("test", [])))
+    task: Any = reader.task(title, train, shuffled, reader.held_out(rows.get("test", [])))
+    return dataclasses.replace(task, notes=reader.notes) if reader.notes else task
 
 
 def _readable(reader: Reader[Any], given: Mapping[str, Table], secrets: bool) -> dict[str, Table]:

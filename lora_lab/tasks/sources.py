@@ -7,8 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from lora_lab.tasks.memory import is_in_memory, kind_of
+
 _SOURCE = "_lora_lab_source"
-_FILES = ("validation", "test")
+_DATA = "name", "validation", "test"
+IN_MEMORY = "in_memory"
+OF_STREAMS = "max_steps", "batch_size"
 
 Loader = TypeVar("Loader", bound=Callable[..., Any])
 
@@ -17,11 +21,16 @@ def remembering(load: Loader) -> Loader:
     """Have a loader write down on each task the arguments that it was loaded with."""
 
     @functools.wraps(load)
-    def loaded(name: str | Path, **options: Any) -> Any:
+    def loaded(name: Any, **options: Any) -> Any:
         task = load(name, **options)
-        given = {key: value for key, value in options.items() if value is not None}
-        files = {key: _absolute(given[key]) for key in _FILES if key in given}
-        source = {"name": _absolute(name), **given, **files}
+        given = {"name": name, **options}
+        source = {key: value for key, value in given.items() if value is not None}
+        memory = [key for key in _DATA if key in source and is_in_memory(source[key])]
+        source |= {key: _name(source[key]) for key in _DATA if key in source}
+        if memory:
+            source[IN_MEMORY] = memory
+        else:
+            source = {key: value for key, value in source.items() if key not in OF_STREAMS}
         # Not a field: a copy with other examples has another source.
         object.__setattr__(task, _SOURCE, source)
         return task
@@ -30,8 +39,15 @@ def remembering(load: Loader) -> Loader:
 
 
 def task_source(task: Any) -> Mapping[str, Any] | None:
-    """Return the arguments of `load_task` that a task came from; None of one made by hand."""
+    """Return the arguments of `load_task` that a task came from; None of one made by hand.
+
+    Of those that "in_memory" lists, which were rows and no names, it has what people call them.
+    """
     return getattr(task, _SOURCE, None)
+
+
+def _name(data: Any) -> str:
+    return kind_of(data) if is_in_memory(data) else _absolute(data)
 
 
 def _absolute(name: str | Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from lora_lab.errors import TaskError
@@ -21,7 +22,8 @@ class Table:
     Attributes:
         columns: {name: its values, one a row}; all of one length. A value is a `str`, as it is
             written in the file; a list or a dict where the data is nested, the texts in it
-            untouched; None where nothing stands. Columns without names are "0", "1", ….
+            untouched; None where nothing stands; of what was in memory, whatever is no text.
+            Columns without names are "0", "1", ….
         source: what messages call it: the file, or the data set and its split.
         floats: the columns of floating-point numbers; their whole numbers may be classes.
         ambiguous: names that several columns have; none of those is in `columns`.
@@ -67,7 +69,7 @@ class Table:
         """
         found = []
         for number, value in enumerate(self[column], 1):
-            if isinstance(value, (list, dict)):
+            if not isinstance(value, (str, NoneType)):
                 raise TaskError(
                     f"{self.source}: column {column!r} holds {type(value).__name__}s, not text"
                 )

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.models.given import as_loaded
 from lora_lab.models.load import LoadedModel, load_model
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.load import load_task
+from lora_lab.tasks.load import Data, as_task, load_task
+from lora_lab.training import processes
 from lora_lab.training.run import Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def train(
-    lm: LoadedModel,
-    task: Task | str,
+    lm: LoadedModel | PreTrainedModel | str,
+    task: Task | Data,
     config: MethodConfig | Sequence[MethodConfig] | None = None,
     *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     output_dir: str | os.PathLike[str] = "runs",
     name: str | None = None,
     start: bool = True,
@@ -37,22 +43,25 @@ def train(
     head is trained whole beside what the config says.
 
     Args:
-        lm: what `load_model` returns.
-        task: a task, or what `load_task` takes.
+        lm: what `load_model` returns or takes, or a transformers model, then with its tokenizer.
+        task: a task, or what `load_task` takes: a name, a file, rows in memory. Of a stream as
+            many rows are taken as the steps reach.
         config: any method's config, or a list of them; default `LoraConfig()`.
+        tokenizer: of a model of your own.
         output_dir: where the run's folder is made.
         name: part of the folder's name.
         start: False makes the run and leaves it idle.
         **training: the fields of `TrainingConfig`.
 
     Raises:
-        ConfigError: an unknown field, or a config or model that cannot be trained so.
+        ConfigError: an unknown field, a config or model that cannot be trained so, or a model
+            without its tokenizer.
         TaskError: the task cannot be loaded.
         RunError: the folder cannot be made.
     """
     training_config = TrainingConfig.from_dict(training)
-    if isinstance(task, (str, os.PathLike)):
-        task = load_task(task)
+    task = as_task(task, training_config.max_steps, processes.count() * training_config.step_size)
+    lm = as_loaded(lm, tokenizer, task.head, "ll.train(model, …, tokenizer=tokenizer)")
     run = Run(lm, task, config or LoraConfig(), training_config, output_dir, name)
     return run.start() if start else run
 

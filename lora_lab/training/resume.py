@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_lab.anatomy.api import anatomy
 from lora_lab.errors import ConfigError, RunError
@@ -13,6 +13,7 @@ from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.targets import is_all_linear, select
 from lora_lab.models.classifier import name_classes
 from lora_lab.models.entries import CATALOGUE
+from lora_lab.models.given import as_loaded
 from lora_lab.models.load import LoadedModel, load_model
 from lora_lab.models.places import HUB_ID
 from lora_lab.runs import checkpoints, signature
@@ -25,19 +26,24 @@ from lora_lab.runs.store import RunStore
 from lora_lab.tasks.base import Task, some
 from lora_lab.tasks.embedded.api import EMBEDDED
 from lora_lab.tasks.families.classification import in_order
-from lora_lab.tasks.load import load_task
+from lora_lab.tasks.load import Data, load_task
+from lora_lab.tasks.sources import IN_MEMORY
 from lora_lab.tasks.tables import is_file_name
 from lora_lab.training import processes
 from lora_lab.training.checks import check
 from lora_lab.training.fingerprints import base_fingerprint, data_fingerprint
 from lora_lab.training.run import Run
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 def resume(
     run: RunRecord | str | os.PathLike[str],
-    lm: LoadedModel | None = None,
-    task: Task | None = None,
+    lm: LoadedModel | PreTrainedModel | None = None,
+    task: Task | Data | None = None,
     *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     output_dir: str | os.PathLike[str] = "runs",
     start: bool = True,
 ) -> Run:
@@ -53,9 +59,11 @@ def resume(
     Args:
         run: its id, its folder, or what `lora_lab.runs` lists.
         lm: the base model; may be left out where `load_model` had loaded it.
-        task: the data; may be left out where `load_task` had loaded it. Folders and files are
-            only looked for again where this user's LoRA Lab began the run: a run that somebody
-            else handed on has both passed, or both of public names.
+        task: the data; may be left out where `load_task` had loaded it from a name. Folders and
+            files are only looked for again where this user's LoRA Lab began the run: a run that
+            somebody else handed on has both passed, or both of public names. Rows in memory are
+            passed again, and read as they were the first time.
+        tokenizer: of a model of your own.
         output_dir: where the folder of that id is.
         start: False leaves the run idle.
 
@@ -72,8 +80,10 @@ def resume(
     checkpoint = checkpoints.newest(record.folder)
     methods, training = read_configs(record)
     training = processes.shared_out(training, _begun_by(record))
-    lm = lm or _load_model(record)
-    task = task or _load_task(record)
+    call = "resume(…, lm=model, tokenizer=tokenizer)"
+    lm = _load_model(record) if lm is None else as_loaded(lm, tokenizer, {}, call)
+    if not isinstance(task, Task):
+        task = _load_task(record, task)
     check(lm, task)
     _compare(record, lm, task)
     methods = tuple(_as_begun(record, lm, config) for config in methods)
@@ -160,12 +170,23 @@ def _load_model(record: RunRecord) -> LoadedModel:
     return lm
 
 
-def _load_task(record: RunRecord) -> Task:
+def _load_task(record: RunRecord, data: Data | None) -> Task:
     source = _source(record, "task")
     if source is None:
+        if data is not None:
+            return load_task(data)
         name = _known_name(record, "task")
         raise RunError(
             f"run {record.id} trained on {name}, a task of your own; pass it: resume(…, task=…)"
+        )
+    memory = source.pop(IN_MEMORY, ())
+    if data is not None:
+        source["name"] = data
+    if set(memory) - ({"name"} if data is not None else set()):
+        what = "task=load_task(…, validation=…)" if len(memory) > 1 else "task=rows"
+        raise RunError(
+            f"run {record.id} trained on rows in memory ({_known_name(record, 'task')}), which no "
+            f"run keeps; pass them again: resume(…, {what})"
         )
     return load_task(**source)
 
@@ -220,7 +241,8 @@ def _source(record: RunRecord, what: str) -> dict[str, Any] | None:
         raise RunError(
             f"{record.folder / 'config.json'}: {one_line(error)}; start a new run"
         ) from error
-    path = path_in(what, source)
+    memory = source.get(IN_MEMORY) or ()
+    path = path_in(what, {name: value for name, value in source.items() if name not in memory})
     if path is not None and not processes.from_main(lambda: signature.verify(record.config)):
         pass_it = {"model": "lm=load_model(…)", "task": "task=load_task(…)"}[what]
         raise RunError(
@@ -239,6 +261,8 @@ def path_in(what: str, source: Mapping[str, Any]) -> str | None:
     for part in ("validation", "test"):
         if source.get(part) is not None:
             return str(source[part])
+    if "name" not in source:  # rows in memory
+        return None
     name = str(source["name"])
     if name in (CATALOGUE if what == "model" else EMBEDDED):
         return None

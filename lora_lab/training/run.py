@@ -119,7 +119,7 @@ class Run:
         self.adapter: Adapter | None = None
         self.samples: tuple[Sample, ...] = ()
         self.losses: tuple[tuple[int, float], ...] = ()
-        self.notes: list[str] = []
+        self.notes: list[str] = [*task.notes]
         if task.head:
             self.notes.append(head_note(lm.model))
         self.notes += family_of(task, lm).notes(lm, task)

@@ -2,40 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from lora_lab.anatomy.types import Anatomy
-from lora_lab.errors import ConfigError
 from lora_lab.methods.lora.config import LoraConfig
-from lora_lab.models.load import LoadedModel, load_model
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.embedded.api import EMBEDDED
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 PAPER = LoraConfig(r=8, lora_alpha=16, target_modules=("q", "v"))
-
-
-def loaded(
-    model: str | Path | LoadedModel | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    task: Task,
-) -> LoadedModel:
-    """Return the model, with the head that a task of classes needs.
-
-    Raises:
-        ConfigError: a model of the user's own, without its tokenizer.
-        ModelError: as `load_model`.
-    """
-    if isinstance(model, (str, Path)):
-        return load_model(model, **task.head)
-    if isinstance(model, LoadedModel):
-        return model
-    if tokenizer is None:
-        raise ConfigError("a model of your own needs its tokenizer: Workbench(model, tokenizer)")
-    return LoadedModel.given(model, tokenizer)
 
 
 def task_choice(given: Task) -> list[str]:

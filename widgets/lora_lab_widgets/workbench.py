@@ -12,13 +12,14 @@ import ipywidgets
 from lora_lab.budget.forecast import budget
 from lora_lab.checkpoint.saving import save_adapter
 from lora_lab.configs import MethodConfig
+from lora_lab.models.given import as_loaded
 from lora_lab.models.load import LoadedModel
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps.local import Sweep
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.load import load_task
+from lora_lab.tasks.load import Data, as_task
 from lora_lab.training.run import Run
 from lora_lab.training.snapshot import Snapshot
-from lora_lab_widgets.defaults import loaded
 from lora_lab_widgets.delta_w import DeltaW
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.header import Header
@@ -66,7 +67,8 @@ class Workbench:
         model: a catalogue name, hub id or folder, what `load_model` returns, or a model of your
             own, then with its `tokenizer`.
         tokenizer: of a model of your own.
-        task: the name of an embedded task, or what `load_task` returned.
+        task: a task, or what `load_task` takes: a name, a file, rows in memory. Of a stream as
+            many rows are taken as `max_steps` reach.
         config: of any method, or a list of them, to show first; by default LoRA on the paper's q
             and v at r=8.
         output_dir: where the runs' folders go.
@@ -92,13 +94,15 @@ class Workbench:
         model: str | Path | LoadedModel | PreTrainedModel = "smollm2-135m",
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
-        task: str | Task = "mini-e2e",
+        task: Task | Data = "mini-e2e",
         config: Configs | None = None,
         output_dir: str | Path = "runs",
         **settings: Any,
     ) -> None:
-        given = load_task(task) if isinstance(task, str) else task
-        self.plan = PlanModel(loaded(model, tokenizer, given), given, config, settings)
+        training = TrainingConfig.from_dict(settings)
+        given = as_task(task, training.max_steps, training.step_size)
+        lm = as_loaded(model, tokenizer, given.head, "Workbench(model, tokenizer)")
+        self.plan = PlanModel(lm, given, config, settings)
         self.session = Session(self.plan, Path(output_dir))
         self.lm, self.anatomy = self.plan.lm, self.plan.anatomy
         self.panels = {name: make(self.session) for name, make in PANELS.items()}

@@ -54,6 +54,7 @@ class RegressionTask(Task):
     validation: Sequence[ScoredText] = field(repr=False)
     test: Sequence[ScoredText] = field(default=(), repr=False)
     metrics: tuple[Metric, ...] = field(default=(PEARSON, SPEARMAN), repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     loss_unit = "squared error"
 

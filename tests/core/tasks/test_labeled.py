@@ -142,8 +142,10 @@ def test_a_class_that_is_never_learnt_is_refused(tmp_path):
 
 def test_columns_must_be_named_and_are_listed(tmp_path):
     path = _write(tmp_path / "d.csv", ROWS)
+    with pytest.raises(TaskError, match=r"column of the text too.*are text, label, other"):
+        load_task(path, label="label")
     with pytest.raises(TaskError, match=r"column of the label too.*are text, label, other"):
-        load_task(path, text="text")
+        load_task(path, text="text", pair="other")
     with pytest.raises(TaskError, match="named twice"):
         load_task(path, text="text", label="text")
     with pytest.raises(TaskError, match="prompt and completion make a task of writing"):

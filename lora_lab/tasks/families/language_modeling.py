@@ -1,0 +1,168 @@
+"""Texts alone: every token is learned, as in continued pre-training.
+
+All of it is here: how texts are read from tables, and how a model learns them. As in transformers'
+run_clm.py the texts are put end to end in their order, each closed by the end-of-sequence token,
+and cut into blocks of `max_length` tokens; what is left at the end is a shorter block. A block is
+an example of a step: it may begin in the midst of a text, and hold several.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lora_lab.errors import ConfigError, TaskError
+from lora_lab.tasks import tables
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.encoding import IGNORED, Encoded, collate, need_end, pad_id, prompt_ids
+from lora_lab.tasks.families.base import NO_LIMIT, Evaluation, Family, Measured, register_family
+from lora_lab.tasks.generation import evaluating, generate, positions
+from lora_lab.tasks.metrics import PERPLEXITY, Metric
+from lora_lab.tasks.reading import Reader, Rows
+from lora_lab.tasks.table import Column, Table
+
+if TYPE_CHECKING:
+    from lora_lab.models.load import LoadedModel
+
+_SHOWN = 100  # letters of a text that are continued when it is tried
+_LARGEST = 700.0  # nats whose exponential is a float still
+
+
+@dataclass(frozen=True)
+class LanguageModelingTask(Task):
+    """Texts of which every token is learned; see `Task`. An example is a text."""
+
+    name: str
+    synthetic: bool
+    train: Sequence[str] = field(repr=False)
+    validation: Sequence[str] = field(repr=False)
+    test: Sequence[str] = field(default=(), repr=False)
+    metrics: tuple[Metric, ...] = field(default=(PERPLEXITY,), repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    def reference(self, example: str) -> str:
+        """Return the text."""
+        return example
+
+    def input_text(self, example: str) -> str:
+        """Return how the text begins."""
+        return example[:_SHOWN]
+
+    def score(self, predictions: Any, examples: Any) -> dict[str, float]:  # noqa: ARG002
+        """Raise `TaskError`: a text alone has no answer."""
+        raise TaskError(
+            f"{self.name} is texts alone; their perplexity is measured in a run, no answer to them "
+            "is scored"
+        )
+
+    def _sizes(self) -> str:
+        return f"{super()._sizes()} texts"
+
+
+class DocumentReader(Reader[str]):
+    """Reads one column of texts."""
+
+    def __init__(self, table: Table, text: Column) -> None:
+        self._text = text
+        self.columns = (text,)
+        answers = [name for name in ("label", "target") if name in table.columns and name != text]
+        if answers:
+            tables.warn(
+                f"{table.source}: all tokens of column {text!r} are learned, and column "
+                f"{answers[0]!r} is not read; {answers[0]}={answers[0]!r} makes it the answer"
+            )
+
+    def rows(self, table: Table) -> list[str]:
+        """Return the texts that are there; a warning tells how many are not."""
+        kept = [text for text in table.texts(self._text) if text.strip()]
+        if not kept:
+            raise TaskError(
+                f"{table.source}: every row lacks {self._text!r}; there is nothing to learn from"
+            )
+        tables.warn_left_out(table, len(kept), repr(self._text))
+        return kept
+
+    def key(self, row: str) -> str:
+        """Return the text."""
+        return row
+
+    def task(self, name: str, train: Rows, validation: Rows, test: Rows) -> LanguageModelingTask:
+        """Make the task."""
+        return LanguageModelingTask(name, False, tuple(train), tuple(validation), tuple(test))
+
+
+@register_family
+class LanguageModeling(Family):
+    """A decoder, and texts of which it learns every token."""
+
+    kind = LanguageModelingTask
+    packs = True
+    tries = "the beginning of a text, continued"
+
+    @classmethod
+    def check(cls, lm: LoadedModel, task: LanguageModelingTask) -> None:
+        """Refuse a model that does not write text, or that reads it by an encoder first."""
+        model, name = lm.model, lm.card.name
+        seq2seq = getattr(model.config, "is_encoder_decoder", False)
+        reads = model.main_input_name == "input_ids" and lm.tokenizer is not None
+        if seq2seq or not reads or not model.can_generate():
+            raise ConfigError(
+                f"{name} ({type(model).__name__}) is no decoder of text, and {task.name} is texts "
+                "alone, of which every token is learned; use a language model such as smollm2-135m"
+            )
+
+    @classmethod
+    def room(cls, lm: LoadedModel) -> int:
+        """Return how many tokens a block may have."""
+        return positions(lm.model)
+
+    def encode(self, examples: Sequence[str]) -> tuple[Sequence[Any], int]:
+        """Return the texts end to end as blocks of `max_length` tokens; none is cut off."""
+        end, ids = need_end(self.tokenizer), []
+        for text in examples:
+            ids += [*prompt_ids(text, self.tokenizer, NO_LIMIT)[0], end]
+        starts = range(0, len(ids), self.max_length)
+        blocks = [ids[start : start + self.max_length] for start in starts]
+        # In a block of one token none is predicted.
+        encoded = [Encoded(input_ids=b, labels=list(b), cut=0) for b in blocks if len(b) > 1]
+        return encoded, 0
+
+    def collate(self, batch: Sequence[Encoded]) -> dict[str, Tensor]:
+        """Pad to a batch; see `encoding.collate`."""
+        return collate(batch, pad_id(self.tokenizer))
+
+    def measure(self, batch: dict[str, Tensor]) -> Measured:
+        """Return the sum over the batch's tokens but each block's first, and how many they are."""
+        count = int((batch["labels"][:, 1:] != IGNORED).sum())
+        return Measured(self.model(**batch).loss.item() * count, count)
+
+    def evaluate(
+        self,
+        examples: Sequence[str],  # noqa: ARG002
+        batches: Iterable[dict[str, Tensor]],
+        should_stop: Callable[[], bool],
+    ) -> Evaluation | None:
+        """Measure the mean loss of a token, and its exponential; see `Family.evaluate`."""
+        total, count = 0.0, 0
+        with evaluating(self.model), torch.no_grad():
+            for batch in batches:
+                if should_stop():
+                    return None
+                measured = self.measure(batch)
+                total, count = total + measured.loss, count + measured.size
+        loss = total / count
+        perplexity = math.exp(loss) if loss < _LARGEST else math.inf
+        return Evaluation({"loss": loss, "perplexity": perplexity}, ())
+
+    def sample(self, example: str) -> tuple[str, tuple[str, ...]]:
+        """Return how the text begins, and how it goes on."""
+        return example[:_SHOWN], (example[_SHOWN:],)
+
+    def answer(self, text: str, max_new_tokens: int) -> str:
+        """Continue a text greedily."""
+        return generate(self.model, self.tokenizer, [text], max_new_tokens=max_new_tokens)[0]

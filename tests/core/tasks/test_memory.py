@@ -1,0 +1,364 @@
+"""Rows that are in memory already: the same task as from a file, or one line."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+import lora_lab as ll
+from lora_lab.errors import ConfigError, RunError, TaskError
+from lora_lab.runs.run_file import RunConfig
+from lora_lab.tasks import Example, GenerationTask, LabeledText, load_task
+from lora_lab.tasks.sources import task_source
+from lora_lab_widgets import Workbench
+from tests.helpers.tiny_run import tiny_lm, until
+
+ROWS = [{"prompt": f"q{i} ", "completion": f" a{i}, «x»"} for i in range(12)]
+PAIRS = [tuple(row.values()) for row in ROWS]
+COLUMNS = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+Row = namedtuple("Row", ["prompt", "completion"])
+CLASSES = datasets.Features(
+    {
+        "text": datasets.Value("string"),
+        "label": datasets.ClassLabel(names=["no", "yes"]),
+    }
+)
+
+
+class MapStyle:
+    """What torch calls a map-style data set."""
+
+    def __len__(self) -> int:
+        return len(ROWS)
+
+    def __getitem__(self, number: int) -> dict[str, str]:
+        return ROWS[number]
+
+
+class Polars:
+    """As much of a polars frame as is asked for; it is not installed here."""
+
+    def __len__(self) -> int:
+        return len(ROWS)
+
+    def to_dicts(self) -> list[dict[str, str]]:
+        return ROWS
+
+
+def classes(*labels: int, start: int = 0) -> datasets.Dataset:
+    texts = [f"text {start + i}" for i in range(len(labels))]
+    return datasets.Dataset.from_dict({"text": texts, "label": labels}, features=CLASSES)
+
+
+def examples(task: Any) -> set[Any]:
+    return {*task.train, *task.validation}
+
+
+def forever() -> Iterator[dict[str, str]]:
+    for number in itertools.count():
+        yield {"prompt": f"q{number}", "completion": f"a{number}"}
+
+
+@pytest.fixture(scope="module")
+def from_file(tmp_path_factory: pytest.TempPathFactory) -> GenerationTask:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return load_task(path, prompt="prompt", completion="completion")
+
+
+GIVEN: dict[str, tuple[Any, dict[str, Any]]] = {
+    "list of dicts": (ROWS, {}),
+    "tuple of dicts": (tuple(ROWS), {}),
+    "list of pairs": (PAIRS, {"prompt": 0, "completion": 1}),
+    "list of lists": ([list(pair) for pair in PAIRS], {"prompt": 0, "completion": 1}),
+    "named tuples": ([Row(*pair) for pair in PAIRS], {}),
+    "dict of columns": (COLUMNS, {}),
+    "DataFrame": (pd.DataFrame(ROWS), {}),
+    "DataFrame, categories": (pd.DataFrame(ROWS, dtype="category"), {}),
+    "DataFrame, numbered": (pd.DataFrame(PAIRS), {"prompt": 0, "completion": 1}),
+    "NumPy": (np.array(PAIRS), {"prompt": 0, "completion": 1}),
+    "polars": (Polars(), {}),
+    "Arrow": (pa.table(COLUMNS), {}),
+    "Dataset": (datasets.Dataset.from_list(ROWS), {}),
+    "map-style": (MapStyle(), {}),
+    "DatasetDict": (datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)), {}),
+    "dict of splits": ({"train": pd.DataFrame(ROWS)}, {}),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_rows_in_memory_make_the_task_that_a_file_of_them_makes(
+    kind: str, from_file: GenerationTask
+) -> None:
+    given, columns = GIVEN[kind]
+    columns = columns or {"prompt": "prompt", "completion": "completion"}
+    task = load_task(given, **columns)
+    assert (task.train, task.validation) == (from_file.train, from_file.validation)
+    recognized = load_task(given)
+    assert recognized.train == task.train
+    assert "read as" in recognized.describe()
+    assert "in memory" in task.name
+
+
+def test_the_splits_of_a_dataset_dict_are_the_parts_and_classes_keep_their_names() -> None:
+    splits = datasets.DatasetDict(
+        train=classes(0, 1, 1), validation=classes(1, start=10), test=classes(-1, -1, start=20)
+    )
+    with pytest.warns(UserWarning, match=r"DatasetDict in memory \(test\) has no labels"):
+        task = load_task(splits, text="text", label="label")
+    assert task.train == tuple(
+        LabeledText(f"text {i}", c) for i, c in enumerate(("no", "yes", "yes"))
+    )
+    assert (task.validation, task.test) == ((LabeledText("text 10", "yes"),), ())
+    with pytest.raises(TaskError, match="brings its own validation rows; leave out validation="):
+        load_task(splits, text="text", label="label", validation=classes(0, start=30))
+    del splits["train"]
+    with pytest.raises(TaskError, match="has no train split; it has validation, test"):
+        load_task(splits)
+
+
+def test_a_format_that_a_dataset_is_shown_in_changes_nothing() -> None:
+    plain = classes(0, 1, 1).add_column("n", [1, 2, 3])
+    tasks = [
+        load_task(given, text="n", label="label", validation=given)
+        for given in (plain, plain.with_format("torch"))
+    ]
+    assert tasks[0].train == tasks[1].train
+    assert [e.text for e in tasks[0].train] == ["1", "2", "3"]
+
+
+def test_held_out_rows_may_be_in_memory_or_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "new", "completion": "v"}) + "\n")
+    frame = pd.DataFrame({"prompt": ["newer"], "completion": ["w"]})
+    task = load_task(ROWS, validation=path, test=frame)
+    assert task.validation == (Example("new", "v", ("v",)),)
+    assert task.test == (Example("newer", "w", ("w",)),)
+    other = load_task(path, prompt="prompt", completion="completion", validation=frame)
+    assert other.train == task.validation
+
+
+# What stands in the cells ------------------------------------------------------------------------
+
+VALUES: list[tuple[Any, str]] = [
+    (" as it stands\n", " as it stands\n"),
+    (7, "7"),
+    (np.int64(7), "7"),
+    (0.5, "0.5"),
+    (np.float32(0.1), "0.1"),
+    (Decimal("1.10"), "1.10"),
+    (True, "True"),
+    (np.bool_(False), "False"),
+    (np.str_("t"), "t"),
+    (datetime.date(2024, 1, 31), "2024-01-31"),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value[0]))
+def test_what_can_be_written_out_is_text(value: tuple[Any, str]) -> None:
+    rows = [{"a": value[0], "b": f"b{i}"} for i in range(3)]
+    held_out = [{"a": "v", "b": "w"}]
+    task = load_task(rows, prompt="a", completion="b", validation=held_out)
+    assert {e.prompt for e in task.train} == {value[1]}
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), np.nan, pd.NA, pd.NaT, ""], ids=repr)
+@pytest.mark.parametrize("make", [list, pd.DataFrame], ids=["list", "DataFrame"])
+def test_rows_without_a_text_are_left_out_and_counted(
+    make: Callable[..., Any], missing: Any
+) -> None:
+    rows = [
+        *ROWS[:3],
+        {"prompt": missing, "completion": "x"},
+        {"prompt": "y", "completion": missing},
+    ]
+    with pytest.warns(UserWarning, match="2 of 5 rows without 'prompt' or 'completion' are left"):
+        task = load_task(make(rows))
+    assert len(examples(task)) == 3
+
+
+def test_a_key_that_some_rows_lack_is_missing_there() -> None:
+    with pytest.warns(UserWarning, match="1 of 13 rows without"):
+        load_task([*ROWS, {"prompt": "only"}], prompt="prompt", completion="completion")
+
+
+def test_whole_numbers_that_pandas_made_floats_of_are_whole() -> None:
+    frame = pd.DataFrame({"t": ["a", "b", "c", None], "y": [10, 9, 10, None]})
+    assert frame["y"].dtype == float
+    with pytest.warns(UserWarning, match="1 of 4 rows"):
+        task = load_task(frame, text="t", label="y")
+    assert task.labels == ("9", "10")
+    with pytest.warns(UserWarning, match="1 of 4 rows"):
+        prompts = load_task(frame, prompt="y", completion="t")
+    assert {e.prompt for e in examples(prompts)} == {"9", "10"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "list in memory has no rows; it needs at least two"),
+        (pd.DataFrame({"prompt": [], "completion": []}), "DataFrame in memory has no rows"),
+        ([*ROWS, ("a", "b")], r"row 13 is \"\('a', 'b'\)\"; rows are dicts, or tuples of one"),
+        ([("a", "b"), ("c",)], "row 2 is "),
+        (pd.Series(["a", "b"]), "row 1 is 'a'; rows are dicts"),
+        ({"prompt": ["a"], "completion": ["b", "c"]}, "lengths .prompt 1, completion 2"),
+        (7, "int holds no rows; give a list of dicts, a DataFrame"),
+        (None, "NoneType holds no rows"),
+        ([{"prompt": object(), "completion": "x"}] * 2, "column 'prompt' holds objects, not text"),
+        ([{"prompt": b"x", "completion": "x"}] * 2, "column 'prompt' holds bytess?, not text"),
+        ([{"prompt": {"a": 1}, "completion": "x"}] * 2, "column 'prompt' holds dicts, not text"),
+        ([{"q": "a", "r": "b"}] * 2, "name the columns.*its columns are q, r"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_holds_no_rows_gets_one_line(given: Any, message: str) -> None:
+    with pytest.raises(TaskError, match=message) as error:
+        load_task(given)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_that_two_columns_have_is_refused_where_it_is_read() -> None:
+    frame = pd.DataFrame([["a", "b", "c"], ["d", "e", "f"]], columns=["p", "c", "c"])
+    with pytest.raises(TaskError, match="several columns that are called 'c'; rename"):
+        load_task(frame, prompt="p", completion="c")
+    frame.columns = pd.Index(["p", "c", "p"])
+    with pytest.raises(TaskError, match="several columns that are called 'p'"):
+        load_task(frame, prompt="p", completion="c")
+
+
+def test_what_becomes_of_the_rows_later_changes_nothing() -> None:
+    rows = [dict(row) for row in ROWS]
+    frame = pd.DataFrame(ROWS)
+    tasks = load_task(rows), load_task(frame)
+    before = [task.train for task in tasks]
+    rows[3]["completion"] = "changed"
+    rows.clear()
+    frame.loc[:, "completion"] = "changed"
+    assert [task.train for task in tasks] == before
+    assert "changed" not in repr(before)
+
+
+# Streams -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [3, 40])
+@pytest.mark.parametrize("make", [forever, lambda: forever], ids=["generator", "function"])
+def test_of_a_stream_the_rows_that_the_steps_reach_are_taken(
+    make: Callable[[], Any], steps: int
+) -> None:
+    task = load_task(make(), max_steps=steps, batch_size=4)
+    taken = len(task.train) + len(task.validation)
+    assert len(task.train) >= 4 * steps > 0.9 * len(task.train)
+    assert examples(task) == {Example(f"q{i}", f"a{i}", (f"a{i}",)) for i in range(taken)}
+    assert f"its first {taken} rows are taken" in task.describe()
+
+
+def test_a_stream_that_nobody_ends_is_refused() -> None:
+    with pytest.raises(TaskError, match=r"does not say where it ends; ll\.train.*max_steps=100"):
+        load_task(forever())
+
+
+def test_a_streaming_data_set_has_its_classes_names_and_its_splits() -> None:
+    stream = classes(*[0, 1] * 20).to_iterable_dataset()
+    task = load_task(stream, text="text", label="label", max_steps=2, batch_size=4)
+    assert [e.label for e in sorted(task.train, key=lambda e: int(e.text[5:]))][:2] == ["no", "yes"]
+    splits = datasets.IterableDatasetDict(
+        train=stream, validation=classes(1, start=50).to_iterable_dataset()
+    )
+    task = load_task(splits, text="text", label="label", max_steps=2, batch_size=4)
+    assert task.train == tuple(LabeledText(f"text {i}", ("no", "yes")[i % 2]) for i in range(8))
+    assert task.validation == (LabeledText("text 50", "yes"),)
+
+
+# Runs --------------------------------------------------------------------------------------------
+
+SETTINGS: dict[str, Any] = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 2,
+    "eval_examples": 0,
+    "max_length": 32,
+    "save_steps": 1,
+}
+
+
+def test_a_run_takes_rows_and_a_plain_model(tmp_path: Path) -> None:
+    lm = tiny_lm()
+    run = ll.train(
+        lm.model, ROWS, tokenizer=lm.tokenizer, output_dir=tmp_path, start=False, **SETTINGS
+    )
+    assert run.task.train == load_task(ROWS).train
+    assert any("read as" in note for note in run.notes)
+    with pytest.raises(ConfigError, match=r"needs its tokenizer: ll\.train\(model, …, tokenizer"):
+        ll.train(lm.model, ROWS, output_dir=tmp_path, start=False)
+    with pytest.raises(ConfigError, match="a Linear is no model; give a transformers model"):
+        ll.train(__import__("torch").nn.Linear(2, 2), ROWS, tokenizer=lm.tokenizer)
+    stream = ll.train(lm, forever, output_dir=tmp_path, start=False, **SETTINGS)
+    assert len(stream.task.train) == 4
+
+
+def test_the_workbench_and_a_sweep_take_rows(tmp_path: Path) -> None:
+    lm = tiny_lm()
+    bench = Workbench(
+        lm.model, lm.tokenizer, task=pd.DataFrame(ROWS), output_dir=tmp_path, max_length=32
+    )
+    assert bench.task.train == load_task(ROWS).train
+    stream = Workbench(lm, task=forever, max_steps=3, per_device_train_batch_size=2, max_length=32)
+    assert len(stream.task.train) == 6
+    first = ll.sweep(lm, ROWS, grid={"r": [1]}, output_dir=tmp_path, name="rows", **SETTINGS)
+    first.results(60)
+    others = [{**row, "completion": "else"} for row in ROWS]
+    again = ll.sweep(
+        lm, others, grid={"r": [1]}, output_dir=tmp_path, name="rows", start=False, **SETTINGS
+    )
+    with pytest.raises(RunError, match="a sweep of another model or task"):
+        again.start()
+
+
+def test_a_run_on_rows_is_gone_on_with_when_they_are_given_again(tmp_path: Path) -> None:
+    rows = [{"q": row["prompt"], "a": row["completion"]} for row in ROWS]
+    task = load_task(rows, prompt="q", completion="a")
+    run = ll.train(tiny_lm(), task, output_dir=tmp_path, **SETTINGS | {"max_steps": 500})
+    until(lambda: run.snapshot.step >= 2 or run.state.final)
+    run.stop()
+    run.result(60)
+    source = json.loads((run.folder / "config.json").read_text())["sources"]["task"]
+    assert source == {
+        "name": "list in memory", "prompt": "q", "completion": "a", "in_memory": ["name"]
+    }  # fmt: skip
+    with pytest.raises(RunError, match=r"on rows in memory \(list in memory\).*task=rows"):
+        ll.resume(run.folder, tiny_lm())
+    with pytest.raises(RunError, match="are not those of run"):
+        ll.resume(run.folder, tiny_lm(), rows[1:], start=False)
+    lm = tiny_lm()
+    for given in (rows, pd.DataFrame(rows), task):
+        again = ll.resume(run.folder, lm.model, given, tokenizer=lm.tokenizer, start=False)
+        assert again.task.train == task.train
+    with pytest.raises(ConfigError, match=r"made of rows in memory \(list in memory\).*to_json"):
+        RunConfig.from_dict({"model": "smollm2-135m", "task": source})
+
+
+def test_of_held_out_rows_in_memory_a_resume_wants_the_whole_task(tmp_path: Path) -> None:
+    task = load_task(ROWS[:6], validation=ROWS[6:])
+    assert task_source(task) == {
+        "name": "list in memory", "validation": "list in memory",
+        "in_memory": ["name", "validation"],
+    }  # fmt: skip
+    run = ll.train(tiny_lm(), task, output_dir=tmp_path, **SETTINGS | {"max_steps": 500})
+    until(lambda: run.snapshot.step >= 2 or run.state.final)
+    run.stop()
+    run.result(60)
+    with pytest.raises(RunError, match=r"task=load_task\(…, validation=…\)"):
+        ll.resume(run.folder, tiny_lm(), ROWS[:6])
+    assert ll.resume(run.folder, tiny_lm(), task, start=False).task is task
