@@ -6,6 +6,7 @@ Seen on torch 2.6 to 2.13. `tests/core/_util/test_private_names.py` fails first 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,3 +95,19 @@ def distances(xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:
     torch._foreach_sub_(xs, ys)
     torch._foreach_abs_(xs)
     return xs
+
+
+@functools.cache
+def argument_names(operation: Any) -> tuple[str, ...]:
+    """Return the names of an operation's arguments, such as a dispatch mode is given."""
+    return tuple(argument.name for argument in operation._schema.arguments)
+
+
+@functools.cache
+def takes_generator(operation: Any) -> Any:
+    """Return an operation's overload that takes a generator, maybe itself; None: it has none."""
+    names = set(argument_names(operation))
+    packet = operation.overloadpacket
+    overloads = [operation, *(getattr(packet, name) for name in packet.overloads())]
+    wanted = names | {"generator"}
+    return next((each for each in overloads if set(argument_names(each)) == wanted), None)

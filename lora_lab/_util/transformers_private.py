@@ -6,6 +6,8 @@ upgrade. transformers itself is not imported here.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -97,3 +99,38 @@ def draw_again(model: Any, module: nn.Module) -> None:
         parameter._is_hf_initialized = False  # type: ignore[attr-defined]
     with torch.no_grad():
         model._init_weights(module)
+
+
+def checkpoint_functions(model: nn.Module) -> list[tuple[nn.Module, Callable[..., Any]]]:
+    """Return the modules of a model that gradient checkpointing is on for, and by which function.
+
+    A module calls it as function(forward, *inputs).
+    """
+    modules: Any = model.modules()
+    return [
+        (module, module._gradient_checkpointing_func)
+        for module in modules
+        if getattr(module, "gradient_checkpointing", False)
+        and hasattr(module, "_gradient_checkpointing_func")
+    ]
+
+
+def set_checkpoint_function(module: Any, function: Callable[..., Any]) -> None:
+    """Have a module's blocks be computed again by another function than `checkpoint_functions`."""
+    module._gradient_checkpointing_func = function
+
+
+def bare_arguments(kind: Any, device: torch.device) -> Any:
+    """Return a `TrainingArguments` with its defaults and a device, on which nothing is set up.
+
+    To make one in the usual way resets accelerate's state, which belongs to the whole process.
+    """
+    one_process = {"n_gpu": int(device.type == "cuda"), "world_size": 1}
+    one_process |= {"process_index": 0, "local_process_index": 0}
+    own = type("BareArguments", (kind,), {"_setup_devices": device, **one_process})
+    arguments = own.__new__(own)
+    for field in dataclasses.fields(kind):
+        made = field.default_factory
+        default = field.default if made is dataclasses.MISSING else made()
+        setattr(arguments, field.name, default)
+    return arguments

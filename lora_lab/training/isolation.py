@@ -1,21 +1,19 @@
 """What a training shares with the notebook, and how the two keep out of each other's way.
 
-Gradient mode and current device belong to a thread; random state, a module's `training` flag and
-the log handlers belong to the whole process.
+Gradient mode and current device belong to a thread; a module's `training` flag and the log handlers
+belong to the whole process. So do torch's random numbers: a run has its own, see `own_random`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lora_lab.errors import RunError
 from lora_lab.methods.api import unmerge
@@ -30,15 +28,13 @@ _MOST_NOTES = 100
 class ModelState:
     """How a model stood when the run came to rest, to be put back after somebody had it."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._device = device
         self._active = active(model)
         self._modes = [(module, module.training) for module in model.modules()]
-        self._random = random_state(device)
 
     def restore(self, adapter: Adapter) -> None:
-        """Put back modes, gradients, random state and the active adapter; unmerge.
+        """Put back modes, gradients and the active adapter; unmerge.
 
         Raises:
             RunError: the run's adapter is no longer on the model.
@@ -53,54 +49,6 @@ class ModelState:
         for module, mode in self._modes:
             module.training = mode
         self._model.zero_grad(set_to_none=True)
-        set_random_state(self._random, self._device)
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Return torch's random state on the CPU and on `device`."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Put back what `random_state` returned."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-    if "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
-
-
-def whole_random_state(device: torch.device) -> dict[str, Any]:
-    """Return torch's, NumPy's and Python's random state as tensors, numbers and tuples of them."""
-    kind, keys, *rest = np.random.get_state(legacy=True)
-    numpy = (str(kind), torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest)
-    return {**random_state(device), "numpy": numpy, "python": random.getstate()}
-
-
-def set_whole_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Put back what `whole_random_state` returned; a device it does not know of stays as it is."""
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    known = {"cpu", device.type}
-    set_random_state({name: state[name] for name in known if name in state}, device)
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw CPU random numbers from `seed` in the block, and leave the caller's sequence alone."""
-    before = torch.get_rng_state()
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before)
 
 
 @contextlib.contextmanager

@@ -30,8 +30,6 @@ def training_settings(model: Any, training: TrainingConfig) -> Iterator[None]:
     finally:
         for config, use_cache in caches:
             config.use_cache = use_cache
-        if all(config is not model.config for config, _ in caches):
-            vars(model.config).pop("use_cache", None)  # HF Trainer sets it on any config
         for module, mode in modes:
             module.training = mode
 
@@ -66,14 +64,3 @@ def _checkpointed(model: Any) -> Iterator[None]:
 def is_checkpointing(model: nn.Module) -> bool:
     """Whether some block of a model is recomputed in the backward pass."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-
-
-@contextlib.contextmanager
-def frozen_stays(model: Any) -> Iterator[None]:
-    """Have DDP send no frozen weights around: every process has loaded them, or its shard."""
-    names = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    model._ddp_params_and_buffers_to_ignore = [*names, *(name for name, _ in model.named_buffers())]
-    try:
-        yield
-    finally:
-        del model._ddp_params_and_buffers_to_ignore

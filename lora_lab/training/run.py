@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.own_random import seeded
 from lora_lab.errors import RunError
 from lora_lab.methods.api import attach, detach
 from lora_lab.methods.attached import attached, require_adapters
@@ -33,7 +34,7 @@ from lora_lab.training.data import RunData
 from lora_lab.training.description import describe
 from lora_lab.training.failures import explain, showable
 from lora_lab.training.fingerprints import base_fingerprint
-from lora_lab.training.isolation import ADAPTER, seeded
+from lora_lab.training.isolation import ADAPTER
 from lora_lab.training.observer import copy_update
 from lora_lab.training.snapshot import RunState, Snapshot
 from lora_lab.training.worker import Worker

@@ -8,9 +8,15 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from lora_lab._util.transformers_private import bare_arguments
 from lora_lab.errors import ConfigError
+from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.training.step import Step
 
 # The packages of each, any of which will do.
 _PACKAGES = {
@@ -36,15 +42,81 @@ def check_trackers(names: str | Sequence[str] | None) -> None:
             )
 
 
-def tracker_callbacks(names: Sequence[str] | None) -> list[Any]:
+class Trackers:
+    """Tells transformers' callbacks of a run what HF Trainer would tell them.
+
+    Args:
+        training: whose `report_to` names them; none of them is imported without.
+        folder: of the run; they write below it.
+        model: whose config they record.
+        device: of the training.
+    """
+
+    def __init__(
+        self, training: TrainingConfig, folder: Path, model: Any, device: torch.device
+    ) -> None:
+        self._model = model
+        self._callbacks = tracker_callbacks(training.report_to)
+        if self._callbacks:
+            from transformers import TrainerControl, TrainerState
+
+            self._state = TrainerState(max_steps=training.max_steps, logging_steps=1)
+            arguments = trainer_arguments(training, folder, device)
+            self._context = arguments, self._state, TrainerControl()
+
+    def begin(self, step: int) -> None:
+        """Tell them that the training begins after so many steps."""
+        self._tell("on_train_begin", step)
+
+    def log(self, step: Step) -> None:
+        """Tell them of a step."""
+        logs = {"loss": step.loss, "learning_rate": step.learning_rate}
+        self._tell("on_log", step.number, logs=logs)
+
+    def end(self) -> None:
+        """Tell them that it is over, well or not."""
+        self._tell("on_train_end")
+
+    def _tell(self, event: str, step: int | None = None, **more: Any) -> None:
+        """They print, and they know of no other place for it."""
+        if not self._callbacks:
+            return
+        if step is not None:
+            self._state.global_step = step
+            self._state.epoch = step / self._state.max_steps
+        for callback in self._callbacks:
+            with silent_thread():
+                getattr(callback, event)(*self._context, model=self._model, **more)
+
+
+def tracker_callbacks(names: str | Sequence[str] | None) -> list[Any]:
     """Return transformers' callbacks for these trackers."""
     if not names:
         return []
     from transformers.integrations import get_reporting_integration_callbacks
 
-    os.environ.setdefault("WANDB_SILENT", "true")
+    if "wandb" in names:
+        os.environ.setdefault("WANDB_SILENT", "true")
     with silent_thread():
         return [kind() for kind in get_reporting_integration_callbacks(list(names))]
+
+
+def trainer_arguments(training: TrainingConfig, folder: Path, device: torch.device) -> Any:
+    """Return the settings as transformers' callbacks read them."""
+    from transformers import TrainingArguments
+
+    arguments = bare_arguments(TrainingArguments, device)
+    given = {
+        **vars(training),
+        "output_dir": str(folder),
+        "run_name": folder.name,
+        "project": "lora-lab",
+        "report_to": list(training.report_to or ()),
+        "logging_steps": 1,
+    }
+    for name, value in given.items():
+        setattr(arguments, name, value)
+    return arguments
 
 
 @contextlib.contextmanager

@@ -1,60 +1,64 @@
-"""One training of an adapter by HF Trainer, silenced, and watched step by step.
+"""One training of an adapter: a loop of our own, which sets and reads nothing of the process.
 
-transformers' classes come in when a training begins: importing them takes seconds.
+transformers' Trainer and accelerate keep device, precision and seeds once a process, where any cell
+of a notebook may change them. Losses by step are HF Trainer's, bit for bit on the CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
+from lora_lab._util.own_random import OwnRandom
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.budget.meter import Meter
+from lora_lab.errors import ModelError
 from lora_lab.methods.base import Adapter
-from lora_lab.methods.registry import method_of
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.encoding import IGNORED
 from lora_lab.training import processes
-from lora_lab.training.isolation import set_whole_random_state, whole_random_state
-from lora_lab.training.model_settings import frozen_stays, training_settings
+from lora_lab.training.model_settings import training_settings
+from lora_lab.training.replicas import Replicas
 from lora_lab.training.sampler import StepSampler
-from lora_lab.training.step import DeadAdapterError, Step
-from lora_lab.training.step_callback import StepCallback, likely_reason
-from lora_lab.training.trackers import tracker_callbacks
+from lora_lab.training.schedule import scheduler_of
+from lora_lab.training.step import Step
+from lora_lab.training.step_checks import StepChecks
+from lora_lab.training.trackers import Trackers
 
-if TYPE_CHECKING:
-    from transformers import Trainer
-else:
-    Trainer = object
+Batch = dict[str, Tensor]
 
 
 @dataclass
 class Fit:
-    """What HF Trainer is given, and what it leaves behind for checkpoints.
+    """What a training is given, and what it leaves behind for checkpoints.
 
     Attributes:
         model: adapted; only the adapter's parameters are trained.
         examples: maps with "input_ids" and "labels", encoded when they are asked for.
         collate: makes one padded batch of several of them.
-        folder: HF Trainer wants one; nothing is written there.
+        folder: of the run, for trackers.
         on_step: called after every optimizer step; True ends the training.
         loss: (output, labels, num_items_in_batch) → a pass's share of the step's mean loss; None:
             the model's own.
         completed_steps: optimizer steps that were taken before, by a run that this one resumes.
         resume_state: what `state` returned after them; the adapter has its own state already.
-        optimizer, scheduler: there while `run` runs.
+        optimizer, scheduler, random: there while `run` runs.
     """
 
     model: nn.Module
     adapter: Adapter
     examples: Dataset | Sequence[Any]
-    collate: Callable[[list[Any]], dict[str, Tensor]]
+    collate: Callable[[list[Any]], Batch]
     training: TrainingConfig
     folder: Path
     meter: Meter
@@ -63,7 +67,8 @@ class Fit:
     completed_steps: int = 0
     resume_state: Mapping[str, Any] | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)
-    scheduler: Any = field(default=None, init=False)
+    scheduler: LambdaLR | None = field(default=None, init=False)
+    random: OwnRandom | None = field(default=None, init=False)
 
     def run(self) -> None:
         """Train until the steps are done or `on_step` ends it; the model's settings are restored.
@@ -72,55 +77,186 @@ class Fit:
             NotFiniteError: NaN or infinity in the loss or a gradient.
             DeadAdapterError: a site that training does not reach.
         """
-        with training_settings(self.model, self.training), frozen_stays(self.model):
-            groups = parameter_groups(self.adapter, self.training)
-            self.optimizer = _AdamW(
-                self.meter,
-                groups,
-                lr=self.training.learning_rate,
-                weight_decay=self.training.weight_decay,
-                # One kernel without temporaries of all parameters' size.
-                fused=True if self.meter.device.type == "cuda" else None,
-            )
-            self.meter.optimizer = self.optimizer
-            if self.resume_state is not None:
-                self.optimizer.load_state_dict(dict(self.resume_state["optimizer"]))
-            self.adapter.begin_training(self.optimizer, self.training.max_steps)
-            trainer = _trainer(self)
-            trackers = tracker_callbacks(self.training.report_to) if processes.main() else []
-            # A notebook gets other default callbacks than a script; all but one print or display.
-            trainer.callback_handler.callbacks = _callbacks(self, trainer, trackers)
+        self.random = OwnRandom(self.training.seed, self.meter.device)
+        with training_settings(self.model, self.training), self.random.replayed(self.model):
             try:
-                trainer.train()
+                _Loop(self, self.random).run()
             finally:
                 self.model.zero_grad(set_to_none=True)
-                self.optimizer = self.scheduler = self.meter.optimizer = None
-                trainer.accelerator.free_memory()
+                self.optimizer = self.scheduler = self.random = self.meter.optimizer = None
 
     def state(self) -> dict[str, Any]:
         """Return what `resume_state` takes, between two steps: tensors, numbers, containers."""
         assert self.optimizer is not None
+        assert self.scheduler is not None
+        assert self.random is not None
         return {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "random": whole_random_state(self.meter.device),
+            "random": self.random.state(),
         }
 
-    def resume(self, scheduler: Any) -> None:
-        """Put the rates back; making the scheduler has set them to those of the first step."""
-        self.scheduler = scheduler
-        if self.resume_state is not None:
-            scheduler.load_state_dict(dict(self.resume_state["scheduler"]))
-            for group, rate in zip(
-                scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True
-            ):
-                group["lr"] = rate
 
-    def before_first_step(self) -> None:
-        """Put the random numbers back; making the trainer has seeded them."""
-        if self.resume_state is not None:
-            set_whole_random_state(self.resume_state["random"], self.meter.device)
-            self.resume_state = None  # it held the moments a second time
+class _Loop:
+    """The steps of one training."""
+
+    def __init__(self, fit: Fit, random: OwnRandom) -> None:
+        self._fit = fit
+        self._training = fit.training
+        self._adapter = fit.adapter
+        self._model: Any = fit.model
+        self._device = fit.meter.device
+        self._random = random
+        self._optimizer, self._scheduler = self._make_optimizer()
+        # What a DataLoader draws for its workers: the passes' numbers begin behind it.
+        torch.empty((), dtype=torch.int64).random_(generator=random.generator(torch.device("cpu")))
+        if fit.resume_state is not None:
+            random.set_state(fit.resume_state["random"])
+            fit.resume_state = None  # it held the moments a second time
+        self._replicas = Replicas(self._model, self._adapter, self._device)
+        self._checks = StepChecks(self._model, self._adapter, resumed=fit.completed_steps > 0)
+        self._takes_items = fit.loss is None and _takes_items(unwrapped(self._model))
+        self._modules = list(self._replicas.model.modules())
+        self._learned: list[nn.Parameter] = []
+        self._identities: list[int] = []
+        self._follow_parameters()
+
+    def run(self) -> None:
+        """Take the steps that are left."""
+        first = self._fit.completed_steps + 1
+        trackers = Trackers(self._training, self._fit.folder, self._model, self._device)
+        self._model.zero_grad(set_to_none=True)
+        batches = self._batches()
+        try:
+            trackers.begin(first - 1)
+            for number in range(first, self._training.max_steps + 1):
+                passes = list(islice(batches, self._training.gradient_accumulation_steps))
+                step = self._step(number, passes)
+                trackers.log(step)
+                if self._fit.on_step(step):
+                    break
+        finally:
+            trackers.end()
+            self._replicas.close()
+
+    def _make_optimizer(self) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        fit, training = self._fit, self._training
+        optimizer = _AdamW(
+            fit.meter,
+            parameter_groups(self._adapter, training),
+            lr=training.learning_rate,
+            weight_decay=training.weight_decay,
+            # One kernel without temporaries of all parameters' size.
+            fused=True if self._device.type == "cuda" else None,
+        )
+        if fit.resume_state is not None:
+            optimizer.load_state_dict(dict(fit.resume_state["optimizer"]))
+        self._adapter.begin_training(optimizer, training.max_steps)
+        scheduler = scheduler_of(optimizer, training)
+        if fit.resume_state is not None:
+            # Making the scheduler has set the rates to those of the first step.
+            scheduler.load_state_dict(dict(fit.resume_state["scheduler"]))
+            for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
+        fit.optimizer = fit.meter.optimizer = optimizer
+        fit.scheduler = scheduler
+        return optimizer, scheduler
+
+    def _batches(self) -> Iterator[Batch]:
+        """Yield this process's batches of all steps to come."""
+        training, examples = self._training, self._fit.examples
+        count, size = processes.count(), training.per_device_train_batch_size
+        order = iter(
+            StepSampler(
+                len(examples),  # type: ignore[arg-type]
+                size * training.gradient_accumulation_steps * count,
+                training.max_steps,
+                training.seed,
+                self._fit.completed_steps,
+            )
+        )
+        number = 0
+        while rows := list(islice(order, size)):
+            if number % count == processes.rank():
+                yield self._fit.collate([examples[row] for row in rows])
+            number += 1
+
+    def _step(self, number: int, passes: list[Batch]) -> Step:
+        """Take one optimizer step."""
+        tokens = sum(map(_tokens, passes))
+        items = processes.total(torch.full((), tokens, dtype=torch.float32, device=self._device))
+        loss: Any = 0.0
+        for i, batch in enumerate(passes):
+            with self._replicas.one_pass(last=i + 1 == len(passes)):
+                loss = loss + self._pass(batch, items, len(passes))
+        norm = self._clip()
+        mean, count = self._checks.before_update(number, loss, tokens, norm)
+        group = self._optimizer.param_groups[0]
+        rate = group["lr"] / group["ratio"]
+        self._optimizer.step()
+        self._follow_parameters()
+        if rate > 0:
+            self._checks.after_update(number)
+        self._scheduler.step()
+        for parameter in self._learned:
+            parameter.grad = None
+        return Step(number, mean, rate, count)
+
+    def _pass(self, batch: Batch, items: Tensor, passes: int) -> Tensor:
+        """Go forward and backward; return the pass's share of the step's loss.
+
+        The shares are of its tokens, so that they add up to the true mean.
+        """
+        fit = self._fit
+        if not all(module.training for module in self._modules):
+            self._replicas.model.train()
+        with fit.meter.measure(batch["input_ids"].numel()), self._random.in_pass():
+            inputs = {name: tensor.to(self._device) for name, tensor in batch.items()}
+            loss = self._loss(inputs, items)
+            self._checks.loss(loss)
+            share: Tensor | float = 0.0
+            is_share = fit.loss is not None or self._takes_items
+            if (penalty := self._adapter.penalty()) is not None:
+                share = penalty.detach() / passes
+                loss = loss + (penalty / passes if is_share else penalty)
+            if not is_share:  # a mean of its own
+                loss = loss / passes
+            fit.meter.sample()  # just before the backward pass, activations are at their most
+            self._random.backward(loss)
+        return loss.detach() - share  # what people read is the task's own loss
+
+    def _loss(self, inputs: Batch, items: Tensor) -> Tensor:
+        """Return what the model makes of a batch, times the processes: DDP takes their mean."""
+        loss, count = self._fit.loss, processes.count()
+        if loss is not None:
+            labels = inputs.pop("labels")
+            return loss(self._replicas.model(**inputs), labels, num_items_in_batch=items) * count
+        if self._takes_items:
+            inputs["num_items_in_batch"] = items
+        output = self._replicas.model(**inputs)
+        found: Tensor | None = output.get("loss") if isinstance(output, Mapping) else output[0]
+        if found is None:
+            raise ModelError(
+                f"{type(self._model).__name__} returns no loss; load the class of its "
+                "architecture that has a head for the task"
+            )
+        return found * count if self._takes_items else found
+
+    def _clip(self) -> Tensor:
+        """Scale the gradients down to the largest norm that they may have; return what it was."""
+        largest = self._training.max_grad_norm
+        if largest > 0:
+            return clip_grad_norm_(self._learned, largest)
+        return get_total_norm([p.grad for p in self._learned if p.grad is not None])
+
+    def _follow_parameters(self) -> None:
+        """Take note of parameters that have taken others' places: AdaLoRA's become smaller."""
+        now = [id(p) for p in self._adapter.parameters() if p.requires_grad]
+        if now != self._identities:
+            if self._identities:
+                self._replicas.follow_parameters()
+            self._identities = now
+            self._learned = [p for p in self._model.parameters() if p.requires_grad]
 
 
 def parameter_groups(adapter: Adapter, training: TrainingConfig) -> list[dict[str, Any]]:
@@ -149,151 +285,17 @@ class _AdamW(torch.optim.AdamW):
             return super().step(closure)
 
 
-class _TrainerMethods(Trainer):
-    """What we do otherwise than transformers' Trainer; `_trainer` joins the two."""
-
-    def __init__(self, fit: Fit) -> None:
-        super().__init__(
-            model=fit.model,
-            args=_arguments(fit),
-            train_dataset=fit.examples,
-            data_collator=fit.collate,
-            optimizers=(fit.optimizer, None),
-            compute_loss_func=fit.loss,
-        )
-        self._meter = fit.meter
-        self._adapter = fit.adapter
-        self._completed_steps = fit.completed_steps
-        self._wrapped_for = _identities(fit.adapter)
-        self._penalty: Tensor | float = 0.0
-        self.step_loss: Tensor | float = 0.0
-        self.step_tokens: Tensor | int = 0
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
-        """Return the order of all steps to come; to HF Trainer they are one epoch."""
-        training = self.args
-        return StepSampler(
-            len(cast(Any, train_dataset if train_dataset is not None else self.train_dataset)),
-            training.per_device_train_batch_size
-            * training.gradient_accumulation_steps
-            * training.world_size,
-            training.max_steps,
-            training.seed,
-            self._completed_steps,
-        )
-
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any) -> Tensor:
-        with self._meter.measure(inputs["input_ids"].numel()):
-            loss = super().training_step(model, inputs, *rest)
-        loss = loss - self._penalty  # what people read is the task's own loss
-        # Each pass gives its tokens' share of the step's mean: they add up to the true mean.
-        self.step_loss = self.step_loss + loss
-        labels = inputs["labels"]
-        if labels.ndim > 1 and "decoder_input_ids" not in inputs:
-            labels = labels[:, 1:]  # the first token of an example is never predicted
-        self.step_tokens = self.step_tokens + (labels != IGNORED).sum()
-        return loss
-
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        result = super().compute_loss(*args, **kwargs)
-        loss = result[0] if isinstance(result, tuple) else result
-        if not loss.requires_grad:
-            raise DeadAdapterError(
-                "the loss does not depend on the adapter at all: "
-                + likely_reason(
-                    cast(nn.Module, self.model), self._adapter.parameters_by_location(), True
-                )
-            )
-        if (penalty := self._adapter.penalty()) is not None:
-            # HF Trainer divides by the number of passes what it takes for a plain mean.
-            divided = self.compute_loss_func is None and (
-                kwargs.get("num_items_in_batch") is None or not self.model_accepts_loss_kwargs
-            )
-            share = penalty / self.current_gradient_accumulation_steps
-            self._penalty = share.detach()
-            loss = loss + (penalty if divided else share)
-        self._meter.sample()  # just before the backward pass, activations are at their most
-        return (loss, *result[1:]) if isinstance(result, tuple) else loss
-
-    def follow_parameters(self) -> None:
-        """Have DDP reduce the gradients of parameters that took others' places (AdaLoRA's)."""
-        wrapped = self.model_wrapped
-        if not isinstance(wrapped, DistributedDataParallel):
-            return
-        if (now := _identities(self._adapter)) != self._wrapped_for:
-            # In place: HF Trainer's loop and accelerate hold on to the wrapper.
-            DistributedDataParallel.__init__(
-                wrapped,
-                wrapped.module,
-                device_ids=wrapped.device_ids,
-                find_unused_parameters=_may_leave_out(self._adapter),
-                init_sync=False,
-            )
-            self._wrapped_for = now
-
-    def floating_point_ops(self, *_: Any) -> int:
-        return 0  # nobody reads it, and counting walks over all parameters at every step
+def _tokens(batch: Batch) -> int:
+    """Return of how many labels the loss of a batch is the mean."""
+    labels = batch["labels"]
+    if labels.ndim > 1 and "decoder_input_ids" not in batch:
+        labels = labels[:, 1:]  # the first token of an example is never predicted
+    return int((labels != IGNORED).sum())
 
 
-def _trainer(fit: Fit) -> Any:
-    import transformers
-
-    return type("_Trainer", (_TrainerMethods, transformers.Trainer), {})(fit)
-
-
-def _callbacks(fit: Fit, trainer: Any, trackers: Sequence[Any]) -> list[Any]:
-    """Return the one of HF Trainer's own that is needed, and ours."""
-    from transformers import TrainerCallback
-    from transformers.trainer_callback import DefaultFlowCallback
-
-    needed = [c for c in trainer.callback_handler.callbacks if type(c) is DefaultFlowCallback]
-    ours = type("_StepCallback", (StepCallback, TrainerCallback), {})
-    return [*needed, ours(fit, trainer, trackers)]
-
-
-def _arguments(fit: Fit) -> Any:
-    """Return the settings as transformers wants them; all that prints or saves is off."""
-    from transformers import TrainingArguments
-
-    training = fit.training
-    arguments = TrainingArguments(
-        output_dir=str(fit.folder),
-        max_steps=training.max_steps,
-        per_device_train_batch_size=training.per_device_train_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        learning_rate=training.learning_rate,
-        warmup_steps=training.warmup,
-        lr_scheduler_type=training.lr_scheduler_type,
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        seed=training.seed,
-        use_cpu=fit.meter.device.type == "cpu",
-        ddp_find_unused_parameters=_may_leave_out(fit.adapter),
-        report_to="none",  # the trackers are called by `StepCallback`
-        run_name=fit.folder.name,
-        project="lora-lab",
-        disable_tqdm=True,
-        logging_strategy="no",
-        logging_nan_inf_filter=False,  # looks at every loss, and that waits for the device
-        save_strategy="no",
-        eval_strategy="no",
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,  # pinning starts a thread that outlives a failed step
-    )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # no nn.DataParallel behind the user's back
-    return arguments
-
-
-def _may_leave_out(adapter: Adapter) -> bool:
-    """Whether a pass may leave parameters unused, as Adapter^D does; DDP wants to know.
-
-    Of all weights of a model, too, some may be for nothing: a pooler below another head.
-    """
-    parts = adapter.config.parts
-    return adapter.modifies_base or any(method_of(part).sparse_gradients for part in parts)
-
-
-def _identities(adapter: Adapter) -> list[int]:
-    return [id(parameter) for parameter in adapter.parameters() if parameter.requires_grad]
+def _takes_items(model: Any) -> bool:
+    """Whether a model's own loss is divided by `num_items_in_batch`, as HF Trainer finds it out."""
+    if (told := getattr(model, "accepts_loss_kwargs", None)) is not None:
+        return bool(told)
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)

@@ -128,7 +128,7 @@ class Worker:
         self._checkpoint_if_asked()
         self.pace.stop()
         self.run.publish(elapsed_seconds=self.pace.seconds, eta_seconds=None)
-        return ModelState(self.model, self.meter.device)
+        return ModelState(self.model)
 
     def _should_stop(self) -> bool:
         (ends,) = processes.any_of(self.run.control.stop_wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,14 @@ def test_fake_tensors_and_dispatch_modes() -> None:
     assert torch.ops.aten.add.Tensor in seen
 
 
+def test_which_overload_of_an_operation_takes_a_generator() -> None:
+    aten = torch.ops.aten
+    assert torch_private.argument_names(aten.native_dropout.default) == ("input", "p", "train")
+    assert torch_private.takes_generator(aten.native_dropout.default) is None
+    assert torch_private.takes_generator(aten.rand.default) is aten.rand.generator
+    assert torch_private.takes_generator(aten.bernoulli_.float) is aten.bernoulli_.float
+
+
 # --- transformers --------------------------------------------------------------------------------
 
 
@@ -238,6 +247,38 @@ def test_keys_left_out_of_a_file_and_blocks_kept_whole(model: Any) -> None:
     # A model whose head is not saved, as its weight is the embedding's in another shape.
     silero = type("Odd", (type(model),), {"_keys_to_ignore_on_save": ["lm_head.weight"]})
     assert transformers_private.unsaved_keys(silero(model.config)) == {"lm_head.weight"}
+
+
+def test_who_computes_checkpointed_blocks_again(model: Any) -> None:
+    assert not transformers_private.checkpoint_functions(model)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+    found = dict(transformers_private.checkpoint_functions(model))
+    block = model.model.layers[0]
+    function = found[block]
+    calls: list[Any] = []
+
+    def counted(run: Any, *inputs: Any) -> Any:
+        calls.append(run)
+        return function(run, *inputs)
+
+    transformers_private.set_checkpoint_function(block, counted)
+    x = torch.ones(1, 3, dtype=torch.int64)
+    model.train()(x, labels=x).loss.backward()
+    assert len(calls) == 1
+
+
+def test_arguments_for_callbacks_set_nothing_up() -> None:
+    kind = transformers.TrainingArguments
+    arguments = transformers_private.bare_arguments(kind, torch.device("cpu"))
+    assert isinstance(arguments, kind)
+    assert arguments.device == torch.device("cpu")
+    assert arguments.should_save
+    ours = arguments.to_dict()
+    theirs = kind(output_dir="x", use_cpu=True).to_dict()  # __post_init__ fills some fields in
+    assert ours.keys() == theirs.keys()
+    assert json.loads(arguments.to_json_string()) == ours
+    assert arguments.to_sanitized_dict()["train_batch_size"] == 8
 
 
 def test_hooks_that_make_the_embedded_input_need_gradients_are_seen(model: Any) -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from lora_lab import methods
+from lora_lab._util.own_random import seeded
 from lora_lab.training import observer as observer_module
-from lora_lab.training.isolation import diverted_log, seeded
+from lora_lab.training.isolation import diverted_log
 from lora_lab.training.observer import Observer
 from lora_lab.training.snapshot import Spectra
 from tests.helpers.tiny_run import CONFIG, tiny_lm

@@ -1,0 +1,71 @@
+"""A model in several processes: torch's DDP adds up the gradients of what is trained."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from lora_lab.methods.base import Adapter
+from lora_lab.methods.registry import method_of
+from lora_lab.training import processes
+
+
+class Replicas:
+    """Calls the model of this process, together with those of the others where there are some.
+
+    Args:
+        model: with `adapter`, its weights the same in every process or in shards.
+        device: of the training.
+    """
+
+    def __init__(self, model: Any, adapter: Adapter, device: torch.device) -> None:
+        self._adapter = adapter
+        self.model: Any = model
+        self._ddp: Any = None
+        if processes.count() == 1:
+            return
+        if device.type == "cuda" and not processes.sharded():
+            model.to(torch.device("cuda", processes.local_rank()))
+        # Every process has loaded the frozen weights, or its shard: they are not sent around.
+        frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+        model._ddp_params_and_buffers_to_ignore = [*frozen, *(n for n, _ in model.named_buffers())]
+        self.model = self._ddp = DistributedDataParallel(
+            model,
+            device_ids=[processes.local_rank()] if device.type == "cuda" else None,
+            find_unused_parameters=self._may_leave_out(),
+        )
+
+    def close(self) -> None:
+        """Leave nothing on the model."""
+        if self._ddp is not None:
+            del self._ddp.module._ddp_params_and_buffers_to_ignore
+
+    @contextlib.contextmanager
+    def one_pass(self, last: bool) -> Iterator[None]:
+        """Add up the gradients of all processes after the last pass of a step alone."""
+        with contextlib.nullcontext() if last or self._ddp is None else self._ddp.no_sync():
+            yield
+
+    def follow_parameters(self) -> None:
+        """Hear of the gradients of parameters that took others' places (AdaLoRA's)."""
+        if (wrapped := self._ddp) is not None:
+            # In place: what is left of the old one would go on hearing of gradients.
+            DistributedDataParallel.__init__(
+                wrapped,
+                wrapped.module,
+                device_ids=wrapped.device_ids,
+                find_unused_parameters=self._may_leave_out(),
+                init_sync=False,
+            )
+
+    def _may_leave_out(self) -> bool:
+        """Whether a pass may leave parameters unused, as Adapter^D does; DDP wants to know.
+
+        Of all weights of a model, too, some may be for nothing: a pooler below another head.
+        """
+        parts = self._adapter.config.parts
+        return self._adapter.modifies_base or any(method_of(p).sparse_gradients for p in parts)

@@ -1,0 +1,134 @@
+"""What looks at every optimizer step: is it finite, does it reach every site, shall it go on?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from lora_lab.methods.attached import attached_adapters
+from lora_lab.methods.base import Adapter
+from lora_lab.training import processes
+from lora_lab.training.model_settings import is_checkpointing
+from lora_lab.training.step import DeadAdapterError, NotFiniteError
+
+
+class StepChecks:
+    """Looks at one training's steps.
+
+    Args:
+        model, adapter: that learns.
+        resumed: it learned before, and every part has been seen to get a gradient.
+    """
+
+    def __init__(self, model: nn.Module, adapter: Adapter, resumed: bool) -> None:
+        self._model = model
+        self._adapter = adapter
+        self._parts = adapter.parameters_by_location()
+        self._what = "sites" if adapter.sites else "places"
+        self._reached = resumed
+        # What starts at zero and learns: B, or an embedding's A. Where there is none (PiSSA), a
+        # gradient has to be proof enough.
+        self._zero = {
+            place: zero[0]
+            for place, learned in self._parts.items()
+            if not resumed
+            and all(p.numel() for p in learned)
+            and (zero := [p for p in learned if not p.any()])
+        }
+
+    def loss(self, loss: Tensor) -> None:
+        """Refuse a loss that the adapter has no part in."""
+        if not loss.requires_grad:
+            raise DeadAdapterError(
+                "the loss does not depend on the adapter at all: "
+                + likely_reason(self._model, self._parts, all_dead=True)
+            )
+
+    def before_update(
+        self, step: int, loss: Tensor, tokens: int, norm: Tensor
+    ) -> tuple[float, int]:
+        """Refuse a loss or gradient that is not finite, or that does not reach every site.
+
+        Args:
+            step: from 1.
+            loss: of this process, times the number of processes.
+            tokens: of this process.
+            norm: of the gradients, which are those of all processes already.
+
+        Returns:
+            The loss and the tokens of all processes.
+        """
+        if not self._reached:
+            self._check_gradients(step)
+        # The only wait for the device in a step: all numbers in one transfer.
+        loss = loss.to(norm.device, torch.float32) / processes.count()
+        own = torch.stack((loss, torch.full_like(loss, tokens)))
+        mean, count, size = torch.cat((processes.total(own), norm.float()[None])).tolist()
+        if not math.isfinite(mean):
+            raise NotFiniteError(f"the loss is {mean} at step {step}", adapter_suspect=True)
+        if not math.isfinite(size):
+            raise NotFiniteError(f"a gradient is {size} at step {step}", adapter_suspect=False)
+        return mean, int(count)
+
+    def after_update(self, step: int) -> None:
+        """Refuse an optimizer that does not move what started at zero, at a rate above 0."""
+        if not self._zero:
+            return
+        # AdaLoRA may have cut all of a place in this very step.
+        ranks = self._adapter.ranks
+        dead = [p for p, start in self._zero.items() if not start.any() and ranks.get(p, 1)]
+        if dead:
+            what = "BA is still zero" if self._adapter.sites else "nothing has moved"
+            raise DeadAdapterError(
+                f"{what} after optimizer step {step} at "
+                f"{_some(dead, len(self._parts), self._what)}: the optimizer does not move these "
+                "parameters"
+            )
+        self._zero = {}
+
+    def _check_gradients(self, step: int) -> None:
+        dead = [
+            place
+            for place, learned in self._parts.items()
+            if not any(p.grad is not None and p.grad.any() for p in learned)
+        ]
+        if dead:
+            raise DeadAdapterError(
+                f"no gradient reached {_some(dead, len(self._parts), self._what)} in step {step}: "
+                + likely_reason(self._model, dead, all_dead=len(dead) == len(self._parts))
+            )
+        self._reached = True
+
+
+def _some(names: list[str], total: int, what: str) -> str:
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return f"{len(names)} of {total} {what} ({shown})"
+
+
+def likely_reason(model: nn.Module, dead: Iterable[str], all_dead: bool) -> str:
+    """Return why training may not reach (all of) an adapter, and what to do.
+
+    Args:
+        model: with the adapter.
+        dead: the places that it does not reach.
+        all_dead: whether they are all that there are.
+    """
+    known = attached_adapters(model)
+    passed_by = known.watch.passed_by if known is not None and known.watch is not None else {}
+    if how := dict.fromkeys(passed_by[p] for d in dead if (p := d.partition("[")[0]) in passed_by):
+        return (
+            f"{next(iter(how))}, so that an adapter there can do nothing; adapt other layers, or "
+            "train the module whole (modules_to_save)"
+        )
+    if is_checkpointing(model) and all_dead:
+        return (
+            "most likely gradient checkpointing, whose blocks see no input that needs a gradient; "
+            "set gradient_checkpointing=False, or call model.enable_input_require_grads()"
+        )
+    return (
+        "most likely the loss does not depend on them, or the model's forward detaches or turns "
+        "gradients off there; leave them out of target_modules"
+    )
