@@ -134,3 +134,20 @@ def bare_arguments(kind: Any, device: torch.device) -> Any:
         default = field.default if made is dataclasses.MISSING else made()
         setattr(arguments, field.name, default)
     return arguments
+
+
+def render_chat(
+    template: str, messages: list[Any], tools: list[Any] | None, variables: dict[str, Any]
+) -> tuple[str, list[tuple[int, int]]]:
+    """Render a chat template, and return where its {% generation %} marks begin and end."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    found: Any = render_jinja_template(  # annotated as text alone
+        conversations=[messages],
+        tools=tools,
+        chat_template=template,
+        return_assistant_tokens_mask=True,
+        **variables,
+    )
+    (text,), (marked,) = found
+    return text, [(start, end) for start, end in marked]

@@ -30,7 +30,7 @@ _HEAD = "labels", "num_labels"  # of a model: they follow from its task
 _SETTINGS = {
     "model": ("name", "dtype", "device", *_HEAD),
     "task": (
-        *("name", "prompt", "completion", "text", "label", "target", "pair"),
+        *("name", "prompt", "completion", "template", "text", "label", "target", "pair"),
         *("validation", "test", "seed", "in_memory", "max_steps", "batch_size"),
     ),
 }

@@ -1,4 +1,6 @@
 from .base import Task as Task
+from .chat_template import Chat as Chat
+from .chats import ChatTask as ChatTask
 from .classification import ClassificationTask as ClassificationTask
 from .classification import LabeledText as LabeledText
 from .embedded.registry import register_task as register_task

@@ -36,6 +36,11 @@ class Task(ABC):
     notes: tuple[str, ...] = ()
 
     @property
+    def framing(self) -> str:
+        """What stands around what the model reads, for people; "" where nothing is chosen."""
+        return ""
+
+    @property
     def head(self) -> dict[str, Any]:
         """See the class; most tasks need none."""
         return {}
@@ -70,11 +75,12 @@ class Task(ABC):
         return {m.name: m.compute(predictions, references) for m in self.metrics}
 
     def describe(self) -> str:
-        """Return one line: name, whether it is synthetic, sizes, metrics, how it was read."""
+        """Return one line: name, whether it is synthetic, sizes, framing, metrics, notes."""
         label = " (synthetic)" if self.synthetic else ""
         scores = ", ".join(metric.label for metric in self.metrics)
+        framing = f"; framing: {self.framing}" if self.framing else ""
         notes = "".join(f"; {note}" for note in self.notes)
-        return f"{self.name}{label}: {self._sizes()}; scored by {scores}{notes}"
+        return f"{self.name}{label}: {self._sizes()}{framing}; scored by {scores}{notes}"
 
     def _sizes(self) -> str:
         test = f", {len(self.test):,} test" if self.test else ""

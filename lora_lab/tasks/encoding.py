@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from lora_lab.errors import TaskError
+from lora_lab.tasks.chat_template import Chat, chat_of, chat_tokens, prompt_text
+from lora_lab.tasks.framing import CHAT
 from lora_lab.tasks.prompts import Example, GenerationTask
 
 if TYPE_CHECKING:
@@ -40,8 +42,9 @@ def encode(
     """Tokenize one example.
 
     Prompt and completion are tokenized apart, so that training meets the very tokens that
-    generation starts from. The end-of-sequence token is learned. What does not fit is cut from the
-    start of the prompt; a leading begin-of-sequence token stays.
+    generation starts from. The end-of-sequence token is learned, once, also where the completion
+    ends with its text. What does not fit is cut from the start of the prompt; a leading
+    begin-of-sequence token stays.
 
     Args:
         example: what to encode.
@@ -50,10 +53,13 @@ def encode(
         max_length: tokens at most.
 
     Raises:
-        TaskError: the completion alone is longer, or the tokenizer has no end-of-sequence token.
+        TaskError: the completion alone is longer, or the tokenizer has no end-of-sequence token;
+            of a task framed as chats, as `encode_chat`.
     """
     tokenizer = need_tokenizer(tokenizer)
-    completion = [*_plain_ids(example.completion, tokenizer), need_end(tokenizer)]
+    if task.template == CHAT:
+        return encode_chat(chat_of(example.prompt, example.completion), tokenizer, max_length)
+    completion = completion_ids(example.completion, tokenizer)
     prompt, cut = prompt_ids(
         task.prompt_text(example.prompt), tokenizer, max_length - len(completion)
     )
@@ -66,6 +72,28 @@ def encode(
         "input_ids": prompt + completion,
         "labels": [IGNORED] * len(prompt) + completion,
         "cut": cut,
+    }
+
+
+def encode_chat(chat: Chat, tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> Encoded:
+    """Tokenize a conversation in the model's chat template; only the assistant's turns are learned.
+
+    What does not fit is cut from its end, as TRL does.
+
+    Raises:
+        TaskError: as `chat_tokens`; or none of the assistant's turns begins within `max_length`.
+    """
+    ids, learned = chat_tokens(chat, need_tokenizer(tokenizer))
+    labels = [token if own else IGNORED for token, own in zip(ids, learned, strict=True)]
+    if not any(learned[1:max_length]):  # nothing predicts the first token
+        raise TaskError(
+            f"{chat.where}: the first turn to learn begins at token {learned.index(True) + 1} of "
+            f"{len(ids)}, and max_length={max_length}; raise max_length, or shorten the chat"
+        )
+    return {
+        "input_ids": ids[:max_length],
+        "labels": labels[:max_length],
+        "cut": max(0, len(ids) - max_length),
     }
 
 
@@ -106,6 +134,32 @@ def padded(rows: Iterable[list[int]], fill: int) -> Tensor:
     return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
 
 
+def task_prompt(
+    task: GenerationTask, prompt: str, tokenizer: PreTrainedTokenizerBase
+) -> str | list[int]:
+    """Return what `generate` takes to answer a task's prompt."""
+    if task.template == CHAT:
+        return chat_prompt_ids(chat_of(prompt), 1, tokenizer)
+    return task.prompt_text(prompt)
+
+
+def chat_prompt_ids(chat: Chat, count: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokenize what an answer to a chat's first messages is generated from."""
+    return _plain_ids(prompt_text(chat, count, tokenizer), tokenizer)
+
+
+def completion_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokenize a completion with its end of sequence, which its text may have already.
+
+    Raises:
+        TaskError: the tokenizer has no end-of-sequence token.
+    """
+    end = need_end(tokenizer)
+    ids = _plain_ids(text, tokenizer)
+    # Formatting functions write "…</s>", and chat templates "…<|im_end|>\n".
+    return ids if _plain_ids(text.rstrip(), tokenizer)[-1:] == [end] else [*ids, end]
+
+
 def prompt_ids(
     text: str, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[int], int]:
@@ -115,8 +169,10 @@ def prompt_ids(
         At most `max_length` token ids, the start cut off first (none where only the leading
         begin-of-sequence token would be left), and how many were cut.
     """
-    ids = _plain_ids(text, tokenizer)
-    start = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
+    ids, bos = _plain_ids(text, tokenizer), tokenizer.bos_token_id
+    start = [bos] if bos is not None and (ids[:1] == [bos] or _adds_bos(tokenizer)) else []
+    if ids[:1] == start:  # the text begins with it, as a chat template's does
+        ids = ids[1:]
     room = max_length - len(start)
     if room < 1:
         return [], len(ids)
@@ -165,4 +221,4 @@ def _plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     # Llama's puts one in front, GPT-2's does not; asking is surer than its attributes.
     ids = tokenizer("a")["input_ids"]
-    return tokenizer.bos_token_id is not None and list(ids[:1]) == [tokenizer.bos_token_id]
+    return list(ids[:1]) == [tokenizer.bos_token_id]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,9 @@ from lora_lab._util.quiet import quiet_transformers
 from lora_lab.anatomy.model_config import max_positions
 from lora_lab.errors import TaskError
 from lora_lab.methods.prompt_tuning.adapter import learned_tokens
-from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded, prompt_ids
+from lora_lab.tasks.chat_template import turn_end
+from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded, prompt_ids, task_prompt
+from lora_lab.tasks.framing import CHAT
 from lora_lab.tasks.prompts import GenerationTask
 from lora_lab.tasks.seq2seq_encoding import prompts_ids
 
@@ -24,10 +26,11 @@ if TYPE_CHECKING:
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
-    prompts: GenerationTask | Sequence[str],
+    prompts: GenerationTask | Sequence[str | Sequence[int]],
     *,
     max_new_tokens: int = 64,
     batch_size: int = 16,
+    ends: Collection[int] = (),
     should_stop: Callable[[], bool] | None = None,
 ) -> list[str]:
     """Complete prompts greedily.
@@ -38,11 +41,13 @@ def generate(
     Args:
         model: one that writes text; an encoder-decoder model reads the prompt with its encoder.
         tokenizer: the model's.
-        prompts: texts exactly as the model is to see them (`task.prompt_text(…)`), or a task: the
-            prompts of its validation examples.
+        prompts: texts exactly as the model is to see them (`task.prompt_text(…)`), or their tokens
+            with all special ones; or a task: the prompts of its validation examples.
         max_new_tokens: where an answer that does not end is broken off. Prompts are cut at their
             start to what fits the model's positions beside it.
         batch_size: prompts a forward pass.
+        ends: tokens that end an answer, besides the tokenizer's end and those of the model's
+            generation config: the one that ends a turn in a chat template.
         should_stop: asked before every batch and after every token.
 
     Returns:
@@ -56,7 +61,9 @@ def generate(
     if isinstance(prompts, str):
         raise TaskError("prompts is one string; give a list of them")
     if isinstance(prompts, GenerationTask):
-        prompts = [prompts.prompt_text(example.prompt) for example in prompts.validation]
+        task = prompts
+        prompts = [task_prompt(task, example.prompt, tokenizer) for example in task.validation]
+        ends = [*ends, *task_ends(task, tokenizer)]
     if not model.can_generate():
         raise TaskError(
             f"{type(model).__name__} does not write text; take a language model, such as "
@@ -68,12 +75,8 @@ def generate(
         for start in range(0, len(prompts), batch_size):
             if should_stop is not None and should_stop():
                 break
-            texts = prompts[start : start + batch_size]
-            if model.config.is_encoder_decoder:
-                batch = [prompt.ids for prompt in prompts_ids(texts, tokenizer, room)]
-            else:
-                batch = [prompt_ids(text, tokenizer, room)[0] for text in texts]
-            completed = _complete(model, tokenizer, batch, max_new_tokens, should_stop)
+            batch = _tokens(model, tokenizer, prompts[start : start + batch_size], room)
+            completed = _complete(model, tokenizer, batch, max_new_tokens, ends, should_stop)
             if completed is None:
                 break
             answers += completed
@@ -85,6 +88,7 @@ def _complete(
     tokenizer: PreTrainedTokenizerBase,
     batch: Sequence[list[int]],
     max_new_tokens: int,
+    ends: Collection[int],
     should_stop: Callable[[], bool] | None,
 ) -> list[str] | None:
     """Complete one batch; None where it was stopped."""
@@ -118,7 +122,7 @@ def _complete(
             no_repeat_ngram_size=0,
             min_length=0,
             pad_token_id=pad,
-            eos_token_id=_end_tokens(model, tokenizer),
+            eos_token_id=_end_tokens(model, tokenizer, ends),
             use_cache=True,
         ),
         stopping_criteria=StoppingCriteriaList([stop]),
@@ -147,11 +151,39 @@ def _padded_on_the_left(rows: Sequence[list[int]], fill: int) -> Tensor:
     return padded((row[::-1] for row in rows), fill).flip(1)
 
 
-def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+def _tokens(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str | Sequence[int]],
+    room: int,
+) -> list[list[int]]:
+    """Return a batch's prompts as at most so many tokens, cut at their start."""
+    if model.config.is_encoder_decoder:
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        return [prompt.ids for prompt in prompts_ids(texts, tokenizer, room)]
+    return [_cut(prompt, tokenizer, room) for prompt in prompts]
+
+
+def _cut(prompt: str | Sequence[int], tokenizer: PreTrainedTokenizerBase, room: int) -> list[int]:
+    if isinstance(prompt, str):
+        return prompt_ids(prompt, tokenizer, room)[0]
+    start = list(prompt[:1]) if prompt[0] == tokenizer.bos_token_id else []
+    return [*start, *prompt[max(len(start), len(prompt) - room + len(start)) :]]
+
+
+def _end_tokens(
+    model: Any, tokenizer: PreTrainedTokenizerBase, more: Collection[int]
+) -> list[int] | None:
     """The token that training teaches, and those that the model itself ends with."""
     own = model.generation_config.eos_token_id if model.generation_config else None
-    ends = {*(own if isinstance(own, (list, tuple)) else [own]), tokenizer.eos_token_id}
+    ends = {*(own if isinstance(own, (list, tuple)) else [own]), tokenizer.eos_token_id, *more}
     return sorted(end for end in ends if end is not None) or None
+
+
+def task_ends(task: GenerationTask, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that end an answer to a task besides the tokenizer's own."""
+    end = turn_end(tokenizer) if task.template == CHAT else None
+    return [] if end is None else [end]
 
 
 def positions(model: PreTrainedModel) -> int:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from lora_lab.errors import TaskError
+from lora_lab.tasks.chat_reading import ChatReader, chat_columns
 from lora_lab.tasks.classification import LabelReader
 from lora_lab.tasks.families.language_modeling import DocumentReader
 from lora_lab.tasks.families.regression import TargetReader
 from lora_lab.tasks.forms import FormReader, as_form, columns_in, is_form
+from lora_lab.tasks.framing import CHAT
 from lora_lab.tasks.layouts import recognized
 from lora_lab.tasks.prompts import PromptReader
 from lora_lab.tasks.reading import Reader
 from lora_lab.tasks.table import Column, Table
+
+NO_TEMPLATE = "template is for prompts with completions, and not for texts under a head"
 
 
 class Named(NamedTuple):
@@ -44,14 +48,15 @@ def reader_of(table: Table, named: Named, template: str | None = None) -> Reader
     Args:
         table: the training rows.
         named: its columns; where none is, they are recognized.
+        template: what was asked to stand around the prompts.
 
     Raises:
         TaskError: columns that make no task together, or a layout that is not known.
     """
     given = named.options()
     source, of_texts = table.source, given.keys() - {"prompt", "completion"}
-    if not given:
-        return recognized(table, template)
+    if of_texts and template is not None:
+        raise TaskError(f"{source}: {NO_TEMPLATE}")
     if of_texts and len(of_texts) < len(given):
         raise TaskError(
             f"{source}: prompt and completion make a task of writing, text and label one of "
@@ -65,8 +70,18 @@ def reader_of(table: Table, named: Named, template: str | None = None) -> Reader
         return DocumentReader(table, given["text"])
     if of_texts:
         return LabelReader(table, named.text, named.label, named.pair)
+    chats = chat_columns(table, named.prompt, named.completion)
+    if chats is not None:
+        if template not in (None, CHAT):
+            raise TaskError(
+                f"{source} has conversations, which the model's chat template frames; "
+                "leave out template"
+            )
+        return ChatReader(table, chats)
+    if not given:
+        return recognized(table, template)
     if is_form(named.prompt) or is_form(named.completion):
         if named.prompt is None or named.completion is None:
             return PromptReader(table, None, None)  # which says what is to be named
         return FormReader(as_form(named.prompt, named.completion), template)
-    return PromptReader(table, named.prompt, named.completion)
+    return PromptReader(table, named.prompt, named.completion, template)

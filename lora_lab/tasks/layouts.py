@@ -13,11 +13,11 @@ from lora_lab.errors import TaskError
 from lora_lab.tasks.classification import LabelReader
 from lora_lab.tasks.families.language_modeling import DocumentReader
 from lora_lab.tasks.forms import Form, FormReader
+from lora_lab.tasks.framing import PLAIN
 from lora_lab.tasks.prompts import PromptReader
 from lora_lab.tasks.reading import Reader
 from lora_lab.tasks.table import Table
 
-PLAIN = "plain"
 _NUMBERS = frozenset({"id", "_id", "idx", "index", "uid", "uuid"})
 _BESIDE = _NUMBERS | {"title", "source", "url", "category", "topic", "table_id", "phase"}
 
@@ -106,7 +106,7 @@ def _short(form: Form) -> Form:
 
 def _two(name: str, prompt: str, completion: str) -> Layout:
     columns = prompt, completion
-    return Layout(name, columns, lambda table, _: PromptReader(table, *columns))
+    return Layout(name, columns, lambda table, asked: PromptReader(table, *columns, asked))
 
 
 def _classes(text: str, label: str, *pair: str) -> Layout:

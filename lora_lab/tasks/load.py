@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.embedded.api import EMBEDDED
 from lora_lab.tasks.families.language_modeling import LanguageModelingTask
 from lora_lab.tasks.families.regression import RegressionTask
-from lora_lab.tasks.kinds import Named, reader_of
+from lora_lab.tasks.kinds import NO_TEMPLATE, Named, reader_of
 from lora_lab.tasks.memory import InMemory, is_in_memory, kind_of, read_memory, read_part
 from lora_lab.tasks.prompts import GenerationTask
 from lora_lab.tasks.reading import make_task
@@ -35,6 +36,7 @@ def load_task(
     *,
     prompt: Column | None = None,
     completion: Column | None = None,
+    template: str | None = None,
     validation: Data = None,
     test: Data = None,
     seed: int = 0,
@@ -84,6 +86,7 @@ def load_task(
     *,
     prompt: Column | None = None,
     completion: Column | None = None,
+    template: str | None = None,
     text: Column | None = None,
     label: Column | None = None,
     target: Column | None = None,
@@ -109,6 +112,10 @@ def load_task(
         prompt: the column that the model reads, or a format of columns, "{instruction}\\n{input}",
             in which an empty column is written as nothing ({{ and }} are braces).
         completion: the column that it learns to write, or such a format.
+        template: what stands around a prompt: "chat" (a turn of the user and one of the assistant,
+            in the model's chat template), "plain" (the text as it stands in the data), or a text
+            with {prompt} in it. By default a line of its own, "{prompt}\\n"; "plain" where the rows
+            have white space of their own between the two, or the layout its own prompts.
         text: the column of the text that is read; alone, a text of which every token is learned.
             Columns of a .csv or .tsv that has no line of names, and of tuples, are given by their
             numbers, from 0.
@@ -131,10 +138,10 @@ def load_task(
     held_out = {"validation": validation, "test": test}
     if not is_in_memory(name) and str(name) in EMBEDDED:
         _refuse_file_options(str(name), **named.options(), **held_out)
-        return EMBEDDED[str(name)].make(seed)
+        return _framed(EMBEDDED[str(name)].make(seed), template)
     rows = None if max_steps is None else max_steps * batch_size
     title, (parts, notes) = _read(name, held_out, named, rows)
-    reader = reader_of(parts["training"], named)
+    reader = reader_of(parts["training"], named, template)
     reader.notes += notes
     secrets = is_in_memory(name) or not tables.is_file_name(str(name))
     return make_task(title, reader, parts, seed, secrets)
@@ -174,6 +181,14 @@ def _read(
             more = InMemory({part: tables.read_file(Path(given), named.columns())})
         found = InMemory({**found.parts, **more.parts}, found.notes + more.notes)
     return title, found
+
+
+def _framed(task: Task, template: str | None) -> Task:
+    if template is None:
+        return task
+    if not isinstance(task, GenerationTask):
+        raise TaskError(f"{task.name}: {NO_TEMPLATE}")
+    return dataclasses.replace(task, template=template)
 
 
 def _unknown(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
+from lora_lab.tasks.framing import LINE, check_template, default_template, framed, name_template
 from lora_lab.tasks.metrics import BLEU, Metric
 from lora_lab.tasks.reading import Reader
 from lora_lab.tasks.table import Column, Table
@@ -31,7 +32,13 @@ class Example:
 
 @dataclass(frozen=True)
 class GenerationTask(Task):
-    """Prompt → completion; see `Task`. The held-out parts have one example a prompt."""
+    """Prompt → completion; see `Task`. The held-out parts have one example a prompt.
+
+    Attributes:
+        template: what stands around a prompt: "chat" (one turn of the user and one of the
+            assistant, in the model's chat template), "plain" (the text as it stands in the data),
+            or a text with {prompt} in it.
+    """
 
     name: str
     synthetic: bool
@@ -39,15 +46,25 @@ class GenerationTask(Task):
     validation: Sequence[Example] = field(repr=False)
     test: Sequence[Example] = field(default=(), repr=False)
     metrics: tuple[Metric, ...] = field(default=(BLEU,), repr=False)
+    template: str = LINE
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_template(self.template)
+
+    @property
+    def framing(self) -> str:
+        """What stands around a prompt, for people."""
+        return name_template(self.template)
 
     def prompt_text(self, prompt: str) -> str:
         """Return exactly what the model sees before the completion.
 
-        The prompt on a line of its own: no model's chat template, so that one adapter's training
-        text is the same for every model, and the completion starts a line, at a token boundary.
+        By default the prompt on a line of its own: no model's chat template, so that one adapter's
+        training text is the same for every model, and the completion starts a line, at a token
+        boundary. Of "chat" it is the user's turn, which the model's chat template frames.
         """
-        return f"{prompt}\n"
+        return framed(self.template, prompt)
 
     def reference(self, example: Example) -> tuple[str, ...]:
         """Return every completion that counts as right."""
@@ -77,7 +94,16 @@ class PromptReader(Reader[Row]):
 
     noun = "prompt"
 
-    def __init__(self, table: Table, prompt: Column | None, completion: Column | None) -> None:
+    def __init__(
+        self,
+        table: Table,
+        prompt: Column | None,
+        completion: Column | None,
+        template: str | None = None,
+    ) -> None:
+        if template is not None:
+            check_template(template)
+        self._template = template
         if prompt is None or completion is None:
             raise TaskError(
                 f"{table.source}: name the columns to read, such as load_task(…, prompt='mr', "
@@ -122,4 +148,11 @@ class PromptReader(Reader[Row]):
     ) -> GenerationTask:
         """Make the task."""
         examples = tuple(Example(r.prompt, r.completion, (r.completion,)) for r in train)
-        return GenerationTask(name, False, examples, tuple(validation), tuple(test))
+        return GenerationTask(
+            name,
+            False,
+            examples,
+            tuple(validation),
+            tuple(test),
+            template=self._template or default_template(train, name),
+        )

@@ -67,7 +67,7 @@ def encode_pairs(
     encoded: list[EncodedPair] = []
     for example, prompt in zip(examples, prompts, strict=True):
         plain = _plain_ids(tokenizer, "text_target", example.completion)
-        labels = [*before, *plain, *behind]
+        labels = [*before, *_unframed(plain, before, behind), *behind]
         if len(labels) > max_length:
             raise TaskError(
                 f"a completion has {len(labels)} tokens and max_length={max_length}; raise "
@@ -104,7 +104,7 @@ def prompts_ids(
         )
     found = []
     for text in texts:
-        plain = _plain_ids(tokenizer, "text", text)
+        plain = _unframed(_plain_ids(tokenizer, "text", text), before, behind)
         found.append(Prompt([*before, *plain[-room:], *behind], max(0, len(plain) - room)))
     return found
 
@@ -163,6 +163,15 @@ def _frame(
     more = len(whole) - len(plain)
     at = next((i for i in range(more + 1) if whole[i : i + len(plain)] == plain), more)
     return whole[:at], whole[at + len(plain) :]
+
+
+def _unframed(ids: list[int], before: list[int], behind: list[int]) -> list[int]:
+    """Return a text's tokens without the special ones that it begins or ends with by itself."""
+    while ids and ids[0] in before:
+        ids = ids[1:]
+    while ids and ids[-1] in behind:
+        ids = ids[:-1]
+    return ids
 
 
 def _plain_ids(

@@ -39,6 +39,7 @@ def describe(run: Run, base: str | None = None) -> dict[str, Any]:
             "synthetic": task.synthetic,
             "examples": len(task.train),
             "loss_unit": task.loss_unit,
+            **({"framing": task.framing} if task.framing else {}),
             **({"notes": list(task.notes)} if task.notes else {}),
             **_head(run),
         },

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from lora_lab.errors import ConfigError
-from lora_lab.tasks.encoding import IGNORED, Encoded, collate, encode_all, pad_id
-from lora_lab.tasks.families.base import Family, Measured, register_family
-from lora_lab.tasks.generation import generate
-from lora_lab.tasks.prompts import Example, GenerationTask
+from lora_lab.errors import ConfigError, TaskError
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.chat_template import need_chat_template
+from lora_lab.tasks.encoding import IGNORED, Encoded, collate, encode_all, pad_id, task_prompt
+from lora_lab.tasks.families.base import Evaluation, Family, Measured, register_family
+from lora_lab.tasks.framing import CHAT
+from lora_lab.tasks.generation import generate, task_ends
+from lora_lab.tasks.prompts import GenerationTask
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
@@ -24,13 +28,13 @@ _LONGER = 1.5  # an answer may be so many times as long as the longest right one
 class Causal(Family):
     """A decoder, and prompts with completions."""
 
-    kind = GenerationTask
+    kind: ClassVar[type[Task]] = GenerationTask
     writes = True
     cut_note = "{cut} of {count} {part} prompts were cut at their start to fit max_length={length}"
 
     @classmethod
-    def check(cls, lm: LoadedModel, task: GenerationTask) -> None:
-        """Refuse a model that reads or writes no text."""
+    def check(cls, lm: LoadedModel, task: Any) -> None:
+        """Refuse a model that reads or writes no text, or has no template for chats."""
         model, name = lm.model, lm.card.name
         lacks = "generates" if not model.can_generate() or lm.tokenizer is None else ""
         lacks = lacks or ("reads" if model.main_input_name != "input_ids" else "")
@@ -39,8 +43,18 @@ class Causal(Family):
                 f"{name} ({type(model).__name__}) {lacks} no text, and {task.name} is prompt → "
                 "completion; use a language model such as smollm2-135m"
             )
+        if task.template == CHAT:
+            if model.config.is_encoder_decoder:
+                raise ConfigError(
+                    f"{name} has an encoder and a decoder, and {task.name} is chats, which are one "
+                    "sequence; use a decoder such as smollm2-135m, or template='plain'"
+                )
+            try:
+                need_chat_template(lm.tokenizer)
+            except TaskError as error:
+                raise ConfigError(f"{task.name} is chats, and {error}") from error
 
-    def encode(self, examples: Sequence[Example]) -> tuple[Sequence[Any], int]:
+    def encode(self, examples: Sequence[Any]) -> tuple[Sequence[Any], int]:
         """Return prompts with completions as tokens; prompts are cut at their start."""
         return encode_all(examples, self.task, self.tokenizer, self.max_length)
 
@@ -54,26 +68,63 @@ class Causal(Family):
         count = int((batch["labels"][:, 1:] != IGNORED).sum())
         return Measured(self.model(**batch).loss.item() * count, count)
 
-    def write(self, examples: Sequence[Example], should_stop: Callable[[], bool]) -> list[str]:
+    def evaluate(
+        self,
+        examples: Sequence[Any],
+        batches: Iterable[dict[str, Tensor]],
+        should_stop: Callable[[], bool],
+    ) -> Evaluation | None:
+        """Score the model as it stands; see `Family.evaluate`."""
+        # Answers are decoded without special tokens: the end that the data has itself is none.
+        return super().evaluate(list(map(self._without_end, examples)), batches, should_stop)
+
+    def _without_end(self, example: Any) -> Any:
+        end = self.tokenizer.eos_token
+        if not end or not any(text.rstrip().endswith(end) for text in example.references):
+            return example
+        texts = (text.rstrip().removesuffix(end) for text in example.references)
+        return dataclasses.replace(example, references=tuple(texts))
+
+    def write(self, examples: Sequence[Any], should_stop: Callable[[], bool]) -> list[str]:
         """Complete the prompts greedily."""
+        prompts = [self._prompt(example) for example in examples]
         lengths = [
             len(self.tokenizer(reference, add_special_tokens=False)["input_ids"])
             for example in examples
-            for reference in example.references
+            for reference in self.task.reference(example)
         ]
-        return generate(
-            self.model,
-            self.tokenizer,
-            [self.task.prompt_text(example.prompt) for example in examples],
-            max_new_tokens=min(math.ceil(_LONGER * max(lengths)) + 1, self.max_length),
-            should_stop=should_stop,
-        )
+        longest = min(math.ceil(_LONGER * max(lengths)) + 1, self.max_length)
+        return self._written(prompts, longest, should_stop)
 
-    def sample(self, example: Example) -> tuple[str, tuple[str, ...]]:
+    def sample(self, example: Any) -> tuple[str, tuple[str, ...]]:
         """Return the prompt as the model sees it, and every right completion."""
-        return self.task.prompt_text(example.prompt), tuple(example.references)
+        seen = self._prompt(example)
+        text = seen if isinstance(seen, str) else str(self.tokenizer.decode(seen))
+        return text, tuple(self.task.reference(example))
 
     def answer(self, text: str, max_new_tokens: int) -> str:
         """Complete a prompt greedily."""
-        prompts = [self.task.prompt_text(text)]
-        return generate(self.model, self.tokenizer, prompts, max_new_tokens=max_new_tokens)[0]
+        return self._written([self._typed(text)], max_new_tokens)[0]
+
+    def _prompt(self, example: Any) -> str | list[int]:
+        """Return what an example's answer is generated from."""
+        return self._typed(example.prompt)
+
+    def _typed(self, text: str) -> str | list[int]:
+        """Return what the answer to a prompt that somebody typed is generated from."""
+        return task_prompt(self.task, text, self.tokenizer)
+
+    def _written(
+        self,
+        prompts: Sequence[str | list[int]],
+        max_new_tokens: int,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> list[str]:
+        return generate(
+            self.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            ends=task_ends(self.task, self.tokenizer),
+            should_stop=should_stop,
+        )

@@ -15,7 +15,7 @@ from lora_lab.tasks.encoding import IGNORED, pad_id
 from lora_lab.tasks.families.base import Lengths, Measured, register_family
 from lora_lab.tasks.families.causal import Causal
 from lora_lab.tasks.generation import positions
-from lora_lab.tasks.prompts import Example, GenerationTask
+from lora_lab.tasks.prompts import Example
 from lora_lab.tasks.seq2seq_encoding import (
     EncodedPair,
     collate_pairs,
@@ -55,7 +55,7 @@ class Seq2Seq(Causal):
         return bool(getattr(lm.model.config, "is_encoder_decoder", False))
 
     @classmethod
-    def check(cls, lm: LoadedModel, task: GenerationTask) -> None:
+    def check(cls, lm: LoadedModel, task: Any) -> None:
         """Refuse a model that writes no text, or does not know what its decoder starts with."""
         super().check(lm, task)
         try:

@@ -289,6 +289,14 @@ def test_hooks_that_make_the_embedded_input_need_gradients_are_seen(model: Any) 
     assert not transformers_private.input_needs_grad(model)
 
 
+def test_a_rendered_chat_comes_with_what_its_marks_enclose() -> None:
+    template = (
+        "{{ s }}{% for m in messages %}{% generation %}{{ m.x }}{% endgeneration %}{% endfor %}"
+    )
+    found = transformers_private.render_chat(template, [{"x": "ab"}, {"x": "c"}], None, {"s": "-"})
+    assert found == ("-abc", [(1, 3), (3, 4)])
+
+
 # --- accelerate -----------------------------------------------------------------------------------
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks import Example, GenerationTask, load_task
-from lora_lab.tasks.encoding import collate, encode, encode_all, pad_id
+from lora_lab.tasks.encoding import collate, encode, encode_all, pad_id, task_prompt
+from tests.helpers.chat_templates import CHATML, chat_tokenizer, learned_text
 from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
 
 TASK = GenerationTask("t", False, (), ())
@@ -35,6 +38,29 @@ def test_a_beginning_is_set_where_the_tokenizer_sets_one():
     plain = encode(EXAMPLE, TASK, tiny_tokenizer(), 64)
     assert encoded["input_ids"] == [1, *plain["input_ids"]]
     assert encoded["labels"] == [-100, *plain["labels"]]
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+@pytest.mark.parametrize("end", ["</s>", "</s>\n"])
+def test_no_beginning_and_no_end_twice(adds_bos: bool, end: str) -> None:
+    """A chat template wrote the one, and a formatting function the other."""
+    tokenizer = tiny_tokenizer(adds_bos=adds_bos)
+    encoded = encode(Example("<s>hi", f"yes{end}", ("yes",)), TASK, tokenizer, 64)
+    assert tokenizer.decode(encoded["input_ids"]) == f"<s>hi\nyes{end}"
+    assert [label for label in encoded["labels"] if label != -100].count(EOS) == 1
+    cut = encode(Example("<s>hi", f"yes{end}", ("yes",)), TASK, tokenizer, 7)
+    assert tokenizer.decode(cut["input_ids"]) == f"<s>{'i' * (end == '</s>')}\nyes{end}"
+    assert cut["cut"] == (1 if end == "</s>" else 2)
+
+
+def test_an_example_as_a_chat_is_its_two_turns_in_the_models_template() -> None:
+    tokenizer = chat_tokenizer(CHATML, adds_bos=True)
+    task = dataclasses.replace(TASK, template="chat")
+    encoded = encode(EXAMPLE, task, tokenizer, 500)
+    asked = "<|im_start|>user\nname[A]<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(encoded["input_ids"]) == f"{asked}A is here.<|im_end|>\n"
+    assert learned_text(tokenizer, encoded) == "A is here.<|im_end|>\n"
+    assert tokenizer.decode(task_prompt(task, "name[A]", tokenizer)) == asked
 
 
 def test_the_prompt_is_tokenized_apart():

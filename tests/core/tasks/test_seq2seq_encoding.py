@@ -14,6 +14,7 @@ from tests.helpers.tiny_seq2seq import framing_tokenizer, tiny_seq2seq
 from tests.helpers.tiny_text import tiny_tokenizer
 
 TASK = GenerationTask("t", False, (), ())
+PLAIN = GenerationTask("t", False, (), (), template="plain")
 EXAMPLE = Example("name[A]", "A is here.", ("A is here.",))
 TINY = {"vocab_size": 40, "pad_token_id": 0, "eos_token_id": 2, "dropout": 0.0}
 SIZES = {"d_model": 16, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
@@ -37,6 +38,15 @@ def test_an_end_that_the_tokenizer_does_not_set_is_learned_all_the_same():
     [encoded], _ = encode_pairs([EXAMPLE], TASK, tokenizer, 64)
     assert tokenizer.decode(encoded["input_ids"]) == "name[A]\n"
     assert tokenizer.decode(encoded["labels"]) == "A is here.</s>"
+
+
+@pytest.mark.parametrize(("kind", "before"), [("t5", ""), ("bart", "<s>")])
+def test_no_frame_is_set_twice(kind, before):
+    tokenizer = framing_tokenizer(kind)
+    example = Example(f"{before}name[A]</s>", "A is here.</s>", ("A is here.",))
+    [encoded], _ = encode_pairs([example], PLAIN, tokenizer, 64)
+    assert tokenizer.decode(encoded["input_ids"]) == f"{before}name[A]</s>"
+    assert tokenizer.decode(encoded["labels"]) == f"{before}A is here.</s>"
 
 
 def test_a_language_behind_the_end_stays_behind_it():

@@ -1,0 +1,35 @@
+"""Chats by a decoder: one sequence in its chat template, the loss on the assistant's turns only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lora_lab.tasks.chat_template import Chat
+from lora_lab.tasks.chats import ChatTask
+from lora_lab.tasks.encoding import chat_prompt_ids, encode_chat
+from lora_lab.tasks.families.base import register_family
+from lora_lab.tasks.families.causal import Causal
+
+
+@register_family
+class Chats(Causal):
+    """A decoder with a chat template, and conversations."""
+
+    kind = ChatTask
+    cut_note = "{cut} of {count} {part} chats were cut at their end to fit max_length={length}"
+
+    def encode(self, examples: Sequence[Chat]) -> tuple[Sequence[Any], int]:
+        """Return conversations as tokens; they are cut at their end."""
+        encoded = [encode_chat(chat, self.tokenizer, self.max_length) for chat in examples]
+        return encoded, sum(item["cut"] > 0 for item in encoded)
+
+    def _prompt(self, example: Chat) -> list[int]:
+        return chat_prompt_ids(example, example.last_answer, self.tokenizer)
+
+    def _typed(self, text: str) -> list[int]:
+        user = {"role": "user", "content": text}
+        first = self.task.train[0].messages[0]  # a system prompt, where all have the same
+        if first["role"] == "user" or any(c.messages[0] != first for c in self.task.train):
+            return chat_prompt_ids(Chat((user,)), 1, self.tokenizer)
+        return chat_prompt_ids(Chat((first, user)), 2, self.tokenizer)
