@@ -201,6 +201,11 @@ class Anatomy:
     left_out: Mapping[str, str] = field(default_factory=dict, hash=False)
     tied: Mapping[str, str] = field(default_factory=dict, hash=False)
 
+    def first_end(self, target: str) -> str:
+        """Return the path of the embedding whose weight an output layer of this name has, or it."""
+        ends = (table for head, table in self.tied.items() if f".{head}".endswith(f".{target}"))
+        return next(ends, target)
+
     @cached_property
     def by_name(self) -> dict[str, Site]:
         """Every site under its name, the others too."""

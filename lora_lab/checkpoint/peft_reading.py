@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from torch import nn
 
@@ -26,16 +26,26 @@ def ties_factors(model: nn.Module, path: str, head: str) -> bool:
 # PEFT refuses to adapt these of them: fused kernels read them past PEFT's layers.
 _FUSED_IN = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 _FUSED = ("conv1d", "out_proj")
+# Where the model's code does not tell: {model_type: (a name in the path, what happens)}.
+_KNOWN = {
+    "jamba": ("dt_proj", "PEFT's adapter does nothing at {}, whose weight the mixer reads"),
+    "laguna": (
+        "shared_experts",
+        "transformers renames what PEFT reads of {}, which it then misses",
+    ),
+}
 
 
 def misread(
-    model: nn.Module, modules: Iterable[str], by_path: Mapping[str, nn.Module]
+    model: nn.Module, modules: Collection[str], by_path: Mapping[str, nn.Module]
 ) -> str | None:
     """Return what to say of modules where PEFT's adapter is refused, or does nothing."""
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     fused = [path for path in modules if path.rpartition(".")[2] in _FUSED]
     readers = read_past(by_path, only=True)
     past = [path for path in modules if by_path[path] in readers]
+    name, happens = _KNOWN.get(str(model_type), ("", ""))
+    known = [path for path in modules if name in path.split(".")]
     if model_type in _FUSED_IN and fused:
         what = f"PEFT refuses adapters at {fused[0]} of a {model_type} model"
     elif past:
@@ -43,6 +53,8 @@ def misread(
             f"PEFT's adapter does nothing at {past[0]}, whose weight {readers[by_path[past[0]]]} "
             "reads by itself"
         )
+    elif known:
+        what = happens.format(known[0])
     else:
         return None
     return f"{what}; load this file with LoRA Lab, or write the whole model with export_merged"

@@ -37,11 +37,9 @@ _TAKEN_FOR_EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "
 # What is not clean, and why. An entry that has become clean fails the test: take it away.
 NOT_CLEAN: dict[str, dict[str, str]] = {
     **dict.fromkeys(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), _MAMBA),
-    **dict.fromkeys(("layoutlmv3", "wavlm"), _PAST),
-    "jamba": {**_PAST, "said": "dt_proj is called too, by the fused kernels' branch"},
+    **dict.fromkeys(("jamba", "layoutlmv3", "wavlm"), _PAST),
     "laguna": {
         "peft_reads": "PEFT does not read its own file of it either: transformers renames the key",
-        "said": "the fault is in one renaming of transformers, not in the model",
     },
 }
 

@@ -49,6 +49,8 @@ def resolve_targets(anatomy: Anatomy, config: LoraConfig) -> tuple[TargetSpec, .
             rank exceeds min(out, in) of a site that was named.
     """
     modules = config.target_modules
+    if config.ensure_weight_tying and not isinstance(modules, str):
+        modules = tuple(map(anatomy.first_end, modules))
     chosen = {*within(select(anatomy, modules), config)} if modules else set()
     chosen |= {*select_parameters(anatomy, config.target_parameters)}
     sites = [site for site in (*anatomy.sites, *anatomy.others) if site in chosen]
@@ -348,7 +350,8 @@ def _nothing(anatomy: Anatomy, target: str) -> tuple[Site, ...]:
         if path == target or path.endswith("." + target):
             raise ConfigError(
                 f"{path} and {table} share one weight; name {table.rpartition('.')[2]!r} in "
-                f"target_modules, which adapts both, or give {path} a weight of its own"
+                "target_modules, which adapts both (so does ensure_weight_tying=True), or give "
+                f"{path} a weight of its own"
             )
     every = _modules(anatomy)
     for path, why in anatomy.left_out.items():

@@ -258,3 +258,20 @@ def test_one_end_of_a_tied_weight_is_trained_with_the_other(named, tmp_path):
     torch.testing.assert_close(outputs(model, batch), y, **EXACT)
     ll.load_adapter(twin, tmp_path / "theirs")
     torch.testing.assert_close(outputs(twin, batch), outputs(theirs, batch), **EXACT)
+
+
+@pytest.mark.parametrize("named", [["embed_tokens"], ["lm_head"], ["lm_head", "embed_tokens"]])
+def test_one_end_of_a_tied_weight_gets_the_factors_of_both(named, tmp_path):
+    model = tiny("smollm").double()
+    batch, twin = tiny_inputs(model), copy.deepcopy(model)
+    fields = {**SMALL, "target_modules": ["q_proj", *named], "ensure_weight_tying": True}
+    theirs = peft_trained(model, tmp_path / "theirs", **fields)
+    adapter = ll.attach(model, ll.LoraConfig(**fields))
+    tables = [own for own in adapter.sites.values() if own.site.kind == "embedding"]
+    assert [own.site.module for own in tables] == ["model.embed_tokens"]
+    stirred(adapter)
+    y = outputs(model, batch)
+    ll.merge(model)
+    torch.testing.assert_close(outputs(model, batch), y, **EXACT)
+    ll.load_adapter(twin, tmp_path / "theirs")
+    torch.testing.assert_close(outputs(twin, batch), outputs(theirs, batch), **EXACT)
