@@ -64,7 +64,7 @@ def demo(
     for metric, before, after in changes(result.metrics):
         if before is not None and after is not None:
             console.print(
-                f"{metric.title:<16}{before:8.2f} → {after:6.2f}", highlight=False, markup=False
+                f"{metric.title:<18}{before:8.2f} → {after:6.2f}", highlight=False, markup=False
             )
     for sample in result.samples[:2]:
         console.print(

@@ -157,7 +157,7 @@ def _json(run: Run, result: RunResult) -> dict[str, Any]:
 
 def _text(run: Run, result: RunResult) -> str:
     lines = [f"{plural(run.snapshot.step, 'step')} in {result.seconds:.1f} s"]
-    lines += [f"{name:<16}{value:.4g}" for name, value in result.metrics.items()]
+    lines += [f"{name:<20}{value:.4g}" for name, value in result.metrics.items()]
     return "\n".join([*lines, *run.notes, f"adapter  {result.adapter_folder}"])
 
 

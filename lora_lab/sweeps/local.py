@@ -17,7 +17,7 @@ from lora_lab.runs.records import RunRecord, list_runs
 from lora_lab.sweeps.asha import Asha, AshaConfig
 from lora_lab.sweeps.cell_run import train_cell
 from lora_lab.sweeps.cells import Cell
-from lora_lab.sweeps.store import CellResult, SweepStore, seen_losses
+from lora_lab.sweeps.store import CellResult, SweepStore, as_begun, seen_losses
 from lora_lab.tasks.sources import IN_MEMORY, task_source
 from lora_lab.training.fingerprints import data_fingerprint
 from lora_lab.training.isolation import ADAPTER
@@ -80,7 +80,7 @@ class Sweep:
     ) -> None:
         self.lm = lm
         self.task = task
-        self.cells = tuple(cells)
+        self.cells = as_begun(cells, folder)
         self.folder = folder
         self.asha = asha
         self._store = SweepStore(folder)

@@ -30,7 +30,7 @@ from lora_lab.models.load import model_config
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell, Space, cells
-from lora_lab.sweeps.store import checked_name
+from lora_lab.sweeps.store import as_begun, checked_name
 from lora_lab.tasks.load import load_task
 
 _OWN = "grid", "random", "samples", "seed", "early_stopping"
@@ -90,7 +90,8 @@ class SweepPlan:
     def cells(self) -> tuple[Cell, ...]:
         """Return what is to be trained."""
         layers = _anatomy(self.run_config) if self.space.has_layers else None
-        return cells(self.run_config.configs, self.run_config.training, self.space, layers)
+        config = self.run_config
+        return as_begun(cells(config.configs, config.training, self.space, layers), self.folder)
 
 
 def _anatomy(run_config: RunConfig) -> Anatomy:

@@ -21,7 +21,8 @@ from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.plain import method_to_dict
 from lora_lab.runs.records import SWEEP_FILE, RunRecord, read_record
 from lora_lab.runs.store import RunStore
-from lora_lab.sweeps.cells import Cell
+from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.sweeps.cells import Cell, cell_of
 
 CellState = Literal["done", "stopped early", "failed"]
 _ENDED = "cells.jsonl"
@@ -131,6 +132,26 @@ class SweepStore:
         """Return a cell's newest run, ended or cut off; None where it has none."""
         folders = sorted(self.folder.glob(f"*-{cell}-*/"), reverse=True)
         return next(filter(None, map(read_record, folders)), None)
+
+
+def as_begun(cells: Sequence[Cell], folder: Path) -> tuple[Cell, ...]:
+    """Return cells as the sweep in a folder has them.
+
+    One that was begun when the warm-up was of 5 steps by default goes on with these.
+    """
+    try:
+        known = json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))["cells"]
+        ids = {entry["id"] for entry in known}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return tuple(cells)  # none, or `begin` says what is wrong with it
+    older = {
+        cell.id: cell_of(cell.configs, cell.training.replace(warmup_steps=5), cell.changes)
+        for cell in cells
+        if cell.training.warmup_steps == TrainingConfig.warmup_steps
+    }
+    if ids.isdisjoint(cell.id for cell in older.values()):
+        return tuple(cells)
+    return tuple(older.get(cell.id, cell) for cell in cells)
 
 
 def checked_name(name: object) -> str:

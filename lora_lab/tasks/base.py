@@ -61,7 +61,8 @@ class Task(ABC):
             examples: from `validation` or `test`.
 
         Returns:
-            {metric's name: score}.
+            {metric's name: score}, without those that say nothing of such examples: BLEU of answers
+            of a word or two. `scoring` tells why.
 
         Raises:
             TaskError: nothing to score, or not one prediction an example.
@@ -72,7 +73,25 @@ class Task(ABC):
                 "prediction an example, and at least one"
             )
         references = [self.reference(example) for example in examples]
-        return {m.name: m.compute(predictions, references) for m in self.metrics}
+        fit = [m for m in self.metrics if m.unfit is None or not m.unfit(references)]
+        return {m.name: m.compute(predictions, references) for m in fit}
+
+    def scoring(self, examples: Sequence[Any]) -> dict[str, str]:
+        """Return how answers to examples are scored, for the record.
+
+        Returns:
+            {metric's name: its signature, or "left out: …"}, of those that have one.
+        """
+        told: dict[str, str] = {}
+        if not examples or not any(metric.signature for metric in self.metrics):
+            return told
+        references = [self.reference(example) for example in examples]
+        for metric in self.metrics:
+            if metric.unfit is not None and (why := metric.unfit(references)):
+                told[metric.name] = f"left out: {why}"
+            elif metric.signature is not None:
+                told[metric.name] = metric.signature(references)
+        return told
 
     def describe(self) -> str:
         """Return one line: name, whether it is synthetic, sizes, framing, metrics, notes."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.chat_template import Chat, answer_text
 from lora_lab.tasks.framing import CHAT, name_template
-from lora_lab.tasks.metrics import BLEU, Metric
+from lora_lab.tasks.metrics import OF_TEXTS, Metric
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ChatTask(Task):
     train: Sequence[Chat] = field(repr=False)
     validation: Sequence[Chat] = field(repr=False)
     test: Sequence[Chat] = field(default=(), repr=False)
-    metrics: tuple[Metric, ...] = field(default=(BLEU,), repr=False)
+    metrics: tuple[Metric, ...] = field(default=OF_TEXTS, repr=False)
 
     template: ClassVar[str] = CHAT
 

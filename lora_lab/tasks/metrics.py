@@ -2,10 +2,10 @@
 
 A metric of your own is one object, on a task of yours:
 
->>> exact = register_metric(Metric("exact", exact_match, label="exact match", unit="%"))
->>> task = dataclasses.replace(task, metrics=(*task.metrics, exact))
+>>> rouge = register_metric(Metric("rouge", rouge_l, label="ROUGE-L"))
+>>> task = dataclasses.replace(task, metrics=(*task.metrics, rouge))
 
-From then on runs record "exact_before" and "exact_after", and every table and figure knows it.
+From then on runs record "rouge_before" and "rouge_after", and every table and figure knows it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from lora_lab.tasks import text_scores
 
 Score = Callable[[Sequence[Any], Sequence[Any]], float]
 NATS = "nats per token"
@@ -31,6 +33,9 @@ class Metric:
         higher_is_better: which way comparisons, colors and sweeps read it.
         unit: such as "%"; "" where there is none.
         label: what people read; by default the name.
+        unfit: references → why the score says nothing of them, so that it is left out; "" where it
+            does. None: it always does.
+        signature: references → how exactly it is counted, for the record.
     """
 
     name: str
@@ -38,6 +43,8 @@ class Metric:
     higher_is_better: bool = True
     unit: str = ""
     label: str = ""
+    unfit: Callable[[Sequence[Any]], str] | None = None
+    signature: Callable[[Sequence[Any]], str] | None = None
 
     def __post_init__(self) -> None:
         if not self.label:
@@ -97,18 +104,6 @@ def changes(values: Mapping[Any, Any]) -> list[Change]:
     return [change for change in found if change[1:] != (None, None)]
 
 
-def _bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Return corpus BLEU from 0 to 100, sacrebleu's default (13a tokens, mixed case)."""
-    import sacrebleu
-
-    # sacrebleu wants the i-th reference of every example as one stream; None: it has fewer.
-    streams: list[Any] = [
-        [right[i] if i < len(right) else None for right in references]
-        for i in range(max(map(len, references)))
-    ]
-    return sacrebleu.corpus_bleu(list(predictions), streams).score
-
-
 def _accuracy(predictions: Sequence[int], references: Sequence[int]) -> float:
     hits = sum(p == r for p, r in zip(predictions, references, strict=True))
     return 100 * hits / len(references)
@@ -158,7 +153,22 @@ def _vary(*values: Sequence[float]) -> bool:
 
 LOSS = register_metric(Metric("loss", None, higher_is_better=False, label="held-out loss"))
 PERPLEXITY = register_metric(Metric("perplexity", None, higher_is_better=False))
-BLEU = register_metric(Metric("bleu", _bleu, label="BLEU"))
+BLEU = register_metric(
+    Metric(
+        "bleu",
+        text_scores.bleu,
+        label="BLEU",
+        unfit=text_scores.too_short_for_bleu,
+        signature=text_scores.bleu_signature,
+    )
+)
+CHRF = register_metric(
+    Metric("chrf", text_scores.chrf, label="chrF", signature=text_scores.chrf_signature)
+)
+EXACT_MATCH = register_metric(
+    Metric("exact_match", text_scores.exact_match, unit="%", label="exact match")
+)
+OF_TEXTS = (BLEU, CHRF, EXACT_MATCH)  # by default
 ACCURACY = register_metric(Metric("accuracy", _accuracy, unit="%", label="accuracy"))
 MATTHEWS = register_metric(Metric("matthews", _matthews, label="Matthews × 100"))
 F1 = register_metric(Metric("f1", _f1, unit="%", label="F1"))

@@ -10,7 +10,7 @@ from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.framing import LINE, check_template, default_template, framed, name_template
-from lora_lab.tasks.metrics import BLEU, Metric
+from lora_lab.tasks.metrics import OF_TEXTS, Metric
 from lora_lab.tasks.reading import Reader
 from lora_lab.tasks.table import Column, Table
 
@@ -45,7 +45,7 @@ class GenerationTask(Task):
     train: Sequence[Example] = field(repr=False)
     validation: Sequence[Example] = field(repr=False)
     test: Sequence[Example] = field(default=(), repr=False)
-    metrics: tuple[Metric, ...] = field(default=(BLEU,), repr=False)
+    metrics: tuple[Metric, ...] = field(default=OF_TEXTS, repr=False)
     template: str = LINE
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 

@@ -36,6 +36,7 @@ class RunData:
         family: encodes and measures.
         held_out: what the run is scored on: the first ones, so that runs are scored on the same.
         samples: a few of them, with the answers known so far.
+        scoring: how their answers are scored, metric by metric; see `Task.scoring`.
     """
 
     def __init__(
@@ -52,10 +53,19 @@ class RunData:
         self.family = family(lm, task, length)
         self.held_out = list(task.validation[: training.eval_examples])
         self.samples = tuple(Sample(*self.family.sample(e)) for e in self.held_out[:SAMPLES])
+        self.scoring = task.scoring(self.held_out)
+        self._note_scoring(task, notes)
         self._rows = task.train
         self._training = training
         self._notes = notes
         self._should_stop = should_stop
+
+    def _note_scoring(self, task: Task, notes: list[str]) -> None:
+        labels = {metric.name: metric.label for metric in task.metrics}
+        for name, told in self.scoring.items():
+            line = f"{labels[name]} is {told}"
+            if told.startswith("left out") and line not in notes:
+                notes.append(line)
 
     def training_examples(self) -> Sequence[Mapping[str, Any]]:
         """Encode the training examples that the steps will reach, drawn without replacement."""

@@ -61,6 +61,7 @@ def summary(worker: Worker, state: str, adapter_folder: Path) -> dict[str, Any]:
         "peak_memory": worker.meter.reading().peak,  # bytes
         "checkpoint_bytes": sum(file.stat().st_size for file in files),
         "metrics": worker.metrics,
+        "scoring": worker.data.scoring,
         "notes": list(worker.run.notes),
     }
 

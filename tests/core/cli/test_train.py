@@ -38,7 +38,8 @@ def test_json_is_one_object_and_nothing_else(run_file, tmp_path, capsys):
     assert found["adapter"] == str(folder / "adapter")
     summary = json.loads((folder / "summary.json").read_text())
     assert found["metrics"] == summary["metrics"]
-    assert set(found["metrics"]) == {"loss_before", "bleu_before", "loss_after", "bleu_after"}
+    scored = {"loss", "bleu", "chrf", "exact_match"}
+    assert set(found["metrics"]) == {f"{s}_{at}" for s in scored for at in ("before", "after")}
 
 
 def test_lines_on_stderr_and_the_result_on_stdout(run_file, tmp_path, capsys):
