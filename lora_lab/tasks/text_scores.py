@@ -16,8 +16,10 @@ References = Sequence[Sequence[str]]
 _ORDER = 4  # BLEU's longest n-grams
 _ENOUGH = 10  # one reference in so many in another script, and the tokens follow it
 # Words are not set apart by spaces, or (Korean) sacrebleu's own choice needs an analyzer.
-_BY_CHARACTER = ("HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "HANGUL", "THAI", "LAO", "KHMER")
-_BY_CHARACTER += ("MYANMAR", "TIBETAN", "JAVANESE", "BALINESE", "TAI", "NEW TAI")
+_BY_CHARACTER = (
+    *("HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "HANGUL"),
+    *("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "TAI ", "NEW TAI ", "JAVANESE", "BALINESE"),
+)
 
 Tokens = Literal["13a", "zh", "char"]
 

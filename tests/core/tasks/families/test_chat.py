@@ -100,7 +100,7 @@ def test_prompts_framed_as_chats_are_encoded_and_answered_as_such(tmp_path: Path
     asked = "<|im_start|>user\nq4<|im_end|>\n<|im_start|>assistant\n"
     assert result.samples[0].prompt == asked
     assert result.samples[0].adapted == "ab"
-    assert result.metrics["bleu_after"] >= 0
+    assert result.metrics["exact_match_after"] == 100
 
 
 def test_an_end_that_the_data_has_is_no_part_of_the_right_answer() -> None:

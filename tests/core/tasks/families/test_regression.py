@@ -185,7 +185,7 @@ def test_it_learns(tmp_path: Path) -> None:
     metrics = run.result(120).metrics
     assert metrics["loss_after"] < 0.1 < 5 < metrics["loss_before"]
     assert metrics["pearson_after"] > 95
-    assert "the head (classifier) starts at random" in run.notes[0]
+    assert "parameters of the head (classifier) are trained whole" in run.notes[0]
 
 
 def test_targets_of_a_large_scale_do_not_look_like_divergence() -> None:
