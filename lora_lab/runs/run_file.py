@@ -31,7 +31,7 @@ _SETTINGS = {
     "model": ("name", "dtype", "device", *_HEAD),
     "task": (
         *("name", "prompt", "completion", "template", "text", "label", "target", "pair"),
-        *("validation", "test", "seed", "in_memory", "max_steps", "batch_size"),
+        *("validation", "test", "encoding", "sep", "seed", "in_memory", "max_steps", "batch_size"),
     ),
 }
 _FIELDS = "model", "task", "configs", "training", "output_dir", "name"
@@ -134,12 +134,19 @@ def settings(values: Mapping[str, Any], what: str) -> dict[str, Any]:
     given, known = values.get(what), _SETTINGS[what]
     if isinstance(given, str):
         return {"name": given}
-    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+    names = _FILES if what == "task" else str
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), names):
         raise ConfigError(f"{what} is {given!r}; it must be a name, such as {_EXAMPLES[what]}")
     if unknown := given.keys() - set(known):
         raise ConfigError(f"{what} has an unknown setting {min(unknown)!r}; known are {known}")
     for name, value in given.items():
-        kind = _TYPES.get(name, str)
+        kind = names if name == "name" else _TYPES.get(name, str)
+        if (
+            isinstance(value, list)
+            and kind is _FILES
+            and not all(isinstance(v, str) for v in value)
+        ):
+            raise ConfigError(f"the {what}'s {name} is {value!r}; its files must be text")
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             raise ConfigError(f"the {what}'s {name} is {value!r}; it must be {_WORDS[kind]}")
     return dict(given)
@@ -171,17 +178,20 @@ def one_line(said: object) -> str:
 
 
 _COLUMN = str | int  # a table without names has numbers for its columns
+_FILES = str | list  # a task's parts may be of several files
 _TYPES: dict[str, Any] = {  # of settings; else text
     "labels": list,
     "in_memory": list,
     **dict.fromkeys(("num_labels", "seed", "max_steps", "batch_size"), int),
-    **dict.fromkeys(("text", "label", "target", "pair"), _COLUMN),
+    **dict.fromkeys(("prompt", "completion", "text", "label", "target", "pair"), _COLUMN),
+    **dict.fromkeys(("validation", "test"), _FILES),
 }
 _WORDS = {
     str: "text",
     list: "a list",
     int: "a whole number",
     _COLUMN: "text, or a column's number",
+    _FILES: "a file, or a list of some",
 }
 _EXAMPLES = {"model": "smollm2-135m", "task": "mini-e2e"}
 

@@ -119,7 +119,7 @@ class LabelReader(TextReader[LabeledText]):
             value = float(text) if text else math.nan
             if not math.isnan(value) and not value.is_integer():
                 raise TaskError(
-                    f"{table.source}: row {number} has {text} in column {self._answer!r}, which "
+                    f"{table.place(number)} has {text} in column {self._answer!r}, which "
                     "is no class but a measure; classification needs names or whole numbers (of "
                     "a number to learn: target= in place of label=)"
                 )

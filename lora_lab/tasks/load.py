@@ -15,6 +15,8 @@ from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.embedded.api import EMBEDDED
 from lora_lab.tasks.families.language_modeling import LanguageModelingTask
 from lora_lab.tasks.families.regression import RegressionTask
+from lora_lab.tasks.files import FORMATS, is_a_folder, is_file_name
+from lora_lab.tasks.files import title as file_title
 from lora_lab.tasks.kinds import NO_TEMPLATE, Named, reader_of
 from lora_lab.tasks.memory import InMemory, is_in_memory, kind_of, read_memory, read_part
 from lora_lab.tasks.prompts import GenerationTask
@@ -39,6 +41,8 @@ def load_task(
     template: str | None = None,
     validation: Data = None,
     test: Data = None,
+    encoding: str | None = None,
+    sep: str | None = None,
     seed: int = 0,
     max_steps: int | None = None,
     batch_size: int = 8,
@@ -50,6 +54,8 @@ def load_task(
     text: Column,
     validation: Data = None,
     test: Data = None,
+    encoding: str | None = None,
+    sep: str | None = None,
     seed: int = 0,
     max_steps: int | None = None,
     batch_size: int = 8,
@@ -63,6 +69,8 @@ def load_task(
     pair: Column | None = None,
     validation: Data = None,
     test: Data = None,
+    encoding: str | None = None,
+    sep: str | None = None,
     seed: int = 0,
     max_steps: int | None = None,
     batch_size: int = 8,
@@ -76,6 +84,8 @@ def load_task(
     pair: Column | None = None,
     validation: Data = None,
     test: Data = None,
+    encoding: str | None = None,
+    sep: str | None = None,
     seed: int = 0,
     max_steps: int | None = None,
     batch_size: int = 8,
@@ -93,57 +103,53 @@ def load_task(
     pair: Column | None = None,
     validation: Data = None,
     test: Data = None,
+    encoding: str | None = None,
+    sep: str | None = None,
     seed: int = 0,
     max_steps: int | None = None,
     batch_size: int = 8,
 ) -> Task:
     """Load a task: prompt → completion; text → class, of `label`; text → number, of `target`.
 
-    Where no column is named, a layout that is known is read, and `task.describe()` says which it
-    is: Alpaca's and Dolly's, with their authors' prompts, SQuAD's, WikiSQL's, E2E's, prompt and
-    completion, question and answer, pairs, text and label, text alone; see `tasks.layouts`.
+    Where no column is named, chats and the layouts of `tasks.layouts` are recognized.
 
     Args:
-        name: "mini-e2e", "mini-nli" or "mini-rating" (made here); a file (.csv, .tsv, .jsonl,
-            .json, .parquet, also with .gz where it is text); a data set's hub id, "owner/name"; or
-            rows in memory: a list of dicts or of (prompt, completion), a DataFrame, a
-            `datasets.Dataset`, a DatasetDict, whose splits are the parts, or a stream. They are
-            read at once: what becomes of them later changes nothing.
+        name: "mini-e2e", "mini-nli" or "mini-rating" (made here); a file, several, a pattern
+            ("train-*.csv"), a `save_to_disk` folder; a hub id; or rows in memory, read at once: a
+            list of dicts or of (prompt, completion), a DataFrame, a Dataset, a DatasetDict, whose
+            splits are the parts, or a stream.
         prompt: the column that the model reads, or a format of columns, "{instruction}\\n{input}",
             in which an empty column is written as nothing ({{ and }} are braces).
         completion: the column that it learns to write, or such a format.
-        template: what stands around a prompt: "chat" (a turn of the user and one of the assistant,
-            in the model's chat template), "plain" (the text as it stands in the data), or a text
-            with {prompt} in it. By default a line of its own, "{prompt}\\n"; "plain" where the rows
-            have white space of their own between the two, or the layout its own prompts.
-        text: the column of the text that is read; alone, a text of which every token is learned.
-            Columns of a .csv or .tsv that has no line of names, and of tuples, are given by their
-            numbers, from 0.
+        template: what stands around a prompt: "chat" (in turns, by the model's chat template),
+            "plain" (the text as it stands), or a text with {prompt} in it. By default a line of its
+            own, "{prompt}\\n", or nothing where rows or layout bring white space of their own.
+        text: the column of the text that is read; alone, all of it is learned. Columns without
+            names are given by their numbers, from 0.
         label: the column of its class.
         target: the column of its number, in place of a class.
         pair: the column of a second text, where there are pairs.
-        validation: a file of held-out rows, or such rows in memory. Without them, whole prompts or
-            texts are held out of the training rows.
+        validation: held-out rows, as `name`. By default whole prompts or texts are held out.
         test: the same, of rows that are kept for the end.
+        encoding: of text, such as "cp1252"; by default what a file's mark says, or UTF-8.
+        sep: what stands between fields; by default "," ";" tab or "|", whichever fits all rows.
         seed: of what an embedded task makes, or of the held-out split.
-        max_steps: of a stream: its first rows are taken, as many as so many steps reach, and those
-            that are held out; other data is taken whole.
+        max_steps: of a stream: its rows are taken as far as so many steps reach.
         batch_size: rows that a step takes of a stream.
 
     Raises:
-        TaskError: nothing of that name, a file that cannot be read, a column that is not there, a
-            row without a class or a number, a layout that is not known.
+        TaskError: what cannot be read, or makes no task.
     """
     named = Named(prompt, completion, text, label, target, pair)
-    held_out = {"validation": validation, "test": test}
+    held_out, reading = {"validation": validation, "test": test}, {"encoding": encoding, "sep": sep}
     if not is_in_memory(name) and str(name) in EMBEDDED:
-        _refuse_file_options(str(name), **named.options(), **held_out)
+        _refuse_file_options(str(name), **named.options(), **held_out, **reading)
         return _framed(EMBEDDED[str(name)].make(seed), template)
     rows = None if max_steps is None else max_steps * batch_size
-    title, (parts, notes) = _read(name, held_out, named, rows)
+    title, (parts, notes) = _read(name, held_out, named, rows, **reading)
     reader = reader_of(parts["training"], named, template)
     reader.notes += notes
-    secrets = is_in_memory(name) or not tables.is_file_name(str(name))
+    secrets = is_in_memory(name) or not is_file_name(name) or tables.has_splits(name)
     return make_task(title, reader, parts, seed, secrets)
 
 
@@ -157,16 +163,17 @@ def as_task(given: Any, max_steps: int, batch_size: int) -> Task:
 
 
 def _read(
-    name: Data, held_out: Mapping[str, Data], named: Named, rows: int | None
+    name: Data, held_out: Mapping[str, Data], named: Named, rows: int | None, **reading: Any
 ) -> tuple[str, InMemory]:
     """Return a task's name, and the tables of its parts."""
     if is_in_memory(name):
         title, found = kind_of(name), read_memory(name, rows)
-    elif tables.is_file_name(str(name)):
-        title = Path(name).name
-        found = InMemory({"training": tables.read_file(Path(name), named.columns())})
+    elif is_file_name(name):
+        title, found = file_title(name), InMemory(tables.read_splits(name))
+        if not found.parts:
+            found = InMemory({"training": tables.read_files(name, named.columns(), **reading)})
     elif str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
-        _refuse_file_options(str(name), **held_out)
+        _refuse_file_options(str(name), **held_out, **reading)
         return str(name), InMemory(tables.read_hub(str(name)))
     else:
         raise TaskError(_unknown(str(name)))
@@ -178,7 +185,7 @@ def _read(
         if is_in_memory(given):
             more = read_part(given, part)
         else:
-            more = InMemory({part: tables.read_file(Path(given), named.columns())})
+            more = InMemory({part: tables.read_files(given, named.columns(), **reading)})
         found = InMemory({**found.parts, **more.parts}, found.notes + more.notes)
     return title, found
 
@@ -192,10 +199,12 @@ def _framed(task: Task, template: str | None) -> Task:
 
 
 def _unknown(name: str) -> str:
+    if Path(name).is_dir():
+        return is_a_folder(Path(name))
     near = difflib.get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(EMBEDDED)}"
     return (
-        f"no task is called {name!r}; {hint} (or give a {', '.join(tables.FORMATS)} file, or a "
+        f"no task is called {name!r}; {hint} (or give a {', '.join(FORMATS)} file, or a "
         "hub id of the form owner/name)"
     )
 

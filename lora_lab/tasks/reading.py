@@ -228,7 +228,7 @@ class TextReader(Reader[Row]):
                 continue
             if answer is None:
                 raise TaskError(
-                    f"{table.source}: row {number} ({text[:40]!r}) has no {self.answer_noun} in "
+                    f"{table.place(number)} ({text[:40]!r}) has no {self.answer_noun} in "
                     f"column {self._answer!r}; fill it in, or leave the row out"
                 )
             kept.append(self.example(text, answer, pair))

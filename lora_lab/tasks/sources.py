@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from lora_lab.tasks.files import absolute
 from lora_lab.tasks.memory import is_in_memory, kind_of
 
 _SOURCE = "_lora_lab_source"
@@ -46,10 +46,5 @@ def task_source(task: Any) -> Mapping[str, Any] | None:
     return getattr(task, _SOURCE, None)
 
 
-def _name(data: Any) -> str:
-    return kind_of(data) if is_in_memory(data) else _absolute(data)
-
-
-def _absolute(name: str | Path) -> str:
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.is_file() else str(name)
+def _name(data: Any) -> str | list[str]:
+    return kind_of(data) if is_in_memory(data) else absolute(data)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import NoneType
 from typing import Any
 
@@ -13,6 +15,31 @@ from lora_lab.errors import TaskError
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Column = str | int  # an int counts from 0, in a file that has no line of names
+
+
+class LazyColumn(Sequence[Any]):
+    """A column whose values are made when one of them is first asked for.
+
+    Args:
+        length: how many they are.
+        make: returns them.
+    """
+
+    def __init__(self, length: int, make: Callable[[], Sequence[Any]]) -> None:
+        self._length, self._make = length, make
+
+    @cached_property
+    def _values(self) -> Sequence[Any]:
+        return self._make()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._values)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._values[at]
 
 
 @dataclass(frozen=True)
@@ -27,12 +54,14 @@ class Table:
         source: what messages call it: the file, or the data set and its split.
         floats: the columns of floating-point numbers; their whole numbers may be classes.
         ambiguous: names that several columns have; none of those is in `columns`.
+        files: the tables that it was joined of, where several were.
     """
 
     columns: Mapping[str, Sequence[Any]]
     source: str
     floats: frozenset[str] = frozenset()
     ambiguous: frozenset[str] = frozenset()
+    files: tuple[Table, ...] = ()
 
     @property
     def column_names(self) -> list[str]:
@@ -47,6 +76,8 @@ class Table:
 
     def need(self, columns: Sequence[Column]) -> None:
         """Raise `TaskError` where one of the columns is not there."""
+        for file in self.files:
+            file.need(columns)
         for column in columns:
             if column in self.ambiguous:
                 raise TaskError(
@@ -60,6 +91,14 @@ class Table:
         """Return the end of a line on columns: those that there are."""
         names = (name if name == name.strip() else repr(name) for name in self.columns)
         return f"its columns are {', '.join(names)}"
+
+    def place(self, number: int) -> str:
+        """Return what messages call a row, by its file; the first one is 1."""
+        for file in self.files:
+            if number <= len(file):
+                return file.place(number)
+            number -= len(file)
+        return f"{self.source}: row {number}"
 
     def texts(self, column: Column) -> list[str]:
         """Return a column as text, as it stands; "" where there is none.
@@ -76,7 +115,43 @@ class Table:
             found.append(text := value or "")
             if not text.isascii() and _SURROGATE.search(text):
                 raise TaskError(
-                    f"{self.source}: row {number} has half a letter (a lone surrogate) in column "
+                    f"{self.place(number)} has half a letter (a lone surrogate) in column "
                     f"{column!r}, at {ascii(text)[:40]}; no tokenizer takes it, mend the text"
                 )
         return found
+
+
+def joined(tables: Sequence[Table], source: str) -> Table:
+    """Return one table of the rows of several; a column that one lacks has None there.
+
+    Args:
+        tables: in the order of the rows.
+        source: what messages call all of them.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    names = dict.fromkeys(name for table in tables for name in table.columns)
+    length = sum(map(len, tables))
+
+    def column(name: str) -> LazyColumn:
+        return LazyColumn(length, lambda: list(_chained(tables, name)))
+
+    return Table(
+        {name: column(name) for name in names},
+        source,
+        frozenset(name for name in names if _is_float(tables, name)),
+        frozenset().union(*(table.ambiguous for table in tables)),
+        tuple(tables),
+    )
+
+
+def _chained(tables: Sequence[Table], name: str) -> Iterator[Any]:
+    for table in tables:
+        yield from table.columns.get(name, itertools.repeat(None, len(table)))
+
+
+def _is_float(tables: Sequence[Table], name: str) -> bool:
+    """Return whether a column is one of floats wherever there is anything in it."""
+    return any(name in table.floats for table in tables) and all(
+        name in table.floats or not any(table.columns.get(name, ())) for table in tables
+    )

@@ -6,51 +6,67 @@ What stands in the data is text and stays text: it is not run, formatted or rend
 from __future__ import annotations
 
 import gzip
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from lora_lab._util.hub import hub_host, hub_reachable
 from lora_lab._util.quiet import first_line, quiet_datasets
 from lora_lab._util.warn import warn as warn
 from lora_lab.errors import TaskError
+from lora_lab.tasks.files import (
+    ARROW,
+    FORMATS,
+    SEPARATED,
+    Files,
+    find_files,
+    is_saved,
+    suffix_of,
+    title,
+)
+from lora_lab.tasks.files import is_file_name as is_file_name
 from lora_lab.tasks.formats.arrow import of_dataset, read_ipc, read_parquet
+from lora_lab.tasks.formats.excel import read_xlsx
 from lora_lab.tasks.formats.json_rows import read_json
 from lora_lab.tasks.formats.separated import read_separated
 from lora_lab.tasks.formats.text import decode
-from lora_lab.tasks.table import Column, Table
+from lora_lab.tasks.table import Column, Table, joined
 
-SEPARATED = (".csv", ".tsv", ".txt")
 _BINARY = {".parquet": read_parquet, ".arrow": read_ipc, ".feather": read_ipc}
-FORMATS = (*SEPARATED, ".jsonl", ".ndjson", ".json", *_BINARY)
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 100  # one text in ten, 100 at most
 _VALIDATION_SPLITS = ("validation", "dev", "val")
 
 
-def is_file_name(name: str) -> bool:
-    """Return whether a task's name is a file of a known format, or a file at all."""
-    return _suffix(Path(name)) in FORMATS or Path(name).is_file()
-
-
 def read_files(
+    files: Files,
     columns: Sequence[Column],
-    train: Path,
-    validation: str | Path | None,
-    test: str | Path | None,
     encoding: str | None = None,
     sep: str | None = None,
-) -> dict[str, Table]:
-    """Read one to three local files; see `read_file`.
+) -> Table:
+    """Read the rows of one file or of several; see `read_file`."""
+    tables = [read_file(path, columns, encoding, sep) for path in find_files(files)]
+    return joined(tables, title(files))
 
-    Returns:
-        {"training", "validation", "test": its table}, of those given.
-    """
-    parts = {"training": train, "validation": validation, "test": test}
-    return {
-        part: read_file(Path(path), columns, encoding, sep)
-        for part, path in parts.items()
-        if path is not None
-    }
+
+def has_splits(name: Files) -> bool:
+    """Return whether this is a folder of splits that `save_to_disk` wrote."""
+    return isinstance(name, (str, os.PathLike)) and is_saved(Path(name).expanduser(), splits=True)
+
+
+def read_splits(name: Files) -> dict[str, Table]:
+    """Read the folder of splits that `save_to_disk` wrote; see `read_hub`. {} where it is none."""
+    return _parts(_load_from_disk(find_files(name)[0]), str(name)) if has_splits(name) else {}
+
+
+def _load_from_disk(folder: Path) -> Any:
+    import datasets
+
+    try:
+        with quiet_datasets():
+            return datasets.load_from_disk(str(folder))
+    except Exception as error:  # whatever is wrong with one of its files
+        raise TaskError(f"{folder} cannot be loaded: {first_line(error)}") from error
 
 
 def read_hub(hub_id: str) -> dict[str, Table]:
@@ -73,13 +89,17 @@ def read_hub(hub_id: str) -> dict[str, Table]:
             splits = datasets.load_dataset(hub_id)
     except Exception as error:  # the builder's own errors are of any type
         raise TaskError(f"{hub_id} cannot be loaded: {first_line(error)}") from error
+    return _parts(splits, hub_id)
+
+
+def _parts(splits: Mapping[str, Any], name: str) -> dict[str, Table]:
     if "train" not in splits:
-        raise TaskError(f"{hub_id} has no train split; it has {', '.join(splits)}")
+        raise TaskError(f"{name} has no train split; it has {', '.join(splits)}")
     found = {"training": "train", "test": "test"} | {
         "validation": next((s for s in _VALIDATION_SPLITS if s in splits), "")
     }
     return {
-        part: of_dataset(splits[split], f"{hub_id} ({split})")
+        part: of_dataset(splits[split], f"{name} ({split})")
         for part, split in found.items()
         if split in splits
     }
@@ -120,9 +140,9 @@ def read_file(
     Raises:
         TaskError: the file is missing, empty, malformed or of no known format.
     """
-    source, suffix = str(path), _suffix(path)
-    if not path.is_file():
-        raise TaskError(f"there is no file {path}; look at the path (folder: {Path.cwd()})")
+    source, suffix = str(path), suffix_of(path)
+    if path.is_dir():
+        return _read_folder(path)
     if suffix not in FORMATS:
         raise TaskError(f"{path} is not of a known format; use {', '.join(FORMATS)}")
     if path.stat().st_size == 0:
@@ -130,6 +150,8 @@ def read_file(
     _check_options(path, suffix, columns, encoding, sep)
     try:
         with _open(path) as file:
+            if suffix == ".xlsx":
+                return _some_rows(read_xlsx(file, source, columns))
             if suffix in _BINARY:
                 return _some_rows(_BINARY[suffix](file, source))
             text = decode(file.read(), encoding, source)
@@ -142,6 +164,12 @@ def read_file(
     if suffix in SEPARATED:
         return read_separated(text, source, suffix, columns, sep)
     return read_json(text, source, suffix)
+
+
+def _read_folder(path: Path) -> Table:
+    if has_splits(path):
+        raise TaskError(f"{path} holds splits; name the folder of one, in it")
+    return _some_rows(of_dataset(_load_from_disk(path), str(path)))
 
 
 def _some_rows(table: Table) -> Table:
@@ -159,22 +187,15 @@ def _check_options(
 ) -> None:
     """Refuse what says nothing about files of this format."""
     numbers = [column for column in columns if isinstance(column, int)]
-    if numbers and (suffix in (".parquet", ".arrow", ".feather") or len(numbers) < len(columns)):
+    if numbers and (suffix in ARROW or len(numbers) < len(columns)):
         raise TaskError(
             f"{path}: columns are named by numbers in a file that has no line of names, and then "
             "all of them; give names"
         )
-    if encoding is not None and suffix in _BINARY:
+    if encoding is not None and (suffix in _BINARY or suffix == ".xlsx"):
         raise TaskError(f"{path}: a {suffix} has its own encoding; leave out encoding")
     if sep is not None and suffix not in SEPARATED:
         raise TaskError(f"{path}: sep is for {', '.join(SEPARATED)}; leave it out")
-
-
-def _suffix(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes[-1:] == [".gz"]:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
 
 
 def _open(path: Path) -> IO[bytes]:

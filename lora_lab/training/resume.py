@@ -26,9 +26,9 @@ from lora_lab.runs.store import RunStore
 from lora_lab.tasks.base import Task, some
 from lora_lab.tasks.embedded.api import EMBEDDED
 from lora_lab.tasks.families.classification import in_order
+from lora_lab.tasks.files import is_file_name
 from lora_lab.tasks.load import Data, load_task
 from lora_lab.tasks.sources import IN_MEMORY
-from lora_lab.tasks.tables import is_file_name
 from lora_lab.training import processes
 from lora_lab.training.checks import check
 from lora_lab.training.fingerprints import base_fingerprint, data_fingerprint
@@ -260,14 +260,20 @@ def path_in(what: str, source: Mapping[str, Any]) -> str | None:
     """
     for part in ("validation", "test"):
         if source.get(part) is not None:
-            return str(source[part])
+            return _first(source[part])
     if "name" not in source:  # rows in memory
         return None
+    if isinstance(source["name"], list):
+        return _first(source["name"])
     name = str(source["name"])
     if name in (CATALOGUE if what == "model" else EMBEDDED):
         return None
     plain = HUB_ID.fullmatch(name) and not is_file_name(name) and not Path(name).exists()
     return None if plain else name
+
+
+def _first(files: str | list[str]) -> str:
+    return str(files[0]) if isinstance(files, list) and files else str(files)
 
 
 def _known_name(record: RunRecord, what: str) -> str:

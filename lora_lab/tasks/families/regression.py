@@ -92,7 +92,7 @@ class TargetReader(TextReader[ScoredText]):
                 value = math.nan
             if value is not None and not math.isfinite(value):
                 raise TaskError(
-                    f"{table.source}: row {number} has {text[:40]!r} in column {self._answer!r}, "
+                    f"{table.place(number)} has {text[:40]!r} in column {self._answer!r}, "
                     "which is no number; regression needs one (of names of classes: label= in "
                     "place of target=)"
                 )

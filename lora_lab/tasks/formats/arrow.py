@@ -6,12 +6,12 @@ A column is made text when it is first asked for: pictures beside the texts cost
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks.table import Table
+from lora_lab.tasks.table import LazyColumn, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,52 +63,25 @@ def of_arrow(
 
     names = table.column_names
     twice = frozenset(name for name in names if names.count(name) > 1)
-    found = _noted_classes(table) if classes is None else classes
+    noted = _noted_classes(table) if classes is None else classes
     floats = frozenset(f.name for f in table.schema if types.is_floating(f.type))
-    return Table(_Columns(table, source, twice, found), source, floats, twice)
+
+    def column(name: str) -> LazyColumn:
+        return LazyColumn(len(table), lambda: _read(table[name], name, source, noted.get(name)))
+
+    return Table({name: column(name) for name in names if name not in twice}, source, floats, twice)
 
 
-class _Columns(Mapping[str, Sequence[Any]]):
-    """The columns of an Arrow table; each is converted once, when it is asked for."""
-
-    def __init__(
-        self,
-        table: pa.Table,
-        source: str,
-        twice: frozenset[str],
-        classes: Mapping[str, Sequence[str]],
-    ) -> None:
-        self._table, self._source, self._classes = table, source, classes
-        self._names = [name for name in table.column_names if name not in twice]
-        self._texts: dict[str, Sequence[Any]] = {}
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __getitem__(self, name: str) -> Sequence[Any]:
-        if name not in self._names:
-            raise KeyError(name)
-        if name not in self._texts:
-            self._texts[name] = self._read(name)
-        return self._texts[name]
-
-    def _read(self, name: str) -> Sequence[Any]:
-        column = self._table[name]
-        try:
-            if name in self._classes:
-                return _class_names(column.to_pylist(), self._classes[name])
-            return _texts(column)
-        except UnicodeDecodeError as error:
-            raise TaskError(
-                f"{self._source}: column {name!r} holds bytes that are no UTF-8 "
-                f"({error.object[:20]!r}); write it as text"
-            ) from error
+def _read(
+    column: pa.ChunkedArray, name: str, source: str, classes: Sequence[str] | None
+) -> list[Any]:
+    try:
+        return _texts(column) if classes is None else _class_names(column.to_pylist(), classes)
+    except UnicodeDecodeError as error:
+        raise TaskError(
+            f"{source}: column {name!r} holds bytes that are no UTF-8 ({error.object[:20]!r}); "
+            "write it as text"
+        ) from error
 
 
 def _texts(column: pa.ChunkedArray) -> list[Any]:

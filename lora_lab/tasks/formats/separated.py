@@ -61,7 +61,7 @@ def read_separated(
         else:
             if all(str(column) in found[-1].columns for column in columns):
                 return found[-1]
-    if suffix == ".txt":
+    if suffix == ".txt" and (not found or "text" in columns):
         return _lines(text, source)
     if found:
         return found[0]

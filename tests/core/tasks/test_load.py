@@ -134,7 +134,7 @@ def test_reading_leaves_no_cache_and_prints_nothing(tmp_path, monkeypatch, capfd
         ("d.jsonl", b'{"mr": ["a"], "ref": "b"}\n', "'mr' holds lists, not text"),
         ("d.parquet", b"PAR1 and no more", "cannot be read as parquet"),
         ("d.csv", b"meaning,text\na,b\n", "no column 'mr'; its columns are meaning, text"),
-        ("d.xlsx", b"PK", "not of a known format; use .csv, .tsv"),
+        ("d.docx", b"PK", "not of a known format; use .csv, .tsv"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks.load import load_task
+from lora_lab.tasks.sources import task_source
 
 COLUMNS = {"prompt": "p", "completion": "c"}
 
@@ -37,7 +38,7 @@ def write(path: Path, data: Mapping[str, str]) -> Path:
                                   "1.%02d0", "0%02d", "%02d", "1e%02d", "true%02d"])  # fmt: skip
 @pytest.mark.parametrize("name", ["d.jsonl", "d.csv"])
 def test_texts_that_look_like_something_else(tmp_path: Path, name: str, text: str) -> None:
-    data = {f"question {i}": text % (i + 1) for i in range(12)}
+    data = {f"question {i}": text % (i // 2 + 1) for i in range(12)}
     assert both(load_task(write(tmp_path / name, data), **COLUMNS)) == data
     labeled = load_task(write(tmp_path / name, data), text="p", label="c")
     assert set(labeled.labels) == set(data.values())
@@ -72,7 +73,7 @@ def test_bytes_are_text_and_nan_is_nothing(tmp_path: Path) -> None:
 
 
 def test_white_space_is_the_texts_own(tmp_path: Path) -> None:
-    data = {f"def f{i}(x):\n": f"    return {i}\n" for i in range(12)}
+    data = {f"def f{i}(x):\n": f"    return {i % 2}\n" for i in range(12)}
     assert both(load_task(write(tmp_path / "d.jsonl", data), **COLUMNS)) == data
     labeled = load_task(write(tmp_path / "d.jsonl", data), text="p", label="c")
     assert {e.text: e.label for e in (*labeled.train, *labeled.validation)} == data
@@ -126,3 +127,65 @@ def test_half_a_letter_is_refused(tmp_path: Path) -> None:
         TaskError, match=r"row 2 has half a letter .*in column 'c', at 'half \\ud83d'"
     ):
         load_task(write(tmp_path / "d.jsonl", data), **COLUMNS)
+
+
+HEADERLESS = {
+    "d.csv": "q1,x\nq2,y\nq3,x\n",
+    "s.csv": "q1;x\nq2;y\nq3;x\n",
+    "d.tsv": "q1\tx\nq2\ty\nq3\tx\n",
+    "d.txt": "q1|x\nq2|y\nq3|x\n",
+    "d.jsonl": '["q1", "x"]\n["q2", "y"]\n["q3", "x"]\n',
+    "d.json": '[["q1", "x"], ["q2", "y"], ["q3", "x"]]',
+}
+
+
+@pytest.mark.parametrize("name", HEADERLESS)
+def test_columns_by_number_for_every_kind_of_task(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text(HEADERLESS[name])
+    expected = {"q1": "x", "q2": "y", "q3": "x"}
+    assert both(load_task(path, prompt=0, completion=1)) == expected
+    labeled = load_task(path, text=0, label=1)
+    assert {e.text: e.label for e in (*labeled.train, *labeled.validation)} == expected
+    path.write_text(HEADERLESS[name].replace("x", "1.5").replace("y", "2"))
+    scored = load_task(path, text=0, target=1)
+    assert {e.target for e in (*scored.train, *scored.validation)} <= {1.5, 2.0}
+    with pytest.raises(TaskError, match="has no column 2; its columns are 0, 1"):
+        load_task(path, prompt=2, completion=1)
+    with pytest.raises(TaskError, match="and then all of them"):
+        load_task(path, prompt=0, completion="c")
+
+
+def test_encoding_and_separator_of_every_part(tmp_path: Path) -> None:
+    for part, name in (("train.csv", "é"), ("valid.csv", "è"), ("test.csv", "ü")):
+        text = "".join(
+            f"{p}^{c}\n" for p, c in {"p": "c", f"{name}1": "ä", f"{name}2": "ö"}.items()
+        )
+        (tmp_path / part).write_bytes(text.encode("cp1252"))
+    parts = {"validation": tmp_path / "valid.csv", "test": tmp_path / "test.csv"}
+    task = load_task(tmp_path / "train.csv", encoding="cp1252", sep="^", **parts, **COLUMNS)
+    assert both(task) == {"é1": "ä", "é2": "ö", "è1": "ä", "è2": "ö"}
+    assert [e.prompt for e in task.test] == ["ü1", "ü2"]
+    assert load_task(**task_source(task)).train == task.train
+    with pytest.raises(TaskError, match=r"train\.csv is not utf-8: line 2 .*encoding='cp1252'"):
+        load_task(tmp_path / "train.csv", sep="^", **parts, **COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("d.jsonl", {"sep": ";"}, r"sep is for \.csv, \.tsv, \.txt; leave it out"),
+        ("d.parquet", {"encoding": "utf-8"}, "has its own encoding; leave out encoding"),
+        ("mini-e2e", {"encoding": "utf-8"}, "brings its own parts; leave out encoding"),
+        ("owner/name", {"sep": ","}, "brings its own parts; leave out sep"),
+    ],
+)
+def test_options_that_say_nothing_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: Any, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("d.jsonl", "d.parquet"):
+        Path(file).write_text("x")
+    columns = {} if name == "mini-e2e" else COLUMNS
+    with pytest.raises(TaskError, match=message):
+        load_task(name, **columns, **options)

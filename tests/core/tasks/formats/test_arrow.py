@@ -108,7 +108,8 @@ def test_only_what_is_asked_for_is_converted(monkeypatch: pytest.MonkeyPatch) ->
     assert (len(table), table.texts("p"), table.texts("p")) == (1, ["a"], ["a"])
     assert len(calls) == 1
     with pytest.raises(TaskError, match=r"d: column 'picture' holds bytes that are no UTF-8"):
-        table["picture"]
+        list(table["picture"])
+    assert len(table["picture"]) == 1
 
 
 def test_two_columns_of_one_name() -> None:
