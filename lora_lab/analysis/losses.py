@@ -11,7 +11,9 @@ import torch
 from lora_lab.anatomy.model_config import max_positions
 from lora_lab.errors import TaskError
 from lora_lab.methods.attached import activate, active
-from lora_lab.tasks.encoding import IGNORED, Encoded, collate, encode_all, need_tokenizer, pad_id
+from lora_lab.tasks.base import Task
+from lora_lab.tasks.encoding import IGNORED, Encoded, collate, need_tokenizer, pad_id
+from lora_lab.tasks.families.api import family_of
 from lora_lab.tasks.generation import evaluating
 from lora_lab.tasks.prompts import Example, GenerationTask
 
@@ -30,6 +32,13 @@ class Losses:
 
     Making one writes the base model's text, unless it is given, and measures the base's own loss.
 
+    Args:
+        lm: the model.
+        examples: prompts with completions, each prompt on a line of its own; or a task: its
+            validation examples, framed as it does.
+        base_texts: as `intruder_curve` has it.
+        should_stop: asked before every batch and every token written.
+
     Attributes:
         base_reference: the base model's loss on its text, nats per token; NaN until `ready`.
         ready: whether all was made; False after a stop.
@@ -42,7 +51,7 @@ class Losses:
     def __init__(
         self,
         lm: LoadedModel,
-        examples: Sequence[Example],
+        examples: Sequence[Example] | Task,
         base_texts: Sequence[str] | None,
         should_stop: Callable[[], bool],
     ) -> None:
@@ -55,8 +64,11 @@ class Losses:
                 "causal language model, such as smollm2-135m"
             )
         self._longest = min(max_positions(self._model) or _LONGEST, _LONGEST)
-        task = GenerationTask("held out", synthetic=False, train=(), validation=examples)
-        self._task, self._cut = encode_all(examples, task, self._tokenizer, self._longest)
+        task = examples
+        if not isinstance(task, Task):
+            task = GenerationTask("held out", synthetic=False, train=(), validation=task)
+        encoded, self._cut = family_of(task, lm)(lm, task, self._longest).encode(task.validation)
+        self._task = [Encoded(input_ids=e["input_ids"], labels=e["labels"], cut=0) for e in encoded]
         _need_tokens(self._task, "examples")
         self._wrote = base_texts is None
         self._base = [] if base_texts is None else self._read(base_texts)

@@ -26,6 +26,7 @@ from lora_lab.methods.lora.layers import AdaptedLayer
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
+    from lora_lab.tasks.base import Task
     from lora_lab.tasks.prompts import Example
 
 
@@ -74,7 +75,7 @@ def scaled_intruders(
 
 def intruder_curve(
     lm: LoadedModel,
-    examples: Sequence[Example],
+    examples: Sequence[Example] | Task,
     intruders: Sequence[SiteIntruders],
     *,
     factors: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
@@ -89,7 +90,8 @@ def intruder_curve(
 
     Args:
         lm: a causal language model with the adapter that `intruders` were found for, active.
-        examples: prompts with the completions that the adapter learned to write.
+        examples: prompts with the completions that the adapter learned to write; or the task: its
+            validation examples, framed as it does.
         intruders: what `find_intruders` returned.
         factors: the λ to measure.
         base_texts: text that the base model should still expect; by default what it writes itself,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ _ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
 }
 _ROLES["developer"] = "developer"  # gpt-oss tells them apart
+
+_AS_WRITTEN = re.compile(r"^list |\.(jsonl?|ndjson|csv|tsv)(\.gz)?$")
 
 
 def chat_columns(
@@ -77,6 +80,8 @@ class ChatReader(Reader[Chat]):
             TaskError: rows that cannot be learned from: the first is named, with its turn.
         """
         read = [table[column] for column in (*self.columns, *self._beside)]
+        if not _AS_WRITTEN.search(table.source):
+            read = [[_without_nothing(value) for value in values] for values in read]
         kept: list[Chat] = []
         faults: list[str] = []
         for number, values in enumerate(zip(*read, strict=True), 1):
@@ -171,7 +176,7 @@ def _message(raw: Any, where: str) -> dict[str, Any]:
     message: dict[str, Any] = {
         {"from": "role", "value": "content"}.get(str(key), str(key)): value
         for key, value in raw.items()
-        if value is not None  # Arrow fills turns up with what other turns have
+        if value is not None  # as transformers does
     }
     said = message.get("role")
     role = _ROLES.get(str(said).strip().lower())
@@ -211,6 +216,15 @@ def _tools(beside: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _call(function: Any) -> dict[str, Any]:
     return {"type": "function", "function": function}
+
+
+def _without_nothing(value: Any) -> Any:
+    """Return nested values without None: Arrow gives every dict the names that others have."""
+    if isinstance(value, Mapping):
+        return {key: _without_nothing(part) for key, part in value.items() if part is not None}
+    if isinstance(value, list):
+        return [_without_nothing(part) for part in value]
+    return value
 
 
 def _json(text: str) -> Any:

@@ -76,6 +76,7 @@ def chat_tokens(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> ChatTokens:
         TaskError: no chat template, or one that refuses the conversation, or writes its beginning
             otherwise than without its later turns; or nothing is learned.
     """
+    need_chat_template(tokenizer, to_learn=True)
     text, spans = _marked(chat, tokenizer)
     if spans is None:
         spans = [_turn(chat, number, text, tokenizer) for number in _turns(chat)]
@@ -127,14 +128,14 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return next((token for token in reversed(written) if token in added), None)
 
 
-def need_chat_template(tokenizer: Any) -> None:
-    """Raise `TaskError` where a tokenizer has no chat template, or cannot tell letters."""
+def need_chat_template(tokenizer: Any, *, to_learn: bool = False) -> None:
+    """Raise `TaskError` where a tokenizer has no chat template, or cannot tell whose tokens are."""
     if not getattr(tokenizer, "chat_template", None):
         raise TaskError(
             f"the tokenizer of {_name(tokenizer)} has no chat template; take an instruct model, or "
             "set tokenizer.chat_template"
         )
-    if not tokenizer.is_fast:
+    if to_learn and not tokenizer.is_fast:
         raise TaskError(
             f"the tokenizer of {_name(tokenizer)} is a slow one, which cannot tell the "
             "assistant's tokens from others; load its fast version"
@@ -147,7 +148,6 @@ def _turns(chat: Chat) -> list[int]:
 
 def _marked(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[Span] | None]:
     """Return the text, and what the template's marks enclose; None where it has no marks."""
-    need_chat_template(tokenizer)
     tools = list(chat.tools) or None
     template = tokenizer.get_chat_template(tools=tools)
     if not _MARKS.search(template):

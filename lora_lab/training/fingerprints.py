@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lora_lab.methods.attached import base_parameters, original_weight
+from lora_lab.tasks.framing import LINE
 
 if TYPE_CHECKING:
     from lora_lab.tasks.base import Task
@@ -33,8 +34,9 @@ def base_fingerprint(model: nn.Module) -> str:
 
 
 def data_fingerprint(task: Task | Any) -> str:
-    """Return a hash of all training examples in their order."""
-    found = hashlib.sha256()
+    """Return a hash of all training examples in their order, and of what frames their prompts."""
+    template = getattr(task, "template", LINE)
+    found = hashlib.sha256(b"" if template == LINE else template.encode())
     for example in task.train:
         text = repr(example)
         if text.startswith("LabeledText("):

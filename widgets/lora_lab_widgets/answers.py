@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from lora_lab.methods.attached import activate, active, attached
 from lora_lab.tasks.families.api import family_of
+from lora_lab.tasks.framing import CHAT
+from lora_lab.tasks.prompts import GenerationTask
 from lora_lab_widgets.live_adapter import ADAPTER
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
+
+
+def asked_as(task: Task, lm: LoadedModel, adapted: bool) -> Task:
+    """Return the task that says what goes around a prompt that somebody typed.
+
+    An adapter is asked as it was trained. As long as there is none, an instruct model is asked in
+    its own chat template.
+    """
+    instruct = getattr(lm.tokenizer, "chat_template", None) is not None
+    if adapted or not instruct or lm.model.config.is_encoder_decoder:
+        return task
+    return dataclasses.replace(task, template=CHAT) if isinstance(task, GenerationTask) else task
 
 
 def answers(

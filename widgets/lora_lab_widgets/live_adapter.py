@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +12,7 @@ from lora_lab.methods.attached import attached
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.registry import method_of
 from lora_lab.spectra.update import SiteUpdate
+from lora_lab.tasks.chats import ChatTask
 from lora_lab.tasks.prompts import GenerationTask
 from lora_lab.training.observer import copy_update
 from lora_lab.training.run import Run
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from lora_lab.tasks.base import Task
     from lora_lab.tasks.prompts import Example
     from lora_lab_widgets.session import Session
 
@@ -61,10 +64,16 @@ class LiveAdapter:
             return "There is no ΔW yet: start a run first."
         return f"{adapter.method} has no low-rank ΔW = BA to look at; {_learns(adapter.config)}."
 
-    def examples(self, count: int) -> Sequence[Example]:
-        """Return held-out examples of the task that the adapter learns; none if it has classes."""
-        task = self.run.task if self.run else self._session.plan.task
-        return list(task.validation[:count]) if isinstance(task, GenerationTask) else []
+    def task(self) -> Task:
+        """Return the task that the adapter learns."""
+        return self.run.task if self.run else self._session.plan.task
+
+    def examples(self, count: int) -> Task | Sequence[Example]:
+        """Return that task with so many held-out examples; none if it has classes."""
+        task: Any = self.task()
+        writes = isinstance(task, (GenerationTask, ChatTask))
+        few = list(task.validation[:count])
+        return dataclasses.replace(task, validation=few) if writes else []
 
     def at_rest(self) -> contextlib.AbstractContextManager[PreTrainedModel]:
         """Hold the run, if there is one, between two steps: inside, the model may be used.

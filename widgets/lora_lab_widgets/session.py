@@ -15,7 +15,7 @@ from lora_lab.errors import ConfigError, RunError
 from lora_lab.sweeps.local import Sweep
 from lora_lab.training.api import train
 from lora_lab.training.run import Run
-from lora_lab_widgets.answers import answers
+from lora_lab_widgets.answers import answers, asked_as
 from lora_lab_widgets.grid_cells import first_of
 from lora_lab_widgets.live_adapter import ADAPTER, LiveAdapter, over, resting
 from lora_lab_widgets.message_throttle import MessageThrottle
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lora_lab.runs.records import RunRecord
     from lora_lab.sweeps.asha import AshaConfig
     from lora_lab.sweeps.cells import Cell
+    from lora_lab.tasks.base import Task
     from lora_lab.training.snapshot import Snapshot
 
 
@@ -187,6 +188,12 @@ class Session(traitlets.HasTraits):
         if adapter is not None and self.site in adapter.sites:
             self.run.watch = self.site
 
+    @property
+    def asked_task(self) -> Task:
+        """The task whose framing a typed prompt gets."""
+        adapter = self.live_adapter
+        return asked_as(adapter.task(), self.lm, adapter.attached is not None)
+
     def answer(
         self, prompt: str, max_new_tokens: int, say: Callable[[str], None] = lambda _: None
     ) -> tuple[str, str | None]:
@@ -201,4 +208,4 @@ class Session(traitlets.HasTraits):
         longest_text = int(self.plan.settings["max_length"])
         with self.live_adapter.at_rest():
             say("answering…")
-            return answers(self.lm, self.plan.task, prompt, max_new_tokens, longest_text)
+            return answers(self.lm, self.asked_task, prompt, max_new_tokens, longest_text)

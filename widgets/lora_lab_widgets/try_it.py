@@ -29,6 +29,7 @@ class TryIt(MessagePanel):
 
     Args:
         answer: called on a thread; what it raises is shown in the red strip.
+        framing: what goes around the prompt now, for people.
         prompt: what stands in the field at first.
         max_new_tokens: of each answer.
         tries: what is compared, as the task's family has it.
@@ -41,15 +42,19 @@ class TryIt(MessagePanel):
     max_new_tokens = traitlets.Int(48, min=1, max=512).tag(sync=True)
     tries = traitlets.Unicode(Family.tries).tag(sync=True)  # "one prompt, answered"
     writes = traitlets.Bool(True).tag(sync=True)
+    framing = traitlets.Unicode(read_only=True).tag(sync=True)  # what goes around the prompt
     busy = traitlets.Unicode(read_only=True).tag(sync=True)  # what it is at, "" when at rest
     # {"prompt", "base", "adapted", "seconds"}, {} before the first comparison
     answers = traitlets.Dict(read_only=True).tag(sync=True)
 
-    def __init__(self, answer: Answer, **kwargs: Any) -> None:
-        self._answer = answer
+    def __init__(
+        self, answer: Answer, framing: Callable[[], str] = lambda: "", **kwargs: Any
+    ) -> None:
+        self._answer, self._framing = answer, framing
         self._job: Background[tuple[str, tuple[str, str | None]]] = Background()
         self._said = ""
         super().__init__(**kwargs)
+        self.set_trait("framing", framing())
 
     @classmethod
     def of(cls, session: Session) -> Self:
@@ -69,6 +74,7 @@ class TryIt(MessagePanel):
         tries, writes = of_task()
         panel = cls(
             lambda prompt, tokens: session.answer(prompt, tokens, panel.say),
+            lambda: session.asked_task.framing,
             prompt=example_prompt(plan.task),
             tries=tries,
             writes=writes,
@@ -98,6 +104,7 @@ class TryIt(MessagePanel):
         """Show what has come in since."""
         del tick
         with self._lock:
+            self.set_trait("framing", self._framing())
             outcome = self._job.take()
             if outcome is None:
                 self.set_trait("busy", self._said if self._job.busy else "")

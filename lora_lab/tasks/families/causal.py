@@ -50,7 +50,7 @@ class Causal(Family):
                     "sequence; use a decoder such as smollm2-135m, or template='plain'"
                 )
             try:
-                need_chat_template(lm.tokenizer)
+                need_chat_template(lm.tokenizer, to_learn=True)
             except TaskError as error:
                 raise ConfigError(f"{task.name} is chats, and {error}") from error
 

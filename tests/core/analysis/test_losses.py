@@ -1,5 +1,6 @@
 """The curve over λ, and the text and losses that it is made of."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -83,6 +84,17 @@ def test_both_losses_at_every_factor():
     assert "4 examples" in curve.note
     assert "3 texts given" in curve.note
     assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_task_is_measured_in_its_own_framing():
+    """The same tokens as of prompts that have the frame in them."""
+    lm, _ = adapted()
+    task = dataclasses.replace(tiny_task(), template="Q: {prompt} A:")
+    found = losses.Losses(lm, task, TEXTS, lambda: False).of_task()
+    framed = [dataclasses.replace(e, prompt=f"Q: {e.prompt} A:") for e in EXAMPLES]
+    plain = dataclasses.replace(task, validation=framed, template="plain")
+    assert found == losses.Losses(lm, plain, TEXTS, lambda: False).of_task()
+    assert found != losses.Losses(lm, EXAMPLES, TEXTS, lambda: False).of_task()
 
 
 def test_the_bases_own_text_costs_an_adapter_more_than_the_base():

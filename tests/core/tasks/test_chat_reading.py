@@ -7,6 +7,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pandas
 import pytest
 
 from lora_lab.errors import TaskError
@@ -132,6 +134,36 @@ def test_what_openai_writes_besides_is_kept_and_understood(tmp_path: Path) -> No
     assert chat.messages[1]["tool_calls"] == [{"type": "function", "function": {"name": "f"}}]
     assert chat.messages[2] == {"role": "tool", "name": "f", "content": ""}
     assert chat.tools == ({"type": "function", "function": {"name": "f"}},)
+
+
+def test_what_arrow_fills_in_is_not_said(tmp_path: Path) -> None:
+    """One type for all rows: every call gets every argument's name; a file of JSON says it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def row(number: int, **arguments: Any) -> dict[str, Any]:
+        call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+        answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+        return {"messages": [*turns(f"q{number}"), answer]}
+
+    rows = [row(0, x=1), row(1, y="z"), row(2, x=2)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")
+    found = read(tmp_path / "c.parquet")
+    assert [list(found[f"q{i}"].messages) for i in range(3)] == [r["messages"] for r in rows]
+    said = [row(0, x=None), row(1)]
+    found = read(written(tmp_path / "c.jsonl", said))
+    assert [list(found[f"q{i}"].messages) for i in range(2)] == [r["messages"] for r in said]
+
+
+@pytest.mark.parametrize("kind", ["list", "DataFrame", "Dataset"])
+def test_conversations_in_memory(kind: str) -> None:
+    rows = [{"messages": turns(f" q{i}\n", "a", system="s")} for i in range(4)]
+    data = {"list": lambda: rows, "DataFrame": lambda: pandas.DataFrame(rows)}
+    data["Dataset"] = lambda: datasets.Dataset.from_list(rows)
+    task = load_task(data[kind]())
+    assert isinstance(task, ChatTask)
+    found = [list(chat.messages) for chat in (*task.train, *task.validation)]
+    assert sorted(found, key=str) == [row["messages"] for row in rows]
 
 
 @pytest.mark.parametrize(

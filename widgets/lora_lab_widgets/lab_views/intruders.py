@@ -13,6 +13,7 @@ from lora_lab import captions, figures
 from lora_lab.analysis.intruders import IntruderCurve, SiteIntruders, find_intruders
 from lora_lab.analysis.losses import Losses
 from lora_lab.analysis.scaled_intruders import intruder_curve
+from lora_lab.tasks.base import Task
 from lora_lab.tasks.prompts import Example
 from lora_lab_widgets.lab_views.base import CancelledError, Measured, Theme, Values, View, Watch
 
@@ -44,7 +45,7 @@ class IntrudersView(View):
     widest: ClassVar[int] = 1100
     drawn_only: ClassVar[frozenset[str]] = frozenset({"show", "lambda"})
 
-    _kept: tuple[Sequence[Example], Losses] | None = None
+    _kept: tuple[Task | Sequence[Example], Losses] | None = None
 
     def controls(self) -> list[dict[str, Any]]:
         """Return top k, ε, which of the two figures, and λ for the second."""
@@ -164,7 +165,7 @@ class IntrudersView(View):
             raise CancelledError
         return curve if found.curve is None else _joined(found.curve, curve)
 
-    def _texts(self, examples: Sequence[Example], watch: Watch) -> Losses:
+    def _texts(self, examples: Task | Sequence[Example], watch: Watch) -> Losses:
         """Return what the losses are taken over, kept: the base model writes its text once."""
         if self._kept is None or self._kept[0] != examples:
             made = Losses(self.live_adapter.lm, examples, None, lambda: watch.cancelled)

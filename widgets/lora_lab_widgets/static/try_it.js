@@ -39,7 +39,7 @@ class TryItView extends PanelView {
   }
 
   follow() {
-    this.watch(() => this.drawInputs(), "prompt", "max_new_tokens", "tries", "writes");
+    this.watch(() => this.drawInputs(), "prompt", "max_new_tokens", "tries", "writes", "framing");
     this.watch(() => this.draw(), "busy", "answers", "problem");
   }
 
@@ -65,7 +65,9 @@ class TryItView extends PanelView {
   drawInputs() {
     const { model, prompt, tokens } = this;
     const writes = model.get("writes");
-    this.subtitle.textContent = `${model.get("tries")} without and with the adapter`;
+    const framing = model.get("framing");
+    this.subtitle.textContent = `${model.get("tries")} without and with the adapter` +
+      (framing ? `; framing: ${framing}` : "");
     this.length.hidden = !writes;
     if (prompt.value !== model.get("prompt")) prompt.value = model.get("prompt");
     if (focusIn(tokens) !== tokens) tokens.value = model.get("max_new_tokens");
