@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks.chat_reading import ChatReader, chat_columns
@@ -11,15 +12,14 @@ from lora_lab.tasks.families.language_modeling import DocumentReader
 from lora_lab.tasks.families.regression import TargetReader
 from lora_lab.tasks.forms import FormReader, as_form, columns_in, is_form
 from lora_lab.tasks.framing import CHAT
-from lora_lab.tasks.layouts import recognized
+from lora_lab.tasks.layouts import NO_TEMPLATE, recognized
 from lora_lab.tasks.prompts import PromptReader
 from lora_lab.tasks.reading import Reader
 from lora_lab.tasks.table import Column, Table
 
-NO_TEMPLATE = "template is for prompts with completions, and not for texts under a head"
 
-
-class Named(NamedTuple):
+@dataclass(frozen=True)
+class Named:
     """The columns that were named; see `load_task`."""
 
     prompt: Column | None = None
@@ -31,7 +31,7 @@ class Named(NamedTuple):
 
     def options(self) -> dict[str, Column]:
         """Return those that were given, by their options."""
-        return {name: given for name, given in self._asdict().items() if given is not None}
+        return {name: given for name, given in vars(self).items() if given is not None}
 
     def columns(self) -> list[Column]:
         """Return the columns themselves, those of formats too."""

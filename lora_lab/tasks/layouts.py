@@ -18,6 +18,7 @@ from lora_lab.tasks.prompts import PromptReader
 from lora_lab.tasks.reading import Reader
 from lora_lab.tasks.table import Table
 
+NO_TEMPLATE = "template is for prompts with completions, and not for texts under a head or alone"
 _NUMBERS = frozenset({"id", "_id", "idx", "index", "uid", "uuid"})
 _BESIDE = _NUMBERS | {"title", "source", "url", "category", "topic", "table_id", "phase"}
 
@@ -113,8 +114,22 @@ def _classes(text: str, label: str, *pair: str) -> Layout:
     columns = text, *pair, label
     second = pair[0] if pair else None
     name = "pairs of texts with classes" if pair else "texts with classes"
-    beside = _NUMBERS | {"label_text"}
-    return Layout(name, columns, lambda table, _: LabelReader(table, text, label, second), beside)
+
+    def reader(table: Table, asked: str | None) -> Reader[Any]:
+        _refuse_template(table, asked)
+        return LabelReader(table, text, label, second)
+
+    return Layout(name, columns, reader, _NUMBERS | {"label_text"})
+
+
+def _alone(table: Table, asked: str | None) -> Reader[Any]:
+    _refuse_template(table, asked)
+    return DocumentReader(table, "text")
+
+
+def _refuse_template(table: Table, asked: str | None) -> None:
+    if asked is not None:
+        raise TaskError(f"{table.source}: {NO_TEMPLATE}")
 
 
 LAYOUTS = (
@@ -134,7 +149,7 @@ LAYOUTS = (
     _two("prompts with completions", "prompt", "completion"),
     _two("questions with answers", "question", "answer"),
     _two("pairs", "0", "1"),
-    Layout("texts alone", ("text",), lambda table, _: DocumentReader(table, "text"), _NUMBERS),
+    Layout("texts alone", ("text",), _alone, _NUMBERS),
     *(_classes(text, label) for text in ("text", "sentence") for label in ("label", "category")),
     *(
         _classes(first, "label", second)
@@ -163,11 +178,12 @@ def recognized(table: Table, template: str | None) -> Reader[Any]:
             reader.notes = (f"read as {layout.name} ({', '.join(layout.columns)}){rest}",)
             return reader
     if found:
-        named, more = found[0].columns, there.difference(found[0].columns)
+        near = max(found, key=lambda layout: len(layout.columns))
+        more = sorted(there.difference(near.columns))
         raise TaskError(
-            f"{table.source} has {found[0].name}'s columns ({', '.join(named)}) and, beside them, "
-            f"{', '.join(sorted(more))}, which may belong to what is read; name the columns to "
-            f"read, such as load_task(…, prompt='{{{named[0]}}}…', completion={named[-1]!r}); "
+            f"{table.source} has the columns of {near.name} ({', '.join(near.columns)}) and, "
+            f"beside them, {', '.join(more)}, which may belong to what is read; name the columns "
+            "to read, by prompt= and completion=, or text= and label=; "
             f"{table.columns_there()}"
         )
     return PromptReader(table, None, None)  # which says what is to be named

@@ -17,7 +17,8 @@ from lora_lab.tasks.families.language_modeling import LanguageModelingTask
 from lora_lab.tasks.families.regression import RegressionTask
 from lora_lab.tasks.files import FORMATS, is_a_folder, is_file_name
 from lora_lab.tasks.files import title as file_title
-from lora_lab.tasks.kinds import NO_TEMPLATE, Named, reader_of
+from lora_lab.tasks.kinds import Named, reader_of
+from lora_lab.tasks.layouts import NO_TEMPLATE
 from lora_lab.tasks.memory import InMemory, is_in_memory, kind_of, read_memory, read_part
 from lora_lab.tasks.prompts import GenerationTask
 from lora_lab.tasks.reading import make_task

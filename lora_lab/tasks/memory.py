@@ -202,7 +202,7 @@ def _of_rows(rows: Sequence[Any], source: str) -> list[tuple[Any, list[Any]]]:
     if named:
         names = dict.fromkeys(name for row in rows for name in row)
         return [(name, [row.get(name) for row in rows]) for name in names]
-    fields: Sequence[Any] = getattr(first, "_fields", None) or range(len(first))
+    fields: Sequence[Any] = getattr(type(first), "__match_args__", ()) or range(len(first))
     return [(name, [row[i] for row in rows]) for i, name in enumerate(fields)]
 
 

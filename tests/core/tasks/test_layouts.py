@@ -1,0 +1,245 @@
+"""Known layouts: what is read of each, and what is not taken for one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_lab.errors import TaskError
+from lora_lab.tasks import ClassificationTask, GenerationTask, LabeledText, load_task
+from lora_lab.tasks.families.causal import Causal
+from tests.helpers.tiny_run import tiny_lm
+
+# From https://github.com/tatsu-lab/stanford_alpaca/blob/main/train.py (Apache-2.0).
+PROMPT_DICT = {
+    "prompt_input": (
+        "Below is an instruction that describes a task, paired with an input that provides further context. "  # noqa: E501
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+    ),
+    "prompt_no_input": (
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n{instruction}\n\n### Response:"
+    ),
+}
+# From https://github.com/databrickslabs/dolly/blob/master/training/consts.py (Apache-2.0).
+INTRO_BLURB = "Below is an instruction that describes a task. Write a response that appropriately completes the request."  # noqa: E501
+DOLLY_NO_INPUT = f"{INTRO_BLURB}\n\n### Instruction:\n{{instruction}}\n\n### Response:\n"
+DOLLY_INPUT = (
+    f"{INTRO_BLURB}\n\n### Instruction:\n{{instruction}}\n\nInput:\n{{input}}\n\n### Response:\n"
+)
+
+ALPACA = [
+    {"instruction": "Sort {these}.", "input": "3, 1, 2", "output": "1, 2, 3"},
+    {"instruction": "Say hello.", "input": "", "output": "Hello!"},
+    {"instruction": "Write code.", "input": "", "output": "    return {}\n"},
+    {"instruction": "Translate.", "input": " Guten Tag", "output": "Good day"},
+]
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    text = json.dumps(rows) if path.suffix == ".json" else "\n".join(map(json.dumps, rows))
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def read(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> Any:
+    """A task whose training rows are these."""
+    held_out = [{name: _other(value) for name, value in rows[0].items()}]
+    held_out = written(tmp_path / "held.jsonl", held_out)
+    return load_task(written(tmp_path / "rows.json", rows), validation=held_out, **options)
+
+
+def _other(value: Any) -> Any:
+    return f"{value} (held out)" if isinstance(value, str) else value
+
+
+def seen(task: GenerationTask) -> list[tuple[str, str]]:
+    return [(task.prompt_text(e.prompt), e.completion) for e in task.train]
+
+
+@pytest.mark.parametrize("more", [{}, {"text": "all of it"}, {"id": 7, "category": "x"}], ids=str)
+def test_alpaca_has_its_authors_two_templates(tmp_path: Path, more: dict[str, Any]) -> None:
+    task = read(tmp_path, [row | more for row in ALPACA])
+    templates = ["prompt_input" if row["input"] != "" else "prompt_no_input" for row in ALPACA]
+    assert seen(task) == [
+        (PROMPT_DICT[template].format_map(row), row["output"])
+        for template, row in zip(templates, ALPACA, strict=True)
+    ]
+    assert "read as Alpaca (instruction, input, output)" in task.describe()
+    unread = ", ".join(sorted(more))
+    assert (f"not read: {unread}" in task.describe()) == bool(more)
+
+
+def test_of_alpaca_the_output_and_its_end_are_learned(tmp_path: Path) -> None:
+    task, lm = read(tmp_path, ALPACA), tiny_lm()
+    encoded, _ = Causal(lm, task, 1000).encode(task.train)
+    for row, item in zip(ALPACA, encoded, strict=True):
+        learned = [label for label in item["labels"] if label != -100]
+        assert lm.tokenizer.decode(learned) == f"{row['output']}</s>"
+        prompt = lm.tokenizer.decode(item["input_ids"][: -len(learned)])
+        assert prompt.endswith("### Response:")
+
+
+def test_without_a_column_of_inputs_alpaca_has_the_template_without(tmp_path: Path) -> None:
+    rows = [{"instruction": row["instruction"], "output": row["output"]} for row in ALPACA]
+    expected = [PROMPT_DICT["prompt_no_input"].format_map(row) for row in rows]
+    assert [prompt for prompt, _ in seen(read(tmp_path, rows))] == expected
+
+
+def test_an_alpaca_row_without_instruction_or_output_is_left_out(tmp_path: Path) -> None:
+    rows = [*ALPACA, ALPACA[0] | {"output": " "}, ALPACA[0] | {"instruction": None}]
+    with pytest.warns(UserWarning, match="2 of 6 rows without 'instruction' or 'output' are left"):
+        assert len(read(tmp_path, rows).train) == 4
+
+
+def test_dolly_has_its_authors_two_templates(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "Who?", "context": "Ada wrote it.", "response": "Ada", "category": "qa"},
+        {"instruction": "Why {x}?", "context": "", "response": "Because.", "category": "open"},
+    ]
+    task = read(tmp_path, rows)
+    assert seen(task) == [
+        (DOLLY_INPUT.format(instruction="Who?", input="Ada wrote it."), "Ada"),
+        (DOLLY_NO_INPUT.format(instruction="Why {x}?"), "Because."),
+    ]
+    short = [{"instruction": "Why {x}?", "response": "Because."}] * 2
+    assert seen(read(tmp_path, short))[0] == seen(task)[1]
+
+
+SQUAD = {
+    "id": "1",
+    "title": "T",
+    "context": "Ada was born in London.",
+    "question": "Where was Ada born?",
+}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"text": ["London", "in London", "London"], "answer_start": [16, 13, 16]},
+        [{"text": "London", "answer_start": 16}, {"text": "in London", "answer_start": 13}],
+        ["London", "in London"],
+    ],
+    ids=["dict of lists", "list of dicts", "list"],
+)
+def test_each_of_squads_answers_is_a_reference(tmp_path: Path, answers: Any) -> None:
+    held_out = written(tmp_path / "held.jsonl", [SQUAD | {"answers": answers}])
+    rows = [
+        SQUAD | {"question": "Who?", "answers": {"text": ["Ada"], "answer_start": [0]}},
+        SQUAD | {"question": "Why?", "answers": {"text": [], "answer_start": []}},  # of SQuAD 2.0
+    ]
+    with pytest.warns(
+        UserWarning, match="1 of 2 rows without 'context' or 'question' or 'answers'"
+    ):
+        task = load_task(written(tmp_path / "rows.jsonl", rows), validation=held_out)
+    (example,) = task.validation
+    assert example.references == ("London", "in London")
+    assert example.prompt == "context: Ada was born in London.\nquestion: Where was Ada born?"
+    assert [e.completion for e in task.train] == ["Ada"]
+    assert "read as SQuAD (question, context, answers); not read: id, title" in task.describe()
+
+
+def test_wikisql_comes_with_its_schema(tmp_path: Path) -> None:
+    row = {
+        "table_id": "1",
+        "question": "Who is 7?",
+        "columns": ["no", "name"],
+        "sql": "SELECT name",
+    }
+    expected = ("columns: no, name\nquestion: Who is 7?", "SELECT name")
+    task = read(tmp_path, [row])
+    assert [(e.prompt, e.completion) for e in task.train] == [expected]
+    assert "read as WikiSQL (question, columns, sql)" in task.describe()
+    of_hub = {
+        "phase": 1,
+        "question": "Who is 7?",
+        "table": {"header": ["no", "name"], "rows": [["7", "Ada"]], "id": "1"},
+        "sql": {"human_readable": "SELECT name", "sel": 1, "agg": 0},
+    }
+    task = load_task([of_hub], validation=[of_hub | {"question": "Who is 8?"}])
+    assert [(e.prompt, e.completion) for e in task.train] == [expected]
+
+
+TWO = [("mr", "ref"), ("prompt", "completion"), ("question", "answer")]
+
+
+@pytest.mark.parametrize(("first", "second"), TWO)
+def test_a_prompt_and_a_completion_by_their_usual_names(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    rows = [{first: f"p{i}", second: f"c{i}", "id": i} for i in range(3)]
+    task = read(tmp_path, rows)
+    assert seen(task) == [(f"p{i}\n", f"c{i}") for i in range(3)]
+    assert f"({first}, {second}); not read: id" in task.describe()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [("text", "label"), ("sentence", "label"), ("text", "category"), ("text1", "text2", "label"),
+     ("sentence1", "sentence2", "label"), ("premise", "hypothesis", "label"),
+     ("question1", "question2", "label"), ("question", "sentence", "label")],
+    ids="-".join,
+)  # fmt: skip
+def test_texts_with_classes_by_their_usual_names(columns: tuple[str, ...]) -> None:
+    rows = [dict(zip(columns, (f"a{i}", f"b{i}"), strict=False), idx=i) for i in range(4)]
+    rows = [row | {columns[-1]: "ny"[i % 2]} for i, row in enumerate(rows)]
+    held_out = [row | {columns[0]: "other"} for row in rows[:2]]
+    task: Any = load_task(rows, validation=held_out)
+    assert isinstance(task, ClassificationTask)
+    pairs = [f"b{i}" if len(columns) == 3 else None for i in range(4)]
+    assert task.train == tuple(LabeledText(f"a{i}", "ny"[i % 2], pairs[i]) for i in range(4))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            "instruction input output system",
+            "the columns of Alpaca .* beside them, system, which",
+        ),
+        ("instruction input output history", "beside them, history, .* by prompt= and completion="),
+        ("prompt completion label", "beside them, label, which"),  # TRL's unpaired preferences
+        ("question answer choices", "beside them, choices"),  # MMLU
+        ("prompt chosen rejected", "name the columns to read"),
+        ("source target", "name the columns to read"),
+        ("text label score", "beside them, score"),
+    ],
+)
+def test_what_is_no_layout_lists_its_columns(columns: str, message: str) -> None:
+    names = columns.split()
+    with pytest.raises(TaskError, match=message) as error:
+        load_task([dict.fromkeys(names, f"x{i}") for i in range(3)])
+    assert f"its columns are {', '.join(names)}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_template_that_is_asked_for_is_taken(tmp_path: Path) -> None:
+    task = read(tmp_path, ALPACA, template="<{prompt}>")
+    assert seen(task)[1][0] == f"<{PROMPT_DICT['prompt_no_input'].format_map(ALPACA[1])}>"
+    with pytest.raises(TaskError, match="template is for prompts"):
+        load_task([{"text": "a", "label": "b"}] * 3, template="plain")
+
+
+# Real data ---------------------------------------------------------------------------------------
+
+DATA = Path(__file__).parents[3].parent / "shared" / "data"
+
+
+def _real(folder: str) -> Path:
+    if not (DATA / folder).is_dir():
+        pytest.skip(f"the real {folder} files are not beside the repository")
+    return DATA / folder
+
+
+def test_the_real_wikisql_loads_by_one_call() -> None:
+    task: Any = load_task(_real("wikisql") / "dev.jsonl.gz")
+    assert len(task.train) + sum(len(e.references) for e in task.validation) == 7967
+    assert task.train[0].prompt.startswith("columns: ")
+    (sql,) = {e.completion for e in task.train if "\nquestion: What position does the" in e.prompt}
+    assert sql.startswith("SELECT")
