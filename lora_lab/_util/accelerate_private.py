@@ -6,6 +6,7 @@ fails first after an upgrade.
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import torch
@@ -16,6 +17,17 @@ def hooks_of(module: nn.Module) -> tuple[Any, ...]:
     """Return what accelerate has hooked into a module's forward."""
     hook = module.__dict__.get("_hf_hook")
     return () if hook is None else tuple(getattr(hook, "hooks", (hook,)))
+
+
+def hooked_forward(module: nn.Module) -> Any:
+    """Return what a hook calls for the module's own output, and puts back when it goes; or None."""
+    return module.__dict__.get("_old_forward")
+
+
+def hook_forward(module: nn.Module, forward: Any) -> None:
+    """Have a module's hook call this; None: what the module's class does."""
+    own = types.MethodType(type(module).forward, module) if forward is None else forward
+    module.__dict__["_old_forward"] = own
 
 
 def execution_device(module: nn.Module) -> torch.device | None:

@@ -69,6 +69,11 @@ def with_parameter(module: nn.Module, name: str, value: Tensor) -> nn.Module:
     return twin
 
 
+def compiled_from(thing: Any) -> Any:
+    """Return the model of a function that torch.compile has made of a compiled one, else itself."""
+    return getattr(getattr(thing, "_torchdynamo_orig_callable", None), "__self__", thing)
+
+
 def convolve(conv: Any, x: Tensor, weight: Tensor) -> Tensor:
     """Return what a convolution makes of x with another weight, without its bias.
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from lora_lab._util.torch_private import children_of, parameters_of
+from lora_lab._util.torch_private import children_of, compiled_from, parameters_of
 from lora_lab.anatomy.children import WRAPPED
 from lora_lab.errors import ModelError
 
@@ -26,8 +26,8 @@ def unwrapped(model: Thing) -> Thing:
     Raises:
         ModelError: FSDP's first version is around it, where the parameters are no longer its own.
     """
-    if not isinstance(model, nn.Module):  # torch.compile makes a function of a compiled model
-        model = getattr(getattr(model, "_torchdynamo_orig_callable", None), "__self__", model)
+    if not isinstance(model, nn.Module):
+        model = compiled_from(model)
     while isinstance(model, nn.Module):
         children = children_of(model)
         if "_fsdp_wrapped_module" in children:

@@ -22,7 +22,7 @@ from lora_lab.errors import AdapterError
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import BIASES
 from lora_lab.methods.lora.targets import some
-from lora_lab.methods.modules_to_save import own_tensors
+from lora_lab.methods.own_tensors import own_tensors
 
 _WRAPPED = re.compile(r"\.(?:base_layer|token_adapter)(?=\.)")
 _SAVED = re.compile(r"\.(?:modules_to_save|original_module)\.")

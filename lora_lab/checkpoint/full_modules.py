@@ -14,7 +14,7 @@ from lora_lab.checkpoint.files import StoredTensor, quoted
 from lora_lab.checkpoint.tied_weights import tied_to
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import original_weight
-from lora_lab.methods.modules_to_save import own_tensors
+from lora_lab.methods.own_tensors import own_tensors
 from lora_lab.methods.running_statistics import RunningStatistics
 
 

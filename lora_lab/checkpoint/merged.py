@@ -29,7 +29,7 @@ from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.finite import check_sum
-from lora_lab.methods.modules_to_save import own_tensors
+from lora_lab.methods.own_tensors import own_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

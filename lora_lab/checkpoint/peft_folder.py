@@ -29,7 +29,7 @@ from lora_lab.methods.base import Adapter
 from lora_lab.methods.layer_update import LayerAdapter
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.peft_fields import HEADS
-from lora_lab.methods.modules_to_save import own_tensors
+from lora_lab.methods.own_tensors import own_tensors
 from lora_lab.methods.registry import method_of
 
 

@@ -20,23 +20,22 @@ from lora_lab._util.torch_private import (
     FakeTensor,
     children_of,
     parameters_of,
-    pre_hooks_of,
-    saved_buffers_of,
 )
 from lora_lab.anatomy.children import (
     ADAPTER_CHILD,
     LEARNED_CHILD,
     SAVED_CHILD,
-    without_wrappers,
 )
 from lora_lab.anatomy.wrappers import children_within, modules_within, parameters_within
 from lora_lab.errors import AdapterError, ConfigError
-from lora_lab.methods.base import Active, AdapterNames
+from lora_lab.methods.base import Active
 from lora_lab.methods.config import unknown_module
+from lora_lab.methods.forward_switch import ForwardSwitch, switch_of
 from lora_lab.methods.lora.layers import AdaptedLayer
 from lora_lab.methods.lora.own_forward import PATCHED, instance_forward
 from lora_lab.methods.lora.peft_fields import HEADS
 from lora_lab.methods.lora.read_past import read_past
+from lora_lab.methods.own_tensors import added_children, own_tensors
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
@@ -77,7 +76,7 @@ class ModulesToSave:
     def remove(self, name: str) -> None:
         """Take the copies away again."""
         for module in self._originals.values():
-            if isinstance(switch := instance_forward(module), ForwardSwitch):
+            if (switch := switch_of(module)) is not None:
                 switch.pop(name)
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -138,113 +137,6 @@ class ModulesToSave:
                     seen.add(id(tensor))
                     to = dtype if dtype and tensor.is_floating_point() else tensor.dtype
                     yield cast(nn.Parameter, tensor), learned[name].detach().to(to)
-
-
-class ForwardSwitch:
-    """A module's `forward` while adapters have copies of it.
-
-    Not a class swap as in `AdaptedLayer`, so that another adapter can have factors on the very
-    module that this one trains whole, in any order of attaching and detaching.
-    """
-
-    def __init__(self, module: nn.Module, path: str, active: Active) -> None:
-        self._module, self._path, self._active = module, path, active
-        self._before = instance_forward(module)  # accelerate's, for one
-        self._base = dict(own_tensors(module))
-        module.add_module(SAVED_CHILD, nn.Module())
-
-    @staticmethod
-    def of(module: nn.Module, path: str, active: Active) -> ForwardSwitch:
-        """Return a module's switch, which it gets if it has none."""
-        if not isinstance(switch := instance_forward(module), ForwardSwitch):
-            module.forward = switch = ForwardSwitch(module, path, active)
-        return switch
-
-    def bare(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the module itself returns."""
-        return self._answer(None, args, kwargs)
-
-    def add(self, name: str, own: nn.Module) -> None:
-        """Add an adapter's copy below the module."""
-        own.train(self._module.training)
-        self._held()[name] = own
-
-    def pop(self, name: str) -> None:
-        """Take an adapter's copy away; with the last one gone the module is as it was."""
-        self._held().pop(name, None)
-        if not self._held():
-            # First the switch: another thread may be in the midst of a forward pass.
-            del self._module.forward
-            if self._before is not None:
-                self._module.forward = self._before
-            delattr(self._module, SAVED_CHILD)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the active adapter's copy returns, or else the module itself."""
-        if self._active.samples is not None:
-            return self._mixed(self._active.samples, args, kwargs)
-        return self._answer(self._active.name, args, kwargs)
-
-    def _held(self) -> dict[str, nn.Module]:
-        # Not an nn.ModuleDict: adapters may be called "keys" or "update".
-        child = children_of(self._module).get(SAVED_CHILD)
-        return {} if child is None else cast(Any, children_of(child))
-
-    def _answer(self, name: str | None, args: Any, kwargs: Any) -> Any:
-        own = self._held().get(name) if name is not None else None
-        if own is None:
-            if self._before is not None:
-                return self._before(*args, **kwargs)
-            return type(self._module).forward(self._module, *args, **kwargs)
-        # The masters are float32; what computes has the dtype that the model has.
-        cast_down = {
-            key: tensor.to(self._base[without_wrappers(key)].dtype)
-            for key, tensor in own.named_parameters()
-            if tensor.dtype != self._base[without_wrappers(key)].dtype
-        }
-        if cast_down:
-            return torch.func.functional_call(own, cast_down, args, kwargs)
-        for hook in pre_hooks_of(own).values():
-            # The older weight_norm and spectral_norm, and pruning, make the weight in a hook.
-            if hasattr(hook, "compute_weight") or hasattr(hook, "apply_mask"):
-                hook(own, args)
-        return own.forward(*args, **kwargs)
-
-    def _mixed(self, samples: AdapterNames, args: Any, kwargs: Any) -> Any:
-        """Return the answers of a batch whose rows belong to different adapters."""
-        held = self._held()
-        owners = {name if name in held else None for name in samples}
-        if len(owners) == 1:
-            return self._answer(owners.pop(), args, kwargs)
-        x = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
-        if x is None:
-            raise AdapterError(f"{self._path} reads no tensor; run the samples apart")
-        rows = x.shape[0] if x.dim() else 0
-        names = [name if name in held else None for name in self._active.names_of(x, self._path)]
-        y = None
-        for name in dict.fromkeys(names):
-            index = torch.tensor([i for i, n in enumerate(names) if n == name])
-            part = [_rows(v, index, rows) for v in args]
-            out = self._answer(name, part, {k: _rows(v, index, rows) for k, v in kwargs.items()})
-            if not isinstance(out, Tensor):
-                raise AdapterError(
-                    f"{self._path} returns more than one tensor, so samples of one batch cannot "
-                    "have different adapters there; run them apart"
-                )
-            y = out.new_zeros(rows, *out.shape[1:]) if y is None else y
-            y = y.index_copy(0, index.to(out.device), out)
-        return y
-
-
-def instance_switch(module: nn.Module) -> ForwardSwitch:
-    """Return the switch of a module that has one."""
-    return cast(ForwardSwitch, instance_forward(module))
-
-
-def _rows(value: Any, index: Tensor, rows: int) -> Any:
-    if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows:
-        return value.index_select(0, index.to(value.device))
-    return value
 
 
 def task_heads(model: nn.Module, task_type: str | None) -> tuple[str, ...]:
@@ -344,28 +236,12 @@ def _other_ends(model: nn.Module, originals: Mapping[str, nn.Module]) -> dict[st
     }
 
 
-def own_tensors(module: nn.Module, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, parameter or buffer) of what a state dict of the bare module holds."""
-    for name, tensor in (*parameters_of(module).items(), *saved_buffers_of(module).items()):
-        if tensor is not None:
-            yield path + name, tensor
-    for name, child in children_within(module):
-        if name not in _added_children(module):
-            yield from own_tensors(child, f"{path}{name}.")
-
-
-def _added_children(module: nn.Module) -> tuple[str, ...]:
-    """Return which of a module's children adapters have added below it."""
-    always = SAVED_CHILD, LEARNED_CHILD
-    return (*always, ADAPTER_CHILD) if isinstance(module, AdaptedLayer) else always
-
-
 def _trainable_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Return a copy of a module without what adapters have added below it."""
     for part in module.modules():
         inside = children_of(part)
-        memo |= {id(inside[name]): None for name in _added_children(part) if name in inside}
-        if isinstance(switch := instance_forward(part), ForwardSwitch):
+        memo |= {id(inside[name]): None for name in added_children(part) if name in inside}
+        if (switch := switch_of(part)) is not None:
             memo[id(switch)] = None
         for made in vars(part).values():  # the weight that a hook makes anew for every pass
             if isinstance(made, Tensor) and not made.is_leaf:
@@ -386,7 +262,7 @@ def _trainable_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
                 part.__dict__["forward"] = part.__dict__.pop(PATCHED)
         children_of(part).pop(LEARNED_CHILD, None)
         if children_of(part).pop(SAVED_CHILD, part) is not part:
-            del part.__dict__["forward"]
+            part.__dict__.pop("forward", None)
         if id(part.__dict__.get("forward")) in patches:
             del part.__dict__["forward"]  # a function, which knows the original alone
     for parameter in own.parameters():

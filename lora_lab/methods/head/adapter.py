@@ -14,7 +14,8 @@ from lora_lab.anatomy.wrappers import module_at
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.head.config import HeadConfig, head_names
-from lora_lab.methods.modules_to_save import ModulesToSave, own_tensors
+from lora_lab.methods.modules_to_save import ModulesToSave
+from lora_lab.methods.own_tensors import own_tensors
 from lora_lab.methods.registry import method_of
 
 

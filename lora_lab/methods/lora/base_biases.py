@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from lora_lab.methods.modules_to_save import ModulesToSave, own_tensors
+from lora_lab.methods.modules_to_save import ModulesToSave
+from lora_lab.methods.own_tensors import own_tensors
 from lora_lab.methods.own_values import check_own
 
 

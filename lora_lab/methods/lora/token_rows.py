@@ -18,8 +18,8 @@ from lora_lab.anatomy.api import input_embedding
 from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import ConfigError
 from lora_lab.methods.base import Active
+from lora_lab.methods.forward_switch import ForwardSwitch, switch_of
 from lora_lab.methods.lora.own_forward import hold_weight
-from lora_lab.methods.modules_to_save import ForwardSwitch, instance_switch
 
 KEY = "token_adapter.trainable_tokens_delta"  # of PEFT's files
 
@@ -51,7 +51,7 @@ class TokenRows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the vectors of token ids x (…,): (…, width)."""
         (table,) = self._table
-        y = instance_switch(table).bare(x)
+        y = cast(ForwardSwitch, switch_of(table)).bare(x)
         slots = self.slots[x]
         rows = nn.functional.embedding(slots.clamp(min=0), self.weight).to(y.dtype)
         # Gemma's embedding multiplies by √width after the lookup.
@@ -72,7 +72,7 @@ class TokenLogits(nn.Module):
         """Return the logits of x (…, width): (…, vocabulary)."""
         (head,) = self._head
         index = cast(Tensor, self.index)
-        y: Tensor = instance_switch(head).bare(x)
+        y: Tensor = cast(ForwardSwitch, switch_of(head)).bare(x)
         bias: Any = getattr(head, "bias", None)
         own = nn.functional.linear(x, self.weight, None if bias is None else bias[index])
         return y.index_copy(-1, index, own.to(y.dtype))
@@ -111,7 +111,8 @@ class TrainedTokens:
     def remove(self, name: str) -> None:
         """Take the rows away again."""
         for _, module, _ in self._ends:
-            instance_switch(module).pop(name)
+            if (switch := switch_of(module)) is not None:
+                switch.pop(name)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield what is trained."""

@@ -14,7 +14,12 @@ import ipywidgets
 import pytest
 import torch
 import transformers
-from accelerate.hooks import AlignDevicesHook, SequentialHook, add_hook_to_module
+from accelerate.hooks import (
+    AlignDevicesHook,
+    SequentialHook,
+    add_hook_to_module,
+    remove_hook_from_module,
+)
 from torch import nn
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -297,6 +302,17 @@ def test_a_rendered_chat_comes_with_what_its_marks_enclose() -> None:
     assert found == ("-abc", [(1, 3), (3, 4)])
 
 
+def test_what_was_compiled_twice_knows_the_model() -> None:
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    model = Model()
+    twice = torch.compile(torch.compile(model, backend="eager"), backend="eager")
+    assert torch_private.compiled_from(twice) is model
+    assert torch_private.compiled_from(len) is len
+
+
 # --- accelerate -----------------------------------------------------------------------------------
 
 
@@ -311,6 +327,15 @@ def test_where_a_hooked_module_runs_and_what_is_kept_from_it() -> None:
     assert accelerate_private.execution_device(layer) == torch.device("cpu")
     assert torch.equal(accelerate_private.offloaded(layer, "weight"), weight)
     assert not accelerate_private.loads_submodules(layer)
+    bare = nn.Linear(2, 2)
+    assert accelerate_private.hooked_forward(bare) is None
+    add_hook_to_module(bare, AlignDevicesHook("cpu"))
+    assert accelerate_private.hooked_forward(bare) == nn.Linear(2, 2).forward.__func__.__get__(bare)
+    accelerate_private.hook_forward(bare, torch.neg)
+    assert torch.equal(bare(weight), -weight)
+    accelerate_private.hook_forward(bare, None)
+    remove_hook_from_module(bare)
+    assert torch.equal(bare(weight), nn.functional.linear(weight, bare.weight, bare.bias))
     block = nn.Sequential(nn.Linear(2, 2))
     add_hook_to_module(block, AlignDevicesHook("cpu", offload=True, place_submodules=True))
     assert accelerate_private.loads_submodules(block)
