@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,9 +129,9 @@ class LabelReader(TextReader[LabeledText]):
         """Make one row."""
         return LabeledText(text, answer, pair)
 
-    def key(self, row: LabeledText) -> LabeledText:
+    def key(self, row: LabeledText) -> tuple[str, str | None]:
         """Return the row without its class."""
-        return dataclasses.replace(row, label="")
+        return row.text, row.pair
 
     def stratum(self, row: LabeledText) -> str:
         """Return the class: one that is scored is learned too."""

@@ -6,7 +6,7 @@ import dataclasses
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from lora_lab.errors import TaskError
@@ -120,7 +120,8 @@ def _hold_out(
     name: str, rows: Sequence[Row], reader: Reader[Row], seed: int
 ) -> tuple[list[Row], list[Row]]:
     """Split by what rows are about, so that nothing is on both sides."""
-    different = list(dict.fromkeys(map(reader.key, rows)))
+    keys = list(map(reader.key, rows))
+    different = list(dict.fromkeys(keys))
     if len(different) < 2:
         raise TaskError(
             f"{name} has one {reader.noun} only, nothing can be held out; give validation='…' or "
@@ -128,44 +129,54 @@ def _hold_out(
         )
     rng = random.Random(f"held out {seed}")
     drawn = rng.sample(different, tables.held_out_count(different))
-    chosen = _spared(drawn, different, rows, reader, rng)
+    strata: dict[Hashable, set[Hashable]] = {}
+    for key, stratum in zip(keys, map(reader.stratum, rows), strict=True):
+        if stratum is not None:
+            strata.setdefault(key, set()).add(stratum)
+    chosen = _spared(drawn, different, strata, rng) if strata else set(drawn)
     if not chosen:
         chosen = set(drawn[:1])
-        lost = sorted({str(reader.stratum(row)) for row in rows if reader.key(row) in chosen})
+        lost = sorted(str(stratum) for key in chosen for stratum in strata[key])
         tables.warn(
             f"{name}: every class has one {reader.noun} only; {', '.join(lost)} is held out whole, "
             "scored and never learned; give validation='…' or more rows"
         )
     return (
-        [row for row in rows if reader.key(row) not in chosen],
-        [row for row in rows if reader.key(row) in chosen],
+        [row for key, row in zip(keys, rows, strict=True) if key not in chosen],
+        [row for key, row in zip(keys, rows, strict=True) if key in chosen],
     )
 
 
 def _spared(
     drawn: Sequence[Hashable],
     different: Sequence[Hashable],
-    rows: Sequence[Row],
-    reader: Reader[Row],
+    strata: Mapping[Hashable, set[Hashable]],
     rng: random.Random,
 ) -> set[Hashable]:
     """Return as many of the rows' keys as were drawn, without the last one of any class.
 
     Where no class would be lost, these are the very ones that were drawn.
+
+    Args:
+        drawn: keys of rows.
+        different: all of them.
+        strata: {key: the classes of its rows}.
+        rng: draws others in their place.
     """
-    strata: dict[Hashable, set[Hashable]] = {}
-    for row in rows:
-        if (stratum := reader.stratum(row)) is not None:
-            strata.setdefault(reader.key(row), set()).add(stratum)
     left = Counter(stratum for own in strata.values() for stratum in own)
-    first = set(drawn)
-    others = [key for key in different if key not in first]
-    chosen: set[Hashable] = set()
-    for key in (*drawn, *rng.sample(others, len(others))):
-        own = strata.get(key, set())
-        if len(chosen) < len(drawn) and all(left[stratum] > 1 for stratum in own):
-            chosen.add(key)
-            left.subtract(own)
+
+    def spared(keys: Iterable[Hashable], count: int) -> Iterator[Hashable]:
+        for key in keys:
+            if count > 0 and all(left[stratum] > 1 for stratum in strata.get(key, ())):
+                left.subtract(strata.get(key, ()))
+                count -= 1
+                yield key
+
+    chosen = set(spared(drawn, len(drawn)))
+    if len(chosen) < len(drawn):
+        first = set(drawn)
+        others = [key for key in different if key not in first]
+        chosen |= set(spared(rng.sample(others, len(others)), len(drawn) - len(chosen)))
     return chosen
 
 

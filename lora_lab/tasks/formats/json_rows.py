@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lora_lab._util.quiet import first_line
@@ -38,17 +38,24 @@ def read_json(text: str, source: str, suffix: str) -> Table:
     found: Iterable[Any] = itertools.chain(first, values)
     if len(first) == 1 and (isinstance(first[0], list) or suffix == ".json"):
         found = _rows(first[0], source)
+    columns: dict[str, list[Any]] = {}
     kinds: dict[str, set[type]] = {}
-    # Each row at once: where 300,000 numbers live on the garbage collector takes half the time.
-    rows = [_as_text(_object_of(row, n, source), kinds) for n, row in enumerate(found, 1)]
-    if not rows:
+    number = 0
+    for number, row in enumerate(found, 1):
+        for name, value in _items(row, number, columns, source):
+            if name not in columns:
+                columns[name], kinds[name] = [], set()
+            column, kind = columns[name], type(value)
+            if len(column) < number - 1:
+                column.extend([None] * (number - 1 - len(column)))
+            column.append(value if kind in _AS_THEY_ARE else _written(value))
+            kinds[name].add(kind)
+    if not number:
         raise TaskError(f"{source} has no rows; it needs at least two")
-    names = dict.fromkeys(name for row in rows for name in row)
-    uneven = [n for n, row in enumerate(rows, 1) if "0" in row and len(row) < len(names)]
-    if uneven:
-        raise TaskError(f"{source}: row {uneven[0]} is a shorter list than others; fill it up")
-    numbers = frozenset(n for n, types in kinds.items() if _Float in types and types <= _NUMBERS)
-    return Table({name: [row.get(name) for row in rows] for name in names}, source, numbers)
+    for column in columns.values():
+        column.extend([None] * (number - len(column)))
+    floats = frozenset(n for n, types in kinds.items() if _Float in types and types <= _NUMBERS)
+    return Table(columns, source, floats)
 
 
 class _Float(float):
@@ -126,26 +133,23 @@ def _are_objects(values: Sequence[Any]) -> bool:
     return bool(values) and all(isinstance(value, dict) for value in values)
 
 
-def _object_of(row: Any, number: int, source: str) -> dict[str, Any]:
+def _items(
+    row: Any, number: int, columns: Mapping[str, Any], source: str
+) -> Iterable[tuple[str, Any]]:
+    """Return a row's values by the names of their columns."""
     if isinstance(row, dict):
-        return row
+        return row.items()
     if isinstance(row, list):
-        return {str(at): value for at, value in enumerate(row)}
+        if columns and len(row) != len(columns):
+            raise TaskError(
+                f"{source}: row {number} is a list of {len(row)} where the first has {len(columns)}"
+            )
+        return ((str(at), value) for at, value in enumerate(row))
     if isinstance(row, str):
-        return {"text": row}
+        return [("text", row)]
     raise TaskError(
         f"{source}: row {number} is {json.dumps(row)[:40]}; each row must be an object, {{…}}"
     )
-
-
-def _as_text(row: dict[str, Any], kinds: dict[str, set[type]]) -> dict[str, Any]:
-    """Write a row's values as the file does, and note their types."""
-    for name, value in row.items():
-        kind = type(value)
-        kinds.setdefault(name, set()).add(kind)
-        if kind not in _AS_THEY_ARE:
-            row[name] = _written(value)
-    return row
 
 
 def _written(value: Any) -> Any:

@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?")
 _NEEDS_QUOTES = re.compile(r"[\t\r\n,]|^\s|\s$")  # Excel puts them around commas in a .tsv too
 _SHOWN = 40  # letters of a row
 
-Rows = list[list[str]]
+Columns = list[list[str]]
 
 
 def read_separated(
@@ -97,38 +97,38 @@ class _File:
         self._text, self._source, self._sep, self._start = text, source, sep, start
         self._named = not any(isinstance(column, int) for column in columns)
         self._eol = "\n" if "\n" in text else "\r"
-        one, end = re.escape(sep), r"\r?\n" if self._eol == "\n" else r"\r"
-        plain = rf"[^{one}\r\n]" if len(sep) == 1 else rf"(?:(?!{one})[^\r\n])"
-        self._field = re.compile(
-            rf'(?:"([^"]*(?:""[^"]*)*)"|(?!")({plain}*(?:(?!{end})\r{plain}*)*))({one}|{end}|\Z)'
-        )
+        one, end = re.escape(sep), r"\r*\n" if self._eol == "\n" else r"\r"
+        letter = rf"[^{one}\r\n]" if len(sep) == 1 else rf"(?:(?!{one})[^\r\n])"
+        plain = rf"{letter}*(?:(?!{end})\r{letter}*)*"
+        self._field = re.compile(rf'(?: *"([^"]*(?:""[^"]*)*)"|(?! *")({plain}))({one}|{end}|\Z)')
+        self._opens = re.compile(rf'(?:^|{one}) *"')
         self._seldom_quoted = suffix != ".csv" and sep == "\t"
         self.first = next((row for _, row in self._records(quotes=False)), [])
 
     def table(self) -> Table:
         """Read it; see `read_separated`."""
-        rows = self._tab_rows() if self._seldom_quoted else self._rows()
-        if not rows:
+        columns = self._tab_columns() if self._seldom_quoted else self._columns()
+        if not columns:
             raise TaskError(f"{self._source} is empty; it needs rows with named columns")
-        names, twice = list(map(str, range(len(rows[0])))), frozenset[str]()
+        names, twice = list(map(str, range(len(columns)))), frozenset[str]()
         if self._named:
-            names = [name or f"Unnamed: {at}" for at, name in enumerate(rows.pop(0))]
+            names = [column.pop(0) or f"Unnamed: {at}" for at, column in enumerate(columns)]
             twice = frozenset(name for name, count in Counter(names).items() if count > 1)
-        if not rows:
+        if not columns[0]:
             raise TaskError(f"{self._source} has no rows; it needs at least two")
-        columns = zip(names, zip(*rows, strict=True), strict=True)
-        kept = {name: values for name, values in columns if name not in twice}
+        named = zip(names, columns, strict=True)
+        kept = {name: values for name, values in named if name not in twice}
         return Table(kept, self._source, ambiguous=twice)
 
-    def _tab_rows(self) -> Rows:
+    def _tab_columns(self) -> Columns:
         if not re.search(r'(?:^|[\t\r\n])"', self._text):
-            return self._rows(quotes=False)
+            return self._columns(quotes=False)
         try:
-            quoted = self._rows()
+            quoted = self._columns()
         except TaskError:
-            return self._rows(quotes=False)
+            return self._columns(quotes=False)
         try:
-            plain = self._rows(quotes=False)
+            plain = self._columns(quotes=False)
         except TaskError:
             return quoted
         if count := _quotes_as_letters(plain, quoted):
@@ -140,14 +140,16 @@ class _File:
             return plain
         return quoted
 
-    def _rows(self, quotes: bool = True) -> Rows:
-        """Return all rows, the line of names too; each has as many fields as the first one."""
-        rows: Rows = []
-        for line, row in self._records(quotes):
-            rows.append(row)
-            if len(row) != len(rows[0]):
-                raise TaskError(self._ragged(line, rows))
-        return rows
+    def _columns(self, quotes: bool = True) -> Columns:
+        """Return all columns, their names first, of rows with as many fields as the first one."""
+        columns: Columns = []
+        for number, (line, row) in enumerate(self._records(quotes), 1):
+            columns = columns or [[] for _ in row]
+            if len(row) != len(columns):
+                raise TaskError(self._ragged(row, number, line, len(columns)))
+            for column, field in zip(columns, row, strict=True):
+                column.append(field)
+        return columns
 
     def _records(self, quotes: bool) -> Iterator[tuple[int, list[str]]]:
         """Yield each row with the number of the line that it begins at; blank lines are none."""
@@ -157,12 +159,12 @@ class _File:
         while at < end:
             stop = text.find(eol, at)
             stop = end if stop < 0 else stop
-            content = text[at:stop].removesuffix("\r")
+            content = text[at:stop].rstrip("\r")
             if not content.strip(" "):
                 at, line = stop + 1, line + 1
                 continue
             number += 1
-            if quotes and (content[0] == '"' or f'{sep}"' in content):
+            if quotes and '"' in content and self._opens.search(content):
                 begin = at
                 row, at = self._quoted(at, number, line)
                 yield line, row
@@ -187,19 +189,18 @@ class _File:
             if match[3] != self._sep:
                 return row, at
 
-    def _ragged(self, line: int, rows: Rows) -> str:
-        last, width = rows[-1], len(rows[0])
+    def _ragged(self, row: list[str], number: int, line: int, width: int) -> str:
         first = "the line of names" if self._named else "the first row"
         name = _NAMES.get(self._sep, repr(self._sep))
         fix = (
             f"put a text with a {name} in quotes, or give sep"
-            if len(last) > width
+            if len(row) > width
             else "fill it up, or give sep"
         )
         return (
-            f"{self._source}: {self._place(len(rows), line)} has {len(last)} "
-            f"field{'s' * (len(last) != 1)} where {first} has {width} (with a {name} between "
-            f"them): {self._sep.join(last)[:_SHOWN]!r}; {fix}"
+            f"{self._source}: {self._place(number, line)} has {len(row)} "
+            f"field{'s' * (len(row) != 1)} where {first} has {width} (with a {name} between "
+            f"them): {self._sep.join(row)[:_SHOWN]!r}; {fix}"
         )
 
     def _place(self, number: int, line: int) -> str:
@@ -207,15 +208,17 @@ class _File:
         return f"row {number} (line {line})" if number else f"the line of names (line {line})"
 
 
-def _quotes_as_letters(plain: Rows, quoted: Rows) -> int:
+def _quotes_as_letters(plain: Columns, quoted: Columns) -> int:
     """Return how many fields of a .tsv have quotes that belong to the text, as it seems.
 
     Who writes quotes writes them around all texts of a column, or only where they are needed.
     """
-    if len(plain) != len(quoted) or any('"' in field for row in quoted for field in row):
+    if list(map(len, plain)) != list(map(len, quoted)):
+        return 0
+    if any('"' in field for column in quoted for field in column):
         return 0
     count = 0
-    for letters, texts in zip(zip(*plain, strict=True), zip(*quoted, strict=True), strict=True):
+    for letters, texts in zip(plain, quoted, strict=True):
         pairs = list(zip(letters, texts, strict=True))[1:]
         if any(a == b and a and not _NUMBER.fullmatch(a) for a, b in pairs):
             count += sum(a != b and bool(b) and not _NEEDS_QUOTES.search(b) for a, b in pairs)

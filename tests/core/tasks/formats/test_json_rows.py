@@ -59,7 +59,7 @@ def test_lists_and_texts_as_rows() -> None:
     assert rows(read('["a", 1.0]\n["b", 2]\n')) == [{"0": "a", "1": "1.0"}, {"0": "b", "1": "2"}]
     assert rows(read('[["a", 1], ["b", 2]]', ".json"))[1] == {"0": "b", "1": "2"}
     assert rows(read('["a", "b"]', ".json")) == [{"text": "a"}, {"text": "b"}]
-    with pytest.raises(TaskError, match="row 2 is a shorter list"):
+    with pytest.raises(TaskError, match="row 2 is a list of 1 where the first has 2"):
         read('["a", "b"]\n["c"]\n')
 
 

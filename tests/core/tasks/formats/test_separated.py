@@ -104,6 +104,7 @@ def test_lines() -> None:
     assert rows(read("a,b\r\n1,2\r\n\r\n3,4\r\n")) == [["1", "2"], ["3", "4"]]
     assert rows(read('a,b\r1,2\r"3\r3",4\r')) == [["1", "2"], ["3\r3", "4"]]
     assert rows(read('a,b\n"1\n\n1",2\n')) == [["1\n\n1", "2"]]
+    assert rows(read('a,b\r\r\n1,2\r\r\n"3",4\r\r\n')) == [["1", "2"], ["3", "4"]]
     assert rows(read('a,b\r\n"x",y\r\nz,"w"\r\n')) == [["x", "y"], ["z", "w"]]
 
 
@@ -162,6 +163,13 @@ def test_the_separator_is_found(suffix: str, text: str) -> None:
     assert table.column_names == ["p", "c"]
 
 
+def test_blanks_before_a_quote_are_none_of_the_text() -> None:
+    """As csv reads it with skipinitialspace."""
+    text = '"p", "c"\n"a",  "b, ""c"""\nx, y "z"\n'
+    expected = list(csv.reader(io.StringIO(text), skipinitialspace=True))
+    assert rows(read(text)) == [expected[1], ["x", ' y "z"']]
+
+
 def test_a_separator_in_the_texts_is_none() -> None:
     assert rows(read("p,c\na; b,c; d\n")) == [["a; b", "c; d"]]
     assert rows(read('"p; q",c\na,b\n')) == [["a", "b"]]
@@ -204,4 +212,4 @@ def test_names() -> None:
 
 def test_columns_by_number() -> None:
     table = read("a,b\nc,d\n", columns=(1, 0))
-    assert (table[0], table[1]) == (("a", "c"), ("b", "d"))
+    assert (table[0], table[1]) == (["a", "c"], ["b", "d"])
