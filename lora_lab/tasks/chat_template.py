@@ -111,7 +111,21 @@ def prompt_text(chat: Chat, count: int, tokenizer: PreTrainedTokenizerBase) -> s
 def answer_text(message: Message) -> str:
     """Return what the assistant says in a turn: its text, and its calls of tools as JSON."""
     calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
-    return "\n".join([message.get("content") or "", *map(json.dumps, calls)]).strip()
+    said = without_thoughts(message.get("content") or "")
+    return "\n".join([said, *map(json.dumps, calls)]).strip()
+
+
+def without_thoughts(text: str) -> str:
+    """Return what stands behind "</think>"; all of it where no thoughts are."""
+    return text.rpartition(_THOUGHT)[2].strip() if _THOUGHT in text else text
+
+
+def frame_length(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many tokens a template has in a turn besides its text: thoughts, the end."""
+    try:
+        return sum(chat_tokens(chat_of("a", "b"), tokenizer).learned)
+    except TaskError:  # it takes other conversations only
+        return 0
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -26,6 +26,7 @@ class ChatTask(Task):
     validation: Sequence[Chat] = field(repr=False)
     test: Sequence[Chat] = field(default=(), repr=False)
     metrics: tuple[Metric, ...] = field(default=OF_TEXTS, repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     template: ClassVar[str] = CHAT
 

@@ -11,10 +11,15 @@ from torch import Tensor
 
 from lora_lab.errors import ConfigError, TaskError
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.chat_template import need_chat_template
+from lora_lab.tasks.chat_template import (
+    frame_length,
+    need_chat_template,
+    turn_end,
+    without_thoughts,
+)
 from lora_lab.tasks.encoding import IGNORED, Encoded, collate, encode_all, pad_id, task_prompt
 from lora_lab.tasks.families.base import Evaluation, Family, Measured, register_family
-from lora_lab.tasks.framing import CHAT
+from lora_lab.tasks.framing import CHAT, LINE
 from lora_lab.tasks.generation import generate, task_ends
 from lora_lab.tasks.prompts import GenerationTask
 
@@ -53,6 +58,27 @@ class Causal(Family):
                 need_chat_template(lm.tokenizer, to_learn=True)
             except TaskError as error:
                 raise ConfigError(f"{task.name} is chats, and {error}") from error
+
+    @classmethod
+    def notes(cls, lm: LoadedModel, task: Any) -> list[str]:
+        """Note a framing that is no matter of course, and turns whose end is not learned."""
+        noted = super().notes(lm, task)
+        instruct = getattr(lm.tokenizer, "chat_template", None) and cls is Causal
+        if task.template == CHAT:
+            assert lm.tokenizer is not None, "check has seen to it"
+            if turn_end(lm.tokenizer) is None:
+                noted.append(
+                    "the chat template has no token of its own at the end of the assistant's turns "
+                    "that is learned; the model may not learn to stop"
+                )
+        elif instruct:
+            noted.append(
+                f"framing: {task.framing}; {lm.card.name} has a chat template, which "
+                "load_task(…, template='chat') takes"
+            )
+        elif task.template != LINE:
+            noted.append(f"framing: {task.framing}")
+        return noted
 
     def encode(self, examples: Sequence[Any]) -> tuple[Sequence[Any], int]:
         """Return prompts with completions as tokens; prompts are cut at their start."""
@@ -93,8 +119,12 @@ class Causal(Family):
             for example in examples
             for reference in self.task.reference(example)
         ]
-        longest = min(math.ceil(_LONGER * max(lengths)) + 1, self.max_length)
-        return self._written(prompts, longest, should_stop)
+        longest = math.ceil(_LONGER * max(lengths)) + 1
+        if self.task.template != CHAT:
+            return self._written(prompts, min(longest, self.max_length), should_stop)
+        longest += frame_length(self.tokenizer)
+        written = self._written(prompts, min(longest, self.max_length), should_stop)
+        return list(map(without_thoughts, written))
 
     def sample(self, example: Any) -> tuple[str, tuple[str, ...]]:
         """Return the prompt as the model sees it, and every right completion."""

@@ -166,6 +166,14 @@ def test_conversations_in_memory(kind: str) -> None:
     assert sorted(found, key=str) == [row["messages"] for row in rows]
 
 
+def test_a_stream_of_conversations(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_list([{"messages": turns(f"q{i}", "a")} for i in range(40)])
+    task = load_task(rows.to_iterable_dataset(), max_steps=2, batch_size=4)
+    assert isinstance(task, ChatTask)
+    assert len(task.train) == 8
+    assert "rows are taken" in task.describe()
+
+
 @pytest.mark.parametrize(
     ("messages", "line"),
     [

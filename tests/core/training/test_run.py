@@ -79,6 +79,7 @@ def test_a_run_learns_and_leaves_everything(begin, tmp_path, capfd, monkeypatch)
         "synthetic": True,
         "examples": 64,
         "loss_unit": "nats per token",
+        "framing": "the prompt on a line of its own",
     }
     assert record.config["model"]["name"] == "tiny-llama"
     assert record.summary["state"] == "done"

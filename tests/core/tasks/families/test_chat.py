@@ -13,6 +13,7 @@ from lora_lab.errors import ConfigError
 from lora_lab.models import LoadedModel
 from lora_lab.tasks import Chat, ChatTask, Example, GenerationTask
 from lora_lab.tasks.chat_template import turn_end
+from lora_lab.tasks.families import causal
 from lora_lab.tasks.families.api import family_of
 from lora_lab.tasks.generation import generate
 from tests.helpers.chat_templates import CHATML, chat_tokenizer, template, turns
@@ -101,6 +102,52 @@ def test_prompts_framed_as_chats_are_encoded_and_answered_as_such(tmp_path: Path
     assert result.samples[0].prompt == asked
     assert result.samples[0].adapted == "ab"
     assert result.metrics["exact_match_after"] == 100
+
+
+def test_thoughts_have_room_and_are_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen3's template has the model think before it answers, of nothing where nothing is said."""
+    lm = chat_lm(template("qwen3_training"))
+    chats = [Chat(tuple(turns("q", "cd"))), Chat(tuple(turns("r", "<think>\nx\n</think>\n\nef")))]
+    task = ChatTask("chats", True, chats, chats)
+    family: Any = family_of(task, lm)(lm, task, 256)
+    written = "<think>\n\n</think>\n\ncd"
+    room = []
+
+    def generate(*_: Any, max_new_tokens: int, **__: Any) -> list[str]:
+        room.append(max_new_tokens)
+        return [written, written]
+
+    monkeypatch.setattr(causal, "generate", generate)
+    assert family.write(chats, lambda: False) == ["cd", "cd"]
+    assert room[0] >= len(lm.tokenizer(f"{written}<|im_end|>\n")["input_ids"])
+    assert [task.reference(chat) for chat in chats] == [("cd",), ("ef",)]
+    assert family.answer("q", 40) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "framing", "noted"),
+    [
+        (
+            CHATML,
+            "plain",
+            ["framing: the text as it stands in the data; tiny-chat has a chat temp"],
+        ),
+        (CHATML, "{prompt}\n", ["framing: the prompt on a line of its own; tiny-chat has a chat"]),
+        (CHATML, "chat", []),
+        (CHATML.replace("<|im_end|>", "."), "chat", ["the chat template has no token of its own"]),
+        (None, "Q {prompt}", ["framing: 'Q {prompt}'"]),
+        (None, "{prompt}\n", []),
+    ],
+)
+def test_a_run_notes_a_framing_that_is_no_matter_of_course(
+    tmp_path: Path, text: str | None, framing: str, noted: list[str]
+) -> None:
+    lm = chat_lm(text or CHATML)
+    lm.tokenizer.chat_template = text
+    task = GenerationTask("t", True, [Example("a", "b", ("b",))], [], template=framing)
+    run = ll.train(lm, task, CONFIG, output_dir=tmp_path, start=False)
+    assert len(run.notes) == len(noted)
+    assert all(map(str.startswith, run.notes, noted))
 
 
 def test_an_end_that_the_data_has_is_no_part_of_the_right_answer() -> None:
