@@ -127,7 +127,7 @@ def bare_arguments(kind: Any, device: torch.device) -> Any:
     """
     one_process = {"n_gpu": int(device.type == "cuda"), "world_size": 1}
     one_process |= {"process_index": 0, "local_process_index": 0}
-    own = type("BareArguments", (kind,), {"_setup_devices": device, **one_process})
+    own: Any = type("BareArguments", (kind,), {"_setup_devices": device, **one_process})
     arguments = own.__new__(own)
     for field in dataclasses.fields(kind):
         made = field.default_factory

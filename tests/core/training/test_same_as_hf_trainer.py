@@ -1,0 +1,140 @@
+"""Losses by step and what was learned are those of transformers' Trainer, bit for bit on the CPU.
+
+HF Trainer takes the same examples in the same order, and draws its dropout from the same seed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from lora_lab._util.own_random import seeded
+from lora_lab.budget.meter import Meter
+from lora_lab.configs import AdaLoraConfig, TrainingConfig
+from lora_lab.methods.api import attach
+from lora_lab.methods.combined import as_config
+from lora_lab.methods.head.adapter import with_head
+from lora_lab.models import LoadedModel
+from lora_lab.tasks.families.api import family_of
+from lora_lab.training.schedule import rate_factor
+from lora_lab.training.trainer import Fit
+from tests.helpers.hf_trainer import peer_losses
+from tests.helpers.several_processes import ragged_task
+from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
+from tests.helpers.tiny_models import tiny
+from tests.helpers.tiny_run import CONFIG, tiny_lm
+from tests.helpers.tiny_scores import tiny_scorer, tiny_scores
+from tests.helpers.tiny_seq2seq import tiny_seq2seq, uneven_task
+from tests.helpers.tiny_text import tiny_tokenizer
+
+
+def bf16_lm() -> LoadedModel:
+    lm = tiny_lm()
+    lm.model.to(torch.bfloat16)
+    return lm
+
+
+def gpt2() -> LoadedModel:
+    """With dropout on embeddings, attention and branches, as its config has it by default."""
+    model = tiny("gpt2", vocab_size=259, n_positions=128)
+    return LoadedModel.given(model, tiny_tokenizer(), "tiny-gpt2")
+
+
+def dropping(make: Any) -> Any:
+    """A maker of the same model, with dropout."""
+
+    def made() -> LoadedModel:
+        lm = make()
+        for module in lm.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.1
+        return lm
+
+    return made
+
+
+DROPOUT = CONFIG.replace(lora_dropout=0.2)
+ADALORA = AdaLoraConfig(target_r=2, init_r=4, tinit=1, tfinal=2, deltaT=1)
+THREE: dict[str, Any] = {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2}
+# model, task, what is trained, how
+CASES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
+    "plain": (tiny_lm, ragged_task, CONFIG, {}),
+    "accumulated": (tiny_lm, ragged_task, DROPOUT, THREE),
+    "clipped, decayed, cosine": (
+        tiny_lm, ragged_task, CONFIG,
+        {"weight_decay": 0.1, "max_grad_norm": 0.05, "lr_scheduler_type": "cosine"},
+    ),
+    "constant, not clipped": (
+        tiny_lm, ragged_task, CONFIG, {"lr_scheduler_type": "constant", "max_grad_norm": 0.0}
+    ),
+    "dropout everywhere": (gpt2, ragged_task, DROPOUT, {}),
+    "checkpointed": (gpt2, ragged_task, DROPOUT, {"gradient_checkpointing": True}),
+    "LoRA+": (tiny_lm, ragged_task, CONFIG, {"loraplus_lr_ratio": 16.0}),
+    "AdaLoRA": (tiny_lm, ragged_task, ADALORA, {"max_steps": 5}),
+    "bf16": (bf16_lm, ragged_task, CONFIG, {}),
+    "classes": (dropping(tiny_classifier), tiny_classes, CONFIG, THREE),
+    "regression": (tiny_scorer, tiny_scores, CONFIG, THREE),
+    "seq2seq": (dropping(tiny_seq2seq), uneven_task, CONFIG, THREE),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_step_is_that_of_hf_trainer(tmp_path, case):
+    make_lm, make_task, config, changes = CASES[case]
+    settings = {"max_steps": 4, "warmup_steps": 1, "learning_rate": 1e-2, "seed": 3}
+    training = TrainingConfig(**{"per_device_train_batch_size": 4, **settings, **changes})
+    task = make_task()
+
+    def made() -> tuple[Any, Any, Any]:
+        lm = make_lm()
+        parts = as_config(config)
+        if task.head:
+            parts = as_config(with_head(lm.model, parts.parts))
+        with seeded(0):
+            adapter = attach(lm.model, parts)
+        return lm, adapter, family_of(task, lm)(lm, task, 64)
+
+    lm, adapter, family = made()
+    examples, _ = family.encode(task.train)
+    steps: list[Any] = []
+    Fit(
+        lm.model, adapter, examples, family.collate, training, tmp_path, Meter(lm.model),
+        lambda step: steps.append(step), loss=family.loss,
+    ).run()  # fmt: skip
+
+    lm, peer, family = made()
+    if training.gradient_checkpointing:
+        lm.model.activation_checkpointing_enable({"use_reentrant": False})
+        lm.model.enable_input_require_grads()
+    with torch.random.fork_rng():
+        losses = peer_losses(
+            lm.model, peer, examples, family.collate, training, family.loss, tmp_path
+        )
+    assert [step.loss for step in steps] == losses
+    assert len({*losses}) > 1
+    theirs = peer.state()
+    for name, tensor in adapter.state().items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0, 1, 7, 20])
+def test_rates_are_those_of_transformers(kind, warmup):
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    peer = transformers.get_scheduler(kind, optimizer, warmup, 20)
+    for step in range(21):
+        assert rate_factor(step, kind=kind, warmup=warmup, steps=20) == peer.get_last_lr()[0]
+        optimizer.step()
+        peer.step()
