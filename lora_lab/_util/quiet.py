@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hold back transformers' progress bars and warnings, and put its settings back after."""
-    from transformers.utils import logging
+    """Hold back transformers' progress bars, and its log lines of this thread."""
+    from transformers.utils import logging as transformers_logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with quiet_thread():
+            yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def quiet_thread() -> Iterator[None]:
+    """Hold back what the libraries log on this thread, errors left out.
+
+    Levels belong to the whole process: other threads may set them, or put them back, meanwhile.
+    """
+    mine = threading.get_ident()
+    with log_filter(lambda record: record.thread != mine or record.levelno >= logging.ERROR):
+        yield
+
+
+@contextlib.contextmanager
+def log_filter(passes: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
+    """Ask a function about every line that somebody is about to see, before others are asked."""
+    handlers: list[Any] = [*logging.getLogger().handlers, logging.lastResort]
+    for library in ("transformers", "accelerate", "datasets"):
+        handlers += logging.getLogger(library).handlers
+    handlers = [*filter(None, handlers)]
+    for handler in handlers:
+        handler.filters.insert(0, passes)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        for handler in handlers:
+            handler.removeFilter(passes)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._util.dtypes import dtype_name
-from lora_lab._util.quiet import quiet_transformers
+from lora_lab._util.quiet import quiet_thread
 from lora_lab._util.torch_private import FakeTensorMode
 from lora_lab.anatomy.api import anatomy
 from lora_lab.budget import fake_model
@@ -111,7 +111,7 @@ def dry_run(
     start = time.perf_counter()
     need_count("batch_size", batch_size, least=1)
     need_count("sequence_length", sequence_length, least=1)
-    with quiet_transformers():
+    with quiet_thread():
         hollow, kind = fake_model.hollow_model(model, dtype)
         with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode():
             fake_model.fill(hollow, kind)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.quiet import quiet_transformers
+from lora_lab._util.quiet import quiet_thread
 from lora_lab.anatomy.model_config import max_positions
 from lora_lab.errors import TaskError
 from lora_lab.methods.prompt_tuning.adapter import learned_tokens
@@ -71,7 +71,7 @@ def generate(
         )
     room = _prompt_room(model, max_new_tokens)
     answers: list[str] = []
-    with evaluating(model), torch.no_grad(), quiet_transformers():
+    with evaluating(model), torch.no_grad(), quiet_thread():
         for start in range(0, len(prompts), batch_size):
             if should_stop is not None and should_stop():
                 break

@@ -10,11 +10,11 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
 
+from lora_lab._util.quiet import log_filter
 from lora_lab.errors import RunError
 from lora_lab.methods.api import unmerge
 from lora_lab.methods.attached import activate, active, attached
@@ -62,32 +62,18 @@ def thread_settings(device: torch.device) -> Iterator[None]:
 @contextlib.contextmanager
 def diverted_log(notes: list[str]) -> Iterator[None]:
     """Put this thread's log lines into `notes` instead of into whatever cell runs now."""
-    divert = _Divert(notes)
-    handlers: list[Any] = [*logging.getLogger().handlers, logging.lastResort]
-    for library in ("transformers", "accelerate", "datasets"):
-        handlers += logging.getLogger(library).handlers
-    for handler in filter(None, handlers):
-        handler.addFilter(divert)
-    try:
-        yield
-    finally:
-        for handler in filter(None, handlers):
-            handler.removeFilter(divert)
+    mine = threading.get_ident()
 
-
-class _Divert(logging.Filter):
-    def __init__(self, notes: list[str]) -> None:
-        super().__init__()
-        self._notes = notes
-        self._thread = threading.get_ident()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.thread != self._thread:
+    def passes(record: logging.LogRecord) -> bool:
+        if record.thread != mine:
             return True
         line = redacted(f"{record.name}: {record.getMessage()}")
-        if line not in self._notes and len(self._notes) < _MOST_NOTES:
-            self._notes.append(line)
+        if line not in notes and len(notes) < _MOST_NOTES:
+            notes.append(line)
         return False
+
+    with log_filter(passes):
+        yield
 
 
 def empty_cache(device: torch.device) -> None:
