@@ -85,6 +85,17 @@ def _filled(text: str, row: Mapping[str, str]) -> str:
     return "".join(literal + ("" if name is None else row[name]) for literal, name in _parsed(text))
 
 
+def written(text: Column, table: Table) -> list[str]:
+    """Return a column's texts, or those of a format; "" where all of its columns are empty."""
+    if not is_form(text):
+        return table.texts(text)
+    columns = {str(column): table.texts(column) for column in columns_in(str(text))}
+    rows = (
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    )
+    return [_filled(str(text), row) if any(row.values()) else "" for row in rows]
+
+
 class FormReader(PromptReader):
     """Reads prompts and completions that are written by a form.
 

@@ -21,6 +21,7 @@ from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.encoding import IGNORED, Encoded, collate, need_end, pad_id, prompt_ids
 from lora_lab.tasks.families.base import NO_LIMIT, Evaluation, Family, Measured, register_family
+from lora_lab.tasks.forms import columns_in, is_form, written
 from lora_lab.tasks.generation import evaluating, generate, positions
 from lora_lab.tasks.metrics import PERPLEXITY, Metric
 from lora_lab.tasks.reading import Reader, Rows
@@ -65,11 +66,11 @@ class LanguageModelingTask(Task):
 
 
 class DocumentReader(Reader[str]):
-    """Reads one column of texts."""
+    """Reads one column of texts, or a format of several."""
 
     def __init__(self, table: Table, text: Column) -> None:
         self._text = text
-        self.columns = (text,)
+        self.columns = columns_in(str(text)) if is_form(text) else (text,)
         answers = [name for name in ("label", "target") if name in table.columns and name != text]
         if answers:
             tables.warn(
@@ -79,7 +80,7 @@ class DocumentReader(Reader[str]):
 
     def rows(self, table: Table) -> list[str]:
         """Return the texts that are there; a warning tells how many are not."""
-        kept = [text for text in table.texts(self._text) if text.strip()]
+        kept = [text for text in written(self._text, table) if text.strip()]
         if not kept:
             raise TaskError(
                 f"{table.source}: every row lacks {self._text!r}; there is nothing to learn from"

@@ -18,6 +18,7 @@ from lora_lab.tasks.table import Column, Table
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _ORDER = {".csv": ",;\t|", ".tsv": "\t;|,", ".txt": "\t;|,"}  # the format's own first
 _EXCEL = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # a first line that Excel writes, and heeds
+_BLANK_LINES = re.compile(r"\n[ \t]*\n")
 _NUMBER = re.compile(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?")
 _NEEDS_QUOTES = re.compile(r"[\t\r\n,]|^\s|\s$")  # Excel puts them around commas in a .tsv too
 _SHOWN = 40  # letters of a row
@@ -37,7 +38,8 @@ def read_separated(
             a letter like any other, unless the file as a whole tells that it is none.
         columns: those that are wanted; numbers where the file has no line of names.
         sep: what stands between fields; None: found in the file. A .txt that has none is of one
-            column, "text", with a row a line.
+            column, "text", with a row a line; where blank lines stand between the lines, what
+            they part is a row.
 
     Raises:
         TaskError: a row with more or fewer fields than the first one, or with a quote that is not
@@ -71,10 +73,12 @@ def read_separated(
 
 
 def _lines(text: str, source: str) -> Table:
-    lines = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+    text = text.replace("\r\n", "\n")
+    parts = [part.strip("\n") for part in _BLANK_LINES.split(text) if part.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
     if not lines:
         raise TaskError(f"{source} is empty; it needs lines of text")
-    return Table({"text": lines}, source)
+    return Table({"text": parts if len(parts) > 1 else lines}, source)
 
 
 def _checked(sep: str, source: str) -> str:

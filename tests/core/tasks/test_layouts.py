@@ -27,7 +27,10 @@ PROMPT_DICT = {
     ),
 }
 # From https://github.com/databrickslabs/dolly/blob/master/training/consts.py (Apache-2.0).
-INTRO_BLURB = "Below is an instruction that describes a task. Write a response that appropriately completes the request."  # noqa: E501
+INTRO_BLURB = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes "
+    "the request."
+)
 DOLLY_NO_INPUT = f"{INTRO_BLURB}\n\n### Instruction:\n{{instruction}}\n\n### Response:\n"
 DOLLY_INPUT = (
     f"{INTRO_BLURB}\n\n### Instruction:\n{{instruction}}\n\nInput:\n{{input}}\n\n### Response:\n"

@@ -190,9 +190,11 @@ def test_what_cannot_separate(sep: str) -> None:
 
 
 def test_a_txt_without_a_separator_is_lines_of_text() -> None:
-    table = read("One, two.\r\n\r\nThree; four, five.\n  six\u2028seven\x0c\n", ".txt")
+    table = read("\nOne, two.\r\nThree; four, five.\n  six\u2028seven\x0c\n\n", ".txt")
     assert table.column_names == ["text"]
     assert table["text"] == ["One, two.", "Three; four, five.", "  six\u2028seven\x0c"]
+    parted = read("One,\r\ntwo.\r\n\r\n  Three;\nfour.\n \n\n\nFive.\n", ".txt")
+    assert parted["text"] == ["One,\ntwo.", "  Three;\nfour.", "Five."]
     assert read("a\tb\nno tabs here\n", ".txt")["text"] == ["a\tb", "no tabs here"]
     with pytest.raises(TaskError, match="is empty"):
         read("\n", ".txt")
