@@ -8,6 +8,7 @@ from benchmarks import (
     kernel_answers,
     latency,
     prefix,
+    reading,
     spectra,
     step_slider,
     workbench_showing,
@@ -23,3 +24,4 @@ dry_run.main()
 step_slider.main([])
 workbench_showing.main([])
 kernel_answers.main([])
+reading.main()

@@ -9,6 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from lora_lab.errors import TaskError
+from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task, shown, some
 from lora_lab.tasks.metrics import ACCURACY, F1, MACRO_F1, MATTHEWS, Metric
 from lora_lab.tasks.reading import Rows, TextReader
@@ -153,6 +154,19 @@ class LabelReader(TextReader[LabeledText]):
                     f"{some(labels)}"
                 )
         self._labels = labels
+        self._warn_of_alike(parts["training"][0])
+
+    def _warn_of_alike(self, source: str) -> None:
+        """Tell of names that people read as one: they are text like any other, and kept."""
+        alike: dict[str, list[str]] = {}
+        for label in self._labels:
+            alike.setdefault("".join(label.split()).casefold(), []).append(label)
+        for names in alike.values():
+            if len(names) > 1:
+                tables.warn(
+                    f"{source}: classes {' and '.join(map(repr, names))} differ by white space or "
+                    "case only, and are learned as different ones"
+                )
 
     def task(self, name: str, train: Rows, validation: Rows, test: Rows) -> ClassificationTask:
         """Make the task."""

@@ -102,7 +102,9 @@ def absolute(name: Files) -> str | list[str]:
 def _matching(path: Path) -> list[Path]:
     if not _is_pattern(str(path)):
         return []
-    found = map(Path, sorted(glob.glob(str(path), recursive=True)))
+    folder = next((parent for parent in path.parents if parent.is_dir()), Path())
+    pattern = str(path.relative_to(folder))  # a folder's name is none
+    found = (folder / file for file in sorted(glob.glob(pattern, root_dir=folder, recursive=True)))
     return [file for file in found if file.is_file()]
 
 

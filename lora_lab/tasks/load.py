@@ -167,6 +167,9 @@ def _read(
     name: Data, held_out: Mapping[str, Data], named: Named, rows: int | None, **reading: Any
 ) -> tuple[str, InMemory]:
     """Return a task's name, and the tables of its parts."""
+    files = [given for given in (name, *held_out.values()) if not is_in_memory(given)]
+    if not any(given is not None for given in files) and any(reading.values()):
+        raise TaskError(f"{kind_of(name)} has no encoding and no sep; those are for files")
     if is_in_memory(name):
         title, found = kind_of(name), read_memory(name, rows)
     elif is_file_name(name):

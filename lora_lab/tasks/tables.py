@@ -16,7 +16,6 @@ from lora_lab._util.quiet import first_line, quiet_datasets
 from lora_lab._util.warn import warn as warn
 from lora_lab.errors import TaskError
 from lora_lab.tasks.files import (
-    ARROW,
     FORMATS,
     SEPARATED,
     Files,
@@ -187,7 +186,7 @@ def _check_options(
 ) -> None:
     """Refuse what says nothing about files of this format."""
     numbers = [column for column in columns if isinstance(column, int)]
-    if numbers and (suffix in ARROW or len(numbers) < len(columns)):
+    if numbers and len(numbers) < len(columns):
         raise TaskError(
             f"{path}: columns are named by numbers in a file that has no line of names, and then "
             "all of them; give names"

@@ -182,3 +182,21 @@ def test_names_of_files_and_others(tmp_path: Path) -> None:
     assert absolute("owner/name") == "owner/name"
     assert title(["a/1.csv", "2.csv", "3.csv", "4.csv"]) == "1.csv and 3 more"
     assert os.fspath(find_files([write(tmp_path / "a [*].csv", ("a", "b"))])[0]).endswith("[*].csv")
+
+
+def test_a_folders_name_is_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "runs [v1]*?"
+    folder.mkdir()
+    files = [write(folder / f"{n}.csv", (n, "x")) for n in "ab"]
+    assert find_files(folder / "*.csv") == files
+    assert find_files(folder / "**" / "a.*") == files[:1]
+
+
+def test_rows_in_memory_have_no_encoding(tmp_path: Path) -> None:
+    rows = [("a", "x"), ("b", "y")]
+    with pytest.raises(TaskError, match="list in memory has no encoding and no sep"):
+        load_task(rows, encoding="cp1252")
+    held_out = tmp_path / "v.csv"
+    held_out.write_bytes("0^1\né^x\n".encode("cp1252"))
+    task = load_task(rows, validation=held_out, encoding="cp1252", sep="^", prompt=0, completion=1)
+    assert {e.prompt for e in task.validation} == {"0", "é"}

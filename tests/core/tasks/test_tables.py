@@ -189,3 +189,17 @@ def test_options_that_say_nothing_there(
     columns = {} if name == "mini-e2e" else COLUMNS
     with pytest.raises(TaskError, match=message):
         load_task(name, **columns, **options)
+
+
+@pytest.mark.parametrize("other", ["Pos", "pos ", " pos", "P os"])
+def test_classes_that_people_read_as_one_are_told(tmp_path: Path, other: str) -> None:
+    data = {f"q{i}": ("pos", "neg", other)[i % 3] for i in range(12)}
+    with pytest.warns(UserWarning, match=f"classes .*'{other}'.* differ by white space or case"):
+        task = load_task(write(tmp_path / "d.jsonl", data), text="p", label="c")
+    assert set(task.labels) == {"pos", "neg", other}
+
+
+def test_numbers_that_are_names(tmp_path: Path) -> None:
+    """As pandas writes a frame that has none."""
+    parquet.write_table(pa.table({"0": ["a", "b"], "1": ["x", "y"]}), tmp_path / "d.parquet")
+    assert both(load_task(tmp_path / "d.parquet", prompt=0, completion=1)) == {"a": "x", "b": "y"}

@@ -1,0 +1,44 @@
+"""300,000 rows read as text, against the standard library's parsers alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+
+from benchmarks._measure import Row, alternate, median_ratio, print_table
+from lora_lab.tasks.formats.json_rows import read_json
+from lora_lab.tasks.formats.separated import read_separated
+
+ROWS, ROUNDS, REACH_S = 300_000, 5, 2.0
+
+
+def main() -> None:
+    rows = [(f"question {i}, with a comma", f'answer {i}, some say "words"') for i in range(ROWS)]
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer).writerows([("prompt", "completion"), *rows])
+    quoted = buffer.getvalue()
+    lines = "".join(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in rows)
+    pairs = {
+        "CSV, every field in quotes": (
+            lambda: read_separated(quoted, "x", ".csv", (), None),
+            lambda: list(csv.reader(io.StringIO(quoted, newline=""))),
+        ),
+        "JSON lines": (
+            lambda: read_json(lines, "x", ".jsonl"),
+            lambda: [json.loads(line) for line in lines.splitlines()],
+        ),
+    }
+    table = []
+    for name, (ours, peer) in pairs.items():
+        seconds = alternate({"ours": ours, "peer": peer}, ROUNDS)
+        median = statistics.median(seconds["ours"])
+        note = f"{median_ratio(seconds['ours'], seconds['peer']):.1f}× the standard library"
+        reach = f"≤ {REACH_S:.0f} s"
+        table.append(Row(name, f"{median:.2f} s", reach, median <= REACH_S, note))
+    print_table(f"{ROWS:,} rows of text", table)
+
+
+if __name__ == "__main__":
+    main()
