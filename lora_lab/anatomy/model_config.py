@@ -16,6 +16,8 @@ from lora_lab.anatomy.types import BlockFacts, ModelShape
 from lora_lab.anatomy.wrappers import modules_within, unwrapped
 from lora_lab.errors import ModelError
 
+_OF_PLACES = re.compile(r"wpe|pos(?!t)")  # an embedding's name: places, not distances
+_TABLED = {"mpt", "codegen", "gptj", "ctrl"}  # their tables are no embeddings
 _IN_A_LAYER = re.compile(r"(.*?)\.(\d+)\.(.+)")
 
 
@@ -105,6 +107,7 @@ def shape(
         dtype_bytes=dtype_bytes,
         block=block_facts(model, lm_head=output is not None),
         experts_per_token=_experts_per_token(text),
+        position_limit=position_limit(model),
     )
 
 
@@ -119,13 +122,38 @@ def max_positions(model: nn.Module) -> int | None:
     """Return how many tokens a sequence of a model may have; None where there is no fixed limit.
 
     Of the positions that RoBERTa's kind names in its config the first ones are never used; see
-    `positions_behind`.
+    `positions_behind`. What T5's name is the length that it was trained with.
     """
+    config: Any = getattr(model, "config", None)
+    relative = getattr(config, "relative_attention_num_buckets", None) is not None
+    return position_limit(model) if relative else _named_positions(model)
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """Return beyond how many tokens a model fails, because it looks places up in a table.
+
+    None where it computes them (rotary, relative, ALiBi, sinusoids that grow): such a model reads
+    sequences longer than those of its training, if not well.
+    """
+    named = _named_positions(model)
+    if named is None:
+        return None
+    behind = positions_behind(model)
+    found = [named] if getattr(model.config, "model_type", "") in _TABLED else []
+    for path, part in model.named_modules():
+        leaf = path.rpartition(".")[2]
+        if isinstance(part, nn.Embedding) and _OF_PLACES.search(leaf):
+            skipped = getattr(part, "offset", 0) if behind is None else behind + 1
+            found.append(part.num_embeddings - skipped)
+    return min((count for count in found if count >= named), default=None)
+
+
+def _named_positions(model: nn.Module) -> int | None:
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     named = roles.first_int(text, "max_position_embeddings", "n_positions", "max_seq_len")
-    pad = positions_behind(model)
-    return named if named is None or pad is None else named - pad - 1
+    behind = positions_behind(model)
+    return named if named is None or behind is None else named - behind - 1
 
 
 def positions_behind(model: nn.Module) -> int | None:

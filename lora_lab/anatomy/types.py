@@ -149,6 +149,8 @@ class ModelShape:
         head_dim: of one query head; not always hidden_size / num_heads (Gemma, T5, Qwen3).
         max_positions: tokens that a sequence may have; None without a fixed limit (T5, BLOOM).
             RoBERTa's are fewer than its config names.
+        position_limit: the same where the model itself fails beyond them (GPT-2, BERT); None where
+            it was only trained with so many (Llama).
         tied_embeddings: the output matrix is the input embedding itself.
         gated_mlp: the MLP has a gate beside up.
         dtype_bytes: of one stored weight.
@@ -170,6 +172,7 @@ class ModelShape:
     dtype_bytes: int | None
     block: BlockFacts = field(default_factory=BlockFacts)
     experts_per_token: int | None = None
+    position_limit: int | None = None
 
 
 @dataclass(frozen=True)

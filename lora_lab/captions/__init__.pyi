@@ -24,6 +24,9 @@ from .delta_w import (
 )
 from .methods import method_comparison_summary as method_comparison_summary
 from .run import (
+    lengths_summary as lengths_summary,
+)
+from .run import (
     loss_summary as loss_summary,
 )
 from .run import (

@@ -13,6 +13,7 @@ from lora_lab.analysis.site_view import SiteView
 
 if TYPE_CHECKING:
     from lora_lab.budget.costs import Budget
+    from lora_lab.tasks.look import Look
 
 
 def summary(view: SiteView) -> str:
@@ -43,6 +44,16 @@ def map_summary(ranks: RankMap) -> str:
         f"{np.nanmin(ranks.values):.2f} to {np.nanmax(ranks.values):.2f}, "
         f"mean {np.nanmean(ranks.values):.2f}; highest at layer {ranks.layers[layer]}, "
         f"{ranks.roles[role]}."
+    )
+
+
+def lengths_summary(look: Look) -> str:
+    """Say in words how long the examples of a task are."""
+    half, most = look.percentile(50), look.percentile(99)
+    return (
+        f"Half of the training examples have up to {half:,} tokens, 99 % up to {most:,}, the "
+        f"longest {look.would_do:,}; {look.too_long:,} of {look.sample:,} have more than "
+        f"max_length={look.max_length:,}."
     )
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from lora_lab._util.format import format_bytes, plural
 from lora_lab.cli.command import Command, Report
 from lora_lab.errors import LoraLabError
+from lora_lab.models.load import load_outline
 from lora_lab.runs.run_file import RunConfig
+from lora_lab.tasks.load import load_task
 from lora_lab.training import processes
 from lora_lab.training.api import make_run
 from lora_lab.training.resume import resume
@@ -32,10 +34,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="the file is a run's folder or id: go on with it"
     )
+    parser.add_argument(
+        "--look", action="store_true", help="look at the data, and do not train; needs no weights"
+    )
 
 
 def _run(options: argparse.Namespace) -> Report | None:
-
+    if options.look:
+        return _look(options.run_file)
     with processes.joined():
         try:
             run = _made(options)
@@ -47,6 +53,13 @@ def _run(options: argparse.Namespace) -> Report | None:
             # All of them may say the same, or this one alone has something to say.
             raise type(error)(f"process {processes.rank()}: {error}") from error
         return Report(_json(run, result), _text(run, result)) if processes.main() else None
+
+
+def _look(run_file: str) -> Report:
+    config = RunConfig.read(run_file)
+    task = load_task(**config.task)
+    found = task.look(load_outline(config.model["name"]), max_length=config.training.max_length)
+    return Report(found.to_json(), str(found))
 
 
 def _made(options: argparse.Namespace) -> Run:

@@ -8,6 +8,7 @@ from .captions import amplification_summary as amplification_summary
 from .captions import capacity_summary as capacity_summary
 from .captions import intruder_curve_summary as intruder_curve_summary
 from .captions import intruder_summary as intruder_summary
+from .captions import lengths_summary as lengths_summary
 from .captions import loss_summary as loss_summary
 from .captions import map_summary as map_summary
 from .captions import memory_summary as memory_summary
@@ -19,6 +20,7 @@ from .captions import summary as summary
 from .captions import sweep_summary as sweep_summary
 from .intruders import intruder_curve_figure as intruder_curve_figure
 from .intruders import intruder_figure as intruder_figure
+from .lengths import lengths_figure as lengths_figure
 from .loss import loss_figure as loss_figure
 from .maps import effective_rank_figure as effective_rank_figure
 from .memory import MEMORY_PARTS as MEMORY_PARTS

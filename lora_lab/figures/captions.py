@@ -9,6 +9,7 @@ from lora_lab.captions.delta_w import spectrum_against_base_summary as spectrum_
 from lora_lab.captions.delta_w import step_maps_summary as step_maps_summary
 from lora_lab.captions.delta_w import sweep_summary as sweep_summary
 from lora_lab.captions.methods import method_comparison_summary as method_comparison_summary
+from lora_lab.captions.run import lengths_summary as lengths_summary
 from lora_lab.captions.run import loss_summary as loss_summary
 from lora_lab.captions.run import map_summary as map_summary
 from lora_lab.captions.run import memory_summary as memory_summary

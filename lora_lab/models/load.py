@@ -14,6 +14,8 @@ import torch
 from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name
 from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab.anatomy.heads import is_classifier
+from lora_lab.anatomy.model_config import build_on_meta
+from lora_lab.anatomy.vocabulary import check_vocabulary
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import ModelError
 from lora_lab.models import classifier
@@ -75,13 +77,7 @@ class LoadedModel:
         """
         if not hasattr(model, "get_input_embeddings"):  # DataParallel's hands nothing on
             model = unwrapped(model)
-        embeddings: Any = model.get_input_embeddings()
-        rows = embeddings.weight.shape[0]
-        if len(tokenizer) > rows:
-            raise ModelError(
-                f"the tokenizer has {len(tokenizer)} tokens and the model embeds {rows}; call "
-                "model.resize_token_embeddings(len(tokenizer)) first"
-            )
+        check_vocabulary(model, tokenizer)
         path = model.config._name_or_path
         shown = name or path or type(unwrapped(model)).__name__
         hub_id = path if HUB_ID.fullmatch(path) and not Path(path).is_dir() else None
@@ -220,6 +216,20 @@ def _check_report(name: str, report: Mapping[str, Any]) -> None:
             f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}",
             stacklevel=5,
         )
+
+
+def load_outline(name: str | Path) -> LoadedModel:
+    """Return a model without its weights, on torch's meta device, with its tokenizer.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    place = find_model(str(name))
+    config = read_config(place)
+    options = {"local_files_only": place.local_only, "trust_remote_code": False}
+    model: Any = build_on_meta(config)
+    card = _card(model, place.name, place.hub_id, place.source, place.license)
+    return LoadedModel(model, _load_tokenizer(place, config, options), card)
 
 
 def model_config(name: str | Path) -> PretrainedConfig:

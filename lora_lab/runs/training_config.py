@@ -31,8 +31,11 @@ class TrainingConfig(Config):
         weight_decay: AdamW's, of all that is trained.
         max_grad_norm: gradients are scaled down to this norm over the whole adapter.
         max_length: tokens an example, prompt and completion together (of an encoder-decoder
-            model, each of the two); of a longer one the start of the prompt is cut, and how many
-            were cut is noted.
+            model, each of the two).
+        too_long: what becomes of longer examples; how many they are, and the length that would
+            do, is said once. "cut": the start of the prompt is cut, or the end of a text with a
+            class; an example whose completion alone is longer is left out. "drop": all of them
+            are left out. "error": nothing is trained.
         eval_examples: held-out prompts answered and scored before and after training; 0: none.
         save_steps: a checkpoint every so many steps, and one when a minute has passed without
             one; `lora_lab.resume` goes on from the newest. 0: none but those that are asked for.
@@ -60,6 +63,9 @@ class TrainingConfig(Config):
     recompute_mlp: bool = False
     seed: int = 0
     report_to: str | Sequence[str] | None = None
+    too_long: Literal["cut", "drop", "error"] = "cut"
+
+    added = frozenset({"too_long"})
 
     @property
     def step_size(self) -> int:
@@ -74,6 +80,8 @@ class TrainingConfig(Config):
         _check_warmup(self.warmup_steps)
         if self.max_length < 8:
             raise ConfigError(f"max_length is {self.max_length}; it must be at least 8 tokens")
+        if self.too_long not in ("cut", "drop", "error"):
+            raise ConfigError(f"too_long is {self.too_long!r}; use 'cut', 'drop' or 'error'")
         need_positive("learning_rate", self.learning_rate)
         if self.report_to is not None:
             names = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to)

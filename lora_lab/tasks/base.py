@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks.metrics import NATS, Metric
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.tasks.look import Look
+
+_LOOK = "lora_lab.tasks.look"  # it stands above the kinds of tasks, which stand above this file
 
 
 class Task(ABC):
@@ -92,6 +101,22 @@ class Task(ABC):
             elif metric.signature is not None:
                 told[metric.name] = metric.signature(references)
         return told
+
+    def look(self, model: LoadedModel | PreTrainedTokenizerBase, *, max_length: int = 128) -> Look:
+        """Look at the data before anything is trained: lengths, classes, and what seems wrong.
+
+        Printed, or as the last line of a cell, it shows itself; its fields are plain values. Of
+        more than 50,000 training examples a sample is tokenized, and the share is stated.
+
+        Args:
+            model: the model with its tokenizer, or a tokenizer alone: then as a decoder reads.
+            max_length: tokens of an example, as in `TrainingConfig`.
+
+        Raises:
+            TaskError: no family is registered for such tasks, or there is no tokenizer.
+        """
+        look: Look = import_module(_LOOK).look(self, model, max_length)
+        return look
 
     def describe(self) -> str:
         """Return one line: name, whether it is synthetic, sizes, framing, metrics, notes."""

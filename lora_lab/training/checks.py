@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from lora_lab.anatomy.api import anatomy
-from lora_lab.errors import ConfigError
+from lora_lab.anatomy.vocabulary import (
+    embedded_rows,
+    scored_rows,
+    tokens_beyond,
+    vocabulary_line,
+)
+from lora_lab.errors import ConfigError, ModelError
 from lora_lab.methods.combined import method_name
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.registry import method_of
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.families.api import family_of
+from lora_lab.tasks.families.base import NO_LIMIT, Family
+from lora_lab.tasks.too_long import Tally, fitted
+from lora_lab.training.data import RunData
 from lora_lab.training.trackers import check_trackers
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
+
+_FEW = 32  # examples that are encoded before every start
 
 
 def check(lm: LoadedModel, task: Task) -> None:
@@ -51,7 +62,7 @@ def check_settings(
         if config.modifies_base:
             _check_precision(lm.model, config)
     if family_of(task, lm).writes:  # texts under a head are cut to what there is room for
-        _check_positions(lm.model, configs, training)
+        _check_positions(lm, task, configs, training)
     if training.loraplus_lr_ratio is not None and not any(method_of(c).ranks for c in configs):
         raise ConfigError(
             f"loraplus_lr_ratio is LoRA+'s rate of B, and {method_name(configs)} has no B; leave "
@@ -69,14 +80,79 @@ def _check_precision(model: nn.Module, config: MethodConfig) -> None:
 
 
 def _check_positions(
-    model: nn.Module, configs: Sequence[MethodConfig], training: TrainingConfig
+    lm: LoadedModel, task: Task, configs: Sequence[MethodConfig], training: TrainingConfig
 ) -> None:
     tokens = sum(config.tokens for config in configs)
-    most = anatomy(model).shape.max_positions
+    shape = anatomy(lm.model).shape
+    if not tokens:
+        most = shape.position_limit
+        cuts = family_of(task, lm).room(lm) < NO_LIMIT  # to what there is room for
+        if most is not None and most < training.max_length and not cuts:
+            raise ConfigError(
+                f"max_length={training.max_length} is more than the {most} positions of "
+                f"{lm.card.name}; use a max_length of at most {most}"
+            )
+        return
+    most = shape.max_positions
     # Where the tokens alone are too many, `attach` says so.
-    if tokens and most is not None and tokens < most < tokens + training.max_length:
+    if most is not None and tokens < most < tokens + training.max_length:
         raise ConfigError(
             f"{tokens} learned tokens and max_length={training.max_length} do not fit the model's "
             f"{most} positions; use a max_length of at most {most - tokens}, or fewer learned "
             "tokens"
         )
+
+
+def check_rows(
+    lm: LoadedModel, task: Task, configs: Sequence[MethodConfig], training: TrainingConfig
+) -> None:
+    """Refuse examples that the model cannot read: tokens without a row, or none that fits.
+
+    A few are looked at, and all of them only where these or the tokenizer give reason to.
+
+    Raises:
+        ModelError: a token that the model does not embed, or cannot write.
+        TaskError: an example that cannot be encoded; none fits `max_length`, or with
+            too_long="error" not all do.
+    """
+    data = RunData(lm, task, training, [], sum(config.tokens for config in configs))
+    read, written = embedded_rows(lm.model), scored_rows(lm.model)
+    fewest = min((rows for rows in (read, written) if rows is not None), default=None)
+    doubtful = fewest is not None and bool(tokens_beyond(data.family.tokenizer, fewest))
+    tally = Tally()
+    for part in (task.train, task.validation[: training.eval_examples]):
+        looked_at = part if doubtful else part[:_FEW]
+        for found in fitted(data.family, looked_at, training.too_long):
+            if read is not None and found.encoded:
+                _check_tokens(data.family, found.encoded, read, written)
+            tally += found.tally
+    if training.too_long == "error" or tally.left_out == tally.count:
+        data.training_examples()
+
+
+def _check_tokens(
+    family: Family, encoded: Sequence[Mapping[str, Any]], read: int, written: int | None
+) -> None:
+    """Refuse tokens that the model does not embed, padding included, or that it cannot write."""
+    model, tokenizer = family.model, family.tokenizer
+    for item in encoded:
+        labels = item["labels"] if family.writes else []
+        if max(item["input_ids"]) >= read:
+            raise ModelError(vocabulary_line(tokenizer, read))
+        if written is not None and max(labels, default=0) >= written:
+            raise ModelError(vocabulary_line(tokenizer, written))
+    by_length = sorted(encoded, key=lambda item: len(item["input_ids"]))
+    batch = family.collate([by_length[0], by_length[-1]])  # padded as in training
+    for name in ("input_ids", "decoder_input_ids"):
+        for padding in batch.get(name, torch.zeros(1)).flatten().tolist():
+            if padding >= read and padding == tokenizer.pad_token_id:
+                raise ModelError(
+                    f"{vocabulary_line(tokenizer, read)}, or set tokenizer.pad_token = "
+                    "tokenizer.eos_token"
+                )
+            if not 0 <= padding < read:
+                raise ModelError(
+                    f"batches are padded with token {padding}, and the model embeds tokens 0 to "
+                    f"{read - 1}; set model.config.pad_token_id (now {model.config.pad_token_id}) "
+                    f"to the tokenizer's ({tokenizer.pad_token_id})"
+                )

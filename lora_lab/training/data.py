@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lora_lab.anatomy.model_config import max_positions, position_limit
+from lora_lab.errors import TaskError
 from lora_lab.runs.samples import Sample
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.families.api import family_of
+from lora_lab.tasks.families.base import NO_LIMIT
+from lora_lab.tasks.too_long import Tally, fitted
 from lora_lab.training import processes
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
 
 SAMPLES = 4  # answers kept to be read
+_COUNTED = 50_000  # examples that are looked at for what is too long, though no step reaches them
 
 
 class RunData:
@@ -28,13 +33,14 @@ class RunData:
         lm: the model, adapted or not, with its tokenizer.
         task: what it learns.
         training: how it is trained.
-        notes: get a line where texts had to be cut.
+        notes: get a line on examples that are too long, one a part.
         learned_tokens: that a method puts before every sequence.
         should_stop: asked between batches and tokens of an evaluation; it may wait (a pause).
 
     Attributes:
         family: encodes and measures.
-        held_out: what the run is scored on: the first ones, so that runs are scored on the same.
+        held_out: what the run is scored on: the first ones that fit, so that runs are scored on
+            the same.
         samples: a few of them, with the answers known so far.
         scoring: how their answers are scored, metric by metric; see `Task.scoring`.
     """
@@ -50,15 +56,22 @@ class RunData:
     ) -> None:
         family = family_of(task, lm)
         length = min(training.max_length, family.room(lm) - learned_tokens)
+        limit = position_limit(lm.model)
+        self._most = NO_LIMIT if limit is None else limit - learned_tokens
         self.family = family(lm, task, length)
-        self.held_out = list(task.validation[: training.eval_examples])
-        self.samples = tuple(Sample(*self.family.sample(e)) for e in self.held_out[:SAMPLES])
-        self.scoring = task.scoring(self.held_out)
-        self._note_scoring(task, notes)
         self._rows = task.train
         self._training = training
         self._notes = notes
         self._should_stop = should_stop
+        count = min(training.eval_examples, len(task.validation))
+        if self.family.packs:
+            self.held_out = list(task.validation[:count])
+            self._encoded, _ = self.family.encode(self.held_out)
+        else:
+            self.held_out, self._encoded, _ = self._take(task.validation, count, "held-out")
+        self.samples = tuple(Sample(*self.family.sample(e)) for e in self.held_out[:SAMPLES])
+        self.scoring = task.scoring(self.held_out)
+        self._note_scoring(task, notes)
 
     def _note_scoring(self, task: Task, notes: list[str]) -> None:
         labels = {metric.name: metric.label for metric in task.metrics}
@@ -68,22 +81,32 @@ class RunData:
                 notes.append(line)
 
     def training_examples(self) -> Sequence[Mapping[str, Any]]:
-        """Encode the training examples that the steps will reach, drawn without replacement."""
+        """Encode the training examples that the steps will reach, drawn without replacement.
+
+        Raises:
+            TaskError: none of them fits.
+        """
         training = self._training
         batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
         batch *= processes.count()
-        return self._encode(self._reached(training.max_steps * batch), "training")
+        return self._reached(training.max_steps * batch)
 
-    def _reached(self, count: int) -> list[Any]:
+    def _reached(self, count: int) -> list[Mapping[str, Any]]:
+        if self.family.packs:
+            return self._shuffled(self.family.encode(self._rows)[0])[:count]
+        rows = self._shuffled(self._rows)
+        _, encoded, longest = self._take(rows, count, "training", look_at=_COUNTED)
+        self._note_training_length(longest)
+        return encoded
+
+    def _shuffled(self, rows: Sequence[Any]) -> list[Any]:
         generator = torch.Generator().manual_seed(self._training.seed)
-        order = torch.randperm(len(self._rows), generator=generator)
-        return [self._rows[i] for i in order[:count].tolist()]
+        return [rows[i] for i in torch.randperm(len(rows), generator=generator).tolist()]
 
     def first_batches(self, count: int) -> list[dict[str, Tensor]]:
         """Return the first of the training examples in batches, on the model's device."""
         size = self._training.per_device_train_batch_size
-        encoded = self._encode(self._reached(count * size), "training")
-        return [*self._collated(encoded)]
+        return [*self._collated(self._reached(count * size))]
 
     def evaluate(self, adapted: bool) -> dict[str, float] | None:
         """Score the held-out examples with the model as it stands, and keep some answers.
@@ -103,7 +126,7 @@ class RunData:
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         """Yield the held-out examples in batches, on the model's device."""
-        yield from self._collated(self._encode(self.held_out, "held-out"))
+        yield from self._collated(self._encoded)
 
     def _collated(self, encoded: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Tensor]]:
         size = self._training.per_device_train_batch_size
@@ -111,12 +134,47 @@ class RunData:
             batch = self.family.collate(encoded[start : start + size])
             yield {name: tensor.to(self.family.model.device) for name, tensor in batch.items()}
 
-    def _encode(self, examples: Sequence[Any], part: str) -> Sequence[Mapping[str, Any]]:
-        """Encode examples of a part; a line in the notes tells, once, of those that were cut."""
-        encoded, cut = self.family.encode(examples)
-        line = self.family.cut_note.format(
-            cut=cut, count=len(examples), part=part, length=self.family.max_length
-        )
-        if cut and line not in self._notes:
+    def _take(
+        self, examples: Sequence[Any], count: int, part: str, look_at: int = 0
+    ) -> tuple[list[Any], list[Mapping[str, Any]], int]:
+        """Return the first examples that fit, them as tokens, and how long the longest is.
+
+        What does not fit is noted, once.
+
+        Args:
+            examples: of a part of the task.
+            count: how many are wanted.
+            part: its name in the note.
+            look_at: so many are looked at for the note, where there are more than are wanted.
+        """
+        taken: list[Any] = []
+        encoded: list[Mapping[str, Any]] = []
+        tally, too_long = Tally(), self._training.too_long
+        for found in fitted(
+            self.family, examples if count else (), too_long, max(count, look_at, 1)
+        ):
+            taken += found.examples[: count - len(taken)]
+            encoded += found.encoded[: count - len(encoded)]
+            tally += found.tally
+            if len(taken) == count and tally.count >= look_at:
+                break
+        if tally.long and too_long == "error":
+            raise TaskError(tally.refusal(self.family, part, self._most))
+        line = tally.note(self.family, part, too_long, self._most)
+        if part == "training" and tally.count == tally.left_out:
+            raise TaskError(line)
+        self._note(line)
+        return taken, encoded, min(tally.longest, self.family.max_length)
+
+    def _note_training_length(self, longest: int) -> None:
+        """Note examples longer than those that the model was trained with: it fails at none."""
+        trained = max_positions(self.family.model)
+        if self._most == NO_LIMIT and trained is not None and longest > trained:
+            self._note(
+                f"the longest training example has {longest} tokens, and the model was trained "
+                f"with {trained}"
+            )
+
+    def _note(self, line: str) -> None:
+        if line and line not in self._notes:
             self._notes.append(line)
-        return encoded

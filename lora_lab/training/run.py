@@ -28,7 +28,7 @@ from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.families.api import family_of
 from lora_lab.training import processes, queue
-from lora_lab.training.checks import check, check_settings
+from lora_lab.training.checks import check, check_rows, check_settings
 from lora_lab.training.control import Control
 from lora_lab.training.data import RunData
 from lora_lab.training.description import describe
@@ -106,6 +106,7 @@ class Run:
             self.config = as_config(with_head(lm.model, self.config.parts))
         self.training = training
         check_settings(lm, task, self.configs, training)
+        check_rows(lm, task, self.configs, training)
         self.resumes = resumes
         self.steps_before: tuple[tuple[int, float], ...] = ()
         self._again = store is not None

@@ -294,7 +294,8 @@ def test_texts_that_were_cut_are_noted(result_of):
     task = ClassificationTask("long", True, ("early", "late"), long, long)
     # 64 positions are less than max_length.
     run, _ = result_of(tiny_classifier(), task)
-    assert "16 of 16 held-out texts were cut at their end to fit 64 tokens" in run.notes
+    said = "16 of 16 held-out texts were cut at their end to fit 64 tokens; the longest has 82 "
+    assert f"{said}tokens, and the model can read 64" in run.notes
 
 
 # What does not fit -------------------------------------------------------------------------------

@@ -1,0 +1,94 @@
+"""Examples that are too long: cut, left out, and counted over the whole set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import lora_lab as ll
+from lora_lab.tasks import Example, GenerationTask
+from lora_lab.training.data import RunData
+from tests.helpers.tiny_run import tiny_lm
+
+SHORT = [Example(f"p{i}", "c", ("c",)) for i in range(10)]
+LONG_PROMPTS = [Example("p" * 40, f"c{i}", ("c",)) for i in range(4)]
+LONG_ANSWERS = [Example(f"p{i}", "c" * 50, ("c",)) for i in range(3)]
+
+
+def data(rows: list[Example], **settings: Any) -> RunData:
+    task = GenerationTask("t", True, rows, SHORT[:2])
+    training = ll.TrainingConfig(
+        max_length=24, max_steps=2, per_device_train_batch_size=4, eval_examples=0, **settings
+    )
+    return RunData(tiny_lm(), task, training, notes=[])
+
+
+def texts(found: RunData) -> list[str]:
+    decode = found.family.tokenizer.decode
+    return [decode(item["input_ids"]) for item in found.training_examples()]
+
+
+def test_cut_keeps_every_answer_whole_and_says_once_what_was_done() -> None:
+    found = data([*SHORT, *LONG_PROMPTS, *LONG_ANSWERS])
+    seen = texts(found)
+    assert len(seen) == 8
+    assert all(text.endswith("</s>") and len(text) <= 24 + 3 for text in seen)
+    found.training_examples()
+    assert found._notes == [
+        "4 of 17 training prompts were cut at their start to fit max_length=24; 3 of 17 training "
+        "examples were left out: what is learned of them alone is longer than max_length=24; "
+        "max_length=54 would do"
+    ]
+
+
+def test_drop_leaves_out_all_of_them() -> None:
+    found = data([*SHORT, *LONG_PROMPTS, *LONG_ANSWERS], too_long="drop")
+    assert {text.partition("\n")[0] for text in texts(found)} <= {row.prompt for row in SHORT}
+    assert found._notes == [
+        "7 of 17 training examples were left out: they are longer than max_length=24; "
+        "max_length=54 would do"
+    ]
+
+
+def test_the_order_is_that_of_before_where_all_fits() -> None:
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(3)).tolist()
+    assert texts(data(SHORT, seed=3)) == [f"p{i}\nc</s>" for i in order[:8]]
+
+
+def test_what_fits_at_another_length_is_nothing_to_speak_of() -> None:
+    rows = [*SHORT, *LONG_PROMPTS, *LONG_ANSWERS]
+    task = GenerationTask("t", True, rows, SHORT[:2])
+    notes: list[str] = []
+
+    def read(max_length: int) -> None:
+        training = ll.TrainingConfig(max_length=max_length, eval_examples=0)
+        RunData(tiny_lm(), task, training, notes).training_examples()
+
+    read(54)
+    assert notes == []
+    read(53)
+    assert notes == [
+        "3 of 17 training prompts were cut at their start to fit max_length=53; max_length=54 "
+        "would do"
+    ]
+
+
+def test_held_out_examples_that_do_not_fit_are_not_scored() -> None:
+    task = GenerationTask("t", True, SHORT, [*LONG_ANSWERS, *SHORT])
+    notes: list[str] = []
+    found = RunData(tiny_lm(), task, ll.TrainingConfig(max_length=24, eval_examples=4), notes)
+    assert found.held_out == SHORT[:4]
+    assert len(found.samples) == 4
+    assert any(note.startswith("3 of 8 held-out examples were left out") for note in notes)
+
+
+def test_more_rows_than_are_encoded_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [*LONG_ANSWERS, *SHORT, *LONG_PROMPTS]
+    whole = data(rows)
+    expected = texts(whole)
+    monkeypatch.setattr("lora_lab.tasks.too_long.CHUNK", 3)
+    found = data(rows)
+    assert texts(found) == expected
+    assert found._notes == whole._notes
