@@ -255,6 +255,8 @@ def _training(made: _Made) -> str:
     rows = []
     if name := _data_name(task):
         rows.append(("data", name + (" (synthetic)" if task.get("synthetic") is True else "")))
+    if isinstance(framing := task.get("framing"), str):
+        rows.append(("framing of prompts", escaped(framing)))
     batch = _product(settings, "per_device_train_batch_size", "gradient_accumulation_steps")
     numbers = {
         "training examples": task.get("examples"),

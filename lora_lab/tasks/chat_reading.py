@@ -16,7 +16,7 @@ from lora_lab.tasks.reading import Reader
 from lora_lab.tasks.table import Column, Table
 
 _USUAL = "messages", "conversations", "conversation"
-_BESIDE = "tools", "functions", "system"  # columns that say something of the whole conversation
+_BESIDE = "tools", "functions", "system", "chat_template_kwargs"  # of the whole conversation
 _ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "function_call"), "assistant"),
@@ -72,6 +72,10 @@ class ChatReader(Reader[Chat]):
     def __init__(self, table: Table, columns: tuple[str, ...]) -> None:
         self.columns = columns
         self._beside = [name for name in _BESIDE if name in table.column_names]
+        read = [*columns, *self._beside]
+        unread = [name for name in table.column_names if name not in read]
+        rest = f"; not read: {', '.join(unread)}" if unread else ""
+        self.notes = (f"read as conversations ({', '.join(read)}){rest}",)
 
     def rows(self, table: Table) -> list[Chat]:
         """Return the conversations; a warning tells of rows that have none.
@@ -104,7 +108,8 @@ class ChatReader(Reader[Chat]):
 
     def key(self, row: Chat) -> str:
         """Return what the last answer answers to: it shall not be on both sides."""
-        return json.dumps([row.messages[: row.last_answer], row.tools], default=str)
+        asked = row.messages[: row.last_answer], row.tools, row.template_kwargs
+        return json.dumps(asked, default=str)
 
     def held_out(self, rows: Sequence[Chat]) -> list[Chat]:
         """Make one example of the same turns, every different last answer a reference."""
@@ -135,7 +140,9 @@ class ChatReader(Reader[Chat]):
             parts[0].insert(0, {"role": "system", "content": system})
         messages = tuple(message for part in parts for message in part)
         prompt = len(parts[0]) if len(parts) > 1 else 0
-        chat = Chat(messages, tuple(_tools(beside)), prompt, where=where)
+        kwargs = beside.get("chat_template_kwargs") or {}
+        kwargs = _json(kwargs) if isinstance(kwargs, str) else kwargs
+        chat = Chat(messages, tuple(_tools(beside)), prompt, template_kwargs=kwargs, where=where)
         if chat.last_answer < prompt:
             raise _FaultError(" has no turn of the assistant")
         if chat.last_answer == 0:

@@ -33,6 +33,7 @@ class Chat:
         tools: the JSON schemas of what the assistant may call.
         prompt: how many of the messages are a prompt: no turn of them is learned.
         references: what counts as a right last answer; by default the one that is there.
+        template_kwargs: what the template is given besides, such as {"enable_thinking": False}.
         where: the row that it came from, for errors.
     """
 
@@ -40,6 +41,7 @@ class Chat:
     tools: tuple[dict[str, Any], ...] = ()
     prompt: int = 0
     references: tuple[str, ...] = ()
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     where: str = field(default="a chat", repr=False, compare=False)
 
     @property
@@ -166,7 +168,8 @@ def _marked(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[S
     template = tokenizer.get_chat_template(tools=tools)
     if not _MARKS.search(template):
         return _rendered(chat, len(chat.messages), tokenizer), None
-    messages, variables = _messages(chat, template), dict(tokenizer.special_tokens_map)
+    messages = _messages(chat, template)
+    variables = {**tokenizer.special_tokens_map, **chat.template_kwargs}
     try:
         return render_chat(template, messages, tools, variables)
     except Exception as error:
@@ -181,13 +184,16 @@ def _rendered(
     tools: Any = list(chat.tools) or None
     messages = _messages(chat, tokenizer.get_chat_template(tools=tools))[:count]
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                messages, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
+        text = tokenizer.apply_chat_template(
+            messages,
+            tools=tools,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **chat.template_kwargs,
         )
     except Exception as error:  # jinja's, and whatever a template's own code runs into
         raise _refused(chat, tokenizer, error) from error
+    return str(text)
 
 
 def _refused(chat: Chat, tokenizer: PreTrainedTokenizerBase, error: Exception) -> TaskError:

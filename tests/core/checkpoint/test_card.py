@@ -116,6 +116,7 @@ def test_a_run_and_its_folder_tell_the_same(run):
     assert card == model_card(run.model, run=run.folder)
     table = rows(card)
     assert table["data"] == ["letters (synthetic)"]
+    assert table["framing of prompts"] == ["the prompt on a line of its own"]
     assert (table["training examples"], table["steps"]) == (["64"], ["2"])
     assert (table["examples a step"], table["learning rate"]) == (["6"], ["0.002"])
     metrics = json.loads((run.folder / "summary.json").read_text())["metrics"]

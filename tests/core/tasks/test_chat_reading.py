@@ -68,6 +68,7 @@ def test_sharegpts_conversations_load_by_one_call(tmp_path: Path) -> None:
     assert isinstance(task, ChatTask)
     asked = sorted(str(chat.messages[1]["content"]) for chat in (*task.train, *task.validation))
     assert asked == [f"q{i}" for i in range(6)]
+    assert "read as conversations (conversations, tools, system); not read: id" in task.describe()
     chat = task.train[0]
     assert chat.messages[0] == {"role": "system", "content": "s"}
     assert chat.messages[2] == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from lora_lab.errors import TaskError
+from lora_lab.tasks import load_task
 from lora_lab.tasks.chat_template import Chat, chat_tokens, turn_end
 from lora_lab.tasks.encoding import chat_prompt_ids, encode_chat
 from tests.helpers.chat_templates import CHATML, chat_tokenizer, learned_text, template, turns
@@ -92,6 +94,16 @@ def test_of_prompt_and_completion_the_completion_is_learned_as_trl_does(
     rows = [{"prompt": SEVERAL[:3], "completion": SEVERAL[3:]}]
     chat = Chat(tuple(SEVERAL), prompt=3)
     assert [ours(tokenizer, chat)] == trl_rows(tokenizer, rows, tmp_path)
+
+
+def test_what_the_template_is_given_besides_is_given_as_trl_does(tmp_path: Path) -> None:
+    tokenizer = chat_tokenizer("{{ greeting }}" + template("llama3_training"))
+    rows = [{"messages": ONE, "chat_template_kwargs": {"greeting": "hey"}}]
+    path = tmp_path / "c.jsonl"
+    path.write_text(f"{json.dumps(rows[0])}\n" * 2, encoding="utf-8")
+    chat = load_task(path, validation=path).train[0]
+    assert [ours(tokenizer, chat)] == trl_rows(tokenizer, rows, tmp_path)
+    assert tokenizer.decode(chat_prompt_ids(chat, 1, tokenizer)).startswith("hey<s>")
 
 
 def test_what_does_not_fit_is_cut_from_the_end_as_trl_does(tmp_path: Path) -> None:
