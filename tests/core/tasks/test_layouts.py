@@ -16,7 +16,8 @@ from tests.helpers.tiny_run import tiny_lm
 # From https://github.com/tatsu-lab/stanford_alpaca/blob/main/train.py (Apache-2.0).
 PROMPT_DICT = {
     "prompt_input": (
-        "Below is an instruction that describes a task, paired with an input that provides further context. "  # noqa: E501
+        "Below is an instruction that describes a task, paired with an input that provides further "
+        "context. "
         "Write a response that appropriately completes the request.\n\n"
         "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
     ),
