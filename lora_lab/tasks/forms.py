@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,21 +65,22 @@ def columns_in(text: str) -> tuple[Column, ...]:
     return tuple(int(name) if name.isdecimal() else name for name in found)
 
 
-def _parsed(text: str) -> Iterator[tuple[str, str | None]]:
-    """Yield (literal text, the column after it); names are taken as they are, dots and all."""
+@functools.lru_cache(maxsize=16)
+def _parsed(text: str) -> tuple[tuple[str, str | None], ...]:
+    """Return (literal text, the column after it); names are taken as they are, dots and all."""
     try:
         parts = list(string.Formatter().parse(text))
     except ValueError as error:
         raise TaskError(
             f"{text!r} is no format ({error}); {{column}} is a column, {{{{ and }}}} are braces"
         ) from None
-    for literal, name, spec, conversion in parts:
+    for _, name, spec, conversion in parts:
         if name == "" or spec or conversion:
             raise TaskError(
                 f"{text!r}: between braces stands a column's name and nothing else; {{{{ and }}}} "
                 "are braces"
             )
-        yield literal, name
+    return tuple((literal, name) for literal, name, _, _ in parts)
 
 
 def _filled(text: str, row: Mapping[str, str]) -> str:

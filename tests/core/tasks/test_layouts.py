@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -241,9 +243,51 @@ def _real(folder: str) -> Path:
     return DATA / folder
 
 
-def test_the_real_wikisql_loads_by_one_call() -> None:
-    task: Any = load_task(_real("wikisql") / "dev.jsonl.gz")
+def _first_row(path: Path, separator: str, names: bool = True) -> Any:
+    with path.open(encoding="utf-8", newline="") as file:
+        quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+        options: dict[str, Any] = {"delimiter": separator, "quoting": quoting}
+        reader = csv.DictReader(file, **options) if names else csv.reader(file, **options)
+        return next(iter(reader))
+
+
+def _learned(task: GenerationTask, prompt: str) -> str:
+    """What a model learns of the row of a prompt."""
+    lm = tiny_lm()
+    rows = [*task.train, *task.validation]
+    example = next(e for e in rows if e.prompt == prompt)
+    (item,), _ = Causal(lm, task, 4000).encode([example])
+    return lm.tokenizer.decode([label for label in item["labels"] if label != -100])
+
+
+def test_the_real_prompts_load_by_one_call() -> None:
+    path = _real("e2e") / "devset.csv"
+    row, task = _first_row(path, ","), load_task(path)
+    assert _learned(task, row["mr"]) == f"{row['ref']}</s>"
+    path = _real("wikisql") / "dev.jsonl.gz"
+    task = load_task(path)
     assert len(task.train) + sum(len(e.references) for e in task.validation) == 7967
-    assert task.train[0].prompt.startswith("columns: ")
-    (sql,) = {e.completion for e in task.train if "\nquestion: What position does the" in e.prompt}
-    assert sql.startswith("SELECT")
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        row = json.loads(next(file))
+    prompt = f"columns: {', '.join(row['columns'])}\nquestion: {row['question']}"
+    assert _learned(task, prompt) == f"{row['sql']}</s>"
+
+
+@pytest.mark.filterwarnings("ignore:.*never learned")
+@pytest.mark.parametrize(
+    ("name", "text", "label", "pair"),
+    [
+        ("sst2/dev.tsv", "sentence", "label", None),
+        ("rte/dev.tsv", "sentence1", "label", "sentence2"),
+        ("banking77/test.csv", "text", "category", None),
+        ("cola/out_of_domain_dev.tsv", 3, 1, None),
+    ],
+)
+def test_the_real_classes_load_by_one_call(name: str, text: Any, label: Any, pair: Any) -> None:
+    folder, _, file = name.partition("/")
+    path, named = _real(folder) / file, isinstance(text, str)
+    row = _first_row(path, "\t" if file.endswith(".tsv") else ",", named)
+    task: Any = load_task(path) if named else load_task(path, text=text, label=label)
+    expected = LabeledText(row[text], row[label], row[pair] if pair else None)
+    assert expected in (*task.train, *task.validation)
+    assert task.labels[task.reference(expected)] == row[label]
