@@ -52,7 +52,7 @@ class Table:
             untouched; None where nothing stands; of what was in memory, whatever is no text.
             Columns without names are "0", "1", ….
         source: what messages call it: the file, or the data set and its split.
-        floats: the columns of floating-point numbers; their whole numbers may be classes.
+        floats: the columns of typed floats, in no file of text; their whole numbers may be classes.
         ambiguous: names that several columns have; none of those is in `columns`.
         files: the tables that it was joined of, where several were.
     """

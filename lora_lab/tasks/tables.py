@@ -33,6 +33,7 @@ from lora_lab.tasks.formats.text import decode
 from lora_lab.tasks.table import Column, Table, joined
 
 _BINARY = {".parquet": read_parquet, ".arrow": read_ipc, ".feather": read_ipc}
+_LFS = b"version https://git-lfs"
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 100  # one text in ten, 100 at most
 _VALIDATION_SPLITS = ("validation", "dev", "val")
 
@@ -149,6 +150,9 @@ def read_file(
     _check_options(path, suffix, columns, encoding, sep)
     try:
         with _open(path) as file:
+            if file.read(len(_LFS)) == _LFS:
+                raise TaskError(f"{path} is a pointer of Git LFS, not the file; git lfs pull")
+            file.seek(0)
             if suffix == ".xlsx":
                 return _some_rows(read_xlsx(file, source, columns))
             if suffix in _BINARY:

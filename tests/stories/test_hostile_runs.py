@@ -113,6 +113,8 @@ def test_public_names_are_no_paths_unless_something_here_is_called_so(tmp_path, 
     assert path_in("model", {"name": "owner/name"}) == "owner/name"
     for what, name in (("model", "mini-e2e"), ("task", "smollm2-135m"), ("task", "x.csv")):
         assert path_in(what, {"name": name}) == name
+    assert path_in("task", {"name": ["x.csv", "y.csv"]}) == "x.csv"
+    assert path_in("task", {"name": "owner/name", "validation": ["x.csv"]}) == "x.csv"
 
 
 def test_where_no_key_can_be_kept_every_run_is_a_strangers(tmp_path, monkeypatch):

@@ -39,23 +39,20 @@ def read_json(text: str, source: str, suffix: str) -> Table:
     if len(first) == 1 and (isinstance(first[0], list) or suffix == ".json"):
         found = _rows(first[0], source)
     columns: dict[str, list[Any]] = {}
-    kinds: dict[str, set[type]] = {}
     number = 0
     for number, row in enumerate(found, 1):
         for name, value in _items(row, number, columns, source):
             if name not in columns:
-                columns[name], kinds[name] = [], set()
-            column, kind = columns[name], type(value)
+                columns[name] = []
+            column = columns[name]
             if len(column) < number - 1:
                 column.extend([None] * (number - 1 - len(column)))
-            column.append(value if kind in _AS_THEY_ARE else _written(value))
-            kinds[name].add(kind)
+            column.append(value if type(value) in _AS_THEY_ARE else _written(value))
     if not number:
         raise TaskError(f"{source} has no rows; it needs at least two")
     for column in columns.values():
         column.extend([None] * (number - len(column)))
-    floats = frozenset(n for n, types in kinds.items() if _Float in types and types <= _NUMBERS)
-    return Table(columns, source, floats)
+    return Table(columns, source)
 
 
 class _Float(float):
@@ -65,7 +62,6 @@ class _Float(float):
 
 
 _AS_THEY_ARE: set[type] = {str, list, dict, type(None)}
-_NUMBERS: set[type] = {_Float, float, int, type(None)}
 
 
 def _float(text: str) -> _Float:

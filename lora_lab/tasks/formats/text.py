@@ -15,6 +15,7 @@ _MARKS = {  # UTF-32's begins with UTF-16's
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _LIKELY = ("cp1252", "latin-1", "cp1251", "shift_jis", "gb18030")
+_DENSE = ("shift_jis", "gb18030", "cp1251", "cp1252", "latin-1")  # where few letters are Latin
 _HEAD = 4096  # bytes that tell whether every other one is NUL
 _AROUND = 20  # bytes on either side of one that is shown
 
@@ -67,7 +68,9 @@ def _undecodable(data: bytes, name: str, error: UnicodeError, source: str) -> st
     start = min(getattr(error, "start", len(data)), len(data) - 1)
     line = data.count(b"\n", 0, start) + 1
     where = f"line {line} (byte {start:,}, 0x{data[start]:02x})"
-    other = [likely for likely in ("utf-8", *_LIKELY) if likely != name and _reads(data, likely)]
+    high = sum(byte > 127 for byte in _line(data, start))
+    likely = _DENSE if high > 3 and 2 * high > len(_line(data, start)) else _LIKELY
+    other = [other for other in ("utf-8", *likely) if other != name and _reads(data, other)]
     fix = "save it as utf-8"
     if other:
         shown = _around(data, start, other[0])
@@ -92,8 +95,11 @@ def _reads(data: bytes, name: str) -> bool:
     return True
 
 
-def _around(data: bytes, start: int, name: str) -> str:
-    """Return the words on a line around a byte."""
+def _line(data: bytes, start: int) -> bytes:
+    """Return what stands on a line around a byte."""
     before = data[max(0, start - _AROUND) : start].rpartition(b"\n")[2]
-    after = data[start : start + _AROUND].partition(b"\n")[0]
-    return (before + after).decode(name, "ignore").strip()
+    return before + data[start : start + _AROUND].partition(b"\n")[0]
+
+
+def _around(data: bytes, start: int, name: str) -> str:
+    return _line(data, start).decode(name, "ignore").strip()

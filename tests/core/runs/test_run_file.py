@@ -135,5 +135,19 @@ def test_a_table_without_names_has_numbers_for_its_columns():
     recipe = RunConfig.from_dict({"model": "x", "task": {"name": "a.csv", "text": 1, "label": 0}})
     assert recipe.task == {"name": "a.csv", "text": 1, "label": 0}
     assert RunConfig.from_dict(yaml.safe_load(recipe.to_yaml())) == recipe
+    numbers = {"name": "a.csv", "prompt": 0, "completion": 1, "encoding": "cp1252", "sep": "\t"}
+    recipe = RunConfig.from_dict({"model": "x", "task": numbers})
+    assert RunConfig.from_dict(yaml.safe_load(recipe.to_yaml())).task == numbers
     with pytest.raises(ConfigError, match="the task's text is True; it must be text, or a column"):
         RunConfig.from_dict({"model": "x", "task": {"name": "a.csv", "text": True, "label": 0}})
+
+
+def test_a_part_of_several_files_is_a_list():
+    files = {"name": ["a.csv", "b.csv"], "validation": ["c.csv"], "test": "d.csv"}
+    recipe = RunConfig.from_dict({"model": "x", "task": files})
+    assert RunConfig.from_dict(yaml.safe_load(recipe.to_yaml())).task == files
+    for bad in ({"name": ["a.csv", 1]}, {"name": "a.csv", "test": [["b.csv"]]}):
+        with pytest.raises(ConfigError, match="its files must be text"):
+            RunConfig.from_dict({"model": "x", "task": bad})
+    with pytest.raises(ConfigError, match=r"model is .*; it must be a name"):
+        RunConfig.from_dict({"model": {"name": ["a", "b"]}, "task": "mini-e2e"})

@@ -8,7 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks.files import absolute, find_files, is_file_name, title
@@ -102,14 +104,14 @@ def test_a_file_without_the_column_is_named(parts: list[Path]) -> None:
         load_task([*parts, other], **COLUMNS)
 
 
-def test_columns_of_floats_in_some_of_the_files(tmp_path: Path) -> None:
-    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    first.write_text('{"t": "a", "y": 1.0}\n{"t": "b", "y": 2.0}\n')
+def test_columns_of_numbers_in_some_of_the_files(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.parquet", tmp_path / "b.jsonl"
+    parquet.write_table(pa.table({"t": ["a", "b"], "y": [1.0, 2.0]}), first)
     second.write_text('{"t": "c", "y": null}\n')
     with pytest.raises(TaskError, match=r"b\.jsonl: row 1 \('c'\) has no class"):
         load_task([first, second], text="t", label="y")
-    second.write_text('{"t": "c", "y": 1.0}\n')
-    assert load_task([first, second], text="t", label="y").labels == ("1", "2")
+    parquet.write_table(pa.table({"t": ["c"], "y": [1.0]}), tmp_path / "c.parquet")
+    assert load_task([first, tmp_path / "c.parquet"], text="t", label="y").labels == ("1", "2")
     second.write_text('{"t": "c", "y": "none"}\n')
     assert set(load_task([first, second], text="t", label="y").labels) == {"1.0", "2.0", "none"}
 

@@ -129,6 +129,26 @@ def test_half_a_letter_is_refused(tmp_path: Path) -> None:
         load_task(write(tmp_path / "d.jsonl", data), **COLUMNS)
 
 
+def test_a_class_is_called_as_it_is_written(tmp_path: Path) -> None:
+    for name in ("d.csv", "d.jsonl"):
+        rows = [("q1", "1.10"), ("q2", "1.10"), ("q3", "2.0"), ("q4", "2.0"), ("q5", "2")]
+        if name == "d.csv":
+            text = "p,c\n" + "".join(f"{p},{c}\n" for p, c in rows)
+        else:
+            text = "".join(f'{{"p": "{p}", "c": {c}}}\n' for p, c in rows)
+        (tmp_path / name).write_text(text)
+        task = load_task(tmp_path / name, text="p", label="c")
+        assert {e.text: e.label for e in (*task.train, *task.validation)} == dict(rows)
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.parquet", "d.jsonl"])
+def test_a_pointer_of_git_lfs_is_no_data(tmp_path: Path, name: str) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    (tmp_path / name).write_text(pointer)
+    with pytest.raises(TaskError, match="is a pointer of Git LFS, not the file; git lfs pull"):
+        load_task(tmp_path / name, **COLUMNS)
+
+
 HEADERLESS = {
     "d.csv": "q1,x\nq2,y\nq3,x\n",
     "s.csv": "q1;x\nq2;y\nq3;x\n",

@@ -90,11 +90,6 @@ def test_nested_values_keep_their_types_and_texts() -> None:
     assert json.dumps(rows(read(line))[0]) == line
 
 
-def test_columns_of_floats_are_known() -> None:
-    table = read('{"a": 1.5, "b": 1, "c": "x", "d": 0.5}\n{"a": 2, "b": 2, "c": 0.5, "d": null}\n')
-    assert table.floats == {"a", "d"}
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

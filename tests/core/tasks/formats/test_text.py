@@ -59,6 +59,9 @@ def test_one_byte_encodings() -> None:
         ("a\nb\nCafé,x\n".encode("latin-1"), None, r"d is not utf-8: line 3 \(byte 7, 0xe9\).*"
          r"encoding='cp1252', which has 'Café,x' there \(or 'latin-1'"),
         ("“a”".encode("cp1252"), None, r"line 1 \(byte 0, 0x93\).*'cp1252', which has '“a”' there"),
+        ("日本語です".encode("shift_jis"), None, "'shift_jis', which has '日本語です' there"),
+        ("你好世界".encode("gbk"), None, "encoding='gb18030', which has '你好世界' there"),
+        ("Привет, мир".encode("cp1251"), None, "encoding='cp1251', which has 'Привет, мир' there"),
         (b"a\n\x81\xff\x8d\n", None, "encoding='latin-1'"),
         ("Café".encode(), "ascii", "is not ascii: line 1.*encoding='utf-8', which has 'Café'"),
         (b"\xff\xfea\0b", None, "is not utf-16: line 1"),
