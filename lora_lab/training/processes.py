@@ -1,7 +1,8 @@
-"""The processes of one training: one in a notebook, several under `accelerate launch`.
+"""The processes of one training: one in a notebook, several under torchrun or `accelerate launch`.
 
 Each has the whole adapter and takes the same steps, on its own share of every step's examples. The
-first one, rank 0, writes. What the launcher says is read from its environment variables.
+first one, rank 0, writes. What the launcher says is read from its environment variables, and in
+the processes that it has launched alone.
 """
 
 from __future__ import annotations
@@ -50,6 +51,17 @@ def sharded() -> bool:
     return _joined() and _sharding
 
 
+def unheard() -> list[str]:
+    """Return a line of what accelerate's environment asks for and a run does not do."""
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked.lower() in ("", "no"):
+        return []
+    return [
+        f"ACCELERATE_MIXED_PRECISION={asked} changes nothing: a run computes in its model's dtype; "
+        'load the model with dtype="bfloat16" for that'
+    ]
+
+
 def longest_silence() -> float | None:
     """Return after how many seconds one that rests has to be heard; None: nobody waits for it."""
     return _PATIENCE.total_seconds() / 4 if _joined() else None
@@ -57,13 +69,20 @@ def longest_silence() -> float | None:
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """Join the other processes, if a launcher has started some, and leave them at the end."""
+    """Join the other processes, if a launcher has started some, and leave them at the end.
+
+    Raises:
+        RunError: the launcher's config asks for what a run cannot do.
+    """
     global _sharding
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if not launched or _joined():
         yield
         return
-    # Taken away, or accelerate would shard the adapter with its model: see `sharding`.
+    for name in ("DeepSpeed", "Megatron_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true":
+            raise RunError(f"accelerate's config says {name}; a run knows DDP and FSDP: take one")
+    # Taken away, or transformers would load the weights in rank 0 alone: see `sharding`.
     _sharding = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
     backend = "gloo"
     if torch.cuda.is_available():
@@ -154,4 +173,6 @@ def shared_out(training: TrainingConfig, begun_by: int) -> TrainingConfig:
 
 
 def _joined() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+    # A group of one is somebody else's, such as an Accelerator's in the notebook.
+    there = distributed.is_available() and distributed.is_initialized()
+    return there and distributed.get_world_size() > 1

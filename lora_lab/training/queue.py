@@ -1,7 +1,6 @@
-"""One run trains at a time in a process; the others are queued, and start by themselves.
+"""One run trains at a time in a process, unless told otherwise; the others are queued.
 
-accelerate keeps its state once a process, and building a second Trainer resets it under the first:
-so it is one run, whatever its model.
+Two at once would share the processor and the device's memory: so it is asked for.
 """
 
 from __future__ import annotations
@@ -11,45 +10,51 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_lab.errors import RunError
+from lora_lab.training import processes
 from lora_lab.training.snapshot import RunState
 
 if TYPE_CHECKING:
     from lora_lab.training.run import Run
 
 _lock = threading.RLock()
-_training: Run | None = None  # the one that was started last
+_training: list[Run] = []  # those that were started, and may be over by now
 _waiting: deque[Run] = deque()
 
 
-def start(run: Run) -> None:
+def start(run: Run, beside: bool = False) -> None:
     """Start a run, or queue it behind those that train or wait.
+
+    Args:
+        run: any.
+        beside: start it at once, beside those that train.
 
     Raises:
         LoraLabError: what `Run` raises when it prepares; the run stays idle.
     """
-    global _training
     with _lock:
         if run.control.state is not RunState.IDLE:
             run.start_now()  # nothing, or the reason why not
-        elif _busy() or _waiting:
+        elif (_busy() or _waiting) and not beside:
             run.control.queue()
             _waiting.append(run)
             _tell()
         else:
+            others = _busy()
+            _check_apart(run, others)
             run.start_now()
-            _training = run
+            _training.append(run)
+            for one in (run, *others) if others and run.model.device.type != "cpu" else ():
+                one.notes.append("the memory measured is that of runs beside each other, together")
 
 
 def start_next() -> None:
     """Start the next queued run if none trains. Called by a run that is over."""
-    global _training
     with _lock:
         while _waiting and not _busy():
             run = _waiting.popleft()
             if run.begin():
-                _training = run
-        if not _busy():
-            _training = None
+                _training.append(run)
         _tell()
 
 
@@ -67,14 +72,28 @@ def is_queued(folder: Path) -> bool:
         return any(run.folder == folder for run in _waiting)
 
 
-def _busy() -> bool:
-    state = RunState.IDLE if _training is None else _training.state
-    return state is not RunState.IDLE and not state.final
+def _busy() -> list[Run]:
+    """Return the runs that train."""
+    _training[:] = [r for r in _training if r.state is not RunState.IDLE and not r.state.final]
+    return [*_training]
+
+
+def _check_apart(run: Run, others: list[Run]) -> None:
+    """Refuse to train beside runs that the same weights belong to."""
+    if others and processes.count() > 1:
+        raise RunError("runs beside each other in several processes would wait for each other")
+    own = {id(parameter) for parameter in run.model.parameters()}
+    for other in others:
+        if any(id(parameter) in own for parameter in other.model.parameters()):
+            raise RunError(
+                f"run {other.id} trains on this very model; start() queues run {run.id} behind "
+                "it, and load_model gives another copy to train beside it"
+            )
 
 
 def _tell() -> None:
     """Have every queued run say behind which one it is."""
-    before = _training
+    before = next(reversed(_busy()), None)
     for run in _waiting:
         if before is not None:
             run.publish(phase=f"queued behind run {before.id}")

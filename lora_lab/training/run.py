@@ -68,8 +68,8 @@ class Run:
     `paused`, which wait. The model is the one in the notebook: between `pause()` and `resume()`,
     or in a ``with run.paused() as model:`` block, it may be used and looked into.
 
-    Torch's global random numbers are seeded when training starts, and put back to where training
-    left them after a pause, so that a paused run takes the same steps as one that was not.
+    A run draws its dropout from random numbers of its own: what is seeded or drawn in the notebook
+    meanwhile changes no step, nor does a pause, and torch's global numbers are left alone.
 
     Attributes:
         id: name of the folder, unique.
@@ -177,22 +177,27 @@ class Run:
             # No step will come to copy them, and none changes them meanwhile.
             self.publish(factors=copy_update(adapter, site, self.snapshot.step))
 
-    def start(self) -> Run:
+    def start(self, *, beside: bool = False) -> Run:
         """Attach the adapter (name "default", replacing one of that name) and train; return self.
 
         While another run trains in this process, this one waits in the queue (state "queued") and
         starts by itself; what does not fit is then told by its Snapshot and by `result`. A no-op
         while the run runs or waits.
 
+        Args:
+            beside: do not wait, train beside it, on another model. Both take the steps that they
+                would take alone; whether their memory fits together is for you to see.
+
         Raises:
             ConfigError: the config does not fit the model.
-            RunError: the run was started before, or another process is at work on its folder.
+            RunError: the run was started before, another process is at work on its folder, or
+                `beside` a run on the same model.
         """
-        queue.start(self)
+        queue.start(self, beside)
         return self
 
     def start_now(self) -> None:
-        """Start on the spot. For `queue`, which sees to it that one run trains at a time."""
+        """Start on the spot. For `queue`, which knows who else trains."""
         self.control.start(self._work, self._prepare)
 
     def begin(self) -> bool:
@@ -259,9 +264,9 @@ class Run:
     def paused(self) -> Iterator[PreTrainedModel]:
         """Yield the model while the run rests between two optimizer steps.
 
-        The model is in the mode that training left it in. Afterwards its modes, its active adapter
-        and torch's random state are put back, gradients are dropped, and the run goes on unless it
-        was paused before. Of an idle or finished run, simply the model.
+        The model is in the mode that training left it in. Afterwards its modes and its active
+        adapter are put back, gradients are dropped, and the run goes on unless it was paused
+        before. Of an idle or finished run, simply the model.
         """
         with self.control.visit():
             yield self.model

@@ -2,7 +2,7 @@
 
 A process keeps 1/n of the base, gathers each block's weights when it comes to it and lets go of
 them behind it. The adapter is small: its gradients travel by DDP as without shards, and spectra,
-cuts, optimizer and files know nothing of the shards. (Accelerate's own FSDP would shard it too.)
+cuts, optimizer and files know nothing of the shards. (FSDP of the whole would shard it too.)
 """
 
 from __future__ import annotations
