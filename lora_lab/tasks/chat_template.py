@@ -21,7 +21,7 @@ Span = tuple[int, int]  # of letters in the text
 
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _WANTS_DICTS = re.compile(r"arguments\s*\|\s*tojson")
-_THOUGHT = "</think>"
+_THINK, _THOUGHT = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,14 @@ def chat_tokens(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> ChatTokens:
     """
     need_chat_template(tokenizer, to_learn=True)
     text, spans = _marked(chat, tokenizer)
+    for number in _turns(chat):
+        for said in _said(chat.messages[number]):
+            if said not in text:
+                raise TaskError(
+                    f"{chat.where}, turn {number + 1}: the chat template of {_name(tokenizer)} "
+                    f"does not write what the assistant says ({said[:40]!r}); set another "
+                    "tokenizer.chat_template, or leave the row out"
+                )
     if spans is None:
         spans = [_turn(chat, number, text, tokenizer) for number in _turns(chat)]
     if chat.prompt:
@@ -115,6 +123,13 @@ def answer_text(message: Message) -> str:
     calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
     said = without_thoughts(message.get("content") or "")
     return "\n".join([said, *map(json.dumps, calls)]).strip()
+
+
+def _said(message: Message) -> list[str]:
+    """Return what must stand in the text: what is said, and the names of tools that are called."""
+    calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
+    names = [str(call.get("name", "")) for call in calls]
+    return [without_thoughts(message.get("content") or "").strip(), *names]
 
 
 def without_thoughts(text: str) -> str:
@@ -230,29 +245,24 @@ def _turn(chat: Chat, number: int, text: str, tokenizer: PreTrainedTokenizerBase
         before = prompt_text(chat, number, tokenizer)
     else:  # no template renders nothing at all: its header is what it puts behind the turn
         header = prompt_text(chat, 1, tokenizer).removeprefix(whole)
-        before = whole.partition(header)[0] + header
-    if not text.startswith(before):
-        raise _written_otherwise(chat, number, tokenizer)
-    start, written = len(before), _without_end(whole, text, tokenizer)[len(before) :]
-    # Qwen3's and others' leave the thoughts out of earlier turns.
-    for own in (written, written.partition(_THOUGHT)[2].lstrip("\n")):
-        if own and text.startswith(own, start):
-            return start, start + len(own)
-    raise _written_otherwise(chat, number, tokenizer)
+        before = whole.partition(header)[0] + header if header else ""
+    # Qwen3's and others' leave the thoughts out of earlier turns, also those that they begin.
+    for start in (len(before), before.rfind(_THINK)):
+        written = _without_end(whole, text, tokenizer)[start:]
+        for own in (written, written.partition(_THOUGHT)[2].lstrip("\n")):
+            if start > 0 and own and text.startswith(before[:start] + own):
+                return start, start + len(own)
+    raise TaskError(
+        f"{chat.where}, turn {number + 1}: the chat template of {_name(tokenizer)} has no "
+        "{% generation %} marks, and the conversation does not begin with what this turn would be "
+        "generated from, so that what the assistant wrote cannot be told; set "
+        "tokenizer.chat_template to one with marks, such as TRL's training templates"
+    )
 
 
 def _without_end(whole: str, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     # Phi-3's and others end every conversation with it, and this one goes on.
     return whole if text.startswith(whole) else whole.removesuffix(tokenizer.eos_token or "")
-
-
-def _written_otherwise(chat: Chat, number: int, tokenizer: PreTrainedTokenizerBase) -> TaskError:
-    return TaskError(
-        f"{chat.where}, turn {number + 1}: the chat template of {_name(tokenizer)} has no "
-        "{% generation %} marks and writes the turns before otherwise once there are later ones, "
-        "so that what the assistant wrote cannot be told; set tokenizer.chat_template to one with "
-        "marks, such as TRL's training templates"
-    )
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:
