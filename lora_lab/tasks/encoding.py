@@ -56,23 +56,7 @@ def encode(
         TaskError: the completion alone is longer, or the tokenizer has no end-of-sequence token;
             of a task framed as chats, as `encode_chat`.
     """
-    tokenizer = need_tokenizer(tokenizer)
-    if task.template == CHAT:
-        return encode_chat(chat_of(example.prompt, example.completion), tokenizer, max_length)
-    completion = completion_ids(example.completion, tokenizer)
-    prompt, cut = prompt_ids(
-        task.prompt_text(example.prompt), tokenizer, max_length - len(completion)
-    )
-    if not prompt:
-        raise TaskError(
-            f"a completion has {len(completion)} tokens and leaves no room for its prompt in "
-            f"max_length={max_length}; raise max_length, or shorten {example.completion[:40]!r}…"
-        )
-    return {
-        "input_ids": prompt + completion,
-        "labels": [IGNORED] * len(prompt) + completion,
-        "cut": cut,
-    }
+    return encode_all([example], task, tokenizer, max_length)[0][0]
 
 
 def encode_chat(chat: Chat, tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> Encoded:
@@ -108,8 +92,37 @@ def encode_all(
     Returns:
         The encoded examples, and how many of them had their prompt cut.
     """
-    encoded = [encode(example, task, tokenizer, max_length) for example in examples]
+    tokenizer, examples = need_tokenizer(tokenizer), list(examples)
+    if task.template == CHAT:
+        chats = [chat_of(example.prompt, example.completion) for example in examples]
+        encoded = [encode_chat(chat, tokenizer, max_length) for chat in chats]
+    else:
+        encoded = _encode_plain(examples, task, tokenizer, max_length)
     return encoded, sum(item["cut"] > 0 for item in encoded)
+
+
+def _encode_plain(
+    examples: Sequence[Example],
+    task: GenerationTask,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> list[Encoded]:
+    prompts = texts_ids([task.prompt_text(e.prompt) for e in examples], tokenizer)
+    completions = texts_ids([example.completion for example in examples], tokenizer)
+    end, bos, adds_bos = need_end(tokenizer), tokenizer.bos_token_id, _adds_bos(tokenizer)
+    encoded: list[Encoded] = []
+    for example, asked, written in zip(examples, prompts, completions, strict=True):
+        completion = _ended(example.completion, written, tokenizer, end)
+        prompt, cut = _begun(asked, bos, adds_bos, max_length - len(completion))
+        if not prompt:
+            raise TaskError(
+                f"a completion has {len(completion)} tokens and leaves no room for its prompt in "
+                f"max_length={max_length}; raise max_length, or shorten "
+                f"{example.completion[:40]!r}…"
+            )
+        labels = [IGNORED] * len(prompt) + completion
+        encoded.append({"input_ids": prompt + completion, "labels": labels, "cut": cut})
+    return encoded
 
 
 def collate(batch: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
@@ -154,10 +167,14 @@ def completion_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     Raises:
         TaskError: the tokenizer has no end-of-sequence token.
     """
-    end = need_end(tokenizer)
-    ids = _plain_ids(text, tokenizer)
+    return _ended(text, _plain_ids(text, tokenizer), tokenizer, need_end(tokenizer))
+
+
+def _ended(text: str, ids: list[int], tokenizer: PreTrainedTokenizerBase, end: int) -> list[int]:
+    stripped = text.rstrip()
     # Formatting functions write "…</s>", and chat templates "…<|im_end|>\n".
-    return ids if _plain_ids(text.rstrip(), tokenizer)[-1:] == [end] else [*ids, end]
+    last = ids if stripped == text else _plain_ids(stripped, tokenizer)
+    return ids if last[-1:] == [end] else [*ids, end]
 
 
 def prompt_ids(
@@ -170,7 +187,13 @@ def prompt_ids(
         begin-of-sequence token would be left), and how many were cut.
     """
     ids, bos = _plain_ids(text, tokenizer), tokenizer.bos_token_id
-    start = [bos] if bos is not None and (ids[:1] == [bos] or _adds_bos(tokenizer)) else []
+    return _begun(ids, bos, _adds_bos(tokenizer), max_length)
+
+
+def _begun(
+    ids: list[int], bos: int | None, adds_bos: bool, max_length: int
+) -> tuple[list[int], int]:
+    start = [bos] if bos is not None and (ids[:1] == [bos] or adds_bos) else []
     if ids[:1] == start:  # the text begins with it, as a chat template's does
         ids = ids[1:]
     room = max_length - len(start)
@@ -214,8 +237,31 @@ def need_end(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.eos_token_id
 
 
+def texts_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Tokenize texts together, which is many times as fast, without special tokens.
+
+    Raises:
+        TaskError: a text that no tokenizer reads.
+    """
+    if not texts:
+        return []
+    try:
+        found = tokenizer(
+            list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
+    except (TypeError, UnicodeError) as error:
+        for text in texts:
+            if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise TaskError(
+                    f"{text[:40]!r} has half of a character (a lone surrogate), which no tokenizer "
+                    "reads; mend the text, or leave the row out"
+                ) from error
+        raise
+    return list(found["input_ids"])
+
+
 def _plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return texts_ids([text], tokenizer)[0]
 
 
 def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -62,6 +62,9 @@ class Tokens:
         whole = copy.copy(family)
         whole.max_length = NO_LIMIT
         self._whole = whole
+        tokenizer = family.tokenizer
+        self._unknown_id = tokenizer.unk_token_id
+        self._ends = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
         for start in range(0, len(places), CHUNK):
             chunk = places[start : start + CHUNK]
             for place, item in zip(chunk, encoded_apart(whole, self._of(chunk)), strict=True):
@@ -78,16 +81,15 @@ class Tokens:
         return [self._rows[place] for place in places]
 
     def _take(self, place: int, item: Mapping[str, Any]) -> None:
-        tokenizer, ids, labels = self._family.tokenizer, item["input_ids"], item["labels"]
+        ids, labels = item["input_ids"], item["labels"]
         if not self.lengths:
             two_sides = self._family.longest([item]).written is not None
-            self.first = tuple(_shown(tokenizer, item, two_sides)[:_SHOWN])
+            self.first = tuple(_shown(self._family.tokenizer, item, two_sides)[:_SHOWN])
         length = token_count(self._family, item)
         self.lengths.append(length)
         self.count += len(ids)
-        self.highest = max(self.highest, *ids)
-        if tokenizer.unk_token_id is not None:
-            self.unknown += ids.count(tokenizer.unk_token_id)
+        self.highest = max(self.highest, max(ids))
+        self.unknown += ids.count(self._unknown_id)
         if length > self._family.max_length and not self._family.packs:
             self.long.append(place)
         if self._family.writes:
@@ -95,8 +97,11 @@ class Tokens:
             self.learned[place] = learned
             if not learned:
                 self.nothing.append(place)
-            if _twice(tokenizer, ids[:2]) or _twice(tokenizer, labels[-2:]):
+            if self._twice(ids[:2]) or self._twice(labels[-2:]):
                 self.twice.append(place)
+
+    def _twice(self, ids: Sequence[int]) -> bool:
+        return len(ids) == 2 and ids[0] == ids[1] and ids[0] in self._ends
 
     def cut_at_one_length(self) -> list[int]:
         """Return the places of answers of so many tokens each that something cut them there."""
@@ -121,11 +126,11 @@ class Tokens:
         marked = {p for p, text in texts.items() if text.rstrip().endswith(ends or "")}
         yield from of_rows(
             "twice",
-            "warning",
+            "warning" if self.twice else "note",
             sorted({*self.twice, *marked}),
             total,
             "{count} training examples bring a token of their own for the beginning or the end",
-            f"leave {ends!r} out of the texts; training adds it",
+            f"leave {ends!r} out of the texts; training sets it",
         )
         if self.unknown:
             often = self.unknown > _OFTEN * self.count
@@ -174,8 +179,3 @@ def _text(tokenizer: Any, token: int) -> str:
     text = tokenizer.decode([token])
     # A part of a character has no text of its own.
     return str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else str(text)
-
-
-def _twice(tokenizer: Any, ids: Sequence[int]) -> bool:
-    special = {tokenizer.bos_token_id, tokenizer.eos_token_id}
-    return len(ids) == 2 and ids[0] == ids[1] and ids[0] in special

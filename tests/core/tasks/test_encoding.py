@@ -74,6 +74,25 @@ def test_the_prompt_is_tokenized_apart():
 
 
 @pytest.mark.parametrize("adds_bos", [False, True])
+def test_many_are_what_each_is_alone(adds_bos: bool) -> None:
+    tokenizer = tiny_tokenizer(adds_bos=adds_bos)
+    texts = ["a", "", "longer than the others", " b ", "<s>c", "d</s>", "é"]
+    examples = [Example(asked, written, ("",)) for asked in texts for written in texts]
+    together, cut = encode_all(examples, TASK, tokenizer, 32)
+    assert together == [encode(example, TASK, tokenizer, 32) for example in examples]
+    assert cut == sum(item["cut"] > 0 for item in together) > 0
+    assert encode_all([], TASK, tokenizer, 32) == ([], 0)
+
+
+@pytest.mark.parametrize("field", ["prompt", "completion"])
+def test_half_of_a_character_is_named(field: str) -> None:
+    """What JSON's "\\ud83d" alone is, the rest of an emoji having been cut off."""
+    rows = [EXAMPLE, dataclasses.replace(EXAMPLE, **{field: "so \ud83d"})]
+    with pytest.raises(TaskError, match=r"^'so \\ud83d.*' has half of a character"):
+        encode_all(rows, TASK, tiny_tokenizer(), 64)
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
 def test_what_is_too_long_is_cut_from_the_start_of_the_prompt(adds_bos):
     tokenizer = tiny_tokenizer(adds_bos=adds_bos)
     encoded = encode(EXAMPLE, TASK, tokenizer, 15)

@@ -227,6 +227,12 @@ def test_positions_and_rows_of_the_model() -> None:
     assert "259 tokens and the model embeds 1000" in str(found(clean(), big)["vocabulary"])
 
 
+def test_half_of_a_character_is_found() -> None:
+    findings = found(changed(TASK, {3: {"prompt": "so \ud83d?"}}))
+    assert (findings["refused"].count, findings["refused"].rows) == (1, (3,))
+    assert findings["control_characters"].rows == (3,)
+
+
 def test_what_cannot_be_encoded_is_one_finding() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = None
