@@ -139,5 +139,11 @@ class FormReader(PromptReader):
 
     def _texts(self, table: Table, column: str) -> list[Sequence[str]]:
         if column in self.form.nested:
-            return [self.form.nested[column](value) for value in table[column]]
+            return [self._nested(table, column, *row) for row in enumerate(table[column], 1)]
         return [[text] for text in table.texts(column)]
+
+    def _nested(self, table: Table, column: str, number: int, value: Any) -> Sequence[str]:
+        try:
+            return self.form.nested[column](value)
+        except ValueError as error:
+            raise TaskError(f"{table.place(number)} has in column {column!r} {error}") from None

@@ -6,6 +6,10 @@ stand beside it than those that are known to say nothing of the answer: a row's 
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import json
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +23,7 @@ from lora_lab.tasks.reading import Reader
 from lora_lab.tasks.table import Table
 
 NO_TEMPLATE = "template is for prompts with completions, and not for texts under a head or alone"
+_NESTED = re.compile(r"""\s*(\{\s*["']\w+["']\s*:|\[\s*["'{\]])""")
 _NUMBERS = frozenset({"id", "_id", "idx", "index", "uid", "uuid"})
 _BESIDE = _NUMBERS | {"title", "source", "url", "category", "topic", "table_id", "phase"}
 
@@ -41,8 +46,27 @@ _DOLLY = Form(
 )
 
 
+def _unwritten(value: Any) -> Any:
+    """Return the list or dict that a file without nesting, such as a .csv, has as a text.
+
+    Raises:
+        ValueError: it looks like one, and is none.
+    """
+    if not isinstance(value, str) or not _NESTED.match(value):
+        return value
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        return json.loads(value)
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise ValueError(
+            f"{value[:40]!r}, which was a list or a dict once; save it as JSON lines"
+        ) from None
+
+
 def _answers(value: Any) -> list[str]:
     """Return SQuAD's {"text": [each annotator's]}, or what stands in its place."""
+    value = _unwritten(value)
     if isinstance(value, dict):
         value = value.get("text")
     if isinstance(value, list):
@@ -52,12 +76,14 @@ def _answers(value: Any) -> list[str]:
 
 def _header(value: Any) -> list[str]:
     """Return the columns of WikiSQL's {"header": [...]}, or of a list of them."""
+    value = _unwritten(value)
     value = value.get("header") if isinstance(value, dict) else value
     return [str(name) for name in value] if isinstance(value, list) else _answers(value)
 
 
 def _query(value: Any) -> list[str]:
     """Return the text of WikiSQL's {"human_readable": "SELECT …"}, or the text itself."""
+    value = _unwritten(value)
     return _answers(value.get("human_readable") if isinstance(value, dict) else value)
 
 

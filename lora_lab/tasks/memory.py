@@ -8,14 +8,18 @@ their splits; and a stream, of which a first part is taken.
 from __future__ import annotations
 
 import datetime
+import functools
+import inspect
 import itertools
 import numbers
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lora_lab.errors import TaskError
+from lora_lab.tasks.files import FORMATS, suffix_of
 from lora_lab.tasks.table import Table
 from lora_lab.tasks.tables import HELD_OUT_MOST, HELD_OUT_SHARE, of_dataset
 
@@ -32,9 +36,17 @@ class InMemory(NamedTuple):
 
 
 def is_in_memory(given: object) -> bool:
-    """Return whether this is data, and not the name of some, or a list of names."""
-    names = given if isinstance(given, (list, tuple)) and given else [given]
-    return not all(isinstance(name, (str, os.PathLike)) for name in names)
+    """Return whether this is data, and not the name of some; of several strings, texts are."""
+    if not isinstance(given, (list, tuple)) or not given:
+        return not isinstance(given, (str, os.PathLike))
+    if not all(isinstance(name, (str, os.PathLike)) for name in given):
+        return True
+    return not any(_is_name(str(name)) for name in given)
+
+
+def _is_name(text: str) -> bool:
+    """Return whether this names a file rather than being a text: texts have spaces."""
+    return len(text.split()) < 2 or suffix_of(Path(text)) in FORMATS or os.path.exists(text)
 
 
 def kind_of(given: object) -> str:
@@ -112,16 +124,19 @@ def _is_stream(given: Any) -> bool:
 
 
 def _is_function(given: Any) -> bool:
-    return callable(given) and not isinstance(given, type)
+    return inspect.isroutine(given) or isinstance(given, functools.partial)
 
 
 def _taken(given: Any, source: str, most: int | None) -> list[Any]:
     if most is None:
         raise TaskError(
             f"{source} does not say where it ends; ll.train(…, max_steps=100) takes what its steps "
-            "reach, and so does load_task(…, max_steps=100)"
+            "reach, and so does load_task(…, max_steps=100); list(rows) takes all where it does end"
         )
-    rows = given() if _is_function(given) and not isinstance(given, Iterable) else given
+    try:
+        rows = given() if _is_function(given) and not isinstance(given, Iterable) else given
+    except TypeError as error:
+        raise TaskError(f"{source}: {error}; give a function without arguments") from error
     taken = list(itertools.islice(rows, most))
     classes = {
         name: feature
@@ -163,6 +178,10 @@ def _columns(given: Any, source: str) -> Iterable[tuple[Any, Iterable[Any]]]:
     if hasattr(given, "to_dicts"):  # polars
         return _of_rows(given.to_dicts(), source)
     if isinstance(given, Mapping):
+        if any(isinstance(v, (str, Mapping)) or not hasattr(v, "__len__") for v in given.values()):
+            raise TaskError(
+                f"{source} is no table: give a list of dicts, or a dict of columns that are lists"
+            )
         return [(name, list(values)) for name, values in given.items()]
     if hasattr(given, "tolist"):  # NumPy
         return _of_rows(given.tolist(), source)
@@ -189,8 +208,10 @@ def _of_pandas(column: Any) -> list[Any]:
 
 
 def _of_rows(rows: Sequence[Any], source: str) -> list[tuple[Any, list[Any]]]:
-    """Return the columns of dicts, or of tuples: these are numbered from 0."""
+    """Return the columns of dicts; of tuples, numbered from 0; or the one of texts."""
     first = rows[0] if rows else {}
+    if isinstance(first, str) and all(isinstance(row, str) for row in rows):
+        return [("text", list(rows))]
     named = isinstance(first, Mapping)
     kinds = Mapping if named else (tuple, list)
     for number, row in enumerate(rows, 1):
@@ -208,6 +229,8 @@ def _of_rows(rows: Sequence[Any], source: str) -> list[tuple[Any, list[Any]]]:
 
 def _value(value: Any) -> Any:
     """Return a value with nothing missing but None, and a copy of what is nested."""
+    if type(value) is str:
+        return value
     if isinstance(value, Mapping):
         return {str(name): _value(part) for name, part in value.items()}
     if hasattr(value, "tolist") and getattr(value, "ndim", False):
@@ -220,10 +243,14 @@ def _value(value: Any) -> Any:
 
 
 def _is_float(value: Any) -> bool:
+    if isinstance(value, (str, int)):  # most values, and quick
+        return False
     return isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational)
 
 
 def _text(value: Any) -> Any:
     """Return what is a text once it is written out as one; an image or a tensor is none."""
+    if type(value) is str:
+        return value
     written = isinstance(value, _WRITTEN) or type(value).__name__ in ("bool", "bool_")
     return str(value) if written else value

@@ -19,8 +19,8 @@ from torch import Tensor
 from lora_lab.errors import ConfigError, TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.encoding import IGNORED, Encoded, collate, need_end, pad_id, prompt_ids
-from lora_lab.tasks.families.base import NO_LIMIT, Evaluation, Family, Measured, register_family
+from lora_lab.tasks.encoding import IGNORED, Encoded, collate, need_end, pad_id
+from lora_lab.tasks.families.base import Evaluation, Family, Measured, register_family
 from lora_lab.tasks.forms import columns_in, is_form, written
 from lora_lab.tasks.generation import evaluating, generate, positions
 from lora_lab.tasks.metrics import PERPLEXITY, Metric
@@ -124,9 +124,12 @@ class LanguageModeling(Family):
 
     def encode(self, examples: Sequence[str]) -> tuple[Sequence[Any], int]:
         """Return the texts end to end as blocks of `max_length` tokens; none is cut off."""
-        end, ids = need_end(self.tokenizer), []
-        for text in examples:
-            ids += [*prompt_ids(text, self.tokenizer, NO_LIMIT)[0], end]
+        end, start = need_end(self.tokenizer), [self.tokenizer.bos_token_id]
+        texts = self.tokenizer(list(examples), verbose=False)["input_ids"] if examples else []
+        ids: list[int] = []
+        for text in texts:  # which may begin and end with these by itself
+            ids += text[1:] if text[:2] == start * 2 else text
+            ids += [end] if text[-1:] != [end] else []
         starts = range(0, len(ids), self.max_length)
         blocks = [ids[start : start + self.max_length] for start in starts]
         # In a block of one token none is predicted.

@@ -151,6 +151,21 @@ def test_each_of_squads_answers_is_a_reference(tmp_path: Path, answers: Any) -> 
     assert "read as SQuAD (question, context, answers); not read: id, title" in task.describe()
 
 
+@pytest.mark.parametrize("write", [str, json.dumps], ids=["Python", "JSON"])
+def test_answers_that_a_csv_has_as_text_are_read(tmp_path: Path, write: Any) -> None:
+    answers = {"text": ["London", 'it\'s "L"'], "answer_start": [16, 13]}
+    path = tmp_path / "squad.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*SQUAD, "answers"])
+        writer.writeheader()
+        writer.writerow(SQUAD | {"answers": write(answers)})
+    task = load_task(path, validation=[SQUAD | {"question": "Who?", "answers": ["Ada"]}])
+    assert [e.completion for e in task.train] == answers["text"]
+    path.write_text(path.read_text().replace("[16", "array([16"))
+    with pytest.raises(TaskError, match=r"row 1 has in column 'answers' .* save it as JSON lines"):
+        load_task(path, validation=[SQUAD | {"question": "Who?", "answers": ["Ada"]}])
+
+
 def test_wikisql_comes_with_its_schema(tmp_path: Path) -> None:
     row = {
         "table_id": "1",

@@ -20,7 +20,14 @@ import pytest
 import lora_lab as ll
 from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.runs.run_file import RunConfig
-from lora_lab.tasks import Example, GenerationTask, LabeledText, load_task
+from lora_lab.tasks import (
+    ChatTask,
+    Example,
+    GenerationTask,
+    LabeledText,
+    LanguageModelingTask,
+    load_task,
+)
 from lora_lab.tasks.sources import task_source
 from lora_lab_widgets import Workbench
 from tests.helpers.tiny_run import tiny_lm, until
@@ -212,7 +219,10 @@ def test_whole_numbers_that_pandas_made_floats_of_are_whole() -> None:
         (pd.DataFrame({"prompt": [], "completion": []}), "DataFrame in memory has no rows"),
         ([*ROWS, ("a", "b")], r"row 13 is \"\('a', 'b'\)\"; rows are dicts, or tuples of one"),
         ([("a", "b"), ("c",)], "row 2 is "),
-        (pd.Series(["a", "b"]), "row 1 is 'a'; rows are dicts"),
+        (["a text", ("a", "b")], "row 1 is 'a text'; rows are dicts"),
+        ({"q1": "a1", "q2": "a2"}, "dict in memory is no table: give a list of dicts"),
+        (b"bytes", "row 1 is '98'; rows are dicts"),
+        (["nowhere.csv", "other.csv"], "there is no file nowhere.csv"),
         ({"prompt": ["a"], "completion": ["b", "c"]}, "lengths .prompt 1, completion 2"),
         (7, "int holds no rows; give a list of dicts, a DataFrame"),
         (None, "NoneType holds no rows"),
@@ -268,6 +278,30 @@ def test_of_a_stream_the_rows_that_the_steps_reach_are_taken(
 def test_a_stream_that_nobody_ends_is_refused() -> None:
     with pytest.raises(TaskError, match=r"does not say where it ends; ll\.train.*max_steps=100"):
         load_task(forever())
+
+
+def test_a_stream_that_is_made_with_arguments_is_refused() -> None:
+    with pytest.raises(TaskError, match=r"missing 1 required.*give a function without arguments"):
+        load_task(lambda count: iter(ROWS[:count]), max_steps=1)
+
+
+@pytest.mark.parametrize("make", [list, tuple, pd.Series, np.array], ids=lambda make: make.__name__)
+def test_several_texts_are_learned_alone(make: Callable[..., Any]) -> None:
+    texts = [f"The text {i}, with a *.csv in it?" for i in range(4)]
+    task: Any = load_task(make(texts))
+    assert isinstance(task, LanguageModelingTask)
+    assert examples(task) == set(texts)
+
+
+def test_conversations_in_memory_are_conversations() -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": " a"}]
+    rows = [{"messages": [dict(turn) for turn in turns]} for _ in range(2)]
+    held_out = [{"messages": [{"role": "user", "content": "new"}, turns[1]]}]
+    tasks: list[Any] = [load_task(make(rows), validation=held_out) for make in (list, pd.DataFrame)]
+    rows[0]["messages"][0]["content"] = "changed"
+    for task in tasks:
+        assert isinstance(task, ChatTask)
+        assert [list(chat.messages) for chat in task.train] == [turns, turns]
 
 
 def test_a_streaming_data_set_has_its_classes_names_and_its_splits() -> None:

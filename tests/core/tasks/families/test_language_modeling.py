@@ -51,6 +51,15 @@ def test_texts_are_put_end_to_end_and_cut_into_blocks(adds_bos: bool, length: in
     assert cut == 0
 
 
+def test_no_text_begins_or_ends_twice() -> None:
+    lm = LoadedModel.given(tiny_llama(), tiny_tokenizer(adds_bos=True))
+    plain, marked = (
+        LanguageModeling(lm, task_of(), 64).encode(texts)[0]
+        for texts in (["ab", "c"], ["<s>ab</s>", "c</s>"])
+    )
+    assert marked == plain
+
+
 def test_a_last_block_of_one_token_is_left_out() -> None:
     tokens = len(tiny_tokenizer()(TEXTS[0])["input_ids"]) + 1
     encoded, _ = LanguageModeling(tiny_lm(), task_of(), tokens - 1).encode(TEXTS[:1])
@@ -86,6 +95,7 @@ def test_a_run_learns_texts_alone(tmp_path: Path) -> None:
     run = ll.train(tiny_lm(), task, ll.LoraConfig(r=8), output_dir=tmp_path, **settings)
     metrics = run.result(60).metrics
     assert metrics["loss_after"] < 0.75 * metrics["loss_before"]
+    assert run.notes[0].startswith("read as texts alone")
     for when in ("before", "after"):
         assert metrics[f"perplexity_{when}"] == pytest.approx(math.exp(metrics[f"loss_{when}"]))
     assert not metric_of("perplexity_after").higher_is_better
