@@ -231,7 +231,6 @@ def test_whole_numbers_that_pandas_made_floats_of_are_whole() -> None:
         ([{"prompt": {"a": 1}, "completion": "x"}] * 2, "column 'prompt' holds dicts, not text"),
         ([{"q": "a", "r": "b"}] * 2, "name the columns.*its columns are q, r"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_what_holds_no_rows_gets_one_line(given: Any, message: str) -> None:
     with pytest.raises(TaskError, match=message) as error:
