@@ -7,6 +7,7 @@ their splits; and a stream, of which a first part is taken.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import inspect
@@ -199,11 +200,12 @@ def _of_pandas(column: Any) -> list[Any]:
 
     A column of whole numbers in which one is missing is of floats to pandas.
     """
-    values = column.tolist()
-    present = [value for value in values if value == value]
-    floats = getattr(column.dtype, "kind", "") == "f" and len(present) < len(values)
+    is_float = getattr(column.dtype, "kind", "") == "f"  # a float32 keeps its own digits
+    values = list(map(_value, column.to_numpy() if is_float else column.tolist()))
+    present = [value for value in values if value is not None]
+    floats = is_float and len(present) < len(values)
     if floats and all(value.is_integer() for value in present):
-        return [int(value) if value == value else None for value in values]
+        return [None if value is None else int(value) for value in values]
     return values
 
 
@@ -237,6 +239,9 @@ def _value(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [_value(part) for part in value]
+    if isinstance(value, bytes):
+        with contextlib.suppress(UnicodeDecodeError):  # a picture is none
+            return value.decode()
     if type(value).__name__ in _MISSING or (isinstance(value, numbers.Number) and value != value):
         return None
     return value

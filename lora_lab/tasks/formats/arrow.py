@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
+
 from lora_lab.errors import TaskError
 from lora_lab.tasks.table import LazyColumn, Table
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pyarrow as pa
     from datasets import Dataset
 
@@ -91,10 +94,24 @@ def _texts(column: pa.ChunkedArray) -> list[Any]:
     if types.is_string(kind) or types.is_large_string(kind):
         found: list[Any] = column.to_pylist()
         return found
-    if types.is_float16(kind) or types.is_float32(kind):  # as float64 0.1 has 17 digits
-        numbers = column.to_numpy()
-        return [None if number != number else str(number) for number in numbers]
+    if types.is_floating(kind):
+        return _floats(column.to_numpy())
     return [written(value) for value in column.to_pylist()]
+
+
+def _floats(numbers: npt.NDArray[Any]) -> list[str | None]:
+    """Return numbers with their own digits: as float64 the float32 0.1 has 17.
+
+    Whole ones beside a gap are whole numbers that pandas made floats of, and are written so.
+    """
+    there = numbers[~np.isnan(numbers)]
+    if (
+        len(there) < len(numbers)
+        and np.array_equal(there, there.round())
+        and np.isfinite(there).all()
+    ):
+        return [None if number != number else str(int(number)) for number in numbers]
+    return [None if number != number else str(number) for number in numbers]
 
 
 def written(value: Any) -> Any:

@@ -227,7 +227,7 @@ def test_whole_numbers_that_pandas_made_floats_of_are_whole() -> None:
         (7, "int holds no rows; give a list of dicts, a DataFrame"),
         (None, "NoneType holds no rows"),
         ([{"prompt": object(), "completion": "x"}] * 2, "column 'prompt' holds objects, not text"),
-        ([{"prompt": b"x", "completion": "x"}] * 2, "column 'prompt' holds bytess?, not text"),
+        ([{"prompt": b"\xff", "completion": "x"}] * 2, "column 'prompt' holds bytess?, not text"),
         ([{"prompt": {"a": 1}, "completion": "x"}] * 2, "column 'prompt' holds dicts, not text"),
         ([{"q": "a", "r": "b"}] * 2, "name the columns.*its columns are q, r"),
     ],

@@ -14,7 +14,9 @@ from pyarrow import parquet
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks.load import load_task
+from lora_lab.tasks.memory import read_memory
 from lora_lab.tasks.sources import task_source
+from lora_lab.tasks.tables import read_file
 
 COLUMNS = {"prompt": "p", "completion": "c"}
 
@@ -69,7 +71,7 @@ def test_bytes_are_text_and_nan_is_nothing(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"p": list(data), "c": numbers}), tmp_path / "n.parquet")
     with pytest.warns(UserWarning, match="2 of 12 rows without 'p' or 'c' are left out"):
         task = load_task(tmp_path / "n.parquet", **COLUMNS)
-    assert both(task) == {f"q{i + 2}": str(float(i)) for i in range(10)}
+    assert both(task) == {f"q{i + 2}": str(i) for i in range(10)}
 
 
 def test_white_space_is_the_texts_own(tmp_path: Path) -> None:
@@ -223,3 +225,40 @@ def test_numbers_that_are_names(tmp_path: Path) -> None:
     """As pandas writes a frame that has none."""
     parquet.write_table(pa.table({"0": ["a", "b"], "1": ["x", "y"]}), tmp_path / "d.parquet")
     assert both(load_task(tmp_path / "d.parquet", prompt=0, completion=1)) == {"a": "x", "b": "y"}
+
+
+def test_a_frame_and_the_file_of_it_are_one(tmp_path: Path) -> None:
+    """A value is the same text in memory as in Parquet."""
+    import pandas as pd
+
+    day = pd.to_datetime(pd.Series(["2024-01-01", None, "2024-02-02"]))
+    frame = pd.DataFrame(
+        {
+            "text": ["a", None, " x "],
+            "bytes": [b"x", "é".encode(), None],
+            "int": pd.array([1, None, 3], "Int64"),
+            "gap": [1.0, None, 2.0],
+            "float": [1.0, float("nan"), 1.1],
+            "float32": pd.Series([0.1, 1.0, None], dtype="float32"),
+            "bool": [True, False, True],
+            "day": day,
+            "time": day + pd.Timedelta("10h"),
+            "class": pd.Categorical(["u", "v", None]),
+            "list": [["a"], None, ["b"]],
+        }
+    )
+    frame.to_parquet(tmp_path / "d.parquet")
+    read, held = read_file(tmp_path / "d.parquet", ()), read_memory(frame, None).parts["training"]
+    assert {n: list(read[n]) for n in frame} == {n: list(held[n]) for n in frame} == {
+        "text": ["a", None, " x "],
+        "bytes": ["x", "é", None],
+        "int": ["1", None, "3"],
+        "gap": ["1", None, "2"],
+        "float": ["1.0", None, "1.1"],
+        "float32": ["0.1", "1.0", None],
+        "bool": ["True", "False", "True"],
+        "day": ["2024-01-01 00:00:00", None, "2024-02-02 00:00:00"],
+        "time": ["2024-01-01 10:00:00", None, "2024-02-02 10:00:00"],
+        "class": ["u", "v", None],
+        "list": [["a"], None, ["b"]],
+    }  # fmt: skip

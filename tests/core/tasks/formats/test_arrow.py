@@ -33,6 +33,8 @@ MOMENT = dt.datetime(2024, 1, 1, 10, 0, 0)
         ([1, None, 2**62], pa.int64(), ["1", None, str(2**62)]),
         ([1.0, 1.1, float("nan"), None], pa.float64(), ["1.0", "1.1", None, None]),
         ([0.1, None, float("nan")], pa.float32(), ["0.1", None, None]),
+        ([1.0, None, float("nan")], pa.float64(), ["1", None, None]),
+        ([1.0, 3.0, 1e16], pa.float64(), ["1.0", "3.0", "1e+16"]),
         ([np.float16(0.1)], pa.float16(), ["0.1"]),
         ([Decimal("1.10"), Decimal("1E+3"), None], pa.decimal128(9, 2), ["1.10", "1000.00", None]),
         ([True, None], pa.bool_(), ["True", None]),
