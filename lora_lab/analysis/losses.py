@@ -15,6 +15,7 @@ from lora_lab.tasks.base import Task
 from lora_lab.tasks.encoding import IGNORED, Encoded, collate, need_tokenizer, pad_id
 from lora_lab.tasks.families.api import family_of
 from lora_lab.tasks.generation import evaluating
+from lora_lab.tasks.own_loss import summed_loss
 from lora_lab.tasks.prompts import Example, GenerationTask
 
 if TYPE_CHECKING:
@@ -146,12 +147,10 @@ class Losses:
                 if self.should_stop():
                     return None
                 batch = collate(rows[first : first + _BATCH], pad_id(self._tokenizer))
-                # The model's own loss is the mean over this batch's labels, shifted by one.
-                count = int((batch["labels"][:, 1:] != IGNORED).sum())
-                if count:
+                if (batch["labels"][:, 1:] != IGNORED).any():
                     on_device = {k: tensor.to(self._model.device) for k, tensor in batch.items()}
-                    total += self._model(**on_device).loss.item() * count
-                tokens += count
+                    loss, count = summed_loss(self._model, on_device)
+                    total, tokens = total + loss, tokens + count
         return total / tokens
 
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lora_lab.errors import RunError
+
+AUX_NOTE = (
+    "the model asks for another loss beside the cross-entropy, such as its router's: it is trained "
+    "with, is no part of the loss that is shown, and stands apart in metrics.jsonl (aux_loss)"
+)
 
 
 class NotFiniteError(RunError):
@@ -32,3 +38,20 @@ class Step:
     loss: float  # mean over the step's completion tokens, or its texts with classes; nats
     learning_rate: float  # that the step was taken with
     tokens: int  # completion tokens of the step (or texts), those that the loss is the mean of
+    aux_loss: float | None = None  # what is trained with beside `loss`: a router's; None: nothing
+
+    def row(self, seconds: float) -> dict[str, Any]:
+        """Return its line in metrics.jsonl.
+
+        Args:
+            seconds: that the run had trained for after it.
+        """
+        beside = {} if self.aux_loss is None else {"aux_loss": self.aux_loss}
+        return {
+            "step": self.number,
+            "loss": self.loss,
+            "learning_rate": self.learning_rate,
+            "tokens": self.tokens,
+            "seconds": round(seconds, 4),
+            **beside,
+        }

@@ -48,30 +48,31 @@ class StepChecks:
             )
 
     def before_update(
-        self, step: int, loss: Tensor, tokens: int, norm: Tensor
-    ) -> tuple[float, int]:
+        self, step: int, losses: Tensor, tokens: int, norm: Tensor
+    ) -> tuple[float, float, int]:
         """Refuse a loss or gradient that is not finite, or that does not reach every site.
 
         Args:
             step: from 1.
-            loss: of this process, times the number of processes.
+            losses: (2,), the loss and what is trained with beside it, of this process, times the
+                number of processes.
             tokens: of this process.
             norm: of the gradients, which are those of all processes already.
 
         Returns:
-            The loss and the tokens of all processes.
+            The losses and the tokens of all processes.
         """
         if not self._reached:
             self._check_gradients(step)
         # The only wait for the device in a step: all numbers in one transfer.
-        loss = loss.to(norm.device, torch.float32) / processes.count()
-        own = torch.stack((loss, torch.full_like(loss, tokens)))
-        mean, count, size = torch.cat((processes.total(own), norm.float()[None])).tolist()
+        losses = losses.to(norm.device, torch.float32) / processes.count()
+        own = torch.cat((losses, torch.full_like(losses[:1], tokens)))
+        mean, beside, count, size = torch.cat((processes.total(own), norm.float()[None])).tolist()
         if not math.isfinite(mean):
             raise NotFiniteError(f"the loss is {mean} at step {step}", adapter_suspect=True)
         if not math.isfinite(size):
             raise NotFiniteError(f"a gradient is {size} at step {step}", adapter_suspect=False)
-        return mean, int(count)
+        return mean, beside, int(count)
 
     def after_update(self, step: int) -> None:
         """Refuse an optimizer that does not move what started at zero, at a rate above 0."""

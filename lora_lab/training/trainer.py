@@ -6,7 +6,6 @@ of a notebook may change them. Losses by step are HF Trainer's, bit for bit on t
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,14 +19,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
 from lora_lab._util.own_random import OwnRandom
-from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.budget.meter import Meter
-from lora_lab.errors import ModelError
 from lora_lab.methods.base import Adapter
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.encoding import IGNORED
 from lora_lab.training import processes
 from lora_lab.training.model_settings import training_settings
+from lora_lab.training.pass_loss import PassLosses
 from lora_lab.training.replicas import Replicas
 from lora_lab.training.sampler import StepSampler
 from lora_lab.training.schedule import scheduler_of
@@ -115,7 +113,8 @@ class _Loop:
             fit.resume_state = None  # it held the moments a second time
         self._replicas = Replicas(self._model, self._adapter, self._device)
         self._checks = StepChecks(self._model, self._adapter, resumed=fit.completed_steps > 0)
-        self._takes_items = fit.loss is None and _takes_items(unwrapped(self._model))
+        self._losses = PassLosses(self._model, fit.loss)
+        self._beside = False  # whether passes are trained with more than their loss
         self._modules = list(self._replicas.model.modules())
         self._learned: list[nn.Parameter] = []
         self._identities: list[int] = []
@@ -185,12 +184,12 @@ class _Loop:
         """Take one optimizer step."""
         tokens = sum(map(_tokens, passes))
         items = processes.total(torch.full((), tokens, dtype=torch.float32, device=self._device))
-        loss: Any = 0.0
+        losses: Any = 0.0
         for i, batch in enumerate(passes):
             with self._replicas.one_pass(last=i + 1 == len(passes)):
-                loss = loss + self._pass(batch, items, len(passes))
+                losses = losses + self._pass(batch, items, len(passes))
         norm = self._clip()
-        mean, count = self._checks.before_update(number, loss, tokens, norm)
+        mean, beside, count = self._checks.before_update(number, losses, tokens, norm)
         group = self._optimizer.param_groups[0]
         rate = group["lr"] / group["ratio"]
         self._optimizer.step()
@@ -200,47 +199,30 @@ class _Loop:
         self._scheduler.step()
         for parameter in self._learned:
             parameter.grad = None
-        return Step(number, mean, rate, count)
+        return Step(number, mean, rate, count, beside if self._beside else None)
 
     def _pass(self, batch: Batch, items: Tensor, passes: int) -> Tensor:
-        """Go forward and backward; return the pass's share of the step's loss.
+        """Go forward and backward; return the pass's shares of the step's losses, (2,).
 
-        The shares are of its tokens, so that they add up to the true mean.
+        They are those of what people read, the task's own loss, and of what is trained with beside
+        it. The shares are of its tokens, so that they add up to the true mean.
         """
         fit = self._fit
         if not all(module.training for module in self._modules):
             self._replicas.model.train()
         with fit.meter.measure(batch["input_ids"].numel()), self._random.in_pass():
             inputs = {name: tensor.to(self._device) for name, tensor in batch.items()}
-            loss = self._loss(inputs, items)
+            loss, said = self._losses(self._replicas.model, inputs, items, passes)
+            self._beside = said is not None
             self._checks.loss(loss)
             share: Tensor | float = 0.0
-            is_share = fit.loss is not None or self._takes_items
             if (penalty := self._adapter.penalty()) is not None:
                 share = penalty.detach() / passes
-                loss = loss + (penalty / passes if is_share else penalty)
-            if not is_share:  # a mean of its own
-                loss = loss / passes
+                loss = loss + penalty / passes
             fit.meter.sample()  # just before the backward pass, activations are at their most
             self._random.backward(loss)
-        return loss.detach() - share  # what people read is the task's own loss
-
-    def _loss(self, inputs: Batch, items: Tensor) -> Tensor:
-        """Return what the model makes of a batch, times the processes: DDP takes their mean."""
-        loss, count = self._fit.loss, processes.count()
-        if loss is not None:
-            labels = inputs.pop("labels")
-            return loss(self._replicas.model(**inputs), labels, num_items_in_batch=items) * count
-        if self._takes_items:
-            inputs["num_items_in_batch"] = items
-        output = self._replicas.model(**inputs)
-        found: Tensor | None = output.get("loss") if isinstance(output, Mapping) else output[0]
-        if found is None:
-            raise ModelError(
-                f"{type(self._model).__name__} returns no loss; load the class of its "
-                "architecture that has a head for the task"
-            )
-        return found * count if self._takes_items else found
+        own = loss.detach() - share
+        return torch.stack((own, own - own) if said is None else (said, own - said))
 
     def _clip(self) -> Tensor:
         """Scale the gradients down to the largest norm that they may have; return what it was."""
@@ -291,11 +273,3 @@ def _tokens(batch: Batch) -> int:
     if labels.ndim > 1 and "decoder_input_ids" not in batch:
         labels = labels[:, 1:]  # the first token of an example is never predicted
     return int((labels != IGNORED).sum())
-
-
-def _takes_items(model: Any) -> bool:
-    """Whether a model's own loss is divided by `num_items_in_batch`, as HF Trainer finds it out."""
-    if (told := getattr(model, "accepts_loss_kwargs", None)) is not None:
-        return bool(told)
-    parameters = inspect.signature(model.forward).parameters.values()
-    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)

@@ -46,7 +46,7 @@ from lora_lab.training.observer import Observer
 from lora_lab.training.progress import LossHistory, Pace
 from lora_lab.training.recorder import Recorder
 from lora_lab.training.sharding import shard
-from lora_lab.training.step import NotFiniteError, Step
+from lora_lab.training.step import AUX_NOTE, NotFiniteError, Step
 from lora_lab.training.trainer import Fit
 
 if TYPE_CHECKING:
@@ -254,15 +254,9 @@ class Worker:
         self.pace.step()
         rate = self.pace.steps_per_second
         seconds = self.pace.seconds
-        run.store.log(
-            {
-                "step": step.number,
-                "loss": step.loss,
-                "learning_rate": step.learning_rate,
-                "tokens": step.tokens,
-                "seconds": round(seconds, 4),
-            }
-        )
+        run.store.log(step.row(seconds))
+        if step.aux_loss is not None and AUX_NOTE not in run.notes:
+            run.notes.append(AUX_NOTE)
         run.publish(
             step=step.number,
             loss=step.loss,

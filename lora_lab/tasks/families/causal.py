@@ -17,10 +17,11 @@ from lora_lab.tasks.chat_template import (
     turn_end,
     without_thoughts,
 )
-from lora_lab.tasks.encoding import IGNORED, Encoded, collate, encode_all, pad_id, task_prompt
+from lora_lab.tasks.encoding import Encoded, collate, encode_all, pad_id, task_prompt
 from lora_lab.tasks.families.base import Evaluation, Family, Measured, register_family
 from lora_lab.tasks.framing import CHAT, LINE
 from lora_lab.tasks.generation import generate, task_ends
+from lora_lab.tasks.own_loss import summed_loss
 from lora_lab.tasks.prompts import GenerationTask
 
 if TYPE_CHECKING:
@@ -90,9 +91,7 @@ class Causal(Family):
 
     def measure(self, batch: dict[str, Tensor]) -> Measured:
         """Return the sum over the batch's completion tokens, nats, and how many they are."""
-        # The model's own loss is the mean over this batch's labels, shifted by one.
-        count = int((batch["labels"][:, 1:] != IGNORED).sum())
-        return Measured(self.model(**batch).loss.item() * count, count)
+        return Measured(*summed_loss(self.model, batch))
 
     def evaluate(
         self,

@@ -19,11 +19,12 @@ from torch import Tensor
 from lora_lab.errors import ConfigError, TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.encoding import IGNORED, Encoded, collate, need_end, pad_id
+from lora_lab.tasks.encoding import Encoded, collate, need_end, pad_id
 from lora_lab.tasks.families.base import Evaluation, Family, Measured, register_family
 from lora_lab.tasks.forms import columns_in, is_form, written
 from lora_lab.tasks.generation import evaluating, generate, positions
 from lora_lab.tasks.metrics import PERPLEXITY, Metric
+from lora_lab.tasks.own_loss import summed_loss
 from lora_lab.tasks.reading import Reader, Rows
 from lora_lab.tasks.table import Column, Table
 
@@ -142,8 +143,7 @@ class LanguageModeling(Family):
 
     def measure(self, batch: dict[str, Tensor]) -> Measured:
         """Return the sum over the batch's tokens but each block's first, and how many they are."""
-        count = int((batch["labels"][:, 1:] != IGNORED).sum())
-        return Measured(self.model(**batch).loss.item() * count, count)
+        return Measured(*summed_loss(self.model, batch))
 
     def evaluate(
         self,

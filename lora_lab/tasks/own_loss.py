@@ -1,0 +1,75 @@
+"""What a causal model calls its loss, and the mean cross-entropy of the learned tokens in it.
+
+Most models' own loss is just that, from transformers' ForCausalLMLoss. Some add to it what trains a
+router; some do not shift the labels (BartForCausalLM); a user may have set `model.loss_function`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
+
+from lora_lab.anatomy.wrappers import unwrapped
+from lora_lab.tasks.encoding import IGNORED
+
+_ADDED = ("aux_loss", "encoder_aux_loss", "decoder_aux_loss")  # of outputs
+
+
+def has_loss_function(model: Any) -> bool:
+    """Whether a model's forward asks its `loss_function`, which shifts the labels."""
+    forward = inspect.unwrap(type(unwrapped(model)).forward)
+    return "loss_function" in forward.__code__.co_names
+
+
+def is_cross_entropy(model: Any) -> bool:
+    """Whether a model's own loss is the mean cross-entropy of the learned tokens, nothing else."""
+    from transformers.loss.loss_utils import ForCausalLMLoss
+
+    own = unwrapped(model)
+    plain = has_loss_function(own) and own.loss_function is ForCausalLMLoss
+    return plain and not asks_for_more(own)
+
+
+def asks_for_more(model: Any) -> bool:
+    """Whether a model's config has it add another loss to its own: its routers', its logits'."""
+    config = getattr(unwrapped(model), "config", None)
+    configs = [config, getattr(config, "text_config", None)]
+    return any(
+        getattr(own, "output_router_logits", False) or getattr(own, "z_loss_coefficient", 0)
+        for own in configs
+    )
+
+
+def added(model: Any, output: Any) -> bool:
+    """Whether a pass's own loss has something added."""
+    known = any(getattr(output, name, None) is not None for name in _ADDED)
+    return known or bool(getattr(unwrapped(model).config, "z_loss_coefficient", 0))
+
+
+def causal_share(output: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
+    """Return one pass's share of a step's mean cross-entropy, as ForCausalLMLoss computes it.
+
+    Args:
+        output: the model's, with logits of shape (batch, length, vocabulary).
+        labels: int64, (batch, length); -100 is left out, and so is each row's first.
+        num_items_in_batch: labels of all passes of the step; 1: the share is the sum.
+    """
+    logits = output.logits.float()
+    following = pad(labels, (0, 1), value=IGNORED)[..., 1:].reshape(-1).to(logits.device)
+    total = cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), following, ignore_index=IGNORED, reduction="sum"
+    )
+    return total / num_items_in_batch
+
+
+def summed_loss(model: Any, batch: Mapping[str, Tensor]) -> tuple[float, int]:
+    """Return the summed cross-entropy of a batch's learned tokens, nats, and how many they are."""
+    count = int((batch["labels"][:, 1:] != IGNORED).sum())
+    output = model(**batch)
+    if is_cross_entropy(model):  # the mean over this batch's labels
+        return output.loss.item() * count, count
+    return causal_share(output, batch["labels"], 1).item(), count
