@@ -294,6 +294,18 @@ def test_hooks_that_make_the_embedded_input_need_gradients_are_seen(model: Any) 
     assert not transformers_private.input_needs_grad(model)
 
 
+def test_one_module_starts_random_again_as_the_model_has_it() -> None:
+    config = transformers.BertConfig(hidden_size=32, num_hidden_layers=0, initializer_range=0.5)
+    model = transformers.BertForSequenceClassification(config)
+    others = {key: p.clone() for key, p in model.bert.named_parameters()}
+    nn.init.ones_(model.classifier.weight)
+    nn.init.ones_(model.classifier.bias)
+    transformers_private.draw_again(model, model.classifier)
+    assert 0.3 < model.classifier.weight.std() < 0.7
+    assert not model.classifier.bias.any()
+    assert all(torch.equal(p, others[key]) for key, p in model.bert.named_parameters())
+
+
 def test_a_rendered_chat_comes_with_what_its_marks_enclose() -> None:
     template = (
         "{{ s }}{% for m in messages %}{% generation %}{{ m.x }}{% endgeneration %}{% endfor %}"
