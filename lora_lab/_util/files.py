@@ -6,6 +6,7 @@ What is written is made beside its place under a hidden name, flushed to the dis
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import secrets
 import shutil
@@ -45,6 +46,13 @@ def write_text_atomic(path: Path, text: str) -> None:
     """Write a file as UTF-8; see `write_file_atomic`."""
     with write_file_atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_all(file: io.RawIOBase, data: bytes) -> None:
+    """Write all of it to a file without a buffer, which a forked child would write once more."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) or 0 :]
 
 
 def write_dir_atomic(path: Path, write: Callable[[Path], object], *, replace: bool = True) -> None:

@@ -25,7 +25,7 @@ from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.checkpoint.files import read_json
 from lora_lab.checkpoint.markdown import escaped, is_number, number, span, table
 from lora_lab.checkpoint.saving import named_adapter, save_adapter
-from lora_lab.errors import RunError
+from lora_lab.errors import AdapterError, RunError
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.models.places import HUB_ID
@@ -104,6 +104,12 @@ def model_card(
     model = unwrapped(model)
     adapter = named_adapter(model, name)
     made = _made_by(run)
+    trained = made.config.get("id")
+    if adapter.run is not None and isinstance(trained, str) and trained != adapter.run:
+        raise AdapterError(
+            f"adapter {adapter.name!r} on the model is of run {adapter.run}, and not of {trained}; "
+            "name that run, or load this one's adapter with load_adapter"
+        )
     about = _Base.of(model, made, base)
     title = f"{_title(about, made)} ({'merged' if merged else 'LoRA adapter'})"
     parts = [
@@ -257,6 +263,8 @@ def _training(made: _Made) -> str:
         rows.append(("data", name + (" (synthetic)" if task.get("synthetic") is True else "")))
     if isinstance(framing := task.get("framing"), str):
         rows.append(("framing of prompts", escaped(framing)))
+    if isinstance(old := made.part("start_from").get("run"), str):
+        rows.append(("starts from", f"the adapter of run {escaped(old)}"))
     batch = _product(settings, "per_device_train_batch_size", "gradient_accumulation_steps")
     numbers = {
         "training examples": task.get("examples"),

@@ -31,7 +31,7 @@ from lora_lab.checkpoint.token_rows import take_tokens
 from lora_lab.errors import AdapterError
 from lora_lab.methods.api import build, put_on
 from lora_lab.methods.attached import activate as switch_to
-from lora_lab.methods.attached import require_adapters
+from lora_lab.methods.attached import attached_adapters, require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
 from lora_lab.methods.layer_update import LayerAdapter
@@ -59,7 +59,9 @@ def load_adapter(
         AdapterError: a file is missing, damaged or foreign, or the adapter is for another base.
     """
     model = unwrapped(model)
-    content = _read(model, Path(folder))
+    if activate and (known := attached_adapters(model)) is not None:
+        known.refuse_training()
+    content = read_content(model, Path(folder))
     check_classes(model, Path(folder))
     adapter = build(model, content.config, name)
     content.fill(adapter)
@@ -71,7 +73,7 @@ def load_adapter(
 
 
 @dataclass(frozen=True)
-class _Content:
+class Content:
     """What a folder holds: the config, and what fills in an adapter that was built from it."""
 
     config: Any
@@ -79,7 +81,8 @@ class _Content:
     statistics: Mapping[str, Tensor] = field(default_factory=dict)  # see `RunningStatistics`
 
 
-def _read(model: nn.Module, folder: Path) -> _Content:
+def read_content(model: nn.Module, folder: Path) -> Content:
+    """Read what a folder holds for a model, on which nothing is changed; see `load_adapter`."""
     modules = dict.fromkeys(path for path, _ in modules_within(model))
     file = read_adapter(folder, known=modules | anatomy(model).parameters_by_name)
     if isinstance(file, AdapterFile):
@@ -88,17 +91,17 @@ def _read(model: nn.Module, folder: Path) -> _Content:
         return _method_content(model, file, folder)
     if not file.parts:
         return _native_content(model, file, folder)
-    contents = [_read(model, part) for part in file.parts]
+    contents = [read_content(model, part) for part in file.parts]
 
     def fill_parts(combination: Adapter) -> None:
         for content, part in zip(contents, cast(Combination, combination).adapters, strict=True):
             content.fill(part)
 
     statistics = {key: tensor for content in contents for key, tensor in content.statistics.items()}
-    return _Content(tuple(content.config for content in contents), fill_parts, statistics)
+    return Content(tuple(content.config for content in contents), fill_parts, statistics)
 
 
-def _native_content(model: nn.Module, file: NativeFile, folder: Path) -> _Content:
+def _native_content(model: nn.Module, file: NativeFile, folder: Path) -> Content:
     learned = {k: t for k, t in file.tensors.items() if not k.startswith(STATISTICS)}
     rest = {k.removeprefix(STATISTICS): t for k, t in file.tensors.items() if k not in learned}
     statistics = match_statistics(rest, model)
@@ -107,10 +110,10 @@ def _native_content(model: nn.Module, file: NativeFile, folder: Path) -> _Conten
             f"{folder} has running statistics of {quoted(name)}, and this model does not; load it "
             "onto the base it was made for"
         )
-    return _Content(file.config, lambda adapter: _fill_native(adapter, learned, folder), statistics)
+    return Content(file.config, lambda adapter: _fill_native(adapter, learned, folder), statistics)
 
 
-def _method_content(model: nn.Module, file: PeftMethodFile, folder: Path) -> _Content:
+def _method_content(model: nn.Module, file: PeftMethodFile, folder: Path) -> Content:
     by_path = dict(modules_within(model, every_name=True))
     modules = {site.module for site in anatomy(model).by_name.values()}
     for path in file.tensors:
@@ -133,7 +136,7 @@ def _method_content(model: nn.Module, file: PeftMethodFile, folder: Path) -> _Co
         adapter.saved.fill(saved)
 
     config = file.config.replace(modules_to_save=tuple(whole) or None)
-    return _Content(config, fill, match_statistics(file.weights, model, whole))
+    return Content(config, fill, match_statistics(file.weights, model, whole))
 
 
 def _fill_native(adapter: Adapter, stored: Mapping[str, StoredTensor], where: Path) -> None:
@@ -160,7 +163,7 @@ def _fill_native(adapter: Adapter, stored: Mapping[str, StoredTensor], where: Pa
             tensor.copy_(tensors[name])
 
 
-def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> _Content:
+def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> Content:
     _refuse_what_cannot_be_attached(folder, file)
     file, rows, tokens = take_tokens(file, model)
     file, biases = take_biases(file)
@@ -195,7 +198,7 @@ def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> _Content
     config = _config(matched, file.settings).replace(
         trainable_token_indices=tokens, lora_bias=bool(biases), bias=which
     )
-    return _Content(config, fill_factors, statistics)
+    return Content(config, fill_factors, statistics)
 
 
 def _refuse_what_cannot_be_attached(folder: Path, file: AdapterFile) -> None:

@@ -35,7 +35,8 @@ def locate_adapter(path: str | Path) -> AdapterLocation:
     name = path.resolve().name
     if holds_adapter(path) or not (path / "config.json").is_file():
         return AdapterLocation(path, name)
-    if holds_adapter(path / "adapter"):
+    over = (path / "summary.json").is_file() or not (path / "checkpoints").is_dir()
+    if over and holds_adapter(path / "adapter"):
         return AdapterLocation(path / "adapter", name, path)
     steps = {
         int(folder.name.removeprefix("step-")): folder
@@ -43,7 +44,10 @@ def locate_adapter(path: str | Path) -> AdapterLocation:
         if holds_adapter(folder) and folder.name.removeprefix("step-").isdecimal()
     }
     if not steps:
-        return AdapterLocation(path, name)
+        own = path / "adapter"  # of its end before it was gone on with
+        return (
+            AdapterLocation(own, name, path) if holds_adapter(own) else AdapterLocation(path, name)
+        )
     step = max(steps)
     note = f"the run has no end yet: this is step {step:,}"
     return AdapterLocation(steps[step], name, path, note)

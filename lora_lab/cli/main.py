@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lora_lab.cli.command import Command
+from lora_lab.cli.output import steady_output
 from lora_lab.errors import LoraLabError
 
 INCOMPLETE = 1  # exit status
@@ -31,8 +32,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lora-lab`; returns the exit status.
 
     Bad input gets one line on stderr that names the fix, and status 2. Status 1: it was reported
-    on, but part of it has failed.
+    on, but part of it has failed, or the report could not be written. Who reads the output may go
+    away meanwhile, and the terminal may close.
     """
+    with steady_output() as out:
+        status = _run(arguments)
+        out.flush()
+        if out.problem:
+            print(f"lora-lab: stdout cannot be written: {out.problem}", file=sys.stderr)
+            status = status or INCOMPLETE
+    return status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
         options = _parser(given).parse_args(given)

@@ -12,14 +12,15 @@ from typing import Any
 
 from lora_lab._util.format import format_bytes, plural
 from lora_lab.cli.command import Command, Report
-from lora_lab.errors import LoraLabError
+from lora_lab.errors import ConfigError, LoraLabError
 from lora_lab.models.load import load_outline
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.tasks.load import load_task
 from lora_lab.training import processes
 from lora_lab.training.api import make_run
+from lora_lab.training.outcome import RunResult
 from lora_lab.training.resume import resume
-from lora_lab.training.run import Run, RunResult
+from lora_lab.training.run import Run
 from lora_lab.training.snapshot import Snapshot
 
 _LOOKS = 0.25  # seconds between two looks at the run
@@ -36,6 +37,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--look", action="store_true", help="look at the data, and do not train; needs no weights"
+    )
+    parser.add_argument(
+        "--start-from",
+        metavar="RUN",
+        help="a run's folder or id, or an adapter's folder: the new run starts from its adapter",
     )
 
 
@@ -63,11 +69,15 @@ def _look(run_file: str) -> Report:
 
 
 def _made(options: argparse.Namespace) -> Run:
+    if options.resume and options.start_from:
+        raise ConfigError("--resume goes on with a run, and --start-from begins a new one; use one")
     if options.resume:
         return resume(options.run_file, output_dir=options.output_dir or "runs", start=False)
     config = RunConfig.read(options.run_file)
     if options.output_dir:
         config = dataclasses.replace(config, output_dir=options.output_dir)
+    if options.start_from:
+        config = dataclasses.replace(config, start_from=options.start_from)
     return make_run(config)
 
 

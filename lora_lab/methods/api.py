@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from lora_lab._util.format import a_kind
 from lora_lab.anatomy.wrappers import is_deepspeed, module_at, unwrapped
 from lora_lab.errors import AdapterError, ConfigError
-from lora_lab.methods.attached import attached_adapters, forget, remember, require_adapters
+from lora_lab.methods.attached import (
+    AttachedAdapters,
+    attached_adapters,
+    forget,
+    remember,
+    require_adapters,
+)
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
 from lora_lab.methods.combined import as_config
@@ -65,6 +71,8 @@ def put_on(model: nn.Module, adapter: Adapter, activate: bool) -> Adapter:
     """Put an adapter that was built for this model in place; see `attach`."""
     model = unwrapped(model)
     known, name = remember(model), adapter.name
+    if activate or name in known.adapters:
+        known.refuse_training()
     known.saving = known.saving or model.register_state_dict_pre_hook(_tell_of_adapters)
     before = known.active.name
     if old := known.adapters.pop(name, None):
@@ -131,6 +139,8 @@ def detach(model: nn.Module, name: str | None = None) -> None:
         return
     if name is not None:
         known.find(name)
+    if name is None or known.adapters[name].trains():
+        known.refuse_training()
     if known.merged and known.originals is None and known.adapters.keys() <= {name or known.merged}:
         warnings.warn(
             f"adapter {known.merged!r} was merged with keep_original=False: the weights stay "
@@ -186,7 +196,7 @@ def merge(
     adapter = known.find(name)
     if known.merged == name:
         return
-    quantized = _checked(adapter, dequantize)
+    quantized = _checked(known, adapter, dequantize)
     merged_before = known.merged
     if merged_before:
         unmerge(model)
@@ -244,8 +254,11 @@ def merge_and_unload(
     return model
 
 
-def _checked(adapter: Adapter, dequantize: bool) -> dict[str, Callable[[], nn.Module]]:
+def _checked(
+    known: AttachedAdapters, adapter: Adapter, dequantize: bool
+) -> dict[str, Callable[[], nn.Module]]:
     """Return the makers of layers in the place of quantized ones, or say why it cannot merge."""
+    known.refuse_training()
     adapter.check_merge()
     if warning := adapter.warning():
         warnings.warn(warning, stacklevel=3)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lora_lab.methods.lora.watch import Watch
 
 _ATTRIBUTE = "_lora_lab"
+_MERGES = "_lora_lab_merges"
 
 
 @dataclass
@@ -65,6 +66,15 @@ class AttachedAdapters:
             way = "unmerge" if self.originals is not None else "merge_and_unload"
             raise AdapterError(f"adapter {self.merged!r} is merged; call {way}(model) first")
 
+    def refuse_training(self) -> None:
+        """Raise `AdapterError` while a run trains one of them, unless it is the run that asks."""
+        for adapter in self.adapters.values():
+            if adapter.trains():
+                raise AdapterError(
+                    f"run {adapter.run} trains adapter {adapter.name!r} of this model now; do it "
+                    "within `with run.paused() as model:`, or stop the run first"
+                )
+
     def switch(self, name: str | None) -> None:
         """Make an adapter the active one; None: the bare base."""
         before = self.active.name
@@ -104,6 +114,19 @@ def require_adapters(model: nn.Module) -> AttachedAdapters:
     return found
 
 
+def merges_for_good(model: nn.Module) -> int:
+    """Return how many adapters have become part of a model's own weights."""
+    return int(getattr(unwrapped(model), _MERGES, 0))
+
+
+def refuse_lost_base(model: nn.Module, merges: int) -> None:
+    """Raise `AdapterError` if more adapters have become part of the weights since there were so."""
+    if merges_for_good(model) > merges:
+        raise AdapterError(
+            "an adapter was merged into the weights for good, so W₀ is gone; load the model again"
+        )
+
+
 def remember(model: nn.Module) -> AttachedAdapters:
     """Freeze a model and have it know of adapters, none yet; or return what it knows."""
     known = attached_adapters(model)
@@ -123,6 +146,8 @@ def forget(model: nn.Module) -> None:
     known = require_adapters(model)
     for parameter, required in known.required_grad:
         parameter.requires_grad_(required)
+    if known.merged and known.originals is None:
+        setattr(unwrapped(model), _MERGES, merges_for_good(model) + 1)
     if known.saving is not None:
         known.saving.remove()
     if known.watch is not None:
@@ -142,6 +167,8 @@ def activate(model: nn.Module, name: str | None) -> None:
         known.refuse_merged()
     if name is not None:
         known.find(name)
+    if name != known.active.name:
+        known.refuse_training()
     known.switch(name)
 
 

@@ -64,12 +64,16 @@ class Adapter(ABC):
         config: what it was made from.
         sites: {site name: its factors}, where the method learns ΔW = s·BA; else empty.
         modifies_base: it works within the model's own parameters while it is active.
+        run: the id of the run that trains it, or has trained it; None of any other.
+        trains: whether that run is at work on it now, for any thread but the run's own.
         per_sample: rows of one batch may have different adapters of this kind (`mixed_batch`).
     """
 
     method: str
     name: str
     config: Any
+    run: str | None = None
+    trains: Callable[[], bool] = staticmethod(lambda: False)
     sites: Mapping[str, LoraSite] = MappingProxyType({})
     modifies_base: bool = False
     per_sample: ClassVar[bool] = False

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +25,8 @@ LOCK_FILE = "lock.json"  # {"pid", "host"} of the holder, or of the last one
 class RunLock:
     """Holds a run's folder for this process, until `release` or the process's end.
 
-    `kill -9` ends it too. Where a file system knows no locks, nobody is kept out.
+    `kill -9` ends it too; a forked child holds nothing. Where a file system knows no locks, nobody
+    is kept out.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,6 +51,7 @@ class RunLock:
                 f"{who.get('host', '?')}; stop it there first"
             )
         self._file = file
+        _held.add(self)
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
         file.flush()
@@ -57,6 +60,7 @@ class RunLock:
         """Let go. Doing it twice is no error."""
         if self._file is not None:
             file, self._file = self._file, None
+            _held.discard(self)
             with contextlib.suppress(OSError):
                 file.close()
 
@@ -90,3 +94,19 @@ def _lock(file: IO[str]) -> bool:
     except OSError:
         return True  # the file system has no locks
     return True
+
+
+_held: weakref.WeakSet[RunLock] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """Close a child's copies of the files: else they would hold the folders after their parent.
+
+    The parent's own hold stays: no file is unlocked, a copy of it is closed.
+    """
+    for lock in list(_held):
+        lock.release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)

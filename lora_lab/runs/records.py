@@ -89,6 +89,17 @@ class RunRecord:
         except ValueError:
             return RecordState.CUT_OFF
 
+    @property
+    def start_from(self) -> str:
+        """The adapter that it started from, in words; "" where it began afresh."""
+        known = self.config.get("start_from")
+        if not isinstance(known, dict):
+            return ""
+        if (run := known.get("run")) is None:
+            return str(known.get("adapter"))
+        step = known.get("step")
+        return f"run {run}" + (f", step {step}" if isinstance(step, int) else "")
+
     def open(self) -> OpenedRun:
         """Read what it left. What is missing or damaged is left out, never raised."""
         try:

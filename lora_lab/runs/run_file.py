@@ -7,6 +7,7 @@
     training: {max_steps: 60, learning_rate: 2e-3}
     output_dir: runs
     name: e2e
+    start_from: runs/20260131-142501-4f2a   # a run or an adapter, by folder or id; else a fresh one
 
 A run's own config.json is such a file too.
 """
@@ -34,7 +35,7 @@ _SETTINGS = {
         *("validation", "test", "encoding", "sep", "seed", "in_memory", "max_steps", "batch_size"),
     ),
 }
-_FIELDS = "model", "task", "configs", "training", "output_dir", "name"
+_FIELDS = "model", "task", "configs", "training", "output_dir", "name", "start_from"
 _LONGEST = 300  # letters
 
 
@@ -45,10 +46,11 @@ class RunConfig:
     Attributes:
         model: the arguments of `load_model`; a head follows from the task.
         task: the arguments of `load_task`.
-        configs: the method's; several are combined.
+        configs: the method's; several are combined; none: those of `start_from`.
         training: how it trains.
         output_dir: where the run's folder goes.
         name: part of the folder's name.
+        start_from: what `train` takes.
     """
 
     model: Mapping[str, Any]
@@ -57,6 +59,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     output_dir: str = "runs"
     name: str | None = None
+    start_from: str | None = None
 
     @classmethod
     def read(cls, path: str | Path) -> RunConfig:
@@ -76,15 +79,16 @@ class RunConfig:
             raise ConfigError(
                 f"{where} has an unknown field {min(unknown)!r}; known are {', '.join(_FIELDS)}"
             )
-        methods = values.get("configs", [{"class": "LoraConfig"}])
-        if not isinstance(methods, list) or not methods:
+        start_from = values.get("start_from")
+        methods = values.get("configs", [] if start_from else [{"class": "LoraConfig"}])
+        if not isinstance(methods, list) or not (methods or start_from):
             raise ConfigError(f"{where}: configs is {methods!r}; it must be a list of methods")
         training = values.get("training") or {}
         if not isinstance(training, Mapping):
             raise ConfigError(f"{where}: training is {training!r}; it must hold settings")
         output_dir, name = values.get("output_dir", "runs"), values.get("name")
-        if not isinstance(output_dir, str) or not (name is None or isinstance(name, str)):
-            raise ConfigError(f"{where}: output_dir and name must be text")
+        if not all(own is None or isinstance(own, str) for own in (output_dir, name, start_from)):
+            raise ConfigError(f"{where}: output_dir, name and start_from must be text")
         try:
             task = settings(values, "task")
             if task.get("in_memory"):
@@ -98,8 +102,9 @@ class RunConfig:
                 task=task,
                 configs=tuple(map(method_from_dict, methods)),
                 training=TrainingConfig.from_dict(training),
-                output_dir=output_dir,
+                output_dir=output_dir or "runs",
                 name=name,
+                start_from=start_from,
             )
         except (ConfigError, TypeError) as error:
             raise ConfigError(f"{where}: {error}") from None
@@ -113,6 +118,7 @@ class RunConfig:
             "training": self.training.to_dict(),
             "output_dir": self.output_dir,
             **({"name": self.name} if self.name else {}),
+            **({"start_from": self.start_from} if self.start_from else {}),
         }
 
     def to_yaml(self) -> str:
@@ -213,6 +219,7 @@ def _of_run(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         "task": sources["task"],
         "configs": values.get("configs"),
         "training": values.get("training"),
+        "start_from": sources.get("start_from"),
     }
 
 

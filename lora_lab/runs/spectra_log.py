@@ -11,12 +11,12 @@ import contextlib
 import io
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 
-from lora_lab._util.files import disk_errors, write_file_atomic
+from lora_lab._util.files import disk_errors, write_all, write_file_atomic
 from lora_lab.errors import RunError
 
 SITES_FILE = "sites.json"
@@ -34,7 +34,7 @@ class SpectraLog:
     def __init__(self, path: Path, width: int) -> None:
         self.path = path
         self._type = np.dtype([("step", "<i4"), ("values", "<f4", (width,))])
-        self._file: IO[bytes] | None = None
+        self._file: io.FileIO | None = None
         self.steps: list[int] = []
         self._replace(b"")
 
@@ -73,14 +73,12 @@ class SpectraLog:
         row = np.array((step, values), self._type).tobytes()
         with disk_errors(self.path):
             if self._file is None:
-                self._file = self.path.open("r+b")
+                self._file = self.path.open("r+b", buffering=0)
             self._file.seek(0, os.SEEK_END)
-            self._file.write(row)
-            self._file.flush()
+            write_all(self._file, row)
             self.steps.append(step)
             self._file.seek(0)
-            self._file.write(self._header())
-            self._file.flush()
+            write_all(self._file, self._header())
 
     def keep_every_other(self) -> None:
         """Drop the second row, the fourth and so on; the file is replaced whole.

@@ -31,6 +31,7 @@ from lora_lab._util.files import (
     disk_errors,
     recover_dir,
     sync,
+    write_all,
     write_dir_atomic,
     write_text_atomic,
 )
@@ -131,9 +132,8 @@ class RunStore:
         path = self.folder / METRICS_FILE
         with disk_errors(path):
             if self._metrics is None:
-                self._metrics = path.open("a", encoding="utf-8")
-            self._metrics.write(json.dumps(dict(row)) + "\n")
-            self._metrics.flush()
+                self._metrics = path.open("ab", buffering=0)
+            write_all(self._metrics, f"{json.dumps(dict(row))}\n".encode())
 
     def flush_log(self) -> int:
         """Have all lines of metrics.jsonl on the disk; return its size in bytes.

@@ -11,12 +11,10 @@ import numpy as np
 
 from lora_lab.errors import AdapterError, LoraLabError
 from lora_lab.methods.api import detach
-from lora_lab.methods.attached import attached
 from lora_lab.methods.combined import as_config
 from lora_lab.runs.records import RecordState
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.store import CellResult, CellState, SweepStore
-from lora_lab.training.isolation import ADAPTER
 from lora_lab.training.resume import resume
 from lora_lab.training.run import Run
 from lora_lab.training.snapshot import RunState
@@ -82,7 +80,7 @@ def train_cell(
         return CellResult(cell.id, "failed", name, step, {}, seen, str(error))
     finally:
         with alone:
-            _take_off(lm, run)
+            _take_off(run)
 
 
 def _result(cell: Cell, run: Run, seen: Mapping[int, float], stopped: bool) -> CellResult | None:
@@ -98,12 +96,11 @@ def _result(cell: Cell, run: Run, seen: Mapping[int, float], stopped: bool) -> C
     return CellResult(cell.id, state, run.id, snapshot.step, dict(snapshot.metrics), seen)
 
 
-def _take_off(lm: LoadedModel, run: Run | None) -> None:
+def _take_off(run: Run | None) -> None:
     """Take the run's own adapter off: the next queued run may have its own there by now."""
-    adapter = run.adapter if run else None
-    if adapter is not None and attached(lm.model).get(ADAPTER) is adapter:
+    if run is not None and run.adapter is not None and run.is_attached:
         with contextlib.suppress(AdapterError):  # that run was faster
-            detach(lm.model, ADAPTER)
+            detach(run.model, run.adapter.name)
 
 
 def _finished(cell: Cell, store: SweepStore) -> CellResult | None:

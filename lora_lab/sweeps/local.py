@@ -19,6 +19,7 @@ from lora_lab.sweeps.cell_run import train_cell
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.store import CellResult, SweepStore, as_begun, seen_losses
 from lora_lab.tasks.sources import IN_MEMORY, task_source
+from lora_lab.training import at_exit
 from lora_lab.training.fingerprints import data_fingerprint
 from lora_lab.training.isolation import ADAPTER
 from lora_lab.training.run import Run
@@ -68,6 +69,7 @@ class Sweep:
     Attributes:
         cells: what is trained, in order.
         folder: where the plan, the results and the runs' folders are.
+        wait_at_exit: whether a script that ends meanwhile waits for it; else it stops.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Sweep:
         self.cells = as_begun(cells, folder)
         self.folder = folder
         self.asha = asha
+        self.wait_at_exit = True
         self._store = SweepStore(folder)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -93,6 +96,17 @@ class Sweep:
     def __repr__(self) -> str:
         seen = self.snapshot
         return f"<Sweep {self.folder.name}: {seen.state}, {len(seen.ended)} of {seen.total} cells>"
+
+    @property
+    def title(self) -> str:
+        """What lines for people call it."""
+        return f"sweep {self.folder.name}"
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the run that trains now rests until its `resume` is called."""
+        run = self._snapshot.run
+        return run is not None and run.is_paused
 
     @property
     def snapshot(self) -> SweepSnapshot:
@@ -115,6 +129,7 @@ class Sweep:
                 self._thread = threading.Thread(target=self._work, name="lora-lab sweep")
                 self._thread.daemon = True
                 self._publish(state="running")
+                at_exit.add(self)
                 self._thread.start()
         return self
 
@@ -161,6 +176,20 @@ class Sweep:
         """Return the runs on disk, for `analysis.sweep_map` and `analysis.compare_methods`."""
         return list_runs(self.folder)
 
+    def outcome(self) -> str:
+        """Return in one line how the sweep ended, and how to go on with it."""
+        seen = self.snapshot
+        if seen.state == "failed":
+            return f"{self.title}: {seen.problem}"
+        state = "was cut off" if seen.going else f"is {seen.state}"
+        again = "" if seen.state == "done" else "; the same call of sweep() goes on with it"
+        return f"{self.title} {state}: {len(seen.ended)} of {seen.total} cells{again}"
+
+    def become_copy(self, owner: int) -> None:
+        """Let go of the sweep: this process is a forked child of the one that trains it."""
+        self._lock, self._alone = threading.RLock(), threading.RLock()
+        self._publish(state="failed", problem=f"it trains in process {owner}", run=None, cell=None)
+
     def _work(self) -> None:
         try:
             state = self._train_all()
@@ -168,6 +197,8 @@ class Sweep:
             self._publish(state="failed", problem=f"the sweep failed: {error}", run=None, cell=None)
         else:
             self._publish(state=state, run=None, cell=None)
+        finally:
+            at_exit.discard(self)
 
     def _train_all(self) -> SweepState:
         ids = {cell.id for cell in self.cells}

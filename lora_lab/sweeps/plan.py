@@ -68,6 +68,8 @@ class SweepPlan:
         where = str(path)
         run_config = RunConfig.from_dict({k: v for k, v in values.items() if k not in _OWN}, where)
         try:
+            if run_config.start_from:
+                raise ConfigError("start_from is one run's; leave it out: a sweep's runs are fresh")
             space = Space(
                 grid=_methods(_mapping(values, "grid")),
                 random=_drawn_methods(_mapping(values, "random")),

@@ -6,17 +6,13 @@ worker looks at the flags at its boundaries, once an optimizer step.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 
 from lora_lab.errors import RunError
 from lora_lab.training.snapshot import RunState
-
-_GRACE_SECONDS = 10.0  # what the interpreter waits, when it ends, for a step to end
 
 
 class Control:
@@ -45,11 +41,23 @@ class Control:
         self._visitors = 0  # `paused()` blocks that are waiting for the model or using it
         self._resting = False  # the worker sits at a boundary and touches nothing
         self._thread: threading.Thread | None = None
+        self._owner: int | None = None  # the process that it runs in, if it is not this one
 
     @property
     def state(self) -> RunState:
         """The state now."""
         return self._state
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the worker rests, or is about to, until `resume` is called."""
+        return self._pause_wanted and not (self._stop_wanted or self._state.final)
+
+    def works(self) -> bool:
+        """Whether the worker is between two boundaries, as any other thread sees it."""
+        thread = self._thread
+        alive = thread is not None and thread is not threading.current_thread()
+        return alive and not (self._resting or self._state.final)
 
     # What any thread may call --------------------------------------------------------------------
 
@@ -74,7 +82,6 @@ class Control:
         with self._condition:
             if self._may_start():
                 self._enter(RunState.QUEUED)
-                _ALIVE.add(self)
 
     def begin(self, work: Callable[[], None]) -> bool:
         """Start a queued run; return whether it still was queued."""
@@ -137,7 +144,6 @@ class Control:
             self._stop_wanted = True
             if self._state is RunState.QUEUED:
                 self._enter(RunState.DONE)
-                _ALIVE.discard(self)
             else:
                 self._enter(RunState.STOPPING)
 
@@ -194,6 +200,16 @@ class Control:
             with self._condition:
                 self._leave()
 
+    def become_copy(self, owner: int) -> None:
+        """Be over: in a forked child no worker is there. Calls no `on_change`.
+
+        Args:
+            owner: the process that it runs in.
+        """
+        self._owner = owner
+        self._condition = threading.Condition(threading.RLock())  # a thread left there may have it
+        self._state, self._thread = RunState.FAILED, None
+
     # What only the worker calls ------------------------------------------------------------------
 
     @property
@@ -246,6 +262,8 @@ class Control:
             return False
         if self._state in (RunState.PAUSING, RunState.PAUSED):
             raise self._refusal("start", "call resume() to go on")
+        if self._owner is not None:
+            raise self._refusal("start", self._hint())
         if self._state is not RunState.IDLE:
             raise self._refusal("start", "a run trains once: call train() again")
         return True
@@ -255,7 +273,6 @@ class Control:
             target=self._live, args=(work,), name=f"lora-lab {self.name}", daemon=True
         )
         self._enter(RunState.RUNNING)
-        _ALIVE.add(self)
         self._thread.start()
 
     def _over(self) -> bool:
@@ -280,7 +297,6 @@ class Control:
         finally:
             with self._condition:
                 self._enter(end)
-                _ALIVE.discard(self)
             self._on_end()
 
     def _enter(self, state: RunState) -> None:
@@ -310,6 +326,8 @@ class Control:
             )
 
     def _hint(self) -> str:
+        if self._owner is not None:
+            return f"it is the copy of a run that trains in process {self._owner}; steer it there"
         if self._state is RunState.IDLE:
             return "call start() first"
         if self._state is RunState.QUEUED:
@@ -325,18 +343,3 @@ class Control:
 
 _WAITING = (RunState.IDLE, RunState.QUEUED)  # no worker is there yet
 _NOT_STEERED = (*_WAITING, RunState.STOPPING)
-_ALIVE: weakref.WeakSet[Control] = weakref.WeakSet()
-
-
-@atexit.register
-def _stop_all() -> None:
-    # A thread that the interpreter kills within a kernel aborts the process with a message.
-    # The queued ones first: else the end of one would start the next.
-    alive = sorted(_ALIVE, key=lambda control: control.state is not RunState.QUEUED)
-    for control in alive:
-        with contextlib.suppress(RunError):
-            control.stop()
-    end = time.monotonic() + _GRACE_SECONDS
-    for control in alive:
-        with contextlib.suppress(RunError):
-            control.wait(max(0.0, end - time.monotonic()))

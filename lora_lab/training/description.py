@@ -30,7 +30,8 @@ def describe(run: Run, base: str | None = None) -> dict[str, Any]:
         run: started or not.
         base: the base model's fingerprint, if it was taken before.
     """
-    lm, task, config = run.lm, run.task, run.config
+    lm, task, config, start = run.lm, run.task, run.config, run.start_from
+    sources = {"model": model_source(lm, task.head), "task": task_source(task)}
     return {
         "id": run.id,
         "model": dataclasses.asdict(lm.card),
@@ -50,7 +51,8 @@ def describe(run: Run, base: str | None = None) -> dict[str, Any]:
         "training": run.training.to_dict(),
         "processes": processes.count(),
         "versions": _versions(),
-        "sources": {"model": model_source(lm, task.head), "task": task_source(task)},
+        **({} if start is None else {"start_from": start.to_dict()}),
+        "sources": sources | ({} if start is None else {"start_from": str(start.folder)}),
         "fingerprints": {
             "base": base or base_fingerprint(lm.model),
             "data": data_fingerprint(task),

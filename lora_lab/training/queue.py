@@ -5,6 +5,7 @@ Two at once would share the processor and the device's memory: so it is asked fo
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from pathlib import Path
@@ -98,3 +99,14 @@ def _tell() -> None:
         if before is not None:
             run.publish(phase=f"queued behind run {before.id}")
         before = run
+
+
+def _forked() -> None:
+    """Have nothing train in a forked child: no thread of its parent's is there."""
+    global _lock, _training
+    _lock, _training = threading.RLock(), None
+    _waiting.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)

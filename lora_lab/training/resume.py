@@ -23,6 +23,7 @@ from lora_lab.runs.records import list_runs as list_runs  # by way of here, reco
 from lora_lab.runs.records import runs as runs
 from lora_lab.runs.run_file import one_line, read_configs, settings
 from lora_lab.runs.store import RunStore
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task, some
 from lora_lab.tasks.embedded.api import EMBEDDED
 from lora_lab.tasks.families.classification import in_order
@@ -33,6 +34,7 @@ from lora_lab.training import processes
 from lora_lab.training.checks import check
 from lora_lab.training.fingerprints import base_fingerprint, data_fingerprint
 from lora_lab.training.run import Run
+from lora_lab.training.start_from import Start, find_start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,6 +48,8 @@ def resume(
     tokenizer: PreTrainedTokenizerBase | None = None,
     output_dir: str | os.PathLike[str] = "runs",
     start: bool = True,
+    wait_at_exit: bool = True,
+    **changes: Any,
 ) -> Run:
     """Go on with a run from its last checkpoint, in its folder; returns at once.
 
@@ -53,6 +57,7 @@ def resume(
     run left alone. What metrics.jsonl and the spectra have of later steps is dropped. A run that
     was cut off before its first checkpoint begins again.
 
+    It keeps its settings and its data: with others, `train(…, start_from=run)` makes a new run.
     By another number of processes than it was begun by, it takes as many examples a step as before:
     what a process passes at a time, and how often, is changed accordingly.
 
@@ -66,6 +71,8 @@ def resume(
         tokenizer: of a model of your own.
         output_dir: where the folder of that id is.
         start: False leaves the run idle.
+        wait_at_exit: see `train`.
+        **changes: refused.
 
     Raises:
         RunError: there is no such run, it is done, it is running, it would fail the same way
@@ -75,27 +82,69 @@ def resume(
         ModelError, TaskError: the model or the data cannot be loaded any more.
     """
     record = find_run(run, output_dir)
+    _refuse_changes(record, changes)
     processes.from_main(lambda: _check_state(record))  # looking takes the lock for a moment
     _refuse_links(record.folder)
     checkpoint = checkpoints.newest(record.folder)
     methods, training = read_configs(record)
     training = processes.shared_out(training, _begun_by(record))
-    call = "resume(…, lm=model, tokenizer=tokenizer)"
-    lm = _load_model(record) if lm is None else as_loaded(lm, tokenizer, {}, call)
-    if not isinstance(task, Task):
-        task = _load_task(record, task)
-    check(lm, task)
-    _compare(record, lm, task)
-    methods = tuple(_as_begun(record, lm, config) for config in methods)
+    own, data = _as_they_were(record, lm, task, tokenizer)
     made = Run(
-        lm,
-        task,
-        methods,
+        own,
+        data,
+        tuple(_as_begun(record, own, config) for config in methods),
         training,
         store=RunStore(record.folder),
         resumes=checkpoint,
+        start_from=_start(record) if checkpoint is None else None,
+        wait_at_exit=wait_at_exit,
     )
     return made.start() if start else made
+
+
+def _anew(record: RunRecord, *changes: str) -> str:
+    """Return the call that makes a new run from the adapter of an old one."""
+    return f"ll.train({', '.join(['lm', 'task', f'start_from={record.id!r}', *changes])})"
+
+
+def _refuse_changes(record: RunRecord, changes: Mapping[str, Any]) -> None:
+    TrainingConfig.from_dict(changes)
+    for field, value in changes.items():
+        raise ConfigError(
+            f"a resumed run keeps its settings; {_anew(record, f'{field}={value!r}')} makes a new "
+            "run of it"
+        )
+
+
+def _as_they_were(
+    record: RunRecord,
+    lm: LoadedModel | PreTrainedModel | None,
+    task: Task | Data | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> tuple[LoadedModel, Task]:
+    call = "resume(…, lm=model, tokenizer=tokenizer)"
+    own = _load_model(record) if lm is None else as_loaded(lm, tokenizer, {}, call)
+    data = task if isinstance(task, Task) else _load_task(record, task)
+    check(own, data)
+    _compare(record, own, data)
+    return own, data
+
+
+def _start(record: RunRecord) -> Start | None:
+    """Return what a run started from that was cut off before its first checkpoint."""
+    sources = record.config.get("sources")
+    folder = sources.get("start_from") if isinstance(sources, dict) else None
+    if folder is None:
+        return None
+    if not isinstance(folder, str) or not processes.from_main(
+        lambda: signature.verify(record.config)
+    ):
+        raise RunError(
+            f"run {record.id} has no checkpoint yet, and was not begun by your LoRA Lab, so that "
+            f"the adapter {one_line(folder)!r} that it starts from is not opened unasked; start a "
+            "new run: ll.train(…, start_from=…)"
+        )
+    return find_start(folder)
 
 
 def _begun_by(record: RunRecord) -> int:
@@ -131,7 +180,10 @@ def _check_state(record: RunRecord) -> None:
     if state is RecordState.ELSEWHERE:
         raise RunError(f"run {record.id} is running in another process; stop it there first")
     if state is RecordState.DONE:
-        raise RunError(f"run {record.id} is done; call train() for a new run")
+        raise RunError(
+            f"run {record.id} is done; {_anew(record, 'max_steps=…')} makes a new run that goes on "
+            "from its adapter"
+        )
     summary = record.summary or {}
     if state is RecordState.FAILED and summary.get("repeats"):
         why = one_line(summary.get("problem", "its loss is no number"))
@@ -202,7 +254,7 @@ def _compare(record: RunRecord, lm: LoadedModel, task: Any) -> None:
     if known.get("data") != data_fingerprint(task):
         raise RunError(
             f"the training examples of {task.name} are not those of run {record.id} any more; put "
-            "the data back as they were, or start a new run"
+            f"the data back as they were, or {_anew(record)} makes a new run from its adapter"
         )
     order = _class_order(record)
     if order is not None and order != (now := in_order(lm.model.config, task.labels)):

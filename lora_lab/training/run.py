@@ -8,12 +8,11 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_lab._util.own_random import seeded
-from lora_lab.errors import RunError
+from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.api import attach, detach
 from lora_lab.methods.attached import attached, require_adapters
 from lora_lab.methods.base import Adapter
@@ -27,7 +26,7 @@ from lora_lab.runs.store import NullStore, RunStore
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.families.api import family_of
-from lora_lab.training import processes, queue
+from lora_lab.training import at_exit, own_adapter, processes, queue
 from lora_lab.training.checks import check, check_rows, check_settings
 from lora_lab.training.control import Control
 from lora_lab.training.data import RunData
@@ -36,29 +35,18 @@ from lora_lab.training.failures import explain, showable
 from lora_lab.training.fingerprints import base_fingerprint
 from lora_lab.training.isolation import ADAPTER
 from lora_lab.training.observer import copy_update
-from lora_lab.training.snapshot import RunState, Snapshot
+from lora_lab.training.outcome import RunResult, outcome_of, result_of
+from lora_lab.training.snapshot import Failure, RunState, Snapshot
+from lora_lab.training.start_from import Start
 from lora_lab.training.worker import Worker
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from lora_lab.models.load import LoadedModel
 
 _INIT_BATCHES = 16  # that an initialization from data gets to see
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a finished run leaves."""
-
-    id: str
-    folder: Path
-    adapter_folder: Path  # PEFT reads it
-    metrics: dict[str, float]  # loss_before loss_after bleu_before … or accuracy_before …
-    losses: tuple[tuple[int, float], ...]  # (step, nats per token, or a text with a class)
-    samples: tuple[Sample, ...]
-    seconds: float  # trained time, pauses left out
 
 
 class Run:
@@ -83,6 +71,8 @@ class Run:
         notes: what the libraries underneath logged, each line once.
         error: the exception of a failed run; tokens in its text are redacted.
         resumes: the checkpoint that it goes on from; None of a new run, and once it goes on.
+        start_from: the adapter that it starts from, if it is no fresh one.
+        wait_at_exit: whether a script that ends meanwhile waits for it; see `lora_lab.train`.
         steps_before: (step, loss) of the steps up to there.
     """
 
@@ -90,20 +80,21 @@ class Run:
         self,
         lm: LoadedModel,
         task: Task,
-        config: MethodConfig | Sequence[MethodConfig],
+        config: MethodConfig | Sequence[MethodConfig] | None,
         training: TrainingConfig,
         output_dir: str | os.PathLike[str] = "runs",
         name: str | None = None,
         *,
         store: RunStore | None = None,
         resumes: Checkpoint | None = None,
+        start_from: Start | None = None,
+        wait_at_exit: bool = True,
     ) -> None:
         check(lm, task)
         self.lm = lm
         self.task = task
-        self.config = as_config(config)
-        if task.head:  # it starts at random, whatever the method
-            self.config = as_config(with_head(lm.model, self.config.parts))
+        self.start_from = start_from
+        self.config = self._chosen(config)
         self.training = training
         check_settings(lm, task, self.configs, training)
         check_rows(lm, task, self.configs, training)
@@ -122,14 +113,20 @@ class Run:
         self.samples: tuple[Sample, ...] = ()
         self.losses: tuple[tuple[int, float], ...] = ()
         self.notes: list[str] = [*task.notes]
-        if task.head:
+        if start_from is not None:
+            self.notes.append(
+                f"starts from {start_from}; the optimizer, the schedule of the learning rate and "
+                "the order of the data begin anew"
+            )
+        elif task.head:
             self.notes.append(head_note(lm.model))
         self.notes += family_of(task, lm).notes(lm, task)
         self.error: Exception | None = None
+        self.wait_at_exit = wait_at_exit
         self._watch: str | None = None
         self._publishing = threading.Lock()
         self._snapshot = Snapshot(self.id, total_steps=training.max_steps, loss_unit=task.loss_unit)
-        self.control = Control(self.id, lambda state: self.publish(state=state), queue.start_next)
+        self.control = Control(self.id, self._enter, queue.start_next)
 
     def __repr__(self) -> str:
         seen = self.snapshot
@@ -150,6 +147,16 @@ class Run:
     def state(self) -> RunState:
         """The state now."""
         return self.control.state
+
+    @property
+    def title(self) -> str:
+        """What lines for people call it."""
+        return f"run {self.id}"
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it rests, or is about to, until `resume` is called."""
+        return self.control.is_paused
 
     @property
     def snapshot(self) -> Snapshot:
@@ -245,20 +252,23 @@ class Run:
         """
         if not self.wait(timeout):
             raise RunError(f"run {self.id} is still {self.state} after {timeout:g} s")
-        seen = self.snapshot
-        if seen.state is RunState.FAILED:
-            failure = seen.failure
-            text = f"{failure.message}; {failure.remedy}".rstrip("; ") if failure else "it failed"
-            raise RunError(f"run {self.id} failed: {text}") from self.error
-        return RunResult(
-            id=self.id,
-            folder=self.folder,
-            adapter_folder=self.folder / "adapter",
-            metrics=dict(seen.metrics),
-            losses=self.losses,
-            samples=self.samples,
-            seconds=seen.elapsed_seconds,
-        )
+        return result_of(self)
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the model has the run's own adapter, and not another one in its place."""
+        return own_adapter.is_attached(self)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Save the run's own adapter, in PEFT's format where it has one; return the folder.
+
+        As it is after the step under way; if the model has it no more, as the run left it. See
+        `save_adapter`.
+
+        Raises:
+            RunError: the run has no adapter, neither on the model nor on disk.
+        """
+        return own_adapter.save(self, Path(folder))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[PreTrainedModel]:
@@ -277,6 +287,21 @@ class Run:
             version = self._snapshot.version + 1
             self._snapshot = dataclasses.replace(self._snapshot, version=version, **changes)
 
+    def outcome(self) -> str:
+        """Return in one line how the run ended, and how to go on with it."""
+        return outcome_of(self)
+
+    def become_copy(self, owner: int) -> None:
+        """Let go of the run: this process is a forked child of the one that trains it."""
+        self._publishing = threading.Lock()  # a thread that is not here may have it
+        self.control.become_copy(owner)
+        line = f"it trains in process {owner}, of which this one is a forked copy"
+        self.publish(state=self.state, failure=Failure(line, "ask it there"))
+
+    def _enter(self, state: RunState) -> None:
+        self.publish(state=state)
+        (at_exit.discard if state.final else at_exit.add)(self)
+
     def _prepare(self) -> None:
         if self._again:
             log_bytes = 0 if self.resumes is None else int(self.resumes.state["log_bytes"])
@@ -286,7 +311,8 @@ class Run:
         try:
             base = base_fingerprint(self.model)
             with seeded(self.training.seed):
-                self.adapter = attach(self.model, self.config, ADAPTER, batches=self._batches())
+                self.adapter = self._attach()
+            self.adapter.run, self.adapter.trains = self.id, self.control.works
             if (watch := require_adapters(self.model).watch) is not None:
                 watch.tell = self.notes.append  # a warning would be printed into some cell
             if self._watch not in self.adapter.sites:
@@ -298,6 +324,22 @@ class Run:
         except BaseException:
             self.store.close()
             raise
+
+    def _chosen(self, given: MethodConfig | Sequence[MethodConfig] | None) -> MethodConfig:
+        """Return what is trained: what was asked for, or what the run starts from, with a head."""
+        config = None if given is None else as_config(given)
+        if self.task.head and config is not None:  # it starts at random, whatever the method
+            config = as_config(with_head(self.model, config.parts))
+        if self.start_from is not None:
+            return self.start_from.config_for(self.model, config)
+        if config is None:
+            raise ConfigError("no method is given; name one, such as LoraConfig()")
+        return config
+
+    def _attach(self) -> Adapter:
+        if self.start_from is not None and self.resumes is None:
+            return self.start_from.attach(self.model, self.config, ADAPTER)
+        return attach(self.model, self.config, ADAPTER, batches=self._batches())
 
     def _batches(self) -> list[dict[str, Tensor]] | None:
         """Return what an initialization that starts from data gets to see: the first of them."""
@@ -314,9 +356,10 @@ class Run:
         with self._explained():
             self.publish(phase="")
             self.control.rest()  # somebody may have the model since before its turn
-            if ADAPTER in attached(self.model):
+            if (before := attached(self.model).get(ADAPTER)) is not None:
                 detach(self.model, ADAPTER)
-                self.notes.append(f"took the adapter {ADAPTER!r} of the run before off the model")
+                whose = f"of run {before.run}" if before.run else "that was there"
+                self.notes.append(f"took the adapter {ADAPTER!r} {whose} off the model")
             with warnings.catch_warnings(record=True) as said:  # not printed into some cell
                 warnings.simplefilter("always")
                 self._prepare()
@@ -338,3 +381,8 @@ class Run:
     def description(self) -> dict[str, Any]:
         """Return what the run was made of, as plain JSON: model, task, configs, versions."""
         return describe(self)
+
+
+def runs_on(model: nn.Module) -> list[Run]:
+    """Return the runs that train a model, or wait for their turn to."""
+    return [job for job in at_exit.jobs() if isinstance(job, Run) and job.model is model]

@@ -66,6 +66,15 @@ def summary(worker: Worker, state: str, adapter_folder: Path) -> dict[str, Any]:
     }
 
 
+def end_notes(worker: Worker, state: str) -> list[str]:
+    """Return what there is to say of a run that ended before its last step."""
+    if state == "stopped" and not worker.step:
+        return ["stopped before its first step: no adapter is left, for it has learned nothing"]
+    left = worker.adapter.pending_schedule() if state != "done" else None
+    at = f"{state} at step {worker.step} of {worker.run.training.max_steps}"
+    return [f"{at}: {left}"] if left else []
+
+
 def exact_state(adapter: Adapter) -> dict[str, Tensor]:
     """Return live tensors: an adapter's state, and what its factors started from, if from W₀."""
     state = dict(adapter.state())

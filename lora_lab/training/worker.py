@@ -234,9 +234,7 @@ class Worker:
         finally:
             self.pace.stop()
             self.fit = None
-        saved_state.check_numbers(
-            self.model, self.adapter
-        )  # before its spectra are looked at, and saved
+        saved_state.check_numbers(self.model, self.adapter)  # before its spectra are looked at
         run.publish(**self._observe(now=True), eta_seconds=0.0)
 
     def _begin_records(self) -> None:
@@ -345,9 +343,10 @@ class Worker:
 
     def _save_end(self, state: str, **more: Any) -> None:
         run = self.run
-        if state != "done" and (left := self.adapter.pending_schedule()):
-            run.notes.append(f"{state} at step {self.step} of {run.training.max_steps}: {left}")
-        folder = run.store.save_adapter(self._write_adapter)
+        run.notes += saved_state.end_notes(self, state)
+        folder = run.folder / "adapter"
+        if self.step or state != "stopped":
+            run.store.save_adapter(self._write_adapter)
         run.store.write_json("samples.json", [sample.to_dict() for sample in run.samples])
         run.store.write_json("summary.json", {**saved_state.summary(self, state, folder), **more})
         run.losses = tuple(self.losses.all)

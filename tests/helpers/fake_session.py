@@ -49,7 +49,7 @@ class FakeSession(traitlets.HasTraits):
         if snapshot is not None:
             self.run = SimpleNamespace(snapshot=snapshot)
         self.anatomy, self.output_dir, self.bench = anatomy, Path("runs"), bench
-        self.live_adapter = SimpleNamespace(attached=None, adapter=None, nothing="", **live)
+        self.live_adapter = SimpleNamespace(latest=None, adapter=None, nothing="", **live)
         self.plan = plan or SimpleNamespace(observe=lambda *_: None)
         self.command = command
         self.throttle = MessageThrottle()

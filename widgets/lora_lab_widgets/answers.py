@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from lora_lab.methods.attached import activate, active, attached
+from lora_lab.methods.attached import activate, active
 from lora_lab.tasks.families.api import family_of
 from lora_lab.tasks.framing import CHAT
 from lora_lab.tasks.prompts import GenerationTask
-from lora_lab_widgets.live_adapter import ADAPTER
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
@@ -34,6 +33,7 @@ def answers(
     prompt: str,
     max_new_tokens: int,
     longest_text: int,
+    adapter: str | None,
 ) -> tuple[str, str | None]:
     """Return the base model's answer and the adapted one's; None where there is no adapter.
 
@@ -45,6 +45,7 @@ def answers(
         prompt: what was typed.
         max_new_tokens: of an answer in words.
         longest_text: tokens of a text under a head.
+        adapter: its name; None: there is none.
     """
     model = lm.model
     family = family_of(task, lm)(lm, task, longest_text)
@@ -55,6 +56,6 @@ def answers(
 
     before = active(model)
     try:
-        return answer(None), answer(ADAPTER) if ADAPTER in attached(model) else None
+        return answer(None), None if adapter is None else answer(adapter)
     finally:
         activate(model, before)

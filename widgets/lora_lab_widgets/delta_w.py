@@ -91,7 +91,7 @@ class DeltaW(ipywidgets.VBox):
 
     def update(self, tick: Tick) -> None:
         """Show what is new; quick, and nothing is sent when nothing is."""
-        if self._live.attached is not self._adapter:  # a queued run has begun
+        if self._live.latest is not self._adapter:  # a queued run has begun
             self._show_adapter()
         snapshot = tick.snapshot
         with self._lock:
@@ -113,9 +113,9 @@ class DeltaW(ipywidgets.VBox):
             self._map_due = 0.0
 
     def _show_adapter(self) -> None:
-        """Show the adapter that the model has now."""
+        """Show the adapter of the latest run."""
         with self._lock:
-            self._adapter = self._live.attached
+            self._adapter = self._live.latest
             adapter = self._live.adapter
             ranks = {} if adapter is None else {name: s.r for name, s in adapter.sites.items()}
             none_trained = adapter is not None or self._session.run is None

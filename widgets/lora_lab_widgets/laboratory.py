@@ -67,7 +67,7 @@ class Laboratory(ipywidgets.VBox):
         live, anatomy, folder = session.live_adapter, session.anatomy, session.output_dir
         self._views: dict[str, View] = {kind.key: kind(live, anatomy, folder) for kind in VIEWS}
         self._session = session
-        self._adapter = live.attached  # the one that was measured
+        self._adapter = live.latest  # the one that was measured
         self._view = self._views[VIEWS[0].key]
         self._jobs = Jobs()
         self._open = False
@@ -91,7 +91,7 @@ class Laboratory(ipywidgets.VBox):
     def update(self, tick: Tick) -> None:
         """Show what is new; quick, and nothing is sent when nothing is."""
         with self._lock:
-            if self._session.live_adapter.attached is not self._adapter:  # a queued run has begun
+            if self._session.live_adapter.latest is not self._adapter:  # a queued run has begun
                 self._forget()
             # Another run is on disk, or one has ended.
             self._form_due |= _moment(tick.snapshot) != _moment(self._snapshot)
@@ -112,7 +112,7 @@ class Laboratory(ipywidgets.VBox):
     def _forget(self) -> None:
         """Forget what was measured: the model has another adapter."""
         with self._lock:
-            self._adapter = self._session.live_adapter.attached
+            self._adapter = self._session.live_adapter.latest
             self._jobs.forget()
             self._follow()
 

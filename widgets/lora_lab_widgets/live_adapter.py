@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from lora_lab.checkpoint.saving import save_adapter
 from lora_lab.errors import AdapterError
-from lora_lab.methods.attached import attached
+from lora_lab.methods.attached import activate, active, attached
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.registry import method_of
 from lora_lab.spectra.update import SiteUpdate
 from lora_lab.tasks.chats import ChatTask
 from lora_lab.tasks.prompts import GenerationTask
+from lora_lab.training import own_adapter
 from lora_lab.training.observer import copy_update
-from lora_lab.training.run import Run
+from lora_lab.training.run import Run, runs_on
 from lora_lab.training.snapshot import RunState
 
 if TYPE_CHECKING:
@@ -27,10 +31,13 @@ if TYPE_CHECKING:
     from lora_lab_widgets.session import Session
 
 ADAPTER = "default"  # the name under which `train` attaches
+_switching = threading.Lock()  # two benches may have one model
 
 
 class LiveAdapter:
-    """The model and its adapter. All but `adapter` may take a while: call them on a thread.
+    """The model and the adapter of the latest run, which another may have displaced on the model.
+
+    All but `latest` and `adapter` may take a while: call them on a thread.
 
     Args:
         session: has the model, the latest run and the sweep that trains.
@@ -46,20 +53,21 @@ class LiveAdapter:
         return cast("Run | None", self._session.run)
 
     @property
-    def attached(self) -> Adapter | None:
-        """The adapter that the model has now, of whatever method."""
-        return attached(self.lm.model).get(ADAPTER)
+    def latest(self) -> Adapter | None:
+        """The latest run's adapter, of whatever method; before the first run the model's."""
+        run = self.run
+        return attached(self.lm.model).get(ADAPTER) if run is None else run.adapter
 
     @property
     def adapter(self) -> Adapter | None:
-        """The adapter that the model has now, if it has a ΔW = s·BA to look at."""
-        adapter = self.attached
+        """The same, if it has a ΔW = s·BA to look at."""
+        adapter = self.latest
         return adapter if adapter is not None and adapter.sites else None
 
     @property
     def nothing(self) -> str:
         """Why there is no `adapter`: none has been trained yet, or it learns no low-rank ΔW."""
-        adapter = self.attached
+        adapter = self.latest
         if adapter is None or adapter.sites:
             return "There is no ΔW yet: start a run first."
         return f"{adapter.method} has no low-rank ΔW = BA to look at; {_learns(adapter.config)}."
@@ -75,15 +83,55 @@ class LiveAdapter:
         few = list(task.validation[:count])
         return dataclasses.replace(task, validation=few) if writes else []
 
-    def at_rest(self) -> contextlib.AbstractContextManager[PreTrainedModel]:
-        """Hold the run, if there is one, between two steps: inside, the model may be used.
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[PreTrainedModel]:
+        """Hold every run on the model between two steps: inside, the model may be used.
 
         Of a sweep no cell begins or ends meanwhile.
         """
-        if sweep := self._session.training_sweep:
-            return sweep.paused()
-        run = self.run
-        return run.paused() if run else contextlib.nullcontext(self.lm.model)
+        with contextlib.ExitStack() as held:
+            if sweep := self._session.training_sweep:
+                held.enter_context(sweep.paused())
+            for run in runs_on(self.lm.model):
+                held.enter_context(run.paused())
+            yield self.lm.model
+
+    @contextlib.contextmanager
+    def in_force(self) -> Iterator[str | None]:
+        """Have the adapter active in the block and yield its name; None: there is none.
+
+        It is put back for that long if another one is in its place. Call it within `at_rest`.
+
+        Raises:
+            LoraLabError: it cannot be put back.
+        """
+        run, model = self.run, self.lm.model
+        if self.latest is None:
+            yield None
+            return
+        own = contextlib.nullcontext(ADAPTER) if run is None else own_adapter.on_model(run)
+        with _switching, own as name:
+            before = active(model)
+            activate(model, name)
+            try:
+                yield name
+            finally:
+                activate(model, before)
+
+    def save(self, folder: Path) -> Path:
+        """Write the adapter into a folder; return the folder.
+
+        Raises:
+            LoraLabError: there is none, or it is of a run that was not started here.
+        """
+        if (run := self.run) is not None:
+            return run.save(folder)
+        if (adapter := self.latest) is not None and adapter.run is not None:
+            raise AdapterError(
+                f"the adapter on the model is of run {adapter.run}, which this workbench has not "
+                "started; save it by its run: run.save(folder)"
+            )
+        return save_adapter(self.lm.model, folder, ADAPTER)
 
     def factors(self, site: str) -> SiteUpdate | None:
         """Return a copy of one site's ΔW; None while only the next snapshot can bring it."""

@@ -10,14 +10,13 @@ from lora_lab import reports
 from lora_lab.anatomy.heads import head_modules
 from lora_lab.budget.forecast import budget
 from lora_lab.configs import MethodConfig
-from lora_lab.methods.attached import attached
 from lora_lab.methods.head.adapter import with_head
 from lora_lab.methods.head.config import HeadConfig
 from lora_lab.runs.records import RunRecord
 from lora_lab.training.fingerprints import data_fingerprint
 from lora_lab.training.resume import resume
 from lora_lab.training.run import Run
-from lora_lab_widgets.live_adapter import ADAPTER, over
+from lora_lab_widgets.live_adapter import over
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy
@@ -80,6 +79,4 @@ def write_report(record: RunRecord, run: Run | None, anatomy: Anatomy) -> Path:
 
 def _whole(run: Run) -> bool:
     """Return whether a run is over and has its adapter, one of ΔW = BA, on the model still."""
-    adapter = run.adapter
-    on_model = adapter is not None and attached(run.model).get(ADAPTER) is adapter
-    return on_model and bool(adapter and adapter.sites) and over(run.state)
+    return run.is_attached and bool(run.adapter and run.adapter.sites) and over(run.state)

@@ -132,7 +132,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
     return {
         "id": record.id,
         "label": _short_label(record),
-        "what": f"{_name(record, 'model')} · {_name(record, 'task')}",
+        "what": f"{_name(record, 'model')} · {_name(record, 'task')}" + _from(record),
         "state": "queued" if queued else str(state),
         "step": _whole(last.get("step", summary.get("steps"))),
         "steps": _whole(_of(record, "training").get("max_steps")),
@@ -142,6 +142,10 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "resumable": free and (state in _RESUMED or repeats),
         "deletable": free,
     }
+
+
+def _from(record: RunRecord) -> str:
+    return f" · from {record.start_from[:200]}" if record.start_from else ""
 
 
 def _last_line(path: Path) -> Mapping[str, Any]:
@@ -275,6 +279,7 @@ def _details(record: RunRecord) -> dict[str, Any]:
         ("folder", str(record.folder)),
         ("model", f"{model.get('name', '?')} · {model.get('dtype', '')}"),
         ("task", f"{task.get('name', '?')}{' · synthetic' if task.get('synthetic') else ''}"),
+        ("starts from", record.start_from),
         ("metrics", _metrics(run.metrics)),
         ("trainable", format_count(trainable) if trainable else ""),
         ("peak memory", format_bytes(peak) if peak else ""),

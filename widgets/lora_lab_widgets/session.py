@@ -192,7 +192,7 @@ class Session(traitlets.HasTraits):
     def asked_task(self) -> Task:
         """The task whose framing a typed prompt gets."""
         adapter = self.live_adapter
-        return asked_as(adapter.task(), self.lm, adapter.attached is not None)
+        return asked_as(adapter.task(), self.lm, adapter.latest is not None)
 
     def answer(
         self, prompt: str, max_new_tokens: int, say: Callable[[str], None] = lambda _: None
@@ -206,6 +206,6 @@ class Session(traitlets.HasTraits):
         """
         say("waiting for the next step…")
         longest_text = int(self.plan.settings["max_length"])
-        with self.live_adapter.at_rest():
+        with self.live_adapter.at_rest(), self.live_adapter.in_force() as name:
             say("answering…")
-            return answers(self.lm, self.asked_task, prompt, max_new_tokens, longest_text)
+            return answers(self.lm, self.asked_task, prompt, max_new_tokens, longest_text, name)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from lora_lab.budget.forecast import budget
-from lora_lab.checkpoint.saving import save_adapter
 from lora_lab.configs import MethodConfig
 from lora_lab.models.given import as_loaded
 from lora_lab.models.load import LoadedModel
@@ -25,7 +24,6 @@ from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.header import Header
 from lora_lab_widgets.history import History
 from lora_lab_widgets.laboratory import Laboratory
-from lora_lab_widgets.live_adapter import ADAPTER
 from lora_lab_widgets.panel import Panel, PanelError, Theme
 from lora_lab_widgets.plan import Configs, PlanModel
 from lora_lab_widgets.rank_grid import RankGrid
@@ -162,9 +160,14 @@ class Workbench:
         return sweep
 
     def save(self, folder: str | Path) -> Path:
-        """Save the trained adapter, in PEFT's format where it has one; see `save_adapter`."""
-        with self.session.live_adapter.at_rest():
-            return save_adapter(self.lm.model, folder, ADAPTER)
+        """Save the latest run's adapter, in PEFT's format where it has one; see `Run.save`.
+
+        Before the first run it is the model's own, which `load_adapter` or `attach` put there.
+
+        Raises:
+            AdapterError, RunError: there is none.
+        """
+        return self.session.live_adapter.save(Path(folder))
 
     def __repr__(self) -> str:
         run = f", {self.run!r}" if self.run else ""

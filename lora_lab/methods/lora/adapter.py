@@ -15,7 +15,7 @@ from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.types import Site
 from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import ConfigError
-from lora_lab.methods.attached import original_weight
+from lora_lab.methods.attached import merges_for_good, original_weight, refuse_lost_base
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.computed_weights import (
     check_layer,
@@ -82,7 +82,7 @@ class LoraAdapter(Adapter):
     ) -> None:
         self.name = name
         self.config = self.lora = config
-        self.model = model
+        self.model, self._merges = model, merges_for_good(model)
         found = anatomy(model)
         whole = (*(config.modules_to_save or ()), *task_heads(model, config.task_type))
         whole += tied_ends(found.tied, whole) if config.ensure_weight_tying else ()
@@ -268,6 +268,7 @@ class LoraAdapter(Adapter):
 
     def base_weight(self, site_name: str) -> Tensor:
         """Return the frozen W₀ of a site, (out, in), also while merged or from a fused matrix."""
+        refuse_lost_base(self.model, self._merges)
         site = self.sites[site_name].site
         weight = self._weight(self._layers[site.module][0], site)
         return weight if site.number is None else weight[site.number]

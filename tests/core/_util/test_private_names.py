@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,19 @@ from accelerate.hooks import (
 from torch import nn
 from torch.nn.utils.weight_norm import WeightNorm
 
-from lora_lab._util import accelerate_private, torch_private, transformers_private
+from lora_lab._util import (
+    accelerate_private,
+    python_private,
+    torch_private,
+    transformers_private,
+)
 from lora_lab_widgets import subshell
 from tests.helpers.tiny_experts import logits, tiny_experts
 
 ROOT = Path(__file__).parents[3]
 FENCES = {
     "lora_lab/_util/accelerate_private.py",
+    "lora_lab/_util/python_private.py",
     "lora_lab/_util/torch_private.py",
     "lora_lab/_util/transformers_private.py",
     "widgets/lora_lab_widgets/subshell.py",
@@ -93,10 +101,33 @@ def test_the_search_finds_them() -> None:
 
 def test_every_function_behind_a_fence_is_tested_here() -> None:
     here = Path(__file__).read_text("utf-8")
-    for fence in (accelerate_private, torch_private, transformers_private):
+    for fence in (accelerate_private, python_private, torch_private, transformers_private):
         for name, value in vars(fence).items():
             if inspect.isfunction(value) and value.__module__ == fence.__name__:
                 assert f"{fence.__name__.rpartition('.')[2]}.{name}(" in here, name
+
+
+# --- Python --------------------------------------------------------------------------------------
+
+
+def test_a_hook_at_the_end_of_main_may_still_use_threads_and_pools() -> None:
+    code = """
+import atexit, threading
+from concurrent.futures import ThreadPoolExecutor
+from lora_lab._util import python_private
+
+def hook():
+    started = threading.Thread(target=print, args=("thread",))
+    started.start(); started.join()
+    print(pool.submit(lambda: "pool").result(), flush=True)
+
+python_private.when_main_ends(hook)
+atexit.register(print, "atexit")
+pool = ThreadPoolExecutor()
+pool.submit(int).result()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout.split(), done.stderr) == (["thread", "pool", "atexit"], "")
 
 
 # --- torch ---------------------------------------------------------------------------------------

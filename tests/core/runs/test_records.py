@@ -50,4 +50,4 @@ try:
 except Exception as error:
     print(error)
 """
-        assert "is done; call train() for a new run" in answer(code)
+        assert "is done; ll.train(lm, task, start_from=" in answer(code)

@@ -108,7 +108,7 @@ BAD = {
     "no methods": ({"configs": []}, "it must be a list of methods"),
     "a bad training": ({"training": {"max_step": 5}}, "no field 'max_step'; did you mean"),
     "a number for the training": ({"training": 5}, "training is 5; it must hold settings"),
-    "a number for a folder": ({"output_dir": 5}, "output_dir and name must be text"),
+    "a number for a folder": ({"output_dir": 5}, "output_dir, name and start_from must be text"),
     "a text for a number": ({"training": {"max_steps": "5"}}, "max_steps is '5'"),
     "a list for a device": (
         {"model": {"name": "x", "device": ["cpu"]}},

@@ -325,7 +325,7 @@ def test_done_runs_and_runs_of_other_processes_are_refused(tmp_path):
     with pytest.raises(RunError, match="is running here"):
         resume(run.folder, tiny_lm(), tiny_task())
     run.result(60)
-    with pytest.raises(RunError, match=r"is done; call train\(\) for a new run"):
+    with pytest.raises(RunError, match=r"is done; ll\.train\(lm, task, start_from="):
         resume(run.folder, tiny_lm(), tiny_task())
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom lora_lab.runs.lock import RunLock\n"

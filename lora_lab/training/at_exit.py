@@ -1,0 +1,138 @@
+"""What becomes of what trains when its process ends, or forks.
+
+A script whose last line starts a run is waited for. A notebook's kernel is not: whoever ends it
+gives it seconds. What is not waited for ends at its next step, with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from lora_lab._util.python_private import when_main_ends
+
+_LOOKS = 0.2  # seconds between two looks at what trains
+_GRACE_SECONDS = 10.0  # that a kernel gives a step to end in; it is killed soon after
+
+
+class Job(Protocol):
+    """What trains on a thread of its own: a run, or a sweep.
+
+    Attributes:
+        folder: its own; a sweep's holds those of its runs.
+        wait_at_exit: whether a script's end waits for it.
+    """
+
+    folder: Path
+    wait_at_exit: bool
+
+    @property
+    def title(self) -> str:
+        """What to call it, such as "run <id>"."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it rests until somebody calls its `resume`."""
+
+    def stop(self) -> None:
+        """End at the next step, saved. Doing it twice is no error."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is over; return whether it is."""
+
+    def outcome(self) -> str:
+        """Return in one line how it ended, and how to go on with it."""
+
+    def become_copy(self, owner: int) -> None:
+        """Be what a forked child has of it: it trains in the process `owner`, and only there."""
+
+
+_jobs: list[Job] = []  # queued or at work, in the order of their starts
+
+
+def add(job: Job) -> None:
+    """Look after a job from now on. Doing it twice is no error."""
+    if job not in _jobs:
+        _jobs.append(job)
+
+
+def discard(job: Job) -> None:
+    """Forget a job that is over. Doing it twice is no error."""
+    with contextlib.suppress(ValueError):
+        _jobs.remove(job)
+
+
+def jobs() -> tuple[Job, ...]:
+    """Return what is queued or at work, in the order of their starts."""
+    return tuple(_jobs)
+
+
+def _main_has_ended() -> None:
+    """Wait for what trains, or end it."""
+    known = _outermost()
+    deadline: float | None = None
+    if _in_notebook_kernel():
+        deadline = time.monotonic() + _GRACE_SECONDS
+    elif not _was_interrupted():
+        with contextlib.suppress(KeyboardInterrupt):
+            _wait()
+    with contextlib.suppress(KeyboardInterrupt):  # nobody wants to wait for the step, either
+        for job in reversed(known):  # the queued ones first: the end of one would start the next
+            job.stop()
+        for job in known:
+            job.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    for job in known:
+        _say(job.outcome())
+
+
+def _wait() -> None:
+    """Wait until nothing trains; what is not to be waited for is stopped, and ends at a step."""
+    told: list[Job] = []
+    while left := _outermost():
+        for job in [job for job in left if job not in told and job.wait_at_exit]:
+            told.append(job)
+            _say(f"waiting for {job.title}; Ctrl-C ends it at its next step, with a checkpoint")
+        for job in reversed(left):
+            if job.is_paused:
+                _say(f"{job.title} is paused, and nobody is left to resume it: it ends here")
+            if job.is_paused or not job.wait_at_exit:
+                job.stop()
+        left[0].wait(_LOOKS)
+
+
+def _outermost() -> list[Job]:
+    """Return what trains, without the runs of the sweeps among it."""
+    folders = {job.folder.resolve() for job in _jobs}
+    return [job for job in _jobs if job.folder.resolve().parent not in folders]
+
+
+def _in_notebook_kernel() -> bool:
+    """Whether this is a notebook's kernel, ipykernel's or another one that IPython knows."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def _was_interrupted() -> bool:
+    """Whether Ctrl-C ended the script."""
+    return getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody may listen any more
+        print(f"lora-lab: {line}", file=sys.__stderr__, flush=True)
+
+
+def _forked() -> None:
+    for job in _jobs:
+        job.become_copy(os.getppid())
+    _jobs.clear()
+
+
+when_main_ends(_main_has_ended)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)
