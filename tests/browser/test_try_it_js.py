@@ -37,6 +37,15 @@ def test_compare_sends_what_is_typed(esm_page: Make) -> None:
     assert esm.saves() == []
 
 
+def test_says_what_goes_around_the_prompt(esm_page: Make) -> None:
+    made = TryIt(lambda prompt, tokens: ("", ""), lambda: "the model's chat template")
+    esm = esm_page(made)
+    wanted = "one prompt, answered without and with the adapter; framing: the model's chat template"
+    expect(esm.view().get_by_text(wanted)).to_be_visible()
+    esm.set(framing="")
+    expect(esm.view().get_by_text("framing")).to_have_count(0)
+
+
 def test_shows_that_it_is_busy_and_then_both_answers(esm_page: Make) -> None:
     esm = esm_page(panel())
     esm.clear_log()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lora_lab.tasks.chat_template import Chat
+from lora_lab.errors import ConfigError, TaskError
+from lora_lab.tasks.chat_template import Chat, chat_tokens, prompt_text
 from lora_lab.tasks.chats import ChatTask
 from lora_lab.tasks.encoding import chat_prompt_ids, encode_chat
 from lora_lab.tasks.families.base import register_family
 from lora_lab.tasks.families.causal import Causal
+
+if TYPE_CHECKING:
+    from lora_lab.models.load import LoadedModel
 
 
 @register_family
@@ -18,6 +22,29 @@ class Chats(Causal):
 
     kind = ChatTask
     cut_note = "{cut} of {count} {part} chats were cut at their end to fit max_length={length}"
+
+    @classmethod
+    def check(cls, lm: LoadedModel, task: ChatTask) -> None:
+        """Refuse a model whose template does not take the first conversation."""
+        super().check(lm, task)
+        if task.train and lm.tokenizer is not None:
+            try:
+                chat_tokens(task.train[0], lm.tokenizer)
+            except TaskError as error:
+                raise ConfigError(str(error)) from error
+
+    @classmethod
+    def notes(cls, lm: LoadedModel, task: ChatTask) -> list[str]:
+        """Note tools that the template does not write."""
+        noted = super().notes(lm, task)
+        chat = next((chat for chat in task.train if chat.tools), None)
+        if chat is not None and lm.tokenizer is not None:
+            tools = (tool.get("function", tool) for tool in chat.tools)
+            text = prompt_text(chat, chat.last_answer, lm.tokenizer)
+            unsaid = [name for tool in tools if (name := str(tool.get("name"))) not in text]
+            if unsaid:
+                noted.append(f"the chat template does not write the tools ({', '.join(unsaid)})")
+        return noted
 
     def encode(self, examples: Sequence[Chat]) -> tuple[Sequence[Any], int]:
         """Return conversations as tokens; they are cut at their end."""

@@ -150,6 +150,22 @@ def test_a_run_notes_a_framing_that_is_no_matter_of_course(
     assert all(map(str.startswith, run.notes, noted))
 
 
+def test_tools_that_the_template_does_not_write_are_noted(tmp_path: Path) -> None:
+    task = ChatTask("c", True, [Chat(tuple(turns("q", "a")), ({"name": "double"},))], [])
+    run = ll.train(chat_lm(), task, CONFIG, output_dir=tmp_path, start=False)
+    assert run.notes == ["the chat template does not write the tools (double)"]
+    lm, room = chat_lm(template("qwen3_training")), {"max_length": 1000}
+    assert not ll.train(lm, task, CONFIG, output_dir=tmp_path, start=False, **room).notes
+
+
+def test_a_template_that_refuses_the_chats_is_told_at_the_call(tmp_path: Path) -> None:
+    chat = Chat(tuple(turns("q", "a", system="s")), where="c.jsonl: row 1")
+    line = r"c.jsonl: row 1: the chat template of .* refuses .* System role not supported"
+    with pytest.raises(ConfigError, match=line):
+        ll.train(chat_lm(template("gemma")), ChatTask("c", True, [chat], []), output_dir=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def test_an_end_that_the_data_has_is_no_part_of_the_right_answer() -> None:
     lm = tiny_lm()
     example = Example("a", "one two three four</s>", ("one two three four</s>",))
