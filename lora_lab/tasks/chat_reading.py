@@ -48,9 +48,17 @@ def chat_columns(
     if prompt is not None or completion is not None:
         named = tuple(str(name) for name in (prompt, completion) if name is not None)
         return named if any(name in found for name in named) else None
-    for usual in (*((name,) for name in _USUAL), ("prompt", "completion")):
-        if set(usual) <= set(found):
-            return usual
+    for usual in _USUAL:
+        if usual in found:
+            return (usual,)
+        if usual in table.column_names and usual.endswith("s"):
+            raise TaskError(
+                f"{table.source}: column {usual!r} holds no conversations ({table[usual][0]!r:.40} "
+                'in row 1); one is a list of turns, {"role": "user", "content": "…"}'
+            )
+    two = ("prompt", "completion")
+    if set(two) <= set(table.column_names) and set(two) & set(found):
+        return two
     if len(found) > 1:
         raise TaskError(
             f"{table.source}: columns {', '.join(found)} hold conversations; name one with "

@@ -97,6 +97,22 @@ def test_trls_prompts_and_completions(tmp_path: Path, options: dict[str, str]) -
     assert all(chat.prompt == 3 for chat in chats.values())
 
 
+@pytest.mark.parametrize("side", ["prompt", "completion"])
+def test_one_side_may_be_a_text(tmp_path: Path, side: str) -> None:
+    two = [{"prompt": turns(f"q{i}"), "completion": turns("", "b")[1:]} for i in range(4)]
+    rows = [{**row, side: row[side][0]["content"]} for row in two]
+    chats = read(written(tmp_path / "c.jsonl", rows))
+    assert all(list(chat.messages) == turns(key, "b") for key, chat in chats.items())
+    assert all(chat.prompt == 1 for chat in chats.values())
+
+
+@pytest.mark.parametrize("value", ["hello", [], [1], {"a": 1}])
+def test_messages_that_are_none_are_told(tmp_path: Path, value: Any) -> None:
+    path = written(tmp_path / "c.jsonl", [{"messages": value}] * 3)
+    with pytest.raises(TaskError, match=r"column 'messages' holds no conversations .* a list of"):
+        load_task(path)
+
+
 def test_conversations_in_a_csv_are_json(tmp_path: Path) -> None:
     import csv
 
