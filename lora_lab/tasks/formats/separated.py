@@ -21,6 +21,7 @@ _EXCEL = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # a first line that Excel w
 _BLANK_LINES = re.compile(r"\n[ \t]*\n")
 _NUMBER = re.compile(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?")
 _NEEDS_QUOTES = re.compile(r"[\t\r\n,]|^\s|\s$")  # Excel puts them around commas in a .tsv too
+_BLANK_QUOTED = re.compile(r' +".*"\s*\Z', re.DOTALL)
 _SHOWN = 40  # letters of a row
 
 Columns = list[list[str]]
@@ -104,8 +105,9 @@ class _File:
         one, end = re.escape(sep), r"\r*\n" if self._eol == "\n" else r"\r"
         letter = rf"[^{one}\r\n]" if len(sep) == 1 else rf"(?:(?!{one})[^\r\n])"
         plain = rf"{letter}*(?:(?!{end})\r{letter}*)*"
-        self._field = re.compile(rf'(?: *"([^"]*(?:""[^"]*)*)"|(?! *")({plain}))({one}|{end}|\Z)')
-        self._opens = re.compile(rf'(?:^|{one}) *"')
+        self._field = re.compile(rf'(?:"([^"]*(?:""[^"]*)*)"|(?!")({plain}))({one}|{end}|\Z)')
+        self._opens = re.compile(rf'(?:^|{one})"')
+        self._blank_opens = re.compile(rf'{one} +"')
         self._seldom_quoted = suffix != ".csv" and sep == "\t"
         self.first = next((row for _, row in self._records(quotes=False)), [])
 
@@ -114,6 +116,7 @@ class _File:
         columns = self._tab_columns() if self._seldom_quoted else self._columns()
         if not columns:
             raise TaskError(f"{self._source} is empty; it needs rows with named columns")
+        self._warn_of_blanks(columns)
         names, twice = list(map(str, range(len(columns)))), frozenset[str]()
         if self._named:
             names = [column.pop(0) or f"Unnamed: {at}" for at, column in enumerate(columns)]
@@ -123,6 +126,15 @@ class _File:
         named = zip(names, columns, strict=True)
         kept = {name: values for name, values in named if name not in twice}
         return Table(kept, self._source, ambiguous=twice)
+
+    def _warn_of_blanks(self, columns: Columns) -> None:
+        if self._seldom_quoted or not self._blank_opens.search(self._text):
+            return
+        if count := sum(bool(_BLANK_QUOTED.match(field)) for c in columns for field in c):
+            warn(
+                f"{self._source}: {count} fields have a blank in front of their quotes; blank and "
+                "quotes are read as part of the text (take the blank out where they are none)"
+            )
 
     def _tab_columns(self) -> Columns:
         if not re.search(r'(?:^|[\t\r\n])"', self._text):
