@@ -16,6 +16,7 @@ from lora_lab.methods.prompt_tuning.adapter import learned_tokens
 from lora_lab.tasks.chat_template import turn_end
 from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded, prompt_ids, task_prompt
 from lora_lab.tasks.framing import CHAT
+from lora_lab.tasks.greedy import decoding_by, greedy_settings
 from lora_lab.tasks.prompts import GenerationTask
 from lora_lab.tasks.seq2seq_encoding import prompts_ids
 
@@ -92,7 +93,7 @@ def _complete(
     should_stop: Callable[[], bool] | None,
 ) -> list[str] | None:
     """Complete one batch; None where it was stopped."""
-    from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+    from transformers import StoppingCriteria, StoppingCriteriaList
 
     class Stop(StoppingCriteria):
         stopped = False
@@ -111,23 +112,14 @@ def _complete(
         ids, mask = _padded_on_the_left(batch, pad), _padded_on_the_left(masks, 0)
         written_from = ids.shape[1]
     stop = Stop()
-    output = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        generation_config=GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            min_length=0,
-            pad_token_id=pad,
-            eos_token_id=_end_tokens(model, tokenizer, ends),
-            use_cache=True,
-        ),
-        stopping_criteria=StoppingCriteriaList([stop]),
-        **_cache(model),
-    )
+    with decoding_by(model, greedy_settings(model, tokenizer, max_new_tokens, ends)) as config:
+        output = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([stop]),
+            **_cache(model),
+        )
     if stop.stopped:
         return None
     texts = tokenizer.batch_decode(output[:, written_from:], skip_special_tokens=True)
@@ -169,15 +161,6 @@ def _cut(prompt: str | Sequence[int], tokenizer: PreTrainedTokenizerBase, room: 
         return prompt_ids(prompt, tokenizer, room)[0]
     start = list(prompt[:1]) if prompt[0] == tokenizer.bos_token_id else []
     return [*start, *prompt[max(len(start), len(prompt) - room + len(start)) :]]
-
-
-def _end_tokens(
-    model: Any, tokenizer: PreTrainedTokenizerBase, more: Collection[int]
-) -> list[int] | None:
-    """The token that training teaches, and those that the model itself ends with."""
-    own = model.generation_config.eos_token_id if model.generation_config else None
-    ends = {*(own if isinstance(own, (list, tuple)) else [own]), tokenizer.eos_token_id, *more}
-    return sorted(end for end in ends if end is not None) or None
 
 
 def task_ends(task: GenerationTask, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -61,7 +61,7 @@ def encode_pairs(
     end = need_end(tokenizer)
     examples = list(examples)
     prompts = prompts_ids([task.prompt_text(e.prompt) for e in examples], tokenizer, max_length)
-    before, behind = _frame(tokenizer, "text_target")
+    before, behind = frame(tokenizer, "text_target")
     if end not in behind:
         behind = [*behind, end]
     encoded: list[EncodedPair] = []
@@ -95,7 +95,7 @@ def prompts_ids(
     Raises:
         TaskError: special tokens leave no room for the text.
     """
-    before, behind = _frame(tokenizer, "text")
+    before, behind = frame(tokenizer, "text")
     room = max_length - len(before) - len(behind)
     if room < 1:
         raise TaskError(
@@ -154,7 +154,7 @@ def decoder_inputs(model: Any, labels: Tensor) -> Tensor:
     return shifted.masked_fill(shifted == IGNORED, pad)
 
 
-def _frame(
+def frame(
     tokenizer: PreTrainedTokenizerBase, side: Literal["text", "text_target"]
 ) -> tuple[list[int], list[int]]:
     """Return the special tokens that the tokenizer puts in front of a text, and behind it."""

@@ -43,6 +43,7 @@ class RunData:
             the same.
         samples: a few of them, with the answers known so far.
         scoring: how their answers are scored, metric by metric; see `Task.scoring`.
+        decoding: how the answers that are scored were written; {} before.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class RunData:
             self.held_out, self._encoded, _ = self._take(task.validation, count, "held-out")
         self.samples = tuple(Sample(*self.family.sample(e)) for e in self.held_out[:SAMPLES])
         self.scoring = task.scoring(self.held_out)
+        self.decoding: dict[str, Any] = {}
         self._note_scoring(task, notes)
 
     def _note_scoring(self, task: Task, notes: list[str]) -> None:
@@ -114,6 +116,7 @@ class RunData:
         Returns:
             {"loss": mean, and the task's metrics}, or None where `should_stop` ended it.
         """
+        self.decoding = self.family.decoding(self.held_out)
         found = self.family.evaluate(self.held_out, self._batches(), self._should_stop)
         if found is None:
             return None

@@ -62,6 +62,7 @@ def summary(worker: Worker, state: str, adapter_folder: Path) -> dict[str, Any]:
         "checkpoint_bytes": sum(file.stat().st_size for file in files),
         "metrics": worker.metrics,
         "scoring": worker.data.scoring,
+        "decoding": worker.data.decoding,
         "notes": list(worker.run.notes),
     }
 

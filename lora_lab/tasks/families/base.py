@@ -159,6 +159,10 @@ class Family(ABC):
         """Return the model's answers, fewer after a stop. Only of a family that `writes`."""
         raise NotImplementedError
 
+    def decoding(self, examples: Sequence[Any]) -> dict[str, Any]:  # noqa: ARG002
+        """Return how answers to examples are written, for the record; {} where none are."""
+        return {}
+
     @abstractmethod
     def sample(self, example: Any) -> tuple[str, tuple[str, ...]]:
         """Return what people read of an example: what the model sees, and the right answers."""

@@ -21,6 +21,7 @@ from lora_lab.tasks.encoding import Encoded, collate, encode_all, pad_id, task_p
 from lora_lab.tasks.families.base import Evaluation, Family, Measured, register_family
 from lora_lab.tasks.framing import CHAT, LINE
 from lora_lab.tasks.generation import generate, task_ends
+from lora_lab.tasks.greedy import greedy_settings
 from lora_lab.tasks.own_loss import summed_loss
 from lora_lab.tasks.prompts import GenerationTask
 
@@ -113,17 +114,26 @@ class Causal(Family):
     def write(self, examples: Sequence[Any], should_stop: Callable[[], bool]) -> list[str]:
         """Complete the prompts greedily."""
         prompts = [self._prompt(example) for example in examples]
+        written = self._written(prompts, self._longest_answer(examples), should_stop)
+        return list(map(without_thoughts, written)) if self.task.template == CHAT else written
+
+    def _longest_answer(self, examples: Sequence[Any]) -> int:
+        """Return how many tokens an answer may have."""
         lengths = [
             len(self.tokenizer(reference, add_special_tokens=False)["input_ids"])
             for example in examples
             for reference in self.task.reference(example)
         ]
         longest = math.ceil(_LONGER * max(lengths)) + 1
-        if self.task.template != CHAT:
-            return self._written(prompts, min(longest, self.max_length), should_stop)
-        longest += frame_length(self.tokenizer)
-        written = self._written(prompts, min(longest, self.max_length), should_stop)
-        return list(map(without_thoughts, written))
+        if self.task.template == CHAT:
+            longest += frame_length(self.tokenizer)
+        return min(longest, self.max_length)
+
+    def decoding(self, examples: Sequence[Any]) -> dict[str, Any]:
+        """Return how answers are decoded, as transformers' GenerationConfig has it."""
+        ends = task_ends(self.task, self.tokenizer)
+        longest = self._longest_answer(list(map(self._without_end, examples)))
+        return greedy_settings(self.model, self.tokenizer, longest, ends)
 
     def sample(self, example: Any) -> tuple[str, tuple[str, ...]]:
         """Return the prompt as the model sees it, and every right completion."""
