@@ -47,8 +47,8 @@ def read_separated(
             closed; no rows.
     """
     start = 0
-    if sep is None and (line := _EXCEL.match(text)):
-        sep, start = line[1], line.end()
+    if line := _EXCEL.match(text):
+        sep, start = sep or line[1], line.end()
     if sep is not None:
         return _File(text, source, suffix, columns, _checked(sep, source), start).table()
     found: list[Table] = []

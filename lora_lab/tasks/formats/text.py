@@ -35,8 +35,13 @@ def decode(data: bytes, encoding: str | None, source: str) -> str:
     mark = next((name for bom, name in _MARKS.items() if data.startswith(bom)), None)
     name = encoding or mark or "utf-8"
     try:
-        text = data.decode(name)
         canonical = codecs.lookup(name).name
+        if mark is not None and not canonical.startswith(mark):
+            raise TaskError(
+                f"{source} begins with the mark of {mark}, so that it is not {name}; leave out "
+                "encoding"
+            )
+        text = data.decode(name)
     except LookupError as error:
         raise TaskError(
             f"{source}: no encoding of text is called {name!r}; such are 'utf-8', 'cp1252', "
@@ -44,10 +49,6 @@ def decode(data: bytes, encoding: str | None, source: str) -> str:
         ) from error
     except UnicodeError as error:
         raise TaskError(_undecodable(data, name, error, source)) from error
-    if mark is not None and not canonical.startswith(mark):
-        raise TaskError(
-            f"{source} begins with the mark of {mark}, so that it is not {name}; leave out encoding"
-        )
     if mark is None and encoding is None:
         _refuse_unmarked_utf16(data, source)
     if mark is None and not canonical.startswith("utf") and not data.isascii():

@@ -193,6 +193,12 @@ def test_blanks_before_a_quote_are_told() -> None:
         read('p,c\n"a", "b, c"\n')
 
 
+def test_the_line_that_excel_heeds_is_no_row() -> None:
+    assert rows(read("sep=;\np;c\na;b\n", sep=";")) == [["a", "b"]]
+    with pytest.raises(TaskError, match=r"row 1 \(line 3\)"):
+        read("sep=;\np;c\na\n")
+
+
 def test_a_separator_in_the_texts_is_none() -> None:
     assert rows(read("p,c\na; b,c; d\n")) == [["a; b", "c; d"]]
     assert rows(read('"p; q",c\na,b\n')) == [["a", "b"]]

@@ -68,6 +68,7 @@ def test_one_byte_encodings() -> None:
         (b"a", "klingon", "no encoding of text is called 'klingon'"),
         (b"a", "hex", "no encoding of text is called 'hex'"),
         ("é".encode("utf-8-sig"), "latin-1", "begins with the mark of utf-8.*leave out encoding"),
+        ("é".encode("utf-16"), "utf-8", "begins with the mark of utf-16, so that it is not utf-8"),
         ("plain text".encode("utf-16-le"), None, "every other byte is 0; .*'utf-16-le'"),
         ("plain text".encode("utf-16-be"), None, "every other byte is 0; .*'utf-16-be'"),
     ],
