@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from lora_lab.tasks.base import Task, some
 from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.families.language_modeling import LanguageModelingTask
+from lora_lab.tasks.prompts import Example
 
 Severity = Literal["error", "warning", "note"]
 _SHOWN = 3  # numbers of rows that a finding names
@@ -67,6 +68,8 @@ def read(task: Task, example: Any) -> Read:
         return Read(example, "")
     if isinstance(task, ClassificationTask):
         return Read(task.input_text(example), example.label)
+    if isinstance(example, Example):  # its references are for scoring
+        return Read(example.prompt, example.completion)
     reference = task.reference(example)
     answer = reference[0] if isinstance(reference, tuple) and reference else reference
     turns = getattr(example, "messages", None)  # of a chat all turns tell it from another
@@ -151,7 +154,7 @@ def _repeated(task: Task, rows: Sequence[Read]) -> Iterator[Finding]:
         "warning",
         again,
         len(rows),
-        "{count} training examples stand there before",
+        "{count} training examples are copies of others",
         "leave the copies out, unless they are to weigh more",
     )
     classes = isinstance(task, ClassificationTask)
@@ -160,7 +163,7 @@ def _repeated(task: Task, rows: Sequence[Read]) -> Iterator[Finding]:
         "warning" if classes else "note",
         other,
         len(rows),
-        "{count} training examples have a text that stands there before with another "
+        "{count} training examples repeat a text of another one, with another "
         + ("class" if classes else "answer"),
         "decide for one class" if classes else "right where several answers are; else choose one",
     )

@@ -19,6 +19,7 @@ from lora_lab.tasks.base import Task
 from lora_lab.tasks.load import Data, as_task
 from lora_lab.training.run import Run
 from lora_lab.training.snapshot import Snapshot
+from lora_lab_widgets.data_look import DataLook
 from lora_lab_widgets.delta_w import DeltaW
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.header import Header
@@ -41,6 +42,7 @@ PANELS: dict[str, Callable[[Session], Panel]] = {
     "grid": RankGrid.of,
     "savings": Savings.of,
     "panel": RunPanel,
+    "data_look": DataLook,
     "delta_w": DeltaW,
     "laboratory": Laboratory,
     "try_it": TryIt.of,
@@ -81,6 +83,7 @@ class Workbench:
     grid: RankGrid
     savings: Savings
     panel: RunPanel
+    data_look: DataLook
     delta_w: DeltaW
     laboratory: Laboratory
     try_it: TryIt

@@ -46,8 +46,7 @@ def clean(count: int = 200, held_out: int = 20) -> GenerationTask:
 def changed(task: GenerationTask, changes: dict[int, dict[str, str]]) -> GenerationTask:
     rows = list(task.train)
     for place, fields in changes.items():
-        completion = fields.get("completion", rows[place].completion)
-        rows[place] = replace(rows[place], **fields, references=(completion,))
+        rows[place] = replace(rows[place], **fields)
     return replace(task, train=rows)
 
 
