@@ -25,6 +25,11 @@ def as_loaded(model: Any, tokenizer: Any, head: Mapping[str, Any], call: str) ->
         ConfigError: a model of the user's own without its tokenizer, or what is no model.
         ModelError: as `load_model`.
     """
+    if isinstance(tokenizer, (str, os.PathLike)):
+        raise ConfigError(
+            f"tokenizer is {str(tokenizer)!r}; load it, transformers.AutoTokenizer.from_pretrained("
+            f"{str(tokenizer)!r})"
+        )
     if isinstance(model, (str, os.PathLike)):
         model = load_model(os.fspath(model), **head)
     if isinstance(model, LoadedModel):

@@ -16,6 +16,7 @@ from lora_lab.methods.base import Adapter
 from lora_lab.methods.registry import method_of
 from lora_lab.spectra.update import SiteUpdate
 from lora_lab.tasks.chats import ChatTask
+from lora_lab.tasks.families.language_modeling import LanguageModelingTask
 from lora_lab.tasks.prompts import GenerationTask
 from lora_lab.training import own_adapter
 from lora_lab.training.observer import copy_update
@@ -79,7 +80,7 @@ class LiveAdapter:
     def examples(self, count: int) -> Task | Sequence[Example]:
         """Return that task with so many held-out examples; none if it has classes."""
         task: Any = self.task()
-        writes = isinstance(task, (GenerationTask, ChatTask))
+        writes = isinstance(task, (GenerationTask, ChatTask, LanguageModelingTask))
         few = list(task.validation[:count])
         return dataclasses.replace(task, validation=few) if writes else []
 

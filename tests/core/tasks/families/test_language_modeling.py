@@ -19,7 +19,7 @@ from lora_lab.tasks.families.language_modeling import LanguageModeling
 from lora_lab.tasks.metrics import metric_of
 from lora_lab_widgets import Workbench
 from tests.helpers.tiny_classes import tiny_classifier
-from tests.helpers.tiny_run import tiny_lm
+from tests.helpers.tiny_run import tiny_lm, until
 from tests.helpers.tiny_seq2seq import tiny_seq2seq
 from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
 
@@ -107,6 +107,20 @@ def test_the_workbench_continues_a_text(tmp_path: Path) -> None:
     assert bench.try_it.prompt == ("Held out " * 9)[:100]
     bench.start().result(60)
     assert isinstance(bench.session.answer("Text", 4)[1], str)
+    (record,) = ll.list_runs(tmp_path)
+    assert "perplexity" in bench.session.report(record).read_text(encoding="utf-8")
+    assert bench.session.live_adapter.examples(1).validation == ["Held out " * 9]
+
+
+def test_a_run_of_texts_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    settings = {"max_steps": 12, "max_length": 32, "save_steps": 4, "eval_examples": 0}
+    alone = ll.train(tiny_lm(), task_of(), output_dir=tmp_path, **settings).result(60)
+    run = ll.train(tiny_lm(), task_of(), output_dir=tmp_path, **settings)
+    until(lambda: run.snapshot.step >= 5 or run.state.final)
+    run.stop()
+    run.result(60)
+    again = ll.resume(run.folder, tiny_lm(), task_of())
+    assert again.result(60).losses == alone.losses
 
 
 def test_a_column_of_answers_beside_the_text_is_told() -> None:
