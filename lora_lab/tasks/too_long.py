@@ -55,8 +55,9 @@ class Tally:
         if cut:
             said.append(family.cut_note.format(cut=cut, count=count, part=part, length=length))
         if self.left_out:
-            own = "what is learned of them alone is" if too_long == "cut" else "they are"
-            why = f"{own} longer than max_length={length}"
+            why = f"they are longer than max_length={length}"
+            if too_long == "cut":
+                why = f"what is learned of them leaves no room in max_length={length}"
             said.append(f"{self.left_out} of {count} {part} examples were left out: {why}")
         return f"{'; '.join(said)}; {self._remedy(most)}"
 

@@ -14,10 +14,11 @@ import yaml
 
 from lora_lab.cli import main
 from lora_lab.runs.records import RecordState, list_runs
+from lora_lab.tasks import load_task
 from lora_lab.training.run import Run
 from lora_lab.training.snapshot import RunState
-from tests.helpers.tiny_files import tiny_recipe
-from tests.helpers.tiny_run import until
+from tests.helpers.tiny_files import tiny_model_folder, tiny_recipe
+from tests.helpers.tiny_run import tiny_lm, until
 
 
 @pytest.fixture
@@ -52,6 +53,31 @@ def test_lines_on_stderr_and_the_result_on_stdout(run_file, tmp_path, capsys):
     assert "\x1b" not in err
     assert out.splitlines()[0].startswith("4 steps in ")
     assert out.splitlines()[-1] == f"adapter  {run.folder / 'adapter'}"
+
+
+def test_a_look_at_the_data_trains_nothing_and_needs_no_weights(run_file, tmp_path, capsys):
+    for weights in (tmp_path / "model").glob("*.safetensors"):
+        weights.unlink()
+    assert main(["train", str(run_file), "--look", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    task = load_task(str(tmp_path / "task.csv"), prompt="prompt", completion="completion")
+    look = task.look(tiny_lm(), max_length=32)
+    assert found == json.loads(json.dumps(look.to_json()))
+    assert main(["train", str(run_file), "--look"]) == 0
+    assert capsys.readouterr().out == f"{look}\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_look_at_classes(tmp_path, capsys):
+    model = tiny_model_folder(tmp_path / "model")
+    rows = "".join(f"text {n},{'spam' if n < 4 else 'ham'}\n" for n in range(80))
+    (tmp_path / "mail.csv").write_text(f"text,label\n{rows}")
+    task = {"name": str(tmp_path / "mail.csv"), "text": "text", "label": "label"}
+    run_file = tmp_path / "run.yaml"
+    run_file.write_text(yaml.safe_dump({"model": str(model), "task": task}))
+    assert main(["train", str(run_file), "--look"]) == 0
+    said = capsys.readouterr().out
+    assert "training examples have the same class, 'ham'" in said
 
 
 def test_a_terminal_gets_a_bar(run_file, monkeypatch, capsys):

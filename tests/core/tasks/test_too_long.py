@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +40,7 @@ def test_cut_keeps_every_answer_whole_and_says_once_what_was_done() -> None:
     found.training_examples()
     assert found._notes == [
         "4 of 17 training prompts were cut at their start to fit max_length=24; 3 of 17 training "
-        "examples were left out: what is learned of them alone is longer than max_length=24; "
+        "examples were left out: what is learned of them leaves no room in max_length=24; "
         "max_length=54 would do"
     ]
 
@@ -92,3 +94,24 @@ def test_more_rows_than_are_encoded_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     found = data(rows)
     assert texts(found) == expected
     assert found._notes == whole._notes
+
+
+def test_alpacas_rows_train_at_the_defaults(tmp_path: Path) -> None:
+    """Its instructions are longer than 128 tokens, and many of its outputs alone are."""
+    rows = [
+        {"instruction": f"Write {n} letters.", "input": "", "output": "x" * n}
+        for n in range(20, 220, 4)
+    ]
+    file = tmp_path / "alpaca_data.json"
+    file.write_text(json.dumps(rows))
+    task = ll.load_task(file)
+    run = ll.train(tiny_lm(), task, output_dir=tmp_path, max_steps=2, eval_examples=2)
+    run.result(120)
+    (note,) = (note for note in run.notes if "training" in note and "max_length" in note)
+    lengths = [len(e.prompt) + len(e.completion) + 1 for e in task.train]  # a token a byte
+    left = sum(len(example.completion) + 1 >= 128 for example in task.train)
+    assert note == (
+        f"{len(lengths) - left} of {len(lengths)} training prompts were cut at their start to fit "
+        f"max_length=128; {left} of {len(lengths)} training examples were left out: what is "
+        f"learned of them leaves no room in max_length=128; max_length={max(lengths)} would do"
+    )

@@ -11,7 +11,9 @@ class DataLookView extends PanelView {
     this.status = el("span", { class: "ll-dim", role: "status", "aria-live": "polite" });
     this.strip = errorStrip();
     this.lines = el("div", { class: "ll-look-lines" });
-    this.bars = el("div", { class: "ll-look-bars", role: "list", "aria-label": "examples by tokens" });
+    this.bars = el("div", {
+      class: "ll-look-bars", role: "list", "aria-label": "examples by tokens",
+    });
     this.findings = el("ul", { class: "ll-look-findings" });
     this.first = el("div", {
       class: "ll-look-first", tabindex: 0, role: "region", "aria-label": "the first example",

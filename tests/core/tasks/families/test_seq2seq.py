@@ -174,8 +174,8 @@ def test_cut_prompts_are_noted_and_long_completions_left_out(tmp_path):
     run.result(60)
     assert 0 < longer < 64
     assert (
-        f"{longer} of 64 training examples were left out: what is learned of them alone is longer "
-        "than max_length=8; max_length=10 would do"
+        f"{longer} of 64 training examples were left out: what is learned of them leaves no room "
+        "in max_length=8; max_length=10 would do"
     ) in run.notes
 
 
