@@ -150,6 +150,8 @@ def _items(
 
 def _written(value: Any) -> Any:
     """Return a number or a bool as it is written in the file; NaN is nothing."""
+    if type(value) is int:
+        return str(value)
     if isinstance(value, _Float):
         return value.text
     if isinstance(value, float) and math.isnan(value):
