@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import Config, need_count, need_positive
 
+_OF_DATA = {"prompt", "completion", "template", "text", "label", "target", "pair", "validation"}
 TRACKERS = ("trackio", "wandb", "tensorboard", "mlflow")  # transformers' names
 
 
@@ -66,6 +67,17 @@ class TrainingConfig(Config):
     too_long: Literal["cut", "drop", "error"] = "cut"
 
     added = frozenset({"too_long"})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping; see `Config.from_dict`."""
+        if columns := _OF_DATA.intersection(values):
+            name = min(columns)
+            raise ConfigError(
+                f"{name} says how data is read: load_task(…, {name}={values[name]!r}) takes it, "
+                "and what that returns is trained on"
+            )
+        return super().from_dict(values)
 
     @property
     def step_size(self) -> int:

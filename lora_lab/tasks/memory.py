@@ -67,6 +67,8 @@ def read_memory(given: Any, rows: int | None) -> InMemory:
             end that is known.
     """
     name = kind_of(given)
+    if hasattr(given, "read"):
+        raise TaskError(f"{name} is an open file; give its name")
     splits: Mapping[str, Any] = {"train": given}
     if _is_splits(given):
         splits = given

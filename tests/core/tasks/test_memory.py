@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import itertools
 import json
 from collections import namedtuple
@@ -191,6 +192,18 @@ def test_rows_without_a_text_are_left_out_and_counted(
     assert len(examples(task)) == 3
 
 
+@pytest.mark.parametrize("dtype", ["Int64", "Float64", "string", "boolean"])
+def test_pandas_own_kinds_of_columns_have_their_gaps(dtype: str) -> None:
+    texts = {"string": ["x", "y", None], "boolean": [True, False, None]}
+    column = pd.array(texts.get(dtype, [1, 2, None]), dtype=dtype)
+    with pytest.warns(UserWarning, match="1 of 3 rows without 'a' or 'b' are left out"):
+        task = load_task(
+            pd.DataFrame({"a": column, "b": ["p", "q", "r"]}), prompt="a", completion="b"
+        )
+    expected = {"string": {"x", "y"}, "boolean": {"True", "False"}}
+    assert {e.prompt for e in examples(task)} == expected.get(dtype, {"1", "2"})
+
+
 def test_a_key_that_some_rows_lack_is_missing_there() -> None:
     with pytest.warns(UserWarning, match="1 of 13 rows without"):
         load_task([*ROWS, {"prompt": "only"}], prompt="prompt", completion="completion")
@@ -221,6 +234,7 @@ def test_whole_numbers_that_pandas_made_floats_of_are_whole() -> None:
         ({"prompt": ["a"], "completion": ["b", "c"]}, "lengths .prompt 1, completion 2"),
         (7, "int holds no rows; give a list of dicts, a DataFrame"),
         (None, "NoneType holds no rows"),
+        (io.StringIO("a b\nc d\n"), "stream in memory is an open file; give its name"),
         ([{"prompt": object(), "completion": "x"}] * 2, "column 'prompt' holds objects, not text"),
         ([{"prompt": b"\xff", "completion": "x"}] * 2, "column 'prompt' holds bytess?, not text"),
         ([{"prompt": {"a": 1}, "completion": "x"}] * 2, "column 'prompt' holds dicts, not text"),

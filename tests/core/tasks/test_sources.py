@@ -48,6 +48,8 @@ def test_a_run_takes_rows_and_a_plain_model(tmp_path: Path) -> None:
         ll.train(lm.model, ROWS, output_dir=tmp_path, start=False)
     with pytest.raises(ConfigError, match="a Linear is no model; give a transformers model"):
         ll.train(torch.nn.Linear(2, 2), ROWS, tokenizer=lm.tokenizer)
+    with pytest.raises(ConfigError, match=r"load_task\(…, completion='a'\) takes it"):
+        ll.train(lm, ROWS, prompt="q", completion="a", output_dir=tmp_path)
     stream = ll.train(lm, forever, output_dir=tmp_path, start=False, **SETTINGS)
     assert len(stream.task.train) == 4
 
