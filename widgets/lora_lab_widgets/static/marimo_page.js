@@ -91,9 +91,10 @@ class Tree {
     await draw();
   }
 
-  /** Show a line; Python has escaped every name in it. */
+  /** Show a line: its text, in elements of two kinds with nothing but how they look. */
   write(node, model) {
-    node.innerHTML = model.get("value");
+    const { body } = new DOMParser().parseFromString(model.get("value"), "text/html");
+    node.replaceChildren(...[...body.childNodes].map(plain));
   }
 
   /** Fill a choice, and tell Python what is chosen. */
@@ -111,6 +112,14 @@ class Tree {
     });
     this.watch(model, "index", select);
   }
+}
+
+/** @param {any} node of a line, as it was parsed */
+function plain(node) {
+  if (!(node instanceof Element)) return node.textContent ?? "";
+  const look = ["class", "role", "style"].map((name) => [name, node.getAttribute(name)]);
+  const tag = node.localName === "span" ? "span" : "div";
+  return el(tag, Object.fromEntries(look), ...[...node.childNodes].map(plain));
 }
 
 // What the workbench sets of a layout.
