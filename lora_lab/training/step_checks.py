@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lora_lab.errors import RunError
 from lora_lab.methods.attached import attached_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.training import processes
@@ -62,6 +63,11 @@ class StepChecks:
         Returns:
             The losses and the tokens of all processes.
         """
+        if not tokens and processes.count() == 1:
+            raise RunError(
+                f"nothing is learned in step {step}: all labels of its batch are -100; raise "
+                "max_length, or leave out the rows without an answer"
+            )
         if not self._reached:
             self._check_gradients(step)
         # The only wait for the device in a step: all numbers in one transfer.

@@ -210,10 +210,9 @@ class _Loop:
         fit = self._fit
         if not all(module.training for module in self._modules):
             self._replicas.model.train()
-        with fit.meter.measure(batch["input_ids"].numel()):
+        with fit.meter.measure(batch["input_ids"].numel()), self._random.in_pass():
             inputs = {name: tensor.to(self._device) for name, tensor in batch.items()}
-            with self._random.forward():
-                loss, said = self._losses(self._replicas.model, inputs, items, passes)
+            loss, said = self._losses(self._replicas.model, inputs, items, passes)
             self._beside = said is not None
             self._checks.loss(loss)
             share: Tensor | float = 0.0

@@ -42,6 +42,7 @@ from lora_lab.training.isolation import (
     thread_settings,
 )
 from lora_lab.training.last_good import LastGood
+from lora_lab.training.learned import checksum, learned_notes
 from lora_lab.training.observer import Observer
 from lora_lab.training.progress import LossHistory, Pace
 from lora_lab.training.recorder import Recorder
@@ -160,10 +161,13 @@ class Worker:
         self._check_gpu_memory(*self.data.family.longest(examples))
         if self.data.held_out and before is None:
             self._evaluate_base()
+        begun = None if before or processes.sharded() else checksum(self.adapter)
         if not self._should_stop():
             self._train(examples)
         if not self._should_stop() and self.data.held_out:
             self._evaluate_adapted()
+        if not self._should_stop():
+            self.run.notes += learned_notes(self, moved=begun != checksum(self.adapter))
         self._enter("saving")
         self._save_end("stopped" if self._should_stop() else "done")
         self._enter("")

@@ -15,7 +15,6 @@ from lora_lab_widgets.figure_area import FigureArea
 from lora_lab_widgets.jobs import Jobs
 from lora_lab_widgets.lab_views import VIEWS, View
 from lora_lab_widgets.live_adapter import resting
-from lora_lab_widgets.marimo_page import ShownInMarimo
 from lora_lab_widgets.panel import MessagePanel, Theme, Tick
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class LaboratoryPanel(MessagePanel):
         self._answer(content)
 
 
-class Laboratory(ShownInMarimo, ipywidgets.VBox):
+class Laboratory(ipywidgets.VBox):
     """Seven views of ΔW, one at a time; closed until somebody opens it.
 
     `update` is called by the heartbeat. Nothing is sent but from there and while a message of the
@@ -80,7 +79,7 @@ class Laboratory(ShownInMarimo, ipywidgets.VBox):
         self._width = 1000
         self._snapshot: Snapshot | None = None
         self.panel = LaboratoryPanel(self._receive, form=self._closed_form())
-        self.figure_area = FigureArea(session.plotly)
+        self.figure_area = FigureArea()
         layout = {"width": "100%", "overflow": "hidden"}
         super().__init__([self.panel, self.figure_area], layout=layout)
         self.add_class("ll-panel")

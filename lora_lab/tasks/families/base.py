@@ -101,6 +101,11 @@ class Family(ABC):
         """How far above its first ones a training loss is beyond all noise; None: 10, in nats."""
         return None
 
+    @property
+    def chance(self) -> float | None:
+        """The loss of one who guesses without reading; None: not known."""
+        return None
+
     @abstractmethod
     def encode(self, examples: Sequence[Any]) -> tuple[Sequence[Mapping[str, Any]], int]:
         """Return examples as tokens, and how many of them were cut.

@@ -82,6 +82,11 @@ class Causal(Family):
             noted.append(f"framing: {task.framing}")
         return noted
 
+    @property
+    def chance(self) -> float | None:
+        """The loss of one who holds every token for equally likely, in nats."""
+        return math.log(self.model.get_input_embeddings().weight.shape[0])
+
     def encode(self, examples: Sequence[Any]) -> tuple[Sequence[Any], int]:
         """Return prompts with completions as tokens; prompts are cut at their start."""
         return encode_all(examples, self.task, self.tokenizer, self.max_length)

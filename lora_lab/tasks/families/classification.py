@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -76,12 +78,22 @@ class Classification(TextFamily):
     def notes(cls, lm: LoadedModel, task: ClassificationTask) -> list[str]:
         """Tell of classes that the model calls otherwise."""
         own, order = class_names(lm.model.config), in_order(lm.model.config, task.labels)
+        found = {example.label for example in task.train}
+        lone = [f"all training rows are of one class ({some(sorted(found))})"] * (len(found) == 1)
         if not own or list(own) == order:
-            return []
+            return lone
         if class_numbers(own, task.labels) is None:
-            return [f"the model's head is for {some(own)}; it is trained for {some(order)} instead"]
+            line = f"the model's head is for {some(own)}; it is trained for {some(order)} instead"
+            return [*lone, line]
         taken = [f"{label} for {name}" for label, name in zip(order, own, strict=True)]
-        return [f"the model's head has its own names: {some(taken)} is taken"]
+        return [*lone, f"the model's head has its own names: {some(taken)} is taken"]
+
+    @property
+    def chance(self) -> float | None:
+        """The loss of one who only knows how frequent the classes are, in nats: their entropy."""
+        counts = Counter(example.label for example in self.task.train).values()
+        total = sum(counts)
+        return -math.fsum(n / total * math.log(n / total) for n in counts)
 
     def target(self, example: LabeledText) -> int:
         """Return the number that the class has in the model."""

@@ -123,6 +123,11 @@ class LanguageModeling(Family):
         """Return how many tokens a block may have."""
         return positions(lm.model)
 
+    @property
+    def chance(self) -> float | None:
+        """The loss of one who holds every token for equally likely, in nats."""
+        return math.log(self.model.get_input_embeddings().weight.shape[0])
+
     def encode(self, examples: Sequence[str]) -> tuple[Sequence[Any], int]:
         """Return the texts end to end as blocks of `max_length` tokens; none is cut off."""
         end, start = need_end(self.tokenizer), [self.tokenizer.bos_token_id]

@@ -6,6 +6,7 @@ All of it is here: the examples, how tables are read, and how a model learns the
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,11 @@ class Regression(TextFamily):
         """Ten times what a head that says 0 costs: targets have any scale."""
         squares = [example.target**2 for example in self.task.train]
         return _DIVERGED * (math.fsum(squares) / len(squares) or 1.0)
+
+    @property
+    def chance(self) -> float | None:
+        """The loss of one who always says the mean: the targets' variance."""
+        return statistics.pvariance(example.target for example in self.task.train)
 
     def target(self, example: ScoredText) -> float:
         """Return the number; transformers' Trainer leaves out -100, so that one moves a little."""

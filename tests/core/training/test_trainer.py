@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lora_lab.configs import TrainingConfig
+from lora_lab.errors import RunError
 from lora_lab.training import failures
 from lora_lab.training.progress import MAX_POINTS, LossHistory, Pace
 from lora_lab.training.step import DeadAdapterError
@@ -205,3 +206,11 @@ def test_forgetting_frames_reaches_causes_and_contexts():
     assert all(reference() is not None for reference in held)
     failures.forget_frames(kept)
     assert [reference() for reference in held] == [None, None]
+
+
+def test_a_step_without_a_learned_token_is_named(tmp_path):
+    run = Recorded(tmp_path)
+    for row in run.fit.examples:
+        row["labels"] = [-100] * len(row["labels"])
+    with pytest.raises(RunError, match=r"nothing is learned in step 1: all labels .* are -100"):
+        run.run()
