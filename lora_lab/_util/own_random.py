@@ -37,10 +37,12 @@ class OwnRandom:
         self._seed = seed
         self._device = device or torch.device("cpu")
         self._generators: dict[str, torch.Generator] = {}
-        self._draws: bool | None = None  # whether the passes do; None: none was seen yet
-        self._unknown = False  # they do, in functions that are not in `_DRAWING`
+        self._first = True
+        self._draws = False  # the first passes did
+        self._unknown = False  # they did, in functions that are not in `_DRAWING`
         self._backward = False
-        self._again = 0  # blocks of the forward pass that are run a second time
+        self._replays = False  # blocks of the forward pass are run a second time
+        self._again = 0  # how many of them are being run
         for one in {torch.device("cpu"), self._device}:
             self.generator(one)
 
@@ -68,21 +70,13 @@ class OwnRandom:
             yield
 
     @contextlib.contextmanager
-    def in_pass(self) -> Iterator[None]:
-        """Have a forward and a backward pass draw from here.
+    def forward(self) -> Iterator[None]:
+        """Have the forward pass in the block draw from here; `backward` is to follow.
 
-        All operations of the first one are looked at. Those after it are taken to draw where it
-        drew: nowhere, which costs nothing, in functions that are known to, or elsewhere as well.
+        All operations of the first two passes are looked at. Those after them are taken to draw
+        where they drew: nowhere, which costs nothing, in functions that are known to, or elsewhere.
         """
-        first = self._draws is None
-        if first or self._unknown:
-            self._draws = self._draws or False
-            with _AnyOperation(self), _KnownFunctions(self) if first else contextlib.nullcontext():
-                yield
-        elif self._draws:
-            with _KnownFunctions(self, _AnyOperation(self)):
-                yield
-        else:
+        with self._looking():
             yield
 
     def backward(self, loss: Tensor) -> None:
@@ -93,9 +87,21 @@ class OwnRandom:
         """
         self._backward = True
         try:
-            loss.backward()
+            with self._looking() if self._first or self._replays else contextlib.nullcontext():
+                loss.backward()
         finally:
-            self._backward = False
+            self._backward = self._first = False
+
+    @contextlib.contextmanager
+    def _looking(self) -> Iterator[None]:
+        if self._first or self._unknown:
+            with _AnyOperation(self), _KnownFunctions(self, None):
+                yield
+        elif self._draws:
+            with _KnownFunctions(self, _AnyOperation(self)):
+                yield
+        else:
+            yield
 
     @contextlib.contextmanager
     def replayed(self, model: nn.Module) -> Iterator[None]:
@@ -115,6 +121,7 @@ class OwnRandom:
         inner = checkpoint.func if isinstance(checkpoint, functools.partial) else checkpoint
         if inner is torch.utils.checkpoint.checkpoint:
             more["preserve_rng_state"] = False  # which would write into torch's global ones
+        self._replays = True
         start: dict[str, Tensor] = {}
 
         @functools.wraps(block)
@@ -133,16 +140,9 @@ class OwnRandom:
 
         return checkpoint(run, *args, **more)
 
-    def draw(self, operation: Any, args: tuple, kwargs: dict[str, Any], known: bool) -> Any:
-        """Run an operation that draws; `known`: it is in a function that is known to."""
-        if self._backward and not self._again:
-            raise RunError(
-                "dropout in a block that is computed again in the backward pass, by checkpointing "
-                "that is not transformers' own: the second time it would drop other entries; call "
-                "model.gradient_checkpointing_enable() in its place, or set dropout to 0"
-            )
-        self._draws = True
-        self._unknown |= not known
+    def draw(self, operation: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Run an operation that draws."""
+        self._note(_here.known)
         device = next(
             (value.device for value in args if isinstance(value, Tensor)),
             torch.device(kwargs.get("device") or "cpu"),
@@ -153,8 +153,33 @@ class OwnRandom:
         if (with_generator := takes_generator(operation)) is not None:
             return with_generator(*args, **{**kwargs, "generator": generator})
         if operation is torch.ops.aten.native_dropout.default and device.type == "cpu":
-            return _dropout(*args, generator=generator)
+            return _native_dropout(*args, generator=generator)
         return _swapped(functools.partial(operation, *args, **kwargs), device, generator)
+
+    def quick(self, function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Return what dropout on the CPU returns, without a look at its operations.
+
+        None: it is some other function, or an odd case.
+        """
+        quick: dict[Any, Any] = {
+            functional.dropout: _dropout,
+            torch.native_dropout: _native_dropout,
+        }
+        make = quick.get(function)
+        if make is None or not args or args[0].device.type != "cpu":
+            return None
+        self._note(known=True)
+        return make(*args, **kwargs, generator=self.generator(args[0].device))
+
+    def _note(self, known: bool) -> None:
+        if self._backward and not self._again:
+            raise RunError(
+                "dropout in a block that is computed again in the backward pass, by checkpointing "
+                "that is not transformers' own: the second time it would drop other entries; call "
+                "model.gradient_checkpointing_enable() in its place, or set dropout to 0"
+            )
+        self._draws = True
+        self._unknown |= not known
 
     def _name(self, device: torch.device) -> str:
         same = device.type == self._device.type and device.index in (None, self._device.index)
@@ -180,7 +205,7 @@ class _AnyOperation(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if _draws(func, args, kwargs):
-            return self._random.draw(func, args, kwargs, _here.known)
+            return self._random.draw(func, args, kwargs)
         return func(*args, **kwargs)
 
 
@@ -192,7 +217,7 @@ class _KnownFunctions(TorchFunctionMode):
         operations: that looks at the operations then; None: somebody does already.
     """
 
-    def __init__(self, random: OwnRandom, operations: _AnyOperation | None = None) -> None:
+    def __init__(self, random: OwnRandom, operations: _AnyOperation | None) -> None:
         super().__init__()
         self._random = random
         self._operations = operations
@@ -203,6 +228,10 @@ class _KnownFunctions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in _DRAWING or kwargs.get("dropout_p") == 0:
             return func(*args, **kwargs)
+        if self._operations is not None:
+            found = self._random.quick(func, args, kwargs)
+            if found is not None:
+                return found
         before, _here.known = _here.known, True
         try:
             with self._operations or contextlib.nullcontext():
@@ -241,6 +270,22 @@ def _draws(operation: Any, args: tuple, kwargs: Mapping[str, Any]) -> bool:
 
 
 def _dropout(
+    input: Tensor,  # noqa: A002 - the names by which torch hands them on
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    generator: torch.Generator,
+) -> Tensor | None:
+    """Do what `torch.nn.functional.dropout` does on the CPU, bit for bit; None: in an odd case."""
+    if not training or p == 0 or not input.numel():
+        return input
+    if inplace or not 0 < p < 1:
+        return None
+    return input * torch.empty_like(input).bernoulli_(1 - p, generator=generator).div_(1 - p)
+
+
+def _native_dropout(
     x: Tensor, p: float, train: bool | None = True, *, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Do what `native_dropout` does on the CPU, bit for bit."""

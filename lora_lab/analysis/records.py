@@ -34,9 +34,16 @@ def shared_settings(record: RunRecord, free: Iterable[str]) -> dict[str, Any]:
         training["warmup_steps"] = warmup(training["max_steps"], training["warmup_steps"])
     return {
         "task": record.config["task"]["name"],
+        **_unnamed_rows(record),
         **{f"model {key}": model.get(key) for key in _MODEL},
         **{key: value for key, value in training.items() if key not in free},
     }
+
+
+def _unnamed_rows(record: RunRecord) -> dict[str, str]:
+    """Return a hash of rows that were in memory: all of them have one name."""
+    source = (record.config.get("sources") or {}).get("task") or {}
+    return {"rows": record.config["fingerprints"]["data"]} if source.get("in_memory") else {}
 
 
 def refuse_differences(settings: Sequence[Mapping[str, Any]], fix: str) -> None:

@@ -19,11 +19,13 @@ _USUAL = "messages", "conversations", "conversation"
 _BESIDE = "tools", "functions", "system", "chat_template_kwargs"  # of the whole conversation
 _ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "function_call"), "assistant"),
-    **dict.fromkeys(("tool", "function", "observation", "tool_response"), "tool"),
-    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
+    **dict.fromkeys(("function_call", "tool_call"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython"), "tool"),
+    **dict.fromkeys(("tool_response", "function_response"), "tool"),
+    "system": "system",
+    "developer": "developer",  # gpt-oss tells them apart
 }
-_ROLES["developer"] = "developer"  # gpt-oss tells them apart
 
 _AS_WRITTEN = re.compile(r"^list |\.(jsonl?|ndjson|csv|tsv)(\.gz)?$")
 
@@ -200,7 +202,7 @@ def _message(raw: Any, where: str) -> dict[str, Any]:
             f"{where} has the unknown role {said!r}; use system, user, assistant, tool"
         )
     content = _content(message.get("content"), where)
-    if said == "function_call":  # ShareGPT's
+    if said in ("function_call", "tool_call"):  # ShareGPT's
         message["tool_calls"], content = [_call(_json(content))], ""
     if calls := message.pop("function_call", None):  # OpenAI's older one
         message["tool_calls"] = [_call(calls)]

@@ -25,6 +25,7 @@ from lora_lab.tasks.table import Table
 NO_TEMPLATE = "template is for prompts with completions, and not for texts under a head or alone"
 _NESTED = re.compile(r"""\s*(\{\s*["']\w+["']\s*:|\[\s*["'{\]])""")
 _NUMBERS = frozenset({"id", "_id", "idx", "index", "uid", "uuid"})
+_NUMBERS |= {"Unnamed: 0", "__index_level_0__"}  # pandas' index
 _BESIDE = _NUMBERS | {"title", "source", "url", "category", "topic", "table_id", "phase"}
 
 # The texts of tatsu-lab's train.py and of databrickslabs' dolly, to the letter.

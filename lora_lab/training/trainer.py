@@ -210,9 +210,10 @@ class _Loop:
         fit = self._fit
         if not all(module.training for module in self._modules):
             self._replicas.model.train()
-        with fit.meter.measure(batch["input_ids"].numel()), self._random.in_pass():
+        with fit.meter.measure(batch["input_ids"].numel()):
             inputs = {name: tensor.to(self._device) for name, tensor in batch.items()}
-            loss, said = self._losses(self._replicas.model, inputs, items, passes)
+            with self._random.forward():
+                loss, said = self._losses(self._replicas.model, inputs, items, passes)
             self._beside = said is not None
             self._checks.loss(loss)
             share: Tensor | float = 0.0

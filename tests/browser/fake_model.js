@@ -14,6 +14,7 @@ class FakeModel {
     this.unsaved = {};
     this.saves = [];
     this.sent = [];
+    this.others = {}; // {id: what is called when that model changes}
     this.models = {}; // {id: its state, or a promise of it}: what other models the page has
   }
 
@@ -45,8 +46,13 @@ class FakeModel {
       send: (content) => model.sent.push(structuredClone(content)),
       widget_manager: {
         async get_model(id) {
-          const other = await model.models[id];
-          return { get: (name) => other[name] };
+          const other = await (model.models[id] ??= {});
+          const handlers = (model.others[id] ??= new Set());
+          return {
+            get: (name) => other[name],
+            on: (_event, callback) => handlers.add(callback),
+            off: (_event, callback) => handlers.delete(callback),
+          };
         },
       },
       on: (event, callback) => model.handlers.push({ event, callback, context }),
@@ -151,6 +157,13 @@ class Lab {
 
   get models() {
     return this.model.models;
+  }
+
+  /** Put values into another model of the page. */
+  give(id, values) {
+    const { models, others } = this.model;
+    models[id] = Object.assign(models[id] ?? {}, values);
+    for (const call of others[id] ?? []) call();
   }
 
   async start(esm, initial) {

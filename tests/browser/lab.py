@@ -71,7 +71,7 @@ class JupyterLab:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = {**_SETTINGS, "@jupyterlab/apputils-extension:themes": {"theme": theme}}
         self._settings = {**settings, **overrides}
-        self._port = _free_port()
+        self._port = free_port()
         self._log = (folder / "jupyter.log").open("w")
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -276,7 +276,7 @@ def _notebook(cells: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -35,7 +35,7 @@ def opened(make: Make, figure: go.Figure | None = None, source: str | None = Non
 
 def bring(esm: EsmPage, source: str, id_: str = "") -> None:
     esm.page.evaluate(
-        "([id, source]) => { lab.models[id] = { source }; }",
+        "([id, source]) => lab.give(id, { source })",
         [id_ or esm.get("library").removeprefix("IPY_MODEL_"), source],
     )
 
@@ -130,10 +130,8 @@ def test_two_views_share_one_library_and_leave_nothing_behind(esm_page: Make) ->
 
 
 def test_a_library_that_is_brought_later_draws_what_waits(esm_page: Make) -> None:
-    plot = Plot()
-    esm = esm_page(plot, {"figure": bars(1, 2).to_json()})
-    plot.bring()
-    assert plot.library is not None
-    bring(esm, figures.plotly_js(), plot.library.model_id)
-    esm.set(library=f"IPY_MODEL_{plot.library.model_id}")
+    esm = esm_page(Plot(), {"figure": bars(1, 2).to_json()})
+    esm.page.wait_for_timeout(200)
+    expect(esm.view().locator(".main-svg")).to_have_count(0)
+    bring(esm, figures.plotly_js())
     expect(esm.view().locator(".barlayer .point")).to_have_count(2)

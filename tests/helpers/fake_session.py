@@ -16,6 +16,7 @@ from lora_lab.tasks import load_task
 from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.message_throttle import MessageThrottle
 from lora_lab_widgets.plan import PlanModel
+from lora_lab_widgets.plot import PlotlyScript
 from tests.helpers.tiny_chat import tiny_chat_model
 
 
@@ -52,7 +53,7 @@ class FakeSession(traitlets.HasTraits):
         self.live_adapter = SimpleNamespace(latest=None, adapter=None, nothing="", **live)
         self.plan = plan or SimpleNamespace(observe=lambda *_: None)
         self.command = command
-        self.throttle = MessageThrottle()
+        self.throttle, self.plotly = MessageThrottle(), PlotlyScript()
 
     def watch(self) -> None:
         """Nobody hands out factors."""

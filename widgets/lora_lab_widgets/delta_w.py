@@ -22,6 +22,7 @@ from lora_lab.training.snapshot import RunState, Snapshot, Spectra
 from lora_lab_widgets.background import Background
 from lora_lab_widgets.grid_cells import cell_of, first_of
 from lora_lab_widgets.live_figure import LiveFigure
+from lora_lab_widgets.marimo_page import ShownInMarimo
 from lora_lab_widgets.message_throttle import Line, Picker, Place, at_once
 from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.site_map import SiteMap
@@ -38,7 +39,7 @@ SHARE = 0.02  # of the time that looking may take, at most
 NOTHING_YET = "The spectrum of ΔW and its overlap with W₀ show here when training has begun."
 
 
-class DeltaW(ipywidgets.VBox):
+class DeltaW(ShownInMarimo, ipywidgets.VBox):
     """A site to pick, its two figures, and the map of effective ranks.
 
     `update` is called by the heartbeat. What takes longer than a few milliseconds (W₀'s leading
@@ -69,7 +70,8 @@ class DeltaW(ipywidgets.VBox):
         self._picker = Picker(layout={"width": "200px"}, options=[("no site", "")])
         self._line = Line(_dim(NOTHING_YET))
         self._map = SiteMap(session.anatomy, layout=Place())
-        self._spectrum, self._overlap = LiveFigure("spectrum"), LiveFigure("overlap")
+        self._spectrum = LiveFigure("spectrum", session.plotly)
+        self._overlap = LiveFigure("overlap", session.plotly)
         columns = [self._spectrum, self._overlap, self._map]
         row = ipywidgets.Box(columns, layout={"display": "flex", "flex_flow": "row wrap"})
         row.layout.grid_gap = f"{GAP}px"

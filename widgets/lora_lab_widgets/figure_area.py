@@ -8,20 +8,23 @@ from typing import Any
 
 import ipywidgets
 
-from lora_lab_widgets.plot import Plot
+from lora_lab_widgets.plot import Plot, PlotlyScript
 
 
 class FigureArea(ipywidgets.VBox):
     """Shows one `go.Figure` at a time, and under it what it says in words.
 
+    Args:
+        library: plotly.js, shared with other figures.
+
     Attributes:
         figure: the one on show, None before the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, library: PlotlyScript | None = None) -> None:
         self.figure: Any = None
         self._pale = False
-        self._plot = Plot()
+        self._plot = Plot(library)
         self._words = ipywidgets.HTML(layout={"margin": "0"})
         self._words.add_class("ll-lab-words")
         super().__init__([self._plot, self._words], layout={"overflow": "hidden"})

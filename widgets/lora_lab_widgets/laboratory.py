@@ -15,6 +15,7 @@ from lora_lab_widgets.figure_area import FigureArea
 from lora_lab_widgets.jobs import Jobs
 from lora_lab_widgets.lab_views import VIEWS, View
 from lora_lab_widgets.live_adapter import resting
+from lora_lab_widgets.marimo_page import ShownInMarimo
 from lora_lab_widgets.panel import MessagePanel, Theme, Tick
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class LaboratoryPanel(MessagePanel):
         self._answer(content)
 
 
-class Laboratory(ipywidgets.VBox):
+class Laboratory(ShownInMarimo, ipywidgets.VBox):
     """Seven views of ΔW, one at a time; closed until somebody opens it.
 
     `update` is called by the heartbeat. Nothing is sent but from there and while a message of the
@@ -79,7 +80,7 @@ class Laboratory(ipywidgets.VBox):
         self._width = 1000
         self._snapshot: Snapshot | None = None
         self.panel = LaboratoryPanel(self._receive, form=self._closed_form())
-        self.figure_area = FigureArea()
+        self.figure_area = FigureArea(session.plotly)
         layout = {"width": "100%", "overflow": "hidden"}
         super().__init__([self.panel, self.figure_area], layout=layout)
         self.add_class("ll-panel")

@@ -11,7 +11,7 @@ from lora_lab import figures
 from lora_lab.analysis.site_view import SiteView
 from lora_lab_widgets.message_throttle import Line, Place, Throttled
 from lora_lab_widgets.panel import Theme
-from lora_lab_widgets.plot import Plot
+from lora_lab_widgets.plot import Plot, PlotlyScript
 
 HEIGHT = 190
 
@@ -21,12 +21,15 @@ class LiveFigure(Throttled, ipywidgets.VBox):
 
     Args:
         kind: "spectrum" or "overlap".
+        library: plotly.js, shared with other figures.
 
     Attributes:
         figure: the `go.Figure` on show, None before the first.
     """
 
-    def __init__(self, kind: Literal["spectrum", "overlap"]) -> None:
+    def __init__(
+        self, kind: Literal["spectrum", "overlap"], library: PlotlyScript | None = None
+    ) -> None:
         self._kind = kind
         self.figure: Any = None
         self._view: SiteView | None = None
@@ -34,7 +37,7 @@ class LiveFigure(Throttled, ipywidgets.VBox):
         self._stale = False
         self._width = 0
         self._head = Line(layout={"margin": "0"})
-        self._plot = Plot()
+        self._plot = Plot(library)
         super().__init__([self._head, self._plot], layout=Place(display="none", overflow="hidden"))
 
     def resize(self, width: int) -> None:

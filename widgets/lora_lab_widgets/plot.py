@@ -8,7 +8,6 @@ as long as it takes; a figure is the JSON that it draws.
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import anywidget
@@ -21,32 +20,47 @@ from lora_lab_widgets.panel import PanelWidget
 
 
 class PlotlyScript(anywidget.AnyWidget):
-    """plotly.js, 5 MB: one message a kernel, shared by all figures."""
+    """plotly.js, 5 MB: one message a workbench, shared by all of its figures.
+
+    Attributes:
+        source: plotly.js itself; empty until `bring`.
+    """
 
     _esm = "export default {};"
     source = traitlets.Unicode().tag(sync=True)
+
+    def bring(self) -> None:
+        """Send plotly.js, once: to a page that shows the rest already, and need not wait for it."""
+        if not self.source:
+            self.source = figures.plotly_js()
 
 
 class Plot(PanelWidget):
     """Shows one `plotly.graph_objects.Figure` at a time.
 
+    Args:
+        library: shared with other figures; by default its own.
+
     Attributes:
         figure: what is drawn, plotly's JSON; empty before the first one. Set it with `show`.
         config: of plotly.js.
-        library: plotly.js itself; None until `bring`.
+        library: plotly.js itself.
     """
 
     module = "plot"
     figure = traitlets.Unicode().tag(sync=True)
     config = traitlets.Dict().tag(sync=True)
-    library = traitlets.Instance(Widget, allow_none=True).tag(sync=True, **widget_serialization)
+    library = traitlets.Instance(Widget).tag(sync=True, **widget_serialization)
+
+    def __init__(self, library: PlotlyScript | None = None) -> None:
+        super().__init__(library=library or PlotlyScript())
 
     def bring(self) -> None:
-        """Send plotly.js, once: to a page that shows the rest already, and need not wait for it."""
-        if self.library is None:
-            with at_once(), self.hold_sync():
+        """Have plotly.js sent, if it was not yet."""
+        if not self.config:
+            with at_once():
                 self.config = figures.CONFIG
-                self.library = plotly_script()
+            self.library.bring()
 
     def show(self, figure: Any) -> None:
         """Draw a figure in place of the one on show."""
@@ -56,16 +70,3 @@ class Plot(PanelWidget):
     def summary(self) -> str:
         """Return whether there is a figure."""
         return "a figure" if self.figure else "empty"
-
-
-def plotly_script() -> PlotlyScript:
-    """Return the kernel's model of plotly.js; made when it is first asked for."""
-    global _script
-    with _making:
-        if _script is None or _script.comm is None:  # closed, as `Widget.close_all()` does
-            _script = PlotlyScript(source=figures.plotly_js())
-        return _script
-
-
-_making = threading.Lock()
-_script: PlotlyScript | None = None

@@ -21,6 +21,7 @@ from lora_lab_widgets.live_adapter import ADAPTER, LiveAdapter, over, resting
 from lora_lab_widgets.message_throttle import MessageThrottle
 from lora_lab_widgets.panel import Theme, Tick
 from lora_lab_widgets.plan import TRAINING, PlanModel
+from lora_lab_widgets.plot import PlotlyScript
 from lora_lab_widgets.resume import chosen_configs, resumed_run, write_report
 from lora_lab_widgets.run_files import write_run_file
 
@@ -47,6 +48,7 @@ class Session(traitlets.HasTraits):
         live_adapter: what may be read of the model's adapter, whether or not it trains.
         throttle: of the heartbeat's messages.
         bench: names this workbench on a page that shows several.
+        plotly: plotly.js, which its figures share.
     """
 
     run = traitlets.Any()
@@ -61,6 +63,7 @@ class Session(traitlets.HasTraits):
         self.live_adapter = LiveAdapter(self)
         self.throttle = MessageThrottle()
         self.bench = uuid.uuid4().hex
+        self.plotly = PlotlyScript()
         self.observe(lambda _: self.watch(), "site")
 
     @property

@@ -25,6 +25,7 @@ from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.header import Header
 from lora_lab_widgets.history import History
 from lora_lab_widgets.laboratory import Laboratory
+from lora_lab_widgets.marimo_page import MarimoPage
 from lora_lab_widgets.panel import Panel, PanelError, Theme
 from lora_lab_widgets.plan import Configs, PlanModel
 from lora_lab_widgets.rank_grid import RankGrid
@@ -109,6 +110,9 @@ class Workbench:
         self.panels = {name: make(self.session) for name, make in PANELS.items()}
         vars(self).update(self.panels)
         self.errors: dict[str, PanelError] = {}  # under the panels that could not be updated
+        # Made now, to be put in place when needed: marimo knows no widget that is made while a
+        # message is answered.
+        self._pairs = {name: _with_error(panel) for name, panel in self.panels.items()}
         self.panel.beat = self._beat
         self.box = self._layout()
 
@@ -211,6 +215,9 @@ class Workbench:
         box.add_class("ll-workbench")
         return box
 
+    def _display_(self) -> MarimoPage:
+        return MarimoPage(root=self.box)
+
     def _beat(self, snapshot: Snapshot | None, theme: Theme, width: int) -> None:
         """One heartbeat: bring every panel up to date, whatever befalls another."""
         tick = self.session.tick(snapshot, theme, width)
@@ -225,14 +232,19 @@ class Workbench:
                 self._error_under(name).set_trait("problem", problem)
 
     def _error_under(self, name: str) -> PanelError:
-        """Return the place under a panel for what went wrong in it; made when it is needed."""
+        """Return the place under a panel for what went wrong in it, shown from now on."""
         if name not in self.errors:
-            panel, error = self.panels[name], PanelError()
+            both = self._pairs[name]
+            panel, error = both.children
             columns = self.box.children[1]
             boxes = (self.box, columns, columns.children[-1])
             box = next(box for box in boxes if panel in box.children)
-            both = ipywidgets.VBox([panel, error])
-            both.add_class("ll-panel")
             box.children = [both if each is panel else each for each in box.children]
             self.errors[name] = error
         return self.errors[name]
+
+
+def _with_error(panel: Panel) -> ipywidgets.VBox:
+    both = ipywidgets.VBox([panel, PanelError()])
+    both.add_class("ll-panel")
+    return both

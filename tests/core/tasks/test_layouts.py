@@ -68,7 +68,7 @@ def seen(task: GenerationTask) -> list[tuple[str, str]]:
     return [(task.prompt_text(e.prompt), e.completion) for e in task.train]
 
 
-@pytest.mark.parametrize("more", [{}, {"text": "all of it"}, {"id": 7, "category": "x"}], ids=str)
+@pytest.mark.parametrize("more", [{}, {"text": "all of it"}, {"id": 7, "Unnamed: 0": 1}], ids=str)
 def test_alpaca_has_its_authors_two_templates(tmp_path: Path, more: dict[str, Any]) -> None:
     task = read(tmp_path, [row | more for row in ALPACA])
     templates = ["prompt_input" if row["input"] != "" else "prompt_no_input" for row in ALPACA]

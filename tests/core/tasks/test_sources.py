@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import lora_lab as ll
+from lora_lab.analysis.methods import compare_methods
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.tasks import load_task
@@ -70,6 +71,14 @@ def test_the_workbench_and_a_sweep_take_rows(tmp_path: Path) -> None:
     )
     with pytest.raises(RunError, match="a sweep of another model or task"):
         again.start()
+
+
+def test_runs_on_other_rows_are_not_compared(tmp_path: Path) -> None:
+    others = [{**row, "completion": "else"} for row in ROWS]
+    for rows in (ROWS, others):
+        ll.train(tiny_lm(), rows, output_dir=tmp_path, **SETTINGS).result(60)
+    with pytest.raises(RunError, match="these runs are not comparable: rows is"):
+        compare_methods(ll.list_runs(tmp_path))
 
 
 def test_a_run_on_rows_is_gone_on_with_when_they_are_given_again(tmp_path: Path) -> None:

@@ -22,9 +22,24 @@ export function themeOf(doc = document) {
     names.some((name) => body?.classList.contains(name));
   if (isOneOf("vscode-light", "vscode-high-contrast-light")) return "light";
   if (isOneOf("vscode-dark", "vscode-high-contrast")) return "dark";
+  if (isOneOf("dark", "dark-theme")) return "dark"; // marimo
   const colab = root.getAttribute("theme");
   if (colab === "dark" || colab === "light") return colab;
   return doc.defaultView?.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+}
+
+/**
+ * Have a place follow marimo's theme, which no style sheet in a shadow root can see; returns what
+ * ends it.
+ * @param {HTMLElement} place
+ */
+export function followTheme(place) {
+  if (!document.querySelector("marimo-filename")) return () => {};
+  const draw = () => place.style.setProperty("--ll-scheme", themeOf());
+  const observer = new MutationObserver(draw);
+  observer.observe(document.body, { attributeFilter: ["class"] });
+  draw();
+  return () => observer.disconnect();
 }
 
 /**
@@ -205,7 +220,11 @@ export function panel(View) {
     /** @param {{model: Model, el: HTMLElement, signal?: AbortSignal}} place */
     render({ model, el: host, signal }) {
       const view = new View(model, host);
-      const remove = () => view.remove();
+      const unfollow = followTheme(host);
+      const remove = () => {
+        unfollow();
+        view.remove();
+      };
       signal?.addEventListener("abort", remove, { once: true });
       return remove;
     },

@@ -2,7 +2,7 @@
 // A plotly figure that Python sends whole. plotly.js, 5 MB, comes once a page, as its own model.
 /** @import { Model } from "./_shared.js" */
 
-import { PanelView, el, panel } from "./_shared.js";
+import { PanelView, el, listen, panel } from "./_shared.js";
 
 const PLOTLY = Symbol.for("lora_lab.plotly"); // pages may hold several copies of this module
 
@@ -18,9 +18,13 @@ function plotly(model) {
   return globalThis[PLOTLY];
 }
 
+/** @param {Model} model of a figure; returns that of its plotly.js */
+function libraryOf(model) {
+  return model.widget_manager.get_model(model.get("library").slice("IPY_MODEL_".length));
+}
+
 async function load(model) {
-  const id = model.get("library").slice("IPY_MODEL_".length);
-  const library = await model.widget_manager.get_model(id);
+  const library = await libraryOf(model);
   // A script made a module: hosts with an AMD loader would take a script for one of theirs.
   const source = [
     "const module = { exports: {} }, { exports } = module, define = undefined;",
@@ -41,6 +45,7 @@ async function load(model) {
 class PlotView extends PanelView {
   build() {
     this.open = true;
+    this.ready = false; // plotly.js has come
     this.drawing = false;
     this.drawn = ""; // the figure on show, as JSON
     this.closers.push(() => this.close());
@@ -49,7 +54,7 @@ class PlotView extends PanelView {
 
   follow() {
     this.watch(() => this.redraw(), "figure");
-    this.watch(() => this.start(), "library");
+    this.start();
   }
 
   close() {
@@ -57,11 +62,18 @@ class PlotView extends PanelView {
     globalThis[PLOTLY]?.then((library) => library.purge(this.root)).catch(() => {});
   }
 
-  /** Load while the page is at rest, before training takes the cores. */
-  start() {
+  /** Load while the page is at rest, before training takes the cores; as soon as it has come. */
+  async start() {
+    const library = await libraryOf(this.model);
+    if (!this.open) return;
     const idle = globalThis.requestIdleCallback ?? ((task) => setTimeout(task, 200));
-    idle(() => this.open && this.model.get("library") && plotly(this.model).catch(() => {}));
-    this.redraw();
+    const begin = () => {
+      this.ready = Boolean(library.get("source"));
+      if (this.ready) idle(() => this.open && plotly(this.model).catch(() => {}));
+      this.redraw();
+    };
+    this.closers.push(listen(library, { "change:source": begin }));
+    begin();
   }
 
   /** One at a time, and only the newest: where a page is slow, what was overtaken is not drawn. */
@@ -77,7 +89,7 @@ class PlotView extends PanelView {
 
   hasNews() {
     const figure = this.model.get("figure");
-    return this.model.get("library") && figure && figure !== this.drawn;
+    return this.ready && figure && figure !== this.drawn;
   }
 
   /** @param {string} text the figure as JSON */
