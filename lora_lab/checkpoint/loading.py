@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.torch_modes import plain_modes
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.children import without_wrappers
 from lora_lab.anatomy.wrappers import modules_within, unwrapped
@@ -64,7 +65,8 @@ def load_adapter(
     content = read_content(model, Path(folder))
     check_classes(model, Path(folder))
     adapter = build(model, content.config, name)
-    content.fill(adapter)
+    with plain_modes():
+        content.fill(adapter)
     put_on(model, adapter, activate=False)
     require_adapters(model).statistics.replace(name, content.statistics)
     if activate:

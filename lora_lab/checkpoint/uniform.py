@@ -100,7 +100,10 @@ def _of_every_layer(adapter: LoraAdapter, every: Iterable[Site]) -> dict[str, Lo
             updates[path] = module_update(adapted[path])
         else:
             out = site.rows.groups * site.rows.group_size if site.rows else site.out_features
-            updates[path] = LowRankUpdate(torch.zeros(1, site.in_features), torch.zeros(out, 1))
+            updates[path] = LowRankUpdate(
+                torch.zeros(1, site.in_features, dtype=torch.float32),
+                torch.zeros(out, 1, dtype=torch.float32),
+            )
     return updates
 
 

@@ -11,8 +11,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lora_lab._util.format import a_kind
+from lora_lab._util.torch_modes import plain_modes
 from lora_lab.anatomy.wrappers import is_deepspeed, module_at, unwrapped
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import (
@@ -118,13 +120,25 @@ def build(
     config = as_config(config)
     data = [*batches] if batches is not None and config.needs_batches else None
     in_place = known.base_in_place() if known else contextlib.nullcontext()
+    refuse_inference_tensors(model)
     # What is made in inference mode could never be trained.
-    with in_place, unchanged_statistics(model), torch.inference_mode(False):
+    with in_place, unchanged_statistics(model), plain_modes():
         parts = [
             method_of(part).build(model, part, name, *([data] if part.needs_batches else []))
             for part in config.parts
         ]
         return parts[0] if len(parts) == 1 else Combination(config, parts, name)
+
+
+def refuse_inference_tensors(model: nn.Module) -> None:
+    """Raise `ConfigError` for a model that was made within `torch.inference_mode`."""
+    own = itertools.chain(model.named_parameters(), model.named_buffers())
+    for name, tensor in own:
+        if not is_lazy(tensor) and tensor.is_inference():
+            raise ConfigError(
+                f"{name} was made within torch.inference_mode(), so that nothing can be learned "
+                "through it; make or load the model outside of that block"
+            )
 
 
 def detach(model: nn.Module, name: str | None = None) -> None:
@@ -204,7 +218,7 @@ def merge(
     known.switch(None)
     known.statistics.become(name)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), plain_modes():
             layers = {path: make() for path, make in quantized.items()}
             for path, layer in layers.items():
                 check_finite(name, {f"{path}.weight": cast(Tensor, layer.weight)})

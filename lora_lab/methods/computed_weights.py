@@ -172,13 +172,15 @@ def check_forward(path: str, layer: nn.Module) -> None:
         return
     weight = cast(nn.Parameter, hold_weight(layer))
     random = torch.Generator().manual_seed(0)
-    change = torch.randn(weight.shape, generator=random).to(weight) * weight.detach().std()
+    change = (
+        torch.randn(weight.shape, generator=random, device="cpu").to(weight) * weight.detach().std()
+    )
     if isinstance(layer, nn.Linear):
-        x = torch.randn(2, 3, layer.in_features, generator=random).to(weight)
+        x = torch.randn(2, 3, layer.in_features, generator=random, device="cpu").to(weight)
         wanted = nn.functional.linear(x, change)
     else:
         size = (2 * k * d for k, d in zip(layer.kernel_size, layer.dilation, strict=True))
-        x = torch.randn(1, layer.in_channels, *size, generator=random).to(weight)
+        x = torch.randn(1, layer.in_channels, *size, generator=random, device="cpu").to(weight)
         wanted = convolve(layer, x, change)
     try:
         with torch.no_grad():

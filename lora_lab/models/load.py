@@ -13,6 +13,7 @@ import torch
 
 from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name
 from lora_lab._util.quiet import first_line, quiet_transformers
+from lora_lab._util.torch_modes import plain_modes
 from lora_lab.anatomy.heads import is_classifier
 from lora_lab.anatomy.model_config import build_on_meta
 from lora_lab.anatomy.vocabulary import check_vocabulary
@@ -182,7 +183,7 @@ def _read(
     name = place.name
     options = {"local_files_only": place.local_only, "trust_remote_code": False}
     try:
-        with quiet_transformers(), classifier.drawn_from(seed):
+        with quiet_transformers(), classifier.drawn_from(seed), plain_modes():
             model, report = loader.from_pretrained(
                 place.location,
                 config=config,

@@ -80,10 +80,12 @@ def collate_texts(batch: Sequence[EncodedText], pad: int) -> dict[str, Tensor]:
         input_ids, attention_mask (1 on tokens) and, where the texts have them, token_type_ids,
         each int64 of shape (batch, longest); labels, int64 or float32, of shape (batch,).
     """
+    labels = [item["labels"] for item in batch]
+    kind = torch.int64 if isinstance(labels[0], int) else torch.float32  # whatever the default is
     tensors = {
         "input_ids": padded((item["input_ids"] for item in batch), pad),
         "attention_mask": padded(([1] * len(item["input_ids"]) for item in batch), 0),
-        "labels": torch.tensor([item["labels"] for item in batch]),
+        "labels": torch.tensor(labels, dtype=kind),
     }
     if "token_type_ids" in batch[0]:
         tensors["token_type_ids"] = padded((item["token_type_ids"] for item in batch), 0)

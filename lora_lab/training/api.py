@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.torch_modes import plain_modes
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.models.given import as_loaded
@@ -72,17 +73,11 @@ def train(
     begun = None if start_from is None else find_start(start_from, output_dir)
     task = as_task(task, training_config.max_steps, processes.count() * training_config.step_size)
     lm = as_loaded(lm, tokenizer, task.head, "ll.train(model, …, tokenizer=tokenizer)")
-    run = Run(
-        lm,
-        task,
-        config or (LoraConfig() if begun is None else None),
-        training_config,
-        output_dir,
-        name,
-        start_from=begun,
-        wait_at_exit=wait_at_exit,
-    )
-    return run.start() if start else run
+    config = config or (LoraConfig() if begun is None else None)
+    own: Any = {"start_from": begun, "wait_at_exit": wait_at_exit}
+    with plain_modes():
+        run = Run(lm, task, config, training_config, output_dir, name, **own)
+        return run.start() if start else run
 
 
 def load(config: RunConfig) -> tuple[LoadedModel, Task]:

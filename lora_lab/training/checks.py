@@ -16,6 +16,7 @@ from lora_lab.anatomy.vocabulary import (
     vocabulary_line,
 )
 from lora_lab.errors import ConfigError, ModelError
+from lora_lab.methods.api import refuse_inference_tensors
 from lora_lab.methods.combined import method_name
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.registry import method_of
@@ -44,6 +45,7 @@ def check(lm: LoadedModel, task: Task) -> None:
         raise ConfigError(f"task {task.name} has no training examples")
     if any(parameter.is_meta for parameter in lm.model.parameters()):
         raise ConfigError(f"{lm.card.name} has no weights; load a model that has some")
+    refuse_inference_tensors(lm.model)
 
 
 def check_settings(

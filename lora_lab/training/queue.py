@@ -103,8 +103,9 @@ def _tell() -> None:
 
 def _forked() -> None:
     """Have nothing train in a forked child: no thread of its parent's is there."""
-    global _lock, _training
-    _lock, _training = threading.RLock(), None
+    global _lock
+    _lock = threading.RLock()
+    _training.clear()
     _waiting.clear()
 
 

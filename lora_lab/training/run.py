@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_lab._util.own_random import seeded
+from lora_lab._util.torch_modes import plain_modes
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.api import attach, detach
 from lora_lab.methods.attached import attached, require_adapters
@@ -310,7 +311,7 @@ class Run:
             processes.from_main(self.store.begin)
         try:
             base = base_fingerprint(self.model)
-            with seeded(self.training.seed):
+            with seeded(self.training.seed), plain_modes():
                 self.adapter = self._attach()
             self.adapter.run, self.adapter.trains = self.id, self.control.works
             if (watch := require_adapters(self.model).watch) is not None:

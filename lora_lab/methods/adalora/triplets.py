@@ -41,7 +41,8 @@ class AdaLoraSite(LoraSite):
         self, _config: LoraConfig, W: Tensor, r: int, _activations: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return Q and P, N(0, 0.02²)."""
-        Q, P = torch.empty(r, W.shape[1], device="cpu"), torch.empty(W.shape[0], r, device="cpu")
+        shapes = (r, W.shape[1]), (W.shape[0], r)
+        Q, P = (torch.empty(shape, device="cpu", dtype=torch.float32) for shape in shapes)
         return Q.normal_(std=_STD), P.normal_(std=_STD)
 
     def keep(self, A: Tensor, B: Tensor, learn_A: bool) -> None:  # noqa: ARG002

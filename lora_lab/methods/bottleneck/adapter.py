@@ -53,7 +53,8 @@ class Bottleneck(nn.Module):
             return nn.Parameter(tensor.to(like.device, dtype))
 
         # Drawn on the CPU, so that a seed gives the same adapter on every device.
-        down = torch.empty(r, d, device="meta" if like.is_meta else "cpu")
+        place_of = "meta" if like.is_meta else "cpu"
+        down = torch.empty(r, d, device=place_of, dtype=torch.float32)
         self.down = master(nn.init.kaiming_uniform_(down, a=math.sqrt(5)))
         self.down_bias = master(torch.zeros(r))
         self.up = master(torch.zeros(d, r))

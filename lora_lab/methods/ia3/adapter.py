@@ -32,7 +32,8 @@ class IA3Update(LayerUpdate):
         self.feedforward = vectors[0].feedforward
         self.rows = [None if self.feedforward else vector.site.rows for vector in vectors]
         # On the CPU, so that a seed gives the same numbers on every device.
-        starts = [torch.ones(v.size) if ones else torch.randn(v.size) for v in vectors]
+        make = torch.ones if ones else torch.randn
+        starts = [make(v.size, dtype=torch.float32) for v in vectors]
         self.vectors = nn.ParameterList([master(layer, start) for start in starts])
 
     def whole(self) -> Tensor:

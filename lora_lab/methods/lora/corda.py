@@ -79,7 +79,11 @@ def _covariance(rows: Tensor) -> tuple[Tensor, Tensor]:
     import torch
 
     C = rows.T @ rows / len(rows)
-    one, mean, damping = torch.eye(len(C), device=C.device), C.diagonal().mean(), _DAMPING
+    one, mean, damping = (
+        torch.eye(len(C), device=C.device, dtype=C.dtype),
+        C.diagonal().mean(),
+        _DAMPING,
+    )
     while True:
         damped = C + one * (mean * damping)
         inverse = torch.linalg.inv(damped)

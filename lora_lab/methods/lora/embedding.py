@@ -31,10 +31,9 @@ class EmbeddingSite(LoraSite):
     ) -> tuple[Tensor, Tensor]:
         """Return A zero and B ~ N(0, 1), as loralib does; with False both N(0, 1)."""
         width, words = W.shape
-        B = torch.randn(width, r, device="cpu")
-        random = config.init_lora_weights is False
-        A = torch.randn(r, words, device="cpu") if random else torch.zeros(r, words, device="cpu")
-        return A, B
+        B = torch.randn(width, r, device="cpu", dtype=torch.float32)
+        make = torch.randn if config.init_lora_weights is False else torch.zeros
+        return make(r, words, device="cpu", dtype=torch.float32), B
 
     def keep(self, A: Tensor, B: Tensor, learn_A: bool) -> None:
         """Make the parameters."""

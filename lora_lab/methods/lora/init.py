@@ -151,7 +151,8 @@ def _empty(weight: Tensor, r: int) -> tuple[Tensor, Tensor]:
     import torch
 
     out_features, in_features = weight.shape
-    return torch.empty(r, in_features, device="cpu"), torch.zeros(out_features, r, device="cpu")
+    drawn: Any = {"device": "cpu", "dtype": torch.float32}  # whatever the defaults are
+    return torch.empty(r, in_features, **drawn), torch.zeros(out_features, r, **drawn)
 
 
 def _kaiming(factor: Tensor) -> Tensor:

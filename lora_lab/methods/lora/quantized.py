@@ -23,8 +23,11 @@ def stand_in(layer: nn.Module, site: Site) -> Tensor:
     """
     if hold_weight(layer) is None:  # GPTQ's and AWQ's are called otherwise
         own = next(t for t in (*layer.parameters(), *layer.buffers()))
-        return torch.zeros(1, device=own.device).expand(site.out_features, site.in_features)
-    return torch.zeros(1, device=home(layer)).expand(site.out_features, site.in_features)
+        return torch.zeros(1, device=own.device, dtype=torch.float32).expand(
+            site.out_features, site.in_features
+        )
+    one = torch.zeros(1, device=home(layer), dtype=torch.float32)
+    return one.expand(site.out_features, site.in_features)
 
 
 def dequantized(path: str, layer: nn.Module) -> Tensor:
