@@ -138,22 +138,26 @@ def position_limit(model: nn.Module) -> int | None:
     named = _named_positions(model)
     if named is None:
         return None
+    if getattr(model.config, "model_type", "") in _TABLED:
+        return named
     behind = positions_behind(model)
-    found = [named] if getattr(model.config, "model_type", "") in _TABLED else []
     for path, part in model.named_modules():
-        leaf = path.rpartition(".")[2]
-        if isinstance(part, nn.Embedding) and _OF_PLACES.search(leaf):
+        table = isinstance(part, nn.Embedding) and _OF_PLACES.search(path.rpartition(".")[2])
+        if table and not hasattr(part, "make_weight"):  # FSMT's grows
             skipped = getattr(part, "offset", 0) if behind is None else behind + 1
-            found.append(part.num_embeddings - skipped)
-    return min((count for count in found if count >= named), default=None)
+            if part.num_embeddings - skipped >= named:  # else of another tower: an image's
+                return named
+    return None
 
 
 def _named_positions(model: nn.Module) -> int | None:
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     named = roles.first_int(text, "max_position_embeddings", "n_positions", "max_seq_len")
+    if named is None or named < 1:  # XLNet's says −1
+        return None
     behind = positions_behind(model)
-    return named if named is None or behind is None else named - behind - 1
+    return named if behind is None else named - behind - 1
 
 
 def positions_behind(model: nn.Module) -> int | None:

@@ -72,8 +72,14 @@ def budget(
         learned_tokens=fitting_tokens(anatomy, config, sequence_length),
     )
     if everything:
-        return _full_budget(price)
-    return assemble(price, _costs(anatomy, config, price), config.method)
+        found = _full_budget(price)
+    else:
+        found = assemble(price, _costs(anatomy, config, price), config.method)
+    limit = anatomy.shape.position_limit
+    if limit is None or sequence_length <= limit:
+        return found
+    line = f"it cannot be trained so: {sequence_length} tokens are more than its {limit} positions"
+    return replace(found, notes=(*found.notes, line))
 
 
 def _costs(anatomy: Anatomy, config: MethodConfig, price: dict[str, Any]) -> list[MethodCost]:

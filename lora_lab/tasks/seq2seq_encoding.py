@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks.encoding import IGNORED, need_end, need_tokenizer, padded
+from lora_lab.tasks.encoding import IGNORED, need_end, need_tokenizer, padded, texts_ids
 from lora_lab.tasks.prompts import Example, GenerationTask
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ def encode_pairs(
     before, behind = frame(tokenizer, "text_target")
     if end not in behind:
         behind = [*behind, end]
+    written = _plain_ids(tokenizer, "text_target", [e.completion for e in examples])
     encoded: list[EncodedPair] = []
-    for example, prompt in zip(examples, prompts, strict=True):
-        plain = _plain_ids(tokenizer, "text_target", example.completion)
+    for example, prompt, plain in zip(examples, prompts, written, strict=True):
         labels = [*before, *_unframed(plain, before, behind), *behind]
         if len(labels) > max_length:
             raise TaskError(
@@ -103,8 +103,8 @@ def prompts_ids(
             f"{len(before) + len(behind)} special ones; raise max_length"
         )
     found = []
-    for text in texts:
-        plain = _unframed(_plain_ids(tokenizer, "text", text), before, behind)
+    for ids in _plain_ids(tokenizer, "text", texts):
+        plain = _unframed(ids, before, behind)
         found.append(Prompt([*before, *plain[-room:], *behind], max(0, len(plain) - room)))
     return found
 
@@ -159,7 +159,7 @@ def frame(
 ) -> tuple[list[int], list[int]]:
     """Return the special tokens that the tokenizer puts in front of a text, and behind it."""
     whole = list(tokenizer(**{side: "a"})["input_ids"])
-    plain = _plain_ids(tokenizer, side, "a")
+    (plain,) = _plain_ids(tokenizer, side, ["a"])
     more = len(whole) - len(plain)
     at = next((i for i in range(more + 1) if whole[i : i + len(plain)] == plain), more)
     return whole[:at], whole[at + len(plain) :]
@@ -175,7 +175,7 @@ def _unframed(ids: list[int], before: list[int], behind: list[int]) -> list[int]
 
 
 def _plain_ids(
-    tokenizer: PreTrainedTokenizerBase, side: Literal["text", "text_target"], text: str
-) -> list[int]:
+    tokenizer: PreTrainedTokenizerBase, side: Literal["text", "text_target"], texts: Sequence[str]
+) -> list[list[int]]:
     # Marian and its like have other words on the side that is written.
-    return list(tokenizer(**{side: text}, add_special_tokens=False, verbose=False)["input_ids"])
+    return texts_ids(texts, tokenizer, side)

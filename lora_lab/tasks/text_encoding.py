@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks.base import shown
-from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded
+from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded, tokenized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -113,12 +113,14 @@ def _tokens(
     examples: Sequence[Any], tokenizer: PreTrainedTokenizerBase, max_length: int | None
 ) -> list[EncodedText]:
     pairs = [example.pair for example in examples if example.pair is not None]
-    found = tokenizer(
-        [example.text for example in examples],
-        pairs or None,
+    texts = [example.text for example in examples]
+    found = tokenized(
+        tokenizer,
+        [*texts, *pairs],
+        text=texts,
+        text_pair=pairs or None,
         truncation="longest_first" if max_length is not None else False,
         max_length=max_length,
-        return_attention_mask=False,
         verbose=False,  # a long text is cut below; that is noted, once
     )
     encoded: list[EncodedText] = [{"input_ids": row, "labels": 0} for row in found["input_ids"]]

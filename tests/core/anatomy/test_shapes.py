@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import transformers
 
 from lora_lab.anatomy import anatomy
 from tests.helpers.site_shapes import shape_of
-from tests.helpers.tiny_models import tiny, tiny_config
+from tests.helpers.tiny_architectures import tiny_architecture
+from tests.helpers.tiny_models import ARCHITECTURES, MORE_FUSED, tiny, tiny_config, tiny_inputs
 
 # name: (heads, key-value heads, head_dim) as the tiny configs say them
 HEADS = {
@@ -46,6 +49,24 @@ def test_grouped_queries_and_wide_heads(name: str) -> None:
     assert shape.num_layers == (5 if name == "t5" else 2)
     assert shape.vocab_size == (None if name == "vit" else 96)
     assert shape.max_positions == (None if name in ("t5", "vit") else 64)
+
+
+@pytest.mark.parametrize("name", [n for n in [*ARCHITECTURES, *MORE_FUSED] if n != "vit"])
+def test_a_model_fails_beyond_its_table_of_positions_and_nowhere_else(name: str) -> None:
+    model = tiny(name)
+    found = anatomy(model).shape
+    limit = found.position_limit
+    assert limit in (None, found.max_positions)
+    model(**tiny_inputs(model, length=limit or 64))
+    longer = tiny_inputs(model, length=(limit or 64) + 1)
+    with contextlib.nullcontext() if limit is None else pytest.raises((IndexError, RuntimeError)):
+        model(**longer)
+
+
+def test_a_number_in_the_config_is_no_limit_where_places_are_distances() -> None:
+    assert anatomy(tiny("t5", n_positions=512)).shape.max_positions is None
+    assert anatomy(tiny_architecture("mpnet")).shape.position_limit == 62  # a table besides
+    assert anatomy(tiny_architecture("xlnet")).shape.max_positions is None  # −1 in its config
 
 
 @pytest.mark.parametrize(("name", "tied"), [("llama", False), ("smollm", True), ("gpt2", True)])

@@ -307,11 +307,12 @@ def test_attaching_does_not_change_the_forecast() -> None:
 
 def test_the_table_is_plain_json_and_prices_any_ranks() -> None:
     model = anatomy(gpt2())
-    price = price_table(model, batch_size=8, sequence_length=128)
+    price = price_table(model, batch_size=8, sequence_length=32)
     again = json.loads(json.dumps(price))
-    assert evaluate_price(again, ranks(model, ALL)) == budget(model, ALL)
+    assert evaluate_price(again, ranks(model, ALL)) == budget(model, ALL, sequence_length=32)
     off = {site.name: 0 for site in model.grid_sites}
-    assert evaluate_price(price, off | ranks(model, Q_V)) == budget(model, Q_V)
+    planned = budget(model, Q_V, sequence_length=32)
+    assert evaluate_price(price, off | ranks(model, Q_V)) == planned
 
 
 def test_no_ranks_cost_the_weights_alone() -> None:

@@ -22,6 +22,18 @@ SIZES |= {"encoder_layers": 1, "decoder_layers": 1}
 HEADS = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
 
 
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_many_are_what_each_is_alone(kind: str) -> None:
+    texts = ["a", "", "longer than the others", " b ", "<s>c", "d</s>"]
+    examples = [Example(asked, written, ("",)) for asked in texts for written in texts]
+    tokenizer = framing_tokenizer(kind)
+    together, cut = encode_pairs(examples, TASK, tokenizer, 25)
+    assert together == [encode_pairs([e], TASK, tokenizer, 25)[0][0] for e in examples]
+    assert cut == sum(item["cut"] > 0 for item in together)
+    with pytest.raises(TaskError, match="has half of a character"):
+        encode_pairs([EXAMPLE, Example("a", "\ud83d", ("",))], TASK, tokenizer, 25)
+
+
 @pytest.mark.parametrize(
     ("kind", "before"), [("t5", ""), ("bart", "<s>")], ids=["T5's frame", "BART's frame"]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import random
@@ -349,3 +350,11 @@ def test_a_dry_run_counts_the_head_and_the_closed_form_leaves_it_out():
     assert both.optimizer - alone.optimizer == 4 * (2 * head + 2)  # two moments, two step counts
     plans = [budget(model, configs) for configs in ([LORA], [LORA, HeadConfig()])]
     assert plans[0].parameters_trainable == plans[1].parameters_trainable
+
+
+@pytest.mark.parametrize("field", ["text", "pair"])
+def test_half_of_a_character_is_named(tmp_path, field):
+    task = tiny_classes(pairs=True)
+    rows = [*task.train, dataclasses.replace(task.train[0], **{field: "so \ud83d"})]
+    with pytest.raises(TaskError, match=r"^'so \\ud83d' has half of a character"):
+        train(tiny_classifier(), dataclasses.replace(task, train=rows[-3:]), output_dir=tmp_path)
