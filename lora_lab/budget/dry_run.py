@@ -23,12 +23,14 @@ from lora_lab._util.dtypes import dtype_name
 from lora_lab._util.quiet import quiet_thread
 from lora_lab._util.torch_private import FakeTensorMode
 from lora_lab.anatomy.api import anatomy
+from lora_lab.anatomy.model_config import position_limit
 from lora_lab.budget import fake_model
 from lora_lab.budget.costs import Memory
 from lora_lab.budget.cuda import CudaStorages, cublas_workspace
 from lora_lab.budget.meter import LiveStorages, storage_bytes
 from lora_lab.budget.optimizers import OPTIMIZERS
 from lora_lab.budget.table import fitting_tokens, need_target, settings_text, tokens_text
+from lora_lab.errors import ConfigError
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig, need_count
@@ -139,6 +141,12 @@ def _checked(
     """Return the config, or say what of it or of the lengths the model cannot take."""
     if target_length is not None:
         need_target(target_length, bool(getattr(model.config, "is_encoder_decoder", False)))
+    most, longest = position_limit(model), max(sequence_length, target_length or 0)
+    if most is not None and longest > most:
+        raise ConfigError(
+            f"a sequence of {longest} tokens is longer than the {most} positions of "
+            f"{type(model).__name__}; use at most {most}"
+        )
     if config is None:
         return None
     config = as_config(config)

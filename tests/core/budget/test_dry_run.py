@@ -152,15 +152,23 @@ def test_settings_that_cannot_be(config: Any, options: dict[str, Any], message: 
         dry_run(tiny_config("llama"), config, **options)
 
 
+@pytest.mark.parametrize(("name", "most"), [("gpt2", 64), ("bert", 64), ("roberta", 63)])
+def test_a_sequence_beyond_the_models_positions_is_one_line(name: str, most: int) -> None:
+    assert dry_run(tiny_config(name), Q_V, batch_size=1, sequence_length=most).peak
+    for config in (Q_V, None):
+        with pytest.raises(ConfigError, match=f"longer than the {most} positions of .*at most"):
+            dry_run(tiny_config(name), config, sequence_length=most + 1)
+
+
 def test_models_that_cannot_be() -> None:
     with pytest.raises(ModelError, match="needs a transformers model, config or name, not Linear"):
         dry_run(nn.Linear(3, 3))
     with pytest.raises(ModelError, match="needs a transformers model, config or name, not int"):
         dry_run(3)
     with pytest.raises(ConfigError, match="has no gradient checkpointing"):
-        dry_run(tiny_config("openai-gpt"), gradient_checkpointing=True)
+        dry_run(tiny_config("openai-gpt"), sequence_length=8, gradient_checkpointing=True)
     with pytest.raises(LoraLabError, match=r"DebertaV2.* cannot be run on fake tensors") as caught:
-        dry_run(tiny_config("deberta-v2"))
+        dry_run(tiny_config("deberta-v2"), sequence_length=8)
     assert "\n" not in str(caught.value)
 
 
