@@ -100,7 +100,8 @@ def text_findings(task: Task, parts: Parts, cut: Sequence[int] = ()) -> Iterator
         yield from _empty(train)
         yield from _echoes(train)
         yield from _one_answer(task, parts)
-        yield from _broken_off(train, cut)
+        if not task.head:  # else answers are names of classes, or numbers
+            yield from _broken_off(train, cut)
     yield from _characters(parts)
     yield from _white_space(task, train)
     if not parts.get("validation"):

@@ -186,6 +186,12 @@ def test_one_class_only_and_classes_that_nobody_tells_apart() -> None:
         assert ("white_space" in findings) == ("ham" in labels)
 
 
+def test_names_of_classes_are_not_broken_off() -> None:
+    labels = ("refund", "top_up_failed_and_nobody_knows_why", "card_lost", "card_stolen")
+    rows = [LabeledText(f"text {n}", labels[n % 4]) for n in range(80)]
+    assert found(ClassificationTask("bank", False, labels, rows, rows[:4])).keys() == {"leaked"}
+
+
 def test_the_same_text_with_two_classes() -> None:
     task = tiny_classes()
     other = {"early": "late", "late": "early"}[task.train[0].label]
