@@ -15,7 +15,14 @@ from lora_lab_widgets.lab_views import VIEWS, CancelledError, View, Watch
 from lora_lab_widgets.lab_views import intruders as intruders_module
 from tests.helpers.tiny_chat import tiny_chat_model
 
-QUICK = {"max_steps": 4, "per_device_train_batch_size": 2, "max_length": 96, "eval_examples": 2}
+# Four steps at the full rate leave some intruders at ε = 0.9, and none at 0.4.
+QUICK = {
+    "max_steps": 4,
+    "warmup_steps": 0,
+    "per_device_train_batch_size": 2,
+    "max_length": 96,
+    "eval_examples": 2,
+}
 Q, V = "model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"
 
 

@@ -60,8 +60,12 @@ def own_names(tree: ast.AST) -> Iterator[str]:
             yield node.id
 
 
+# Documented methods of named tuples, whose names only begin so that no field is called like them.
+PUBLIC = {"_asdict", "_replace", "_fields"}
+
+
 def private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__")
+    return name.startswith("_") and not name.startswith("__") and name not in PUBLIC
 
 
 def private_names(tree: ast.AST, own: set[str]) -> Iterator[str]:
