@@ -1,4 +1,4 @@
-"""`python -m lora_lab`, for `accelerate launch -m lora_lab train run.yaml`."""
+"""`python -m lora_lab`, for `torchrun -m lora_lab train run.yaml`."""
 
 import sys
 

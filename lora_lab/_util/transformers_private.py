@@ -125,8 +125,8 @@ def bare_arguments(kind: Any, device: torch.device) -> Any:
 
     To make one in the usual way resets accelerate's state, which belongs to the whole process.
     """
-    one_process = {"n_gpu": int(device.type == "cuda"), "world_size": 1}
-    one_process |= {"process_index": 0, "local_process_index": 0}
+    one_process: dict[str, Any] = {"n_gpu": int(device.type == "cuda"), "world_size": 1}
+    one_process |= {"process_index": 0, "local_process_index": 0, "distributed_state": None}
     own: Any = type("BareArguments", (kind,), {"_setup_devices": device, **one_process})
     arguments = own.__new__(own)
     for field in dataclasses.fields(kind):

@@ -19,7 +19,7 @@ BAD_INPUT = 2
 # What the list of commands says of each; a command's own module is read when it is called.
 COMMANDS = {
     "demo": "train on an embedded model and write a report",
-    "train": "train from a run file; under `accelerate launch` on many GPUs",
+    "train": "train from a run file; under torchrun on many GPUs",
     "sweep": "train a grid or random draws from a sweep file, here or on Ray",
     "budget": "what a plan costs, against full fine-tuning",
     "inspect": "look into an adapter: spectra, directions, intruders",

@@ -140,7 +140,7 @@ def test_the_run_file_and_its_commands_are_shown_and_copied(esm_page: Make) -> N
     view.get_by_role("button", name="Take it to a cluster").click()
     asked = next(m for m in esm.sent() if m["type"] == "command")
     assert (asked["name"], asked["settings"]["max_steps"]) == ("run_file", 7)
-    command = "accelerate launch -m lora_lab train run.yaml"
+    command = "torchrun --nproc_per_node gpu -m lora_lab train run.yaml"
     esm.set(run_file={"path": "/a/run.yaml", "commands": [{"text": command, "hint": "on many"}]})
     expect(view.get_by_text("wrote /a/run.yaml")).to_be_visible()
     view.get_by_role("button", name=f"copy {command}").click()

@@ -353,7 +353,7 @@ def test_what_is_set_up_becomes_a_run_file_or_the_reason_why_not(wb, tmp_path, m
     assert written.training.eval_examples == 0
     assert [each["text"] for each in wb.panel.run_file["commands"]] == [
         "lora-lab train run.yaml",
-        "accelerate launch -m lora_lab train run.yaml",
+        "torchrun --nproc_per_node gpu -m lora_lab train run.yaml",
     ]
     command(wb, "run_file", max_steps=7)
     assert [path.name for path in tmp_path.glob("*.yaml")] == ["run.yaml"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _COMMANDS = (
     ("lora-lab train {}", "on one machine, without a notebook"),
-    ("accelerate launch -m lora_lab train {}", "on many GPUs and nodes"),
+    ("torchrun --nproc_per_node gpu -m lora_lab train {}", "on all GPUs of a machine"),
 )
 _SWEEP_COMMANDS = (
     ("lora-lab sweep {}", "on one machine, without a notebook"),

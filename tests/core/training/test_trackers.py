@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import transformers
+from accelerate.state import AcceleratorState
 
+from lora_lab.training import checks, trackers
 from lora_lab.training.api import train
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 
@@ -46,3 +49,53 @@ def test_tensorboard_gets_the_losses_of_every_step_and_no_token(tmp_path, monkey
     said = capfd.readouterr()
     assert token not in said.out + said.err
     assert said.out == ""
+
+
+class Recorder(transformers.TrainerCallback):
+    """Keeps what it is told, and reads what transformers' own callbacks read."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple] = []
+
+    def _tell(self, event, arguments, state, control, model=None, logs=None, **_):
+        assert isinstance(arguments, transformers.TrainingArguments)
+        assert isinstance(control, transformers.TrainerControl)
+        assert state.is_world_process_zero
+        assert not state.is_hyper_param_search
+        assert state.max_steps == arguments.max_steps == 4
+        assert arguments.to_dict()["run_name"] == arguments.run_name
+        assert arguments.parallel_mode.value in ("not_parallel", "not_distributed")
+        assert model.num_parameters() > 0
+        self.told.append((event, state.global_step, logs))
+
+    def on_train_begin(self, *context, **more):
+        self._tell("begin", *context, **more)
+
+    def on_log(self, *context, **more):
+        self._tell("log", *context, **more)
+
+    def on_train_end(self, *context, **more):
+        self._tell("end", *context, **more)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_callbacks_are_told_what_hf_trainer_tells_them_and_nothing_is_set_up(
+    tmp_path, monkeypatch, fails
+):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    recorder = Recorder()
+    monkeypatch.setattr(trackers, "tracker_callbacks", lambda names: [recorder] * bool(names))
+    monkeypatch.setattr(checks, "check_trackers", lambda _: None)
+    run = train(
+        tiny_lm(), tiny_task(), CONFIG, output_dir=tmp_path, max_steps=4, eval_examples=0,
+        report_to="mlflow", start=False,
+    )  # fmt: skip
+    if fails:
+        run.store.log = lambda row: 1 / (3 - row["step"])
+    run.start().wait(60)
+    losses = [] if fails else run.result().losses
+    logged = [(step, logs["loss"]) for event, step, logs in recorder.told if event == "log"]
+    assert logged[: len(losses)] == [*losses]
+    assert [event for event, *_ in recorder.told] == ["begin", *["log"] * len(logged), "end"]
+    assert len(logged) == (3 if fails else 4)
+    assert AcceleratorState._shared_state == {}
