@@ -7,9 +7,14 @@ import gc
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from lora_lab._util.files import cache_folder
+
+# No test hangs on the clock: on a busy machine the first examples take longer than the rest.
+hypothesis.settings.register_profile("no clock", deadline=None)
+hypothesis.settings.load_profile("no clock")
 
 
 def pytest_collection_finish() -> None:

@@ -61,7 +61,7 @@ def test_draws_are_the_same_on_every_library():
     np.testing.assert_allclose(square, np.linalg.norm(W[:, :12]), rtol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     d=st.integers(1, 25),
     k=st.integers(1, 25),

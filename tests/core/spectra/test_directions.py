@@ -50,7 +50,7 @@ def test_top_directions_without_a_gap_fall_back_to_the_exact_svd():
     torch.testing.assert_close(s, torch.linalg.svdvals(W.double())[:4].float(), rtol=2e-3, atol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     d=st.integers(1, 30),
     k=st.integers(1, 30),

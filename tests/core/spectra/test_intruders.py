@@ -14,7 +14,7 @@ from tests.helpers.built_matrices import MAKERS, orthonormal
 EPSILON = 0.5  # Shuttleworth et al.'s
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 20),
     k=st.integers(1, 5),

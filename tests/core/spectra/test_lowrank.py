@@ -30,7 +30,7 @@ def check_triplets(triplets, W, m, size, dtype=np.float32):
     np.testing.assert_allclose(Vt @ Vt.T, np.eye(m), atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     **SHAPES,
     r=st.integers(1, 12),
@@ -50,7 +50,7 @@ def test_triplets_are_the_svd_of_the_built_matrix(d, k, r, zeros, scale, library
     np.testing.assert_allclose(values, expected, atol=1e-5 * size + 1e-30)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(**SHAPES, library=LIBRARIES, groups=st.integers(1, 3))
 def test_repeated_singular_values_and_the_full_rank(d, k, seed, library, groups):
     rng = np.random.default_rng(seed)
@@ -93,7 +93,7 @@ def test_a_batch_is_its_members():
         assert together[i] == pytest.approx(float(spectra.amplification(U[i], s[i], Vt[i], W[i])))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     **SHAPES,
     ranks=st.lists(st.integers(1, 6), min_size=1, max_size=3),

@@ -19,7 +19,7 @@ SIZES = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     d=st.integers(1, 30),
     k=st.integers(1, 30),

@@ -28,7 +28,7 @@ def test_phi_is_the_mean_squared_cosine_of_the_principal_angles():
     np.testing.assert_allclose(spectra.subspace_overlap(U, U), np.ones((4, 4)), atol=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     n=st.integers(1, 30),
     i=st.integers(1, 8),

@@ -69,7 +69,7 @@ def test_gradients_against_finite_differences(rows, transposed):
     assert torch.autograd.gradcheck(run, (x, *factors))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(1, 9), st.integers(1, 9), st.integers(1, 6), st.integers(0, 6), st.integers(0, 99)
 )
