@@ -204,8 +204,9 @@ def test_a_failure_before_the_first_step_is_kept_too(begin, monkeypatch):
     def broken(*_, **__):
         raise ValueError("tokenizer fell over")
 
+    run = begin(start=False)  # which looks at the rows already
     monkeypatch.setattr(causal, "encode_all", broken)
-    run = begin()
+    run.start()
     with pytest.raises(RunError, match="ValueError: tokenizer fell over") as caught:
         run.result(60)
     assert isinstance(caught.value.__cause__, ValueError)

@@ -1,0 +1,92 @@
+"""Random numbers of one's own are those of torch's global generator, seeded alike, and leave it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from lora_lab._util.own_random import OwnRandom, seeded
+from lora_lab.errors import RunError
+
+X = torch.linspace(-1, 1, 64 * 32).reshape(64, 32)
+X4 = X.reshape(1, 4, 16, 32)
+
+
+def known() -> list[Tensor]:
+    """Draws in functions that are known to draw."""
+    return [
+        F.dropout(X, 0.3), F.dropout(X, 1.0), F.dropout(X * 1, 0.2, True, True), F.dropout(X, 0.0),
+        F.dropout(X, 0.5, False), nn.Dropout(0.4)(X), torch.native_dropout(X, 0.2, True)[0],
+        F.scaled_dot_product_attention(X4, X4, X4, dropout_p=0.4), F.dropout1d(X4[0], 0.5),
+        F.alpha_dropout(X, 0.2), F.gumbel_softmax(X), torch.rand(5), torch.randn(20),
+        torch.randint(0, 9, (4,)), torch.randperm(10), torch.rand_like(X), torch.randn_like(X),
+        torch.bernoulli(torch.full((9,), 0.5)), torch.multinomial(torch.ones(9), 4),
+        torch.empty(50).normal_(), torch.empty(5).uniform_(), torch.empty(4).exponential_(),
+    ]  # fmt: skip
+
+
+def others() -> list[Tensor]:
+    """Draws within functions that nobody has named."""
+    return [
+        nn.init.kaiming_uniform_(torch.empty(3, 4)), nn.init.trunc_normal_(torch.empty(30)),
+        torch.ops.aten.bernoulli.p(X, 0.5), nn.Linear(3, 3).weight.detach(),
+        nn.LSTM(4, 4, 2, dropout=0.5)(torch.ones(3, 2, 4))[0].detach(),
+    ]  # fmt: skip
+
+
+def globally(seed: int, *draws: Any) -> tuple[list[Tensor], Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return [tensor for draw in draws for tensor in draw()], torch.get_rng_state()
+
+
+def same(found: list[Tensor], expected: list[Tensor]) -> None:
+    for i, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert torch.equal(one, other), i
+
+
+def test_whatever_draws_in_a_seeded_block_draws_from_the_seed():
+    before = torch.get_rng_state()
+    with seeded(7):
+        found = known() + others()
+    assert torch.equal(torch.get_rng_state(), before)
+    same(found, globally(7, known, others)[0])
+
+
+@pytest.mark.parametrize("draws", [known, others])
+def test_every_pass_goes_on_where_the_one_before_ended(draws):
+    before = torch.get_rng_state()
+    random, weight, found = OwnRandom(7), torch.ones(1, requires_grad=True), []
+    for _ in range(3):
+        with random.forward():
+            found += draws()
+        torch.rand(1)  # somebody else's
+        random.backward(weight.sum())
+    torch.set_rng_state(before)
+    expected, end = globally(7, draws, draws, draws)
+    same(found, expected)
+    assert torch.equal(random.state()["cpu"], end)
+
+
+def test_a_state_is_gone_on_from():
+    first, second = OwnRandom(7), OwnRandom(8)
+    with first.everywhere():
+        torch.rand(3)
+    second.set_state({**first.state(), "cuda:9": torch.zeros(1)})
+    with first.everywhere():
+        expected = torch.rand(3)
+    with second.everywhere():
+        assert torch.equal(torch.rand(3), expected)
+
+
+def test_dropout_that_is_computed_again_by_foreign_code_is_refused():
+    random, x = OwnRandom(7), X.clone().requires_grad_()
+    with random.forward():
+        y: Any = checkpoint(lambda x: F.dropout(x, 0.5) * x, x, use_reentrant=False)
+    with pytest.raises(RunError, match="by checkpointing that is not transformers' own"):
+        random.backward(y.sum())
