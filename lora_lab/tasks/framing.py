@@ -18,7 +18,7 @@ _NAMED = {
 
 def check_template(template: str) -> None:
     """Raise `TaskError` of a template that cannot be."""
-    if template not in _NAMED and _PLACE not in template:
+    if not isinstance(template, str) or (template not in _NAMED and _PLACE not in template):
         raise TaskError(
             f"template is {template!r}; use 'chat' (the model's chat template), 'plain' (the text "
             "as it stands in the data), or a text with {prompt} in it"

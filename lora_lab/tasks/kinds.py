@@ -29,6 +29,11 @@ class Named:
     target: Column | None = None
     pair: Column | None = None
 
+    def __post_init__(self) -> None:
+        for name, given in self.options().items():
+            if not isinstance(given, (str, int)):
+                raise TaskError(f"{name} is {given!r}; it is the name of one column, or its number")
+
     def options(self) -> dict[str, Column]:
         """Return those that were given, by their options."""
         return {name: given for name, given in vars(self).items() if given is not None}

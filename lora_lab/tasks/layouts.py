@@ -169,7 +169,12 @@ LAYOUTS = (
     Layout("Alpaca", ("instruction", "output"), _written(_short(_ALPACA), PLAIN)),
     Layout("Dolly", ("instruction", "context", "response"), _written(_DOLLY, PLAIN)),
     Layout("Dolly", ("instruction", "response"), _written(_short(_DOLLY), PLAIN)),
-    Layout("SQuAD", ("question", "context", "answers"), _written(_SQUAD)),
+    Layout(
+        "SQuAD",
+        ("question", "context", "answers"),
+        _written(_SQUAD),
+        _BESIDE | {"is_impossible"},  # such have no answers, and are left out
+    ),
     Layout("WikiSQL", ("question", "columns", "sql"), _written(_schema("columns"))),
     Layout("WikiSQL", ("question", "table", "sql"), _written(_schema("table"))),
     _two("E2E", "mr", "ref"),

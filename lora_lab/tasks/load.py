@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from lora_lab.errors import TaskError
@@ -141,17 +142,33 @@ def load_task(
     Raises:
         TaskError: what cannot be read, or makes no task.
     """
-    named = Named(prompt, completion, text, label, target, pair)
-    held_out, reading = {"validation": validation, "test": test}, {"encoding": encoding, "sep": sep}
+    named, reading = Named(prompt, completion, text, label, target, pair), _reading(encoding, sep)
+    held_out = {"validation": validation, "test": test}
     if not is_in_memory(name) and str(name) in EMBEDDED:
         _refuse_file_options(str(name), **named.options(), **held_out, **reading)
         return _framed(EMBEDDED[str(name)].make(seed), template)
-    rows = None if max_steps is None else max_steps * batch_size
+    rows = _rows(max_steps, batch_size)
     title, (parts, notes) = _read(name, held_out, named, rows, **reading)
     reader = reader_of(parts["training"], named, template)
     reader.notes += notes
     secrets = is_in_memory(name) or not is_file_name(name) or tables.has_splits(name)
     return make_task(title, reader, parts, seed, secrets)
+
+
+def _reading(encoding: str | None, sep: str | None) -> dict[str, str | None]:
+    reading = {"encoding": encoding, "sep": sep}
+    for option, text in reading.items():
+        if not isinstance(text, (str, NoneType)):
+            raise TaskError(f"{option} is {text!r}; it must be a text")
+    return reading
+
+
+def _rows(max_steps: int | None, batch_size: int) -> int | None:
+    """Return how many rows so many steps take; None: nobody has said."""
+    for option, count in (("max_steps", max_steps), ("batch_size", batch_size)):
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise TaskError(f"{option} is {count!r}; it must be a whole number of at least 1")
+    return None if max_steps is None else max_steps * batch_size
 
 
 def as_task(given: Any, max_steps: int, batch_size: int) -> Task:

@@ -14,6 +14,7 @@ from lora_lab._util.format import format_share
 from lora_lab._util.tables import Table
 from lora_lab.anatomy.model_config import position_limit
 from lora_lab.anatomy.vocabulary import embedded_rows, vocabulary_line
+from lora_lab.errors import TaskError
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.families.api import family_of
@@ -163,6 +164,8 @@ class Look:
 
 def look(task: Task, model: LoadedModel | PreTrainedTokenizerBase, max_length: int = 128) -> Look:
     """See `Task.look`."""
+    if max_length < 1:
+        raise TaskError(f"max_length is {max_length}; it must be at least 1 token")
     lm: Any = _loaded(model)
     kind = family_of(task, lm)
     limit = position_limit(lm.model) if lm is model else None
@@ -201,6 +204,9 @@ def _loaded(model: Any) -> Any:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     if not isinstance(model, PreTrainedTokenizerBase):
+        if not hasattr(model, "tokenizer") or not hasattr(model, "model"):
+            kind = type(model).__name__
+            raise TaskError(f"look takes a tokenizer, or what load_model returns, and not {kind}")
         return model
     return SimpleNamespace(model=SimpleNamespace(config=PretrainedConfig()), tokenizer=model)
 

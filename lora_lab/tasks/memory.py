@@ -19,12 +19,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lora_lab._util.quiet import first_line
 from lora_lab.errors import TaskError
 from lora_lab.tasks.files import FORMATS, suffix_of
 from lora_lab.tasks.table import Table
-from lora_lab.tasks.tables import HELD_OUT_MOST, HELD_OUT_SHARE, of_dataset
+from lora_lab.tasks.tables import HELD_OUT_MOST, HELD_OUT_SHARE, find_splits, of_dataset
 
-_SPLITS = {"training": ("train",), "validation": ("validation", "dev", "val"), "test": ("test",)}
 _WRITTEN = (str, numbers.Number, uuid.UUID, datetime.date, datetime.time)  # text once written out
 _MISSING = {"NAType", "NaTType"}  # pandas' own, which compare with nothing
 
@@ -69,17 +69,10 @@ def read_memory(given: Any, rows: int | None) -> InMemory:
     name = kind_of(given)
     if hasattr(given, "read"):
         raise TaskError(f"{name} is an open file; give its name")
-    splits: Mapping[str, Any] = {"train": given}
+    found = {"training": (name, given)}
     if _is_splits(given):
-        splits = given
-        if "train" not in splits:
-            raise TaskError(f"{name} has no train split; it has {', '.join(map(str, splits))}")
-    found = {}
-    for part, names in _SPLITS.items():
-        split = next((split for split in names if split in splits), None)
-        if split is not None:
-            source = f"{name} ({split})" if splits is given else name
-            found[part] = source, splits[split]
+        parts = find_splits(list(given), name).items()
+        found = {part: (f"{name} ({split})", given[split]) for part, split in parts}
     if rows is not None and "validation" not in found:  # held out of the rows that are taken
         rows += min(HELD_OUT_MOST, -(-rows // (HELD_OUT_SHARE - 1)))
     return _read(found, rows)
@@ -159,7 +152,8 @@ def _class_name(value: int | None, feature: Any) -> str | None:
 
 
 def _table(given: Any, source: str) -> Table:
-    if hasattr(given, "with_format"):  # a datasets.Dataset, whatever its rows are shown as
+    # A datasets.Dataset, whatever its rows are shown as; what a transform makes are other rows.
+    if hasattr(given, "with_format") and given.format["type"] != "custom":
         return of_dataset(given.with_format(None), source)
     read = [(str(name), list(map(_value, values))) for name, values in _columns(given, source)]
     columns, names = dict(read), [name for name, _ in read]
@@ -187,14 +181,27 @@ def _columns(given: Any, source: str) -> Iterable[tuple[Any, Iterable[Any]]]:
             )
         return [(name, list(values)) for name, values in given.items()]
     if hasattr(given, "tolist"):  # NumPy
+        names = getattr(given.dtype, "names", None)
+        if names:
+            return [(name, given[name].tolist()) for name in names]
         return _of_rows(given.tolist(), source)
     if hasattr(given, "__len__"):
-        indexed = hasattr(given, "__getitem__") and not isinstance(given, (list, tuple))
-        return _of_rows([given[i] for i in range(len(given))] if indexed else list(given), source)
+        return _of_rows(_indexed(given, source), source)
     raise TaskError(
         f"{type(given).__name__} holds no rows; give a list of dicts, a DataFrame, a "
         "datasets.Dataset or a file's name"
     )
+
+
+def _indexed(given: Any, source: str) -> list[Any]:
+    if not hasattr(given, "__getitem__") or isinstance(given, (list, tuple)):
+        return list(given)
+    try:
+        return [given[i] for i in range(len(given))]
+    except (LookupError, TypeError) as error:
+        raise TaskError(
+            f"{source} holds no rows that are numbered from 0 ({first_line(error)}); give a list"
+        ) from error
 
 
 def _of_pandas(column: Any) -> list[Any]:

@@ -35,7 +35,11 @@ from lora_lab.tasks.table import Column, Table, joined
 _BINARY = {".parquet": read_parquet, ".arrow": read_ipc, ".feather": read_ipc}
 _LFS = b"version https://git-lfs"
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 100  # one text in ten, 100 at most
-_VALIDATION_SPLITS = ("validation", "dev", "val")
+_SPLITS = {
+    "training": ("train",),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test",),
+}
 
 
 def read_files(
@@ -93,16 +97,36 @@ def read_hub(hub_id: str) -> dict[str, Table]:
 
 
 def _parts(splits: Mapping[str, Any], name: str) -> dict[str, Table]:
-    if "train" not in splits:
-        raise TaskError(f"{name} has no train split; it has {', '.join(splits)}")
-    found = {"training": "train", "test": "test"} | {
-        "validation": next((s for s in _VALIDATION_SPLITS if s in splits), "")
-    }
     return {
         part: of_dataset(splits[split], f"{name} ({split})")
-        for part, split in found.items()
-        if split in splits
+        for part, split in find_splits(list(splits), name).items()
     }
+
+
+def find_splits(there: Sequence[str], name: str) -> dict[str, str]:
+    """Return {"training", …: the split that is this part}; a warning tells of the others.
+
+    Args:
+        there: the splits' names.
+        name: what messages call the data.
+
+    Raises:
+        TaskError: none of them is train.
+    """
+    if "train" not in there:
+        raise TaskError(f"{name} has no train split; it has {', '.join(map(str, there))}")
+    found = {
+        part: next(split for split in names if split in there)
+        for part, names in _SPLITS.items()
+        if not set(names).isdisjoint(there)
+    }
+    unread = [str(split) for split in there if split not in found.values()]
+    if unread:
+        warn(
+            f"{name}: {', '.join(unread)} is not read, but {', '.join(found.values())} only; give "
+            "such rows as validation=… or test=…"
+        )
+    return found
 
 
 def warn_left_out(table: Table, kept: int, columns: str) -> None:

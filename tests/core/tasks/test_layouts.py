@@ -140,6 +140,7 @@ def test_each_of_squads_answers_is_a_reference(tmp_path: Path, answers: Any) -> 
         SQUAD | {"question": "Who?", "answers": {"text": ["Ada"], "answer_start": [0]}},
         SQUAD | {"question": "Why?", "answers": {"text": [], "answer_start": []}},  # of SQuAD 2.0
     ]
+    rows = [row | {"is_impossible": not row["answers"]["text"]} for row in rows]
     with pytest.warns(
         UserWarning, match="1 of 2 rows without 'context' or 'question' or 'answers'"
     ):
@@ -148,7 +149,9 @@ def test_each_of_squads_answers_is_a_reference(tmp_path: Path, answers: Any) -> 
     assert example.references == ("London", "in London")
     assert example.prompt == "context: Ada was born in London.\nquestion: Where was Ada born?"
     assert [e.completion for e in task.train] == ["Ada"]
-    assert "read as SQuAD (question, context, answers); not read: id, title" in task.describe()
+    assert "SQuAD (question, context, answers); not read: id, is_impossible, title" in str(
+        task.notes
+    )
 
 
 @pytest.mark.parametrize("write", [str, json.dumps], ids=["Python", "JSON"])

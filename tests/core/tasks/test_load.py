@@ -157,6 +157,21 @@ def test_columns_must_be_named_and_are_listed(tmp_path):
         load_task(path)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("prompt", ["mr"], r"prompt is \['mr'\]; it is the name of one column, or its number"),
+        ("template", 3, "template is 3; use 'chat'"),
+        ("encoding", 3, "encoding is 3; it must be a text"),
+        ("sep", 3, "sep is 3; it must be a text"),
+    ],
+)
+def test_options_of_a_type_that_cannot_be(tmp_path, option, value, message):
+    path = _write(tmp_path / "rows.csv", ROWS)
+    with pytest.raises(TaskError, match=message):
+        load_task(path, **{"prompt": "mr", "completion": "ref", option: value})
+
+
 def test_an_unknown_task_proposes_the_near_one():
     with pytest.raises(TaskError, match="no task is called 'mini-e2'; did you mean 'mini-e2e'"):
         load_task("mini-e2")

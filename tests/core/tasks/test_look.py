@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import lora_lab as ll
+from lora_lab.errors import TaskError
 from lora_lab.tasks import ClassificationTask, Example, GenerationTask, LabeledText, Task
 from lora_lab.tasks.chat_template import Chat
 from lora_lab.tasks.chats import ChatTask
@@ -326,3 +327,11 @@ def test_it_is_printed_shown_and_written() -> None:
 
 def test_the_length_is_that_of_a_training() -> None:
     assert TASK.look(tiny_tokenizer()).max_length == ll.TrainingConfig().max_length
+
+
+@pytest.mark.parametrize("given", ["smollm2-135m", None, tiny_llama()])
+def test_what_has_no_tokenizer_is_not_looked_with(given: Any) -> None:
+    with pytest.raises(TaskError, match="look takes a tokenizer, or what load_model returns, and"):
+        TASK.look(given)
+    with pytest.raises(TaskError, match="max_length is 0; it must be at least 1 token"):
+        TASK.look(tiny_tokenizer(), max_length=0)

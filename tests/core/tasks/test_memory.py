@@ -142,6 +142,30 @@ def test_a_format_that_a_dataset_is_shown_in_changes_nothing() -> None:
     assert [e.text for e in tasks[0].train] == ["1", "2", "3"]
 
 
+def test_what_a_transform_makes_of_a_dataset_is_read() -> None:
+    given = datasets.Dataset.from_list(ROWS).with_transform(
+        lambda rows: {"prompt": [f"Q: {text}" for text in rows["prompt"]], "completion": ["A"]}
+    )
+    assert {e.prompt for e in examples(load_task(given))} == {f"Q: {r['prompt']}" for r in ROWS}
+
+
+def test_a_split_that_is_no_part_is_told() -> None:
+    one = datasets.Dataset.from_list(ROWS[:9])
+    other = datasets.Dataset.from_list(ROWS[9:])
+    assert load_task(datasets.DatasetDict(train=one, valid=other)).train == examples_of(ROWS[:9])
+    with pytest.warns(UserWarning, match=r"DatasetDict in memory: eval is not read, but train"):
+        load_task(datasets.DatasetDict(train=one, eval=other))
+
+
+def examples_of(rows: list[dict[str, str]]) -> tuple[Example, ...]:
+    return tuple(Example(r["prompt"], r["completion"], (r["completion"],)) for r in rows)
+
+
+def test_the_names_in_a_record_array_are_columns() -> None:
+    frame = pd.DataFrame(ROWS)[["completion", "prompt"]]
+    assert load_task(frame.to_records(index=False)).train == load_task(frame).train
+
+
 def test_held_out_rows_may_be_in_memory_or_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"prompt": "new", "completion": "v"}) + "\n")
@@ -239,6 +263,7 @@ def test_whole_numbers_that_pandas_made_floats_of_are_whole() -> None:
         ([{"prompt": b"\xff", "completion": "x"}] * 2, "column 'prompt' holds bytess?, not text"),
         ([{"prompt": {"a": 1}, "completion": "x"}] * 2, "column 'prompt' holds dicts, not text"),
         ([{"q": "a", "r": "b"}] * 2, "name the columns.*its columns are q, r"),
+        (pd.DataFrame(ROWS).groupby("prompt"), "no rows that are numbered from 0 .*; give a list"),
     ],
 )  # fmt: skip
 def test_what_holds_no_rows_gets_one_line(given: Any, message: str) -> None:
@@ -281,6 +306,14 @@ def test_of_a_stream_the_rows_that_the_steps_reach_are_taken(
     assert len(task.train) >= 4 * steps > 0.9 * len(task.train)
     assert examples(task) == {Example(f"q{i}", f"a{i}", (f"a{i}",)) for i in range(taken)}
     assert f"its first {taken} rows are taken" in task.describe()
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, "3"])
+@pytest.mark.parametrize("option", ["max_steps", "batch_size"])
+def test_steps_and_batches_are_whole_numbers(option: str, count: Any) -> None:
+    options: dict[str, Any] = {"max_steps": 3, option: count}
+    with pytest.raises(TaskError, match=f"{option} is {count!r}; it must be a whole number"):
+        load_task(forever(), **options)
 
 
 def test_a_stream_that_nobody_ends_is_refused() -> None:
