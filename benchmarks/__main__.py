@@ -11,6 +11,7 @@ from benchmarks import (
     reading,
     spectra,
     step_slider,
+    training_loop,
     workbench_showing,
 )
 
@@ -22,6 +23,7 @@ spectra.main()
 closed_form.main()
 dry_run.main()
 step_slider.main([])
+training_loop.main([])
 workbench_showing.main([])
 kernel_answers.main([])
 reading.main()
