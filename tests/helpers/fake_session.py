@@ -48,7 +48,7 @@ class FakeSession(traitlets.HasTraits):
     ) -> None:
         super().__init__()
         if snapshot is not None:
-            self.run = SimpleNamespace(snapshot=snapshot)
+            self.run = SimpleNamespace(snapshot=snapshot, notes=[])
         self.anatomy, self.output_dir, self.bench = anatomy, Path("runs"), bench
         self.live_adapter = SimpleNamespace(latest=None, adapter=None, nothing="", **live)
         self.plan = plan or SimpleNamespace(observe=lambda *_: None)

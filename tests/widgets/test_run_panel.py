@@ -56,14 +56,16 @@ class Desk:
         self.snapshot = snapshot
         self.commands: list[tuple[str, dict[str, Any]]] = []
         self.error: Exception | None = None
-
+        self.notes: list[str] = []
         self.plan = tiny_plan()
         self.bench = ""
         self.throttle = MessageThrottle()
 
     @property
     def run(self) -> Any:
-        return SimpleNamespace(snapshot=self.snapshot) if self.snapshot else None
+        if self.snapshot is None:
+            return None
+        return SimpleNamespace(snapshot=self.snapshot, notes=self.notes)
 
     def command(self, name: str, settings: dict[str, Any]) -> None:
         if self.error:
@@ -272,6 +274,17 @@ def test_the_runs_problem_is_shown() -> None:
         "field": "",
         "proposal": "",
     }
+
+
+def test_the_runs_notes_are_shown_and_sent_once() -> None:
+    desk = Desk(Snapshot(run_id="r-1"))
+    panel = desk.panel()
+    sent = Recorder(panel).messages
+    desk.notes.append("2 of 10 rows were left out")
+    tick(panel)
+    assert panel.notes == ["2 of 10 rows were left out"]
+    tick(panel, seq="a-2")
+    assert ["notes" in json.dumps(message) for message in sent] == [True, False]
 
 
 def test_what_would_have_fitted_is_offered_until_it_is_taken() -> None:

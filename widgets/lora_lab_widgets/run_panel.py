@@ -17,7 +17,7 @@ import traitlets
 
 from lora_lab.errors import ConfigError
 from lora_lab.training.snapshot import Snapshot
-from lora_lab_widgets.error_json import as_json, from_error
+from lora_lab_widgets.error_json import MAX_LINE, as_json, from_error
 from lora_lab_widgets.methods import form_fields
 from lora_lab_widgets.panel import PanelWidget, Theme
 from lora_lab_widgets.serialize import describe
@@ -52,6 +52,7 @@ class RunPanel(PanelWidget):
         plan: {"line": what the method does, or why it cannot; "bad": whether it cannot;
             "automatic": {setting: what it is where nothing is typed}}.
         run_file: {"path": of the run file that was written, "commands": what trains it elsewhere}.
+        notes: what the run has to say beside its numbers, a line each.
         bench: whose grid's ranks come with a command.
     """
 
@@ -64,6 +65,7 @@ class RunPanel(PanelWidget):
     methods = traitlets.List(traitlets.Dict()).tag(sync=True)
     plan = traitlets.Dict().tag(sync=True)
     run_file = traitlets.Dict().tag(sync=True)
+    notes = traitlets.List(traitlets.Unicode()).tag(sync=True)
     bench = traitlets.Unicode().tag(sync=True)
     clock = traitlets.Unicode(read_only=True).tag(sync=True)  # views of one panel share one clock
 
@@ -140,6 +142,7 @@ class RunPanel(PanelWidget):
         try:
             run = self._session.run
             self._seen = run.snapshot if run is not None else None
+            self.notes = [note[:MAX_LINE] for note in run.notes[:MAX_NOTES]] if run else []
             self._unread = None
         except Exception as error:
             self._unread = from_error(error, "the run could not be read; it may still go on")
@@ -209,6 +212,7 @@ class RunPanel(PanelWidget):
                 self._answerer = 0
 
 
+MAX_NOTES = 30
 _TAKEN = "what was proposed is in the settings: press Start"
 
 

@@ -55,6 +55,9 @@ class RunPanelView extends PanelView {
     this.progress = progressBar("training steps");
     this.spoken = el("span", { class: "ll-sr", role: "status", "aria-live": "polite" });
     this.memory = el("span", { class: "ll-run-memory" });
+    this.noteCount = el("summary");
+    this.noteList = el("ul");
+    this.notes = el("details", { class: "ll-run-notes ll-dim" }, this.noteCount, this.noteList);
     this.chart = new LossChart();
     this.table = lossTable();
     this.strip = errorStrip(() => this.command("take"));
@@ -75,13 +78,14 @@ class RunPanelView extends PanelView {
       strip.node, chart.node, table.node,
       el("div", { class: "ll-run-row ll-run-foot ll-dim" },
         this.memory, space(), this.id, fileBox.button),
-      fileBox.node);
+      this.notes, fileBox.node);
   }
 
   follow() {
     const { model, form } = this;
     this.joinClock();
     this.watch(() => this.fileBox.draw(model.get("run_file")), "run_file");
+    this.watch(() => this.drawNotes(model.get("notes")), "notes");
     this.watch(() => form.drawTasks(), "tasks");
     this.watch(() => form.drawMethods(), "methods");
     this.watch(() => form.drawPlan(), "plan");
@@ -197,6 +201,14 @@ class RunPanelView extends PanelView {
     stats.loss.textContent = loss === null ? "" : `loss ${formatLoss(loss)}`;
     stats.metrics.textContent = formatMetrics(metrics);
     this.progress.draw(step, total || 1, this.step.textContent);
+  }
+
+  /** What the run has to say beside its numbers: rows left out, texts cut, nothing learned. */
+  drawNotes(notes) {
+    this.notes.hidden = !notes.length;
+    this.noteCount.textContent = notes.length === 1 ? "1 note on this run" :
+      `${notes.length} notes on this run`;
+    this.noteList.replaceChildren(...notes.map((text) => el("li", { text })));
   }
 
   drawPhase({ state, phase }) {
