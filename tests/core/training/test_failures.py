@@ -18,7 +18,6 @@ from lora_lab.configs import LoraConfig
 from lora_lab.errors import RunError
 from lora_lab.runs.spectra_log import SpectraLog
 from lora_lab.runs.store import RunStore
-from lora_lab.training.data import RunData
 from lora_lab.training.snapshot import RunState
 from tests.helpers.tiny_run import logits, tiny_lm, until
 
