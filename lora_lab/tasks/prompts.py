@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -115,7 +115,10 @@ class PromptReader(Reader[Row]):
     def rows(self, table: Table) -> list[Row]:
         """Return the rows that have both; a warning tells how many have not."""
         read = [table.texts(column) for column in self.columns]
-        kept = [Row(*texts) for texts in zip(*read, strict=True) if all(map(str.strip, texts))]
+        pairs: Iterable[tuple[str, ...]] = zip(*read, strict=True)
+        if not all(all(map(str.strip, texts)) for texts in read):
+            pairs = (texts for texts in pairs if all(map(str.strip, texts)))
+        kept = list(map(Row._make, pairs))
         first, second = self.columns
         if not kept:
             raise TaskError(
@@ -147,7 +150,8 @@ class PromptReader(Reader[Row]):
         test: Sequence[Example],
     ) -> GenerationTask:
         """Make the task."""
-        examples = tuple(Example(r.prompt, r.completion, (r.completion,)) for r in train)
+        prompts, completions = [r.prompt for r in train], [r.completion for r in train]
+        examples = tuple(map(Example, prompts, completions, zip(completions)))
         return GenerationTask(
             name,
             False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -106,8 +107,12 @@ class Table:
         Raises:
             TaskError: it holds lists or dicts, or half a letter.
         """
-        found = []
-        for number, value in enumerate(self[column], 1):
+        values, found = self[column], []
+        if set(map(type, values)) == {str}:  # nearly always, and quick
+            with contextlib.suppress(UnicodeEncodeError):  # half a letter
+                "".join(values).encode()
+                return list(values)
+        for number, value in enumerate(values, 1):
             if not isinstance(value, (str, NoneType)):
                 raise TaskError(
                     f"{self.source}: column {column!r} holds {type(value).__name__}s, not text"

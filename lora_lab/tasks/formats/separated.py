@@ -106,6 +106,7 @@ class _File:
         letter = rf"[^{one}\r\n]" if len(sep) == 1 else rf"(?:(?!{one})[^\r\n])"
         plain = rf"{letter}*(?:(?!{end})\r{letter}*)*"
         self._field = re.compile(rf'(?:"([^"]*(?:""[^"]*)*)"|(?!")({plain}))({one}|{end}|\Z)')
+        self._pattern = rf'("[^"]*(?:""[^"]*)*"|(?!"){plain})', one, rf"(?:{end}|\Z)"
         self._opens = re.compile(rf'(?:^|{one})"')
         self._blank_opens = re.compile(rf'{one} +"')
         self._seldom_quoted = suffix != ".csv" and sep == "\t"
@@ -158,6 +159,8 @@ class _File:
 
     def _columns(self, quotes: bool = True) -> Columns:
         """Return all columns, their names first, of rows with as many fields as the first one."""
+        if quotes and (read := self._even_columns()):
+            return read
         columns: Columns = []
         for number, (line, row) in enumerate(self._records(quotes), 1):
             columns = columns or [[] for _ in row]
@@ -166,6 +169,27 @@ class _File:
             for column, field in zip(columns, row, strict=True):
                 column.append(field)
         return columns
+
+    def _even_columns(self) -> Columns | None:
+        """Return the columns where all rows are well formed, as wide, and none is blank.
+
+        What `_records` makes of them too, at a third of the time.
+        """
+        _, first = next(self._records(quotes=True), (0, []))
+        if len(first) < 2:
+            return None
+        field, sep, end = self._pattern
+        match_row = re.compile(sep.join([field] * len(first)) + end).match
+        text, at = self._text, self._start
+        fields: list[str] = []  # of all rows: a list a row would cost more than the reading
+        while at < len(text):
+            match = match_row(text, at)
+            if match is None:
+                return None
+            fields += match.groups()
+            at = match.end()
+        columns = (fields[column :: len(first)] for column in range(len(first)))
+        return [list(map(_unquoted, c)) if '"' in "".join(c) else c for c in columns]
 
     def _records(self, quotes: bool) -> Iterator[tuple[int, list[str]]]:
         """Yield each row with the number of the line that it begins at; blank lines are none."""
@@ -222,6 +246,10 @@ class _File:
     def _place(self, number: int, line: int) -> str:
         number -= self._named
         return f"row {number} (line {line})" if number else f"the line of names (line {line})"
+
+
+def _unquoted(field: str) -> str:
+    return field[1:-1].replace('""', '"') if field[:1] == '"' else field
 
 
 def _quotes_as_letters(plain: Columns, quoted: Columns) -> int:

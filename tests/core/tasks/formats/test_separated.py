@@ -6,10 +6,12 @@ import csv
 import io
 import random
 import warnings
+from typing import Any
 
 import pytest
 
 from lora_lab.errors import TaskError
+from lora_lab.tasks.formats import separated
 from lora_lab.tasks.formats.separated import read_separated
 from lora_lab.tasks.table import Column, Table
 
@@ -244,3 +246,20 @@ def test_names() -> None:
 def test_columns_by_number() -> None:
     table = read("a,b\nc,d\n", columns=(1, 0))
     assert (table[0], table[1]) == (["a", "c"], ["b", "d"])
+
+
+def _read_or_refused(text: str) -> Any:
+    try:
+        return dict(read_separated(text, "x", ".csv", (0, 1), ",").columns)
+    except TaskError as error:
+        return str(error)
+
+
+def test_even_rows_are_read_at_once_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(0)
+    pieces = ['"', ",", "\n", "a", "\r\n", '"",']
+    texts = {"".join(rng.choices(pieces, k=k % 12)) for k in range(6000)}
+    at_once = {text: _read_or_refused(text) for text in texts}
+    monkeypatch.setattr(separated._File, "_even_columns", lambda file: None)
+    assert at_once == {text: _read_or_refused(text) for text in texts}
+    assert sum(isinstance(read, dict) for read in at_once.values()) > 100
