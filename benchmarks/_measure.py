@@ -21,16 +21,19 @@ class Row:
 
 
 def alternate(
-    runs: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Time every run in turn, round after round; return seconds by name."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(warmup + rounds):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if round_ >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

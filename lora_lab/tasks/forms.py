@@ -125,7 +125,7 @@ class FormReader(PromptReader):
             empty = next((column for column in form.without if not row[column]), None)
             prompt = _filled(form.prompt if empty is None else form.without[empty], row)
             said = texts[answer[0]][number] if alone else [_filled(form.completion, row)]
-            rows = [Row(prompt, text) for text in dict.fromkeys(said) if text.strip()]
+            rows = [(prompt, text) for text in dict.fromkeys(said) if text.strip()]
             count += bool(rows)
             kept += rows
         names = [repr(column) for column in (*(form.needs or asked), *answer)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
@@ -78,11 +78,48 @@ class GenerationTask(Task):
         return f"{super()._sizes()} prompts"
 
 
-class Row(NamedTuple):
-    """A prompt with one completion."""
+# A prompt with one completion: a plain tuple, since the garbage collector lets go of those that
+# hold texts alone, and going through 300,000 of another type takes it as long as all else takes.
+Row = tuple[str, str]
 
-    prompt: str
-    completion: str
+
+class Examples(Sequence[Example]):
+    """Like the tuple of the rows' examples, each made when it is asked for; see `Row`."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = tuple(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, at: Any) -> Any:
+        rows: Any = self._rows[at]
+        return tuple(map(_example, rows)) if isinstance(at, slice) else _example(rows)
+
+    def __iter__(self) -> Iterator[Example]:
+        return map(_example, self._rows)
+
+    def __add__(self, other: Sequence[Example]) -> tuple[Example, ...]:
+        return (*self, *other)
+
+    def __radd__(self, other: Sequence[Example]) -> tuple[Example, ...]:
+        return (*other, *self)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Examples):
+            return self._rows == other._rows
+        return tuple(self) == other if isinstance(other, tuple) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
+def _example(row: Row) -> Example:
+    prompt, completion = row
+    return Example(prompt, completion, (completion,))
 
 
 class PromptReader(Reader[Row]):
@@ -115,10 +152,10 @@ class PromptReader(Reader[Row]):
     def rows(self, table: Table) -> list[Row]:
         """Return the rows that have both; a warning tells how many have not."""
         read = [table.texts(column) for column in self.columns]
-        pairs: Iterable[tuple[str, ...]] = zip(*read, strict=True)
+        pairs: Iterable[Row] = zip(read[0], read[1], strict=True)
         if not all(all(map(str.strip, texts)) for texts in read):
             pairs = (texts for texts in pairs if all(map(str.strip, texts)))
-        kept = list(map(Row._make, pairs))
+        kept = list(pairs)
         first, second = self.columns
         if not kept:
             raise TaskError(
@@ -130,13 +167,13 @@ class PromptReader(Reader[Row]):
 
     def key(self, row: Row) -> str:
         """Return the prompt: no prompt shall be on both sides."""
-        return row.prompt
+        return row[0]
 
     def held_out(self, rows: Sequence[Row]) -> list[Example]:
         """Make one example a prompt, every different completion a reference."""
         completions: dict[str, dict[str, None]] = {}
-        for row in rows:
-            completions.setdefault(row.prompt, {})[row.completion] = None
+        for prompt, completion in rows:
+            completions.setdefault(prompt, {})[completion] = None
         return [
             Example(prompt, next(iter(texts)), tuple(texts))
             for prompt, texts in completions.items()
@@ -150,12 +187,10 @@ class PromptReader(Reader[Row]):
         test: Sequence[Example],
     ) -> GenerationTask:
         """Make the task."""
-        prompts, completions = [r.prompt for r in train], [r.completion for r in train]
-        examples = tuple(map(Example, prompts, completions, zip(completions)))
         return GenerationTask(
             name,
             False,
-            examples,
+            Examples(train),
             tuple(validation),
             tuple(test),
             template=self._template or default_template(train, name),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
+import pickle
 import time
 from pathlib import Path
 
@@ -80,6 +82,22 @@ def test_held_out_by_whole_prompts_and_seed(tmp_path):
     assert load_task(path, prompt="mr", completion="ref") == task
     other = load_task(path, prompt="mr", completion="ref", seed=1)
     assert {e.prompt for e in other.validation} != {e.prompt for e in task.validation}
+
+
+def test_training_examples_are_as_a_tuple_of_them():
+    rows = [(f"q{i}", f"a{i}") for i in range(9)]
+    found = load_task(rows, validation=[("q", "a")]).train
+    same = tuple(Example(p, c, (c,)) for p, c in rows)
+    assert found == same
+    assert same == found
+    assert found != same[1:]
+    assert found == load_task(rows, validation=[("p", "a")]).train != list(same)
+    assert (len(found), found[2], found[-1], found[1:4]) == (9, same[2], same[-1], same[1:4])
+    assert (hash(found), repr(found), list(found)) == (hash(same), repr(same), list(same))
+    assert (found + same, same + found) == (same + same, same + same)
+    assert pickle.loads(pickle.dumps(found)) == copy.deepcopy(found) == same
+    with pytest.raises(IndexError):
+        found[9]
 
 
 def test_numbers_are_text(tmp_path):
