@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import threading
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +13,8 @@ import pytest
 from lora_lab.budget.reading import MemoryReading
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.training.snapshot import Failure, RunState, Snapshot
-from lora_lab_widgets.message_throttle import MessageThrottle
-from lora_lab_widgets.run_panel import RunPanel
 from lora_lab_widgets.serialize import MAX_POINTS, thin
-from tests.helpers.fake_session import tiny_plan
+from tests.helpers.run_desk import Desk, Recorder, tick
 
 LOSSES = tuple((i, 4 / i + 0.01 * (i % 7)) for i in range(1, 501))
 RUNNING = Snapshot(
@@ -36,48 +32,6 @@ RUNNING = Snapshot(
     metrics={"bleu_before": 12.1},
     memory=MemoryReading(10, 20, "tensor bytes on the CPU"),
 )
-
-
-class Recorder:
-    """The messages that a widget sends to the browser."""
-
-    def __init__(self, widget: Any) -> None:
-        self.messages: list[dict[str, Any]] = []
-        widget._send = lambda message, buffers=None: self.messages.append(message)
-
-    def sizes(self) -> list[int]:
-        return [len(json.dumps(m, allow_nan=False).encode()) for m in self.messages]
-
-
-class Desk:
-    """A fake of what stands behind the panel: a snapshot to read, commands received."""
-
-    def __init__(self, snapshot: Snapshot | None = None) -> None:
-        self.snapshot = snapshot
-        self.commands: list[tuple[str, dict[str, Any]]] = []
-        self.error: Exception | None = None
-        self.notes: list[str] = []
-        self.plan = tiny_plan()
-        self.bench = ""
-        self.throttle = MessageThrottle()
-
-    @property
-    def run(self) -> Any:
-        if self.snapshot is None:
-            return None
-        return SimpleNamespace(snapshot=self.snapshot, notes=self.notes)
-
-    def command(self, name: str, settings: dict[str, Any]) -> None:
-        if self.error:
-            raise self.error
-        self.commands.append((name, settings))
-
-    def panel(self, **kwargs: Any) -> RunPanel:
-        return RunPanel(self, **kwargs)  # type: ignore[arg-type]
-
-
-def tick(panel: RunPanel, seq: str = "a-1", theme: str = "light", width: int = 1000) -> None:
-    panel._handle({"type": "tick", "seq": seq, "theme": theme, "width": width})
 
 
 def test_each_tick_is_answered_by_one_message_even_when_nothing_changed() -> None:
@@ -274,17 +228,6 @@ def test_the_runs_problem_is_shown() -> None:
         "field": "",
         "proposal": "",
     }
-
-
-def test_the_runs_notes_are_shown_and_sent_once() -> None:
-    desk = Desk(Snapshot(run_id="r-1"))
-    panel = desk.panel()
-    sent = Recorder(panel).messages
-    desk.notes.append("2 of 10 rows were left out")
-    tick(panel)
-    assert panel.notes == ["2 of 10 rows were left out"]
-    tick(panel, seq="a-2")
-    assert ["notes" in json.dumps(message) for message in sent] == [True, False]
 
 
 def test_what_would_have_fitted_is_offered_until_it_is_taken() -> None:
