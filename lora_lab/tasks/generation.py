@@ -175,6 +175,13 @@ def positions(model: PreTrainedModel) -> int:
     return max_positions(model) or 1 << 20
 
 
+def answer_room(model: PreTrainedModel) -> int:
+    """Return how many tokens prompt and answer may have together; of two sides, either."""
+    if model.config.is_encoder_decoder:
+        return positions(model) + 1
+    return positions(model) - learned_tokens(model)
+
+
 def _prompt_room(model: PreTrainedModel, max_new_tokens: int) -> int:
     """Return how many tokens a prompt may have."""
     context = positions(model) - learned_tokens(model)

@@ -20,7 +20,7 @@ from lora_lab.tasks.chat_template import (
 from lora_lab.tasks.encoding import Encoded, collate, encode_all, pad_id, task_prompt
 from lora_lab.tasks.families.base import Evaluation, Family, Measured, register_family
 from lora_lab.tasks.framing import CHAT, LINE
-from lora_lab.tasks.generation import generate, task_ends
+from lora_lab.tasks.generation import answer_room, generate, task_ends
 from lora_lab.tasks.greedy import greedy_settings
 from lora_lab.tasks.own_loss import summed_loss
 from lora_lab.tasks.prompts import GenerationTask
@@ -132,7 +132,8 @@ class Causal(Family):
         longest = math.ceil(_LONGER * max(lengths)) + 1
         if self.task.template == CHAT:
             longest += frame_length(self.tokenizer)
-        return min(longest, self.max_length)
+        longest, context = min(longest, self.max_length), answer_room(self.model)
+        return longest if longest < context else context // 2  # the prompt needs some of it
 
     def decoding(self, examples: Sequence[Any]) -> dict[str, Any]:
         """Return how answers are decoded, as transformers' GenerationConfig has it."""

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from lora_lab.configs import LoraConfig
+from lora_lab.tasks import Example, GenerationTask
+from lora_lab.tasks.families.causal import Causal
 from lora_lab.tasks.generation import generate
 from lora_lab.tasks.greedy import greedy_settings
 from lora_lab.training.api import train
@@ -104,3 +106,12 @@ def test_what_answers_were_decoded_with_stands_in_the_runs_record(tmp_path, kind
     assert told.pop("max_new_tokens") == -(-3 * longest // 2) + 1
     assert told.pop("decoder_start_token_id", None) == (0 if kind == "t5" else None)
     assert told == {"do_sample": False, "num_beams": 1, "pad_token_id": 0, "eos_token_id": [2]}
+
+
+def test_an_answer_as_long_as_the_model_leaves_room_for_its_prompt() -> None:
+    lm = tiny_lm()
+    limit = lm.model.config.max_position_embeddings
+    row = Example("a", "b" * 2 * limit, ("b" * 2 * limit,))
+    family = Causal(lm, GenerationTask("long", True, [row], [row]), limit)
+    assert family.decoding([row])["max_new_tokens"] == limit // 2
+    assert len(family.write([row], lambda: False)) == 1
