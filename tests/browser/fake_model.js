@@ -46,8 +46,10 @@ class FakeModel {
       send: (content) => model.sent.push(structuredClone(content)),
       widget_manager: {
         async get_model(id) {
-          const other = await (model.models[id] ??= {});
-          const handlers = (model.others[id] ??= new Set());
+          model.models[id] ??= {};
+          model.others[id] ??= new Set();
+          const other = await model.models[id];
+          const handlers = model.others[id];
           return {
             get: (name) => other[name],
             on: (_event, callback) => handlers.add(callback),
