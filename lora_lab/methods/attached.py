@@ -39,6 +39,7 @@ class AttachedAdapters:
     quantized: list[tuple[str, nn.Module]] = field(default_factory=list)  # taken out by `merge`
     saving: RemovableHandle | None = None  # tells of adapters when the model's state is taken
     watch: Watch | None = None  # tells of layers that the first pass goes past
+    trained: Adapter | None = None  # the latest run's; one at a time trains on a model
 
     @property
     def names(self) -> str:
@@ -68,12 +69,11 @@ class AttachedAdapters:
 
     def refuse_training(self) -> None:
         """Raise `AdapterError` while a run trains one of them, unless it is the run that asks."""
-        for adapter in self.adapters.values():
-            if adapter.trains():
-                raise AdapterError(
-                    f"run {adapter.run} trains adapter {adapter.name!r} of this model now; do it "
-                    "within `with run.paused() as model:`, or stop the run first"
-                )
+        if (adapter := self.trained) is not None and adapter.trains():
+            raise AdapterError(
+                f"run {adapter.run} trains adapter {adapter.name!r} of this model now; do it "
+                "within `with run.paused() as model:`, or stop the run first"
+            )
 
     def switch(self, name: str | None) -> None:
         """Make an adapter the active one; None: the bare base."""

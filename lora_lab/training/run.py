@@ -314,7 +314,9 @@ class Run:
             with seeded(self.training.seed), plain_modes():
                 self.adapter = self._attach()
             self.adapter.run, self.adapter.trains = self.id, self.control.works
-            if (watch := require_adapters(self.model).watch) is not None:
+            known = require_adapters(self.model)
+            known.trained = self.adapter
+            if (watch := known.watch) is not None:
                 watch.tell = self.notes.append  # a warning would be printed into some cell
             if self._watch not in self.adapter.sites:
                 self._watch = None  # set before there was anything to compare it with
