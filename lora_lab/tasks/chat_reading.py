@@ -109,7 +109,7 @@ class ChatReader(Reader[Chat]):
                 faults.append(f"{where}{error}")
         if faults:
             more = f" (and {len(faults) - 1:,} more rows like it)" if len(faults) > 1 else ""
-            raise TaskError(f"{faults[0]}{more}; mend or leave out such rows")
+            raise TaskError(f"{faults[0]}{more}; fix or leave out such rows")
         named = " or ".join(map(repr, self.columns))
         if not kept:
             raise TaskError(f"{table.source}: every row lacks {named}; there is nothing to learn")

@@ -278,7 +278,7 @@ def tokenized(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], **option
             if any("\ud800" <= letter <= "\udfff" for letter in text):
                 raise TaskError(
                     f"{text[:40]!r} has half of a character (a lone surrogate), which no tokenizer "
-                    "reads; mend the text, or leave the row out"
+                    "reads; fix the text, or leave the row out"
                 ) from error
         raise
 

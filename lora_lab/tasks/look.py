@@ -143,7 +143,7 @@ class Look:
 
     def _found(self) -> list[str]:
         if not self.findings:
-            return ["nothing was found to mend"]
+            return ["nothing to fix was found"]
         return [f"{finding.severity}: {finding}" for finding in self.findings]
 
     def _repr_html_(self) -> str:

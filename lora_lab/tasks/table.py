@@ -121,7 +121,7 @@ class Table:
             if not text.isascii() and _SURROGATE.search(text):
                 raise TaskError(
                     f"{self.place(number)} has half a letter (a lone surrogate) in column "
-                    f"{column!r}, at {ascii(text)[:40]}; no tokenizer takes it, mend the text"
+                    f"{column!r}, at {ascii(text)[:40]}; no tokenizer takes it, fix the text"
                 )
         return found
 

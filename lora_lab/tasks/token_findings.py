@@ -150,7 +150,7 @@ class Tokens:
         except TaskError as error:
             text, _, fix = str(error).partition("; ")
             line = f"{{count}} training examples cannot be encoded: {text}"
-            yield from of_rows("refused", "error", self.refused, total, line, fix or "mend them")
+            yield from of_rows("refused", "error", self.refused, total, line, fix or "fix them")
 
     def _too_long(self, total: int, limit: int | None) -> Iterator[Finding]:
         longest, length = max(self.lengths, default=0), self._family.max_length

@@ -35,6 +35,7 @@ def test_what_was_found_is_shown_as_text(esm_page: Make) -> None:
     esm = esm_page("data_look", STATE)
     view = esm.view()
     expect(view.get_by_role("region", name="the first example")).to_be_hidden()
+    expect(view.get_by_role("status")).to_have_text("looked at when nothing trains")
     esm.set(busy="looking at the data…")
     expect(view.get_by_role("status")).to_have_text("looking at the data…")
     esm.set(busy="", look=LOOK)
@@ -57,7 +58,7 @@ def test_what_was_found_is_shown_as_text(esm_page: Make) -> None:
     ]
     expect(findings.first).to_contain_text("3 of 1,000 training answers are empty")
     esm.set(look={**LOOK, "findings": []})
-    expect(view.locator(".ll-look-findings")).to_have_text("nothing was found to mend")
+    expect(view.locator(".ll-look-findings")).to_have_text("nothing to fix was found")
 
 
 def test_what_cannot_be_looked_at_is_told(esm_page: Make) -> None:

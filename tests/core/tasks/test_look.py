@@ -315,7 +315,7 @@ def test_it_is_printed_shown_and_written() -> None:
     assert text.startswith("clean: 200 training, 20 validation")
     assert "error: 1 of 200 training answers are empty (rows 1); fill them in" in text
     assert "over max_length" in text
-    assert "nothing was found to mend" in str(TASK.look(tiny_tokenizer()))
+    assert "nothing to fix was found" in str(TASK.look(tiny_tokenizer()))
     page = look._repr_html_()
     assert "<b>" not in page
     assert "<mark>" in page

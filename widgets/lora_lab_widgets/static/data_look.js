@@ -36,7 +36,8 @@ class DataLookView extends PanelView {
     const { model, root } = this;
     const { lines = [], bars = [], first = [], more, findings = [] } = model.get("look");
     const isKnown = lines.length > 0;
-    this.status.textContent = model.get("busy") || (isKnown ? "before the first step" : "");
+    this.status.textContent = model.get("busy") || 
+      (isKnown ? "before the first step" : "looked at when nothing trains");
     this.strip.draw(model.get("problem"));
     root.dataset.llState = model.get("busy") ? "busy" : isKnown ? "done" : "idle";
     this.columns.hidden = this.findings.hidden = !isKnown;
@@ -45,7 +46,7 @@ class DataLookView extends PanelView {
     this.first.replaceChildren(...first.map(([text, isLearned]) =>
       el(isLearned ? "mark" : "span", { text })), more ? " …" : "");
     this.findings.replaceChildren(...(findings.length ? findings.map(finding) : [
-      el("li", { class: "ll-dim", text: "nothing was found to mend" }),
+      el("li", { class: "ll-dim", text: "nothing to fix was found" }),
     ]));
   }
 
