@@ -73,14 +73,10 @@ class RunData:
         self.samples = tuple(Sample(*self.family.sample(e)) for e in self.held_out[:SAMPLES])
         self.scoring = task.scoring(self.held_out)
         self.decoding: dict[str, Any] = {}
-        self._note_scoring(task, notes)
-
-    def _note_scoring(self, task: Task, notes: list[str]) -> None:
         labels = {metric.name: metric.label for metric in task.metrics}
         for name, told in self.scoring.items():
-            line = f"{labels[name]} is {told}"
-            if told.startswith("left out") and line not in notes:
-                notes.append(line)
+            if told.startswith("left out"):
+                self._note(f"{labels[name]} is {told}")
 
     def training_examples(self) -> Sequence[Mapping[str, Any]]:
         """Encode the training examples that the steps will reach, drawn without replacement.
