@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.hardware import hardware
+
 
 def builds_from_config(kind: type) -> bool:
     """Whether a model class can be built from a config alone."""
@@ -125,7 +127,7 @@ def bare_arguments(kind: Any, device: torch.device) -> Any:
 
     To make one in the usual way resets accelerate's state, which belongs to the whole process.
     """
-    one_process: dict[str, Any] = {"n_gpu": int(device.type == "cuda"), "world_size": 1}
+    one_process: dict[str, Any] = {"n_gpu": int(hardware(device).cuda), "world_size": 1}
     one_process |= {"process_index": 0, "local_process_index": 0, "distributed_state": None}
     own: Any = type("BareArguments", (kind,), {"_setup_devices": device, **one_process})
     arguments = own.__new__(own)

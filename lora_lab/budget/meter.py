@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lora_lab._util.hardware import hardware
 from lora_lab._util.torch_private import TorchDispatchMode, storage_key
-from lora_lab.budget.reading import KINDS, MemoryReading
+from lora_lab.budget.reading import MemoryReading
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
@@ -102,7 +103,8 @@ class Meter:
         self.model = model
         self.optimizer = optimizer
         self.device = next(model.parameters()).device
-        self.kind = KINDS.get(self.device.type, f"{self.device.type} memory")
+        self._hardware = hardware(self.device)
+        self.kind = self._hardware.memory
         self._peak = 0
         self._weights = 0
         self._gradients = 0  # the most seen: they come and go with every step
@@ -110,10 +112,9 @@ class Meter:
         self._measured_steps = 0
         self._most_tokens = 0
         self._measuring = False  # whether the step that is under way is a measured one
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        self._hardware.reset_peak()
         # On a shared device: another model's bytes are not this training's.
-        self._foreign = max(0, self._allocated() - self.resident())
+        self._foreign = max(0, (self._hardware.allocated() or 0) - self.resident())
 
     def resident(self) -> int:
         """Return the bytes of weights, buffers, gradients and optimizer state, as they are now."""
@@ -126,13 +127,10 @@ class Meter:
 
     def reading(self) -> MemoryReading:
         """Return the bytes in use now, and the most seen since the meter was made, by part."""
-        if self.device.type == "cuda":
-            current = torch.cuda.memory_allocated(self.device) - self._foreign
-            self._peak = torch.cuda.max_memory_allocated(self.device) - self._foreign
-        elif self.device.type == "mps":
-            current = self._allocated() - self._foreign
-        else:
-            current = self.resident()
+        allocated = self._hardware.allocated()
+        current = self.resident() if allocated is None else allocated - self._foreign
+        if self._hardware.keeps_peak:
+            self._peak = self._hardware.peak() - self._foreign
         parts = self._weights + self._gradients + self._state
         # The three are there together when the optimizer steps, whether anybody looked or not.
         self._peak = max(self._peak, current, parts)
@@ -147,9 +145,9 @@ class Meter:
         )
 
     def sample(self) -> None:
-        """Look at the MPS driver's count now: it keeps no peak of its own. Elsewhere: nothing."""
-        if self.device.type == "mps":
-            self._peak = max(self._peak, self._allocated() - self._foreign)
+        """Look at the count now where the device keeps no peak of its own, as MPS does not."""
+        if not self._hardware.keeps_peak and (now := self._hardware.allocated()) is not None:
+            self._peak = max(self._peak, now - self._foreign)
 
     @contextlib.contextmanager
     def measure(self, tokens: int) -> Iterator[bool]:
@@ -164,7 +162,7 @@ class Meter:
         """
         self._measuring = self._measured_steps < 2 or tokens > self._most_tokens
         with self._counting():
-            yield self.device.type == "cuda" or (self._measuring and self.device.type == "cpu")
+            yield self._hardware.keeps_peak or (self._measuring and self.device.type == "cpu")
         if self._measuring:
             self._measured_steps += 1
             self._most_tokens = max(tokens, self._most_tokens)
@@ -191,13 +189,6 @@ class Meter:
         else:
             yield
         self.resident()  # gradients, and after the update the optimizer's state, are there now
-
-    def _allocated(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.memory_allocated(self.device)
-        if self.device.type == "mps":
-            return torch.mps.current_allocated_memory()
-        return 0
 
     def _tensors(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Return weights and buffers, gradients, and the optimizer's state."""

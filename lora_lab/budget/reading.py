@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from lora_lab.budget.costs import Memory
 
-KINDS = {"cuda": "CUDA memory", "mps": "MPS memory", "cpu": "tensor bytes on the CPU"}
-
 
 @dataclass(frozen=True)
 class MemoryReading:
@@ -19,7 +17,7 @@ class MemoryReading:
     Attributes:
         current: bytes in use now.
         peak: the most bytes seen in use at once.
-        kind: one of KINDS' values.
+        kind: such as "CUDA memory", see `Hardware.memory`.
         weights: of the peak, what the model's parameters, buffers and adapter take.
         gradients: of all that is trained.
         optimizer: its state.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name
+from lora_lab._util.hardware import best_device, hardware, is_here
 from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab._util.torch_modes import plain_modes
 from lora_lab.anatomy.heads import is_classifier
@@ -108,7 +109,7 @@ def load_model(
             config.json.
         device: "auto" takes CUDA, then MPS, then the CPU; else a torch device.
         dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 on a CUDA device that
-            computes in it, float32 elsewhere.
+            computes in it, float16 on an older one that is fast in it (a T4), else float32.
         labels: the names of the classes, such as a task's `labels`. A head that the files have for
             these classes is loaded and keeps their order, and so is one for as many classes
             without names; another one starts random, and a warning tells of the one in the files.
@@ -292,27 +293,19 @@ def _has_tokenizer_file(folder: Path) -> bool:
 
 def _device(device: str) -> torch.device:
     if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return best_device()
     try:
         wanted = torch.device(device)
     except RuntimeError:
         raise ModelError(f"no device is called {device!r}; use auto, cpu, cuda or mps") from None
-    here = {
-        "cpu": True,
-        "cuda": (wanted.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not here.get(wanted.type, False):
+    if not is_here(wanted):
         raise ModelError(f"this machine has no device {device!r}; use device='auto' or 'cpu'")
     return wanted
 
 
 def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float32
+        return hardware(device).dtype
     if dtype not in MODEL_DTYPES:
         raise ModelError(f"dtype is {dtype!r}; use auto, {', '.join(MODEL_DTYPES)}")
     kind: torch.dtype = getattr(torch, dtype)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
-
+from lora_lab._util.hardware import is_out_of_memory
 from lora_lab.errors import LoraLabError, RunError
 from lora_lab.runs.redaction import redacted
 from lora_lab.runs.training_config import TrainingConfig
@@ -16,15 +14,6 @@ from lora_lab.training.divergence import DivergingError
 from lora_lab.training.gpu_memory import OutOfMemoryForecastError, batch_fields, settings_in_words
 from lora_lab.training.snapshot import Failure
 from lora_lab.training.step import DeadAdapterError, NotFiniteError
-
-_MEMORY_WORDS = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.I)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that the memory of the GPU, or of the computer, is spent."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and _MEMORY_WORDS.search(str(error)) is not None
 
 
 def explain(error: BaseException, training: TrainingConfig) -> Failure:

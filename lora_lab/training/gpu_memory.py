@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lora_lab._util.format import format_bytes
+from lora_lab._util.hardware import hardware
 from lora_lab.budget.dry_run import dry_run
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs.training_config import TrainingConfig
@@ -82,18 +83,18 @@ def cap_bytes() -> int | None:
 def apply_cap(device: torch.device) -> None:
     """Have PyTorch's allocator keep to LORA_LAB_MAX_VRAM_GB, for this whole process."""
     cap = cap_bytes()
-    if cap is not None and device.type == "cuda":
-        _, total = torch.cuda.mem_get_info(device)
-        torch.cuda.set_per_process_memory_fraction(min(1.0, cap / total), device)
+    here = hardware(device)
+    if cap is not None and (memory := here.free_and_total()) is not None:
+        here.limit(min(1.0, cap / memory[1]))
 
 
 def gpu_memory(device: torch.device) -> GpuMemory | None:
     """Return the memory of a CUDA device; None of others, whose memory is the whole computer's."""
-    if device.type != "cuda":
+    here = hardware(device)
+    if (memory := here.free_and_total()) is None:
         return None
-    free, total = torch.cuda.mem_get_info(device)
-    reserved = torch.cuda.memory_reserved(device)
-    allocated = torch.cuda.memory_allocated(device)
+    free, total = memory
+    reserved, allocated = here.reserved(), here.allocated() or 0
     others = max(0, total - free - reserved)
     mine = free + reserved - allocated
     processes = other_processes(device)
@@ -191,7 +192,7 @@ class Forecast:
         self._training = training
         self._length = length
         self._written = written
-        self._cuda = device.type == "cuda"
+        self._cuda = hardware(device).cuda
 
     def __call__(self, batch_size: int) -> int:
         """Return bytes for so many examples a pass: gradients, optimizer, activations, extras.

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from lora_lab._util.hardware import hardware
 from lora_lab._util.quiet import log_filter
 from lora_lab.errors import RunError
 from lora_lab.methods.api import unmerge
@@ -54,8 +55,7 @@ class ModelState:
 @contextlib.contextmanager
 def thread_settings(device: torch.device) -> Iterator[None]:
     """Set what torch keeps per thread: gradients on, no inference mode, the model's device."""
-    cuda = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-    with torch.inference_mode(False), torch.enable_grad(), cuda:
+    with torch.inference_mode(False), torch.enable_grad(), hardware(device).current():
         yield
 
 
@@ -74,11 +74,3 @@ def diverted_log(notes: list[str]) -> Iterator[None]:
 
     with log_filter(passes):
         yield
-
-
-def empty_cache(device: torch.device) -> None:
-    """Give freed blocks back to the device."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from lora_lab._util.hardware import hardware
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.registry import method_of
 from lora_lab.training import processes
@@ -28,14 +29,14 @@ class Replicas:
         self._ddp: Any = None
         if processes.count() == 1:
             return
-        if device.type == "cuda" and not processes.sharded():
+        if hardware(device).cuda and not processes.sharded():
             model.to(torch.device("cuda", processes.local_rank()))
         # Every process has loaded the frozen weights, or its shard: they are not sent around.
         frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
         model._ddp_params_and_buffers_to_ignore = [*frozen, *(n for n, _ in model.named_buffers())]
         self.model = self._ddp = DistributedDataParallel(
             model,
-            device_ids=[processes.local_rank()] if device.type == "cuda" else None,
+            device_ids=[processes.local_rank()] if hardware(device).cuda else None,
             find_unused_parameters=self._may_leave_out(),
         )
 

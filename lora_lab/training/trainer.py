@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
+from lora_lab._util.hardware import hardware
 from lora_lab._util.own_random import OwnRandom
 from lora_lab.budget.meter import Meter
 from lora_lab.methods.base import Adapter
@@ -145,8 +146,7 @@ class _Loop:
             parameter_groups(self._adapter, training),
             lr=training.learning_rate,
             weight_decay=training.weight_decay,
-            # One kernel without temporaries of all parameters' size.
-            fused=True if self._device.type == "cuda" else None,
+            fused=True if hardware(self._device).fused_optimizer else None,
         )
         if fit.resume_state is not None:
             optimizer.load_state_dict(dict(fit.resume_state["optimizer"]))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from lora_lab._util.hardware import hardware, is_out_of_memory
 from lora_lab.budget.meter import Meter
 from lora_lab.checkpoint.saving import save_adapter
 from lora_lab.errors import LoraLabError, ModelError, RunError
@@ -26,7 +27,7 @@ from lora_lab.runs.samples import Sample
 from lora_lab.training import processes, saved_state
 from lora_lab.training.data import RunData
 from lora_lab.training.divergence import Divergence, DivergingError
-from lora_lab.training.failures import explain, is_out_of_memory, showable, with_proposal
+from lora_lab.training.failures import explain, showable, with_proposal
 from lora_lab.training.gpu_memory import (
     Forecast,
     apply_cap,
@@ -38,7 +39,6 @@ from lora_lab.training.isolation import (
     ADAPTER,
     ModelState,
     diverted_log,
-    empty_cache,
     thread_settings,
 )
 from lora_lab.training.last_good import LastGood
@@ -364,7 +364,7 @@ class Worker:
         self.fit = None
         self.model.zero_grad(set_to_none=True)
         gc.collect()
-        empty_cache(self.meter.device)
+        hardware(self.meter.device).empty_cache()
         if is_out_of_memory(error):
             self._enter("looking for a batch size that fits")
             failure = with_proposal(failure, run.training, self._largest_batch())

@@ -50,9 +50,6 @@ def test_dtype_is_taken(folder, dtype):
 def test_auto_takes_the_accelerator_and_its_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert load._device("auto") == torch.device("cuda")
-    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda native=native, **_: native)
-        assert load._dtype("auto", torch.device("cuda")) == expected
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert load._device("auto") == torch.device("mps")

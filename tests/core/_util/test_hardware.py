@@ -1,0 +1,111 @@
+"""What a device can do, chosen by capability; CUDA's own answers are made up here."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import lora_lab
+from lora_lab._util import hardware as module
+from lora_lab._util.hardware import Hardware, hardware, is_out_of_memory
+from lora_lab.training.isolation import thread_settings
+from tests.helpers.made_up_hardware import cpu_can
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "capability", "dtype"),
+    [
+        ("GTX 1080", (6, 1), torch.float32),  # float16 at a 64th of float32's rate
+        ("P100", (6, 0), torch.float16),
+        ("V100", (7, 0), torch.float16),
+        ("T4", (7, 5), torch.float16),
+        ("A100", (8, 0), torch.bfloat16),
+        ("L4", (8, 9), torch.bfloat16),
+        ("H100", (9, 0), torch.bfloat16),
+        ("B200", (10, 0), torch.bfloat16),
+    ],
+)
+def test_the_half_type_that_a_gpu_is_fast_in(monkeypatch, gpu, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked = []
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability
+    )
+    # Emulation would say yes on all of them.
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    here = hardware(CUDA)
+    assert (here.dtype, here.capability) == (dtype, capability), gpu
+    assert asked == [CUDA]  # of this device, not of the current one
+    assert here.fused_optimizer
+    assert here.keeps_peak
+
+
+def test_elsewhere_nothing_of_cuda_is_called(monkeypatch):
+    for name in ("get_device_capability", "memory_allocated", "mem_get_info", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: 1 / 0)
+    for device in (CPU, torch.device("mps"), torch.device("meta")):
+        here = hardware(device)
+        assert here.dtype == torch.float32
+        assert not here.cuda
+        assert not here.keeps_peak
+        assert here.free_and_total() is None
+        assert here.reserved() == 0
+        here.reset_peak()
+        here.limit(0.5)
+        with thread_settings(device):
+            pass
+    assert hardware(CPU).allocated() is None
+    assert hardware(torch.device("mps")).memory == "MPS memory"
+    assert hardware(torch.device("meta")).memory == "meta memory"
+
+
+def test_mps_is_asked_for_its_memory(monkeypatch):
+    emptied = []
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 7)
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: emptied.append(True))
+    here = hardware(torch.device("mps"))
+    here.empty_cache()
+    assert (here.allocated(), emptied) == (7, [True])
+
+
+def test_cuda_is_asked_of_the_device_that_is_meant(monkeypatch):
+    told = {}
+    counts = {"memory_allocated": 3, "max_memory_allocated": 5, "memory_reserved": 8}
+    for name, count in counts.items():
+        monkeypatch.setattr(
+            torch.cuda, name, lambda at, name=name, count=count: (told.update({name: at}), count)[1]
+        )
+    here = hardware(CUDA)
+    assert (here.allocated(), here.peak(), here.reserved()) == (3, 5, 8)
+    assert set(told.values()) == {CUDA}
+
+
+def test_a_test_chooses(monkeypatch):
+    cpu_can(monkeypatch, native_bfloat16=True)
+    assert hardware(CPU).dtype == torch.bfloat16
+    assert hardware(CPU) == Hardware(CPU, native_bfloat16=True)
+
+
+def test_what_is_out_of_memory():
+    spent = ("CUDA out of memory. Tried to allocate", "DefaultCPUAllocator: can't allocate memory")
+    assert all(is_out_of_memory(RuntimeError(text)) for text in spent)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError())
+    assert not is_out_of_memory(ValueError("out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes"))
+
+
+# The dry run's allocator, the launcher's processes, and a list for people.
+MAY_NAME_CUDA = {Path(module.__file__).name, "cuda.py", "sharding.py", "processes.py"}
+MAY_NAME_CUDA |= {"gpu_processes.py", "replicas.py", "installed.py"}
+
+
+def test_nobody_else_asks_for_cuda():
+    asks = re.compile(r"""\.type [!=]= ["'](cuda|mps)|torch\.(cuda|mps)\.|\.is_cuda\b""")
+    for path in Path(lora_lab.__file__).parent.rglob("*.py"):
+        if path.name not in MAY_NAME_CUDA:
+            assert not asks.findall(path.read_text("utf-8")), path
