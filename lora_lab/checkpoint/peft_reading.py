@@ -7,20 +7,56 @@ from collections.abc import Collection, Mapping
 from torch import nn
 
 from lora_lab.anatomy.model_config import embedding
+from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.read_past import read_past
 
+ByPath = Mapping[str, nn.Module]
+_NAMES = frozenset({"embed_tokens", "lm_head"})  # EMBEDDING_LAYER_NAMES
 
-def ties_factors(model: nn.Module, path: str, head: str) -> bool:
-    """Whether PEFT gives an output layer an embedding's factors: the model's own, of known names.
+
+def ties_factors(adapter: LoraAdapter, path: str, head: str, by_path: ByPath) -> bool:
+    """Whether PEFT 0.21.2 gives an output layer an embedding's factors (`ensure_weight_tying`).
+
+    It looks for the layers that the model's class ties to its input embedding
+    (`_get_module_names_tied_with_embedding`), if target_modules has one of two names, and
+    modules_to_save none (`_check_tied_modules`). It compares their paths with a layer's bare name
+    (`LoraModel._create_and_replace`): a layer within another module gets factors of its own, and
+    one that has but the name of a tied one gets the embedding's.
 
     Args:
-        model: the base.
-        path: of the embedding.
+        adapter: on its model.
+        path: of the adapted embedding.
         head: path of what has its weight.
+        by_path: the model's modules, by every name.
     """
-    leaves = {name.rpartition(".")[2] for name in (path, head)}
-    table = embedding(model, "get_input_embeddings")
-    return table is model.get_submodule(path) and bool(leaves & {"embed_tokens", "lm_head"})
+    table = embedding(adapter.model, "get_input_embeddings")
+    leaves, saved = (
+        {p.rpartition(".")[2] for p in ps} for ps in ((path, head), adapter.saved.copies)
+    )
+    return (
+        table is by_path[path]
+        and bool(leaves & _NAMES)
+        and not saved & _NAMES
+        and _tied_by_class(adapter.model, table, by_path) == {head}
+        and [p for p in by_path if p.rpartition(".")[2] == head] == [head]
+    )
+
+
+def _tied_by_class(model: nn.Module, table: nn.Module, by_path: ByPath) -> set[str]:
+    """Return the paths of what the model's classes tie to its input embedding, as PEFT has them."""
+    keys = getattr(model, "_tied_weights_keys", None)
+    if getattr(getattr(model, "config", None), "tie_word_embeddings", None) is False or not keys:
+        return set()
+    if not isinstance(keys, Mapping):  # transformers 4's form
+        return {key.rpartition(".")[0] for key in keys}
+    weight = getattr(table, "weight", None)
+    ends = {f"{p}.weight" for p, m in by_path.items() if getattr(m, "weight", None) is weight}
+    tied = set()
+    for path, module in by_path.items():
+        before = f"{path}." if path else ""
+        keys = getattr(module, "_tied_weights_keys", None) or {}
+        tied |= {before + key for key, source in keys.items() if before + source in ends}
+    return {key.rpartition(".")[0] for key in tied}
 
 
 # PEFT refuses to adapt these of them: fused kernels read them past PEFT's layers.
@@ -36,9 +72,7 @@ _KNOWN = {
 }
 
 
-def misread(
-    model: nn.Module, modules: Collection[str], by_path: Mapping[str, nn.Module]
-) -> str | None:
+def misread(model: nn.Module, modules: Collection[str], by_path: ByPath) -> str | None:
     """Return what to say of modules where PEFT's adapter is refused, or does nothing."""
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     fused = [path for path in modules if path.rpartition(".")[2] in _FUSED]

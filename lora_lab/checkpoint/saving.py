@@ -150,7 +150,7 @@ class _Form:
     alphas: dict[str, float] = field(default_factory=dict)
     slices: dict[str, list[Slice]] = field(default_factory=dict)
     held: list[str] = field(default_factory=list)  # parameters, not modules
-    tied: list[str] = field(default_factory=list)  # they share an adapted embedding's weight
+    tied: dict[str, str] = field(default_factory=dict)  # {output layer: its adapted embedding}
 
 
 def _add_module(
@@ -178,16 +178,16 @@ def _add_module(
 def _add_tied(form: _Form, adapter: LoraAdapter, by_path: Mapping[str, nn.Module]) -> None:
     """Add what shares an adapted embedding's weight.
 
-    An output layer is named only, where PEFT ties its factors (`ensure_weight_tying`). With more of
-    them (T5), or other names (BERT), PEFT does not: they are written out, each for itself.
+    An output layer is named only, where PEFT ties its factors (`ensure_weight_tying`). Where it
+    does not (T5's several, BERT's names, SpeechT5's in another module) each is written out.
     """
     for site in adapter.sites.values():
         if site.site.kind != "embedding":
             continue
         path = site.site.module
         others = [p for p in tied_to(path, by_path) if not adapter.saved.covers(p)]
-        if len(others) == 1 and ties_factors(adapter.model, path, others[0]):
-            form.tied += others
+        if len(others) == 1 and ties_factors(adapter, path, others[0], by_path):
+            form.tied[others[0]] = path
             continue
         A, B = (form.tensors[f"{path}.lora_embedding_{part}"] for part in "AB")
         for other in others:
@@ -228,9 +228,13 @@ def _peft_config(
     alpha = Counter(form.alphas.values()).most_common(1)[0][0]
     base = getattr(model, "config", None)
     heads = [path for path in form.tied if path not in form.ranks]
+    ranks, alphas = (  # PEFT looks a tied layer's up under its own name
+        own | {path: own[table] for path, table in form.tied.items()}
+        for own in (form.ranks, form.alphas)
+    )
     modules = [path for path in form.ranks if path not in form.held]
     renamed = named_as_parameters(model, modules, config)
-    keys = {path: f"{path}.weight" if path in renamed else path for path in form.ranks}
+    keys = {path: f"{path}.weight" if path in renamed else path for path in ranks}
     settings: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": config.task_type or task_type(model, weights),
@@ -243,10 +247,8 @@ def _peft_config(
         "target_modules": [*(path for path in modules if path not in renamed), *heads],
         "bias": config.bias,
         "fan_in_fan_out": any(s.transposed and s.kind == "linear" for s in sites),
-        "rank_pattern": {full(keys[p]): own for p, own in form.ranks.items() if own != r},
-        "alpha_pattern": {
-            full(keys[p]): tidy(own) for p, own in form.alphas.items() if own != alpha
-        },
+        "rank_pattern": {full(keys[p]): own for p, own in ranks.items() if own != r},
+        "alpha_pattern": {full(keys[p]): tidy(own) for p, own in alphas.items() if own != alpha},
         "use_rslora": config.use_rslora,
         "use_dora": config.use_dora,
         "modules_to_save": list(adapter.saved.copies) or None,

@@ -223,13 +223,7 @@ def test_t5s_tied_embeddings_reach_peft_and_come_back(target, tmp_path):
     ll.attach(model, random_config(target_modules=[target, "q"]))
     y = outputs(model, batch)
     ll.save_adapter(model, tmp_path)
-    from peft import PeftModel
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        # PEFT holds them as four pairs of equal factors.
-        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
-        theirs = PeftModel.from_pretrained(bare, tmp_path)
+    theirs = peft_model(bare, tmp_path)  # which holds them as four pairs of equal factors
     torch.testing.assert_close(outputs(theirs, batch), y, **EXACT)
     ll.load_adapter(twin, tmp_path)
     torch.testing.assert_close(outputs(twin, batch), y, **EXACT)
