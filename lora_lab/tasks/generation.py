@@ -13,6 +13,7 @@ from lora_lab._util.quiet import quiet_thread
 from lora_lab.anatomy.model_config import max_positions
 from lora_lab.errors import TaskError
 from lora_lab.methods.prompt_tuning.adapter import learned_tokens
+from lora_lab.methods.steady_weights import steady_weights
 from lora_lab.tasks.chat_template import turn_end
 from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded, prompt_ids, task_prompt
 from lora_lab.tasks.framing import CHAT
@@ -72,7 +73,7 @@ def generate(
         )
     room = _prompt_room(model, max_new_tokens)
     answers: list[str] = []
-    with evaluating(model), torch.no_grad(), quiet_thread():
+    with evaluating(model), steady_weights(), torch.no_grad(), quiet_thread():
         for start in range(0, len(prompts), batch_size):
             if should_stop is not None and should_stop():
                 break

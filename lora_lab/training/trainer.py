@@ -22,6 +22,7 @@ from lora_lab._util.hardware import hardware
 from lora_lab._util.own_random import OwnRandom
 from lora_lab.budget.meter import Meter
 from lora_lab.methods.base import Adapter
+from lora_lab.methods.steady_weights import steady_weights
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.encoding import IGNORED
 from lora_lab.training import processes
@@ -185,9 +186,10 @@ class _Loop:
         tokens = sum(map(_tokens, passes))
         items = processes.total(torch.full((), tokens, dtype=torch.float32, device=self._device))
         losses: Any = 0.0
-        for i, batch in enumerate(passes):
-            with self._replicas.one_pass(last=i + 1 == len(passes)):
-                losses = losses + self._pass(batch, items, len(passes))
+        with steady_weights():
+            for i, batch in enumerate(passes):
+                with self._replicas.one_pass(last=i + 1 == len(passes)):
+                    losses = losses + self._pass(batch, items, len(passes))
         norm = self._clip()
         mean, beside, count = self._checks.before_update(number, losses, tokens, norm)
         group = self._optimizer.param_groups[0]

@@ -1,7 +1,8 @@
 """DoRA: W' = m · (W₀ + ΔW)/‖W₀ + ΔW‖, a learned length for every output row (Liu et al., 2024).
 
 The norm is not differentiated (section 4.3 of the paper), and never built: with W₀ fixed,
-‖w + s·bA‖² = ‖w‖² + 2s·(wAᵀ)·b + s²·b(AAᵀ)bᵀ for each row, O(out·in·r) once an optimizer step.
+‖w + s·bA‖² = ‖w‖² + 2s·(wAᵀ)·b + s²·b(AAᵀ)bᵀ for each row, O(out·in·r) in every forward pass,
+or once while weights are known to be steady (`steady_weights`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, owned_rows
 from lora_lab.methods.lora.operator import owned_columns
-from lora_lab.methods.lora.own_forward import PATCHED, base_forward, base_tensor, hold_weight
+from lora_lab.methods.lora.own_forward import PATCHED, base_forward, base_tensor
+from lora_lab.methods.steady_weights import once_while_steady
 
 if TYPE_CHECKING:
     from lora_lab.methods.lora.factors import LoraSite
@@ -24,11 +26,6 @@ class DoraSites(LayerSites):
     """One adapter's DoRA sites on one layer."""
 
     plain = False
-
-    def __init__(self, sites: Iterable[LoraSite]) -> None:
-        super().__init__(sites)
-        # {site name: (what the norms were computed from, norms (out,))}
-        self._norms: dict[str, tuple[object, Tensor]] = {}
 
     def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
         """Return gain · (W₀x + updates) + bias, (..., out)."""
@@ -77,19 +74,13 @@ class DoraSites(LayerSites):
         return gain.to(z)
 
     def _norm(self, site: LoraSite, layer: AdaptedLayer) -> Tensor:
-        held = cast(Tensor, hold_weight(cast(nn.Module, layer)))
-        # Where the weight is offloaded, every forward pass leaves a new empty one.
-        weight_state = None if held.is_meta else (held._version, id(held))
-        state = site.A._version, site.B._version, id(site.A), weight_state
-        known = self._norms.get(site.site.name)
-        if known is not None and known[0] == state:
-            return known[1]
-        with torch.no_grad():
+        def compute() -> Tensor:
             weight = base_tensor(cast(nn.Module, layer))
             W = owned_rows(weight, site.site).reshape(site.site.out_features, -1)
-            norms = updated_row_norms(W, site.A, site.B, site.scale)
-        self._norms[site.site.name] = state, norms
-        return norms
+            with torch.no_grad(), torch.autocast(W.device.type, enabled=False):
+                return updated_row_norms(W, site.A, site.B, site.scale)
+
+        return once_while_steady(site, compute)
 
 
 def zero_rows_warning(sites: Iterable[LoraSite]) -> str | None:
