@@ -27,6 +27,7 @@ from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.encoding import IGNORED
 from lora_lab.training import processes
 from lora_lab.training.model_settings import training_settings
+from lora_lab.training.optimizer_state import load_optimizer
 from lora_lab.training.pass_loss import PassLosses
 from lora_lab.training.replicas import Replicas
 from lora_lab.training.sampler import StepSampler
@@ -150,7 +151,7 @@ class _Loop:
             fused=True if hardware(self._device).fused_optimizer else None,
         )
         if fit.resume_state is not None:
-            optimizer.load_state_dict(dict(fit.resume_state["optimizer"]))
+            load_optimizer(optimizer, fit.resume_state["optimizer"])
         self._adapter.begin_training(optimizer, training.max_steps)
         scheduler = scheduler_of(optimizer, training)
         if fit.resume_state is not None:

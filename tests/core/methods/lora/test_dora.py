@@ -15,8 +15,8 @@ from lora_lab.methods.lora import dora
 from lora_lab.methods.lora.layers import owned_rows
 from lora_lab.methods.steady_weights import steady_weights
 from lora_lab.tasks.generation import generate
-from lora_lab.training import trainer
 from tests.helpers.lora_outputs import stirred
+from tests.helpers.made_up_hardware import cpu_can
 from tests.helpers.recorded_fit import Recorded
 from tests.helpers.tiny_models import tiny
 from tests.helpers.tiny_run import CONFIG, logits, tiny_lm
@@ -137,17 +137,10 @@ def test_lengths_are_exact_under_autocast(monkeypatch):
     torch.testing.assert_close(found[0].double(), (W + site.scale * B @ A).norm(dim=1))
 
 
-class FusedAdamW(trainer._AdamW):
-    """What every run on a GPU has."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **{**options, "fused": True})
-
-
 @pytest.mark.parametrize("accumulated", [1, 2])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_fused_run_trains_what_it_saves(tmp_path, monkeypatch, accumulated, checkpointing):
-    monkeypatch.setattr(trainer, "_AdamW", FusedAdamW)
+    cpu_can(monkeypatch, fused_optimizer=True)
     lm = tiny_lm()
     blank = copy.deepcopy(lm.model)
     run = Recorded(
