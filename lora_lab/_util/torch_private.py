@@ -13,11 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
-from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode as _FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 # From torch 2.8 on; before, nobody can tell.
 _top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
+
+
+class FakeTensorMode(_FakeTensorMode):
+    """Fake tensors, of the CPU: nothing of a CUDA device is set up for them.
+
+    Where torch is built for CUDA and there is no GPU, torch's own mode puts a stand-in in place of
+    CUDA's device guard, for the whole process and kept by the thread at hand
+    (`ensureCUDADeviceGuardSet`, c10/core/impl/DeviceGuardImplInterface.cpp). When a thread that ran
+    one ends, the stand-in is freed, and the next mode crashes the process.
+    """
+
+    avoid_device_init = False
 
 
 def saving_hooks() -> Any:

@@ -50,7 +50,7 @@ def measured(name: str, plan: Any, checkpointing: bool, dtype: torch.dtype) -> A
     if plan:
         ll.attach(model, plan)
     if checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning)

@@ -111,6 +111,19 @@ def test_it_works_where_gradients_are_off() -> None:
 # --- CUDA ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("cuda", [False, True])
+def test_no_device_is_set_up_for_fake_tensors(cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In torch built for CUDA, without a GPU: it is freed with its thread, and the next crashes."""
+    calls: list[str] = []
+    monkeypatch.setattr(
+        torch._C, "_ensureCUDADeviceGuardSet", lambda: calls.append("set up"), raising=False
+    )
+    before = torch._C._only_lift_cpu_tensors()
+    small_dry_run(tiny_config("llama"), ALL, cuda=cuda)
+    assert not calls
+    assert torch._C._only_lift_cpu_tensors() == before
+
+
 def test_what_cuda_needs_on_top_is_named() -> None:
     found = small_dry_run(tiny_config("llama"), ALL, cuda=True)
     plain = small_dry_run(tiny_config("llama"), ALL)
