@@ -6,8 +6,12 @@ Seen on Python 3.11 to 3.14. `tests/core/_util/test_private_names.py` fails firs
 from __future__ import annotations
 
 import concurrent.futures.thread  # registers its own hook first, so that ours runs before it
+import contextlib
+import os
+import sys
 import threading
 from collections.abc import Callable
+from typing import Any, cast
 
 assert concurrent.futures.thread is not None
 
@@ -19,3 +23,32 @@ def when_main_ends(hook: Callable[[], None]) -> None:
     then.
     """
     threading._register_atexit(hook)  # type: ignore[attr-defined]
+
+
+def end_with_failure() -> None:
+    """Have this process end with status 120, after all that it does when it ends.
+
+    It is then past the point where `sys.exit` is heard. Python ends so where the last flush of a
+    standard stream fails (documented at `sys.exit`), of stderr without a word (`flush_std_files`).
+    """
+    stream = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  # open to the very end
+    sys.stderr = cast(Any, _LastFlushFails(stream))
+
+
+class _LastFlushFails:
+    """A stream as it is, until the interpreter's own end."""
+
+    closed = False
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def flush(self) -> None:
+        """Flush the stream; fail once all hooks of the process's end have been called."""
+        with contextlib.suppress(OSError, ValueError):  # nobody may listen any more
+            self._stream.flush()
+        if sys.is_finalizing():
+            raise OSError("a run has failed")

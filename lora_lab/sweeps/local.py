@@ -111,6 +111,7 @@ class Sweep:
     @property
     def snapshot(self) -> SweepSnapshot:
         """How the sweep stands."""
+        at_exit.seen(self)
         return self._snapshot
 
     def start(self) -> Sweep:
@@ -168,7 +169,7 @@ class Sweep:
         """
         if not self.wait(timeout):
             raise RunError(f"the sweep is still running after {timeout:g} s")
-        if self._snapshot.state == "failed":
+        if self.snapshot.state == "failed":
             raise RunError(self._snapshot.problem)
         return dict(self._snapshot.ended)
 
@@ -182,8 +183,10 @@ class Sweep:
         if seen.state == "failed":
             return f"{self.title}: {seen.problem}"
         state = "was cut off" if seen.going else f"is {seen.state}"
-        again = "" if seen.state == "done" else "; the same call of sweep() goes on with it"
-        return f"{self.title} {state}: {len(seen.ended)} of {seen.total} cells{again}"
+        failed = sum(result.state == "failed" for result in seen.ended.values())
+        some = f", {failed} failed" if failed else ""
+        again = "; the same call of sweep() goes on with it" if failed or state != "is done" else ""
+        return f"{self.title} {state}: {len(seen.ended)} of {seen.total} cells{some}{again}"
 
     def become_copy(self, owner: int) -> None:
         """Let go of the sweep: this process is a forked child of the one that trains it."""
@@ -198,7 +201,9 @@ class Sweep:
         else:
             self._publish(state=state, run=None, cell=None)
         finally:
-            at_exit.discard(self)
+            seen = self._snapshot
+            failed = seen.state == "failed" or any(r.state == "failed" for r in seen.ended.values())
+            at_exit.discard(self, failed=failed)
 
     def _train_all(self) -> SweepState:
         ids = {cell.id for cell in self.cells}

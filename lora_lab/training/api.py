@@ -59,7 +59,8 @@ def train(
         start_from: a run that is over, its id or its folder, or an adapter's folder: ΔW starts as
             it ended there. All else begins anew: this is a new run, on any data, with any settings.
         wait_at_exit: a script that ends waits for the run, until Ctrl-C. False, and in a kernel
-            that is shut down: it ends at its next step, with a checkpoint and a line on stderr.
+            that is shut down: it ends at its next step, with a checkpoint and a line on stderr. A
+            script whose run fails, and that does not look at it, ends with status 120 and a line.
         **training: the fields of `TrainingConfig`.
 
     Raises:

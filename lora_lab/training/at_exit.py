@@ -1,7 +1,8 @@
 """What becomes of what trains when its process ends, or forks.
 
 A script whose last line starts a run is waited for. A notebook's kernel is not: whoever ends it
-gives it seconds. What is not waited for ends at its next step, with a checkpoint.
+gives it seconds. What is not waited for ends at its next step, with a checkpoint. A script is not
+called a success if what it has begun has failed, and it has not looked.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from lora_lab._util.python_private import when_main_ends
+from lora_lab._util.python_private import end_with_failure, when_main_ends
 
 _LOOKS = 0.2  # seconds between two looks at what trains
 _GRACE_SECONDS = 10.0  # that a kernel gives a step to end in; it is killed soon after
@@ -52,18 +53,30 @@ class Job(Protocol):
 
 
 _jobs: list[Job] = []  # queued or at work, in the order of their starts
+_failures: dict[str, str] = {}  # {title: outcome} of jobs that nobody has asked how they stand
+_begun_in_marimo = False
 
 
 def add(job: Job) -> None:
     """Look after a job from now on. Doing it twice is no error."""
+    global _begun_in_marimo
     if job not in _jobs:
         _jobs.append(job)
+        _begun_in_marimo = _begun_in_marimo or _in_marimo()
 
 
-def discard(job: Job) -> None:
-    """Forget a job that is over. Doing it twice is no error."""
+def discard(job: Job, *, failed: bool = False) -> None:
+    """Forget a job that is over, but for a failure. Doing it twice is no error."""
+    if failed:
+        _failures[job.title] = job.outcome()
     with contextlib.suppress(ValueError):
         _jobs.remove(job)
+
+
+def seen(job: Job) -> None:
+    """Forget a failure: somebody asks how the job stands."""
+    if _failures:
+        _failures.pop(job.title, None)
 
 
 def jobs() -> tuple[Job, ...]:
@@ -75,18 +88,24 @@ def _main_has_ended() -> None:
     """Wait for what trains, or end it."""
     known = _outermost()
     deadline: float | None = None
+    interrupted = False
     if _in_notebook_kernel():
         deadline = time.monotonic() + _GRACE_SECONDS
     elif not _was_interrupted():
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             _wait()
+        except KeyboardInterrupt:
+            interrupted = True
     with contextlib.suppress(KeyboardInterrupt):  # nobody wants to wait for the step, either
         for job in reversed(known):  # the queued ones first: the end of one would start the next
             job.stop()
         for job in known:
             job.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-    for job in known:
-        _say(job.outcome())
+    failed = dict(_failures)
+    for line in (failed | {job.title: job.outcome() for job in known}).values():
+        _say(line)
+    if (failed or interrupted) and deadline is None:
+        end_with_failure()
 
 
 def _wait() -> None:
@@ -111,10 +130,19 @@ def _outermost() -> list[Job]:
 
 
 def _in_notebook_kernel() -> bool:
-    """Whether this is a notebook's kernel, ipykernel's or another one that IPython knows."""
+    """Whether this is a notebook's kernel: marimo's, or one that IPython knows, as ipykernel."""
     ipython: Any = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
-    return getattr(shell, "kernel", None) is not None
+    return getattr(shell, "kernel", None) is not None or _begun_in_marimo
+
+
+def _in_marimo() -> bool:
+    """Whether this thread runs a marimo notebook's cells, and not as a script.
+
+    It no longer knows when the process ends, and with `marimo run` other threads never do.
+    """
+    running = getattr(sys.modules.get("marimo"), "running_in_notebook", None)
+    return running is not None and running()
 
 
 def _was_interrupted() -> bool:
@@ -131,6 +159,7 @@ def _forked() -> None:
     for job in _jobs:
         job.become_copy(os.getppid())
     _jobs.clear()
+    _failures.clear()
 
 
 when_main_ends(_main_has_ended)

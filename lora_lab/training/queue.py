@@ -75,7 +75,8 @@ def is_queued(folder: Path) -> bool:
 
 def _busy() -> list[Run]:
     """Return the runs that train."""
-    _training[:] = [r for r in _training if r.state is not RunState.IDLE and not r.state.final]
+    states = [(run, run.control.state) for run in _training]
+    _training[:] = [run for run, s in states if s is not RunState.IDLE and not s.final]
     return [*_training]
 
 

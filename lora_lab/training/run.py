@@ -147,6 +147,7 @@ class Run:
     @property
     def state(self) -> RunState:
         """The state now."""
+        at_exit.seen(self)
         return self.control.state
 
     @property
@@ -162,6 +163,7 @@ class Run:
     @property
     def snapshot(self) -> Snapshot:
         """How the run stands; immutable, costs nothing, from any thread."""
+        at_exit.seen(self)
         return self._snapshot
 
     @property
@@ -232,9 +234,9 @@ class Run:
 
         `lora_lab.resume` goes on from there. A queued run leaves the queue and is done.
         """
-        was_queued = self.state is RunState.QUEUED
+        was_queued = self.control.state is RunState.QUEUED
         self.control.stop()
-        if was_queued and self.state.final:
+        if was_queued and self.control.state.final:
             queue.dequeue(self)
             self.publish(phase="")
             with contextlib.suppress(OSError):
@@ -301,7 +303,10 @@ class Run:
 
     def _enter(self, state: RunState) -> None:
         self.publish(state=state)
-        (at_exit.discard if state.final else at_exit.add)(self)
+        if state.final:
+            at_exit.discard(self, failed=state is RunState.FAILED)
+        else:
+            at_exit.add(self)
 
     def _prepare(self) -> None:
         if self._again:

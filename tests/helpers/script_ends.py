@@ -6,6 +6,7 @@ ends as scripts end, through the interpreter's own way out. Prints {name: what b
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -90,6 +91,26 @@ def is_idle(folder: Path) -> None:
 
 def fails(folder: Path) -> None:
     begin(folder, 200, learning_rate=1e30)
+    atexit.register(print, "what is called at the end", file=sys.stderr, flush=True)
+
+
+def exits_and_fails(folder: Path) -> None:
+    begin(folder, 200, learning_rate=1e30)
+    sys.exit(3)
+
+
+def goes_on_after_a_failure(folder: Path) -> None:
+    begin(folder, 200, learning_rate=1e30).wait()
+
+
+def looks_at_a_failure(folder: Path) -> None:
+    run = begin(folder, 200, learning_rate=1e30)
+    run.wait()
+    assert run.state is RunState.FAILED
+
+
+def is_told_of_a_failure(folder: Path) -> None:
+    begin(folder, 200, learning_rate=1e30).result()
 
 
 def is_interrupted_while_waiting(folder: Path) -> None:
@@ -114,9 +135,28 @@ def is_a_notebooks_kernel(folder: Path) -> None:
     sys.modules["IPython"] = SimpleNamespace(get_ipython=lambda: shell)  # type: ignore[assignment]
 
 
+def is_a_marimo_kernel(folder: Path) -> None:
+    in_kernel = [True]
+    marimo: Any = SimpleNamespace(running_in_notebook=lambda: in_kernel[0])
+    sys.modules["marimo"] = marimo
+    endless(folder)
+    in_kernel[0] = False  # as it says on the main thread, when all is over
+
+
+def is_marimos_as_a_script(folder: Path) -> None:
+    marimo: Any = SimpleNamespace(running_in_notebook=lambda: False)
+    sys.modules["marimo"] = marimo
+    begin(folder)
+
+
 def sweeps(folder: Path) -> None:
     grid = {"r": [1, 2]}
     sweep(tiny_lm(), tiny_task(), CONFIG, grid=grid, max_steps=3, output_dir=folder, **QUICK)
+
+
+def sweeps_and_fails(folder: Path) -> None:
+    grid = {"learning_rate": [1e-3, 1e30]}
+    sweep(tiny_lm(), tiny_task(), CONFIG, grid=grid, max_steps=30, output_dir=folder, **QUICK)
 
 
 def forks_and_waits(folder: Path) -> None:
@@ -176,8 +216,10 @@ def _as_command(folder: Path, disturb: Callable[[], None]) -> None:
 
 SCRIPTS: tuple[Script, ...] = (
     *(last_line_starts_a_run, raises, exits, does_not_wait, ends_before_the_first_step),
-    *(queues_a_second, leaves_one_paused, is_idle, fails, is_interrupted_while_waiting),
-    *(is_interrupted, is_a_notebooks_kernel, sweeps, forks_and_waits),
+    *(queues_a_second, leaves_one_paused, is_idle, fails, exits_and_fails),
+    *(goes_on_after_a_failure, looks_at_a_failure, is_told_of_a_failure),
+    *(is_interrupted_while_waiting, is_interrupted, is_a_notebooks_kernel, is_a_marimo_kernel),
+    *(is_marimos_as_a_script, sweeps, sweeps_and_fails, forks_and_waits),
     *(nobody_reads_stderr, nobody_reads_stdout, the_terminal_closes, stderr_is_closed),
 )
 

@@ -43,7 +43,8 @@ def has_stopped(run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "status"), [("last_line_starts_a_run", 0), ("raises", 1), ("exits", 3)]
+    ("script", "status"),
+    [("last_line_starts_a_run", 0), ("raises", 1), ("exits", 3), ("is_marimos_as_a_script", 0)],
 )
 def test_a_script_that_ends_waits_for_its_run_and_says_so(ended, script, status):
     found = ended[script]
@@ -79,7 +80,10 @@ def test_a_sweep_is_waited_for_as_one(ended):
 
 @pytest.mark.parametrize(
     "script",
-    ["does_not_wait", "is_interrupted_while_waiting", "is_interrupted", "is_a_notebooks_kernel"],
+    [
+        *("does_not_wait", "is_interrupted_while_waiting", "is_interrupted"),
+        *("is_a_notebooks_kernel", "is_a_marimo_kernel"),
+    ],
 )
 def test_what_is_not_waited_for_ends_with_a_checkpoint_and_says_so(ended, script):
     (run,) = ended[script]["runs"]
@@ -89,6 +93,7 @@ def test_what_is_not_waited_for_ends_with_a_checkpoint_and_says_so(ended, script
     assert "Exception ignored" not in ended[script]["stderr"]
     waited = "waiting for" in ended[script]["stderr"]
     assert waited is (script == "is_interrupted_while_waiting")
+    assert bool(ended[script]["status"]) is ("is_interrupted" in script)
 
 
 def test_an_adapter_that_has_learned_nothing_is_not_left(ended):
@@ -104,10 +109,30 @@ def test_a_paused_run_is_not_waited_for(ended):
     assert "is paused, and nobody is left to resume it" in ended["leaves_one_paused"]["stderr"]
 
 
-def test_a_run_that_fails_meanwhile_says_why(ended):
-    last = ended["fails"]["stderr"].splitlines()[-1]
-    assert " failed at step " in last
-    assert "learning_rate" in last
+@pytest.mark.parametrize("script", ["fails", "exits_and_fails", "goes_on_after_a_failure"])
+def test_a_run_that_fails_unseen_says_why_and_so_does_the_exit_status(ended, script):
+    lines = ended[script]["stderr"].splitlines()
+    (said,) = [line for line in lines if " failed at step " in line]
+    assert "learning_rate" in said
+    assert ended[script]["status"] == 120
+    assert "Exception ignored" not in ended[script]["stderr"]
+    assert (lines[-1] == "what is called at the end") is (script == "fails")
+
+
+def test_a_failure_that_a_script_has_looked_at_is_its_own_to_judge(ended):
+    assert (ended["looks_at_a_failure"]["status"], ended["looks_at_a_failure"]["stderr"]) == (0, "")
+    assert ended["is_told_of_a_failure"]["status"] == 1
+    assert "lora-lab:" not in ended["is_told_of_a_failure"]["stderr"]
+
+
+def test_a_sweep_with_a_failed_cell_is_none_that_went_well(ended):
+    last = ended["sweeps_and_fails"]["stderr"].splitlines()[-1]
+    assert last == (
+        "lora-lab: sweep sweep is done: 2 of 2 cells, 1 failed; the same call of sweep() goes on "
+        "with it"
+    )
+    assert ended["sweeps_and_fails"]["status"] == 120
+    assert ended["sweeps"]["status"] == 0
 
 
 def test_an_idle_run_is_none_of_it(ended):
