@@ -84,6 +84,11 @@ def unsaved_keys(model: Any) -> set[str]:
     return set(model._keys_to_ignore_on_save or ())
 
 
+def tied_keys(module: nn.Module) -> Any:
+    """Return {tied weight's name: its source's} of a model's class; a list in transformers 4."""
+    return getattr(module, "_tied_weights_keys", None) or {}
+
+
 def whole_blocks(model: nn.Module) -> set[str]:
     """Return the class names of the blocks that a model wants whole on one device; maybe none."""
     return set(getattr(model, "_no_split_modules", None) or ())

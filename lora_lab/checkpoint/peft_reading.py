@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from torch import nn
 
+from lora_lab._util.transformers_private import tied_keys
 from lora_lab.anatomy.model_config import embedding
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.read_past import read_past
@@ -44,18 +45,18 @@ def ties_factors(adapter: LoraAdapter, path: str, head: str, by_path: ByPath) ->
 
 def _tied_by_class(model: nn.Module, table: nn.Module, by_path: ByPath) -> set[str]:
     """Return the paths of what the model's classes tie to its input embedding, as PEFT has them."""
-    keys = getattr(model, "_tied_weights_keys", None)
+    keys = tied_keys(model)
     if getattr(getattr(model, "config", None), "tie_word_embeddings", None) is False or not keys:
         return set()
-    if not isinstance(keys, Mapping):  # transformers 4's form
+    if not isinstance(keys, Mapping):
         return {key.rpartition(".")[0] for key in keys}
     weight = getattr(table, "weight", None)
     ends = {f"{p}.weight" for p, m in by_path.items() if getattr(m, "weight", None) is weight}
     tied = set()
     for path, module in by_path.items():
         before = f"{path}." if path else ""
-        keys = getattr(module, "_tied_weights_keys", None) or {}
-        tied |= {before + key for key, source in keys.items() if before + source in ends}
+        found = tied_keys(module).items()
+        tied |= {before + key for key, source in found if before + source in ends}
     return {key.rpartition(".")[0] for key in tied}
 
 

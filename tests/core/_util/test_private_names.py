@@ -114,7 +114,7 @@ def test_every_function_behind_a_fence_is_tested_here() -> None:
 # --- Python --------------------------------------------------------------------------------------
 
 
-def test_a_hook_at_the_end_of_main_may_still_use_threads_and_pools() -> None:
+def test_a_hook_at_the_end_of_main_may_still_use_threads_and_pools_and_fail() -> None:
     code = """
 import atexit, threading
 from concurrent.futures import ThreadPoolExecutor
@@ -124,6 +124,7 @@ def hook():
     started = threading.Thread(target=print, args=("thread",))
     started.start(); started.join()
     print(pool.submit(lambda: "pool").result(), flush=True)
+    python_private.end_with_failure()
 
 python_private.when_main_ends(hook)
 atexit.register(print, "atexit")
@@ -132,6 +133,7 @@ pool.submit(int).result()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout.split(), done.stderr) == (["thread", "pool", "atexit"], "")
+    assert done.returncode == 120
 
 
 # --- torch ---------------------------------------------------------------------------------------
@@ -281,6 +283,7 @@ def test_where_a_config_came_from(model: Any, tmp_path: Path) -> None:
 
 
 def test_keys_left_out_of_a_file_and_blocks_kept_whole(model: Any) -> None:
+    assert transformers_private.tied_keys(model) == {"lm_head.weight": "model.embed_tokens.weight"}
     assert transformers_private.unsaved_keys(model) == set()
     assert transformers_private.whole_blocks(model) == {"LlamaDecoderLayer"}
     assert transformers_private.whole_blocks(nn.Linear(1, 1)) == set()
