@@ -60,7 +60,8 @@ def llama(shape: Shape, dtype: torch.dtype = torch.float32, device: str = "cpu")
     torch.manual_seed(0)
     config = LlamaConfig(**shape)
     config.use_cache = False
-    return LlamaForCausalLM._from_config(config, dtype=dtype).to(device).train()
+    with torch.device(device):
+        return LlamaForCausalLM._from_config(config, dtype=dtype).train()
 
 
 def ours(model: nn.Module, r: int = 8, name: str = "default") -> nn.Module:
@@ -300,43 +301,6 @@ def attach_rows(args: argparse.Namespace) -> list[Row]:
     ]
 
 
-def cuda_rows(args: argparse.Namespace) -> list[Row]:
-    """Return time and peak memory of a step of a 1B model in bf16 on the GPU."""
-    if not torch.cuda.is_available():
-        return [Row("step and peak memory on CUDA, 1B, bf16", "no GPU here", "≤ 0.80×", None)]
-    peaks = {}
-    for name, attach in METHODS.items():
-        step = stepper(attach(llama(BILLION, torch.bfloat16)), 1, 2048, "cuda", torch.bfloat16)
-        step()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        peaks[name] = torch.cuda.max_memory_allocated()
-        del step
-        gc.collect()
-        torch.cuda.empty_cache()
-    runs = {
-        name: stepper(attach(llama(BILLION, torch.bfloat16)), 1, 2048, "cuda", torch.bfloat16)
-        for name, attach in METHODS.items()
-    }
-    seconds = alternate(runs, max(args.rounds, 15), warmup=3)
-    floor = median_ratio(seconds["floor"], seconds["peft"])
-    return [
-        at_most(
-            "training step, 1B shape, 2,048 tokens, bf16, CUDA",
-            median_ratio(seconds["ours"], seconds["peft"]),
-            0.80,
-            f"bound {floor:.3f}×: no adapter, gradient chain only",
-        ),
-        at_most(
-            "its peak memory",
-            peaks["ours"] / peaks["peft"],
-            0.75,
-            f"{_mib(peaks['ours'])} against {_mib(peaks['peft'])}; "
-            f"bound {_mib(peaks['floor'])}: no adapter",
-        ),
-    ]
-
-
 _ALL = ll.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear")
 ROWS = {
     "step": step_rows,
@@ -345,7 +309,6 @@ ROWS = {
     "batch": batch_rows,
     "merged": merged_rows,
     "attach": attach_rows,
-    "cuda": cuda_rows,
 }
 
 

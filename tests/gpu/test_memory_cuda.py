@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 import transformers
 
 import lora_lab as ll
-from lora_lab.budget.meter import Meter
 from lora_lab.budget.reading import differing_part
+from tests.helpers.loop_memory import loop_reading, model_in
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+LORA = ll.LoraConfig(r=8, target_modules="all-linear")
 BATCH, LENGTH, WIDTH, LAYERS, VOCABULARY = 8, 256, 512, 6, 8192
 
 
@@ -41,39 +43,24 @@ def config(name: str) -> Any:
     )
 
 
-def measured(name: str, plan: Any, checkpointing: bool, dtype: torch.dtype) -> Any:
-    """Return the meter's reading of three real steps."""
-    torch.cuda.empty_cache()
-    torch._C._cuda_clearCublasWorkspaces()
-    recipe = config(name)
-    model = getattr(transformers, recipe.architectures[0])(recipe).to("cuda", dtype).train()
-    if plan:
-        ll.attach(model, plan)
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning)
-    meter = Meter(model, optimizer)
-    ids = torch.randint(0, VOCABULARY, (BATCH, LENGTH), device="cuda")
-    mask = torch.ones_like(ids)
-    for _ in range(3):
-        optimizer.zero_grad()
-        with meter.measure(ids.numel()):
-            model(input_ids=ids, attention_mask=mask, labels=ids).loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
-        with meter.measure_update():
-            optimizer.step()
-    return meter.reading()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", ["full", "lora", "lora, checkpointing"])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_the_dry_run_is_within_5_percent(name: str, shape: str, dtype: torch.dtype) -> None:
-    plan = None if shape == "full" else ll.LoraConfig(r=8, target_modules="all-linear")
+def test_the_dry_run_is_within_5_percent(
+    name: str, shape: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    plan = ll.FullConfig() if shape == "full" else LORA
     checkpointing = "checkpointing" in shape
-    reading = measured(name, plan, checkpointing, dtype)
+    torch.cuda.empty_cache()
+    torch._C._cuda_clearCublasWorkspaces()
+    reading = loop_reading(
+        model_in(config(name), dtype, "cuda"),
+        plan,
+        tmp_path,
+        batch=BATCH,
+        length=LENGTH,
+        gradient_checkpointing=checkpointing,
+    )
     found = ll.dry_run(
         config(name),
         plan,
