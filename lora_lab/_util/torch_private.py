@@ -100,6 +100,11 @@ def update_averages(averages: list[Tensor], values: list[Tensor], new_share: flo
     torch._foreach_lerp_(averages, values, new_share)
 
 
+def multiply_(xs: list[Tensor], factor: float) -> None:
+    """Write x·factor into every x, in one launch for all of a device and dtype."""
+    torch._foreach_mul_(xs, factor)
+
+
 def products(xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:
     """Return |x·y| of every pair, in two launches for all of them."""
     found = list(torch._foreach_mul(xs, ys))

@@ -191,11 +191,17 @@ class Meter:
         self.resident()  # gradients, and after the update the optimizer's state, are there now
 
     def _tensors(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Return weights and buffers, gradients, and the optimizer's state."""
+        """Return weights and buffers, gradients, and the optimizer's state with its masters."""
         parameters = list(self.model.parameters())
-        states = self.optimizer.state.values() if self.optimizer else ()
+        masters, moments = [], []
+        if self.optimizer is not None:
+            own = set(parameters)
+            moved = (p for group in self.optimizer.param_groups for p in group["params"])
+            masters = [p for p in moved if p not in own]
+            states = self.optimizer.state.values()
+            moments = [v for state in states for v in state.values() if isinstance(v, Tensor)]
         return (
             [*(p.detach() for p in parameters), *self.model.buffers()],
-            [p.grad for p in parameters if p.grad is not None],
-            [value for state in states for value in state.values() if isinstance(value, Tensor)],
+            [p.grad for p in (*parameters, *masters) if p.grad is not None],
+            [*(p.detach() for p in masters), *moments],
         )

@@ -175,6 +175,9 @@ class Adapter(ABC):
             total_steps: optimizer steps of the whole training.
         """
 
+    def skip_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: B027
+        """Hear of a step of the training in which its optimizer takes none: float16 overflowed."""
+
     def pending_schedule(self) -> str | None:
         """Return what a training that ended now would leave undone, in words; None: nothing."""
         return None

@@ -115,6 +115,11 @@ class Combination(Adapter):
         for adapter in self.adapters:
             adapter.begin_training(optimizer, total_steps)
 
+    def skip_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Tell every part; see `Adapter.skip_step`."""
+        for adapter in self.adapters:
+            adapter.skip_step(optimizer)
+
     def pending_schedule(self) -> str | None:
         """Return the first part's that has something to do yet."""
         return next((left for own in self.adapters if (left := own.pending_schedule())), None)

@@ -5,8 +5,8 @@ on, it is the other way round. Switching changes the contents, parameter by para
 optimizers, ties, hooks and the names in the state dict stay as they are. Gradients go with the
 values, so those of one adapter are never added to another's.
 
-They are trained in the model's dtype, without float32 masters: in bfloat16, updates below its
-precision are lost, and in float16 Adam's second moments underflow, so that a training ends in NaN.
+They have the model's dtype; a run trains those of half precision through float32 copies, see
+`masters`. Another loop that does not loses the small updates.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.vocabulary import (
@@ -61,8 +60,6 @@ def check_settings(
     """
     for config in configs:
         config.check_steps(training.max_steps)
-        if config.modifies_base:
-            _check_precision(lm.model, config)
     if family_of(task, lm).writes:  # texts under a head are cut to what there is room for
         _check_positions(lm, task, configs, training)
     if training.loraplus_lr_ratio is not None and not any(method_of(c).ranks for c in configs):
@@ -71,14 +68,6 @@ def check_settings(
             "it out"
         )
     check_trackers(training.report_to)
-
-
-def _check_precision(model: nn.Module, config: MethodConfig) -> None:
-    if any(parameter.dtype == torch.float16 for parameter in model.parameters()):
-        raise ConfigError(
-            f"{config.method} trains the model's own float16 weights, in which Adam's moments "
-            'underflow; load the model with dtype="bfloat16" or "float32"'
-        )
 
 
 def _check_positions(

@@ -13,6 +13,7 @@ from lora_lab.errors import RunError
 from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.finite import NotFiniteAdapterError, check_finite
+from lora_lab.training.loss_scale import skipped_notes
 from lora_lab.training.step import NotFiniteError
 
 if TYPE_CHECKING:
@@ -53,9 +54,11 @@ def check_numbers(model: nn.Module, adapter: Adapter) -> None:
 def summary(worker: Worker, state: str, adapter_folder: Path) -> dict[str, Any]:
     """Return how a run ended, as its summary.json tells it, with what its adapter takes."""
     files = adapter_folder.rglob("*.safetensors")
+    skipped = worker.run.snapshot.skipped_steps
     return {
         "state": state,
         "steps": worker.step,
+        **({"skipped_steps": skipped} if skipped else {}),
         "seconds": round(worker.pace.seconds, 3),
         "trainable": worker.adapter.trainable,
         "peak_memory": worker.meter.reading().peak,  # bytes
@@ -68,12 +71,14 @@ def summary(worker: Worker, state: str, adapter_folder: Path) -> dict[str, Any]:
 
 
 def end_notes(worker: Worker, state: str) -> list[str]:
-    """Return what there is to say of a run that ended before its last step."""
+    """Return what there is to say of a run at its end."""
     if state == "stopped" and not worker.step:
         return ["stopped before its first step: no adapter is left, for it has learned nothing"]
-    left = worker.adapter.pending_schedule() if state != "done" else None
-    at = f"{state} at step {worker.step} of {worker.run.training.max_steps}"
-    return [f"{at}: {left}"] if left else []
+    notes = skipped_notes(worker.run.snapshot.skipped_steps, worker.step)
+    if left := worker.adapter.pending_schedule():
+        at = f"{state} at step {worker.step} of {worker.run.training.max_steps}"
+        notes.append(f"{at}: {left}")
+    return notes
 
 
 def exact_state(adapter: Adapter) -> dict[str, Tensor]:

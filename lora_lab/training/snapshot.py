@@ -58,6 +58,7 @@ class Snapshot:
     state: RunState = RunState.IDLE
     phase: str = ""  # "queued behind run …", "evaluating the base model", "training", "saving" …
     step: int = 0
+    skipped_steps: int = 0  # of them, in which float16 overflowed and nothing moved
     total_steps: int = 0
     loss: float | None = None  # of the latest optimizer step
     loss_unit: str = NATS

@@ -39,6 +39,7 @@ class Step:
     learning_rate: float  # that the step was taken with
     tokens: int  # completion tokens of the step (or texts), those that the loss is the mean of
     aux_loss: float | None = None  # what is trained with beside `loss`: a router's; None: nothing
+    skipped: bool = False  # gradients overflowed float16: nothing moved, see `LossScale`
 
     def row(self, seconds: float) -> dict[str, Any]:
         """Return its line in metrics.jsonl.
@@ -46,7 +47,9 @@ class Step:
         Args:
             seconds: that the run had trained for after it.
         """
-        beside = {} if self.aux_loss is None else {"aux_loss": self.aux_loss}
+        beside: dict[str, Any] = {} if self.aux_loss is None else {"aux_loss": self.aux_loss}
+        if self.skipped:
+            beside["skipped"] = True
         return {
             "step": self.number,
             "loss": self.loss,

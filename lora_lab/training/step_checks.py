@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,27 @@ from torch import Tensor, nn
 from lora_lab.errors import RunError
 from lora_lab.methods.attached import attached_adapters
 from lora_lab.methods.base import Adapter
+from lora_lab.methods.masters import Masters
 from lora_lab.training import processes
+from lora_lab.training.loss_scale import LossScale
 from lora_lab.training.model_settings import is_checkpointing
 from lora_lab.training.step import DeadAdapterError, NotFiniteError
+
+
+class Seen(NamedTuple):
+    """What is known of a step before its update.
+
+    Attributes:
+        loss, beside: of all processes.
+        tokens: likewise.
+        finite: whether the gradients are; else the loss scale was too large, and the step is
+            skipped.
+    """
+
+    loss: float
+    beside: float
+    tokens: int
+    finite: bool
 
 
 class StepChecks:
@@ -21,13 +40,17 @@ class StepChecks:
 
     Args:
         model, adapter: that learns.
+        masters: that stand in the place of some of its parameters.
         resumed: it learned before, and every part has been seen to get a gradient.
     """
 
-    def __init__(self, model: nn.Module, adapter: Adapter, resumed: bool) -> None:
+    def __init__(self, model: nn.Module, adapter: Adapter, masters: Masters, resumed: bool) -> None:
         self._model = model
         self._adapter = adapter
-        self._parts = adapter.parameters_by_location()
+        self._parts = {
+            place: [masters.of(parameter) for parameter in learned]
+            for place, learned in adapter.parameters_by_location().items()
+        }
         self._what = "sites" if adapter.sites else "places"
         self._reached = resumed
         # What starts at zero and learns: B, or an embedding's A. Where there is none (PiSSA), a
@@ -49,8 +72,8 @@ class StepChecks:
             )
 
     def before_update(
-        self, step: int, losses: Tensor, tokens: int, norm: Tensor
-    ) -> tuple[float, float, int]:
+        self, step: int, losses: Tensor, tokens: int, norm: Tensor, scale: LossScale | None = None
+    ) -> Seen:
         """Refuse a loss or gradient that is not finite, or that does not reach every site.
 
         Args:
@@ -59,26 +82,29 @@ class StepChecks:
                 number of processes.
             tokens: of this process.
             norm: of the gradients, which are those of all processes already.
-
-        Returns:
-            The losses and the tokens of all processes.
+            scale: that they had; a smaller one may make them finite. None: they had none.
         """
         if not tokens and processes.count() == 1:
             raise RunError(
                 f"nothing is learned in step {step}: all labels of its batch are -100; raise "
                 "max_length, or leave out the rows without an answer"
             )
-        if not self._reached:
-            self._check_gradients(step)
         # The only wait for the device in a step: all numbers in one transfer.
         losses = losses.to(norm.device, torch.float32) / processes.count()
         own = torch.cat((losses, torch.full_like(losses[:1], tokens)))
         mean, beside, count, size = torch.cat((processes.total(own), norm.float()[None])).tolist()
         if not math.isfinite(mean):
-            raise NotFiniteError(f"the loss is {mean} at step {step}", adapter_suspect=True)
-        if not math.isfinite(size):
-            raise NotFiniteError(f"a gradient is {size} at step {step}", adapter_suspect=False)
-        return mean, beside, int(count)
+            raise NotFiniteError(
+                f"the loss is {mean} at step {step}{_float16(scale)}", adapter_suspect=True
+            )
+        finite = math.isfinite(size)
+        if not finite and (scale is None or not scale.may_fall):
+            raise NotFiniteError(
+                f"a gradient is {size} at step {step}{_float16(scale)}", adapter_suspect=False
+            )
+        if finite and not self._reached:
+            self._check_gradients(step)
+        return Seen(mean, beside, int(count), finite)
 
     def after_update(self, step: int) -> None:
         """Refuse an optimizer that does not move what started at zero, at a rate above 0."""
@@ -108,6 +134,17 @@ class StepChecks:
                 + likely_reason(self._model, dead, all_dead=len(dead) == len(self._parts))
             )
         self._reached = True
+
+
+def _float16(scale: LossScale | None) -> str:
+    """Return what to do where the model computes in float16."""
+    if scale is None:
+        return ""
+    at = "" if scale.may_fall else f", with a loss scale of {scale.value:g}"
+    return (
+        f"{at}: the model computes in float16, which ends at 65,504; load it with "
+        "dtype='float32', or 'bfloat16' where the GPU computes in it"
+    )
 
 
 def _some(names: list[str], total: int, what: str) -> str:

@@ -22,10 +22,12 @@ from lora_lab._util.hardware import hardware
 from lora_lab._util.own_random import OwnRandom
 from lora_lab.budget.meter import Meter
 from lora_lab.methods.base import Adapter
+from lora_lab.methods.masters import Masters
 from lora_lab.methods.steady_weights import steady_weights
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.encoding import IGNORED
 from lora_lab.training import processes
+from lora_lab.training.loss_scale import LossScale, computes_in_float16
 from lora_lab.training.model_settings import training_settings
 from lora_lab.training.optimizer_state import load_optimizer
 from lora_lab.training.pass_loss import PassLosses
@@ -53,7 +55,8 @@ class Fit:
             the model's own.
         completed_steps: optimizer steps that were taken before, by a run that this one resumes.
         resume_state: what `state` returned after them; the adapter has its own state already.
-        optimizer, scheduler, random: there while `run` runs.
+        optimizer, scheduler, random, masters: there while `run` runs.
+        loss_scale: likewise, of a model that computes in float16.
     """
 
     model: nn.Module
@@ -70,6 +73,8 @@ class Fit:
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)
     scheduler: LambdaLR | None = field(default=None, init=False)
     random: OwnRandom | None = field(default=None, init=False)
+    masters: Masters | None = field(default=None, init=False)
+    loss_scale: LossScale | None = field(default=None, init=False)
 
     def run(self) -> None:
         """Train until the steps are done or `on_step` ends it; the model's settings are restored.
@@ -85,16 +90,31 @@ class Fit:
             finally:
                 self.model.zero_grad(set_to_none=True)
                 self.optimizer = self.scheduler = self.random = self.meter.optimizer = None
+                self.masters = self.loss_scale = None
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps the loss scale has left out, those of the runs before included."""
+        return 0 if self.loss_scale is None else self.loss_scale.skipped
+
+    def follow(self) -> None:
+        """Take over what somebody has written into the parameters between two steps."""
+        if self.masters is not None:
+            self.masters.follow()
 
     def state(self) -> dict[str, Any]:
         """Return what `resume_state` takes, between two steps: tensors, numbers, containers."""
         assert self.optimizer is not None
         assert self.scheduler is not None
         assert self.random is not None
+        assert self.masters is not None
+        scale = {} if self.loss_scale is None else {"loss_scale": self.loss_scale.state()}
         return {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "random": self.random.state(),
+            "masters": self.masters.state(),
+            **scale,
         }
 
 
@@ -108,18 +128,27 @@ class _Loop:
         self._model: Any = fit.model
         self._device = fit.meter.device
         self._random = random
+        learning = (p for p in fit.adapter.parameters() if p.requires_grad)
+        self._masters = fit.masters = Masters(learning)
+        self._scale = fit.loss_scale = LossScale() if computes_in_float16(fit.model) else None
         self._optimizer, self._scheduler = self._make_optimizer()
         # What a DataLoader draws for its workers: the passes' numbers begin behind it.
         torch.empty((), dtype=torch.int64).random_(generator=random.generator(torch.device("cpu")))
         if fit.resume_state is not None:
             random.set_state(fit.resume_state["random"])
+            # Checkpoints of earlier versions have neither.
+            self._masters.load_state(fit.resume_state.get("masters", {}))
+            if self._scale is not None and "loss_scale" in fit.resume_state:
+                self._scale.load_state(fit.resume_state["loss_scale"])
             fit.resume_state = None  # it held the moments a second time
         self._replicas = Replicas(self._model, self._adapter, self._device)
-        self._checks = StepChecks(self._model, self._adapter, resumed=fit.completed_steps > 0)
+        self._checks = StepChecks(
+            self._model, self._adapter, self._masters, resumed=fit.completed_steps > 0
+        )
         self._losses = PassLosses(self._model, fit.loss)
         self._beside = False  # whether passes are trained with more than their loss
         self._modules = list(self._replicas.model.modules())
-        self._learned: list[nn.Parameter] = []
+        self._moved: list[nn.Parameter] = []  # by the optimizer
         self._identities: list[int] = []
         self._follow_parameters()
 
@@ -145,7 +174,7 @@ class _Loop:
         fit, training = self._fit, self._training
         optimizer = _AdamW(
             fit.meter,
-            parameter_groups(self._adapter, training),
+            parameter_groups(self._adapter, training, self._masters),
             lr=training.learning_rate,
             weight_decay=training.weight_decay,
             fused=True if hardware(self._device).fused_optimizer else None,
@@ -189,22 +218,37 @@ class _Loop:
         losses: Any = 0.0
         with steady_weights():
             for i, batch in enumerate(passes):
-                with self._replicas.one_pass(last=i + 1 == len(passes)):
-                    losses = losses + self._pass(batch, items, len(passes))
+                last = i + 1 == len(passes)
+                with self._replicas.one_pass(last):
+                    losses = losses + self._pass(batch, items, len(passes), last)
         norm = self._clip()
-        mean, beside, count = self._checks.before_update(number, losses, tokens, norm)
+        seen = self._checks.before_update(number, losses, tokens, norm, self._scale)
         group = self._optimizer.param_groups[0]
         rate = group["lr"] / group["ratio"]
+        if seen.finite:
+            self._update(number, rate)
+        else:
+            self._adapter.skip_step(self._optimizer)
+            self._follow_parameters()
+        if self._scale is not None:
+            self._scale.update(seen.finite)
+        for parameter in self._moved:
+            parameter.grad = None
+        beside = seen.beside if self._beside else None
+        return Step(number, seen.loss, rate, seen.tokens, beside, skipped=not seen.finite)
+
+    def _update(self, number: int, rate: float) -> None:
+        """Let the optimizer and the schedule take a step: as in HF Trainer a skipped one counts
+        among the steps, and not in the schedule.
+        """
         self._optimizer.step()
+        self._masters.write()
         self._follow_parameters()
         if rate > 0:
             self._checks.after_update(number)
         self._scheduler.step()
-        for parameter in self._learned:
-            parameter.grad = None
-        return Step(number, mean, rate, count, beside if self._beside else None)
 
-    def _pass(self, batch: Batch, items: Tensor, passes: int) -> Tensor:
+    def _pass(self, batch: Batch, items: Tensor, passes: int, last: bool) -> Tensor:
         """Go forward and backward; return the pass's shares of the step's losses, (2,).
 
         They are those of what people read, the task's own loss, and of what is trained with beside
@@ -224,16 +268,21 @@ class _Loop:
                 share = penalty.detach() / passes
                 loss = loss + penalty / passes
             fit.meter.sample()  # just before the backward pass, activations are at their most
-            self._random.backward(loss)
+            self._random.backward(loss if self._scale is None else loss.float() * self._scale.value)
+            if last or processes.count() == 1:  # DDP adds up what lies in the parameters
+                self._masters.gather()
         own = loss.detach() - share
         return torch.stack((own, own - own) if said is None else (said, own - said))
 
     def _clip(self) -> Tensor:
         """Scale the gradients down to the largest norm that they may have; return what it was."""
         largest = self._training.max_grad_norm
+        gradients = [p.grad for p in self._moved if p.grad is not None]
+        if self._scale is not None:
+            self._scale.unscale(gradients)
         if largest > 0:
-            return clip_grad_norm_(self._learned, largest)
-        return get_total_norm([p.grad for p in self._learned if p.grad is not None])
+            return clip_grad_norm_(self._moved, largest)
+        return get_total_norm(gradients)
 
     def _follow_parameters(self) -> None:
         """Take note of parameters that have taken others' places: AdaLoRA's become smaller."""
@@ -242,17 +291,27 @@ class _Loop:
             if self._identities:
                 self._replicas.follow_parameters()
             self._identities = now
-            self._learned = [p for p in self._model.parameters() if p.requires_grad]
+            learned = (p for p in self._model.parameters() if p.requires_grad)
+            self._moved = [self._masters.of(p) for p in learned]
 
 
-def parameter_groups(adapter: Adapter, training: TrainingConfig) -> list[dict[str, Any]]:
-    """Return the optimizer's groups; "ratio" is a group's rate as a multiple of `learning_rate`."""
+def parameter_groups(
+    adapter: Adapter, training: TrainingConfig, masters: Masters | None = None
+) -> list[dict[str, Any]]:
+    """Return the optimizer's groups; "ratio" is a group's rate as a multiple of `learning_rate`.
+
+    Args:
+        adapter: whose parameters they are.
+        training: with the rates.
+        masters: that stand in the place of some of them.
+    """
     fast = {id(parameter) for parameter in adapter.fast_parameters()}
     found: dict[float, list[nn.Parameter]] = {}
     for parameter in adapter.parameters():
         if parameter.requires_grad:
             ratio = (training.loraplus_lr_ratio or 1.0) if id(parameter) in fast else 1.0
-            found.setdefault(ratio, []).append(parameter)
+            moved = parameter if masters is None else masters.of(parameter)
+            found.setdefault(ratio, []).append(moved)
     return [
         {"params": parameters, "lr": ratio * training.learning_rate, "ratio": ratio}
         for ratio, parameters in found.items()

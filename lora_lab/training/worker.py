@@ -35,14 +35,10 @@ from lora_lab.training.gpu_memory import (
     gpu_memory,
     largest_batch,
 )
-from lora_lab.training.isolation import (
-    ADAPTER,
-    ModelState,
-    diverted_log,
-    thread_settings,
-)
+from lora_lab.training.isolation import ADAPTER, ModelState, diverted_log, thread_settings
 from lora_lab.training.last_good import LastGood
 from lora_lab.training.learned import checksum, learned_notes
+from lora_lab.training.loss_scale import precision_notes
 from lora_lab.training.observer import Observer
 from lora_lab.training.progress import LossHistory, Pace
 from lora_lab.training.recorder import Recorder
@@ -117,6 +113,7 @@ class Worker:
                 before.restore(self.adapter)
                 before = None
                 if self.fit is not None:
+                    self.fit.follow()
                     self.pace.start()
             waiting, ends = processes.any_of(resting or control.pause_wanted, control.stop_wanted)
             if ends:
@@ -217,6 +214,8 @@ class Worker:
         if before is None and not processes.sharded():
             self._begin_records()
         self._enter("training")
+        notes = precision_notes(self.model, self.adapter)
+        run.notes += [note for note in notes if note not in run.notes]
         self.fit = Fit(
             model=self.model,
             adapter=self.adapter,
@@ -261,6 +260,7 @@ class Worker:
             run.notes.append(AUX_NOTE)
         run.publish(
             step=step.number,
+            skipped_steps=self.fit.skipped_steps if self.fit else 0,
             loss=step.loss,
             losses=self.losses.points(),
             learning_rate=step.learning_rate,
@@ -336,6 +336,7 @@ class Worker:
         latest = self.losses.all[-1:]
         run.publish(
             step=step,
+            skipped_steps=state.get("loss_scale", {}).get("skipped", 0),
             loss=latest[0][1] if latest else None,
             losses=self.losses.points(),
             elapsed_seconds=self.pace.seconds,

@@ -262,7 +262,8 @@ class AdaLoraAdapter(LoraAdapter):
             return
         self._stepping = True
         assert self._budget is not None
-        if not self.final and self._budget.scores(self.step + 1):
+        # Without scores yet: every step before this one was skipped.
+        if not self.final and (self._scores is None or self._budget.scores(self.step + 1)):
             self._scores = self._scores or self._new_scores()
             self._scores.update()
 
@@ -270,9 +271,16 @@ class AdaLoraAdapter(LoraAdapter):
         if not self._stepping:
             return
         self._stepping = False
+        self._advance(optimizer)
+
+    def skip_step(self, optimizer: Optimizer) -> None:
+        """Go on in the schedule, whose steps are the training's; the gradients are no scores."""
+        self._advance(optimizer)
+
+    def _advance(self, optimizer: Optimizer) -> None:
         self.step += 1
         assert self._budget is not None
-        if self.final or not self._budget.cuts(self.step):
+        if self.final or not self._budget.cuts(self.step) or self._scores is None:
             return
         self._cut(self._budget.triplets(self.step))
         if self.step >= self._budget.final_step:

@@ -207,6 +207,8 @@ def test_operations_on_lists_are_those_on_each() -> None:
     averages = [torch.zeros_like(x) for x in xs]
     torch_private.update_averages(averages, xs, 0.25)
     torch.testing.assert_close(averages, [x / 4 for x in xs])
+    torch_private.multiply_(averages, 2.0)
+    torch.testing.assert_close(averages, [x / 2 for x in xs])
     left = torch_private.distances(found, averages)
     assert left is found
     torch.testing.assert_close(

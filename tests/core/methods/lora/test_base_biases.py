@@ -10,14 +10,11 @@ from torch import nn
 
 import lora_lab as ll
 from lora_lab.errors import AdapterError, ConfigError
-from lora_lab.models import LoadedModel
 from tests.helpers.file_mutations import rewrite_settings
 from tests.helpers.lora_outputs import outputs, stirred
 from tests.helpers.peft_files import EXACT, assert_changed, peft_model, peft_trained, tensors_of
 from tests.helpers.quantized_layers import Linear4bit
 from tests.helpers.tiny_models import tiny, tiny_inputs
-from tests.helpers.tiny_run import tiny_task
-from tests.helpers.tiny_text import tiny_tokenizer
 
 SMALL = {"r": 2, "lora_alpha": 6}
 CASES = {
@@ -307,9 +304,3 @@ def without_biases(model: nn.Module) -> nn.Module:
 def unchecked(folder, tensors=None) -> None:
     """Write a file's tensors as another tool does: without the checksum."""
     save_file(tensors or tensors_of(folder), folder / "adapter_model.safetensors")
-
-
-def test_float16_is_refused_before_the_training():
-    lm = LoadedModel.given(tiny("gpt2", vocab_size=259).half(), tiny_tokenizer(), "tiny-gpt2")
-    with pytest.raises(ConfigError, match="trains the model's own float16 weights"):
-        ll.train(lm, tiny_task(), ll.LoraConfig(bias="lora_only"), max_steps=1)
