@@ -60,7 +60,7 @@ def attach(
 
     Returns:
         The adapter; its parameters are float32 masters on the device of their layers, but for
-        the methods that train the model's own parameters (FT, BitFit); `train` has masters of those.
+        the methods that train the model's own parameters (FT, BitFit), of which `train` has some.
 
     Raises:
         ConfigError: the config does not fit the model, or two of a list train the same weight.

@@ -128,6 +128,7 @@ class _Loop:
         self._model: Any = fit.model
         self._device = fit.meter.device
         self._random = random
+        self._replicas = Replicas(self._model, self._adapter, self._device)  # it may move the model
         learning = (p for p in fit.adapter.parameters() if p.requires_grad)
         self._masters = fit.masters = Masters(learning)
         self._scale = fit.loss_scale = LossScale() if computes_in_float16(fit.model) else None
@@ -141,7 +142,6 @@ class _Loop:
             if self._scale is not None and "loss_scale" in fit.resume_state:
                 self._scale.load_state(fit.resume_state["loss_scale"])
             fit.resume_state = None  # it held the moments a second time
-        self._replicas = Replicas(self._model, self._adapter, self._device)
         self._checks = StepChecks(
             self._model, self._adapter, self._masters, resumed=fit.completed_steps > 0
         )
