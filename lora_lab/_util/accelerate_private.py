@@ -51,6 +51,11 @@ def offloaded(module: nn.Module, name: str) -> Tensor | None:
     return None
 
 
+def is_offloaded(module: nn.Module) -> bool:
+    """Whether a hook brings a module's own tensors for each pass, and takes them away again."""
+    return any(getattr(hook, "offload", False) for hook in hooks_of(module))
+
+
 def loads_submodules(module: nn.Module) -> bool:
     """Whether a hook brings what it keeps away of all modules below this one at once."""
     return any(getattr(h, "offload", False) and h.place_submodules for h in hooks_of(module))

@@ -13,6 +13,7 @@ from lora_lab.anatomy.children import SAVED_CHILD, without_wrappers
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, AdapterNames
 from lora_lab.methods.lora.own_forward import instance_forward
+from lora_lab.methods.offload import check_present
 from lora_lab.methods.own_tensors import own_tensors
 
 
@@ -80,6 +81,8 @@ class ForwardSwitch:
             if self._before is not None:
                 return self._before(*args, **kwargs)
             return type(self._module).forward(self._module, *args, **kwargs)
+        if isinstance(hooked_forward(self._module), ForwardSwitch):
+            check_present(own, self._path)
         # The masters are float32; what computes has the dtype that the model has.
         cast_down = {
             key: tensor.to(self._base[without_wrappers(key)].dtype)

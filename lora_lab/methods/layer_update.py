@@ -25,10 +25,17 @@ from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.computed_weights import check_layer, check_unshared, merged_layer
 from lora_lab.methods.cost import layer_claims
 from lora_lab.methods.lora.layers import AdaptedLayer, adapt, unadapt
-from lora_lab.methods.lora.own_forward import base_forward, hold_weight, home, refuse_offloaded
+from lora_lab.methods.lora.own_forward import (
+    PATCHED,
+    base_forward,
+    hold_weight,
+    home,
+    refuse_offloaded,
+)
 from lora_lab.methods.lora.quantized import dequantized, plain_layer
 from lora_lab.methods.lora.read_past import read_past
 from lora_lab.methods.modules_to_save import ModulesToSave, task_heads
+from lora_lab.methods.offload import check_present, check_room
 
 
 class LayerUpdate(nn.Module):
@@ -43,6 +50,8 @@ class LayerUpdate(nn.Module):
 
     def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
         """Return what the layer answers with, (..., out)."""
+        if PATCHED in layer.__dict__:
+            check_present(self, self.path)
         y = base_forward(layer, self.before(x))
         if not isinstance(y, Tensor):
             raise AdapterError(
@@ -104,6 +113,7 @@ class LayerAdapter(Adapter):
         }
         if not targets:
             raise ConfigError("every target lies within modules_to_save; name other target_modules")
+        check_room(targets, by_path)
         readers = read_past(by_path, only=True)
         for path in targets:
             _check(path, by_path[path], readers)

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.accelerate_private import execution_device
+from lora_lab._util.accelerate_private import is_offloaded
 from lora_lab._util.torch_private import (
     FakeTensor,
     children_of,
@@ -208,12 +208,12 @@ def _check(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
                 f"answer; name {reader} in modules_to_save"
             )
     for path, module in originals.items():
+        if any(map(is_offloaded, module.modules())):
+            raise AdapterError(
+                f"{path} is offloaded, so that there is nothing to copy; leave it out of "
+                "modules_to_save, or load it onto a device"
+            )
         for _, tensor in own_tensors(module):
-            if tensor.is_meta and any(map(execution_device, module.modules())):
-                raise AdapterError(
-                    f"{path} is offloaded, so that there is nothing to copy; leave it out of "
-                    "modules_to_save, or load it onto a device"
-                )
             if isinstance(tensor, nn.Parameter) and not tensor.is_floating_point():
                 raise AdapterError(
                     f"{path} holds {tensor.dtype}, not floating-point weights; leave it out of "

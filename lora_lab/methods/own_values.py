@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.accelerate_private import execution_device
+from lora_lab._util.accelerate_private import is_offloaded
+from lora_lab._util.torch_private import parameters_of
 from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.wrappers import module_at
 from lora_lab.errors import AdapterError
@@ -83,10 +84,11 @@ def check_own(model: nn.Module, own: Mapping[str, nn.Parameter]) -> None:
     Raises:
         AdapterError: it names the parameter.
     """
+    away = {p for part in model.modules() if is_offloaded(part) for p in part.parameters(False)}
     for name, parameter in own.items():
         path, _, leaf = name.rpartition(".")
         holder = module_at(model, path)
-        if parameter.is_meta and execution_device(holder) is not None:
+        if parameter in away:
             raise AdapterError(
                 f"{name} is offloaded, so that it cannot be trained; load it onto a device"
             )
@@ -94,6 +96,23 @@ def check_own(model: nn.Module, own: Mapping[str, nn.Parameter]) -> None:
         packed = leaf == "weight" and packing(holder)
         if packed or not parameter.is_floating_point():
             raise not_floating(name, packed if packed else str(parameter.dtype))
+
+
+def check_in_place(model: nn.Module, own: Mapping[str, nn.Parameter]) -> None:
+    """Refuse to write into parameters that are the model's no more.
+
+    accelerate's offloading, also when it ends, puts others in their place.
+
+    Raises:
+        AdapterError: it names the parameter.
+    """
+    for name, parameter in own.items():
+        path, _, leaf = name.rpartition(".")
+        if parameters_of(module_at(model, path)).get(leaf) is not parameter:
+            raise AdapterError(
+                f"{name} is another tensor than the one that the adapter trains: the model was "
+                "offloaded after attaching; load it again, offload it first, then attach"
+            )
 
 
 def not_floating(name: str, kind: str) -> AdapterError:

@@ -22,10 +22,12 @@ from torch.utils.hooks import RemovableHandle
 
 from lora_lab._util.torch_private import FakeTensor
 from lora_lab.anatomy.api import anatomy
+from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.bottleneck.config import BottleneckConfig
 from lora_lab.methods.bottleneck.locations import Place, find_places
+from lora_lab.methods.offload import check_present, check_room
 from lora_lab.methods.submodules import add_submodule, remove_submodule
 
 _EPSILON = 1e-5  # of the LayerNorm, as in Lin et al.'s code
@@ -46,15 +48,14 @@ class Bottleneck(nn.Module):
 
     def __init__(self, place: Place, r: int, layer_norm: bool) -> None:
         super().__init__()
-        d, like = place.width, place.weight
-        dtype = torch.promote_types(like.dtype, torch.float32)
+        d, dtype = place.width, torch.promote_types(place.dtype, torch.float32)
 
         def master(tensor: Tensor) -> nn.Parameter:
-            return nn.Parameter(tensor.to(like.device, dtype))
+            return nn.Parameter(tensor.to(place.device, dtype))
 
         # Drawn on the CPU, so that a seed gives the same adapter on every device.
-        place_of = "meta" if like.is_meta else "cpu"
-        down = torch.empty(r, d, device=place_of, dtype=torch.float32)
+        drawn_on = "meta" if place.device.type == "meta" else "cpu"
+        down = torch.empty(r, d, device=drawn_on, dtype=torch.float32)
         self.down = master(nn.init.kaiming_uniform_(down, a=math.sqrt(5)))
         self.down_bias = master(torch.zeros(r))
         self.up = master(torch.zeros(d, r))
@@ -91,6 +92,7 @@ class BottleneckAdapter(Adapter):
         self.model = model
         read = anatomy(model)
         self._places = find_places(model, read, config)
+        check_room((p.path for p in self._places), dict(modules_within(model, every_name=True)))
         self._blocks = min(Counter(row.stack for row in read.rows).values())
         self._dropped_in_answers = config.dropped(self._blocks)
         self._dropped = self._dropped_in_answers
@@ -107,7 +109,7 @@ class BottleneckAdapter(Adapter):
             learned = self.layers[place.path]
             add_submodule(place.module, self._child, learned)
             # First of all hooks: transformers' own, which record hidden states, are to see it.
-            after = functools.partial(self._after, place.depth, learned, active)
+            after = functools.partial(self._after, place, learned, active)
             self._hooks.append(place.module.register_forward_hook(after, prepend=True))
         if self.config.variant == "D":
             before = functools.partial(self._before, active)
@@ -171,15 +173,17 @@ class BottleneckAdapter(Adapter):
 
     def _after(
         self,
-        depth: int,
+        place: Place,
         learned: Bottleneck,
         active: Active,
         _module: nn.Module,
         _inputs: Any,
         output: Any,
     ) -> Any:
-        if not self._answers(active) or depth < self._dropped:
+        if not self._answers(active) or place.depth < self._dropped:
             return None
+        if learned.up.is_meta:
+            check_present(learned, place.path)
         if isinstance(output, Tensor):
             return learned(output)
         return type(output)((learned(output[0]), *output[1:]))  # a tuple, or a list (GPT)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
+from lora_lab._util.devices import device_of
 from lora_lab.anatomy.blocks import Block
 from lora_lab.anatomy.roles import is_cross_attention
 from lora_lab.anatomy.types import Anatomy
@@ -22,7 +24,8 @@ class Place:
         words: what people read, and what a combination may claim once.
         path: the module's.
         module: gives a tensor (..., width), or a tuple or list of which that is the first.
-        weight: one of its parameters in floating point.
+        dtype: of a parameter in floating point: its own, or where it is packed the model's.
+        device: that it computes on.
         width: d.
         depth: the number of its block in its stack, from 0.
     """
@@ -30,7 +33,8 @@ class Place:
     words: str
     path: str
     module: nn.Module
-    weight: Tensor
+    dtype: torch.dtype
+    device: torch.device
     width: int
     depth: int
 
@@ -69,7 +73,8 @@ def find_places(model: nn.Module, read: Anatomy, config: BottleneckConfig) -> li
                 )
             module = module_at(model, path)
             words = f"the place after {what} of layer {block.row.label}"
-            places.append(Place(words, path, module, _floating(module, model), d, block.row.layer))
+            kind = _dtype(module, model), device_of(module)
+            places.append(Place(words, path, module, *kind, d, block.row.layer))
     return places
 
 
@@ -98,7 +103,6 @@ def _behind(model: nn.Module, width: int, block: Block, role: str) -> str:
     return f"{block.path}.{found[0]}" if len(found) == 1 else ""
 
 
-def _floating(module: nn.Module, model: nn.Module) -> Tensor:
-    """Return a parameter in floating point: the module's, or where it is packed the model's."""
+def _dtype(module: nn.Module, model: nn.Module) -> torch.dtype:
     parameters = (p for part in (module, model) for p in part.parameters())
-    return next(p for p in parameters if p.is_floating_point())
+    return next(p.dtype for p in parameters if p.is_floating_point())

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.accelerate_private import is_offloaded
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.blocks import Row
 from lora_lab.anatomy.packed import packing
@@ -21,7 +22,7 @@ from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.full.config import BitFitConfig, FullConfig
 from lora_lab.methods.full.trained_weights import missing_biases, trained_weights
-from lora_lab.methods.own_values import OwnValues, check_own, not_floating
+from lora_lab.methods.own_values import OwnValues, check_in_place, check_own, not_floating
 
 
 class FullAdapter(Adapter):
@@ -36,6 +37,7 @@ class FullAdapter(Adapter):
         self.name = name
         self.config = config
         self.method = config.method
+        self._model = model
         found = anatomy(model)
         weights = trained_weights(found, config)
         new = (
@@ -61,6 +63,7 @@ class FullAdapter(Adapter):
         """Change the values; new biases come and go. See `OwnValues.set_active`."""
         if on == self._values.on:
             return
+        check_in_place(self._model, self._values.own)
         self._values.set_active(on)
         for layer, bias in self._new.values():
             if on:
@@ -137,6 +140,10 @@ def _check_new(layers: Mapping[str, nn.Module]) -> None:
     """Refuse a layer that a bias of floating-point numbers does not fit."""
     for path, layer in layers.items():
         weight = cast(Tensor, layer.weight)
+        if is_offloaded(layer):
+            raise AdapterError(
+                f"{path} is offloaded, so that it can get no bias; load it onto a device"
+            )
         # A bias has the dtype of its layer's weight.
         if (packed := packing(layer)) or not weight.is_floating_point():
             raise not_floating(path, packed if packed else str(weight.dtype))

@@ -50,14 +50,18 @@ class IA3Update(LayerUpdate):
 
     def before(self, x: Tensor) -> Tensor:
         """Return x ⊙ l where the input is scaled; rounded once, to x's dtype."""
-        return (x * self.whole()).to(x.dtype) if self.feedforward else x
+        if not self.feedforward:
+            return x
+        scale = self.whole()
+        return (x.to(scale.device) * scale).to(x.dtype)
 
     def after(self, y: Tensor) -> Tensor:
         """Return y ⊙ l where the output is scaled; of a convolution channel by channel."""
         if self.feedforward:
             return y
         scale = self.whole()
-        return (y * (scale[:, None, None] if self.site.kind == "conv" else scale)).to(y.dtype)
+        scale = scale[:, None, None] if self.site.kind == "conv" else scale
+        return (y * scale.to(y.device)).to(y.dtype)
 
     def merge_matrix(self, W: Tensor) -> None:
         """Scale the columns of W₀, or its rows."""

@@ -26,7 +26,7 @@ from lora_lab.methods.computed_weights import (
 from lora_lab.methods.lora import lora_bias
 from lora_lab.methods.lora.activations import check_all_read, layer_inputs, with_ranks
 from lora_lab.methods.lora.base_biases import trained_biases
-from lora_lab.methods.lora.checks import check_offloaded, check_site, each_weight_once
+from lora_lab.methods.lora.checks import check_site, each_weight_once
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.convolution import ConvSites
 from lora_lab.methods.lora.dora import DoraSites
@@ -45,13 +45,14 @@ from lora_lab.methods.lora.experts import (
 )
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.layers import LayerSites, adapt, owned_rows, share_inputs, unadapt
-from lora_lab.methods.lora.own_forward import hold_weight, refuse_offloaded
+from lora_lab.methods.lora.own_forward import refuse_offloaded
 from lora_lab.methods.lora.quantized import dequantized, plain_layer, stand_in
 from lora_lab.methods.lora.read_past import read_past
 from lora_lab.methods.lora.targets import TargetSpec, all_linear_notes, resolve_targets, some
 from lora_lab.methods.lora.token_rows import TrainedTokens
 from lora_lab.methods.modules_to_save import ModulesToSave, task_heads, tied_ends
-from lora_lab.methods.own_values import OwnValues
+from lora_lab.methods.offload import check_room, weight_keys
+from lora_lab.methods.own_values import OwnValues, check_in_place
 
 
 class LoraAdapter(Adapter):
@@ -96,7 +97,7 @@ class LoraAdapter(Adapter):
         specs = each_weight_once(specs, by_path)
         self._check_tokens(specs)
         modules = {p.site.module: by_path[p.site.module] for p in specs}
-        check_offloaded(modules, by_path)
+        check_room(modules, by_path)
         readers = read_past(by_path, only=True)
         for p in specs:
             check_site(p.site, modules[p.site.module], config, readers)
@@ -170,6 +171,7 @@ class LoraAdapter(Adapter):
 
     def set_active(self, on: bool) -> None:
         """Put the biases' own values into the base, or take them out; see `OwnValues`."""
+        check_in_place(self.model, self.biases.own)
         self.biases.set_active(on)
 
     def base_value(self, weight: nn.Parameter) -> Tensor | None:
@@ -361,11 +363,12 @@ def _tied_layers(
     whole, whose copy has a weight of its own.
     """
     found: dict[nn.Module, LayerSites] = {}
+    key = weight_keys(by_path)
     for table, sites in layers:
         if not isinstance(sites, EmbeddingSites):
             continue
         for path, layer in by_path.items():
-            if hold_weight(layer) is not hold_weight(table) or layer is table or saved.covers(path):
+            if key(path) != key(sites.path) or layer is table or saved.covers(path):
                 continue
             if isinstance(layer, nn.Embedding):
                 check_embedding(path, layer)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from lora_lab._util.accelerate_private import loads_submodules
 from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.types import Site
 from lora_lab.errors import AdapterError, ConfigError
@@ -15,6 +14,7 @@ from lora_lab.methods.lora.embedding import check_embedding
 from lora_lab.methods.lora.experts import held_parameter
 from lora_lab.methods.lora.own_forward import hold_weight
 from lora_lab.methods.lora.targets import TargetSpec
+from lora_lab.methods.offload import weight_keys
 
 
 def check_site(
@@ -60,23 +60,10 @@ def check_site(
         check_embedding(site.module, module)
 
 
-def check_offloaded(modules: Iterable[str], by_path: Mapping[str, nn.Module]) -> None:
-    """Refuse layers whose weights a module above brings: it would look for the factors too."""
-    for path in modules:
-        parts = path.split(".")
-        for depth in range(len(parts) + 1):
-            above = by_path.get(".".join(parts[:depth]))  # a name may have a dot in it
-            if above is not None and loads_submodules(above):
-                raise AdapterError(
-                    f"{path} is offloaded as a part of {'.'.join(parts[:depth])}, which nothing "
-                    "can be put into; leave preload_module_classes out when the model is loaded"
-                )
-
-
 def each_weight_once(specs: list[TargetSpec], by_path: Mapping[str, nn.Module]) -> list[TargetSpec]:
     """Return the specs without embeddings whose weight another one of them has (T5's two)."""
     found: dict[object, TargetSpec] = {}
+    key = weight_keys(by_path)
     for p in specs:
-        weight = hold_weight(by_path[p.site.module]) if p.site.kind == "embedding" else p
-        found.setdefault(weight, p)
+        found.setdefault(key(p.site.module) if p.site.kind == "embedding" else p, p)
     return list(found.values())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, owned_rows
 from lora_lab.methods.lora.operator import owned_columns
 from lora_lab.methods.lora.own_forward import PATCHED, base_forward, base_tensor
+from lora_lab.methods.offload import check_present
 from lora_lab.methods.steady_weights import once_while_steady
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class DoraSites(LayerSites):
     def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
         """Return gain · (W₀x + updates) + bias, (..., out)."""
         if PATCHED in layer.__dict__ or not layer.plain_product:
-            self.check_present()
+            check_present(self, self.path)
             return self.added(base_forward(layer, x), x, layer)
         return self._lengthened(self.product(x, layer, bias=None), layer)
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.accelerate_private import execution_device
 from lora_lab._util.format import a_kind
 from lora_lab._util.torch_private import children_of, parameters_of
 from lora_lab.anatomy.children import ADAPTER_CHILD
@@ -38,6 +37,7 @@ from lora_lab.methods.lora.own_forward import (
     runs_itself,
 )
 from lora_lab.methods.lora.shared_input import SharedInput
+from lora_lab.methods.offload import check_present
 from lora_lab.spectra.update import LowRankUpdate
 
 if TYPE_CHECKING:
@@ -220,18 +220,9 @@ class LayerSites(nn.ModuleList):
     def output(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
         """Return the layer's output with every site's update, (..., out)."""
         if PATCHED in layer.__dict__ or not layer.plain_product:
-            self.check_present()
+            check_present(self, self.path)
             return self.added(base_forward(layer, x), x, layer)
         return self.product(x, layer, layer.bias)
-
-    def check_present(self) -> None:
-        """Raise `AdapterError` if accelerate took the factors away with the model's weights."""
-        for site in self.sites:
-            if site.A.is_meta and execution_device(site) is not None:
-                raise AdapterError(
-                    f"the model was offloaded after attaching, and the factors at {self.path} with "
-                    "it; offload the model first, then attach or load the adapter"
-                )
 
     def added(self, y: Tensor, x: Tensor, layer: AdaptedLayer) -> Tensor:  # noqa: ARG002
         """Return the base's output y with every site's update, (..., out)."""

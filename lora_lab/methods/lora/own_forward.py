@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.accelerate_private import execution_device, offloaded
+from lora_lab._util.accelerate_private import execution_device, is_offloaded, offloaded
 from lora_lab._util.torch_private import parameters_of
 from lora_lab.errors import AdapterError
 
@@ -92,8 +92,7 @@ def refuse_offloaded(layers: Iterable[tuple[str, nn.Module]]) -> None:
         AdapterError: the line names the layer.
     """
     for path, layer in layers:
-        held = hold_weight(layer)  # GPTQ's and AWQ's layers have none of that name
-        if held is not None and held.is_meta and execution_device(layer) is not None:
+        if is_offloaded(layer):
             raise AdapterError(
                 f"{path} is offloaded, so that nothing can be merged into it; load the model "
                 "without offloading, on one device or several"

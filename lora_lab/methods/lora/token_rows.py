@@ -19,7 +19,8 @@ from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import ConfigError
 from lora_lab.methods.base import Active
 from lora_lab.methods.forward_switch import ForwardSwitch, switch_of
-from lora_lab.methods.lora.own_forward import hold_weight
+from lora_lab.methods.lora.own_forward import base_tensor, hold_weight
+from lora_lab.methods.offload import weight_keys
 
 KEY = "token_adapter.trainable_tokens_delta"  # of PEFT's files
 
@@ -39,7 +40,7 @@ class TokenRows(nn.Module):
     def __init__(self, table: nn.Module, tokens: Sequence[int]) -> None:
         super().__init__()
         self._table = (table,)  # in a tuple: it is no part of this
-        W = cast(Tensor, hold_weight(table)).detach()
+        W = base_tensor(table).detach()
         self.tokens = tuple(tokens)
         index = torch.tensor(self.tokens, device=W.device)
         rows = W[index].to(torch.promote_types(W.dtype, torch.float32))
@@ -83,6 +84,7 @@ class TrainedTokens:
 
     def __init__(self, model: nn.Module, indices: Indices | None) -> None:
         by_path = dict(modules_within(model))
+        key = weight_keys(by_path)
         self.rows: dict[str, TokenRows] = {}
         self._ends: list[tuple[str, nn.Module, nn.Module]] = []
         for path, tokens in _located(model, by_path, indices or {}).items():
@@ -90,7 +92,7 @@ class TrainedTokens:
             rows = self.rows[path] = TokenRows(table, tokens)
             self._ends.append((path, table, rows))
             for other, module in by_path.items():
-                if module is table or hold_weight(module) is not hold_weight(table):
+                if module is table or key(other) != key(path):
                     continue
                 if isinstance(module, nn.Embedding):
                     twin = TokenRows(module, tokens)

@@ -65,7 +65,7 @@ class OFTUpdate(LayerUpdate):
     def before(self, x: Tensor) -> Tensor:
         """Return xR, computed in R's dtype as in PEFT."""
         R = self.rotation()
-        parts = x.to(R.dtype).unflatten(-1, (self.blocks, self.size))
+        parts = x.to(R).unflatten(-1, (self.blocks, self.size))
         return torch.einsum("...bk,bkc->...bc", parts, R).flatten(-2).to(x.dtype)
 
     def merge_matrix(self, W: Tensor) -> None:

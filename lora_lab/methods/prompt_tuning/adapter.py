@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lora_lab._util.devices import device_of
 from lora_lab._util.torch_private import FakeTensor
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.wrappers import module_at, modules_within
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import active, attached, bare
 from lora_lab.methods.base import Active, Adapter
+from lora_lab.methods.offload import check_present, check_room
 from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
 from lora_lab.methods.prompt_tuning.hooks import PromptHooks
 from lora_lab.methods.prompt_tuning.locate import Body, find_body
@@ -36,6 +38,12 @@ class LearnedTokens(nn.Module):
         super().__init__()
         kind = torch.promote_types(start.dtype, torch.float32)
         self.vectors = nn.Parameter(start.detach().to(kind, copy=True))
+
+    def present(self, path: str) -> nn.Parameter:
+        """Return the vectors, or say that they went away with the model's weights."""
+        if self.vectors.is_meta:
+            check_present(self, path)
+        return self.vectors
 
 
 class PrefixAdapter(Adapter):
@@ -131,10 +139,11 @@ class PrefixEmbedAdapter(PrefixAdapter):
             words = _drawn_words(self._body, self.tokens)
         path = next(p for p, part in modules_within(model) if part is self._body.module)
         self.learned = {path: LearnedTokens(words)}
+        check_room(self.learned, dict(modules_within(model)))
 
     def _embedded(self, words: Tensor, layout: Layout) -> Tensor:
-        (learned,) = self.learned.values()
-        return layout.placed(words, learned.vectors)
+        ((path, learned),) = self.learned.items()
+        return layout.placed(words, learned.present(path))
 
 
 class PrefixLayerAdapter(PrefixAdapter):
@@ -161,6 +170,7 @@ class PrefixLayerAdapter(PrefixAdapter):
         with bare(model):
             starts = _activations(self._body, self.tokens, width)
         self.learned = {path: LearnedTokens(start) for path, start in starts.items()}
+        check_room(self.learned, dict(modules_within(model)))
         self._handles: list[RemovableHandle] = []
 
     def insert(self, active: Active) -> None:
@@ -168,7 +178,7 @@ class PrefixLayerAdapter(PrefixAdapter):
         super().insert(active)
         if not self._handles:
             for path, block in self._body.blocks.items():
-                enter = _Entrance(self._prompt_hooks, self.learned[path])
+                enter = _Entrance(self._prompt_hooks, self.learned[path], path)
                 self._handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
 
     def remove(self) -> None:
@@ -185,9 +195,10 @@ class PrefixLayerAdapter(PrefixAdapter):
 class _Entrance:
     """Puts learned tokens into what enters a block."""
 
-    def __init__(self, prompt_hooks: PromptHooks, learned: LearnedTokens) -> None:
+    def __init__(self, prompt_hooks: PromptHooks, learned: LearnedTokens, path: str) -> None:
         self._prompt_hooks = prompt_hooks
         self._learned = learned
+        self._path = path
 
     def __call__(
         self, _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -195,9 +206,10 @@ class _Entrance:
         layout = self._prompt_hooks.layout
         if layout is None or not self._prompt_hooks.on:
             return None
+        vectors = self._learned.present(self._path)
         if args:
-            return (layout.placed(args[0], self._learned.vectors), *args[1:]), kwargs
-        hidden = layout.placed(kwargs["hidden_states"], self._learned.vectors)
+            return (layout.placed(args[0], vectors), *args[1:]), kwargs
+        hidden = layout.placed(kwargs["hidden_states"], vectors)
         return (), kwargs | {"hidden_states": hidden}
 
 
@@ -222,7 +234,7 @@ def _drawn_words(body: Body, count: int) -> Tensor:
     # Drawn on the CPU, so that a seed gives the same words on every device.
     ids = torch.randint(table.num_embeddings, (count,), device="cpu")
     with torch.no_grad():
-        words: Tensor = table(ids.to(table.weight.device)[None])[0]
+        words: Tensor = table(ids.to(device_of(table))[None])[0]
     return words
 
 

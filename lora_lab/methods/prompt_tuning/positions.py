@@ -62,14 +62,15 @@ class Layout:
 
         Args:
             x: (batch, length + l_p + l_i, width).
-            learned: (l_p + l_i, width); cast to x's dtype, as A and B are.
+            learned: (l_p + l_i, width); cast to x's dtype, as A and B are. What enters a block
+                may be on the device of the block before.
         """
-        index = self.slots()[..., None].expand(-1, -1, x.shape[-1])
-        return x.scatter(1, index, learned.to(x.dtype).expand(x.shape[0], -1, -1))
+        index = self.slots().to(x.device)[..., None].expand(-1, -1, x.shape[-1])
+        return x.scatter(1, index, learned.to(x).expand(x.shape[0], -1, -1))
 
     def mask(self, mask: Tensor) -> Tensor:
         """Return an attention mask (batch, length) with ones for the learned tokens."""
-        return self.lengthened(mask).scatter(1, self.slots(), 1)
+        return self.lengthened(mask).scatter(1, self.slots().to(mask.device), 1)
 
     def positions(self, positions: Tensor) -> Tensor:
         """Return position ids that count the learned tokens.
@@ -78,7 +79,8 @@ class Layout:
             positions: (batch or 1, length).
         """
         index, place = self._sources(positions.shape[1])
-        return _picked(positions.expand(index.shape[0], -1), index) + (place - index)
+        more = (place - index).to(positions.device)
+        return _picked(positions.expand(index.shape[0], -1), index) + more
 
     def stripped(self, x: Tensor, causal: bool) -> Tensor:
         """Return x without the learned slots.
@@ -91,7 +93,7 @@ class Layout:
         Returns:
             (batch, length, width).
         """
-        place = torch.arange(x.shape[1] - self.tokens, device=x.device)
+        place = torch.arange(x.shape[1] - self.tokens, device=self.start.device)
         slot = place + self.prefix * (place >= self.start) + self.infix * (place >= self.end)
         if causal:
             slot = torch.where(place == self.end - 1, self.end + self.tokens - 1, slot)
@@ -127,7 +129,7 @@ def find_layout(
         start = torch.zeros(rows, 1, dtype=torch.int64, device=like.device)
         end = start + length
     else:
-        kept = mask != 0
+        kept = mask.to(like.device) != 0
         start = _leading(~kept)
         end = torch.maximum(length - _leading(~kept.flip(1)), start)
     if labels is not None:
@@ -144,5 +146,5 @@ def _leading(true: Tensor) -> Tensor:
 def _picked(x: Tensor, index: Tensor) -> Tensor:
     """Return x[b, index[b, t], …], of the shape (batch, slots, …)."""
     more = x.dim() - 2
-    index = index.reshape(*index.shape, *(1,) * more).expand(-1, -1, *x.shape[2:])
+    index = index.to(x.device).reshape(*index.shape, *(1,) * more).expand(-1, -1, *x.shape[2:])
     return x.gather(1, index)
