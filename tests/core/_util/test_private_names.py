@@ -379,9 +379,11 @@ def test_where_a_hooked_module_runs_and_what_is_kept_from_it() -> None:
     assert accelerate_private.execution_device(layer) == torch.device("cpu")
     assert torch.equal(accelerate_private.offloaded(layer, "weight"), weight)
     assert not accelerate_private.loads_submodules(layer)
+    assert accelerate_private.is_offloaded(layer)
     bare = nn.Linear(2, 2)
     assert accelerate_private.hooked_forward(bare) is None
     add_hook_to_module(bare, AlignDevicesHook("cpu"))
+    assert not accelerate_private.is_offloaded(bare)
     assert accelerate_private.hooked_forward(bare) == nn.Linear(2, 2).forward.__func__.__get__(bare)
     accelerate_private.hook_forward(bare, torch.neg)
     assert torch.equal(bare(weight), -weight)
