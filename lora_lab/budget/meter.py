@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lora_lab._util.hardware import hardware
 from lora_lab._util.torch_private import TorchDispatchMode, storage_key
+from lora_lab._util.wrapper_tensors import held_tensors, is_wrapper
 from lora_lab.budget.reading import MemoryReading
 
 
@@ -20,8 +21,9 @@ def storage_bytes(tensors: Iterable[Tensor]) -> int:
     """Return the bytes of the distinct storages behind `tensors`: views and ties count once."""
     sizes = {}
     for tensor in tensors:
-        storage = tensor.untyped_storage()
-        sizes[storage_key(storage)] = storage.nbytes()
+        for held in held_tensors(tensor):
+            storage = held.untyped_storage()
+            sizes[storage_key(storage)] = storage.nbytes()
     return sum(sizes.values())
 
 
@@ -61,6 +63,10 @@ class LiveStorages(TorchDispatchMode):
                 self._count_all(value)
 
     def _count(self, tensor: Tensor) -> None:
+        if is_wrapper(tensor):
+            for held in held_tensors(tensor):
+                self._count(held)
+            return
         storage = tensor.untyped_storage()
         key = storage_key(storage)
         if key in self._references or tensor.device.type != "cpu":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lora_lab._util.cpu_layout import allow_cpu_layout, prevent_cpu_layout
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
@@ -39,6 +40,7 @@ class AttachedAdapters:
     quantized: list[tuple[str, nn.Module]] = field(default_factory=list)  # taken out by `merge`
     saving: RemovableHandle | None = None  # tells of adapters when the model's state is taken
     watch: Watch | None = None  # tells of layers that the first pass goes past
+    cpu_layouts: list[nn.Module] = field(default_factory=list)  # see `prevent_cpu_layout`
     trained: Adapter | None = None  # the latest run's; one at a time trains on a model
 
     @property
@@ -134,6 +136,7 @@ def remember(model: nn.Module) -> AttachedAdapters:
         known = AttachedAdapters(
             RunningStatistics(model),
             required_grad=[(p, p.requires_grad) for p in model.parameters()],
+            cpu_layouts=prevent_cpu_layout(model),
         )
         model.requires_grad_(False)
         setattr(unwrapped(model), _ATTRIBUTE, known)
@@ -148,6 +151,7 @@ def forget(model: nn.Module) -> None:
         parameter.requires_grad_(required)
     if known.merged and known.originals is None:
         setattr(unwrapped(model), _MERGES, merges_for_good(model) + 1)
+    allow_cpu_layout(known.cpu_layouts)
     if known.saving is not None:
         known.saving.remove()
     if known.watch is not None:

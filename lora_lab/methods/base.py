@@ -78,6 +78,10 @@ class Adapter(ABC):
     modifies_base: bool = False
     per_sample: ClassVar[bool] = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Be copied without the run that trains it: a copy is nobody's."""
+        return {name: value for name, value in vars(self).items() if name != "trains"}
+
     # On the model ---------------------------------------------------------------------------------
 
     @abstractmethod

@@ -30,7 +30,7 @@ class RecordedSite:
         out_features, in_features: the shape of W₀ and ΔW.
         r: the rank of its factors.
         singular_values: how many the run keeps of it, min(r, out, in).
-        weight_norm: ‖W₀‖_F.
+        weight_norm: ‖W₀‖_F; 0 where it is packed, and could not be read.
         trainable: numbers in A and B.
     """
 

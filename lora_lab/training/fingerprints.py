@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lora_lab._util.cpu_layout import undo_cpu_layout
+from lora_lab._util.wrapper_tensors import held_tensors
 from lora_lab.methods.attached import base_parameters, original_weight
 from lora_lab.tasks.framing import LINE
 
@@ -23,13 +25,15 @@ def base_fingerprint(model: nn.Module) -> str:
     Adapters that are on the model, or merged into it, do not count.
     """
     found = hashlib.sha256()
+    undo_cpu_layout(model.modules())
     with torch.no_grad():
         for parameter in base_parameters(model):
             found.update(f"{tuple(parameter.shape)} {parameter.dtype};".encode())
-            weight = original_weight(model, parameter).detach().reshape(-1)
-            if weight.numel():
-                values = weight[:: max(1, weight.numel() // _SAMPLES)].cpu().contiguous()
-                found.update(values.view(torch.uint8).numpy().tobytes())
+            for tensor in held_tensors(original_weight(model, parameter).detach()):
+                weight = tensor.reshape(-1)
+                if weight.numel():
+                    values = weight[:: max(1, weight.numel() // _SAMPLES)].cpu().contiguous()
+                    found.update(values.view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 

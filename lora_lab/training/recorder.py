@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lora_lab.analysis.live import adapter_spectra
-from lora_lab.errors import ModelError, RunError
+from lora_lab.errors import AdapterError, ModelError, RunError
 from lora_lab.methods.base import Adapter
 from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE, SpectraLog
 from lora_lab.runs.store import RunStore
@@ -56,7 +56,7 @@ class Recorder:
                 "in_features": site.site.in_features,
                 "r": site.r,
                 "singular_values": len(values[name]),
-                "weight_norm": _norm(self._adapter.base_weight(name), name),
+                "weight_norm": self._base_norm(name),
                 "trainable": sum(p.numel() for p in site.parameters() if p.requires_grad),
             }
             for name, site in self._adapter.sites.items()
@@ -66,6 +66,12 @@ class Recorder:
         log = SpectraLog(self._store.folder / SPECTRA_FILE, sum(self._widths.values()))
         log.append(0, self._row(Spectra(0, values)))
         self._log = log
+
+    def _base_norm(self, name: str) -> float:
+        try:
+            return _norm(self._adapter.base_weight(name), name)
+        except AdapterError:  # a quantized layer's that nobody can read: it trains nevertheless
+            return 0.0
 
     def resume(self, step: int) -> None:
         """Go on with the files of a run that ended: rows after so many steps are dropped.

@@ -1,11 +1,17 @@
-"""Stand-ins for bitsandbytes' layers, of their names and shapes."""
+"""Stand-ins for bitsandbytes', torchao's, quanto's, HQQ's and GPTQ's layers, of their shapes.
+
+Each does what the library's does on a CPU, tried on bitsandbytes 0.50, torchao 0.18, quanto 0.2.7.
+"""
 
 from __future__ import annotations
 
+from abc import ABC
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.helpers.tiny_models import tiny
@@ -50,11 +56,158 @@ class Linear8bitLt(nn.Linear):
         self.state = SimpleNamespace(SCB=scales if used else None)
         self.weight.SCB = None if used else scales
 
+    def forward(self, x: Tensor) -> Tensor:
+        if self.state.SCB is None:
+            self.state.SCB, self.weight.SCB = self.weight.SCB, None
+        W = self.weight.float() * (self.state.SCB[:, None] / 127)
+        return F.linear(x, W.to(x.dtype), self.bias)
 
-def quantized(name: str = "llama") -> nn.Module:
-    model = tiny(name)
+
+class CpuLayout(Linear4bit):
+    """With what bitsandbytes does where the CPU has AVX512-BF16, in evaluation and for good."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer)
+        self.support_avx512bf16_for_cpu = True
+        self.weight.quant_state = SimpleNamespace(packing_format_for_cpu=False)
+
+    def _repack(self, other: bool) -> None:
+        if self.weight.quant_state.packing_format_for_cpu is not other:
+            self.weight.data = self.weight.data.flip(0)
+            self.weight.quant_state.packing_format_for_cpu = other
+
+    def dequantize(self) -> Tensor:
+        assert not self.weight.quant_state.packing_format_for_cpu
+        return super().dequantize()
+
+    def _save_to_state_dict(self, *arguments: Any) -> None:
+        self._repack(False)
+        super()._save_to_state_dict(*arguments)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.support_avx512bf16_for_cpu and not self.training and not x.requires_grad:
+            self._repack(True)
+        if not self.weight.quant_state.packing_format_for_cpu:
+            return super().forward(x)
+        self._repack(False)
+        y = super().forward(x.detach())  # its kernel for this layout has no gradient
+        self._repack(True)
+        return y
+
+
+class Int8Tensor(Tensor):
+    """A tensor that stands for another, as torchao's do: what it has no rule for, it refuses."""
+
+    @staticmethod
+    def __new__(cls, codes: Tensor, scale: Tensor) -> Int8Tensor:
+        made = Tensor._make_wrapper_subclass(cls, codes.shape, dtype=torch.float32)
+        made.codes, made.scale = codes, scale
+        return made
+
+    def dequantize(self) -> Tensor:
+        return self.codes.float() * self.scale
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["codes", "scale"], None
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear:
+            return F.linear(args[0], args[1].dequantize(), *args[2:])
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
+            return cls(args[0].codes, args[0].scale)
+        raise NotImplementedError(f"{cls.__name__} dispatch: {func}, {types}, {kwargs}")
+
+
+def int8_codes(layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    """A Linear's weight in whole numbers, and what each row's are multiplied by."""
+    W = layer.weight.detach()
+    scale = W.abs().amax(1, keepdim=True) / 127
+    return (W / scale).round().to(torch.int8), scale
+
+
+def torchao(layer: nn.Linear) -> nn.Linear:
+    layer.weight = nn.Parameter(Int8Tensor(*int8_codes(layer)), requires_grad=False)
+    return layer
+
+
+class QModuleMixin(ABC):  # noqa: B024 - an ABC below a module is the point
+    """First among the bases of quanto's layers, so that they are laid out as an ABC."""
+
+
+class QLinear(QModuleMixin, nn.Linear):
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features, layer.bias is not None)
+        self.weight, self.bias = torchao(layer).weight, layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class HQQLinear(nn.Module):
+    """No Linear, and no weight of that name."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.bias = (
+            layer.in_features, layer.out_features, layer.bias
+        )  # fmt: skip
+        codes, self.scale = int8_codes(layer)
+        self.W_q = nn.Parameter(codes.view(torch.uint8), requires_grad=False)
+
+    def dequantize(self) -> Tensor:
+        return self.W_q.view(torch.int8).float() * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.dequantize(), self.bias)
+
+
+class GPTQLinear(nn.Module):
+    """Buffers alone, and nobody else knows how they are packed."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.bias = (
+            layer.in_features, layer.out_features, layer.bias
+        )  # fmt: skip
+        codes, scale = int8_codes(layer)
+        self.register_buffer("qweight", codes.T.contiguous().view(torch.int32))
+        self.register_buffer("scales", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.qweight.view(torch.int8).T.float() * self.scales, self.bias)
+
+
+KINDS: dict[str, Callable[[nn.Linear], nn.Module]] = {
+    "bitsandbytes, 4 bits": Linear4bit,
+    "bitsandbytes, 4 bits on a CPU": CpuLayout,
+    "bitsandbytes, 8 bits": lambda layer: Linear8bitLt(layer, used=False),
+    "torchao": torchao,
+    "quanto": QLinear,
+    "HQQ": HQQLinear,
+    "GPTQ": GPTQLinear,
+}
+
+
+def values(layer: Any) -> Tensor:
+    """What a stand-in's weight is worth, (out, in): what it makes of the unit vectors."""
+    with torch.no_grad():
+        y = layer.train()(torch.eye(layer.in_features))
+    return (y if layer.bias is None else y - layer.bias).T
+
+
+def quantize(model: nn.Module, kind: Callable[[nn.Linear], nn.Module]) -> nn.Module:
+    """Put stand-ins in the place of a model's Linear layers, its head's aside."""
     for path, module in list(model.named_modules()):
         if type(module) is nn.Linear and "lm_head" not in path:
             parent, _, leaf = path.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, Linear4bit(module))
+            setattr(model.get_submodule(parent), leaf, kind(module))
     return model.eval()
+
+
+def quantized(name: str = "llama") -> nn.Module:
+    return quantize(tiny(name), Linear4bit)

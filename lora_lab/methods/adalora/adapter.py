@@ -228,7 +228,7 @@ class AdaLoraAdapter(LoraAdapter):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy begins with: it hears of no optimizer, for its parameters are new."""
-        return self.__dict__ | {"_optimizer": None, "_hooks": []}
+        return super().__getstate__() | {"_optimizer": None, "_hooks": []}
 
     @property
     def _own(self) -> dict[str, AdaLoraSite]:

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.class_swap import with_mixin
 from lora_lab._util.torch_private import children_of, functorch_is_active, parameters_of
 from lora_lab.anatomy.children import ADAPTER_CHILD
 from lora_lab.errors import AdapterError
@@ -201,7 +202,7 @@ def _adapted_class(base: Any, names: tuple[str, ...]) -> Any:
         "__module__": base.__module__,
         **{name: property(functools.partial(_read, name=name)) for name in names},
     }
-    return type(f"Adapted{base.__name__}", (AdaptedParameters, base), members)
+    return with_mixin(AdaptedParameters, base, f"Adapted{base.__name__}", members)
 
 
 def _new_adapted(base: type[nn.Module], names: tuple[str, ...], *args: Any) -> nn.Module:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.class_swap import with_mixin
 from lora_lab._util.format import a_kind
 from lora_lab._util.torch_private import children_of, parameters_of
 from lora_lab.anatomy.children import ADAPTER_CHILD
@@ -300,7 +301,7 @@ def _adapted_class(base: Any, is_read: bool = False) -> Any:
         "__module__": base.__module__,
     }
     kind = ReadLayer if is_read else AdaptedLayer
-    return type(f"Adapted{base.__name__}", (kind, base), members)
+    return with_mixin(kind, base, f"Adapted{base.__name__}", members)
 
 
 def _new_adapted(base: type[nn.Module], is_read: bool, *args: Any) -> nn.Module:

@@ -9,11 +9,16 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from lora_lab.anatomy.packed import packing
+from lora_lab._util.cpu_layout import undo_cpu_layout
+from lora_lab._util.quiet import first_line
+from lora_lab.anatomy.packed import linear_size, packing
 from lora_lab.anatomy.types import Site
 from lora_lab.errors import AdapterError
-from lora_lab.methods.lora.own_forward import base_tensor, hold_weight, home
+from lora_lab.methods.lora.own_forward import base_forward, base_tensor, hold_weight, home
+
+_COLUMNS = 1024  # of W₀ that are read at a time
 
 
 def stand_in(layer: nn.Module, site: Site) -> Tensor:
@@ -39,6 +44,7 @@ def dequantized(path: str, layer: nn.Module) -> Tensor:
     """
     packed: Any = layer
     W: Tensor
+    undo_cpu_layout([layer])
     if hasattr(layer, "dequantize"):
         W = packed.dequantize()
         return W.detach()
@@ -46,7 +52,8 @@ def dequantized(path: str, layer: nn.Module) -> Tensor:
     kind = packing(layer) or ""
     if not kind.endswith("-bit"):
         return _others(path, layer, weight, kind)
-    if weight.is_floating_point():
+    state = getattr(weight, "quant_state", None)
+    if state is None and weight.is_floating_point():  # not packed yet: it has not been moved
         return cast(Tensor, weight).detach()
     if kind == "8-bit":
         scales = getattr(weight, "SCB", None)
@@ -62,7 +69,7 @@ def dequantized(path: str, layer: nn.Module) -> Tensor:
             f"{path} holds 4-bit weights, and reading them needs bitsandbytes ({error}); "
             "pip install bitsandbytes"
         ) from None
-    W = dequantize_4bit(weight.data, weight.quant_state)
+    W = dequantize_4bit(weight.data, state)
     return W.detach().view(packed.out_features, packed.in_features)
 
 
@@ -74,17 +81,41 @@ def _others(path: str, layer: Any, weight: Any, kind: str) -> Tensor:
         return W.detach()
     scale = getattr(layer, "weight_scale_inv", None)
     if weight is None or not weight.is_floating_point() or scale is None:
-        class_name = type(layer).__name__.removeprefix("Adapted")
-        raise AdapterError(
-            f"{path} holds {kind} weights of a {class_name}, which cannot be read "
-            "here; keep the adapter beside them, or load the base unquantized"
-        )
+        return _of_unit_vectors(path, layer, kind)
     W, scale = weight.detach().float(), scale.detach().float()
     if scale.ndim:  # one for each block, as DeepSeek-V3's files have it
         for dimension, size in enumerate(layer.block_size):
             scale = scale.repeat_interleave(size, dimension)
         scale = scale[: W.shape[0], : W.shape[1]]
     return W * scale
+
+
+@torch.no_grad()
+def _of_unit_vectors(path: str, layer: nn.Module, kind: str) -> Tensor:
+    """Return W₀ as what the layer makes of the unit vectors: each is one column, unrounded."""
+    tensors = [t for t in (*layer.parameters(), *layer.buffers()) if t.element_size() > 1]
+    own = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))  # scales, mostly
+    device = next(t for t in (*layer.parameters(), *layer.buffers())).device
+    bias: Any = getattr(layer, "bias", None)
+    in_features, _ = cast("tuple[int, int]", linear_size(layer))
+    columns = []
+    try:
+        for first in range(0, in_features, _COLUMNS):
+            some = torch.arange(first, min(first + _COLUMNS, in_features), device=device)
+            y = _base_output(layer, functional.one_hot(some, in_features).to(own.dtype)).float()
+            columns.append(y if bias is None else y - bias.float())
+    except Exception as error:  # a kernel's, of any kind
+        class_name = type(layer).__name__.removeprefix("Adapted")
+        raise AdapterError(
+            f"{path} holds {kind} weights of a {class_name}, which cannot be read here "
+            f"({first_line(error)}); keep the adapter beside them, or load the base unquantized"
+        ) from error
+    return torch.cat(columns).T
+
+
+def _base_output(layer: Any, x: Tensor) -> Tensor:
+    y = base_forward(layer, x) if hasattr(layer, "base_class") else layer.forward(x)
+    return cast(Tensor, y)
 
 
 def plain_layer(layer: nn.Module, weight: Tensor) -> nn.Linear:

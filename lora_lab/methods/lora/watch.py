@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lora_lab._util.class_swap import with_mixin
 from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, own_forwards, stored_weight
 
 # The key in a layer's __dict__ of its `Watch` and its path; None once its forward has run.
@@ -153,7 +154,7 @@ def settle(layer: nn.Module) -> None:
 @functools.cache
 def _watched_class(adapted: Any) -> Any:
     members = {"__module__": adapted.__module__}
-    return type(adapted.__name__, (_Watched, adapted), members)
+    return with_mixin(_Watched, adapted, adapted.__name__, members)
 
 
 def _left(modules: dict[str, nn.Module]) -> list[str]:

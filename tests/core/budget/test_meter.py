@@ -10,6 +10,7 @@ import torch
 from lora_lab.budget import Memory
 from lora_lab.budget.meter import LiveStorages, Meter, storage_bytes
 from lora_lab.budget.reading import MemoryReading, differing_part
+from tests.helpers.quantized_layers import torchao
 
 N, D = 64, 32  # rows of the batch, width of the layers
 FLOAT = 4  # bytes
@@ -31,6 +32,16 @@ class Chain(torch.nn.Module):
 def test_storages_count_once_for_views_and_ties():
     base = torch.zeros(10, 10)
     assert storage_bytes([base, base[2:], base.T, torch.zeros(3)]) == 100 * FLOAT + 3 * FLOAT
+
+
+def test_a_wrapper_counts_as_what_it_holds():
+    layer = torchao(torch.nn.Linear(8, 6, bias=False))
+    assert storage_bytes([layer.weight, layer.weight.detach()]) == 6 * 8 + 6 * 4  # int8 and scales
+    counter = LiveStorages([layer.weight])
+    with counter:
+        layer(torch.ones(3, 8))
+    assert counter.live == 6 * 8 + 6 * 4
+    assert counter.peak >= counter.live + 3 * 8 * 4
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])

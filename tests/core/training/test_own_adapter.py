@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -51,6 +52,14 @@ def test_each_of_two_runs_on_one_model_keeps_its_own(two, tmp_path):
         ll.activate(first.model, "default")
     assert ll.attached(first.model) == {"default": second.adapter}
     assert torch.equal(logits(second.model), before)
+
+
+def test_a_trained_model_can_be_copied(begin):
+    lm = tiny_lm()
+    begin(lm, NARROW).result(60)
+    twin = copy.deepcopy(lm.model)
+    assert torch.equal(logits(twin), logits(lm.model))
+    assert not ll.attached(twin)["default"].trains()
 
 
 def test_a_card_is_not_written_with_another_runs_numbers(two, tmp_path):

@@ -1,0 +1,26 @@
+"""Tensors that stand for others: torchao's and quanto's packed weights, DTensor's shards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def is_wrapper(tensor: Tensor) -> bool:
+    """Whether a tensor stands for others."""
+    return hasattr(type(tensor), "__tensor_flatten__")
+
+
+def held_tensors(tensor: Tensor) -> list[Tensor]:
+    """Return the plain tensors behind a wrapper, by torch's own protocol; of a plain one, itself.
+
+    A wrapper's storage is none: `Tensor._make_wrapper_subclass` says a size and allocates nothing,
+    and what it can be asked for is up to it (torchao's weights have no `view`). What it holds is
+    told by `__tensor_flatten__` (torch.utils._python_dispatch.is_traceable_wrapper_subclass).
+    """
+    wrapper: Any = tensor
+    if not is_wrapper(tensor):
+        return [tensor]
+    names, _ = wrapper.__tensor_flatten__()
+    return [held for name in names for held in held_tensors(getattr(wrapper, name))]
