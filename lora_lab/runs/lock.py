@@ -42,19 +42,21 @@ class RunLock:
         """
         if self._file is not None:
             return
-        file = self._path.open("a+", encoding="utf-8")
-        if not _lock(file):
-            file.close()
-            who = holder(self._path.parent) or {}
-            raise RunError(
-                f"run {self._path.parent.name} is running in process {who.get('pid', '?')} on "
-                f"{who.get('host', '?')}; stop it there first"
-            )
-        self._file = file
-        _held.add(self)
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
-        file.flush()
+        self._file = file = self._path.open("a+", encoding="utf-8")
+        try:
+            if not _lock(file):
+                who = holder(self._path.parent) or {}
+                raise RunError(
+                    f"run {self._path.parent.name} is running in process {who.get('pid', '?')} on "
+                    f"{who.get('host', '?')}; stop it there first"
+                )
+            _held.add(self)
+            file.truncate(0)
+            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
+            file.flush()
+        except BaseException:  # Ctrl-C, too: an open file that nobody knows would hold the folder
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let go. Doing it twice is no error."""

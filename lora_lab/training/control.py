@@ -2,17 +2,29 @@
 
 Nothing here knows of models. All steering methods set a flag under one lock and return; the
 worker looks at the flags at its boundaries, once an optimizer step.
+
+Ctrl-C may come at any line of what is called in a cell. So the lock is one of C, which `with`
+always lets go of; a flag is set before anything follows from it, and the worker, which no interrupt
+reaches, makes up for what does not follow.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from lora_lab.errors import RunError
 from lora_lab.training.snapshot import RunState
+from lora_lab.training.visits import Visit
+
+T = TypeVar("T")
+Work = Callable[[], None]
+
+_LOOKS = 0.2  # seconds after which a worker at rest looks by itself whether it may go on
+_SHORT = 0.001  # seconds between two looks of whoever waits for the other side
 
 
 class Control:
@@ -33,20 +45,26 @@ class Control:
         self.name = name
         self._on_change = on_change
         self._on_end = on_end
-        self._condition = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._woken = threading.Condition(self._lock)  # waited for by the worker alone
         self._state = RunState.IDLE
+        self._told: RunState | None = RunState.IDLE  # what `on_change` was called with last
         self._pause_wanted = False
         self._stop_wanted = False
         self._checkpoint_wanted = False
-        self._visitors = 0  # `paused()` blocks that are waiting for the model or using it
+        self._visits: tuple[Visit[Any], ...] = ()  # `paused()` blocks, some of them left by now
         self._resting = False  # the worker sits at a boundary and touches nothing
         self._thread: threading.Thread | None = None
+        self._begun = False  # whether the thread was given its work
         self._owner: int | None = None  # the process that it runs in, if it is not this one
 
     @property
     def state(self) -> RunState:
         """The state now."""
-        return self._state
+        state = self._state
+        if state in (RunState.PAUSING, RunState.PAUSED) and not self.pause_wanted:
+            return RunState.RUNNING  # the worker is about to say so itself
+        return state
 
     @property
     def is_paused(self) -> bool:
@@ -57,11 +75,12 @@ class Control:
         """Whether the worker is between two boundaries, as any other thread sees it."""
         thread = self._thread
         alive = thread is not None and thread is not threading.current_thread()
-        return alive and not (self._resting or self._state.final)
+        rests = self._resting and self.pause_wanted
+        return alive and not (rests or self._state in _WAITING or self._state.final)
 
     # What any thread may call --------------------------------------------------------------------
 
-    def start(self, work: Callable[[], None], prepare: Callable[[], None] | None = None) -> None:
+    def start(self, work: Work, prepare: Work | None = None) -> None:
         """Run `work` on a thread of its own; `prepare` runs first, here, and may raise.
 
         A no-op if it runs already, or is queued. If `work` raises, the run has failed; it keeps its
@@ -70,22 +89,19 @@ class Control:
         Raises:
             RunError: the run was started before and is past running.
         """
-        with self._condition:
-            if not self._may_start():
-                return
-            if prepare is not None:
-                prepare()
-            self._run(work)
+        with self._lock:
+            if self._may_start():
+                self._run(work, prepare)
 
     def queue(self) -> None:
         """Wait in the queue: `begin` starts the run, `stop` takes it out. See `start`."""
-        with self._condition:
+        with self._lock:
             if self._may_start():
                 self._enter(RunState.QUEUED)
 
-    def begin(self, work: Callable[[], None]) -> bool:
+    def begin(self, work: Work) -> bool:
         """Start a queued run; return whether it still was queued."""
-        with self._condition:
+        with self._lock:
             if self._state is not RunState.QUEUED:
                 return False
             self._run(work)
@@ -97,7 +113,7 @@ class Control:
         Raises:
             RunError: the run is not running.
         """
-        with self._condition:
+        with self._lock:
             if self._state in _NOT_STEERED or self._state.final:
                 raise self._refusal("pause", self._hint())
             self._pause_wanted = True
@@ -111,7 +127,7 @@ class Control:
         Raises:
             RunError: the run has not started, is stopping, or is over.
         """
-        with self._condition:
+        with self._lock:
             if self._state in _NOT_STEERED or self._state.final:
                 raise self._refusal("resume", self._hint())
             self._pause_wanted = False
@@ -123,7 +139,7 @@ class Control:
         Raises:
             RunError: the run has not started, is stopping, or is over.
         """
-        with self._condition:
+        with self._lock:
             if self._state in _NOT_STEERED or self._state.final:
                 raise self._refusal("checkpoint", self._hint())
             self._checkpoint_wanted = True
@@ -136,7 +152,7 @@ class Control:
         Raises:
             RunError: the run has not started.
         """
-        with self._condition:
+        with self._lock:
             if self._state is RunState.IDLE:
                 raise self._refusal("stop", self._hint())
             if self._state is RunState.STOPPING or self._state.final:
@@ -174,31 +190,16 @@ class Control:
             raise KeyboardInterrupt(f"run {self.name} {where}; run.stop() ends it") from None
         return self._over()
 
-    @contextlib.contextmanager
-    def visit(self) -> Iterator[None]:
-        """Hold the worker at a boundary while the block runs.
+    def visit(self, value: T) -> Visit[T]:
+        """Return a ``with`` block that holds the worker at a boundary, and is given `value`.
 
         The worker is there when the block is entered. It goes on afterwards unless it was paused
         before or pause() was called meanwhile. Idle and finished runs are simply entered.
 
         Raises:
-            RunError: called from the worker's own thread.
+            RunError: entered on the worker's own thread.
         """
-        self._not_the_worker("paused()")
-        with self._condition:
-            self._visitors += 1
-            try:
-                self._hold()
-                while not (self._resting or self._state in _WAITING or self._state.final):
-                    self._condition.wait(0.1)  # short, so that Ctrl-C gets through
-            except BaseException:
-                self._leave()
-                raise
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._leave()
+        return Visit(self._admit, value)
 
     def become_copy(self, owner: int) -> None:
         """Be over: in a forked child no worker is there. Calls no `on_change`.
@@ -207,7 +208,8 @@ class Control:
             owner: the process that it runs in.
         """
         self._owner = owner
-        self._condition = threading.Condition(threading.RLock())  # a thread left there may have it
+        self._lock = threading.RLock()  # a thread that is not here may have it
+        self._woken = threading.Condition(self._lock)
         self._state, self._thread = RunState.FAILED, None
 
     # What only the worker calls ------------------------------------------------------------------
@@ -220,11 +222,13 @@ class Control:
     @property
     def pause_wanted(self) -> bool:
         """Whether the worker should rest at its next boundary."""
-        return (self._pause_wanted and not self._stop_wanted) or self._visitors > 0
+        wanted = self._pause_wanted and not self._stop_wanted
+        return wanted or any(map(_is_open, self._visits))
 
     def take_checkpoint_request(self) -> bool:
         """Whether a checkpoint was asked for since this was last called."""
-        with self._condition:
+        with self._lock:
+            self._make_up()
             wanted, self._checkpoint_wanted = self._checkpoint_wanted, False
             return wanted
 
@@ -240,18 +244,21 @@ class Control:
             Whether the rest goes on: the worker may do what needs neither the model nor anything
             of the notebook's, and then has to call this again.
         """
-        with self._condition:
-            end = None if seconds is None else time.monotonic() + seconds
+        end = None if seconds is None else time.monotonic() + seconds
+        with self._lock:
             self._resting = True
             while self.pause_wanted:
-                if self._state is RunState.PAUSING:
+                interrupted = self._state is RunState.RUNNING and self._pause_wanted
+                if self._state is RunState.PAUSING or interrupted:
                     self._enter(RunState.PAUSED)
-                self._condition.notify_all()
-                left = None if end is None else end - time.monotonic()
-                if left is not None and left <= 0:
+                self._make_up()
+                looks = _SHORT if any(map(_is_open, self._visits)) else _LOOKS
+                left = looks if end is None else min(looks, end - time.monotonic())
+                if left <= 0:
                     return True
-                self._condition.wait(left)
+                self._woken.wait(left)
             self._resting = False
+            self._go_on()
             return False
 
     # ---------------------------------------------------------------------------------------------
@@ -268,12 +275,26 @@ class Control:
             raise self._refusal("start", "a run trains once: call train() again")
         return True
 
-    def _run(self, work: Callable[[], None]) -> None:
-        self._thread = threading.Thread(
-            target=self._live, args=(work,), name=f"lora-lab {self.name}", daemon=True
+    def _run(self, work: Work, prepare: Work | None = None) -> None:
+        given: SimpleQueue[Work | None] = SimpleQueue()
+        thread = threading.Thread(
+            target=self._live, args=(given,), name=f"lora-lab {self.name}", daemon=True
         )
-        self._enter(RunState.RUNNING)
-        self._thread.start()
+        try:
+            thread.start()  # before anything else: from here on one call decides that it works
+            if prepare is not None:
+                prepare()
+            self._thread = thread
+            given.put(work)
+        except BaseException:
+            given.put(None)  # never read if it works already
+            while thread.is_alive() and not self._begun:
+                time.sleep(_SHORT)
+            if not self._begun:
+                self._thread = None
+            raise
+        if self._state in _WAITING:  # else the worker was faster
+            self._enter(RunState.RUNNING)
 
     def _over(self) -> bool:
         thread = self._thread
@@ -283,11 +304,15 @@ class Control:
         if (thread := self._thread) is not None:
             thread.join(seconds)
             return
-        with self._condition:
-            if self._state is RunState.QUEUED:
-                self._condition.wait(seconds)
+        time.sleep(min(seconds, 10 * _SHORT))  # it is queued
 
-    def _live(self, work: Callable[[], None]) -> None:
+    def _live(self, given: SimpleQueue[Work | None]) -> None:
+        if (work := given.get()) is None:
+            return
+        self._begun = True
+        with self._lock:  # for which it waits until `start` has ended
+            if self._state in _WAITING:
+                self._enter(RunState.RUNNING)
         end = RunState.FAILED
         try:
             work()
@@ -295,29 +320,46 @@ class Control:
         except Exception:
             pass  # `work` has kept it; a thread must not print it
         finally:
-            with self._condition:
+            with self._lock:
                 self._enter(end)
             self._on_end()
 
     def _enter(self, state: RunState) -> None:
         self._state = state
-        self._on_change(state)
-        self._condition.notify_all()
+        self._make_up()
+        self._woken.notify_all()
+
+    def _make_up(self) -> None:
+        """Tell of the state now, unless that was done: an interrupt may have come between."""
+        if (state := self._state) is not self._told:
+            self._told = None  # whether it is heard is not known until the call returns
+            self._on_change(state)
+            self._told = state
 
     def _hold(self) -> None:
         """Say that the run pauses, or that it rests already: it may not have left its boundary."""
         if self._state is RunState.RUNNING:
             self._enter(RunState.PAUSED if self._resting else RunState.PAUSING)
 
-    def _leave(self) -> None:
-        self._visitors -= 1
-        self._go_on()
-
     def _go_on(self) -> None:
         """Say that the run runs, if nothing holds it any more, and wake the worker."""
         if self._state in (RunState.PAUSING, RunState.PAUSED) and not self.pause_wanted:
             self._enter(RunState.RUNNING)
-        self._condition.notify_all()
+        self._woken.notify_all()
+
+    def _admit(self, visit: Visit[Any]) -> None:
+        """Wait until the worker rests, for this visit too."""
+        self._not_the_worker("paused()")
+        with self._lock:
+            self._visits = (*filter(_is_open, self._visits), visit)
+            self._hold()
+        while not self._is_free():
+            time.sleep(_SHORT)
+
+    def _is_free(self) -> bool:
+        """Whether no worker is at the model, nor can be before all visits have ended."""
+        with self._lock:
+            return self._resting or self._state in _WAITING or self._state.final
 
     def _not_the_worker(self, what: str) -> None:
         if threading.current_thread() is self._thread:
@@ -339,6 +381,10 @@ class Control:
     def _refusal(self, verb: str, hint: str) -> RunError:
         state = "has not started" if self._state is RunState.IDLE else f"is {self._state}"
         return RunError(f"cannot {verb} run {self.name}: it {state}; {hint}")
+
+
+def _is_open(visit: Visit[Any]) -> bool:
+    return not visit.closed
 
 
 _WAITING = (RunState.IDLE, RunState.QUEUED)  # no worker is there yet

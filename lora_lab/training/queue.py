@@ -37,14 +37,14 @@ def start(run: Run, beside: bool = False) -> None:
         if run.control.state is not RunState.IDLE:
             run.start_now()  # nothing, or the reason why not
         elif (_busy() or _waiting) and not beside:
+            _waiting.append(run)  # first: an interrupt may come after it
             run.control.queue()
-            _waiting.append(run)
             _tell()
         else:
             others = _busy()
             _check_apart(run, others)
-            run.start_now()
             _training.append(run)
+            run.start_now()
             for one in (run, *others) if others and run.model.device.type != "cpu" else ():
                 one.notes.append("the memory measured is that of runs beside each other, together")
 

@@ -8,6 +8,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,7 +209,12 @@ class Run:
 
     def start_now(self) -> None:
         """Start on the spot. For `queue`, which knows who else trains."""
-        self.control.start(self._work, self._prepare)
+        try:
+            self.control.start(self._work, self._prepare)
+        except BaseException:
+            if self.state is RunState.IDLE:  # interrupted after it was prepared
+                self.store.close()
+            raise
 
     def begin(self) -> bool:
         """Start if it is queued still; return whether it was. For `queue`."""
@@ -273,16 +279,14 @@ class Run:
         """
         return own_adapter.save(self, Path(folder))
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[PreTrainedModel]:
-        """Yield the model while the run rests between two optimizer steps.
+    def paused(self) -> AbstractContextManager[PreTrainedModel]:
+        """Return a ``with`` block that has the model, the run at rest between two optimizer steps.
 
         The model is in the mode that training left it in. Afterwards its modes and its active
         adapter are put back, gradients are dropped, and the run goes on unless it was paused
         before. Of an idle or finished run, simply the model.
         """
-        with self.control.visit():
-            yield self.model
+        return self.control.visit(self.model)
 
     def publish(self, **changes: Any) -> None:
         """Replace the Snapshot by one with `changes`. For the run's own parts."""

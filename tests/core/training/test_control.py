@@ -146,7 +146,7 @@ def test_waiting_on_its_own_thread_is_an_error():
     caught = []
 
     def work() -> None:
-        for call in (control.wait, lambda: control.visit().__enter__()):
+        for call in (control.wait, lambda: control.visit(None).__enter__()):
             try:
                 call()
             except RunError as error:
@@ -214,7 +214,7 @@ def test_a_queued_run_waits_is_begun_and_can_be_taken_out():
     for verb in (walk.control.pause, walk.control.resume, walk.control.request_checkpoint):
         with pytest.raises(RunError, match=r"it is queued; it starts by itself when its turn"):
             verb()
-    with walk.control.visit():
+    with walk.control.visit(None):
         pass
     assert walk.control.begin(walk.work) is True
     assert walk.control.begin(walk.work) is False
@@ -263,7 +263,7 @@ def _act(walk: Walk, script: list[tuple[str, float]]) -> None:
                 walk.control.request_checkpoint()
                 walk.asked.append(step)
             elif verb == "visit":
-                with walk.control.visit():
+                with walk.control.visit(None):
                     step = walk.step
                     time.sleep(rest)
                     if walk.control.state is not IDLE:

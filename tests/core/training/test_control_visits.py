@@ -11,7 +11,7 @@ from tests.helpers.state_walks import DONE, IDLE, PAUSED, PAUSING, RUNNING, STOP
 def test_visit_holds_the_worker_and_lets_it_go():
     walk = Walk(seconds=0.0005).start()
     for _ in range(20):
-        with walk.control.visit():
+        with walk.control.visit(None):
             step = walk.step
             assert not walk.within.is_set()
             assert walk.control.state is PAUSED
@@ -38,7 +38,7 @@ def test_a_long_rest_is_interrupted_for_a_sign_of_life_and_stays_a_rest():
     until(lambda: len(signs) > 3)
     assert states == [RUNNING, PAUSING, PAUSED]
     assert set(signs) == {PAUSED}
-    with control.visit():  # the worker is at rest all the while, between two signs too
+    with control.visit(None):  # the worker is at rest all the while, between two signs too
         control.resume()
         count = len(signs)
         until(lambda: len(signs) > count + 3)
@@ -54,7 +54,7 @@ def test_a_long_rest_is_interrupted_for_a_sign_of_life_and_stays_a_rest():
 def test_visit_of_a_paused_run_leaves_it_paused():
     walk = Walk().start()
     walk.control.pause()
-    with walk.control.visit():
+    with walk.control.visit(None):
         pass
     assert walk.control.state is PAUSED
     walk.control.stop()
@@ -64,7 +64,7 @@ def test_visit_of_a_paused_run_leaves_it_paused():
 def test_resume_during_a_visit_takes_effect_after_it():
     walk = Walk().start()
     walk.control.pause()
-    with walk.control.visit():
+    with walk.control.visit(None):
         walk.control.resume()
         step = walk.step
         time.sleep(0.01)
@@ -76,7 +76,7 @@ def test_resume_during_a_visit_takes_effect_after_it():
 
 def test_pause_during_a_visit_lasts_after_it():
     walk = Walk().start()
-    with walk.control.visit():
+    with walk.control.visit(None):
         walk.control.pause()
     assert walk.control.state is PAUSED
     walk.control.stop()
@@ -85,7 +85,7 @@ def test_pause_during_a_visit_lasts_after_it():
 
 def test_stop_during_a_visit_waits_for_its_end():
     walk = Walk().start()
-    with walk.control.visit():
+    with walk.control.visit(None):
         walk.control.stop()
         time.sleep(0.01)
         assert walk.control.state is STOPPING
@@ -95,17 +95,17 @@ def test_stop_during_a_visit_waits_for_its_end():
 
 def test_visits_of_idle_and_finished_runs_just_enter():
     walk = Walk(steps=1)
-    with walk.control.visit():
+    with walk.control.visit(None):
         assert walk.control.state is IDLE
     walk.start()
     walk.control.wait(10)
-    with walk.control.visit():
+    with walk.control.visit(None):
         assert walk.control.state is DONE
 
 
 def test_a_run_started_during_a_visit_begins_after_it():
     walk = Walk(steps=3)
-    with walk.control.visit():
+    with walk.control.visit(None):
         walk.start()
         time.sleep(0.02)
         assert walk.step == 0
