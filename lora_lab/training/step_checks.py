@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -55,12 +56,11 @@ class StepChecks:
         self._reached = resumed
         # What starts at zero and learns: B, or an embedding's A. Where there is none (PiSSA), a
         # gradient has to be proof enough.
+        whole = {k: v for k, v in self._parts.items() if all(p.numel() for p in v) and not resumed}
         self._zero = {
-            place: zero[0]
-            for place, learned in self._parts.items()
-            if not resumed
-            and all(p.numel() for p in learned)
-            and (zero := [p for p in learned if not p.any()])
+            place: whole[place][flags.index(0)]
+            for place, flags in _moved(whole).items()
+            if 0 in flags
         }
 
     def loss(self, loss: Tensor) -> None:
@@ -92,7 +92,9 @@ class StepChecks:
         # The only wait for the device in a step: all numbers in one transfer.
         losses = losses.to(norm.device, torch.float32) / processes.count()
         own = torch.cat((losses, torch.full_like(losses[:1], tokens)))
-        mean, beside, count, size = torch.cat((processes.total(own), norm.float()[None])).tolist()
+        grads = {} if self._reached else {k: _gradients(v) for k, v in self._parts.items()}
+        numbers = [processes.total(own), norm.float()[None], *_any(grads, norm.device)]
+        mean, beside, count, size, *flags = torch.cat(numbers).tolist()
         if not math.isfinite(mean):
             raise NotFiniteError(
                 f"the loss is {mean} at step {step}{_float16(scale)}", adapter_suspect=True
@@ -103,7 +105,7 @@ class StepChecks:
                 f"a gradient is {size} at step {step}{_float16(scale)}", adapter_suspect=False
             )
         if finite and not self._reached:
-            self._check_gradients(step)
+            self._check_gradients(step, _by_place(grads, flags))
         return Seen(mean, beside, int(count), finite)
 
     def after_update(self, step: int) -> None:
@@ -112,7 +114,8 @@ class StepChecks:
             return
         # AdaLoRA may have cut all of a place in this very step.
         ranks = self._adapter.ranks
-        dead = [p for p, start in self._zero.items() if not start.any() and ranks.get(p, 1)]
+        moved = _moved({place: [start] for place, start in self._zero.items()})
+        dead = [place for place, flags in moved.items() if not any(flags) and ranks.get(place, 1)]
         if dead:
             what = "BA is still zero" if self._adapter.sites else "nothing has moved"
             raise DeadAdapterError(
@@ -122,12 +125,8 @@ class StepChecks:
             )
         self._zero = {}
 
-    def _check_gradients(self, step: int) -> None:
-        dead = [
-            place
-            for place, learned in self._parts.items()
-            if not any(p.grad is not None and p.grad.any() for p in learned)
-        ]
+    def _check_gradients(self, step: int, reached: Mapping[str, Sequence[float]]) -> None:
+        dead = [place for place, flags in reached.items() if not any(flags)]
         if dead:
             raise DeadAdapterError(
                 f"no gradient reached {_some(dead, len(self._parts), self._what)} in step {step}: "
@@ -145,6 +144,33 @@ def _float16(scale: LossScale | None) -> str:
         f"{at}: the model computes in float16, which ends at 65,504; load it with "
         "dtype='float32', or 'bfloat16' where the GPU computes in it"
     )
+
+
+def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]
+
+
+def _any(tensors: Mapping[str, Sequence[Tensor]], device: torch.device) -> list[Tensor]:
+    """Return 1 for each tensor that has an entry other than zero, else 0: float32, (1,) each.
+
+    It waits for no device, so that all of them are read in one transfer.
+    """
+    return [t.any().to(device, torch.float32)[None] for own in tensors.values() for t in own]
+
+
+def _moved(tensors: Mapping[str, Sequence[Tensor]]) -> dict[str, list[float]]:
+    """Return {place: 1 for each of its tensors that has an entry other than zero, else 0}."""
+    found = [tensor for own in tensors.values() for tensor in own]
+    flags = torch.cat(_any(tensors, found[0].device)).tolist() if found else []
+    return _by_place(tensors, flags)
+
+
+def _by_place(
+    tensors: Mapping[str, Sequence[Tensor]], flags: Iterable[float]
+) -> dict[str, list[float]]:
+    """Return {place: the flags of its tensors}."""
+    left = iter(flags)
+    return {place: list(islice(left, len(own))) for place, own in tensors.items()}
 
 
 def _some(names: list[str], total: int, what: str) -> str:

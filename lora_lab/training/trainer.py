@@ -258,7 +258,8 @@ class _Loop:
         if not all(module.training for module in self._modules):
             self._replicas.model.train()
         with fit.meter.measure(batch["input_ids"].numel()):
-            inputs = {name: tensor.to(self._device) for name, tensor in batch.items()}
+            # A copy from ordinary memory that waits for the device waits for all before it, too.
+            inputs = {k: tensor.to(self._device, non_blocking=True) for k, tensor in batch.items()}
             with self._random.forward():
                 loss, said = self._losses(self._replicas.model, inputs, items, passes)
             self._beside = said is not None
