@@ -46,11 +46,17 @@ def adapted(name="llama", **changes):
 
 
 def attention(**changes):
-    """q, k and v of one block, which read the same x, and their factors."""
+    """q, k and v of one block, as within a call of it, where they share; and their factors."""
     model, _ = adapted(**changes)
     block = model.model.layers[0].self_attn
+    begin_call(block)
     projections = block.q_proj, block.k_proj, block.v_proj
     return *projections, [p for m in projections for p in m.lora.parameters()]
+
+
+def begin_call(block):
+    """Have a block's layers called from now on as if it called them."""
+    block.q_proj.lora["default"]._shared.begin()
 
 
 def an_x(seed=0, rows=5):

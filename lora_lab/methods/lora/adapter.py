@@ -44,10 +44,17 @@ from lora_lab.methods.lora.experts import (
     held_parameter,
 )
 from lora_lab.methods.lora.factors import LoraSite
-from lora_lab.methods.lora.layers import LayerSites, adapt, owned_rows, share_inputs, unadapt
+from lora_lab.methods.lora.layers import (
+    LayerSites,
+    adapt,
+    owned_rows,
+    readers_of_one_input,
+    unadapt,
+)
 from lora_lab.methods.lora.own_forward import refuse_offloaded
 from lora_lab.methods.lora.quantized import dequantized, plain_layer, stand_in
 from lora_lab.methods.lora.read_past import read_past
+from lora_lab.methods.lora.shared_input import SharedInput
 from lora_lab.methods.lora.targets import TargetSpec, all_linear_notes, resolve_targets, some
 from lora_lab.methods.lora.token_rows import TrainedTokens
 from lora_lab.methods.modules_to_save import ModulesToSave, task_heads, tied_ends
@@ -124,7 +131,8 @@ class LoraAdapter(Adapter):
         self.sites = {
             own.site.name: own for site in self.factors.values() for own in each_site(site)
         }
-        share_inputs(self._layers.values())
+        self._together = [*readers_of_one_input(self._layers.values(), by_path)]
+        self._shared: list[SharedInput] = []
         self._tied = _tied_layers(by_path, self._layers.values(), self.saved)
         if config.inference_mode:
             for parameter in [*self._own_parameters()]:
@@ -159,6 +167,10 @@ class LoraAdapter(Adapter):
                 adapt_parameters(layer, self.name, sites, active)
             else:
                 adapt(layer, self.name, sites, active, layer in self._read)
+        for holder, together in self._together:
+            self._shared.append(SharedInput.around(holder))
+            for sites in together:
+                sites.share(self._shared[-1], together)
         self.saved.insert(self.name, active)
         self.tokens.insert(self.name, active)
 
@@ -166,6 +178,8 @@ class LoraAdapter(Adapter):
         """Take the factors off their layers; see `Adapter.remove`."""
         for layer, _ in (*self._layers.values(), *self._tied):
             unadapt(layer, self.name)
+        while self._shared:
+            self._shared.pop().leave()
         self.saved.remove(self.name)
         self.tokens.remove(self.name)
 

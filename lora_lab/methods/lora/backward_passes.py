@@ -87,22 +87,27 @@ def saved_for(ctx: Any, given: list[bool]) -> Sequence[Any]:
     """Return a leader's saved tensors, also in a second pass that comes from other outputs.
 
     Torch frees them with the first one, and to the caller the outputs are layers of their own. So
-    a pass that comes from some of the outputs leaves them on the context, for the others.
+    a pass that comes from some of the outputs leaves them on the context, for the others: the
+    factors as copies, for an optimizer may step in between and not raise their `_version` (see
+    `steady_weights`); x and W₀ by theirs, which is torch's own rule for what a graph has saved.
 
     Args:
-        ctx: of the leader; its `left` is None at first.
+        ctx: of the leader, with x, W₀, H, the dropout's mask and the factors saved in this order;
+            its `left` is None at first.
         given: for every output whether this pass comes from it; the leader's own is the first.
     """
     if ctx.left is None:
         saved = cast(Sequence[Any], ctx.saved_tensors)
         if not all(given):
-            ctx.left = [(t, None if t is None else t._version) for t in saved]
+            kept, factors = saved[:4], [factor.detach().clone() for factor in saved[4:]]
+            ctx.left = (*kept, *factors), [t if t is None else t._version for t in kept[:2]]
         return saved
-    # From followers alone x, the dropout's mask and the A's are needed.
-    needed = ctx.left if given[0] else (ctx.left[0], *ctx.left[3:5])
-    if any(t is not None and t._version != version for t, version in needed):
+    left, versions = ctx.left
+    # From followers alone W₀ is not needed.
+    needed = left[: 2 if given[0] else 1]
+    if any(t is not None and t._version != v for t, v in zip(needed, versions, strict=False)):
         raise AdapterError(
-            "weights were changed in place between two backward passes through one forward pass, "
-            "by an optimizer's step perhaps; take both passes before it"
+            "an input or a weight of the base was changed in place between two backward passes "
+            "through one forward pass; take both passes before it"
         )
-    return [t for t, _ in ctx.left]
+    return cast(Sequence[Any], left)

@@ -8,8 +8,9 @@ nothing ever nests, and taking the adapter off is swapping the class back.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -202,11 +203,9 @@ class LayerSites(nn.ModuleList):
         """The sites, in the order of the layer's rows."""
         return [cast("LoraSite", site) for site in self]
 
-    def share(self, together: Sequence[LayerSites]) -> None:
+    def share(self, shared: SharedInput, together: Sequence[LayerSites]) -> None:
         """Share one pass through A with the layers that read the same input."""
-        first = together[0]
-        first._shared = first._shared or SharedInput()
-        self._shared, self._readers = first._shared, functools.partial(tuple, together)
+        self._shared, self._readers = shared, functools.partial(tuple, together)
 
     @property
     def active_dropout(self) -> float:
@@ -265,10 +264,16 @@ class LayerSites(nn.ModuleList):
         return whole
 
 
-def share_inputs(layers: Iterable[tuple[nn.Module, LayerSites]]) -> None:
-    """Let the layers of one block that read the same tensor share their pass through A.
+def readers_of_one_input(
+    layers: Iterable[tuple[nn.Module, LayerSites]], modules: Mapping[str, nn.Module]
+) -> Iterator[tuple[nn.Module, list[LayerSites]]]:
+    """Yield the layers of one block that read the same tensor, and the module that calls them all.
 
     Within a block only: what leaves a block does not go through gradient checkpointing unharmed.
+
+    Args:
+        layers: the adapter's.
+        modules: {path: module} of the whole model.
     """
     readers: defaultdict[tuple[str, str, int | None], list[LayerSites]] = defaultdict(list)
     for layer, sites in layers:
@@ -281,8 +286,16 @@ def share_inputs(layers: Iterable[tuple[nn.Module, LayerSites]]) -> None:
             readers[site.input_group, site.stack, site.layer].append(sites)
     for together in readers.values():
         if len(together) > 1:
-            for sites in together:
-                sites.share(together)
+            names = zip(*(sites.path.split(".") for sites in together), strict=False)
+            above = [own[0] for own in itertools.takewhile(lambda own: len({*own}) == 1, names)]
+            paths = (".".join(above[:depth]) for depth in range(len(above), -1, -1))
+            found = (modules[path] for path in paths if path in modules)
+            # Lists have no forward.
+            holder = next(
+                (m for m in found if not isinstance(m, nn.ModuleList | nn.ModuleDict)), None
+            )
+            if holder is not None:
+                yield holder, together
 
 
 def base_class(layer: nn.Module) -> type[nn.Module]:

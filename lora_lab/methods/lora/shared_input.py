@@ -5,51 +5,83 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.torch_private import saving_hooks
-from lora_lab.methods.lora.operator import Terms, computing_dtype, leading_linear
+from lora_lab._util.torch_private import pre_hooks_of, saving_hooks
+from lora_lab.methods.lora.operator import Terms, computing_dtype, leading_linear, lowrank_linear
 
 
-@dataclass(eq=False)
-class _Waiting:
-    """What one leader computed for others, and for which x it holds."""
+class _Waiting(NamedTuple):
+    """What a leader computed for one other layer, and for what it holds."""
 
     x: weakref.ref[Tensor]
     circumstances: tuple[object, ...]
-    others: Mapping[str, Terms]  # kept, so that no new factor can have an old one's id
-    # {layer: (H, what it was computed from)}
-    hidden: dict[str, tuple[Tensor, tuple[object, ...]]] = field(default_factory=dict)
+    terms: Terms  # kept, so that no new factor can have an old one's id
+    dropout: float
+    hidden: Tensor  # H
 
 
 class SharedInput:
     """Hands the thin H = Ax from the leader to the layers that read the same x.
 
-    Holds what was not taken yet, for one x. Whoever comes with another x, or with this one after
-    anything has changed, is a leader himself, so that a wrong guess about who shares costs a little
-    time and nothing else. The outputs of those who shared are one graph, which may be gone through
-    once from each.
+    It does so within one call of the module that holds them all, in one thread, where no factor is
+    written: a tensor's `_version` does not tell (see `steady_weights`). Whoever is called alone,
+    comes with another x, or with this one after anything has changed, is a leader himself, so that
+    a wrong guess about who shares costs a little time and nothing else. The outputs of those who
+    shared are one graph, which may be gone through once from each.
     """
 
     def __init__(self) -> None:
-        self._waiting: _Waiting | None = None
+        self._calls: dict[int, dict[str, _Waiting]] = {}  # {thread in a call: {layer: its H}}
+        self._users = 0
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
-    def __reduce__(self) -> tuple[type[SharedInput], tuple[()]]:
-        """Copy as an empty one: what waits belongs to one model and one forward pass."""
-        return SharedInput, ()
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy without what waits: it belongs to one model and one forward pass."""
+        return self.__dict__ | {"_calls": {}}
+
+    @classmethod
+    def around(cls, holder: nn.Module) -> SharedInput:
+        """Return the one that hears of a module's calls, for one adapter more; see `leave`."""
+        heard = (getattr(hook, "__self__", None) for hook in pre_hooks_of(holder).values())
+        shared = next((one for one in heard if isinstance(one, cls)), None) or cls()
+        if not shared._users:
+            shared._hooks = [
+                holder.register_forward_pre_hook(shared.begin),
+                holder.register_forward_hook(shared.end, always_call=True),
+            ]
+        shared._users += 1
+        return shared
+
+    def leave(self) -> None:
+        """Hear of no calls any more, after the last adapter."""
+        self._users -= 1
+        if not self._users:
+            for hook in self._hooks:
+                hook.remove()
+
+    def begin(self, *_: Any) -> None:
+        """Begin a call of the module that holds the layers."""
+        if not torch.compiler.is_compiling():
+            self._calls[threading.get_ident()] = {}
+
+    def end(self, *_: Any) -> None:
+        """End it: nothing waits any longer, also where it broke off (out of memory)."""
+        if not torch.compiler.is_compiling():
+            self._calls.pop(threading.get_ident(), {}).clear()
 
     def take(self, x: Tensor, layer: str, terms: Terms, dropout: float) -> Tensor | None:
-        """Return the layer's H if it was computed from this very x and these factors, unchanged."""
-        waiting = self._waiting  # read once: another thread may be at work on the same model
-        if waiting is None or waiting.x() is not x or waiting.circumstances != _circumstances(x):
+        """Return the layer's H if it was computed in this call from this very x and A's."""
+        own = self._calls.get(threading.get_ident(), {}).pop(layer, None)
+        if own is None or own.x() is not x or own.circumstances != _circumstances(x):
             return None
-        hidden, source = waiting.hidden.pop(layer, (None, ()))
-        if not waiting.hidden:
-            self._waiting = None
-        return hidden if source == _source(terms, dropout) else None
+        same = len(terms) == len(own.terms) and all(
+            t.A is kept.A for t, kept in zip(terms, own.terms, strict=True)
+        )
+        return own.hidden if same and dropout == own.dropout else None
 
     def lead(
         self,
@@ -67,23 +99,21 @@ class SharedInput:
             x, weight, bias, terms, transposed, dropout: as in `lowrank_linear`.
             others: {layer: its terms} of those that may come.
         """
+        waiting = self._calls.get(threading.get_ident())
+        if waiting is None:
+            return lowrank_linear(x, weight, bias, terms, transposed, dropout)
         A = terms[0].A
         others = {layer: theirs for layer, theirs in others.items() if _joinable(theirs, A)}
         stacks = [t[0].A if len(t) == 1 else torch.cat([u.A for u in t]) for t in others.values()]
-        weakly: weakref.ref[_Waiting] | None = None
 
+        # An H holds the graph below it. It must not outlive x, also where a call was interrupted.
         def forget(_: object = None) -> None:
-            if weakly and (left := weakly()) is not None:
-                left.hidden.clear()
+            waiting.clear()
 
-        # An H holds the graph below it. It must not outlive x, also where a forward pass broke off
-        # half way (out of memory).
-        waiting = _Waiting(weakref.ref(x, forget), _circumstances(x), others)
-        weakly = weakref.ref(waiting)
+        seen, circumstances = weakref.ref(x, forget), _circumstances(x)
         y, *found = leading_linear(x, weight, bias, terms, stacks, transposed, dropout, forget)
         for (layer, theirs), H in zip(others.items(), found, strict=True):
-            waiting.hidden[layer] = H, _source(theirs, dropout)
-        self._waiting = waiting
+            waiting[layer] = _Waiting(seen, circumstances, theirs, dropout, H)
         return y
 
 
@@ -92,13 +122,8 @@ def _circumstances(x: Tensor) -> tuple[object, ...]:
     # Gradient checkpointing hooks into what is saved, and runs its part again as it ran before: no
     # H may come in from outside.
     hooks = saving_hooks()
-    saving = hooks and id(hooks[0])
-    return x._version, computing_dtype(x), torch.is_grad_enabled(), threading.get_ident(), saving
-
-
-def _source(terms: Terms, dropout: float) -> tuple[object, ...]:
-    """Return what tells the factors that an H was computed from, and their state."""
-    return dropout, *((id(t.A), None if t.A.is_inference() else t.A._version) for t in terms)
+    # What a model's code does to an activation in place does raise its version.
+    return x._version, computing_dtype(x), torch.is_grad_enabled(), hooks and id(hooks[0])
 
 
 def _joinable(terms: Terms, A: Tensor) -> bool:

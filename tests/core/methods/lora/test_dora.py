@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from tests.helpers.made_up_hardware import cpu_can
 from tests.helpers.recorded_fit import Recorded
 from tests.helpers.tiny_models import tiny
 from tests.helpers.tiny_run import CONFIG, logits, tiny_lm
+from tests.helpers.weight_writers import WRITERS, by_address
 
 LAYERS = {
     "llama": "model.layers.0.self_attn.q_proj",
@@ -48,37 +48,6 @@ def formula(layer, x: Tensor) -> Tensor:
     return torch.nn.functional.linear(x, weight.T if layer.transposed else weight, layer.bias)
 
 
-def fused(kind: str, parameters: list[Tensor]) -> None:
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
-    getattr(torch.optim, kind)(parameters, lr=0.1, fused=True).step()
-
-
-def by_address(parameters: list[Tensor]) -> None:
-    """As another library's kernel writes: torch hears nothing of it."""
-    for parameter in parameters:
-        parameter.detach().numpy()[:] *= 1.5
-
-
-def by_data(parameters: list[Tensor]) -> None:
-    for parameter in parameters:
-        parameter.data.mul_(1.5)
-
-
-def by_new_data(parameters: list[Tensor]) -> None:
-    for parameter in parameters:
-        parameter.data = parameter.data * 1.5
-
-
-def in_place(parameters: list[Tensor]) -> None:
-    with torch.no_grad():
-        torch._foreach_mul_(parameters, 1.5)
-
-
-WRITERS = {
-    **{kind: functools.partial(fused, kind) for kind in ("Adam", "AdamW", "SGD", "Adagrad")},
-    **{w.__name__: w for w in (by_address, by_data, by_new_data, in_place)},
-}
 PASSES = {"no_grad": torch.no_grad, "inference": torch.inference_mode, "grad": torch.enable_grad}
 
 

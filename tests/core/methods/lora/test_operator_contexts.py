@@ -13,7 +13,7 @@ import lora_lab as ll
 from lora_lab.errors import AdapterError
 from lora_lab.methods.lora.operator import lowrank_linear
 from lora_lab.spectra.update import LowRankUpdate
-from tests.helpers.shared_input import plain_path
+from tests.helpers.shared_input import begin_call, plain_path
 from tests.helpers.tiny_models import VOCABULARY, tiny, tiny_inputs
 
 EVERYTHING = ll.LoraConfig(r=3, lora_alpha=6, target_modules="all-linear", init_lora_weights=False)
@@ -73,6 +73,7 @@ def test_under_autocast_gradients_are_as_near_to_float64_as_plain_ones(name):
 def test_under_autocast_neither_a_float32_x_nor_a_cast_weight_is_kept():
     model, _ = adapted()
     block = model.model.layers[0].self_attn
+    begin_call(block)
     readers = block.q_proj, block.k_proj, block.v_proj
     x = torch.randn(50, 32, requires_grad=True)
     kept = []

@@ -2,23 +2,27 @@
 
 import copy
 import gc
+import pickle
 import threading
 import weakref
 
 import pytest
 import torch
 
+import lora_lab as ll
 from tests.helpers.shared_input import (
     adapted,
     an_x,
     assert_equal,
     attention,
+    begin_call,
     counted,
     gradients,
     outputs,
     plain_path,
 )
 from tests.helpers.tiny_models import tiny_inputs
+from tests.helpers.tiny_run import CONFIG
 
 
 @pytest.mark.parametrize("same_x", [False, True])
@@ -130,6 +134,7 @@ def test_a_copy_made_in_the_middle_of_a_pass_is_its_own():
     model, _ = adapted()
     block = model.model.layers[0].self_attn
     x = an_x()
+    begin_call(block)
     _y = block.q_proj(x)
     twin = copy.deepcopy(model).model.layers[0].self_attn
     with torch.no_grad():
@@ -138,6 +143,7 @@ def test_a_copy_made_in_the_middle_of_a_pass_is_its_own():
     shared = {m.lora["default"]._shared for m in (twin.q_proj, twin.k_proj, twin.v_proj)}
     assert len(shared) == 1
     assert shared.isdisjoint({block.q_proj.lora["default"]._shared})
+    begin_call(twin)
     with counted() as followed:
         found = twin.q_proj(x), twin.k_proj(x), block.k_proj(x)
     assert len(followed) == 2
@@ -189,3 +195,28 @@ def test_generating_with_a_cache(name, mode):
     found = write()
     assert torch.equal(found.sequences, expected.sequences)
     assert_equal([s.clone() for s in found.scores], [s.clone() for s in expected.scores])
+
+
+def hooks(model):
+    own = (vars(m) for m in model.modules())
+    return [hook for m in own for kind in m if "hooks" in kind for hook in m[kind] or ()]
+
+
+def test_blocks_are_heard_of_while_any_adapter_is_there():
+    model, _ = adapted()
+    outputs(model, tiny_inputs(model))  # what watches the first pass is gone after it
+    one = len(hooks(model))
+    adapter = ll.attach(model, CONFIG, "second")
+    outputs(model, tiny_inputs(model))
+    assert len(hooks(model)) == one
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model):
+        ll.activate(twin, "second")
+        ll.detach(twin, "default")
+        ll.merge(twin)
+        ll.unmerge(twin)
+        with counted() as followed:
+            outputs(twin, tiny_inputs(twin))
+        assert len(followed) == 2 * 3
+        ll.detach(twin)
+        assert hooks(twin) == []
+    assert adapter.name == "second"
