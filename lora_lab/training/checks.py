@@ -25,6 +25,7 @@ from lora_lab.tasks.families.api import family_of
 from lora_lab.tasks.families.base import NO_LIMIT, Family
 from lora_lab.tasks.too_long import Tally, fitted
 from lora_lab.training.data import RunData
+from lora_lab.training.packed_base import check_packed
 from lora_lab.training.trackers import check_trackers
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def check_settings(
             "it out"
         )
     check_trackers(training.report_to)
+    check_packed(lm.model)
 
 
 def _check_positions(

@@ -123,6 +123,27 @@ class Int8Tensor(Tensor):
         raise NotImplementedError(f"{cls.__name__} dispatch: {func}, {types}, {kwargs}")
 
 
+class Dynamic(Int8Tensor):
+    """With activations quantized as they come, by an operation that has no gradient."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear:
+            args = (args[0].detach(), *args[1:])
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class OfScaleAlone(Int8Tensor):
+    """With activations that are rounded: the gradient goes through their scale, the largest's."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear:
+            scale = args[0].abs().amax(-1, keepdim=True) / 127
+            args = ((args[0] / scale).round() * scale, *args[1:])
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
 def int8_codes(layer: nn.Linear) -> tuple[Tensor, Tensor]:
     """A Linear's weight in whole numbers, and what each row's are multiplied by."""
     W = layer.weight.detach()
@@ -130,8 +151,8 @@ def int8_codes(layer: nn.Linear) -> tuple[Tensor, Tensor]:
     return (W / scale).round().to(torch.int8), scale
 
 
-def torchao(layer: nn.Linear) -> nn.Linear:
-    layer.weight = nn.Parameter(Int8Tensor(*int8_codes(layer)), requires_grad=False)
+def torchao(layer: nn.Linear, kind: type[Int8Tensor] = Int8Tensor) -> nn.Linear:
+    layer.weight = nn.Parameter(kind(*int8_codes(layer)), requires_grad=False)
     return layer
 
 

@@ -57,6 +57,12 @@ def base_forward(layer: Any, x: Tensor) -> Tensor:
         return cast(Tensor, layer.base_class.forward(layer, x))
 
 
+def base_output(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return what any layer, adapted or not, makes of x without adapters."""
+    own: Any = layer
+    return base_forward(own, x) if hasattr(own, "base_class") else cast(Tensor, own.forward(x))
+
+
 def instance_forward(module: nn.Module) -> Callable[..., Any] | None:
     """Return the `forward` that stands on an instance in its class's place, or None."""
     return cast(Any, module.__dict__.get(PATCHED, module.__dict__.get("forward")))

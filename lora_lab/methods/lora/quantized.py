@@ -16,7 +16,7 @@ from lora_lab._util.quiet import first_line
 from lora_lab.anatomy.packed import linear_size, packing
 from lora_lab.anatomy.types import Site
 from lora_lab.errors import AdapterError
-from lora_lab.methods.lora.own_forward import base_forward, base_tensor, hold_weight, home
+from lora_lab.methods.lora.own_forward import base_output, base_tensor, hold_weight, home
 
 _COLUMNS = 1024  # of W₀ that are read at a time
 
@@ -102,7 +102,7 @@ def _of_unit_vectors(path: str, layer: nn.Module, kind: str) -> Tensor:
     try:
         for first in range(0, in_features, _COLUMNS):
             some = torch.arange(first, min(first + _COLUMNS, in_features), device=device)
-            y = _base_output(layer, functional.one_hot(some, in_features).to(own.dtype)).float()
+            y = base_output(layer, functional.one_hot(some, in_features).to(own.dtype)).float()
             columns.append(y if bias is None else y - bias.float())
     except Exception as error:  # a kernel's, of any kind
         class_name = type(layer).__name__.removeprefix("Adapted")
@@ -111,11 +111,6 @@ def _of_unit_vectors(path: str, layer: nn.Module, kind: str) -> Tensor:
             f"({first_line(error)}); keep the adapter beside them, or load the base unquantized"
         ) from error
     return torch.cat(columns).T
-
-
-def _base_output(layer: Any, x: Tensor) -> Tensor:
-    y = base_forward(layer, x) if hasattr(layer, "base_class") else layer.forward(x)
-    return cast(Tensor, y)
 
 
 def plain_layer(layer: nn.Module, weight: Tensor) -> nn.Linear:
