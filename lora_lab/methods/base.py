@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,11 +28,15 @@ class Active:
         name: of one adapter for all; None: the bare base model.
         samples: within `mixed_batch` one name a row of the batch, in place of `name`.
         tokens: of each of these rows, which some models lay out one below another; 0: unknown.
+        places: {(names, device): where each of them stands}, of this `mixed_batch`.
     """
 
     name: str | None = None
     samples: AdapterNames | None = None
     tokens: int = 0
+    places: dict[tuple[AdapterNames, torch.device], dict[str | None, Tensor]] = field(
+        default_factory=dict, compare=False
+    )
 
     def names_of(self, x: Tensor, path: str) -> AdapterNames:
         """Return the name for every row of what a module reads within `mixed_batch`.
@@ -53,6 +58,21 @@ class Active:
             f"{tuple(x.shape)}, whose rows are not the batch's (a tower with a batch of its own, "
             "or experts); leave it out of target_modules, or run the samples apart"
         )
+
+    def places_of(self, names: AdapterNames, device: torch.device) -> Mapping[str | None, Tensor]:
+        """Return {name: where it stands among the names of rows, int64 on a device}.
+
+        All of them are copied there at once, and once a `mixed_batch`: a GPU waits for each copy.
+        """
+        if (names, device) not in self.places:
+            found: dict[str | None, list[int]] = {name: [] for name in names}
+            for place, name in enumerate(names):
+                found[name].append(place)
+            with torch.inference_mode(mode=False):  # a later pass may save them for its gradient
+                order = torch.tensor([*itertools.chain(*found.values())], device=device)
+            parts = order.split([len(own) for own in found.values()])
+            self.places[names, device] = dict(zip(found, parts, strict=True))
+        return self.places[names, device]
 
 
 class Adapter(ABC):

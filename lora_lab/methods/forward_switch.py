@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -107,10 +109,14 @@ class ForwardSwitch:
         if x is None:
             raise AdapterError(f"{self._path} reads no tensor; run the samples apart")
         rows = x.shape[0] if x.dim() else 0
-        names = [name if name in held else None for name in self._active.names_of(x, self._path)]
+        names = self._active.names_of(x, self._path)
+        others = [name for name in dict.fromkeys(names) if name not in held]
+        groups = {name: [name] for name in names if name in held} | (
+            {None: others} if others else {}
+        )
         y = None
-        for name in dict.fromkeys(names):
-            index = torch.tensor([i for i, n in enumerate(names) if n == name])
+        for name, group in groups.items():
+            index = functools.partial(self._places, names, group)
             part = [_rows(v, index, rows) for v in args]
             out = self._answer(name, part, {k: _rows(v, index, rows) for k, v in kwargs.items()})
             if not isinstance(out, Tensor):
@@ -119,8 +125,14 @@ class ForwardSwitch:
                     "have different adapters there; run them apart"
                 )
             y = out.new_zeros(rows, *out.shape[1:]) if y is None else y
-            y = y.index_copy(0, index.to(out.device), out)
+            y = y.index_copy(0, index(out.device), out)
         return y
+
+    def _places(
+        self, names: AdapterNames, group: Sequence[str | None], device: torch.device
+    ) -> Tensor:
+        places = self._active.places_of(names, device)
+        return torch.cat([places[name] for name in group])
 
 
 def switch_of(module: nn.Module) -> ForwardSwitch | None:
@@ -131,7 +143,7 @@ def switch_of(module: nn.Module) -> ForwardSwitch | None:
     return None
 
 
-def _rows(value: Any, index: Tensor, rows: int) -> Any:
+def _rows(value: Any, index: Callable[[torch.device], Tensor], rows: int) -> Any:
     if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows:
-        return value.index_select(0, index.to(value.device))
+        return value.index_select(0, index(value.device))
     return value

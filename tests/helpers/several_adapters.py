@@ -11,7 +11,10 @@ def several(name="llama", **changes):
     model = tiny(name).double().eval()
     common = {"init_lora_weights": False, **changes}
     torch.manual_seed(0)
-    ll.attach(model, ll.LoraConfig(r=2, lora_alpha=4, target_modules=["q", "v"], **common), "a")
-    ll.attach(model, ll.LoraConfig(r=3, target_modules="all-linear", **common), "b")
-    ll.attach(model, ll.LoraConfig(r=1, target_modules=["v", "down"], **common), "c")
+    for name, fields in {
+        "a": {"r": 2, "lora_alpha": 4, "target_modules": ["q", "v"]},
+        "b": {"r": 3, "target_modules": "all-linear"},
+        "c": {"r": 1, "target_modules": ["v", "down"]},
+    }.items():
+        ll.attach(model, ll.LoraConfig(**{**fields, **common}), name)
     return model

@@ -77,6 +77,7 @@ def mixed_batch(model: nn.Module, adapter_names: Sequence[str | None]) -> Iterat
             yield
         finally:
             known.active.samples, known.active.tokens = before
+            known.active.places.clear()
 
 
 class _Rows:
@@ -164,7 +165,7 @@ def mixed_output(x: Tensor, layer: AdaptedLayer, active: Active) -> Tensor:
     found = {name: _sites(layer, name) for name in dict.fromkeys(names)}
     plain = layer.plain_product and all(s is None or s.plain for s in found.values())
     if not plain:
-        return _apart(x, layer, names, found)
+        return _apart(x, layer, active.places_of(names, x.device), found)
     y = base_forward(layer, x)
     updates = {name: _updates(sites) for name, sites in found.items()}
     dropout = max(sites.active_dropout for sites in found.values() if sites is not None)
@@ -229,16 +230,15 @@ def _padded(factor: Tensor | None, shape: tuple[int, int], like: Tensor) -> Tens
 def _apart(
     x: Tensor,
     layer: AdaptedLayer,
-    names: Sequence[str | None],
+    places: Mapping[str | None, Tensor],
     found: dict[str | None, LayerSites | None],
 ) -> Tensor:
     y = None
     for name, sites in found.items():
-        index = torch.tensor([i for i, n in enumerate(names) if n == name], device=x.device)
-        part = x.index_select(0, index)
+        part = x.index_select(0, places[name])
         out = base_forward(layer, part) if sites is None else sites.output(part, layer)
         if y is None:
-            y = out.new_zeros(len(names), *out.shape[1:])
-        y = y.index_copy(0, index, out)
+            y = out.new_zeros(len(x), *out.shape[1:])
+        y = y.index_copy(0, places[name].to(out.device), out)
     assert y is not None
     return y

@@ -1,5 +1,7 @@
 """A batch whose samples have adapters of their own, against each sample alone with its adapter."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -70,6 +72,44 @@ def test_training_a_mixed_batch_teaches_each_adapter_its_own_samples():
         (logits(model, batch) * pull).sum().backward()
     for parameter, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-8, atol=1e-8)
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """What our code has made of Python's numbers: on a GPU a copy each, which it waits for."""
+    found, make = [], torch.tensor
+
+    def tensor(*args, **options):
+        if sys._getframe(1).f_globals["__name__"].startswith("lora_lab"):
+            found.append(args)
+        return make(*args, **options)
+
+    monkeypatch.setattr(torch, "tensor", tensor)
+    return found
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"use_dora": True}, {"modules_to_save": ["lm_head", "down_proj"]}]
+)
+def test_where_the_rows_stand_is_told_once_a_batch(copied, changes):
+    model = several(**{"target_modules": ["q", "v", "up"], **changes})
+    batch = batch_of(model, 4)
+    expected = one_by_one(model, batch, NAMES)
+    copied.clear()
+    with ll.mixed_batch(model, NAMES):
+        with torch.inference_mode():
+            torch.testing.assert_close(logits(model, batch), expected.detach())
+        y = logits(model, batch)
+        y.sum().backward()
+        torch.testing.assert_close(y, expected)
+        generated = model.generate(batch["input_ids"], max_new_tokens=3, pad_token_id=0)
+    assert len(generated) == 4
+    assert len(copied) == (1 if changes else 0)
+    names = ["c", "b", None, "a"]
+    expected = one_by_one(model, batch, names)
+    with ll.mixed_batch(model, names):
+        torch.testing.assert_close(logits(model, batch), expected)
+    assert len(copied) == (2 if changes else 0)
 
 
 def test_generation_with_beams_keeps_the_samples_apart():
