@@ -81,7 +81,8 @@ def _run(
     if left < _LEAST:
         return [Row(line.what, "not run", line.expected, None, "the minutes are over")], ""
     # A rehearsal has a CPU's speed: only the whole is limited.
-    return worker.run(line, left if rehearsal else min(left, line.seconds))
+    own = line.seconds + worker.start_seconds
+    return worker.run(line, left if rehearsal else min(left, own))
 
 
 def _about(rehearsal: bool, missing: Mapping[str, str]) -> dict[str, str]:

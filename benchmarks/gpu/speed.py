@@ -19,6 +19,7 @@ from benchmarks.gpu.lines import Place
 from benchmarks.spectra import SMOLLM2
 from lora_lab.analysis import adapter_spectra
 from lora_lab.anatomy import Site
+from lora_lab.budget.meter import LiveStorages
 from lora_lab.models import LoadedModel
 from lora_lab.spectra.update import LowRankUpdate, SiteUpdate
 from lora_lab.tasks import Example, GenerationTask
@@ -43,10 +44,7 @@ def against_peft(place: Place) -> list[Row]:
         model = attach(llama(shape, torch.bfloat16, place.device))
         steps[name] = stepper(model, batch, length, place.device, torch.bfloat16)
         steps[name]()  # the optimizer's state
-        if place.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        steps[name]()
-        peaks[name] = torch.cuda.max_memory_allocated() - before if place.device == "cuda" else 1
+        peaks[name] = _peak(place, model, steps[name]) - before
         del model
     seconds = alternate(steps, 2 if place.small else 15, warmup=0 if place.small else 3)
     floor = median_ratio(seconds["floor"], seconds["peft"])
@@ -152,6 +150,18 @@ def spectra(place: Place) -> list[Row]:
 def _allocated(place: Place) -> int:
     gc.collect()
     return torch.cuda.memory_allocated() if place.device == "cuda" else 0
+
+
+def _peak(place: Place, model: Any, step: Callable[[], None]) -> int:
+    """Return the most bytes that are there during a step."""
+    if place.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated()
+    counter = LiveStorages([*(p.detach() for p in model.parameters()), *model.buffers()])
+    with counter:
+        step()
+    return counter.peak
 
 
 def _of_the_gpu(place: Place, row: Row) -> Row:

@@ -27,14 +27,18 @@ class Worker:
         self._process: Any = None
         self._link: Any = None
 
+    @property
+    def start_seconds(self) -> int:
+        """What the next line may take beside its own seconds."""
+        return _START if self._process is None else 0
+
     def run(self, line: Line, seconds: float) -> tuple[list[Row], str]:
         """Run one line for at most so many seconds; return its rows, and a traceback or ""."""
-        fresh = self._process is None
-        if fresh:
+        if self._process is None:
             self._start()
         self._link.send(line)
         try:
-            if not self._link.poll(seconds + _START * fresh):
+            if not self._link.poll(seconds):
                 raise TimeoutError(f"broken off after {seconds:.0f} s")
             rows, details = self._link.recv()
         except (EOFError, ConnectionError):

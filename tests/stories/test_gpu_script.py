@@ -128,7 +128,9 @@ def test_a_line_that_goes_wrong_ends_no_other(tmp_path: Path) -> None:
     assert after != first, "a CUDA error spoils its process"
     rows, _ = worker.run(line("dies"), 60)
     assert rows[0].note == "its process ended with exit status -11"
+    assert worker.start_seconds > 0
     worker.run(line("works"), 60)
+    assert worker.start_seconds == 0
     rows, _ = worker.run(line("hangs"), 0.2)
     assert (rows[0].met, rows[0].note) == (False, "broken off after 0 s")
     rows, _ = worker.run(line("works"), 60)
