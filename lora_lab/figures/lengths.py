@@ -26,9 +26,7 @@ def lengths_figure(
             width=[bar.end - bar.start + 1 for bar in bars],
             customdata=[f"{bar.start:,}–{bar.end:,} tokens: {bar.examples:,}" for bar in bars],
             marker={
-                "color": [
-                    colors.other if bar.start > look.max_length else colors.bar for bar in bars
-                ],
+                "color": [colors.other if look.is_over(bar) else colors.bar for bar in bars],
                 "line": {"width": 0},
             },
             hovertemplate="%{customdata}<extra></extra>",

@@ -69,16 +69,40 @@ def encode_chat(chat: Chat, tokenizer: PreTrainedTokenizerBase | None, max_lengt
     """
     ids, learned = chat_tokens(chat, need_tokenizer(tokenizer))
     labels = [token if own else IGNORED for token, own in zip(ids, learned, strict=True)]
-    if not any(learned[1:max_length]):  # nothing predicts the first token
+    item = cut_end({"input_ids": ids, "labels": labels, "cut": 0}, max_length)
+    if item is None:
         raise TaskError(
             f"{chat.where}: the first turn to learn begins at token {learned.index(True) + 1} of "
             f"{len(ids)}, and max_length={max_length}; raise max_length, or shorten the chat"
         )
-    return {
-        "input_ids": ids[:max_length],
-        "labels": labels[:max_length],
-        "cut": max(0, len(ids) - max_length),
-    }
+    return item
+
+
+def cut_end(item: Encoded, max_length: int) -> Encoded | None:
+    """Return a whole example without what is behind `max_length`; None: nothing would be learned.
+
+    Nothing predicts the first token.
+    """
+    ids, labels = item["input_ids"], item["labels"]
+    if all(label == IGNORED for label in labels[1:max_length]):
+        return None
+    cut = max(0, len(ids) - max_length)
+    return {"input_ids": ids[:max_length], "labels": labels[:max_length], "cut": cut}
+
+
+def cut_start(item: Encoded, bos: int | None, max_length: int) -> Encoded | None:
+    """Return a whole example without the start of its prompt; None: nothing of it would be left.
+
+    A leading begin-of-sequence token stays.
+    """
+    asked = item["labels"].count(IGNORED)
+    completion = item["input_ids"][asked:]
+    room = max_length - len(completion)
+    prompt, cut = _begun(item["input_ids"][:asked], bos, False, room)
+    if not prompt:
+        return None
+    labels = [IGNORED] * len(prompt) + completion
+    return {"input_ids": prompt + completion, "labels": labels, "cut": cut}
 
 
 def encode_all(

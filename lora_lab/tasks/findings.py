@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ _SHOWN = 3  # numbers of rows that a finding names
 _DOMINATES = 0.9  # the share of one class, or of one answer, from which that is said
 _AT_LEAST = 20  # rows, for what is a share of them
 _WORDS = 4  # from which an answer is a sentence
+_MOST = 0.75  # the share of answers that end in a stop from which the others are odd
+_OFTEN = 3  # times that others have a word
+_WORD = re.compile(r"\w+")
 _LIMIT = 16  # letters or tokens: no limit that somebody sets is lower
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u200b\u2060\ud800-\udfff]")
 _NOT_ASCII = re.compile("[^\x00-\x7f]{2,}")
@@ -236,10 +240,7 @@ def _broken_off(rows: Sequence[Read], also: Sequence[int]) -> Iterator[Finding]:
     answers = [row.answer for row in rows]
     cut = {*also, *(n for n, answer in enumerate(answers) if _BROKEN_OFF.search(answer))}
     cut.update(at_one_length([len(answer) for answer in answers]))
-    long = [number for number, answer in enumerate(answers) if len(answer.split()) >= _WORDS]
-    open_ended = [number for number in long if not _SENTENCE_END.search(answers[number])]
-    if len(long) >= _AT_LEAST and len(open_ended) <= len(long) // 4:
-        cut.update(open_ended)
+    cut.update(_in_a_sentence(answers))
     yield from of_rows(
         "cut_answers",
         "warning",
@@ -248,6 +249,29 @@ def _broken_off(rows: Sequence[Read], also: Sequence[int]) -> Iterator[Finding]:
         "{count} training answers look broken off (in the midst of a sentence, or at one length)",
         "look for a limit where they were made: the model learns to break off, too",
     )
+
+
+def _in_a_sentence(answers: Sequence[str]) -> Iterator[int]:
+    """Yield the places of answers that stop where no sentence does, if most end in a stop.
+
+    A stop alone may simply be missing. So the last word is one that others have, and never at
+    their end (the, and, of …); or no word of theirs, and the beginning of one.
+    """
+    words = {
+        n: found for n, text in enumerate(answers) if len(found := _WORD.findall(text)) >= _WORDS
+    }
+    ended = {number for number in words if _SENTENCE_END.search(answers[number])}
+    if len(words) < _AT_LEAST or len(ended) < _MOST * len(words):
+        return
+    ends = {words[number][-1].casefold() for number in ended}
+    within = Counter(word.casefold() for found in words.values() for word in found[:-1])
+    known = sorted(word for word, count in within.items() if count >= _OFTEN)
+    for number in words.keys() - ended:
+        last = words[number][-1].casefold()
+        behind = known[bisect(known, last) :][:1]
+        begins = last not in within and behind != [] and behind[0].startswith(last)
+        if last not in ends and (within[last] >= _OFTEN or begins):
+            yield number
 
 
 def at_one_length(lengths: Sequence[int]) -> list[int]:

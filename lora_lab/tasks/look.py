@@ -94,6 +94,10 @@ class Look:
         starts = [least + n * width for n in range(max(counts) + 1)]
         return [Bar(start, start + width - 1, counts[n]) for n, start in enumerate(starts)]
 
+    def is_over(self, bar: Bar) -> bool:
+        """Whether a bar's examples are too long. Put end to end (texts alone), none is."""
+        return self.too_long > 0 and bar.start > self.max_length
+
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON."""
         found = asdict(self) | {"first": [token._asdict() for token in self.first]}
@@ -135,7 +139,7 @@ class Look:
         lines = []
         for bar in bars:
             drawn = "█" * -(-_WIDTH * bar.examples // most)
-            behind = "  over max_length" if bar.start > self.max_length else ""
+            behind = "  over max_length" if self.is_over(bar) else ""
             lines.append(
                 f"  {bar.start:>7,}–{bar.end:<7,} {drawn:<{_WIDTH}} {bar.examples:>7,}{behind}"
             )

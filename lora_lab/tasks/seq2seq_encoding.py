@@ -77,6 +77,24 @@ def encode_pairs(
     return encoded, sum(item["cut"] > 0 for item in encoded)
 
 
+def cut_pair(
+    item: EncodedPair, before: list[int], behind: list[int], max_length: int
+) -> EncodedPair | None:
+    """Return a whole example without the start of its prompt; None where `encode_pairs` raises.
+
+    Args:
+        item: encoded without a limit.
+        before, behind: the prompt's `frame`.
+        max_length: of either side.
+    """
+    room, ids = max_length - len(before) - len(behind), item["input_ids"]
+    if len(item["labels"]) > max_length or room < 1:
+        return None
+    plain = ids[len(before) : len(ids) - len(behind)]
+    cut = max(0, len(plain) - room)
+    return {**item, "input_ids": [*before, *plain[-room:], *behind], "cut": cut}
+
+
 class Prompt(NamedTuple):
     """What the encoder reads, and how many tokens of it did not fit."""
 

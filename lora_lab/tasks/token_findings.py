@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from lora_lab._util.format import format_share
 from lora_lab.errors import TaskError
 from lora_lab.tasks.encoding import IGNORED
-from lora_lab.tasks.families.base import NO_LIMIT, Family
+from lora_lab.tasks.families.base import NO_LIMIT, Family, encoded_apart
 from lora_lab.tasks.findings import Finding, Severity, at_one_length, of_rows, read
-from lora_lab.tasks.too_long import CHUNK, encoded_apart, token_count
+from lora_lab.tasks.too_long import CHUNK, token_count
 
 _SHOWN = 400  # tokens of the first example
 _OFTEN = 0.01  # the share of unknown tokens from which that is a warning
@@ -67,20 +67,19 @@ class Tokens:
         self._ends = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
         for start in range(0, len(places), CHUNK):
             chunk = places[start : start + CHUNK]
-            for place, item in zip(chunk, encoded_apart(whole, self._of(chunk)), strict=True):
-                if item is None:
-                    self.refused.append(place)
-                else:
-                    self._take(place, item)
-        for start in range(0, len(self.long), CHUNK):
-            chunk = self.long[start : start + CHUNK]
-            cut = encoded_apart(family, self._of(chunk))
-            self.left_out += [place for place, item in zip(chunk, cut, strict=True) if item is None]
+            self._look_at(chunk, [rows[place] for place in chunk])
 
-    def _of(self, places: Sequence[int]) -> list[Any]:
-        return [self._rows[place] for place in places]
+    def _look_at(self, places: Sequence[int], rows: list[Any]) -> None:
+        items = dict(zip(places, encoded_apart(self._whole, rows), strict=True))
+        self.refused += [place for place, item in items.items() if item is None]
+        encoded = {place: item for place, item in items.items() if item is not None}
+        long = {place: item for place, item in encoded.items() if self._take(place, item)}
+        self.long += long
+        cut = self._family.cut([self._rows[place] for place in long], list(long.values()))
+        self.left_out += [place for place, item in zip(long, cut, strict=True) if item is None]
 
-    def _take(self, place: int, item: Mapping[str, Any]) -> None:
+    def _take(self, place: int, item: Mapping[str, Any]) -> bool:
+        """Count an example; return whether it is too long."""
         ids, labels = item["input_ids"], item["labels"]
         if not self.lengths:
             two_sides = self._family.longest([item]).written is not None
@@ -90,8 +89,6 @@ class Tokens:
         self.count += len(ids)
         self.highest = max(self.highest, max(ids))
         self.unknown += ids.count(self._unknown_id)
-        if length > self._family.max_length and not self._family.packs:
-            self.long.append(place)
         if self._family.writes:
             learned = len(labels) - labels.count(IGNORED)
             self.learned[place] = learned
@@ -99,6 +96,7 @@ class Tokens:
                 self.nothing.append(place)
             if self._twice(ids[:2]) or self._twice(labels[-2:]):
                 self.twice.append(place)
+        return length > self._family.max_length and not self._family.packs
 
     def _twice(self, ids: Sequence[int]) -> bool:
         return len(ids) == 2 and ids[0] == ids[1] and ids[0] in self._ends
@@ -146,7 +144,7 @@ class Tokens:
         if not self.refused:
             return
         try:
-            self._whole.encode(self._of(self.refused[:1]))
+            self._whole.encode([self._rows[self.refused[0]]])
         except TaskError as error:
             text, _, fix = str(error).partition("; ")
             line = f"{{count}} training examples cannot be encoded: {text}"

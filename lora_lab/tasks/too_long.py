@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lora_lab.errors import TaskError
 from lora_lab.tasks.families.base import NO_LIMIT, Family
 
 TooLong = Literal["cut", "drop", "error"]
@@ -119,7 +117,8 @@ def fitted(
         long = [i for i, length in enumerate(lengths) if length > family.max_length]
         kept: dict[int, Mapping[str, Any] | None] = dict(enumerate(encoded)) | dict.fromkeys(long)
         if long and too_long == "cut":
-            kept |= zip(long, encoded_apart(family, [rows[i] for i in long]), strict=True)
+            cut = family.cut([rows[i] for i in long], [encoded[i] for i in long])
+            kept |= zip(long, cut, strict=True)
         fits = {i: item for i, item in kept.items() if item is not None}
         tally = Tally(len(rows), len(long), len(rows) - len(fits), max(lengths, default=0))
         yield Fitted([rows[i] for i in fits], list(fits.values()), tally)
@@ -128,18 +127,3 @@ def fitted(
 def token_count(family: Family, item: Mapping[str, Any]) -> int:
     """Return how long an encoded example is; of an encoder-decoder model, its longer side."""
     return max(length for length in family.longest([item]) if length is not None)
-
-
-def encoded_apart(family: Family, examples: Sequence[Any]) -> list[Mapping[str, Any] | None]:
-    """Encode examples one by one; None for each one that cannot be, or holds nothing to learn."""
-    if not family.packs:
-        with contextlib.suppress(TaskError):
-            return list(family.encode(examples)[0])
-    return [_encoded(family, example) for example in examples]
-
-
-def _encoded(family: Family, example: Any) -> Mapping[str, Any] | None:
-    try:
-        return next(iter(family.encode([example])[0]), None)
-    except TaskError:
-        return None

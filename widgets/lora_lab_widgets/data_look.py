@@ -107,9 +107,7 @@ def _plain(look: Look) -> dict[str, Any]:
     """Return what the browser shows of a look."""
     return {
         "lines": look.summary(),
-        "bars": [
-            {**bar._asdict(), "over": bar.start > look.max_length} for bar in look.histogram()
-        ],
+        "bars": [{**bar._asdict(), "over": look.is_over(bar)} for bar in look.histogram()],
         "first": [[token.text, token.learned] for token in look.first[:_TOKENS]],
         "more": len(look.first) > _TOKENS,
         "findings": [[finding.severity, str(finding)] for finding in look.findings],

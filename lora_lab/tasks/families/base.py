@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from lora_lab.errors import TaskError
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.encoding import need_tokenizer
 from lora_lab.tasks.generation import evaluating
@@ -116,6 +117,29 @@ class Family(ABC):
             TaskError: an example that cannot be encoded.
         """
 
+    def encode_each(self, examples: Sequence[Any]) -> list[Mapping[str, Any] | None]:
+        """Return examples as tokens, each by itself also where the family packs.
+
+        None stands for one that holds nothing to learn.
+
+        Raises:
+            TaskError: one that cannot be encoded.
+        """
+        return list(self.encode(examples)[0])
+
+    def cut(
+        self,
+        examples: Sequence[Any],
+        whole: Sequence[Mapping[str, Any]],  # noqa: ARG002
+    ) -> list[Mapping[str, Any] | None]:
+        """Return what `encode` makes of examples that are too long; None where it would raise.
+
+        Args:
+            examples: any.
+            whole: the same, encoded without a limit.
+        """
+        return encoded_apart(self, examples)
+
     @abstractmethod
     def collate(self, batch: Sequence[Any]) -> dict[str, Tensor]:
         """Return encoded examples as one padded batch: what the model takes."""
@@ -183,6 +207,23 @@ class Family(ABC):
         Raises:
             TaskError: the text cannot be encoded.
         """
+
+
+def encoded_apart(family: Family, examples: Sequence[Any]) -> list[Mapping[str, Any] | None]:
+    """Encode examples by themselves; None for each one that cannot be, or holds nothing to learn.
+
+    Those that can be are many as a rule, and tokenized together: halves of halves find the others.
+    """
+    try:
+        return family.encode_each(examples)
+    except TaskError:
+        if len(examples) == 1:
+            return [None]
+        middle = len(examples) // 2
+        return [
+            *encoded_apart(family, examples[:middle]),
+            *encoded_apart(family, examples[middle:]),
+        ]
 
 
 FAMILIES: list[type[Family]] = []

@@ -17,7 +17,15 @@ from lora_lab.tasks.chat_template import (
     turn_end,
     without_thoughts,
 )
-from lora_lab.tasks.encoding import Encoded, collate, encode_all, pad_id, task_prompt
+from lora_lab.tasks.encoding import (
+    Encoded,
+    collate,
+    cut_end,
+    cut_start,
+    encode_all,
+    pad_id,
+    task_prompt,
+)
 from lora_lab.tasks.families.base import Evaluation, Family, Measured, register_family
 from lora_lab.tasks.framing import CHAT, LINE
 from lora_lab.tasks.generation import answer_room, generate, task_ends
@@ -90,6 +98,13 @@ class Causal(Family):
     def encode(self, examples: Sequence[Any]) -> tuple[Sequence[Any], int]:
         """Return prompts with completions as tokens; prompts are cut at their start."""
         return encode_all(examples, self.task, self.tokenizer, self.max_length)
+
+    def cut(self, examples: Sequence[Any], whole: Sequence[Any]) -> list[Any]:  # noqa: ARG002
+        """Return whole examples cut, without tokenizing them again."""
+        if self.task.template == CHAT:
+            return [cut_end(item, self.max_length) for item in whole]
+        bos = self.tokenizer.bos_token_id
+        return [cut_start(item, bos, self.max_length) for item in whole]
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, Tensor]:
         """Pad to a batch; see `encoding.collate`."""

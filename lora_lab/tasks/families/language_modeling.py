@@ -9,8 +9,9 @@ an example of a step: it may begin in the midst of a text, and hold several.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -130,17 +131,22 @@ class LanguageModeling(Family):
 
     def encode(self, examples: Sequence[str]) -> tuple[Sequence[Any], int]:
         """Return the texts end to end as blocks of `max_length` tokens; none is cut off."""
-        end, start = need_end(self.tokenizer), [self.tokenizer.bos_token_id]
-        texts = self.tokenizer(list(examples), verbose=False)["input_ids"] if examples else []
-        ids: list[int] = []
-        for text in texts:  # which may begin and end with these by itself
-            ids += text[1:] if text[:2] == start * 2 else text
-            ids += [end] if text[-1:] != [end] else []
+        ids = list(chain.from_iterable(self._texts(examples)))
         starts = range(0, len(ids), self.max_length)
         blocks = [ids[start : start + self.max_length] for start in starts]
-        # In a block of one token none is predicted.
-        encoded = [Encoded(input_ids=b, labels=list(b), cut=0) for b in blocks if len(b) > 1]
-        return encoded, 0
+        return [_block(ids) for ids in blocks if len(ids) > 1], 0
+
+    def encode_each(self, examples: Sequence[str]) -> list[Any]:
+        """Return each text with its end; see `Family.encode_each`."""
+        return [_block(ids) if len(ids) > 1 else None for ids in self._texts(examples)]
+
+    def _texts(self, examples: Sequence[str]) -> Iterator[list[int]]:
+        """Yield each text's tokens and the end of sequence."""
+        end, start = need_end(self.tokenizer), [self.tokenizer.bos_token_id]
+        texts = self.tokenizer(list(examples), verbose=False)["input_ids"] if examples else []
+        for text in texts:  # which may begin and end with these by itself
+            ids = text[1:] if text[:2] == start * 2 else text
+            yield ids if text[-1:] == [end] else [*ids, end]
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, Tensor]:
         """Pad to a batch; see `encoding.collate`."""
@@ -175,3 +181,8 @@ class LanguageModeling(Family):
     def answer(self, text: str, max_new_tokens: int) -> str:
         """Continue a text greedily."""
         return generate(self.model, self.tokenizer, [text], max_new_tokens=max_new_tokens)[0]
+
+
+def _block(ids: list[int]) -> Encoded:
+    """Return tokens that are all learned but the first, which none predicts."""
+    return Encoded(input_ids=ids, labels=list(ids), cut=0)

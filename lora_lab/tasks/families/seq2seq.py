@@ -19,8 +19,10 @@ from lora_lab.tasks.prompts import Example
 from lora_lab.tasks.seq2seq_encoding import (
     EncodedPair,
     collate_pairs,
+    cut_pair,
     decoder_inputs,
     encode_pairs,
+    frame,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +76,11 @@ class Seq2Seq(Causal):
     def encode(self, examples: Sequence[Example]) -> tuple[Sequence[Any], int]:
         """Return prompts and completions as tokens; prompts are cut at their start."""
         return encode_pairs(examples, self.task, self.tokenizer, self.max_length)
+
+    def cut(self, examples: Sequence[Any], whole: Sequence[Any]) -> list[Any]:  # noqa: ARG002
+        """Return whole examples cut, without tokenizing them again."""
+        around = frame(self.tokenizer, "text")
+        return [cut_pair(item, *around, self.max_length) for item in whole]
 
     def collate(self, batch: Sequence[EncodedPair]) -> dict[str, Tensor]:
         """Pad to a batch, the decoder's input with it; see `collate_pairs`."""

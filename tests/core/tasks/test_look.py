@@ -187,6 +187,17 @@ def test_one_class_only_and_classes_that_nobody_tells_apart() -> None:
         assert ("white_space" in findings) == ("ham" in labels)
 
 
+def test_a_full_stop_that_is_missing_breaks_nothing_off() -> None:
+    changes = {n: {"completion": TASK.train[n].completion[:-1]} for n in range(0, 200, 10)}
+    assert found(changed(TASK, changes)) == {}
+    broken = {
+        n: {"completion": f"Behind the {'river' if n % 20 else 'wint'}{end}"}
+        for n, end in zip(range(0, 200, 20), itertools.cycle((" lies a", " lies", " lies a gard")))
+    }
+    finding = found(changed(TASK, changes | broken))["cut_answers"]
+    assert (finding.count, finding.rows) == (len(broken), (0, 20, 40))
+
+
 def test_names_of_classes_are_not_broken_off() -> None:
     labels = ("refund", "top_up_failed_and_nobody_knows_why", "card_lost", "card_stolen")
     rows = [LabeledText(f"text {n}", labels[n % 4]) for n in range(80)]
@@ -252,7 +263,9 @@ def test_texts_alone_and_chats() -> None:
     alone = LanguageModelingTask("texts", False, [*texts, texts[0]], texts[:1])
     findings = found(alone, max_length=32)  # they are put end to end: nothing is too long
     assert set(findings) == {"duplicates", "leaked"}
-    assert alone.look(tiny_tokenizer()).would_do == max(map(len, texts)) + 1
+    look = alone.look(tiny_tokenizer(), max_length=32)
+    assert look.would_do == max(map(len, texts)) + 1
+    assert "over max_length" not in str(look)
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = (
         "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,19 @@ import pytest
 import torch
 
 import lora_lab as ll
-from lora_lab.tasks import Example, GenerationTask
+from lora_lab.errors import TaskError
+from lora_lab.tasks import Example, GenerationTask, Task
+from lora_lab.tasks.chats import Chat, ChatTask
+from lora_lab.tasks.classification import ClassificationTask, LabeledText
+from lora_lab.tasks.families.api import family_of
+from lora_lab.tasks.families.base import NO_LIMIT, encoded_apart
+from lora_lab.tasks.too_long import token_count
 from lora_lab.training.data import RunData
+from tests.helpers.chat_templates import CHATML, chat_tokenizer, turns
+from tests.helpers.tiny_classes import tiny_classifier
 from tests.helpers.tiny_run import tiny_lm
+from tests.helpers.tiny_seq2seq import tiny_seq2seq
+from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
 
 SHORT = [Example(f"p{i}", "c", ("c",)) for i in range(10)]
 LONG_PROMPTS = [Example("p" * 40, f"c{i}", ("c",)) for i in range(4)]
@@ -115,3 +126,63 @@ def test_alpacas_rows_train_at_the_defaults(tmp_path: Path) -> None:
         f"max_length=128; {left} of {len(lengths)} training examples were left out: what is "
         f"learned of them leaves no room in max_length=128; max_length={max(lengths)} would do"
     )
+
+
+def models() -> dict[str, tuple[Any, Task]]:
+    rows = [
+        Example("p" * asked + end, "c" * said + end, ())
+        for asked, said, end in itertools.product((1, 5, 17), (1, 6, 20), ("", "</s>"))
+    ]
+    plain = GenerationTask("t", True, rows, rows[:0])
+    chats = [
+        Chat(tuple(turns("u" * asked, "a" * said, "?" * asked, "b" * said)))
+        for asked, said in itertools.product((1, 9), (1, 20))
+    ]
+    texts = [LabeledText("x" * n, "y") for n in range(1, 40, 4)]
+    bos = ll.LoadedModel.given(tiny_llama(), tiny_tokenizer(adds_bos=True), "bos")
+    chat = ll.LoadedModel.given(tiny_llama(vocab_size=300), chat_tokenizer(CHATML), "chat")
+    return {
+        "decoder": (tiny_lm(), plain),
+        "decoder with a first token": (bos, plain),
+        "encoder-decoder": (tiny_seq2seq("t5"), plain),
+        "encoder-decoder with a frame": (tiny_seq2seq("bart"), plain),
+        "chats": (chat, ChatTask("chats", False, chats, chats[:0])),
+        "texts": (tiny_classifier(), ClassificationTask("c", False, ("y",), texts, texts[:0])),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("decoder", "decoder with a first token", "encoder-decoder"),
+        *("encoder-decoder with a frame", "chats", "texts"),
+    ],
+)
+def test_what_is_cut_when_it_is_tokens_is_what_is_cut_when_it_is_text(name: str) -> None:
+    lm, task = models()[name]
+    outcomes = set()
+    for max_length in (2, 3, 5, 8, 21, 22, 23, 40):
+        family = family_of(task, lm)(lm, task, max_length)
+        whole = family_of(task, lm)(lm, task, NO_LIMIT).encode(task.train)[0]
+        long = [i for i, item in enumerate(whole) if token_count(family, item) > max_length]
+        cut = family.cut([task.train[i] for i in long], [whole[i] for i in long])
+        for place, found in zip(long, cut, strict=True):
+            try:
+                ((expected,), _) = family.encode([task.train[place]])
+            except TaskError:
+                expected = None
+            assert found == expected
+            outcomes.add(found is None)
+    assert outcomes == {True, False}
+
+
+def test_few_that_cannot_be_encoded_do_not_make_all_of_them_be_encoded_one_by_one() -> None:
+    rows = [Example(f"p{i}", "c", ("c",)) for i in range(1000)]
+    rows[317] = Example("half of a \ud83d character", "c", ("c",))
+    task, lm = GenerationTask("t", True, rows, rows[:0]), tiny_lm()
+    family = family_of(task, lm)(lm, task, 24)
+    calls, encode = [], family.encode
+    family.encode = lambda examples: calls.append(len(examples)) or encode(examples)
+    found = encoded_apart(family, rows)
+    assert [i for i, item in enumerate(found) if item is None] == [317]
+    assert len(calls) <= 21  # two a halving
