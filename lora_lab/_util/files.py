@@ -1,19 +1,28 @@
 """Files and folders that are whole or absent: all that is written goes through here.
 
-What is written is made beside its place under a hidden name, flushed to the disk, and renamed.
+What is written is made beside its place under a hidden name of its own, which nobody can have put a
+link at, flushed to the disk, and renamed; then the folder is flushed, which has the new name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import io
 import os
 import secrets
 import shutil
+import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lora_lab._util.swapping import swap
 from lora_lab.errors import AdapterError, LoraLabError, RunError
+
+_ODD = "it is a link or no regular file; remove it"
+_STALE = 3600.0  # seconds after which a draft is nobody's any more: whoever wrote it was killed
 
 
 @contextlib.contextmanager
@@ -29,8 +38,9 @@ def write_file_atomic(path: Path, *, replace: bool = True) -> Iterator[Path]:
     Raises:
         OSError: the disk does not take it.
     """
-    temporary = _temporary(path, shared=not replace)
+    temporary = _draft(path)
     try:
+        temporary.touch(exist_ok=False)
         yield temporary
         sync(temporary)
         if replace:
@@ -38,6 +48,7 @@ def write_file_atomic(path: Path, *, replace: bool = True) -> Iterator[Path]:
         else:
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,29 +79,27 @@ def write_dir_atomic(path: Path, write: Callable[[Path], object], *, replace: bo
     Raises:
         OSError: the disk does not take it.
     """
-    temporary = _temporary(path, shared=not replace)
-    before = path.with_name(f".{path.name}.old")
+    make_dirs(path.parent)
+    temporary, before = _draft(path), _aside(path)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        temporary.mkdir()
         write(temporary)
-        for file in (*temporary.rglob("*"), temporary):
-            sync(file)
-        if replace and path.exists():
-            shutil.rmtree(before, ignore_errors=True)
-            path.replace(before)  # aside first: nobody is to see half of it go
-        try:
-            temporary.replace(path)
-        except OSError:
-            if replace or not path.is_dir():
-                raise
+        _sync_all(temporary)
+        if not (replace and path.exists() and swap(temporary, path)):
+            if replace and path.exists():
+                shutil.rmtree(before, ignore_errors=True)
+                path.replace(before)  # aside first: nobody is to see half of it go
+            try:
+                temporary.replace(path)
+            except OSError:
+                if replace or not path.is_dir():
+                    raise
         sync(path.parent)
     except BaseException:
-        if before.exists() and not path.exists():
-            before.replace(path)
+        recover_aside(path)
         raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # what was there before, if they were swapped
     shutil.rmtree(before, ignore_errors=True)
 
 
@@ -108,16 +117,20 @@ def new_dir(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder).expanduser().absolute()
     refuse_taken(folder)
-    temporary = _temporary(folder)
+    temporary = _draft(folder)
     with disk_errors(folder, AdapterError, "another folder"):
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+            make_dirs(folder.parent)
+            temporary.mkdir()
             yield temporary
-            # Not the folder itself: it may be somebody's working directory.
-            folder.mkdir(exist_ok=True)
-            for entry in sorted(temporary.iterdir()):
-                entry.replace(folder / entry.name)
+            _sync_all(temporary)
+            if folder.exists():  # and is empty; it may be somebody's working directory, so it stays
+                for entry in sorted(temporary.iterdir()):
+                    entry.replace(folder / entry.name)
+                sync(folder)
+            else:
+                temporary.replace(folder)
+                sync(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -138,17 +151,53 @@ def refuse_taken(folder: Path) -> None:
 def recover_dir(folder: Path) -> None:
     """Finish or undo what a killed process left half done in a folder. Raises nothing."""
     for aside in folder.glob(".*.old"):
-        whole = folder / aside.name.removeprefix(".").removesuffix(".old")
-        if not whole.exists():
-            with contextlib.suppress(OSError):
-                aside.replace(whole)
+        recover_aside(folder / aside.name.removeprefix(".").removesuffix(".old"))
         shutil.rmtree(aside, ignore_errors=True)
     for temporary in folder.glob(".*.tmp"):
-        if temporary.is_dir() and not temporary.is_symlink():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        _remove(temporary)
+
+
+def recover_aside(path: Path) -> None:
+    """Put back a folder that was put aside for a new one that never came. Raises nothing."""
+    with contextlib.suppress(OSError):
+        if not path.exists():
+            _aside(path).replace(path)
+
+
+def make_dirs(folder: Path) -> None:
+    """Make a folder and those above it; those that are new are on the disk when this returns.
+
+    Raises:
+        OSError: the disk does not take them, or a file is in the way.
+    """
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in new:
+        sync(place.parent)
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file that grows in place; return its descriptor.
+
+    Args:
+        path: a link there is not followed: it may come from a stranger, and lead anywhere.
+        flags: `os.open`'s.
+
+    Raises:
+        OSError: there is a link, or no regular file.
+    """
+    beside = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would block
+    beside |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        descriptor = os.open(path, flags | beside, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise OSError(error.errno, _ODD, str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, _ODD, str(path))
+    return descriptor
 
 
 def cache_folder() -> Path:
@@ -190,9 +239,31 @@ def disk_errors(
         ) from error
 
 
-def _temporary(path: Path, shared: bool = False) -> Path:
-    own = f".{secrets.token_hex(4)}" if shared else ""
-    return path.with_name(f".{path.name}{own}.tmp")
+def _draft(path: Path) -> Path:
+    """Return a free name beside a path; drafts of it that were left by the killed are removed."""
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.lstat().st_mtime > _STALE:
+                _remove(old)
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if the disk lets it go."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _sync_all(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
 
 
 def _is_from_disk(error: Exception) -> bool:

@@ -106,7 +106,10 @@ def _devices() -> list[dict[str, Any]]:
 def _widgets() -> dict[str, Any]:
     """Try in another process: the core imports nothing of the notebook's."""
     tried = subprocess.run(
-        [sys.executable, "-c", f"import {_WIDGETS}"], capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-c", f"import {_WIDGETS}"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     last = (tried.stderr.strip().splitlines() or [""])[-1]
     return {"importable": tried.returncode == 0, "error": last if tried.returncode else None}

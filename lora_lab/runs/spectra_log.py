@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from lora_lab._util.files import disk_errors, write_all, write_file_atomic
+from lora_lab._util.files import disk_errors, open_own, write_all, write_file_atomic
 from lora_lab.errors import RunError
 
 SITES_FILE = "sites.json"
@@ -73,7 +73,7 @@ class SpectraLog:
         row = np.array((step, values), self._type).tobytes()
         with disk_errors(self.path):
             if self._file is None:
-                self._file = self.path.open("r+b", buffering=0)
+                self._file = io.FileIO(open_own(self.path, os.O_RDWR), "r+b")
             self._file.seek(0, os.SEEK_END)
             write_all(self._file, row)
             self.steps.append(step)

@@ -29,12 +29,15 @@ from typing import Any
 
 from lora_lab._util.files import (
     disk_errors,
+    make_dirs,
+    open_own,
     recover_dir,
     sync,
     write_all,
     write_dir_atomic,
     write_text_atomic,
 )
+from lora_lab.errors import RunError
 from lora_lab.runs import checkpoints
 from lora_lab.runs.lock import RunLock
 from lora_lab.runs.records import METRICS_FILE, RunRecord, list_runs, read_metrics
@@ -66,6 +69,12 @@ class RunStore:
             RunError: another process is at work on it, or the disk does not take it.
         """
         with disk_errors(self.folder):
+            for entry in self.folder.iterdir():
+                if entry.is_symlink():  # a stranger's run would have us write where it leads
+                    raise RunError(
+                        f"{entry} is a link, and nothing is written through it: put what it leads "
+                        "to in its place, or remove it"
+                    )
             self._lock.acquire()
 
     def reopen(self, log_bytes: int) -> list[tuple[int, float]]:
@@ -85,7 +94,7 @@ class RunStore:
         with disk_errors(self.folder):
             (self.folder / "summary.json").unlink(missing_ok=True)
             if path.exists():
-                with path.open("r+b") as file:
+                with os.fdopen(open_own(path, os.O_RDWR), "r+b") as file:
                     kept = file.read(log_bytes)
                     file.truncate(kept.rfind(b"\n") + 1)
         for folder in (self.folder, self.folder / "checkpoints"):
@@ -102,12 +111,13 @@ class RunStore:
         parent = Path(output_dir).expanduser().resolve()
         slug = re.sub(r"[^\w.-]+", "-", name or "").strip("-.")
         with disk_errors(parent):
-            parent.mkdir(parents=True, exist_ok=True)
+            make_dirs(parent)
             while True:
                 moment = datetime.now().strftime("%Y%m%d-%H%M%S")
                 folder = parent / "-".join(filter(None, (moment, slug, secrets.token_hex(2))))
                 try:
                     folder.mkdir()
+                    sync(parent)
                 except FileExistsError:
                     continue  # two runs in one second that drew the same four digits
                 return cls(folder)
@@ -132,7 +142,8 @@ class RunStore:
         path = self.folder / METRICS_FILE
         with disk_errors(path):
             if self._metrics is None:
-                self._metrics = path.open("ab", buffering=0)
+                own = open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+                self._metrics = os.fdopen(own, "ab", buffering=0)
             write_all(self._metrics, f"{json.dumps(dict(row))}\n".encode())
 
     def flush_log(self) -> int:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_lab._util.files import disk_errors
+from lora_lab._util.files import disk_errors, make_dirs, open_own, write_all
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.plain import method_to_dict
 from lora_lab.runs.records import SWEEP_FILE, RunRecord, read_record
@@ -91,7 +91,7 @@ class SweepStore:
             if cell.id not in ids
         ]
         with disk_errors(path):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_dirs(self.folder)
         RunStore(self.folder).write_json(SWEEP_FILE, {"told": told, "cells": known})
 
     def add(self, result: CellResult) -> None:
@@ -104,12 +104,16 @@ class SweepStore:
         path = self.folder / _ENDED
         with disk_errors(path):
             # One write to a file opened for appending: lines of several processes do not mix.
-            file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                os.write(file, line)
-                os.fsync(file)
-            finally:
-                os.close(file)
+            own = open_own(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            with os.fdopen(own, "a+b", buffering=0) as file:
+                if (
+                    file.seek(0, os.SEEK_END)
+                    and file.seek(-1, os.SEEK_END)
+                    and file.read(1) != b"\n"
+                ):
+                    line = b"\n" + line  # behind one that a full disk has torn
+                write_all(file, line)
+                os.fsync(file.fileno())
 
     def ended(self) -> dict[str, CellResult]:
         """Return {cell: how it ended}; a torn last line is passed over."""

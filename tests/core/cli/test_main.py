@@ -245,6 +245,16 @@ def test_doctor_sees_what_is_there(lora_lab: Run) -> None:
     assert found["widgets"] == {"importable": True, "error": None}
 
 
+def test_doctor_runs_no_code_of_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("anywidget", "numpy", "html", installed._WIDGETS):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert installed._widgets() == {"importable": True, "error": None}
+    assert not (tmp_path / "ran").exists()
+
+
 def test_doctor_names_the_mend_for_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installed, "find_wheel_file", lambda wheel: None)
     monkeypatch.setattr(installed, "_PACKAGES", ["torch", "no-such-package"])

