@@ -16,12 +16,6 @@ import ipywidgets
 import pytest
 import torch
 import transformers
-from accelerate.hooks import (
-    AlignDevicesHook,
-    SequentialHook,
-    add_hook_to_module,
-    remove_hook_from_module,
-)
 from torch import nn
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -103,8 +97,9 @@ def test_the_search_finds_them() -> None:
     assert found == {"_x", "_z", "_theirs", "_hidden"}
 
 
-def test_every_function_behind_a_fence_is_tested_here() -> None:
-    here = Path(__file__).read_text("utf-8")
+def test_every_function_behind_a_fence_is_tested_here_or_in_a_file_of_its_own() -> None:
+    files = [Path(__file__), *Path(__file__).parent.glob("test_*_private.py")]
+    here = "".join(path.read_text("utf-8") for path in files)
     for fence in (accelerate_private, python_private, torch_private, transformers_private):
         for name, value in vars(fence).items():
             if inspect.isfunction(value) and value.__module__ == fence.__name__:
@@ -363,36 +358,6 @@ def test_what_was_compiled_twice_knows_the_model() -> None:
     twice = torch.compile(torch.compile(model, backend="eager"), backend="eager")
     assert torch_private.compiled_from(twice) is model
     assert torch_private.compiled_from(len) is len
-
-
-# --- accelerate -----------------------------------------------------------------------------------
-
-
-def test_where_a_hooked_module_runs_and_what_is_kept_from_it() -> None:
-    layer = nn.Linear(2, 2)
-    weight = layer.weight.detach().clone()
-    assert accelerate_private.execution_device(layer) is None
-    assert accelerate_private.offloaded(layer, "weight") is None
-    add_hook_to_module(layer, SequentialHook(AlignDevicesHook("cpu", offload=True)))
-    assert layer.weight.is_meta
-    assert len(accelerate_private.hooks_of(layer)) == 1
-    assert accelerate_private.execution_device(layer) == torch.device("cpu")
-    assert torch.equal(accelerate_private.offloaded(layer, "weight"), weight)
-    assert not accelerate_private.loads_submodules(layer)
-    assert accelerate_private.is_offloaded(layer)
-    bare = nn.Linear(2, 2)
-    assert accelerate_private.hooked_forward(bare) is None
-    add_hook_to_module(bare, AlignDevicesHook("cpu"))
-    assert not accelerate_private.is_offloaded(bare)
-    assert accelerate_private.hooked_forward(bare) == nn.Linear(2, 2).forward.__func__.__get__(bare)
-    accelerate_private.hook_forward(bare, torch.neg)
-    assert torch.equal(bare(weight), -weight)
-    accelerate_private.hook_forward(bare, None)
-    remove_hook_from_module(bare)
-    assert torch.equal(bare(weight), nn.functional.linear(weight, bare.weight, bare.bias))
-    block = nn.Sequential(nn.Linear(2, 2))
-    add_hook_to_module(block, AlignDevicesHook("cpu", offload=True, place_submodules=True))
-    assert accelerate_private.loads_submodules(block)
 
 
 # --- ipykernel and ipywidgets --------------------------------------------------------------------
