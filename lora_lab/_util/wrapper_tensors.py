@@ -23,4 +23,6 @@ def held_tensors(tensor: Tensor) -> list[Tensor]:
     if not is_wrapper(tensor):
         return [tensor]
     names, _ = wrapper.__tensor_flatten__()
-    return [held for name in names for held in held_tensors(getattr(wrapper, name))]
+    parts = (getattr(wrapper, name) for name in names)
+    # DTensor names its mesh too, which is no tensor.
+    return [held for part in parts if isinstance(part, Tensor) for held in held_tensors(part)]

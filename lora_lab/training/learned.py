@@ -11,6 +11,7 @@ import torch
 
 from lora_lab.methods.base import Adapter
 from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.training import processes
 
 if TYPE_CHECKING:
     from lora_lab.training.worker import Worker
@@ -36,10 +37,25 @@ def checksum(adapter: Adapter) -> int:
 def learned_notes(worker: Worker, moved: bool) -> list[str]:
     """Return what kept a run that took all of its steps from learning; [] where nothing did.
 
+    Every process has to ask: whether they all have one adapter yet is looked at too.
+
     Args:
         worker: that took them.
         moved: whether any trained number is another one than before the first step.
     """
+    return [*_apart(worker.adapter), *_not_learned(worker, moved)]
+
+
+def _apart(adapter: Adapter) -> list[str]:
+    if processes.count() == 1 or processes.alike(checksum(adapter)):
+        return []
+    return [
+        "the adapters of the processes have come apart, and the first one's is saved: launch them "
+        "on GPUs of one kind, with one version of torch"
+    ]
+
+
+def _not_learned(worker: Worker, moved: bool) -> list[str]:
     training, values = worker.run.training, [loss for _, loss in worker.losses.all]
     chance = worker.data.family.chance
     if causes := _causes(training, moved):

@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
+from lora_lab._util.hardware import hardware
 from lora_lab.errors import RunError
 from lora_lab.runs.training_config import TrainingConfig
 
@@ -39,6 +40,19 @@ def rank() -> int:
 def local_rank() -> int:
     """Return which of those on this machine it is: the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def training_device(device: torch.device) -> torch.device:
+    """Return where this process trains a model that is on `device`.
+
+    Processes that were launched together have a GPU each. A base that is to be cut into shards
+    waits on the CPU for it.
+    """
+    if sharded() and torch.cuda.is_available():
+        device = torch.device("cuda")
+    if _joined() and hardware(device).cuda:
+        return torch.device(device.type, local_rank())
+    return device
 
 
 def main() -> bool:
@@ -86,6 +100,11 @@ def joined() -> Iterator[None]:
     _sharding = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
     backend = "gloo"
     if torch.cuda.is_available():
+        if local_rank() >= (there := torch.cuda.device_count()):
+            raise RunError(
+                f"process {local_rank()} of this machine has no GPU of its own, there are {there}; "
+                f"launch {there} processes here, or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
+            )
         torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, timeout=_PATIENCE)
@@ -125,6 +144,11 @@ def any_of(*flags: bool) -> tuple[bool, ...]:
     told = torch.tensor(flags, dtype=torch.int64)
     distributed.all_reduce(told, distributed.ReduceOp.MAX)
     return tuple(map(bool, told.tolist()))
+
+
+def alike(value: int) -> bool:
+    """Return whether every process has the same one."""
+    return not any_of(from_main(lambda: value) != value)[0]
 
 
 def total(numbers: Tensor) -> Tensor:

@@ -6,10 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from lora_lab._util.hardware import hardware
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.registry import method_of
 from lora_lab.training import processes
@@ -19,25 +17,24 @@ class Replicas:
     """Calls the model of this process, together with those of the others where there are some.
 
     Args:
-        model: with `adapter`, its weights the same in every process or in shards.
-        device: of the training.
+        model: with `adapter`, on this process's device, its weights the same in every process or
+            in shards.
     """
 
-    def __init__(self, model: Any, adapter: Adapter, device: torch.device) -> None:
+    def __init__(self, model: Any, adapter: Adapter) -> None:
         self._adapter = adapter
         self.model: Any = model
         self._ddp: Any = None
         if processes.count() == 1:
             return
-        if hardware(device).cuda and not processes.sharded():
-            model.to(torch.device("cuda", processes.local_rank()))
         # Every process has loaded the frozen weights, or its shard: they are not sent around.
         frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
         model._ddp_params_and_buffers_to_ignore = [*frozen, *(n for n, _ in model.named_buffers())]
+        # DDP looks at what it is not to ignore alone (torch/nn/parallel/distributed.py, __init__:
+        # `_module_parameters`): a base in shards, or packed, is none of its business. Without
+        # `device_ids` it leaves inputs where they are, which is on this process's device.
         self.model = self._ddp = DistributedDataParallel(
-            model,
-            device_ids=[processes.local_rank()] if hardware(device).cuda else None,
-            find_unused_parameters=self._may_leave_out(),
+            model, find_unused_parameters=self._may_leave_out()
         )
 
     def close(self) -> None:
@@ -58,7 +55,6 @@ class Replicas:
             DistributedDataParallel.__init__(
                 wrapped,
                 wrapped.module,
-                device_ids=wrapped.device_ids,
                 find_unused_parameters=self._may_leave_out(),
                 init_sync=False,
             )

@@ -18,7 +18,17 @@ from lora_lab.methods.base import Adapter
 from lora_lab.training import processes
 
 
-def shard(model: Any, adapter: Adapter) -> None:
+def settle(model: Any, adapter: Adapter, here: torch.device, home: torch.device) -> list[str]:
+    """Bring a model from `here` to where this process trains; return what there is to say of it."""
+    if processes.sharded():
+        shard(model, adapter, home)
+        return [f"the base is sharded over {processes.count()} processes (FSDP)"]
+    if home != here:
+        model.to(home)
+    return []
+
+
+def shard(model: Any, adapter: Adapter, device: torch.device) -> None:
     """Shard a model's frozen weights over all processes, block by block; for good.
 
     What does not fit on one GPU is loaded with device "cpu"; each process needs room for it there.
@@ -27,15 +37,12 @@ def shard(model: Any, adapter: Adapter) -> None:
     Args:
         model: on the CPU or on its device; it comes to the device block by block.
         adapter: attached to it; its parameters stay whole, and come to the device too.
+        device: this process's, and this thread's current one: what is gathered is gathered there.
     """
-    device = "cpu"
-    if torch.cuda.is_available():
-        device = "cuda"
-        torch.cuda.set_device(processes.local_rank())  # of this thread
     learned = set(adapter.parameters())
     for parameter in learned:
         parameter.data = parameter.data.to(device)
-    mesh = init_device_mesh(device, (processes.count(),))
+    mesh = init_device_mesh(device.type, (processes.count(),))
     blocks = whole_blocks(model)
     # Those below others first, and the rest, embeddings and head, at last.
     whole = [module for module in model.modules() if type(module).__name__ in blocks]

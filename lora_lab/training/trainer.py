@@ -128,7 +128,7 @@ class _Loop:
         self._model: Any = fit.model
         self._device = fit.meter.device
         self._random = random
-        self._replicas = Replicas(self._model, self._adapter, self._device)  # it may move the model
+        self._replicas = Replicas(self._model, self._adapter)
         learning = (p for p in fit.adapter.parameters() if p.requires_grad)
         self._masters = fit.masters = Masters(learning)
         self._scale = fit.loss_scale = LossScale() if computes_in_float16(fit.model) else None

@@ -42,7 +42,7 @@ from lora_lab.training.loss_scale import precision_notes
 from lora_lab.training.observer import Observer
 from lora_lab.training.progress import LossHistory, Pace
 from lora_lab.training.recorder import Recorder
-from lora_lab.training.sharding import shard
+from lora_lab.training.sharding import settle
 from lora_lab.training.step import AUX_NOTE, NotFiniteError, Step
 from lora_lab.training.trainer import Fit
 
@@ -66,6 +66,7 @@ class Worker:
         self.recorder = Recorder(run.store, self.adapter)
         self.observer = Observer(self.adapter, self.recorder)
         self.meter = Meter(self.model)
+        self.home = processes.training_device(self.meter.device)
         learned_tokens = sum(getattr(config, "tokens", 0) for config in run.configs)
         self.data = RunData(
             run.lm, run.task, run.training, run.notes, learned_tokens, self._evaluation_ends
@@ -86,7 +87,7 @@ class Worker:
             Exception: what went wrong; the run's Snapshot tells of it, the frames are cleared.
         """
         try:
-            with thread_settings(self.meter.device), diverted_log(self.run.notes):
+            with thread_settings(self.home), diverted_log(self.run.notes):
                 self._phases()
         except Exception as error:
             self._fail(error)
@@ -143,13 +144,11 @@ class Worker:
         before = self.run.resumes
         if before is not None:
             self._resume(before.step, before.state)
+        if processes.sharded() and before is None:
+            self._begin_records()  # which look at whole matrices
+        self.run.notes += settle(self.model, self.adapter, self.meter.device, self.home)
+        self.meter = Meter(self.model)  # it may have come to another device
         processes.equalise(saved_state.exact_state(self.adapter).values())
-        if processes.sharded():
-            if before is None:
-                self._begin_records()  # which look at whole matrices
-            shard(self.model, self.adapter)
-            self.meter = Meter(self.model)  # it may have come to another device
-            self.run.notes.append(f"the base is sharded over {processes.count()} processes (FSDP)")
         self.last_good.keep(self.step)
         self.last_good.confirm()  # the base model, B being zero, or what a checkpoint held
         self.run.publish(memory=self.meter.reading())

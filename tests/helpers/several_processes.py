@@ -5,14 +5,20 @@ RANK=0 WORLD_SIZE=2 … python several_processes.py FOLDER
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from transformers import LlamaForCausalLM
 
+from lora_lab._util import hardware
+from lora_lab._util.hardware import Hardware
 from lora_lab.configs import (
     AdaLoraConfig,
     BitFitConfig,
@@ -77,16 +83,61 @@ def stopped(run: Run, step: int) -> Run:
     return run
 
 
+def digest(state: Mapping[str, torch.Tensor]) -> str:
+    """A hash of every bit of an adapter."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        found.update(name.encode())
+        found.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 def seen(run: Run) -> dict[str, Any]:
     """What a run came to, and whether both processes have the same."""
     run.start().result(120)
-    mine = [t.double().sum().item() for t in run.adapter.state().values()]
+    mine = digest(run.adapter.state())
     others = processes.from_main(lambda: mine)
     return {
         "losses": [list(pair) for pair in run.losses],
         "metrics": dict(run.snapshot.metrics),
         "apart": processes.any_of(mine != others)[0],
     }
+
+
+def sharded(folder: Path) -> dict[str, Any]:
+    """A run whose base is cut, as under `accelerate launch --use_fsdp`."""
+    with mock.patch.object(processes, "_sharding", True):
+        run = begin(folder, batch=4, eval_examples=3)
+        return {**seen(run), "local bytes": run.snapshot.memory.weights, "notes": run.notes}
+
+
+def by_cudas_ways(folder: Path) -> dict[str, Any]:
+    """A run on a CPU that is taken for a GPU: moved to a device of its own, fused steps."""
+    ways = {"cpu": lambda device: Hardware(device, cuda=True, fused_optimizer=True)}
+    moved: list[str] = []
+
+    def to(model: Any, place: torch.device) -> Any:
+        moved.append(str(place))
+        return model
+
+    with mock.patch.dict(hardware.MAKERS, ways), mock.patch.object(LlamaForCausalLM, "to", to):
+        return {**seen(begin(folder, batch=4)), "moved": processes.from_main(lambda: moved)}
+
+
+def notes_of_two_adapters(folder: Path) -> list[str]:
+    """What a run says whose second process has another adapter in the end."""
+    run = begin(folder, batch=4)
+    publish = run.publish
+
+    def look(**changes: Any) -> None:
+        publish(**changes)
+        if changes.get("step") == STEPS and processes.rank() == 1:
+            with torch.no_grad():
+                next(iter(run.adapter.parameters())).view(-1)[0] += 1e-3
+
+    run.publish = look  # type: ignore[method-assign]
+    run.start().result(120)
+    return run.notes
 
 
 def main(folder: Path) -> dict[str, Any]:
@@ -96,6 +147,9 @@ def main(folder: Path) -> dict[str, Any]:
         name: seen(begin(folder / "methods", config, batch=4)) for name, config in METHODS.items()
     }
     found["accumulated"] = seen(begin(folder / "more", batch=2, passes=2, eval_examples=3))
+    found["in shards"] = sharded(folder / "in shards")
+    found["by CUDA's ways"] = by_cudas_ways(folder / "by CUDA's ways")
+    found["apart"] = notes_of_two_adapters(folder / "apart")
     found["files"] = sorted(p.name for p in (folder / "more").glob("*/*"))
 
     run = begin(folder / "stopped", batch=4, max_steps=12)

@@ -97,6 +97,68 @@ def test_passes_are_shared_out_as_well(together, tmp_path):
     assert found["accumulated"]["metrics"] == pytest.approx(alone.metrics, rel=1e-4)
 
 
+def test_a_base_in_shards_trains_as_a_whole_one(together, tmp_path):
+    found, _ = together
+    alone = begin(tmp_path, batch=8, eval_examples=3)
+    result = alone.start().result(120)
+    same(found["in shards"]["losses"], result.losses)
+    assert found["in shards"]["metrics"] == pytest.approx(result.metrics, rel=1e-4)
+    assert not found["in shards"]["apart"]
+    assert "the base is sharded over 2 processes (FSDP)" in found["in shards"]["notes"]
+    adapter = sum(p.numel() for p in alone.adapter.parameters()) * 4
+    whole = alone.snapshot.memory.weights
+    assert found["in shards"]["local bytes"] < adapter + 0.55 * (whole - adapter)
+
+
+def test_each_process_has_a_gpu_of_its_own(together, tmp_path):
+    """What a run on GPUs does, on a CPU that says of itself that it is one."""
+    found, _ = together
+    same(found["by CUDA's ways"]["losses"], begin(tmp_path, batch=8).start().result(120).losses)
+    assert not found["by CUDA's ways"]["apart"]
+    assert found["by CUDA's ways"]["moved"] == ["cpu:0"]
+
+
+def test_adapters_that_have_come_apart_are_told(together):
+    found, _ = together
+    said = (
+        "the adapters of the processes have come apart, and the first one's is saved: launch them"
+    )
+    assert any(note.startswith(said) for note in found["apart"])
+    assert not any(note.startswith(said) for note in found["in shards"]["notes"])
+
+
+@pytest.mark.parametrize(
+    ("joined", "sharding", "cuda", "device", "expected"),
+    [
+        (False, False, True, "cuda:1", "cuda:1"),  # a notebook: the model stays where it is
+        (True, False, True, "cuda:0", "cuda:3"),
+        (True, False, True, "cpu", "cpu"),  # asked for
+        (True, True, True, "cpu", "cuda:3"),  # in shards it waits on the CPU
+        (True, True, False, "cpu", "cpu"),
+    ],
+)
+def test_where_a_process_trains(monkeypatch, joined, sharding, cuda, device, expected):
+    monkeypatch.setattr(processes, "_joined", lambda: joined)
+    monkeypatch.setattr(processes, "_sharding", sharding)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert processes.training_device(torch.device(device)) == torch.device(expected)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    for name, value in {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(RunError) as caught, processes.joined():
+        pass
+    assert str(caught.value) == (
+        "process 2 of this machine has no GPU of its own, there are 2; launch 2 processes here, or "
+        "hide the GPUs (CUDA_VISIBLE_DEVICES=)"
+    )
+
+
 def test_one_of_them_writes(together):
     found, folder = together
     assert found["files"] == [
