@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from lora_lab._util.devices import device_of
 from lora_lab._util.torch_private import FakeTensor
@@ -199,11 +200,17 @@ class _Entrance:
         self._prompt_hooks = prompt_hooks
         self._learned = learned
         self._path = path
+        self._layouts = WeakTensorKeyDictionary()
 
     def __call__(
         self, _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         layout = self._prompt_hooks.layout
+        if not torch.compiler.is_compiling():
+            # Checkpointing may call a block's hooks again (torch's `checkpoint_wrapper`, and
+            # transformers 5.17), even after another forward pass: with the same tensor.
+            given = args[0] if args else kwargs["hidden_states"]
+            layout = self._layouts.setdefault(given, layout)
         if layout is None or not self._prompt_hooks.on:
             return None
         vectors = self._learned.present(self._path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import pytest
 import torch
 import transformers
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import lora_lab as ll
 from lora_lab.budget import budget
@@ -197,8 +199,11 @@ def test_merging_is_refused(config: Any) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize("around_hooks", [False, True])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "t5"])
-def test_gradient_checkpointing_changes_no_gradient(name: str, config: Any) -> None:
+def test_gradient_checkpointing_changes_no_gradient(
+    name: str, around_hooks: bool, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gradients = []
     for checkpointing in (False, True):
         model = tiny(name, **({"dropout_rate": 0.0} if name == "t5" else {})).double()
@@ -207,7 +212,11 @@ def test_gradient_checkpointing_changes_no_gradient(name: str, config: Any) -> N
         for part in model.modules():
             if isinstance(part, nn.Dropout):
                 part.p = 0.0
-        if checkpointing:
+        without_cache(model)
+        if checkpointing and around_hooks:
+            for kind in {type(block) for block in blocks_of(model)}:
+                monkeypatch.setattr(kind, "__call__", computed_again)
+        elif checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()
         inputs = batch()
@@ -218,6 +227,18 @@ def test_gradient_checkpointing_changes_no_gradient(name: str, config: Any) -> N
         gradients.append([p.grad.clone() for p in adapter.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed, atol=1e-10, rtol=0)
+
+
+def without_cache(model: nn.Module) -> None:
+    for part in model.modules():
+        if hasattr(getattr(part, "config", None), "use_cache"):
+            part.config.use_cache = False
+
+
+def computed_again(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """A call of a block with its hooks, as transformers 5.17 and `checkpoint_wrapper` have it."""
+    run = functools.partial(nn.Module.__call__, block, **kwargs)
+    return checkpoint(run, *args, use_reentrant=False)
 
 
 @BOTH
