@@ -8,20 +8,43 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+_without_bars: list[int] = []  # threads; one that has entered twice stands there twice
+_hook_lock = threading.Lock()
+_hook_before: Any = None
+
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hold back transformers' progress bars, and its log lines of this thread."""
+    """Hold back transformers' progress bars and log lines, those of this thread.
+
+    Other threads' are drawn as ever: whether there are bars is a setting of the whole process.
+    """
+    global _hook_before
     from transformers.utils import logging as transformers_logging
 
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    with _hook_lock:
+        if not _without_bars:
+            _hook_before = transformers_logging.set_tqdm_hook(_draw)
+        _without_bars.append(threading.get_ident())
     try:
         with quiet_thread():
             yield
     finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
+        with _hook_lock:
+            _without_bars.remove(threading.get_ident())
+            if not _without_bars:
+                now = transformers_logging.set_tqdm_hook(_hook_before)
+                if now is not _draw:  # somebody has set his own meanwhile
+                    transformers_logging.set_tqdm_hook(now)
+
+
+def _draw(bar: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Return the progress bar that a thread gets; see transformers' `set_tqdm_hook`."""
+    if threading.get_ident() in _without_bars:
+        from transformers.utils.logging import EmptyTqdm
+
+        return EmptyTqdm(*args, **options)
+    return bar(*args, **options) if _hook_before is None else _hook_before(bar, args, options)
 
 
 @contextlib.contextmanager
@@ -49,22 +72,6 @@ def log_filter(passes: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.removeFilter(passes)
-
-
-@contextlib.contextmanager
-def quiet_datasets() -> Iterator[None]:
-    """Hold back datasets' progress bars and log lines, and put its settings back after."""
-    import datasets
-
-    verbosity, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL + 10)
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(verbosity)
-        if not bars:
-            datasets.enable_progress_bars()
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from lora_lab._util.hub import hub_host, hub_reachable
-from lora_lab._util.quiet import first_line, quiet_datasets
+from lora_lab._util.quiet import first_line, quiet_thread
 from lora_lab._util.warn import warn as warn
 from lora_lab.errors import TaskError
 from lora_lab.tasks.files import (
@@ -67,7 +67,7 @@ def _load_from_disk(folder: Path) -> Any:
     import datasets
 
     try:
-        with quiet_datasets():
+        with quiet_thread():
             return datasets.load_from_disk(str(folder))
     except Exception as error:  # whatever is wrong with one of its files
         raise TaskError(f"{folder} cannot be loaded: {first_line(error)}") from error
@@ -89,7 +89,7 @@ def read_hub(hub_id: str) -> dict[str, Table]:
             "cache, or give a local file"
         )
     try:
-        with quiet_datasets():
+        with quiet_thread():
             splits = datasets.load_dataset(hub_id)
     except Exception as error:  # the builder's own errors are of any type
         raise TaskError(f"{hub_id} cannot be loaded: {first_line(error)}") from error

@@ -24,7 +24,7 @@ from lora_lab.tasks.base import Task
 from lora_lab.tasks.families.api import family_of
 from lora_lab.tasks.families.base import NO_LIMIT, Family
 from lora_lab.tasks.too_long import Tally, fitted
-from lora_lab.training.data import RunData
+from lora_lab.training.data import RunData, run_family
 from lora_lab.training.packed_base import check_packed
 from lora_lab.training.trackers import check_trackers
 
@@ -101,26 +101,28 @@ def check_rows(
 ) -> None:
     """Refuse examples that the model cannot read: tokens without a row, or none that fits.
 
-    A few are looked at, and all of them only where these or the tokenizer give reason to.
+    Of those to train on a few are looked at, and all only where these or the tokenizer give reason
+    to. The run encodes them itself when it begins: it may wait in the queue till then.
 
     Raises:
         ModelError: a token that the model does not embed, or cannot write.
         TaskError: an example that cannot be encoded; none fits `max_length`, or with
             too_long="error" not all do.
     """
-    data = RunData(lm, task, training, [], sum(config.tokens for config in configs))
+    tokens = sum(config.tokens for config in configs)
+    family = run_family(lm, task, training, tokens)
     read, written = embedded_rows(lm.model), scored_rows(lm.model)
     fewest = min((rows for rows in (read, written) if rows is not None), default=None)
-    doubtful = fewest is not None and bool(tokens_beyond(data.family.tokenizer, fewest))
+    doubtful = fewest is not None and bool(tokens_beyond(family.tokenizer, fewest))
     tally = Tally()
     for part in (task.train, task.validation[: training.eval_examples]):
-        looked_at = part if doubtful else part[:_FEW]
-        for found in fitted(data.family, looked_at, training.too_long):
+        looked_at = part[:_FEW] if part is task.train and not doubtful else part
+        for found in fitted(family, looked_at, training.too_long):
             if read is not None and found.encoded:
-                _check_tokens(data.family, found.encoded, read, written)
+                _check_tokens(family, found.encoded, read, written)
             tally += found.tally
     if training.too_long == "error" or tally.left_out == tally.count:
-        data.training_examples()
+        RunData(lm, task, training, [], tokens).training_examples()
 
 
 def _check_tokens(

@@ -15,7 +15,7 @@ from lora_lab.runs.samples import Sample
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.families.api import family_of
-from lora_lab.tasks.families.base import NO_LIMIT
+from lora_lab.tasks.families.base import NO_LIMIT, Family
 from lora_lab.tasks.too_long import Tally, fitted
 from lora_lab.training import processes
 
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 SAMPLES = 4  # answers kept to be read
 _COUNTED = 50_000  # examples that are looked at for what is too long, though no step reaches them
+
+
+def run_family(
+    lm: LoadedModel, task: Task, training: TrainingConfig, learned_tokens: int
+) -> Family:
+    """Return what encodes a run's examples, to as many tokens as there is room for."""
+    kind = family_of(task, lm)
+    return kind(lm, task, min(training.max_length, kind.room(lm) - learned_tokens))
 
 
 class RunData:
@@ -55,11 +63,9 @@ class RunData:
         learned_tokens: int = 0,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        family = family_of(task, lm)
-        length = min(training.max_length, family.room(lm) - learned_tokens)
         limit = position_limit(lm.model)
         self._most = NO_LIMIT if limit is None else limit - learned_tokens
-        self.family = family(lm, task, length)
+        self.family = run_family(lm, task, training, learned_tokens)
         self._rows = task.train
         self._training = training
         self._notes = notes

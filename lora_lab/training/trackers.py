@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -95,8 +94,6 @@ def tracker_callbacks(names: str | Sequence[str] | None) -> list[Any]:
         return []
     from transformers.integrations import get_reporting_integration_callbacks
 
-    if "wandb" in names:
-        os.environ.setdefault("WANDB_SILENT", "true")
     with silent_thread():
         return [kind() for kind in get_reporting_integration_callbacks(list(names))]
 

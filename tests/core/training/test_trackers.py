@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,3 +100,13 @@ def test_callbacks_are_told_what_hf_trainer_tells_them_and_nothing_is_set_up(
     assert [event for event, *_ in recorder.told] == ["begin", *["log"] * len(logged), "end"]
     assert len(logged) == (3 if fails else 4)
     assert AcceleratorState._shared_state == {}
+
+
+def test_trackers_are_made_without_a_word_in_the_environment(monkeypatch):
+    from transformers.integrations import integration_utils
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Recorder)
+    before = dict(os.environ)
+    (made,) = trackers.tracker_callbacks(["wandb"])
+    assert isinstance(made, Recorder)
+    assert dict(os.environ) == before
