@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lora_lab._util.format import a_kind
+from lora_lab._util.host_memory import HostRoom
 from lora_lab._util.torch_modes import plain_modes
 from lora_lab.anatomy.wrappers import is_deepspeed, module_at, unwrapped
 from lora_lab.errors import AdapterError, ConfigError
@@ -310,6 +311,7 @@ def _write_merged(
             )
         check_sum(names[id(weight)], weight, merged)
 
+    room = HostRoom("keeping W₀ for unmerge", "merge(model, keep_original=False) keeps nothing")
     try:
         if not keep:
             for weight, merged in adapter.merged_weights():
@@ -317,6 +319,7 @@ def _write_merged(
         for weight, merged in adapter.merged_weights():
             if keep:
                 check(weight, merged)
+                room.take([weight])
                 originals.append((weight, weight.detach().to("cpu", copy=True)))
             lost |= not keep
             weight.copy_(merged)

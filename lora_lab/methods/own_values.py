@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._util.accelerate_private import is_offloaded
+from lora_lab._util.host_memory import HostRoom
 from lora_lab._util.torch_private import parameters_of
 from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.wrappers import module_at
@@ -29,12 +30,19 @@ class OwnValues:
     Attributes:
         own: {name in the model's state dict: the parameter}, a tied one once.
         on: whether the parameters hold the tuned values now.
+
+    Raises:
+        AdapterError: the computer's memory does not hold a second set.
     """
 
     def __init__(self, own: Mapping[str, nn.Parameter], learns: bool = True) -> None:
         self.own = dict(own)
         self.on = False
         self._learns = learns
+        HostRoom(
+            "a second set of values of the weights that are trained",
+            "train fewer of them, load the model in half precision, or take LoRA",
+        ).take(self.own.values())
         self._other = {parameter: _kept(parameter) for parameter in self.own.values()}
         self._gradients: dict[nn.Parameter, Tensor | None] = dict.fromkeys(self._other)
 

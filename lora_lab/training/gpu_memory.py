@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -114,16 +113,6 @@ def used_by_others(device: torch.device) -> str:
     if memory is None or not (memory.processes or memory.others >= _CONTEXT):
         return ""
     return memory.in_use
-
-
-def available_memory() -> int | None:
-    """Return the computer's available memory in bytes, where Linux tells it."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        kibibytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
-    return int(kibibytes) * 1024
 
 
 def largest_batch(

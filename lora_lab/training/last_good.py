@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from lora_lab._util.host_memory import HostRoom
 from lora_lab.methods.attached import attached_adapters, require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.running_statistics import Values
 
+_FIX = "train fewer of the weights, or take LoRA"
 _Copy = tuple[int, Sequence[Tensor], Values]  # after so many steps
 
 
@@ -23,7 +25,14 @@ class LastGood:
         self._good: _Copy = (0, [], {})
 
     def keep(self, step: int) -> None:
-        """Copy the adapter as it is after so many steps; `confirm` says that it was good."""
+        """Copy the adapter as it is after so many steps; `confirm` says that it was good.
+
+        Raises:
+            AdapterError: before the first copy: there is no room for two.
+        """
+        if not self._good[1]:
+            room = HostRoom("the last good copy of what a run learns, and the next,", _FIX)
+            room.take(self._adapter.live_values(), copies=2)
         statistics = require_adapters(self._model).statistics.values(self._adapter.name)
         self._candidate = (step, self._adapter.snapshot(), statistics)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from lora_lab._util.hardware import hardware, is_out_of_memory
+from lora_lab._util.host_memory import available_memory
 from lora_lab.budget.meter import Meter
 from lora_lab.checkpoint.saving import save_adapter
 from lora_lab.errors import LoraLabError, ModelError, RunError
@@ -31,7 +32,6 @@ from lora_lab.training.failures import explain, showable, with_proposal
 from lora_lab.training.gpu_memory import (
     Forecast,
     apply_cap,
-    available_memory,
     gpu_memory,
     largest_batch,
 )
