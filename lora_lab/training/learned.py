@@ -43,11 +43,11 @@ def learned_notes(worker: Worker, moved: bool) -> list[str]:
         worker: that took them.
         moved: whether any trained number is another one than before the first step.
     """
-    return [*_apart(worker.adapter), *_not_learned(worker, moved)]
+    return [*_apart(worker), *_not_learned(worker, moved)]
 
 
-def _apart(adapter: Adapter) -> list[str]:
-    if processes.count() == 1 or processes.alike(checksum(adapter)):
+def _apart(worker: Worker) -> list[str]:
+    if processes.count() == 1 or processes.alike(checksum(worker.adapter)):
         return []
     return [
         "the adapters of the processes have come apart, and the first one's is saved: launch them "
