@@ -133,3 +133,20 @@ def takes_generator(operation: Any) -> Any:
     overloads = [operation, *(getattr(packet, name) for name in packet.overloads())]
     wanted = names | {"generator"}
     return next((each for each in overloads if set(argument_names(each)) == wanted), None)
+
+
+def attention_kernel(name: str) -> Any:
+    """Return the operation of one attention kernel: "cudnn", "flash", "efficient" or "math"."""
+    aten = torch.ops.aten
+    return {
+        "cudnn": aten._scaled_dot_product_cudnn_attention,
+        "flash": aten._scaled_dot_product_flash_attention,
+        "efficient": aten._scaled_dot_product_efficient_attention,
+        "math": aten._scaled_dot_product_attention_math,
+    }[name]
+
+
+def safe_softmax(scores: Tensor) -> Tensor:
+    """Return the probabilities of each row, 0 in a row that is masked as a whole."""
+    probabilities: Tensor = torch.ops.aten._safe_softmax(scores, -1)
+    return probabilities

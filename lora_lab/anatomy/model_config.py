@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lora_lab._util.dtypes import dtype_name
 from lora_lab._util.quiet import first_line
 from lora_lab._util.transformers_private import attention_kind, build_from_config
 from lora_lab.anatomy import roles
@@ -67,7 +68,7 @@ def shape(
     stack_layers: dict[str, int],
     mlp_width: int | None,
     gated_mlp: bool,
-    dtype_bytes: int | None,
+    dtype: torch.dtype | None,
 ) -> ModelShape:
     """Put together what the modules and the config tell of a model's sizes.
 
@@ -76,7 +77,7 @@ def shape(
         stack_layers: how many rows each stack has in the grid.
         mlp_width: the widest input of a "down" matrix, None without one.
         gated_mlp: whether a gate was seen.
-        dtype_bytes: of the model's first floating-point parameter.
+        dtype: of the model's first floating-point parameter.
     """
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -104,10 +105,11 @@ def shape(
         max_positions=max_positions(model),
         tied_embeddings=embedded is not None and output is embedded,
         gated_mlp=gated_mlp,
-        dtype_bytes=dtype_bytes,
+        dtype_bytes=None if dtype is None else dtype.itemsize,
         block=block_facts(model, lm_head=output is not None),
         experts_per_token=_experts_per_token(text),
         position_limit=position_limit(model),
+        dtype=None if dtype is None else dtype_name(dtype),
     )
 
 

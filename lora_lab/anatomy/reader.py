@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -51,7 +52,7 @@ class _Walk:
         self.leaves: list[_ModuleLeaf] = []
         self.others: list[_ModuleLeaf] = []
         self.parameters: list[tuple[_ModuleLeaf, tuple[str, ...], nn.Parameter]] = []
-        self.dtype_bytes: int | None = None
+        self.dtype: torch.dtype | None = None
         self.left_out: dict[str, str] = {}
         self.packed_gate = False  # experts that keep gate and up in one three-way tensor
         self._kinds = _matrix_kinds()
@@ -126,8 +127,8 @@ class _Walk:
                 )
             self.parameters.append((at, (*path, name), parameter))
             self.packed_gate |= name == "gate_up_proj"
-            if self.dtype_bytes is None and parameter.is_floating_point():
-                self.dtype_bytes = parameter.element_size()
+            if self.dtype is None and parameter.is_floating_point():
+                self.dtype = parameter.dtype
 
 
 def read(model: nn.Module) -> Anatomy:
@@ -166,7 +167,7 @@ def read(model: nn.Module) -> Anatomy:
         stack_layers={name: sum(row.stack == name for row in paths) for name in names.values()},
         mlp_width=max((site.in_features for site in sites if site.role == "down"), default=None),
         gated_mlp=gate,
-        dtype_bytes=walk.dtype_bytes,
+        dtype=walk.dtype,
     )
     weights = _weights(model, walk, names)
     tied = _tied(walk.others, heads)

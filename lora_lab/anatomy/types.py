@@ -154,6 +154,7 @@ class ModelShape:
         tied_embeddings: the output matrix is the input embedding itself.
         gated_mlp: the MLP has a gate beside up.
         dtype_bytes: of one stored weight.
+        dtype: its type, "bfloat16".
         block: how the blocks are built, as far as their activations depend on it.
         experts_per_token: routed experts that each token goes through.
     """
@@ -173,6 +174,7 @@ class ModelShape:
     block: BlockFacts = field(default_factory=BlockFacts)
     experts_per_token: int | None = None
     position_limit: int | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """What a training step keeps for its backward pass, in closed form, block by block.
 
 The rules are those of torch's autograd on transformers' modules, with SDPA attention: a frozen
-linear layer keeps nothing, a trained or adapted one keeps its input, norms keep theirs, SDPA keeps
-q, k, v and its output, an activation function what its own formula needs, and the loss the
-log-probabilities in float32.
+linear layer keeps nothing, a trained or adapted one keeps its input, norms keep theirs, a fused
+attention kernel keeps q, k, v and its output, the math kernel the scores, an activation function
+what its own formula needs, and the loss the log-probabilities in float32.
 
 N is tokens a step (batch × sequence), e the bytes of an element of the model's dtype.
 """
@@ -14,12 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from lora_lab.budget.gpu import Gpu
+from lora_lab.budget.kernels import Attention, Kernel, kernel_of, math_note
 from lora_lab.methods.cost import STAGES_A_BLOCK
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy.types import BlockFacts, ModelShape, Site
+    from lora_lab.anatomy.types import ModelShape, Site
 
 FLOAT32 = 4
+_FUSED = "fused"  # which one of them makes no difference to what is kept
 
 # Model types whose peak the tests measure, operation by operation, and hold to 2 %.
 _MEASURED = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "opt")
@@ -55,6 +58,8 @@ class Batch:
     sequence_length: int
     element: int  # bytes of an element in the model's dtype
     padding_mask: bool = False  # sequences of several lengths: attention gets a mask as a tensor
+    dtype: str = "float32"
+    gpu: Gpu | None = None  # None: the CPU's kernels
 
     @property
     def tokens(self) -> int:
@@ -134,7 +139,7 @@ def block(shape: ModelShape, row: int, sites: Sequence[Site], batch: Batch) -> B
     kept, at_once = _ACTIVATIONS.get(facts.activation or "", (1, 2))
     if shape.gated_mlp:
         kept, at_once = kept + 2, 3  # the product keeps both of its factors
-    mask = N * d * e if facts.hidden_dropout else 0
+    mask = N * d * (1 if batch.gpu else e) if facts.hidden_dropout else 0
     pieces += [
         Piece(start, norm),
         Piece(start + 2, attention),
@@ -143,8 +148,9 @@ def block(shape: ModelShape, row: int, sites: Sequence[Site], batch: Batch) -> B
         Piece(start + 8, mask),
     ]
     # The residual's gradient waits while the branch is walked back; by the time of the
-    # attention's backward pass the MLP's pieces are gone.
-    work = N * d * e + max(at_once * N * d_ff * e, attention_work - kept * N * d_ff * e)
+    # attention's backward pass the MLP's pieces are gone, and the norms' before it.
+    gone = kept * N * d_ff * e + (facts.norms - 1) * norm
+    work = N * d * e + max(at_once * N * d_ff * e, attention_work - gone)
     normed = 0
     if facts.rms_norm:
         normed = (facts.norms * d + (sum(_widths(shape)) if facts.head_norms else 0)) * N * e
@@ -168,7 +174,7 @@ def group(shape: ModelShape, site: Site, batch: Batch) -> Group:
     """Return the marginal cost of training `site`: its input, once for all that read it."""
     size = batch.tokens * site.in_features * batch.element
     facts = shape.block
-    if site.role == "o" and _sizes_known(shape) and not _scores_kept(facts):
+    if site.role == "o" and _sizes_known(shape) and _kernel(shape, batch).name == _FUSED:
         return Group(0, spent=False)  # SDPA keeps its output, which is this input
     if site.role == "down":
         if facts.activation == "relu" and not shape.gated_mlp:
@@ -195,9 +201,35 @@ def _widths(shape: ModelShape) -> tuple[int, int]:
     return heads * size, (shape.num_kv_heads or heads) * size
 
 
-def _scores_kept(facts: BlockFacts) -> bool:
-    # The CPU has no fused attention kernel with dropout.
-    return facts.eager_attention or facts.attention_dropout > 0
+def notes(shape: ModelShape, batch: Batch) -> list[str]:
+    """Return what people should know of a model's attention on a GPU."""
+    if batch.gpu is None or not _sizes_known(shape):
+        return []
+    why = _kernel(shape, batch).why
+    return [math_note(why, batch.gpu)] if why else []
+
+
+def _kernel(shape: ModelShape, batch: Batch) -> Kernel:
+    """Return the kernel of the blocks' attention: "eager", "math", or any fused one's name."""
+    facts, heads, size = shape.block, shape.num_heads or 0, shape.head_dim or 0
+    if facts.eager_attention:
+        return Kernel("eager")
+    if batch.gpu is None:  # the CPU has no fused kernel with dropout
+        return Kernel("math" if facts.attention_dropout > 0 else _FUSED)
+    # Beside a mask, transformers repeats the heads that k and v share (`use_gqa_in_sdpa`).
+    kv_heads = heads if batch.padding_mask or size > 256 else shape.num_kv_heads or heads
+    attention = Attention(
+        batch.dtype,
+        heads,
+        kv_heads,
+        size,
+        size,
+        mask=batch.padding_mask,
+        causal=not batch.padding_mask,
+        dropout=facts.attention_dropout,
+    )
+    found = kernel_of(attention, batch.gpu)
+    return found if found.name == "math" else Kernel(_FUSED)
 
 
 def _attention(shape: ModelShape, batch: Batch) -> tuple[int, int]:
@@ -205,7 +237,8 @@ def _attention(shape: ModelShape, batch: Batch) -> tuple[int, int]:
     N, e, heads = batch.tokens, batch.element, shape.num_heads or 0
     width, narrow = _widths(shape)
     kept = _norm_input(shape, batch, N * (width + narrow)) if shape.block.head_norms else 0
-    if not _scores_kept(shape.block):
+    kernel, dropout = _kernel(shape, batch).name, shape.block.attention_dropout
+    if kernel == _FUSED:
         kept += N * heads * FLOAT32  # log-sum-exp
         if batch.padding_mask:
             # Each layer makes the mask anew in its dtype; beside a mask, transformers repeats the
@@ -213,7 +246,13 @@ def _attention(shape: ModelShape, batch: Batch) -> tuple[int, int]:
             narrow = width
             kept += batch.batch_size * batch.sequence_length**2 * e
         return kept + N * 2 * (width + narrow) * e, 0
-    # Probabilities; with dropout its mask and the dropped probabilities too.
-    scores = batch.batch_size * heads * batch.sequence_length**2 * e
-    copies = 3 if shape.block.attention_dropout else 2
-    return kept + 3 * N * width * e + copies * scores, 3 * scores
+    scores = batch.batch_size * heads * batch.sequence_length**2
+    if kernel == "eager" or batch.gpu is None:
+        # Probabilities; with dropout its mask and the dropped probabilities too.
+        return kept + 3 * N * width * e + (3 if dropout else 2) * scores * e, 3 * scores * e
+    # `_scaled_dot_product_attention_math` scales copies of q and of k, repeats k's and v's heads,
+    # and does it in float32. It keeps the probabilities; with dropout also those that are left,
+    # and a byte for each.
+    copies = 2 if dropout else 1
+    kept += (3 * N * width + copies * scores) * FLOAT32 + (scores if dropout else 0)
+    return kept, scores * FLOAT32 * (1 if dropout else 2)

@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from lora_lab.budget.gpu import Gpu
+from lora_lab.budget.gpu_attention import attention_scratch
 from lora_lab.budget.meter import LiveStorages
 
 KIB, MIB = 2**10, 2**20
@@ -164,7 +165,8 @@ class CudaStorages(LiveStorages):
         """Run the operation; let a kernel's own temporaries come and go."""
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if "attention" in str(func) and "backward" in str(func):
-            self.allocator.allocate(0, attention_scratch(args[1]))
+            kernel = "efficient" if "efficient" in str(func) else "flash"
+            self.allocator.allocate(0, attention_scratch(args[1], args[2], kernel))
             self.full_peak = max(self.full_peak, self.allocator.allocated)
             self.allocator.free(0)
         return out
@@ -180,24 +182,6 @@ class CudaStorages(LiveStorages):
         }
 
 
-def attention_scratch(query: Tensor) -> int:
-    """Return what the backward pass of CUDA's attention kernel allocates for itself, in bytes.
-
-    In 16 bits that is FlashAttention-2: dQ is summed in float32, lengths rounded up to 128 and head
-    sizes to 32, beside a row sum of dO∘O. Float32 goes to the memory-efficient kernel, with a row
-    sum alone.
-
-    Args:
-        query: (batch, heads, length, head size).
-    """
-    batch, heads, length, width = query.shape
-    if query.dtype == torch.float32:
-        return 4 * batch * heads * length
-    rounded = -(-length // 128) * 128
-    return 4 * batch * heads * rounded * (1 + -(-width // 32) * 32)
-
-
-def cublas_workspace() -> int:
-    """Return the bytes of one cuBLAS workspace on the device at hand, or on one before Hopper."""
-    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 9
-    return 32 * MIB if hopper else 2 * 4096 * KIB + 8 * 16 * KIB
+def cublas_workspace(gpu: Gpu | None) -> int:
+    """Return a cuBLAS workspace's bytes (`parseChosenWorkspaceSize` in CublasHandlePool.cpp)."""
+    return 32 * MIB if gpu and gpu.capability[0] >= 9 else 2 * 4096 * KIB + 8 * 16 * KIB

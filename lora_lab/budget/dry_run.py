@@ -2,7 +2,8 @@
 
 The model is built without weights, the adapter put on by `attach`, and torch's own autograd and
 optimizer take the step on fake tensors, which have shapes and storages of a size but no memory
-behind them. They say that they live on the CPU, so the kernels are the CPU's.
+behind them. They say that they live on the CPU, so the kernels are the CPU's, but for attention
+and dropout, which are the operations that the GPU in question would choose.
 
 Of what belongs to the whole process nothing is touched that training would notice: no random
 numbers are drawn, torch's default dtype stays, and of a real model only its config is read. So a
@@ -11,6 +12,7 @@ dry run may go on beside a training.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +29,8 @@ from lora_lab.anatomy.model_config import position_limit
 from lora_lab.budget import fake_model
 from lora_lab.budget.costs import Memory
 from lora_lab.budget.cuda import CudaStorages, cublas_workspace
+from lora_lab.budget.gpu import Gpu, gpu_of, own_device
+from lora_lab.budget.gpu_attention import GpuKernels
 from lora_lab.budget.meter import LiveStorages, storage_bytes
 from lora_lab.budget.optimizers import OPTIMIZERS
 from lora_lab.budget.table import fitting_tokens, need_target, settings_text, tokens_text
@@ -51,6 +55,7 @@ class DryRun:
         seconds: that the dry run took.
         settings: what was assumed, for people: "batch 8 × 128 tokens, AdamW, float32".
         extras: what a CUDA device needs on top, by name; empty unless `cuda=True`. Not in `peak`.
+        notes: what people should know besides.
     """
 
     peak: int
@@ -61,6 +66,7 @@ class DryRun:
     seconds: float
     settings: str
     extras: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def memory(self) -> Memory:
@@ -85,6 +91,7 @@ def dry_run(
     padding_mask: bool = False,
     cuda: bool = False,
     target_length: int | None = None,
+    device: torch.device | str | None = None,
 ) -> DryRun:
     """Take one training step on fake tensors and count what it holds.
 
@@ -105,34 +112,39 @@ def dry_run(
         padding_mask: whether some sequence is shorter, so that attention needs a mask.
         cuda: count what a CUDA device needs on top, in `extras`; see `lora_lab.budget.cuda`.
         target_length: tokens that an encoder-decoder model writes; None: as many as it reads.
+        device: whose kernels are taken: torch's name, or one of `GPUS`. None: the model's own.
 
     Raises:
         ConfigError: for a setting that cannot be, or a config that does not fit the model.
         ModelError: for a model that cannot be read, or cannot be run on fake tensors.
     """
     start = time.perf_counter()
-    need_count("batch_size", batch_size, least=1)
-    need_count("sequence_length", sequence_length, least=1)
+    gpu = gpu_of(device or ("cuda" if cuda else own_device(model)))
+    kernels = GpuKernels(gpu) if gpu else contextlib.nullcontext()
+    sizes = _need_sizes(batch_size, sequence_length)
     with quiet_thread():
         hollow, kind = fake_model.hollow_model(model, dtype)
         with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode():
             fake_model.fill(hollow, kind)
             config = _checked(hollow, config, sequence_length, target_length)
             with fake_model.explained(hollow):
-                adapter = fake_model.set_up(hollow, config, gradient_checkpointing)
-            learning = [*(adapter or hollow).parameters()]
-            rule = fake_model.make_optimizer(optimizer, learning, cuda)
-            sizes = batch_size, sequence_length, padding_mask, target_length
-            batch = fake_model.inputs(hollow, *sizes)
-            step = _Step(hollow, adapter, learning, rule, batch)
-            with fake_model.explained(hollow):
-                peak, extras = step.on_cuda() if cuda else (step.peak(), {})
-    weights = storage_bytes([*hollow.parameters(), *hollow.buffers()])
+                adapter = fake_model.set_up(hollow, config, gradient_checkpointing, kernels)
+            batch = fake_model.inputs(hollow, *sizes, padding_mask, target_length)
+            step = _Step(hollow, adapter, batch, optimizer, cuda or gpu is not None)
+            with fake_model.explained(hollow), kernels:
+                peak, extras = step.on_cuda(gpu) if cuda else (step.peak(), {})
     read = fake_model.read_text(batch) or tokens_text(sequence_length, target_length)
     shown = f"batch {batch_size} × {read}", OPTIMIZERS[optimizer], dtype_name(kind)
-    settings = settings_text(shown, gradient_checkpointing, padding_mask)
-    held = step.gradients, step.state, peak - weights - step.gradients - step.state
-    return DryRun(peak, weights, *held, time.perf_counter() - start, settings, extras)
+    settings = settings_text(shown, gradient_checkpointing, padding_mask, gpu)
+    notes = kernels.notes if isinstance(kernels, GpuKernels) else ()
+    held = *step.held(peak), time.perf_counter() - start
+    return DryRun(peak, *held, settings, extras, notes)
+
+
+def _need_sizes(batch_size: int, sequence_length: int) -> tuple[int, int]:
+    need_count("batch_size", batch_size, least=1)
+    need_count("sequence_length", sequence_length, least=1)
+    return batch_size, sequence_length
 
 
 def _checked(
@@ -166,18 +178,18 @@ class _Step:
         self,
         model: nn.Module,
         adapter: Adapter | None,
-        learning: list[nn.Parameter],
-        optimizer: torch.optim.Optimizer,
         batch: dict[str, Tensor],
+        optimizer: str,
+        on_gpu: bool,
     ) -> None:
         self._model = model
         self._adapter = adapter
-        self._learning = learning
-        self._optimizer = optimizer
+        self._learning = [*(adapter or model).parameters()]
+        self._optimizer = fake_model.make_optimizer(optimizer, self._learning, on_gpu)
         self._batch = batch
         self.gradients = self.state = 0
         if adapter is not None:
-            adapter.begin_training(optimizer, fake_model.MANY_STEPS)
+            adapter.begin_training(self._optimizer, fake_model.MANY_STEPS)
 
     def peak(self) -> int:
         """Return the peak of the second step: the first has no optimizer state yet.
@@ -195,9 +207,14 @@ class _Step:
             self._update(counter)
         return max(passes + self.state, counter.peak)
 
-    def on_cuda(self) -> tuple[int, dict[str, int]]:
+    def held(self, peak: int) -> tuple[int, int, int, int]:
+        """Return the four parts of a peak."""
+        weights = storage_bytes(self._resident())
+        return weights, self.gradients, self.state, peak - weights - self.gradients - self.state
+
+    def on_cuda(self, gpu: Gpu | None) -> tuple[int, dict[str, int]]:
         """Take two steps from end to end; return (peak, what a CUDA device needs on top)."""
-        counter = CudaStorages(self._resident(), cublas_workspace())
+        counter = CudaStorages(self._resident(), cublas_workspace(gpu))
         with counter:
             for _ in range(2):
                 self._optimizer.zero_grad()

@@ -78,7 +78,7 @@ def assemble(price: Mapping[str, Any], costs: Sequence[MethodCost], method: str 
         approximate=price["approximate"] or any(cost.estimated for cost in costs),
         settings=price["settings"],
         method=method,
-        notes=tuple(note for cost in costs for note in cost.notes),
+        notes=(*price.get("notes", ()), *(note for cost in costs for note in cost.notes)),
     )
 
 

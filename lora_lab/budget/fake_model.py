@@ -6,6 +6,7 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -102,13 +103,19 @@ def fill(model: nn.Module, dtype: torch.dtype) -> None:
                     held[name] = fake(value, value.dtype)
 
 
-def set_up(model: Any, config: MethodConfig | None, gradient_checkpointing: bool) -> Adapter | None:
+def set_up(
+    model: Any,
+    config: MethodConfig | None,
+    gradient_checkpointing: bool,
+    kernels: AbstractContextManager[Any],
+) -> Adapter | None:
     """Make a model ready to train: adapted, or all of its own weights; blocks recomputed or not.
 
     Args:
         model: filled.
         config: what `attach` takes; None: every weight is trained, by no adapter.
         gradient_checkpointing: recompute blocks, as runs do it.
+        kernels: within which they are recomputed.
 
     Raises:
         ConfigError: `attach` does not take the config.
@@ -124,7 +131,8 @@ def set_up(model: Any, config: MethodConfig | None, gradient_checkpointing: bool
         )
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     # Keeping the random state would put back the whole process's in the backward pass.
-    enable({"use_reentrant": False, "preserve_rng_state": False})
+    contexts = contextlib.nullcontext(), kernels
+    enable({"use_reentrant": False, "preserve_rng_state": False, "context_fn": lambda: contexts})
     model.enable_input_require_grads()
     return adapter
 

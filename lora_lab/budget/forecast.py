@@ -12,6 +12,7 @@ from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.budget.costs import Budget, Memory
 from lora_lab.budget.evaluate import assemble
+from lora_lab.budget.gpu import own_device
 from lora_lab.budget.table import fitting_tokens, price_table
 from lora_lab.errors import ConfigError
 from lora_lab.methods.combined import as_config
@@ -35,6 +36,7 @@ def budget(
     gradient_checkpointing: bool = False,
     padding_mask: bool = False,
     target_length: int | None = None,
+    device: torch.device | str | None = None,
 ) -> Budget:
     """Forecast what training with this method will cost, against full fine-tuning.
 
@@ -49,6 +51,8 @@ def budget(
         padding_mask: whether some sequences are shorter, so that attention needs a mask.
         target_length: tokens that an encoder-decoder model writes, where `sequence_length` are
             those that it reads; None: as many.
+        device: whose kernels compute attention: torch's name, or one of `GPUS`, such as "T4". None:
+            the model's own; of a name the GPU that is here, if any.
 
     Raises:
         ConfigError: for a setting that cannot be, a target that matches nothing, or two methods
@@ -69,6 +73,7 @@ def budget(
         gradient_checkpointing=gradient_checkpointing,
         padding_mask=padding_mask,
         target_length=target_length,
+        device=own_device(model) if device is None else device,
         learned_tokens=fitting_tokens(anatomy, config, sequence_length),
     )
     if everything:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lora_lab._util.dtypes import DTYPES, model_dtype
 from lora_lab.budget import activations as act
 from lora_lab.budget.full import full_memory
+from lora_lab.budget.gpu import Gpu, gpu_of
 from lora_lab.budget.optimizers import OPTIMIZERS, state_rule
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import MethodConfig, need_count
@@ -18,7 +19,7 @@ from lora_lab.methods.lora.cost import PLAIN, lora_options
 if TYPE_CHECKING:
     import torch
 
-    from lora_lab.anatomy.types import Anatomy, Site
+    from lora_lab.anatomy.types import Anatomy, ModelShape, Site
     from lora_lab.methods.lora.config import LoraConfig
 
 
@@ -34,6 +35,7 @@ def price_table(
     lora: LoraConfig | None = None,
     learned_tokens: int = 0,
     target_length: int | None = None,
+    device: torch.device | str | None = None,
 ) -> dict[str, Any]:
     """Return all that is needed to price a plan, as plain JSON; the arguments are `budget`'s.
 
@@ -47,6 +49,7 @@ def price_table(
         anatomy: the model's sites and sizes.
         lora: whose dropout, DoRA, LoRA-FA and start from W₀ count where ranks are priced alone.
         learned_tokens: that a prefix method adds to every sequence that is read.
+        device: None: the CPU.
 
     Raises:
         ConfigError: for a setting that cannot be.
@@ -54,17 +57,10 @@ def price_table(
     need_count("batch_size", batch_size, least=1)
     need_count("sequence_length", sequence_length, least=1)
     rule = state_rule(optimizer, MASTER)
-    dtype_name, element = _dtype(dtype, anatomy.shape.dtype_bytes)
-    decoder = _decoder(anatomy)
-    if target_length is not None:
-        need_target(target_length, bool(decoder))
-    written = act.Batch(batch_size, target_length or sequence_length, element, padding_mask)
-
-    def read_and_written(tokens: int) -> _Batches:
-        read = act.Batch(batch_size, tokens, element, padding_mask)
-        return _Batches(read, written if decoder else read, decoder)
-
-    batches = read_and_written(sequence_length)
+    name, element, dtype_text = _dtype(dtype, anatomy.shape)
+    gpu = gpu_of(device)
+    read = act.Batch(batch_size, sequence_length, element, padding_mask, name, gpu)
+    batches = _read_and_written(anatomy, read, target_length)
     price = _model(anatomy, element) | {
         "optimizer": {"name": optimizer, **asdict(rule)},
         "gradient_checkpointing": gradient_checkpointing,
@@ -74,20 +70,24 @@ def price_table(
     price |= _sites(anatomy, batches) | _rows(blocks, head)
     price["full"] = asdict(full_memory(anatomy, price, blocks, head, element))
     if learned_tokens:
-        batches = read_and_written(sequence_length + learned_tokens)
+        batches = batches.longer(learned_tokens)
         price |= _sites(anatomy, batches) | _rows(*_kept(anatomy, batches))
     for key, others in _others(anatomy, batches.first).items():
         price[key] |= others
     tokens = tokens_text(sequence_length, target_length)
     tokens += f" and {learned_tokens} learned ones" if learned_tokens else ""
-    step = f"batch {batch_size} × {tokens}", OPTIMIZERS[optimizer], dtype_name
-    return price | {"settings": settings_text(step, gradient_checkpointing, padding_mask)}
+    step = f"batch {batch_size} × {tokens}", OPTIMIZERS[optimizer], dtype_text
+    settings = settings_text(step, gradient_checkpointing, padding_mask, gpu)
+    return price | {"settings": settings, "notes": act.notes(anatomy.shape, batches.last)}
 
 
-def settings_text(step: Iterable[str], gradient_checkpointing: bool, padding_mask: bool) -> str:
-    """Return "batch 8 × 128 tokens, AdamW, float32" with what is switched on besides."""
+def settings_text(
+    step: Iterable[str], gradient_checkpointing: bool, padding_mask: bool, gpu: Gpu | None
+) -> str:
+    """Return "batch 8 × 128 tokens, AdamW, float32" with what is switched on, and where."""
     more = ["gradient checkpointing"] if gradient_checkpointing else []
     more += ["padding mask"] if padding_mask else []
+    more += [f"on {gpu.name}"] if gpu else []
     return ", ".join([*step, *more])
 
 
@@ -142,6 +142,11 @@ class _Batches:
     last: act.Batch
     decoder: str  # the last stack of an encoder-decoder model, else ""
 
+    def longer(self, tokens: int) -> _Batches:
+        """With so many more tokens read."""
+        first = replace(self.first, sequence_length=self.first.sequence_length + tokens)
+        return replace(self, first=first, last=self.last if self.decoder else first)
+
     def of(self, stack: str) -> act.Batch:
         return self.last if self.decoder and stack == self.decoder else self.first
 
@@ -149,6 +154,14 @@ class _Batches:
         """The decoder's attention makes its keys and values of what the encoder has read."""
         crossing = site.role in ("cross.k", "cross.v")
         return self.first if crossing or site.layer is None else self.of(site.stack)
+
+
+def _read_and_written(anatomy: Anatomy, read: act.Batch, target_length: int | None) -> _Batches:
+    decoder = _decoder(anatomy)
+    if target_length is not None:
+        need_target(target_length, bool(decoder))
+    written = replace(read, sequence_length=target_length or read.sequence_length)
+    return _Batches(read, written if decoder else read, decoder)
 
 
 def _model(anatomy: Anatomy, element: int) -> dict[str, Any]:
@@ -287,10 +300,11 @@ def _others(anatomy: Anatomy, batch: act.Batch) -> dict[str, Any]:
     return {"sites": sites, "groups": groups}
 
 
-def _dtype(dtype: torch.dtype | str | None, own: int | None) -> tuple[str, int]:
-    """Return (name, bytes of an element)."""
+def _dtype(dtype: torch.dtype | str | None, shape: ModelShape) -> tuple[str, int, str]:
+    """Return (name, bytes of an element, what people read)."""
     if dtype is None:
-        element = own or 4
-        return {4: "float32", 2: "16 bits"}.get(element, f"{8 * element} bits"), element
+        element = shape.dtype_bytes or 4
+        text = {4: "float32", 2: "16 bits"}.get(element, f"{8 * element} bits")
+        return shape.dtype or "float32", element, text
     name = model_dtype(dtype)
-    return name, DTYPES[name].size
+    return name, DTYPES[name].size, name

@@ -9,6 +9,7 @@ from lora_lab import paper
 from lora_lab._util.format import format_bytes
 from lora_lab.budget.dry_run import dry_run
 from lora_lab.budget.forecast import budget
+from lora_lab.budget.gpu import GPUS
 from lora_lab.budget.optimizers import OPTIMIZERS
 from lora_lab.cli.command import Command, Report
 from lora_lab.methods.config import MethodConfig
@@ -48,6 +49,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--padding-mask", action="store_true", help="sequences of several lengths in a batch"
     )
     step.add_argument(
+        "--device", help=f"whose kernels: cpu, cuda, or one of {', '.join(GPUS)} (what is here)"
+    )
+    step.add_argument(
         "--dry-run", action="store_true", help="take one step on fake tensors too; takes seconds"
     )
 
@@ -62,6 +66,7 @@ def _run(options: argparse.Namespace) -> Report:
         "optimizer": options.optimizer,
         "gradient_checkpointing": options.gradient_checkpointing,
         "padding_mask": options.padding_mask,
+        "device": options.device,
     }
     found = budget(options.model, configs, **settings)
     report = Report(found.to_json(), str(found))

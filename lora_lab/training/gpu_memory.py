@@ -181,7 +181,7 @@ class Forecast:
         self._training = training
         self._length = length
         self._written = written
-        self._cuda = hardware(device).cuda
+        self._device = device
 
     def __call__(self, batch_size: int) -> int:
         """Return bytes for so many examples a pass: gradients, optimizer, activations, extras.
@@ -196,7 +196,8 @@ class Forecast:
             sequence_length=self._length,
             target_length=self._written,
             gradient_checkpointing=self._training.gradient_checkpointing,
-            cuda=self._cuda,
+            cuda=hardware(self._device).cuda,
+            device=self._device,
         )
         return report.device_peak - report.weights
 

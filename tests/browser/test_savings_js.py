@@ -96,6 +96,7 @@ def random_ranks(model: Anatomy, rng: random.Random) -> dict[str, int]:
         ("smollm2-135m", {"optimizer": "adamw_8bit"}),
         ("gpt2-medium", {"optimizer": "adafactor", "batch_size": 1, "sequence_length": 1}),
         ("smollm2-135m", {"optimizer": "sgd", "padding_mask": True}),
+        ("smollm2-135m", {"device": "T4", "dtype": "float16"}),
     ],
 )
 def test_the_browser_computes_pythons_numbers(

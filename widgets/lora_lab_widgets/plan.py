@@ -288,6 +288,7 @@ class PlanModel(traitlets.HasTraits):
                 "target_length": longest.written,
                 "dtype": self.lm.card.dtype,
                 "padding_mask": batch > 1,  # examples of one batch differ in length
+                "device": self.lm.model.device,
             }
             lora = self._templates.get("LoRA", LoraConfig())
             assert isinstance(lora, LoraConfig)

@@ -134,6 +134,23 @@ pool.submit(int).result()
 # --- torch ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["cudnn", "flash", "efficient", "math"])
+def test_attention_kernels_take_what_the_forecast_gives_them(name: str) -> None:
+    masked = {"cudnn": (None, True), "efficient": (None, True), "math": (None,)}.get(name, ())
+    last = {"efficient": (), "math": (None,)}.get(name, (False,))
+    with torch_private.FakeTensorMode():
+        q, k, v = torch.ones(3, 2, 4, 8, 16, requires_grad=True)
+        kernel = torch_private.attention_kernel(name)
+        out = kernel(q, k, v, *masked, 0.0, True, *last, scale=0.5)[0]
+        assert out.shape == q.shape
+        assert "Attention" in out.grad_fn.name() or name == "math"
+
+
+def test_a_row_that_is_masked_as_a_whole_has_no_probabilities() -> None:
+    scores = torch.tensor([[1.0, 1.0], [float("-inf")] * 2])
+    assert torch_private.safe_softmax(scores).tolist() == [[0.5, 0.5], [0.0, 0.0]]
+
+
 def test_saving_hooks_are_those_of_the_innermost_block() -> None:
     assert torch_private.saving_hooks() is None
     with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
