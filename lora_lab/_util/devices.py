@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lora_lab._util.accelerate_private import execution_device
 from lora_lab._util.torch_private import buffers_of, parameters_of
@@ -21,6 +21,12 @@ def device_of(module: nn.Module) -> torch.device:
     hooked = execution_device(module)
     found = _devices(module, parameters_of) if hooked is None else iter((hooked,))
     return next(found, torch.device("cpu"))
+
+
+def on_device_of(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a batch's tensors where the model's inputs belong."""
+    device = device_of(model)
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def devices_of(model: nn.Module) -> tuple[torch.device, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lora_lab._util.devices import device_of, on_device_of
 from lora_lab.anatomy.model_config import max_positions
 from lora_lab.errors import TaskError
 from lora_lab.methods.attached import activate, active
@@ -120,13 +121,13 @@ class Losses:
         generator = torch.Generator().manual_seed(_SEED)
         written: list[list[int]] = [[start] for _ in range(_TEXTS)]
         ids = torch.full((_TEXTS, 1), start)
-        inputs, cache = ids, None
+        inputs, cache, device = ids, None, device_of(self._model)
         with evaluating(self._model), torch.no_grad():
             for _ in range(min(_TEXT_TOKENS, self._longest - 1)):
                 if self.should_stop():
                     return []
                 output = self._model(
-                    input_ids=inputs.to(self._model.device), past_key_values=cache, use_cache=True
+                    input_ids=inputs.to(device), past_key_values=cache, use_cache=True
                 )
                 odds = torch.softmax(output.logits[:, -1].float().cpu(), dim=-1)
                 drawn = torch.multinomial(odds, 1, generator=generator)
@@ -148,8 +149,7 @@ class Losses:
                     return None
                 batch = collate(rows[first : first + _BATCH], pad_id(self._tokenizer))
                 if (batch["labels"][:, 1:] != IGNORED).any():
-                    on_device = {k: tensor.to(self._model.device) for k, tensor in batch.items()}
-                    loss, count = summed_loss(self._model, on_device)
+                    loss, count = summed_loss(self._model, on_device_of(self._model, batch))
                     total, tokens = total + loss, tokens + count
         return total / tokens
 

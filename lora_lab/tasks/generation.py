@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.devices import on_device_of
 from lora_lab._util.quiet import quiet_thread
 from lora_lab.anatomy.model_config import max_positions
 from lora_lab.errors import TaskError
@@ -115,8 +116,7 @@ def _complete(
     stop = Stop()
     with decoding_by(model, greedy_settings(model, tokenizer, max_new_tokens, ends)) as config:
         output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
+            **on_device_of(model, {"input_ids": ids, "attention_mask": mask}),
             generation_config=config,
             stopping_criteria=StoppingCriteriaList([stop]),
             **_cache(model),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lora_lab._util.devices import devices_of
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.vocabulary import (
     embedded_rows,
@@ -43,7 +44,7 @@ def check(lm: LoadedModel, task: Task) -> None:
     family_of(task, lm).check(lm, task)
     if not len(task.train):
         raise ConfigError(f"task {task.name} has no training examples")
-    if any(parameter.is_meta for parameter in lm.model.parameters()):
+    if any(device.type == "meta" for device in devices_of(lm.model)):
         raise ConfigError(f"{lm.card.name} has no weights; load a model that has some")
     refuse_inference_tensors(lm.model)
 

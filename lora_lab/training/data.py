@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lora_lab._util.devices import on_device_of
 from lora_lab.anatomy.model_config import max_positions, position_limit
 from lora_lab.errors import TaskError
 from lora_lab.runs.samples import Sample
@@ -137,7 +138,7 @@ class RunData:
         size = self._training.per_device_train_batch_size
         for start in range(0, len(encoded), size):
             batch = self.family.collate(encoded[start : start + size])
-            yield {name: tensor.to(self.family.model.device) for name, tensor in batch.items()}
+            yield on_device_of(self.family.model, batch)
 
     def _take(
         self, examples: Sequence[Any], count: int, part: str, look_at: int = 0

@@ -11,6 +11,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_lab._util.devices import device_of
 from lora_lab.errors import RunError
 from lora_lab.training import processes
 from lora_lab.training.snapshot import RunState
@@ -45,7 +46,7 @@ def start(run: Run, beside: bool = False) -> None:
             _check_apart(run, others)
             _training.append(run)
             run.start_now()
-            for one in (run, *others) if others and run.model.device.type != "cpu" else ():
+            for one in (run, *others) if others and device_of(run.model).type != "cpu" else ():
                 one.notes.append("the memory measured is that of runs beside each other, together")
 
 

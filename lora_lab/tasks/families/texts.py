@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lora_lab._util.devices import on_device_of
 from lora_lab.anatomy.heads import head_modules, is_classifier
 from lora_lab.errors import ConfigError
 from lora_lab.tasks.base import shown
@@ -103,8 +104,7 @@ class TextFamily(Family):
         batch = self.collate(list(encoded))
         batch.pop("labels")
         with evaluating(self.model), torch.no_grad():
-            on_device = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-            return self.model(**on_device).logits[0].float()
+            return self.model(**on_device_of(self.model, batch)).logits[0].float()
 
     def sample(self, example: Any) -> tuple[str, tuple[str, ...]]:
         """Return the text, a pair on two lines, and its answer."""
