@@ -37,6 +37,7 @@ class OwnRandom:
         self._seed = seed
         self._device = device or torch.device("cpu")
         self._generators: dict[str, torch.Generator] = {}
+        self._later: dict[str, Tensor] = {}  # states of devices that nothing has drawn on yet
         self._first = True
         self._draws = False  # the first passes did
         self._unknown = False  # they did, in functions that are not in `_DRAWING`
@@ -51,17 +52,21 @@ class OwnRandom:
         name = self._name(device)
         if name not in self._generators:
             self._generators[name] = torch.Generator(device).manual_seed(self._seed)
+            if name in self._later:
+                self._generators[name].set_state(self._later.pop(name))
         return self._generators[name]
 
     def state(self) -> dict[str, Tensor]:
         """Return {device: its generator's state, uint8}, as `torch.get_rng_state` does."""
-        return {name: generator.get_state() for name, generator in self._generators.items()}
+        now = {name: generator.get_state() for name, generator in self._generators.items()}
+        return self._later | now
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state` returned; what is of no device of this run's is left out."""
+        """Put back what `state` returned; what is of a device that draws later waits for it."""
+        self._later = dict(state)
         for name, generator in self._generators.items():
-            if name in state:
-                generator.set_state(state[name])
+            if name in self._later:
+                generator.set_state(self._later.pop(name))
 
     @contextlib.contextmanager
     def everywhere(self) -> Iterator[None]:
@@ -309,5 +314,6 @@ def _swapped(operation: Callable[[], Any], device: torch.device, generator: torc
         try:
             return operation()
         finally:
-            generator.set_state(module.get_rng_state(*where))
+            moved = module.get_rng_state(*where)
             module.set_rng_state(theirs, *where)
+            generator.set_state(moved)

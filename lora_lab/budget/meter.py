@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_lab._util.hardware import hardware
+from lora_lab._util.devices import device_of, devices_of
+from lora_lab._util.hardware import Hardware, hardware
 from lora_lab._util.torch_private import TorchDispatchMode, storage_key
 from lora_lab._util.wrapper_tensors import held_tensors, is_wrapper
 from lora_lab.budget.reading import MemoryReading
@@ -91,12 +92,15 @@ class LiveStorages(TorchDispatchMode):
 
 
 class Meter:
-    """Measures what training `model` takes on the device that it lives on.
+    """Measures what training `model` takes on the device, or the devices, that it computes on.
 
     - CUDA: the allocator's own count, less what was allocated before and is not this model's.
     - MPS: the driver's count at the moments that `sample` or `reading` is called, likewise less.
     - CPU: bytes of live tensors. The peak is counted operation by operation, and only while
       `measure` finds it worth its cost; `current` is weights, gradients and optimizer state.
+
+    Of several devices each is read by itself, and the peak of all is the sum of their peaks. What
+    accelerate keeps away counts while it is here.
 
     Args:
         model: the model, adapter attached.
@@ -108,8 +112,10 @@ class Meter:
     ) -> None:
         self.model = model
         self.optimizer = optimizer
-        self.device = next(model.parameters()).device
+        self.device = device_of(model)
         self._hardware = hardware(self.device)
+        every = map(hardware, devices_of(model))
+        self._counted = tuple(one for one in every if one.allocated() is not None)
         self.kind = self._hardware.memory
         self._peak = 0
         self._weights = 0
@@ -118,9 +124,12 @@ class Meter:
         self._measured_steps = 0
         self._most_tokens = 0
         self._measuring = False  # whether the step that is under way is a measured one
-        self._hardware.reset_peak()
+        for one in self._counted:
+            one.reset_peak()
+        self.resident()
         # On a shared device: another model's bytes are not this training's.
-        self._foreign = max(0, (self._hardware.allocated() or 0) - self.resident())
+        self._foreign = {one.device: self._others(one) for one in self._counted}
+        self._peaks = dict.fromkeys(self._foreign, 0)
 
     def resident(self) -> int:
         """Return the bytes of weights, buffers, gradients and optimizer state, as they are now."""
@@ -133,10 +142,10 @@ class Meter:
 
     def reading(self) -> MemoryReading:
         """Return the bytes in use now, and the most seen since the meter was made, by part."""
-        allocated = self._hardware.allocated()
-        current = self.resident() if allocated is None else allocated - self._foreign
-        if self._hardware.keeps_peak:
-            self._peak = self._hardware.peak() - self._foreign
+        now = {one.device: self._now(one) for one in self._counted}
+        current = sum(now.values()) if now else self.resident()
+        if now:
+            self._peak = sum(self._peaks.values())
         parts = self._weights + self._gradients + self._state
         # The three are there together when the optimizer steps, whether anybody looked or not.
         self._peak = max(self._peak, current, parts)
@@ -148,12 +157,29 @@ class Meter:
             gradients=self._gradients,
             optimizer=self._state,
             activations=self._peak - parts,
+            devices=tuple((str(device), now[device], peak) for device, peak in self._peaks.items())
+            if len(now) > 1
+            else (),
         )
 
     def sample(self) -> None:
-        """Look at the count now where the device keeps no peak of its own, as MPS does not."""
-        if not self._hardware.keeps_peak and (now := self._hardware.allocated()) is not None:
-            self._peak = max(self._peak, now - self._foreign)
+        """Look at the count now where a device keeps no peak of its own, as MPS does not."""
+        for one in self._counted:
+            if not one.keeps_peak:
+                self._now(one)
+
+    def _now(self, one: Hardware) -> int:
+        """Return a device's bytes now, and take note of its peak."""
+        foreign = self._foreign[one.device]
+        now = (one.allocated() or 0) - foreign
+        most = one.peak() - foreign if one.keeps_peak else now
+        self._peaks[one.device] = max(self._peaks[one.device], now, most)
+        return now
+
+    def _others(self, one: Hardware) -> int:
+        """Return the bytes on a device that are not this model's."""
+        own = [t for part in self._tensors() for t in part if t.device == one.device]
+        return max(0, (one.allocated() or 0) - storage_bytes(own))
 
     @contextlib.contextmanager
     def measure(self, tokens: int) -> Iterator[bool]:
@@ -198,7 +224,7 @@ class Meter:
 
     def _tensors(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Return weights and buffers, gradients, and the optimizer's state with its masters."""
-        parameters = list(self.model.parameters())
+        parameters = [p for p in self.model.parameters() if not p.is_meta]
         masters, moments = [], []
         if self.optimizer is not None:
             own = set(parameters)
@@ -207,7 +233,10 @@ class Meter:
             states = self.optimizer.state.values()
             moments = [v for state in states for v in state.values() if isinstance(v, Tensor)]
         return (
-            [*(p.detach() for p in parameters), *self.model.buffers()],
+            [
+                *(p.detach() for p in parameters),
+                *(b for b in self.model.buffers() if not b.is_meta),
+            ],
             [p.grad for p in (*parameters, *masters) if p.grad is not None],
             [*(p.detach() for p in masters), *moments],
         )

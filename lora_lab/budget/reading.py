@@ -23,6 +23,7 @@ class MemoryReading:
         optimizer: its state.
         activations: what the peak needs beyond the other three; on a GPU that includes what its
             libraries allocate for themselves.
+        devices: (name, bytes now, bytes at its peak) of each, where a model computes on several.
     """
 
     current: int
@@ -32,6 +33,7 @@ class MemoryReading:
     gradients: int = 0
     optimizer: int = 0
     activations: int = 0
+    devices: tuple[tuple[str, int, int], ...] = ()
 
 
 def differing_part(predicted: Memory, measured: MemoryReading, tolerance: float = 0.05) -> str:

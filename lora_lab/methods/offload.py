@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from lora_lab._util.accelerate_private import is_offloaded, loads_submodules
 from lora_lab.errors import AdapterError
 from lora_lab.methods.lora.own_forward import hold_weight
+
+if TYPE_CHECKING:
+    from lora_lab.methods.base import Adapter
 
 
 def check_present(module: nn.Module, path: str) -> None:
@@ -28,6 +32,34 @@ def check_present(module: nn.Module, path: str) -> None:
             f"the model was offloaded after attaching, and what is learned at {path} with it; "
             "offload the model first, then attach or load the adapter"
         )
+
+
+def check_trained(model: nn.Module, adapter: Adapter) -> None:
+    """Refuse to train parameters that are the model's no more: nothing would reach them.
+
+    Raises:
+        AdapterError: the model was offloaded, or moved by such a hook, after attaching.
+    """
+    own = set(map(id, model.parameters()))
+    for place, parameters in adapter.parameters_by_location().items():
+        if any(id(parameter) not in own for parameter in parameters):
+            raise AdapterError(
+                f"what is learned at {place} is no part of the model any more: it was offloaded "
+                "after attaching; load it again, offload it first, then attach or train"
+            )
+
+
+def offload_notes(model: nn.Module) -> list[str]:
+    """Return what a person should know who trains a model with weights that are kept away."""
+    away = sum(
+        p.numel() for part in model.modules() if is_offloaded(part) for p in part.parameters(False)
+    )
+    if not away:
+        return []
+    return [
+        f"{away:,} weights are kept on the CPU or the disk, and each pass brings them; they stay "
+        "until its backward pass has used them, block by block with gradient_checkpointing=True"
+    ]
 
 
 def check_room(paths: Iterable[str], by_path: Mapping[str, nn.Module]) -> None:

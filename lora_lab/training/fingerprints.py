@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lora_lab._util.accelerate_private import is_offloaded, offloaded
 from lora_lab._util.cpu_layout import undo_cpu_layout
 from lora_lab._util.wrapper_tensors import held_tensors
+from lora_lab.anatomy.wrappers import module_at
 from lora_lab.methods.attached import base_parameters, original_weight
+from lora_lab.methods.own_tensors import own_tensors
 from lora_lab.tasks.framing import LINE
 
 if TYPE_CHECKING:
@@ -27,14 +31,28 @@ def base_fingerprint(model: nn.Module) -> str:
     found = hashlib.sha256()
     undo_cpu_layout(model.modules())
     with torch.no_grad():
-        for parameter in base_parameters(model):
+        for parameter, value in _base_values(model):
             found.update(f"{tuple(parameter.shape)} {parameter.dtype};".encode())
-            for tensor in held_tensors(original_weight(model, parameter).detach()):
+            for tensor in held_tensors(value.detach()):
                 weight = tensor.reshape(-1)
                 if weight.numel():
                     values = weight[:: max(1, weight.numel() // _SAMPLES)].cpu().contiguous()
                     found.update(values.view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def _base_values(model: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Yield the base's parameters with W₀, a tied one once, also what accelerate keeps away."""
+    if not any(map(is_offloaded, model.modules())):
+        for parameter in base_parameters(model):
+            yield parameter, original_weight(model, parameter)
+        return
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    for name, tensor in own_tensors(model):
+        if isinstance(tensor, nn.Parameter) and name not in tied:
+            path, _, leaf = name.rpartition(".")
+            kept = offloaded(module_at(model, path), leaf) if tensor.is_meta else None
+            yield tensor, original_weight(model, tensor) if kept is None else kept
 
 
 def data_fingerprint(task: Task | Any) -> str:

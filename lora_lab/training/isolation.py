@@ -20,6 +20,7 @@ from lora_lab.errors import RunError
 from lora_lab.methods.api import unmerge
 from lora_lab.methods.attached import activate, active, attached
 from lora_lab.methods.base import Adapter
+from lora_lab.methods.offload import check_trained
 from lora_lab.runs.redaction import redacted
 
 ADAPTER = "default"  # the name under which a run attaches its adapter
@@ -39,12 +40,14 @@ class ModelState:
 
         Raises:
             RunError: the run's adapter is no longer on the model.
+            AdapterError: what it learns is no part of the model.
         """
         if attached(self._model).get(ADAPTER) is not adapter:
             raise RunError(
                 f"the adapter {ADAPTER!r} was detached or replaced while the run was paused, so it "
                 "cannot go on; start a new run"
             )
+        check_trained(self._model, adapter)
         unmerge(self._model)
         activate(self._model, self._active)
         for module, mode in self._modes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from lora_lab._util import own_random
 from lora_lab._util.own_random import OwnRandom, seeded
 from lora_lab.errors import RunError
 
@@ -82,6 +85,58 @@ def test_a_state_is_gone_on_from():
         expected = torch.rand(3)
     with second.everywhere():
         assert torch.equal(torch.rand(3), expected)
+
+
+def on_cpu(monkeypatch):
+    """Have generators of any device be the CPU's."""
+    make = torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda _="cpu": make())
+
+
+def test_a_second_device_goes_on_from_its_state_though_it_draws_later(monkeypatch):
+    on_cpu(monkeypatch)
+    other = torch.device("cuda", 1)
+    first, second = OwnRandom(7, torch.device("cuda", 0)), OwnRandom(7, torch.device("cuda", 0))
+    torch.rand(3, generator=first.generator(other))
+    state = first.state()
+    assert state.keys() == {"cpu", "cuda", "cuda:1"}
+    second.set_state(state)  # nothing of it has run on the second device yet
+    assert torch.equal(second.state()["cuda:1"], state["cuda:1"])
+    expected = torch.rand(5, generator=first.generator(other))
+    assert torch.equal(torch.rand(5, generator=second.generator(other)), expected)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_devices_global_generator_is_as_it_was_after_a_kernel_that_knows_no_other(
+    monkeypatch, kind, breaks
+):
+    """`seeded` and a run's passes: what takes no generator is launched with the global one."""
+    on_cpu(monkeypatch)
+    device = torch.device(kind, 1 if kind == "cuda" else 0)
+    theirs = {i: torch.Generator().manual_seed(i) for i in (0, 1)}
+    before = {i: one.get_state() for i, one in theirs.items()}
+
+    def index(where):  # MPS has one device, and its functions take none
+        assert len(where) == (kind == "cuda")
+        return where[0].index if where else 0
+
+    module = SimpleNamespace(
+        get_rng_state=lambda *where: theirs[index(where)].get_state(),
+        set_rng_state=lambda state, *where: theirs[index(where)].set_state(state),
+    )
+    monkeypatch.setattr(torch, "get_device_module", lambda _: module)
+
+    def kernel():
+        if breaks:
+            raise RuntimeError("out of memory")
+        return torch.rand(3, generator=theirs[device.index])
+
+    random = OwnRandom(7, torch.device("cuda", 0))
+    with pytest.raises(RuntimeError) if breaks else contextlib.nullcontext():
+        found = own_random._swapped(kernel, device, random.generator(device))
+        assert torch.equal(found, torch.rand(3, generator=torch.Generator().manual_seed(7)))
+    assert all(torch.equal(theirs[i].get_state(), state) for i, state in before.items())
 
 
 def test_dropout_that_is_computed_again_by_foreign_code_is_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from lora_lab.budget import Memory
 from lora_lab.budget.meter import LiveStorages, Meter, storage_bytes
 from lora_lab.budget.reading import MemoryReading, differing_part
+from tests.helpers.made_up_hardware import counting
 from tests.helpers.quantized_layers import torchao
 
 N, D = 64, 32  # rows of the batch, width of the layers
@@ -239,3 +241,36 @@ def test_a_reading_without_parts_differs_in_its_peak():
     assert differing_part(Memory(100, 10, 20, 100), measured) == "peak"
     assert differing_part(Memory(100, 10, 20, 65), measured) == ""
     assert differing_part(Memory(100, 10, 20, 65), measured, tolerance=0.01) == "peak"
+
+
+def test_several_devices_are_read_each_by_itself(monkeypatch):
+    first, second = torch.device("cpu"), torch.device("cuda", 1)
+    counts = counting(monkeypatch, {first: 1_000_000, second: 500})
+    monkeypatch.setattr(sys.modules[Meter.__module__], "devices_of", lambda _: (first, second))
+    model = Chain(2)
+    weights = 2 * D * D * FLOAT
+    meter = Meter(model)
+    assert counts.resets == [first, second]
+    counts.now[first] += 300
+    counts.now[second] += 70
+    counts.most.update({first: 1_000_900, second: 580})
+    found = meter.reading()
+    assert found.devices == (
+        ("cpu", weights + 300, weights + 900),  # what is not this model's does not count
+        ("cuda:1", 70, 80),
+    )
+    assert (found.current, found.peak) == (weights + 370, weights + 980)
+    counts.most[second] = 500  # somebody has reset it: what was seen is not forgotten
+    assert meter.reading().devices[1] == ("cuda:1", 70, 80)
+
+
+def test_of_one_device_there_is_nothing_to_tell_apart(monkeypatch):
+    counting(monkeypatch, {torch.device("cpu"): 1_000_000})
+    assert Meter(Chain(1)).reading().devices == ()
+    assert Meter(Chain(1)).reading().kind == "CUDA memory"
+
+
+def test_what_is_kept_away_is_not_here():
+    model = Chain(3)
+    model.weights[1] = torch.nn.Parameter(model.weights[1].to("meta"))
+    assert Meter(model).resident() == 2 * D * D * FLOAT
