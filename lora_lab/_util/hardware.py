@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+
+_linalg_lock = threading.Lock()
+_linalg_loaded: set[str] = set()  # in this process
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,9 @@ class Hardware:
         """Return a context in which this thread's "cuda" is this device."""
         return contextlib.nullcontext()
 
+    def load_linalg(self) -> None:
+        """Have `torch.linalg` ready, before two threads call it for the first time at once."""
+
 
 class _Cuda(Hardware):
     def allocated(self) -> int:
@@ -102,6 +109,17 @@ class _Cuda(Hardware):
 
     def current(self) -> AbstractContextManager[object]:
         return torch.cuda.device(self.device)
+
+    def load_linalg(self) -> None:
+        # torch loads this library in the first call (aten/src/ATen/native/cuda/
+        # LinearAlgebraStubs.cpp), and a thread that comes meanwhile gets "lazy wrapper should be
+        # called at most once" (pytorch#90613).
+        with _linalg_lock:
+            if "cuda" not in _linalg_loaded and self.capability is not None:
+                one = torch.ones(1, 1, dtype=torch.float32, device=self.device)
+                torch.linalg.inv(one)
+                if type(one) is torch.Tensor:  # no fake one, for which nothing is loaded
+                    _linalg_loaded.add("cuda")
 
 
 class _Mps(Hardware):

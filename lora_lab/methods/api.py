@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lora_lab._util.format import a_kind
+from lora_lab._util.hardware import hardware
 from lora_lab._util.host_memory import HostRoom
 from lora_lab._util.torch_modes import plain_modes
 from lora_lab.anatomy.wrappers import is_deepspeed, module_at, unwrapped
@@ -122,6 +123,8 @@ def build(
     data = [*batches] if batches is not None and config.needs_batches else None
     in_place = known.base_in_place() if known else contextlib.nullcontext()
     refuse_inference_tensors(model)
+    for device in {parameter.device for parameter in model.parameters()}:
+        hardware(device).load_linalg()  # initializations need it, and who looks at ΔW
     # What is made in inference mode could never be trained.
     with in_place, unchanged_statistics(model), plain_modes():
         parts = [

@@ -133,11 +133,16 @@ def fast_pissa(
 
 @register_init("olora", from_base=True)
 def olora(weight: Tensor, r: int, *_: Any) -> tuple[Tensor, Tensor]:
-    """Return A = R and B = Q of W₀ = QR, the first r of each (Büyükakyüz, 2024)."""
+    """Return A = R and B = Q of W₀ = QR, the first r of each (Büyükakyüz, 2024).
+
+    The first r columns of Q are those of the first r columns' own QR, and R is QᵀW₀: O(out·in·r),
+    where the whole decomposition takes O(out·in·min(out, in)).
+    """
     import torch
 
-    Q, R = torch.linalg.qr(weight.float())
-    return R[:r].contiguous(), Q[:, :r].contiguous()
+    W = weight.float()
+    Q, _ = torch.linalg.qr(W[:, :r])
+    return Q.T @ W, Q
 
 
 def square_roots(U: Tensor, S: Tensor, Vt: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,21 @@
 """What a device can do, chosen by capability; CUDA's own answers are made up here."""
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 import lora_lab
+import lora_lab as ll
 from lora_lab._util import hardware as module
 from lora_lab._util.hardware import Hardware, hardware, is_out_of_memory
+from lora_lab._util.torch_private import FakeTensorMode
 from lora_lab.training.isolation import thread_settings
 from tests.helpers.made_up_hardware import cpu_can
+from tests.helpers.tiny_models import tiny
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 1)
@@ -109,3 +114,43 @@ def test_nobody_else_asks_for_cuda():
     for path in Path(lora_lab.__file__).parent.rglob("*.py"):
         if path.name not in MAY_NAME_CUDA:
             assert not asks.findall(path.read_text("utf-8")), path
+
+
+class _Loading(Hardware):
+    """Loads as CUDA does."""
+
+    load_linalg = module._Cuda.load_linalg
+
+
+def test_linear_algebra_is_loaded_by_one_thread_before_any_other_needs_it(monkeypatch):
+    cpu_can(monkeypatch, _Loading, capability=(7, 5))
+    monkeypatch.setattr(module, "_linalg_loaded", set())
+    calls, real = [], torch.linalg.inv
+    together, inside = threading.Barrier(4), threading.Lock()
+
+    def first_call(x):
+        assert inside.acquire(blocking=False), "lazy wrapper should be called at most once"
+        calls.append(threading.get_ident())
+        found = real(x)
+        inside.release()
+        return found
+
+    monkeypatch.setattr(torch.linalg, "inv", first_call)
+
+    def attach(model):
+        together.wait()
+        ll.attach(model, ll.LoraConfig(r=2, target_modules="all-linear", init_lora_weights="olora"))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(attach, [tiny("llama") for _ in range(4)]))
+    assert len(calls) == 1
+
+
+def test_nothing_is_loaded_for_fake_tensors_or_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(module, "_linalg_loaded", set())
+    _Loading(CPU, capability=None).load_linalg()
+    with FakeTensorMode():
+        _Loading(CPU, capability=(9, 0)).load_linalg()
+    assert module._linalg_loaded == set()
+    _Loading(CPU, capability=(9, 0)).load_linalg()
+    assert module._linalg_loaded == {"cuda"}

@@ -9,6 +9,7 @@ from torch import nn
 import lora_lab as ll
 from lora_lab.errors import ConfigError
 from lora_lab.methods.lora.dora import updated_row_norms
+from lora_lab.methods.lora.init import olora
 from tests.helpers.lora_outputs import stirred
 from tests.helpers.tiny_models import ARCHITECTURES, tiny, tiny_inputs
 
@@ -50,6 +51,16 @@ def test_merging_gives_the_same_outputs_and_detaching_every_bit(variant, name):
     torch.testing.assert_close(logits(model, batch), adapted, rtol=0, atol=0)
     ll.detach(model)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (24, 24)])
+@pytest.mark.parametrize("r", [1, 5, 24])
+def test_olora_starts_at_the_first_columns_of_the_whole_qr(shape, r):
+    W = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    Q, R = torch.linalg.qr(W.double())
+    A, B = olora(W, r)
+    torch.testing.assert_close(B.double(), Q[:, :r], rtol=0, atol=1e-6)
+    torch.testing.assert_close(A.double(), R[:r], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", ["dora", "pissa", "olora"])
