@@ -18,7 +18,7 @@ from lora_lab.tasks.families.api import family_of
 from tests.helpers.tiny_run import tiny_task
 from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
 
-ALL = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+ALL: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 LORA = ll.LoraConfig(**ALL)
 METHODS: dict[str, Any] = {
     "LoRA": LORA,
