@@ -78,6 +78,7 @@ def _dry_run(place: Place, shape: Shape) -> Row:
         dtype=shape.dtype,
         gradient_checkpointing=shape.checkpointing,
         cuda=on_gpu,
+        device=place.device,
     )
     # The meter counts what the allocator handed out, not what it keeps for later.
     expected = found.device_peak - found.extras["cached blocks"] if on_gpu else found.peak
