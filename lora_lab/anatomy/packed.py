@@ -40,6 +40,20 @@ def packing(layer: nn.Module) -> str | None:
     return next((_name(t) for t in found if t.ndim >= 2 and _is_packed(t)), None)
 
 
+def forget_quantization(model: Any) -> None:
+    """Take transformers' labels off a model of which nothing is packed any more.
+
+    With them it could not be saved, or would be read back as packed.
+    """
+    labeled = getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None)
+    if not labeled or any(map(packing, model.modules())):
+        return
+    vars(model.config).pop("quantization_config", None)
+    for label in ("quantization_method", "is_loaded_in_4bit", "is_loaded_in_8bit"):
+        vars(model).pop(label, None)
+    model.hf_quantizer, model.is_quantized = None, False
+
+
 def linear_size(layer: Any) -> tuple[int, int] | None:
     """Return (in, out) of a linear layer, Linear or not; None of what does not tell."""
     for names in _SIZES:

@@ -17,6 +17,7 @@ from lora_lab._util.format import a_kind
 from lora_lab._util.hardware import hardware
 from lora_lab._util.host_memory import HostRoom
 from lora_lab._util.torch_modes import plain_modes
+from lora_lab.anatomy.packed import forget_quantization
 from lora_lab.anatomy.wrappers import is_deepspeed, module_at, unwrapped
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import (
@@ -269,6 +270,7 @@ def merge_and_unload(
             stacklevel=2,
         )
     forget(model)
+    forget_quantization(unwrapped(model))
     return model
 
 

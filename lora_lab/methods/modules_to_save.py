@@ -26,6 +26,7 @@ from lora_lab.anatomy.children import (
     LEARNED_CHILD,
     SAVED_CHILD,
 )
+from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.wrappers import children_within, modules_within, parameters_within
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.base import Active
@@ -219,6 +220,11 @@ def _check(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
                     f"{path} holds {tensor.dtype}, not floating-point weights; leave it out of "
                     "modules_to_save"
                 )
+        if packed := next(filter(None, map(packing, module.modules())), None):
+            raise AdapterError(
+                f"{path} holds {packed}, not floating-point weights; leave it out of "
+                "modules_to_save"
+            )
 
 
 def _other_ends(model: nn.Module, originals: Mapping[str, nn.Module]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.cpu_layout import undo_cpu_layout
 from lora_lab.anatomy.packed import linear_size, packing
 from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import ConfigError
@@ -70,6 +71,7 @@ def _hands_on(layer: nn.Module, dtype: torch.dtype) -> bool:
     device = next(t.device for t in (*layer.parameters(), *layer.buffers()))
     if device.type == "meta":
         return True
+    undo_cpu_layout([layer])
     x = torch.linspace(-1, 1, features, device=device, dtype=dtype)[None].requires_grad_()
     with contextlib.suppress(Exception):  # of a kernel, which the first step will tell of
         y: Any = base_output(layer, x)

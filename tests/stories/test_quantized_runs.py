@@ -13,6 +13,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import lora_lab as ll
 from lora_lab.models import LoadedModel
@@ -28,8 +29,12 @@ def packed(kind: str) -> LoadedModel:
     model: Any = quantize(tiny_llama(num_hidden_layers=1), KINDS[kind])
     model.is_quantized = True
     model.hf_quantizer = SimpleNamespace(
-        is_trainable=True, is_qat_trainable=False, is_compileable=False
+        is_trainable=True,
+        is_qat_trainable=False,
+        is_compileable=False,
+        is_serializable=lambda: False,
     )
+    model.config.quantization_config = BitsAndBytesConfig(load_in_4bit=True)
     return LoadedModel.given(model, tiny_tokenizer(), "packed")
 
 
@@ -90,5 +95,27 @@ def test_it_trains_as_the_same_model_in_floating_point_does(kind: str, tmp_path:
     torch.testing.assert_close(logits(lm.model), learned, rtol=1e-3, atol=1e-3)
     ll.unmerge(lm.model)
     assert torch.equal(logits(lm.model), learned)
+    ll.merge_and_unload(fresh, dequantize=True)
+    fresh.save_pretrained(tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert torch.equal(logits(merged), logits(fresh))
     ll.detach(lm.model)
     assert torch.equal(logits(lm.model), bare)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_layers_cannot_be_trained_whole_and_a_part_of_them_stays_packed(kind: str) -> None:
+    model = packed(kind).model
+    for config in (
+        ll.LoraConfig(r=2, target_modules=["v_proj"], modules_to_save=["q_proj"]),
+        ll.FullConfig(),
+        ll.FullConfig(top_layers=1),
+        ll.BitFitConfig(new_biases=True),
+    ):
+        with pytest.raises(ll.LoraLabError, match="not floating-point weights; l"):
+            ll.attach(model, config)
+        assert not ll.attached(model)
+    ll.attach(model, ll.LoraConfig(r=2, target_modules=["v_proj"]))
+    ll.merge_and_unload(model, dequantize=True)
+    assert model.is_quantized
+    assert model.hf_quantizer is not None

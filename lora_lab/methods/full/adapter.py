@@ -16,7 +16,7 @@ from lora_lab._util.accelerate_private import is_offloaded
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.blocks import Row
 from lora_lab.anatomy.packed import packing
-from lora_lab.anatomy.types import Anatomy
+from lora_lab.anatomy.types import Anatomy, Site
 from lora_lab.anatomy.wrappers import module_at, parameters_within
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
@@ -46,6 +46,9 @@ class FullAdapter(Adapter):
         by_name = dict(parameters_within(model))
         own = {weight.name: by_name[weight.name] for weight in weights}
         check_own(model, own)
+        if not isinstance(config, BitFitConfig):
+            blocks = {(weight.stack, weight.layer) for weight in weights}
+            _check_packed(model, [s for s in found.sites if (s.stack, s.layer) in blocks])
         layers = {path: module_at(model, path) for path in new}
         _check_new(layers)
         self._values = OwnValues(own)
@@ -136,17 +139,24 @@ def _place(row: Row | None) -> str:
     return "outside the blocks" if row is None else f"block {row.label}"
 
 
+def _check_packed(model: nn.Module, sites: Iterable[Site]) -> None:
+    for site in sites:
+        if packed := packing(module_at(model, site.module)):  # GPTQ's and AWQ's are no parameters
+            raise not_floating(site.module, packed)
+
+
 def _check_new(layers: Mapping[str, nn.Module]) -> None:
     """Refuse a layer that a bias of floating-point numbers does not fit."""
     for path, layer in layers.items():
-        weight = cast(Tensor, layer.weight)
+        if packed := packing(layer):
+            raise not_floating(path, packed)
         if is_offloaded(layer):
             raise AdapterError(
                 f"{path} is offloaded, so that it can get no bias; load it onto a device"
             )
-        # A bias has the dtype of its layer's weight.
-        if (packed := packing(layer)) or not weight.is_floating_point():
-            raise not_floating(path, packed if packed else str(weight.dtype))
+        weight = cast(Tensor, layer.weight)
+        if not weight.is_floating_point():  # a bias has the dtype of its layer's weight
+            raise not_floating(path, str(weight.dtype))
 
 
 def _zeros(layer: nn.Module) -> nn.Parameter:
