@@ -24,8 +24,9 @@ class Memory:
 
     Attributes:
         weights: the model's, and the adapter's.
-        gradients: of all that is trained.
-        optimizer: its state, such as Adam's two moments.
+        gradients: of all that is trained, as the optimizer is given them: in float32.
+        optimizer: its state, such as Adam's two moments, and float32 masters of what is trained in
+            half precision.
         activations: what the peak needs beyond the other three. Gradients do not exist during the
             forward pass, so activations fill their room first, and count here only above it.
     """

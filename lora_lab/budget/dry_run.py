@@ -38,6 +38,7 @@ from lora_lab.errors import ConfigError
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig, need_count
+from lora_lab.methods.masters import Masters
 
 _MAX_GRAD_NORM = 1.0  # TrainingConfig's; how far gradients are scaled costs nothing
 
@@ -50,7 +51,8 @@ class DryRun:
         peak: live tensors at the dearest moment: the sum of the four parts.
         weights: the model's with its buffers, and the adapter's.
         gradients: of all that is trained.
-        optimizer: its state, and AdaLoRA's scores.
+        optimizer: its state, float32 masters of what is trained in half precision, and AdaLoRA's
+            scores.
         activations: what the peak needs beyond the other three.
         seconds: that the dry run took.
         settings: what was assumed, for people: "batch 8 × 128 tokens, AdamW, float32".
@@ -170,8 +172,9 @@ class _Step:
     """A training step of a model on fake tensors.
 
     Attributes:
-        gradients: bytes of all that the backward pass leaves.
-        state: bytes that the update leaves: the optimizer's state, and what an adapter keeps.
+        gradients: bytes of all that the optimizer is given.
+        state: bytes of masters, and of what the update leaves: the optimizer's state, and what an
+            adapter keeps.
     """
 
     def __init__(
@@ -184,10 +187,12 @@ class _Step:
     ) -> None:
         self._model = model
         self._adapter = adapter
-        self._learning = [*(adapter or model).parameters()]
-        self._optimizer = fake_model.make_optimizer(optimizer, self._learning, on_gpu)
+        learning = [*(adapter or model).parameters()]
+        self._masters = Masters(learning)
+        self._moved = [self._masters.of(p) for p in learning]
+        self._optimizer = fake_model.make_optimizer(optimizer, self._moved, on_gpu)
         self._batch = batch
-        self.gradients = self.state = 0
+        self.gradients = self._made = 0
         if adapter is not None:
             adapter.begin_training(self._optimizer, fake_model.MANY_STEPS)
 
@@ -205,11 +210,11 @@ class _Step:
         counter.peak = 0
         with counter:
             self._update(counter)
-        return max(passes + self.state, counter.peak)
+        return max(passes + self._made, counter.peak)
 
     def held(self, peak: int) -> tuple[int, int, int, int]:
         """Return the four parts of a peak."""
-        weights = storage_bytes(self._resident())
+        weights = storage_bytes([*self._model.parameters(), *self._model.buffers()])
         return weights, self.gradients, self.state, peak - weights - self.gradients - self.state
 
     def on_cuda(self, gpu: Gpu | None) -> tuple[int, dict[str, int]]:
@@ -223,17 +228,21 @@ class _Step:
         return counter.peak, counter.extras()
 
     def _resident(self) -> list[Tensor]:
-        return [*self._model.parameters(), *self._model.buffers()]
+        masters = self._masters.state().values()
+        return [*self._model.parameters(), *self._model.buffers(), *masters]
 
     def _pass(self) -> None:
         loss = fake_model.loss_of(self._model, self._batch)
         if self._adapter is not None and (penalty := self._adapter.penalty()) is not None:
             loss = loss + penalty
         loss.backward()
-        self.gradients = storage_bytes(p.grad for p in self._learning if p.grad is not None)
+        self._masters.gather()
+        self.gradients = storage_bytes(p.grad for p in self._moved if p.grad is not None)
 
     def _update(self, counter: LiveStorages) -> None:
         before = counter.live
-        nn.utils.clip_grad_norm_(self._learning, _MAX_GRAD_NORM)
+        nn.utils.clip_grad_norm_(self._moved, _MAX_GRAD_NORM)
         self._optimizer.step()
-        self.state = self.state or counter.live - before  # the first update makes it
+        self._masters.write()
+        self._made = self._made or counter.live - before  # the first update makes it
+        self.state = self._made + storage_bytes(self._masters.state().values())

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_lab.budget.costs import Budget, Memory
-from lora_lab.budget.optimizers import StateRule, state_rule
+from lora_lab.budget.optimizers import StateRule, master_rule, state_rule
 from lora_lab.errors import ConfigError
 from lora_lab.methods.cost import NOTHING, MethodCost
 from lora_lab.methods.lora.cost import rank_cost
@@ -39,7 +39,8 @@ def assemble(price: Mapping[str, Any], costs: Sequence[MethodCost], method: str 
         kept[group["row"]] += group["bytes"]
         freed[group["row"]] += group["bytes"] if group["spent"] else 0
     weights = price["weights"]
-    optimizer = scratch = 0
+    optimizer = scratch = growth = gathering = 0
+    rule = state_rule(price["optimizer"]["name"])
     temporaries = [0] * len(rows)
     for cost in costs:
         for row, size in cost.kept.items():
@@ -50,12 +51,15 @@ def assemble(price: Mapping[str, Any], costs: Sequence[MethodCost], method: str 
             temporaries[row] = max(temporaries[row], size)
         for row, size in cost.gradients.items():
             gradients[row] += size
-        rule = state_rule(price["optimizer"]["name"], cost.element)
-        optimizer += sum(map(rule.size, cost.shapes)) + cost.state
+        masters = master_rule(cost.shapes, cost.element)
+        gathering = max(gathering, growth + masters.gathering)
+        growth += masters.growth
+        optimizer += sum(map(rule.size, cost.shapes)) + masters.state + cost.state
         scratch = max(scratch, largest_scratch(rule, cost.shapes))
         weights += cost.weights
     trainable = sum(cost.parameters for cost in costs)
     forward = max((cost.forward for cost in costs), default=0)
+    scratch = max(gathering, growth + scratch)
     peak = (
         step_peak(
             price, kept, freed, gradients, temporaries=temporaries, forward=forward, scratch=scratch
@@ -63,6 +67,7 @@ def assemble(price: Mapping[str, Any], costs: Sequence[MethodCost], method: str 
         if trainable
         else 0
     )
+    given = sum(gradients) + growth  # to the optimizer
     return Budget(
         parameters_total=price["parameters"],
         parameters_trainable=trainable,
@@ -71,9 +76,9 @@ def assemble(price: Mapping[str, Any], costs: Sequence[MethodCost], method: str 
         full=Memory(**price["full"]),
         adapted=Memory(
             weights=weights,
-            gradients=sum(gradients),
+            gradients=given,
             optimizer=optimizer,
-            activations=peak - sum(gradients),
+            activations=peak - given,
         ),
         approximate=price["approximate"] or any(cost.estimated for cost in costs),
         settings=price["settings"],

@@ -213,7 +213,7 @@ def make_optimizer(name: str, parameters: list[nn.Parameter], cuda: bool) -> tor
     Raises:
         ConfigError: for a name that is none of `OPTIMIZERS`.
     """
-    rule = state_rule(name, 4)
+    rule = state_rule(name)
     if name == "adamw":
         return torch.optim.AdamW(parameters, fused=True if cuda else None)  # as runs do it
     if name == "sgd":

@@ -1,4 +1,4 @@
-"""Full fine-tuning: everything learns, in the model's own dtype."""
+"""Full fine-tuning: everything learns, through float32 masters where it has fewer bits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_lab.budget import activations as act
 from lora_lab.budget.costs import Memory
 from lora_lab.budget.evaluate import step_peak
-from lora_lab.budget.optimizers import state_rule
+from lora_lab.budget.optimizers import master_rule, state_rule
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy
@@ -48,7 +48,11 @@ def full_memory(
     peak = step_peak(price, kept, freed, gradients, head=head.normed, head_gradient=outputs)
     # At the end all gradients are there, and a tied embedding's two halves are being added.
     tied = 2 * outputs if shape.tied_embeddings else 0
-    rule = state_rule(price["optimizer"]["name"], element)
+    rule = state_rule(price["optimizer"]["name"])
     shapes = [weight.shape for weight in anatomy.weights]
-    peak = max(peak, weights + tied, weights + rule.scratch(map(math.prod, shapes)))
-    return Memory(weights, weights, sum(map(rule.size, shapes)), peak - weights)
+    masters = master_rule(shapes, element)
+    given = weights + masters.growth  # gradients, as the optimizer is given them
+    scratch = rule.scratch(map(math.prod, shapes))
+    peak = max(peak, weights + max(tied, masters.gathering), given + scratch)
+    state = sum(map(rule.size, shapes)) + masters.state
+    return Memory(weights, given, state, peak - given)

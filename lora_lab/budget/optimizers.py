@@ -62,20 +62,53 @@ class StateRule:
         return most
 
 
-def state_rule(optimizer: str, element: int) -> StateRule:
-    """Return the rule of an optimizer for parameters of `element` bytes an entry.
+@dataclass(frozen=True)
+class MasterRule:
+    """What float32 masters take of tensors in half precision; see `lora_lab.methods.masters`.
 
-    "adamw": torch's, fused, both moments in the parameter's dtype. "adamw_8bit": bitsandbytes',
-    moments of one byte with a float32 scale for 256 entries each, tensors below 4096 entries in
-    float32; its 2 KiB of code tables are left out. "sgd": torch's without momentum. "adafactor":
-    transformers', without a first moment; a matrix's second moment is a row and a column in
-    float32. It works in float32, so 16-bit parameters and gradients are copied up.
+    Attributes:
+        state: bytes of the masters.
+        growth: bytes by which their gradients, which the optimizer is given, are larger than the
+            model's own.
+        gathering: bytes that are there on top of the model's own at the dearest moment of making
+            the ones of the others, tensor by tensor.
+    """
+
+    state: int = 0
+    growth: int = 0
+    gathering: int = 0
+
+
+def master_rule(shapes: Iterable[Sequence[int]], element: int) -> MasterRule:
+    """Return what masters of trained tensors take; nothing where an entry has 4 bytes already.
+
+    Args:
+        shapes: in the optimizer's order.
+        element: bytes of an entry in the model.
+    """
+    if element >= _FLOAT32:
+        return MasterRule()
+    growth = gathering = entries = 0
+    for size in map(math.prod, shapes):
+        gathering = max(gathering, growth + _FLOAT32 * size)
+        growth += (_FLOAT32 - element) * size
+        entries += size
+    return MasterRule(_FLOAT32 * entries, growth, gathering)
+
+
+def state_rule(optimizer: str) -> StateRule:
+    """Return the rule of an optimizer for float32 parameters, which masters are too.
+
+    "adamw": torch's, fused, two moments. "adamw_8bit": bitsandbytes', moments of one byte with a
+    float32 scale for 256 entries each, tensors below 4096 entries in float32; its 2 KiB of code
+    tables are left out. "sgd": torch's without momentum. "adafactor": transformers', without a
+    first moment; a matrix's second moment is a row and a column.
 
     Raises:
         ConfigError: for any other name.
     """
     rules = {
-        "adamw": StateRule(per_entry=2 * element),
+        "adamw": StateRule(per_entry=2 * _FLOAT32),
         "adamw_8bit": StateRule(
             per_entry=2,
             small_below=4096,
@@ -87,7 +120,7 @@ def state_rule(optimizer: str, element: int) -> StateRule:
         "adafactor": StateRule(
             per_entry=_FLOAT32,
             per_side=_FLOAT32,
-            held=(2 if element >= _FLOAT32 else 4) * _FLOAT32,
+            held=2 * _FLOAT32,
             carried=_FLOAT32,
         ),
     }

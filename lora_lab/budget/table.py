@@ -56,7 +56,7 @@ def price_table(
     """
     need_count("batch_size", batch_size, least=1)
     need_count("sequence_length", sequence_length, least=1)
-    rule = state_rule(optimizer, MASTER)
+    rule = state_rule(optimizer)
     name, element, dtype_text = _dtype(dtype, anatomy.shape)
     gpu = gpu_of(device)
     read = act.Batch(batch_size, sequence_length, element, padding_mask, name, gpu)

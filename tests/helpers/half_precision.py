@@ -22,6 +22,28 @@ class ByHand(NamedTuple):
     masters: list[nn.Parameter]  # of all that is trained, float32
 
 
+class CopiedUp:
+    """float32 copies of parameters in half precision, for an optimizer; the others as they are."""
+
+    def __init__(self, learned: list[nn.Parameter]) -> None:
+        self.learned = learned
+        self.masters = [nn.Parameter(p.float()) if p.itemsize < 4 else p for p in learned]
+
+    def gather(self) -> None:
+        """After a backward pass."""
+        for parameter, master in zip(self.learned, self.masters, strict=True):
+            if master is not parameter and parameter.grad is not None:
+                grad = parameter.grad.float()
+                master.grad = grad if master.grad is None else master.grad + grad
+                parameter.grad = None
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """After a step."""
+        for parameter, master in zip(self.learned, self.masters, strict=True):
+            parameter.copy_(master)
+
+
 def by_hand(
     model: Any,
     adapter: Adapter,
@@ -34,12 +56,11 @@ def by_hand(
     As in HF Trainer the schedule takes no step where the optimizer took none.
     """
     model.train()
-    learned = list(adapter.parameters())
-    masters = [nn.Parameter(p.detach().float()) for p in learned]
-    of = dict(zip(learned, masters, strict=True))
+    copied = CopiedUp(list(adapter.parameters()))
+    of = dict(zip(copied.learned, copied.masters, strict=True))
     clipped = [of[p] for p in model.parameters() if p in of]  # the order of the sum of squares
     rate = training.learning_rate
-    optimizer = torch.optim.AdamW(masters, lr=rate, weight_decay=training.weight_decay)
+    optimizer = torch.optim.AdamW(copied.masters, lr=rate, weight_decay=training.weight_decay)
     scheduler = scheduler_of(optimizer, training)
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
     passes = training.gradient_accumulation_steps
@@ -54,11 +75,7 @@ def by_hand(
             share = model(**batch, num_items_in_batch=items).loss
             scaler.scale(share).backward()
             loss = loss + share.detach()
-            for parameter, master in zip(learned, masters, strict=True):
-                if parameter.grad is not None:
-                    grad = parameter.grad.float()
-                    master.grad = grad if master.grad is None else master.grad + grad
-                    parameter.grad = None
+            copied.gather()
         losses.append(float(loss))
         rates.append(float(scheduler.get_last_lr()[0]))
         before = scaler.get_scale()
@@ -72,7 +89,5 @@ def by_hand(
         else:
             scheduler.step()
         optimizer.zero_grad()
-        with torch.no_grad():
-            for parameter, master in zip(learned, masters, strict=True):
-                parameter.copy_(master)
-    return ByHand(losses, skipped, rates, masters)
+        copied.write()
+    return ByHand(losses, skipped, rates, copied.masters)

@@ -11,6 +11,8 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.helpers.half_precision import CopiedUp
+
 BATCH, LENGTH = 4, 64
 
 
@@ -51,7 +53,8 @@ def measured_peak(
 ) -> int:
     """Return the live bytes at the dearest moment of the second training step."""
     learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = make_optimizer(learning)
+    copied = CopiedUp(learning)
+    optimizer = make_optimizer(copied.masters)
     ids = torch.randint(0, model.config.vocab_size, (batch, length))
     options: dict[str, Any] = {"use_cache": False}
     if isinstance(model, transformers.BertForMaskedLM):
@@ -64,10 +67,15 @@ def measured_peak(
         meter = LiveBytes()
         with meter:
             meter.add(
-                (list(model.parameters()), [list(s.values()) for s in optimizer.state.values()])
+                (
+                    [*model.parameters(), *copied.masters],
+                    [list(s.values()) for s in optimizer.state.values()],
+                )
             )
             model(input_ids=ids, labels=ids, **options).loss.backward()
+            copied.gather()
             optimizer.step()
+            copied.write()
     return meter.peak
 
 

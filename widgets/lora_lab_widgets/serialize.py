@@ -22,6 +22,7 @@ def describe(snapshot: Snapshot | None) -> dict[str, Any]:
         "state": str(shown.state),
         "phase": shown.phase[:MAX_LINE],
         "step": shown.step,
+        "skipped": shown.skipped_steps,
         "total_steps": shown.total_steps,
         "loss": number(shown.loss),
         "loss_unit": shown.loss_unit[:64],

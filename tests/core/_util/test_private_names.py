@@ -216,8 +216,7 @@ def test_operations_on_lists_are_those_on_each() -> None:
     expected = [(x * y).abs() for x, y in zip(xs, ys, strict=True)]
     found = torch_private.products(xs, ys)
     torch.testing.assert_close(found, expected)
-    averages = [torch.zeros_like(x) for x in xs]
-    torch_private.update_averages(averages, xs, 0.25)
+    torch_private.update_averages(averages := [torch.zeros_like(x) for x in xs], xs, 0.25)
     torch.testing.assert_close(averages, [x / 4 for x in xs])
     torch_private.multiply_(averages, 2.0)
     torch.testing.assert_close(averages, [x / 2 for x in xs])

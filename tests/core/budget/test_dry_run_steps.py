@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,9 @@ from lora_lab.configs import (
 from lora_lab.methods.api import attach
 from lora_lab.tasks.encoding import encode_all
 from lora_lab.training.api import train
+from tests.helpers.half_precision import CopiedUp
 from tests.helpers.measured_step import LiveBytes
+from tests.helpers.recorded_fit import Recorded
 from tests.helpers.small_steps import BATCH, LENGTH, adapted, batch_of, small_dry_run
 from tests.helpers.tiny_models import tiny, tiny_config
 from tests.helpers.tiny_run import tiny_lm, tiny_task
@@ -48,8 +51,8 @@ def naive_peak(
 ) -> int:
     """Return the live bytes at the dearest moment of two real steps, one after the other."""
     model.config.use_cache = False
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = make_optimizer(learning)
+    copied = CopiedUp([p for p in model.parameters() if p.requires_grad])
+    optimizer = make_optimizer(copied.masters)
     batch = batch_of(model, padded)
     peaks = []
     for _ in range(2):
@@ -57,10 +60,12 @@ def naive_peak(
         counter = LiveBytes()
         with counter:
             state = [list(values.values()) for values in optimizer.state.values()]
-            counter.add([list(model.parameters()), list(model.buffers()), state])
+            counter.add([list(model.parameters()), list(model.buffers()), copied.masters, state])
             model(**batch).loss.backward()
-            nn.utils.clip_grad_norm_(learning, 1.0)
+            copied.gather()
+            nn.utils.clip_grad_norm_(copied.masters, 1.0)
             optimizer.step()
+            copied.write()
         peaks.append(counter.peak)
     return max(peaks)
 
@@ -159,20 +164,22 @@ def method_peak(model: Any, config: Any, padded: bool, checkpointing: bool) -> i
     """Return the live bytes at the dearest moment of two real steps with a method's adapter."""
     adapter = adapted(model, None, checkpointing=checkpointing) and attach(model, config)
     model.config.use_cache = False
-    learning = list(adapter.parameters())
-    optimizer = torch.optim.AdamW(learning)
+    copied = CopiedUp(list(adapter.parameters()))
+    optimizer = torch.optim.AdamW(copied.masters)
     adapter.begin_training(optimizer, 1000)
     batch = batch_of(model, padded)
     counter = LiveBytes()
     with counter:
-        counter.add([list(model.parameters()), list(model.buffers())])
+        counter.add([list(model.parameters()), list(model.buffers()), copied.masters])
         for _ in range(2):
             optimizer.zero_grad()
             loss, penalty = model(**batch).loss, adapter.penalty()
             (loss if penalty is None else loss + penalty).backward()
             del loss, penalty
-            nn.utils.clip_grad_norm_(learning, 1.0)
+            copied.gather()
+            nn.utils.clip_grad_norm_(copied.masters, 1.0)
             optimizer.step()
+            copied.write()
     return counter.peak
 
 
@@ -208,6 +215,28 @@ def test_every_methods_step(method: str, name: str, checkpointing: bool, padded:
     options = {"gradient_checkpointing": checkpointing, "padding_mask": padded}
     found = small_dry_run(tiny_config(name), config, **options)
     assert found.peak == pytest.approx(expected, rel=0.001)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", ["FT-Top1", "BitFit", "LoRA+BitFit", "AdaLoRA"])
+def test_every_methods_step_in_16_bits(method: str, dtype: torch.dtype) -> None:
+    expected = method_peak(tiny("gpt2", dtype=dtype), METHODS[method], False, False)
+    found = small_dry_run(tiny_config("gpt2"), METHODS[method], dtype=dtype)
+    assert found.peak == pytest.approx(expected, rel=0.001)
+
+
+def test_the_dry_run_of_full_fine_tuning_is_the_loops_own(tmp_path: Path) -> None:
+    """Of the real loop in bfloat16, by its meter: two moments and a master for every number."""
+    lm = tiny_lm()
+    lm.model.to(torch.bfloat16)
+    fit = Recorded(tmp_path, lm, FullConfig(), max_steps=3).run()
+    measured = fit.fit.meter.reading()
+    size = max(batch["input_ids"].numel() for batch in fit.batches)
+    rows = fit.training.per_device_train_batch_size
+    found = dry_run(lm.model, FullConfig(), batch_size=rows, sequence_length=size // rows)
+    assert (found.gradients, found.optimizer) == (measured.gradients, measured.optimizer)
+    assert found.peak == pytest.approx(measured.peak, rel=0.001)
+    assert found.optimizer == pytest.approx(12 * fit.adapter.trainable, rel=0.01)
 
 
 def test_adaloras_step_is_one_before_the_first_cut() -> None:

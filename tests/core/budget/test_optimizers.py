@@ -44,15 +44,14 @@ def real_state(optimizer: torch.optim.Optimizer) -> int:
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", REAL)
-def test_state_is_what_the_optimizer_makes(name: str, dtype: torch.dtype) -> None:
-    parameters = [nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in SHAPES]
+def test_state_is_what_the_optimizer_makes(name: str) -> None:
+    parameters = [nn.Parameter(torch.randn(shape)) for shape in SHAPES]
     optimizer = REAL[name](parameters)
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
-    rule = state_rule(name, dtype.itemsize)
+    rule = state_rule(name)
     assert sum(map(rule.size, SHAPES)) == real_state(optimizer)
 
 
@@ -66,8 +65,7 @@ def test_8_bit_state_is_bitsandbytes_layout(rows: int, columns: int) -> None:
         scales = np.zeros(len(range(0, entries, 256)), np.float32)
         tensors = [np.zeros(entries, np.uint8), scales] * 2
     expected = sum(tensor.nbytes for tensor in tensors)
-    assert state_rule("adamw_8bit", 2).size((rows, columns)) == expected
-    assert state_rule("adamw_8bit", 4).size((rows, columns)) == expected
+    assert state_rule("adamw_8bit").size((rows, columns)) == expected
 
 
 @pytest.mark.parametrize("config", [None, ALL], ids=["full", "all-linear"])
@@ -119,5 +117,5 @@ def test_full_fine_tuning_with_8_bit_states_is_a_quarter_of_float32s() -> None:
 def test_an_unknown_optimizer_is_refused() -> None:
     known = "adamw, adamw_8bit, sgd, adafactor"
     with pytest.raises(ConfigError, match=f"optimizer 'lion' is not modeled; use one of {known}"):
-        state_rule("lion", 4)
+        state_rule("lion")
     assert ", ".join(OPTIMIZERS) == known

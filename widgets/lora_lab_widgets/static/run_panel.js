@@ -189,13 +189,15 @@ class RunPanelView extends PanelView {
     this.form.node.disabled = isOpen;
   }
 
-  drawStats({ state, step, total_steps: total, eta, elapsed, rate, loss, metrics }) {
+  drawStats({ state, step, skipped, total_steps: total, eta, elapsed, rate, loss, metrics }) {
     const { stats } = this;
     const isOpen = OPEN_STATES.includes(state);
     const padded = String(step).padStart(String(total).length, "\u2007");
     const left = eta === null ? "" : `${formatTime(eta)} left`;
     const took = elapsed ? `took ${formatTime(elapsed)}` : "";
-    this.step.textContent = total ? `step ${padded} / ${total}` : "no run yet";
+    const lost = skipped ? `, ${skipped} skipped` : "";
+    this.step.textContent = total ? `step ${padded} / ${total}${lost}` : "no run yet";
+    this.step.title = skipped ? "gradients overflowed float16; the loss scale was halved" : "";
     stats.time.textContent = isOpen ? left : took;
     stats.rate.textContent = rate ? formatRate(rate) : "";
     stats.loss.textContent = loss === null ? "" : `loss ${formatLoss(loss)}`;

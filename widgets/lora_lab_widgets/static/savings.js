@@ -12,8 +12,8 @@ const EMPTY = "–";
 const APPROXIMATE = "≈ formula";
 const EXPLAINED = {
   weights: "the model's, and what the method adds, in float32",
-  gradients: "of all that is trained",
-  optimizer: "AdamW's two moments of every trained number",
+  gradients: "of all that is trained, in float32 as AdamW is given them",
+  optimizer: "AdamW's two moments of every trained number, and float32 masters of 16-bit ones",
   activations: "what the peak needs above the other three; gradients only come as activations go",
 };
 const SOURCES = {
