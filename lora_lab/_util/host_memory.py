@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +14,41 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_ROOT = Path("/")
+# A container's limit, what it has taken, and its statistics: of cgroups' version 2, and of 1.
+_CGROUPS = (
+    ("sys/fs/cgroup", "memory.max", "memory.current"),
+    ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+_FILES = ("inactive_file", "active_file")  # version 1 counts groups below apart, as "total_…"
+
+
 def available_memory() -> int | None:
-    """Return the computer's available memory in bytes, where Linux tells it."""
+    """Return the memory in bytes that this process may take yet, where Linux tells it.
+
+    The computer's, or what a container's limit (Docker's, Binder's) leaves of it.
+    """
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        kibibytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
+        kibibytes = _entries(_ROOT / "proc/meminfo")["MemAvailable"]
+    except (OSError, ValueError, KeyError):
         return None
-    return int(kibibytes) * 1024
+    return min([kibibytes * 1024, *_left_of_limits()])
+
+
+def _left_of_limits() -> Iterator[int]:
+    for folder, limit, usage in _CGROUPS:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # "max": there is none
+            most = int((_ROOT / folder / limit).read_text(encoding="ascii"))
+            taken = int((_ROOT / folder / usage).read_text(encoding="ascii"))
+            pages = _entries(_ROOT / folder / "memory.stat")
+            # Files that were read are counted too, and go when room is needed.
+            files = (pages.get(f"total_{own}", pages[own]) for own in _FILES)
+            yield max(0, most - taken + sum(files))
+
+
+def _entries(path: Path) -> dict[str, int]:
+    lines = (line.split() for line in path.read_text(encoding="ascii").splitlines())
+    return {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) > 1}
 
 
 class HostRoom:
