@@ -7,6 +7,7 @@ choice (`tests/helpers/made_up_hardware.py`).
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import threading
 from collections.abc import Callable
@@ -184,11 +185,20 @@ def is_here(device: torch.device) -> bool:
     return there.get(device.type, False)
 
 
-_MEMORY_WORDS = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.I)
+# torch's allocators and the drivers; by their names the statuses of cuBLAS, cuDNN (since 9
+# CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED), cuSOLVER, cuSPARSE, cuFFT, cuRAND and HIP's
+# twins, which torch hands on as RuntimeErrors (ATen/cuda/Exceptions.h). NCCL's errors quote CUDA's.
+_MEMORY_WORDS = re.compile(
+    r"out of memory|(can't|cannot|failed to|unable to) allocate|not enough memory|bad_alloc|"
+    r"[A-Z]_ALLOC(ATION)?_FAILED|cudaErrorMemoryAllocation|rocblas_status_memory_error",
+    re.I,
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that the memory of the GPU, or of the computer, is spent."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and _MEMORY_WORDS.search(str(error)) is not None

@@ -86,8 +86,15 @@ class AttachedAdapters:
             self.adapters[before].set_active(False)
         self.active.name = name
         self.statistics.become(name)
-        if name is not None:
+        if name is None:
+            return
+        try:
             self.adapters[name].set_active(True)
+        except BaseException:  # out of memory: no part of it stays on
+            self.adapters[name].set_active(False)
+            self.active.name = None
+            self.statistics.become(None)
+            raise
 
     @contextlib.contextmanager
     def base_in_place(self) -> Iterator[None]:

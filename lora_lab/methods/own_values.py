@@ -50,17 +50,28 @@ class OwnValues:
         """Change the values, gradients with them; needs the memory of one parameter, on the CPU."""
         if on == self.on:
             return
-        with torch.no_grad():
-            for parameter, other in self._other.items():
-                before = parameter.detach().to(other.device, copy=True)
-                parameter.copy_(other)
-                other.copy_(before)
-        for parameter, gradient in self._gradients.items():
-            self._gradients[parameter] = parameter.grad
-            # The model may have moved meanwhile.
-            parameter.grad = None if gradient is None else gradient.to(parameter)
+        # The model may have moved meanwhile.
+        gradients = {p: None if g is None else g.to(p) for p, g in self._gradients.items()}
+        changed: list[nn.Parameter] = []
+        try:
+            for parameter in self._other:
+                self._exchange(parameter)
+                changed.append(parameter)
+        except BaseException:  # there was no room for the next one: all or none
+            for parameter in changed:
+                self._exchange(parameter)
+            raise
+        for parameter, gradient in gradients.items():
+            self._gradients[parameter], parameter.grad = parameter.grad, gradient
             parameter.requires_grad_(on and self._learns)
         self.on = on
+
+    def _exchange(self, parameter: nn.Parameter) -> None:
+        other = self._other[parameter]
+        with torch.no_grad():
+            before = parameter.detach().to(other.device, copy=True)
+            parameter.copy_(other)
+            other.copy_(before)
 
     def base_value(self, weight: nn.Parameter) -> Tensor | None:
         """Return W₀ of a parameter while the tuned values are in the model, else None."""

@@ -21,7 +21,6 @@ from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.head.adapter import head_note, with_head
-from lora_lab.methods.offload import offload_notes
 from lora_lab.runs import signature
 from lora_lab.runs.checkpoints import Checkpoint
 from lora_lab.runs.samples import Sample
@@ -123,7 +122,7 @@ class Run:
             )
         elif task.head:
             self.notes.append(head_note(lm.model))
-        self.notes += [*family_of(task, lm).notes(lm, task), *offload_notes(lm.model)]
+        self.notes += family_of(task, lm).notes(lm, task)
         self.error: Exception | None = None
         self.wait_at_exit = wait_at_exit
         self._watch: str | None = None

@@ -24,6 +24,7 @@ from lora_lab.checkpoint.saving import save_adapter
 from lora_lab.errors import LoraLabError, ModelError, RunError
 from lora_lab.methods.attached import activate
 from lora_lab.methods.base import Adapter
+from lora_lab.methods.offload import offload_notes
 from lora_lab.runs.samples import Sample
 from lora_lab.training import processes, saved_state
 from lora_lab.training.data import RunData
@@ -213,7 +214,7 @@ class Worker:
         if before is None and not processes.sharded():
             self._begin_records()
         self._enter("training")
-        notes = precision_notes(self.model, self.adapter)
+        notes = [*precision_notes(self.model, self.adapter), *offload_notes(self.model)]
         run.notes += [note for note in notes if note not in run.notes]
         self.fit = Fit(
             model=self.model,

@@ -1,5 +1,6 @@
 """What a device can do, chosen by capability; CUDA's own answers are made up here."""
 
+import errno
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -95,13 +96,49 @@ def test_a_test_chooses(monkeypatch):
     assert hardware(CPU) == Hardware(CPU, native_bfloat16=True)
 
 
+SPENT = [
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.75 GiB",
+    "CUDA error: out of memory",
+    "HIP out of memory. Tried to allocate 20.00 MiB",
+    "MPS backend out of memory (MPS allocated: 8.00 GB, other allocations: 1 GB, max: 9 GB)",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR: out of memory",
+    "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+    "CUDA error: CUSPARSE_STATUS_ALLOC_FAILED when calling `cusparseCreate(handle)`",
+    "cuFFT error: CUFFT_ALLOC_FAILED",
+    "NCCL error in: ProcessGroupNCCL.cpp:2, unhandled cuda error, NCCL version 2.29.7\n"
+    "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\n"
+    "Cuda failure 2 'out of memory'",
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+    "tried to allocate 8 bytes. Error code 12 (Cannot allocate memory)",
+    "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you tried "
+    "to allocate 8 bytes.",
+    "std::bad_alloc",
+]
+OTHER = [
+    "shapes",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",  # of any cause
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "CUDA error: device-side assert triggered",
+    "out of resource: shared memory, Required: 106496, Hardware limit: 101376",  # Triton's
+    "NCCL error: unhandled system error, ncclSystemError: System call failed",
+]
+
+
 def test_what_is_out_of_memory():
-    spent = ("CUDA out of memory. Tried to allocate", "DefaultCPUAllocator: can't allocate memory")
-    assert all(is_out_of_memory(RuntimeError(text)) for text in spent)
+    assert [text for text in SPENT if not is_out_of_memory(RuntimeError(text))] == []
+    assert [text for text in OTHER if is_out_of_memory(RuntimeError(text))] == []
+    assert is_out_of_memory(torch.distributed.DistBackendError(SPENT[-4]))
+    assert is_out_of_memory(torch.AcceleratorError(SPENT[1]))
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError())
+    assert is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
+    assert not is_out_of_memory(OSError(errno.ENOSPC, "No space left on device"))
     assert not is_out_of_memory(ValueError("out of memory"))
-    assert not is_out_of_memory(RuntimeError("shapes"))
 
 
 # The dry run's allocator, the launcher's processes, and a list for people.
