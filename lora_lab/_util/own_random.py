@@ -2,7 +2,7 @@
 
 A seed set in another cell must not change a run's dropout, nor may the run move on what the cell
 draws from. torch's dropout takes no generator, so two modes hand one in. Both hold for the thread
-that enters them, and for autograd's threads that work for it.
+that enters them, and for autograd's threads that work for it. Our own layers ask for one.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class OwnRandom:
     @contextlib.contextmanager
     def everywhere(self) -> Iterator[None]:
         """Have every operation of the block draw from here; looks at each of them, 10 µs or so."""
-        with _AnyOperation(self):
+        with _in_force(None), _AnyOperation(self):
             yield
 
     @contextlib.contextmanager
@@ -99,14 +99,15 @@ class OwnRandom:
 
     @contextlib.contextmanager
     def _looking(self) -> Iterator[None]:
-        if self._first or self._unknown:
-            with _AnyOperation(self), _KnownFunctions(self, None):
+        with _in_force(self):
+            if self._first or self._unknown:
+                with _AnyOperation(self), _KnownFunctions(self, None):
+                    yield
+            elif self._draws:
+                with _KnownFunctions(self, _AnyOperation(self)):
+                    yield
+            else:
                 yield
-        elif self._draws:
-            with _KnownFunctions(self, _AnyOperation(self)):
-                yield
-        else:
-            yield
 
     @contextlib.contextmanager
     def replayed(self, model: nn.Module) -> Iterator[None]:
@@ -176,15 +177,25 @@ class OwnRandom:
         self._note(known=True)
         return make(*args, **kwargs, generator=self.generator(args[0].device))
 
+    def dropout(self, x: Tensor, p: float) -> tuple[Tensor, Tensor] | None:
+        """Return what `torch.native_dropout` returns on the CPU; None: where others look anyhow."""
+        if self._draws or x.device.type != "cpu":
+            return None
+        self._check_pass()
+        return _native_dropout(x, p, generator=self.generator(x.device))
+
     def _note(self, known: bool) -> None:
+        self._check_pass()
+        self._draws = True
+        self._unknown |= not known
+
+    def _check_pass(self) -> None:
         if self._backward and not self._again:
             raise RunError(
                 "dropout in a block that is computed again in the backward pass, by checkpointing "
                 "that is not transformers' own: the second time it would drop other entries; call "
                 "model.gradient_checkpointing_enable() in its place, or set dropout to 0"
             )
-        self._draws = True
-        self._unknown |= not known
 
     def _name(self, device: torch.device) -> str:
         same = device.type == self._device.type and device.index in (None, self._device.index)
@@ -196,6 +207,26 @@ def seeded(seed: int) -> Iterator[None]:
     """Draw from `seed` in the block, on every device, and leave torch's global generators alone."""
     with OwnRandom(seed).everywhere():
         yield
+
+
+def native_dropout(x: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """Call `torch.native_dropout(x, p, True)`, for layers of our own.
+
+    Where a run's pass is, they ask it for its numbers: a model that draws nowhere else needs no
+    look at each of its functions.
+    """
+    random = _here.random
+    found = None if random is None else random.dropout(x, p)
+    return torch.native_dropout(x, p, True) if found is None else found
+
+
+@contextlib.contextmanager
+def _in_force(random: OwnRandom | None) -> Iterator[None]:
+    before, _here.random = _here.random, random
+    try:
+        yield
+    finally:
+        _here.random = before
 
 
 class _AnyOperation(TorchDispatchMode):
@@ -247,6 +278,7 @@ class _KnownFunctions(TorchFunctionMode):
 
 class _Here(threading.local):
     known = False
+    random: OwnRandom | None = None  # whose pass this thread is in
 
 
 _here = _Here()

@@ -30,7 +30,7 @@ _MISSING = {"NAType", "NaTType"}  # pandas' own, which compare with nothing
 
 
 class InMemory(NamedTuple):
-    """What was read: {"training", …: its table}, and a line on each stream that was cut off."""
+    """What was read: {"training", …: its table}, and lines on streams cut off and sets sorted."""
 
     parts: dict[str, Table]
     notes: tuple[str, ...] = ()
@@ -90,6 +90,9 @@ def _read(given: Mapping[str, tuple[str, Any]], rows: int | None) -> InMemory:
             most = rows if part == "training" else HELD_OUT_MOST
             data = _taken(data, source, most)
             notes.append(f"{source}: its first {len(data):,} rows are taken")
+        if isinstance(data, (set, frozenset)):  # of texts it has another order in each process
+            data = sorted(data, key=lambda row: (type(row).__name__, repr(row)))
+            notes.append(f"{source}: a set has no order; its rows are sorted")
         parts[part] = _table(data, source)
         if not len(parts[part]):
             raise TaskError(f"{source} has no rows; it needs at least two")

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lora_lab._util.own_random import native_dropout
 from lora_lab._util.torch_private import functorch_is_active
 from lora_lab.anatomy.types import Rows
 from lora_lab.methods.lora.backward_passes import (
@@ -192,7 +193,7 @@ class _Leading(torch.autograd.Function):
         mask = None
         seen = x
         if dropout:
-            seen, mask = torch.native_dropout(x, dropout, True)  # mask: one byte an entry
+            seen, mask = native_dropout(x, dropout)  # mask: one byte an entry
         stacked = _vstack(As)  # (Σr, k): every term shares one pass over x
         hidden = _project(seen, stacked)  # (N, Σr)
         ranks = [A.shape[0] for A in As]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lora_lab._util import own_random
-from lora_lab._util.own_random import OwnRandom, seeded
+from lora_lab._util.own_random import OwnRandom, native_dropout, seeded
 from lora_lab.errors import RunError
 
 X = torch.linspace(-1, 1, 64 * 32).reshape(64, 32)
@@ -143,5 +144,63 @@ def test_dropout_that_is_computed_again_by_foreign_code_is_refused():
     random, x = OwnRandom(7), X.clone().requires_grad_()
     with random.forward():
         y: Any = checkpoint(lambda x: F.dropout(x, 0.5) * x, x, use_reentrant=False)
+    with pytest.raises(RunError, match="by checkpointing that is not transformers' own"):
+        random.backward(y.sum())
+
+
+def ours() -> list[Tensor]:
+    """Draws in layers of our own."""
+    return [*native_dropout(X, 0.2), *native_dropout(X.double(), 0.7), *native_dropout(X, 1.0)]
+
+
+def torchs() -> list[Tensor]:
+    return [
+        *torch.native_dropout(X, 0.2, True), *torch.native_dropout(X.double(), 0.7, True),
+        *torch.native_dropout(X, 1.0, True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("others", [[], [known], [known, others]])
+def test_layers_of_our_own_draw_where_torchs_would_whoever_draws_beside_them(others, monkeypatch):
+    before, random, looks = torch.get_rng_state(), OwnRandom(7), []
+    weight, found = torch.ones(1, requires_grad=True), []
+
+    class Counted(own_random._KnownFunctions):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            looks.append(arguments)
+
+    monkeypatch.setattr(own_random, "_KnownFunctions", Counted)
+    for _ in range(3):
+        with random.forward():
+            found += [t for draw in (ours, *others, ours) for t in draw()]
+        random.backward(weight.sum())
+    assert torch.equal(torch.get_rng_state(), before)
+    expected, end = globally(7, *[torchs, *others, torchs] * 3)
+    same(found, expected)
+    assert torch.equal(random.state()["cpu"], end)
+    assert len(looks) == (4 if others else 2), "the first pass alone needs a look, forth and back"
+
+
+def test_layers_of_our_own_draw_from_whoever_is_innermost_and_elsewhere_from_torch():
+    random = OwnRandom(7)
+    with random.forward(), seeded(9):
+        (found, _) = native_dropout(X, 0.5)
+    assert torch.equal(found, globally(9, lambda: torch.native_dropout(X, 0.5, True))[0][0])
+    expected = globally(3, torchs)[0]
+    with random.forward(), torch.random.fork_rng():
+        torch.manual_seed(3)
+        elsewhere: list[list[Tensor]] = []
+        thread = threading.Thread(target=lambda: elsewhere.append(ours()))
+        thread.start()
+        thread.join()
+    same(elsewhere[0], expected)
+    assert torch.equal(random.state()["cpu"], OwnRandom(7).state()["cpu"])
+
+
+def test_dropout_of_our_own_that_is_computed_again_by_foreign_code_is_refused():
+    random, x = OwnRandom(7), X.clone().requires_grad_()
+    with random.forward():
+        y: Any = checkpoint(lambda x: native_dropout(x, 0.5)[0] * x, x, use_reentrant=False)
     with pytest.raises(RunError, match="by checkpointing that is not transformers' own"):
         random.backward(y.sum())

@@ -334,6 +334,17 @@ def test_several_texts_are_learned_alone(make: Callable[..., Any]) -> None:
     assert examples(task) == set(texts)
 
 
+@pytest.mark.parametrize("make", [set, frozenset])
+def test_a_set_has_one_order_in_every_process(make: Callable[..., Any]) -> None:
+    texts = [f"text number {n}" for n in range(40)]
+    task = load_task(make(texts))
+    ordered = load_task(sorted(texts))
+    assert (task.train, task.validation) == (ordered.train, ordered.validation)
+    assert task.notes[-1] == f"{make.__name__} in memory: a set has no order; its rows are sorted"
+    pairs = load_task({"train": make(PAIRS), "validation": make(PAIRS[:2])})
+    assert list(pairs.train) == list(load_task(sorted(PAIRS), validation=PAIRS[:2]).train)
+
+
 def test_conversations_in_memory_are_conversations() -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": " a"}]
     rows = [{"messages": [dict(turn) for turn in turns]} for _ in range(2)]
