@@ -1,4 +1,7 @@
-"""Tensors that stand for others: torchao's and quanto's packed weights, DTensor's shards."""
+"""Tensors that stand for others: torchao's and quanto's packed weights, DTensor's shards.
+
+And those that stand beside one: bitsandbytes' scales.
+"""
 
 from __future__ import annotations
 
@@ -26,3 +29,13 @@ def held_tensors(tensor: Tensor) -> list[Tensor]:
     parts = (getattr(wrapper, name) for name in names)
     # DTensor names its mesh too, which is no tensor.
     return [held for part in parts if isinstance(part, Tensor) for held in held_tensors(part)]
+
+
+def scales_of(parameter: Tensor) -> list[Tensor]:
+    """Return what bitsandbytes keeps of a packed parameter in its attributes, nested scales too."""
+    found = [getattr(parameter, "SCB", None)]
+    state = getattr(parameter, "quant_state", None)
+    while state is not None:
+        found += vars(state).values()
+        state = getattr(state, "state2", None)
+    return [tensor for tensor in found if isinstance(tensor, Tensor)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._util.torch_private import buffers_of, parameters_of
+from lora_lab._util.wrapper_tensors import held_tensors, scales_of
 
 _BITS = {"Linear4bit": 4, "Params4bit": 4, "Linear8bitLt": 8, "Int8Params": 8}
 _SIZES = ("in_features", "out_features"), ("infeatures", "outfeatures")  # the latter AutoGPTQ's
@@ -38,6 +39,21 @@ def packing(layer: nn.Module) -> str | None:
     # GPTQ's, AWQ's and HQQ's are called otherwise.
     found = tensors.values() if weight is None else (weight,)
     return next((_name(t) for t in found if t.ndim >= 2 and _is_packed(t)), None)
+
+
+def packed_numbers(layer: nn.Module) -> tuple[int, int]:
+    """Return how many numbers a packed layer's weight stands for beyond those stored, and bytes.
+
+    The first is what a count of entries lacks (negative where scales are parameters too); the
+    bytes are of all that the weight is read by.
+    """
+    in_features, out_features = linear_size(layer) or (0, 0)
+    own = {name: p for name, p in parameters_of(layer).items() if p is not None and name != "bias"}
+    others = (b for name, b in buffers_of(layer).items() if b is not None and name != "bias")
+    tensors = [*own.values(), *others, *(scale for p in own.values() for scale in scales_of(p))]
+    stored = sum(parameter.numel() for parameter in own.values())
+    size = sum(held.nbytes for tensor in tensors for held in held_tensors(tensor))
+    return in_features * out_features - stored, size
 
 
 def forget_quantization(model: Any) -> None:

@@ -24,7 +24,7 @@ from lora_lab.anatomy.children import ADAPTER_CHILD, ADDED, LEARNED_CHILD, SAVED
 from lora_lab.anatomy.experts import own_matrices
 from lora_lab.anatomy.heads import head_modules
 from lora_lab.anatomy.leaves import Leaf, block_numbers, grid
-from lora_lab.anatomy.packed import linear_size, packing
+from lora_lab.anatomy.packed import linear_size, packed_numbers, packing
 from lora_lab.anatomy.types import Anatomy, Site, Weight
 from lora_lab.anatomy.wrappers import children_within, modules_within, unwrapped
 from lora_lab.errors import ModelError
@@ -173,9 +173,13 @@ def read(model: nn.Module) -> Anatomy:
     tied = _tied(walk.others, heads)
     others = [_other(leaf) for leaf in walk.others]
     others += [_output(leaf) for leaf in heads if ".".join(leaf.path) not in tied]
-    parameters = sum(weight.size for weight in weights)
+    packed = [leaf for leaf in walk.leaves if not leaf.parameter and packing(leaf.module)]
+    held = [packed_numbers(leaf.module) for leaf in packed]
+    parameters = sum(weight.size for weight in weights) + sum(lacking for lacking, _ in held)
     return Anatomy(
         *(sites, columns, blocks, shape, parameters, weights, tuple(others)),
+        packed=sum(math.prod(leaf.features) for leaf in packed),
+        packed_bytes=sum(size for _, size in held),
         heads=head_modules(model),
         left_out=walk.left_out,
         tied=tied,

@@ -186,13 +186,16 @@ class Anatomy:
         roles: the grid's columns.
         blocks: one a row of the grid.
         shape: the sizes that the memory of a training step depends on.
-        parameters: all of the model's numbers, tied ones once, adapters not counted.
+        parameters: all of the model's numbers, tied ones once, adapters not counted; those of
+            packed weights as they are unpacked.
         weights: the tensors that hold them, in the model's order.
         others: embeddings, convolutions and an output layer with a weight of its own; a target
             finds them by their module's name only.
         heads: a classifier's modules outside of the model that reads the text; see `heads`.
         left_out: {path of a matrix that is no site: why}.
         tied: {path of an output layer: path of the embedding that has its weight}.
+        packed: how many of the numbers are packed.
+        packed_bytes: what these take, with the scales that they are read by.
     """
 
     sites: tuple[Site, ...]
@@ -205,6 +208,12 @@ class Anatomy:
     heads: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict, hash=False)
     tied: Mapping[str, str] = field(default_factory=dict, hash=False)
+    packed: int = 0
+    packed_bytes: int = 0
+
+    def weight_bytes(self, element: int) -> int:
+        """Return the bytes of all weights; `element` is what one that is not packed takes."""
+        return (self.parameters - self.packed) * element + self.packed_bytes
 
     def first_end(self, target: str) -> str:
         """Return the path of the embedding whose weight an output layer of this name has, or it."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from lora_lab._util.devices import device_of, devices_of
 from lora_lab._util.hardware import Hardware, hardware
 from lora_lab._util.torch_private import TorchDispatchMode, storage_key
-from lora_lab._util.wrapper_tensors import held_tensors, is_wrapper
+from lora_lab._util.wrapper_tensors import held_tensors, is_wrapper, scales_of
 from lora_lab.budget.reading import MemoryReading
 
 
@@ -235,6 +235,7 @@ class Meter:
         return (
             [
                 *(p.detach() for p in parameters),
+                *(scale for p in parameters for scale in scales_of(p)),
                 *(b for b in self.model.buffers() if not b.is_meta),
             ],
             [p.grad for p in (*parameters, *masters) if p.grad is not None],

@@ -167,7 +167,7 @@ def _read_and_written(anatomy: Anatomy, read: act.Batch, target_length: int | No
 def _model(anatomy: Anatomy, element: int) -> dict[str, Any]:
     return {
         "parameters": anatomy.parameters,
-        "weights": anatomy.parameters * element,
+        "weights": anatomy.weight_bytes(element),
         "element": element,
         "adapter": {"weights": MASTER, "gradients": MASTER},
         "approximate": act.is_approximate(anatomy.shape),

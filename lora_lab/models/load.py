@@ -17,6 +17,7 @@ from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab._util.torch_modes import plain_modes
 from lora_lab.anatomy.heads import is_classifier
 from lora_lab.anatomy.model_config import build_on_meta
+from lora_lab.anatomy.packed import packed_numbers, packing
 from lora_lab.anatomy.vocabulary import check_vocabulary
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import ModelError
@@ -318,6 +319,7 @@ def _card(
     first = next(model.parameters())
     dtype = dtype_name(first.dtype)
     count = sum(parameter.numel() for parameter in model.parameters())
+    count += sum(packed_numbers(layer)[0] for layer in model.modules() if packing(layer))
     return Card(name, hub_id, source, license_, dtype, str(first.device), count)
 
 
