@@ -47,7 +47,8 @@ AS_ON_THE_CPU = 1e-3  # other kernels; float32 against float64 differs by 3e-5 o
 
 def tiny_lm(device: str) -> LoadedModel:
     """Return a random Llama of two layers, the same on every device."""
-    return LoadedModel.given(tiny_llama().to(device), tiny_tokenizer(), "tiny-llama")
+    model: Any = tiny_llama()
+    return LoadedModel.given(model.to(device), tiny_tokenizer(), "tiny-llama")
 
 
 def fused_version(place: Place) -> list[Row]:
@@ -78,7 +79,7 @@ def dora(place: Place) -> list[Row]:
     run = _train(place, lm, config, max_steps=steps)
     folder = run.result().adapter_folder
     ids = torch.arange(5, 25, device=place.device).unsqueeze(0)
-    twin = tiny_llama().to(place.device)
+    twin = tiny_lm(place.device).model
     ll.load_adapter(twin, folder)
     live, reloaded = _logits(lm.model, ids), _logits(twin, ids)
     ll.merge(lm.model)

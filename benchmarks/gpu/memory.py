@@ -59,7 +59,7 @@ def _dry_run(place: Place, shape: Shape) -> Row:
     batch, length = (2, 32) if place.small else (8, 512)
     on_gpu = place.device == "cuda"
     if on_gpu:
-        _allocated(place)  # without what the lines before this one left
+        allocated(place)  # without what the lines before this one left
         torch.cuda.empty_cache()
     config = _config(place, shape)
     reading = loop_reading(
@@ -136,7 +136,7 @@ def spent(place: Place) -> list[Row]:
 
     train(training.replace(max_steps=1)).result()  # libraries have what they keep for good
     ll.detach(lm.model)
-    before, room = _allocated(place), _room(lm, task, training) if on_gpu else 0
+    before, room = allocated(place), _room(lm, task, training) if on_gpu else 0
     hog: list[torch.Tensor] = []
     calls = itertools.count(1)
 
@@ -156,7 +156,7 @@ def spent(place: Place) -> list[Row]:
     hook.remove()
     adapter, problem = run.adapter, run.snapshot.failure
     kept = sum(p.nbytes for p in adapter.parameters()) if adapter else 0
-    held = _allocated(place) - before - sum(each.nbytes for each in hog) - kept
+    held = allocated(place) - before - sum(each.nbytes for each in hog) - kept
     ll.detach(lm.model)
     proposal = dict(problem.proposal) if problem else {}
     steps = len(train(training.replace(**proposal)).result().losses)
@@ -183,7 +183,8 @@ def _wide(place: Place) -> LoadedModel:
     sizes = {} if place.small else {"hidden_size": 512, "intermediate_size": 1536}
     heads = {} if place.small else {"num_attention_heads": 8, "num_key_value_heads": 4}
     layers = 2 if place.small else 6
-    model = tiny_llama(**sizes, **heads, num_hidden_layers=layers, max_position_embeddings=512)
+    sizes |= {"num_hidden_layers": layers, "max_position_embeddings": 512}
+    model: Any = tiny_llama(**sizes, **heads)
     return LoadedModel.given(model.to(place.device), tiny_tokenizer(), "wide-llama")
 
 
@@ -192,7 +193,8 @@ def _task() -> GenerationTask:
     return GenerationTask("numbers", True, examples, examples[:2])
 
 
-def _allocated(place: Place) -> int:
+def allocated(place: Place) -> int:
+    """Return the bytes of live tensors on the GPU; cuBLAS makes its workspaces anew."""
     gc.collect()
     if place.device != "cuda":
         return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,15 +108,13 @@ def filled(results: Mapping[str, Any] | None) -> dict[Path, str]:
         ROOT / "docs" / "gpu.md": "\n".join(["", *_seen_table(results), ""]),
         ROOT / "README.md": _in_one_sentence(results),
     }
-    return {
-        path: re.sub(
-            "(<!-- gpu -->).*?(<!-- /gpu -->)",
-            lambda found, new=new: found[1] + new + found[2],
-            path.read_text("utf-8"),
-            flags=re.DOTALL,
-        )
-        for path, new in said.items()
-    }
+    return {path: _between_marks(path.read_text("utf-8"), new) for path, new in said.items()}
+
+
+def _between_marks(text: str, new: str) -> str:
+    before, begin, rest = text.partition("<!-- gpu -->")
+    _, end, after = rest.partition("<!-- /gpu -->")
+    return before + begin + new + end + after
 
 
 def last_seen() -> dict[str, Any] | None:

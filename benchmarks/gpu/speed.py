@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,7 @@ import lora_lab as ll
 from benchmarks._measure import Row, alternate, median_ratio
 from benchmarks.adapters import BILLION, METHODS, NARROW, Shape, at_most, llama, stepper
 from benchmarks.gpu.lines import Place
+from benchmarks.gpu.memory import allocated
 from benchmarks.spectra import SMOLLM2
 from lora_lab.analysis import adapter_spectra
 from lora_lab.anatomy import Site
@@ -40,7 +41,7 @@ def against_peft(place: Place) -> list[Row]:
     steps: dict[str, Callable[[], None]] = {}
     peaks: dict[str, int] = {}
     for name, attach in METHODS.items():
-        before = _allocated(place)
+        before = allocated(place)
         model = attach(llama(shape, torch.bfloat16, place.device))
         steps[name] = stepper(model, batch, length, place.device, torch.bfloat16)
         steps[name]()  # the optimizer's state
@@ -132,7 +133,7 @@ def spectra(place: Place) -> list[Row]:
         }
         adapter: Any = SimpleNamespace(sites=sites)
         found[device] = adapter_spectra(adapter)  # once before it is timed
-        seconds = alternate({"all": lambda adapter=adapter: adapter_spectra(adapter)}, 5)["all"]
+        seconds = alternate({"all": partial(adapter_spectra, adapter)}, 5)["all"]
         milliseconds[device] = 1e3 * sorted(seconds)[2]
     here, there = found[place.device], found["cpu"]
     apart = max(float(abs(here[site] - there[site]).max() / there[site][0]) for site in there)
@@ -145,11 +146,6 @@ def spectra(place: Place) -> list[Row]:
             ", ".join(f"{ms:.1f} ms on {device}" for device, ms in milliseconds.items()),
         )
     ]
-
-
-def _allocated(place: Place) -> int:
-    gc.collect()
-    return torch.cuda.memory_allocated() if place.device == "cuda" else 0
 
 
 def _peak(place: Place, model: Any, step: Callable[[], None]) -> int:
