@@ -2,6 +2,7 @@
 
 checkpoints/step-N/   the adapter as `save_adapter` writes it; the newest two also hold state.pt
     state.pt          tensors, numbers and containers of them; `torch.load(…, weights_only=True)`
+    run_config.json   a copy of the run's config.json
     passing           an empty file: the folder goes when two newer ones are there
 """
 
@@ -18,6 +19,7 @@ from lora_lab._util.files import disk_errors, write_dir_atomic
 from lora_lab.errors import RunError
 
 STATE_FILE = "state.pt"
+CONFIG_COPY = "run_config.json"
 _FORMAT = 1
 _PASSING = "passing"
 _KEPT = 2  # with state: the newest, and one before it should the disk have damaged that
@@ -44,6 +46,7 @@ def save(
     step: int,
     write_adapter: Callable[[Path], object],
     state: Mapping[str, Any],
+    config: str,
     *,
     passing: bool = False,
 ) -> Path:
@@ -55,6 +58,7 @@ def save(
         write_adapter: writes the adapter into the folder that it is given.
         state: what going on needs; the newest two checkpoints keep theirs: an optimizer is twice
             the adapter's size.
+        config: the text of the run's config.json, should the disk damage that.
         passing: drop this one whole, and not only its state, when two newer ones are there.
 
     Raises:
@@ -67,6 +71,7 @@ def save(
         import torch
 
         torch.save({"format": _FORMAT, "step": step, **state}, folder / STATE_FILE)
+        (folder / CONFIG_COPY).write_text(config, encoding="utf-8")
         if passing:
             (folder / _PASSING).touch()
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from lora_lab.tasks.base import Task
     from lora_lab.training.run import Run
 
+CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
+_MOST = 1e300  # what a row may hold: NumPy's and JavaScript's numbers end soon after
 SWEEP_FILE = "sweep.json"  # makes a folder a sweep's: its runs lie right in it
 
 
@@ -32,6 +34,7 @@ class RecordState(StrEnum):
     DONE = "done"
     STOPPED = "stopped"  # on request, before its last step
     FAILED = "failed"
+    DAMAGED = "damaged"  # its config.json cannot be read, nor a copy of it
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class RunRecord:
     Attributes:
         id: its folder's name; "<sweep>/<name>" of a sweep's run that was found from above.
         folder: where its files are.
-        config: config.json.
+        config: config.json; where that is damaged, a checkpoint's copy of it, or {}.
         summary: summary.json; None: still running, or cut off.
         sweep: the name of the sweep that it belongs to, as far as `id` tells it; "" of others.
     """
@@ -84,6 +87,8 @@ class RunRecord:
         if (who := lock.holder(self.folder)) is not None:
             here = who.get("pid") == os.getpid()
             return RecordState.RUNNING if here else RecordState.ELSEWHERE
+        if not self.config:
+            return RecordState.DAMAGED
         try:
             return RecordState(str((self.summary or {}).get("state")))
         except ValueError:
@@ -138,7 +143,7 @@ def resume_with(resume: Callable[..., Run]) -> None:
 
 
 def list_runs(output_dir: str | os.PathLike[str] = "runs") -> list[RunRecord]:
-    """Return the runs under `output_dir` that have a readable config.json, newest first.
+    """Return the runs under `output_dir`, newest first, damaged ones too.
 
     Those of the sweeps that lie right there are among them. Links are followed to a run, not to a
     sweep nor to a sweep's run.
@@ -178,11 +183,24 @@ def find_run(
 
 def read_record(folder: Path, sweep: str = "") -> RunRecord | None:
     """Return the run in a folder, None where there is none."""
-    config = _read_json(folder / "config.json", dict)
+    config = _read_json(folder / CONFIG_FILE, dict)
     if config is None:
-        return None
+        if not _was_run(folder):
+            return None
+        copies = (path / checkpoints.CONFIG_COPY for _, path in checkpoints.folders(folder))
+        config = next(filter(None, (_read_json(path, dict) for path in copies)), {})
     id_ = f"{sweep}/{folder.name}" if sweep else folder.name
     return RunRecord(id_, folder, config, _read_json(folder / "summary.json", dict), sweep)
+
+
+def has_config(folder: Path) -> bool:
+    """Return whether a run's config.json can be read."""
+    return _read_json(folder / CONFIG_FILE, dict) is not None
+
+
+def _was_run(folder: Path) -> bool:
+    """Whether a run was at work in a folder, as what it leaves from its first moment on tells."""
+    return os.path.isfile(folder / lock.LOCK_FILE) or bool(checkpoints.folders(folder))
 
 
 def _in_folder(folder: Path, sweeps: bool) -> Iterator[RunRecord]:
@@ -202,13 +220,22 @@ def _is_id(run: str | os.PathLike[str]) -> bool:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a run's metrics.jsonl; none where it cannot be read."""
+    """Return the lines of a run's metrics.jsonl; a damaged one costs itself alone."""
     try:
-        lines = (folder / METRICS_FILE).read_text(encoding="utf-8").split("\n")[:-1]
-        rows = [json.loads(line) for line in lines if line]
-    except (OSError, ValueError, RecursionError):
+        lines = (folder / METRICS_FILE).read_bytes().split(b"\n")[:-1]
+    except OSError:
         return []
-    return [row for row in rows if isinstance(row, dict)]
+    return [row for row in map(_row, lines) if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """Return a line's {"step": …} and its other numbers; None where it is no such line."""
+    try:
+        row = json.loads(line)
+        numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and abs(v) < _MOST}
+    except (ValueError, AttributeError, RecursionError):  # UnicodeDecodeError is a ValueError
+        return None
+    return numbers if type(numbers.get("step")) is int else None
 
 
 def _read_json(path: Path, kind: type) -> Any:

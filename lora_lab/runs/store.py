@@ -37,10 +37,16 @@ from lora_lab._util.files import (
     write_dir_atomic,
     write_text_atomic,
 )
-from lora_lab.errors import RunError
 from lora_lab.runs import checkpoints
 from lora_lab.runs.lock import RunLock
-from lora_lab.runs.records import METRICS_FILE, RunRecord, list_runs, read_metrics
+from lora_lab.runs.records import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    RunRecord,
+    has_config,
+    list_runs,
+    read_metrics,
+)
 from lora_lab.runs.redaction import redacted
 
 __all__ = ["NullStore", "RunRecord", "RunStore", "list_runs"]
@@ -54,10 +60,12 @@ class RunStore:
     Attributes:
         id: the folder's name, unique within `output_dir`.
         folder: absolute path.
+        config: of config.json, which every checkpoint has a copy of; None before it is known.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
+        self.config = config
         self.id = folder.name
         self._metrics: Any = None
         self._lock = RunLock(folder)
@@ -69,12 +77,6 @@ class RunStore:
             RunError: another process is at work on it, or the disk does not take it.
         """
         with disk_errors(self.folder):
-            for entry in self.folder.iterdir():
-                if entry.is_symlink():  # a stranger's run would have us write where it leads
-                    raise RunError(
-                        f"{entry} is a link, and nothing is written through it: put what it leads "
-                        "to in its place, or remove it"
-                    )
             self._lock.acquire()
 
     def reopen(self, log_bytes: int) -> list[tuple[int, float]]:
@@ -91,6 +93,8 @@ class RunStore:
         """
         self.begin()
         path = self.folder / METRICS_FILE
+        if self.config is not None and not has_config(self.folder):
+            self.write_config(self.config)
         with disk_errors(self.folder):
             (self.folder / "summary.json").unlink(missing_ok=True)
             if path.exists():
@@ -128,10 +132,18 @@ class RunStore:
         Raises:
             RunError: the disk does not take it.
         """
-        text = redacted(json.dumps(value, indent=2, ensure_ascii=False)) + "\n"
         path = self.folder / name
         with disk_errors(path):
-            write_text_atomic(path, text)
+            write_text_atomic(path, _text(value))
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.json: from here on the run is listed, and can be gone on with.
+
+        Raises:
+            RunError: the disk does not take it.
+        """
+        self.config = config
+        self.write_json(CONFIG_FILE, config)
 
     def log(self, row: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl.
@@ -183,7 +195,12 @@ class RunStore:
         passing: bool = False,
     ) -> Path:
         """Write checkpoints/step-N/; see `checkpoints.save`."""
-        return checkpoints.save(self.folder, step, save, state, passing=passing)
+        config = _text(self.config or {})
+        return checkpoints.save(self.folder, step, save, state, config, passing=passing)
+
+
+def _text(value: Any) -> str:
+    return redacted(json.dumps(value, indent=2, ensure_ascii=False)) + "\n"
 
 
 class NullStore(RunStore):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ class Recorder:
         self._widths: dict[str, int] = {}  # singular values at the start; AdaLoRA prunes some
         self._every = 1
 
-    def begin(self) -> None:
+    def begin(self, step: int = 0) -> None:
         """Write the sites, and ΔW as it is before the first step.
+
+        Args:
+            step: after so many steps, where what was kept before is lost.
 
         Raises:
             ModelError: NaN in W₀.
@@ -64,7 +68,7 @@ class Recorder:
         self._store.write_json(SITES_FILE, {"trainable": self._adapter.trainable, "sites": sites})
         self._widths = {name: len(s) for name, s in values.items()}
         log = SpectraLog(self._store.folder / SPECTRA_FILE, sum(self._widths.values()))
-        log.append(0, self._row(Spectra(0, values)))
+        log.append(step, self._row(Spectra(step, values)))
         self._log = log
 
     def _base_norm(self, name: str) -> float:
@@ -73,19 +77,39 @@ class Recorder:
         except AdapterError:  # a quantized layer's that nobody can read: it trains nevertheless
             return 0.0
 
-    def resume(self, step: int) -> None:
+    def resume(self, step: int, before: Sequence[tuple[int, float]]) -> list[str]:
         """Go on with the files of a run that ended: rows after so many steps are dropped.
 
+        Damaged files are begun anew: they are a record, and nothing is trained by them.
+
+        Args:
+            step: optimizer steps done.
+            before: (step, loss) of those that metrics.jsonl has.
+
+        Returns:
+            What to say of what was lost.
+
         Raises:
-            RunError: the files are damaged, or the disk does not take them.
+            RunError: the disk does not take them.
         """
-        if not self._adapter.sites:
-            return
+        lost = step - len(before)
+        notes = [f"metrics.jsonl lacks {lost} of the {step} steps before"] if lost > 0 else []
+        try:
+            if self._adapter.sites:
+                self._reopen(step)
+        except RunError as error:
+            self.begin(step)
+            notes.append(f"the spectra up to step {step} are lost, and begin anew: {error}")
+        return notes
+
+    def _reopen(self, step: int) -> None:
         path = self._store.folder / SPECTRA_FILE
         sites = read_sites(self._store.folder)
         self._widths = {site["name"]: site["singular_values"] for site in sites}
         self._log = SpectraLog.reopen(path, sum(self._widths.values()), step)
         steps = self._log.steps
+        if not steps:
+            raise RunError(f"{path} has no row")
         if len(steps) > MOST_ROWS // 2:
             self._every = max(1, round((steps[-1] - steps[0]) / (len(steps) - 1)))
 

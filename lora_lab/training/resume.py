@@ -94,7 +94,7 @@ def resume(
         data,
         tuple(_as_begun(record, own, config) for config in methods),
         training,
-        store=RunStore(record.folder),
+        store=RunStore(record.folder, record.config),
         resumes=checkpoint,
         start_from=_start(record) if checkpoint is None else None,
         wait_at_exit=wait_at_exit,
@@ -179,6 +179,11 @@ def _check_state(record: RunRecord) -> None:
         raise RunError(f"run {record.id} is running here; its own resume() ends a pause")
     if state is RecordState.ELSEWHERE:
         raise RunError(f"run {record.id} is running in another process; stop it there first")
+    if state is RecordState.DAMAGED:
+        raise RunError(
+            f"run {record.id} is damaged: its config.json cannot be read, and no checkpoint has a "
+            "copy; load_adapter reads what is in its folder"
+        )
     if state is RecordState.DONE:
         raise RunError(
             f"run {record.id} is done; {_anew(record, 'max_steps=…')} makes a new run that goes on "

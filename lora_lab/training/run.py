@@ -332,7 +332,7 @@ class Run:
             if not self._again:
                 made_of = describe(self, base)
                 made_of["origin"] = signature.sign(made_of["sources"])
-                self.store.write_json("config.json", made_of)
+                self.store.write_config(made_of)
         except BaseException:
             self.store.close()
             raise

@@ -329,7 +329,7 @@ class Worker:
         self.pace = Pace(state["seconds"])
         if processes.main():
             with torch.no_grad():
-                self.recorder.resume(step)
+                run.notes += self.recorder.resume(step, run.steps_before)
         samples = tuple(Sample(**values) for values in state["samples"])
         self.data.samples = run.samples = samples or self.data.samples
         self.metrics = dict(state["metrics"])

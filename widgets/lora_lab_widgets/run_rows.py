@@ -103,7 +103,7 @@ def delete(record: RunRecord, output_dir: Path, busy: Callable[[Path], bool]) ->
     lock = RunLock(folder)
     try:
         lock.acquire()  # refused where it is at work in this process or another
-        (folder / "config.json").unlink()  # from here on nobody can resume it
+        (folder / "config.json").unlink(missing_ok=True)  # from here on nobody can resume it
         lock.release()  # an open file keeps its folder on some systems
         shutil.rmtree(folder)
     except OSError as error:
