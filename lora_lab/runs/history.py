@@ -6,7 +6,6 @@ are made. Neither the model nor the adapter is needed.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_lab._util.json_files import read_json
 from lora_lab.anatomy.blocks import cells
 from lora_lab.errors import ModelError, RunError
 from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE, read_log
@@ -106,9 +106,9 @@ def read_history(run_folder: str | os.PathLike[str]) -> SpectraHistory:
 
 def _read_sites(path: Path) -> tuple[RecordedSite, ...]:
     try:
-        rows: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["sites"]
+        rows: list[Mapping[str, Any]] = read_json(path)["sites"]
         sites = tuple(RecordedSite(**row) for row in rows)
         cells(sites)
         return sites
-    except (ModelError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ModelError, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from error

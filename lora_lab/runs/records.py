@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.json_files import parse_json, read_bytes, read_json
 from lora_lab.errors import RunError
 from lora_lab.runs import checkpoints, lock
 from lora_lab.runs.history import SpectraHistory, read_history
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
-_MOST = 1e300  # what a row may hold: NumPy's and JavaScript's numbers end soon after
+_MOST_METRICS = 2**31  # bytes: some ten million steps
 SWEEP_FILE = "sweep.json"  # makes a folder a sweep's: its runs lie right in it
 
 
@@ -87,12 +87,10 @@ class RunRecord:
         if (who := lock.holder(self.folder)) is not None:
             here = who.get("pid") == os.getpid()
             return RecordState.RUNNING if here else RecordState.ELSEWHERE
-        if not self.config:
-            return RecordState.DAMAGED
         try:
             return RecordState(str((self.summary or {}).get("state")))
         except ValueError:
-            return RecordState.CUT_OFF
+            return RecordState.CUT_OFF if self.config else RecordState.DAMAGED
 
     @property
     def start_from(self) -> str:
@@ -222,26 +220,26 @@ def _is_id(run: str | os.PathLike[str]) -> bool:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics.jsonl; a damaged one costs itself alone."""
     try:
-        lines = (folder / METRICS_FILE).read_bytes().split(b"\n")[:-1]
-    except OSError:
+        lines = read_bytes(folder / METRICS_FILE, _MOST_METRICS).split(b"\n")[:-1]
+    except (OSError, ValueError):
         return []
-    return [row for row in map(_row, lines) if row is not None]
+    return [row for row in map(read_row, lines) if row is not None]
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
+def read_row(line: bytes) -> dict[str, Any] | None:
     """Return a line's {"step": …} and its other numbers; None where it is no such line."""
     try:
-        row = json.loads(line)
-        numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and abs(v) < _MOST}
-    except (ValueError, AttributeError, RecursionError):  # UnicodeDecodeError is a ValueError
+        row = parse_json(line)
+        numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
+    except (ValueError, AttributeError):
         return None
     return numbers if type(numbers.get("step")) is int else None
 
 
 def _read_json(path: Path, kind: type) -> Any:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        value = read_json(path)
+    except (OSError, ValueError):
         return None
     return value if isinstance(value, kind) else None
 

@@ -24,10 +24,14 @@ _KEY_FILE = "origin.key"
 _KEY_BYTES = 32
 
 
-def sign(sources: Mapping[str, Any]) -> str | None:
-    """Return what says that this user's LoRA Lab wrote these sources; None where it has no key."""
+def signed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's config with what says that this user's LoRA Lab wrote its sources.
+
+    That is None where it has no key.
+    """
     key = _key()
-    return None if key is None else _digest(key, sources)
+    origin = None if key is None else _digest(key, config["sources"])
+    return {**config, "origin": origin}
 
 
 def verify(config: Mapping[str, Any]) -> bool:

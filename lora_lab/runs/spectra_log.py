@@ -17,10 +17,12 @@ import numpy as np
 from numpy.lib import format as npy
 
 from lora_lab._util.files import disk_errors, open_own, write_all, write_file_atomic
+from lora_lab._util.json_files import read_bytes
 from lora_lab.errors import RunError
 
 SITES_FILE = "sites.json"
 SPECTRA_FILE = "spectra.npy"
+_MOST_BYTES = 2**30  # 400 rows of 10,000 matrices with 64 values each
 
 
 class SpectraLog:
@@ -126,7 +128,7 @@ def read_log(path: Path) -> tuple[np.ndarray, np.ndarray]:
         RunError: the file cannot be read, or is not what its name says.
     """
     try:
-        stored = path.read_bytes()
+        stored = read_bytes(path, _MOST_BYTES)
         buffer = io.BytesIO(stored)
         if npy.read_magic(buffer) != (1, 0):
             raise ValueError("it is no table of spectra")

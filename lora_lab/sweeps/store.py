@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_lab._util.files import disk_errors, make_dirs, open_own, write_all
+from lora_lab._util.json_files import MOST_BYTES, parse_json, read_bytes, read_json
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.plain import method_to_dict
 from lora_lab.runs.records import SWEEP_FILE, RunRecord, read_record
@@ -71,9 +72,9 @@ class SweepStore:
         known: list[dict[str, Any]] = []
         if path.is_file():
             try:
-                plan = json.loads(path.read_text(encoding="utf-8"))
+                plan = read_json(path)
                 known, before = list(plan["cells"]), plan["told"]
-            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 raise RunError(f"{path} cannot be read ({error}); use another name") from None
             if before != json.loads(json.dumps(told)):
                 raise RunError(
@@ -116,18 +117,25 @@ class SweepStore:
                 os.fsync(file.fileno())
 
     def ended(self) -> dict[str, CellResult]:
-        """Return {cell: how it ended}; a torn last line is passed over."""
+        """Return {cell: how it ended}; a torn line is passed over.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
         found: dict[str, CellResult] = {}
+        path = self.folder / _ENDED
         try:
-            lines = (self.folder / _ENDED).read_text(encoding="utf-8").splitlines()
+            lines = read_bytes(path, MOST_BYTES).splitlines()
         except FileNotFoundError:
             return found
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read ({error}); use another name") from None
         for line in lines:
             try:
-                value = json.loads(line)
+                value = parse_json(line)
                 rungs = {int(step): float(loss) for step, loss in value.pop("rungs").items()}
                 result = CellResult(**value, rungs=rungs)
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            except (ValueError, TypeError, KeyError, AttributeError):
                 continue
             found[result.cell] = result
         return found
@@ -144,9 +152,9 @@ def as_begun(cells: Sequence[Cell], folder: Path) -> tuple[Cell, ...]:
     One that was begun when the warm-up was of 5 steps by default goes on with these.
     """
     try:
-        known = json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))["cells"]
+        known = read_json(folder / SWEEP_FILE)["cells"]
         ids = {entry["id"] for entry in known}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return tuple(cells)  # none, or `begin` says what is wrong with it
     older = {
         cell.id: cell_of(cell.configs, cell.training.replace(warmup_steps=5), cell.changes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lora_lab._util.json_files import read_json
 from lora_lab.analysis.live import adapter_spectra
 from lora_lab.errors import AdapterError, ModelError, RunError
 from lora_lab.methods.base import Adapter
@@ -159,9 +159,9 @@ def read_sites(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / SITES_FILE
     try:
-        sites = json.loads(path.read_text(encoding="utf-8"))["sites"]
+        sites = read_json(path)["sites"]
         return [{**site, "singular_values": int(site["singular_values"])} for site in sites]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"cannot read {path}: {error!r}; start a new run") from error
 
 

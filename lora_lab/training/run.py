@@ -108,7 +108,8 @@ class Run:
             if store is None
             else store.folder
         )
-        self.store = RunStore(folder) if processes.main() else NullStore(folder)
+        kind = RunStore if processes.main() else NullStore
+        self.store = kind(folder, None if store is None else store.config)
         self.id = self.store.id
         self.folder = self.store.folder
         self.adapter: Adapter | None = None
@@ -330,9 +331,7 @@ class Run:
             if self._watch not in self.adapter.sites:
                 self._watch = None  # set before there was anything to compare it with
             if not self._again:
-                made_of = describe(self, base)
-                made_of["origin"] = signature.sign(made_of["sources"])
-                self.store.write_config(made_of)
+                self.store.write_config(signature.signed(describe(self, base)))
         except BaseException:
             self.store.close()
             raise

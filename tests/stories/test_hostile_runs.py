@@ -120,7 +120,7 @@ def test_public_names_are_no_paths_unless_something_here_is_called_so(tmp_path, 
 def test_where_no_key_can_be_kept_every_run_is_a_strangers(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("LORA_LAB_CACHE", str(tmp_path / "file" / "below"))
-    assert signature.sign({"model": None}) is None
+    assert signature.signed({"sources": {"model": None}})["origin"] is None
     assert not signature.verify({"sources": {"model": None}, "origin": None})
     with pytest.raises(RunError, match="was not begun by your LoRA Lab"):
         resume(stopped_run(tmp_path / "run"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lora_lab import spectra
+from lora_lab._util.files import open_own
 from lora_lab._util.format import format_bytes, format_count, format_number
 from lora_lab.analysis.methods import compare_methods
 from lora_lab.errors import RunError
@@ -26,6 +28,7 @@ from lora_lab.runs.records import (
     RunRecord,
     is_sweep,
     read_record,
+    read_row,
 )
 from lora_lab.runs.run_file import read_configs
 from lora_lab.tasks.metrics import NATS, changes
@@ -151,13 +154,12 @@ def _from(record: RunRecord) -> str:
 def _last_line(path: Path) -> Mapping[str, Any]:
     """Return the last whole row of a run's metrics, {} where there is none."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL))
-            lines = file.read().split(b"\n")[:-1]
-        row = json.loads(lines[-1])
-    except (OSError, ValueError, IndexError, RecursionError):
+            lines = file.read(2 * _TAIL).split(b"\n")[:-1]
+    except OSError:
         return {}
-    return row if isinstance(row, dict) else {}
+    return next(filter(None, map(read_row, reversed(lines))), {})
 
 
 def _when(record: RunRecord) -> str:

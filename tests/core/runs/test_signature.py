@@ -18,7 +18,7 @@ def key(tmp_path, monkeypatch):
 
 
 def own(sources=SOURCES):
-    return {"sources": sources, "origin": signature.sign(sources)}
+    return signature.signed({"sources": sources})
 
 
 def test_what_was_signed_here_is_known_and_nothing_else(key):
@@ -44,4 +44,4 @@ def test_a_key_that_others_can_write_is_nobodys(key):
     with pytest.warns(UserWarning, match=r"origin\.key can be written to by other users, so that"):
         assert not signature.verify(before)
     with pytest.warns(UserWarning, match="remove it, or set LORA_LAB_CACHE"):
-        assert signature.sign(SOURCES) is None
+        assert own()["origin"] is None
