@@ -344,7 +344,7 @@ def _read_back(name: str, weight: Tensor, merged: Tensor) -> None:
     """Raise where a kind of tensor of another library's, quantized, holds what it was not given."""
     if type(weight) in (nn.Parameter, Tensor):
         return
-    if not torch.allclose(weight.detach().to(merged.dtype), merged):
+    if not torch.allclose(weight.detach().to(merged), merged):
         raise AdapterError(
             f"{name} is {a_kind(weight)}, which does not hold the sum that is written "
             "into it; load the base unquantized to merge, or keep the adapter beside it"

@@ -297,4 +297,4 @@ class AdaLoraAdapter(LoraAdapter):
         scores = [triplet_scores(*islice(each, 3)) for _ in sites]
         for site, kept in zip(sites, strongest(scores, budget), strict=True):
             site.kept = kept.tolist()
-            site.lambdas.masked_fill_(~kept.to(site.lambdas.device), 0)
+            site.lambdas.masked_fill_((~kept).to(site.lambdas.device, non_blocking=True), 0)

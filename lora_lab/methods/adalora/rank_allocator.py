@@ -133,6 +133,5 @@ def strongest(scores: Sequence[Tensor], count: int) -> list[Tensor]:
     """
     together = torch.cat([s.detach().to(scores[0].device) for s in scores]).cpu()  # one wait
     order = torch.sort(together, descending=True, stable=True).indices
-    kept = torch.zeros(len(together), dtype=torch.bool)
-    kept[order[:count]] = True
+    kept = torch.zeros_like(order, dtype=torch.bool).index_fill_(0, order[:count], True)
     return list(kept.split([len(s) for s in scores]))

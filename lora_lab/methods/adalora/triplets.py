@@ -84,7 +84,8 @@ class AdaLoraSite(LoraSite):
     def gather(self) -> Iterator[tuple[nn.Parameter, Shrunk]]:
         """Drop what the last cut zeroed; yield every old parameter and what is in its place."""
         old = self.triplets
-        index = torch.tensor(self.kept, device=self.lambdas.device).nonzero().flatten()
+        left = torch.tensor([i for i, kept in enumerate(self.kept) if kept], dtype=torch.int64)
+        index = left.to(self.lambdas.device, non_blocking=True)
         dims = 1, 0, 0
         P, lambdas, Q = (
             p.detach().index_select(dim, index) for p, dim in zip(old, dims, strict=True)
