@@ -39,11 +39,6 @@ class CombinedConfig(tuple[MethodConfig, ...], MethodConfig):
         """Whether a part starts from data."""
         return any(config.needs_batches for config in self)
 
-    @property
-    def modifies_base(self) -> bool:
-        """Whether a part does."""
-        return any(config.modifies_base for config in self)
-
     def check_steps(self, total: int) -> None:
         """Refuse a training of so many optimizer steps that a part does not fit into."""
         for config in self:

@@ -81,11 +81,6 @@ class MethodConfig(Config):
         return 0
 
     @property
-    def modifies_base(self) -> bool:
-        """Whether it trains parameters of the model's own, in their own dtype."""
-        return False
-
-    @property
     def needs_batches(self) -> bool:
         """Whether its adapter starts from data: `attach` has to be given some."""
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -176,6 +177,14 @@ def test_failed_run_says_what_to_try(esm_page: Make) -> None:
     expect(esm.view().get_by_role("alert")).to_contain_text("out of memory")
     expect(esm.view().get_by_role("alert")).to_contain_text("try batch 4")
     expect(esm.view().get_by_text("details")).to_be_hidden()
+
+
+def test_steps_that_float16_skipped_are_shown(esm_page: Make) -> None:
+    step = esm_page(panel(replace(TRAINING, skipped_steps=2))).view().locator(".ll-run-step")
+    expect(step).to_have_text("step 186 / 300, 2 skipped")
+    expect(step).to_have_attribute(
+        "title", "gradients overflowed float16; the loss scale was halved"
+    )
 
 
 def test_a_new_view_shows_the_run_at_once(esm_page: Make) -> None:

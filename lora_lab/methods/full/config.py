@@ -7,17 +7,8 @@ from dataclasses import dataclass
 from lora_lab.methods.config import MethodConfig, need_count
 
 
-class OwnWeightsConfig(MethodConfig):
-    """Of a method that trains parameters of the model's own."""
-
-    @property
-    def modifies_base(self) -> bool:
-        """It does, in their own dtype."""
-        return True
-
-
 @dataclass(frozen=True)
-class FullConfig(OwnWeightsConfig):
+class FullConfig(MethodConfig):
     """Full fine-tuning (FT), or that of the last blocks alone (FT-Top2).
 
     Attributes:
@@ -37,7 +28,7 @@ class FullConfig(OwnWeightsConfig):
 
 
 @dataclass(frozen=True)
-class BitFitConfig(OwnWeightsConfig):
+class BitFitConfig(MethodConfig):
     """BitFit: the bias vectors of the model are trained, nothing else (Zaken et al., 2022).
 
     Attributes:

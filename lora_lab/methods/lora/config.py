@@ -245,11 +245,6 @@ class LoraConfig(MethodConfig):
             raise ConfigError("inference_mode=True trains nothing; set inference_mode=False")
 
     @property
-    def modifies_base(self) -> bool:
-        """Whether biases of the base are trained."""
-        return self.bias != "none"
-
-    @property
     def init(self) -> Initialization:
         """How A and B start."""
         found = find_init(self.init_lora_weights)
