@@ -202,6 +202,13 @@ class _Entrance:
         self._path = path
         self._layouts = WeakTensorKeyDictionary()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy without the layouts: they belong to one model's passes, and cannot be pickled."""
+        return {name: own for name, own in vars(self).items() if name != "_layouts"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _layouts=WeakTensorKeyDictionary())
+
     def __call__(
         self, _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
