@@ -191,12 +191,16 @@ def _read(
                 config=config,
                 dtype=kind,
                 output_loading_info=True,
+                use_safetensors=True,  # never a pickle
                 ignore_mismatched_sizes=True,  # so that our line can name them
                 **options,
             )
             model.to(target)
     except load_errors() as error:
-        raise ModelError(f"{name} cannot be loaded: {first_line(error)}{place.fix}") from error
+        why = first_line(error)
+        if "file named model.safetensors" in why:
+            why += "; pickled weights are not read, so save those again with save_pretrained"
+        raise ModelError(f"{name} cannot be loaded: {why}{place.fix}") from error
     check(model, report)
     if place.source == "embedded":
         # Adapters record their base by this name: a path of this machine's cache helps nobody.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -116,6 +116,11 @@ def _refuse_remote_code(name: str, raw: Mapping[str, Any]) -> None:
     """
     import transformers
 
+    if kernel := next(_fetched_kernels(raw), None):
+        raise ModelError(
+            f"{name} has its config fetch code from the hub ({kernel}) and LoRA Lab does not run "
+            "remote code; take that entry out of its config.json"
+        )
     if "auto_map" not in raw:
         return
     named = raw.get("architectures") or []
@@ -125,6 +130,16 @@ def _refuse_remote_code(name: str, raw: Mapping[str, Any]) -> None:
         f"{name} needs code from its own repository ({', '.join(named) or 'auto_map'}) and LoRA "
         "Lab does not run remote code; use a model whose class transformers has"
     )
+
+
+def _fetched_kernels(raw: Any) -> Iterator[str]:
+    """Yield `attn_implementation: 'owner/name'` and the like, which transformers would run."""
+    for key, value in raw.items() if isinstance(raw, Mapping) else enumerate(raw):
+        if isinstance(value, Mapping | list):
+            yield from _fetched_kernels(value)
+        of_kernel = str(key).endswith("implementation") or "_implementation_" in str(key)
+        if of_kernel and "/" in repr(value):
+            yield f"{key}: {value!r}"[:200]
 
 
 def load_errors() -> tuple[type[Exception], ...]:

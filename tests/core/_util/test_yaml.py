@@ -1,6 +1,7 @@
 """Run files: plain values, numbers as people write them, and no way to run or to swamp anything."""
 
 import json
+import time
 
 import pytest
 
@@ -44,6 +45,18 @@ def test_what_is_no_run_file_gets_one_line(tmp_path, text, line):
     with pytest.raises(ConfigError, match=line) as caught:
         read(tmp_path, text)
     assert "\n" not in str(caught.value)
+
+
+def test_time_grows_with_the_page_and_not_with_its_square(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("name: " + "1" * 100_000 + "x\n")
+    start = time.process_time()
+    assert read_yaml(path)["name"].endswith("1x")
+    # 20,000 digits took 3 s of processor time before: 100,000 would take 75.
+    assert time.process_time() - start < 5
+    path.write_text("{" + ", ".join(f"k{i}: 1" for i in range(2_000)) + ", k7: 2}")
+    with pytest.raises(ConfigError, match="'k7' stands twice"):
+        read_yaml(path)
 
 
 def test_a_missing_and_a_huge_file_are_refused(tmp_path):

@@ -198,6 +198,38 @@ def test_remote_code_is_refused_and_never_imported(folder):
         load_model(folder)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"attn_implementation": "kernels-community/evil"},
+        {"_attn_implementation": "kernels-community/evil@v1:forward"},
+        {"experts_implementation": "owner/name"},
+        {"text_config": {"attn_implementation": "paged|owner/name"}},
+        {"attn_implementation": {"text_config": "owner/name"}},
+        {"_attn_implementation_internal": "owner/name"},
+    ],
+)
+def test_a_config_that_has_a_kernel_fetched_is_refused(folder, entry, monkeypatch):
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "from_pretrained", None)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | entry))
+    with pytest.raises(ModelError, match=r"fetch code from the hub \(.*does not run remote code"):
+        load_model(folder, device="cpu")
+
+
+def test_an_implementation_of_transformers_own_is_none(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": "eager"}))
+    assert load_model(folder, device="cpu").model.config._attn_implementation == "eager"
+
+
+def test_pickled_weights_are_not_read(folder):
+    torch.save(tiny_llama().state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"pickled weights are not read, so save those again with"):
+        load_model(folder, device="cpu")
+
+
 def test_a_native_class_loads_by_transformers_own_code(folder):
     config = json.loads((folder / "config.json").read_text())
     config["auto_map"] = {"AutoModelForCausalLM": "mine.LlamaForCausalLM"}
