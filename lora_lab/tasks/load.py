@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
@@ -31,6 +31,18 @@ if TYPE_CHECKING:
 Data = Any  # a name, or rows in memory
 
 
+class Options(TypedDict, total=False):
+    """What `load_task` takes beside columns, whatever the task."""
+
+    validation: Data
+    test: Data
+    encoding: str | None
+    sep: str | None
+    seed: int
+    max_steps: int | None
+    batch_size: int
+
+
 # Of what is no literal mypy knows nothing: without columns it is a task of prompts to it.
 @overload
 def load_task(name: Literal["mini-nli", "mini-rating"], *, seed: int = 0) -> ClassificationTask: ...
@@ -41,26 +53,14 @@ def load_task(
     prompt: Column | None = None,
     completion: Column | None = None,
     template: str | None = None,
-    validation: Data = None,
-    test: Data = None,
-    encoding: str | None = None,
-    sep: str | None = None,
-    seed: int = 0,
-    max_steps: int | None = None,
-    batch_size: int = 8,
+    **options: Unpack[Options],
 ) -> GenerationTask: ...
 @overload
 def load_task(
     name: Data,
     *,
     text: Column,
-    validation: Data = None,
-    test: Data = None,
-    encoding: str | None = None,
-    sep: str | None = None,
-    seed: int = 0,
-    max_steps: int | None = None,
-    batch_size: int = 8,
+    **options: Unpack[Options],
 ) -> LanguageModelingTask: ...
 @overload
 def load_task(
@@ -69,13 +69,7 @@ def load_task(
     text: Column,
     label: Column,
     pair: Column | None = None,
-    validation: Data = None,
-    test: Data = None,
-    encoding: str | None = None,
-    sep: str | None = None,
-    seed: int = 0,
-    max_steps: int | None = None,
-    batch_size: int = 8,
+    **options: Unpack[Options],
 ) -> ClassificationTask: ...
 @overload
 def load_task(
@@ -84,13 +78,7 @@ def load_task(
     text: Column,
     target: Column,
     pair: Column | None = None,
-    validation: Data = None,
-    test: Data = None,
-    encoding: str | None = None,
-    sep: str | None = None,
-    seed: int = 0,
-    max_steps: int | None = None,
-    batch_size: int = 8,
+    **options: Unpack[Options],
 ) -> RegressionTask: ...
 @remembering
 def load_task(

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import Trainer  # loads what a run's thread would
 
 from lora_lab._util import files
 from lora_lab.configs import LoraConfig
@@ -167,7 +166,6 @@ def gone_on(folder: Path) -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
-    assert Trainer is not None
     assert threading.active_count() == 1
     torch.set_num_threads(1)
     gc.freeze()  # a child that collects garbage must not copy every page of this process

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+from tests.helpers.script_process import answer_of
 
-ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ends")
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "helpers" / "script_ends.py", folder],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout)
+    return answer_of("script_ends.py", tmp_path_factory.mktemp("ends"))
 
 
 def is_done(run) -> None:

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.helpers.killed_runs import SEEDS, STEPS
+from tests.helpers.script_process import answer_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("killed")
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "helpers" / "killed_runs.py", folder],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": str(ROOT),  # it imports tests.helpers.…
-        },
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout)
+    return answer_of("killed_runs.py", tmp_path_factory.mktemp("killed"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
