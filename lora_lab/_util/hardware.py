@@ -53,6 +53,10 @@ class Hardware:
             return torch.bfloat16
         return torch.float16 if self.fast_float16 else torch.float32
 
+    def name(self) -> str:
+        """Return what its maker calls it, such as "Tesla T4"; "" where nobody knows."""
+        return ""
+
     def allocated(self) -> int | None:
         """Return the bytes that are allocated now; None where nobody counts them."""
         return None
@@ -87,6 +91,9 @@ class Hardware:
 
 
 class _Cuda(Hardware):
+    def name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if torch.cuda.is_available() else ""
+
     def allocated(self) -> int:
         return torch.cuda.memory_allocated(self.device)
 

@@ -60,7 +60,7 @@ def gpu_of(device: torch.device | str | None) -> Gpu | None:
         if not here.cuda or torch.version.hip:
             return None
         if here.capability is not None:
-            name = _name(kind, here.capability)
+            name = here.name() or "a GPU of capability {}.{}".format(*here.capability)
             return Gpu(name, here.capability, version, torch.backends.cudnn.version() or 0)
         named = _UNSEEN
     # Wheels for CUDA bring cuDNN 9.19 from torch 2.11 on, and 9.10 before.
@@ -80,12 +80,6 @@ def own_device(model: Any) -> torch.device | None:
 def _version() -> tuple[int, int]:
     major, minor = torch.__version__.split(".")[:2]
     return int(major), int(minor)
-
-
-def _name(device: torch.device, capability: tuple[int, int]) -> str:
-    if device.type == "cuda" and torch.cuda.is_available():
-        return torch.cuda.get_device_name(device)
-    return "a GPU of capability {}.{}".format(*capability)
 
 
 def _device(device: torch.device | str) -> torch.device:

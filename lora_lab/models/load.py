@@ -309,10 +309,17 @@ def _device(device: str) -> torch.device:
 
 
 def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+    here = hardware(device)
     if dtype == "auto":
-        return hardware(device).dtype
+        return here.dtype
     if dtype not in MODEL_DTYPES:
         raise ModelError(f"dtype is {dtype!r}; use auto, {', '.join(MODEL_DTYPES)}")
+    if dtype == "bfloat16" and here.cuda and not here.native_bfloat16:
+        warnings.warn(
+            f"{here.name() or 'this GPU'} does not compute in bfloat16 but by way of float32, "
+            f"slowly; use dtype={dtype_name(here.dtype)!r}",
+            stacklevel=3,
+        )
     kind: torch.dtype = getattr(torch, dtype)
     return kind
 

@@ -57,6 +57,21 @@ def test_auto_takes_the_accelerator_and_its_bfloat16(monkeypatch):
     assert load._dtype("auto", torch.device("cpu")) == torch.float32
 
 
+def test_a_t4_is_not_given_bfloat16_in_silence(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    device = torch.device("cuda:0")
+    assert load._dtype("auto", device) == torch.float16
+    with pytest.warns(UserWarning, match=r"Tesla T4 does not compute in bfloat16 .*'float16'"):
+        assert load._dtype("bfloat16", device) == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load._dtype("auto", device) == load._dtype("bfloat16", device) == torch.bfloat16
+        assert load._dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+
+
 @pytest.mark.parametrize(
     "config",
     [
