@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
 from torch._subclasses.fake_tensor import FakeTensorMode as _FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+from torch.utils._pytree import tree_map as tree_map
 
 # From torch 2.8 on; before, nobody can tell.
 _top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)

@@ -26,6 +26,7 @@ from lora_lab._util.quiet import quiet_thread
 from lora_lab._util.torch_private import FakeTensorMode
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.model_config import position_limit
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.budget import fake_model
 from lora_lab.budget.costs import Memory
 from lora_lab.budget.cuda import CudaStorages, cublas_workspace
@@ -33,6 +34,7 @@ from lora_lab.budget.gpu import Gpu, gpu_of, own_device
 from lora_lab.budget.gpu_attention import GpuKernels
 from lora_lab.budget.meter import LiveStorages, storage_bytes
 from lora_lab.budget.optimizers import OPTIMIZERS
+from lora_lab.budget.spread import SpreadStorages, places_of
 from lora_lab.budget.table import fitting_tokens, need_target, settings_text, tokens_text
 from lora_lab.errors import ConfigError
 from lora_lab.methods.base import Adapter
@@ -58,6 +60,7 @@ class DryRun:
         settings: what was assumed, for people: "batch 8 × 128 tokens, AdamW, float32".
         extras: what a CUDA device needs on top, by name; empty unless `cuda=True`. Not in `peak`.
         notes: what people should know besides.
+        devices: of a model that lies on several, what the step takes on each beside its weights.
     """
 
     peak: int
@@ -69,6 +72,7 @@ class DryRun:
     settings: str
     extras: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    devices: Mapping[torch.device, int] = field(default_factory=dict)
 
     @property
     def memory(self) -> Memory:
@@ -135,12 +139,12 @@ def dry_run(
             step = _Step(hollow, adapter, batch, optimizer, cuda or gpu is not None)
             with fake_model.explained(hollow), kernels:
                 peak, extras = step.on_cuda(gpu) if cuda else (step.peak(), {})
+                each = step.on_each(model)
     read = fake_model.read_text(batch) or tokens_text(sequence_length, target_length)
     shown = f"batch {batch_size} × {read}", OPTIMIZERS[optimizer], dtype_name(kind)
     settings = settings_text(shown, gradient_checkpointing, padding_mask, gpu)
     notes = kernels.notes if isinstance(kernels, GpuKernels) else ()
-    held = *step.held(peak), time.perf_counter() - start
-    return DryRun(peak, *held, settings, extras, notes)
+    return DryRun(peak, *step.held(peak, start), settings, extras, notes, each)
 
 
 def _need_sizes(batch_size: int, sequence_length: int) -> tuple[int, int]:
@@ -212,10 +216,11 @@ class _Step:
             self._update(counter)
         return max(passes + self._made, counter.peak)
 
-    def held(self, peak: int) -> tuple[int, int, int, int]:
-        """Return the four parts of a peak."""
+    def held(self, peak: int, start: float) -> tuple[int, int, int, int, float]:
+        """Return the four parts of a peak, and the seconds since the start."""
         weights = storage_bytes([*self._model.parameters(), *self._model.buffers()])
-        return weights, self.gradients, self.state, peak - weights - self.gradients - self.state
+        rest = peak - weights - self.gradients - self.state
+        return weights, self.gradients, self.state, rest, time.perf_counter() - start
 
     def on_cuda(self, gpu: Gpu | None) -> tuple[int, dict[str, int]]:
         """Take two steps from end to end; return (peak, what a CUDA device needs on top)."""
@@ -226,6 +231,24 @@ class _Step:
                 self._pass()
                 self._update(counter)
         return counter.peak, counter.extras()
+
+    def on_each(self, model: Any) -> dict[torch.device, int]:
+        """Take two steps as `model` lies on its devices; return what each needs beside weights."""
+        places = places_of(unwrapped(model)) if isinstance(model, nn.Module) else {}
+        if not places:
+            return {}
+        named = [*self._model.named_parameters(), *self._model.named_buffers()]
+        self._optimizer.zero_grad()
+        self._optimizer.state.clear()
+        counter = SpreadStorages(named, places)
+        for name, parameter in self._model.named_parameters():
+            counter.add(name, self._masters.of(parameter))
+        with counter, counter.moving(self._model):
+            for _ in range(2):
+                self._optimizer.zero_grad()
+                self._pass()
+                self._update(counter)
+        return {d: peak - counter.resident.get(d, 0) for d, peak in counter.peaks.items()}
 
     def _resident(self) -> list[Tensor]:
         masters = self._masters.state().values()

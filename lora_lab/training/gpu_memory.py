@@ -184,7 +184,15 @@ class Forecast:
         self._device = device
 
     def __call__(self, batch_size: int) -> int:
-        """Return bytes for so many examples a pass: gradients, optimizer, activations, extras.
+        """Return bytes for so many examples a pass, of several devices on that which needs most.
+
+        Raises:
+            LoraLabError: the model cannot be run on fake tensors.
+        """
+        return max(self.each(batch_size).values())
+
+    def each(self, batch_size: int) -> dict[torch.device, int]:
+        """Return bytes by device: gradients, optimizer, activations, extras.
 
         Raises:
             LoraLabError: the model cannot be run on fake tensors.
@@ -199,7 +207,11 @@ class Forecast:
             cuda=hardware(self._device).cuda,
             device=self._device,
         )
-        return report.device_peak - report.weights
+        if not report.devices:
+            return {self._device: report.device_peak - report.weights}
+        # Blocks that stay cached are of the step on one device.
+        extras = report.device_peak - report.peak - report.extras.get("cached blocks", 0)
+        return {device: size + extras for device, size in report.devices.items()}
 
     def check(self, memory: GpuMemory) -> None:
         """Refuse a training that will not fit into `memory`.
@@ -209,17 +221,34 @@ class Forecast:
                 batch that fits.
         """
         size = self._training.per_device_train_batch_size
-        needed = self(size)
-        if needed <= memory.free:
+        there: dict[torch.device, GpuMemory | None] = {self._device: memory}
+
+        def lacking(batch_size: int) -> dict[torch.device, int]:
+            found = {}
+            for device, needed in self.each(batch_size).items():
+                if device not in there:
+                    there[device] = gpu_memory(device)
+                if room := there[device]:  # of the CPU's nobody knows
+                    found[device] = needed - room.free
+            return found
+
+        nothing = (self._device, 0)
+        worst, lack = max(lacking(size).items(), key=lambda item: item[1], default=nothing)
+        if lack <= 0:
             return
-        proposal = largest_batch(self._training, self, memory.free, size - 1)
+        proposal = largest_batch(
+            self._training, lambda batch_size: max(lacking(batch_size).values()), 0, size - 1
+        )
         fix = (
             f"take {settings_in_words(proposal)}"
             if proposal
             else "take a smaller max_length, gradient_checkpointing=True or a smaller model"
         )
+        where = f" on {worst}" if len(there) > 1 else ""
+        room = there[worst]
+        assert room is not None
         raise OutOfMemoryForecastError(
-            f"training will not fit: a step needs {format_bytes(needed)} beside the weights, and "
-            f"there are {memory}; {fix}",
+            f"training will not fit{where}: a step needs {format_bytes(lack + room.free)} beside "
+            f"the weights, and there are {room}; {fix}",
             proposal,
         )
