@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lora_lab._util.devices import device_of
 from lora_lab._util.hardware import best_device, hardware
 from lora_lab.errors import ConfigError
 
@@ -74,7 +75,7 @@ def own_device(model: Any) -> torch.device | None:
     """
     if not isinstance(model, torch.nn.Module):
         return best_device()
-    return next((parameter.device for parameter in model.parameters()), None)
+    return device_of(model) if any(True for _ in model.parameters()) else None
 
 
 def _version() -> tuple[int, int]:

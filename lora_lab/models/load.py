@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lora_lab._util.devices import device_of
 from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name
 from lora_lab._util.hardware import best_device, hardware, is_here
 from lora_lab._util.quiet import first_line, quiet_transformers
@@ -331,7 +332,7 @@ def _card(
     dtype = dtype_name(first.dtype)
     count = sum(parameter.numel() for parameter in model.parameters())
     count += sum(packed_numbers(layer)[0] for layer in model.modules() if packing(layer))
-    return Card(name, hub_id, source, license_, dtype, str(first.device), count)
+    return Card(name, hub_id, source, license_, dtype, str(device_of(model)), count)
 
 
 def model_source(lm: LoadedModel, head: Mapping[str, Any]) -> dict[str, Any] | None:

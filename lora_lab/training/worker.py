@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from lora_lab._util.hardware import hardware, is_out_of_memory
+from lora_lab._util.hardware import is_out_of_memory
 from lora_lab._util.host_memory import available_memory
 from lora_lab.budget.meter import Meter
 from lora_lab.checkpoint.saving import save_adapter
@@ -26,14 +26,12 @@ from lora_lab.methods.attached import activate
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.offload import offload_notes
 from lora_lab.runs.samples import Sample
-from lora_lab.training import processes, saved_state
+from lora_lab.training import device_memory, processes, saved_state
 from lora_lab.training.data import RunData
 from lora_lab.training.divergence import Divergence, DivergingError
 from lora_lab.training.failures import explain, showable, with_proposal
 from lora_lab.training.gpu_memory import (
     Forecast,
-    apply_cap,
-    gpu_memory,
     largest_batch,
 )
 from lora_lab.training.isolation import ADAPTER, ModelState, diverted_log, thread_settings
@@ -198,13 +196,14 @@ class Worker:
         self.forecast = Forecast(
             self.model, run.config, run.training, length, self.meter.device, written
         )
-        apply_cap(self.meter.device)
-        memory = gpu_memory(self.meter.device)
+        memories = device_memory.memories_of(self.model)
+        memory = device_memory.together(memories)
         if memory is None or processes.sharded():  # forecasts know of no shards
             return
         self._enter("checking the memory")
         try:
             self.forecast.check(memory)
+            run.notes += device_memory.notes(self.model, self.forecast, run.training, memories)
         except ModelError as error:  # it cannot be run on fake tensors: nothing is known
             run.notes.append(f"the memory was not checked before the start: {error}")
 
@@ -365,7 +364,7 @@ class Worker:
         self.fit = None
         self.model.zero_grad(set_to_none=True)
         gc.collect()
-        hardware(self.meter.device).empty_cache()
+        device_memory.empty_caches(self.model)
         if is_out_of_memory(error):
             self._enter("looking for a batch size that fits")
             failure = with_proposal(failure, run.training, self._largest_batch())
@@ -386,7 +385,7 @@ class Worker:
 
     def _largest_batch(self) -> Mapping[str, int]:
         """Return the largest smaller batch that the dry run says fits in what is free now."""
-        memory = gpu_memory(self.meter.device)
+        memory = device_memory.together(device_memory.memories_of(self.model))
         free = available_memory() if memory is None else memory.free
         size = self.run.training.per_device_train_batch_size
         if self.forecast is None or free is None or size == 1:

@@ -20,6 +20,7 @@ from lora_lab.runs import checkpoints as checkpoints_module
 from lora_lab.runs.records import RecordState, list_runs
 from lora_lab.runs.redaction import redacted
 from lora_lab.tasks.families.api import longest_example
+from lora_lab.training import device_memory
 from lora_lab.training import gpu_memory as memory_module
 from lora_lab.training import worker as worker_module
 from lora_lab.training.api import train
@@ -188,7 +189,7 @@ def test_the_largest_divisor_that_fits(free, size):
 
 def test_what_will_not_fit_is_refused_before_the_first_step(tmp_path, monkeypatch):
     there = GpuMemory(free=bytes_for(2) + 1, total=8 * 2**30, others=5 * 2**30)
-    monkeypatch.setattr(worker_module, "gpu_memory", lambda _: there)
+    monkeypatch.setattr(device_memory, "gpu_memory", lambda _: there)
     run = begin(tmp_path)
     with pytest.raises(RunError, match="training will not fit") as caught:
         run.result(60)

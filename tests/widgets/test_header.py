@@ -30,6 +30,7 @@ class Driver:
         self.let = threading.Event()
         self.let.set()
         monkeypatch.setattr(module, "used_by_others", self._answer)
+        monkeypatch.setattr(module, "devices_of", lambda model: model.devices)
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
 
     def _answer(self, device: torch.device) -> str:
@@ -47,14 +48,14 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
 def header_on(device: torch.device, **traits: Any) -> Header:
     """Return the header of a model on a device."""
     card = SimpleNamespace(name="tiny", dtype="float32")
-    lm = SimpleNamespace(card=card, model=SimpleNamespace(device=CPU))
+    lm = SimpleNamespace(card=card, model=SimpleNamespace(devices=(CPU,)))
     settings = {"task": "mini-e2e", "method": "LoRA"}
     plan = SimpleNamespace(
         planned=Planned(settings, {}, Price()), tasks={}, observe=lambda *_: None
     )
     session: Any = SimpleNamespace(lm=lm, plan=plan)
     header = Header(session, **traits)
-    lm.model.device = device
+    lm.model.devices = (device,)
     return header
 
 
@@ -102,6 +103,25 @@ def test_on_a_cpu_nobody_is_asked(driver: Driver) -> None:
     header = header_on(CPU)
     header.update(Tick())
     assert (driver.asked, header.others, header._job.busy) == (0, "", False)
+
+
+def test_several_gpus_are_named_and_each_is_asked_of(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus = CUDA, torch.device("cuda:1"), torch.device("cuda:2")
+    header = header_on(CUDA)
+    header._lm.model.devices = gpus  # type: ignore[attr-defined]
+    names = {0: "NVIDIA L4", 1: "NVIDIA T4", 2: "NVIDIA L4"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
+    lines = dict(zip(gpus, ("1 GiB in use by others", "", "3 GiB in use by others"), strict=True))
+    monkeypatch.setattr(module, "used_by_others", lines.__getitem__)
+    header.update(Tick())
+    settled(header)
+    header.update(Tick())
+    assert header.others == "1 GiB in use by others; 3 GiB in use by others"
+    planned = SimpleNamespace(title=("LoRA", ""), settings={"task": "mini-e2e"})
+    header._show_plan(planned)  # type: ignore[arg-type]
+    assert header.device == "2 × NVIDIA L4 + NVIDIA T4 · float32"
 
 
 def test_a_driver_that_fails_names_nobody(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:

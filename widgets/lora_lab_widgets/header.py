@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import traitlets
 
+from lora_lab._util.devices import devices_of
 from lora_lab.training.gpu_memory import used_by_others
 from lora_lab_widgets.background import Background
 from lora_lab_widgets.panel import PanelWidget, Tick
@@ -50,12 +52,13 @@ class Header(PanelWidget):
     def update(self, tick: Tick) -> None:
         """Show who else is on a GPU, asked now and then on a thread of its own."""
         del tick
-        device = self._lm.model.device
         if (outcome := self._job.take()) is not None:
             self.others = outcome.value or ""
         now = time.monotonic()
-        if device.type == "cuda" and now >= self._due:
-            self._job.start(lambda: used_by_others(device))
+        if now >= self._due:
+            gpus = [device for device in devices_of(self._lm.model) if device.type == "cuda"]
+            if gpus:
+                self._job.start(lambda: "; ".join(filter(None, map(used_by_others, gpus))))
             self._due = now + PACE
 
     def summary(self) -> str:
@@ -71,7 +74,9 @@ class Header(PanelWidget):
         synthetic = " · synthetic" if task is not None and task.synthetic else ""
         chips = [self._lm.card.name, method, f"{name}{synthetic}", numbers]
         self.chips = [chip for chip in chips if chip]
-        self.device = f"{_device_name(self._lm.model.device)} · {self._lm.card.dtype}"
+        names = Counter(map(_device_name, devices_of(self._lm.model)))
+        each = (f"{count} × {name}" if count > 1 else name for name, count in names.items())
+        self.device = f"{' + '.join(each)} · {self._lm.card.dtype}"
 
 
 def _device_name(device: torch.device) -> str:

@@ -143,7 +143,7 @@ def test_what_is_out_of_memory():
 
 # The dry run's allocator, the launcher's processes, and a list for people.
 MAY_NAME_CUDA = {Path(module.__file__).name, "cuda.py", "sharding.py", "processes.py"}
-MAY_NAME_CUDA |= {"gpu_processes.py", "replicas.py", "installed.py"}
+MAY_NAME_CUDA |= {"gpu_processes.py", "replicas.py", "installed.py", "gpu.py"}
 
 
 def test_nobody_else_asks_for_cuda():
