@@ -178,7 +178,7 @@ def read(model: nn.Module) -> Anatomy:
     parameters = sum(weight.size for weight in weights) + sum(lacking for lacking, _ in held)
     return Anatomy(
         *(sites, columns, blocks, shape, parameters, weights, tuple(others)),
-        packed=sum(math.prod(leaf.features) for leaf in packed),
+        packed={".".join(leaf.path): leaf.features[::-1] for leaf in packed},
         packed_bytes=sum(size for _, size in held),
         heads=head_modules(model),
         left_out=walk.left_out,

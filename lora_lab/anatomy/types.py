@@ -194,8 +194,8 @@ class Anatomy:
         heads: a classifier's modules outside of the model that reads the text; see `heads`.
         left_out: {path of a matrix that is no site: why}.
         tied: {path of an output layer: path of the embedding that has its weight}.
-        packed: how many of the numbers are packed.
-        packed_bytes: what these take, with the scales that they are read by.
+        packed: {path of a layer whose weight is packed: its shape unpacked, (out, in)}.
+        packed_bytes: what these weights take, with the scales that they are read by.
     """
 
     sites: tuple[Site, ...]
@@ -208,12 +208,20 @@ class Anatomy:
     heads: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict, hash=False)
     tied: Mapping[str, str] = field(default_factory=dict, hash=False)
-    packed: int = 0
+    packed: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
     packed_bytes: int = 0
 
     def weight_bytes(self, element: int) -> int:
         """Return the bytes of all weights; `element` is what one that is not packed takes."""
-        return (self.parameters - self.packed) * element + self.packed_bytes
+        packed = sum(math.prod(shape) for shape in self.packed.values())
+        return (self.parameters - packed) * element + self.packed_bytes
+
+    @property
+    def unpacked_shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of all weights, as they are where none is packed."""
+        own = (w for w in self.weights if w.name.rpartition(".")[0] not in self.packed)
+        biases = (w for w in self.weights if w.name.removesuffix(".bias") in self.packed)
+        return [*(w.shape for w in own), *(w.shape for w in biases), *self.packed.values()]
 
     def first_end(self, target: str) -> str:
         """Return the path of the embedding whose weight an output layer of this name has, or it."""

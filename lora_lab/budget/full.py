@@ -49,7 +49,7 @@ def full_memory(
     # At the end all gradients are there, and a tied embedding's two halves are being added.
     tied = 2 * outputs if shape.tied_embeddings else 0
     rule = state_rule(price["optimizer"]["name"])
-    shapes = [weight.shape for weight in anatomy.weights]
+    shapes = anatomy.unpacked_shapes
     masters = master_rule(shapes, element)
     given = weights + masters.growth  # gradients, as the optimizer is given them
     scratch = rule.scratch(map(math.prod, shapes))

@@ -27,14 +27,16 @@ def test_a_packed_model_has_as_many_numbers_as_the_unpacked_one(kind: str, name:
     layers = {p: m for p, m in plain.named_modules() if type(m) is nn.Linear and "lm_head" not in p}
     numbers = sum(layer.weight.numel() for layer in layers.values())
     rows = sum(layer.out_features for layer in layers.values())
-    assert found.packed == numbers
+    assert found.packed == {p: (m.out_features, m.in_features) for p, m in layers.items()}
     size = numbers // 2 if "4 bits" in kind else numbers
     assert found.packed_bytes == size + 4 * rows * (kind in ROW)
-    budget = ll.budget(model, ll.LoraConfig(r=2, target_modules="all-linear"), dtype="float32")
+    config = ll.LoraConfig(r=2, target_modules="all-linear")
+    budget = ll.budget(model, config, dtype="float32")
     assert budget.parameters_total == whole.parameters
     learned = 4 * budget.parameters_trainable
     assert budget.adapted.weights == 4 * (whole.parameters - numbers) + found.packed_bytes + learned
-    assert budget.full.weights == 4 * whole.parameters  # which only an unpacked one could be
+    # Which only an unpacked one could be.
+    assert budget.full == ll.budget(plain, config, dtype="float32").full
 
 
 @pytest.mark.parametrize("kind", KINDS)
