@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from lora_lab._util.format import format_bytes
+from lora_lab._util.torch_private import FakeTensor
 from lora_lab.errors import AdapterError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 _ROOT = Path("/")
 # A container's limit, what it has taken, and its statistics: of cgroups' version 2, and of 1.
@@ -65,12 +63,13 @@ class HostRoom:
         self._taken = 0
 
     def take(self, tensors: Iterable[Tensor], copies: int = 1) -> None:
-        """Count copies that are about to be made; none of what has no numbers (meta).
+        """Count copies that are about to be made; none of what has no numbers (meta, fake).
 
         Raises:
             AdapterError: they do not fit; the line names both figures.
         """
-        self._taken += copies * sum(t.nbytes for t in tensors if not t.is_meta)
+        real = (t for t in tensors if not (t.is_meta or isinstance(t, FakeTensor)))
+        self._taken += copies * sum(t.nbytes for t in real)
         if self._free is not None and self._taken > self._free:
             raise AdapterError(
                 f"{self._what} takes {format_bytes(self._taken)} or more of the computer's memory, "

@@ -7,6 +7,7 @@ import torch
 
 import lora_lab as ll
 from lora_lab._util import host_memory
+from lora_lab.budget.dry_run import dry_run
 from lora_lab.configs import BitFitConfig, FullConfig
 from lora_lab.errors import AdapterError, LoraLabError
 from tests.helpers.lora_outputs import stirred
@@ -88,3 +89,11 @@ def test_lora_needs_no_more_than_its_factors(free, tmp_path):
     run = ll.train(lm, tiny_task(), CONFIG, output_dir=tmp_path, max_steps=2, eval_examples=0)
     run.result()
     assert run.snapshot.step == 2
+
+
+@pytest.mark.parametrize("config", [FullConfig(), BIASED])
+def test_a_dry_run_takes_none(free, config):
+    model = tiny("llama")
+    free(0)
+    report = dry_run(model, config, batch_size=1, sequence_length=8)
+    assert report.device_peak > report.weights
