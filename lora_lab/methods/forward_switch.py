@@ -117,7 +117,7 @@ class ForwardSwitch:
         y = None
         for name, group in groups.items():
             index = functools.partial(self._places, names, group)
-            part = [_rows(v, index, rows) for v in args]
+            part = tuple(_rows(v, index, rows) for v in args)
             out = self._answer(name, part, {k: _rows(v, index, rows) for k, v in kwargs.items()})
             if not isinstance(out, Tensor):
                 raise AdapterError(

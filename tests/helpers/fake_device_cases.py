@@ -25,6 +25,7 @@ METHODS: dict[str, Any] = {
     "LoRA": LORA,
     "DoRA": ll.LoraConfig(r=2, target_modules=ALL, use_dora=True),
     "LoRA-FA": ll.LoraConfig(r=2, target_modules=["q", "v"], use_lorafa=True, use_rslora=True),
+    "LoRA, tokens": ll.LoraConfig(r=2, target_modules=["q"], trainable_token_indices=[3, 4]),
     "PiSSA": ll.LoraConfig(r=2, target_modules=["q", "down"], init_lora_weights="pissa"),
     "EVA": ll.LoraConfig(r=2, target_modules=["q", "down"], init_lora_weights="eva"),
     "AdaLoRA": ll.AdaLoraConfig(target_r=1, init_r=2, tinit=0, tfinal=0, deltaT=1),

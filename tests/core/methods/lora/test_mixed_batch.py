@@ -271,3 +271,27 @@ def test_saved_heads_ask_the_same():
         pytest.raises(AdapterError, match="classifier got an input of shape"),
     ):
         model.classifier(torch.randn(4, 32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "changes", [{"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [3, 4, 5]}]
+)
+def test_modules_that_are_float32_masters_answer_their_rows(changes, dtype):
+    model = tiny("llama").to(dtype)
+    first = ll.attach(model, ll.LoraConfig(r=2, target_modules=["q"], **changes), "first")
+    ll.attach(model, ll.LoraConfig(r=2, target_modules=["q", "down"]), "second")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) / 10)
+        inputs, alone = tiny_inputs(model, batch=3), []
+        for name in ("first", None, "second"):
+            ll.activate(model, name)
+            alone.append(model(**inputs).logits)
+        with ll.mixed_batch(model, ["first", None, "second"]):
+            mixed = model(**inputs).logits
+    expected = torch.stack([alone[row][row] for row in range(3)])
+    assert not torch.allclose(alone[0][0], alone[1][0], atol=1e-1)
+    tolerance = 4 * torch.finfo(dtype).eps * float(expected.abs().max())
+    torch.testing.assert_close(mixed, expected, rtol=0, atol=tolerance)
