@@ -75,8 +75,10 @@ def test_a_step_on_the_cpu(make: Any, config: Any) -> None:
     assert found.peak == pytest.approx(expected, rel=0.01)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("config", [None, ALL], ids=["full", "all-linear"])
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [(None, torch.float32), (ALL, torch.float32), (ALL, torch.float16)],
+)
 def test_a_step_with_the_math_kernel(config: Any, dtype: torch.dtype) -> None:
     """Torch's own math kernel, which it takes on a T4 for heads that are shared."""
     model = adapted(small_llama().to(dtype), config)
