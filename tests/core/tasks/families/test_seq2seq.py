@@ -212,7 +212,7 @@ def test_a_prompt_that_fills_the_positions_has_room_for_learned_tokens(tmp_path)
 def test_half_precision_is_trained_in_place(tmp_path, config, dtype):
     lm = tiny_seq2seq()
     lm.model.to(dtype)
-    run = train(tmp_path, lm, uneven_task(), [LoraConfig(), config])
+    run = train(tmp_path, lm, uneven_task(), config)
     assert len(run.result(60).losses) == 3
     assert any(f"are {str(dtype)[6:]} in the model" in note for note in run.notes)
 
