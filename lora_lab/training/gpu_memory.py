@@ -184,12 +184,12 @@ class Forecast:
         self._device = device
 
     def __call__(self, batch_size: int) -> int:
-        """Return bytes for so many examples a pass, of several devices on that which needs most.
+        """Return bytes for so many examples a pass, of several devices on all together.
 
         Raises:
             LoraLabError: the model cannot be run on fake tensors.
         """
-        return max(self.each(batch_size).values())
+        return sum(self.each(batch_size).values())
 
     def each(self, batch_size: int) -> dict[torch.device, int]:
         """Return bytes by device: gradients, optimizer, activations, extras.
@@ -214,23 +214,20 @@ class Forecast:
         return {device: size + extras for device, size in report.devices.items()}
 
     def check(self, memory: GpuMemory) -> None:
-        """Refuse a training that will not fit into `memory`.
+        """Refuse a training that will not fit into `memory`, of several devices each into its own.
 
         Raises:
             OutOfMemoryForecastError: the line names the numbers, who has the rest, and a
                 batch that fits.
         """
         size = self._training.per_device_train_batch_size
-        there: dict[torch.device, GpuMemory | None] = {self._device: memory}
+        there: dict[torch.device, GpuMemory | None] = {}
 
         def lacking(batch_size: int) -> dict[torch.device, int]:
-            found = {}
-            for device, needed in self.each(batch_size).items():
-                if device not in there:
-                    there[device] = gpu_memory(device)
-                if room := there[device]:  # of the CPU's nobody knows
-                    found[device] = needed - room.free
-            return found
+            needed = self.each(batch_size)
+            for device in needed.keys() - there.keys():
+                there[device] = memory if len(needed) == 1 else gpu_memory(device)
+            return {d: size - room.free for d, size in needed.items() if (room := there[d])}
 
         nothing = (self._device, 0)
         worst, lack = max(lacking(size).items(), key=lambda item: item[1], default=nothing)

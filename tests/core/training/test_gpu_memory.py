@@ -35,14 +35,12 @@ def check(
     free = {FIRST: first, SECOND: second}
     rooms = {d: None if n is None else GpuMemory(n, 10**6, 0) for d, n in free.items()}
     monkeypatch.setattr(module, "gpu_memory", rooms.__getitem__)
-    own = rooms[FIRST]
-    assert own
-    forecast.check(own)
+    forecast.check(GpuMemory(10**6, 10**6, 0))  # all of them together have plenty
 
 
 def test_what_each_needs(forecast: Forecast) -> None:
     assert forecast.each(4) == {FIRST: 407, SECOND: 607}
-    assert forecast(4) == 607
+    assert forecast(4) == 407 + 607
 
 
 @pytest.mark.parametrize("second", [607, None])  # None: the CPU's, which nobody knows
