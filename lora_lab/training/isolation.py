@@ -47,8 +47,8 @@ class ModelState:
                 f"the adapter {ADAPTER!r} was detached or replaced while the run was paused, so it "
                 "cannot go on; start a new run"
             )
-        check_trained(self._model, adapter)
         unmerge(self._model)
+        check_trained(self._model, adapter)  # of a merged one nothing is in the model
         activate(self._model, self._active)
         for module, mode in self._modes:
             module.training = mode
