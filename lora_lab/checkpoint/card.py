@@ -19,6 +19,7 @@ from torch import nn
 
 from lora_lab._util.files import new_dir
 from lora_lab._util.format import format_count, format_share
+from lora_lab._util.redaction import redacted
 from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.wrappers import unwrapped
@@ -74,7 +75,7 @@ def push_ready(
     text = model_card(model, name, run=run, base=base)
     with new_dir(folder) as place:
         save_adapter(model, place, name)
-        (place / CARD_FILE).write_text(text, encoding="utf-8")
+        (place / CARD_FILE).write_text(redacted(text), encoding="utf-8")
     return Path(folder)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._util.files import write_file_atomic, write_text_atomic
+from lora_lab._util.redaction import redacted_values
 from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.checkpoint.checksum import CHECKSUM_KEY
@@ -79,7 +80,7 @@ def write_folder(
     before = parts_in(folder)
     with write_file_atomic(folder / WEIGHTS_FILE) as file:
         save_file(tensors, file, metadata=metadata)
-    write_text_atomic(folder / CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
+    write_text_atomic(folder / CONFIG_FILE, json.dumps(redacted_values(settings), indent=2) + "\n")
     for other in (NATIVE_CONFIG_FILE, NATIVE_WEIGHTS_FILE):
         (folder / other).unlink(missing_ok=True)
     remove_parts(before)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from lora_lab._util.files import new_dir
+from lora_lab._util.redaction import redacted_values
 from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Site
@@ -77,7 +78,7 @@ def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None
     settings = _settings(model, adapter, list(updates), r, transposed)
     with new_dir(folder) as place:
         save_file(tensors, place / WEIGHTS_FILE, metadata={"format": "pt"})
-        text = json.dumps(settings, indent=2) + "\n"
+        text = json.dumps(redacted_values(settings), indent=2) + "\n"
         (place / CONFIG_FILE).write_text(text, encoding="utf-8")
     return Path(folder)
 

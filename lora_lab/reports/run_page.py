@@ -17,6 +17,7 @@ from lora_lab._util.format import (
     format_ratio,
     format_share,
 )
+from lora_lab._util.redaction import redacted, redacted_values
 from lora_lab.analysis.rank_map import RankMap, rank_map
 from lora_lab.analysis.site_view import SiteView, live_view
 from lora_lab.analysis.table import Analysis, analyze_sites
@@ -83,6 +84,8 @@ def write_report(
     Raises:
         RunError: the file cannot be written.
     """
+    title, subtitle, config_python = map(redacted, (title, subtitle, config_python))
+    samples, environment = redacted_values(samples), redacted_values(environment)
     page = Page()
     body = [
         heading(title, subtitle),

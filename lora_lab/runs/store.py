@@ -37,6 +37,7 @@ from lora_lab._util.files import (
     write_dir_atomic,
     write_text_atomic,
 )
+from lora_lab._util.redaction import redacted, redacted_values
 from lora_lab.runs import checkpoints
 from lora_lab.runs.lock import RunLock
 from lora_lab.runs.records import (
@@ -47,7 +48,6 @@ from lora_lab.runs.records import (
     list_runs,
     read_metrics,
 )
-from lora_lab.runs.redaction import redacted
 
 __all__ = ["NullStore", "RunRecord", "RunStore", "list_runs"]
 
@@ -113,7 +113,7 @@ class RunStore:
             RunError: the folder cannot be made (read-only, full, a file in the way).
         """
         parent = Path(output_dir).expanduser().resolve()
-        slug = re.sub(r"[^\w.-]+", "-", name or "").strip("-.")
+        slug = re.sub(r"[^\w.-]+", "-", redacted(name or "")).strip("-.")
         with disk_errors(parent):
             make_dirs(parent)
             while True:
@@ -200,7 +200,7 @@ class RunStore:
 
 
 def _text(value: Any) -> str:
-    return redacted(json.dumps(value, indent=2, ensure_ascii=False)) + "\n"
+    return json.dumps(redacted_values(value), indent=2, ensure_ascii=False) + "\n"
 
 
 class NullStore(RunStore):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.redaction import redacted_values
 from lora_lab.errors import RunError
 from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import Adapter
@@ -32,7 +33,7 @@ def checkpoint_state(worker: Worker) -> dict[str, Any]:
         },
         "statistics": {**require_adapters(worker.model).statistics.values(worker.adapter.name)},
         "metrics": dict(worker.metrics),
-        "samples": [sample.to_dict() for sample in worker.run.samples],
+        "samples": redacted_values([sample.to_dict() for sample in worker.run.samples]),
         "seconds": worker.pace.seconds,
         "log_bytes": worker.run.store.flush_log(),
     }

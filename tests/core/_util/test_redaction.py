@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import traceback
+from urllib.parse import quote
 
 import pytest
 import torch
 
+from lora_lab._util.redaction import redacted, redacted_values
+from lora_lab.anatomy.api import anatomy
+from lora_lab.budget.forecast import budget
 from lora_lab.errors import RunError
-from lora_lab.runs.redaction import redacted
+from lora_lab.reports.run_page import write_run_report
+from lora_lab.tasks import Example, GenerationTask
 from lora_lab.training import checks, failures
 from lora_lab.training import run as run_module
 from lora_lab.training.api import train
@@ -26,9 +31,21 @@ SAID = {
     "a dict of headers": repr({"Authorization": f"Basic {LETTERS}", "Accept": "text/plain"}),
     "headers in JSON in JSON": json.dumps(json.dumps({"authorization": LETTERS})),
     "a bearer": f"sent bearer {LETTERS}",
+    "a GitHub token of the new kind": f"github_pat_11AB_{LETTERS}",
+    "a server's GitHub token": f"ghs_{LETTERS}",
+    "a token of an OAuth login": f"hf_oauth_{LETTERS}.ey",
+    "a URL's token": f"GET https://h/x.csv?a=1&access_token={LETTERS} 404",
+    "a signed URL": f"https://b.s3/x?X-Amz-Date=1&X-Amz-Signature={LETTERS}",
+    "a token for a user's name": f"https://{LETTERS}@git.example/x",
+    "an argument": f"Client(api_key='{LETTERS}', tries=3)",
+    "a connection's password": f"postgres host=h password={LETTERS} port=1",
+    "a dict of settings": repr({"secret": LETTERS, "n": 1}),
     "a proxy's password": f"cannot reach https://me:{LETTERS}@proxy.example:80/simple",
 }
 INNOCENT = [
+    "eos_token=<|endoftext|> pad_token=endoftext_and_more mask_token=somethinglong",
+    "TOKENIZER_NAME=smollm2-135m, max_new_tokens=123456789, key=value_of_a_dict",
+    "https://h/x.csv?page=12345678&tokens=12345678",
     f"commit {HEX}",
     '{"eos_token": "</s>", "tokens": 4096, "authorization": 5}',
     "the bearer certificates of authorization",
@@ -56,6 +73,50 @@ def test_json_stays_json():
         text = redacted(json.dumps(value))
         assert type(json.loads(text)) is type(value)
         assert LETTERS not in text
+
+
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "/wJalrXUtnFEMI/K7MDENG+bPxRfiCY",
+    "MY_PASSWORD": 'pa"ss\\wörd-9',
+    "PIN_PASSWORD": "33333333",
+}
+
+
+@pytest.mark.parametrize("write", [str, json.dumps, repr, lambda v: quote(v, safe="")])
+def test_a_secret_of_the_environment_goes_however_it_is_written(monkeypatch, write):
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+        assert redacted(f"boto: {write(value)}, 401").replace('"', "").replace("'", "") == (
+            "boto: [redacted], 401"
+        )
+
+
+def test_what_is_secret_is_a_value_of_its_own_and_no_part_of_another(monkeypatch, tmp_path):
+    monkeypatch.setenv("PIN_PASSWORD", "33333333")
+    monkeypatch.setenv("TOKENIZER_NAME", "smollm2-135m")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path))
+    value = {"model": "smollm2-135m", "loss": 0.3333333333333333, "seed": 33333333}
+    value["path"] = f"{tmp_path}/x"
+    assert redacted_values(value) == value
+    assert redacted(json.dumps({"loss": value["loss"]})) == '{"loss": 0.3333333333333333}'
+    assert redacted_values({"pin": ["33333333", ("is 33333333!",)]}) == {
+        "pin": ["[redacted]", ("is [redacted]!",)]
+    }
+
+
+def test_a_run_and_what_is_made_of_it_keep_no_secret(monkeypatch, tmp_path):
+    monkeypatch.setenv("MY_TOKEN", LETTERS)
+    lm = tiny_lm()
+    lm.model.config._name_or_path = f"https://me:{LETTERS}@h/m"
+    rows = [Example(f"a {LETTERS}", "b", ("b",))] * 8
+    task = GenerationTask("t", True, rows, rows[:2])
+    settings = {"max_steps": 2, "save_steps": 1, "max_length": 128}
+    run = train(lm, task, CONFIG, output_dir=tmp_path, name=f"x-{LETTERS}", **settings)
+    run.result(60)
+    write_run_report(run, budget(anatomy(lm.model), CONFIG, sequence_length=64))
+    assert LETTERS not in run.folder.name
+    files = [path for path in run.folder.rglob("*") if path.is_file()]
+    assert [path for path in files if LETTERS.encode() in path.read_bytes()] == []
 
 
 def everything_shown(run, failure):
