@@ -36,6 +36,6 @@ def scales_of(parameter: Tensor) -> list[Tensor]:
     found = [getattr(parameter, "SCB", None)]
     state = getattr(parameter, "quant_state", None)
     while state is not None:
-        found += vars(state).values()
+        found += getattr(state, "__dict__", {}).values()
         state = getattr(state, "state2", None)
     return [tensor for tensor in found if isinstance(tensor, Tensor)]
