@@ -90,7 +90,7 @@ LINES = (
     Line(
         "waits",
         "Synchronizations with the host in steps 5 to 10",
-        "at most 1 a step",
+        "at most 1 a step, beside transformers' own",
         "benchmarks.gpu.waits:waits",
         40,
     ),
