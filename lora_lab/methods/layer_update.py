@@ -228,8 +228,9 @@ class LayerAdapter(Adapter):
 
 def master(layer: nn.Module, value: Tensor) -> nn.Parameter:
     """Return what a layer learns, in float32 or better on the layer's device, starting at this."""
-    weight = cast(Tensor, hold_weight(layer))
-    return nn.Parameter(value.to(home(layer), torch.promote_types(weight.dtype, torch.float32)))
+    weight = hold_weight(layer)
+    held = torch.float32 if weight is None else weight.dtype  # None: packed under another name
+    return nn.Parameter(value.to(home(layer), torch.promote_types(held, torch.float32)))
 
 
 def note(method: str, lines: Sequence[str]) -> None:

@@ -87,7 +87,9 @@ def base_tensor(layer: nn.Module, name: str = "weight") -> Tensor:
 
 def home(layer: nn.Module) -> torch.device:
     """Return the device that a layer runs on."""
-    held = cast(Tensor, hold_weight(layer))
+    held = hold_weight(layer)
+    if held is None:  # GPTQ's, AWQ's and HQQ's are called otherwise
+        held = next(iter((*layer.parameters(), *layer.buffers())))
     return (execution_device(layer) if held.is_meta else None) or held.device
 
 

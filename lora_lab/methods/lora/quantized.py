@@ -26,11 +26,6 @@ def stand_in(layer: nn.Module, site: Site) -> Tensor:
 
     It takes no memory: every entry is the same one.
     """
-    if hold_weight(layer) is None:  # GPTQ's and AWQ's are called otherwise
-        own = next(t for t in (*layer.parameters(), *layer.buffers()))
-        return torch.zeros(1, device=own.device, dtype=torch.float32).expand(
-            site.out_features, site.in_features
-        )
     one = torch.zeros(1, device=home(layer), dtype=torch.float32)
     return one.expand(site.out_features, site.in_features)
 
