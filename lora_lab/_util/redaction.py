@@ -15,6 +15,7 @@ _NAMED = re.compile(
     r"(?:$|_)",
     re.I,
 )
+_OF_PATH = re.compile(r"_(?:FILE|PATH|DIR)$", re.I)
 # Those of Hugging Face, OpenAI, Anthropic, GitHub, GitLab, Slack, Google, NVIDIA, Replicate, W&B.
 _SHAPED = re.compile(
     r"\b(?:hf_(?:[A-Za-z0-9]{20,}|oauth_[A-Za-z0-9._-]{20,})"
@@ -71,7 +72,7 @@ def _without_value(found: re.Match[str]) -> str:
 def _secrets() -> Iterator[str]:
     """Yield the environment's secrets as they are, and as JSON, Python and URLs have them."""
     for name, value in os.environ.items():
-        is_path = value.startswith(("/", ".", "~")) and os.path.exists(os.path.expanduser(value))
+        is_path = _OF_PATH.search(name) or os.path.exists(os.path.expanduser(value))
         if len(value) < _SHORTEST or not _NAMED.search(name) or is_path:
             continue
         yield value

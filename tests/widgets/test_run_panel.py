@@ -79,6 +79,7 @@ def test_the_snapshot_holds_what_the_run_says() -> None:
         "loss": 1.25,
         "loss_unit": "nats per token",
         "learning_rate": 0.002,
+        "skipped": 0,
         "rate": 2.1,
         "eta": 237.5,
         "elapsed": 238.0,
