@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -44,7 +44,11 @@ _IN_PLACE = "[redacted]"
 
 def redacted(text: str) -> str:
     """Return a text without what looks like a token, or stands where one does."""
-    for value in sorted(set(_secrets()), key=len, reverse=True):
+    return _without(_secrets(), text)
+
+
+def _without(secrets: list[str], text: str) -> str:
+    for value in secrets:
         if value in text:  # as a word of its own: digits of a longer number are none
             text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(value)}(?![A-Za-z0-9])", _IN_PLACE, text)
     text = _SHAPED.sub(_IN_PLACE, text)
@@ -56,27 +60,32 @@ def redacted_values(value: Any) -> Any:
 
     Numbers stay: a seed that is somebody's password is a seed.
     """
-    if isinstance(value, str):
-        return redacted(value)
-    if isinstance(value, Mapping):
-        return {key: redacted_values(own) for key, own in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(redacted_values, value))
-    return value
+    secrets = _secrets()  # once: an adapter's config has a thousand texts
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            return _without(secrets, value)
+        if isinstance(value, Mapping):
+            return {key: clean(own) for key, own in value.items()}
+        return type(value)(map(clean, value)) if isinstance(value, list | tuple) else value
+
+    return clean(value)
 
 
 def _without_value(found: re.Match[str]) -> str:
     return (found["named"] or found["key"] or found["part"] or "") + _IN_PLACE
 
 
-def _secrets() -> Iterator[str]:
-    """Yield the environment's secrets as they are, and as JSON, Python and URLs have them."""
+def _secrets() -> list[str]:
+    """Return the environment's secrets, longest first: as they are, and as JSON, Python and URLs
+    have them.
+    """
+    found: set[str] = set()
     for name, value in os.environ.items():
-        is_path = _OF_PATH.search(name) or os.path.exists(os.path.expanduser(value))
-        if len(value) < _SHORTEST or not _NAMED.search(name) or is_path:
+        if len(value) < _SHORTEST or not _NAMED.search(name) or _OF_PATH.search(name):
             continue
-        yield value
-        yield json.dumps(value)[1:-1]
-        yield json.dumps(value, ensure_ascii=False)[1:-1]
-        yield repr(value)[1:-1]
-        yield quote(value, safe="")
+        if os.path.exists(os.path.expanduser(value)):
+            continue
+        found |= {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+        found |= {repr(value)[1:-1], quote(value, safe="")}
+    return sorted(found, key=len, reverse=True)
