@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import lora_lab as ll
 from lora_lab.models import LoadedModel
+from tests.helpers import stopped_at
 from tests.helpers.quantized_layers import KINDS, quantize, values
 from tests.helpers.tiny_run import logits, tiny_task
 from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
@@ -49,21 +50,9 @@ def twin(kind: str) -> LoadedModel:
 
 
 def trained(lm: LoadedModel, folder: Path, stop_at: int | None = None) -> ll.Run:
-    run = ll.train(
-        lm, tiny_task(16, 1), CONFIG, output_dir=folder, start=False, max_steps=3,
-        learning_rate=1e-2, warmup_steps=0, eval_examples=1, save_steps=2,
-        per_device_train_batch_size=4,
-    )  # fmt: skip
-    publish = run.publish
-
-    def look(**changes: Any) -> None:
-        publish(**changes)
-        if stop_at is not None and changes.get("step") == stop_at:
-            run.stop()
-
-    run.publish = look  # type: ignore[method-assign]
-    run.start().result(120)
-    return run
+    return stopped_at.trained(
+        lm, tiny_task(16, 1), CONFIG, folder, stop_at, max_steps=3, eval_examples=1
+    )
 
 
 def losses(run: ll.Run) -> list[float]:

@@ -13,6 +13,7 @@ import lora_lab as ll
 from lora_lab.errors import RunError
 from lora_lab.models import LoadedModel
 from lora_lab_widgets.answers import answers
+from tests.helpers import stopped_at
 from tests.helpers.dispatched import METHODS, SPREAD, spread_lm
 from tests.helpers.tiny_run import logits, tiny_lm, tiny_task
 
@@ -20,21 +21,9 @@ TASK = tiny_task(16, 2)
 
 
 def trained(lm: LoadedModel, folder: Path, config: Any, stop_at: int | None = None) -> ll.Run:
-    run = ll.train(
-        lm, TASK, config, output_dir=folder, start=False, max_steps=4, max_length=64,
-        learning_rate=1e-2, warmup_steps=0, eval_examples=2, save_steps=2,
-        per_device_train_batch_size=4,
-    )  # fmt: skip
-    publish = run.publish
-
-    def look(**changes: Any) -> None:
-        publish(**changes)
-        if stop_at is not None and changes.get("step") == stop_at:
-            run.stop()
-
-    run.publish = look  # type: ignore[method-assign]
-    run.start().result(120)
-    return run
+    return stopped_at.trained(
+        lm, TASK, config, folder, stop_at, max_steps=4, max_length=64, eval_examples=2
+    )
 
 
 @pytest.mark.parametrize(
