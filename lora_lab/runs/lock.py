@@ -1,12 +1,18 @@
-"""Who is at work on a run's folder: a lock that the system lets go of when its holder is gone."""
+"""Who is at work on a run's folder: a lock that the system lets go of when its holder is gone.
+
+Whoever only looks shares the lock for an instant with others who look: none of them takes another
+for a holder, and a start waits until they have looked.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import secrets
 import socket
 import sys
+import time
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +26,11 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-LOCK_FILE = "lock.json"  # {"pid", "host"} of the holder, or of the last one
+LOCK_FILE = "lock.json"  # {"pid", "host", "process"} of the holder, or of the last one
+_MOST_BYTES = 10_000  # of it that are read
+_LOOKERS = 10.0  # seconds in which those who only look have looked
+_HELD = 0.1  # seconds for which it is seen held before it is: earlier versions looked that way
+_SHORT = 0.001  # seconds between two tries
 
 
 class RunLock:
@@ -47,7 +57,7 @@ class RunLock:
             open_own(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+", encoding="utf-8"
         )
         try:
-            if not _lock(file):
+            if not _take(file):
                 who = holder(self._path.parent) or {}
                 raise RunError(
                     f"run {self._path.parent.name} is running in process {who.get('pid', '?')} on "
@@ -55,7 +65,8 @@ class RunLock:
                 )
             _held.add(self)
             file.truncate(0)
-            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
+            who = {"pid": os.getpid(), "host": socket.gethostname(), "process": _process}
+            file.write(json.dumps(who) + "\n")
             file.flush()
         except BaseException:  # Ctrl-C, too: an open file that nobody knows would hold the folder
             self.release()
@@ -71,15 +82,15 @@ class RunLock:
 
 
 def holder(folder: Path) -> Mapping[str, Any] | None:
-    """Return {"pid", "host"} of the process that is at work on a run, None where none is."""
+    """Return {"pid", "host", …} of the process at work on a run, None where none is."""
     try:
-        descriptor = open_own(folder / LOCK_FILE, os.O_RDWR)
-        with os.fdopen(descriptor, "r+", encoding="utf-8") as file:
-            if _lock(file):
+        descriptor = open_own(folder / LOCK_FILE, os.O_RDONLY)
+        with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
+            if not _is_held(file):
                 return None  # closing gives it back
-            text = file.read() if sys.platform != "win32" else ""
+            text = file.read(_MOST_BYTES) if sys.platform != "win32" else ""
     except OSError:
-        return None  # no lock, or a folder that nobody can write to
+        return None  # no lock, or a folder that nobody can read
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -87,22 +98,69 @@ def holder(folder: Path) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else {}
 
 
-def _lock(file: IO[str]) -> bool:
-    """Lock an open file; return False where another open file has it."""
-    try:
-        if sys.platform == "win32":
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        return True  # the file system has no locks
+def is_here(who: Mapping[str, Any]) -> bool:
+    """Whether a `holder` is this very process: other machines, and later ones, have its pid too."""
+    return who.get("process") == _process
+
+
+def _take(file: IO[str]) -> bool:
+    """Lock an open file for oneself; return False where somebody has it."""
+    begun = time.monotonic()
+    while not _lock(file, shared=False):
+        waited = time.monotonic() - begun
+        if waited > (_HELD if _is_held(file) else _LOOKERS):
+            return False
+        _unlock(file)
+        time.sleep(_SHORT)
     return True
 
 
+if sys.platform == "win32":
+
+    def _lock(file: IO[str], *, shared: bool) -> bool:  # noqa: ARG001
+        """Lock the first byte, which nobody can read then."""
+        try:
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        except OSError:
+            return True  # the file system has no locks
+        return True
+
+    def _unlock(file: IO[str]) -> None:
+        """Nothing: looking locks nothing."""
+
+    def _is_held(file: IO[str]) -> bool:
+        try:
+            file.seek(0)
+            file.read(1)
+        except PermissionError:
+            return True
+        return False
+
+else:
+
+    def _lock(file: IO[str], *, shared: bool) -> bool:
+        """Lock an open file, with others or alone; return False where it is held otherwise."""
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # the file system has no locks
+        return True
+
+    def _unlock(file: IO[str]) -> None:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+    def _is_held(file: IO[str]) -> bool:
+        """Whether somebody has the file for himself."""
+        return not _lock(file, shared=True)
+
+
 _held: weakref.WeakSet[RunLock] = weakref.WeakSet()
+_process = secrets.token_hex(8)  # what this process writes into its locks
 
 
 def _forked() -> None:
@@ -110,6 +168,8 @@ def _forked() -> None:
 
     The parent's own hold stays: no file is unlocked, a copy of it is closed.
     """
+    global _process
+    _process = secrets.token_hex(8)
     for lock in list(_held):
         lock.release()
 

@@ -85,8 +85,7 @@ class RunRecord:
     def state(self) -> RecordState:
         """How it stands now."""
         if (who := lock.holder(self.folder)) is not None:
-            here = who.get("pid") == os.getpid()
-            return RecordState.RUNNING if here else RecordState.ELSEWHERE
+            return RecordState.RUNNING if lock.is_here(who) else RecordState.ELSEWHERE
         try:
             return RecordState(str((self.summary or {}).get("state")))
         except ValueError:

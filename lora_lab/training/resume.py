@@ -83,7 +83,7 @@ def resume(
     """
     record = find_run(run, output_dir)
     _refuse_changes(record, changes)
-    processes.from_main(lambda: _check_state(record))  # looking takes the lock for a moment
+    processes.from_main(lambda: _check_state(record))  # one looks, for all of them
     _refuse_links(record.folder)
     checkpoint = checkpoints.newest(record.folder)
     methods, training = read_configs(record)
