@@ -1,7 +1,5 @@
 """`python -m lora_lab`, for `torchrun -m lora_lab train run.yaml`."""
 
-import sys
+from lora_lab.cli.main import program
 
-from lora_lab.cli.main import main
-
-sys.exit(main())
+program()

@@ -5,13 +5,14 @@ Seen on Python 3.11 to 3.14. `tests/core/_util/test_private_names.py` fails firs
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures.thread  # registers its own hook first, so that ours runs before it
 import contextlib
 import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 assert concurrent.futures.thread is not None
 
@@ -33,6 +34,21 @@ def end_with_failure() -> None:
     """
     stream = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  # open to the very end
     sys.stderr = cast(Any, _LastFlushFails(stream))
+
+
+def end_without_finalizing(status: int) -> NoReturn:
+    """End this process as Python does, but take the interpreter apart no more.
+
+    gloo's threads outlive `destroy_process_group` where a mesh still knows the group. One of them
+    that lets go of a Python tensor while the interpreter is taken apart ends the process with
+    SIGABRT, "terminate called without an active exception" (pytorch/pytorch#190489).
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none
+            stream.flush()
+    os._exit(status)
 
 
 class _LastFlushFails:

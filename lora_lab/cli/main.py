@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from lora_lab._util.python_private import end_without_finalizing
 from lora_lab.cli.command import Command
 from lora_lab.cli.output import steady_output
 from lora_lab.errors import LoraLabError
@@ -42,6 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"lora-lab: stdout cannot be written: {out.problem}", file=sys.stderr)
             status = status or INCOMPLETE
     return status
+
+
+def program() -> NoReturn:
+    """Run `lora-lab` as a process of its own, which ends with its exit status."""
+    status = main()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun's, and accelerate's
+        end_without_finalizing(status)
+    sys.exit(status)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

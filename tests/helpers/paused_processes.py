@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from lora_lab._util.python_private import end_without_finalizing
 from lora_lab.training import processes
 from lora_lab.training.run import Run
 from lora_lab.training.snapshot import RunState
@@ -96,3 +97,4 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     main(Path(sys.argv[1]))
+    end_without_finalizing(0)

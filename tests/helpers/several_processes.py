@@ -19,6 +19,7 @@ from transformers import LlamaForCausalLM
 
 from lora_lab._util import hardware
 from lora_lab._util.hardware import Hardware
+from lora_lab._util.python_private import end_without_finalizing
 from lora_lab.configs import (
     AdaLoraConfig,
     BitFitConfig,
@@ -180,3 +181,4 @@ if __name__ == "__main__":
         result = main(Path(sys.argv[1]))
         if os.environ["RANK"] == "0":
             (Path(sys.argv[1]) / "found.json").write_text(json.dumps(result))
+    end_without_finalizing(0)
