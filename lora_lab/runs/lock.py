@@ -38,10 +38,14 @@ class RunLock:
 
     `kill -9` ends it too; a forked child holds nothing. Where a file system knows no locks, nobody
     is kept out.
+
+    Args:
+        folder: that is there.
+        name: of the file in it that is locked.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / LOCK_FILE
+    def __init__(self, folder: Path, name: str = LOCK_FILE) -> None:
+        self._path = folder / name
         self._file: IO[str] | None = None
 
     def acquire(self) -> None:
@@ -51,18 +55,28 @@ class RunLock:
             RunError: somebody else is at work on it.
             OSError: the disk does not take the file.
         """
+        if not self.take():
+            who = holder(self._path.parent) or {}
+            raise RunError(
+                f"run {self._path.parent.name} is running in process {who.get('pid', '?')} on "
+                f"{who.get('host', '?')}; stop it there first"
+            )
+
+    def take(self, seconds: float = _HELD) -> bool:
+        """Take the folder unless somebody has it for so long; return whether it is held now.
+
+        Raises:
+            OSError: the disk does not take the file.
+        """
         if self._file is not None:
-            return
+            return True
         self._file = file = os.fdopen(
             open_own(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+", encoding="utf-8"
         )
         try:
-            if not _take(file):
-                who = holder(self._path.parent) or {}
-                raise RunError(
-                    f"run {self._path.parent.name} is running in process {who.get('pid', '?')} on "
-                    f"{who.get('host', '?')}; stop it there first"
-                )
+            if not _take(file, seconds):
+                self.release()
+                return False
             _held.add(self)
             file.truncate(0)
             who = {"pid": os.getpid(), "host": socket.gethostname(), "process": _process}
@@ -71,6 +85,7 @@ class RunLock:
         except BaseException:  # Ctrl-C, too: an open file that nobody knows would hold the folder
             self.release()
             raise
+        return True
 
     def release(self) -> None:
         """Let go. Doing it twice is no error."""
@@ -103,12 +118,12 @@ def is_here(who: Mapping[str, Any]) -> bool:
     return who.get("process") == _process
 
 
-def _take(file: IO[str]) -> bool:
-    """Lock an open file for oneself; return False where somebody has it."""
+def _take(file: IO[str], seconds: float) -> bool:
+    """Lock an open file for oneself; return False where somebody has it for so long."""
     begun = time.monotonic()
     while not _lock(file, shared=False):
         waited = time.monotonic() - begun
-        if waited > (_HELD if _is_held(file) else _LOOKERS):
+        if waited > (seconds if _is_held(file) else max(seconds, _LOOKERS)):
             return False
         _unlock(file)
         time.sleep(_SHORT)

@@ -10,17 +10,22 @@ from __future__ import annotations
 import functools
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.sweeps.asha import Asha
 from lora_lab.sweeps.cell_run import train_cell
+from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.local import told
 from lora_lab.sweeps.plan import SweepPlan
 from lora_lab.sweeps.store import CellResult, SweepStore, seen_losses
 from lora_lab.training.api import load
 
+_LOOKS = 0.5  # seconds between two looks at a cell that another process trains
+_STARTS = 3  # tries to start a cluster here
+_AGAIN = "the same call goes on with what has not ended"
 _RETRIES = 5  # lost workers a cell survives
 
 
@@ -46,28 +51,53 @@ def sweep_on_ray(
             'a sweep on a cluster needs Ray: pip install "lora-lab[ray]" on every node'
         ) from None
     if not ray.is_initialized():
-        try:
-            ray.init(address=address, log_to_driver=False)
-        except (ConnectionError, RuntimeError) as error:
-            raise RunError(f"no Ray cluster at {address}: {error}") from None
-
+        _connect(ray, address)
     store = SweepStore(plan.folder)
     lm, task = load(plan.run_config)  # a wrong name is told here, not by every worker
     store.begin(told(lm, task), plan.cells())
     del lm, task
+    since = store.written()
     ended = store.ended()
     open_cells = [c.id for c in plan.cells() if c.id not in ended or ended[c.id].state == "failed"]
     if open_cells:
-        _tune(ray, tune, plan, store, open_cells, gpus)
+        try:
+            _tune(ray, tune, plan, store, open_cells, since, gpus)
+        except (ray.exceptions.RayError, tune.TuneError) as error:
+            raise RunError(f"the Ray cluster failed: {_first_line(error)}; {_AGAIN}") from error
     ids = {cell.id for cell in plan.cells()}
     found = {key: result for key, result in store.ended().items() if key in ids}
     if missing := len(ids) - len(found):
-        raise RunError(f"{missing} of {len(ids)} cells did not end; call it again to go on")
+        raise RunError(f"{missing} of {len(ids)} cells did not end; {_AGAIN}")
     return found
 
 
+def _connect(ray: Any, address: str | None) -> None:
+    """Join a cluster, or start one here; on a busy machine it may not come up the first time."""
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(address=address, log_to_driver=False)
+            return
+        except Exception as error:  # Ray's for a slow start is a bare one
+            ray.shutdown()
+            if left and "timed out" in str(error):
+                continue
+            where = f"at {address}" if address else "on this machine"
+            raise RunError(f"no Ray cluster {where}: {_first_line(error)}; {_AGAIN}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 def _tune(
-    ray: Any, tune: Any, plan: SweepPlan, store: SweepStore, cells: list[str], gpus: float | None
+    ray: Any,
+    tune: Any,
+    plan: SweepPlan,
+    store: SweepStore,
+    cells: list[str],
+    since: int,
+    gpus: float | None,
 ) -> None:
     rule = None
     if plan.asha is not None:
@@ -76,7 +106,7 @@ def _tune(
         rule = ray.remote(num_cpus=0)(Asha).remote(plan.asha, seen)
     share = gpus if gpus is not None else min(1.0, ray.cluster_resources().get("GPU", 0.0))
     resources = {"cpu": 1, **({"gpu": share} if share else {})}
-    trainable = functools.partial(_work, plan=plan, rule=rule)
+    trainable = functools.partial(_work, plan=plan, rule=rule, since=since)
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         param_space={"cell": tune.grid_search(cells)},
@@ -90,26 +120,37 @@ def _tune(
     tuner.fit()
 
 
-def _work(config: dict[str, str], plan: SweepPlan, rule: Any) -> None:
+def _work(config: dict[str, str], plan: SweepPlan, rule: Any, since: int) -> None:
     """Train one cell, on a worker."""
-    import ray
     from ray import tune
 
     store = SweepStore(plan.folder)
-    before = store.ended().get(config["cell"])
-    if before is None or before.state == "failed":
-        cell = next(cell for cell in plan.cells() if cell.id == config["cell"])
-        rungs = plan.asha.rungs(cell.training.max_steps) if plan.asha else ()
-        goes_on: Callable[[int, float], bool] = (
-            (lambda _rung, _loss: True)
-            if rule is None
-            else lambda rung, loss: bool(ray.get(rule.goes_on.remote(rung, loss)))
-        )
+    cell = next(cell for cell in plan.cells() if cell.id == config["cell"])
+    while (result := _train_one(cell, plan, store, rule, since)) is None:
+        time.sleep(_LOOKS)
+    node = f"{socket.gethostname()}/{os.getpid()}"
+    tune.report({"state": result.state, "node": node, **result.metrics})
+
+
+def _train_one(
+    cell: Cell, plan: SweepPlan, store: SweepStore, rule: Any, since: int
+) -> CellResult | None:
+    """Return how a cell ended; None where another process is at it."""
+    import ray
+
+    rungs = plan.asha.rungs(cell.training.max_steps) if plan.asha else ()
+    goes_on: Callable[[int, float], bool] = (
+        (lambda _rung, _loss: True)
+        if rule is None
+        else lambda rung, loss: bool(ray.get(rule.goes_on.remote(rung, loss)))
+    )
+    with store.claim(cell.id) as mine:
+        result = store.ended(since).get(cell.id)
+        if result is not None or not mine:
+            return result
         lm, task = load(plan.run_config)
         result = train_cell(lm, task, cell, store, rungs, goes_on)
         if result is None:
             raise RunError(f"cell {cell.id} was stopped from outside; Ray tries it again")
         store.add(result)
-        before = result
-    node = f"{socket.gethostname()}/{os.getpid()}"
-    tune.report({"state": before.state, "node": node, **before.metrics})
+        return result

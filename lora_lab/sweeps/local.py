@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
 
+_LOOKS = 0.5  # seconds between two looks at cells that other processes train
+
 SweepState = Literal["idle", "running", "stopping", "stopped", "done", "failed"]
 
 
@@ -44,6 +46,7 @@ class SweepSnapshot:
         skipped: cells that an earlier call had finished.
         cell: the one that is trained now.
         run: its run; None between two cells.
+        elsewhere: cells that other processes train meanwhile.
         seconds: that the cells of this call took which have ended.
         problem: one line, where the sweep itself failed.
     """
@@ -54,6 +57,7 @@ class SweepSnapshot:
     skipped: int = 0
     cell: Cell | None = None
     run: Run | None = None
+    elsewhere: frozenset[str] = frozenset()
     seconds: float = 0.0
     problem: str = ""
 
@@ -116,6 +120,9 @@ class Sweep:
 
     def start(self) -> Sweep:
         """Train what has not been trained yet; return self. A no-op once started.
+
+        Several processes may train one sweep: each cell is trained by one of them, goes on in
+        another if that one is killed, and all wait until the last cell has ended.
 
         Raises:
             RunError: the folder belongs to another sweep, or cannot be written.
@@ -207,16 +214,35 @@ class Sweep:
 
     def _train_all(self) -> SweepState:
         ids = {cell.id for cell in self.cells}
+        since = self._store.written()
         ended = {k: v for k, v in self._store.ended().items() if k in ids and v.state != "failed"}
         self._publish(ended=dict(ended), skipped=len(ended))
         rule = Asha(self.asha, seen_losses(ended.values())) if self.asha else None
-        for cell in self.cells:
-            if self._stop.is_set():
-                return "stopped"
-            if cell.id in ended:
-                continue
+        left = [cell for cell in self.cells if cell.id not in ended]
+        while left:
+            for cell in left:
+                if self._stop.is_set():
+                    return "stopped"
+                began = time.monotonic()
+                result = self._train_one(cell, since, rule)
+                if result is None:
+                    self._publish(elsewhere=self._snapshot.elsewhere | {cell.id})
+                    continue
+                ended[cell.id] = result
+                seconds = self._snapshot.seconds + time.monotonic() - began
+                self._publish(ended=dict(ended), run=None, seconds=seconds)
+            left = [cell for cell in left if cell.id not in ended]
+            self._publish(cell=None, elsewhere=frozenset(cell.id for cell in left))
+            self._stop.wait(_LOOKS if left else 0)
+        return "stopped" if self._stop.is_set() else "done"
+
+    def _train_one(self, cell: Cell, since: int, rule: Asha | None) -> CellResult | None:
+        """Return how a cell ended; None where another process is at it, or somebody stopped it."""
+        with self._store.claim(cell.id) as mine:
+            result = self._store.ended(since).get(cell.id)  # elsewhere, meanwhile
+            if result is not None or not mine:
+                return result
             self._publish(cell=cell)
-            began = time.monotonic()
             result = train_cell(
                 self.lm,
                 self.task,
@@ -228,12 +254,10 @@ class Sweep:
                 self._alone,
             )
             if result is None:
-                return "stopped"  # the next call goes on with it
-            self._store.add(result)
-            ended[cell.id] = result
-            seconds = self._snapshot.seconds + time.monotonic() - began
-            self._publish(ended=dict(ended), run=None, seconds=seconds)
-        return "stopped" if self._stop.is_set() else "done"
+                self._stop.set()  # the next call goes on with it
+            else:
+                self._store.add(result)
+            return result
 
     def _started(self, run: Run) -> None:
         self._publish(run=run)

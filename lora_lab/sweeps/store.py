@@ -4,14 +4,17 @@
     sweep.json       model, task and all cells; a later call must ask for the same model and task
     cells.jsonl      one line a cell that ended, appended whole; the last line of a cell counts
     <time>-<cell>-<random>/   the cell's run, a run's folder like any other
+    .<cell>.lock     held by the process that trains the cell
+    .sweep.lock      held by one that writes the plan
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +23,16 @@ from lora_lab._util.files import disk_errors, make_dirs, open_own, write_all
 from lora_lab._util.json_files import MOST_BYTES, parse_json, read_bytes, read_json
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.plain import method_to_dict
-from lora_lab.runs.records import SWEEP_FILE, RunRecord, read_record
+from lora_lab.runs.lock import RunLock
+from lora_lab.runs.records import SWEEP_FILE, RecordState, RunRecord, read_record
 from lora_lab.runs.store import RunStore
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps.cells import Cell, cell_of
 
 CellState = Literal["done", "stopped early", "failed"]
 _ENDED = "cells.jsonl"
+_AT_WORK = RecordState.RUNNING, RecordState.ELSEWHERE
+_PATIENCE = 30.0  # seconds for another process to write the plan
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class CellResult:
 
 
 class SweepStore:
-    """The folder of one sweep. Several processes may append to it."""
+    """The folder of one sweep. Several processes may train its cells, each one once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +74,16 @@ class SweepStore:
         Raises:
             RunError: the folder belongs to another sweep, or cannot be written.
         """
-        path = self.folder / SWEEP_FILE
+        path, lock = self.folder / SWEEP_FILE, RunLock(self.folder, ".sweep.lock")
+        try:
+            with disk_errors(path):
+                make_dirs(self.folder)
+                lock.take(_PATIENCE)
+            self._begin(path, told, cells)
+        finally:
+            lock.release()
+
+    def _begin(self, path: Path, told: Mapping[str, Any], cells: Sequence[Cell]) -> None:
         known: list[dict[str, Any]] = []
         if path.is_file():
             try:
@@ -91,8 +106,6 @@ class SweepStore:
             for cell in cells
             if cell.id not in ids
         ]
-        with disk_errors(path):
-            make_dirs(self.folder)
         RunStore(self.folder).write_json(SWEEP_FILE, {"told": told, "cells": known})
 
     def add(self, result: CellResult) -> None:
@@ -116,8 +129,35 @@ class SweepStore:
                 write_all(file, line)
                 os.fsync(file.fileno())
 
-    def ended(self) -> dict[str, CellResult]:
+    @contextlib.contextmanager
+    def claim(self, cell: str) -> Iterator[bool]:
+        """Hold a cell for this process within the block; yield whether that may be.
+
+        Another process has it otherwise, or somebody trains its run beside the sweep.
+
+        Raises:
+            RunError: the disk does not take the file.
+        """
+        lock = RunLock(self.folder, f".{cell}.lock")
+        try:
+            with disk_errors(self.folder):
+                mine = lock.take()
+            run = self.run_of(cell) if mine else None
+            yield mine and (run is None or run.state not in _AT_WORK)
+        finally:
+            lock.release()
+
+    def written(self) -> int:
+        """Return how many bytes of results there are, for `ended`."""
+        with contextlib.suppress(OSError):
+            return (self.folder / _ENDED).stat().st_size
+        return 0
+
+    def ended(self, since: int = 0) -> dict[str, CellResult]:
         """Return {cell: how it ended}; a torn line is passed over.
+
+        Args:
+            since: what `written` was; those alone that have ended after it.
 
         Raises:
             RunError: the file cannot be read.
@@ -125,7 +165,7 @@ class SweepStore:
         found: dict[str, CellResult] = {}
         path = self.folder / _ENDED
         try:
-            lines = read_bytes(path, MOST_BYTES).splitlines()
+            lines = read_bytes(path, MOST_BYTES)[since:].splitlines()
         except FileNotFoundError:
             return found
         except (OSError, ValueError) as error:

@@ -129,6 +129,8 @@ def _row(cell: Cell, seen: SweepSnapshot) -> dict[str, Any]:
     if ended is None:
         if seen.going and seen.cell is not None and seen.cell.id == cell.id:
             row["state"] = "training"
+        elif seen.going and cell.id in seen.elsewhere:
+            row |= {"state": "training", "note": "in another process"}
         return row
     row |= {"state": ended.state, "step": ended.step, "loss": number(ended.metrics.get(_LOSS))}
     row["metric"] = _metric(ended.metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -11,8 +12,10 @@ import time
 import pytest
 import yaml
 
+from lora_lab.errors import RunError
 from lora_lab.runs.lock import holder
 from lora_lab.runs.records import list_runs
+from lora_lab.sweeps import cluster as cluster_module
 from lora_lab.sweeps.plan import SweepPlan
 from tests.helpers.tiny_files import tiny_recipe
 
@@ -22,10 +25,56 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'lora
 @pytest.fixture
 def cluster(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "150")  # a busy machine is no broken one
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    init = functools.partial(ray.init, num_cpus=2, include_dashboard=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(ray, "init", init)
+        cluster_module._connect(ray, None)  # a busy machine is no broken one
     yield
     ray.shutdown()
+
+
+class FakeRay:
+    """A Ray that does not come up at once."""
+
+    def __init__(self, *errors):
+        self.errors = list(errors)
+        self.asked = []
+
+    def init(self, **how):
+        self.asked.append(how)
+        if self.errors:
+            raise self.errors.pop(0)
+
+    def shutdown(self):
+        self.asked.append("shutdown")
+
+
+SLOW = "The current node timed out during startup. This could happen because some of the raylet"
+
+
+def test_a_cluster_that_comes_up_slowly_is_tried_again():
+    slow = FakeRay(Exception(SLOW), Exception(SLOW))
+    cluster_module._connect(slow, None)
+    start = {"address": None, "log_to_driver": False}
+    assert slow.asked == [start, "shutdown", start, "shutdown", start]
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "said"),
+    [
+        (None, Exception(SLOW), f"no Ray cluster on this machine: {SLOW}; "),
+        (
+            "auto",
+            ConnectionError("Could not find\nany"),
+            "no Ray cluster at auto: Could not find; ",
+        ),
+        ("node:1", ValueError("Malformed host."), "no Ray cluster at node:1: Malformed host; "),
+    ],
+)
+def test_a_cluster_that_does_not_come_up_is_one_line_that_says_how_to_go_on(address, error, said):
+    with pytest.raises(RunError) as caught:
+        cluster_module._connect(FakeRay(*[error] * 3), address)
+    assert str(caught.value) == said + "the same call goes on with what has not ended"
 
 
 def plan_file(folder, **changes):
