@@ -7,6 +7,7 @@ The widgets have the same in JavaScript, to the letter: `static/_shared.js` and
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Decimal
 
 _BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -107,3 +108,10 @@ def _fixed(value: float, decimals: int) -> str:
     # Halves go up, as JavaScript's toFixed has it; str.format would round them to even.
     step = Decimal(1).scaleb(-decimals)
     return f"{Decimal(value).quantize(step, rounding=ROUND_HALF_UP):f}"
+
+
+def some(names: Iterable[object], most: int = 4) -> str:
+    """Return the first of some names, and how many there are where there are more."""
+    listed = list(map(str, names))
+    more = f" … ({len(listed)} in all)" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

@@ -8,13 +8,19 @@ from __future__ import annotations
 import atexit
 import concurrent.futures.thread  # registers its own hook first, so that ours runs before it
 import contextlib
+import importlib
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
 assert concurrent.futures.thread is not None
+
+# What `re` parses patterns with; its tree has been the same since 3.11.
+_re_parser: Any = importlib.import_module("re._parser")
+_re_compiler: Any = importlib.import_module("re._compiler")
 
 
 def when_main_ends(hook: Callable[[], None]) -> None:
@@ -68,3 +74,26 @@ class _LastFlushFails:
             self._stream.flush()
         if sys.is_finalizing():
             raise OSError("a run has failed")
+
+
+def parsed_pattern(pattern: str) -> Any:
+    """Return the operations of a regular expression, as `re` itself parses it.
+
+    Raises:
+        re.error: it is none.
+    """
+    return _re_parser.parse(pattern)
+
+
+def one_character(
+    tree: Any, op: Any, argument: Any, flags: int
+) -> Callable[[str], re.Match[str] | None]:
+    """Return what matches one operation of such a tree, which takes one character."""
+    alone = _re_parser.SubPattern(tree.state, [(op, argument)])
+    matches: Any = _re_compiler.compile(alone, flags).match
+    return cast("Callable[[str], re.Match[str] | None]", matches)
+
+
+def combined_flags(flags: int, more: int, fewer: int) -> int:
+    """Return the flags within a group such as `(?i-s:…)` (`re._compiler._combine_flags`)."""
+    return int(_re_compiler._combine_flags(flags, more, fewer))

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.format import some
 from lora_lab.checkpoint.adapter_file import AdapterFile
 from lora_lab.checkpoint.files import quoted
 from lora_lab.checkpoint.full_modules import check_tensor, taken_whole
 from lora_lab.errors import AdapterError
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import BIASES
-from lora_lab.methods.lora.targets import some
 from lora_lab.methods.own_tensors import own_tensors
 
 _WRAPPED = re.compile(r"\.(?:base_layer|token_adapter)(?=\.)")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_lab._util.patterns import Patterns
 from lora_lab.anatomy.children import without_wrappers
 from lora_lab.checkpoint.adapter_file import (
     SLICES_KEY,
@@ -31,7 +32,6 @@ from lora_lab.checkpoint.files import (
     read_json,
     read_tensors,
 )
-from lora_lab.checkpoint.patterns import Patterns
 from lora_lab.checkpoint.stacked_experts import HeldNames, Parts, unstacked
 from lora_lab.errors import AdapterError
 from lora_lab.methods.registry import methods
@@ -82,7 +82,9 @@ def read_peft(
     tensors, metadata = read_tensors(weights, allow_pickle=allow_pickle)
     names = HeldNames(settings, known)
     contents = _sort(tensors, settings, known, names)
-    ranks, alphas = (Patterns(f, settings[f]) for f in ("rank_pattern", "alpha_pattern"))
+    ranks, alphas = (
+        Patterns(f, settings[f], AdapterError) for f in ("rank_pattern", "alpha_pattern")
+    )
 
     def updates(kind: str) -> dict[str, LowRankUpdate]:
         own = contents.factors.get(kind, {})

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from lora_lab._util.patterns import Patterns
 from lora_lab.checkpoint.files import quoted
-from lora_lab.checkpoint.patterns import Patterns
 from lora_lab.errors import AdapterError
 from lora_lab.spectra.update import LowRankUpdate
 

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lora_lab._util.patterns import Budget
 from lora_lab.errors import ConfigError
 from lora_lab.methods.ia3.config import IA3Config
-from lora_lab.methods.lora.targets import select, within
+from lora_lab.methods.lora.site_names import within
+from lora_lab.methods.lora.targets import select
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy, Site
@@ -62,8 +64,10 @@ def _feedforward(anatomy: Anatomy, config: IA3Config, sites: Iterable[Site]) -> 
     if named is None:
         return {site.name for site in own.values() if site.role == "down"}
     scaled: set[str] = set()
-    for entry in [named] if isinstance(named, str) else named:
-        found = {site.name for site in select(anatomy, entry)} & own.keys()
+    budget = Budget()
+    for entry in [named] if isinstance(named, str) else dict.fromkeys(named):
+        sites = select(anatomy, entry, "feedforward_modules", budget)
+        found = {site.name for site in sites} & own.keys()
         if not found:
             raise ConfigError(
                 f"feedforward_modules entry {entry!r} is none of the targets; name it in "

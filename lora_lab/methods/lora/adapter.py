@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.format import some
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.types import Site
@@ -55,7 +56,7 @@ from lora_lab.methods.lora.own_forward import refuse_offloaded
 from lora_lab.methods.lora.quantized import dequantized, plain_layer, stand_in
 from lora_lab.methods.lora.read_past import read_past
 from lora_lab.methods.lora.shared_input import SharedInput
-from lora_lab.methods.lora.targets import TargetSpec, all_linear_notes, resolve_targets, some
+from lora_lab.methods.lora.targets import TargetSpec, all_linear_notes, resolve_targets
 from lora_lab.methods.lora.token_rows import TrainedTokens
 from lora_lab.methods.modules_to_save import ModulesToSave, task_heads, tied_ends
 from lora_lab.methods.offload import check_room, weight_keys

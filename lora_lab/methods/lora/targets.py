@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from lora_lab._util.format import some
+from lora_lab._util.patterns import Budget, Expression, Patterns, endings
 from lora_lab.errors import ConfigError
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.peft_fields import HEADS
+from lora_lab.methods.lora.site_names import (
+    all_names,
+    by_ending,
+    fits,
+    is_named,
+    names_of,
+    within,
+)
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy, Site, Weight
@@ -81,7 +90,12 @@ def all_linear_notes(anatomy: Anatomy, config: LoraConfig) -> tuple[str, ...]:
     """Return where "all-linear" is less than every linear layer at rank r; () where it is that."""
     if not is_all_linear(config.target_modules):
         return ()
-    thin = [p for p in resolve_targets(anatomy, config) if p.r < _asked(p.site, config)]
+    asked = Patterns("rank_pattern", config.rank_pattern, ConfigError)
+    thin = [
+        p
+        for p in resolve_targets(anatomy, config)
+        if p.r < asked.lookup_any(names_of(p.site), config.r)
+    ]
     notes = []
     if thin:
         names = some(f"{p.r} at {p.site.name}" for p in thin)
@@ -113,81 +127,45 @@ def all_linear_notes(anatomy: Anatomy, config: LoraConfig) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def select(anatomy: Anatomy, targets: Sequence[str] | str) -> tuple[Site, ...]:
+def select(
+    anatomy: Anatomy,
+    targets: Sequence[str] | str,
+    field: str = "target_modules",
+    budget: Budget | None = None,
+) -> tuple[Site, ...]:
     """Return the sites that `target_modules` names, in the anatomy's order.
 
     A list entry is a role, a site's name, or the end of a module's path (PEFT's rule); a string
     is "all-linear", such an entry, or a regular expression for the whole path. Embeddings and
     convolutions are found by name, as is an output layer with a weight of its own, and are not
     among "all-linear"; nor is a classifier's head, which is trained whole.
+
+    Args:
+        anatomy: the model's sites.
+        targets: as the config has them.
+        field: the config's, for what is said of an expression.
+        budget: of all that is matched for the config.
     """
     every = _modules(anatomy)
+    named = by_ending(every)
     if isinstance(targets, str):
         if is_all_linear(targets):
             heads = tuple(f"{head}." for head in anatomy.heads)
             linear = (s for s in anatomy.sites if s.kind == "linear")
             return tuple(s for s in linear if not f"{s.module}.".startswith(heads))
-        if not any(_named(site, targets) for site in every):
-            pattern = _compile("target_modules", targets)
-            found = tuple(
-                s for s in every if pattern.fullmatch(s.module) or pattern.fullmatch(s.name)
-            )
-            return found or _nothing(anatomy, targets)
+        if targets not in named:
+            pattern = Expression(field, targets, ConfigError, budget)
+            found = tuple(site for site in every if fits(pattern, site))
+            if not found:
+                _nothing(anatomy, targets)
+            return found
         targets = [targets]
     chosen: set[str] = set()
-    for target in targets:
-        names = {site.name for site in every if _named(site, target)}
-        chosen |= names or {s.name for s in _nothing(anatomy, target)}
+    for target in dict.fromkeys(targets):
+        if target not in named:
+            _nothing(anatomy, target)
+        chosen |= named[target]
     return tuple(site for site in every if site.name in chosen)
-
-
-def within(sites: Sequence[Site], config: Any) -> tuple[Site, ...]:
-    """Return the sites that `exclude_modules` and `layers_to_transform` leave (PEFT's rules).
-
-    Args:
-        sites: the targets.
-        config: that has the former, and if its method has them, `layers_to_transform` and
-            `layers_pattern`.
-
-    Raises:
-        ConfigError: they leave none.
-    """
-    excluded = config.exclude_modules
-    if excluded:
-        pattern = _compile("exclude_modules", excluded) if isinstance(excluded, str) else None
-        names = (excluded,) if isinstance(excluded, str) else excluded
-        left = [
-            site
-            for site in sites
-            if not (pattern and (pattern.fullmatch(site.module) or pattern.fullmatch(site.name)))
-            and not any(_named(site, name) for name in names)
-        ]
-        if len(left) == len(sites):
-            warnings.warn(f"exclude_modules {excluded!r} excludes no target", stacklevel=4)
-        sites = left
-        if not sites:
-            raise ConfigError(f"exclude_modules {excluded!r} excludes every target; name fewer")
-    if getattr(config, "layers_to_transform", None) is not None:
-        numbers = {site.name: _block_number(site, config.layers_pattern) for site in sites}
-        exact = config.target_modules  # a whole path is a target in whatever block it is
-        wanted: Any = config.layers_to_transform
-        sites = [s for s in sites if numbers[s.name] in wanted or s.module in exact]
-        if not sites:
-            known = sorted({n for n in numbers.values() if n is not None})
-            raise ConfigError(
-                f"layers_to_transform {list(wanted)} names no layer that has a target; they are "
-                f"{known}" + (f" in {config.layers_pattern}" if config.layers_pattern else "")
-            )
-    return tuple(sites)
-
-
-def _block_number(site: Site, pattern: Sequence[str] | str | None) -> int | None:
-    """Return the first number in a module's path that follows one of the names, or any name."""
-    for name in (pattern,) if isinstance(pattern, str) else pattern or (r"[^.]*",):
-        before = r".*?\." if pattern is None else r"(?:^|.*?\.)"
-        if found := _compile("layers_pattern", rf"{before}{name}\.(\d+)\.").match(site.module):
-            return int(found[1])
-    return None
 
 
 def select_parameters(anatomy: Anatomy, names: Sequence[str]) -> tuple[Site, ...]:
@@ -196,9 +174,13 @@ def select_parameters(anatomy: Anatomy, names: Sequence[str]) -> tuple[Site, ...
     The weight of a linear layer ("q_proj.weight") is that layer's site.
     """
     known = {f"{s.module}.{s.parameter}": s for s in (*anatomy.sites, *anatomy.others)}
+    named: dict[str, list[Site]] = defaultdict(list)
+    for key, site in known.items():
+        for end in endings(key):
+            named[end].append(site)
     found: dict[str, Site] = {}
-    for name in names:
-        own = [site for key, site in known.items() if f".{key}".endswith(f".{name}")]
+    for name in dict.fromkeys(names):
+        own = named.get(name, ())
         if not own:
             held = dict.fromkeys(
                 ".".join(key.split(".")[-2:]) for key in anatomy.parameters_by_name
@@ -272,7 +254,9 @@ def config_from_ranks(
             pattern |= {full(s.name): painted[s.name] for s in here if painted[s.name] != common}
     # Of the template's α only what still meets a target: a pattern that matches nothing is refused.
     sites = [anatomy.by_name[name] for name in painted]
-    alphas = {key: a for key, a in template.alpha_pattern.items() if _matches(key, sites)}
+    given = template.alpha_pattern
+    matching = Patterns("alpha_pattern", given, ConfigError).matching(all_names(sites))
+    alphas = {key: a for number, (key, a) in enumerate(given.items()) if number in matching}
     return template.replace(
         r=common,
         target_modules=tuple(targets),
@@ -295,57 +279,28 @@ def full(name: str) -> str:
     return "^" + re.escape(name)
 
 
-def lookup(pattern: Mapping[str, Value], names: Iterable[str], default: Value) -> Value:
-    """Return the value of the first key that matches the end of one of the names (PEFT's rule)."""
-    names = tuple(names)
-    for key, value in pattern.items():
-        expression = _compile("pattern", rf"(.*\.)?({key})$")
-        if any(expression.match(name) for name in names):
-            return value
-    return default
-
-
 def _is_matrix(weight: Weight) -> bool:
     """Whether a tensor may be what vectors are multiplied by: no table, no scan's or norm's."""
     table = re.search("embed|token|position|bias|A_log", weight.name.rpartition(".")[2])
     return len(weight.shape) > 1 and min(weight.shape[-2:]) > 1 and table is None
 
 
-def _asked(site: Site, config: LoraConfig) -> int:
-    return lookup(config.rank_pattern, _names(site), config.r)
-
-
-def _names(site: Site) -> tuple[str, ...]:
-    if site.kind in ("experts", "parameter"):
-        return (site.name, site.role)
-    return (site.module, site.name, site.role)
-
-
-def _named(site: Site, target: str) -> bool:
-    return target in _names(site) or any(
-        path.endswith("." + target) for path in (site.module, site.name)
-    )
-
-
 def _by_pattern(
     field: str, pattern: Mapping[str, Value], sites: Sequence[Site], default: Value
 ) -> list[Value]:
-    for key in pattern:
-        if not _matches(key, sites, field):
+    patterns = Patterns(field, pattern, ConfigError)
+    matching = patterns.matching(all_names(sites))
+    for number, key in enumerate(pattern):
+        if number not in matching:
             raise ConfigError(
                 f"{field} key {key!r} matches none of the {len(sites)} targets; they are "
                 f"{some(site.name for site in sites)}, with roles "
                 f"{some(dict.fromkeys(site.role for site in sites))}"
             )
-    return [lookup(pattern, _names(site), default) for site in sites]
+    return [patterns.lookup_any(names_of(site), default) for site in sites]
 
 
-def _matches(key: str, sites: Sequence[Site], field: str = "alpha_pattern") -> bool:
-    expression = _compile(field, rf"(.*\.)?({key})$")
-    return any(expression.match(name) for site in sites for name in _names(site))
-
-
-def _nothing(anatomy: Anatomy, target: str) -> tuple[Site, ...]:
+def _nothing(anatomy: Anatomy, target: str) -> NoReturn:
     for path, table in anatomy.tied.items():
         if path == target or path.endswith("." + target):
             raise ConfigError(
@@ -356,10 +311,10 @@ def _nothing(anatomy: Anatomy, target: str) -> tuple[Site, ...]:
     every = _modules(anatomy)
     for path, why in anatomy.left_out.items():
         named = f".{path}".endswith(f".{target}")
-        if named or _compile("target_modules", target).fullmatch(path):
+        if named or Expression("target_modules", target, ConfigError).fullmatch(path):
             raise ConfigError(f"target_modules entry {target!r}: {path} {why}; leave it out")
     for name, site in anatomy.parameters_by_name.items():
-        if _named(site, target):
+        if is_named(site, target):
             raise ConfigError(
                 f"target_modules entry {target!r}: {name} is a parameter, not a module; name it "
                 "in target_parameters"
@@ -377,19 +332,3 @@ def _nothing(anatomy: Anatomy, target: str) -> tuple[Site, ...]:
         f"target_modules entry {target!r} matches nothing in this model; roles are "
         f"{some(roles, 12)}; modules are {some(leaves, 12)}"
     )
-
-
-def some(names: Iterable[str], most: int = 4) -> str:
-    """Return the first of some names, and how many there are where there are more."""
-    listed = list(names)
-    more = f" … ({len(listed)} in all)" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
-
-
-def _compile(field: str, expression: str) -> re.Pattern[str]:
-    try:
-        return re.compile(expression)
-    except re.error as error:
-        raise ConfigError(
-            f"{field}: {expression!r} is not a regular expression ({error})"
-        ) from None

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.lora.targets import select, within
+from lora_lab.methods.lora.site_names import within
+from lora_lab.methods.lora.targets import select
 from lora_lab.methods.oft.config import OFTConfig
 
 if TYPE_CHECKING:

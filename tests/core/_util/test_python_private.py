@@ -1,10 +1,13 @@
-"""Python's private names: what a process does at its end."""
+"""Python's private names: what a process does at its end, what a regular expression is made of."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+from lora_lab._util import python_private
 
 ROOT = Path(__file__).parents[3]
 
@@ -78,3 +81,15 @@ python_private.end_without_finalizing(3)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout.split(), done.stderr) == (3, ["thread", "atexit"], "")
+
+
+def test_what_re_parses_is_a_list_of_operations_that_can_be_matched_alone() -> None:
+    tree = python_private.parsed_pattern("(?i:é)[a-c]")
+    (group, (_, more, fewer, inner)), (op, argument) = tree
+    assert [group.name, op.name] == ["SUBPATTERN", "IN"]
+    flags = python_private.combined_flags(0, more, fewer)
+    assert flags == re.IGNORECASE
+    ignoring = python_private.one_character(inner, *inner[0], flags)
+    assert [bool(ignoring(c)) for c in "éÉe"] == [True, True, False]
+    within = python_private.one_character(tree, op, argument, 0)
+    assert [bool(within(c)) for c in "acdA"] == [True, True, False, False]

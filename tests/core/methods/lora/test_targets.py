@@ -1,9 +1,11 @@
 import pytest
 
 from lora_lab.anatomy import anatomy
-from lora_lab.configs import LoraConfig
+from lora_lab.configs import IA3Config, LoraConfig, OFTConfig
 from lora_lab.errors import ConfigError
+from lora_lab.methods.ia3.targets import resolve_vectors
 from lora_lab.methods.lora.targets import config_from_ranks, ranks, resolve_targets, select
+from lora_lab.methods.oft.targets import resolve_rotations
 from tests.helpers.tiny_models import tiny
 
 
@@ -33,6 +35,9 @@ def peft_targets(model, targets):
         r".*\.0\..*_proj",
         "all-linear",
         ["q_proj", "layers.0.mlp.up_proj"],
+        r"^(?!.*mlp).*\b(?:q_proj|v_proj)$",
+        r"(?i).*\.Q_PROJ",
+        r"(?=.*layers).*(?<!up)_proj",
     ],
 )
 def test_module_names_mean_what_they_mean_in_peft(llama, targets):
@@ -122,3 +127,79 @@ def test_an_empty_or_foreign_grid_is_refused(llama):
         config_from_ranks(llama, {})
     with pytest.raises(ConfigError, match="no site is called 'nope'"):
         config_from_ranks(llama, {"nope": 2})
+
+
+# A backtracking matcher takes years over each, with the interpreter's lock held.
+BOMBS = (
+    "(([a-z_.0-9]*)*)*X",
+    "(.*)*(.*)*(.*)*(.*)*X",
+    "((?!X)(a|[a-z.]|\\w)*)+X",
+    "a{999999999}(.+)+X",
+)
+LISTED = ["q_proj", "v_proj"]
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        lambda bomb: {"target_modules": bomb},
+        lambda bomb: {"target_modules": LISTED, "exclude_modules": f"{bomb}|.*v_proj"},
+        lambda bomb: {"target_modules": LISTED, "rank_pattern": {bomb: 2}},
+        lambda bomb: {"target_modules": LISTED, "alpha_pattern": {bomb: 2}},
+        lambda bomb: {"layers_to_transform": [0], "layers_pattern": bomb},
+        lambda bomb: {"layers_to_transform": [0], "layers_pattern": [bomb] * 3},
+    ],
+    ids=["target", "exclude", "rank", "alpha", "layers", "lists of layers"],
+)
+def test_no_expression_of_a_config_takes_long(llama, fields, bomb):
+    given = fields(bomb)
+    if "exclude_modules" in given:
+        sites = [p.site for p in resolve_targets(llama, LoraConfig(**given))]
+        assert {site.role for site in sites} == {"q"}
+        return
+    with pytest.raises(ConfigError, match=r"matches no|names no layer|matches none"):
+        resolve_targets(llama, LoraConfig(**given))
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_nor_does_one_of_ia3_or_oft(llama, bomb):
+    with pytest.raises(ConfigError, match="matches nothing"):
+        resolve_vectors(llama, IA3Config(target_modules=LISTED, feedforward_modules=[bomb]))
+    with pytest.raises(ConfigError, match="matches nothing"):
+        resolve_rotations(llama, OFTConfig(target_modules=bomb))
+
+
+def test_more_than_a_budget_of_matching_is_refused_by_name(llama, monkeypatch):
+    monkeypatch.setattr("lora_lab._util.patterns.MOST_STEPS", 10_000)
+    hard = {f"((?!X)[a-z_.0-9])*{n}|.*": 2 for n in range(1_000)}
+    with pytest.raises(ConfigError, match=r"^rank_pattern: .* takes too long to match"):
+        resolve_targets(llama, LoraConfig(rank_pattern=hard))
+
+
+def test_of_a_long_list_the_first_unknown_name_is_said(llama):
+    names = [f"q_proj{n}" for n in range(20_000)]
+    many = LoraConfig(target_modules=LISTED, exclude_modules=[*names, "v_proj"])
+    assert {p.site.role for p in resolve_targets(llama, many)} == {"q"}
+    with pytest.raises(ConfigError, match="'q_proj0' matches nothing"):
+        resolve_targets(llama, many.replace(target_modules=[*["q_proj"] * 20_000, *names]))
+    with pytest.raises(ConfigError, match="'q_proj1' matches nothing"):
+        resolve_targets(llama, many.replace(target_parameters=["q_proj.weight", "q_proj1"]))
+    ranked = LoraConfig(rank_pattern={"q": 2, **dict.fromkeys(names, 3)})
+    with pytest.raises(ConfigError, match="'q_proj0' matches none"):
+        resolve_targets(llama, ranked)
+
+
+@pytest.mark.parametrize(
+    "pattern", [None, "layers", "lay.*", ["h", "layers"], "(lay)ers", "[^.]+", "model.layers"]
+)
+def test_the_blocks_of_layers_to_transform_are_pefts(llama, pattern):
+    fields = {"layers_to_transform": [1], "layers_pattern": pattern}
+    ours = resolve_targets(llama, LoraConfig(target_modules=LISTED, **fields))
+    from peft import LoraConfig as Peft
+    from peft import get_peft_model
+
+    if pattern == "(lay)ers":  # PEFT takes the first group, and int() of it fails
+        fields["layers_pattern"] = "layers"
+    theirs = get_peft_model(tiny("llama"), Peft(target_modules=LISTED, **fields))
+    assert {p.site.module for p in ours} == set(theirs.targeted_module_names)
