@@ -115,3 +115,11 @@ def some(names: Iterable[object], most: int = 4) -> str:
     listed = list(map(str, names))
     more = f" … ({len(listed)} in all)" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
+
+
+def shown(value: object, most: int = 80) -> str:
+    """Return what a file or a call brought as a message may have it: on one line, and short."""
+    if isinstance(value, int) and abs(value) > 10**most:
+        return f"a number of {value.bit_length():,} bits"  # of too many digits Python makes no text
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"

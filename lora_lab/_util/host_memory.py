@@ -69,7 +69,11 @@ class HostRoom:
             AdapterError: they do not fit; the line names both figures.
         """
         real = (t for t in tensors if not (t.is_meta or isinstance(t, FakeTensor)))
-        self._taken += copies * sum(t.nbytes for t in real)
+        self.take_bytes(copies * sum(t.nbytes for t in real))
+
+    def take_bytes(self, count: int) -> None:
+        """Count what is about to be taken; see `take`."""
+        self._taken += count
         if self._free is not None and self._taken > self._free:
             raise AdapterError(
                 f"{self._what} takes {format_bytes(self._taken)} or more of the computer's memory, "

@@ -106,6 +106,13 @@ def read_content(model: nn.Module, folder: Path) -> Content:
 def _native_content(model: nn.Module, file: NativeFile, folder: Path) -> Content:
     learned = {k: t for k, t in file.tensors.items() if not k.startswith(STATISTICS)}
     rest = {k.removeprefix(STATISTICS): t for k, t in file.tensors.items() if k not in learned}
+    if asked := file.config.tokens:  # before so many are made
+        for key, tensor in learned.items():
+            if tensor.shape[:1] != (asked,):
+                raise AdapterError(
+                    f"{folder}: {quoted(key)} is {tensor.shape}, and the config says {asked:,} "
+                    "tokens; fetch the adapter again"
+                )
     statistics = match_statistics(rest, model)
     for name in sorted(rest.keys() - statistics.keys()):
         raise AdapterError(

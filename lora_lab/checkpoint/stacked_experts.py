@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from lora_lab._util.patterns import Patterns
+from lora_lab._util.patterns import Patterns, endings
 from lora_lab.checkpoint.files import quoted
 from lora_lab.errors import AdapterError
 from lora_lab.spectra.update import LowRankUpdate
 
 Parts = dict[str, np.ndarray]  # {"A": …, "B": …}
 # In the order in which transformers' modules hold them; without a base nothing else tells.
+_MOST_TARGETS = 10_000
 _ORDER = ("gate", "w1", "v1", "up", "w3", "input", "w2", "down", "output")
 
 
@@ -33,9 +34,13 @@ class HeldNames:
     """
 
     def __init__(self, settings: Mapping[str, Any], known: Collection[str]) -> None:
-        self._targets: list[str] = settings["target_parameters"]
+        self._targets: list[str] = list(dict.fromkeys(settings["target_parameters"]))
         modules = settings.get("target_modules")
-        self._modules = [] if isinstance(modules, str) else [str(m) for m in modules or ()]
+        self._modules = set() if isinstance(modules, str) else {str(m) for m in modules or ()}
+        if len(self._targets) > _MOST_TARGETS:
+            raise AdapterError(
+                f"target_parameters has {len(self._targets):,} names; fetch the adapter again"
+            )
         self._known = set(known)
         self._inside: defaultdict[str, list[str]] = defaultdict(list)
         for name in known if self._targets else ():
@@ -49,7 +54,7 @@ class HeldNames:
             own = self._inside[module]
             return [name for name in own if any(_ends(name, t) for t in self._targets)]
         dotted = [t for t in self._targets if "." in t and _ends(module, t.rpartition(".")[0])]
-        if not dotted and any(_ends(module, name) for name in self._modules):
+        if not dotted and not self._modules.isdisjoint(endings(module)):
             return []
         leaves = {t.rpartition(".")[2] for t in dotted or self._targets if dotted or "." not in t}
         return [f"{module}.{leaf}" for leaf in sorted(leaves - {"weight"}, key=_place)]

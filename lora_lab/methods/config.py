@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeGuard
 
+from lora_lab._util.format import shown
 from lora_lab.errors import ConfigError
+
+MOST = 10**9  # of steps, of rows, of tokens: more can only be an error, or a trap
 
 
 class Config:
@@ -107,27 +111,53 @@ def words(targets: Sequence[str] | str) -> str:
 
 
 def need_rank(name: str, value: object) -> None:
-    """Refuse what is no whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} is {value!r}; a rank is a whole number of at least 1")
+    """Refuse what is no whole number of at least 1, or of which no tensor can have as many rows."""
+    if not _is_whole(value) or value < 1:
+        raise ConfigError(f"{name} is {shown(value)}; a rank is a whole number of at least 1")
+    _need_at_most(name, value, MOST)
 
 
 def need_positive(name: str, value: object) -> None:
     """Refuse what is no positive, finite number."""
-    if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise ConfigError(f"{name} is {value!r}; it must be a positive number")
+    if not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
+        raise ConfigError(f"{name} is {shown(value)}; it must be a positive number")
 
 
-def need_count(name: str, value: object, *, least: int) -> None:
-    """Refuse what is no whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+def need_number(name: str, value: object, *, least: float = 0) -> None:
+    """Refuse what is no number of at least `least`, or that no float can hold."""
+    given = value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if given is None or not (least <= given <= sys.float_info.max or given == float("inf")):
+        raise ConfigError(f"{name} is {shown(value)}; it must be a number of at least {least:g}")
+
+
+def need_count(name: str, value: object, *, least: int, most: int = 2**63 - 1) -> None:
+    """Refuse what is no whole number from `least` to `most`."""
+    if not _is_whole(value) or value < least:
+        raise ConfigError(
+            f"{name} is {shown(value)}; it must be a whole number of at least {least}"
+        )
+    _need_at_most(name, value, most)
 
 
 def need_share(name: str, value: object) -> None:
     """Refuse what does not lie in [0, 1)."""
     if not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise ConfigError(f"{name} is {value!r}; it must lie in [0, 1)")
+        raise ConfigError(f"{name} is {shown(value)}; it must lie in [0, 1)")
+
+
+def need_flag(name: str, value: object) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {shown(value)}; use True or False")
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _need_at_most(name: str, value: int, most: int) -> None:
+    if value > most:
+        raise ConfigError(f"{name} is {shown(value)}; it must be at most {most:,}")
 
 
 def unknown_module(name: str, top: Iterable[str], why: str = "names no module") -> ConfigError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._util.accelerate_private import is_offloaded
+from lora_lab._util.patterns import endings
 from lora_lab._util.torch_private import (
     FakeTensor,
     children_of,
@@ -142,13 +144,13 @@ class ModulesToSave:
 
 def task_heads(model: nn.Module, task_type: str | None) -> tuple[str, ...]:
     """Return the paths of the modules that PEFT trains whole by itself for a task."""
-    endings = HEADS.get(task_type or "")
-    if not endings:
+    heads = HEADS.get(task_type or "")
+    if not heads:
         return ()
     return tuple(
         path
         for path, module in model.named_modules()
-        if path.endswith(endings) and any(True for _ in own_tensors(module))
+        if path.endswith(heads) and any(True for _ in own_tensors(module))
     )
 
 
@@ -172,10 +174,13 @@ def _find(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
         ConfigError: a name that matches nothing that could be trained.
     """
     modules = {path: m for path, m in modules_within(model) if path}
+    ending: dict[str, list[str]] = defaultdict(list)
+    for path in modules:
+        for end in endings(path):
+            ending[end].append(path)
     found: dict[str, nn.Module] = {}
-    for name in names:
-        ending = [path for path in modules if path.endswith(f".{name}")]
-        matching = [name] if name in modules else ending
+    for name in dict.fromkeys(names):
+        matching = [name] if name in modules else ending.get(name, [])
         inside = {path: m for own in matching for path, m in _parts(own, modules[own])}
         if not inside:
             why = "has no parameters" if matching else "names no module"

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
+from lora_lab._util.format import shown
 from lora_lab.errors import ConfigError
-from lora_lab.methods.config import Config, need_count, need_positive
+from lora_lab.methods.config import (
+    MOST,
+    Config,
+    need_count,
+    need_flag,
+    need_number,
+    need_positive,
+)
 
 _OF_DATA = {"prompt", "completion", "template", "text", "label", "target", "pair", "validation"}
+_BATCH = "per_device_train_batch_size"
+Schedule = Literal["linear", "constant", "cosine"]
 TRACKERS = ("trackio", "wandb", "tensorboard", "mlflow")  # transformers' names
 
 
@@ -54,7 +65,7 @@ class TrainingConfig(Config):
     learning_rate: float = 2e-3
     loraplus_lr_ratio: float | None = None
     warmup_steps: int | float = 0.05
-    lr_scheduler_type: Literal["linear", "constant", "cosine"] = "linear"
+    lr_scheduler_type: Schedule = "linear"
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     max_length: int = 128
@@ -85,15 +96,26 @@ class TrainingConfig(Config):
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"):
-            need_count(name, getattr(self, name), least=1)
+        for name in ("max_steps", "gradient_accumulation_steps"):
+            need_count(name, getattr(self, name), least=1, most=MOST)
+        need_count(_BATCH, self.per_device_train_batch_size, least=1, most=2**20)
         for name in ("eval_examples", "save_steps", "seed"):
             need_count(name, getattr(self, name), least=0)
+        need_number("weight_decay", self.weight_decay)
+        need_number("max_grad_norm", self.max_grad_norm, least=-sys.float_info.max)
+        for name in ("gradient_checkpointing", "recompute_mlp"):
+            need_flag(name, getattr(self, name))
         _check_warmup(self.warmup_steps)
+        need_count("max_length", self.max_length, least=0)
         if self.max_length < 8:
             raise ConfigError(f"max_length is {self.max_length}; it must be at least 8 tokens")
         if self.too_long not in ("cut", "drop", "error"):
-            raise ConfigError(f"too_long is {self.too_long!r}; use 'cut', 'drop' or 'error'")
+            raise ConfigError(f"too_long is {shown(self.too_long)}; use 'cut', 'drop' or 'error'")
+        if self.lr_scheduler_type not in get_args(Schedule):
+            known = ", ".join(map(repr, get_args(Schedule)))
+            raise ConfigError(
+                f"lr_scheduler_type is {shown(self.lr_scheduler_type)}; use one of {known}"
+            )
         need_positive("learning_rate", self.learning_rate)
         if self.report_to is not None:
             names = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to)
@@ -125,6 +147,8 @@ def _check_warmup(value: object) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if not whole and not (isinstance(value, float) and 0 <= value < 1):
         raise ConfigError(
-            f"warmup_steps is {value!r}; it must be a whole number of at least 0, or a share of "
-            "max_steps in [0, 1)"
+            f"warmup_steps is {shown(value)}; it must be a whole number of at least 0, or a share "
+            "of max_steps in [0, 1)"
         )
+    if whole:
+        need_count("warmup_steps", value, least=0)

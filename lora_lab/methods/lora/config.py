@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
+from lora_lab._util.format import shown
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import (
     MethodConfig,
@@ -147,7 +148,8 @@ class LoraConfig(MethodConfig):
         if (found := find_init(self.init_lora_weights)) is None:
             known = ", ".join(map(repr, INITIALIZATIONS))
             raise ConfigError(
-                f"init_lora_weights is {self.init_lora_weights!r}; use {known} (N: a number)"
+                f"init_lora_weights is {shown(self.init_lora_weights)}; use {known} "
+                "(N: a number of 1 to 1000)"
             )
         for name in OPTIONS:
             options = as_mapping(name, getattr(self, name), found.options == name)

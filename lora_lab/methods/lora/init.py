@@ -12,6 +12,7 @@ same function, and nothing has to be given back.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -62,7 +63,7 @@ def register_init(
     sample: Callable[[Tensor], Tensor] | None = None,
     ranks: Callable[..., Ranks] | None = None,
 ) -> Callable[[Start], Start]:
-    """Let `init_lora_weights` have a name; "…_N" stands for any whole number above 0 in place of N.
+    """Let `init_lora_weights` have a name; "…_N" stands for any number of 1 to 1000 in place of N.
 
     Args:
         name: what users write.
@@ -86,7 +87,7 @@ def find_init(name: object) -> Initialization | None:
         return INITIALIZATIONS[name]
     head, _, count = str(name).rpartition("_")
     found = INITIALIZATIONS.get(head + _COUNT)
-    if found is None or not count.isdecimal() or count.startswith("0"):
+    if found is None or not re.fullmatch("[1-9][0-9]{0,2}|1000", count):
         return None
     return replace(found, start=partial(found.start, count=int(count)))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.config import need_count, need_positive, need_share
+from lora_lab.methods.config import MOST, need_count, need_positive, need_share
 from lora_lab.methods.layer_config import LayerConfig, as_names
 
 
@@ -58,8 +58,8 @@ class OFTConfig(LayerConfig):
         object.__setattr__(self, "layers_pattern", as_names(self.layers_pattern))
         if self.layers_pattern and layers is None:
             raise ConfigError("layers_pattern says whose layers; give layers_to_transform too")
-        need_count("r", self.r, least=0)
-        need_count("oft_block_size", self.oft_block_size, least=0)
+        need_count("r", self.r, least=0, most=MOST)
+        need_count("oft_block_size", self.oft_block_size, least=0, most=MOST)
         if bool(self.r) == bool(self.oft_block_size):
             raise ConfigError(
                 f"r is {self.r} and oft_block_size {self.oft_block_size}; give one of them, and 0 "
@@ -67,7 +67,7 @@ class OFTConfig(LayerConfig):
             )
         need_share("module_dropout", self.module_dropout)
         need_positive("eps", self.eps)
-        need_count("num_cayley_neumann_terms", self.num_cayley_neumann_terms, least=2)
+        need_count("num_cayley_neumann_terms", self.num_cayley_neumann_terms, least=2, most=1_000)
         for name in ("init_weights", "coft", "block_share", "use_cayley_neumann"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ConfigError(f"{name} is {value!r}; use True or False")

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lora_lab._util.devices import device_of
+from lora_lab._util.host_memory import HostRoom
 from lora_lab._util.torch_private import FakeTensor
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.wrappers import module_at, modules_within
@@ -136,6 +137,7 @@ class PrefixEmbedAdapter(PrefixAdapter):
 
     def __init__(self, model: nn.Module, config: PrefixEmbedConfig, name: str) -> None:
         super().__init__(model, config, name)
+        _need_room(self._body, self.tokens, 1, self.method)
         with bare(model):
             words = _drawn_words(self._body, self.tokens)
         path = next(p for p, part in modules_within(model) if part is self._body.module)
@@ -168,6 +170,7 @@ class PrefixLayerAdapter(PrefixAdapter):
                 f"{self.method} needs the width of the model's blocks, and its config does not "
                 "tell; use LoRA, which only needs the matrices"
             )
+        _need_room(self._body, self.tokens, len(self._body.blocks), self.method)
         with bare(model):
             starts = _activations(self._body, self.tokens, width)
         self.learned = {path: LearnedTokens(start) for path, start in starts.items()}
@@ -240,6 +243,15 @@ def _need_positions(body: Body, tokens: int) -> None:
             f"{tokens} learned tokens (prefix_length + infix_length) leave no room for others in "
             f"the model's {body.most} positions; use fewer of them"
         )
+
+
+def _need_room(body: Body, count: int, places: int, method: str) -> None:
+    """Refuse more tokens than the computer has memory for, before any is made."""
+    weight: Any = body.embedding.weight
+    if device_of(body.embedding).type == "cpu" and not isinstance(weight, FakeTensor):
+        fix = "use a shorter prefix_length and infix_length"
+        room = HostRoom(f"learning {count:,} tokens by {method}", fix)
+        room.take_bytes(4 * count * places * weight.shape[-1])
 
 
 def _drawn_words(body: Body, count: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.config import MethodConfig, need_count
+from lora_lab.methods.config import MOST, MethodConfig, need_count
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,8 @@ class _PrefixConfig(MethodConfig):
     infix_length: int = 8
 
     def __post_init__(self) -> None:
-        need_count("prefix_length", self.prefix_length, least=0)
-        need_count("infix_length", self.infix_length, least=0)
+        need_count("prefix_length", self.prefix_length, least=0, most=MOST)
+        need_count("infix_length", self.infix_length, least=0, most=MOST)
         if not self.tokens:
             raise ConfigError("prefix_length and infix_length are both 0; give one a token")
 

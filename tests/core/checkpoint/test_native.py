@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lora_lab as ll
-from lora_lab.checkpoint.files import NATIVE_CONFIG_FILE, NATIVE_WEIGHTS_FILE
+from lora_lab.checkpoint.checksum import CHECKSUM_KEY, checksum
+from lora_lab.checkpoint.files import NATIVE_CONFIG_FILE, NATIVE_WEIGHTS_FILE, read_tensors
 from lora_lab.errors import AdapterError
 from tests.helpers.lora_outputs import outputs
 from tests.helpers.tiny_models import tiny, tiny_inputs
@@ -113,3 +114,19 @@ def test_nan_is_not_loaded(tmp_path, monkeypatch):
         next(adapter.parameters()).fill_(float("nan"))
     with pytest.raises(AdapterError, match="holds NaN or infinite values"):
         ll.load_adapter(tiny("gpt2"), ll.save_adapter(model, tmp_path))
+
+
+@pytest.mark.parametrize("kind", [ll.PrefixEmbedConfig, ll.PrefixLayerConfig])
+def test_no_more_tokens_are_made_than_the_file_has(tmp_path, kind, monkeypatch):
+    model = tiny("t5")  # its positions have no end
+    ll.attach(model, kind(2, 1))
+    folder = ll.save_adapter(model, tmp_path / "tokens")
+    config = {"class": kind.__name__, **kind(500, 0).to_dict()}
+    stored = read_tensors(folder / NATIVE_WEIGHTS_FILE, allow_pickle=False)[0]
+    tensors = load_file(folder / NATIVE_WEIGHTS_FILE)
+    sealed = {CHECKSUM_KEY: checksum(stored, config)}  # whoever made the file can do so
+    save_file(tensors, folder / NATIVE_WEIGHTS_FILE, metadata=sealed)
+    rewrite(folder, config=config)
+    monkeypatch.setattr("lora_lab.checkpoint.loading.build", None)
+    with pytest.raises(AdapterError, match=r"is \(3, \d+\), and the config says 500 tokens"):
+        ll.load_adapter(tiny("t5"), folder)

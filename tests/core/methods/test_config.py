@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from lora_lab.configs import (
@@ -35,6 +37,15 @@ def test_the_default_is_the_papers_target_in_peft_terms():
     [
         ({"r": 0}, "r is 0; a rank is a whole number of at least 1"),
         ({"r": 2.5}, "r is 2.5; a rank is a whole number of at least 1"),
+        ({"r": 10**400}, "r is a number of 1,329 bits; it must be at most 1,000,000,000"),
+        ({"rank_pattern": {"q": 10**5000}}, "rank_pattern['q'] is a number of 16,610 bits"),
+        ({"lora_alpha": 10**400}, "lora_alpha is a number of 1,329 bits; it must be a positive"),
+        ({"alpha_pattern": {"q": 10**400}}, "it must be a positive number"),
+        ({"layers_to_transform": [10**400]}, "it must be at most 9,223,372,036,854,775,807"),
+        ({"trainable_token_indices": [10**400]}, "it must be at most 9,223,372,036,854,775,807"),
+        ({"lora_dropout": 10**400}, "it must lie in [0, 1)"),
+        ({"init_lora_weights": "pissa_niter_1001"}, "(N: a number of 1 to 1000)"),
+        ({"init_lora_weights": "pissa_niter_" + "9" * 5000}, "(N: a number of 1 to 1000)"),
         ({"r": True}, "r is True; a rank is a whole number of at least 1"),
         ({"rank_pattern": {"q": -1}}, "rank_pattern['q'] is -1"),
         ({"lora_alpha": 0}, "lora_alpha is 0; it must be a positive number"),
@@ -60,6 +71,20 @@ def test_impossible_lora_settings_are_refused(fields, message):
         ({"max_steps": 0}, "max_steps is 0; it must be a whole number of at least 1"),
         ({"learning_rate": -1e-3}, "learning_rate is -0.001; it must be a positive number"),
         ({"max_length": 4}, "max_length is 4; it must be at least 8 tokens"),
+        ({"max_steps": 10**400}, "max_steps is a number of 1,329 bits; it must be at most"),
+        ({"per_device_train_batch_size": 10**9}, "it must be at most 1,048,576"),
+        ({"max_length": "8"}, "max_length is '8'; it must be a whole number"),
+        ({"warmup_steps": 10**400}, "warmup_steps is a number of 1,329 bits; it must be at most"),
+        ({"weight_decay": -1}, "weight_decay is -1; it must be a number of at least 0"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan; it must be a number of at least 0"),
+        ({"max_grad_norm": "1"}, "max_grad_norm is '1'; it must be a number"),
+        ({"gradient_checkpointing": "no"}, "gradient_checkpointing is 'no'; use True or False"),
+        ({"lr_scheduler_type": "polynomial"}, "use one of 'linear', 'constant', 'cosine'"),
+        ({"learning_rate": 10**5000}, "learning_rate is a number of 16,610 bits; it must be"),
+        (
+            {"seed": 2**63},
+            "seed is 9223372036854775808; it must be at most 9,223,372,036,854,775,807",
+        ),
         ({"seed": -1}, "seed is -1; it must be a whole number of at least 0"),
     ],
 )
@@ -67,6 +92,11 @@ def test_impossible_training_settings_are_refused(fields, message):
     with pytest.raises(ConfigError) as caught:
         TrainingConfig(**fields)
     assert message in str(caught.value)
+
+
+def test_what_was_good_for_training_still_is():
+    forever = TrainingConfig(max_grad_norm=float("inf"), max_length=2**60, save_steps=2**40)
+    assert (forever.max_grad_norm, TrainingConfig(max_grad_norm=-1).max_grad_norm) == (math.inf, -1)
 
 
 def test_an_unknown_field_names_its_nearest_neighbour():

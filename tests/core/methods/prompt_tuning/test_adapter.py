@@ -18,6 +18,7 @@ from lora_lab.budget.dry_run import dry_run
 from lora_lab.checkpoint import load_adapter, save_adapter
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import AdapterError, ConfigError
+from lora_lab.methods.attached import attached_adapters
 from lora_lab.methods.combination import Combination
 from lora_lab.methods.prompt_tuning.adapter import learned_tokens
 from tests.helpers.learned_tokens import BOTH, CAUSAL, EMBED, HEADS, LAYER, adapted
@@ -347,3 +348,16 @@ def test_a_prepared_mask_is_refused() -> None:
     mask = torch.ones(1, 1, 4, 4, dtype=torch.bool)
     with pytest.raises(AdapterError, match=r"needs attention_mask of shape \(batch, length\)"):
         model(input_ids=torch.tensor([[4, 5, 6, 7]]), attention_mask=mask)
+
+
+@BOTH
+def test_more_tokens_than_there_is_memory_for_are_refused_before_any_is_made(
+    config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("t5")
+    monkeypatch.setattr("lora_lab.methods.prompt_tuning.adapter._drawn_words", None)
+    with pytest.raises(ConfigError, match="must be at most 1,000,000,000"):
+        config.replace(prefix_length=10**10)
+    with pytest.raises(AdapterError, match=r"learning 999,999,990 tokens by Pre.* takes"):
+        ll.attach(model, config.replace(prefix_length=999_999_990, infix_length=0))
+    assert attached_adapters(model) is None
