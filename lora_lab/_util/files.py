@@ -80,7 +80,7 @@ def write_dir_atomic(path: Path, write: Callable[[Path], object], *, replace: bo
         OSError: the disk does not take it.
     """
     make_dirs(path.parent)
-    temporary, before = _draft(path), _aside(path)
+    temporary, before = _draft(path), aside(path)
     try:
         temporary.mkdir()
         write(temporary)
@@ -150,9 +150,9 @@ def refuse_taken(folder: Path) -> None:
 
 def recover_dir(folder: Path) -> None:
     """Finish or undo what a killed process left half done in a folder. Raises nothing."""
-    for aside in folder.glob(".*.old"):
-        recover_aside(folder / aside.name.removeprefix(".").removesuffix(".old"))
-        shutil.rmtree(aside, ignore_errors=True)
+    for old in folder.glob(".*.old"):
+        recover_aside(folder / old.name.removeprefix(".").removesuffix(".old"))
+        shutil.rmtree(old, ignore_errors=True)
     for temporary in folder.glob(".*.tmp"):
         _remove(temporary)
 
@@ -161,7 +161,7 @@ def recover_aside(path: Path) -> None:
     """Put back a folder that was put aside for a new one that never came. Raises nothing."""
     with contextlib.suppress(OSError):
         if not path.exists():
-            _aside(path).replace(path)
+            aside(path).replace(path)
 
 
 def make_dirs(folder: Path) -> None:
@@ -248,8 +248,9 @@ def _draft(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
+def aside(path: Path) -> Path:
+    """Return where a folder lies while another takes its place, where nothing can swap them."""
+    return path.parent / f".{path.name}.old"
 
 
 def _remove(path: Path) -> None:

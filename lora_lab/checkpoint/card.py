@@ -25,7 +25,7 @@ from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.checkpoint.files import read_json
 from lora_lab.checkpoint.markdown import escaped, is_number, number, span, table
-from lora_lab.checkpoint.saving import named_adapter, save_adapter
+from lora_lab.checkpoint.saving import named_adapter, write_adapter
 from lora_lab.errors import AdapterError, RunError
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
@@ -74,7 +74,7 @@ def push_ready(
     """
     text = model_card(model, name, run=run, base=base)
     with new_dir(folder) as place:
-        save_adapter(model, place, name)
+        write_adapter(model, place, name)
         (place / CARD_FILE).write_text(redacted(text), encoding="utf-8")
     return Path(folder)
 

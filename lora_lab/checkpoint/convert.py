@@ -18,7 +18,7 @@ from lora_lab.checkpoint.loralib_models import save_loralib
 from lora_lab.checkpoint.merged import export_merged
 from lora_lab.checkpoint.peft import read_settings
 from lora_lab.checkpoint.reader import read_adapter
-from lora_lab.checkpoint.saving import save_adapter
+from lora_lab.checkpoint.saving import write_adapter
 from lora_lab.checkpoint.uniform import export_uniform
 from lora_lab.errors import AdapterError
 from lora_lab.models.load import LoadedModel
@@ -114,7 +114,7 @@ def _write_folder(
     card = model_card(lm.model, run=place.run, base=lm.card, merged=form == "merged")
     if form == "peft":
         with new_dir(out) as folder:
-            save_adapter(lm.model, folder)
+            write_adapter(lm.model, folder)
     elif form == "uniform":
         export_uniform(lm.model, out)
     else:

@@ -5,42 +5,27 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lora_lab._util.files import write_file_atomic
-from lora_lab.checkpoint.files import (
-    CONFIG_FILE,
-    NATIVE_CONFIG_FILE,
-    NATIVE_WEIGHTS_FILE,
-    WEIGHTS_FILE,
-)
-from lora_lab.checkpoint.head_classes import CLASSES_FILE
-from lora_lab.checkpoint.native import parts_in, remove_parts
-
-_FILES = WEIGHTS_FILE, NATIVE_WEIGHTS_FILE, CLASSES_FILE, CONFIG_FILE, NATIVE_CONFIG_FILE
+from lora_lab._util.files import disk_errors
+from lora_lab.checkpoint.locate import whole_folder
+from lora_lab.checkpoint.replacing import copy_files, replace_adapter
+from lora_lab.errors import AdapterError
 
 
 def copy_adapter(source: Path, folder: str | Path) -> Path:
-    """Copy an adapter from one folder into another, whose own adapter it replaces.
+    """Copy an adapter from one folder into another, whose own adapter it replaces whole.
 
     Args:
         source: what `save_adapter` wrote.
-        folder: made if missing; each file is written under a temporary name and renamed.
+        folder: made if missing.
 
     Returns:
         The folder.
+
+    Raises:
+        AdapterError: the disk does not take it.
     """
-    folder = Path(folder)
-    if folder.resolve() == source.resolve():
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = parts_in(source)
-    before = [part for part in parts_in(folder) if part.name not in {own.name for own in parts}]
-    for part in parts:
-        copy_adapter(part, folder / part.name)
-    for name in _FILES:
-        if (source / name).is_file():
-            with write_file_atomic(folder / name) as temporary:
-                shutil.copyfile(source / name, temporary)
-        else:
-            (folder / name).unlink(missing_ok=True)
-    remove_parts(before)
+    folder, source = Path(folder), whole_folder(source)
+    if folder.resolve() != source.resolve():
+        with disk_errors(folder, AdapterError, "another folder"):
+            replace_adapter(folder, lambda draft: copy_files(source, draft, shutil.copyfile))
     return folder

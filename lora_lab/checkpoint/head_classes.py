@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from lora_lab._util.files import write_text_atomic
 from lora_lab.anatomy.heads import class_names, class_numbers, head_modules
 from lora_lab.checkpoint.files import quoted, read_json
 from lora_lab.errors import AdapterError
@@ -18,13 +17,12 @@ CLASSES_FILE = "classes.json"  # the names by their numbers
 
 
 def write_classes(model: nn.Module, adapter: Adapter, folder: Path) -> None:
-    """Write the model's classes where the adapter has a head for them; else none stay there."""
+    """Write the model's classes where the adapter has a head for them."""
     heads = tuple(f"{path}." for path in head_modules(model))
     names = class_names(getattr(model, "config", None))
     if names and heads and any(key.startswith(heads) for key in adapter.state()):
-        write_text_atomic(folder / CLASSES_FILE, json.dumps({"classes": names}) + "\n")
-    else:
-        (folder / CLASSES_FILE).unlink(missing_ok=True)
+        text = json.dumps({"classes": names}) + "\n"
+        (folder / CLASSES_FILE).write_text(text, encoding="utf-8")
 
 
 def check_classes(model: nn.Module, folder: Path) -> None:

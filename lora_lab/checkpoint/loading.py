@@ -21,6 +21,7 @@ from lora_lab.checkpoint.base_biases import fill_base_biases, take_base_biases
 from lora_lab.checkpoint.files import CONFIG_FILE, StoredTensor, quoted
 from lora_lab.checkpoint.full_modules import match_full_modules, match_statistics
 from lora_lab.checkpoint.head_classes import check_classes
+from lora_lab.checkpoint.locate import whole_folder
 from lora_lab.checkpoint.lora_bias import fill_biases, take_biases
 from lora_lab.checkpoint.native import STATISTICS, NativeFile
 from lora_lab.checkpoint.peft import changed_base
@@ -62,8 +63,9 @@ def load_adapter(
     model = unwrapped(model)
     if activate and (known := attached_adapters(model)) is not None:
         known.refuse_training()
-    content = read_content(model, Path(folder))
-    check_classes(model, Path(folder))
+    folder = whole_folder(Path(folder))
+    content = read_content(model, folder)
+    check_classes(model, folder)
     adapter = build(model, content.config, name)
     with plain_modes():
         content.fill(adapter)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_lab._util.files import aside
 from lora_lab.checkpoint.files import CONFIG_FILE, NATIVE_CONFIG_FILE
+
+BEFORE = ".adapter-before"  # within a folder whose adapter is replaced file by file: the older one
 
 
 @dataclass(frozen=True)
@@ -55,4 +58,20 @@ def locate_adapter(path: str | Path) -> AdapterLocation:
 
 def holds_adapter(folder: Path) -> bool:
     """Whether a folder has an adapter's config, PEFT's or our own."""
+    return _has_config(whole_folder(folder))
+
+
+def whole_folder(folder: Path) -> Path:
+    """Return the folder to read an adapter from: the given one, as a rule.
+
+    Where whoever replaced its adapter was killed midway, that is where the older adapter lies.
+    """
+    if not _has_config(folder):
+        for other in (folder / BEFORE, aside(folder)):
+            if _has_config(other):
+                return other
+    return folder
+
+
+def _has_config(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (CONFIG_FILE, NATIVE_CONFIG_FILE))

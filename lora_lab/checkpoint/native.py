@@ -12,21 +12,17 @@ adapter/                           of a combination: each part is an adapter of 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from lora_lab._util.files import write_file_atomic, write_text_atomic
 from lora_lab.checkpoint.checksum import CHECKSUM_KEY, checksum
 from lora_lab.checkpoint.files import (
-    CONFIG_FILE,
     NATIVE_CONFIG_FILE,
     NATIVE_WEIGHTS_FILE,
-    WEIGHTS_FILE,
     StoredTensor,
     quoted,
     read_json,
@@ -46,11 +42,11 @@ _PART = re.compile(r"[0-9]+-[a-z0-9-]+")
 
 
 def save_native(adapter: Adapter, folder: Path, statistics: Mapping[str, Tensor]) -> None:
-    """Write an adapter of a method that PEFT has no form for; what lay there before is replaced.
+    """Write an adapter of a method that PEFT has no form for.
 
     Args:
         adapter: what is written.
-        folder: made if missing.
+        folder: has no adapter's files; made if missing.
         statistics: the base's running statistics as they are with the adapter.
     """
     from safetensors.torch import save_file
@@ -58,24 +54,16 @@ def save_native(adapter: Adapter, folder: Path, statistics: Mapping[str, Tensor]
     config = {"class": type(adapter.config).__name__, **adapter.config.to_dict()}
     state = {**adapter.state(), **{STATISTICS + name: t for name, t in statistics.items()}}
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in state.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    before = parts_in(folder)
+    folder.mkdir(exist_ok=True)
     sha256 = checksum({name: StoredTensor.of(t) for name, t in tensors.items()}, config)
-    with write_file_atomic(folder / NATIVE_WEIGHTS_FILE) as file:
-        save_file(tensors, file, metadata={"format": "pt", CHECKSUM_KEY: sha256})
+    metadata = {"format": "pt", CHECKSUM_KEY: sha256}
+    save_file(tensors, folder / NATIVE_WEIGHTS_FILE, metadata=metadata)
     _write_settings(folder, {"method": adapter.method, "config": config})
-    for other in (CONFIG_FILE, WEIGHTS_FILE):
-        (folder / other).unlink(missing_ok=True)
-    remove_parts(before)
 
 
 def save_parts(method: str, names: list[str], folder: Path) -> None:
     """Write the list of a combination's parts, whose folders are there already."""
-    before = parts_in(folder)
     _write_settings(folder, {"method": method, "parts": names})
-    for other in (CONFIG_FILE, WEIGHTS_FILE, NATIVE_WEIGHTS_FILE):
-        (folder / other).unlink(missing_ok=True)
-    remove_parts(part for part in before if part.name not in names)
 
 
 def parts_in(folder: Path) -> list[Path]:
@@ -85,15 +73,6 @@ def parts_in(folder: Path) -> list[Path]:
     except AdapterError:
         return []
     return [folder / name for name in names] if _are_parts(names) else []
-
-
-def remove_parts(parts: Iterable[Path]) -> None:
-    """Remove parts of an adapter that was there before, and nothing that is not an adapter's."""
-    for part in parts:
-        for file in (CONFIG_FILE, WEIGHTS_FILE, NATIVE_CONFIG_FILE, NATIVE_WEIGHTS_FILE):
-            (part / file).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it holds something else, or is not there
-            part.rmdir()
 
 
 def part_name(number: int, adapter: Adapter) -> str:
@@ -169,4 +148,4 @@ def _are_parts(names: object) -> TypeGuard[list[str]]:
 
 def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     text = json.dumps({"format": _FORMAT, **settings}, indent=2)
-    write_text_atomic(folder / NATIVE_CONFIG_FILE, text + "\n")
+    (folder / NATIVE_CONFIG_FILE).write_text(text + "\n", encoding="utf-8")

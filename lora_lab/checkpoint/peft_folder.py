@@ -10,19 +10,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.files import write_file_atomic, write_text_atomic
 from lora_lab._util.redaction import redacted_values
 from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.checkpoint.checksum import CHECKSUM_KEY
 from lora_lab.checkpoint.files import (
     CONFIG_FILE,
-    NATIVE_CONFIG_FILE,
-    NATIVE_WEIGHTS_FILE,
     WEIGHTS_FILE,
     StoredTensor,
 )
-from lora_lab.checkpoint.native import parts_in, remove_parts
 from lora_lab.checkpoint.peft import PREFIX
 from lora_lab.checkpoint.peft_methods import CONFIG_KEY, method_checksum
 from lora_lab.methods.attached import original_weight, require_adapters
@@ -73,17 +69,13 @@ def write_folder(
     settings: Mapping[str, Any],
     metadata: dict[str, str],
 ) -> None:
-    """Write the two files; what lay there before is replaced."""
+    """Write the two files into a folder that has none."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    before = parts_in(folder)
-    with write_file_atomic(folder / WEIGHTS_FILE) as file:
-        save_file(tensors, file, metadata=metadata)
-    write_text_atomic(folder / CONFIG_FILE, json.dumps(redacted_values(settings), indent=2) + "\n")
-    for other in (NATIVE_CONFIG_FILE, NATIVE_WEIGHTS_FILE):
-        (folder / other).unlink(missing_ok=True)
-    remove_parts(before)
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / WEIGHTS_FILE, metadata=metadata)
+    text = json.dumps(redacted_values(settings), indent=2) + "\n"
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
 def whole_weights(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lora_lab.checkpoint.adapter_file import AdapterFile
 from lora_lab.checkpoint.files import CONFIG_FILE, NATIVE_CONFIG_FILE
+from lora_lab.checkpoint.locate import whole_folder
 from lora_lab.checkpoint.loralib import read_loralib
 from lora_lab.checkpoint.native import NativeFile, read_native
 from lora_lab.checkpoint.peft import peft_settings, read_peft
@@ -41,7 +42,7 @@ def read_adapter(
     Raises:
         AdapterError: a file is missing, damaged, foreign, or changed after it was saved.
     """
-    path = Path(path).expanduser()
+    path = whole_folder(Path(path).expanduser())
     if slices and lora_alpha is None:
         raise AdapterError("slices are for loralib's files; give lora_alpha too, or leave them out")
     if lora_alpha is not None and not path.is_file():

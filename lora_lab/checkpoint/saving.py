@@ -12,7 +12,6 @@ PEFT's form is another one than ours:
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.files import disk_errors
 from lora_lab._util.transformers_private import origin
+from lora_lab._util.warn import warn
 from lora_lab.anatomy.wrappers import modules_within, unwrapped
 from lora_lab.checkpoint.adapter_file import SLICES_KEY, Slice, encode_slices, rows_of
 from lora_lab.checkpoint.base_biases import base_bias_tensors
@@ -43,6 +44,7 @@ from lora_lab.checkpoint.peft_folder import (
     write_folder,
 )
 from lora_lab.checkpoint.peft_reading import misread, ties_factors
+from lora_lab.checkpoint.replacing import replace_adapter
 from lora_lab.checkpoint.stacking import as_kernels, module_update
 from lora_lab.checkpoint.tied_weights import tied_to
 from lora_lab.errors import AdapterError
@@ -67,24 +69,38 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
 
     Args:
         model: a model with an adapter.
-        folder: made if missing; each file is written under a temporary name and renamed.
+        folder: made if missing; an adapter that it holds is replaced whole, and stays where the
+            new one cannot be written. What else is in it is left alone.
         name: which adapter; the one in force by default.
 
     Returns:
         The folder.
 
     Raises:
-        AdapterError: no such adapter, or one that holds NaN or infinite values.
+        AdapterError: no such adapter, one that holds NaN or infinite values, or the disk does not
+            take it.
+    """
+    folder = Path(folder)
+    with disk_errors(folder, AdapterError, "another folder"):
+        replace_adapter(folder, lambda draft: write_adapter(model, draft, name))
+    return folder
+
+
+def write_adapter(model: nn.Module, folder: Path, name: str | None = None) -> None:
+    """Write what `save_adapter` writes into an empty folder that its caller makes whole.
+
+    Raises:
+        AdapterError: see there.
+        OSError, SafetensorError: the disk does not take it.
     """
     model = unwrapped(model)
     adapter = any_adapter(model, name)
     check_finite(adapter.name, adapter.state())
     check_finite(adapter.name, running_statistics(model, adapter))
     if warning := adapter.warning():
-        warnings.warn(warning, stacklevel=2)
-    _save(model, adapter, Path(folder))
-    write_classes(model, adapter, Path(folder))
-    return Path(folder)
+        warn(warning)
+    _save(model, adapter, folder)
+    write_classes(model, adapter, folder)
 
 
 def _save(model: nn.Module, adapter: Adapter, folder: Path) -> None:
@@ -102,7 +118,7 @@ def _save(model: nn.Module, adapter: Adapter, folder: Path) -> None:
 
 
 def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
-    """Write a LoRA adapter in PEFT's format; what lay there before is replaced."""
+    """Write a LoRA adapter in PEFT's format."""
     form = _Form()
     grouped: dict[str, list[LoraSite]] = {}
     held = [s for s in adapter.factors.values() if s.site.kind in ("experts", "parameter")]
@@ -122,7 +138,7 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
     _add_tied(form, adapter, by_path)
     for line in (zero_rows_warning(adapter.sites.values()), misread(model, grouped, by_path)):
         if line:
-            warnings.warn(line, stacklevel=4)
+            warn(line)
     for own in held_factors(held, by_path):
         form.tensors |= own.tensors
         form.ranks[own.name], form.alphas[own.name] = own.r, own.alpha

@@ -18,7 +18,7 @@ from torch import nn
 
 from lora_lab.checkpoint.head_classes import check_classes
 from lora_lab.checkpoint.loading import read_content
-from lora_lab.checkpoint.locate import holds_adapter, locate_adapter
+from lora_lab.checkpoint.locate import holds_adapter, locate_adapter, whole_folder
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.api import build, put_on
 from lora_lab.methods.attached import require_adapters
@@ -73,7 +73,7 @@ class Start:
             ConfigError: what was asked for is another adapter.
         """
         stored = as_config(read_content(model, self.folder).config)
-        check_classes(model, self.folder)
+        check_classes(model, whole_folder(self.folder))
         if (wanted := given or self.config) is None:
             return stored
         wanted = as_config([_plain(part) for part in wanted.parts])

@@ -20,7 +20,7 @@ import torch
 from lora_lab._util.hardware import is_out_of_memory
 from lora_lab._util.host_memory import available_memory
 from lora_lab.budget.meter import Meter
-from lora_lab.checkpoint.saving import save_adapter
+from lora_lab.checkpoint.saving import write_adapter
 from lora_lab.errors import LoraLabError, ModelError, RunError
 from lora_lab.methods.attached import activate
 from lora_lab.methods.base import Adapter
@@ -343,7 +343,7 @@ class Worker:
         )
 
     def _write_adapter(self, folder: Path) -> None:
-        save_adapter(self.model, folder, name=ADAPTER)
+        write_adapter(self.model, folder, ADAPTER)
 
     def _save_end(self, state: str, **more: Any) -> None:
         run = self.run
