@@ -39,7 +39,7 @@ from lora_lab._util.files import (
 )
 from lora_lab._util.redaction import redacted, redacted_values
 from lora_lab.runs import checkpoints
-from lora_lab.runs.lock import RunLock
+from lora_lab.runs.lock import LOCK_FILE, RunLock
 from lora_lab.runs.records import (
     CONFIG_FILE,
     METRICS_FILE,
@@ -77,6 +77,7 @@ class RunStore:
             RunError: another process is at work on it, or the disk does not take it.
         """
         with disk_errors(self.folder):
+            make_dirs(self.folder)
             self._lock.acquire()
 
     def reopen(self, log_bytes: int) -> list[tuple[int, float]]:
@@ -178,6 +179,14 @@ class RunStore:
             with contextlib.suppress(OSError):  # every line was flushed when it was written
                 file.close()
         self._lock.release()
+
+    def discard(self) -> None:
+        """Let go of the folder of a run that never began, and remove it."""
+        self.close()
+        with contextlib.suppress(OSError):
+            for name in (CONFIG_FILE, LOCK_FILE):
+                (self.folder / name).unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def save_adapter(self, save: Callable[[Path], object]) -> Path:
         """Fill `adapter/` with `save(folder)`, replacing what is there; return its path."""

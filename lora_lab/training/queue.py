@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from lora_lab._util.devices import device_of
 from lora_lab.errors import RunError
 from lora_lab.training import processes
+from lora_lab.training.announced import announce, withdraw
 from lora_lab.training.snapshot import RunState
 
 if TYPE_CHECKING:
@@ -38,8 +39,15 @@ def start(run: Run, beside: bool = False) -> None:
         if run.control.state is not RunState.IDLE:
             run.start_now()  # nothing, or the reason why not
         elif (_busy() or _waiting) and not beside:
-            _waiting.append(run)  # first: an interrupt may come after it
-            run.control.queue()
+            try:
+                announce(run, [*_busy(), *_waiting])
+                _waiting.append(run)  # first: an interrupt may come after it
+                run.control.queue()
+            except BaseException:
+                if run.control.state is RunState.IDLE:
+                    dequeue(run)
+                    withdraw(run)
+                raise
             _tell()
         else:
             others = _busy()

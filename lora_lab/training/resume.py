@@ -30,7 +30,7 @@ from lora_lab.tasks.families.classification import in_order
 from lora_lab.tasks.files import is_file_name
 from lora_lab.tasks.load import Data, load_task
 from lora_lab.tasks.sources import IN_MEMORY
-from lora_lab.training import processes
+from lora_lab.training import processes, queue
 from lora_lab.training.checks import check
 from lora_lab.training.fingerprints import base_fingerprint, data_fingerprint
 from lora_lab.training.run import Run
@@ -175,6 +175,8 @@ def _as_begun(record: RunRecord, lm: LoadedModel, config: MethodConfig) -> Metho
 
 def _check_state(record: RunRecord) -> None:
     state = record.state
+    if queue.is_queued(record.folder):
+        raise RunError(f"run {record.id} waits in the queue here; it starts by itself")
     if state is RecordState.RUNNING:
         raise RunError(f"run {record.id} is running here; its own resume() ends a pause")
     if state is RecordState.ELSEWHERE:

@@ -28,12 +28,11 @@ from lora_lab.runs.store import NullStore, RunStore
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.families.api import family_of
-from lora_lab.training import at_exit, own_adapter, processes, queue
+from lora_lab.training import announced, at_exit, own_adapter, processes, queue
 from lora_lab.training.checks import check, check_rows, check_settings
 from lora_lab.training.control import Control
 from lora_lab.training.data import RunData
 from lora_lab.training.description import describe
-from lora_lab.training.failures import explain, showable
 from lora_lab.training.fingerprints import base_fingerprint
 from lora_lab.training.isolation import ADAPTER
 from lora_lab.training.observer import copy_update
@@ -74,6 +73,7 @@ class Run:
         error: the exception of a failed run; tokens in its text are redacted.
         resumes: the checkpoint that it goes on from; None of a new run, and once it goes on.
         start_from: the adapter that it starts from, if it is no fresh one.
+        is_again: whether it goes on in the folder of a run that ended.
         wait_at_exit: whether a script that ends meanwhile waits for it; see `lora_lab.train`.
         steps_before: (step, loss) of the steps up to there.
     """
@@ -102,7 +102,7 @@ class Run:
         check_rows(lm, task, self.configs, training)
         self.resumes = resumes
         self.steps_before: tuple[tuple[int, float], ...] = ()
-        self._again = store is not None
+        self.is_again = store is not None
         folder = (
             processes.from_main(lambda: RunStore.create(output_dir, name).folder)
             if store is None
@@ -213,8 +213,8 @@ class Run:
         try:
             self.control.start(self._work, self._prepare)
         except BaseException:
-            if self.state is RunState.IDLE:  # interrupted after it was prepared
-                self.store.close()
+            if self.state is RunState.IDLE:
+                announced.withdraw(self)
             raise
 
     def begin(self) -> bool:
@@ -246,8 +246,7 @@ class Run:
         if was_queued and self.control.state.final:
             queue.dequeue(self)
             self.publish(phase="")
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()  # nothing is in it, unless it goes on with an older run
+            announced.withdraw(self)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the run is over; return whether it is. See `Control.wait`."""
@@ -314,7 +313,7 @@ class Run:
             at_exit.add(self)
 
     def _prepare(self) -> None:
-        if self._again:
+        if self.is_again:
             log_bytes = 0 if self.resumes is None else int(self.resumes.state["log_bytes"])
             self.steps_before = processes.from_main(lambda: tuple(self.store.reopen(log_bytes)))
         else:
@@ -330,7 +329,7 @@ class Run:
                 watch.tell = self.notes.append  # a warning would be printed into some cell
             if self._watch not in self.adapter.sites:
                 self._watch = None  # set before there was anything to compare it with
-            if not self._again:
+            if not self.is_again:
                 self.store.write_config(signature.signed(describe(self, base)))
         except BaseException:
             self.store.close()
@@ -384,8 +383,7 @@ class Run:
             yield
         except Exception as error:
             if self.error is None:  # before the worker could keep it
-                self.publish(failure=explain(error, self.training))
-                self.error = showable(error)
+                announced.fail(self, error)
             error.__traceback__ = None  # the worker's frames have been added on the way here
             raise RunError(f"run {self.id} failed") from None
 
