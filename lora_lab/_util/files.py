@@ -125,9 +125,11 @@ def new_dir(folder: str | Path) -> Iterator[Path]:
             yield temporary
             _sync_all(temporary)
             if folder.exists():  # and is empty; it may be somebody's working directory, so it stays
-                for entry in sorted(temporary.iterdir()):
-                    entry.replace(folder / entry.name)
-                sync(folder)
+                settings = [*temporary.glob("*.json")]  # by which it is known for what it is
+                for part in ({*temporary.iterdir()} - {*settings}, settings):
+                    for entry in part:
+                        entry.replace(folder / entry.name)
+                    sync(folder)
             else:
                 temporary.replace(folder)
                 sync(folder.parent)
