@@ -21,12 +21,13 @@ class Package(NamedTuple):
     why: str
 
 
-BASE = ("torch", "transformers", "array-api-compat", "lazy-loader")  # nearly every line
+BASE = ("torch", "transformers", "array-api-compat", "lazy-loader", "msgspec")  # nearly every line
 PACKAGES = (
     Package("torch", "torch", "everything"),
     Package("transformers", "transformers", "every model"),
     Package("array-api-compat", "array_api_compat", "lora_lab itself; so every ll.train"),
     Package("lazy-loader", "lazy_loader", "lora_lab itself"),
+    Package("msgspec", "msgspec", "lora_lab itself"),
     Package("peft", "peft", "the comparison with it"),
     Package("sacrebleu", "sacrebleu", "scores of answers; so every run with eval_examples"),
     Package("pytest", "pytest", "tests/gpu"),

@@ -178,17 +178,19 @@ def make_dirs(folder: Path) -> None:
         sync(place.parent)
 
 
-def open_own(path: Path, flags: int) -> int:
-    """Open a file that grows in place; return its descriptor.
+def open_own(path: Path, flags: int, *, follow: bool = False) -> int:
+    """Open a regular file, such as one that grows in place; return its descriptor.
 
     Args:
         path: a link there is not followed: it may come from a stranger, and lead anywhere.
         flags: `os.open`'s.
+        follow: a link to a regular file, as a hub's cache has them, where it is only read.
 
     Raises:
         OSError: there is a link, or no regular file.
     """
-    beside = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would block
+    beside = getattr(os, "O_NONBLOCK", 0)  # a pipe would block
+    beside |= 0 if follow else getattr(os, "O_NOFOLLOW", 0)
     beside |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
         descriptor = os.open(path, flags | beside, 0o666)

@@ -8,54 +8,119 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from lora_lab._util.files import open_own
 
 MOST_BYTES = 64 * 2**20  # a run's config.json has some KB, the sites of a large model a few MB
 _MOST_DIGITS = 18  # a whole number that JavaScript, NumPy and SQLite still hold
+_DEEPEST = 32  # lists and objects in each other; those that we write have at most ten
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, kind: Any = Any) -> Any:
     """Return what a file holds.
-
-    Raises:
-        OSError: it is not there, or is a link, a pipe or a device.
-        ValueError: it is too large, no JSON, too deep, or holds a number beyond what fits.
-    """
-    return parse_json(read_bytes(path, MOST_BYTES))
-
-
-def read_bytes(path: Path, most: int) -> bytes:
-    """Return a file's bytes.
 
     Args:
         path: of a regular file; no link is followed.
+        kind: the schema that it fits; see `fitted`.
+
+    Raises:
+        OSError: it is not there, or is a link, a pipe or a device.
+        ValueError: it is too large, no JSON, too deep, holds a number beyond what fits, or does
+            not fit the schema.
+    """
+    return fitted(parse_json(read_bytes(path, MOST_BYTES)), kind)
+
+
+def fitted(value: Any, kind: Any) -> Any:
+    """Return plain values as a schema has them: a dataclass, or a TypedDict without other keys.
+
+    Args:
+        value: as `parse_json` returns it.
+        kind: a type that msgspec knows, with limits as `msgspec.Meta`.
+
+    Raises:
+        ValueError: they do not fit; the line names the place.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        said, _, place = str(error).partition(" - at ")
+        where = re.sub(r"^`(key in )?\$\.?|`$", "", place)
+        raise ValueError(f"{where}: {said}" if where else said) from None
+
+
+def fields_of(value: Any, kind: Any) -> dict[str, Any]:
+    """Return the keys of an object that fit a TypedDict's, each by itself; {} of no object."""
+    return {
+        key: own
+        for key, own in (value.items() if isinstance(value, dict) else ())
+        if key not in kind.__annotations__ or _fits({key: own}, kind)
+    }
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    try:
+        fitted(value, kind)
+    except ValueError:
+        return False
+    return True
+
+
+def read_bytes(path: Path, most: int, *, follow: bool = False) -> bytes:
+    """Return a file's bytes.
+
+    Args:
+        path: of a regular file.
         most: bytes that are read.
+        follow: links to one.
 
     Raises:
         OSError: it is not there, or is a link, a pipe or a device.
         ValueError: it is larger.
     """
-    with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
+    with os.fdopen(open_own(path, os.O_RDONLY, follow=follow), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise ValueError(f"it has {size} bytes; at most {most} are read")
         return file.read(most)  # what is appended meanwhile may be there, too
 
 
-def parse_json(text: bytes) -> Any:
+def parse_json(text: bytes, objects: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Return what UTF-8 text holds; halves of surrogate pairs are replaced by U+FFFD.
+
+    Args:
+        text: as it stands in a file.
+        objects: makes something of the (key, value) of each object; None: a dict.
 
     Raises:
         ValueError: it is no JSON, too deep, or holds a number beyond what fits.
     """
     try:
-        value = json.loads(text.decode(), parse_int=_integer)
-        return _whole_text(value) if b"\\ud" in text.lower() else value
+        value = json.loads(text.decode(), parse_int=_integer, object_pairs_hook=objects)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError(_DEEP) from None
+    if text.count(b"[") + text.count(b"{") > _DEEPEST:
+        _check_depth(value)
+    return _whole_text(value) if b"\\ud" in text.lower() else value
+
+
+_DEEP = "it is nested too deep"
+
+
+def _check_depth(value: Any) -> None:
+    level = [value] if isinstance(value, (list, dict)) else []
+    for _ in range(_DEEPEST):
+        inner = (own.values() if isinstance(own, dict) else own for own in level)
+        level = [own for each in inner for own in each if isinstance(own, (list, dict))]
+        if not level:
+            return
+    raise ValueError(_DEEP)
 
 
 def _integer(digits: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from lora_lab._util.json_files import read_bytes
 from lora_lab.errors import ConfigError
 
 _LARGEST = 2**20  # bytes; a run file is a page
@@ -54,13 +55,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path).expanduser()
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ConfigError(
-                f"{path} is too large for a run file; name the file with its settings"
-            )
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        text = read_bytes(path, _LARGEST, follow=True)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError:
+        raise ConfigError(
+            f"{path} is too large for a run file; name the file with its settings"
+        ) from None
+    try:
+        value = yaml.load(text.decode(), Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not readable YAML: {_one_line(error)}") from None
     if not isinstance(value, dict):

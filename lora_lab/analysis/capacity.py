@@ -5,16 +5,18 @@ Source: Schulman & Thinking Machines Lab, "LoRA Without Regret" (2025).
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lora_lab import spectra
+from lora_lab._util.json_files import fitted, parse_json, read_bytes
 from lora_lab.errors import AdapterError, RunError
 from lora_lab.runs.history import read_history
+from lora_lab.runs.records import METRICS_FILE, MOST_METRICS, find_run
+from lora_lab.runs.schema import Count, Whole
 
 
 @dataclass(frozen=True)
@@ -71,56 +73,58 @@ def run_capacity(run_folder: str | os.PathLike[str]) -> Capacity:
     """
     folder = Path(run_folder).expanduser().resolve()
     parameters = sum(site.trainable for site in read_history(folder).sites)
-    epoch = _steps_of_an_epoch(_config(folder))
-    rows = [row for row in _metrics(folder) if epoch is not None and row["step"] < epoch + 1]
+    epoch = _steps_of_an_epoch(folder)
+    rows = [] if epoch is None else list(_metrics(folder, epoch))
     if epoch is None or not rows or not all("tokens" in row for row in rows):
         return capacity(parameters)
     # The last step goes on with the next round: only its share of the first one counts.
     shares = [min(1.0, epoch - (row["step"] - 1)) for row in rows]
-    tokens = [round(int(row["tokens"]) * share) for row, share in zip(rows, shares, strict=True)]
+    tokens = [round(row["tokens"] * share) for row, share in zip(rows, shares, strict=True)]
     return capacity(parameters, [row["loss"] for row in rows], tokens)
 
 
-def _steps_of_an_epoch(config: Mapping[str, Any]) -> float | None:
+class _Row(TypedDict):
+    step: Count
+    loss: float
+
+
+class _CountedRow(_Row, total=False):
+    tokens: Whole
+
+
+def _steps_of_an_epoch(folder: Path) -> float | None:
     """Return how many optimizer steps see all examples once; None where the run did not note it."""
-    examples = config["task"].get("examples")
-    if examples is None:
-        return None
-    training = config["training"]
-    batch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
-    return float(examples / (batch * config.get("processes", 1)))
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    path = folder / "config.json"
+    record = find_run(folder)
     try:
-        config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _steps_of_an_epoch(config)
-    except (
-        *(OSError, ValueError, KeyError, TypeError, AttributeError),
-        *(ZeroDivisionError, RecursionError),
-    ) as error:
-        raise RunError(f"cannot read {path}: {error!r}; copy the run's folder again") from error
-    return config
+        if (examples := record.config["task"].get("examples")) is None:
+            return None
+        training = record.config["training"]
+        batch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    except KeyError as error:
+        why = record.problem or f"it tells of no {error}"
+        raise RunError(
+            f"cannot read {folder / 'config.json'}: {why}; copy the run's folder again"
+        ) from error
+    return float(examples / (batch * record.config.get("processes", 1)))
 
 
-def _metrics(folder: Path) -> list[Mapping[str, Any]]:
-    """Return the lines of metrics.jsonl; the last may be cut off while the run writes it."""
-    path = folder / "metrics.jsonl"
+def _metrics(folder: Path, epoch: float) -> Iterator[Mapping[str, Any]]:
+    """Yield the first epoch's rows of metrics.jsonl; the last line may still be being written."""
+    path = folder / METRICS_FILE
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_bytes(path, MOST_METRICS).split(b"\n")[:-1]
     except FileNotFoundError:
-        return []  # no step is done yet
+        return  # no step is done yet
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from error
-    rows: list[Mapping[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            rows.append({"step": int(row["step"]), "loss": float(row["loss"]), **row})
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if number < len(lines):
-                raise RunError(
-                    f"{path}, line {number}: {error!r}; copy the run's folder again"
-                ) from error
-    return rows
+            row: Any = parse_json(line)
+            fitted(row, _CountedRow)
+        except ValueError as error:
+            raise RunError(
+                f"{path}, line {number}: {error}; copy the run's folder again"
+            ) from error
+        if row["step"] >= epoch + 1:
+            return
+        yield row

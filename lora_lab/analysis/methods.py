@@ -19,6 +19,7 @@ from lora_lab.analysis.records import (
     nothing_to_show,
     refuse_differences,
     shared_settings,
+    training_settings,
 )
 from lora_lab.errors import RunError
 from lora_lab.methods.plain import recorded_text
@@ -148,7 +149,7 @@ def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") ->
         raise nothing_to_show(records, metric)
     groups: defaultdict[str, list[RunRecord]] = defaultdict(list)
     for record in ended:
-        same = record.config["configs"], record.config["training"]["learning_rate"]
+        same = record.config["configs"], training_settings(record)["learning_rate"]
         groups[json.dumps(same, sort_keys=True)].append(record)
     rows = [_row(group, metric) for group in groups.values()]
     shared = settings[0]
@@ -168,7 +169,7 @@ def _settings(record: RunRecord) -> dict[str, Any]:
     try:
         record.config["configs"], record.config["method"]
         return shared_settings(record, _FREE)
-    except (KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
         raise RunError(
             f"{record.folder / 'config.json'} does not tell its method ({error!r}); leave that "
             "run out"
@@ -183,7 +184,7 @@ def _row(runs: Sequence[RunRecord], metric: str) -> MethodRow:
         setting="; ".join(
             filter(None, (recorded_text(own, "setting") for own in config["configs"]))
         ),
-        learning_rate=config["training"]["learning_rate"],
+        learning_rate=training_settings(runs[0])["learning_rate"],
         trainable=max(_measured(run, "trainable") for run in runs) - _head(config),
         values=tuple(score for score in scores if score is not None),
         seconds=statistics.median(_measured(run, "seconds") for run in runs),

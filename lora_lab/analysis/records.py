@@ -24,11 +24,10 @@ def shared_settings(record: RunRecord, free: Iterable[str]) -> dict[str, Any]:
         free: the training settings that are left out: they may differ from run to run.
 
     Raises:
-        KeyError, TypeError, AttributeError: config.json is not a run's.
+        KeyError: config.json is not a run's.
     """
     model: Mapping[str, Any] = record.config["model"]
-    # A field that a run is older than has its default.
-    training = {**TrainingConfig().to_dict(), **record.config["training"]}
+    training = training_settings(record)
     free = set(free)
     if "max_steps" not in free:  # a share and a number that come to the same are the same
         training["warmup_steps"] = warmup(training["max_steps"], training["warmup_steps"])
@@ -40,10 +39,20 @@ def shared_settings(record: RunRecord, free: Iterable[str]) -> dict[str, Any]:
     }
 
 
+def training_settings(record: RunRecord) -> dict[str, Any]:
+    """Return how a run trains; a field that it is older than has its default.
+
+    Raises:
+        KeyError: config.json is not a run's.
+    """
+    return {**TrainingConfig().to_dict(), **record.config["training"]}
+
+
 def _unnamed_rows(record: RunRecord) -> dict[str, str]:
     """Return a hash of rows that were in memory: all of them have one name."""
-    source = (record.config.get("sources") or {}).get("task") or {}
-    return {"rows": record.config["fingerprints"]["data"]} if source.get("in_memory") else {}
+    source = record.config.get("sources", {}).get("task")
+    named = not (isinstance(source, Mapping) and source.get("in_memory"))
+    return {} if named else {"rows": record.config["fingerprints"]["data"]}
 
 
 def refuse_differences(settings: Sequence[Mapping[str, Any]], fix: str) -> None:
@@ -69,7 +78,7 @@ def end_state(record: RunRecord) -> str | None:
 
 def metrics(record: RunRecord) -> Mapping[str, Any]:
     """Return a run's metrics, as far as it came."""
-    return (record.summary or {}).get("metrics") or {}
+    return (record.summary or {}).get("metrics", {})
 
 
 def loss_unit(record: RunRecord) -> str:
@@ -80,7 +89,7 @@ def loss_unit(record: RunRecord) -> str:
 def final_score(record: RunRecord, metric: str) -> float | None:
     """Return a finished run's metric; None where it is not there, or not finite."""
     score = metrics(record).get(metric) if end_state(record) == "done" else None
-    return float(score) if isinstance(score, (int, float)) and math.isfinite(score) else None
+    return float(score) if score is not None and math.isfinite(score) else None
 
 
 def nothing_to_show(records: Sequence[RunRecord], metric: str) -> RunError:

@@ -19,6 +19,7 @@ from lora_lab.analysis.records import (
     nothing_to_show,
     refuse_differences,
     shared_settings,
+    training_settings,
 )
 from lora_lab.errors import RunError
 from lora_lab.methods.lora.config import LoraConfig
@@ -97,7 +98,7 @@ def sweep_map(records: Iterable[RunRecord], metric: str = "loss_after") -> Sweep
         score = final_score(record, metric)
         if score is not None:
             scores_of[cell].append(score)
-            alphas[cell].add(record.config["lora"]["lora_alpha"])
+            alphas[cell].add(_lora(record)["lora_alpha"])
         elif end_state(record) == "failed":
             scores_of[cell] += []
             failed += 1
@@ -131,25 +132,24 @@ def sweep_map(records: Iterable[RunRecord], metric: str = "loss_after") -> Sweep
 def _settings(record: RunRecord) -> dict[str, Any]:
     """Return what must be the same in all runs of a sweep, flat."""
     try:
-        # A field that a run is older than has its default.
-        lora = {**LoraConfig().to_dict(), **record.config["lora"]}
+        lora = _lora(record)
         targets = lora["target_modules"]
         lora["target_modules"] = targets if isinstance(targets, str) else sorted(targets)
         shared = {key: value for key, value in lora.items() if key not in _FREE_LORA}
         return shared_settings(record, _FREE_TRAINING) | shared
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(_foreign(record, error)) from None
+    except KeyError as error:
+        raise RunError(
+            f"{record.folder / 'config.json'} is no LoRA run's ({error!r}); leave that run out"
+        ) from None
+
+
+def _lora(record: RunRecord) -> dict[str, Any]:
+    """Return a run's LoRA config; a field that it is older than has its default."""
+    return {**LoraConfig().to_dict(), **record.config["lora"]}
 
 
 def _cell(record: RunRecord) -> tuple[int, float]:
-    try:
-        return int(record.config["lora"]["r"]), float(record.config["training"]["learning_rate"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(_foreign(record, error)) from None
-
-
-def _foreign(record: RunRecord, error: Exception) -> str:
-    return f"{record.folder / 'config.json'} is no LoRA run's ({error!r}); leave that run out"
+    return _lora(record)["r"], float(training_settings(record)["learning_rate"])
 
 
 def _note(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_lab._util.dtypes import NAMES, dtype_name
+from lora_lab._util.json_files import fitted, parse_json, read_bytes
 from lora_lab._util.quiet import first_line
 from lora_lab.errors import AdapterError
 
@@ -26,7 +27,6 @@ NATIVE_CONFIG_FILE = "lora_lab_adapter.json"
 NATIVE_WEIGHTS_FILE = "lora_lab_adapter.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 _LARGEST_JSON = 16 * 2**20  # bytes
-_DEEPEST_JSON = 20
 
 
 def quoted(value: object, most: int = 80) -> str:
@@ -42,26 +42,11 @@ def read_json(path: Path) -> dict[str, Any]:
         AdapterError: it is not there, not JSON, or not an object.
     """
     try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise AdapterError(f"{path} is too large for a config; fetch it again")
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
-    except (ValueError, OSError, RecursionError) as error:
-        raise AdapterError(
-            f"{path} is not readable JSON ({first_line(error)}); fetch it again"
-        ) from None
-    if not isinstance(value, dict) or _depth(value) > _DEEPEST_JSON:
-        raise AdapterError(f"{path} is not a JSON object of settings; fetch it again")
-    return value
-
-
-def _depth(value: object) -> int:
-    """Return how deep lists and objects lie in each other; without recursion."""
-    depth, level = 0, [value]
-    while level:
-        depth += 1
-        inner = [list(v.values()) if isinstance(v, dict) else v for v in level]
-        level = [x for v in inner if isinstance(v, list) for x in v]
-    return depth
+        text = read_bytes(path, _LARGEST_JSON, follow=True)
+        return fitted(parse_json(text, _unique_keys), dict[str, Any])
+    except (ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise AdapterError(f"{path} is not readable JSON ({reason}); fetch it again") from None
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

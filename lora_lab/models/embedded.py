@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from lora_lab._util.files import cache_folder, make_dirs, write_dir_atomic, write_text_atomic
+from lora_lab._util.json_files import read_json
 from lora_lab._util.ownership import stranger
 from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab.errors import ModelError
@@ -85,9 +86,9 @@ def is_whole(made: Path) -> bool:
                 "that is yours alone"
             )
     try:
-        digests = json.loads((made / _DIGESTS).read_text(encoding="utf-8"))
+        digests = read_json(made / _DIGESTS, dict[str, str])
         return all(_has_digest(made / name, digest) for name, digest in digests.items())
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, ValueError):
         return False  # made by an earlier version, or damaged: made anew
 
 

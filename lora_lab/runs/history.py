@@ -7,17 +7,18 @@ are made. Neither the model nor the adapter is needed.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from lora_lab._util.json_files import read_json
 from lora_lab.anatomy.blocks import cells
 from lora_lab.errors import ModelError, RunError
+from lora_lab.runs.schema import Count, Name, Rate, Whole
 from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE, read_log
 
 
@@ -34,16 +35,22 @@ class RecordedSite:
         trainable: numbers in A and B.
     """
 
-    name: str
-    stack: str
-    layer: int | None
-    role: str
-    out_features: int
-    in_features: int
-    r: int
-    singular_values: int
-    weight_norm: float
-    trainable: int
+    name: Name
+    stack: Name
+    layer: Annotated[int, Meta(ge=0, le=2**20)] | None
+    role: Name
+    out_features: Count
+    in_features: Count
+    r: Whole
+    singular_values: Annotated[int, Meta(ge=0, le=2**20)]
+    weight_norm: Rate
+    trainable: Whole
+
+
+class SitesFile(TypedDict):
+    """sites.json: the matrices, in the adapter's order."""
+
+    sites: list[RecordedSite]
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ def read_history(run_folder: str | os.PathLike[str]) -> SpectraHistory:
             f"{folder} holds no spectra: it is no run's folder, or the run has not begun to train "
             "(or an older LoRA Lab made it); train again to get some"
         )
-    sites = _read_sites(folder / SITES_FILE)
+    sites = read_sites(folder)
     steps, values = read_log(folder / SPECTRA_FILE)
     if values.shape[1] != sum(site.singular_values for site in sites):
         raise RunError(
@@ -104,11 +111,18 @@ def read_history(run_folder: str | os.PathLike[str]) -> SpectraHistory:
     return SpectraHistory(sites, steps, values)
 
 
-def _read_sites(path: Path) -> tuple[RecordedSite, ...]:
+def read_sites(run_folder: Path) -> tuple[RecordedSite, ...]:
+    """Return the matrices of a run's sites.json.
+
+    Raises:
+        RunError: it is not there, or damaged.
+    """
+    path = run_folder / SITES_FILE
     try:
-        rows: list[Mapping[str, Any]] = read_json(path)["sites"]
-        sites = tuple(RecordedSite(**row) for row in rows)
+        sites = tuple(read_json(path, SitesFile)["sites"])
+        if len({site.name for site in sites}) < len(sites):
+            raise ValueError("a matrix stands twice")
         cells(sites)
         return sites
-    except (ModelError, OSError, ValueError, KeyError, TypeError) as error:
+    except (ModelError, OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from error

@@ -9,10 +9,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._util.json_files import parse_json, read_bytes, read_json
+from lora_lab._util.json_files import fields_of, fitted, parse_json, read_bytes, read_json
 from lora_lab.errors import RunError
 from lora_lab.runs import checkpoints, lock
 from lora_lab.runs.history import SpectraHistory, read_history
+from lora_lab.runs.schema import RunFacts, SampleRow, Summary
+from lora_lab.runs.spectra_log import SITES_FILE
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
-_MOST_METRICS = 2**31  # bytes: some ten million steps
+MOST_METRICS = 2**31  # bytes: some ten million steps
 SWEEP_FILE = "sweep.json"  # makes a folder a sweep's: its runs lie right in it
 
 
@@ -73,6 +75,7 @@ class RunRecord:
         config: config.json; where that is damaged, a checkpoint's copy of it, or {}.
         summary: summary.json; None: still running, or cut off.
         sweep: the name of the sweep that it belongs to, as far as `id` tells it; "" of others.
+        problem: what in its config.json no run has, such as text for a number.
     """
 
     id: str
@@ -80,6 +83,7 @@ class RunRecord:
     config: Mapping[str, Any]
     summary: Mapping[str, Any] | None
     sweep: str = ""
+    problem: str = ""
 
     @property
     def state(self) -> RecordState:
@@ -95,7 +99,7 @@ class RunRecord:
     def start_from(self) -> str:
         """The adapter that it started from, in words; "" where it began afresh."""
         known = self.config.get("start_from")
-        if not isinstance(known, dict):
+        if not known:
             return ""
         if (run := known.get("run")) is None:
             return str(known.get("adapter"))
@@ -108,13 +112,11 @@ class RunRecord:
             history = read_history(self.folder)
         except RunError:
             history = None
-        samples = _read_json(self.folder / "samples.json", list)
-        metrics = (self.summary or {}).get("metrics")
         adapter = self.folder / "adapter"
         return OpenedRun(
             rows=tuple(read_metrics(self.folder)),
-            metrics=dict(metrics) if isinstance(metrics, dict) else {},
-            samples=tuple(row for row in samples or () if isinstance(row, dict)),
+            metrics=dict((self.summary or {}).get("metrics", {})),
+            samples=tuple(_read_samples(self.folder)),
             history=history,
             checkpoints=dict(reversed(checkpoints.folders(self.folder))),
             adapter_folder=adapter if adapter.is_dir() else None,
@@ -180,24 +182,25 @@ def find_run(
 
 def read_record(folder: Path, sweep: str = "") -> RunRecord | None:
     """Return the run in a folder, None where there is none."""
-    config = _read_json(folder / CONFIG_FILE, dict)
+    config, problem = _read_config(folder / CONFIG_FILE)
     if config is None:
-        if not _was_run(folder):
+        if not problem and not _was_run(folder):
             return None
         copies = (path / checkpoints.CONFIG_COPY for _, path in checkpoints.folders(folder))
-        config = next(filter(None, (_read_json(path, dict) for path in copies)), {})
+        config = next(filter(None, (_read_config(path)[0] for path in copies)), {})
     id_ = f"{sweep}/{folder.name}" if sweep else folder.name
-    return RunRecord(id_, folder, config, _read_json(folder / "summary.json", dict), sweep)
+    return RunRecord(id_, folder, config, _read_summary(folder), sweep, problem)
 
 
 def has_config(folder: Path) -> bool:
     """Return whether a run's config.json can be read."""
-    return _read_json(folder / CONFIG_FILE, dict) is not None
+    return _read_config(folder / CONFIG_FILE)[0] is not None
 
 
 def _was_run(folder: Path) -> bool:
     """Whether a run was at work in a folder, as what it leaves from its first moment on tells."""
-    return os.path.isfile(folder / lock.LOCK_FILE) or bool(checkpoints.folders(folder))
+    left = (folder / name for name in (lock.LOCK_FILE, METRICS_FILE, SITES_FILE))
+    return any(map(os.path.lexists, left)) or bool(checkpoints.folders(folder))
 
 
 def _in_folder(folder: Path, sweeps: bool) -> Iterator[RunRecord]:
@@ -219,7 +222,7 @@ def _is_id(run: str | os.PathLike[str]) -> bool:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics.jsonl; a damaged one costs itself alone."""
     try:
-        lines = read_bytes(folder / METRICS_FILE, _MOST_METRICS).split(b"\n")[:-1]
+        lines = read_bytes(folder / METRICS_FILE, MOST_METRICS).split(b"\n")[:-1]
     except (OSError, ValueError):
         return []
     return [row for row in map(read_row, lines) if row is not None]
@@ -235,12 +238,33 @@ def read_row(line: bytes) -> dict[str, Any] | None:
     return numbers if type(numbers.get("step")) is int else None
 
 
-def _read_json(path: Path, kind: type) -> Any:
+def _read_config(path: Path) -> tuple[Mapping[str, Any] | None, str]:
+    """Return what a config.json holds, or what in it no run has; neither where it is no JSON."""
     try:
-        value = read_json(path)
+        config = read_json(path, dict[str, Any])
+    except (OSError, ValueError):
+        return None, ""
+    try:
+        fitted(config, RunFacts)
+    except ValueError as error:
+        return None, str(error)
+    return config, ""
+
+
+def _read_summary(folder: Path) -> Mapping[str, Any] | None:
+    try:
+        return fields_of(read_json(folder / "summary.json", dict[str, Any]), Summary)
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, kind) else None
+
+
+def _read_samples(folder: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        rows = read_json(folder / "samples.json", list[dict[str, Any]])
+    except (OSError, ValueError):
+        return
+    for row in rows:
+        yield fields_of(row, SampleRow)
 
 
 runs = list_runs

@@ -11,13 +11,13 @@ import contextlib
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 
 from lora_lab._util.files import disk_errors, open_own, write_all, write_file_atomic
-from lora_lab._util.json_files import read_bytes
+from lora_lab._util.quiet import first_line
 from lora_lab.errors import RunError
 
 SITES_FILE = "sites.json"
@@ -128,19 +128,36 @@ def read_log(path: Path) -> tuple[np.ndarray, np.ndarray]:
         RunError: the file cannot be read, or is not what its name says.
     """
     try:
-        stored = read_bytes(path, _MOST_BYTES)
-        buffer = io.BytesIO(stored)
-        if npy.read_magic(buffer) != (1, 0):
-            raise ValueError("it is no table of spectra")
-        _, _, kind = npy.read_array_header_1_0(buffer)
-        if kind.names != ("step", "values") or kind["values"].base != np.dtype("<f4"):
-            raise ValueError("it is no table of spectra")
+        with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
+            kind = _row_type(file)
+            size = os.fstat(file.fileno()).st_size
+            if size > _MOST_BYTES:
+                raise ValueError(f"it has {size} bytes; at most {_MOST_BYTES} are read")
+            stored = file.read(_MOST_BYTES)
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from error
-    start = buffer.tell()
-    rows = np.frombuffer(stored, kind, (len(stored) - start) // kind.itemsize, start)
+    rows = np.frombuffer(stored, kind, len(stored) // kind.itemsize)
     steps = rows["step"]
     # A computer that lost its power may leave zeros, or old blocks, at the end.
     falls = np.flatnonzero(np.diff(steps) <= 0)
     whole = slice(int(falls[0]) + 1 if len(falls) else len(rows))
     return steps[whole].copy(), rows["values"][whole].copy()
+
+
+def _row_type(file: BinaryIO) -> np.dtype[Any]:
+    """Return the type of a row; what is read next from the file are the rows.
+
+    Raises:
+        ValueError: the header is no table of spectra's.
+    """
+    try:
+        magic = npy.read_magic(file)
+        _, _, kind = npy.read_array_header_1_0(file)
+        if magic == (1, 0) and kind.names == ("step", "values"):
+            values = kind["values"]
+            single = values.base == np.dtype("<f4") and len(values.shape) == 1
+            if single and kind["step"] == np.dtype("<i4"):
+                return kind
+    except Exception as error:  # a damaged header raises whatever NumPy's parser runs into
+        raise ValueError(f"it is no table of spectra ({first_line(error)})") from None
+    raise ValueError("it is no table of spectra")

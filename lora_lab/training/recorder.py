@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lora_lab._util.json_files import read_json
 from lora_lab.analysis.live import adapter_spectra
 from lora_lab.errors import AdapterError, ModelError, RunError
 from lora_lab.methods.base import Adapter
+from lora_lab.runs.history import read_sites
 from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE, SpectraLog
 from lora_lab.runs.store import RunStore
 from lora_lab.training.snapshot import Spectra
@@ -105,7 +104,7 @@ class Recorder:
     def _reopen(self, step: int) -> None:
         path = self._store.folder / SPECTRA_FILE
         sites = read_sites(self._store.folder)
-        self._widths = {site["name"]: site["singular_values"] for site in sites}
+        self._widths = {site.name: site.singular_values for site in sites}
         self._log = SpectraLog.reopen(path, sum(self._widths.values()), step)
         steps = self._log.steps
         if not steps:
@@ -149,20 +148,6 @@ class Recorder:
                 for name, s in seen.singular_values.items()
             ]
         )
-
-
-def read_sites(folder: Path) -> list[dict[str, Any]]:
-    """Return the entries of a run's sites.json.
-
-    Raises:
-        RunError: it is not there, or damaged.
-    """
-    path = folder / SITES_FILE
-    try:
-        sites = read_json(path)["sites"]
-        return [{**site, "singular_values": int(site["singular_values"])} for site in sites]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"cannot read {path}: {error!r}; start a new run") from error
 
 
 def _norm(W: Tensor, name: str) -> float:

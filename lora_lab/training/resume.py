@@ -182,9 +182,10 @@ def _check_state(record: RunRecord) -> None:
     if state is RecordState.ELSEWHERE:
         raise RunError(f"run {record.id} is running in another process; stop it there first")
     if state is RecordState.DAMAGED:
+        why = f" ({one_line(record.problem)})" if record.problem else ""
         raise RunError(
-            f"run {record.id} is damaged: its config.json cannot be read, and no checkpoint has a "
-            "copy; load_adapter reads what is in its folder"
+            f"run {record.id} is damaged: its config.json cannot be read{why}, and no checkpoint "
+            "has a copy; load_adapter reads what is in its folder"
         )
     if state is RecordState.DONE:
         raise RunError(

@@ -287,7 +287,7 @@ def _details(record: RunRecord) -> dict[str, Any]:
         ("peak memory", format_bytes(peak) if peak else ""),
         ("checkpoints", ", ".join(map(str, run.checkpoints))),
         ("size on disk", format_bytes(folder_bytes(record.folder))),
-        ("problem", str(summary.get("problem") or "")),
+        ("problem", str(summary.get("problem") or record.problem)),
         ("report", str(report) if report.is_file() else ""),
     ]
     return {

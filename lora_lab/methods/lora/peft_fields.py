@@ -7,12 +7,12 @@ that was written for PEFT needs only its import changed; any other value is refu
 from __future__ import annotations
 
 import enum
-import json
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lora_lab._util.json_files import MOST_BYTES, parse_json, read_bytes
 from lora_lab.errors import ConfigError
 
 CONFIG_FILE = "adapter_config.json"
@@ -105,9 +105,11 @@ def read_config(folder: str | Path, own: Iterable[str]) -> dict[str, Any]:
     """
     path = Path(folder).expanduser() / CONFIG_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+        values: Any = parse_json(read_bytes(path, MOST_BYTES, follow=True))
+    except FileNotFoundError:
         raise ConfigError(f"{folder} has no {CONFIG_FILE}; name an adapter's folder") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         raise ConfigError(f"{path} is no JSON ({error}); fetch the adapter again") from None
     if not isinstance(values, dict) or values.get("peft_type") != "LORA":
