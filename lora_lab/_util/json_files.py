@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,10 +47,10 @@ def fitted(value: Any, kind: Any) -> Any:
         ValueError: they do not fit; the line names the place.
     """
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, kind, str_keys=True)
     except msgspec.ValidationError as error:
         said, _, place = str(error).partition(" - at ")
-        where = re.sub(r"^`(key in )?\$\.?|`$", "", place)
+        where = place.removeprefix("`key` in ").strip("`").removeprefix("$").removeprefix(".")
         raise ValueError(f"{where}: {said}" if where else said) from None
 
 

@@ -53,7 +53,7 @@ class Asha:
 
     def __init__(self, config: AshaConfig, losses: Mapping[int, list[float]] | None = None) -> None:
         self.config = config
-        self._losses = {rung: sorted(seen) for rung, seen in (losses or {}).items()}
+        self._losses = {rung: sorted(map(_ranked, seen)) for rung, seen in (losses or {}).items()}
 
     def goes_on(self, rung: int, loss: float) -> bool:
         """Note a run's loss at a rung; return whether it is among the best 1/η seen there.
@@ -61,7 +61,11 @@ class Asha:
         A loss that is no number is the worst of all.
         """
         seen = self._losses.setdefault(rung, [])
-        value = loss if math.isfinite(loss) else math.inf
+        value = _ranked(loss)
         bisect.insort(seen, value)
         best = max(1, len(seen) // self.config.reduction)
         return value < math.inf and value <= seen[best - 1]
+
+
+def _ranked(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf

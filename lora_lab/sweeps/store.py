@@ -17,10 +17,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from lora_lab._util.files import disk_errors, make_dirs, open_own, write_all
-from lora_lab._util.json_files import MOST_BYTES, parse_json, read_bytes, read_json
+from lora_lab._util.json_files import MOST_BYTES, fitted, parse_json, read_bytes, read_json
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.plain import method_to_dict
 from lora_lab.runs.lock import RunLock
@@ -85,13 +85,13 @@ class SweepStore:
 
     def _begin(self, path: Path, told: Mapping[str, Any], cells: Sequence[Cell]) -> None:
         known: list[dict[str, Any]] = []
-        if path.is_file():
+        if os.path.lexists(path):
             try:
-                plan = read_json(path)
-                known, before = list(plan["cells"]), plan["told"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                plan = _read_plan(path)
+            except (OSError, ValueError) as error:
                 raise RunError(f"{path} cannot be read ({error}); use another name") from None
-            if before != json.loads(json.dumps(told)):
+            known = plan["cells"]
+            if plan["told"] != json.loads(json.dumps(told)):
                 raise RunError(
                     f"{self.folder} holds a sweep of another model or task; use another name"
                 )
@@ -172,10 +172,8 @@ class SweepStore:
             raise RunError(f"{path} cannot be read ({error}); use another name") from None
         for line in lines:
             try:
-                value = parse_json(line)
-                rungs = {int(step): float(loss) for step, loss in value.pop("rungs").items()}
-                result = CellResult(**value, rungs=rungs)
-            except (ValueError, TypeError, KeyError, AttributeError):
+                result = fitted(parse_json(line), CellResult)
+            except ValueError:
                 continue
             found[result.cell] = result
         return found
@@ -186,15 +184,34 @@ class SweepStore:
         return next(filter(None, map(read_record, folders)), None)
 
 
+class _KnownCell(TypedDict):
+    id: str
+
+
+class _Plan(TypedDict):
+    told: dict[str, Any]
+    cells: list[_KnownCell]
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    """Return what a sweep.json holds.
+
+    Raises:
+        OSError, ValueError: see `read_json`.
+    """
+    plan: dict[str, Any] = read_json(path)
+    fitted(plan, _Plan)
+    return plan
+
+
 def as_begun(cells: Sequence[Cell], folder: Path) -> tuple[Cell, ...]:
     """Return cells as the sweep in a folder has them.
 
     One that was begun when the warm-up was of 5 steps by default goes on with these.
     """
     try:
-        known = read_json(folder / SWEEP_FILE)["cells"]
-        ids = {entry["id"] for entry in known}
-    except (OSError, ValueError, KeyError, TypeError):
+        ids = {entry["id"] for entry in _read_plan(folder / SWEEP_FILE)["cells"]}
+    except (OSError, ValueError):
         return tuple(cells)  # none, or `begin` says what is wrong with it
     older = {
         cell.id: cell_of(cell.configs, cell.training.replace(warmup_steps=5), cell.changes)

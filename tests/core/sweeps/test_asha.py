@@ -44,3 +44,9 @@ def test_settings_that_compare_nothing_are_refused():
         AshaConfig(reduction=1)
     with pytest.raises(ConfigError, match="grace_steps is 0"):
         AshaConfig(grace_steps=0)
+
+
+def test_a_loss_that_was_no_number_is_the_worst_of_those_seen_before_too():
+    rule = Asha(AshaConfig(1, 2), {1: [1.0, float("nan"), 3.0, float("-inf")]})
+    assert rule.goes_on(1, 1.5), "second of five"
+    assert not rule.goes_on(1, 4.0)

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from lora_lab.errors import RunError
-from lora_lab.sweeps.store import CellResult, SweepStore
+from lora_lab.sweeps.store import CellResult, SweepStore, as_begun
 
 
 def result(cell: str) -> CellResult:
@@ -62,3 +62,55 @@ def test_a_received_sweep_with_links_in_it_overwrites_nothing(tmp_path):
     with pytest.raises(RunError, match=r"cells\.jsonl: it is a link or no regular file; remove it"):
         store.add(result("a"))
     assert mine.read_text() == "my thesis"
+
+
+GOOD = '{"cell": "a", "state": "done", "run": "", "step": 1, "metrics": {}, "rungs": {"1": 2.0}}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("[]", "7", "{}", "[" * 50_000, "\0" * 64, GOOD.replace('"a"', "[1]")),
+        *(GOOD.replace('"done"', '"ran"'), GOOD.replace('"step": 1', '"step": "1"')),
+        *(GOOD.replace('"step": 1', f'"step": 1{"0" * 400}'), GOOD.replace("{}", '{"x": "y"}')),
+        *(GOOD.replace('"1"', '"first"'), GOOD.replace("2.0", "null"), GOOD.replace("{}", "null")),
+    ],
+)
+def test_a_line_of_another_type_costs_its_cell_alone(tmp_path, line):
+    store = SweepStore(tmp_path)
+    store.add(result("b"))
+    with (tmp_path / "cells.jsonl").open("a") as file:
+        file.write(f'{line}\n{GOOD[:-1]}, "new": 1}}\n')
+    assert store.ended() == {"a": CellResult("a", "done", "", 1, {}, {1: 2.0}), "b": result("b")}
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ("[]", "Expected `object`, got `array`"),
+        ('{"told": {}}', "missing required field `cells`"),
+        ('{"told": [], "cells": []}', "told: Expected `object`"),
+        ('{"told": {}, "cells": {}}', "cells: Expected `array`"),
+        ('{"told": {}, "cells": ["a"]}', r"cells\[0\]: Expected `object`, got `str`"),
+        ('{"told": {}, "cells": [{"id": [1]}]}', r"cells\[0\].id: Expected `str`, got `array`"),
+        ("[" * 50_000, "nested too deep"),
+    ],
+)
+def test_a_plan_of_another_type_is_refused_in_one_line(tmp_path, plan, said):
+    (tmp_path / "sweep.json").write_text(plan)
+    store = SweepStore(tmp_path)
+    with pytest.raises(RunError, match=rf"sweep\.json cannot be read \(.*{said}.*use another name"):
+        store.begin({}, [])
+    assert as_begun((), tmp_path) == ()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes")
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_a_plan_or_a_record_that_is_no_file_is_refused(tmp_path, make):
+    for name, read in (
+        ("sweep.json", lambda: SweepStore(tmp_path).begin({}, [])),
+        ("cells.jsonl", lambda: SweepStore(tmp_path).ended()),
+    ):
+        make(tmp_path / name)
+        with pytest.raises(RunError, match=f"{name} cannot be read"):
+            read()
