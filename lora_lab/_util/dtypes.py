@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from lora_lab.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
 class Dtype(NamedTuple):
@@ -41,6 +44,19 @@ MODEL_DTYPES = ("float32", "bfloat16", "float16")  # what a model's weights may 
 def dtype_name(dtype: torch.dtype | str) -> str:
     """Return "float32" of torch.float32 and of "float32"."""
     return str(dtype).removeprefix("torch.")
+
+
+def main_dtype(weights: Iterable[Tensor]) -> torch.dtype | None:
+    """Return the type that most of a model's numbers have, of those that it may be loaded in.
+
+    Another floating-point type where there are no others; None: there are none of either.
+    """
+    numbers: Counter[torch.dtype] = Counter()
+    for weight in weights:
+        if weight.is_floating_point():
+            numbers[weight.dtype] += weight.numel()
+    usual = [dtype for dtype, _ in numbers.most_common() if dtype_name(dtype) in MODEL_DTYPES]
+    return next(iter(usual or numbers), None)
 
 
 def model_dtype(dtype: torch.dtype | str) -> str:

@@ -89,6 +89,19 @@ def tied_keys(module: nn.Module) -> Any:
     return getattr(module, "_tied_weights_keys", None) or {}
 
 
+def kept_in_float32(model: nn.Module) -> dict[str, list[str]]:
+    """Return {half type: patterns of the weights that stay float32 where a model is loaded in it}.
+
+    As in transformers a pattern may match anywhere in a weight's name.
+    """
+    plain, strict = (
+        sorted(getattr(model, name, None) or ())
+        for name in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+    )
+    patterns = {"float16": [*plain, *strict], "bfloat16": strict}
+    return {kind: [p.replace("*", ".*") for p in own] for kind, own in patterns.items()}
+
+
 def whole_blocks(model: nn.Module) -> set[str]:
     """Return the class names of the blocks that a model wants whole on one device; maybe none."""
     return set(getattr(model, "_no_split_modules", None) or ())

@@ -77,7 +77,7 @@ def shape(
         stack_layers: how many rows each stack has in the grid.
         mlp_width: the widest input of a "down" matrix, None without one.
         gated_mlp: whether a gate was seen.
-        dtype: of the model's first floating-point parameter.
+        dtype: of most of the model's numbers.
     """
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config

@@ -7,17 +7,19 @@ import functools
 import inspect
 import itertools
 import math
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from lora_lab._util.dtypes import dtype_name, main_dtype
 from lora_lab._util.format import a_kind
 from lora_lab._util.torch_private import parameters_of
+from lora_lab._util.transformers_private import kept_in_float32
 from lora_lab.anatomy import model_config
 from lora_lab.anatomy.blocks import Row, blocks_of
 from lora_lab.anatomy.children import ADAPTER_CHILD, ADDED, LEARNED_CHILD, SAVED_CHILD
@@ -52,7 +54,6 @@ class _Walk:
         self.leaves: list[_ModuleLeaf] = []
         self.others: list[_ModuleLeaf] = []
         self.parameters: list[tuple[_ModuleLeaf, tuple[str, ...], nn.Parameter]] = []
-        self.dtype: torch.dtype | None = None
         self.left_out: dict[str, str] = {}
         self.packed_gate = False  # experts that keep gate and up in one three-way tensor
         self._kinds = _matrix_kinds()
@@ -127,8 +128,6 @@ class _Walk:
                 )
             self.parameters.append((at, (*path, name), parameter))
             self.packed_gate |= name == "gate_up_proj"
-            if self.dtype is None and parameter.is_floating_point():
-                self.dtype = parameter.dtype
 
 
 def read(model: nn.Module) -> Anatomy:
@@ -162,14 +161,15 @@ def read(model: nn.Module) -> Anatomy:
     }
     blocks = blocks_of(sites, paths)
     gate = walk.packed_gate or any("gate_proj" in s.role or s.role == "gate" for s in sites)
+    dtype = main_dtype(parameter for *_, parameter in walk.parameters)
     shape = model_config.shape(
         model,
         stack_layers={name: sum(row.stack == name for row in paths) for name in names.values()},
         mlp_width=max((site.in_features for site in sites if site.role == "down"), default=None),
         gated_mlp=gate,
-        dtype=walk.dtype,
+        dtype=dtype,
     )
-    weights = _weights(model, walk, names)
+    weights = _weights(model, walk, names, shape.dtype)
     tied = _tied(walk.others, heads)
     others = [_other(leaf) for leaf in walk.others]
     others += [_output(leaf) for leaf in heads if ".".join(leaf.path) not in tied]
@@ -241,20 +241,30 @@ def _tied(tables: Sequence[_ModuleLeaf], heads: Sequence[_ModuleLeaf]) -> dict[s
 
 
 def _weights(
-    model: nn.Module, walk: _Walk, stack_names: dict[tuple[str, ...], str]
+    model: nn.Module,
+    walk: _Walk,
+    stack_names: dict[tuple[str, ...], str],
+    dtype: str | None,
 ) -> tuple[Weight, ...]:
     backbone = getattr(model, "base_model_prefix", "")
     has_head = bool(backbone) and hasattr(model, backbone)
+    kept = kept_in_float32(model)
     found = []
     for at, path, parameter in walk.parameters:
+        name = ".".join(path)
+        halves = {k for k, own in kept.items() if any(re.search(p, name) for p in own)}
+        # What has no values yet will be loaded.
+        waits = parameter.is_meta and dtype in halves
         in_block = at.stack is not None and at.stack in stack_names
         found.append(
             Weight(
-                name=".".join(path),
+                name=name,
                 shape=tuple(parameter.shape),
                 layer=at.layer if in_block else None,
                 stack=stack_names[at.stack] if in_block else "",  # type: ignore[index]
                 head=has_head and path[0] != backbone,
+                dtype="float32" if waits else dtype_name(parameter.dtype),
+                kept_in=frozenset(halves),
             )
         )
     return tuple(found)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+from lora_lab._util.dtypes import DTYPES, MODEL_DTYPES
 from lora_lab.anatomy import table
 from lora_lab.anatomy.blocks import Block, Row, row_of
 
@@ -87,6 +88,8 @@ class Weight:
         layer: index within its stack; None outside the layers.
         stack: as in `Site`.
         head: outside of the backbone: a classifier, a language model's own output.
+        dtype: of the tensor, such as "float32".
+        kept_in: the half types that a model may be loaded in without it: it stays float32.
     """
 
     name: str
@@ -94,6 +97,8 @@ class Weight:
     layer: int | None = None
     stack: str = ""
     head: bool = False
+    dtype: str = ""
+    kept_in: frozenset[str] = frozenset()
 
     @property
     def row(self) -> Row | None:
@@ -153,8 +158,8 @@ class ModelShape:
             it was only trained with so many (Llama).
         tied_embeddings: the output matrix is the input embedding itself.
         gated_mlp: the MLP has a gate beside up.
-        dtype_bytes: of one stored weight.
-        dtype: its type, "bfloat16".
+        dtype_bytes: of one stored weight of this type.
+        dtype: the type of most weights, "bfloat16".
         block: how the blocks are built, as far as their activations depend on it.
         experts_per_token: routed experts that each token goes through.
     """
@@ -211,17 +216,33 @@ class Anatomy:
     packed: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
     packed_bytes: int = 0
 
-    def weight_bytes(self, element: int) -> int:
-        """Return the bytes of all weights; `element` is what one that is not packed takes."""
-        packed = sum(math.prod(shape) for shape in self.packed.values())
-        return (self.parameters - packed) * element + self.packed_bytes
+    def dtype_of(self, weight: Weight, dtype: str) -> str:
+        """Return a weight's type where the model is of this one; its own where it is already."""
+        if dtype == self.shape.dtype and weight.dtype in MODEL_DTYPES:
+            return weight.dtype
+        return "float32" if dtype in weight.kept_in else dtype
 
-    @property
-    def unpacked_shapes(self) -> list[tuple[int, ...]]:
-        """The shapes of all weights, as they are where none is packed."""
+    def sizes(self, dtype: str) -> dict[str, int]:
+        """Return {weight that is not packed: bytes of its numbers} in a model of this type."""
+        return {w.name: DTYPES[self.dtype_of(w, dtype)].size for w in self._unpacked}
+
+    def weight_bytes(self, dtype: str) -> int:
+        """Return the bytes of all weights; `dtype` is what the model is loaded in."""
+        sizes = self.sizes(dtype)
+        return sum(w.size * sizes[w.name] for w in self._unpacked) + self.packed_bytes
+
+    def unpacked(self, dtype: str) -> list[tuple[tuple[int, ...], int]]:
+        """Return (shape, bytes of a number) of all weights, as they are where none is packed."""
+        sizes = self.sizes(dtype)
+        packed = [(shape, DTYPES[dtype].size) for shape in self.packed.values()]
+        return [(w.shape, sizes[w.name]) for w in self._unpacked] + packed
+
+    @cached_property
+    def _unpacked(self) -> list[Weight]:
+        """The weights that are not packed, the packed ones' biases last."""
         own = (w for w in self.weights if w.name.rpartition(".")[0] not in self.packed)
         biases = (w for w in self.weights if w.name.removesuffix(".bias") in self.packed)
-        return [*(w.shape for w in own), *(w.shape for w in biases), *self.packed.values()]
+        return [*own, *biases]
 
     def first_end(self, target: str) -> str:
         """Return the path of the embedding whose weight an output layer of this name has, or it."""

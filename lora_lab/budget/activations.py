@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from lora_lab._util.dtypes import DTYPES
 from lora_lab.budget.gpu import Gpu
 from lora_lab.budget.kernels import Attention, Kernel, kernel_of, math_note
 from lora_lab.methods.cost import STAGES_A_BLOCK
@@ -57,6 +58,7 @@ class Batch:
     batch_size: int
     sequence_length: int
     element: int  # bytes of an element in the model's dtype
+    stream: int  # of one in the residual stream, and of what norms read
     padding_mask: bool = False  # sequences of several lengths: attention gets a mask as a tensor
     dtype: str = "float32"
     gpu: Gpu | None = None  # None: the CPU's kernels
@@ -116,7 +118,7 @@ def block(shape: ModelShape, row: int, sites: Sequence[Site], batch: Batch) -> B
     A matrix whose part in the block is not known counts with its output: whatever follows it will
     keep about that much.
     """
-    N, e = batch.tokens, batch.element
+    N, e, stream = batch.tokens, batch.element, batch.stream
     known = _sizes_known(shape)
     routed = [s for s in sites if s.kind == "experts"]
     sites = [s for s in sites if s.kind != "experts"]
@@ -124,7 +126,7 @@ def block(shape: ModelShape, row: int, sites: Sequence[Site], batch: Batch) -> B
     pieces = [Piece(order_of(row, s.role) + 1, N * s.out_features * e) for s in others]
     if not known:
         widest = max((s.out_features for s in sites), default=0)
-        return Block(N * widest * e, 3 * N * widest * e, tuple(pieces), normed=0)
+        return Block(N * widest * stream, 3 * N * widest * e, tuple(pieces), normed=0)
     facts, d, d_ff = shape.block, shape.hidden_size or 0, shape.intermediate_size or 0
     if routed:
         # Every token goes through several narrow MLPs, which are added up by their scores.
@@ -139,7 +141,7 @@ def block(shape: ModelShape, row: int, sites: Sequence[Site], batch: Batch) -> B
     kept, at_once = _ACTIVATIONS.get(facts.activation or "", (1, 2))
     if shape.gated_mlp:
         kept, at_once = kept + 2, 3  # the product keeps both of its factors
-    mask = N * d * (1 if batch.gpu else e) if facts.hidden_dropout else 0
+    mask = N * d * (1 if batch.gpu else stream) if facts.hidden_dropout else 0
     pieces += [
         Piece(start, norm),
         Piece(start + 2, attention),
@@ -150,11 +152,11 @@ def block(shape: ModelShape, row: int, sites: Sequence[Site], batch: Batch) -> B
     # The residual's gradient waits while the branch is walked back; by the time of the
     # attention's backward pass the MLP's pieces are gone, and the norms' before it.
     gone = kept * N * d_ff * e + (facts.norms - 1) * norm
-    work = N * d * e + max(at_once * N * d_ff * e, attention_work - gone)
+    work = N * d * stream + max(at_once * N * d_ff * e, attention_work - gone)
     normed = 0
     if facts.rms_norm:
         normed = (facts.norms * d + (sum(_widths(shape)) if facts.head_norms else 0)) * N * e
-    return Block(input=N * d * e, work=work, pieces=tuple(pieces), normed=normed)
+    return Block(input=N * d * stream, work=work, pieces=tuple(pieces), normed=normed)
 
 
 def head(shape: ModelShape, batch: Batch) -> Head:
@@ -177,7 +179,8 @@ def group(shape: ModelShape, site: Site, batch: Batch) -> Group:
     if site.role == "o" and _sizes_known(shape) and _kernel(shape, batch).name == _FUSED:
         return Group(0, spent=False)  # SDPA keeps its output, which is this input
     if site.role == "down":
-        if facts.activation == "relu" and not shape.gated_mlp:
+        same = batch.element == DTYPES[batch.dtype].size  # else it is a copy in another type
+        if facts.activation == "relu" and not shape.gated_mlp and same:
             return Group(0, spent=False)  # ReLU keeps its output, which is this input
         return Group(size, spent=True)
     return Group(size, spent=False)
@@ -192,7 +195,7 @@ def _norm_input(shape: ModelShape, batch: Batch, size: int) -> int:
     """RMSNorm works on a float32 copy and keeps that; LayerNorm keeps its input as it is."""
     if shape.block.rms_norm:
         return size * FLOAT32 + batch.tokens * FLOAT32
-    return (size + 2 * batch.tokens) * batch.element
+    return (size + 2 * batch.tokens) * batch.stream
 
 
 def _widths(shape: ModelShape) -> tuple[int, int]:

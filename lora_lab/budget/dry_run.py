@@ -21,7 +21,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.dtypes import dtype_name
 from lora_lab._util.quiet import quiet_thread
 from lora_lab._util.torch_private import FakeTensorMode
 from lora_lab.anatomy.api import anatomy
@@ -129,9 +128,9 @@ def dry_run(
     kernels = GpuKernels(gpu) if gpu else contextlib.nullcontext()
     sizes = _need_sizes(batch_size, sequence_length)
     with quiet_thread():
-        hollow, kind = fake_model.hollow_model(model, dtype)
+        hollow, kinds = fake_model.hollow_model(model, dtype)
         with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode():
-            fake_model.fill(hollow, kind)
+            fake_model.fill(hollow, kinds)
             config = _checked(hollow, config, sequence_length, target_length)
             with fake_model.explained(hollow):
                 adapter = fake_model.set_up(hollow, config, gradient_checkpointing, kernels)
@@ -141,9 +140,9 @@ def dry_run(
                 peak, extras = step.on_cuda(gpu) if cuda else (step.peak(), {})
                 each = step.on_each(model)
     read = fake_model.read_text(batch) or tokens_text(sequence_length, target_length)
-    shown = f"batch {batch_size} × {read}", OPTIMIZERS[optimizer], dtype_name(kind)
+    shown = f"batch {batch_size} × {read}", OPTIMIZERS[optimizer], kinds.dtype
     settings = settings_text(shown, gradient_checkpointing, padding_mask, gpu)
-    notes = kernels.notes if isinstance(kernels, GpuKernels) else ()
+    notes = (*kinds.notes, *getattr(kernels, "notes", ()))
     return DryRun(peak, *step.held(peak, start), settings, extras, notes, each)
 
 

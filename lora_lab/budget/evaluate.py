@@ -51,7 +51,7 @@ def assemble(price: Mapping[str, Any], costs: Sequence[MethodCost], method: str 
             temporaries[row] = max(temporaries[row], size)
         for row, size in cost.gradients.items():
             gradients[row] += size
-        masters = master_rule(cost.shapes, cost.element)
+        masters = master_rule(cost.shapes, cost.elements)
         gathering = max(gathering, growth + masters.gathering)
         growth += masters.growth
         optimizer += sum(map(rule.size, cost.shapes)) + masters.state + cost.state

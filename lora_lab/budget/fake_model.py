@@ -13,7 +13,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.dtypes import model_dtype
+from lora_lab._util.dtypes import main_dtype, model_dtype
 from lora_lab._util.quiet import first_line
 from lora_lab._util.torch_private import buffers_of, parameters_of
 from lora_lab._util.transformers_private import (
@@ -25,8 +25,10 @@ from lora_lab._util.transformers_private import (
     set_attention_kind,
     set_experts_kind,
 )
+from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.model_config import build_on_meta
 from lora_lab.anatomy.wrappers import unwrapped
+from lora_lab.budget.mixed_dtypes import Mixture, mixture
 from lora_lab.budget.optimizers import StateRule, state_rule
 from lora_lab.errors import ConfigError, LoraLabError, ModelError
 from lora_lab.methods.api import attach
@@ -38,8 +40,8 @@ _IMAGE_SIZE = 224  # pixels a side: ImageNet's crops
 MANY_STEPS = 1_000_000  # of the training that the dry run's step is the first of
 
 
-def hollow_model(model: Any, dtype: torch.dtype | str | None) -> tuple[nn.Module, torch.dtype]:
-    """Return a model on the meta device, not adapted, and the dtype that it shall have.
+def hollow_model(model: Any, dtype: torch.dtype | str | None) -> tuple[nn.Module, Mixture]:
+    """Return a model on the meta device, not adapted, and the types that its weights shall have.
 
     Args:
         model: see `dry_run`.
@@ -52,7 +54,7 @@ def hollow_model(model: Any, dtype: torch.dtype | str | None) -> tuple[nn.Module
         own = config.dtype
     elif isinstance(model, nn.Module):
         config, kind = getattr(model, "config", None), type(model)
-        own = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        own = main_dtype(model.parameters())
     else:
         config, own = model, getattr(model, "dtype", None)
     if not hasattr(config, "model_type") or (kind and not builds_from_config(kind)):
@@ -70,17 +72,17 @@ def hollow_model(model: Any, dtype: torch.dtype | str | None) -> tuple[nn.Module
         with torch.device("meta"):
             hollow = build_from_config(kind, config)
     name = model_dtype(dtype if dtype is not None else own or torch.float32)
-    return hollow, getattr(torch, name)
+    return hollow, mixture(anatomy(hollow if kind is None else model), name)
 
 
-def fill(model: nn.Module, dtype: torch.dtype) -> None:
+def fill(model: nn.Module, kinds: Mixture) -> None:
     """Put fake tensors on the CPU in the place of a model's meta tensors; within a fake mode.
 
-    Parameters get `dtype`; buffers keep theirs, as transformers' loading does.
+    Parameters get their dtypes; buffers keep theirs, as transformers' loading does.
     """
     made: dict[int, Tensor] = {}  # tied weights stay tied
 
-    def fake(tensor: Tensor, kind: torch.dtype) -> Tensor:
+    def fake(tensor: Tensor, kind: Any) -> Tensor:
         if id(tensor) not in made:
             made[id(tensor)] = torch.empty(tensor.shape, dtype=kind, device="cpu")
             if isinstance(tensor, nn.Parameter):
@@ -88,7 +90,7 @@ def fill(model: nn.Module, dtype: torch.dtype) -> None:
                 made[id(tensor)] = nn.Parameter(made[id(tensor)], requires_grad=grad)
         return made[id(tensor)]
 
-    for module in model.modules():
+    for path, module in model.named_modules():
         # Some modules keep tensors as plain attributes too.
         places: tuple[dict[str, Any], ...] = (
             parameters_of(module),
@@ -98,7 +100,8 @@ def fill(model: nn.Module, dtype: torch.dtype) -> None:
         for held in places:
             for name, value in held.items():
                 if isinstance(value, nn.Parameter) and value.is_floating_point():
-                    held[name] = fake(value, dtype)
+                    own = kinds.others.get(f"{path}.{name}", kinds.dtype)
+                    held[name] = fake(value, getattr(torch, own))
                 elif isinstance(value, Tensor):
                     held[name] = fake(value, value.dtype)
 

@@ -103,7 +103,7 @@ def _costs(anatomy: Anatomy, config: MethodConfig, price: dict[str, Any]) -> lis
                     "give them different targets"
                 )
         found.append((part.method, cost))
-    return [own for _, cost in found for own in (cost, cost.beside) if own is not None]
+    return [cost for _, cost in found]
 
 
 def _full_budget(price: dict[str, Any]) -> Budget:

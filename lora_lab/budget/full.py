@@ -20,7 +20,7 @@ def full_memory(
     price: Mapping[str, Any],
     blocks: Sequence[act.Block],
     head: act.Head,
-    element: int,
+    dtype: str,
 ) -> Memory:
     """Return the parts of the peak.
 
@@ -29,10 +29,12 @@ def full_memory(
         price: its table, all but "full".
         blocks: what each row keeps.
         head: what follows them.
-        element: bytes of a weight.
+        dtype: that the model is loaded in.
     """
     shape = anatomy.shape
-    weights = anatomy.parameters * element
+    numbers = anatomy.unpacked(dtype)
+    elements = [element for _, element in numbers]
+    weights = sum(math.prod(size) * element for size, element in numbers)
     kept = [sum(piece.size for piece in b.pieces) + b.normed for b in blocks] + [0]
     freed = [0] * len(kept)
     gradients = [0] * len(kept)
@@ -40,17 +42,18 @@ def full_memory(
         kept[group["row"]] += group["bytes"]
         freed[group["row"]] += group["bytes"] if group["spent"] else 0
     for site in anatomy.sites:
-        row = price["sites"][site.name]["row"]
-        gradients[row] += site.experts * site.in_features * site.out_features * element
+        own = price["sites"][site.name]
+        numbers_here = site.experts * site.in_features * site.out_features
+        gradients[own["row"]] += numbers_here * own["element"]
     outputs = 0
     if shape.block.lm_head:
-        outputs = (shape.vocab_size or 0) * (shape.hidden_size or 0) * element
+        outputs = (shape.vocab_size or 0) * (shape.hidden_size or 0) * price["element"]
     peak = step_peak(price, kept, freed, gradients, head=head.normed, head_gradient=outputs)
     # At the end all gradients are there, and a tied embedding's two halves are being added.
     tied = 2 * outputs if shape.tied_embeddings else 0
     rule = state_rule(price["optimizer"]["name"])
-    shapes = anatomy.unpacked_shapes
-    masters = master_rule(shapes, element)
+    shapes = [size for size, _ in numbers]
+    masters = master_rule(shapes, elements)
     given = weights + masters.growth  # gradients, as the optimizer is given them
     scratch = rule.scratch(map(math.prod, shapes))
     peak = max(peak, weights + max(tied, masters.gathering), given + scratch)

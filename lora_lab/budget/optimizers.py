@@ -79,17 +79,18 @@ class MasterRule:
     gathering: int = 0
 
 
-def master_rule(shapes: Iterable[Sequence[int]], element: int) -> MasterRule:
-    """Return what masters of trained tensors take; nothing where an entry has 4 bytes already.
+def master_rule(shapes: Iterable[Sequence[int]], elements: Iterable[int]) -> MasterRule:
+    """Return what masters of trained tensors take; none has one whose entries have 4 bytes already.
 
     Args:
         shapes: in the optimizer's order.
-        element: bytes of an entry in the model.
+        elements: bytes of an entry of each in the model.
     """
-    if element >= _FLOAT32:
-        return MasterRule()
     growth = gathering = entries = 0
-    for size in map(math.prod, shapes):
+    for shape, element in zip(shapes, elements, strict=True):
+        if element >= _FLOAT32:
+            continue
+        size = math.prod(shape)
         gathering = max(gathering, growth + _FLOAT32 * size)
         growth += (_FLOAT32 - element) * size
         entries += size

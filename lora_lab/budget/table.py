@@ -10,6 +10,7 @@ from lora_lab._util.dtypes import DTYPES, model_dtype
 from lora_lab.budget import activations as act
 from lora_lab.budget.full import full_memory
 from lora_lab.budget.gpu import Gpu, gpu_of
+from lora_lab.budget.mixed_dtypes import Elements, mixture
 from lora_lab.budget.optimizers import OPTIMIZERS, state_rule
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import MethodConfig, need_count
@@ -59,26 +60,29 @@ def price_table(
     rule = state_rule(optimizer)
     name, element, dtype_text = _dtype(dtype, anatomy.shape)
     gpu = gpu_of(device)
-    read = act.Batch(batch_size, sequence_length, element, padding_mask, name, gpu)
-    batches = _read_and_written(anatomy, read, target_length)
-    price = _model(anatomy, element) | {
+    elements = Elements(anatomy, name)
+    stream = elements.stream
+    read = act.Batch(batch_size, sequence_length, element, stream, padding_mask, name, gpu)
+    batches = _read_and_written(anatomy, read, target_length, elements)
+    price = _model(anatomy, name) | {
         "optimizer": {"name": optimizer, **asdict(rule)},
         "gradient_checkpointing": gradient_checkpointing,
         "lora": dict(PLAIN) if lora is None else lora_options(lora),
     }
     blocks, head = _kept(anatomy, batches)
     price |= _sites(anatomy, batches) | _rows(blocks, head)
-    price["full"] = asdict(full_memory(anatomy, price, blocks, head, element))
+    price["full"] = asdict(full_memory(anatomy, price, blocks, head, name))
     if learned_tokens:
         batches = batches.longer(learned_tokens)
         price |= _sites(anatomy, batches) | _rows(*_kept(anatomy, batches))
-    for key, others in _others(anatomy, batches.first).items():
+    for key, others in _others(anatomy, batches).items():
         price[key] |= others
     tokens = tokens_text(sequence_length, target_length)
     tokens += f" and {learned_tokens} learned ones" if learned_tokens else ""
     step = f"batch {batch_size} × {tokens}", OPTIMIZERS[optimizer], dtype_text
     settings = settings_text(step, gradient_checkpointing, padding_mask, gpu)
-    return price | {"settings": settings, "notes": act.notes(anatomy.shape, batches.last)}
+    notes = [*mixture(anatomy, name).notes, *act.notes(anatomy.shape, batches.last)]
+    return price | {"settings": settings, "notes": notes}
 
 
 def settings_text(
@@ -141,6 +145,7 @@ class _Batches:
     first: act.Batch
     last: act.Batch
     decoder: str  # the last stack of an encoder-decoder model, else ""
+    elements: Elements
 
     def longer(self, tokens: int) -> _Batches:
         """With so many more tokens read."""
@@ -153,22 +158,30 @@ class _Batches:
     def read_by(self, site: Site) -> act.Batch:
         """The decoder's attention makes its keys and values of what the encoder has read."""
         crossing = site.role in ("cross.k", "cross.v")
-        return self.first if crossing or site.layer is None else self.of(site.stack)
+        batch = self.first if crossing or site.layer is None else self.of(site.stack)
+        return self.like(batch, site)
+
+    def like(self, batch: act.Batch, site: Site) -> act.Batch:
+        """A batch as a matrix reads it: in its own type."""
+        return replace(batch, element=self.elements.of(site))
 
 
-def _read_and_written(anatomy: Anatomy, read: act.Batch, target_length: int | None) -> _Batches:
+def _read_and_written(
+    anatomy: Anatomy, read: act.Batch, target_length: int | None, elements: Elements
+) -> _Batches:
     decoder = _decoder(anatomy)
     if target_length is not None:
         need_target(target_length, bool(decoder))
     written = replace(read, sequence_length=target_length or read.sequence_length)
-    return _Batches(read, written if decoder else read, decoder)
+    return _Batches(read, written if decoder else read, decoder, elements)
 
 
-def _model(anatomy: Anatomy, element: int) -> dict[str, Any]:
+def _model(anatomy: Anatomy, dtype: str) -> dict[str, Any]:
     return {
         "parameters": anatomy.parameters,
-        "weights": anatomy.weight_bytes(element),
-        "element": element,
+        "weights": anatomy.weight_bytes(dtype),
+        "dtype": dtype,
+        "element": DTYPES[dtype].size,
         "adapter": {"weights": MASTER, "gradients": MASTER},
         "approximate": act.is_approximate(anatomy.shape),
     }
@@ -213,7 +226,8 @@ def _sites(anatomy: Anatomy, batches: _Batches) -> dict[str, Any]:
         # What lies outside the layers (pooler, classifier) is read last.
         row = len(index) if site.row is None else index[site.row]
         width = site.in_features + site.out_features
-        batch = batches.last if site in anatomy.outputs else batches.read_by(site)
+        output = site in anatomy.outputs
+        batch = batches.like(batches.last, site) if output else batches.read_by(site)
         kept = batch.tokens * batch.element  # Ax
         if batch.element != MASTER:
             kept += width * batch.element  # A and B cast down
@@ -236,6 +250,7 @@ def _sites(anatomy: Anatomy, batches: _Batches) -> dict[str, Any]:
             "in": site.in_features,
             "out": site.out_features,
             "tokens": batch.tokens,
+            "element": batch.element,
             # PEFT's format keeps a fused matrix's B block-diagonal, zeros and all.
             "checkpoint": MASTER * (site.in_features + fused),
             "activations": kept,
@@ -261,21 +276,22 @@ def _experts(
         "in": site.experts * k,
         "out": site.experts * d,
         "checkpoint": MASTER * every,
+        "element": e,
         "activations": (rows + (every if e != MASTER else 0)) * e,
     }
     return price, {"row": row, "bytes": rows * k * e, "spent": False}
 
 
-def _others(anatomy: Anatomy, batch: act.Batch) -> dict[str, Any]:
+def _others(anatomy: Anatomy, batches: _Batches) -> dict[str, Any]:
     """Return the embeddings and convolutions: what stands before the blocks."""
-    N, e = batch.tokens, batch.element
-    cast_down = e != MASTER
+    N = batches.first.tokens
     sites: dict[str, dict[str, Any]] = {}
     groups: dict[str, dict[str, Any]] = {}
     for site in anatomy.others:
         if site.kind == "linear":
             continue
-        k, d = site.in_features, site.out_features
+        k, d, e = site.in_features, site.out_features, batches.elements.of(site)
+        cast_down = e != MASTER
         row, size = 0, 0
         if site.kind in ("conv", "parameter"):
             size = N * k * e  # of a convolution exact where patches do not overlap
@@ -295,6 +311,7 @@ def _others(anatomy: Anatomy, batch: act.Batch) -> dict[str, Any]:
             "in": k,
             "out": d,
             "checkpoint": MASTER * (k + d),
+            "element": e,
             "activations": kept,
         }
     return {"sites": sites, "groups": groups}

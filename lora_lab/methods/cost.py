@@ -31,7 +31,7 @@ class MethodCost:
 
     Attributes:
         shapes: of every trained tensor, in the optimizer's order.
-        element: bytes of a trained number.
+        elements: bytes of a number of each.
         weights: bytes of the tensors that come on top of the model's own.
         first: position in the model up to which nothing is kept.
         live_inputs: inputs that become live because a matrix that reads them learns.
@@ -45,11 +45,10 @@ class MethodCost:
         conflicts: what no second method may train or stand in the place of.
         estimated: whether the activations are an estimate.
         notes: what people should know.
-        beside: what it trains in numbers of another size, as a cost of its own.
     """
 
     shapes: list[tuple[int, ...]] = field(default_factory=list)
-    element: int = MASTER
+    elements: list[int] = field(default_factory=list)
     weights: int = 0
     first: float = NOTHING
     live_inputs: set[str] = field(default_factory=set)
@@ -63,18 +62,21 @@ class MethodCost:
     conflicts: set[str] = field(default_factory=set)
     estimated: bool = False
     notes: tuple[str, ...] = ()
-    beside: MethodCost | None = None
 
-    def train(self, row: int, *shapes: tuple[int, ...], new: bool = True) -> None:
+    def train(
+        self, row: int, *shapes: tuple[int, ...], new: bool = True, element: int = MASTER
+    ) -> None:
         """Train tensors of these shapes, which belong to a row, and save them.
 
         Args:
             row: number of their block.
             shapes: of the tensors.
             new: whether they come on top of the model's own.
+            element: bytes of a number.
         """
         self.shapes += shapes
-        size = self.element * sum(map(math.prod, shapes))
+        self.elements += [element] * len(shapes)
+        size = element * sum(map(math.prod, shapes))
         self.weights += size if new else 0
         self.gradients[row] += size
         self.checkpoint += size
@@ -99,24 +101,25 @@ def block_width(anatomy: Anatomy, method: str) -> int:
     return anatomy.shape.hidden_size
 
 
-def own_biases(anatomy: Anatomy, trained: Iterable[Weight], price: dict[str, Any]) -> MethodCost:
-    """Return the cost of bias vectors of the model's own that are trained in place."""
+def train_biases(
+    cost: MethodCost, anatomy: Anatomy, trained: Iterable[Weight], price: dict[str, Any]
+) -> None:
+    """Add bias vectors of the model's own that are trained in place."""
     wanted = set(trained)
     index = anatomy.row_index
     orders = {site.module: price["sites"][site.name]["order"] for site in anatomy.sites}
-    cost = MethodCost(element=price["element"])
+    sizes = anatomy.sizes(price["dtype"])
     in_blocks = False
     for weight in anatomy.weights:
         in_blocks |= weight.layer is not None
         if weight not in wanted:
             continue
         row = row_number(weight, index)
-        cost.train(row, weight.shape, new=False)
+        cost.train(row, weight.shape, new=False, element=sizes[weight.name])
         cost.conflicts.add(weight.name)
         # A norm's bias: the first in its block, or before all blocks (an embedding's).
         norm = row * STAGES_A_BLOCK - 1 if in_blocks else BEFORE_THE_BLOCKS
         cost.first = min(cost.first, orders.get(weight.name.removesuffix(".bias"), norm))
-    return cost
 
 
 def row_number(weight: Weight, index: Mapping[Row, int]) -> int:

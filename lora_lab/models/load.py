@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lora_lab._util.devices import device_of
-from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name
+from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name, main_dtype
 from lora_lab._util.hardware import best_device, hardware, is_here
 from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab._util.torch_modes import plain_modes
@@ -328,8 +328,7 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
 def _card(
     model: PreTrainedModel, name: str, hub_id: str | None, source: Source, license_: str | None
 ) -> Card:
-    first = next(model.parameters())
-    dtype = dtype_name(first.dtype)
+    dtype = dtype_name(main_dtype(model.parameters()) or next(model.parameters()).dtype)
     count = sum(parameter.numel() for parameter in model.parameters())
     count += sum(packed_numbers(layer)[0] for layer in model.modules() if packing(layer))
     return Card(name, hub_id, source, license_, dtype, str(device_of(model)), count)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.methods.cost import STAGES_A_BLOCK, MethodCost, own_biases, row_number
+from lora_lab.methods.cost import STAGES_A_BLOCK, MethodCost, row_number, train_biases
 from lora_lab.methods.full.config import BitFitConfig, FullConfig
 from lora_lab.methods.full.trained_weights import missing_biases, trained_weights
 
@@ -24,9 +24,10 @@ def top_layers_cost(anatomy: Anatomy, config: FullConfig, price: dict[str, Any])
     start = (layers := len(anatomy.rows)) - config.top_layers
     # A block's first norm keeps its input for its own weight; RMSNorm keeps the product instead.
     first = start * STAGES_A_BLOCK - (not anatomy.shape.block.rms_norm)
-    cost = MethodCost(element=price["element"], first=first)
+    cost, sizes = MethodCost(first=first), anatomy.sizes(price["dtype"])
     for weight in weights:
-        cost.train(row_number(weight, index), weight.shape, new=False)
+        own = sizes.get(weight.name, price["element"])  # a packed one's once it is unpacked
+        cost.train(row_number(weight, index), weight.shape, new=False, element=own)
         cost.conflicts.add(weight.name)
     for site in (site for block in anatomy.blocks[start:] for site in block.roles.values()):
         cost.live_inputs.add(price["sites"][site.name]["group"])
@@ -38,12 +39,14 @@ def top_layers_cost(anatomy: Anatomy, config: FullConfig, price: dict[str, Any])
 
 def bitfit_cost(anatomy: Anatomy, config: BitFitConfig, price: dict[str, Any]) -> MethodCost:
     """Return the cost of the backbone's bias vectors; 11Ld and the last norm's d in a GPT."""
-    cost = own_biases(anatomy, trained_weights(anatomy, config), price)
+    cost = MethodCost()
+    train_biases(cost, anatomy, trained_weights(anatomy, config), price)
     if config.new_biases:
         missing = set(missing_biases(anatomy))
         for site in anatomy.linear_sites:
             if site.module in missing:
-                cost.train(price["sites"][site.name]["row"], (site.out_features,))
+                own = price["sites"][site.name]
+                cost.train(own["row"], (site.out_features,), element=own["element"])
                 cost.conflicts.add(f"{site.module}.bias")
-                cost.first = min(cost.first, price["sites"][site.name]["order"])
+                cost.first = min(cost.first, own["order"])
     return cost

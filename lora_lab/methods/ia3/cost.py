@@ -25,7 +25,7 @@ def ia3_cost(anatomy: Anatomy, config: IA3Config, price: dict[str, Any]) -> Meth
         if vector.feedforward:
             cost.live_inputs.add(at["group"])
         else:
-            cost.kept[at["row"]] += at.get("tokens", 0) * vector.size * price["element"]
+            cost.kept[at["row"]] += at.get("tokens", 0) * vector.size * at["element"]
         modules.add(vector.site.module)
     cost.conflicts |= set(layer_claims(anatomy, modules))
     return cost

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.methods.cost import BEFORE_THE_BLOCKS, MASTER, MethodCost, own_biases
+from lora_lab.methods.cost import BEFORE_THE_BLOCKS, MASTER, MethodCost, train_biases
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.targets import all_linear_notes, ranks
 
@@ -27,8 +27,7 @@ def lora_cost(anatomy: Anatomy, config: LoraConfig, price: dict[str, Any]) -> Me
         cost.train(site["row"], (site["out"],))
         cost.estimated = True
     if biases := _own_biases(anatomy, config):
-        cost.beside = own_biases(anatomy, biases, price)
-        cost.conflicts |= cost.beside.conflicts
+        train_biases(cost, anatomy, biases, price)
     if config.init.ranks and dict(config.eva_config or {}).get("rho", 1) != 1:
         cost.notes += ("EVA moves ranks once it has seen the data; these are the config's",)
     return cost
@@ -96,7 +95,7 @@ def rank_cost(
         else:
             _other(cost, site, r)
     for sites in together.values():
-        _readers(cost, price, sites, options)
+        _readers(cost, sites, options)
     return cost
 
 
@@ -109,16 +108,12 @@ def _other(cost: MethodCost, site: Mapping[str, Any], r: int) -> None:
 
 
 def _readers(
-    cost: MethodCost,
-    price: Mapping[str, Any],
-    sites: list[tuple[dict[str, Any], int]],
-    options: Mapping[str, Any],
+    cost: MethodCost, sites: list[tuple[dict[str, Any], int]], options: Mapping[str, Any]
 ) -> None:
     """Linear sites of one block that read one input, and share a pass through their A's."""
-    element = price["element"]
-    copies, cast_down = options["copies"], element != MASTER
     first, _ = min(sites, key=lambda pair: pair[0]["at"])  # keeps what all of them share
-    tokens = first["tokens"]
+    tokens, element = first["tokens"], first["element"]
+    copies, cast_down = options["copies"], element != MASTER
     row, down, width = first["row"], first["last"], first["in"]
     stacked = cast_down or len(sites) * copies > 1
     for site, r in sites:

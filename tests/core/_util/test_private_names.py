@@ -25,6 +25,7 @@ from lora_lab._util import (
 )
 from lora_lab_widgets import subshell
 from tests.helpers.tiny_experts import logits, tiny_experts
+from tests.helpers.tiny_models import tiny
 
 ROOT = Path(__file__).parents[3]
 FENCES = {
@@ -276,6 +277,15 @@ def test_keys_left_out_of_a_file_and_blocks_kept_whole(model: Any) -> None:
     # A model whose head is not saved, as its weight is the embedding's in another shape.
     silero = type("Odd", (type(model),), {"_keys_to_ignore_on_save": ["lm_head.weight"]})
     assert transformers_private.unsaved_keys(silero(model.config)) == {"lm_head.weight"}
+
+
+def test_weights_that_stay_float32() -> None:
+    assert transformers_private.kept_in_float32(tiny("t5")) == {"float16": ["wo"], "bfloat16": []}
+    assert transformers_private.kept_in_float32(nn.Linear(1, 1)) == {"float16": [], "bfloat16": []}
+    odd: Any = nn.Module()
+    odd._keep_in_fp32_modules, odd._keep_in_fp32_modules_strict = ["b"], {"a.*.c"}
+    found = transformers_private.kept_in_float32(odd)
+    assert found == {"float16": ["b", "a..*.c"], "bfloat16": ["a..*.c"]}
 
 
 def test_who_computes_checkpointed_blocks_again(model: Any) -> None:

@@ -51,11 +51,11 @@ function train(cost, { adapter }, site, shapes) {
 
 /** Linear sites of one block that read one input, and share a pass through their A's. */
 function addReaders(cost, price, sites) {
-  const { element, lora } = price;
+  const { lora } = price;
   const size = price.adapter.weights;
-  const castDown = element !== size;
   const [first] = sites.reduce((least, pair) => (pair[0].at < least[0].at ? pair : least));
-  const { row, last, tokens, in: width } = first;
+  const { row, last, tokens, element, in: width } = first;
+  const castDown = element !== size;
   const stacked = castDown || sites.length * lora.copies > 1;
   for (const [site, r] of sites) {
     const shapes = lora.learns_A ? [[r, width], [site.out, r]] : [[site.out, r]];
