@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.utils._pytree import tree_map as tree_map
 
 # From torch 2.8 on; before, nobody can tell.
 _top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
+_OURS = "lora_lab"  # the key of our objects among those that torch keeps for a thread
 
 
 class FakeTensorMode(_FakeTensorMode):
@@ -36,6 +38,18 @@ class FakeTensorMode(_FakeTensorMode):
 def saving_hooks() -> Any:
     """Return the hooks on saved tensors in force, such as gradient checkpointing's, or None."""
     return _top(True)
+
+
+def thread_values() -> MutableMapping[object, Any]:
+    """Return this thread's {owner: value}, forgotten with the owner.
+
+    What torch calls Python objects in thread-local state: autograd's threads have those of the
+    thread that called `backward` (aten/src/ATen/ThreadLocalState.cpp, `saved_objects_`).
+    """
+    if not torch._C._is_key_in_tls(_OURS):
+        torch._C._stash_obj_in_tls(_OURS, weakref.WeakKeyDictionary())
+    values: MutableMapping[object, Any] = torch._C._get_obj_in_tls(_OURS)
+    return values
 
 
 def functorch_is_active() -> bool:
@@ -79,6 +93,28 @@ def with_parameter(module: nn.Module, name: str, value: Tensor) -> nn.Module:
     """Return a module that shares all with another one but one parameter."""
     twin = copy.copy(module)
     twin._parameters = {**module._parameters, name: nn.Parameter(value, requires_grad=False)}
+    return twin
+
+
+def with_tensors(module: nn.Module, values: Mapping[nn.Parameter, Tensor]) -> nn.Module:
+    """Return a module that shares all with another one but some of its parameters.
+
+    `torch.func.functional_call` puts the values into the module itself for the time of its call, so
+    that another thread's call may find them there, or leave them there for good.
+
+    Args:
+        module: with all of its children.
+        values: {parameter: the tensor in its place}.
+    """
+    twin = copy.copy(module)
+    twin.training = module.training
+    own: dict[str, Any] = {
+        key: p if p is None else values.get(p, p) for key, p in module._parameters.items()
+    }
+    twin._parameters = own
+    twin._modules = {
+        key: child and with_tensors(child, values) for key, child in module._modules.items()
+    }
     return twin
 
 

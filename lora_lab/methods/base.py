@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.thread_own import ThreadOwn
 from lora_lab.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -21,22 +22,40 @@ AdapterNames = tuple[str | None, ...]
 
 
 @dataclass
-class Active:
-    """What is switched on.
+class Batch:
+    """Whose the rows of a thread's batch are, within `mixed_batch`.
 
     Attributes:
-        name: of one adapter for all; None: the bare base model.
-        samples: within `mixed_batch` one name a row of the batch, in place of `name`.
+        samples: one name a row; None: the thread is in no such block.
         tokens: of each of these rows, which some models lay out one below another; 0: unknown.
         places: {(names, device): where each of them stands}, of this `mixed_batch`.
     """
 
-    name: str | None = None
     samples: AdapterNames | None = None
     tokens: int = 0
     places: dict[tuple[AdapterNames, torch.device], dict[str | None, Tensor]] = field(
         default_factory=dict, compare=False
     )
+
+
+@dataclass
+class Active:
+    """What is switched on.
+
+    Attributes:
+        name: of one adapter for all; None: the bare base model.
+        mixing: how many threads are within `mixed_batch`.
+        batch: each thread's own.
+    """
+
+    name: str | None = None
+    mixing: int = 0
+    batch: ThreadOwn[Batch] = field(default_factory=lambda: ThreadOwn(Batch), compare=False)
+
+    @property
+    def samples(self) -> AdapterNames | None:
+        """Within this thread's `mixed_batch` one name a row of the batch, in place of `name`."""
+        return self.batch.here().samples if self.mixing else None
 
     def names_of(self, x: Tensor, path: str) -> AdapterNames:
         """Return the name for every row of what a module reads within `mixed_batch`.
@@ -44,15 +63,16 @@ class Active:
         Raises:
             AdapterError: its rows are not the batch's, so nobody knows whose they are.
         """
-        names = self.samples or ()
+        batch = self.batch.here()
+        names = batch.samples or ()
         rows = x.shape[0] if x.dim() else 0
         if rows == len(names):
             return names
         if len(set(names)) == 1:
             return names[:1] * rows
         # A mixture's expert gets tokens that a router picked.
-        if x.dim() == 2 and rows == len(names) * self.tokens and "expert" not in path:
-            return tuple(name for name in names for _ in range(self.tokens))
+        if x.dim() == 2 and rows == len(names) * batch.tokens and "expert" not in path:
+            return tuple(name for name in names for _ in range(batch.tokens))
         raise AdapterError(
             f"adapter_names has {len(names)} entries, but {path} got an input of shape "
             f"{tuple(x.shape)}, whose rows are not the batch's (a tower with a batch of its own, "
@@ -64,15 +84,16 @@ class Active:
 
         All of them are copied there at once, and once a `mixed_batch`: a GPU waits for each copy.
         """
-        if (names, device) not in self.places:
+        known = self.batch.here().places
+        if (names, device) not in known:
             found: dict[str | None, list[int]] = {name: [] for name in names}
             for place, name in enumerate(names):
                 found[name].append(place)
             with torch.inference_mode(mode=False):  # a later pass may save them for its gradient
                 order = torch.tensor([*itertools.chain(*found.values())], device=device)
             parts = order.split([len(own) for own in found.values()])
-            self.places[names, device] = dict(zip(found, parts, strict=True))
-        return self.places[names, device]
+            known[names, device] = dict(zip(found, parts, strict=True))
+        return known[names, device]
 
 
 class Adapter(ABC):

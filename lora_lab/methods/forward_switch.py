@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._util.accelerate_private import hook_forward, hooked_forward
-from lora_lab._util.torch_private import children_of, pre_hooks_of
+from lora_lab._util.torch_private import children_of, pre_hooks_of, with_tensors
 from lora_lab.anatomy.children import SAVED_CHILD, without_wrappers
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, AdapterNames
@@ -87,12 +87,12 @@ class ForwardSwitch:
             check_present(own, self._path)
         # The masters are float32; what computes has the dtype that the model has.
         cast_down = {
-            key: tensor.to(self._base[without_wrappers(key)].dtype)
+            tensor: tensor.to(self._base[without_wrappers(key)].dtype)
             for key, tensor in own.named_parameters()
             if tensor.dtype != self._base[without_wrappers(key)].dtype
         }
         if cast_down:
-            return torch.func.functional_call(own, cast_down, args, kwargs)
+            return with_tensors(own, cast_down)(*args, **kwargs)
         for hook in pre_hooks_of(own).values():
             # The older weight_norm and spectral_norm, and pruning, make the weight in a hook.
             if hasattr(hook, "compute_weight") or hasattr(hook, "apply_mask"):

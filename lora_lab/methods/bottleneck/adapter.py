@@ -13,6 +13,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
+from lora_lab._util.thread_own import ThreadOwn
 from lora_lab._util.torch_private import FakeTensor
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.wrappers import modules_within
@@ -73,6 +75,13 @@ class Bottleneck(nn.Module):
         return x + F.linear(hidden, self.up.to(x.dtype), self.up_bias.to(x.dtype))
 
 
+@dataclass
+class _Pass:
+    """A thread's latest forward pass in training mode: how many blocks go without, of Adapter^D."""
+
+    dropped: int = 0
+
+
 class BottleneckAdapter(Adapter):
     """Adapter^H, Adapter^L, Adapter^P or Adapter^D on a model.
 
@@ -95,7 +104,7 @@ class BottleneckAdapter(Adapter):
         check_room((p.path for p in self._places), dict(modules_within(model, every_name=True)))
         self._blocks = min(Counter(row.stack for row in read.rows).values())
         self._dropped_in_answers = config.dropped(self._blocks)
-        self._dropped = self._dropped_in_answers
+        self._passes = ThreadOwn(_Pass)
         self.layers = {
             place.path: Bottleneck(place, config.r, config.layer_norm) for place in self._places
         }
@@ -180,7 +189,7 @@ class BottleneckAdapter(Adapter):
         _inputs: Any,
         output: Any,
     ) -> Any:
-        if not self._answers(active) or place.depth < self._dropped:
+        if not self._answers(active) or place.depth < self._dropped():
             return None
         if learned.up.is_meta:
             check_present(learned, place.path)
@@ -189,8 +198,14 @@ class BottleneckAdapter(Adapter):
         return type(output)((learned(output[0]), *output[1:]))  # a tuple, or a list (GPT)
 
     def _before(self, active: Active, model: nn.Module, _inputs: Any) -> None:
-        if self._answers(active):
-            self._dropped = self._draw() if model.training else self._dropped_in_answers
+        if self._answers(active) and model.training:
+            self._passes.here().dropped = self._draw()
+
+    def _dropped(self) -> int:
+        """Return how many of the lowest blocks go without in this thread's pass."""
+        if self.config.variant != "D" or not self.model.training:
+            return self._dropped_in_answers
+        return self._passes.here().dropped
 
     def _answers(self, active: Active) -> bool:
         return active.samples is None and active.name == self.name

@@ -7,9 +7,9 @@ the whole batch is two batched products; elsewhere each adapter's samples are co
 from __future__ import annotations
 
 import contextlib
-import functools
+import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -21,6 +21,7 @@ from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import Active, AdapterNames
+from lora_lab.methods.generate_calls import unwatch, watch
 from lora_lab.methods.lora.operator import owned_columns
 from lora_lab.methods.lora.own_forward import base_forward
 from lora_lab.spectra.update import LowRankUpdate
@@ -28,10 +29,12 @@ from lora_lab.spectra.update import LowRankUpdate
 if TYPE_CHECKING:
     from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites
 
+_counting = threading.Lock()
+
 
 @contextlib.contextmanager
 def mixed_batch(model: nn.Module, adapter_names: Sequence[str | None]) -> Iterator[None]:
-    """Answer each sample of a batch with its own adapter while the block runs.
+    """Answer each sample of a batch with its own adapter while the block runs, on this thread.
 
     Forward passes, `generate` and training work as ever; every adapter learns from its own
     samples. Every row of a batch has its name: of chosen and rejected answers to two prompts, say,
@@ -71,13 +74,9 @@ def mixed_batch(model: nn.Module, adapter_names: Sequence[str | None]) -> Iterat
                 f"{name!r} has running statistics of its own (BatchNorm's and the like), which "
                 "are one for a whole batch; run its samples apart"
             )
-    before = known.active.samples, known.active.tokens
-    with known.base_in_place(), _Rows(tuple(adapter_names), known.active).told_by(unwrapped(model)):
-        try:
-            yield
-        finally:
-            known.active.samples, known.active.tokens = before
-            known.active.places.clear()
+    rows = _Rows(tuple(adapter_names), known.active)
+    with known.base_in_place(), rows.told_by(unwrapped(model)):
+        yield
 
 
 class _Rows:
@@ -85,49 +84,64 @@ class _Rows:
 
     def __init__(self, names: AdapterNames, active: Active) -> None:
         self._names, self._active = names, active
+        self._batch = active.batch.here()
+        self._thread = threading.get_ident()
         self._generating = False
-        self._reset()
 
     @contextlib.contextmanager
     def told_by(self, model: nn.Module) -> Iterator[None]:
-        """Hear of the model's forward passes and of its `generate` meanwhile."""
-        own: Any = vars(model)
-        before = own.get("generate")
+        """Hear of this thread's forward passes and of its `generate` meanwhile."""
+        before = self._batch.samples, self._batch.tokens
         handle = model.register_forward_pre_hook(self._enter, with_kwargs=True)
-        if hasattr(model, "generate"):
-            own["generate"] = functools.partial(self._generate, cast(Any, model).generate)
+        generates = hasattr(model, "generate")
         try:
+            with _counting:
+                self._active.mixing += 1
+            self._reset()
+            if generates:
+                watch(model, self)
             yield
         finally:
             handle.remove()
-            own.pop("generate", None)
-            if before is not None:
-                own["generate"] = before
+            if generates:
+                unwatch(model, self)
+            self._batch.samples, self._batch.tokens = before
+            self._batch.places.clear()
+            with _counting:
+                self._active.mixing -= 1
 
     def _reset(self) -> None:
-        self._active.samples, self._active.tokens = self._names, 0
+        self._batch.samples, self._batch.tokens = self._names, 0
 
     def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         read = _batch(args, kwargs)
-        if read is None:
+        if read is None or threading.get_ident() != self._thread:
             return
         copies = self._need_rows(len(read), several=self._generating)
-        self._active.samples = tuple(name for name in self._names for _ in range(copies))
+        self._batch.samples = tuple(name for name in self._names for _ in range(copies))
         inputs = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim() > 1)
         # Where something is read that has other rows, such as patches of images, a number of rows
         # tells nothing.
         alike = all(len(v) == len(read) for v in inputs if v.is_floating_point())
-        self._active.tokens = read.shape[1] if alike and read.dim() > 1 else 0
+        self._batch.tokens = read.shape[1] if alike and read.dim() > 1 else 0
 
-    def _generate(self, generate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def begin_generating(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Hear that `generate` begins.
+
+        Raises:
+            AdapterError: the prompts are not as many as the names.
+        """
+        if threading.get_ident() != self._thread:
+            return
         read = _batch(args, kwargs)
         if read is not None:
             self._need_rows(len(read))
         self._generating = True
         self._reset()
-        try:
-            return generate(*args, **kwargs)
-        finally:
+
+    def end_generating(self) -> None:
+        """Hear that it has ended."""
+        if threading.get_ident() == self._thread:
             self._generating = False
             self._reset()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -16,10 +17,19 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lora_lab._util.class_swap import with_mixin
+from lora_lab._util.thread_own import ThreadOwn
 from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, own_forwards, stored_weight
 
 # The key in a layer's __dict__ of its `Watch` and its path; None once its forward has run.
 _WATCH = "_lora_watch"
+
+
+@dataclass
+class _Pass:
+    """A thread's forward pass: the paths of the modules that it is in, and the weights it read."""
+
+    running: list[str] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
 
 
 class Watch:
@@ -33,9 +43,8 @@ class Watch:
     def __init__(self, tell: Callable[[str], None] = warnings.warn) -> None:
         self.passed_by: dict[str, str] = {}
         self.tell = tell
-        self._read: set[str] = set()
         self._told: set[tuple[str, type]] = set()
-        self._running: list[str] = []
+        self._passes = ThreadOwn(_Pass)
         self._handles: dict[str, list[RemovableHandle]] = {}
 
     def __reduce__(self) -> tuple[type[Watch], tuple[()], dict[str, Any]]:
@@ -68,8 +77,9 @@ class Watch:
 
     def note_read(self, path: str) -> None:
         """Remember that somebody asked for a layer's weight within a pass."""
-        if self._running:
-            self._read.add(path)
+        own = self._passes.here()
+        if own.running:
+            own.read.add(path)
 
     def _drop(self, path: str) -> None:
         for handle in self._handles.pop(path, ()):
@@ -78,17 +88,20 @@ class Watch:
     def _enter(self, path: str, *_: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        if path in self._running:  # the pass before broke off
-            del self._running[self._running.index(path) :]
-        if not self._running:
-            self._read.clear()
-        self._running.append(path)
+        own = self._passes.here()
+        if path in own.running:  # the pass before broke off
+            del own.running[own.running.index(path) :]
+        if not own.running:
+            own.read.clear()
+        own.running.append(path)
 
     def _leave(self, path: str, module: nn.Module, *_: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        if path in self._running:
-            del self._running[self._running.index(path) :]
+        own = self._passes.here()
+        if path not in own.running:  # another thread's, which began before it was watched
+            return
+        del own.running[own.running.index(path) :]
         self._drop(path)
         prefix = path and f"{path}."
         # What holds a stack is a whole model: which of its branches run is up to its inputs.
@@ -98,7 +111,7 @@ class Watch:
             layer = prefix + below
             if layer in self.passed_by:
                 continue
-            if layer in self._read:
+            if layer in own.read:
                 self._pass_by(layer, path, module, "reads its weight and does not call it")
             elif "." not in below and not whole:
                 self._pass_by(layer, path, module, "ran and did not call it")

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lora_lab._util.thread_own import ThreadOwn
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active
-from lora_lab.methods.prompt_tuning.generate_calls import unwatch, watch
+from lora_lab.methods.generate_calls import unwatch, watch
 from lora_lab.methods.prompt_tuning.locate import Body
 from lora_lab.methods.prompt_tuning.positions import Layout, find_layout
 
@@ -26,25 +28,44 @@ _MARK = "_lora_lab_tokens"  # on a cache: whose learned tokens it holds, and whe
 Embed = Callable[[Tensor, Layout], Tensor]
 
 
-class PromptHooks:
-    """The hooks of one adapter on one model.
+@dataclass
+class _Pass:
+    """What is known of the forward pass that a thread has begun last, and of its `generate`.
 
     Attributes:
-        layout: where the tokens stand in the forward pass that was begun last; None where it
-            inserts none. It stays until the next: gradient checkpointing may run a block again.
+        layout: see `PromptHooks.layout`.
+        length: of the sequence in the body, learned tokens included.
+        labels: that the model was given.
+        generating: whether a `generate` is going on.
+        prompt: its prompt's layout.
     """
 
+    layout: Layout | None = None
+    length: int = 0
+    labels: Tensor | None = None
+    generating: bool = False
+    prompt: Layout | None = None
+
+
+class PromptHooks:
+    """The hooks of one adapter on one model, which several threads may run at a time."""
+
     def __init__(self, body: Body, name: str, method: str, prefix: int, infix: int) -> None:
-        self.layout: Layout | None = None
+        self._passes = ThreadOwn(_Pass)
         self._body = body
         self._name, self._method = name, method
         self._prefix, self._infix = prefix, infix
-        self._length = 0  # of the sequence in the body, learned tokens included
-        self._labels: Tensor | None = None
-        self._generating = False
-        self._prompt: Layout | None = None  # of the `generate` that is going on
         self._active: Active | None = None
         self._handles: list[RemovableHandle] = []
+
+    @property
+    def layout(self) -> Layout | None:
+        """Where the tokens stand in the forward pass that this thread has begun last.
+
+        None where it inserts none. It stays until the next: gradient checkpointing may run a block
+        again.
+        """
+        return self._passes.here().layout
 
     @property
     def tokens(self) -> int:
@@ -92,14 +113,14 @@ class PromptHooks:
             handle.remove()
         self._handles.clear()
         unwatch(self._body.model, self)
-        self._active = self.layout = self._labels = self._prompt = None
+        self._active, self._passes = None, ThreadOwn(_Pass)
 
     # What goes in ---------------------------------------------------------------------------------
 
     def _enter(
         self, embed: Embed, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[()], dict[str, Any]] | None:
-        self.layout = None
+        self._passes.here().layout = None
         if not self.on:
             return None
         given = _by_name(module, args, kwargs)
@@ -125,7 +146,8 @@ class PromptHooks:
         if positions is not None:
             self._need_shape("position_ids", positions, (positions.shape[0], length))
         layout = self._find_layout(words, mask, given)
-        self.layout, self._length = layout, length + self.tokens
+        own = self._passes.here()
+        own.layout, own.length = layout, length + self.tokens
         given |= {"input_ids": None, "inputs_embeds": embed(layout.lengthened(words), layout)}
         if mask is not None:
             given["attention_mask"] = layout.mask(mask)
@@ -141,16 +163,17 @@ class PromptHooks:
 
     def _find_layout(self, words: Tensor, mask: Tensor | None, given: dict[str, Any]) -> Layout:
         find = functools.partial(find_layout, words, self._prefix, self._infix, mask)
-        labels = self._labels
+        own = self._passes.here()
+        labels = own.labels
         if labels is not None and labels.shape == words.shape[:2]:
             return find(labels.to(words.device))
-        if not self._generating or given.get("past_key_values") is not None:
+        if not own.generating or given.get("past_key_values") is not None:
             return find()
         # Generation without a cache gives prompt and answer anew for every token; the prompt ends
         # where it ended first.
-        if self._prompt is None or self._prompt.start.shape[0] != words.shape[0]:
-            self._prompt = find()
-        return self._prompt
+        if own.prompt is None or own.prompt.start.shape[0] != words.shape[0]:
+            own.prompt = find()
+        return own.prompt
 
     def _continued(self, given: dict[str, Any], cache: Any, seen: int) -> dict[str, Any]:
         """Return what the body is given behind a prompt whose learned tokens are in the cache."""
@@ -201,24 +224,25 @@ class PromptHooks:
     # What comes out -------------------------------------------------------------------------------
 
     def _leave(self, module: nn.Module, _inputs: Any, output: Any) -> Any:
-        if self.layout is None or not self.on:
+        own = self._passes.here()
+        if own.layout is None or not self.on:
             return None
         if module is self._body.module:
             for value in output.values() if isinstance(output, dict) else output:
                 if hasattr(value, "get_seq_length"):
                     self._mark(value)
-        return self._stripped(output, self.layout)
+        return self._stripped(output, own.layout, own.length)
 
-    def _stripped(self, value: Any, layout: Layout) -> Any:
+    def _stripped(self, value: Any, layout: Layout, length: int) -> Any:
         """Return an output without the learned places: hidden states; attentions keep them."""
         if isinstance(value, Tensor):
-            known = value.dim() == 3 and value.shape[1] == self._length
+            known = value.dim() == 3 and value.shape[1] == length
             return layout.stripped(value, self._body.causal) if known else value
         if isinstance(value, dict):  # a ModelOutput
             for key, held in list(value.items()):
-                value[key] = self._stripped(held, layout)
+                value[key] = self._stripped(held, layout, length)
         elif type(value) in (tuple, list):
-            return type(value)(self._stripped(held, layout) for held in value)
+            return type(value)(self._stripped(held, layout, length) for held in value)
         return value
 
     def _mark(self, cache: Any) -> None:
@@ -242,27 +266,33 @@ class PromptHooks:
     def _read_labels(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        self._labels = _by_name(module, args, kwargs).get("labels") if self.on else None
+        labels = _by_name(module, args, kwargs).get("labels") if self.on else None
+        self._passes.here().labels = labels
 
     def _forget_labels(self, *_: Any) -> None:
-        self._labels = None
+        self._passes.here().labels = None
 
-    def begin_generating(self, prefill_chunk_size: int | None) -> None:
+    def begin_generating(self, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Hear that `generate` begins.
 
         Raises:
             AdapterError: it would hand the prompt over in pieces.
         """
-        if self.on and prefill_chunk_size is not None:
+        model: Any = self._body.model
+        config = kwargs.get("generation_config") or model.generation_config
+        default = getattr(config, "prefill_chunk_size", None)
+        if self.on and kwargs.get("prefill_chunk_size", default) is not None:
             raise AdapterError(
                 f"{self._method}'s learned tokens belong around the whole prompt; leave "
                 "prefill_chunk_size out"
             )
-        self._generating, self._prompt = True, None
+        own = self._passes.here()
+        own.generating, own.prompt = True, None
 
     def end_generating(self) -> None:
         """Hear that it has ended."""
-        self._generating, self._prompt = False, None
+        own = self._passes.here()
+        own.generating, own.prompt = False, None
 
 
 @functools.cache

@@ -7,14 +7,18 @@ pass could tell where the one ends and the other begins.
 from __future__ import annotations
 
 import functools
+import threading
+from collections.abc import Mapping
 from typing import Any, Protocol
+
+_listening = threading.Lock()  # held while somebody begins to listen, or ceases
 
 
 class Listener(Protocol):
-    """What wants to know."""
+    """What wants to know, on the thread that calls `generate`."""
 
-    def begin_generating(self, prefill_chunk_size: int | None) -> None:
-        """Hear that `generate` begins, and of how many tokens the prompt's pieces are."""
+    def begin_generating(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Hear that `generate` begins, and what it is called with."""
 
     def end_generating(self) -> None:
         """Hear that it has ended."""
@@ -37,12 +41,10 @@ class _Generate:
         return _Generate, (self._model,), state
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        config = kwargs.get("generation_config") or self._model.generation_config
-        chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         listeners = list(self.listeners)
-        for listener in listeners:
-            listener.begin_generating(chunk)
         try:
+            for listener in listeners:
+                listener.begin_generating(args, kwargs)
             return self._generate(*args, **kwargs)
         finally:
             for listener in listeners:
@@ -51,15 +53,17 @@ class _Generate:
 
 def watch(model: Any, listener: Listener) -> None:
     """Tell a listener of the model's `generate` from now on."""
-    if not isinstance(vars(model).get("generate"), _Generate):
-        model.generate = _Generate(model)
-    model.generate.listeners.append(listener)
+    with _listening:
+        if not isinstance(vars(model).get("generate"), _Generate):
+            model.generate = _Generate(model)
+        model.generate.listeners.append(listener)
 
 
 def unwatch(model: Any, listener: Listener) -> None:
     """Do so no longer; with the last one gone, the model's `generate` is its own again."""
-    own = vars(model).get("generate")
-    if isinstance(own, _Generate):
-        own.listeners = [other for other in own.listeners if other is not listener]
-        if not own.listeners:
-            del model.generate
+    with _listening:
+        own = vars(model).get("generate")
+        if isinstance(own, _Generate):
+            own.listeners = [other for other in own.listeners if other is not listener]
+            if not own.listeners:
+                del model.generate
