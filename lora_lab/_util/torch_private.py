@@ -118,6 +118,13 @@ def with_tensors(module: nn.Module, values: Mapping[nn.Parameter, Tensor]) -> nn
     return twin
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile has to do with a module: around it, in place, or its forward alone."""
+    forward = module.__dict__.get("forward")
+    wraps = "_orig_mod" in module._modules or hasattr(forward, "_torchdynamo_orig_callable")
+    return wraps or getattr(module, "_compiled_call_impl", None) is not None
+
+
 def compiled_from(thing: Any) -> Any:
     """Return the model of a function that torch.compile has made of a compiled one, else itself."""
     return getattr(getattr(thing, "_torchdynamo_orig_callable", None), "__self__", thing)

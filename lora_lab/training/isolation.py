@@ -1,7 +1,8 @@
 """What a training shares with the notebook, and how the two keep out of each other's way.
 
-Gradient mode and current device belong to a thread; a module's `training` flag and the log handlers
-belong to the whole process. So do torch's random numbers: a run has its own, see `own_random`.
+Gradient mode and current device belong to a thread; the log handlers belong to the whole process.
+So do torch's random numbers and a module's `training` flag: a run has its own, see `own_random` and
+`own_modes`.
 """
 
 from __future__ import annotations
@@ -22,18 +23,22 @@ from lora_lab.methods.api import unmerge
 from lora_lab.methods.attached import activate, active, attached
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.offload import check_trained
+from lora_lab.methods.own_modes import OwnModes
 
 ADAPTER = "default"  # the name under which a run attaches its adapter
 _MOST_NOTES = 100
 
 
 class ModelState:
-    """How a model stood when the run came to rest, to be put back after somebody had it."""
+    """How a model stood when the run came to rest, to be put back after somebody had it.
 
-    def __init__(self, model: nn.Module) -> None:
+    Whoever has it finds it in the run's modes.
+    """
+
+    def __init__(self, model: nn.Module, modes: OwnModes) -> None:
         self._model = model
         self._active = active(model)
-        self._modes = [(module, module.training) for module in model.modules()]
+        self._modes, self._lent = modes, modes.lend()
 
     def restore(self, adapter: Adapter) -> None:
         """Put back modes, gradients and the active adapter; unmerge.
@@ -42,6 +47,7 @@ class ModelState:
             RunError: the run's adapter is no longer on the model.
             AdapterError: what it learns is no part of the model.
         """
+        self._modes.take_back(self._lent)
         if attached(self._model).get(ADAPTER) is not adapter:
             raise RunError(
                 f"the adapter {ADAPTER!r} was detached or replaced while the run was paused, so it "
@@ -50,8 +56,6 @@ class ModelState:
         unmerge(self._model)
         check_trained(self._model, adapter)  # of a merged one nothing is in the model
         activate(self._model, self._active)
-        for module, mode in self._modes:
-            module.training = mode
         self._model.zero_grad(set_to_none=True)
 
 

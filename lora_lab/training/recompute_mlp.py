@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lora_lab._util.torch_private import saving_hooks, storage_key
 from lora_lab.errors import ConfigError
+from lora_lab.methods.own_modes import class_of, set_class
 
 _FORMULA = "self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))"
 
@@ -40,14 +41,14 @@ def recomputed_mlps(model: nn.Module) -> Iterator[int]:
             f"recompute_mlp: {type(model).__name__} has no MLP of the form "
             "down(act(gate(x)) · up(x)); set recompute_mlp=False"
         )
-    classes = [type(module) for module in found]
+    classes = [class_of(module) for module in found]
     try:
-        for module in found:
-            module.__class__ = _recomputing(cast(Any, type(module)))
+        for module, own in zip(found, classes, strict=True):
+            set_class(module, _recomputing(own))
         yield len(found)
     finally:
         for module, own in zip(found, classes, strict=True):
-            module.__class__ = own
+            set_class(module, own)
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from lora_lab._util.own_random import OwnRandom
 from lora_lab.budget.meter import Meter
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.masters import Masters
+from lora_lab.methods.own_modes import are_training
 from lora_lab.methods.steady_weights import steady_weights
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.encoding import IGNORED
@@ -147,7 +148,7 @@ class _Loop:
         )
         self._losses = PassLosses(self._model, fit.loss)
         self._beside = False  # whether passes are trained with more than their loss
-        self._modules = list(self._replicas.model.modules())
+        self._modules = {id(module): module for module in self._replicas.model.modules()}
         self._moved: list[nn.Parameter] = []  # by the optimizer
         self._identities: list[int] = []
         self._follow_parameters()
@@ -255,7 +256,7 @@ class _Loop:
         it. The shares are of its tokens, so that they add up to the true mean.
         """
         fit = self._fit
-        if not all(module.training for module in self._modules):
+        if not are_training(self._modules):
             self._replicas.model.train()
         with fit.meter.measure(batch["input_ids"].numel()):
             # A copy from ordinary memory that waits for the device waits for all before it, too.

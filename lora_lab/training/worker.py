@@ -25,6 +25,7 @@ from lora_lab.errors import LoraLabError, ModelError, RunError
 from lora_lab.methods.attached import activate
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.offload import offload_notes
+from lora_lab.methods.own_modes import OwnModes
 from lora_lab.runs.samples import Sample
 from lora_lab.training import device_memory, processes, saved_state
 from lora_lab.training.data import RunData
@@ -78,6 +79,7 @@ class Worker:
         self._checkpoint_at = 0  # the step of the latest
         self._checkpoint_due = math.inf  # by the clock
         self.last_good = LastGood(self.model, self.adapter)
+        self.modes = OwnModes(self.model, apart=processes.count() == 1)
 
     def work(self) -> None:
         """Do all of it.
@@ -86,7 +88,7 @@ class Worker:
             Exception: what went wrong; the run's Snapshot tells of it, the frames are cleared.
         """
         try:
-            with thread_settings(self.home), diverted_log(self.run.notes):
+            with thread_settings(self.home), self.modes.here(), diverted_log(self.run.notes):
                 self._phases()
         except Exception as error:
             self._fail(error)
@@ -126,7 +128,7 @@ class Worker:
         self._checkpoint_if_asked()
         self.pace.stop()
         self.run.publish(elapsed_seconds=self.pace.seconds, eta_seconds=None)
-        return ModelState(self.model)
+        return ModelState(self.model, self.modes)
 
     def _should_stop(self) -> bool:
         (ends,) = processes.any_of(self.run.control.stop_wanted)

@@ -24,6 +24,7 @@ from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites
 from lora_lab.methods.lora.targets import TargetSpec
 from lora_lab.methods.lora.updated_weight import UpdatedWeight
+from lora_lab.methods.own_modes import class_of, set_class
 from lora_lab.spectra.update import LowRankUpdate
 
 
@@ -159,7 +160,7 @@ def adapt_parameters(module: nn.Module, name: str, sites: ParameterSites, active
         own = parameters_of(module).items()
         names = tuple(key for key, p in own if p is not None and p.dim() > 1)
         adapted.lora, adapted._active = nn.ModuleDict(), active
-        module.__class__ = _adapted_class(cast(Any, type(module)), names)
+        set_class(module, _adapted_class(class_of(module), names))
     children_of(adapted.lora)[name] = sites
 
 

@@ -40,6 +40,7 @@ from lora_lab.methods.lora.own_forward import (
 )
 from lora_lab.methods.lora.shared_input import SharedInput
 from lora_lab.methods.offload import check_present
+from lora_lab.methods.own_modes import class_of, set_class
 from lora_lab.spectra.update import LowRankUpdate
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def adapt(
             layer.__dict__[PATCHED] = patched
         if packing(layer) is not None:
             layer.__dict__["plain_product"] = False  # torchao's weights stand in a plain Linear
-        layer.__class__ = _adapted_class(cast(Any, type(layer)), is_read)
+        set_class(layer, _adapted_class(class_of(layer), is_read))
         layer.__dict__.pop("forward", None)
     # Not lora[name]: adapters may be called "keys" or "update".
     children_of(adapted.lora)[name] = sites
@@ -173,7 +174,7 @@ def unadapt(layer: nn.Module, name: str) -> None:
     if not layer.lora:
         if PATCHED in layer.__dict__:
             layer.__dict__["forward"] = layer.__dict__[PATCHED]
-        cast(Any, layer).__class__ = layer.base_class
+        set_class(layer, layer.base_class)
         layer.__dict__.pop(PATCHED, None)
         layer.__dict__.pop("plain_product", None)
         del layer.lora, layer._active
@@ -300,7 +301,8 @@ def readers_of_one_input(
 
 def base_class(layer: nn.Module) -> type[nn.Module]:
     """Return the class that a layer has without adapters."""
-    return layer.base_class if isinstance(layer, AdaptedLayer) else type(layer)
+    kind: type[nn.Module] = class_of(layer)
+    return layer.base_class if isinstance(layer, AdaptedLayer) else kind
 
 
 @functools.cache

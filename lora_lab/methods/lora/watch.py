@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from lora_lab._util.class_swap import with_mixin
 from lora_lab._util.thread_own import ThreadOwn
 from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, own_forwards, stored_weight
+from lora_lab.methods.own_modes import class_of, set_class
 
 # The key in a layer's __dict__ of its `Watch` and its path; None once its forward has run.
 _WATCH = "_lora_watch"
@@ -57,7 +58,7 @@ class Watch:
         for path, layer in modules.items():
             if isinstance(layer, AdaptedLayer) and not layer.is_read and _WATCH not in vars(layer):
                 layer.__dict__[_WATCH] = self, path
-                cast(Any, layer).__class__ = _watched_class(cast(Any, type(layer)))
+                set_class(cast(Any, layer), _watched_class(class_of(cast(Any, layer))))
         # A module's own name may have a dot in it: what is above it by its path need not be there.
         above = {path for below in _left(modules) for path in _above(below)} & modules.keys()
         for path in above:
@@ -159,9 +160,9 @@ def settle(layer: nn.Module) -> None:
     """Watch a layer no more; it keeps a mark, so that it is not watched again."""
     if isinstance(layer, _Watched):
         layer.__dict__[_WATCH] = None
-        mixed, *adapted = type(layer).__bases__
+        mixed, *adapted = class_of(layer).__bases__
         if mixed is _Watched:  # else somebody's own class, such as a parametrization's, is on top
-            cast(Any, layer).__class__ = adapted[0]
+            set_class(layer, adapted[0])
 
 
 @functools.cache

@@ -1,0 +1,160 @@
+"""The modes of a model's modules while a run has it: the run's are its own, on its thread.
+
+`model.eval()` in a cell, and every evaluation, sets a flag on each module, which a pass under way
+would read. So the run's flags are kept apart: for their thread (and autograd's, which works for it)
+modules have them, for all others the flags that are set on them. It takes a class of their own, for
+as long as the run has the model; to whoever looks, copies or pickles, it is the old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+from torch import nn
+
+from lora_lab._util.class_swap import with_mixin
+from lora_lab._util.thread_own import ThreadOwn
+from lora_lab._util.torch_private import is_compiled
+from lora_lab.anatomy.wrappers import unwrapped
+
+_FLAG = "training"
+
+
+class _Modes:
+    """A thread's own flags, {a module's id: whether it trains}; None: it has those of everybody."""
+
+    own: dict[int, bool] | None = None
+
+
+_modes: ThreadOwn[_Modes] = ThreadOwn(_Modes)
+
+
+class _OwnMode:
+    """Mixed into a module's class while a run has its model."""
+
+    @property
+    def training(self) -> bool:
+        own = _modes.here().own
+        everybodys: bool = self.__dict__[_FLAG]
+        return everybodys if own is None else own.get(id(self), everybodys)
+
+    @training.setter
+    def training(self, value: bool) -> None:
+        own = _modes.here().own
+        if own is not None and id(self) in own:
+            own[id(self)] = value
+        else:
+            self.__dict__[_FLAG] = value
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        made = cast(Any, super().__reduce_ex__(max(2, protocol)))
+        if isinstance(made, str):
+            return made
+        make, args, *rest = made
+        kinds = {type(self): class_of(cast(Any, self))}
+
+        def plain(value: Any) -> Any:
+            return kinds.get(value, value) if isinstance(value, type) else value
+
+        if getattr(make, "__name__", "") == "__newobj__":  # pickle compares its class to ours
+            make = _new
+        return plain(make), tuple(map(plain, args)), *rest
+
+
+def _new(kind: Any, *args: Any) -> Any:
+    return kind.__new__(kind, *args)
+
+
+class OwnModes:
+    """A run's modes on one model.
+
+    Args:
+        model: that it has. Its modules start in the modes that they are in.
+        apart: whether there is anybody to keep them from.
+    """
+
+    def __init__(self, model: nn.Module, apart: bool = True) -> None:
+        self._model, self._apart = model, apart
+        self._own: dict[int, bool] = {}
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        """Have modes apart from everybody's in the block, on this thread.
+
+        Not of a model that is compiled, whose graphs are made for the classes that it has, nor of
+        one that is called by wrappers, on threads of theirs.
+        """
+        modules = [*self._model.modules()]
+        thread = _modes.here()
+        before = thread.own
+        try:
+            for module in modules if self._apart and _is_plain(self._model) else ():
+                if _FLAG in module.__dict__:  # not in what TorchScript has made
+                    set_class(module, class_of(module), own_mode=True)
+                    self._own[id(module)] = module.__dict__[_FLAG]
+            thread.own = self._own
+            yield
+        finally:
+            thread.own = before
+            for module in modules:
+                module.__class__ = class_of(module)
+
+    def lend(self) -> list[tuple[nn.Module, bool, bool]]:
+        """Have everybody find the run's modes on the model; return what `take_back` is given."""
+        found = []
+        for module in self._model.modules():
+            if _FLAG not in module.__dict__:
+                continue
+            own, flag = module.training, module.__dict__[_FLAG]
+            found.append((module, own, flag))
+            module.__dict__[_FLAG] = own
+        return found
+
+    def take_back(self, lent: Iterable[tuple[nn.Module, bool, bool]]) -> None:
+        """Put everybody's modes back as they were, and the run's."""
+        for module, own, flag in lent:
+            module.training = own
+            module.__dict__[_FLAG] = flag
+
+
+def _is_plain(model: nn.Module) -> bool:
+    return unwrapped(model) is model and not any(map(is_compiled, model.modules()))
+
+
+def are_training(modules: Mapping[int, nn.Module]) -> bool:
+    """Whether all of some modules, by their ids, are in training mode for this thread."""
+    own = _modes.here().own
+    if own is not None and own.keys() >= modules.keys():
+        return all(map(own.__getitem__, modules))
+    return all(module.training for module in modules.values())
+
+
+def is_anothers(module: nn.Module) -> bool:
+    """Whether a run has a module, and this thread is not the run's."""
+    return isinstance(module, _OwnMode) and id(module) not in (_modes.here().own or ())
+
+
+def class_of(module: nn.Module) -> Any:
+    """Return a module's class, without what a run's modes take."""
+    kind = type(module)
+    return kind.__dict__.get("own_mode_of", kind)  # not where another's class is on top
+
+
+def set_class(module: nn.Module, kind: Any, own_mode: bool = False) -> None:
+    """Give a module another class, in which a run keeps its modes if it did, or is about to."""
+    own_mode = own_mode or class_of(module) is not type(module)
+    module.__class__ = _with_own_mode(kind) if own_mode else kind
+
+
+@functools.cache
+def _with_own_mode(kind: Any) -> Any:
+    members = {
+        "own_mode_of": kind,
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+    }
+    return with_mixin(_OwnMode, kind, kind.__name__, members)

@@ -1,0 +1,41 @@
+"""Private names of torch that what runs on several threads needs; see `test_private_names`."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+from torch import nn
+
+from lora_lab._util import torch_private
+
+
+def test_objects_of_a_thread_are_kept_for_it_alone() -> None:
+    owner, found = nn.Identity(), []
+    torch_private.thread_values()[owner] = 1
+    thread = threading.Thread(target=lambda: found.append(dict(torch_private.thread_values())))
+    thread.start()
+    thread.join()
+    assert torch_private.thread_values()[owner] == 1
+    assert found == [{}]
+
+
+def test_a_module_with_other_tensors_in_the_place_of_its_parameters() -> None:
+    table = nn.Embedding(4, 2)
+    module = nn.Sequential(table, nn.Dropout(0.5), nn.Linear(2, 4, bias=False)).eval()
+    module[2].weight = table.weight
+    expected = module.double()(torch.arange(4)).detach()
+    module.float()
+    twin = torch_private.with_tensors(module, {table.weight: table.weight.double()})
+    torch.testing.assert_close(twin(torch.arange(4)), expected, rtol=0, atol=0)
+    assert not any(part.training for part in twin.modules())
+    assert table.weight.dtype == torch.float32
+
+
+def test_what_is_compiled_says_so() -> None:
+    plain, in_place, forward = nn.Linear(1, 1), nn.Linear(1, 1), nn.Linear(1, 1)
+    in_place.compile(backend="eager")
+    forward.forward = torch.compile(forward.forward, backend="eager")
+    assert not torch_private.is_compiled(plain)
+    for module in (in_place, forward, torch.compile(plain, backend="eager")):
+        assert torch_private.is_compiled(module)

@@ -1,0 +1,148 @@
+"""A run's modes on a model that others set theirs on meanwhile."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import lora_lab as ll
+from lora_lab.methods.own_modes import OwnModes, are_training, class_of, is_anothers
+from tests.helpers.tiny_models import tiny
+
+
+def elsewhere(act: Callable[[], Any]) -> Any:
+    """Return what another thread is answered."""
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(act()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def modes(model: nn.Module) -> list[bool]:
+    return [part.training for part in model.modules()]
+
+
+def stack() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.BatchNorm1d(2)).eval()
+
+
+def test_each_sets_its_own_and_reads_its_own():
+    model = stack()
+    own = OwnModes(model)
+    with own.here():
+        assert modes(model) == [False] * 4
+        model.train()
+        assert modes(model) == [True] * 4
+        assert elsewhere(lambda: modes(model)) == [False] * 4
+        elsewhere(lambda: model[1].train())
+        assert elsewhere(lambda: modes(model)) == [False, False, True, False]
+        model[2].training = False
+        assert modes(model) == [True, True, True, False]
+        elsewhere(model.eval)
+        assert modes(model) == [True, True, True, False]
+        everything = {id(part): part for part in model.modules()}
+        assert not are_training(everything)
+        model.train()
+        assert are_training(everything)
+        assert not elsewhere(lambda: are_training(everything))
+    assert modes(model) == [False] * 4
+
+
+def test_a_pass_goes_by_its_threads_modes():
+    model, x = stack(), torch.ones(4, 2)
+    expected = model(x)
+    with OwnModes(model).here():
+        model.train()
+        assert torch.equal(elsewhere(lambda: model(x)), expected)
+        torch.manual_seed(0)
+        dropped = model[1](x)
+    torch.manual_seed(0)
+    assert torch.equal(dropped, nn.functional.dropout(x, 0.5, training=True))
+
+
+def test_the_model_is_what_it_was_to_whoever_looks_copies_or_pickles():
+    model = tiny("llama")
+    ll.attach(model, ll.LoraConfig(r=2, target_modules=["q", "embed_tokens"]))
+    kinds, text = [type(part) for part in model.modules()], repr(model)
+    with OwnModes(model).here():
+        model.train()
+        assert repr(model) == text
+        for part, kind in zip(model.modules(), kinds, strict=True):
+            assert isinstance(part, kind)
+            assert type(part).__qualname__ == kind.__qualname__
+            assert class_of(part) is kind
+        copies = [
+            make(model)
+            for make in (copy.deepcopy, copy.copy, lambda own: pickle.loads(pickle.dumps(own)))
+        ]
+    assert [type(part) for part in model.modules()] == kinds
+    for each in copies:
+        assert not each.training
+        assert type(each) is type(model)
+    expected = [type(part) for part in copy.deepcopy(model).modules()]
+    assert [type(part) for part in copies[0].modules()] == expected
+
+
+def test_adapters_come_and_go_meanwhile():
+    model = tiny("llama")
+    kinds = [type(part) for part in model.modules()]
+    ll.attach(model, ll.LoraConfig(r=2, target_modules=["q"]), "kept")
+    with OwnModes(model).here():
+        ll.attach(model, ll.LoraConfig(r=2, target_modules=["v"]), "other", activate=False)
+        model(input_ids=torch.arange(4)[None])
+    ll.detach(model)
+    assert [type(part) for part in model.modules()] == kinds
+
+
+def test_who_is_lent_the_model_finds_the_runs_modes_and_leaves_none():
+    model = stack()
+    own = OwnModes(model)
+    with own.here():
+        model.train()
+        elsewhere(lambda: model[0].train())
+        lent = own.lend()
+        assert elsewhere(lambda: modes(model)) == [True] * 4
+        elsewhere(model.eval)
+        own.take_back(lent)
+        assert modes(model) == [True] * 4
+        assert elsewhere(lambda: modes(model)) == [False, True, False, False]
+    assert modes(model) == [False, True, False, False]
+
+
+def test_two_threads_have_two_models():
+    one, other = stack(), stack()
+    with OwnModes(one).here():
+        one.train()
+
+        def trains() -> Any:
+            with OwnModes(other).here():
+                other.train()
+                return modes(one) + modes(other)
+
+        assert elsewhere(trains) == [False] * 4 + [True] * 4
+        assert modes(one) + modes(other) == [True] * 4 + [False] * 4
+
+
+def test_a_module_is_anothers_where_a_run_has_it():
+    model = stack()
+    with OwnModes(model).here():
+        assert not is_anothers(model[0])
+        assert elsewhere(lambda: is_anothers(model[0]))
+    assert not elsewhere(lambda: is_anothers(model[0]))
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
+def test_wrapped_and_compiled_models_keep_their_classes(wrap):
+    model = wrap(stack())
+    with OwnModes(model).here():
+        assert all(class_of(part) is type(part) for part in model.modules())
+        model.train()
+    assert modes(model) == [True] * len(modes(model))

@@ -1,0 +1,115 @@
+"""A run has the losses of a calm one, bit for bit, whatever cells beside it read of its model."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import lora_lab as ll
+from tests.helpers.beside import outcome
+from tests.helpers.tiny_classes import tiny_classes
+from tests.helpers.tiny_run import tiny_lm, tiny_task
+from tests.stories.test_every_method import METHODS, inputs_of, prepared
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def cell(model: Any) -> None:
+    """What people do in cells with a model: they ask it, in this mode and that one."""
+    inputs = inputs_of(model)
+    model.eval()
+    model(**inputs)
+    if hasattr(model, "generate"):
+        inputs.pop("decoder_input_ids", None)
+        alone = not model.config.is_encoder_decoder
+        model.generate(**inputs, max_new_tokens=2, do_sample=True, use_cache=alone)
+    model.train()
+    short = {name: tensor[:1, :5] for name, tensor in inputs_of(model).items()}
+    classes = "Classification" in type(model).__name__
+    labels = torch.zeros(1, dtype=torch.long) if classes else short["input_ids"]
+    short.pop("decoder_input_ids", None)
+    model(**short, labels=labels)
+    torch.manual_seed(3)
+    torch.rand(2)
+    random.seed(4)
+
+
+def lively(model: nn.Module) -> None:
+    """Give a model dropout."""
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.1
+
+
+def both(kind: str, name: str, folder: Any, **training: Any) -> tuple[Any, Any]:
+    """Return what a calm run leaves, and one with a cell in the midst of its passes."""
+    found = []
+    for beside in (None, cell):
+        lm, _, config = prepared(kind, name)
+        if isinstance(config, ll.LoraConfig):
+            config = config.replace(lora_dropout=0.2)
+        lively(lm.model)
+        task = tiny_classes(8, 2) if kind == "bert" else tiny_task(8, 2)
+        torch.manual_seed(0)
+        found.append(outcome(lm, task, config, folder, beside, **training))
+        assert lm.model.training == (beside is not None), "as the cell has left it"
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method(name, tmp_path):
+    calm, beside = both("gpt2", name, tmp_path)
+    assert beside == calm
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("bert", "PreLayer"), ("bert", "Adapter^D"), ("t5", "LoRA+PE"), ("t5", "Adapter^D")],
+)
+def test_every_kind_of_model(kind, name, tmp_path):
+    calm, beside = both(kind, name, tmp_path)
+    assert beside == calm
+
+
+@pytest.mark.parametrize("name", ["PreLayer", "Adapter^D", "LoRA"])
+def test_with_gradient_checkpointing(name, tmp_path):
+    calm, beside = both("llama", name, tmp_path, gradient_checkpointing=True)
+    assert beside == calm
+
+
+def mixes(model: Any) -> None:
+    """Ask for rows of other adapters, in a batch of other size than the run's."""
+    ids = torch.arange(5, 11).view(3, 2)
+    with ll.mixed_batch(model, ["default", None, "default"]):
+        model(input_ids=ids)
+        model.generate(input_ids=ids, max_new_tokens=2)
+
+
+def test_a_mixed_batch(tmp_path):
+    config = ll.LoraConfig(r=2, target_modules=["q", "v"], use_dora=True)
+    calm, beside = (
+        outcome(tiny_lm(), tiny_task(8, 2), config, tmp_path, each) for each in (None, mixes)
+    )
+    assert beside == calm
+
+
+def test_a_module_that_is_trained_whole_beside_a_base_in_half_precision(tmp_path):
+    # Its float32 masters are cast down for each pass: not within the module, where another
+    # thread's pass would find them, and may leave them.
+    config = ll.LoraConfig(r=2, target_modules=["q"], modules_to_save=["lm_head"])
+    found = []
+    for beside in (None, cell):
+        lm = tiny_lm()
+        lm.model.to(torch.bfloat16)
+        found.append(outcome(lm, tiny_task(8, 2), config, tmp_path, beside, eval_examples=0))
+    assert found[0] == found[1]
