@@ -5,11 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-<<<<<<< HEAD
-=======
-import subprocess
-import sys
->>>>>>> d6ae50c (A cell beside a run that only reads its model changes no bit of its losses: modes and what a pass keeps are a thread's own)
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
