@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from lora_lab import spectra
-from lora_lab._util.json_files import fitted, parse_json, read_bytes
+from lora_lab._util.json_files import fitted, parse_json
 from lora_lab.errors import AdapterError, RunError
 from lora_lab.runs.history import read_history
-from lora_lab.runs.records import METRICS_FILE, MOST_METRICS, find_run
+from lora_lab.runs.metrics import METRICS_FILE, pieces
+from lora_lab.runs.records import find_run
 from lora_lab.runs.schema import Count, Whole
 
 
@@ -111,13 +112,7 @@ def _steps_of_an_epoch(folder: Path) -> float | None:
 def _metrics(folder: Path, epoch: float) -> Iterator[Mapping[str, Any]]:
     """Yield the first epoch's rows of metrics.jsonl; the last line may still be being written."""
     path = folder / METRICS_FILE
-    try:
-        lines = read_bytes(path, MOST_METRICS).split(b"\n")[:-1]
-    except FileNotFoundError:
-        return  # no step is done yet
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_lines(path), start=1):
         try:
             row: Any = parse_json(line)
             fitted(row, _CountedRow)
@@ -128,3 +123,13 @@ def _metrics(folder: Path, epoch: float) -> Iterator[Mapping[str, Any]]:
         if row["step"] >= epoch + 1:
             return
         yield row
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        for piece in pieces(path):
+            yield from piece.split(b"\n")[:-1]
+    except FileNotFoundError:
+        return  # no step is done yet
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from error

@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._util.json_files import fields_of, fitted, parse_json, read_bytes, read_json
+from lora_lab._util.json_files import fields_of, fitted, read_json
 from lora_lab.errors import RunError
 from lora_lab.runs import checkpoints, lock
 from lora_lab.runs.history import SpectraHistory, read_history
+from lora_lab.runs.metrics import METRICS_FILE, LossCurve, read_losses, read_metrics
 from lora_lab.runs.schema import RunFacts, SampleRow, Summary
 from lora_lab.runs.spectra_log import SITES_FILE
 
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from lora_lab.training.run import Run
 
 CONFIG_FILE = "config.json"
-METRICS_FILE = "metrics.jsonl"
-MOST_METRICS = 2**31  # bytes: some ten million steps
 SWEEP_FILE = "sweep.json"  # makes a folder a sweep's: its runs lie right in it
 
 
@@ -44,7 +44,8 @@ class OpenedRun:
     """What a run's files hold.
 
     Attributes:
-        rows: the lines of metrics.jsonl: step, loss, learning_rate, tokens, seconds.
+        folder: the run's.
+        curve: the losses step by step, as arrays.
         metrics: its scores before and after, as far as they are known.
         samples: the held-out prompts with their answers, once it is over.
         history: ΔW's spectra step by step; None where none were kept.
@@ -52,17 +53,26 @@ class OpenedRun:
         adapter_folder: the adapter at the end; None before.
     """
 
-    rows: tuple[Mapping[str, Any], ...]
+    folder: Path
+    curve: LossCurve
     metrics: Mapping[str, float]
     samples: tuple[Mapping[str, Any], ...]
     history: SpectraHistory | None
     checkpoints: Mapping[int, Path]
     adapter_folder: Path | None
 
-    @property
+    @cached_property
     def losses(self) -> tuple[tuple[int, float], ...]:
         """(step, loss) of every step."""
-        return tuple((row["step"], row["loss"]) for row in self.rows if "loss" in row)
+        return self.curve.pairs()
+
+    @cached_property
+    def rows(self) -> tuple[Mapping[str, Any], ...]:
+        """The lines of metrics.jsonl, read when they are first asked for.
+
+        Each has step, loss, learning_rate, tokens and seconds.
+        """
+        return tuple(read_metrics(self.folder))
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,8 @@ class RunRecord:
             history = None
         adapter = self.folder / "adapter"
         return OpenedRun(
-            rows=tuple(read_metrics(self.folder)),
+            folder=self.folder,
+            curve=read_losses(self.folder),
             metrics=dict((self.summary or {}).get("metrics", {})),
             samples=tuple(_read_samples(self.folder)),
             history=history,
@@ -217,25 +228,6 @@ def _is_id(run: str | os.PathLike[str]) -> bool:
     parts = Path(run).parts
     plain = len(parts) < 3 and not {"..", "/"} & {*parts}
     return plain and isinstance(run, str) and run == "/".join(parts)
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics.jsonl; a damaged one costs itself alone."""
-    try:
-        lines = read_bytes(folder / METRICS_FILE, MOST_METRICS).split(b"\n")[:-1]
-    except (OSError, ValueError):
-        return []
-    return [row for row in map(read_row, lines) if row is not None]
-
-
-def read_row(line: bytes) -> dict[str, Any] | None:
-    """Return a line's {"step": …} and its other numbers; None where it is no such line."""
-    try:
-        row = parse_json(line)
-        numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
-    except (ValueError, AttributeError):
-        return None
-    return numbers if type(numbers.get("step")) is int else None
 
 
 def _read_config(path: Path) -> tuple[Mapping[str, Any] | None, str]:

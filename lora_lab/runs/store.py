@@ -40,14 +40,8 @@ from lora_lab._util.files import (
 from lora_lab._util.redaction import redacted, redacted_values
 from lora_lab.runs import checkpoints
 from lora_lab.runs.lock import LOCK_FILE, RunLock
-from lora_lab.runs.records import (
-    CONFIG_FILE,
-    METRICS_FILE,
-    RunRecord,
-    has_config,
-    list_runs,
-    read_metrics,
-)
+from lora_lab.runs.metrics import METRICS_FILE, cut_lines, read_losses
+from lora_lab.runs.records import CONFIG_FILE, RunRecord, has_config, list_runs
 
 __all__ = ["NullStore", "RunRecord", "RunStore", "list_runs"]
 
@@ -80,7 +74,7 @@ class RunStore:
             make_dirs(self.folder)
             self._lock.acquire()
 
-    def reopen(self, log_bytes: int) -> list[tuple[int, float]]:
+    def reopen(self, log_bytes: int) -> tuple[tuple[int, float], ...]:
         """Make ready to go on with a run that ended: drop what came after its last checkpoint.
 
         Args:
@@ -100,11 +94,10 @@ class RunStore:
             (self.folder / "summary.json").unlink(missing_ok=True)
             if path.exists():
                 with os.fdopen(open_own(path, os.O_RDWR), "r+b") as file:
-                    kept = file.read(log_bytes)
-                    file.truncate(kept.rfind(b"\n") + 1)
+                    cut_lines(file, log_bytes)
         for folder in (self.folder, self.folder / "checkpoints"):
             recover_dir(folder)
-        return [(row["step"], row["loss"]) for row in read_metrics(self.folder) if "loss" in row]
+        return read_losses(self.folder).pairs()
 
     @classmethod
     def create(cls, output_dir: str | os.PathLike[str], name: str | None = None) -> RunStore:

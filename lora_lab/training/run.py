@@ -315,7 +315,7 @@ class Run:
     def _prepare(self) -> None:
         if self.is_again:
             log_bytes = 0 if self.resumes is None else int(self.resumes.state["log_bytes"])
-            self.steps_before = processes.from_main(lambda: tuple(self.store.reopen(log_bytes)))
+            self.steps_before = processes.from_main(lambda: self.store.reopen(log_bytes))
         else:
             processes.from_main(self.store.begin)
         try:

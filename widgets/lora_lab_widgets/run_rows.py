@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,21 +13,19 @@ from typing import Any
 import numpy as np
 
 from lora_lab import spectra
-from lora_lab._util.files import open_own
 from lora_lab._util.format import format_bytes, format_count, format_number
 from lora_lab.analysis.methods import compare_methods
 from lora_lab.errors import RunError
 from lora_lab.methods.combined import to_python
 from lora_lab.runs.history import SpectraHistory
 from lora_lab.runs.lock import RunLock
+from lora_lab.runs.metrics import read_last_row
 from lora_lab.runs.records import (
-    METRICS_FILE,
     OpenedRun,
     RecordState,
     RunRecord,
     is_sweep,
     read_record,
-    read_row,
 )
 from lora_lab.runs.run_file import read_configs
 from lora_lab.tasks.metrics import NATS, changes
@@ -38,7 +35,6 @@ from lora_lab_widgets.serialize import number, thin
 
 MOST_ROWS = 100
 MOST_PICKED = 6
-_TAIL = 4096  # bytes of metrics.jsonl that hold its last line
 _MOST_TEXT = 1_500  # characters of a prompt, an answer, a note
 _MOST_CONFIG = 6_000
 _MOST_SAMPLES = 6
@@ -127,7 +123,7 @@ def folder_bytes(folder: Path) -> int:
 
 def _row(record: RunRecord) -> dict[str, Any]:
     summary = record.summary or {}
-    last = _last_line(record.folder / METRICS_FILE)
+    last = read_last_row(record.folder)
     state = record.state
     queued = queue.is_queued(record.folder)
     repeats = state is RecordState.FAILED and not summary.get("repeats")
@@ -149,17 +145,6 @@ def _row(record: RunRecord) -> dict[str, Any]:
 
 def _from(record: RunRecord) -> str:
     return f" · from {record.start_from[:200]}" if record.start_from else ""
-
-
-def _last_line(path: Path) -> Mapping[str, Any]:
-    """Return the last whole row of a run's metrics, {} where there is none."""
-    try:
-        with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL))
-            lines = file.read(2 * _TAIL).split(b"\n")[:-1]
-    except OSError:
-        return {}
-    return next(filter(None, map(read_row, reversed(lines))), {})
 
 
 def _when(record: RunRecord) -> str:
@@ -202,20 +187,21 @@ def _loss_unit(record: RunRecord) -> str:
 
 
 def _curve(record: RunRecord, run: OpenedRun) -> list[Any]:
-    losses = [(step, float(loss)) for step, loss in run.losses if _number(loss) is not None]
+    finite = np.isfinite(run.curve.losses)
+    losses = np.column_stack([run.curve.steps[finite], run.curve.losses[finite]])
     return thin(losses, _whole(_of(record, "training").get("max_steps")) or len(losses))
 
 
 def _cells(record: RunRecord, run: OpenedRun) -> list[str]:
     summary = record.summary or {}
-    losses = [loss for _, loss in run.losses if _number(loss) is not None]
+    losses = run.curve.losses[np.isfinite(run.curve.losses)]
     trainable, peak = _whole(summary.get("trainable")), _whole(summary.get("peak_memory"))
     seconds = _number(summary.get("seconds"))
-    if seconds is None and run.rows:
-        seconds = _number(run.rows[-1].get("seconds"))
+    if seconds is None:
+        seconds = _number(read_last_row(record.folder).get("seconds"))
     return [
         str(len(losses)),
-        format_number(losses[-1]) if losses else _NOTHING,
+        format_number(float(losses[-1])) if len(losses) else _NOTHING,
         _metrics(run.metrics) or _NOTHING,
         format_count(trainable) if trainable else _NOTHING,
         *_spectra(run.history),

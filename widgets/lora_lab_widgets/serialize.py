@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from lora_lab.tasks.metrics import changes
 from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.error_json import MAX_LINE
@@ -41,28 +43,38 @@ def describe(snapshot: Snapshot | None) -> dict[str, Any]:
 
 
 def thin(
-    losses: Sequence[tuple[int, float]], total_steps: int
+    losses: Sequence[tuple[int, float]] | np.ndarray, total_steps: int
 ) -> list[tuple[int, float | None, float | None]]:
     """Return at most `MAX_POINTS` of the points as (step, loss, smoothed loss).
 
     The smoothed value is the exponentially weighted mean of all points so far, with the weight
     exp(-Δstep/τ), τ = max(2, total_steps/60) steps, divided by the sum of the weights so that it
     starts without bias. A loss that is not finite is None and does not enter the mean.
+
+    Args:
+        losses: (step, loss), the steps ascending.
+        total_steps: of the run.
     """
+    steps, values = np.array(losses, np.float64).reshape(-1, 2).T
+    if not len(steps):
+        return []
     span = max(2.0, total_steps / 60)
-    mean = weight = 0.0
-    last = losses[0][0] if losses else 0
-    points: list[tuple[int, float | None, float | None]] = []
-    for step, loss in losses:
-        decay = math.exp(-max(0, step - last) / span)
-        last = step
-        mean, weight = mean * decay, weight * decay
-        if math.isfinite(loss):
-            mean, weight = mean + loss, weight + 1
-        points.append((step, number(loss), number(mean / weight) if weight else None))
-    every = -(-len(points) // MAX_POINTS) or 1
+    every = -(-len(steps) // MAX_POINTS)
     # Counted from the end, so that the newest point is always among them.
-    return points[::-1][::every][::-1]
+    ends = np.arange(len(steps) - 1, -1, -every)[::-1]
+    first = np.concatenate([[0], ends[:-1] + 1])  # of the points up to each of them
+    past = np.cumsum(np.maximum(0, np.diff(steps, prepend=steps[0]))) / span
+    finite = np.isfinite(values)
+    weights = np.exp(past - np.repeat(past[ends], ends - first + 1)) * finite
+    sums = np.add.reduceat(weights * np.where(finite, values, 0.0), first)
+    counts = np.add.reduceat(weights, first)
+    mean = weight = 0.0
+    points = []
+    for i, kept in enumerate(np.exp(-np.diff(past[ends], prepend=0.0))):
+        mean, weight = mean * kept + sums[i], weight * kept + counts[i]
+        loss = number(float(values[ends[i]]))
+        points.append((int(steps[ends[i]]), loss, number(mean / weight) if weight else None))
+    return points
 
 
 def number(value: float | None) -> float | None:

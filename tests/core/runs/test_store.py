@@ -13,7 +13,8 @@ import torch
 
 from lora_lab.errors import RunError
 from lora_lab.runs import store as store_module
-from lora_lab.runs.records import find_run, read_metrics
+from lora_lab.runs.metrics import read_metrics
+from lora_lab.runs.records import find_run
 from lora_lab.runs.store import RunStore, list_runs
 
 
@@ -213,11 +214,11 @@ def test_reopening_drops_the_lines_after_the_checkpoint_and_half_a_line(tmp_path
             size = store.flush_log()
     store.write_json("summary.json", {"state": "stopped"})
     store.close()
-    assert store.reopen(size) == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert store.reopen(size) == ((1, 1.0), (2, 2.0), (3, 3.0))
     assert not (store.folder / "summary.json").exists()
     store.close()
     # The power went: less is on the disk than had been written.
-    assert store.reopen(size - 5) == [(1, 1.0), (2, 2.0)]
+    assert store.reopen(size - 5) == ((1, 1.0), (2, 2.0))
     store.log({"step": 3, "loss": 3.0})
     assert [row["step"] for row in read_metrics(store.folder)] == [1, 2, 3]
     store.close()
