@@ -6,6 +6,7 @@ surrogate pair no UTF-8: neither is let in, so that nothing behind has to expect
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from lora_lab._util.files import open_own
 
 MOST_BYTES = 64 * 2**20  # a run's config.json has some KB, the sites of a large model a few MB
 _MOST_DIGITS = 18  # a whole number that JavaScript, NumPy and SQLite still hold
+_SAME_DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG_NUMBER = b"0" * (_MOST_DIGITS + 1)  # or what looks like one
 _DEEPEST = 32  # lists and objects in each other; those that we write have at most ten
 
 
@@ -56,6 +59,8 @@ def fitted(value: Any, kind: Any) -> Any:
 
 def fields_of(value: Any, kind: Any) -> dict[str, Any]:
     """Return the keys of an object that fit a TypedDict's, each by itself; {} of no object."""
+    if isinstance(value, dict) and _fits(value, kind):
+        return value
     return {
         key: own
         for key, own in (value.items() if isinstance(value, dict) else ())
@@ -87,7 +92,7 @@ def read_bytes(path: Path, most: int, *, follow: bool = False) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise ValueError(f"it has {size} bytes; at most {most} are read")
-        return file.read(most)  # what is appended meanwhile may be there, too
+        return file.read(size)
 
 
 def parse_json(text: bytes, objects: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
@@ -100,13 +105,20 @@ def parse_json(text: bytes, objects: Callable[[list[tuple[str, Any]]], Any] | No
     Raises:
         ValueError: it is no JSON, too deep, or holds a number beyond what fits.
     """
-    try:
-        value = json.loads(text.decode(), parse_int=_integer, object_pairs_hook=objects)
-    except RecursionError:
-        raise ValueError(_DEEP) from None
+    value = _decoded(text, objects)
     if text.count(b"[") + text.count(b"{") > _DEEPEST:
         _check_depth(value)
     return _whole_text(value) if b"\\ud" in text.lower() else value
+
+
+def _decoded(text: bytes, objects: Callable[[list[tuple[str, Any]]], Any] | None) -> Any:
+    if objects is None and _LONG_NUMBER not in text.translate(_SAME_DIGITS):
+        with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return msgspec.json.decode(text)  # in a fifth of the time, and stricter
+    try:
+        return json.loads(text.decode(), parse_int=_integer, object_pairs_hook=objects)
+    except RecursionError:
+        raise ValueError(_DEEP) from None
 
 
 _DEEP = "it is nested too deep"
@@ -123,8 +135,8 @@ def _check_depth(value: Any) -> None:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > _MOST_DIGITS:
-        raise ValueError(f"a number has {len(digits)} digits")
+    if (count := len(digits.lstrip("-"))) > _MOST_DIGITS:
+        raise ValueError(f"a number has {count} digits")
     return int(digits)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lora_lab._util import json_files
 from lora_lab._util.json_files import parse_json, read_bytes, read_json
@@ -35,6 +38,39 @@ def test_what_does_not_fit_is_a_value_error(text, message):
         parse_json(text)
 
 
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.sampled_from([-(10**18) + 1, -(10**18)])
+    | st.floats()
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON, st.booleans())
+def test_what_is_read_is_what_json_reads(value, ascii_only):
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return
+    too_long = []
+    expected = json.loads(
+        encoded, parse_int=lambda d: too_long.append(abs(int(d)) >= 10**18) or int(d)
+    )
+    if any(too_long):
+        with pytest.raises(ValueError, match="a number has"):
+            parse_json(encoded)
+    elif "\\ud" not in text:  # see below
+        assert repr(parse_json(encoded)) == repr(expected)
+
+
+def test_texts_with_long_numbers_are_read():
+    assert parse_json(b'{"id": "%s", "x": 0.%s}' % (b"7" * 40, b"3" * 40))["x"] == 1 / 3
+
+
 def test_halves_of_surrogate_pairs_become_the_mark_of_what_is_lost():
     read = parse_json(rb'{"\ud800a": ["\udcff", "\uD83D\uDE00"]}')
     assert read == {"�a": ["�", "😀"]}
@@ -50,6 +86,10 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path, monkeypatch):
     for name in ("link", "pipe", "zero"):
         with pytest.raises(OSError, match="it is a link or no regular file"):
             read_json(tmp_path / f"{name}.json")
+    tracemalloc.start()
+    read_json(mine)
+    assert tracemalloc.get_traced_memory()[1] < 2**17, "no room for the largest file"
+    tracemalloc.stop()
     sparse = tmp_path / "sparse.json"
     with sparse.open("wb") as file:
         file.truncate(2**40)
