@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
+import re
+
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, but for tab and newline
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f"  # directions of writing, ends of lines
+    "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"  # marks, surrogates, tags
+)
+
+
+def visible(text: str) -> str:
+    """Return a text as a terminal may have it, with what steers one by its number: "\\u001b".
+
+    An escape sequence can move the cursor over other lines, rename the window or write the
+    clipboard; a mark of the direction of writing shows a file's name backwards; a lone surrogate
+    cannot be written at all.
+    """
+    return _HIDDEN.sub(_named, text)
+
+
+def one_line(text: str) -> str:
+    """Return a text likewise, its tabs and ends of lines too."""
+    return visible(text).replace("\t", "\\t").replace("\n", "\\n")
+
+
+def _named(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
 
 class LoraLabError(Exception):
     """Base of all errors that a user can fix. The command line prints it without a traceback."""
+
+    def __init__(self, *args: object) -> None:
+        # A file's names stand in messages, and an escape sequence in one writes over other lines.
+        super().__init__(*(visible(own) if isinstance(own, str) else own for own in args))
 
 
 class ConfigError(LoraLabError, ValueError):

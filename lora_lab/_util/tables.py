@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from lora_lab.errors import one_line
+
 
 @dataclass(frozen=True, repr=False)
 class Table:
@@ -22,7 +24,8 @@ class Table:
     numbers: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
-        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        rows = [tuple(map(one_line, row)) for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(self.header, *rows, strict=True)]
 
         def line(cells: Sequence[str]) -> str:
             padded = (
@@ -31,13 +34,13 @@ class Table:
             )
             return "  ".join(padded).rstrip()
 
-        return "\n".join(map(line, (self.header, *self.rows)))
+        return "\n".join(map(line, (self.header, *rows)))
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         def line(cells: Sequence[str], *tags: str) -> str:
-            texts = zip(self.header, (escape(cell) for cell in cells), strict=True)
+            texts = zip(self.header, (escape(one_line(cell)) for cell in cells), strict=True)
             aligned = (
                 f'<{tag} style="text-align:{"right" if name in self.numbers else "left"}">{text}'
                 f"</{tag.partition(' ')[0]}>"

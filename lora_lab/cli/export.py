@@ -7,6 +7,7 @@ import argparse
 from lora_lab._util.dtypes import MODEL_DTYPES
 from lora_lab.checkpoint.convert import export_adapter
 from lora_lab.cli.command import Command, Report
+from lora_lab.cli.output import console
 
 _FORMS = {
     "peft": "PEFT's folder",
@@ -30,9 +31,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> Report:
-    from rich.console import Console
-
-    with Console(stderr=True, quiet=options.json).status("exporting"):
+    with console(stderr=True, quiet=options.json).status("exporting"):
         found = export_adapter(
             options.adapter, options.base, options.format, options.out, options.dtype
         )

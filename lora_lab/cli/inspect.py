@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lora_lab.cli.command import Command, Report
+from lora_lab.cli.output import console
 from lora_lab.errors import ConfigError
 from lora_lab.reports.inspect import inspect_adapter
 from lora_lab.reports.inspection_page import write_inspection
@@ -26,14 +27,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> Report:
-    from rich.console import Console
 
     if options.alpha is not None and not options.loralib:
         raise ConfigError("--alpha is for loralib's files; add --loralib, or leave it out")
     if options.loralib and options.alpha is None:
         raise ConfigError("loralib's files do not hold α; add --alpha with the one of its training")
     slices = options.slices and [name.strip() for name in options.slices.split(",")]
-    with Console(stderr=True, quiet=options.json).status("looking into the adapter"):
+    with console(stderr=True, quiet=options.json).status("looking into the adapter"):
         found = inspect_adapter(
             options.adapter,
             base=options.base,

@@ -5,17 +5,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from lora_lab.errors import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# What rich writes: colors, the cursor's moves and its hiding, ends of a line.
+_STYLE = re.compile(r"(\x1b\[(?:[0-9;]*m|[0-9]*[A-HJK]|\?25[lh])|\r)")
+_OF_A_BAR = re.compile(r"\r|(?:\n|\x1b\[A)+$")
 _GONE = errno.EPIPE, errno.EIO, errno.EBADF  # of a pipe, a terminal, a file
 
 
 class Steady:
-    """A stream that swallows what is written to it once that cannot be done any more.
+    """A stream that names what a terminal would obey, and swallows what cannot be written any more.
 
     Attributes:
         lost: it cannot.
@@ -31,7 +40,13 @@ class Steady:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write; see `TextIO.write`."""
+        """Write a text without characters that steer a terminal; see `TextIO.write`."""
+        bar = _OF_A_BAR.match(text)  # tqdm's, of a download
+        start = bar.end() if bar else 0
+        return self.write_styled(text[:start] + visible(text[start:]))
+
+    def write_styled(self, text: str) -> int:
+        """Write a text as it is."""
         self._try(lambda: self._stream.write(text))
         return len(text)
 
@@ -55,6 +70,37 @@ class Steady:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
+
+
+class _Styled:
+    """A stream for rich, whose colors and moves of the cursor pass, and nothing else does."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write; see `TextIO.write`."""
+        clean = "".join(
+            part if _STYLE.fullmatch(part) else visible(part) for part in _STYLE.split(text)
+        )
+        write = getattr(self._stream, "write_styled", self._stream.write)
+        return cast(int, write(clean))
+
+
+def console(*, stderr: bool = False, **options: Any) -> Console:
+    """Return rich's console on what is stdout or stderr now. What it is given it shows as it is.
+
+    Args:
+        stderr: on that.
+        options: of `rich.console.Console`.
+    """
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=cast(TextIO, _Styled(stream)), **options)
 
 
 @contextlib.contextmanager

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lora_lab.budget.forecast import budget
+from lora_lab.cli.output import console
+from lora_lab.errors import one_line, visible
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.models.load import load_model
 from lora_lab.reports.run_page import write_run_report
@@ -41,14 +44,15 @@ def demo(
     Returns:
         {"run": id, "adapter": folder, "report": path of report.html, "metrics": {…}}.
     """
-    console = Console(quiet=quiet)
-    with console.status(f"loading {model}"):
+    shown = console(quiet=quiet)
+    with shown.status(f"loading {escape(one_line(model))}"):
         lm = load_model(model)
         data = load_task(task)
-    console.print(str(lm.card), data.describe(), sep="\n", highlight=False, soft_wrap=True)
+    facts = visible(f"{lm.card}\n{data.describe()}")
+    shown.print(facts, markup=False, highlight=False, soft_wrap=True)
     config = LoraConfig(r=8, lora_alpha=16, target_modules=["q", "v"])
     run = train(lm, data, config, output_dir=output_dir, max_steps=max_steps)
-    _follow(run, console)
+    _follow(run, shown)
     result = run.result()
 
     training = run.training
@@ -60,20 +64,23 @@ def demo(
         sequence_length=longest.read,
         target_length=longest.written,
     )
-    console.print("", str(plan), "", sep="\n", highlight=False, soft_wrap=True)
+    shown.print("", str(plan), "", sep="\n", highlight=False, soft_wrap=True)
     for metric, before, after in changes(result.metrics):
         if before is not None and after is not None:
-            console.print(
+            shown.print(
                 f"{metric.title:<18}{before:8.2f} → {after:6.2f}", highlight=False, markup=False
             )
     for sample in result.samples[:2]:
-        console.print(
-            f"\n{sample.prompt}", f"  base     {_one_line(sample.base)}", sep="\n", markup=False
+        shown.print(
+            f"\n{visible(sample.prompt)}",
+            f"  base     {_one_line(sample.base)}",
+            sep="\n",
+            markup=False,
         )
-        console.print(f"  adapted  {_one_line(sample.adapted)}", markup=False, soft_wrap=True)
-    with console.status("writing the report"):
+        shown.print(f"  adapted  {_one_line(sample.adapted)}", markup=False, soft_wrap=True)
+    with shown.status("writing the report"):
         report = write_run_report(run, plan)
-    console.print()
+    shown.print()
     return {
         "run": result.id,
         "adapter": str(result.adapter_folder),
@@ -107,4 +114,4 @@ def _follow(run: Run, console: Console) -> None:
 
 
 def _one_line(text: str | None) -> str:
-    return " ".join((text or "").split())
+    return one_line(" ".join((text or "").split()))

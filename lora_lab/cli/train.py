@@ -12,7 +12,8 @@ from typing import Any
 
 from lora_lab._util.format import format_bytes, plural
 from lora_lab.cli.command import Command, Report
-from lora_lab.errors import ConfigError, LoraLabError
+from lora_lab.cli.output import console
+from lora_lab.errors import ConfigError, LoraLabError, one_line
 from lora_lab.models.load import load_outline
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.tasks.load import load_task
@@ -114,39 +115,38 @@ def _signals() -> Iterator[list[int]]:
 @contextlib.contextmanager
 def _display(run: Run, quiet: bool) -> Iterator[Callable[[Snapshot], None]]:
     """Yield what shows a Snapshot: a bar on a terminal, a line now and then elsewhere."""
-    from rich.console import Console
-
     if quiet:
         yield lambda _snapshot: None
         return
-    console = Console(stderr=True, highlight=False, markup=False)
-    console.print(f"run {run.id}: {run.lm.card.name} on {run.task.name}", soft_wrap=True)
-    with _bar(run, console) if console.is_terminal else _lines(console) as show:
+    shown = console(stderr=True, highlight=False, markup=False)
+    names = f"{run.lm.card.name} on {run.task.name}"
+    shown.print(f"run {run.id}: {one_line(names)}", soft_wrap=True)
+    with _bar(run, shown) if shown.is_terminal else _lines(shown) as show:
         yield show
 
 
 @contextlib.contextmanager
-def _lines(console: Any) -> Iterator[Callable[[Snapshot], None]]:
-    shown = 0
+def _lines(shown: Any) -> Iterator[Callable[[Snapshot], None]]:
+    told = 0
 
     def tell(seen: Snapshot) -> None:
-        nonlocal shown
-        far = seen.step - shown >= max(1, seen.total_steps // 20)
-        if seen.loss is not None and (far or (seen.state.final and seen.step > shown)):
-            shown = seen.step
-            console.print(f"step {seen.step} of {seen.total_steps}, loss {seen.loss:.3f}")
+        nonlocal told
+        far = seen.step - told >= max(1, seen.total_steps // 20)
+        if seen.loss is not None and (far or (seen.state.final and seen.step > told)):
+            told = seen.step
+            shown.print(f"step {seen.step} of {seen.total_steps}, loss {seen.loss:.3f}")
 
     yield tell
 
 
 @contextlib.contextmanager
-def _bar(run: Run, console: Any) -> Iterator[Callable[[Snapshot], None]]:
+def _bar(run: Run, shown: Any) -> Iterator[Callable[[Snapshot], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining()
     facts_column = TextColumn("{task.fields[facts]}", markup=False)
-    with Progress(*columns, facts_column, console=console) as progress:
+    with Progress(*columns, facts_column, console=shown) as progress:
         bar = progress.add_task(str(run.state), total=run.training.max_steps, facts="")
 
         def draw(seen: Snapshot) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lora_lab._util.python_private import end_with_failure, when_main_ends
+from lora_lab.errors import visible
 
 _LOOKS = 0.2  # seconds between two looks at what trains
 _GRACE_SECONDS = 10.0  # that a kernel gives a step to end in; it is killed soon after
@@ -152,7 +153,7 @@ def _was_interrupted() -> bool:
 
 def _say(line: str) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody may listen any more
-        print(f"lora-lab: {line}", file=sys.__stderr__, flush=True)
+        print(f"lora-lab: {visible(line)}", file=sys.__stderr__, flush=True)
 
 
 def _forked() -> None:
