@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import time
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
-from tests.browser.lab import JupyterLab, Notebook, busy_until, small_bench
+from tests.browser.bench_page import button, live_on, show, wait_for_state, wait_for_step
+from tests.browser.lab import JupyterLab, busy_until, small_bench
 from tests.helpers.tiny_run import until
 
 REAL = """\
@@ -17,24 +17,6 @@ from lora_lab_widgets import Workbench
 few = dict(max_steps=8, per_device_train_batch_size=2, eval_examples=2)
 wb = Workbench("smollm2-135m", learning_rate=3e-3, **few)
 wb"""
-
-
-def show(lab: JupyterLab, page: Page, *cells: str, steps: int = 400) -> Notebook:
-    notebook = lab.open(page, [small_bench(steps), *cells])
-    notebook.run(0, seconds=120)
-    expect(page.locator(".ll-workbench").first).to_be_visible()
-    return notebook
-
-
-def wait_for_state(page: Page, *wanted: str, seconds: float = 60) -> None:
-    pattern = re.compile("|".join(wanted))
-    expect(page.locator(".ll-run").first).to_have_attribute(
-        "data-ll-state", pattern, timeout=seconds * 1000
-    )
-
-
-def button(page: Page, name: str):
-    return page.locator(".ll-workbench").first.get_by_role("button", name=name)
 
 
 @pytest.mark.browser
@@ -270,20 +252,3 @@ def test_closing_the_page_stalls_nothing(lab, page, chromium):
 
 def steps_on_disk(lab: JupyterLab, run: str) -> int:
     return len((lab.folder / "runs" / run / "metrics.jsonl").read_text().splitlines())
-
-
-def wait_for_step(page: Page, step: int, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while step_of(page) < step:
-        assert time.monotonic() < deadline, f"step {step_of(page)} after {seconds} s"
-        page.wait_for_timeout(100)
-
-
-def live_on(page: Page) -> None:
-    """See some more steps, each told by an answer of its own."""
-    for _ in range(3):
-        wait_for_step(page, step_of(page) + 1)
-
-
-def step_of(page: Page) -> int:
-    return int(page.locator(".ll-run").first.get_attribute("data-ll-step") or 0)

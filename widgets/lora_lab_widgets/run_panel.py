@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -88,9 +89,18 @@ class RunPanel(PanelWidget):
         self._show_plan(self._plan.planned)
         self._plan.observe(lambda change: self._show_plan(change["new"]), "planned")
         self.observe(lambda change: setattr(self._plan, "settings", change["new"]), "settings")
-        self.set_trait("clock", self.model_id or f"panel-{id(self)}")
         self._answer("", self._look())
         self.on_msg(self._receive)
+
+    # What the page draws first is whole from the first message on.
+
+    @traitlets.default("snapshot")
+    def _no_run_yet(self) -> dict[str, Any]:
+        return {"seq": "", **describe(None), "problem": None}
+
+    @traitlets.default("clock")
+    def _own_clock(self) -> str:
+        return uuid.uuid4().hex
 
     def summary(self) -> str:
         """Return the run's state in a few words."""

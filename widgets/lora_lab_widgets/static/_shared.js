@@ -1,6 +1,8 @@
 // @ts-check
 // Helpers of every panel. No state here: one page may hold many panels.
 
+import { recover } from "./recovery.js";
+
 /**
  * A widget's traits as the page has them.
  * @typedef {object} Model
@@ -217,6 +219,10 @@ export class PanelView {
  */
 export function panel(View) {
   return {
+    /** @param {{model: Model}} place */
+    initialize({ model }) {
+      recover(model.widget_manager);
+    },
     /** @param {{model: Model, el: HTMLElement, signal?: AbortSignal}} place */
     render({ model, el: host, signal }) {
       const view = new View(model, host);

@@ -1,0 +1,76 @@
+"""Widgets that the page's own libraries have given up are on show again, and live."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.bench_page import button, live_on, show, wait_for_state
+from tests.browser.lab import JupyterLab
+
+# The renderers of outputs sleep 100 ms between looks for their model, for two seconds in all.
+PARK = """
+const set = window.setTimeout, parked = [];
+window.setTimeout = (act, ms, ...more) => {
+    if (ms !== 100) return set(act, ms, ...more);
+    parked.push(() => act(...more));
+    return 0;
+};
+window.release = () => {
+    const now = Date.now;
+    Date.now = () => now() + 2_000;
+    window.setTimeout = set;
+    for (const act of parked) act();
+};
+"""
+RESTORED = """async () => {
+    const renderer = jupyterapp.shell.currentWidget.content.rendermime.createRenderer(
+        "application/vnd.jupyter.widget-view+json");
+    return (await renderer._manager.promise).restoredStatus;
+}"""
+SEEN = """
+window.seen = new Set();
+new MutationObserver(() => {
+    for (const node of document.querySelectorAll(".jupyter-widgets")) seen.add(node.textContent);
+}).observe(document, { subtree: true, childList: true });
+"""
+# A module is asked for, and anywidget's two seconds are over before it has come.
+LATE_MODULES = """
+const timeout = AbortSignal.timeout;
+AbortSignal.timeout = (ms) => timeout.call(AbortSignal, ms === 2_000 ? 0 : ms);
+"""
+
+
+@pytest.mark.browser
+def test_an_output_whose_model_came_in_the_last_moment_is_shown_again(
+    lab: JupyterLab, page: Page
+) -> None:
+    notebook = show(lab, page, "wb", steps=100_000)
+    notebook.run(1)
+    button(page, "Start").click()
+    wait_for_state(page, "running")
+    notebook.save()
+    page.add_init_script(SEEN + PARK)
+    page.reload()
+    notebook.wait_until_ready()
+    page.wait_for_function(RESTORED)
+    page.evaluate("release()")
+    expect(page.locator(".ll-workbench")).to_have_count(2)
+    assert page.evaluate("seen.has('Error displaying widget: model not found')")
+    live_on(page)
+    assert not page.evaluate("jupyterapp.shell.currentWidget.context.model.dirty")
+    button(page, "Stop").click()
+    for state in page.locator(".ll-run").all():
+        expect(state).to_have_attribute("data-ll-state", "done")
+    page.close()
+
+
+@pytest.mark.browser
+def test_a_panel_whose_module_came_late_hears_the_run(lab: JupyterLab, page: Page) -> None:
+    page.add_init_script(LATE_MODULES)
+    show(lab, page, steps=100_000)
+    button(page, "Start").click()
+    wait_for_state(page, "running")
+    live_on(page)
+    expect(page.locator(".ll-delta-spectrum .js-plotly-plot").first).to_be_visible()
+    page.close()
