@@ -27,6 +27,7 @@ from lora_lab.tasks.families.base import NO_LIMIT, Family
 from lora_lab.tasks.too_long import Tally, fitted
 from lora_lab.training.data import RunData, run_family
 from lora_lab.training.packed_base import check_packed
+from lora_lab.training.replicas import check_together
 from lora_lab.training.trackers import check_trackers
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def check_settings(
         )
     check_trackers(training.report_to)
     check_packed(lm.model)
+    check_together(lm.model)
 
 
 def _check_positions(

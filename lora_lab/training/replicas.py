@@ -6,11 +6,34 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lora_lab._util.accelerate_private import hooks_of
+from lora_lab._util.devices import devices_of
+from lora_lab.errors import ConfigError
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.registry import method_of
 from lora_lab.training import processes
+
+
+def check_together(model: nn.Module) -> None:
+    """Refuse a model that somebody has laid out for one process, where several train together.
+
+    Raises:
+        ConfigError: it lies on several devices, or accelerate's hooks bind it to another than this
+            process's (`device_map`).
+    """
+    if processes.count() == 1:
+        return
+    devices = devices_of(model)
+    elsewhere = processes.sharded() or processes.training_device(devices[0]) != devices[0]
+    if len(devices) > 1 or (elsewhere and any(map(hooks_of, model.modules()))):
+        raise ConfigError(
+            f"the model is laid out on {' and '.join(map(str, devices))} (device_map), and "
+            f"{processes.count()} processes train together, each on a device of its own: load it "
+            "without device_map (FSDP cuts what one GPU cannot hold), or launch one process"
+        )
 
 
 class Replicas:

@@ -58,7 +58,9 @@ def ragged_task(examples: int = 48) -> GenerationTask:
     return GenerationTask("ragged letters", True, rows[:-4], rows[-4:])
 
 
-def begin(folder: Path, config: Any = LORA, batch: int = 8, passes: int = 1, **more: Any) -> Run:
+def begin(
+    folder: Path, config: Any = LORA, batch: int = 8, passes: int = 1, lm: Any = None, **more: Any
+) -> Run:
     """A run of 8 steps; every process of several has a batch of its own."""
     settings = {
         "max_steps": STEPS, "learning_rate": 1e-2, "warmup_steps": 0, "eval_examples": 0,
@@ -66,7 +68,12 @@ def begin(folder: Path, config: Any = LORA, batch: int = 8, passes: int = 1, **m
         "gradient_accumulation_steps": passes, "max_length": 64,
     }  # fmt: skip
     return train(
-        tiny_lm(), ragged_task(), config, output_dir=folder, start=False, **{**settings, **more}
+        lm or tiny_lm(),
+        ragged_task(),
+        config,
+        output_dir=folder,
+        start=False,
+        **{**settings, **more},
     )
 
 

@@ -14,13 +14,15 @@ import torch
 import yaml
 
 from lora_lab.configs import TrainingConfig
-from lora_lab.errors import RunError
+from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs.records import list_runs
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.training import processes
 from lora_lab.training.api import make_run
+from lora_lab.training.replicas import check_together
 from lora_lab.training.resume import resume
 from lora_lab.training.snapshot import RunState
+from tests.helpers.dispatched import SPREAD, spread_lm
 from tests.helpers.several_processes import METHODS, begin, ragged_task, stopped
 from tests.helpers.tiny_files import tiny_recipe
 from tests.helpers.tiny_run import tiny_lm
@@ -144,6 +146,37 @@ def test_where_a_process_trains(monkeypatch, joined, sharding, cuda, device, exp
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert processes.training_device(torch.device(device)) == torch.device(expected)
+
+
+@pytest.mark.parametrize("places", ["its own", "another's GPU", "in shards"])
+def test_a_model_that_is_laid_out_for_one_process_is_refused(monkeypatch, tmp_path, places):
+    lm = spread_lm(tmp_path, SPREAD["a block on the disk"])
+    home = "cuda:1" if places == "another's GPU" else "cpu"
+    begin(tmp_path, lm=lm)  # one process may
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "sharded", lambda: places == "in shards")
+    monkeypatch.setattr(processes, "training_device", lambda _: torch.device(home))
+    if places == "its own":
+        begin(tmp_path, lm=lm)
+        return
+    before = set(tmp_path.iterdir())
+    with pytest.raises(ConfigError) as caught:
+        begin(tmp_path, lm=lm)
+    assert str(caught.value) == (
+        "the model is laid out on cpu (device_map), and 2 processes train together, each on a "
+        "device of its own: load it without device_map (FSDP cuts what one GPU cannot hold), or "
+        "launch one process"
+    )
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_model_on_two_devices_is_refused_whoever_put_it_there(monkeypatch):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta"))
+    check_together(model)
+    monkeypatch.setattr(processes, "count", lambda: 4)
+    with pytest.raises(ConfigError, match="laid out on cpu and meta .* 4 processes"):
+        check_together(model)
+    check_together(model[0])
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
