@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from lora_lab.budget.reading import MemoryReading
 from lora_lab.training.snapshot import Failure, RunState, Snapshot
 from tests.browser.run_panel_page import TRAINING, Make, panel, shown
 
@@ -185,6 +186,22 @@ def test_steps_that_float16_skipped_are_shown(esm_page: Make) -> None:
     expect(step).to_have_attribute(
         "title", "gradients overflowed float16; the loss scale was halved"
     )
+
+
+def test_each_device_of_a_model_that_is_spread_has_a_line(esm_page: Make) -> None:
+    memory = MemoryReading(
+        *(4 << 30, 6 << 30, "CUDA memory"),
+        devices=(("cuda:0", 3 << 30, 4 << 30), ("cuda:1", 1 << 30, 2 << 30)),
+    )
+    esm = esm_page(panel(replace(TRAINING, memory=memory)))
+    lines = esm.view().get_by_role("list", name="memory by device").get_by_role("listitem")
+    expect(lines).to_have_text(
+        ["cuda:03 GiB now · 4 GiB at its peak", "cuda:11 GiB now · 2 GiB at its peak"]
+    )
+    widths = lines.locator("i").evaluate_all("bars => bars.map(i => i.style.width)")
+    assert widths == ["100%", "75%", "50%", "25%"]  # peak and now, of the largest peak
+    esm.set(snapshot=shown(TRAINING, seq="later"))
+    expect(esm.view().get_by_role("list", name="memory by device")).to_be_hidden()
 
 
 def test_a_new_view_shows_the_run_at_once(esm_page: Make) -> None:

@@ -17,6 +17,7 @@ from lora_lab_widgets.serialize import MAX_POINTS, thin
 from tests.helpers.run_desk import Desk, Recorder, tick
 
 LOSSES = tuple((i, 4 / i + 0.01 * (i % 7)) for i in range(1, 501))
+MEMORY = MemoryReading(10, 20, "tensor bytes on the CPU")
 RUNNING = Snapshot(
     run_id="run-1",
     state=RunState.RUNNING,
@@ -30,7 +31,7 @@ RUNNING = Snapshot(
     elapsed_seconds=238.0,
     eta_seconds=237.5,
     metrics={"bleu_before": 12.1},
-    memory=MemoryReading(10, 20, "tensor bytes on the CPU"),
+    memory=MEMORY,
 )
 
 
@@ -53,7 +54,9 @@ def test_messages_stay_small_and_plain_whatever_the_run_brings() -> None:
             loss=float("nan"),
             losses=tuple((i, float("inf") if i % 9 else 1 / i) for i in range(1, 501)),
             metrics={f"metric {i}" * 20: float(i) for i in range(500)},
-            memory=MemoryReading(10**13, 10**13, "k" * 10_000),
+            memory=MemoryReading(
+                *(10**13, 10**13, "k" * 10_000), devices=(("cuda:0" * 99, 10**13, 10**13),) * 5000
+            ),
             failure=Failure("m" * 10_000, "r" * 10_000, "d" * 500_000 + "the last line"),
         )
     )
@@ -89,6 +92,20 @@ def test_the_snapshot_holds_what_the_run_says() -> None:
     }
     assert losses[-1][0] == 500
     assert Desk(None).panel().snapshot["state"] == "idle"
+
+
+def test_the_memory_of_each_device_comes_along() -> None:
+    spread = dataclasses.replace(MEMORY, devices=(("cuda:0", 7, 12), ("cuda:1", 3, 8)))
+    shown = Desk(dataclasses.replace(RUNNING, memory=spread)).panel().snapshot["memory"]
+    assert shown == {
+        "current": 10,
+        "peak": 20,
+        "kind": "tensor bytes on the CPU",
+        "devices": [
+            {"name": "cuda:0", "current": 7, "peak": 12},
+            {"name": "cuda:1", "current": 3, "peak": 8},
+        ],
+    }
 
 
 def test_thinned_losses_are_measured_points_with_their_weighted_mean() -> None:

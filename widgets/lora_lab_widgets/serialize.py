@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from lora_lab.budget.reading import MemoryReading
 from lora_lab.tasks.metrics import changes
 from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.error_json import MAX_LINE
 
 MAX_POINTS = 200  # of a loss curve, a message
+MAX_DEVICES = 16  # of a model that lies on several
 
 
 def describe(snapshot: Snapshot | None) -> dict[str, Any]:
@@ -37,9 +39,18 @@ def describe(snapshot: Snapshot | None) -> dict[str, Any]:
             {"label": metric.title[:64], "before": number(before), "after": number(after)}
             for metric, before, after in changes(shown.metrics)[:16]
         ],
-        "memory": memory
-        and {"current": memory.current, "peak": memory.peak, "kind": memory.kind[:64]},
+        "memory": memory and _memory(memory),
     }
+
+
+def _memory(memory: MemoryReading) -> dict[str, Any]:
+    found: dict[str, Any] = {"current": memory.current, "peak": memory.peak}
+    found["kind"] = memory.kind[:64]
+    if memory.devices:
+        names = ("name", "current", "peak")
+        each = [(name[:64], *sizes) for name, *sizes in memory.devices[:MAX_DEVICES]]
+        found["devices"] = [dict(zip(names, values, strict=True)) for values in each]
+    return found
 
 
 def thin(

@@ -174,7 +174,7 @@ def test_a_model_on_two_devices_is_refused_whoever_put_it_there(monkeypatch):
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta"))
     check_together(model)
     monkeypatch.setattr(processes, "count", lambda: 4)
-    with pytest.raises(ConfigError, match="laid out on cpu and meta .* 4 processes"):
+    with pytest.raises(ConfigError, match=r"laid out on cpu and meta .* 4 processes"):
         check_together(model)
     check_together(model[0])
 

@@ -9,6 +9,7 @@ import { errorStrip } from "./error_strip.js";
 import { LossChart, lossTable } from "./loss_chart.js";
 import { formatLoss } from "./loss_plot.js";
 import { joinClock, roomIn, watchSight, workbenchOf } from "./run_clock.js";
+import { deviceList } from "./run_devices.js";
 import { runFileBox } from "./run_file_box.js";
 import { RunForm } from "./run_form.js";
 import { shownRanks } from "./shown_ranks.js";
@@ -55,6 +56,7 @@ class RunPanelView extends PanelView {
     this.progress = progressBar("training steps");
     this.spoken = el("span", { class: "ll-sr", role: "status", "aria-live": "polite" });
     this.memory = el("span", { class: "ll-run-memory" });
+    this.devices = deviceList();
     this.noteCount = el("summary");
     this.noteList = el("ul");
     this.notes = el("details", { class: "ll-run-notes ll-dim" }, this.noteCount, this.noteList);
@@ -78,7 +80,7 @@ class RunPanelView extends PanelView {
       strip.node, chart.node, table.node,
       el("div", { class: "ll-run-row ll-run-foot ll-dim" },
         this.memory, space(), this.id, fileBox.button),
-      this.notes, fileBox.node);
+      this.devices.node, this.notes, fileBox.node);
   }
 
   follow() {
@@ -173,6 +175,7 @@ class RunPanelView extends PanelView {
     this.chart.draw(losses, steps, snapshot.loss_unit);
     this.table.draw(losses, snapshot.loss_unit);
     this.memory.textContent = memory ? formatMemory(memory) : "memory: measured while training";
+    this.devices.draw(memory?.devices ?? []);
   }
 
   drawButtons(state) {
