@@ -12,6 +12,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -23,17 +24,25 @@ from lora_lab.runs.training_config import TrainingConfig
 
 _PATIENCE = timedelta(minutes=30)  # for one that does not come; a launcher ends them all sooner
 
+_REASONS = "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out"
+
 T = TypeVar("T")
 _sharding = False
+_own_group = False  # whether it is ours to leave
+_left: tuple[int, int] | None = None  # (count, rank) in a group that was left
 
 
 def count() -> int:
     """Return how many processes train together."""
+    if _left is not None:
+        return _left[0]
     return distributed.get_world_size() if _joined() else 1
 
 
 def rank() -> int:
     """Return which of them this one is, from 0."""
+    if _left is not None:
+        return _left[1]
     return distributed.get_rank() if _joined() else 0
 
 
@@ -81,14 +90,74 @@ def longest_silence() -> float | None:
     return _PATIENCE.total_seconds() / 4 if _joined() else None
 
 
+class LostProcessError(RunError):
+    """Another process of the training does not take part any more."""
+
+
+@contextlib.contextmanager
+def lost_in_words(folder: Path | None = None) -> Iterator[None]:
+    """Within the block, say in one line of one's own that another process is gone.
+
+    This one leaves the others then, who may wait for it alone, so that they hear of it too.
+
+    Args:
+        folder: of the run that all train; None where it has none yet.
+
+    Raises:
+        LostProcessError: in place of what gloo, NCCL or torch's store say.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if not _is_of_lost(error):
+            raise
+        reasons = (words for words in _REASONS if words.lower() in str(error).lower())
+        reason = next(reasons, type(error).__name__)
+        _leave()
+        raise LostProcessError(
+            f"another of the {count()} processes is gone, or has not answered ({reason}); start "
+            f"all of them again{_with_resume(folder)}"
+        ) from error
+    except LostProcessError as error:
+        if folder is None:
+            raise
+        raise LostProcessError(f"{error}{_with_resume(folder)}") from error
+
+
+def _is_of_lost(error: RuntimeError | ValueError) -> bool:
+    """Whether an error says that another process is gone."""
+    if _left is not None:
+        return True  # torch says that there is no group
+    # gloo's are plain RuntimeErrors, with the place in its source.
+    of_group = isinstance(error, distributed.DistError) or "gloo/" in str(error)
+    return _joined() and of_group
+
+
+def _leave() -> None:
+    global _left
+    if _left is None and _own_group:
+        _left = count(), rank()
+        with contextlib.suppress(RuntimeError, ValueError):
+            distributed.destroy_process_group()
+
+
+def _with_resume(folder: Path | None) -> str:
+    if folder is None:
+        return ""
+    return (
+        f" with ll.resume({str(folder)!r}) or `lora-lab train {folder} --resume`: the run goes on "
+        "from its last checkpoint"
+    )
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
     """Join the other processes, if a launcher has started some, and leave them at the end.
 
     Raises:
-        RunError: the launcher's config asks for what a run cannot do.
+        RunError: the launcher's config asks for what a run cannot do, or one does not come.
     """
-    global _sharding
+    global _sharding, _own_group, _left
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if not launched or _joined():
         yield
@@ -107,11 +176,22 @@ def joined() -> Iterator[None]:
             )
         torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        distributed.init_process_group(backend, timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise RunError(
+            f"the processes have not met: {first}; start all of them, by torchrun or accelerate "
+            "launch"
+        ) from error
+    _own_group = True
     try:
         yield
     finally:
-        distributed.destroy_process_group()
+        _own_group = False
+        if _left is None:
+            distributed.destroy_process_group()
+        _left = None
 
 
 # What all processes must call, in the same order --------------------------------------------------
@@ -121,7 +201,7 @@ def from_main(make: Callable[[], T]) -> T:
     """Have rank 0 make something, plain enough to be sent, and return it in every process.
 
     Raises:
-        RunError: rank 0's, in every process.
+        RunError: rank 0's, in every process; or one of them is gone.
     """
     if not _joined():
         return make()
@@ -131,18 +211,24 @@ def from_main(make: Callable[[], T]) -> T:
             box[0] = make()
         except RunError as error:
             box[0] = error
-    distributed.broadcast_object_list(box, src=0)
+    with lost_in_words():
+        distributed.broadcast_object_list(box, src=0)
     if isinstance(box[0], RunError):
         raise box[0]
     return box[0]  # type: ignore[return-value]
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:
-    """Return of each flag whether any process has it set."""
+    """Return of each flag whether any process has it set.
+
+    Raises:
+        RunError: one of them is gone.
+    """
     if not _joined():
         return flags
     told = torch.tensor(flags, dtype=torch.int64)
-    distributed.all_reduce(told, distributed.ReduceOp.MAX)
+    with lost_in_words():
+        distributed.all_reduce(told, distributed.ReduceOp.MAX)
     return tuple(map(bool, told.tolist()))
 
 
@@ -197,6 +283,8 @@ def shared_out(training: TrainingConfig, begun_by: int) -> TrainingConfig:
 
 
 def _joined() -> bool:
+    if _left is not None:
+        return True
     # A group of one is somebody else's, such as an Accelerator's in the notebook.
     there = distributed.is_available() and distributed.is_initialized()
     return there and distributed.get_world_size() > 1

@@ -87,8 +87,9 @@ class Worker:
         Raises:
             Exception: what went wrong; the run's Snapshot tells of it, the frames are cleared.
         """
+        told = processes.lost_in_words(self.run.folder)
         try:
-            with thread_settings(self.home), self.modes.here(), diverted_log(self.run.notes):
+            with thread_settings(self.home), self.modes.here(), diverted_log(self.run.notes), told:
                 self._phases()
         except Exception as error:
             self._fail(error)
