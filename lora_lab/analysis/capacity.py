@@ -101,6 +101,8 @@ def _steps_of_an_epoch(folder: Path) -> float | None:
             return None
         training = record.config["training"]
         batch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+        if batch < 1:
+            raise KeyError("batch")
     except KeyError as error:
         why = record.problem or f"it tells of no {error}"
         raise RunError(

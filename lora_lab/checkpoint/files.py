@@ -15,6 +15,7 @@ import numpy as np
 from lora_lab._util.dtypes import NAMES, dtype_name
 from lora_lab._util.json_files import fitted, parse_json, read_bytes
 from lora_lab._util.quiet import first_line
+from lora_lab._util.torch_files import load_plain
 from lora_lab.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -149,8 +150,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, st
 def _read_pickle(path: Path) -> dict[str, StoredTensor]:
     import torch
 
+    value: Any
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        value = load_plain(path, follow=True)
     except pickle.UnpicklingError:
         raise AdapterError(
             f"{path} is not a plain state dict, and nothing else is unpickled; "

@@ -13,10 +13,14 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lora_lab._util.files import disk_errors, write_dir_atomic
+from lora_lab._util.json_files import fitted
+from lora_lab._util.quiet import first_line
+from lora_lab._util.torch_files import load_plain
 from lora_lab.errors import RunError
+from lora_lab.runs.schema import State
 
 STATE_FILE = "state.pt"
 CONFIG_COPY = "run_config.json"
@@ -119,18 +123,21 @@ def newest(run_folder: Path) -> Checkpoint | None:
 
 
 def _read(path: Path, step: int) -> Mapping[str, Any]:
-    import torch
-
+    state: Any
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_plain(path)
     except Exception as error:  # zipfile's, pickle's and torch's own
-        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunError(
-            f"{path} cannot be read: {first}; train again, or load the adapter beside it"
+            f"{path} cannot be read: {first_line(error)}; train again, or load the adapter beside "
+            "it"
         ) from error
-    if not isinstance(state, dict) or state.get("format") != _FORMAT or state.get("step") != step:
+    try:
+        fitted(state, State)
+        if (state["format"], state["step"]) != (_FORMAT, step):
+            raise ValueError(f"it is of format {state['format']} and step {state['step']}")
+    except ValueError as error:
         raise RunError(
-            f"{path} is not a state that this version goes on from; train again, or load the "
-            "adapter beside it"
-        )
-    return state
+            f"{path} is not a state that this version goes on from ({error}); train again, or "
+            "load the adapter beside it"
+        ) from error
+    return cast(Mapping[str, Any], state)

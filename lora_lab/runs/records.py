@@ -85,7 +85,7 @@ class RunRecord:
         config: config.json; where that is damaged, a checkpoint's copy of it, or {}.
         summary: summary.json; None: still running, or cut off.
         sweep: the name of the sweep that it belongs to, as far as `id` tells it; "" of others.
-        problem: what in its config.json no run has, such as text for a number.
+        problem: what in its config.json no run has, such as text for a number; `config` is {} then.
     """
 
     id: str
@@ -194,9 +194,9 @@ def find_run(
 def read_record(folder: Path, sweep: str = "") -> RunRecord | None:
     """Return the run in a folder, None where there is none."""
     config, problem = _read_config(folder / CONFIG_FILE)
+    if config is None and not _was_run(folder):
+        return None
     if config is None:
-        if not problem and not _was_run(folder):
-            return None
         copies = (path / checkpoints.CONFIG_COPY for _, path in checkpoints.folders(folder))
         config = next(filter(None, (_read_config(path)[0] for path in copies)), {})
     id_ = f"{sweep}/{folder.name}" if sweep else folder.name
@@ -231,7 +231,7 @@ def _is_id(run: str | os.PathLike[str]) -> bool:
 
 
 def _read_config(path: Path) -> tuple[Mapping[str, Any] | None, str]:
-    """Return what a config.json holds, or what in it no run has; neither where it is no JSON."""
+    """Return a config.json, or {} and what in it no run has; None where it is no JSON."""
     try:
         config = read_json(path, dict[str, Any])
     except (OSError, ValueError):
@@ -239,7 +239,7 @@ def _read_config(path: Path) -> tuple[Mapping[str, Any] | None, str]:
     try:
         fitted(config, RunFacts)
     except ValueError as error:
-        return None, str(error)
+        return {}, str(error)
     return config, ""
 
 

@@ -164,17 +164,20 @@ def read_configs(record: RunRecord) -> tuple[tuple[MethodConfig, ...], TrainingC
     Raises:
         RunError: a class or a field that is none of ours.
     """
-    where = record.folder / "config.json"
     try:
         training = TrainingConfig.from_dict(record.config["training"])
         methods = tuple(map(method_from_dict, record.config["configs"]))
         if not methods:
             raise ConfigError("it names no method")
     except (ConfigError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{where} cannot be gone on from: {one_line(error)}; start a new run"
-        ) from error
+        raise unlike(record, record.problem or error) from error
     return methods, training
+
+
+def unlike(record: RunRecord, why: object) -> RunError:
+    """Return the error of a run whose config.json holds what no run's does."""
+    where = record.folder / "config.json"
+    return RunError(f"{where} cannot be gone on from: {one_line(why)}; start a new run")
 
 
 def one_line(said: object) -> str:

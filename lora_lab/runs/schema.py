@@ -7,13 +7,15 @@ nobody has to expect a list where a number belongs.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from msgspec import Meta
 
 Whole = Annotated[int, Meta(ge=0, le=2**53)]  # what JavaScript and float64 count up to
 Count = Annotated[int, Meta(ge=1, le=2**53)]
+Signed = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 Name = Annotated[str, Meta(max_length=4096)]
+Real = Annotated[float, Meta(ge=-1e300, le=1e300)]
 Rate = Annotated[float, Meta(ge=0, le=1e300)]
 
 
@@ -46,14 +48,14 @@ class LoraFacts(TypedDict, total=False):
 
 
 class TrainingFacts(TypedDict, total=False):
-    """What lists and comparisons read of how a run trains."""
+    """What lists and comparisons read of how a run trains; `TrainingConfig` says what can be."""
 
-    max_steps: Count
-    per_device_train_batch_size: Count
-    gradient_accumulation_steps: Count
-    learning_rate: Rate
-    warmup_steps: Whole | Rate
-    seed: Whole
+    max_steps: Signed
+    per_device_train_batch_size: Signed
+    gradient_accumulation_steps: Signed
+    learning_rate: Real
+    warmup_steps: Signed | Real
+    seed: Signed
 
 
 class Fingerprints(TypedDict, total=False):
@@ -99,3 +101,31 @@ class SampleRow(TypedDict, total=False):
     references: list[str]
     base: str | None
     adapted: str | None
+
+
+class StateSample(TypedDict):
+    """A held-out prompt in a checkpoint, with its answers so far."""
+
+    prompt: str
+    references: list[str]
+    base: str | None
+    adapted: str | None
+
+
+class State(TypedDict):
+    """A checkpoint's state.pt; its tensors are held to the model when they are put back."""
+
+    format: int
+    step: Whole
+    adapter: dict[str, Any]
+    method: dict[Any, Any]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    random: dict[str, Any]
+    metrics: dict[str, float]
+    samples: list[StateSample]
+    seconds: Rate
+    log_bytes: Whole
+    masters: NotRequired[dict[Any, Any]]
+    statistics: NotRequired[dict[str, Any]]
+    loss_scale: NotRequired[dict[str, float]]

@@ -21,7 +21,7 @@ from lora_lab.runs.history import read_history
 from lora_lab.runs.records import RecordState, RunRecord, find_run, resume_with
 from lora_lab.runs.records import list_runs as list_runs  # by way of here, records can resume
 from lora_lab.runs.records import runs as runs
-from lora_lab.runs.run_file import one_line, read_configs, settings
+from lora_lab.runs.run_file import one_line, read_configs, settings, unlike
 from lora_lab.runs.store import RunStore
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task, some
@@ -181,11 +181,12 @@ def _check_state(record: RunRecord) -> None:
         raise RunError(f"run {record.id} is running here; its own resume() ends a pause")
     if state is RecordState.ELSEWHERE:
         raise RunError(f"run {record.id} is running in another process; stop it there first")
+    if record.problem:
+        raise unlike(record, record.problem)
     if state is RecordState.DAMAGED:
-        why = f" ({one_line(record.problem)})" if record.problem else ""
         raise RunError(
-            f"run {record.id} is damaged: its config.json cannot be read{why}, and no checkpoint "
-            "has a copy; load_adapter reads what is in its folder"
+            f"run {record.id} is damaged: its config.json cannot be read, and no checkpoint has a "
+            "copy; load_adapter reads what is in its folder"
         )
     if state is RecordState.DONE:
         raise RunError(

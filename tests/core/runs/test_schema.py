@@ -15,6 +15,7 @@ from lora_lab.analysis.sweep import comparable_runs, sweep_map
 from lora_lab.errors import RunError
 from lora_lab.runs.history import read_history
 from lora_lab.runs.records import RecordState, RunRecord, list_runs
+from lora_lab.runs.run_file import read_configs
 
 GOOD: dict[str, Any] = {
     "model": {"name": "tiny", "hub_id": None, "dtype": "float32", "parameters": 100},
@@ -66,7 +67,7 @@ def both(top: Path) -> tuple[RunRecord, RunRecord]:
         (("training", "max_steps"), None, "training.max_steps: Expected `int`, got `null`"),
         (("training", "learning_rate"), float("nan"), "training.learning_rate: Expected `float`"),
         (("training", "learning_rate"), float("inf"), "training.learning_rate: Expected `float`"),
-        (("training", "seed"), -1, "training.seed: Expected `int` >= 0"),
+        (("training", "seed"), 2**53 + 1, "training.seed: Expected `int` <= 9007199254740992"),
         (("model",), "tiny", "model: Expected `object`, got `str`"),
         (("model", "parameters"), 10**17, "model.parameters: Expected `int` <= 9007199254740992"),
         (("task", "name"), {"a": 1}, "task.name: Expected `str`, got `object`"),
@@ -91,12 +92,17 @@ def test_a_config_with_a_value_of_another_type_is_listed_as_damaged(tmp_path, pl
     assert other.open().losses == ((1, 2.5),), "what is whole is read"
 
 
-def test_a_checkpoints_copy_takes_the_place_of_a_config_that_is_none(tmp_path):
-    folder = write_run(tmp_path / "other", with_value("ten", "training", "max_steps"), summary=[])
+def test_no_checkpoints_copy_takes_the_place_of_what_somebody_wrote(tmp_path):
+    folder = write_run(tmp_path / "other", with_value("ten", "training", "max_steps"))
     (folder / "checkpoints" / "step-5").mkdir(parents=True)
     (folder / "checkpoints" / "step-5" / "run_config.json").write_text(json.dumps(GOOD))
     _, other = both(tmp_path)
-    assert (other.state, other.config) == (RecordState.CUT_OFF, GOOD)
+    assert (str(other.state), other.config) == ("done", {})
+    said = r"config\.json cannot be gone on from: training\.max_steps: Expected `int`, got `str`"
+    with pytest.raises(RunError, match=said):
+        read_configs(other)
+    (folder / "config.json").write_bytes(b"\0" * 100)
+    assert list_runs(tmp_path)[0].config == GOOD, "damaged by the disk it is another thing"
 
 
 def test_what_another_version_wrote_beside_is_left_as_it_is(tmp_path):
