@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -16,13 +17,19 @@ _Copy = tuple[int, Sequence[Tensor], Values]  # after so many steps
 
 
 class LastGood:
-    """The newest copy of an adapter, on the CPU, that is known to give a finite loss."""
+    """The newest copy of an adapter, on the CPU, that is known to give a finite loss.
+
+    Attributes:
+        fell_back_to: the step whose copy took the place of a step that was half taken; None: that
+            has not happened.
+    """
 
     def __init__(self, model: nn.Module, adapter: Adapter) -> None:
         self._model = model
         self._adapter = adapter
         self._candidate: _Copy = (0, [], {})
         self._good: _Copy = (0, [], {})
+        self.fell_back_to: int | None = None
 
     def keep(self, step: int) -> None:
         """Copy the adapter as it is after so many steps; `confirm` says that it was good.
@@ -39,6 +46,16 @@ class LastGood:
     def confirm(self) -> None:
         """Trust the latest copy: the next step's loss was finite, and not far up."""
         self._good = self._candidate
+
+    @contextlib.contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Fall back to the latest copy where what is within fails: a step of the optimizer."""
+        try:
+            yield
+        except Exception:
+            self.confirm()  # without a finite loss the step would not have been begun
+            self.fell_back_to = self.restore()
+            raise
 
     def restore(self) -> int:
         """Put the adapter back to the newest good copy; return the step that it is of."""

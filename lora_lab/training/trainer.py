@@ -6,7 +6,9 @@ of a notebook may change them. Losses by step are HF Trainer's, bit for bit on t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -54,6 +56,7 @@ class Fit:
         on_step: called after every optimizer step; True ends the training.
         loss: (output, labels, num_items_in_batch) → a pass's share of the step's mean loss; None:
             the model's own.
+        all_or_nothing: within which parameters are moved.
         completed_steps: optimizer steps that were taken before, by a run that this one resumes.
         resume_state: what `state` returned after them; the adapter has its own state already.
         optimizer, scheduler, random, masters: there while `run` runs.
@@ -69,6 +72,7 @@ class Fit:
     meter: Meter
     on_step: Callable[[Step], bool]
     loss: Callable[..., Tensor] | None = None
+    all_or_nothing: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
     completed_steps: int = 0
     resume_state: Mapping[str, Any] | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)
@@ -242,8 +246,11 @@ class _Loop:
         """Let the optimizer and the schedule take a step: as in HF Trainer a skipped one counts
         among the steps, and not in the schedule.
         """
-        self._optimizer.step()
-        self._masters.write()
+        # One kernel moves all or nothing; without it parameters move one by one.
+        fused = hardware(self._device).fused_optimizer
+        with contextlib.nullcontext() if fused else self._fit.all_or_nothing():
+            self._optimizer.step()
+            self._masters.write()
         self._follow_parameters()
         if rate > 0:
             self._checks.after_update(number)

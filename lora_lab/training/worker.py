@@ -31,10 +31,7 @@ from lora_lab.training import device_memory, processes, saved_state
 from lora_lab.training.data import RunData
 from lora_lab.training.divergence import Divergence, DivergingError
 from lora_lab.training.failures import explain, showable, with_proposal
-from lora_lab.training.gpu_memory import (
-    Forecast,
-    largest_batch,
-)
+from lora_lab.training.gpu_memory import Forecast, largest_batch
 from lora_lab.training.isolation import ADAPTER, ModelState, diverted_log, thread_settings
 from lora_lab.training.last_good import LastGood
 from lora_lab.training.learned import checksum, learned_notes
@@ -228,6 +225,7 @@ class Worker:
             meter=self.meter,
             on_step=self._step_done,
             loss=self.data.family.loss,
+            all_or_nothing=self.last_good.all_or_nothing,
             completed_steps=self.step,
             resume_state=None if before is None else before.state,
         )
@@ -373,6 +371,8 @@ class Worker:
             failure = with_proposal(failure, run.training, self._largest_batch())
         run.losses = tuple(self.losses.all)
         kept = ""
+        if (back := self.last_good.fell_back_to) is not None:
+            self.step, kept = back, f"the adapter is as it was after step {back}"
         with contextlib.suppress(RunError):  # the disk may be what failed; the first error counts
             if isinstance(error, (NotFiniteError, DivergingError)):
                 if isinstance(error, DivergingError) or error.adapter_suspect:

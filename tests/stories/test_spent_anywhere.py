@@ -10,6 +10,7 @@ import torch
 
 import lora_lab as ll
 from lora_lab.errors import RunError
+from lora_lab.training.last_good import LastGood
 from tests.helpers.made_up_hardware import cpu_can
 from tests.helpers.spent_at import LINE, PLACES, spent_at
 from tests.helpers.tiny_run import logits, tiny_lm, tiny_task
@@ -67,7 +68,7 @@ def test_run_adapter_model_and_last_checkpoint_are_whole(
     failure = run.snapshot.failure
     assert failure is not None
     assert failure.message == f"out of memory: {LINE}"
-    assert failure.remedy.startswith("try per_device_train_batch_size=2 with")
+    assert "try per_device_train_batch_size=2 with" in failure.remedy
 
     # The adapter is on the model, finite, without gradients, and can be written.
     assert run.adapter is ll.attached(lm.model)["default"]
@@ -87,6 +88,34 @@ def test_run_adapter_model_and_last_checkpoint_are_whole(
     assert [part.training for part in lm.model.modules()] == modes
     other = ll.train(lm, TASK, CONFIGS[method], output_dir=tmp_path, **SETTINGS)
     assert other.result(60).losses == expected[method]
+
+
+@pytest.mark.parametrize("nth", [4, 15])
+@pytest.mark.parametrize("method", CONFIGS)
+def test_a_step_that_moved_some_parameters_is_taken_back(
+    method: str, nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU AdamW moves them one by one; the copy of step 2 is what is whole."""
+    lm, whole = tiny_lm(), {}
+    keep = LastGood.keep
+
+    def kept(self: LastGood, step: int) -> None:
+        keep(self, step)
+        whole[step] = {name: v.clone() for name, v in self._adapter.state().items()}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LastGood, "keep", kept)
+        spent_at(patched, "step", nth)
+        run = ll.train(lm, TASK, CONFIGS[method], output_dir=tmp_path, **SETTINGS)
+        with pytest.raises(RunError, match="out of memory"):
+            run.result(60)
+    assert list(whole) == [0, 2]
+    state = run.adapter.state()
+    assert state.keys() == whole[2].keys()
+    assert all(torch.equal(value, whole[2][name]) for name, value in state.items())
+    failure = run.snapshot.failure
+    assert failure is not None
+    assert failure.remedy.startswith("the adapter is as it was after step 2; try per_device_train")
 
 
 @pytest.mark.parametrize("nth", [1, 4, 9])
