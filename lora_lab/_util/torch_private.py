@@ -57,6 +57,24 @@ def functorch_is_active() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def gradient_dtypes(tensor: Tensor) -> set[torch.dtype]:
+    """Return the dtypes that gradients will have on their way back from a tensor.
+
+    Of a pass that one node hides (reentrant checkpointing) it is that of what the node returned.
+    """
+    found: set[torch.dtype] = set()
+    seen: set[Any] = set()
+    waiting: list[Any] = [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        found.update(each.dtype for each in node._input_metadata)
+        waiting += [before for before, _ in node.next_functions]
+    return found
+
+
 def storage_key(storage: torch.UntypedStorage) -> int:
     """Return what tells a storage from others, while it lives."""
     key: int = storage._cdata

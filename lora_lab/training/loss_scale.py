@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from lora_lab._util.dtypes import dtype_name
 from lora_lab._util.format import format_bytes
-from lora_lab._util.torch_private import multiply_
+from lora_lab._util.torch_private import gradient_dtypes, multiply_
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.masters import half_parameters
+from lora_lab.training.step import FLOAT16_NOTE
 
 # torch.amp.GradScaler's arguments, as they are by default.
 _START = 2.0**16
@@ -96,14 +97,19 @@ def computes_in_float16(model: nn.Module) -> bool:
     return any(getattr(m, "compute_dtype", None) == torch.float16 for m in model.modules())
 
 
+def passes_float16(loss: Tensor) -> bool:
+    """Whether gradients of a loss will pass through float16, whatever the weights are of.
+
+    Such is a model whose own forward pass is under autocast, as `Accelerator.prepare` leaves it.
+    """
+    return torch.float16 in gradient_dtypes(loss)
+
+
 def precision_notes(model: nn.Module, adapter: Adapter) -> list[str]:
     """Return what a run says of its model's half precision before it trains."""
     notes = []
     if computes_in_float16(model):
-        notes.append(
-            "the model computes in float16: the loss is scaled, and a step whose gradients "
-            "overflow is skipped and counted"
-        )
+        notes.append(FLOAT16_NOTE)
     if half := half_parameters(adapter.parameters()):
         dtype = dtype_name(half[0].dtype)
         numbers = sum(parameter.numel() for parameter in half)

@@ -12,6 +12,11 @@ AUX_NOTE = (
     "with, is no part of the loss that is shown, and stands apart in metrics.jsonl (aux_loss)"
 )
 
+FLOAT16_NOTE = (
+    "the model computes in float16: the loss is scaled, and a step whose gradients overflow is "
+    "skipped and counted"
+)
+
 
 class NotFiniteError(RunError):
     """A loss or gradient is NaN or infinite; the optimizer was not given it.
@@ -40,6 +45,13 @@ class Step:
     tokens: int  # completion tokens of the step (or texts), those that the loss is the mean of
     aux_loss: float | None = None  # what is trained with beside `loss`: a router's; None: nothing
     skipped: bool = False  # gradients overflowed float16: nothing moved, see `LossScale`
+    scaled: bool = False  # the loss was, for float16
+
+    @property
+    def notes(self) -> list[str]:
+        """What a run says that takes such steps."""
+        said = {AUX_NOTE: self.aux_loss is not None, FLOAT16_NOTE: self.scaled}
+        return [note for note, true in said.items() if true]
 
     def row(self, seconds: float) -> dict[str, Any]:
         """Return its line in metrics.jsonl.

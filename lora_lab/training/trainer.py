@@ -30,7 +30,7 @@ from lora_lab.methods.steady_weights import steady_weights
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.encoding import IGNORED
 from lora_lab.training import processes
-from lora_lab.training.loss_scale import LossScale, computes_in_float16
+from lora_lab.training.loss_scale import LossScale, computes_in_float16, passes_float16
 from lora_lab.training.model_settings import training_settings
 from lora_lab.training.optimizer_state import load_optimizer
 from lora_lab.training.pass_loss import PassLosses
@@ -136,7 +136,9 @@ class _Loop:
         self._replicas = Replicas(self._model, self._adapter)
         learning = (p for p in fit.adapter.parameters() if p.requires_grad)
         self._masters = fit.masters = Masters(learning)
-        self._scale = fit.loss_scale = LossScale() if computes_in_float16(fit.model) else None
+        scaled = computes_in_float16(fit.model) or "loss_scale" in (fit.resume_state or {})
+        self._scale = fit.loss_scale = LossScale() if scaled else None
+        self._first_pass = True
         self._optimizer, self._scheduler = self._make_optimizer()
         # What a DataLoader draws for its workers: the passes' numbers begin behind it.
         torch.empty((), dtype=torch.int64).random_(generator=random.generator(torch.device("cpu")))
@@ -240,7 +242,8 @@ class _Loop:
         for parameter in self._moved:
             parameter.grad = None
         beside = seen.beside if self._beside else None
-        return Step(number, seen.loss, rate, seen.tokens, beside, skipped=not seen.finite)
+        scaled = self._scale is not None
+        return Step(number, seen.loss, rate, seen.tokens, beside, not seen.finite, scaled)
 
     def _update(self, number: int, rate: float) -> None:
         """Let the optimizer and the schedule take a step: as in HF Trainer a skipped one counts
@@ -272,6 +275,9 @@ class _Loop:
                 loss, said = self._losses(self._replicas.model, inputs, items, passes)
             self._beside = said is not None
             self._checks.loss(loss)
+            if self._first_pass and self._scale is None and passes_float16(loss):
+                self._scale = fit.loss_scale = LossScale()
+            self._first_pass = False
             share: Tensor | float = 0.0
             if (penalty := self._adapter.penalty()) is not None:
                 share = penalty.detach() / passes

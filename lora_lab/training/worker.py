@@ -40,7 +40,7 @@ from lora_lab.training.observer import Observer
 from lora_lab.training.progress import LossHistory, Pace
 from lora_lab.training.recorder import Recorder
 from lora_lab.training.sharding import settle
-from lora_lab.training.step import AUX_NOTE, NotFiniteError, Step
+from lora_lab.training.step import NotFiniteError, Step
 from lora_lab.training.trainer import Fit
 
 if TYPE_CHECKING:
@@ -256,8 +256,7 @@ class Worker:
         rate = self.pace.steps_per_second
         seconds = self.pace.seconds
         run.store.log(step.row(seconds))
-        if step.aux_loss is not None and AUX_NOTE not in run.notes:
-            run.notes.append(AUX_NOTE)
+        run.notes += [note for note in step.notes if note not in run.notes]
         run.publish(
             step=step.number,
             skipped_steps=self.fit.skipped_steps if self.fit else 0,

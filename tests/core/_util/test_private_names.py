@@ -279,6 +279,25 @@ def test_keys_left_out_of_a_file_and_blocks_kept_whole(model: Any) -> None:
     assert transformers_private.unsaved_keys(silero(model.config)) == {"lm_head.weight"}
 
 
+def test_the_dtypes_of_gradients_on_their_way_back() -> None:
+    class Halved(torch.autograd.Function):
+        @staticmethod
+        def forward(_ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.half()
+
+        @staticmethod
+        def backward(_ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+            return grad.float()
+
+    x = torch.ones(2, requires_grad=True)
+    float32 = {torch.float32}
+    assert torch_private.gradient_dtypes(x.exp().sum()) == float32
+    assert torch_private.gradient_dtypes(x.half().float().sum()) == {*float32, torch.float16}
+    assert torch_private.gradient_dtypes(Halved.apply(x).float()) == {*float32, torch.float16}
+    assert torch_private.gradient_dtypes(x.bfloat16().sum()) == {*float32, torch.bfloat16}
+    assert torch_private.gradient_dtypes(torch.ones(1)) == set()
+
+
 def test_weights_that_stay_float32() -> None:
     assert transformers_private.kept_in_float32(tiny("t5")) == {"float16": ["wo"], "bfloat16": []}
     assert transformers_private.kept_in_float32(nn.Linear(1, 1)) == {"float16": [], "bfloat16": []}

@@ -15,7 +15,7 @@ from lora_lab.models import LoadedModel
 from lora_lab.training import loss_scale as module
 from lora_lab.training.loss_scale import LossScale, computes_in_float16
 from lora_lab.training.resume import resume
-from lora_lab.training.step import DeadAdapterError, NotFiniteError
+from lora_lab.training.step import FLOAT16_NOTE, DeadAdapterError, NotFiniteError
 from tests.helpers.half_precision import by_hand
 from tests.helpers.recorded_fit import Recorded
 from tests.helpers.tiny_models import tiny
@@ -35,6 +35,14 @@ def gpt2_lm() -> LoadedModel:
     quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     model = tiny("gpt2", vocab_size=259, n_positions=128, **quiet).half()
     return LoadedModel.given(model, tiny_tokenizer(), "tiny-gpt2")
+
+
+def autocast_lm(*paths: str, dtype: torch.dtype = torch.float16) -> LoadedModel:
+    """float32 weights; the model, or some layers, under autocast, as `Accelerator.prepare` does."""
+    lm = tiny_lm()
+    for part in map(lm.model.get_submodule, paths or ("",)):
+        part.forward = torch.autocast("cpu", dtype=dtype)(part.forward)
+    return lm
 
 
 # The rule -----------------------------------------------------------------------------------------
@@ -99,6 +107,25 @@ def test_who_computes_in_float16():
     assert not computes_in_float16(four_bit)
 
 
+@pytest.mark.parametrize("paths", [(), ("model.layers.0.mlp",), ("model.layers.1.mlp.down_proj",)])
+def test_autocast_in_the_model_itself_is_scaled(tmp_path, paths):
+    notes = {}
+    for dtype in (torch.float16, torch.bfloat16):
+        fit = Recorded(tmp_path, autocast_lm(*paths, dtype=dtype), max_steps=2).run()
+        notes[dtype] = fit.steps[0].notes
+    assert notes == {torch.float16: [FLOAT16_NOTE], torch.bfloat16: []}
+
+
+def test_a_layer_that_casts_by_itself_is_scaled(tmp_path):
+    """Packed layers' kernels (GPTQ's, AWQ's) do, and say it nowhere."""
+    lm = tiny_lm()
+    layer = lm.model.model.layers[0].mlp
+    real = layer.up_proj.forward
+    layer.up_proj.forward = lambda x: real(x).half().to(x.dtype)
+    config = LoraConfig(r=2, target_modules=["q", "v"])
+    assert Recorded(tmp_path, lm, config, max_steps=1).run().steps[0].scaled
+
+
 # Steps --------------------------------------------------------------------------------------------
 
 SIBLINGS = {
@@ -113,6 +140,8 @@ SIBLINGS = {
     "biases": (gpt2_lm, LoraConfig(r=2, target_modules=["q", "v"], bias="all"), {}),
     "a head": (half_lm, LoraConfig(r=2, target_modules=["q"], modules_to_save=["lm_head"]), {}),
     "DoRA": (half_lm, LoraConfig(r=2, target_modules=["q", "v"], use_dora=True), {}),
+    "autocast": (autocast_lm, CONFIG, {}),
+    "autocast, accumulated": (autocast_lm, CONFIG, {"gradient_accumulation_steps": 2}),
 }
 
 
@@ -251,10 +280,10 @@ def test_adaloras_schedule_counts_skipped_steps(tmp_path, monkeypatch, skipped):
 # In a run -----------------------------------------------------------------------------------------
 
 
-def begin(folder, config=CONFIG, **changes):
+def begin(folder, config=CONFIG, make=half_lm, **changes):
     settings = {"max_steps": 12, "learning_rate": 1e-2, "eval_examples": 0, "save_steps": 5}
     return ll.train(
-        half_lm(), tiny_task(), config, output_dir=folder, max_length=64, **settings | changes
+        make(), tiny_task(), config, output_dir=folder, max_length=64, **settings | changes
     )
 
 
@@ -273,17 +302,20 @@ def test_a_run_counts_shows_and_keeps_its_skipped_steps(tmp_path, monkeypatch):
     assert len(rows) == run.snapshot.step == 12
 
 
-@pytest.mark.parametrize("config", [CONFIG, FullConfig()], ids=["LoRA", "FT"])
-def test_a_resumed_run_has_its_scale_and_its_count(tmp_path, monkeypatch, config):
+@pytest.mark.parametrize(
+    ("config", "make"), [(CONFIG, half_lm), (FullConfig(), half_lm), (CONFIG, autocast_lm)]
+)
+def test_a_resumed_run_has_its_scale_and_its_count(tmp_path, monkeypatch, config, make):
     monkeypatch.setattr(module, "_START", 2.0**18)
     monkeypatch.setattr(module, "_INTERVAL", 4)  # it grows again, and overflows again
-    alone = begin(tmp_path / "alone", config)
+    alone = begin(tmp_path / "alone", config, make)
     losses = alone.result(60).losses
-    run = begin(tmp_path / "stopped", config)
+    run = begin(tmp_path / "stopped", config, make)
     until(lambda: run.snapshot.step >= 6 or run.state.final)
     run.stop()
     run.result(60)
-    again = resume(run.folder, half_lm(), tiny_task())
+    again = resume(run.folder, make(), tiny_task())
+    assert FLOAT16_NOTE in alone.notes
     assert again.result(60).losses == losses
     assert again.snapshot.skipped_steps == alone.snapshot.skipped_steps > 2
     own, theirs = (
