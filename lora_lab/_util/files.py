@@ -22,6 +22,7 @@ from lora_lab._util.swapping import swap
 from lora_lab.errors import AdapterError, LoraLabError, RunError
 
 _ODD = "it is a link or no regular file; remove it"
+_HOLLOW = 64  # bytes that a file claims for one on the disk; compression comes to less
 _STALE = 3600.0  # seconds after which a draft is nobody's any more: whoever wrote it was killed
 
 
@@ -202,6 +203,14 @@ def open_own(path: Path, flags: int, *, follow: bool = False) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, _ODD, str(path))
     return descriptor
+
+
+def is_hollow(found: os.stat_result) -> bool:
+    """Return whether a file is nearly all holes: it was made to fill memory, not to be read.
+
+    Where the file system tells of no blocks, it is not known.
+    """
+    return 0 < getattr(found, "st_blocks", 0) * 512 * _HOLLOW < found.st_size
 
 
 def cache_folder() -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from lora_lab._util.files import open_own
+from lora_lab._util.files import is_hollow, open_own
 
 MOST_BYTES = 64 * 2**20  # a run's config.json has some KB, the sites of a large model a few MB
 _MOST_DIGITS = 18  # a whole number that JavaScript, NumPy and SQLite still hold
@@ -89,8 +89,10 @@ def read_bytes(path: Path, most: int, *, follow: bool = False) -> bytes:
         ValueError: it is larger.
     """
     with os.fdopen(open_own(path, os.O_RDONLY, follow=follow), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
+        found = os.fstat(file.fileno())
+        if is_hollow(found):
+            raise ValueError("it is nearly all holes")
+        if (size := found.st_size) > most:
             raise ValueError(f"it has {size} bytes; at most {most} are read")
         return file.read(size)
 

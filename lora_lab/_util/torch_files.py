@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lora_lab._util.files import open_own
+from lora_lab._util.files import is_hollow, open_own
 
 _MOST_PICKLED = 64 * 2**20  # bytes; of a state with 10,000 tensors there are 3 MB
 _MOST_VALUES = 1_000_000  # that containers hold
@@ -33,7 +33,10 @@ def load_plain(path: Path, *, follow: bool = False) -> Any:
     import torch
 
     with os.fdopen(open_own(path, os.O_RDONLY, follow=follow), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+        found = os.fstat(file.fileno())
+        if is_hollow(found):
+            raise ValueError("it is nearly all holes")
+        size = found.st_size
         pickled = _pickled_bytes(file, size)
         if pickled > _MOST_PICKLED:
             raise ValueError(f"{pickled} bytes of it are no tensors")

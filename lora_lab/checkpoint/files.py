@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_lab._util.dtypes import NAMES, dtype_name
+from lora_lab._util.files import is_hollow
 from lora_lab._util.json_files import fitted, parse_json, read_bytes
 from lora_lab._util.quiet import first_line
 from lora_lab._util.torch_files import load_plain
@@ -132,6 +133,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, st
     try:
         with safe_open(path, framework="np") as checked:  # raises where the header does not fit
             metadata = checked.metadata() or {}
+        if is_hollow(path.stat()):
+            raise ValueError("it is nearly all holes")
         # Its own reader knows only what NumPy has a type for.
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from lora_lab._util.files import disk_errors, open_own, write_all, write_file_atomic
+from lora_lab._util.files import disk_errors, is_hollow, open_own, write_all, write_file_atomic
 from lora_lab._util.quiet import first_line
 from lora_lab.errors import RunError
 
@@ -130,8 +130,10 @@ def read_log(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
             kind = _row_type(file)
-            size = os.fstat(file.fileno()).st_size
-            if size > _MOST_BYTES:
+            found = os.fstat(file.fileno())
+            if is_hollow(found):
+                raise ValueError("it is nearly all holes")
+            if (size := found.st_size) > _MOST_BYTES:
                 raise ValueError(f"it has {size} bytes; at most {_MOST_BYTES} are read")
             stored = file.read(_MOST_BYTES)
     except (OSError, ValueError) as error:

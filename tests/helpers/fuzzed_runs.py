@@ -11,6 +11,19 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from lora_lab.analysis.capacity import run_capacity
+from lora_lab.analysis.methods import compare_methods
+from lora_lab.analysis.steps import step_maps
+from lora_lab.analysis.sweep import comparable_runs, sweep_map
+from lora_lab.reports import inspect_adapter, write_inspection
+from lora_lab.runs.history import read_history
+from lora_lab.runs.records import list_runs
+from lora_lab.runs.run_file import RunConfig
+from lora_lab.training.resume import resume
+from lora_lab.training.start_from import find_start
+from lora_lab_widgets.lab_views.base import run_label
+from lora_lab_widgets.run_rows import delete, look
+
 # What stands in a file: a change is told in words, and made in a run's folder.
 Change = tuple[str, Callable[[Path], object]]
 
@@ -135,3 +148,54 @@ def kind_changes(draw: st.DrawFn, names: list[str]) -> Change:
         KINDS[kind](run / name)
 
     return f"{kind} for {name}", change
+
+
+# What reads and uses them ------------------------------------------------------------------------
+
+
+def _compared(top: Path) -> None:
+    found = compare_methods(list_runs(top))
+    json.dumps(found.to_json())
+    assert str(found)
+    assert found.best
+
+
+def _looked(top: Path) -> None:
+    records = list_runs(top)
+    for shown in ("run", "good"):
+        found = look(records, [record.id for record in records], shown)
+        json.dumps([found.rows, found.compared, found.details], allow_nan=False)
+        assert "good" in {row["id"] for row in found.rows}
+
+
+def _inspected(top: Path) -> None:
+    found = inspect_adapter(top / "run")
+    json.dumps(found.to_json())
+    write_inspection(top / "report.html", found)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "list": lambda top: [(str(r.state), r.start_from, r.open().losses) for r in list_runs(top)],
+    "history panel": _looked,
+    "labels": lambda top: [run_label(record) for record in list_runs(top)],
+    "sweep map": lambda top: [sweep_map(group) for group in comparable_runs(list_runs(top))],
+    "sweep map of all": lambda top: sweep_map(list_runs(top)),
+    "comparison": _compared,
+    "maps over steps": lambda top: step_maps(read_history(top / "run")),
+    "capacity": lambda top: run_capacity(top / "run"),
+}
+
+
+def users(lm: Any, task: Any) -> dict[str, Callable[[Path], object]]:
+    """What goes on with a run, on its model and data; and what ends it."""
+    return {
+        "inspect": _inspected,
+        "inspect a sweep": lambda top: inspect_adapter(top / "good", sweep=top),
+        "start from": lambda top: find_start(top / "run").config_for(lm.model, None),
+        "run file": lambda top: RunConfig.read(top / "run" / "config.json").to_yaml(),
+        "resume": lambda top: resume(top / "run", lm, task, start=False),
+        "resume by name": lambda top: resume(top / "run", start=False),
+        "delete": lambda top: [
+            delete(record, top, lambda _: False) for record in list_runs(top) if record.id != "good"
+        ],
+    }

@@ -1,5 +1,7 @@
 """Tensors as files hold them: the bytes that torch reads, the numbers too, without torch."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -40,3 +42,15 @@ def test_a_pickle_of_odd_tensors_ends_in_one_line(tmp_path):
     torch.save({"a": torch.eye(2).to_sparse()}, tmp_path / "a.pt")
     with pytest.raises(AdapterError, match="is damaged"):
         read_tensors(tmp_path / "a.pt", allow_pickle=True)
+
+
+def test_a_file_that_is_nearly_all_holes_is_not_read_into_memory(tmp_path):
+    """Zeros that no disk holds: what takes 4 KB to send would take 64 GiB of memory."""
+    path, count = tmp_path / "a.safetensors", 2**34
+    header = {"x": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + 4 * count)
+    with pytest.raises(AdapterError, match=r"is damaged \(it is nearly all holes\)"):
+        read_tensors(path, allow_pickle=False)
