@@ -7,34 +7,62 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 # Whole words of a variable's name: TOKENIZER_NAME is none.
 _NAMED = re.compile(
-    r"(?:^|_)(?:TOKEN|API_?KEY|ACCESS_?KEY|SECRET|SECRETS|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)"
-    r"(?:$|_)",
+    r"(?:^|_)(?:TOKEN|API_?KEYS?|ACCESS_?KEY|PRIVATE_?KEY|SECRETS?|(?:PG)?PASSWORD|PASSWD|PASS"
+    r"|PASSPHRASE|CREDENTIALS?|CREDS)(?:$|_)|^MYSQL_PWD$",
     re.I,
 )
+# Many keys are no secrets: what looks like chance is.
+_MAYBE_NAMED = re.compile(r"(?:^|_)(?:KEY|PAT|AUTH)$", re.I)
+_BY_CHANCE = re.compile(r"(?=\D*\d)(?=[^A-Za-z]*[A-Za-z])[\w+/=~.-]{16,}")
+_PASSWORD_OF_URL = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 _OF_PATH = re.compile(r"_(?:FILE|PATH|DIR)$", re.I)
-# Those of Hugging Face, OpenAI, Anthropic, GitHub, GitLab, Slack, Google, NVIDIA, Replicate, W&B.
 _SHAPED = re.compile(
-    r"\b(?:hf_(?:[A-Za-z0-9]{20,}|oauth_[A-Za-z0-9._-]{20,})"
-    r"|sk-[A-Za-z0-9_-]{20,}|gh[opsur]_[A-Za-z0-9]{30,}"
-    r"|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{16,}|xox[abeoprs]-[A-Za-z0-9-]{16,}"
-    r"|AIza[A-Za-z0-9_-]{30,}|ya29\.[A-Za-z0-9_-]{20,}|nvapi-[A-Za-z0-9_-]{30,}"
-    r"|r8_[A-Za-z0-9]{30,}|wandb_v1_[A-Za-z0-9_]{20,})\b"
+    r"""
+    \b(?:
+      # Hubs: Hugging Face, ModelScope, Kaggle, W&B, Replicate, NVIDIA.
+      hf_(?:[A-Za-z0-9]{20,}|(?:oauth|jwt)_[A-Za-z0-9._-]{20,}) | api_org_[A-Za-z0-9]{30,}
+    | ms-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12} | KGAT_[A-Za-z0-9]{30,}
+    | wandb_v1_[A-Za-z0-9_]{20,} | r8_[A-Za-z0-9]{30,} | nvapi-[A-Za-z0-9_-]{30,}
+      # Models behind an interface: OpenAI, Anthropic and those alike, Groq, xAI, Perplexity, …
+    | sk-[A-Za-z0-9_-]{20,} | csk-[a-z0-9]{30,} | gsk_[A-Za-z0-9]{40,} | xai-[A-Za-z0-9]{40,}
+    | pplx-[A-Za-z0-9]{40,} | tgp_v1_[A-Za-z0-9_-]{30,} | lsv2_(?:pt|sk)_[A-Za-z0-9_]{30,}
+    | pcsk_[A-Za-z0-9_]{30,} | jina_[A-Za-z0-9_-]{40,} | rpa_[A-Z0-9]{30,}
+      # Code: GitHub, GitLab, npm, PyPI, Docker.
+    | gh[opsur]_[A-Za-z0-9]{30,} | github_pat_[A-Za-z0-9_]{30,}
+    | gl(?:pat|dt|rt|cbt|ptt|ft|imt|soat|oas|agent)-[A-Za-z0-9_.-]{16,}
+    | npm_[A-Za-z0-9]{36} | pypi-[A-Za-z0-9_-]{50,} | dckr_[po]at_[A-Za-z0-9_-]{20,}
+      # Clouds: AWS's keys' names, Google, Azure, Alibaba, Databricks, DigitalOcean, Vault.
+    | A(?:KIA|SIA)[A-Z0-9]{16} | AIza[A-Za-z0-9_-]{30,} | ya29\.[A-Za-z0-9_-]{20,}
+    | GOCSPX-[A-Za-z0-9_-]{20,} | [A-Za-z0-9_~.-]{3}\dQ~[A-Za-z0-9_~.-]{31,34}
+    | LTAI[A-Za-z0-9]{12,} | dapi[0-9a-f]{32}(?:-\d)? | do[por]_v1_[0-9a-f]{64}
+    | hv[sbr]\.[A-Za-z0-9_-]{24,}
+      # Others: Slack, Stripe, SendGrid, Telegram; a signed token (JWT).
+    | xox[abeoprs]-[A-Za-z0-9-]{16,} | xapp-[A-Za-z0-9-]{30,} | [rs]k_(?:live|test)_[A-Za-z0-9]{16,}
+    | SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{30,} | \d{8,10}:AA[A-Za-z0-9_-]{33}
+    | eyJ[A-Za-z0-9_-]{10,500}\.eyJ[A-Za-z0-9_-]{10,5000}\.[A-Za-z0-9_-]{16,}
+    )(?![A-Za-z0-9])
+    | -----BEGIN\ (?:[A-Z]+\ ){0,3}PRIVATE\ KEY-----
+      (?:[A-Za-z0-9+/=\s]|\\[nr])*(?:-----END\ [A-Z\ ]{1,40}-----)?
+    """,
+    re.X,
 )
 # What stands behind these words is secret whatever its shape. None of it reaches over a quote or
 # a backslash: a text of JSON stays one. A tokenizer's eos_token=… is no secret.
 _BEHIND = re.compile(
     r"""
-    (?P<named>(?i:\bauthorization(?:\\*["']\s*:\s*\\*["']|\s*[:=]\s*)
+    (?P<named>(?i:\b(?:authorization|cookie|x-(?:api-key|auth-token|goog-api-key))(?:\\*["']\s*:\s*\\*["']|\s*[:=]\s*)
         (?:(?:bearer|basic|token)\s+)?))[^\s"'\\,;}]+
     | (?i:\bbearer\s+)(?=\S*\d)[A-Za-z0-9._~+/=-]{16,}
-    | (?P<key>(?i:\b[\w-]*(?:(?<!\b(?:eos|bos|pad|unk|sep|cls)_)(?<!\bmask_)token|api[_-]?key
-        |secret|passw(?:or)?d|access[_-]?key)(?:=|\\*["']\s*:\s*)\\*["']?))[^\s"'\\,;}<>|&]{8,}
-    | (?P<part>(?i:[?&](?:[\w-]*(?:token|key|signature|secret|password)|sig)=))[^\s"'\\&\#]{4,}
-    | (?<=://)[^/\s"'\\@]+(?=@)
+    | (?P<key>(?i:(?:(?<!\b(?:eos|bos|pad|unk|sep|cls)_)(?<!\bmask_)token|api[_-]?key
+        |secret|passw(?:or)?d|(?:access|account)[_-]?key)(?:=|\\*["']\s*:\s*)\\*["']?))
+        [^\s"'\\,;}<>|&]{8,}
+    | (?P<part>(?i:[?&](?:[\w-]*(?:token|key|signature|secret|password|credential)|sig)=))
+        [^\s"'\\&\#]{4,}
+    | (?P<url>(?<=[A-Za-z0-9]{2}):/{1,2})[^/\s"'\\@]+(?=@)  # a path has one slash left of a URL's
     """,
     re.X,
 )
@@ -73,7 +101,8 @@ def redacted_values(value: Any) -> Any:
 
 
 def _without_value(found: re.Match[str]) -> str:
-    return (found["named"] or found["key"] or found["part"] or "") + _IN_PLACE
+    kept = found["named"] or found["key"] or found["part"] or found["url"] or ""
+    return kept + _IN_PLACE
 
 
 def _secrets() -> list[str]:
@@ -81,11 +110,19 @@ def _secrets() -> list[str]:
     have them.
     """
     found: set[str] = set()
-    for name, value in os.environ.items():
-        if len(value) < _SHORTEST or not _NAMED.search(name) or _OF_PATH.search(name):
-            continue
-        if os.path.exists(os.path.expanduser(value)):
+    for name, own in os.environ.items():
+        inside = _PASSWORD_OF_URL.search(own)  # of a proxy, a database
+        value = unquote(inside[1]) if inside else own
+        if len(value) < _SHORTEST or not (inside or _is_secret(name, value)):
             continue
         found |= {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
         found |= {repr(value)[1:-1], quote(value, safe="")}
     return sorted(found, key=len, reverse=True)
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """Whether a variable of the environment holds what nobody is to see."""
+    if _OF_PATH.search(name) or os.path.exists(os.path.expanduser(value)):
+        return False
+    by_chance = _MAYBE_NAMED.search(name) and _BY_CHANCE.fullmatch(value)
+    return bool(_NAMED.search(name) or by_chance)

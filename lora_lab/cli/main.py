@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lora_lab._util.python_private import end_without_finalizing
+from lora_lab._util.redaction import redacted, redacted_values
 from lora_lab.cli.command import Command
 from lora_lab.cli.output import steady_output
 from lora_lab.errors import LoraLabError
@@ -60,13 +61,14 @@ def _run(arguments: Sequence[str] | None) -> int:
         options = _parser(given).parse_args(given)
         report = options.call(options)
     except LoraLabError as error:
-        print(f"lora-lab: {error}", file=sys.stderr)
+        print(redacted(f"lora-lab: {error}"), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return 130  # as shells have it
     if report is None:
         return 0
-    print(json.dumps(report.json, indent=2) if options.json else report.text)
+    shown = json.dumps(redacted_values(report.json), indent=2) if options.json else None
+    print(redacted(report.text) if shown is None else shown)
     return 0 if report.complete else INCOMPLETE
 
 

@@ -15,6 +15,7 @@ from lora_lab._util.devices import device_of
 from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name, main_dtype
 from lora_lab._util.hardware import best_device, hardware, is_here
 from lora_lab._util.quiet import first_line, quiet_transformers
+from lora_lab._util.redaction import redacted
 from lora_lab._util.torch_modes import plain_modes
 from lora_lab.anatomy.heads import is_classifier
 from lora_lab.anatomy.model_config import build_on_meta
@@ -53,7 +54,7 @@ class Card:
     parameters: int
 
     def __str__(self) -> str:
-        return (
+        return redacted(
             f"{self.name}: {self.parameters / 1e6:,.1f}M parameters, {self.dtype} on "
             f"{self.device} ({self.source}, license: {self.license or 'not stated'})"
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lora_lab._util.redaction import redacted
 from lora_lab.errors import TaskError
 from lora_lab.tasks.metrics import NATS, Metric
 
@@ -124,7 +125,8 @@ class Task(ABC):
         scores = ", ".join(metric.label for metric in self.metrics)
         framing = f"; framing: {self.framing}" if self.framing else ""
         notes = "".join(f"; {note}" for note in self.notes)
-        return f"{self.name}{label}: {self._sizes()}{framing}; scored by {scores}{notes}"
+        line = f"{self.name}{label}: {self._sizes()}{framing}; scored by {scores}{notes}"
+        return redacted(line)
 
     def _sizes(self) -> str:
         test = f", {len(self.test):,} test" if self.test else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import sys
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lora_lab._util.redaction import redacted
 from lora_lab._util.transformers_private import bare_arguments
 from lora_lab.errors import ConfigError
 from lora_lab.runs.training_config import TrainingConfig
@@ -54,8 +56,8 @@ class Trackers:
     def __init__(
         self, training: TrainingConfig, folder: Path, model: Any, device: torch.device
     ) -> None:
-        self._model = model
         self._callbacks = tracker_callbacks(training.report_to)
+        self._model = _without_secrets(model) if self._callbacks else model
         if self._callbacks:
             from transformers import TrainerControl, TrainerState
 
@@ -86,6 +88,26 @@ class Trackers:
         for callback in self._callbacks:
             with silent_thread():
                 getattr(callback, event)(*self._context, model=self._model, **more)
+
+
+def _without_secrets(model: Any) -> Any:
+    """Return a model whose config they may record: the URL that it came from can hold a token."""
+    source = getattr(getattr(model, "config", None), "_name_or_path", None)
+    if not isinstance(source, str) or redacted(source) == source:
+        return model
+    return _Recorded(model, redacted(source))
+
+
+class _Recorded:
+    """A model with another source in its config; itself it is as it was."""
+
+    def __init__(self, model: Any, source: str) -> None:
+        self._model = model
+        self.config = copy.copy(model.config)
+        self.config._name_or_path = source
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 def tracker_callbacks(names: str | Sequence[str] | None) -> list[Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import ipywidgets
 
+from lora_lab._util.redaction import redacted_values
 from lora_lab_widgets.subshell import OnSubshell
 
 # The ticks' answers are three a second at most, see `run_clock.js`; the views have what is left.
@@ -72,7 +73,16 @@ class MessageThrottle:
 
 
 class Throttled(ipywidgets.Widget):
-    """A widget whose changes wait while a tick is at work; see `MessageThrottle`."""
+    """A widget whose changes wait while a tick is at work; see `MessageThrottle`.
+
+    What it holds for the page, and a notebook saves with it, has no secret in it.
+    """
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+        """Return what is sent and saved; its own code is not looked through."""
+        state: dict[str, Any] = super().get_state(key, drop_defaults)
+        code = {name: state[name] for name in ("_esm", "_css") if name in state}
+        return {**redacted_values({k: v for k, v in state.items() if k not in code}), **code}
 
     def send_state(self, key: Any = None) -> None:
         """Send traits to the browser, or hand them to the throttle of the tick at work here."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import anywidget
 import traitlets
 
+from lora_lab._util.redaction import redacted_values
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.es_modules import collect, join
 from lora_lab_widgets.message_throttle import Throttled
@@ -110,7 +111,7 @@ class PanelWidget(OnSubshell, Throttled, anywidget.AnyWidget):
         if bundle is None:
             return None
         data, metadata = bundle
-        return {**data, "text/html": self.fallback_html()}, metadata
+        return redacted_values({**data, "text/html": self.fallback_html()}), metadata
 
 
 class MessagePanel(PanelWidget):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
+from lora_lab._util.redaction import redacted
 from lora_lab.budget.forecast import budget
 from lora_lab.configs import MethodConfig
 from lora_lab.models.given import as_loaded
@@ -178,7 +179,7 @@ class Workbench:
 
     def __repr__(self) -> str:
         run = f", {self.run!r}" if self.run else ""
-        return f"<Workbench {self.lm.card.name}: {self._summary()}{run}>"
+        return redacted(f"<Workbench {self.lm.card.name}: {self._summary()}{run}>")
 
     def _summary(self) -> str:
         """Return the plan in a few words."""
@@ -201,7 +202,7 @@ class Workbench:
         title = f"<p><b>LoRA Lab</b> · {html.escape(self.lm.card.name)}</p>"
         plan = html.escape(self._summary())
         grid = f"<p>{plan}</p>" if self.grid.inert else self.grid.fallback_html()
-        return title + grid + self.savings.fallback_html() + run
+        return redacted(title + grid + self.savings.fallback_html() + run)
 
     # How the panels hang together ----------------------------------------------------------------
 

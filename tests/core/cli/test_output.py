@@ -71,3 +71,19 @@ def test_a_folder_and_a_file_with_such_names_are_said_in_clean_lines(
     said = "".join(capfd.readouterr())
     assert "owned" in said
     assert not steers(said)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_what_a_command_says_has_no_secret_in_it(
+    options, tmp_path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MY_PASSWORD", "pa55-word")
+    model = tiny("llama")
+    ll.attach(model, ll.LoraConfig(r=2, init_lora_weights=False))
+    folder = ll.save_adapter(model, tmp_path / "pa55-word")
+    assert main(["inspect", str(folder), *options]) == 0
+    assert main(["inspect", f"https://me:{'x' * 9}@host/adapter", *options]) == 2
+    said = "".join(capfd.readouterr())
+    assert "[redacted]" in said
+    assert "pa55-word" not in said
+    assert "x" * 9 not in said

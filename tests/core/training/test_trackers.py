@@ -31,10 +31,13 @@ def test_tensorboard_gets_the_losses_of_every_step_and_no_token(tmp_path, monkey
 
     token = "hf_" + "s" * 34
     monkeypatch.setenv("HF_TOKEN", token)
+    lm = tiny_lm()
+    lm.model.config._name_or_path = f"https://me:{token}@host/m?token=and-another-one"
     run = train(
-        tiny_lm(), tiny_task(), CONFIG, output_dir=tmp_path, max_steps=6, eval_examples=0,
+        lm, tiny_task(), CONFIG, output_dir=tmp_path, max_steps=6, eval_examples=0,
         report_to="tensorboard",
     )  # fmt: skip
+    assert token in lm.model.config._name_or_path
     result = run.result(60)
     (path,) = run.folder.rglob("events.out.tfevents.*")
     events = [Event.FromString(record) for record in records(path)]
@@ -46,7 +49,9 @@ def test_tensorboard_gets_the_losses_of_every_step_and_no_token(tmp_path, monkey
     }
     assert losses == {step: pytest.approx(loss, rel=1e-6) for step, loss in result.losses}
     written = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert any(b"host/m?token=" in file.read_bytes() for file in written)
     assert not any(token.encode() in file.read_bytes() for file in written)
+    assert not any(b"and-another-one" in file.read_bytes() for file in written)
     said = capfd.readouterr()
     assert token not in said.out + said.err
     assert said.out == ""
