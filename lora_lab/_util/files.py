@@ -11,6 +11,7 @@ import errno
 import glob
 import io
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -23,6 +24,8 @@ from lora_lab.errors import AdapterError, LoraLabError, RunError
 
 _ODD = "it is a link or no regular file; remove it"
 _HOLLOW = 64  # bytes that a file claims for one on the disk; compression comes to less
+_OS_ERROR = re.compile(r"\(os error (\d{1,4})\)")  # of Rust
+_TOO_LARGE = os.strerror(errno.EFBIG)
 _STALE = 3600.0  # seconds after which a draft is nobody's any more: whoever wrote it was killed
 
 
@@ -244,12 +247,10 @@ def disk_errors(
     try:
         yield
     except Exception as error:
-        if not _is_from_disk(error):
+        if (reason := disk_reason(error)) is None:
             raise
-        reason = getattr(error, "strerror", None) or error
-        raise kind(
-            f"cannot write {path}: {reason}; free some space or choose {other_place}"
-        ) from error
+        fix = "raise the limit (ulimit -f)" if reason == _TOO_LARGE else "free some space"
+        raise kind(f"cannot write {path}: {reason}; {fix} or choose {other_place}") from error
 
 
 def _draft(path: Path) -> Path:
@@ -280,9 +281,17 @@ def _sync_all(folder: Path) -> None:
         sync(path)
 
 
-def _is_from_disk(error: Exception) -> bool:
-    """Whether the disk refused; torch.save and safetensors wrap its errors in their own."""
-    if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-        return True
+def disk_reason(error: Exception) -> str | None:
+    """Return in the system's words why the disk refused; None where something else failed.
+
+    torch and safetensors have words of their own, with the system's number in them or without.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if number := _OS_ERROR.search(str(error)):
+        return os.strerror(int(number[1]))
     words = ("no space left", "read-only", "file write failed", "unexpected pos", "i/o error")
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    from_disk = isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)
+    if from_disk or type(error).__name__ == "SafetensorError":
+        return "the disk took only a part of it"
+    return None

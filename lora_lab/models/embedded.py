@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from lora_lab._util.files import cache_folder, make_dirs, write_dir_atomic, write_text_atomic
+from lora_lab._util.files import (
+    cache_folder,
+    disk_reason,
+    make_dirs,
+    write_dir_atomic,
+    write_text_atomic,
+)
 from lora_lab._util.json_files import read_json
 from lora_lab._util.ownership import stranger
-from lora_lab._util.quiet import first_line, quiet_transformers
+from lora_lab._util.quiet import quiet_transformers
 from lora_lab.errors import ModelError
 from lora_lab.models.entries import Wheel
 
@@ -63,9 +69,11 @@ def model_folder(wheel: Wheel) -> Path | None:
             with FileLock(made.with_name(f"{made.name}.lock")):  # others wait, and find it made
                 if not is_whole(made):
                     _convert(source, made)
-    except OSError as error:
+    except Exception as error:
+        if (reason := disk_reason(error)) is None:
+            raise
         raise ModelError(
-            f"the cache {cache_folder()} cannot be written ({first_line(error)}); set "
+            f"the cache {cache_folder()} cannot be written ({reason}); set "
             "LORA_LAB_CACHE to a folder with 600 MB free"
         ) from error
     return made if is_gguf else source.parent

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.files import write_text_atomic
 from lora_lab._util.yaml import to_yaml
 from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
@@ -109,10 +110,10 @@ def _run_config(
 def _write(stem: str, text: str, commands: Sequence[tuple[str, str]]) -> dict[str, Any]:
     try:
         path = _free_path(stem, text)
-        path.write_text(text, encoding="utf-8")
+        write_text_atomic(path, text)
     except OSError as error:
         raise ConfigError(
-            f"{stem}.yaml cannot be write_run_file into {Path.cwd()}: {error.strerror or error}; "
+            f"{stem}.yaml cannot be written into {Path.cwd()}: {error.strerror or error}; "
             "os.chdir() to a folder that takes it"
         ) from error
     name = shlex.quote(path.name)
