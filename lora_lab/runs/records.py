@@ -209,8 +209,8 @@ def has_config(folder: Path) -> bool:
 
 
 def _was_run(folder: Path) -> bool:
-    """Whether a run was at work in a folder, as what it leaves from its first moment on tells."""
-    left = (folder / name for name in (lock.LOCK_FILE, METRICS_FILE, SITES_FILE))
+    """Whether a run was at work in a folder; a start that was cut off leaves its lock alone."""
+    left = (folder / name for name in (METRICS_FILE, SITES_FILE))
     return any(map(os.path.lexists, left)) or bool(checkpoints.folders(folder))
 
 

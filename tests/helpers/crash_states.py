@@ -29,7 +29,7 @@ Change = Mapping[Key, int | None]  # what the names stand for then: one that is 
 Tree = dict[str, bytes | None]  # {path: content}, None of a folder
 _CHANGES = "rename", "replace", "link", "unlink", "remove", "mkdir", "rmdir", "truncate"
 _ROOT = 0
-_VARIANTS = "missing", "whole", "torn", "zeros"
+_VARIANTS = "missing", "whole", "torn", "half zeros", "zeros"
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def _content(old: bytes, new: bytes, variant: str) -> bytes:
         return old
     pairs = enumerate(zip(old, new, strict=False))
     same = next((n for n, (a, b) in pairs if a != b), min(len(old), len(new)))
-    half = same + (len(new) - same) // 2
+    half = same if variant == "zeros" else same + (len(new) - same) // 2
     return new[:half] + (old[half:] if variant == "torn" else bytes(len(new) - half))
 
 

@@ -1,0 +1,85 @@
+"""Whatever a power loss may leave, by construction: nothing is lost in silence.
+
+Some of the states; all of them are tried by `python -m tests.helpers.crash_kinds` (docs/crashes.md).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora_lab._util import files
+from tests.helpers.crash_kinds import KINDS, tried
+from tests.helpers.crash_states import Recorder, states
+
+SOME = {"a run": 8, "a resumed run": 6, "a queued run": 5, "a sweep": 4}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_crash_may_leave_is_gone_on_with(tmp_path, kind):
+    count, differing, _ = tried(KINDS[kind](), tmp_path / "tried", SOME.get(kind, 12))
+    assert count >= differing >= 3
+
+
+def left(folder: Path, work) -> list[dict[str, bytes | None]]:
+    folder.mkdir(exist_ok=True)
+    with Recorder(folder) as recorder:
+        work(folder)
+    return [tree for tree, _ in states(recorder.moments)]
+
+
+def test_a_name_without_its_data_is_among_the_states_of_a_writer_that_does_not_flush(tmp_path):
+    def careless(folder: Path) -> None:
+        (folder / "draft").write_bytes(b"12345678")
+        (folder / "draft").rename(folder / "file")
+
+    found = {tree.get("file") for tree in left(tmp_path / "careless", careless)}
+    assert found == {None, b"", b"1234", b"1234" + bytes(4), bytes(8), b"12345678"}
+    careful = left(tmp_path / "careful", lambda f: files.write_text_atomic(f / "file", "12345678"))
+    assert {tree.get("file") for tree in careful} == {None, b"12345678"}
+
+
+def test_names_reach_the_disk_in_any_order_until_their_folder_is_flushed(tmp_path):
+    def two(folder: Path) -> None:
+        for name in ("one", "two"):
+            (folder / name).mkdir()
+
+    found = {frozenset(tree) for tree in left(tmp_path / "any", two)}
+    assert found == {frozenset(), frozenset({"one"}), frozenset({"two"}), frozenset({"one", "two"})}
+
+    def in_order(folder: Path) -> None:
+        for name in ("one", "two"):
+            files.make_dirs(folder / name)
+
+    found = {frozenset(tree) for tree in left(tmp_path / "order", in_order)}
+    assert found == {frozenset(), frozenset({"one"}), frozenset({"one", "two"})}
+
+
+def test_what_is_appended_may_be_torn_and_what_was_flushed_is_there(tmp_path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "file").write_bytes(b"first;")
+
+    def append(folder: Path) -> None:
+        with (folder / "file").open("ab", buffering=0) as file:
+            file.write(b"second")
+            os.fsync(file.fileno())
+            file.write(b"third.")
+
+    found = {tree["file"] for tree in left(tmp_path / "log", append)}
+    whole = b"first;second"
+    flushed = b"first;second"
+    assert found == {
+        *(b"first;", b"first;sec", b"first;sec" + bytes(3), b"first;" + bytes(6), flushed),
+        *(flushed + new for new in (b"thi", b"thi" + bytes(3), bytes(6), b"third.")),
+    }
