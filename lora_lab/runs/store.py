@@ -42,6 +42,7 @@ from lora_lab.runs import checkpoints
 from lora_lab.runs.lock import LOCK_FILE, RunLock
 from lora_lab.runs.metrics import METRICS_FILE, cut_lines, read_losses
 from lora_lab.runs.records import CONFIG_FILE, RunRecord, has_config, list_runs
+from lora_lab.runs.spectra_log import SPECTRA_FILE
 
 __all__ = ["NullStore", "RunRecord", "RunStore", "list_runs"]
 
@@ -153,17 +154,25 @@ class RunStore:
             write_all(self._metrics, f"{json.dumps(dict(row))}\n".encode())
 
     def flush_log(self) -> int:
-        """Have all lines of metrics.jsonl on the disk; return its size in bytes.
+        """Have what grows (metrics, spectra) on the disk; return metrics.jsonl's size in bytes.
 
         Raises:
             RunError: the disk does not take it.
         """
-        path = self.folder / METRICS_FILE
-        with disk_errors(path):
-            if not path.exists():
-                return 0
-            sync(path)
-            return path.stat().st_size
+        growing = [self.folder / name for name in (METRICS_FILE, SPECTRA_FILE)]
+        with disk_errors(growing[0]):
+            for path in (*filter(Path.exists, growing), self.folder):
+                sync(path)
+            return growing[0].stat().st_size if growing[0].exists() else 0
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write how the run ended, behind all that it has recorded.
+
+        Raises:
+            RunError: the disk does not take it.
+        """
+        self.flush_log()
+        self.write_json("summary.json", summary)
 
     def close(self) -> None:
         """Close metrics.jsonl, which a later `log` opens again, and let go of the folder."""
@@ -207,6 +216,10 @@ def _text(value: Any) -> str:
 
 class NullStore(RunStore):
     """The same folder, of a process that is not to write: every write is a no-op."""
+
+    def flush_log(self) -> int:
+        """Flush nothing."""
+        return 0
 
     def write_json(self, name: str, value: Any) -> None:
         """Write nothing."""

@@ -53,4 +53,4 @@ def fail(run: Run, error: Exception) -> None:
     if not run.is_again and run.store.config is not None:
         end = {"state": "failed", "steps": 0, "problem": failure.message, "metrics": {}}
         with contextlib.suppress(RunError):  # the disk may be what failed; the first error counts
-            run.store.write_json("summary.json", end)
+            run.store.write_summary(end)

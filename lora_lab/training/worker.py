@@ -352,7 +352,7 @@ class Worker:
         if self.step or state != "stopped":
             run.store.save_adapter(self._write_adapter)
         run.store.write_json("samples.json", [sample.to_dict() for sample in run.samples])
-        run.store.write_json("summary.json", {**saved_state.summary(self, state, folder), **more})
+        run.store.write_summary({**saved_state.summary(self, state, folder), **more})
         run.losses = tuple(self.losses.all)
 
     # Failing -------------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ class Worker:
                 self._save_end("failed", problem=failure.message, repeats=True)
             else:
                 end = {"state": "failed", "steps": self.step, "problem": failure.message}
-                run.store.write_json("summary.json", {**end, "metrics": self.metrics})
+                run.store.write_summary({**end, "metrics": self.metrics})
         remedy = "; ".join(filter(None, (kept, failure.remedy)))
         run.publish(failure=replace(failure, remedy=remedy), eta_seconds=None)
 

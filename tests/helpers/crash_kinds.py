@@ -92,6 +92,10 @@ class AnyRun:
             adapter = ll.load_adapter(tiny_llama(0), record.folder / "adapter")
             state = {k: t.detach().numpy().tobytes() for k, t in adapter.state().items()}
             assert state == self.alone[1]
+            left = record.open()
+            assert left.losses == self.alone[0]
+            assert left.history is not None
+            assert left.history.steps[[0, -1]].tolist() == [0, STEPS]
             return "done"
         assert "done" not in marks
         run = ll.resume(record, tiny_lm(), tiny_task())
@@ -102,6 +106,11 @@ class AnyRun:
         told = any("metrics.jsonl lacks" in note for note in run.notes)
         assert told or losses == self.alone[0], "what is lost is told"
         assert adapter_state == self.alone[1]
+        history = record.open().history
+        told = any("the spectra up to" in note for note in run.notes)
+        assert history is not None
+        assert history.steps[-1] == STEPS
+        assert told or history.steps[0] == 0
         return f"from step {step}"
 
 

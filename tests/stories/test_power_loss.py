@@ -1,6 +1,6 @@
 """Whatever a power loss may leave, by construction: nothing is lost in silence.
 
-Some of the states; all of them are tried by `python -m tests.helpers.crash_kinds` (docs/crashes.md).
+Some of the states; `python -m tests.helpers.crash_kinds` tries all of them (docs/crashes.md).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def one_thread():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_crash_may_leave_is_gone_on_with(tmp_path, kind):
-    count, differing, _ = tried(KINDS[kind](), tmp_path / "tried", SOME.get(kind, 12))
+    count, differing, _ = tried(KINDS[kind](), tmp_path, SOME.get(kind, 12))
     assert count >= differing >= 3
 
 
@@ -77,7 +77,6 @@ def test_what_is_appended_may_be_torn_and_what_was_flushed_is_there(tmp_path):
             file.write(b"third.")
 
     found = {tree["file"] for tree in left(tmp_path / "log", append)}
-    whole = b"first;second"
     flushed = b"first;second"
     assert found == {
         *(b"first;", b"first;sec", b"first;sec" + bytes(3), b"first;" + bytes(6), flushed),

@@ -16,6 +16,7 @@ from lora_lab.runs import store as store_module
 from lora_lab.runs.metrics import read_metrics
 from lora_lab.runs.records import find_run
 from lora_lab.runs.store import RunStore, list_runs
+from tests.helpers.crash_states import Recorder, states
 
 
 class Clock:
@@ -256,3 +257,17 @@ def test_a_link_in_a_received_run_is_not_written_through(tmp_path, name):
     with pytest.raises((OSError, RunError), match="is a link"):
         write()
     assert mine.read_text() == "my thesis"
+
+
+def test_a_run_is_over_on_the_disk_only_behind_all_that_it_recorded(tmp_path):
+    store = RunStore.create(tmp_path / "runs")
+    store.begin()
+    with Recorder(store.folder) as recorder:
+        for step in (1, 2):
+            store.log({"step": step, "loss": 1.0})
+        store.write_summary({"state": "done"})
+    store.close()
+    whole = (store.folder / "metrics.jsonl").read_bytes()
+    left = [tree for tree, _ in states(recorder.moments)]
+    assert {tree["metrics.jsonl"] for tree in left if tree.get("summary.json")} == {whole}
+    assert {tree.get("metrics.jsonl") for tree in left} > {None, whole}
