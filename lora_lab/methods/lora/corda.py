@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import Config
 from lora_lab.methods.lora.init import register_init, square_roots
+from lora_lab.spectra.directions import top_directions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,9 +70,13 @@ def corda(
     import torch
 
     C, inverse = _covariance(activations)
-    U, S, Vt = torch.linalg.svd(weight.float() @ C, full_matrices=False)
-    chosen = slice(r) if options.corda_method == "ipm" else slice(len(S) - r, None)
-    return square_roots(U[:, chosen], S[chosen], Vt[chosen] @ inverse, scale)
+    weighed = weight.float() @ C
+    if options.corda_method == "ipm":
+        U, S, Vt = top_directions(weighed, r)
+    else:
+        U, S, Vt = torch.linalg.svd(weighed, full_matrices=False)
+        U, S, Vt = U[:, len(S) - r :], S[len(S) - r :], Vt[len(S) - r :]
+    return square_roots(U, S, Vt @ inverse, scale)
 
 
 def _covariance(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lora_lab import spectra
 from lora_lab.errors import AdapterError, ConfigError, ModelError
+from lora_lab.spectra import directions
 from tests.helpers.built_matrices import MAKERS, built, factors, orthonormal
 
 
@@ -106,6 +107,22 @@ def test_top_directions_of_zero():
 
 
 @pytest.mark.parametrize("make", MAKERS.values())
+@pytest.mark.parametrize("side", [40, 1025])
+def test_a_small_matrix_comes_to_the_cpu_and_its_triplets_go_home(monkeypatch, side):
+    """A tensor without values plays the one on a GPU; a large one stays where it is."""
+    moves, W = [], torch.randn(side, 1025, generator=torch.manual_seed(0))
+
+    def moved(x, where):
+        moves.append((tuple(x.shape), str(where)))
+        return W if x.is_meta else x.to(where)
+
+    monkeypatch.setattr(directions, "to_device", moved)
+    found = directions._exact(torch, torch.empty_like(W, device="meta"))
+    assert {str(each.device) for each in found} == {"meta"}
+    there = [((side, 1025), "cpu"), ((side, side), "meta"), ((side,), "meta"), (W.shape, "meta")]
+    assert moves == (there if side == 40 else [])
+
+
 def test_what_cannot_be_looked_at_is_named(make):
     A, B = (make(x) for x in factors(np.random.default_rng(0), 2, 4, 5))
     W = make(np.ones((4, 5), np.float32))
