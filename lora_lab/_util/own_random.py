@@ -124,6 +124,8 @@ class OwnRandom:
     def _checkpoint(
         self, checkpoint: Callable[..., Any], block: Callable[..., Any], *args: Any, **more: Any
     ) -> Any:
+        if _here.random is not self and not self._backward:  # another thread's pass
+            return checkpoint(block, *args, **more)
         inner = checkpoint.func if isinstance(checkpoint, functools.partial) else checkpoint
         if inner is torch.utils.checkpoint.checkpoint:
             more["preserve_rng_state"] = False  # which would write into torch's global ones

@@ -7,7 +7,7 @@ import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from lora_lab.methods.attached import (
     forget,
     remember,
     require_adapters,
+    tell_of_adapters,
 )
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
@@ -78,7 +79,7 @@ def put_on(model: nn.Module, adapter: Adapter, activate: bool) -> Adapter:
     known, name = remember(model), adapter.name
     if activate or name in known.adapters:
         known.refuse_training()
-    known.saving = known.saving or model.register_state_dict_pre_hook(_tell_of_adapters)
+    known.saving = known.saving or model.register_state_dict_pre_hook(tell_of_adapters)
     before = known.active.name
     if old := known.adapters.pop(name, None):
         warnings.warn(f"adapter {name!r} was attached already; it is replaced", stacklevel=3)
@@ -87,7 +88,13 @@ def put_on(model: nn.Module, adapter: Adapter, activate: bool) -> Adapter:
         old.remove()
         known.active.name = None if before == name else before
         known.statistics.drop(name)
-    adapter.insert(known.active)
+    try:
+        adapter.insert(known.active)
+    except BaseException:  # Ctrl-C: no part of it stays, which would act beside the next one
+        adapter.remove()
+        if not known.adapters:
+            forget(model)
+        raise
     known.adapters[name] = adapter
     known.watch = known.watch or Watch()
     known.watch.begin(model)
@@ -120,6 +127,8 @@ def build(
     known = attached_adapters(model)
     if known:
         known.refuse_merged()
+        if known.statistics:  # which are as they were after this
+            known.refuse_training()
     config = as_config(config)
     data = [*batches] if batches is not None and config.needs_batches else None
     in_place = known.base_in_place() if known else contextlib.nullcontext()
@@ -223,7 +232,7 @@ def merge(
     known.switch(None)
     known.statistics.become(name)
     try:
-        with torch.no_grad(), plain_modes():
+        with plain_modes(), torch.no_grad():
             layers = {path: make() for path, make in quantized.items()}
             for path, layer in layers.items():
                 check_finite(name, {f"{path}.weight": cast(Tensor, layer.weight)})
@@ -368,20 +377,6 @@ def unmerge(model: nn.Module) -> None:
         adapter.insert(known.active)
     name, known.merged, known.originals, known.quantized = known.merged, None, None, []
     known.switch(name)
-
-
-def _tell_of_adapters(model: nn.Module, *_: Any) -> None:
-    """Warn that the model's state is not its base's: `save_pretrained` asks for it too."""
-    known = attached_adapters(model)
-    if known is None or known.merged or not known.adapters:
-        return
-    warnings.warn(
-        f"the model's state dict, which save_pretrained writes, is not the base's: it holds "
-        f"{', '.join(f'adapter {name!r} ({own.method})' for name, own in known.adapters.items())}; "
-        "ll.save_adapter(model, folder) writes an adapter, ll.export_merged(model, folder) a whole "
-        "model",
-        stacklevel=4,  # torch's two frames between
-    )
 
 
 def _restore(originals: Sequence[tuple[nn.Parameter, Tensor]]) -> None:

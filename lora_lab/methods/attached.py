@@ -6,9 +6,10 @@ So switching costs the same with 2 or 200 adapters loaded.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -98,11 +99,16 @@ class AttachedAdapters:
 
     @contextlib.contextmanager
     def base_in_place(self) -> Iterator[None]:
-        """Have the base's values in the model meanwhile, where the active adapter modifies them."""
+        """Have the base's values in the model meanwhile, where the active adapter modifies them.
+
+        Raises:
+            AdapterError: it does, and a run trains it now.
+        """
         name = self.active.name
         if name is None or not (self.adapters[name].modifies_base or self.statistics.learned(name)):
             yield
             return
+        self.refuse_training()
         self.switch(None)
         try:
             yield
@@ -225,3 +231,17 @@ def base_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return the base's own parameters in their order, without any adapter's."""
     known = attached_adapters(model)
     return [p for p, _ in known.required_grad] if known else list(model.parameters())
+
+
+def tell_of_adapters(model: nn.Module, *_: Any) -> None:
+    """Warn that the model's state is not its base's: `save_pretrained` asks for it too."""
+    known = attached_adapters(model)
+    if known is None or known.merged or not known.adapters:
+        return
+    warnings.warn(
+        f"the model's state dict, which save_pretrained writes, is not the base's: it holds "
+        f"{', '.join(f'adapter {name!r} ({own.method})' for name, own in known.adapters.items())}; "
+        "ll.save_adapter(model, folder) writes an adapter, ll.export_merged(model, folder) a whole "
+        "model",
+        stacklevel=4,  # torch's two frames between
+    )

@@ -35,6 +35,10 @@ class RunningStatistics:
         """Whether a tensor of the model's state dict is one of them."""
         return name in self._places
 
+    def __bool__(self) -> bool:
+        """Whether the model has any."""
+        return bool(self._places)
+
     def become(self, owner: str | None) -> None:
         """Put an owner's values into the model; a new one's are the base's."""
         if owner == self._owner or not self._places:

@@ -18,12 +18,12 @@ from torch import nn
 from lora_lab._util.hardware import hardware
 from lora_lab._util.quiet import log_filter
 from lora_lab._util.redaction import redacted
-from lora_lab.errors import RunError
 from lora_lab.methods.api import unmerge
 from lora_lab.methods.attached import activate, active, attached
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.offload import check_trained
 from lora_lab.methods.own_modes import OwnModes
+from lora_lab.training.lost_adapter import check_owned
 
 ADAPTER = "default"  # the name under which a run attaches its adapter
 _MOST_NOTES = 100
@@ -38,24 +38,24 @@ class ModelState:
     def __init__(self, model: nn.Module, modes: OwnModes) -> None:
         self._model = model
         self._active = active(model)
+        self._learns = [(p, p.requires_grad) for p in model.parameters()]
         self._modes, self._lent = modes, modes.lend()
 
     def restore(self, adapter: Adapter) -> None:
-        """Put back modes, gradients and the active adapter; unmerge.
+        """Put back modes, the active adapter, and what learns; drop gradients, unmerge.
 
         Raises:
-            RunError: the run's adapter is no longer on the model.
+            LostAdapterError: the run's adapter is no longer on the model.
             AdapterError: what it learns is no part of the model.
         """
         self._modes.take_back(self._lent)
         if attached(self._model).get(ADAPTER) is not adapter:
-            raise RunError(
-                f"the adapter {ADAPTER!r} was detached or replaced while the run was paused, so it "
-                "cannot go on; start a new run"
-            )
+            check_owned(self._model, adapter, when="was paused")
         unmerge(self._model)
         check_trained(self._model, adapter)  # of a merged one nothing is in the model
         activate(self._model, self._active)
+        for parameter, learns in self._learns:
+            parameter.requires_grad_(learns)
         self._model.zero_grad(set_to_none=True)
 
 

@@ -31,6 +31,7 @@ from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.encoding import IGNORED
 from lora_lab.training import processes
 from lora_lab.training.loss_scale import LossScale, computes_in_float16, passes_float16
+from lora_lab.training.lost_adapter import check_owned
 from lora_lab.training.model_settings import training_settings
 from lora_lab.training.optimizer_state import load_optimizer
 from lora_lab.training.pass_loss import PassLosses
@@ -155,7 +156,8 @@ class _Loop:
         self._losses = PassLosses(self._model, fit.loss)
         self._beside = False  # whether passes are trained with more than their loss
         self._modules = {id(module): module for module in self._replicas.model.modules()}
-        self._moved: list[nn.Parameter] = []  # by the optimizer
+        self._learned: list[nn.Parameter] = []
+        self._moved: list[nn.Parameter] = []  # by the optimizer: they, or their masters
         self._identities: list[int] = []
         self._follow_parameters()
 
@@ -228,6 +230,7 @@ class _Loop:
                 last = i + 1 == len(passes)
                 with self._replicas.one_pass(last):
                     losses = losses + self._pass(batch, items, len(passes), last)
+        check_owned(self._model, self._adapter, self._learned)
         norm = self._clip()
         seen = self._checks.before_update(number, losses, tokens, norm, self._scale)
         group = self._optimizer.param_groups[0]
@@ -274,6 +277,8 @@ class _Loop:
             with self._random.forward():
                 loss, said = self._losses(self._replicas.model, inputs, items, passes)
             self._beside = said is not None
+            if not loss.requires_grad:
+                check_owned(self._model, self._adapter, self._learned)
             self._checks.loss(loss)
             if self._first_pass and self._scale is None and passes_float16(loss):
                 self._scale = fit.loss_scale = LossScale()
@@ -306,8 +311,8 @@ class _Loop:
             if self._identities:
                 self._replicas.follow_parameters()
             self._identities = now
-            learned = (p for p in self._model.parameters() if p.requires_grad)
-            self._moved = [self._masters.of(p) for p in learned]
+            self._learned = [p for p in self._model.parameters() if p.requires_grad]
+            self._moved = [self._masters.of(p) for p in self._learned]
 
 
 def parameter_groups(

@@ -20,14 +20,13 @@ import torch
 from lora_lab._util.hardware import is_out_of_memory
 from lora_lab._util.host_memory import available_memory
 from lora_lab.budget.meter import Meter
-from lora_lab.checkpoint.saving import write_adapter
 from lora_lab.errors import LoraLabError, ModelError, RunError
 from lora_lab.methods.attached import activate
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.offload import offload_notes
 from lora_lab.methods.own_modes import OwnModes
 from lora_lab.runs.samples import Sample
-from lora_lab.training import device_memory, processes, saved_state
+from lora_lab.training import device_memory, lost_adapter, processes, saved_state
 from lora_lab.training.data import RunData
 from lora_lab.training.divergence import Divergence, DivergingError
 from lora_lab.training.failures import explain, showable, with_proposal
@@ -343,7 +342,7 @@ class Worker:
         )
 
     def _write_adapter(self, folder: Path) -> None:
-        write_adapter(self.model, folder, ADAPTER)
+        lost_adapter.write(self.model, self.adapter, folder)
 
     def _save_end(self, state: str, **more: Any) -> None:
         run = self.run
@@ -358,7 +357,7 @@ class Worker:
     # Failing -------------------------------------------------------------------------------------
 
     def _fail(self, error: Exception) -> None:
-        run = self.run
+        run, error = self.run, lost_adapter.reason(self.model, self.adapter, error)
         failure = explain(error, run.training)
         run.error = showable(error)
         self.fit = None
@@ -373,12 +372,14 @@ class Worker:
         if (back := self.last_good.fell_back_to) is not None:
             self.step, kept = back, f"the adapter is as it was after step {back}"
         with contextlib.suppress(RunError):  # the disk may be what failed; the first error counts
-            if isinstance(error, (NotFiniteError, DivergingError)):
-                if isinstance(error, DivergingError) or error.adapter_suspect:
+            by_numbers = isinstance(error, (NotFiniteError, DivergingError))
+            lost = isinstance(error, lost_adapter.LostAdapterError)
+            if by_numbers or (lost and lost_adapter.can_be_written(self.model, self.adapter)):
+                if isinstance(error, DivergingError) or getattr(error, "adapter_suspect", False):
                     self.step = self.last_good.restore()
                 kept = f"the adapter is as it was after step {self.step}"
                 # Gone on with, it would come to the same: its numbers are a function of its seed.
-                self._save_end("failed", problem=failure.message, repeats=True)
+                self._save_end("failed", problem=failure.message, repeats=by_numbers)
             else:
                 end = {"state": "failed", "steps": self.step, "problem": failure.message}
                 run.store.write_summary({**end, "metrics": self.metrics})

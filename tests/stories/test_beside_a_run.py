@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 from torch import nn
 
 import lora_lab as ll
+from lora_lab.errors import AdapterError
 from tests.helpers.beside import outcome
 from tests.helpers.tiny_classes import tiny_classes
 from tests.helpers.tiny_run import tiny_lm, tiny_task
@@ -113,3 +117,62 @@ def test_a_module_that_is_trained_whole_beside_a_base_in_half_precision(tmp_path
         lm.model.to(torch.bfloat16)
         found.append(outcome(lm, tiny_task(8, 2), config, tmp_path, beside, eval_examples=0))
     assert found[0] == found[1]
+
+
+def reads(model: Any) -> None:
+    """Read the model, its adapter and what both come to."""
+    copy.deepcopy(model).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        ll.save_adapter(model, Path(folder) / "adapter")
+        ll.export_merged(model, Path(folder) / "merged")
+    ll.budget(model, ll.LoraConfig(r=2), batch_size=1, sequence_length=8)
+    ll.dry_run(model, ll.LoraConfig(r=2), batch_size=1, sequence_length=8)
+    ll.attach(model, ll.LoraConfig(r=2, target_modules="all-linear"), "other", activate=False)
+    ll.detach(model, "other")
+    repr(model), model.state_dict()
+
+
+@pytest.mark.filterwarnings("ignore:the model's state dict")
+@pytest.mark.parametrize("config", [ll.LoraConfig(r=2, target_modules=["q", "v"]), ll.IA3Config()])
+def test_what_reads_merges_elsewhere_and_attaches_beside(config, tmp_path):
+    calm, beside = (
+        outcome(tiny_lm(), tiny_task(8, 2), config, tmp_path, each, eval_examples=0)
+        for each in (None, reads)
+    )
+    assert beside == calm
+
+
+WRITES_THE_BASE = {
+    "export_merged": lambda model, folder: ll.export_merged(model, folder / "merged"),
+    "attach": lambda model, _: ll.attach(model, ll.LoraConfig(r=2), "other", activate=False),
+    "mixed_batch": lambda model, _: ll.mixed_batch(model, [None, None]).__enter__(),
+}
+
+
+@pytest.mark.parametrize("verb", WRITES_THE_BASE)
+def test_what_needs_the_base_in_place_of_what_learns_is_refused(verb, tmp_path):
+    refused: list[str] = []
+
+    def asks(model: Any) -> None:
+        with pytest.raises(AdapterError) as said:
+            WRITES_THE_BASE[verb](model, tmp_path)
+        refused.append(str(said.value))
+
+    calm, beside = (
+        outcome(tiny_lm(), tiny_task(8, 2), ll.FullConfig(top_layers=1), tmp_path, each,
+                eval_examples=0)
+        for each in (None, asks)
+    )  # fmt: skip
+    assert beside == calm
+    assert all(
+        "trains adapter 'default' of this model now; do it within" in line for line in refused
+    )
+
+
+def test_ofts_limit_is_written_by_the_run_alone(tmp_path):
+    config = ll.OFTConfig(oft_block_size=4, coft=True, eps=1e-3, target_modules=["o", "down"])
+    calm, beside = (
+        outcome(tiny_lm(), tiny_task(8, 2), config, tmp_path, each, max_steps=4)
+        for each in (None, cell)
+    )
+    assert beside == calm

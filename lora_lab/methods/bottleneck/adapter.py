@@ -208,7 +208,7 @@ class BottleneckAdapter(Adapter):
         return self._passes.here().dropped
 
     def _answers(self, active: Active) -> bool:
-        return active.samples is None and active.name == self.name
+        return bool(self._hooks) and active.samples is None and active.name == self.name
 
     def _draw(self) -> int:
         if any(isinstance(parameter, FakeTensor) for parameter in self.parameters()):

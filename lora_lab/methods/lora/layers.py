@@ -170,7 +170,7 @@ def unadapt(layer: nn.Module, name: str) -> None:
     """Take an adapter's sites off a layer; with the last ones gone its class is the base's."""
     if not isinstance(layer, AdaptedLayer):
         return
-    layer.lora.pop(name)
+    children_of(layer.lora).pop(name, None)
     if not layer.lora:
         if PATCHED in layer.__dict__:
             layer.__dict__["forward"] = layer.__dict__[PATCHED]

@@ -16,6 +16,7 @@ from lora_lab.errors import AdapterError
 from lora_lab.methods.layer_update import LayerAdapter, LayerUpdate, master, note
 from lora_lab.methods.oft.config import OF_THE_MODEL, OFTConfig
 from lora_lab.methods.oft.targets import Rotation, resolve_rotations
+from lora_lab.methods.own_modes import is_anothers
 
 _PEFT = "0.18.0"  # the first version with this form
 
@@ -40,7 +41,8 @@ class OFTUpdate(LayerUpdate):
             with torch.no_grad():
                 norms = _skew(entries, self.size).norm(dim=(1, 2))[:, None]
                 short = (self.config.eps / math.sqrt(len(entries)) / norms).clamp(max=1)
-            if entries.requires_grad and torch.is_grad_enabled():
+            trains = entries.requires_grad and torch.is_grad_enabled()
+            if trains and not is_anothers(self):
                 with torch.no_grad():  # as in PEFT the step that comes starts from there
                     entries.mul_(short)
             else:

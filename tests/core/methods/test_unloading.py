@@ -87,3 +87,13 @@ def test_unloading_says_which_adapters_it_drops_and_refuses_before_anything_has_
         ll.merge_and_unload(model)
     keys = tiny("llama").state_dict().keys()
     assert model.state_dict().keys() == keys
+
+
+@pytest.mark.parametrize("config", [ll.IA3Config(), ll.OFTConfig(oft_block_size=4)])
+def test_what_is_merged_for_good_is_a_plain_parameter(config):
+    model = tiny("llama")
+    ll.attach(model, config)
+    ll.merge_and_unload(model)
+    assert all(parameter.is_leaf for parameter in model.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    model.requires_grad_(False)

@@ -1,0 +1,92 @@
+"""A run whose adapter was taken from it: noticed at each step, said as it is, and saved still.
+
+The verbs refuse to take an adapter off, or to activate another, while a run is at work. It can come
+to it nonetheless: in a pause, by a verb that began in one, and by whatever else writes to a model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from torch import nn
+
+from lora_lab.checkpoint.saving import write_adapter
+from lora_lab.errors import RunError
+from lora_lab.methods.api import detach, put_on
+from lora_lab.methods.attached import active, attached, attached_adapters
+from lora_lab.methods.base import Adapter
+
+_PUT_BACK = "of-a-run-that-lost-it"  # the name of an adapter that is on the model to be saved
+
+
+class LostAdapterError(RunError):
+    """What a run trains is not what the model answers with any more."""
+
+
+def check_owned(
+    model: nn.Module, adapter: Adapter, learned: Iterable[nn.Parameter] = (), when: str = "trained"
+) -> None:
+    """Raise if the adapter is not the one in force on the model.
+
+    Args:
+        model, adapter: a run's.
+        learned: what has to have gradients.
+        when: what the run did meanwhile, in words.
+
+    Raises:
+        LostAdapterError: the line says what has become of it.
+    """
+    known, name = attached_adapters(model), adapter.name
+    what = ""
+    if known is None or known.adapters.get(name) is not adapter:
+        what = f"the adapter {name!r} was detached or replaced"
+    elif known.merged:
+        what = f"the adapter {known.merged!r} was merged into the weights"
+    elif active(model) != name:
+        other = active(model)
+        what = "all adapters were switched off" if other is None else f"{other!r} was activated"
+    elif not all(parameter.requires_grad for parameter in learned):
+        what = f"parameters of the adapter {name!r} were frozen (requires_grad_(False))"
+    if what:
+        raise LostAdapterError(f"{what} while the run {when}, so it cannot go on; start a new run")
+
+
+def reason(model: nn.Module, adapter: Adapter, error: Exception) -> Exception:
+    """Return why a run failed: what went wrong in a pass, or that its adapter is gone."""
+    if isinstance(error, RunError):
+        return error
+    try:
+        if attached(model).get(adapter.name) is not adapter:
+            check_owned(model, adapter)
+    except LostAdapterError as lost:
+        lost.__cause__ = error
+        return lost
+    return error
+
+
+def can_be_written(model: nn.Module, adapter: Adapter) -> bool:
+    """Whether the model has a run's adapter, or can have it for a moment: none is merged."""
+    known = attached_adapters(model)
+    return known is None or known.adapters.get(adapter.name) is adapter or not known.merged
+
+
+def write(model: nn.Module, adapter: Adapter, folder: Path) -> None:
+    """Write a run's adapter, whether or not the model has it still; see `write_adapter`."""
+    with _on(model, adapter) as name:
+        write_adapter(model, folder, name)
+
+
+@contextlib.contextmanager
+def _on(model: nn.Module, adapter: Adapter) -> Iterator[str]:
+    if attached(model).get(adapter.name) is adapter:
+        yield adapter.name
+        return
+    before, adapter.name = adapter.name, _PUT_BACK
+    put_on(model, adapter, activate=False)
+    try:
+        yield adapter.name
+    finally:
+        detach(model, adapter.name)
+        adapter.name = before

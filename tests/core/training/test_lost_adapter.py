@@ -1,0 +1,151 @@
+"""A run whose adapter is taken from it ends: with the true reason, and what it has learned."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+import lora_lab as ll
+from lora_lab.errors import AdapterError, RunError
+from lora_lab.methods.attached import require_adapters
+from tests.helpers.tiny_run import CONFIG, tiny_lm, until
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+OTHER = ll.LoraConfig(r=2, target_modules=["k"])
+CONFIGS = {
+    "LoRA": CONFIG,
+    "FT": ll.FullConfig(top_layers=1),
+    "PreEmbed": ll.PrefixEmbedConfig(2, 1),
+    "LoRA+Adapter^P": [CONFIG, ll.BottleneckConfig("P", r=3)],
+    "IA3": ll.IA3Config(),
+}
+
+
+def known(model: Any) -> Any:
+    return require_adapters(model)
+
+
+def replaced(model: Any) -> None:
+    known(model).trained = None  # nobody is asked
+    ll.attach(model, OTHER)
+
+
+TAKEN = {
+    "taken off": (lambda model: known(model).adapters.clear(), "'default' was detached or repla"),
+    "replaced": (replaced, "'default' was detached or replaced while the run trained"),
+    "switched off": (lambda model: known(model).switch(None), "all adapters were switched off whi"),
+    "another one": (lambda model: known(model).switch("other"), "'other' was activated while"),
+    "frozen": (lambda model: model.requires_grad_(False), "of the adapter 'default' were frozen"),
+    "part frozen": (
+        lambda model: next(ll.attached(model)["default"].parameters()).requires_grad_(False),
+        "parameters of the adapter 'default' were frozen",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:adapter 'default' was attached already")
+@pytest.mark.parametrize("way", TAKEN)
+def test_a_run_whose_adapter_is_taken_in_the_midst_of_a_step_says_so(begin, way):
+    take, line = TAKEN[way]
+    lm = tiny_lm()
+    ll.attach(lm.model, OTHER, "other")
+    run = begin(lm, max_steps=50, eval_examples=0, start=False)
+    passes = []
+
+    def meanwhile(*_: Any) -> None:
+        passes.append(1)
+        if len(passes) == 4:
+            take(lm.model)
+
+    lm.model.model.layers[1].register_forward_pre_hook(meanwhile)
+    run.start()
+    with pytest.raises(RunError, match=line) as failed:
+        run.result(60)
+    assert "start a new run" in str(failed.value)
+    assert run.snapshot.step == 3
+    assert "the adapter is as it was after step 3" in run.snapshot.failure.remedy
+    saved = ll.load_adapter(tiny_lm().model, run.folder / "adapter")
+    mine, theirs = run.adapter.state(), saved.state()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert any(site.B.any() for site in saved.sites.values())
+
+
+def away(model: Any) -> None:
+    ll.detach(model)
+
+
+def another(model: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ll.attach(model, OTHER)
+
+
+def for_good(model: Any) -> None:
+    ll.merge_and_unload(model, "default")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("take", [away, another, for_good])
+def test_what_it_has_learned_is_saved_though_a_pause_took_it(begin, name, take):
+    run = begin(config=CONFIGS[name], max_steps=5000, eval_examples=0, max_length=64)
+    until(lambda: run.snapshot.step >= 2)
+    with run.paused() as model:
+        step = run.snapshot.step
+        learned = run.adapter.snapshot()
+        try:
+            take(model)
+        except AdapterError:
+            pytest.skip("it does not merge")
+    with pytest.raises(RunError, match="'default' was detached or replaced while the run was pau"):
+        run.result(60)
+    assert f"as it was after step {step}" in run.snapshot.failure.remedy
+    saved = ll.load_adapter(tiny_lm().model, run.folder / "adapter")
+    assert saved.method == run.adapter.method
+    for mine, theirs in zip(learned, saved.snapshot(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+    assert "of-a-run" not in str(ll.attached(run.model))
+
+
+def test_another_one_that_is_merged_stays_and_the_run_says_what_is(begin):
+    run = begin(max_steps=5000, eval_examples=0)
+    until(lambda: run.snapshot.step >= 1)
+    with run.paused() as model:
+        another(model)
+        ll.merge(model)
+    with pytest.raises(RunError, match="'default' was detached or replaced while the run was pau"):
+        run.result(60)
+    assert ll.active(run.model) == "default"
+    assert not (run.folder / "adapter").exists()
+
+
+def test_what_a_pause_has_frozen_learns_on(begin):
+    calm = begin(max_steps=6, eval_examples=0).result(60)
+    run = begin(max_steps=6, eval_examples=0)
+    with run.paused() as model:
+        model.requires_grad_(False)
+    assert run.result(60).losses == calm.losses
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda model: ll.attach(model, OTHER),
+        lambda model: ll.attach(model, OTHER, "new"),
+        lambda model: ll.detach(model),
+        lambda model: ll.activate(model, None),
+        lambda model: ll.merge(model),
+        lambda model: ll.merge_and_unload(model),
+    ],
+)
+def test_the_verbs_refuse_beside_a_run_and_change_nothing(begin, verb):
+    calm = begin(max_steps=40, eval_examples=0).result(60)
+    run = begin(max_steps=40, eval_examples=0)
+    until(lambda: run.snapshot.step >= 2)
+    with pytest.raises(AdapterError, match=f"run {run.id} trains adapter 'default' of this model"):
+        verb(run.model)
+    assert run.result(60).losses == calm.losses
