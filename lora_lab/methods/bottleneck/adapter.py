@@ -109,11 +109,13 @@ class BottleneckAdapter(Adapter):
             place.path: Bottleneck(place, config.r, config.layer_norm) for place in self._places
         }
         self._hooks: list[RemovableHandle] = []
+        self._inserted = False  # a hook may outlive an interrupt
 
     def insert(self, active: Active) -> None:
         """Put the layers behind their modules; see `Adapter.insert`."""
         if self._hooks:
             return
+        self._inserted = True
         for place in self._places:
             learned = self.layers[place.path]
             add_submodule(place.module, self._child, learned)
@@ -126,6 +128,7 @@ class BottleneckAdapter(Adapter):
 
     def remove(self) -> None:
         """Take the layers away; see `Adapter.remove`."""
+        self._inserted = False
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -208,7 +211,7 @@ class BottleneckAdapter(Adapter):
         return self._passes.here().dropped
 
     def _answers(self, active: Active) -> bool:
-        return bool(self._hooks) and active.samples is None and active.name == self.name
+        return self._inserted and active.samples is None and active.name == self.name
 
     def _draw(self) -> int:
         if any(isinstance(parameter, FakeTensor) for parameter in self.parameters()):
