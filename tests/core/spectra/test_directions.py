@@ -106,7 +106,6 @@ def test_top_directions_of_zero():
     np.testing.assert_allclose(U.T @ U, np.eye(3), atol=1e-6)
 
 
-@pytest.mark.parametrize("make", MAKERS.values())
 @pytest.mark.parametrize("side", [40, 1025])
 def test_a_small_matrix_comes_to_the_cpu_and_its_triplets_go_home(monkeypatch, side):
     """A tensor without values plays the one on a GPU; a large one stays where it is."""
@@ -123,6 +122,7 @@ def test_a_small_matrix_comes_to_the_cpu_and_its_triplets_go_home(monkeypatch, s
     assert moves == (there if side == 40 else [])
 
 
+@pytest.mark.parametrize("make", MAKERS.values())
 def test_what_cannot_be_looked_at_is_named(make):
     A, B = (make(x) for x in factors(np.random.default_rng(0), 2, 4, 5))
     W = make(np.ones((4, 5), np.float32))
