@@ -52,6 +52,7 @@ class FakeModel {
           const handlers = model.others[id];
           return {
             get: (name) => other[name],
+            send: (content) => model.sent.push({ to: id, ...content }),
             on: (_event, callback) => handlers.add(callback),
             off: (_event, callback) => handlers.delete(callback),
           };

@@ -58,6 +58,7 @@ def test_an_output_whose_model_came_in_the_last_moment_is_shown_again(
     expect(page.locator(".ll-workbench")).to_have_count(2)
     assert page.evaluate("seen.has('Error displaying widget: model not found')")
     live_on(page)
+    expect(page.locator(".ll-delta-spectrum .js-plotly-plot").first).to_be_visible()
     assert not page.evaluate("jupyterapp.shell.currentWidget.context.model.dirty")
     button(page, "Stop").click()
     for state in page.locator(".ll-run").all():

@@ -130,8 +130,12 @@ def test_two_views_share_one_library_and_leave_nothing_behind(esm_page: Make) ->
 
 
 def test_a_library_that_is_brought_later_draws_what_waits(esm_page: Make) -> None:
-    esm = esm_page(Plot(), {"figure": bars(1, 2).to_json()})
+    esm = esm_page(Plot())
+    esm.set(figure=bars(1).to_json())
     esm.page.wait_for_timeout(200)
     expect(esm.view().locator(".main-svg")).to_have_count(0)
+    esm.set(figure=bars(1, 2).to_json())
+    library = esm.get("library").removeprefix("IPY_MODEL_")
+    assert esm.sent() == [{"to": library, "type": "source"}], "asked for once"
     bring(esm, figures.plotly_js())
     expect(esm.view().locator(".barlayer .point")).to_have_count(2)

@@ -17,10 +17,14 @@ from ipywidgets import Widget, widget_serialization
 from lora_lab import figures
 from lora_lab_widgets.message_throttle import at_once
 from lora_lab_widgets.panel import PanelWidget
+from lora_lab_widgets.subshell import OnSubshell
 
 
-class PlotlyScript(anywidget.AnyWidget):
+class PlotlyScript(OnSubshell, anywidget.AnyWidget):
     """plotly.js, 5 MB: one message a workbench, shared by all of its figures.
+
+    A page that is reloaded is told the state of all widgets in one message, and for that it waits
+    a few seconds at most; plotly.js is not part of it, and comes when a figure of the page asks.
 
     Attributes:
         source: plotly.js itself; empty until `bring`.
@@ -28,6 +32,17 @@ class PlotlyScript(anywidget.AnyWidget):
 
     _esm = "export default {};"
     source = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_msg(lambda *_: self.send_state("source"))  # all that a page ever asks
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+        """Return the traits that are named; without a name all of them but plotly.js."""
+        state: dict[str, Any] = super().get_state(key, drop_defaults)
+        if key is None:
+            state.pop("source", None)
+        return state
 
     def bring(self) -> None:
         """Send plotly.js, once: to a page that shows the rest already, and need not wait for it."""

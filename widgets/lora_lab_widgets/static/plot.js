@@ -5,6 +5,8 @@
 import { PanelView, el, listen, panel } from "./_shared.js";
 
 const PLOTLY = Symbol.for("lora_lab.plotly"); // pages may hold several copies of this module
+const ASKED = Symbol.for("lora_lab.plotly.asked"); // when a figure of the page asked Python for it
+const ASK_AGAIN_MS = 30_000;
 
 /**
  * plotly.js of the page: a promise. Asked for again after a failure, it tries again.
@@ -42,9 +44,18 @@ async function load(model) {
   }
 }
 
+/** Have Python send plotly.js: where there is a figure, it is only this page that has none. */
+function askFor(library) {
+  const now = performance.now();
+  if (now - (library[ASKED] ?? -Infinity) < ASK_AGAIN_MS) return;
+  library[ASKED] = now;
+  library.send?.({ type: "source" });
+}
+
 class PlotView extends PanelView {
   build() {
     this.open = true;
+    this.library = null; // the model that brings plotly.js
     this.ready = false; // plotly.js has come
     this.drawing = false;
     this.drawn = ""; // the figure on show, as JSON
@@ -66,6 +77,7 @@ class PlotView extends PanelView {
   async start() {
     const library = await libraryOf(this.model);
     if (!this.open) return;
+    this.library = library;
     const idle = globalThis.requestIdleCallback ?? ((task) => setTimeout(task, 200));
     const begin = () => {
       this.ready = Boolean(library.get("source"));
@@ -79,6 +91,7 @@ class PlotView extends PanelView {
   /** One at a time, and only the newest: where a page is slow, what was overtaken is not drawn. */
   async redraw() {
     if (this.drawing) return;
+    if (this.library && !this.ready && this.model.get("figure")) askFor(this.library);
     this.drawing = true;
     try {
       while (this.open && this.hasNews()) await this.draw(this.model.get("figure"));
