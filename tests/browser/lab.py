@@ -64,14 +64,18 @@ def busy_until(file: str) -> str:
 
 
 class JupyterLab:
-    """A server of its own: own folder, own settings, free port, no token (loopback only)."""
+    """A server of its own: own folder, own settings, free port, no token (loopback only).
+
+    Attributes:
+        port: where it listens.
+    """
 
     def __init__(self, folder: Path, theme: str = "JupyterLab Light", **overrides: Any) -> None:
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = {**_SETTINGS, "@jupyterlab/apputils-extension:themes": {"theme": theme}}
         self._settings = {**settings, **overrides}
-        self._port = free_port()
+        self.port = free_port()
         self._log = (folder / "jupyter.log").open("w")
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -91,7 +95,7 @@ class JupyterLab:
         self._server = subprocess.Popen(
             [
                 *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
-                f"--ServerApp.port={self._port}",
+                f"--ServerApp.port={self.port}",
                 "--ServerApp.port_retries=0",
                 "--ServerApp.ip=127.0.0.1",
                 f"--ServerApp.root_dir={self.folder}",
@@ -135,7 +139,7 @@ class JupyterLab:
 
     def visit(self, page: Page, name: str) -> Notebook:
         """Open a notebook of the folder, or open it again after a reload."""
-        page.goto(f"http://127.0.0.1:{self._port}/lab/tree/{name}?reset")
+        page.goto(f"http://127.0.0.1:{self.port}/lab/tree/{name}?reset")
         opened = Notebook(page)
         opened.wait_until_ready()
         return opened
@@ -146,7 +150,7 @@ class JupyterLab:
             self._ask(f"kernels/{kernel['id']}", method="DELETE")
 
     def _ask(self, path: str, method: str = "GET") -> bytes:
-        url = f"http://127.0.0.1:{self._port}/api/{path}"
+        url = f"http://127.0.0.1:{self.port}/api/{path}"
         with urllib.request.urlopen(
             urllib.request.Request(url, method=method), timeout=20
         ) as answer:
@@ -263,6 +267,11 @@ class Notebook:
     def cell(self, index: int) -> Locator:
         """Return the cell's element."""
         return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
+
+
+def blank_notebook() -> str:
+    """Return the text of a notebook's file, with one empty cell."""
+    return json.dumps(_notebook([""]))
 
 
 def _notebook(cells: Sequence[str]) -> dict[str, Any]:

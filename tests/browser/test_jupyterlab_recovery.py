@@ -8,7 +8,8 @@ from playwright.sync_api import Page, expect
 from tests.browser.bench_page import button, live_on, show, wait_for_state
 from tests.browser.lab import JupyterLab
 
-# The renderers of outputs sleep 100 ms between looks for their model, for two seconds in all.
+# The renderers of outputs sleep 100 ms between looks for their model, for two seconds in all. What
+# the kernel says of its widgets, the first large message, comes when both of them sleep.
 PARK = """
 const set = window.setTimeout, parked = [];
 window.setTimeout = (act, ms, ...more) => {
@@ -22,6 +23,15 @@ window.release = () => {
     window.setTimeout = set;
     for (const act of parked) act();
 };
+const heard = Object.getOwnPropertyDescriptor(WebSocket.prototype, "onmessage");
+const asleep = (done) => parked.length < 2 ? set(asleep, 10, done) : done();
+Object.defineProperty(WebSocket.prototype, "onmessage", { ...heard, set(act) {
+    let line = null;
+    heard.set.call(this, act && ((event) => {
+        if (!line && !(event.data.byteLength > 200_000)) return act(event);
+        line = (line ?? new Promise(asleep)).then(() => act(event));
+    }));
+} });
 """
 RESTORED = """async () => {
     const renderer = jupyterapp.shell.currentWidget.content.rendermime.createRenderer(

@@ -85,14 +85,13 @@ class RunPanel(PanelWidget):
         self._answerer = 0  # the thread that answers a message right now
         self._due: set[str] = set()  # traits that changed since the last answer
         self._noting = threading.Lock()
-        super().__init__(bench=session.bench, fields=form_fields(), **settings)
-        self._show_plan(self._plan.planned)
+        # The first message has all of it: a page draws from that one.
+        plan = self._of_plan(self._plan.planned)
+        super().__init__(**{"bench": session.bench, "fields": form_fields(), **plan, **settings})
         self._plan.observe(lambda change: self._show_plan(change["new"]), "planned")
         self.observe(lambda change: setattr(self._plan, "settings", change["new"]), "settings")
         self._answer("", self._look())
         self.on_msg(self._receive)
-
-    # What the page draws first is whole from the first message on.
 
     @traitlets.default("snapshot")
     def _no_run_yet(self) -> dict[str, Any]:
@@ -192,12 +191,15 @@ class RunPanel(PanelWidget):
             self._plan.merge(changes)
 
     def _show_plan(self, planned: Planned) -> None:
-        self.settings = planned.settings
-        self.tasks = self._plan.task_names
-        self.methods = self._plan.choices()
-        plan = {"line": planned.line, "bad": bool(planned.error)}
-        known = planned.entry is not None
-        self.plan = {**plan, "automatic": planned.automatic} if known else plan
+        for name, value in self._of_plan(planned).items():
+            setattr(self, name, value)
+
+    def _of_plan(self, planned: Planned) -> dict[str, Any]:
+        plan: dict[str, Any] = {"line": planned.line, "bad": bool(planned.error)}
+        if planned.entry is not None:
+            plan["automatic"] = planned.automatic
+        tasks, methods = self._plan.task_names, self._plan.choices()
+        return {"settings": planned.settings, "tasks": tasks, "methods": methods, "plan": plan}
 
     def _refuse(self, error: Exception, snapshot: Snapshot | None) -> None:
         problem = from_error(error)
