@@ -1,7 +1,8 @@
-"""Runs that are killed and gone on with, each in a forked process: `python killed_runs.py FOLDER`.
+"""Runs that are killed and gone on with, each in forked processes: `python killed_runs.py FOLDER`.
 
 This process imports everything once and never trains, so that a fork is safe and cheap. It prints
-one JSON object: the run left alone, and for every seed what the killed and resumed run came to.
+one JSON object: of every method the run left alone, and of every seed what its killed and resumed
+run came to. `benchmarks.kills` does so hundreds of times.
 """
 
 from __future__ import annotations
@@ -24,15 +25,48 @@ import torch
 from safetensors.torch import load_file
 
 from lora_lab._util import files
-from lora_lab.configs import LoraConfig
-from lora_lab.runs.records import list_runs
+from lora_lab.configs import (
+    AdaLoraConfig,
+    BitFitConfig,
+    BottleneckConfig,
+    FullConfig,
+    IA3Config,
+    LoraConfig,
+    OFTConfig,
+    PrefixEmbedConfig,
+    PrefixLayerConfig,
+)
+from lora_lab.runs.records import RecordState, RunRecord, list_runs
 from lora_lab.training.api import train
 from lora_lab.training.resume import resume
 from tests.helpers.tiny_run import tiny_lm, tiny_task
 
-SEEDS = range(20)
-STEPS, SAVE_STEPS = 24, 5
-CONFIG = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.2, target_modules=["q", "v", "down"])
+STEPS, SAVE_STEPS = 16, 3
+LORA = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.2, target_modules=["q", "v", "down"])
+EMBED, LAYER = PrefixEmbedConfig(3, 2), PrefixLayerConfig(2, 1)
+BIASES = BitFitConfig(new_biases=True)
+METHODS: dict[str, Any] = {
+    "LoRA": LORA,
+    "LoRA, DoRA": LORA.replace(use_dora=True),
+    "LoRA, PiSSA": LORA.replace(init_lora_weights="pissa"),
+    "AdaLoRA": AdaLoraConfig(target_r=2, init_r=3, tinit=2, tfinal=4, deltaT=2),
+    "IA3": IA3Config(),
+    "OFT": OFTConfig(oft_block_size=4, target_modules=["o", "down"]),
+    "Adapter^H": BottleneckConfig("H", r=3),
+    "Adapter^L": BottleneckConfig("L", r=3),
+    "Adapter^P": BottleneckConfig("P", r=3),
+    "Adapter^D": BottleneckConfig("D", r=3, drop_layers=1),
+    "PreEmbed": EMBED,
+    "PreLayer": LAYER,
+    "LoRA+PE": [LORA, EMBED],
+    "LoRA+PL": [LORA, LAYER],
+    "BitFit": BIASES,
+    "LoRA+BitFit+Adapter^P": [LORA, BIASES, BottleneckConfig("P", r=3)],
+    "FT": FullConfig(),
+    "FT-Top1": FullConfig(top_layers=1),
+}
+SEEDS = range(12)  # of the small share that the tests take, two of each of these methods
+SHARE = ("LoRA", "AdaLoRA", "Adapter^D", "PreLayer", "FT", "LoRA+BitFit+Adapter^P")
 
 
 def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -42,30 +76,41 @@ def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def outcome(run: Any) -> dict[str, Any]:
-    result = run.result(120)
-    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+def on_disk(folder: Path) -> dict[str, Any]:
+    """What a run that is over has left: its log, its weights, and what should not be there."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    weights = sorted((folder / "adapter").rglob("*.safetensors"))
     return {
-        "losses": result.losses,
-        "logged": [(row["step"], row["loss"]) for row in rows],
-        "adapter": digest_of(run.adapter.state()),
-        "metrics": result.metrics,
-        "saved": digest_of(load_file(result.adapter_folder / "adapter_model.safetensors")),
-        "leftovers": [p.name for p in run.folder.rglob(".*")],
+        "logged": [[row["step"], row["loss"]] for row in rows],
+        "saved": [digest_of(load_file(path)) for path in weights],
+        "leftovers": [p.name for p in folder.rglob(".*")],
     }
 
 
-def begin(folder: Path) -> Any:
-    return train(
+def outcome(run: Any) -> dict[str, Any]:
+    result = run.result(300)
+    return {
+        "losses": result.losses,
+        "adapter": digest_of(run.adapter.state()),
+        "metrics": result.metrics,
+        **on_disk(run.folder),
+    }
+
+
+def begin(folder: Path, method: str) -> Any:
+    run = train(
         tiny_lm(),
         tiny_task(),
-        CONFIG,
+        METHODS[method],
         output_dir=folder,
         max_steps=STEPS,
         save_steps=SAVE_STEPS,
         learning_rate=1e-2,
-        eval_examples=2,
+        eval_examples=1,
+        max_length=64,
     )
+    (folder / "started").touch()  # from here on the run is on the disk
+    return run
 
 
 def die() -> None:
@@ -73,7 +118,16 @@ def die() -> None:
     time.sleep(60)
 
 
-def killed_at_some_moment(folder: Path, rng: random.Random) -> None:
+Begin = Callable[[], Any]
+
+
+def killed_at_any_moment(begin: Begin, rng: random.Random) -> None:
+    """Die some milliseconds after the beginning, wherever each thread is then."""
+    threading.Thread(target=_die_after, args=(rng.uniform(0, 1.2) * _seconds,), daemon=True).start()
+    begin().wait(300)
+
+
+def killed_after_a_step(begin: Begin, rng: random.Random) -> None:
     """Die some milliseconds after a step, wherever the run's thread is then."""
     from lora_lab.runs.store import RunStore
 
@@ -85,10 +139,10 @@ def killed_at_some_moment(folder: Path, rng: random.Random) -> None:
             threading.Timer(seconds, die).start()
 
     RunStore.log = doomed  # type: ignore[method-assign]
-    begin(folder).wait(60)
+    begin().wait(300)
 
 
-def killed_in_a_step(folder: Path, rng: random.Random) -> None:
+def killed_in_a_step(begin: Begin, rng: random.Random) -> None:
     """Die between a step and its line, or between its line and the next step."""
     from lora_lab.runs.store import RunStore
 
@@ -102,26 +156,25 @@ def killed_in_a_step(folder: Path, rng: random.Random) -> None:
             die()
 
     RunStore.log = deadly  # type: ignore[method-assign]
-    begin(folder).wait(60)
+    begin().wait(300)
 
 
-def killed_in_a_checkpoint(folder: Path, rng: random.Random) -> None:
-    """Die at one of the flushes of one of the checkpoints: before, within or after its rename."""
-    at, sync, calls = rng.randint(1, 28), files.sync, iter(range(1, 10_000))
+def killed_in_a_flush(begin: Begin, rng: random.Random) -> None:
+    """Die at a flush, the start's or a checkpoint's: before, within or after a rename."""
+    at, sync, calls = rng.randint(1, 40), files.sync, iter(range(1, 10_000))
 
     def deadly(path: Path) -> None:
-        if "checkpoints" in path.parts and next(calls) == at:
+        if next(calls) == at:
             die()
         sync(path)
 
     files.sync = deadly
-    begin(folder).wait(60)
-    die()
+    begin().wait(300)
 
 
-def killed_in_torch_save(folder: Path, rng: random.Random) -> None:
+def killed_in_torch_save(begin: Begin, rng: random.Random) -> None:
     """Die with half of a state.pt written."""
-    at, save, calls = rng.randint(1, 4), torch.save, iter(range(1, 100))
+    at, save, calls = rng.randint(1, STEPS // SAVE_STEPS), torch.save, iter(range(1, 100))
 
     def deadly(value: Any, path: Path) -> None:
         save(value, path)
@@ -130,10 +183,22 @@ def killed_in_torch_save(folder: Path, rng: random.Random) -> None:
             die()
 
     torch.save = deadly
-    begin(folder).wait(60)
+    begin().wait(300)
 
 
-KINDS = (killed_at_some_moment, killed_in_a_step, killed_in_a_checkpoint, killed_in_torch_save)
+KINDS = (
+    killed_at_any_moment,
+    killed_after_a_step,
+    killed_in_a_step,
+    killed_in_a_flush,
+    killed_in_torch_save,
+)
+_seconds = 1.0  # that the first run left alone took; `alone` measures it
+
+
+def _die_after(seconds: float) -> None:
+    time.sleep(seconds)
+    die()
 
 
 def in_a_fork(work: Callable[[], Any], answer: Path | None = None) -> int:
@@ -157,29 +222,75 @@ def in_a_fork(work: Callable[[], Any], answer: Path | None = None) -> int:
     return os.WTERMSIG(status)
 
 
-def gone_on(folder: Path) -> dict[str, Any]:
-    (record,) = list_runs(folder)
-    state = str(record.state)
-    run = resume(record, tiny_lm(), tiny_task())
-    before = run.steps_before[-1][0] if run.steps_before else 0
-    return {**outcome(run), "state": state, "from": before}
+def alone(folder: Path, method: str) -> dict[str, Any]:
+    """Return what a run of a method comes to if nobody kills it."""
+    global _seconds
+    answer, begun = folder / "answer.json", time.monotonic()
+    in_a_fork(lambda: outcome(begin(folder, method)), answer)
+    _seconds = time.monotonic() - begun
+    return json.loads(answer.read_text())
+
+
+def killed(folder: Path, seed: int, method: str) -> dict[str, Any]:
+    """Kill a run, and now and then its resumption too, and go on with it to the end.
+
+    One that dies before `train` has returned may have left nothing: then it is begun anew.
+    """
+    rng, answer = random.Random(seed), folder / "answer.json"
+    folder.mkdir(parents=True)
+    kinds = [KINDS[seed % len(KINDS)], *rng.choices(KINDS, k=rng.choice((0, 0, 1, 2)))]
+    stood: list[tuple[str, int]] = []
+    signals = []
+
+    def on() -> Any:
+        if (record := _resumable(folder)) is None:
+            return begin(folder, method)
+        return resume(record, tiny_lm(), tiny_task())
+
+    for kind in kinds:
+        signals.append(in_a_fork(lambda kind=kind: kind(on, rng)))
+        stood.append(how_it_stands(folder))
+        if stood[-1][0] == "done":
+            break
+    over = stood[-1][0] == "done"
+    last = _resumable(folder)
+    in_a_fork(lambda: on_disk(last.folder) if over and last else outcome(on()), answer)
+    return {
+        **json.loads(answer.read_text()),
+        "method": method,
+        "kinds": [kind.__name__ for kind in kinds[: len(signals)]],
+        "signals": signals,
+        "stood": stood,
+    }
+
+
+def _resumable(folder: Path) -> RunRecord | None:
+    records = [each for each in list_runs(folder) if each.state is not RecordState.DAMAGED]
+    assert len(records) < 2, "a run that could go on was begun anew"
+    return records[0] if records else None
+
+
+def how_it_stands(folder: Path) -> tuple[str, int]:
+    """Return a run's state, and the step of its newest checkpoint, as anybody sees them."""
+    record = _resumable(folder)
+    if record is None:
+        assert not (folder / "started").exists(), "a run whose start had returned is gone"
+        return "absent", 0
+    return str(record.state), max(record.open().checkpoints, default=0)
 
 
 def main(folder: Path) -> None:
     assert threading.active_count() == 1
+    prepare()
+    found = {name: alone(folder / f"alone-{name}", name) for name in SHARE}
+    cases = [killed(folder / f"seed-{seed}", seed, SHARE[seed % len(SHARE)]) for seed in SEEDS]
+    print(json.dumps({"alone": found, "killed": cases}))
+
+
+def prepare() -> None:
+    """Make forks cheap: a child that collects garbage must not copy every page of this process."""
     torch.set_num_threads(1)
-    gc.freeze()  # a child that collects garbage must not copy every page of this process
-    answer = folder / "answer.json"
-    in_a_fork(lambda: outcome(begin(folder / "alone")), answer)
-    found: dict[str, Any] = {"alone": json.loads(answer.read_text()), "killed": []}
-    for seed in SEEDS:
-        rng = random.Random(seed)
-        kind, place = KINDS[seed % len(KINDS)], folder / f"seed-{seed}"
-        end = in_a_fork(lambda kind=kind, place=place, rng=rng: kind(place, rng))
-        in_a_fork(lambda place=place: gone_on(place), answer)
-        resumed = json.loads(answer.read_text())
-        found["killed"].append({"seed": seed, "kind": kind.__name__, "signal": end, **resumed})
-    print(json.dumps(found))
+    gc.freeze()
 
 
 if __name__ == "__main__":
