@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.dtypes import dtype_name
+from lora_lab._util.dtypes import dtype_name, main_dtype
 from lora_lab._util.format import format_bytes
 from lora_lab._util.torch_private import gradient_dtypes, multiply_
 from lora_lab.methods.base import Adapter
@@ -116,6 +116,15 @@ def precision_notes(model: nn.Module, adapter: Adapter) -> list[str]:
         notes.append(
             f"{numbers:,} of the trained numbers are {dtype} in the model: they are trained as "
             f"float32 masters ({format_bytes(4 * numbers)} more) and rounded after every step"
+        )
+    computed = main_dtype(p for p in model.parameters() if not p.requires_grad)
+    starts = any(getattr(site, "initial", None) is not None for site in adapter.sites.values())
+    if starts and computed in (torch.float16, torch.bfloat16):
+        notes.append(
+            f"the adapter starts from W₀, and ΔW = s(BA − B₀A₀): in {dtype_name(computed)} both "
+            f"products are rounded to 1/{2 / torch.finfo(computed).eps:.0f} of themselves, not of "
+            "their difference, in which small steps show late; load the base in float32 where "
+            "that matters"
         )
     return notes
 

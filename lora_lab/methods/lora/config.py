@@ -66,7 +66,8 @@ class LoraConfig(MethodConfig):
         alpha_pattern: the same for α.
         init_lora_weights: True: A kaiming-uniform(√5), B zero; "gaussian": A ~ N(0, 1/r²), B zero;
             False: A and B both random, so that ΔW ≠ 0 from the start (for tests); "pissa",
-            "pissa_niter_16" and "olora": from W₀ itself, see `lora_lab.methods.lora.init`; "eva":
+            "pissa_niter_16" and "olora": from W₀ itself, see `lora_lab.methods.lora.init` (best on
+            a base in float32: in half precision BA − B₀A₀ is rounded with BA); "eva":
             A from what the layers read; "corda": from both. These two need `attach(batches=)`.
         eva_config, corda_config: settings of the last two, a mapping or `EvaConfig`, `CordaConfig`.
         use_rslora: scale by α/√r (Kalajdzievski, 2023).

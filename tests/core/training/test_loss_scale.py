@@ -13,7 +13,7 @@ from lora_lab.configs import AdaLoraConfig, BitFitConfig, FullConfig, LoraConfig
 from lora_lab.methods.api import attach
 from lora_lab.models import LoadedModel
 from lora_lab.training import loss_scale as module
-from lora_lab.training.loss_scale import LossScale, computes_in_float16
+from lora_lab.training.loss_scale import LossScale, computes_in_float16, precision_notes
 from lora_lab.training.resume import resume
 from lora_lab.training.step import FLOAT16_NOTE, DeadAdapterError, NotFiniteError
 from tests.helpers.half_precision import by_hand
@@ -124,6 +124,44 @@ def test_a_layer_that_casts_by_itself_is_scaled(tmp_path):
     layer.up_proj.forward = lambda x: real(x).half().to(x.dtype)
     config = LoraConfig(r=2, target_modules=["q", "v"])
     assert Recorded(tmp_path, lm, config, max_steps=1).run().steps[0].scaled
+
+
+# What else half precision does --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("init", "dtype", "share"),
+    [
+        ("pissa", torch.bfloat16, "1/256"),
+        ("olora", torch.float16, "1/2048"),
+        ("pissa_niter_2", torch.bfloat16, "1/256"),
+        ("pissa", torch.float32, ""),
+        (True, torch.bfloat16, ""),
+    ],
+)
+def test_a_start_from_the_base_in_half_precision_is_noted(init, dtype, share):
+    lm = half_lm(dtype)
+    adapter = attach(lm.model, CONFIG.replace(init_lora_weights=init))
+    found = [note for note in precision_notes(lm.model, adapter) if "BA − B₀A₀" in note]
+    assert len(found) == bool(share)
+    assert not share or f"{str(dtype)[6:]} both products are rounded to {share} of" in found[0]
+
+
+def test_and_that_is_how_much_it_is():
+    """Against the formula in float64: of BAx about half a unit in bfloat16's last place."""
+    model = nn.Sequential(nn.Linear(256, 256, bias=False)).bfloat16()
+    adapter = attach(model, LoraConfig(r=16, target_modules=["0"], init_lora_weights="pissa"))
+    site, x = adapter.sites["0"], torch.randn(64, 256).bfloat16()
+    with torch.no_grad():
+        site.B += 1e-3 * torch.randn_like(site.B) * site.B.std()
+        W = model[0].weight.double()
+        learned = (
+            site.B.double() @ site.A.double() - site.B0.double() @ site.A0.double()
+        ) * site.scale
+        error = model(x).double() - x.double() @ (W + learned).T
+        product = x.double() @ (site.scale * site.B.double() @ site.A.double()).T
+    assert 1 / 1024 < error.norm() / product.norm() < 1 / 64
+    assert error.norm() > (x.double() @ learned.T).norm()  # of a small step nothing is seen
 
 
 # Steps --------------------------------------------------------------------------------------------
