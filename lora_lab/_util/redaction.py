@@ -51,10 +51,12 @@ _SHAPED = re.compile(
     re.X,
 )
 # What stands behind these words is secret whatever its shape. None of it reaches over a quote or
-# a backslash: a text of JSON stays one. A tokenizer's eos_token=… is no secret.
+# a backslash: a text of JSON stays one. A tokenizer's eos_token=… is no secret. As a path a URL has
+# one slash left.
 _BEHIND = re.compile(
     r"""
-    (?P<named>(?i:\b(?:authorization|cookie|x-(?:api-key|auth-token|goog-api-key))(?:\\*["']\s*:\s*\\*["']|\s*[:=]\s*)
+    (?P<named>(?i:\b(?:authorization|cookie|x-(?:api-key|auth-token|goog-api-key))
+        (?:\\*["']\s*:\s*\\*["']|\s*[:=]\s*)
         (?:(?:bearer|basic|token)\s+)?))[^\s"'\\,;}]+
     | (?i:\bbearer\s+)(?=\S*\d)[A-Za-z0-9._~+/=-]{16,}
     | (?P<key>(?i:(?:(?<!\b(?:eos|bos|pad|unk|sep|cls)_)(?<!\bmask_)token|api[_-]?key
@@ -62,7 +64,7 @@ _BEHIND = re.compile(
         [^\s"'\\,;}<>|&]{8,}
     | (?P<part>(?i:[?&](?:[\w-]*(?:token|key|signature|secret|password|credential)|sig)=))
         [^\s"'\\&\#]{4,}
-    | (?P<url>(?<=[A-Za-z0-9]{2}):/{1,2})[^/\s"'\\@]+(?=@)  # a path has one slash left of a URL's
+    | (?P<url>(?<=[A-Za-z0-9]{2}):/{1,2})[^/\s"'\\@]+(?=@)
     """,
     re.X,
 )

@@ -48,8 +48,7 @@ def demo(
     with shown.status(f"loading {escape(one_line(model))}"):
         lm = load_model(model)
         data = load_task(task)
-    facts = visible(f"{lm.card}\n{data.describe()}")
-    shown.print(facts, markup=False, highlight=False, soft_wrap=True)
+    shown.out(visible(f"{lm.card}\n{data.describe()}"), highlight=False)
     config = LoraConfig(r=8, lora_alpha=16, target_modules=["q", "v"])
     run = train(lm, data, config, output_dir=output_dir, max_steps=max_steps)
     _follow(run, shown)
@@ -67,9 +66,8 @@ def demo(
     shown.print("", str(plan), "", sep="\n", highlight=False, soft_wrap=True)
     for metric, before, after in changes(result.metrics):
         if before is not None and after is not None:
-            shown.print(
-                f"{metric.title:<18}{before:8.2f} → {after:6.2f}", highlight=False, markup=False
-            )
+            line = f"{metric.title:<18}{before:8.2f} → {after:6.2f}"
+            shown.print(line, highlight=False, markup=False)
     for sample in result.samples[:2]:
         shown.print(
             f"\n{visible(sample.prompt)}",
