@@ -163,6 +163,23 @@ def recover_dir(folder: Path) -> None:
         _remove(temporary)
 
 
+def remove_dir(folder: Path) -> None:
+    """Remove a folder, which is whole or gone at any instant: it loses its name first.
+
+    Raises:
+        OSError: the disk does not let it go.
+    """
+    doomed = _draft(folder)
+    folder.rename(doomed)
+    sync(folder.parent)
+    shutil.rmtree(doomed)
+
+
+def present(path: Path) -> Path:
+    """Return where a folder is to be read: put aside, if a killed process left it so."""
+    return path if path.exists() or not aside(path).exists() else aside(path)
+
+
 def recover_aside(path: Path) -> None:
     """Put back a folder that was put aside for a new one that never came. Raises nothing."""
     with contextlib.suppress(OSError):

@@ -9,13 +9,12 @@ checkpoints/step-N/   the adapter as `save_adapter` writes it; the newest two al
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from lora_lab._util.files import disk_errors, write_dir_atomic
+from lora_lab._util.files import disk_errors, remove_dir, write_dir_atomic
 from lora_lab._util.json_files import fitted
 from lora_lab._util.quiet import first_line
 from lora_lab._util.torch_files import load_plain
@@ -85,7 +84,7 @@ def save(
     with disk_errors(parent):
         for _, old in folders(run_folder)[_KEPT:]:
             if (old / _PASSING).exists():
-                shutil.rmtree(old)
+                remove_dir(old)
             else:
                 (old / STATE_FILE).unlink(missing_ok=True)
     return path

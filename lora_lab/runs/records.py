@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.files import present
 from lora_lab._util.json_files import fields_of, fitted, read_json
 from lora_lab.errors import RunError
 from lora_lab.runs import checkpoints, lock
@@ -122,7 +123,7 @@ class RunRecord:
             history = read_history(self.folder)
         except RunError:
             history = None
-        adapter = self.folder / "adapter"
+        adapter = present(self.folder / "adapter")
         return OpenedRun(
             folder=self.folder,
             curve=read_losses(self.folder),
@@ -161,7 +162,8 @@ def list_runs(output_dir: str | os.PathLike[str] = "runs") -> list[RunRecord]:
     parent = Path(output_dir).expanduser().resolve()
     # A sweep within a sweep's folder is none of its cells.
     sweeps = not is_sweep(parent)
-    found = (each for folder in parent.glob("*/") for each in _in_folder(folder, sweeps))
+    folders = parent.glob("[!.]*/")  # what has a dot is being deleted
+    found = (each for folder in folders for each in _in_folder(folder, sweeps))
     return sorted(found, key=lambda record: (record.folder.name, record.id), reverse=True)
 
 
@@ -219,7 +221,7 @@ def _in_folder(folder: Path, sweeps: bool) -> Iterator[RunRecord]:
     if (record := read_record(folder)) is not None:
         yield record
     elif sweeps and is_sweep(folder) and not folder.is_symlink():
-        own = (each for each in folder.glob("*/") if not each.is_symlink())
+        own = (each for each in folder.glob("[!.]*/") if not each.is_symlink())
         yield from filter(None, (read_record(each, folder.name) for each in own))
 
 

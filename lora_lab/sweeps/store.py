@@ -180,7 +180,7 @@ class SweepStore:
 
     def run_of(self, cell: str) -> RunRecord | None:
         """Return a cell's newest run, ended or cut off; None where it has none."""
-        folders = sorted(self.folder.glob(f"*-{cell}-*/"), reverse=True)
+        folders = sorted(self.folder.glob(f"[!.]*-{cell}-*/"), reverse=True)
         return next(filter(None, map(read_record, folders)), None)
 
 

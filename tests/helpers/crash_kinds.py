@@ -88,6 +88,8 @@ class AnyRun:
             assert "started" not in marks, "a run that was started is not listed"
             return "not begun"
         (record,) = found
+        for folder in record.open().checkpoints.values():
+            held(folder)
         if record.state is RecordState.DONE:
             adapter = ll.load_adapter(tiny_llama(0), record.folder / "adapter")
             state = {k: t.detach().numpy().tobytes() for k, t in adapter.state().items()}
@@ -117,6 +119,10 @@ class AnyRun:
 class ResumedRun(AnyRun):
     """A run that was stopped and goes on."""
 
+    def __init__(self, swaps: bool = True) -> None:
+        super().__init__()
+        self.swaps = swaps
+
     def prepare(self, root: Path) -> None:
         run = ll.train(
             tiny_lm(), tiny_task(), LORA, output_dir=root / "runs", start=False, **SETTINGS
@@ -134,8 +140,17 @@ class ResumedRun(AnyRun):
     def work(self, root: Path, recorder: Recorder) -> None:
         recorder.mark("started")
         (record,) = list_runs(root / "runs")
-        assert numbers_of(ll.resume(record, tiny_lm(), tiny_task())) == self.alone
+        real = files.swap
+        with mock.patch.object(files, "swap", real if self.swaps else lambda *_: False):
+            assert numbers_of(ll.resume(record, tiny_lm(), tiny_task())) == self.alone
         recorder.mark("done")
+
+    def check(self, root: Path, marks: frozenset[str]) -> str:
+        (record,) = list_runs(root / "runs")
+        adapter = record.open().adapter_folder
+        assert adapter is not None, "that of the step at which it was stopped, or of the end"
+        held(adapter)
+        return super().check(root, marks)
 
 
 class QueuedRun(AnyRun):
@@ -317,6 +332,7 @@ class Cache:
 KINDS: dict[str, Callable[[], Kind]] = {
     "a run": AnyRun,
     "a resumed run": ResumedRun,
+    "a resumed run, names cannot be exchanged": lambda: ResumedRun(swaps=False),
     "a queued run": QueuedRun,
     "a sweep": Sweep,
     "save over": lambda: SaveOver(others=False),

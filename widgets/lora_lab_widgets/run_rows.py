@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lora_lab import spectra
+from lora_lab._util.files import remove_dir
 from lora_lab._util.format import format_bytes, format_count, format_number
 from lora_lab.analysis.methods import compare_methods
 from lora_lab.errors import RunError
@@ -102,9 +103,9 @@ def delete(record: RunRecord, output_dir: Path, busy: Callable[[Path], bool]) ->
     lock = RunLock(folder)
     try:
         lock.acquire()  # refused where it is at work in this process or another
-        (folder / "config.json").unlink(missing_ok=True)  # from here on nobody can resume it
-        lock.release()  # an open file keeps its folder on some systems
-        shutil.rmtree(folder)
+        if os.name == "nt":
+            lock.release()  # an open file keeps its folder there
+        remove_dir(folder)
     except OSError as error:
         raise RunError(
             f"{folder} could not be deleted whole: {error.strerror or error}; delete it by hand"

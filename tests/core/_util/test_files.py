@@ -11,6 +11,7 @@ import pytest
 from lora_lab._util import files
 from lora_lab._util.swapping import swap
 from lora_lab.errors import AdapterError
+from tests.helpers.crash_states import Recorder, states
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 
@@ -139,3 +140,24 @@ def test_an_empty_folder_that_somebody_works_in_is_filled_and_stays(tmp_path):
     assert seen(tmp_path) == {"here/a": "x"}
     with pytest.raises(AdapterError, match="holds files already"), files.new_dir(folder):
         pass
+
+
+def test_a_folder_that_is_removed_is_whole_or_gone_after_any_crash(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in "abc":
+        (folder / name).write_text(name)
+    with Recorder(tmp_path) as recorder:
+        files.remove_dir(folder)
+    left = [frozenset(tree) for tree, _ in states(recorder.moments)]
+    named = {frozenset(path for path in paths if path.startswith("run")) for paths in left}
+    assert named == {frozenset(), frozenset({"run", "run/a", "run/b", "run/c"})}
+
+
+def test_a_folder_that_was_put_aside_is_read_there(tmp_path):
+    path, old = tmp_path / "adapter", tmp_path / ".adapter.old"
+    assert files.present(path) == path
+    old.mkdir()
+    assert files.present(path) == old
+    path.mkdir()
+    assert files.present(path) == path
