@@ -117,10 +117,26 @@ def _decoded(text: bytes, objects: Callable[[list[tuple[str, Any]]], Any] | None
     if objects is None and _LONG_NUMBER not in text.translate(_SAME_DIGITS):
         with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return msgspec.json.decode(text)  # in a fifth of the time, and stricter
+    return parse_text(text.decode(), parse_int=_integer, object_pairs_hook=objects)
+
+
+def parse_text(text: str, **hooks: Any) -> Any:
+    """Return what a text of somebody's data holds: numbers of any size.
+
+    Args:
+        text: JSON.
+        **hooks: of `json.loads`.
+
+    Raises:
+        ValueError: it is no JSON, or too deep.
+    """
     try:
-        return json.loads(text.decode(), parse_int=_integer, object_pairs_hook=objects)
+        value = json.loads(text, **hooks)
     except RecursionError:
         raise ValueError(_DEEP) from None
+    if text.count("[") + text.count("{") > _DEEPEST:
+        _check_depth(value)
+    return value
 
 
 _DEEP = "it is nested too deep"

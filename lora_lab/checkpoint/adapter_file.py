@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_lab._util.json_files import parse_json
 from lora_lab.anatomy.types import Anatomy, Rows, Site
 from lora_lab.checkpoint.files import StoredTensor, quoted
 from lora_lab.errors import AdapterError
@@ -93,9 +94,10 @@ def decode_slices(text: str, modules: Mapping[str, LowRankUpdate]) -> dict[str, 
     """
     try:
         return {
-            path: _slices(parts, modules[path]) for path, parts in json.loads(text or "{}").items()
+            path: _slices(parts, modules[path])
+            for path, parts in parse_json(text.encode() or b"{}").items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise AdapterError(
             "the file's list of fused slices does not fit its tensors; save the adapter again"
         ) from None

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lora_lab._util.json_files import parse_json
 from lora_lab.anatomy.children import without_wrappers
 from lora_lab.anatomy.types import Rows
 from lora_lab.checkpoint.adapter_file import AdapterFile, Slice, check_factor
@@ -128,14 +129,14 @@ def decode_facts(text: str) -> tuple[float | None, dict[str, tuple[str, ...]]]:
     if not text:
         return None, {}
     try:
-        facts = json.loads(text)
+        facts = parse_json(text.encode())
         alpha = facts["lora_alpha"]
         slices = {path: tuple(roles) for path, roles in facts["slices"].items()}
         if type(alpha) not in (int, float) or not all(
             set(r) <= set(FUSED) for r in slices.values()
         ):
             raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise AdapterError(
             "what the file notes of α and slices is damaged; save it again"
         ) from None

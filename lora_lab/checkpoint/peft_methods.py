@@ -7,7 +7,6 @@ slices of a fused matrix were the targets.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from lora_lab._util.json_files import parse_json
 from lora_lab.checkpoint.checksum import CHECKSUM_KEY, checksum
 from lora_lab.checkpoint.files import StoredTensor, quoted, read_tensors
 from lora_lab.checkpoint.native import NativeFile
@@ -86,7 +86,7 @@ def read_method(
         raise AdapterError(f"{path}: modules_to_save is no list of names; fetch it again")
     try:
         if known is not None and stored:
-            config = method.config.from_dict(json.loads(stored))
+            config = method.config.from_dict(parse_json(stored.encode()))
         else:
             shapes = {module: tensor.shape for module, tensor in learned.items()}
             config = method.peft.config(settings, shapes)

@@ -57,9 +57,15 @@ class Masters:
 
     @torch.no_grad()
     def load_state(self, state: Mapping[int, Tensor]) -> None:
-        """Put back what `state` returned; of parameters that have their checkpoint's values."""
+        """Put back what `state` returned; of parameters that have their checkpoint's values.
+
+        Raises:
+            ValueError: one is of another shape.
+        """
         for i, master in enumerate(self._of.values()):
             if i in state:
+                if state[i].shape != master.shape:
+                    raise ValueError(f"master {i} is {tuple(state[i].shape)}")
                 master.copy_(state[i])
         self.follow()
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lora_lab._util.json_files import parse_text
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.chat_template import Chat, answer_text
@@ -168,7 +169,7 @@ def _holds_chats(table: Table, name: str) -> bool:
     value = next((value for value in table[name] if value), None)
     if isinstance(value, str) and (name in _USUAL or value.lstrip().startswith("[{")):
         try:
-            value = json.loads(value)
+            value = parse_text(value)
         except ValueError:
             return False
     first = value[0] if isinstance(value, list) and value else None
@@ -246,6 +247,6 @@ def _without_nothing(value: Any) -> Any:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_text(text)
     except ValueError:
         raise _FaultError(f" has text that is no JSON ({text[:40]!r})") from None

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lora_lab._util.json_files import parse_text
 from lora_lab._util.quiet import first_line
 from lora_lab._util.transformers_private import render_chat
 from lora_lab.errors import TaskError
@@ -234,7 +235,7 @@ def _parsed(call: Mapping[str, Any]) -> dict[str, Any]:
     arguments = call.get("arguments")
     if isinstance(arguments, str):
         with contextlib.suppress(ValueError):
-            arguments = json.loads(arguments)
+            arguments = parse_text(arguments)
     return {**call, "arguments": arguments}
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from lora_lab._util.json_files import parse_text
 from lora_lab.errors import TaskError
 from lora_lab.tasks.classification import LabelReader
 from lora_lab.tasks.families.language_modeling import DocumentReader
@@ -55,8 +55,8 @@ def _unwritten(value: Any) -> Any:
     """
     if not isinstance(value, str) or not _NESTED.match(value):
         return value
-    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-        return json.loads(value)
+    with contextlib.suppress(ValueError):
+        return parse_text(value)
     try:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -15,6 +15,7 @@ from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.finite import NotFiniteAdapterError, check_finite
 from lora_lab.training.loss_scale import skipped_notes
+from lora_lab.training.resume_state import fitting
 from lora_lab.training.step import NotFiniteError
 
 if TYPE_CHECKING:
@@ -102,17 +103,22 @@ def load_state(model: nn.Module, adapter: Adapter, state: Mapping[str, Any]) -> 
     Raises:
         RunError: the checkpoint is of another adapter.
     """
-    adapter.load_training_state(state["method"])
-    tensors: Mapping[str, Tensor] = state["adapter"]
-    live = exact_state(adapter)
-    differing = live.keys() ^ tensors.keys()
-    differing |= {name for name in live.keys() & tensors if live[name].shape != tensors[name].shape}
-    if differing:
-        raise RunError(
-            f"the checkpoint does not fit the model at {min(differing)}; resume it on the base "
-            "model that it was made on"
-        )
-    with torch.no_grad():
-        for name, tensor in live.items():
-            tensor.copy_(tensors[name])
-    require_adapters(model).statistics.replace(adapter.name, state.get("statistics", {}))
+    with fitting(state["step"]):
+        adapter.load_training_state(state["method"])
+        tensors: Mapping[str, Tensor] = state["adapter"]
+        live = exact_state(adapter)
+        differing = live.keys() ^ tensors.keys()
+        differing |= {
+            name
+            for name in live.keys() & tensors
+            if getattr(tensors[name], "shape", None) != live[name].shape
+        }
+        if differing:
+            raise RunError(
+                f"the checkpoint does not fit the model at {min(differing)}; resume it on the base "
+                "model that it was made on"
+            )
+        with torch.no_grad():
+            for name, tensor in live.items():
+                tensor.copy_(tensors[name])
+        require_adapters(model).statistics.replace(adapter.name, state.get("statistics", {}))

@@ -33,9 +33,10 @@ from lora_lab.training import processes
 from lora_lab.training.loss_scale import LossScale, computes_in_float16, passes_float16
 from lora_lab.training.lost_adapter import check_owned
 from lora_lab.training.model_settings import training_settings
-from lora_lab.training.optimizer_state import load_optimizer
+from lora_lab.training.optimizer_state import load_optimizer, load_scheduler
 from lora_lab.training.pass_loss import PassLosses
 from lora_lab.training.replicas import Replicas
+from lora_lab.training.resume_state import fitting
 from lora_lab.training.sampler import StepSampler
 from lora_lab.training.schedule import scheduler_of
 from lora_lab.training.step import Step
@@ -144,11 +145,12 @@ class _Loop:
         # What a DataLoader draws for its workers: the passes' numbers begin behind it.
         torch.empty((), dtype=torch.int64).random_(generator=random.generator(torch.device("cpu")))
         if fit.resume_state is not None:
-            random.set_state(fit.resume_state["random"])
-            # Checkpoints of earlier versions have neither.
-            self._masters.load_state(fit.resume_state.get("masters", {}))
-            if self._scale is not None and "loss_scale" in fit.resume_state:
-                self._scale.load_state(fit.resume_state["loss_scale"])
+            with fitting(fit.completed_steps):
+                random.set_state(fit.resume_state["random"])
+                # Checkpoints of earlier versions have neither.
+                self._masters.load_state(fit.resume_state.get("masters", {}))
+                if self._scale is not None and "loss_scale" in fit.resume_state:
+                    self._scale.load_state(fit.resume_state["loss_scale"])
             fit.resume_state = None  # it held the moments a second time
         self._checks = StepChecks(
             self._model, self._adapter, self._masters, resumed=fit.completed_steps > 0
@@ -189,14 +191,13 @@ class _Loop:
             fused=True if hardware(self._device).fused_optimizer else None,
         )
         if fit.resume_state is not None:
-            load_optimizer(optimizer, fit.resume_state["optimizer"])
+            with fitting(fit.completed_steps):
+                load_optimizer(optimizer, fit.resume_state["optimizer"])
         self._adapter.begin_training(optimizer, training.max_steps)
         scheduler = scheduler_of(optimizer, training)
         if fit.resume_state is not None:
-            # Making the scheduler has set the rates to those of the first step.
-            scheduler.load_state_dict(dict(fit.resume_state["scheduler"]))
-            for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
-                group["lr"] = rate
+            with fitting(fit.completed_steps):
+                load_scheduler(scheduler, fit.resume_state["scheduler"])
         fit.optimizer = fit.meter.optimizer = optimizer
         fit.scheduler = scheduler
         return optimizer, scheduler

@@ -5,13 +5,13 @@ A column is made text when it is first asked for: pictures beside the texts cost
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from lora_lab._util.json_files import parse_text
 from lora_lab.errors import TaskError
 from lora_lab.tasks.table import LazyColumn, Table
 
@@ -142,7 +142,7 @@ def _noted_classes(table: pa.Table) -> dict[str, Sequence[str]]:
     """Return the classes' names that `datasets` notes in the files that it writes."""
     noted = (table.schema.metadata or {}).get(b"huggingface")
     try:
-        features = json.loads(noted)["info"]["features"] if noted else {}
+        features = parse_text(noted.decode())["info"]["features"] if noted else {}
         return {
             name: feature["names"]
             for name, feature in features.items()
