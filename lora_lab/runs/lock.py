@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Mapping
@@ -70,14 +71,14 @@ class RunLock:
         """
         if self._file is not None:
             return True
-        self._file = file = os.fdopen(
-            open_own(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+", encoding="utf-8"
-        )
         try:
+            with _opening:
+                flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+                self._file = file = os.fdopen(open_own(self._path, flags), "a+", encoding="utf-8")
+                _held.add(self)
             if not _take(file, seconds):
                 self.release()
                 return False
-            _held.add(self)
             file.truncate(0)
             who = {"pid": os.getpid(), "host": socket.gethostname(), "process": _process}
             file.write(json.dumps(who) + "\n")
@@ -99,11 +100,12 @@ class RunLock:
 def holder(folder: Path) -> Mapping[str, Any] | None:
     """Return {"pid", "host", …} of the process at work on a run, None where none is."""
     try:
-        descriptor = open_own(folder / LOCK_FILE, os.O_RDONLY)
-        with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
-            if not _is_held(file):
-                return None  # closing gives it back
-            text = file.read(_MOST_BYTES) if sys.platform != "win32" else ""
+        with _opening:
+            descriptor = open_own(folder / LOCK_FILE, os.O_RDONLY)
+            with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
+                if not _is_held(file):
+                    return None  # closing gives it back
+                text = file.read(_MOST_BYTES) if sys.platform != "win32" else ""
     except OSError:
         return None  # no lock, or a folder that nobody can read
     try:
@@ -174,6 +176,8 @@ else:
         return not _lock(file, shared=True)
 
 
+# A fork waits for it: else a child would keep an open lock file that it does not know of.
+_opening = threading.RLock()
 _held: weakref.WeakSet[RunLock] = weakref.WeakSet()
 _process = secrets.token_hex(8)  # what this process writes into its locks
 
@@ -183,11 +187,16 @@ def _forked() -> None:
 
     The parent's own hold stays: no file is unlocked, a copy of it is closed.
     """
-    global _process
+    global _opening, _process
+    _opening = threading.RLock()
     _process = secrets.token_hex(8)
     for lock in list(_held):
         lock.release()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(
+        before=lambda: _opening.acquire(),
+        after_in_parent=lambda: _opening.release(),
+        after_in_child=_forked,
+    )

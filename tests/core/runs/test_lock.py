@@ -133,3 +133,49 @@ def test_what_is_no_lock_file_costs_nothing(tmp_path, text):
     assert state(tmp_path) is RecordState.ELSEWHERE
     held.release()
     assert state(tmp_path) is RecordState.CUT_OFF
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize("what", ["look", "take"])
+def test_a_child_forked_while_somebody_looks_or_takes_keeps_nothing(tmp_path, monkeypatch, what):
+    """As a DataLoader's worker that is begun while another thread lists the runs."""
+    (tmp_path / LOCK_FILE).touch()
+    children, asks = [], threading.Event()
+    until_told, told = os.pipe()
+    until_ready, ready = os.pipe()
+
+    def fork():
+        asks.set()
+        child = os.fork()
+        if child == 0:
+            os.close(told)
+            os.write(ready, b"!")
+            os.read(until_told, 1)
+            os._exit(0)
+        children.append(child)
+
+    forks = threading.Thread(target=fork)
+    name = {"look": "_is_held", "take": "_take"}[what]
+    real = getattr(lock_module, name)
+
+    def beside(*given):
+        if not asks.is_set():
+            forks.start()
+            forks.join(0.1)  # where it waits for us, it is for good
+        return real(*given)
+
+    monkeypatch.setattr(lock_module, name, beside)
+    if what == "look":
+        assert holder(tmp_path) is None
+    else:
+        held = RunLock(tmp_path)
+        held.acquire()
+        held.release()
+    forks.join()
+    os.read(until_ready, 1)
+    try:
+        looks_at(tmp_path, fcntl.LOCK_EX | fcntl.LOCK_NB).close()
+    finally:
+        for end in (told, until_told, ready, until_ready):
+            os.close(end)
+        os.waitpid(children[0], 0)
