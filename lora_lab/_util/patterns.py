@@ -12,7 +12,7 @@ The `regex` package's timeout is no way out: it holds for matching only, and to 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from lora_lab._util.python_private import combined_flags, one_character, parsed_pattern
@@ -22,7 +22,7 @@ Value = TypeVar("Value", int, float)
 
 MOST_STEPS = 1_000_000  # for all patterns and names of one config or file: about a second
 _MOST_CHARACTERS = 100_000  # of all patterns that are more than text
-_LITERAL = re.compile(r"\^?(?:[^\\.^$*+?{}\[\]|()]|\\[^A-Za-z0-9])+")
+_PATH = re.compile(r"\^?(?:[^\\^$*+?{}\[\]|()\n]|\\[^A-Za-z0-9\n])+")  # text, and dots
 _FLAGS = re.UNICODE | re.IGNORECASE | re.ASCII | re.DOTALL | re.VERBOSE
 _CHARACTERS = {"LITERAL", "NOT_LITERAL", "ANY", "IN"}
 _PLACES = {
@@ -126,8 +126,8 @@ class Expression:
 class Patterns(Generic[Value]):
     """{pattern: value} by PEFT's rule: the first that matches the end of a module's path wins.
 
-    A match begins at the path's start or behind a dot, as in `(.*\\.)?(pattern)$`. Names that are
-    only escaped are compared as text.
+    A match begins at the path's start or behind a dot, as in `(.*\\.)?(pattern)$`. Paths, escaped
+    or not, are looked up as text, however many there are.
 
     Raises:
         LoraLabError: as `Expression`.
@@ -136,17 +136,15 @@ class Patterns(Generic[Value]):
     def __init__(
         self, field: str, patterns: Mapping[str, Value], error: type[LoraLabError]
     ) -> None:
+        self._field, self._error = field, error
         self.budget = Budget()
         self._values: list[Value] = list(patterns.values())
-        self._texts: list[tuple[str, str]] = []
-        self._whole: dict[str, int] = {}
-        self._endings: dict[str, int] = {}
+        self._whole, self._endings = _Paths(), _Paths()
         self._others: list[tuple[int, Expression]] = []
         for index, pattern in enumerate(patterns):
-            if _LITERAL.fullmatch(pattern):
-                text = re.sub(r"\\(.)", r"\1", pattern.removeprefix("^"), flags=re.DOTALL)
+            if _PATH.fullmatch(pattern):
                 known = self._whole if pattern.startswith("^") else self._endings
-                known.setdefault(text, index)
+                known.add(pattern.removeprefix("^"), index)
             else:
                 self._others.append((index, Expression(field, pattern, error, self.budget)))
 
@@ -157,26 +155,60 @@ class Patterns(Generic[Value]):
     def lookup_any(self, names: Iterable[str], default: Value) -> Value:
         """Return the value of the first pattern that matches one of the names, else the default."""
         asked = tuple(dict.fromkeys(names))
-        last = len(self._values)
-        ends = (end for name in asked for end in endings(name))
-        first = min(
-            *(self._endings.get(end, last) for end in ends),
-            *(self._whole.get(name, last) for name in asked),
-        )
+        first = min(self._paths_of(asked), default=len(self._values))
         for index, expression in self._others:
             if index >= first:
                 break
             if any(map(expression.match_end, asked)):
                 return self._values[index]
-        return self._values[first] if first < last else default
+        return self._values[first] if first < len(self._values) else default
 
     def matching(self, names: Iterable[str]) -> set[int]:
         """Return the numbers of the patterns that match one of the names, first or not."""
-        known = dict.fromkeys(names)
-        ends = {end for name in known for end in endings(name)}
-        found = {index for text, index in self._endings.items() if text in ends}
-        found |= {index for text, index in self._whole.items() if text in known}
-        return found | {i for i, own in self._others if any(map(own.match_end, known))}
+        known = tuple(dict.fromkeys(names))
+        found = {i for i, own in self._others if any(map(own.match_end, known))}
+        return found.union(self._paths_of(known))
+
+    def _paths_of(self, names: Iterable[str]) -> Iterator[int]:
+        for name in names:
+            found = [self._whole.matching(name)]
+            found += map(self._endings.matching, endings(name))
+            for tried, numbers in found:
+                yield from numbers
+                try:
+                    self.budget.spend(tried)
+                except _RefusedError as error:
+                    raise self._error(f"{self._field} {error}; escape the dots of paths") from None
+
+
+class _Paths:
+    """Patterns of text in which a dot stands for any one character, found without a walk.
+
+    They are kept by their length and by where their dots are: what a text has there is left out.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, dict[tuple[int, ...], dict[str, list[int]]]] = {}
+
+    def add(self, pattern: str, number: int) -> None:
+        characters = re.findall(r"\\?.", pattern)
+        dots = tuple(at for at, own in enumerate(characters) if own == ".")
+        text = _without("".join(own[-1] for own in characters), dots)
+        shapes = self._kept.setdefault(len(characters), {})
+        shapes.setdefault(dots, {}).setdefault(text, []).append(number)
+
+    def matching(self, text: str) -> tuple[int, list[int]]:
+        """Return what the search took, and the numbers of those that match all of a text."""
+        shapes = {} if "\n" in text else self._kept.get(len(text), {})
+        found = [known.get(_without(text, dots), []) for dots, known in shapes.items()]
+        return sum(1 + len(dots) // 4 for dots in shapes), [
+            number for numbers in found for number in numbers
+        ]
+
+
+def _without(text: str, places: tuple[int, ...]) -> str:
+    starts = (0, *(at + 1 for at in places))
+    return "\n".join(text[i:j] for i, j in zip(starts, (*places, None), strict=True))
 
 
 def endings(name: str) -> list[str]:

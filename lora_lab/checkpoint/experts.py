@@ -24,11 +24,12 @@ from lora_lab.spectra.update import LowRankUpdate
 _NAMES_OF_EXPERTS = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
 
 
-def is_taken_for_experts(model: nn.Module, path: str) -> bool:
-    """Whether PEFT would look for a module's factors in the experts, which are one tensor each."""
-    return path.rpartition(".")[2] in _NAMES_OF_EXPERTS and any(
-        "gate_up_proj" in parameters_of(module) for module in model.modules()
-    )
+def taken_for_experts(model: nn.Module, paths: Iterable[str]) -> list[str]:
+    """Return the modules whose factors PEFT would look for in experts that are one tensor each."""
+    named = [path for path in paths if path.rpartition(".")[2] in _NAMES_OF_EXPERTS]
+    if named and any("gate_up_proj" in parameters_of(module) for module in model.modules()):
+        return named
+    return []
 
 
 def named_as_parameters(model: nn.Module, paths: Iterable[str], config: LoraConfig) -> list[str]:
@@ -36,7 +37,7 @@ def named_as_parameters(model: nn.Module, paths: Iterable[str], config: LoraConf
 
     What is named so, PEFT leaves where it is. It has neither DoRA nor dropout on a parameter.
     """
-    found = [path for path in paths if is_taken_for_experts(model, path)]
+    found = taken_for_experts(model, paths)
     if found and config.use_dora:
         warnings.warn(
             f"PEFT with transformers 5 takes {found[0]!r} for this model's routed experts, and has "

@@ -23,7 +23,7 @@ from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Site
 from lora_lab.anatomy.wrappers import unwrapped
-from lora_lab.checkpoint.experts import is_taken_for_experts
+from lora_lab.checkpoint.experts import taken_for_experts
 from lora_lab.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
 from lora_lab.checkpoint.peft import PREFIX
 from lora_lab.checkpoint.peft_folder import task_type
@@ -68,7 +68,7 @@ def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None
         tensors[f"{PREFIX}{path}.lora_A.weight"] = full.A
         tensors[f"{PREFIX}{path}.lora_B.weight"] = full.B
     check_finite(adapter.name, tensors)
-    if taken := [path for path in updates if is_taken_for_experts(model, path)]:
+    if taken := taken_for_experts(model, updates):
         warnings.warn(
             f"PEFT with transformers 5 takes {taken[0]!r} in this file for routed experts; for "
             "PEFT use save_adapter",

@@ -125,10 +125,7 @@ class LoraAdapter(Adapter):
             )
             for p in specs
         }
-        self._layers: dict[str, tuple[nn.Module, LayerSites]] = {}
-        for path, module in modules.items():
-            sites = [s for s in self.factors.values() if s.site.module == path]
-            self._layers[path] = module, _kind(config, sites[0].site)(sites)
+        self._layers = dict(self._by_layer(modules))
         self.sites = {
             own.site.name: own for site in self.factors.values() for own in each_site(site)
         }
@@ -141,6 +138,15 @@ class LoraAdapter(Adapter):
         biases = trained_biases(model, config.bias, modules, self.saved)
         self.biases = OwnValues(biases, learns=not config.inference_mode)
         self.modifies_base = bool(biases)
+
+    def _by_layer(
+        self, modules: Mapping[str, nn.Module]
+    ) -> Iterator[tuple[str, tuple[nn.Module, LayerSites]]]:
+        by_path: dict[str, list[LoraSite]] = {path: [] for path in modules}
+        for site in self.factors.values():
+            by_path[site.site.module].append(site)
+        for path, sites in by_path.items():
+            yield path, (modules[path], _kind(self.config, sites[0].site)(sites))
 
     def _check_tokens(self, specs: Iterable[TargetSpec]) -> None:
         for path in [*self.saved.copies, *(p.site.module for p in specs)]:

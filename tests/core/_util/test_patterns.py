@@ -154,3 +154,32 @@ def test_many_hard_patterns_together_are_refused_within_a_budget(monkeypatch):
     with pytest.raises(AdapterError, match="takes too long to match"):
         [patterns.lookup(f"{name * 5}{n}", 1) for n in range(1_000) for name in NAMES]
     assert 50_000 < patterns.budget.steps < 50_100
+
+
+def test_paths_with_bare_dots_match_what_peft_matches():
+    rng = random.Random(1)
+    pieces = ["q", "a", "b", ".", r"\.", r"\\", r"\-", "-", "1", "é"]
+    names = ["".join(rng.choices("qab.-1é\\", k=rng.randint(1, 5))) for _ in range(60)]
+    for _ in range(400):
+        key = rng.choice(["", "^"]) + "".join(rng.choices(pieces, k=rng.randint(1, 4)))
+        patterns = Patterns("rank_pattern", {key: 2}, AdapterError)
+        for name in names:
+            assert (patterns.lookup(name, 1) == 2) == theirs(key, name), (key, name)
+        assert patterns.matching(names) == ({0} if any(theirs(key, n) for n in names) else set())
+
+
+def test_of_many_paths_the_first_that_matches_wins():
+    names = [f"model.layers.{n}.self_attn.{leaf}" for n in range(300) for leaf in ("q", "v_proj")]
+    keys = {name: number for number, name in enumerate(names)}
+    patterns = Patterns("rank_pattern", {"model.layers.7.self.attn.q": -1, **keys}, AdapterError)
+    found = [patterns.lookup(name, -2) for name in names]
+    assert found == [-1 if name == "model.layers.7.self_attn.q" else keys[name] for name in names]
+    assert patterns.matching(names) == {*range(len(names) + 1)}
+
+
+def test_paths_with_dots_in_ever_other_places_are_bounded():
+    rng = random.Random(0)
+    keys = {"".join(rng.choices("a.", k=40)): 1 for _ in range(3000)}
+    patterns = Patterns("rank_pattern", keys, AdapterError)
+    with pytest.raises(AdapterError, match="rank_pattern takes too long to match; escape the dots"):
+        patterns.matching([f"{n:03}" + "b" * 37 for n in range(1000)])
