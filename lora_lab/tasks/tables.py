@@ -5,11 +5,14 @@ What stands in the data is text and stays text: it is not run, formatted or rend
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import os
+import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from lora_lab._util.hub import hub_host, hub_reachable
 from lora_lab._util.quiet import first_line, quiet_thread
@@ -32,6 +35,9 @@ from lora_lab.tasks.formats.separated import read_separated
 from lora_lab.tasks.formats.text import decode
 from lora_lab.tasks.table import Column, Table, joined
 
+_ALWAYS_UNPACKED = 2**30  # bytes
+_MOST_RATIO = 100
+_CHUNK = 2**20
 _BINARY = {".parquet": read_parquet, ".arrow": read_ipc, ".feather": read_ipc}
 _LFS = b"version https://git-lfs"
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 100  # one text in ten, 100 at most
@@ -178,6 +184,7 @@ def read_file(
                 raise TaskError(f"{path} is a pointer of Git LFS, not the file; git lfs pull")
             file.seek(0)
             if suffix == ".xlsx":
+                _refuse_bomb(file, path)
                 return _some_rows(read_xlsx(file, source, columns))
             if suffix in _BINARY:
                 return _some_rows(_BINARY[suffix](file, source))
@@ -226,4 +233,33 @@ def _check_options(
 
 
 def _open(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+    if path.suffix.lower() != ".gz":
+        return path.open("rb")
+    most = _most_unpacked(path)
+    unpacked = io.BytesIO()
+    with gzip.open(path) as file:
+        while chunk := file.read(_CHUNK):
+            unpacked.write(chunk)
+            if unpacked.tell() > most:
+                raise _bomb(path)
+    unpacked.seek(0)
+    return unpacked
+
+
+def _refuse_bomb(file: IO[bytes], path: Path) -> None:
+    """Refuse a workbook, which is a zip, whose parts unpack to more than texts do."""
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as parts:
+        if sum(part.file_size for part in parts.infolist()) > _most_unpacked(path):
+            raise _bomb(path)
+    file.seek(0)
+
+
+def _most_unpacked(path: Path) -> int:
+    return max(_ALWAYS_UNPACKED, _MOST_RATIO * path.stat().st_size)
+
+
+def _bomb(path: Path) -> TaskError:
+    return TaskError(
+        f"{path} unpacks to more than {_MOST_RATIO} times its size, as no text does; unpack it "
+        "yourself if you trust it"
+    )

@@ -237,3 +237,22 @@ def test_no_template_is_one_line() -> None:
     with pytest.raises(TaskError, match="has no chat template; take an instruct model, or set"):
         encode_chat(Chat(tuple(ONE)), tiny_tokenizer(), 100)
     assert turn_end(tiny_tokenizer()) is None
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "{{ ''.__class__.__base__.__subclasses__() }}",
+        "{{ messages.append('x') }}",
+        "{{ raise_exception.__globals__['os'].system('touch ran') }}",
+        "{% set x = cycler.__init__.__globals__.os.popen('touch ran') %}{{ x.read() }}",
+        "{% include '/etc/passwd' %}",
+    ],
+)
+def test_a_template_reaches_no_python(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TaskError, match=r"the chat template of .* refuses"):
+        encode_chat(Chat(tuple(SEVERAL), where="d: row 1"), chat_tokenizer(code + CHATML), 1000)
+    assert list(tmp_path.iterdir()) == []

