@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -32,18 +33,29 @@ class _Modes:
 _modes: ThreadOwn[_Modes] = ThreadOwn(_Modes)
 
 
+class _Here(threading.local):
+    own: dict[int, bool] | None = None  # the same of a run's thread, which asks most often
+
+
+_here = _Here()
+
+
+def _own() -> dict[int, bool] | None:
+    return _here.own or _modes.here().own
+
+
 class _OwnMode:
     """Mixed into a module's class while a run has its model."""
 
     @property
     def training(self) -> bool:
-        own = _modes.here().own
+        own = _own()
         everybodys: bool = self.__dict__[_FLAG]
         return everybodys if own is None else own.get(id(self), everybodys)
 
     @training.setter
     def training(self, value: bool) -> None:
-        own = _modes.here().own
+        own = _own()
         if own is not None and id(self) in own:
             own[id(self)] = value
         else:
@@ -95,10 +107,10 @@ class OwnModes:
                 if _FLAG in module.__dict__:  # not in what TorchScript has made
                     set_class(module, class_of(module), own_mode=True)
                     self._own[id(module)] = module.__dict__[_FLAG]
-            thread.own = self._own
+            thread.own = _here.own = self._own
             yield
         finally:
-            thread.own = before
+            thread.own = _here.own = before
             for module in modules:
                 module.__class__ = class_of(module)
 
@@ -126,7 +138,7 @@ def _is_plain(model: nn.Module) -> bool:
 
 def are_training(modules: Mapping[int, nn.Module]) -> bool:
     """Whether all of some modules, by their ids, are in training mode for this thread."""
-    own = _modes.here().own
+    own = _own()
     if own is not None and own.keys() >= modules.keys():
         return all(map(own.__getitem__, modules))
     return all(module.training for module in modules.values())
@@ -134,7 +146,7 @@ def are_training(modules: Mapping[int, nn.Module]) -> bool:
 
 def is_anothers(module: nn.Module) -> bool:
     """Whether a run has a module, and this thread is not the run's."""
-    return isinstance(module, _OwnMode) and id(module) not in (_modes.here().own or ())
+    return isinstance(module, _OwnMode) and id(module) not in (_own() or ())
 
 
 def class_of(module: nn.Module) -> Any:

@@ -8,6 +8,7 @@ called a success if what it has begun has failed, and it has not looked.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import time
@@ -157,6 +158,10 @@ def _say(line: str) -> None:
 
 
 def _forked() -> None:
+    if _jobs:
+        # A child that ends as scripts do collects all that it shares with its parent first, which
+        # copies the pages that it lies on: seconds, beside a run that has the processor.
+        gc.freeze()
     for job in _jobs:
         job.become_copy(os.getppid())
     _jobs.clear()

@@ -167,6 +167,10 @@ def forks_and_waits(folder: Path) -> None:
         if child == 0:
             assert run.state is RunState.FAILED
             assert "of which this one is a forked copy" in run.snapshot.failure.message
+            assert gc.get_freeze_count() > 0
+            with run.paused():
+                run.stop()
+            assert run.wait()
             if ends:
                 run = begin(folder, name="childs")
             return
