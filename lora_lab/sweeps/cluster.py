@@ -25,6 +25,7 @@ from lora_lab.training.api import load
 
 _LOOKS = 0.5  # seconds between two looks at a cell that another process trains
 _STARTS = 3  # tries to start a cluster here
+_SLOW = "a busy machine is given longer by RAY_raylet_start_wait_time_s=120 in the environment; "
 _AGAIN = "the same call goes on with what has not ended"
 _RETRIES = 5  # lost workers a cell survives
 
@@ -82,7 +83,10 @@ def _connect(ray: Any, address: str | None) -> None:
             if left and "timed out" in str(error):
                 continue
             where = f"at {address}" if address else "on this machine"
-            raise RunError(f"no Ray cluster {where}: {_first_line(error)}; {_AGAIN}") from None
+            hint = _SLOW if "timed out" in str(error) else ""
+            raise RunError(
+                f"no Ray cluster {where}: {_first_line(error)}; {hint}{_AGAIN}"
+            ) from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -25,6 +25,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'lora
 @pytest.fixture
 def cluster(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")
     init = functools.partial(ray.init, num_cpus=2, include_dashboard=False)
     with monkeypatch.context() as patched:
         patched.setattr(ray, "init", init)
@@ -51,6 +52,8 @@ class FakeRay:
 
 SLOW = "The current node timed out during startup. This could happen because some of the raylet"
 
+LONGER = "a busy machine is given longer by RAY_raylet_start_wait_time_s=120 in the environment; "
+
 
 def test_a_cluster_that_comes_up_slowly_is_tried_again():
     slow = FakeRay(Exception(SLOW), Exception(SLOW))
@@ -62,7 +65,7 @@ def test_a_cluster_that_comes_up_slowly_is_tried_again():
 @pytest.mark.parametrize(
     ("address", "error", "said"),
     [
-        (None, Exception(SLOW), f"no Ray cluster on this machine: {SLOW}; "),
+        (None, Exception(SLOW), f"no Ray cluster on this machine: {SLOW}; {LONGER}"),
         (
             "auto",
             ConnectionError("Could not find\nany"),
