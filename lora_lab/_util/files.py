@@ -88,6 +88,8 @@ def write_dir_atomic(path: Path, write: Callable[[Path], object], *, replace: bo
     try:
         temporary.mkdir()
         write(temporary)
+        if path.exists():
+            shutil.copymode(path, temporary)  # a folder that a group shares stays so
         _sync_all(temporary)
         if not (replace and path.exists() and swap(temporary, path)):
             if replace and path.exists():

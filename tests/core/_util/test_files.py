@@ -87,6 +87,16 @@ def test_names_reach_the_disk_with_what_they_name(tmp_path, monkeypatch):
 
 
 @needs_links
+def test_a_folder_that_is_written_again_keeps_its_rights(tmp_path):
+    path = tmp_path / "adapter"
+    files.write_dir_atomic(path, lambda folder: put(folder, "first"))
+    path.chmod(0o2770)
+    files.write_dir_atomic(path, lambda folder: put(folder, "second"))
+    assert path.stat().st_mode & 0o7777 == 0o2770
+    assert seen(path) == {"a": "second"}
+
+
+@needs_links
 def test_a_link_in_the_way_of_a_draft_is_not_written_through(tmp_path):
     mine = tmp_path / "mine"
     mine.write_text("my thesis")
