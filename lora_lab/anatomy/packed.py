@@ -45,15 +45,26 @@ def packed_numbers(layer: nn.Module) -> tuple[int, int]:
     """Return how many numbers a packed layer's weight stands for beyond those stored, and bytes.
 
     The first is what a count of entries lacks (negative where scales are parameters too); the
-    bytes are of all that the weight is read by.
+    bytes are of all that the weight is read by, and of a bias that is no parameter.
     """
     in_features, out_features = linear_size(layer) or (0, 0)
     own = {name: p for name, p in parameters_of(layer).items() if p is not None and name != "bias"}
-    others = (b for name, b in buffers_of(layer).items() if b is not None and name != "bias")
+    others = (buffer for buffer in buffers_of(layer).values() if buffer is not None)
     tensors = [*own.values(), *others, *(scale for p in own.values() for scale in scales_of(p))]
-    stored = sum(parameter.numel() for parameter in own.values())
-    size = sum(held.nbytes for tensor in tensors for held in held_tensors(tensor))
-    return in_features * out_features - stored, size
+    tensors += held_beside(layer)
+    numbers = in_features * out_features - sum(parameter.numel() for parameter in own.values())
+    bias: Any = getattr(layer, "bias", None)
+    if isinstance(bias, Tensor) and not isinstance(bias, nn.Parameter):  # GPTQ's is a buffer
+        numbers += bias.numel()
+    return numbers, sum(held.nbytes for tensor in tensors for held in held_tensors(tensor))
+
+
+def held_beside(layer: nn.Module) -> list[Tensor]:
+    """Return the tensors that a packed layer keeps as no buffers: HQQ's, most in its `meta`."""
+    own = vars(layer)
+    meta: Any = own.get("meta")
+    kept = [*own.values(), *(meta.values() if isinstance(meta, dict) else ())]
+    return [value for value in kept if isinstance(value, Tensor)]
 
 
 def forget_quantization(model: Any) -> None:

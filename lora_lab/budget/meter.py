@@ -15,6 +15,7 @@ from lora_lab._util.devices import device_of, devices_of
 from lora_lab._util.hardware import Hardware, hardware
 from lora_lab._util.torch_private import TorchDispatchMode, storage_key
 from lora_lab._util.wrapper_tensors import held_tensors, is_wrapper, scales_of
+from lora_lab.anatomy.packed import held_beside, packing
 from lora_lab.budget.reading import MemoryReading
 
 
@@ -116,6 +117,8 @@ class Meter:
         self._hardware = hardware(self.device)
         every = map(hardware, devices_of(model))
         self._counted = tuple(one for one in every if one.allocated() is not None)
+        packed = (layer for layer in model.modules() if packing(layer) is not None)
+        self._beside = [tensor for layer in packed for tensor in held_beside(layer)]
         self.kind = self._hardware.memory
         self._peak = 0
         self._weights = 0
@@ -237,6 +240,7 @@ class Meter:
                 *(p.detach() for p in parameters),
                 *(scale for p in parameters for scale in scales_of(p)),
                 *(b for b in self.model.buffers() if not b.is_meta),
+                *self._beside,
             ],
             [p.grad for p in (*parameters, *masters) if p.grad is not None],
             [*(p.detach() for p in masters), *moments],

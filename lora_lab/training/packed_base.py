@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -73,13 +74,24 @@ def _hands_on(layer: nn.Module, dtype: torch.dtype) -> bool:
         return True
     undo_cpu_layout([layer])
     x = torch.linspace(-1, 1, features, device=device, dtype=dtype)[None].requires_grad_()
-    with contextlib.suppress(Exception):  # of a kernel, which the first step will tell of
+    # In the mode of training: AutoAWQ's layers, and kernels for inference, ask for it.
+    with _in_training(layer), contextlib.suppress(Exception):  # which the first step will tell of
         y: Any = base_output(layer, x)
         gradient: Tensor | None = None
         if y.requires_grad:
             (gradient,) = torch.autograd.grad(y.float().sum(), x, allow_unused=True)
         return gradient is not None and int((gradient != 0).sum()) >= _ENOUGH * features
     return True
+
+
+@contextlib.contextmanager
+def _in_training(layer: nn.Module) -> Iterator[None]:
+    before = layer.training
+    layer.train()
+    try:
+        yield
+    finally:
+        layer.train(before)
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

@@ -1,6 +1,7 @@
-"""Stand-ins for bitsandbytes', torchao's, quanto's, HQQ's and GPTQ's layers, of their shapes.
+"""Stand-ins for bitsandbytes', torchao's, quanto's, HQQ's, GPTQ's and AWQ's layers.
 
-Each does what the library's does on a CPU, tried on bitsandbytes 0.50, torchao 0.18, quanto 0.2.7.
+Each does what the library's does on a CPU, tried on bitsandbytes 0.50, torchao 0.18, quanto 0.2.7,
+HQQ 0.2.8; read in GPTQModel 7.7 (`TorchLinear`) and AutoAWQ 0.2.9 (`WQLinear_GEMM`).
 """
 
 from __future__ import annotations
@@ -170,21 +171,34 @@ class QLinear(QModuleMixin, nn.Linear):
 
 
 class HQQLinear(nn.Module):
-    """No Linear, and no weight of that name."""
+    """No Linear, no weight of that name, scales in a dictionary; and `to` does nothing."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.bias = (
-            layer.in_features, layer.out_features, layer.bias
-        )  # fmt: skip
-        codes, self.scale = int8_codes(layer)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.bias = None if layer.bias is None else layer.bias.clone()  # plain, with a graph
+        codes, scale = int8_codes(layer)
         self.W_q = nn.Parameter(codes.view(torch.uint8), requires_grad=False)
+        self.meta = {"scale": scale, "zero": torch.zeros_like(scale), "nbits": 8, "axis": 1}
+
+    def to(self, *_: Any, **__: Any) -> Any:
+        return self
 
     def dequantize(self) -> Tensor:
-        return self.W_q.view(torch.int8).float() * self.scale
+        return (self.W_q.view(torch.int8).float() - self.meta["zero"]) * self.meta["scale"]
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.dequantize(), self.bias)
+
+
+class _WeightSizes:
+    """What GPTQModel's layers say is their weight (`_LinearWeightMetadata`): no tensor."""
+
+    requires_grad, ndim = False, 2
+
+    def __init__(self, layer: GPTQLinear) -> None:
+        self.device, self.dtype = layer.qweight.device, layer.scales.dtype
+        self.shape = torch.Size((layer.out_features, layer.in_features))
 
 
 class GPTQLinear(nn.Module):
@@ -192,15 +206,28 @@ class GPTQLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.bias = (
-            layer.in_features, layer.out_features, layer.bias
-        )  # fmt: skip
+        self.in_features, self.out_features = layer.in_features, layer.out_features
         codes, scale = int8_codes(layer)
         self.register_buffer("qweight", codes.T.contiguous().view(torch.int32))
         self.register_buffer("scales", scale)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
+
+    @property
+    def weight(self) -> Any:
+        return _WeightSizes(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.qweight.view(torch.int8).T.float() * self.scales, self.bias)
+
+
+class WQLinear(GPTQLinear):
+    """AutoAWQ's: no weight of that name, and no gradient but in training mode."""
+
+    weight: Any = property(lambda self: nn.Module.__getattr__(self, "weight"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            return super().forward(x)
 
 
 KINDS: dict[str, Callable[[nn.Linear], nn.Module]] = {
@@ -211,6 +238,7 @@ KINDS: dict[str, Callable[[nn.Linear], nn.Module]] = {
     "quanto": QLinear,
     "HQQ": HQQLinear,
     "GPTQ": GPTQLinear,
+    "AWQ": WQLinear,
 }
 
 

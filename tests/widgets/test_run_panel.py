@@ -95,20 +95,6 @@ def test_the_snapshot_holds_what_the_run_says() -> None:
     assert Desk(None).panel().snapshot["state"] == "idle"
 
 
-def test_the_memory_of_each_device_comes_along() -> None:
-    spread = dataclasses.replace(MEMORY, devices=(("cuda:0", 7, 12), ("cuda:1", 3, 8)))
-    shown = Desk(dataclasses.replace(RUNNING, memory=spread)).panel().snapshot["memory"]
-    assert shown == {
-        "current": 10,
-        "peak": 20,
-        "kind": "tensor bytes on the CPU",
-        "devices": [
-            {"name": "cuda:0", "current": 7, "peak": 12},
-            {"name": "cuda:1", "current": 3, "peak": 8},
-        ],
-    }
-
-
 def test_thinned_losses_are_measured_points_with_their_weighted_mean() -> None:
     points = thin(LOSSES, 1000)
     assert len(points) <= MAX_POINTS

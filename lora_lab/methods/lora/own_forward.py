@@ -69,12 +69,15 @@ def instance_forward(module: nn.Module) -> Callable[..., Any] | None:
 
 
 def hold_weight(layer: nn.Module) -> Tensor | None:
-    """Return the tensor that a layer holds as its weight; on meta where accelerate took it away."""
-    weight: Tensor | None = parameters_of(layer).get("weight")
+    """Return the tensor that a layer holds as its weight; on meta where accelerate took it away.
+
+    None: it holds none, or what is called so is no tensor (GPTQModel's layers, for their sizes).
+    """
+    weight: Any = parameters_of(layer).get("weight")
     if weight is None:
         with _within(layer):
             weight = getattr(layer, "weight", None)
-    return weight
+    return weight if isinstance(weight, Tensor) else None
 
 
 def base_tensor(layer: nn.Module, name: str = "weight") -> Tensor:

@@ -15,7 +15,9 @@ from tests.helpers.quantized_layers import KINDS, Linear4bit, quantize
 from tests.helpers.tiny_models import tiny
 from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
 
-ROW = {"torchao", "quanto", "GPTQ", "bitsandbytes, 8 bits"}  # an int8 a number, a float32 a row
+# An int8 a number, and so many float32 a row.
+ROW = {"torchao": 1, "quanto": 1, "GPTQ": 1, "AWQ": 1, "bitsandbytes, 8 bits": 1, "HQQ": 2}
+OWN_BIAS = {"GPTQ", "AWQ", "HQQ"}  # theirs is a buffer, or a plain tensor
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
@@ -29,14 +31,19 @@ def test_a_packed_model_has_as_many_numbers_as_the_unpacked_one(kind: str, name:
     rows = sum(layer.out_features for layer in layers.values())
     assert found.packed == {p: (m.out_features, m.in_features) for p, m in layers.items()}
     size = numbers // 2 if "4 bits" in kind else numbers
-    assert found.packed_bytes == size + 4 * rows * (kind in ROW)
+    own = [m.bias.numel() for m in layers.values() if m.bias is not None and kind in OWN_BIAS]
+    assert found.packed_bytes == size + 4 * rows * ROW.get(kind, 0) + 4 * sum(own)
     config = ll.LoraConfig(r=2, target_modules="all-linear")
     budget = ll.budget(model, config, dtype="float32")
     assert budget.parameters_total == whole.parameters
     learned = 4 * budget.parameters_trainable
-    assert budget.adapted.weights == 4 * (whole.parameters - numbers) + found.packed_bytes + learned
-    # Which only an unpacked one could be.
-    assert budget.full == ll.budget(plain, config, dtype="float32").full
+    rest = whole.parameters - numbers - sum(own)
+    assert budget.adapted.weights == 4 * rest + found.packed_bytes + learned
+    buffers = sum(b.nbytes for name, b in model.named_buffers() if "inv_freq" in name)
+    assert Meter(model).reading().weights == 4 * rest + found.packed_bytes + buffers
+    # Which only an unpacked one could be; a bias that is no parameter nobody could train.
+    if not own:
+        assert budget.full == ll.budget(plain, config, dtype="float32").full
 
 
 @pytest.mark.parametrize("kind", KINDS)

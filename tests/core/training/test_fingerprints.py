@@ -28,7 +28,7 @@ def test_prompts_that_are_framed_otherwise_have_another_fingerprint():
     assert len(found | {data_fingerprint(task)}) == 3
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "GPTQ"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("GPTQ", "AWQ")])
 def test_a_packed_base_is_known_by_what_is_packed(kind: str) -> None:
     def packed(factor: float) -> nn.Module:
         model = tiny("llama")
