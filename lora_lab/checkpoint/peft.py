@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_lab._util.patterns import Patterns
+from lora_lab._util.patterns import Patterns, endings
 from lora_lab.anatomy.children import without_wrappers
 from lora_lab.checkpoint.adapter_file import (
     SLICES_KEY,
@@ -359,4 +359,5 @@ def _update(
 
 def _by_parameter(module: str, settings: Mapping[str, Any]) -> bool:
     """Whether a module is targeted by its weight's name, in `target_parameters`."""
-    return any(f".{module}.weight".endswith(f".{n}") for n in settings["target_parameters"])
+    ends = endings(f"{module}.weight")
+    return any(name in ends for name in settings["target_parameters"])

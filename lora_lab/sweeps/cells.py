@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lora_lab._util.format import shown
 from lora_lab.errors import ConfigError
 from lora_lab.methods.combined import as_config, method_name
 from lora_lab.methods.config import MethodConfig
@@ -26,6 +27,7 @@ from lora_lab.sweeps.layers import has_targets, in_layers, read_layers
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy
 
+_MOST_CELLS = 100_000
 _METHODS = "configs"  # in a grid: whole methods, each a list of configs
 _LAYERS = "layers"
 _RANK = "r"  # whatever a method's config calls it
@@ -87,7 +89,14 @@ class Space:
         for name, draw in self.random.items():
             _check_draw(name, draw)
         if not isinstance(self.samples, int) or isinstance(self.samples, bool) or self.samples < 1:
-            raise ConfigError(f"samples is {self.samples!r}; it must be a whole number above 0")
+            raise ConfigError(
+                f"samples is {shown(self.samples)}; it must be a whole number above 0"
+            )
+        count = self.samples * math.prod(map(len, self.grid.values()))
+        if count > _MOST_CELLS:
+            raise ConfigError(
+                f"the sweep has {shown(count)} cells; it must be at most {_MOST_CELLS:,}"
+            )
 
 
 class Varied(NamedTuple):
@@ -199,8 +208,8 @@ def expand(
         known = {k: v for k, v in changes.items() if k in has or k in of_training}
         idle |= changes.keys() - known.keys()
         used |= known.keys()
-        shown = {k: v for k, v in known.items() if k != _METHODS}
-        cell = cell_of(config.parts, settings, {**label, **shown})
+        told = {k: v for k, v in known.items() if k != _METHODS}
+        cell = cell_of(config.parts, settings, {**label, **told})
         found.setdefault(cell.id, cell)
     if never := idle - used:
         raise UnusedFieldError(min(never), f"no method has a field {min(never)!r}")

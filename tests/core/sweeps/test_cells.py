@@ -154,6 +154,8 @@ def test_layers_leave_methods_without_targets_as_they_are(anatomy):
         ({"random": {"r": {"uniform": [2, 1]}}}, r"must be \[lowest, highest\]"),
         ({"random": {"r": {"log_uniform": [0, 1]}}}, "needs numbers above 0"),
         ({"grid": {"r": [1]}, "samples": 0}, "samples is 0"),
+        ({"grid": {"r": [1]}, "samples": 10**400}, "has a number of 1,329 bits cells; it must be"),
+        ({"grid": {f"f{n}": [*range(10)] for n in range(9)}}, "has 1000000000 cells; it must be"),
     ],
 )
 def test_a_space_that_cannot_be_is_refused(space, line):
