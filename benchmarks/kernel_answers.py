@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._measure import Row, print_table
+from benchmarks._whole_states import row_of_states, whole_states
 
 REACH_MS = 100.0
 REACH_COST = 1.02
@@ -354,6 +355,7 @@ def main(argv: list[str] | None = None) -> None:
         print("a workbench is on show; a run starts", flush=True)
         page.look(panel)
         time.sleep(2)
+        resting, _ = whole_states(kernel.connect(), 20)
         before = len(page.heard)
         kernel.run("wb.start();")
         kernel.until(FIGURES_MADE)
@@ -363,6 +365,7 @@ def main(argv: list[str] | None = None) -> None:
         replies, values = answers(kernel, args.cells)
         heard, seconds = page.heard[before:], time.monotonic() - start
         rows += rows_of_answers(replies, values)
+        rows.append(row_of_states(*whole_states(kernel.connect(), 20), resting=resting))
         rows += rows_of_messages(heard, seconds) + rows_of_opening(opening)
         for row in rows:
             print(f"  {row.what}: {row.measured} ({row.note})", flush=True)

@@ -63,6 +63,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--times", type=int, default=50, help="of each way")
     cores = os.cpu_count() or 1
     parser.add_argument("--burning", type=int, default=cores, help="processes beside")
+    names = ("reload", "second", "lid")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="WAY")
     args = parser.parse_args(argv)
     try:
         from tests.browser.bench_page import button, wait_for_state
@@ -82,20 +84,19 @@ def main(argv: list[str] | None = None) -> None:
         wait_for_state(page, "running")
         notebook.save()
         ways = {
-            "reloaded": lambda _: reload(page),
-            "opened in a second tab": lambda _: second(page, lab),
-            "closed lid: frozen, its connections cut for 1 to 10 s": lambda pause: lid(
-                page, line, pause
-            ),
+            "reload": (lambda _: reload(page), "reloaded"),
+            "second": (lambda _: second(page, lab), "opened in a second tab"),
+            "lid": (lambda pause: lid(page, line, pause), "frozen and cut off for 1 to 10 s"),
         }
         with burning(args.burning):
-            rows = [tries(what, way, args.times).row() for what, way in ways.items()]
+            rows = [tries(*ways[name], args.times).row() for name in args.only]
+    load = os.getloadavg()[2]
     print_table(
-        f"A page of a JupyterLab whose kernel trains, {args.burning} processes burning beside", rows
+        f"A page of a JupyterLab whose kernel trains, load {load:.0f} on {cores} cores", rows
     )
 
 
-def tries(what: str, way: Callable[[float], Any], times: int) -> Tries:
+def tries(way: Callable[[float], Any], what: str, times: int) -> Tries:
     """Lose the bench so often, and see whether it is there again."""
     pauses = random.Random(0)
     all_ = Tries(what)

@@ -24,7 +24,7 @@ from typing import Any, Self
 from playwright.sync_api import Error, Locator, Page
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 60
+START_SECONDS = 180
 _SMALL_BENCH = """\
 import sys; sys.path[:0] = [{here!r}]
 import torch; torch.set_num_threads(1)
@@ -137,9 +137,9 @@ class JupyterLab:
         (self.folder / name).write_text(json.dumps(_notebook(cells)), encoding="utf-8")
         return self.visit(page, name)
 
-    def visit(self, page: Page, name: str) -> Notebook:
-        """Open a notebook of the folder, or open it again after a reload."""
-        page.goto(f"http://127.0.0.1:{self.port}/lab/tree/{name}?reset")
+    def visit(self, page: Page, name: str, port: int | None = None) -> Notebook:
+        """Open a notebook of the folder, or open it again after a reload; by another port's way."""
+        page.goto(f"http://127.0.0.1:{port or self.port}/lab/tree/{name}?reset")
         opened = Notebook(page)
         opened.wait_until_ready()
         return opened

@@ -1,5 +1,5 @@
 // @ts-check
-// What a page mends by itself. Two libraries of the page give a widget two seconds, and never look
+// What a page restores by itself. Two libraries of the page give a widget two seconds, and never look
 // again; where the cores are taken (training, a page that loads) a living widget is lost for good:
 // - jupyterlab-manager 5.0.16 waits so long for an output's model: "model not found".
 // - anywidget 0.11 waits so long for a module: later, its model hears nothing of Python any more.
@@ -10,7 +10,7 @@ const LOOKS_MS = [500, 1000, 2000, 4000, 8000, 16_000]; // pauses; the page is a
 const CARED_FOR = Symbol.for("lora_lab.recovery"); // pages may hold several copies of this module
 
 /**
- * Mend what the page has lost, now and for a while; called as a panel's model comes to be.
+ * Restore what the page has lost, now and for a while; called as a panel's model comes to be.
  * @param {any} manager of the widgets; other hosts than Jupyter's may have little of it
  */
 export function recover(manager) {
