@@ -61,6 +61,7 @@ class RunStore:
     def __init__(self, folder: Path, config: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
         self.config = config
+        self._config_text = ""
         self.id = folder.name
         self._metrics: Any = None
         self._lock = RunLock(folder)
@@ -137,7 +138,7 @@ class RunStore:
         Raises:
             RunError: the disk does not take it.
         """
-        self.config = config
+        self.config, self._config_text = config, ""
         self.write_json(CONFIG_FILE, config)
 
     def log(self, row: Mapping[str, float]) -> None:
@@ -206,8 +207,9 @@ class RunStore:
         passing: bool = False,
     ) -> Path:
         """Write checkpoints/step-N/; see `checkpoints.save`."""
-        config = _text(self.config or {})
-        return checkpoints.save(self.folder, step, save, state, config, passing=passing)
+        self._config_text = self._config_text or _text(self.config or {})
+        text = self._config_text
+        return checkpoints.save(self.folder, step, save, state, text, passing=passing)
 
 
 def _text(value: Any) -> str:
