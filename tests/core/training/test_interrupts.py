@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dis
 import itertools
 import random
 import signal
@@ -17,42 +16,8 @@ from typing import Any
 import pytest
 
 from lora_lab.errors import RunError
-from lora_lab.training import control, visits
+from tests.helpers.interrupted import cut
 from tests.helpers.state_walks import IDLE, PAUSED, Walk, until
-
-# Where CPython looks for signals: as a function begins, after a call, and as a loop goes round
-# (Python/ceval.c, CHECK_EVAL_BREAKER).
-LOOKED_FOR = ("RESUME", "CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD")
-
-
-def cut(act: Callable[[], object], place: int) -> bool:
-    """Call `act`, interrupted at a place that signals can come to; whether it came so far."""
-    seen = 0
-    before_it: dict[FrameType, str] = {}  # the instruction that a frame executed last
-
-    def trace(frame: FrameType, event: str, arg: Any) -> Any:
-        nonlocal seen
-        if frame.f_code.co_filename not in (control.__file__, visits.__file__, threading.__file__):
-            return None  # a finalizer's, too: what is raised there goes no further
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            if before_it.get(frame) in LOOKED_FOR:
-                if seen == place:
-                    sys.settrace(None)
-                    raise KeyboardInterrupt
-                seen += 1
-            before_it[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        act()
-    except (KeyboardInterrupt, RuntimeError):  # Python's own Condition says "release unlocked lock"
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 def visit(walk: Walk) -> None:

@@ -19,9 +19,10 @@ import transformers
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from lora_lab.tasks.generation import evaluating
 from lora_lab.training.api import train
 from tests.helpers.recorded_fit import Recorded
-from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
+from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task, until
 from tests.helpers.tiny_text import tiny_llama
 
 ROOT = Path(__file__).parents[3]
@@ -136,6 +137,19 @@ def test_nothing_of_the_process_is_set_at_any_step(tmp_path):
     for each in (*seen, settings()):
         for was, now in zip(before, each, strict=True):
             assert now == was
+
+
+@pytest.mark.parametrize("mode", [False, True])
+def test_an_evaluation_that_spans_the_end_leaves_the_modes_as_they_were(tmp_path, mode):
+    lm = tiny_lm()
+    lm.model.train(mode)
+    run = train(lm, tiny_task(), DROPOUT, output_dir=tmp_path, max_steps=4, eval_examples=0)
+    until(lambda: run.snapshot.step > 0)
+    before = [part.training for part in lm.model.modules()]
+    with evaluating(lm.model):
+        run.wait(60)
+    assert [part.training for part in lm.model.modules()] == before
+    assert {part.training for part in lm.model.modules() if not [*part.children()]} == {mode}
 
 
 SCRIPT = """
