@@ -13,7 +13,6 @@ import pytest
 from lora_lab.budget.reading import MemoryReading
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.training.snapshot import Failure, RunState, Snapshot
-from lora_lab_widgets.run_panel import RunPanel
 from lora_lab_widgets.serialize import MAX_POINTS, thin
 from tests.helpers.run_desk import Desk, Recorder, tick
 
@@ -376,15 +375,3 @@ def test_what_a_cell_changes_goes_with_the_next_answer() -> None:
 
 def test_repr_is_short() -> None:
     assert repr(Desk(RUNNING).panel()) == "<RunPanel run-1 running step 500/1000>"
-
-
-def test_the_first_message_has_all_that_a_page_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page that is slow draws it before the next one has come; Start takes what it shows."""
-    opened: list[dict[str, Any]] = []
-    monkeypatch.setattr(RunPanel, "open", lambda panel: opened.append(panel.get_state()))
-    panel = Desk(None).panel()
-    drawn = ("settings", "tasks", "methods", "fields", "plan", "snapshot", "clock", "bench")
-    (first,), now = opened, panel.get_state()
-    assert {name: first[name] for name in drawn} == {name: now[name] for name in drawn}
-    assert first["settings"]
-    assert first["clock"] != Desk(None).panel().clock

@@ -11,13 +11,13 @@ import pytest
 from ipykernel.comm import comm as kernel_comm
 
 from lora_lab_widgets import TryIt
-from lora_lab_widgets.message_throttle import Picker
+from lora_lab_widgets.message_throttle import Line, Picker, Place
 
 PAGES = "the page's own thread"
 
 
 @pytest.fixture(autouse=True)
-def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def kernel(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A kernel whose main thread is at work on a cell."""
     at_work = SimpleNamespace(
         session=SimpleNamespace(send=lambda *_, **__: None),
@@ -27,6 +27,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     instance = SimpleNamespace(initialized=lambda: True, instance=lambda: at_work)
     monkeypatch.setattr(kernel_comm, "Kernel", instance)
     monkeypatch.setattr(comm, "create_comm", kernel_comm.BaseComm)
+    return at_work
 
 
 def next_message_goes_to(widget: ipywidgets.Widget, content: Any = None) -> Any:
@@ -47,6 +48,17 @@ def test_ours_is_heard_from_its_first_message_on() -> None:
     picker = Picker(options=["a", "b"])
     picker.value = "b"
     assert next_message_goes_to(picker) == PAGES
+
+
+@pytest.mark.parametrize("kind", [Line, Place, Picker, TryIt])
+def test_the_thread_of_a_page_that_is_gone_gets_nothing(
+    kernel: SimpleNamespace, kind: type[ipywidgets.Widget]
+) -> None:
+    """A page that came after it asks such a widget for its state, and waits for the answer."""
+    widget = kind(lambda *_: ("", "")) if kind is TryIt else kind()
+    kernel.get_parent = lambda: {"header": {"msg_id": "a tick", "subshell_id": "gone"}}
+    widget.send_state()
+    assert next_message_goes_to(widget, {"method": "request_state"}) == PAGES
 
 
 def test_what_the_kernel_asked_is_answered_where_it_asked() -> None:

@@ -72,7 +72,7 @@ class MessageThrottle:
         return MOST - sum(moment > since for moment in self._left)
 
 
-class Throttled(ipywidgets.Widget):
+class Throttled(OnSubshell):
     """A widget whose changes wait while a tick is at work; see `MessageThrottle`.
 
     What it holds for the page, and a notebook saves with it, has no secret in it.
@@ -97,7 +97,7 @@ class Line(Throttled, ipywidgets.HTML):
     """A line of HTML that a tick changes."""
 
 
-class Picker(OnSubshell, Throttled, ipywidgets.Dropdown):
+class Picker(Throttled, ipywidgets.Dropdown):
     """A choice that a tick changes."""
 
 

@@ -20,7 +20,6 @@ from lora_lab._util.redaction import redacted_values
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.es_modules import collect, join
 from lora_lab_widgets.message_throttle import Throttled
-from lora_lab_widgets.subshell import OnSubshell
 
 if TYPE_CHECKING:
     from lora_lab.training.run import Run
@@ -67,7 +66,7 @@ def assets(stem: str) -> tuple[str, str]:
     return join(modules), "\n".join(styles)
 
 
-class PanelWidget(OnSubshell, Throttled, anywidget.AnyWidget):
+class PanelWidget(Throttled, anywidget.AnyWidget):
     """Base of the widgets that draw themselves: a panel, or a part of one.
 
     A subclass names its ES module in ``static/``, ``module = "rank_grid"``. What that imports comes

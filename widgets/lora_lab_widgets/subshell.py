@@ -19,8 +19,9 @@ class OnSubshell(ipywidgets.Widget):
     JupyterLab sends a widget's messages to a thread of their own. But ipykernel 7.4 hands them to
     the thread from which the widget last sent something, which is the main one when a cell made or
     changed it: after "Run all" the panels would stand still, and Stop would wait, until the last
-    cell ends. So its note is taken away after whatever is sent; a kernel that has no such notes
-    routes as it always does.
+    cell ends. A page that was closed takes its thread with it, and another one's message would be
+    heard by nobody. So the note is taken away after whatever is sent; a kernel that has no such
+    notes routes as it always does.
     """
 
     def open(self) -> None:

@@ -1,6 +1,6 @@
 // @ts-check
-// What a page restores by itself. Two libraries of the page give a widget two seconds, and never look
-// again; where the cores are taken (training, a page that loads) a living widget is lost for good:
+// What a page restores by itself. Two libraries of the page give a widget two seconds, and do not
+// look again; where the cores are taken (training, a page that loads) a living widget is lost:
 // - jupyterlab-manager 5.0.16 waits so long for an output's model: "model not found".
 // - anywidget 0.11 waits so long for a module: later, its model hears nothing of Python any more.
 
