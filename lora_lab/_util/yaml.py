@@ -11,6 +11,8 @@ import yaml
 from lora_lab._util.json_files import read_bytes
 from lora_lab.errors import ConfigError
 
+_LONGEST = 400  # letters of a whole number
+_DEEPEST = 32  # brackets in each other
 _LARGEST = 2**20  # bytes; a run file is a page
 
 
@@ -23,6 +25,21 @@ class _Loader(yaml.SafeLoader):
             mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(None, None, "an alias is not read", mark)
         return super().compose_node(parent, index)
+
+    def fetch_flow_collection_start(self, kind: Any) -> None:
+        # The scanner looks at every open bracket for each that it meets.
+        if self.flow_level >= _DEEPEST:
+            raise yaml.scanner.ScannerError(None, None, "it is nested too deep", self.get_mark())
+        super().fetch_flow_collection_start(kind)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        # To base 60, which YAML 1.1 has, the time grows with the square of the length.
+        if len(node.value) > _LONGEST:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a number has {len(node.value)} digits", node.start_mark
+            )
+        number: int = super().construct_yaml_int(node)
+        return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -39,6 +56,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 # YAML 1.1 takes 2e-4 for a string, because it has no point.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",

@@ -117,6 +117,13 @@ def need_rank(name: str, value: object) -> None:
     _need_at_most(name, value, MOST)
 
 
+def need_mapping(name: str, value: Any) -> Mapping[str, Any]:
+    """Return a mapping of names, and refuse anything else."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"{name} is {value!r}; it must be a mapping of names")
+    return value
+
+
 def need_positive(name: str, value: object) -> None:
     """Refuse what is no positive, finite number."""
     if not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:

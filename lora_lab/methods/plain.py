@@ -32,7 +32,9 @@ def method_from_dict(values: Any) -> MethodConfig:
     fields = {key: value for key, value in values.items() if key != "class"}
     try:
         config: MethodConfig = known[name].from_dict(fields)
-    except TypeError as error:  # a list where a number belongs
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # a list for a number
         raise ConfigError(f"{name}: {error}") from None
     return config
 

@@ -77,19 +77,20 @@ class RunConfig:
             values = _of_run(values, where)
         if unknown := values.keys() - set(_FIELDS):
             raise ConfigError(
-                f"{where} has an unknown field {min(unknown)!r}; known are {', '.join(_FIELDS)}"
+                f"{where} has an unknown field {one_line(repr(min(unknown)))}; known are "
+                f"{', '.join(_FIELDS)}"
             )
         start_from = values.get("start_from")
         methods = values.get("configs", [] if start_from else [{"class": "LoraConfig"}])
-        if not isinstance(methods, list) or not (methods or start_from):
-            raise ConfigError(f"{where}: configs is {methods!r}; it must be a list of methods")
         training = values.get("training") or {}
-        if not isinstance(training, Mapping):
-            raise ConfigError(f"{where}: training is {training!r}; it must hold settings")
         output_dir, name = values.get("output_dir", "runs"), values.get("name")
         if not all(own is None or isinstance(own, str) for own in (output_dir, name, start_from)):
             raise ConfigError(f"{where}: output_dir, name and start_from must be text")
         try:
+            if not isinstance(methods, list) or not (methods or start_from):
+                raise ConfigError(f"configs is {methods!r}; it must be a list of methods")
+            if not isinstance(training, Mapping):
+                raise ConfigError(f"training is {training!r}; it must hold settings")
             task = settings(values, "task")
             if task.get("in_memory"):
                 raise ConfigError(
@@ -107,7 +108,7 @@ class RunConfig:
                 start_from=start_from,
             )
         except (ConfigError, TypeError) as error:
-            raise ConfigError(f"{where}: {error}") from None
+            raise ConfigError(f"{where}: {within_a_line(error)}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that `from_dict` reads."""
@@ -184,6 +185,12 @@ def one_line(said: object) -> str:
     """Return what a run's files say, as much of it as belongs into a line."""
     text = " ".join(str(said).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def within_a_line(error: object) -> str:
+    """Return an error's text, the middle of a very long one left out: its end names the fix."""
+    text = str(error)
+    return text if len(text) <= 4 * _LONGEST else f"{text[:_LONGEST]} … {text[-_LONGEST:]}"
 
 
 _COLUMN = str | int  # a table without names has numbers for its columns

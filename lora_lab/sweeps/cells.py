@@ -31,6 +31,7 @@ _MOST_CELLS = 100_000
 _METHODS = "configs"  # in a grid: whole methods, each a list of configs
 _LAYERS = "layers"
 _RANK = "r"  # whatever a method's config calls it
+_LARGEST = 1e300  # of a number that is drawn
 _DRAWS = "choice", "uniform", "log_uniform"
 
 
@@ -308,6 +309,7 @@ def _check_draw(name: str, draw: object) -> None:
     if kind == "choice":
         return
     numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    numbers = [v for v in numbers if abs(v) <= _LARGEST]
     if len(values) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:
         raise ConfigError(f"random {name}: {kind} is {values!r}; it must be [lowest, highest]")
     if kind == "log_uniform" and numbers[0] <= 0:

@@ -27,7 +27,7 @@ from lora_lab.errors import ConfigError
 from lora_lab.methods.plain import method_from_dict
 from lora_lab.models.classifier import classifier_class
 from lora_lab.models.load import model_config
-from lora_lab.runs.run_file import RunConfig
+from lora_lab.runs.run_file import RunConfig, within_a_line
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell, Space, cells
 from lora_lab.sweeps.store import as_begun, checked_name
@@ -80,7 +80,7 @@ class SweepPlan:
             plan = cls(run_config, space, _rule(values))
             plan.cells()  # says now what cannot be
         except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
+            raise ConfigError(f"{where}: {within_a_line(error)}") from None
         return plan
 
     @property

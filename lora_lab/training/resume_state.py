@@ -31,6 +31,7 @@ def fitting(step: int) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         why = first_line(error) if isinstance(error, ValueError) else f"{error!r}"
+        why = (why if why.isprintable() else ascii(why))[:300]
         raise RunError(
             f"the checkpoint of step {step} is no state that this version goes on from ({why}); "
             f"remove the folder step-{step} to go on from the one before it, or train again"

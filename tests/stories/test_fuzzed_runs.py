@@ -6,6 +6,7 @@ A few of each kind; thousands by `LORA_LAB_FUZZ=1000 pytest tests/stories/test_f
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ import lora_lab as ll
 from lora_lab.errors import LoraLabError
 from lora_lab.runs.records import list_runs
 from lora_lab.runs.run_file import RunConfig
+from lora_lab.sweeps.plan import SweepPlan
 from lora_lab.sweeps.store import SweepStore
 from lora_lab.tasks import load_task
 from lora_lab.training.api import make_run
@@ -209,5 +211,44 @@ def test_a_checkpoints_state_of_any_type_trains_or_is_refused(place):
         finally:
             for adapter in ll.attached(lm.model):
                 ll.detach(lm.model, adapter)
+
+    check()
+
+
+RUN_FILE = {
+    "model": {"name": "smollm2-135m", "dtype": "float32"},
+    "task": {"name": "mini-e2e", "seed": 0},
+    "configs": [{"class": "LoraConfig", "r": 4, "target_modules": ["q"], "rank_pattern": {"q": 2}}],
+    "training": {"max_steps": 4, "learning_rate": 1e-3, "warmup_steps": 0, "report_to": None},
+    "output_dir": "runs",
+    "name": "e2e",
+}
+SWEEP_FILE = RUN_FILE | {
+    "grid": {"r": [1, 2], "seed": [0, 1]},
+    "random": {"learning_rate": {"log_uniform": [1e-4, 1e-2]}},
+    "samples": 2,
+    "early_stopping": {"grace_steps": 2, "reduction": 2},
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_a_file_that_people_write_raises_nothing_else(tmp_path, kind):
+    files: dict[str, Callable[[Path], object]] = {
+        "run.json": lambda path: RunConfig.read(path).to_yaml(),
+        "sweep.json": SweepPlan.read,
+    }
+    for name, value in (("run.json", RUN_FILE), ("sweep.json", SWEEP_FILE)):
+        (tmp_path / name).write_text(json.dumps(value))
+        files[name](tmp_path / name)
+
+    @examples(20)
+    @given(value_changes(tmp_path, list(files), kind))
+    def check(change: Change) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(tmp_path, folder, dirs_exist_ok=True)
+            change[1](Path(folder))
+            for name, read in files.items():
+                with patience(f"{name} after {change[0]}"):
+                    read(Path(folder) / name)
 
     check()

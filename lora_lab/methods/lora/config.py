@@ -14,6 +14,7 @@ from lora_lab.errors import ConfigError
 from lora_lab.methods.config import (
     MethodConfig,
     need_count,
+    need_mapping,
     need_positive,
     need_rank,
     need_share,
@@ -135,10 +136,10 @@ class LoraConfig(MethodConfig):
         self._check_layers()
         self._check_tokens()
         need_rank("r", self.r)
-        for key, rank in self.rank_pattern.items():
+        for key, rank in need_mapping("rank_pattern", self.rank_pattern).items():
             need_rank(f"rank_pattern[{key!r}]", rank)
         need_positive("lora_alpha", self.lora_alpha)
-        for key, alpha in self.alpha_pattern.items():
+        for key, alpha in need_mapping("alpha_pattern", self.alpha_pattern).items():
             need_positive(f"alpha_pattern[{key!r}]", alpha)
         need_share("lora_dropout", self.lora_dropout)
         if isinstance(named := self.target_parameters, str):

@@ -1,6 +1,7 @@
 """Run files: plain values, numbers as people write them, and no way to run or to swamp anything."""
 
 import json
+import os
 import time
 
 import pytest
@@ -64,3 +65,32 @@ def test_a_missing_and_a_huge_file_are_refused(tmp_path):
         read_yaml(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="too large"):
         read(tmp_path, "a: " + "x" * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: " + "[" * 100_000, "it is nested too deep in line 1"),
+        ("{a: " * 100_000, "it is nested too deep in line 1"),
+        ("a: " + ":".join(["1"] * 50_000), "a number has 99999 digits in line 1"),
+        ("a: " + "1" * 5_000, "a number has 5000 digits in line 1"),
+        ("- " * 100_000, "maximum recursion depth"),
+    ],
+)
+def test_what_takes_the_square_of_its_length_is_refused_at_once(tmp_path, text, said):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_yaml(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes")
+def test_only_a_regular_file_is_read_through_a_link_too(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(ConfigError, match=r"cannot read .*no regular file"):
+            read_yaml(tmp_path / f"{name}.yaml")
+    (tmp_path / "mine.yaml").write_text("a: [[1]]")
+    (tmp_path / "link.yaml").symlink_to("mine.yaml")
+    assert read_yaml(tmp_path / "link.yaml") == {"a": [[1]]}

@@ -275,3 +275,20 @@ def test_a_file_and_the_function_make_the_same_cells_of_layers(tmp_path):
     made = sweep(tiny_lm(), tiny_task(), LORA, grid=grid, start=False, max_steps=10)
     assert len(told) == 6
     assert [(c.id, str(c)) for c in told] == [(c.id, str(c)) for c in made.cells]
+
+
+TOO_MANY = "cells; it must be at most"
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ({"grid": {f"field{i}": [1, 2, 3] for i in range(30)}}, TOO_MANY),
+        ({"random": {"r": {"choice": [1]}}, "samples": 10**30}, TOO_MANY),
+        ({"random": {"r": {"uniform": [0, 10**400]}}}, "must be .lowest, highest."),
+        ({"random": {"r": {"log_uniform": [1, float("inf")]}}}, "must be .lowest, highest."),
+    ],
+)
+def test_what_nobody_can_train_is_refused_before_it_is_counted_out(space, said):
+    with pytest.raises(ConfigError, match=said):
+        Space(**space)

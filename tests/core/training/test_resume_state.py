@@ -61,6 +61,7 @@ def test_an_option_that_the_checkpoint_is_older_than_has_its_default():
         (("state", 0), {}, "parameter 0 has nothing"),
         (("state", 0), [], "AttributeError|parameter 0 has nothing"),
         (("state", 7), {}, "parameter 7 has nothing"),
+        (("state", 0), {"\x1b[2J\0": 1}, r"parameter 0 has .x1b.2J.x00"),
         (("state",), None, "AttributeError"),
         (("param_groups",), [], "groups has 0 entries, and 1 are needed"),
         (("param_groups", 0, "params"), [0], r"params\[0\] has 1 entries, and 2 are needed"),
