@@ -30,6 +30,7 @@ class Line:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._door.shutdown(socket.SHUT_RDWR)  # ends the wait for the next one
         self._door.close()
         self.cut()
 
