@@ -110,7 +110,7 @@ def parse_json(text: bytes, objects: Callable[[list[tuple[str, Any]]], Any] | No
     value = _decoded(text, objects)
     if text.count(b"[") + text.count(b"{") > _DEEPEST:
         _check_depth(value)
-    return _whole_text(value) if b"\\ud" in text.lower() else value
+    return whole_text(value) if b"\\ud" in text.lower() else value
 
 
 def _decoded(text: bytes, objects: Callable[[list[tuple[str, Any]]], Any] | None) -> Any:
@@ -158,11 +158,12 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def _whole_text(value: Any) -> Any:
+def whole_text(value: Any) -> Any:
+    """Return plain values with surrogate pairs joined, and U+FFFD for halves of them."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
-        return [_whole_text(own) for own in value]
+        return [whole_text(own) for own in value]
     if isinstance(value, dict):
-        return {_whole_text(key): _whole_text(own) for key, own in value.items()}
+        return {whole_text(key): whole_text(own) for key, own in value.items()}
     return value

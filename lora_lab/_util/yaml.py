@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lora_lab._util.json_files import read_bytes
+from lora_lab._util.json_files import read_bytes, whole_text
 from lora_lab.errors import ConfigError
 
 _LONGEST = 400  # letters of a whole number
@@ -81,7 +81,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             f"{path} is too large for a run file; name the file with its settings"
         ) from None
     try:
-        value = yaml.load(text.decode(), Loader=_Loader)
+        value = whole_text(yaml.load(text.decode(), Loader=_Loader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not readable YAML: {_one_line(error)}") from None
     if not isinstance(value, dict):

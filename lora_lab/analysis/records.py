@@ -67,7 +67,8 @@ def refuse_differences(settings: Sequence[Mapping[str, Any]], fix: str) -> None:
     for key in dict.fromkeys(key for one in settings for key in one):
         values = list(dict.fromkeys(json.dumps(one.get(key)) for one in settings))
         if len(values) > 1:
-            shown = ", ".join(values[:3]) + (", …" if len(values) > 3 else "")
+            texts = [text if len(text) <= 200 else f"{text[:200]}…" for text in values[:3]]
+            shown = ", ".join(texts) + (", …" if len(values) > 3 else "")
             raise RunError(f"these runs are not comparable: {key} is {shown}; {fix}")
 
 

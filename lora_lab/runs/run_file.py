@@ -84,7 +84,8 @@ class RunConfig:
         methods = values.get("configs", [] if start_from else [{"class": "LoraConfig"}])
         training = values.get("training") or {}
         output_dir, name = values.get("output_dir", "runs"), values.get("name")
-        if not all(own is None or isinstance(own, str) for own in (output_dir, name, start_from)):
+        named = [own for own in (output_dir, name, start_from) if own is not None]
+        if not all(isinstance(own, str) and "\0" not in own for own in named):
             raise ConfigError(f"{where}: output_dir, name and start_from must be text")
         try:
             if not isinstance(methods, list) or not (methods or start_from):

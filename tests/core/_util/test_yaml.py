@@ -94,3 +94,7 @@ def test_only_a_regular_file_is_read_through_a_link_too(tmp_path):
     (tmp_path / "mine.yaml").write_text("a: [[1]]")
     (tmp_path / "link.yaml").symlink_to("mine.yaml")
     assert read_yaml(tmp_path / "link.yaml") == {"a": [[1]]}
+
+
+def test_pairs_of_surrogates_as_json_writes_them_are_one_letter(tmp_path):
+    assert read(tmp_path, r'a: "\ud83d\ude00 \ud800"') == {"a": "😀 �"}

@@ -151,3 +151,10 @@ def test_a_part_of_several_files_is_a_list():
             RunConfig.from_dict({"model": "x", "task": bad})
     with pytest.raises(ConfigError, match=r"model is .*; it must be a name"):
         RunConfig.from_dict({"model": {"name": ["a", "b"]}, "task": "mini-e2e"})
+
+
+@pytest.mark.parametrize("field", ["output_dir", "name", "start_from"])
+def test_a_nul_is_in_no_path(field):
+    values = {"model": "smollm2-135m", "task": "mini-e2e", field: "a\0b"}
+    with pytest.raises(ConfigError, match="output_dir, name and start_from must be text"):
+        RunConfig.from_dict(values)
