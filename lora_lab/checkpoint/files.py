@@ -14,7 +14,7 @@ import numpy as np
 
 from lora_lab._util.dtypes import NAMES, dtype_name
 from lora_lab._util.files import is_hollow
-from lora_lab._util.json_files import fitted, parse_json, read_bytes
+from lora_lab._util.json_files import parse_json, read_bytes
 from lora_lab._util.quiet import first_line
 from lora_lab._util.torch_files import load_plain
 from lora_lab.errors import AdapterError
@@ -45,10 +45,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         text = read_bytes(path, _LARGEST_JSON, follow=True)
-        return fitted(parse_json(text, _unique_keys), dict[str, Any])
+        value = parse_json(text, _unique_keys)
     except (ValueError, OSError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise AdapterError(f"{path} is not readable JSON ({reason}); fetch it again") from None
+    if not isinstance(value, dict):
+        raise AdapterError(f"{path} is not a JSON object of settings; fetch it again")
+    return value
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -122,7 +122,8 @@ def _wait() -> None:
                 _say(f"{job.title} is paused, and nobody is left to resume it: it ends here")
             if job.is_paused or not job.wait_at_exit:
                 job.stop()
-        left[0].wait(_LOOKS)
+        if left[0].wait(_LOOKS):
+            discard(left[0])  # its own end may have been interrupted before it came to that
 
 
 def _outermost() -> list[Job]:

@@ -284,6 +284,8 @@ def orphan(folder: Path) -> dict[str, Any]:
 def main(folder: Path) -> Script | None:
     """Return, in each child, the script that it is; None in the parent when all is over."""
     torch.set_num_threads(1)
+    # Ctrl-C is ignored in what a shell has started in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     assert threading.active_count() == 1
     gc.freeze()  # a child that collects garbage must not copy every page of this process
     ended: dict[str, int] = {}

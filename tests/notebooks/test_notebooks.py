@@ -23,7 +23,12 @@ PAPERS_METHODS = (
 
 
 def run(notebook, folder):
-    client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        coalesce_streams=True,  # what is printed comes in as many pieces as the machine likes
+        resources={"metadata": {"path": str(folder)}},
+    )
     client.execute()
 
 
