@@ -55,6 +55,8 @@ def fitted(value: Any, kind: Any) -> Any:
         said, _, place = str(error).partition(" - at ")
         where = place.removeprefix("`key` in ").strip("`").removeprefix("$").removeprefix(".")
         raise ValueError(f"{where}: {said}" if where else said) from None
+    except (IndexError, KeyError, TypeError, RuntimeError):  # a tensor that was asked for keys
+        raise ValueError("a tensor stands where plain values belong") from None
 
 
 def fields_of(value: Any, kind: Any) -> dict[str, Any]:

@@ -7,11 +7,13 @@ import os
 import tracemalloc
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_lab._util import json_files
-from lora_lab._util.json_files import parse_json, read_bytes, read_json
+from lora_lab._util.json_files import fitted, parse_json, read_bytes, read_json
+from lora_lab.runs.schema import StateSample
 
 
 def test_what_is_ordinary_is_read_as_it_is(tmp_path):
@@ -99,3 +101,9 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="at most 1 are read"):
         read_json(mine)
     assert read_bytes(mine, 2) == b"{}"
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(3), torch.ones(()), torch.ones(2, 2, dtype=bool)])
+def test_a_tensor_where_plain_values_belong_does_not_fit(tensor):
+    with pytest.raises(ValueError):
+        fitted({"samples": [tensor]}, dict[str, list[StateSample]])
