@@ -214,7 +214,7 @@ def held(folder: Path) -> Any:
     return str(file.settings), repr(getattr(file, "modules", None))
 
 
-def model_with(config: Any, seed: int) -> torch.nn.Module:
+def model_with(config: Any, seed: int = 1) -> torch.nn.Module:
     model = tiny_llama(0)
     adapter = ll.attach(model, config)
     numbers = torch.Generator().manual_seed(seed)

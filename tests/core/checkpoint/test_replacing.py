@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 import lora_lab as ll
 from lora_lab._util import files
@@ -16,6 +15,7 @@ from lora_lab.checkpoint import replacing
 from lora_lab.checkpoint.native import NativeFile
 from lora_lab.checkpoint.reader import read_adapter
 from lora_lab.errors import AdapterError
+from tests.helpers.crash_kinds import model_with
 from tests.helpers.tiny_text import tiny_llama
 
 LORA = ll.LoraConfig(r=2, target_modules=["q", "v"])
@@ -28,16 +28,6 @@ FORMS = {
     "two others": (ll.BitFitConfig(new_biases=True), WIDER),
 }
 OPERATIONS = "rename", "replace", "unlink", "rmdir", "mkdir", "link", "open", "fsync"
-
-
-def model_with(config, seed=1):
-    model = tiny_llama(0)
-    adapter = ll.attach(model, config)
-    numbers = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in adapter.parameters():
-            parameter.copy_(torch.rand(parameter.shape, generator=numbers))
-    return model
 
 
 def held(folder: Path):
