@@ -7,6 +7,7 @@ from benchmarks import (
     dry_run,
     kernel_answers,
     latency,
+    many,
     prefix,
     reading,
     spectra,
@@ -27,3 +28,4 @@ training_loop.main([])
 workbench_showing.main([])
 kernel_answers.main([])
 reading.main()
+many.main([])

@@ -201,7 +201,7 @@ def make_dirs(folder: Path) -> None:
         sync(place.parent)
 
 
-def open_own(path: Path, flags: int, *, follow: bool = False) -> int:
+def open_own(path: str | Path, flags: int, *, follow: bool = False) -> int:
     """Open a regular file, such as one that grows in place; return its descriptor.
 
     Args:

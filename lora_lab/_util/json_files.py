@@ -7,6 +7,7 @@ surrogate pair no UTF-8: neither is let in, so that nothing behind has to expect
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Callable
@@ -24,7 +25,7 @@ _LONG_NUMBER = b"0" * (_MOST_DIGITS + 1)  # or what looks like one
 _DEEPEST = 32  # lists and objects in each other; those that we write have at most ten
 
 
-def read_json(path: Path, kind: Any = Any) -> Any:
+def read_json(path: str | Path, kind: Any = Any) -> Any:
     """Return what a file holds.
 
     Args:
@@ -78,7 +79,7 @@ def _fits(value: Any, kind: Any) -> bool:
     return True
 
 
-def read_bytes(path: Path, most: int, *, follow: bool = False) -> bytes:
+def read_bytes(path: str | Path, most: int, *, follow: bool = False) -> bytes:
     """Return a file's bytes.
 
     Args:
@@ -90,7 +91,7 @@ def read_bytes(path: Path, most: int, *, follow: bool = False) -> bytes:
         OSError: it is not there, or is a link, a pipe or a device.
         ValueError: it is larger.
     """
-    with os.fdopen(open_own(path, os.O_RDONLY, follow=follow), "rb") as file:
+    with io.FileIO(open_own(path, os.O_RDONLY, follow=follow)) as file:
         found = os.fstat(file.fileno())
         if is_hollow(found):
             raise ValueError("it is nearly all holes")

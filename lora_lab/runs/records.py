@@ -8,10 +8,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lora_lab._util.files import present
-from lora_lab._util.json_files import fields_of, fitted, read_json
+from lora_lab._util.json_files import (
+    MOST_BYTES,
+    fields_of,
+    fitted,
+    parse_json,
+    read_bytes,
+    read_json,
+)
 from lora_lab.errors import RunError
 from lora_lab.runs import checkpoints, lock
 from lora_lab.runs.history import SpectraHistory, read_history
@@ -76,6 +83,34 @@ class OpenedRun:
         return tuple(read_metrics(self.folder))
 
 
+Value = TypeVar("Value")
+
+
+class _Later(Generic[Value]):
+    """A field that may be given as text, and is made of it when somebody looks.
+
+    The objects that 5,000 records consist of would hold up the kernel whenever the collector comes.
+    """
+
+    def __init__(self, make: Callable[[Any], Value]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, record: object, owner: type | None = None) -> Value:
+        if record is None:
+            raise AttributeError(self._name)  # by which a dataclass sees that it has no default
+        value: Value | bytes | str = getattr(record, self._name)
+        if isinstance(value, (bytes, str)):
+            value = self._make(value)
+            self.__set__(record, value)
+        return value
+
+    def __set__(self, record: object, value: Value | bytes | str) -> None:
+        object.__setattr__(record, self._name, value)
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """One run found on disk.
@@ -90,9 +125,9 @@ class RunRecord:
     """
 
     id: str
-    folder: Path
-    config: Mapping[str, Any]
-    summary: Mapping[str, Any] | None
+    folder: _Later[Path] = _Later(Path)
+    config: _Later[Mapping[str, Any]] = _Later(parse_json)
+    summary: _Later[Mapping[str, Any] | None] = _Later(parse_json)
     sweep: str = ""
     problem: str = ""
 
@@ -162,14 +197,13 @@ def list_runs(output_dir: str | os.PathLike[str] = "runs") -> list[RunRecord]:
     parent = Path(output_dir).expanduser().resolve()
     # A sweep within a sweep's folder is none of its cells.
     sweeps = not is_sweep(parent)
-    folders = parent.glob("[!.]*/")  # what has a dot is being deleted
-    found = (each for folder in folders for each in _in_folder(folder, sweeps))
-    return sorted(found, key=lambda record: (record.folder.name, record.id), reverse=True)
+    found = (each for folder in _folders(parent) for each in _in_folder(folder, sweeps))
+    return sorted(found, key=lambda record: (record.id.rpartition("/")[2], record.id), reverse=True)
 
 
-def is_sweep(folder: Path) -> bool:
+def is_sweep(folder: str | Path) -> bool:
     """Return whether a folder is a sweep's."""
-    return os.path.isfile(folder / SWEEP_FILE)
+    return os.path.isfile(os.path.join(folder, SWEEP_FILE))
 
 
 def find_run(
@@ -193,16 +227,16 @@ def find_run(
     return record
 
 
-def read_record(folder: Path, sweep: str = "") -> RunRecord | None:
+def read_record(folder: str | Path, sweep: str = "") -> RunRecord | None:
     """Return the run in a folder, None where there is none."""
-    config, problem = _read_config(folder / CONFIG_FILE)
-    if config is None and not _was_run(folder):
+    config, problem = _read_config(os.path.join(folder, CONFIG_FILE))
+    if config is None and not _was_run(Path(folder)):
         return None
     if config is None:
-        copies = (path / checkpoints.CONFIG_COPY for _, path in checkpoints.folders(folder))
-        config = next(filter(None, (_read_config(path)[0] for path in copies)), {})
-    id_ = f"{sweep}/{folder.name}" if sweep else folder.name
-    return RunRecord(id_, folder, config, _read_summary(folder), sweep, problem)
+        config = _copied_config(Path(folder))
+    name = os.path.basename(folder)
+    summary = _read_summary(os.path.join(folder, "summary.json"))
+    return RunRecord(f"{sweep}/{name}" if sweep else name, folder, config, summary, sweep, problem)
 
 
 def has_config(folder: Path) -> bool:
@@ -216,13 +250,26 @@ def _was_run(folder: Path) -> bool:
     return any(map(os.path.lexists, left)) or bool(checkpoints.folders(folder))
 
 
-def _in_folder(folder: Path, sweeps: bool) -> Iterator[RunRecord]:
+def _folders(parent: str | Path, links: bool = True) -> list[str]:
+    """Return the folders right in one; what has a dot is being deleted."""
+    try:
+        with os.scandir(parent) as entries:
+            return [
+                entry.path
+                for entry in entries
+                if entry.name[0] != "." and entry.is_dir() and (links or not entry.is_symlink())
+            ]
+    except OSError:
+        return []
+
+
+def _in_folder(folder: str, sweeps: bool) -> Iterator[RunRecord]:
     """Yield the run in a folder, or the runs of the sweep in it."""
     if (record := read_record(folder)) is not None:
         yield record
-    elif sweeps and is_sweep(folder) and not folder.is_symlink():
-        own = (each for each in folder.glob("[!.]*/") if not each.is_symlink())
-        yield from filter(None, (read_record(each, folder.name) for each in own))
+    elif sweeps and is_sweep(folder) and not os.path.islink(folder):
+        cells = (read_record(cell, os.path.basename(folder)) for cell in _folders(folder, False))
+        yield from filter(None, cells)
 
 
 def _is_id(run: str | os.PathLike[str]) -> bool:
@@ -232,24 +279,35 @@ def _is_id(run: str | os.PathLike[str]) -> bool:
     return plain and isinstance(run, str) and run == "/".join(parts)
 
 
-def _read_config(path: Path) -> tuple[Mapping[str, Any] | None, str]:
+def _read_config(path: str | Path) -> tuple[bytes | None, str]:
     """Return a config.json, or {} and what in it no run has; None where it is no JSON."""
     try:
-        config = read_json(path, dict[str, Any])
+        text = read_bytes(path, MOST_BYTES)
+        config = fitted(parse_json(text), dict[str, Any])
     except (OSError, ValueError):
         return None, ""
     try:
         fitted(config, RunFacts)
     except ValueError as error:
-        return {}, str(error)
-    return config, ""
+        return b"{}", str(error)
+    return text, ""
 
 
-def _read_summary(folder: Path) -> Mapping[str, Any] | None:
+def _copied_config(folder: Path) -> bytes:
+    """Return the newest checkpoint's copy of a run's config.json, {} where there is none."""
+    paths = (path / checkpoints.CONFIG_COPY for _, path in checkpoints.folders(folder))
+    copies = (text for text, problem in map(_read_config, paths) if text and not problem)
+    return next(copies, b"{}")
+
+
+def _read_summary(path: str) -> Mapping[str, Any] | bytes | None:
     try:
-        return fields_of(read_json(folder / "summary.json", dict[str, Any]), Summary)
+        text = read_bytes(path, MOST_BYTES)
+        found = fitted(parse_json(text), dict[str, Any])
     except (OSError, ValueError):
         return None
+    known = fields_of(found, Summary)
+    return text if known is found else known
 
 
 def _read_samples(folder: Path) -> Iterator[Mapping[str, Any]]:
