@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import threading
 import weakref
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -48,8 +49,29 @@ def thread_values() -> MutableMapping[object, Any]:
     """
     if not torch._C._is_key_in_tls(_OURS):
         torch._C._stash_obj_in_tls(_OURS, weakref.WeakKeyDictionary())
+        _here.end = _ThreadEnd()
     values: MutableMapping[object, Any] = torch._C._get_obj_in_tls(_OURS)
     return values
+
+
+class _ThreadEnd:
+    """What takes our objects out of a thread's state when the thread ends.
+
+    Left there, they are let go of behind the end that `join` waits for. A process that ends at that
+    moment is aborted: "terminate called without an active exception". From torch 2.13 on.
+    """
+
+    _remove = staticmethod(getattr(torch._C, "_remove_obj_from_tls", lambda _: None))
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def __del__(self, key: str = _OURS, ident: Callable[[], int] = threading.get_ident) -> None:
+        if ident() == self._thread:  # a forked child's only thread ends those of its parent
+            self._remove(key)
+
+
+_here = threading.local()
 
 
 def functorch_is_active() -> bool:

@@ -201,6 +201,7 @@ class Sweep:
         self._publish(state="failed", problem=f"it trains in process {owner}", run=None, cell=None)
 
     def _work(self) -> None:
+        at_exit.thread_began()
         try:
             state = self._train_all()
         except Exception as error:

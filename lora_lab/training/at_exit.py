@@ -11,6 +11,7 @@ import contextlib
 import gc
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from lora_lab.errors import visible
 
 _LOOKS = 0.2  # seconds between two looks at what trains
 _GRACE_SECONDS = 10.0  # that a kernel gives a step to end in; it is killed soon after
+_LEAVING_SECONDS = 1.0  # that a thread may take to leave, when all that it had to do is done
 
 
 class Job(Protocol):
@@ -56,6 +58,7 @@ class Job(Protocol):
 
 _jobs: list[Job] = []  # queued or at work, in the order of their starts
 _failures: dict[str, str] = {}  # {title: outcome} of jobs that nobody has asked how they stand
+_threads: list[int] = []  # the system's numbers of those that jobs had
 _begun_in_marimo = False
 
 
@@ -79,6 +82,11 @@ def seen(job: Job) -> None:
     """Forget a failure: somebody asks how the job stands."""
     if _failures:
         _failures.pop(job.title, None)
+
+
+def thread_began() -> None:
+    """Be told that this thread is a job's."""
+    _threads.append(threading.get_native_id())
 
 
 def jobs() -> tuple[Job, ...]:
@@ -106,6 +114,7 @@ def _main_has_ended() -> None:
     failed = dict(_failures)
     for line in (failed | {job.title: job.outcome() for job in known}).values():
         _say(line)
+    _wait_until_threads_have_left()
     if (failed or interrupted) and deadline is None:
         end_with_failure()
 
@@ -124,6 +133,21 @@ def _wait() -> None:
                 job.stop()
         if left[0].wait(_LOOKS):
             discard(left[0])  # its own end may have been interrupted before it came to that
+
+
+def _wait_until_threads_have_left() -> None:
+    """Wait for what follows the end of a thread that Python knows of, where the system tells.
+
+    A thread that ran a backward pass lets go of Python objects there, before torch 2.13; if the
+    interpreter is taken apart meanwhile, the process is aborted.
+    """
+    end = time.monotonic() + _LEAVING_SECONDS
+    while any(map(_is_there, _threads)) and time.monotonic() < end:
+        time.sleep(0.001)
+
+
+def _is_there(thread: int) -> bool:
+    return os.path.exists(f"/proc/self/task/{thread}")
 
 
 def _outermost() -> list[Job]:
@@ -166,6 +190,7 @@ def _forked() -> None:
     for job in _jobs:
         job.become_copy(os.getppid())
     _jobs.clear()
+    _threads.clear()
     _failures.clear()
 
 

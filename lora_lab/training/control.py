@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from lora_lab.errors import RunError
+from lora_lab.training import at_exit
 from lora_lab.training.snapshot import RunState
 from lora_lab.training.visits import Visit
 
@@ -310,6 +311,7 @@ class Control:
         if (work := given.get()) is None:
             return
         self._begun = True
+        at_exit.thread_began()
         with self._lock:  # for which it waits until `start` has ended
             if self._state in _WAITING:
                 self._enter(RunState.RUNNING)

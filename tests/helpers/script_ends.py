@@ -7,6 +7,7 @@ ends as scripts end, through the interpreter's own way out. Prints {name: what b
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import json
 import os
@@ -83,6 +84,26 @@ def leaves_one_paused(folder: Path) -> None:
     run.pause()
     until(lambda: run.state is RunState.PAUSED)
     begin(folder, name="queued")
+
+
+def has_a_thread_that_leaves_late(folder: Path) -> None:
+    """The C library has it sleep behind the end that `Thread.join` waits for."""
+    library = ctypes.CDLL(None)
+    sleep = ctypes.cast(library.usleep, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
+    key = ctypes.c_uint()
+    library.pthread_key_create(ctypes.byref(key), sleep)
+    run, threads = begin(folder, start=False), set()
+
+    def on_its_thread(*_: Any) -> None:
+        library.pthread_setspecific(key, ctypes.c_void_p(100_000))  # microseconds
+        threads.add(Path(f"/proc/self/task/{threading.get_native_id()}"))
+
+    def look() -> None:
+        print("trained on", len(threads), "of which are left", [*filter(Path.exists, threads)])
+
+    run.model.register_forward_hook(on_its_thread)
+    atexit.register(look)
+    run.start()
 
 
 def is_idle(folder: Path) -> None:
@@ -220,7 +241,14 @@ def _as_command(folder: Path, disturb: Callable[[], None]) -> None:
 
 SCRIPTS: tuple[Script, ...] = (
     *(last_line_starts_a_run, raises, exits, does_not_wait, ends_before_the_first_step),
-    *(queues_a_second, leaves_one_paused, is_idle, fails, exits_and_fails),
+    *(
+        has_a_thread_that_leaves_late,
+        queues_a_second,
+        leaves_one_paused,
+        is_idle,
+        fails,
+        exits_and_fails,
+    ),
     *(goes_on_after_a_failure, looks_at_a_failure, is_told_of_a_failure),
     *(is_interrupted_while_waiting, is_interrupted, is_a_notebooks_kernel, is_a_marimo_kernel),
     *(is_marimos_as_a_script, sweeps, sweeps_and_fails, forks_and_waits),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 import torch
 from torch import nn
 
@@ -18,6 +19,27 @@ def test_objects_of_a_thread_are_kept_for_it_alone() -> None:
     thread.join()
     assert torch_private.thread_values()[owner] == 1
     assert found == [{}]
+
+
+@pytest.mark.skipif(not hasattr(torch._C, "_remove_obj_from_tls"), reason="from torch 2.13 on")
+def test_no_object_of_a_thread_outlives_what_join_waits_for() -> None:
+    """Else a process that ends in the moment after `join` is aborted (torch's own words stand at
+    `_remove_obj_from_tls` in torch/autograd/graph.py)."""
+    found, late = [], threading.local()
+
+    class Look:
+        def __del__(self) -> None:
+            found.append(torch._C._is_key_in_tls("lora_lab"))
+
+    def work() -> None:
+        torch_private.thread_values()
+        found.append(torch._C._is_key_in_tls("lora_lab"))
+        late.look = Look()  # let go of with the thread's other values, behind ours
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [True, False]
 
 
 def test_a_module_with_other_tensors_in_the_place_of_its_parameters() -> None:

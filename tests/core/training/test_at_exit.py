@@ -46,6 +46,14 @@ def test_a_script_that_ends_waits_for_its_run_and_says_so(ended, script, status)
     assert ("a mistake in the script" in found["stderr"]) is (script == "raises")
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="the system does not tell")
+def test_the_interpreter_is_taken_apart_when_the_runs_thread_has_left(ended):
+    """What torch frees at a thread's very end needs it: the process would be aborted."""
+    found = ended["has_a_thread_that_leaves_late"]
+    assert found["stdout"] == "trained on 1 of which are left []\n"
+    assert found["status"] == 0
+
+
 def test_a_queued_run_is_waited_for_too(ended):
     first, second = ended["queues_a_second"]["runs"]
     is_done(first)
