@@ -22,7 +22,7 @@ _linalg_loaded: set[str] = set()  # in this process
 
 @dataclass(frozen=True)
 class Hardware:
-    """One device; as it stands, the CPU or a device that nothing is known of.
+    """One device; as it stands, one that nothing is known of.
 
     Attributes:
         device: which one.
@@ -158,12 +158,16 @@ def _cuda(device: torch.device) -> Hardware:
     )
 
 
+def _cpu(device: torch.device) -> Hardware:
+    return Hardware(device, fused_optimizer=True)
+
+
 def _mps(device: torch.device) -> Hardware:
     return _Mps(device, "MPS memory", asynchronous=True)
 
 
 MAKERS: dict[str, Callable[[torch.device], Hardware]] = {
-    "cpu": Hardware,
+    "cpu": _cpu,
     "cuda": _cuda,
     "mps": _mps,
 }

@@ -218,7 +218,7 @@ def make_optimizer(name: str, parameters: list[nn.Parameter], cuda: bool) -> tor
     """
     rule = state_rule(name)
     if name == "adamw":
-        return torch.optim.AdamW(parameters, fused=True if cuda else None)  # as runs do it
+        return torch.optim.AdamW(parameters, fused=True)  # as runs do it
     if name == "sgd":
         # On CUDA torch works on all parameters at once, with temporaries as large as all of them.
         return torch.optim.SGD(parameters, foreach=True if cuda else None)

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.dense import is_dense
+
 
 class Masters:
     """float32 copies of those of some parameters that have fewer bits.
@@ -23,7 +25,7 @@ class Masters:
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         half = half_parameters(parameters)
-        self._of = {each: nn.Parameter(each.detach().float()) for each in half}
+        self._of = {each: nn.Parameter(_float32(each)) for each in half}
 
     def of(self, parameter: nn.Parameter) -> nn.Parameter:
         """Return what the optimizer is to move: a parameter's master, else itself."""
@@ -68,6 +70,15 @@ class Masters:
                     raise ValueError(f"master {i} is {tuple(state[i].shape)}")
                 master.copy_(state[i])
         self.follow()
+
+
+def _float32(parameter: nn.Parameter) -> Tensor:
+    """Return a copy that lies in memory as the parameter's gradients do.
+
+    Those of a view with gaps are row by row (torch/csrc/autograd/functions/accumulate_grad.h).
+    """
+    layout = torch.preserve_format if is_dense(parameter) else torch.contiguous_format
+    return parameter.detach().to(torch.float32, memory_format=layout)
 
 
 def half_parameters(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

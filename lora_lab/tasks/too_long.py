@@ -22,12 +22,14 @@ class Tally:
         long: of more tokens than there is room for.
         left_out: of those; the others were cut.
         longest: tokens of the longest; of an encoder-decoder model, of its longer side.
+        of: how many examples there are, where not all of them were looked at; else 0.
     """
 
     count: int = 0
     long: int = 0
     left_out: int = 0
     longest: int = 0
+    of: int = 0
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -48,7 +50,7 @@ class Tally:
         """
         if not self.long:
             return ""
-        length, count, cut = family.max_length, self.count, self.long - self.left_out
+        length, count, cut = family.max_length, self._counted, self.long - self.left_out
         said = []
         if cut:
             said.append(family.cut_note.format(cut=cut, count=count, part=part, length=length))
@@ -62,9 +64,13 @@ class Tally:
     def refusal(self, family: Family, part: str, most: int) -> str:
         """Return the line where examples that do not fit are an error."""
         return (
-            f"{self.long} of {self.count} {part} examples are longer than "
+            f"{self.long} of {self._counted} {part} examples are longer than "
             f"max_length={family.max_length}; {self._remedy(most)}, or set too_long='cut' or 'drop'"
         )
+
+    @property
+    def _counted(self) -> str:
+        return f"the first {self.count}" if self.count < self.of else str(self.count)
 
     def _remedy(self, most: int) -> str:
         if self.longest <= most:

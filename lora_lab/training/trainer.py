@@ -20,7 +20,6 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
-from lora_lab._util.hardware import hardware
 from lora_lab._util.own_random import OwnRandom
 from lora_lab.budget.meter import Meter
 from lora_lab.methods.base import Adapter
@@ -30,6 +29,7 @@ from lora_lab.methods.steady_weights import steady_weights
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.encoding import IGNORED
 from lora_lab.training import processes
+from lora_lab.training.adamw import AdamW
 from lora_lab.training.loss_scale import LossScale, computes_in_float16, passes_float16
 from lora_lab.training.lost_adapter import check_owned
 from lora_lab.training.model_settings import training_settings
@@ -181,14 +181,13 @@ class _Loop:
             trackers.end()
             self._replicas.close()
 
-    def _make_optimizer(self) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    def _make_optimizer(self) -> tuple[AdamW, LambdaLR]:
         fit, training = self._fit, self._training
-        optimizer = _AdamW(
+        optimizer = AdamW(
             fit.meter,
             parameter_groups(self._adapter, training, self._masters),
             lr=training.learning_rate,
             weight_decay=training.weight_decay,
-            fused=True if hardware(self._device).fused_optimizer else None,
         )
         if fit.resume_state is not None:
             with fitting(fit.completed_steps):
@@ -253,9 +252,8 @@ class _Loop:
         """Let the optimizer and the schedule take a step: as in HF Trainer a skipped one counts
         among the steps, and not in the schedule.
         """
-        # One kernel moves all or nothing; without it parameters move one by one.
-        fused = hardware(self._device).fused_optimizer
-        with contextlib.nullcontext() if fused else self._fit.all_or_nothing():
+        whole = self._optimizer.moves_all_or_nothing
+        with contextlib.nullcontext() if whole else self._fit.all_or_nothing():
             self._optimizer.step()
             self._masters.write()
         self._follow_parameters()
@@ -337,18 +335,6 @@ def parameter_groups(
         {"params": parameters, "lr": ratio * training.learning_rate, "ratio": ratio}
         for ratio, parameters in found.items()
     ]
-
-
-class _AdamW(torch.optim.AdamW):
-    """AdamW whose steps the meter looks at."""
-
-    def __init__(self, meter: Meter, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._meter = meter
-
-    def step(self, closure: Any = None) -> Any:
-        with self._meter.measure_update():
-            return super().step(closure)
 
 
 def _tokens(batch: Batch) -> int:

@@ -60,7 +60,9 @@ def by_hand(
     of = dict(zip(copied.learned, copied.masters, strict=True))
     clipped = [of[p] for p in model.parameters() if p in of]  # the order of the sum of squares
     rate = training.learning_rate
-    optimizer = torch.optim.AdamW(copied.masters, lr=rate, weight_decay=training.weight_decay)
+    optimizer = torch.optim.AdamW(
+        copied.masters, lr=rate, weight_decay=training.weight_decay, fused=True
+    )
     scheduler = scheduler_of(optimizer, training)
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
     passes = training.gradient_accumulation_steps

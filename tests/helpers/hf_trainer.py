@@ -58,7 +58,7 @@ def peer_losses(
     """Train an adapter by HF Trainer; return the losses by step."""
     groups = parameter_groups(adapter, training)
     optimizer = torch.optim.AdamW(
-        groups, lr=training.learning_rate, weight_decay=training.weight_decay
+        groups, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
     adapter.begin_training(optimizer, training.max_steps)
     arguments = transformers.TrainingArguments(

@@ -42,10 +42,12 @@ CASES = [
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Losses of runs that nothing breaks off."""
     folder = tmp_path_factory.mktemp("whole")
-    return {
-        name: ll.train(tiny_lm(), TASK, config, output_dir=folder, **SETTINGS).result(60).losses
-        for name, config in CONFIGS.items()
-    }
+    with pytest.MonkeyPatch.context() as patched:
+        cpu_can(patched, fused_optimizer=False)
+        return {
+            name: ll.train(tiny_lm(), TASK, config, output_dir=folder, **SETTINGS).result(60).losses
+            for name, config in CONFIGS.items()
+        }
 
 
 @pytest.mark.parametrize(("method", "place", "nth"), CASES)
@@ -57,6 +59,7 @@ def test_run_adapter_model_and_last_checkpoint_are_whole(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    cpu_can(monkeypatch, fused_optimizer=False)  # whose every step makes tensors
     lm = tiny_lm()
     base, weights = logits(lm.model), {n: p.clone() for n, p in lm.model.named_parameters()}
     modes = [part.training for part in lm.model.modules()]
@@ -95,7 +98,8 @@ def test_run_adapter_model_and_last_checkpoint_are_whole(
 def test_a_step_that_moved_some_parameters_is_taken_back(
     method: str, nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the CPU AdamW moves them one by one; the copy of step 2 is what is whole."""
+    """Without the one kernel AdamW moves them in turn; the copy of step 2 is what is whole."""
+    cpu_can(monkeypatch, fused_optimizer=False)
     lm, whole = tiny_lm(), {}
     keep = LastGood.keep
 
@@ -123,7 +127,6 @@ def test_a_fused_step_moves_all_or_nothing(
     nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch makes all moments before the one kernel (`Adam._init_group`, torch/optim/adam.py)."""
-    cpu_can(monkeypatch, fused_optimizer=True)
     lm = tiny_lm()
     base = logits(lm.model)
     with monkeypatch.context() as patched:

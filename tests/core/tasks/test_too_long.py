@@ -88,13 +88,50 @@ def test_what_fits_at_another_length_is_nothing_to_speak_of() -> None:
     ]
 
 
+def test_of_a_large_set_only_the_first_are_looked_at_for_the_note(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tokenizing 41,000 rows took longer than training ten steps on 80 of them."""
+    monkeypatch.setattr("lora_lab.tasks.too_long.CHUNK", 20)
+    rows = [Example("p" * (40 if i % 10 == 0 else 4), "c", ("c",)) for i in range(5000)]
+    seen: list[int] = []
+    found = data(rows)
+    kind = type(found.family)
+    encode = kind.encode
+
+    def counted(self: Any, examples: Any) -> Any:
+        seen.append(len(examples))
+        return encode(self, examples)
+
+    monkeypatch.setattr(kind, "encode", counted)
+    assert len(texts(found)) == 8
+    assert sum(seen) == 2000
+    order = torch.randperm(5000, generator=torch.Generator().manual_seed(0)).tolist()
+    long = sum(i % 10 == 0 for i in order[:2000])
+    (note,) = found._notes
+    assert note == (
+        f"{long} of the first 2000 training prompts were cut at their start to fit max_length=24; "
+        "max_length=43 would do"
+    )
+
+
+def test_where_it_is_an_error_all_are_looked_at() -> None:
+    rows = [Example("p", "c", ("c",)) for _ in range(3000)]
+    order = torch.randperm(3000, generator=torch.Generator().manual_seed(0)).tolist()
+    rows[order[-1]] = Example("p" * 40, "c", ("c",))
+    with pytest.raises(TaskError, match=r"^1 of 3000 training examples are longer"):
+        data(rows, too_long="error").training_examples()
+
+
 def test_held_out_examples_that_do_not_fit_are_not_scored() -> None:
     task = GenerationTask("t", True, SHORT, [*LONG_ANSWERS, *SHORT])
     notes: list[str] = []
     found = RunData(tiny_lm(), task, ll.TrainingConfig(max_length=24, eval_examples=4), notes)
     assert found.held_out == SHORT[:4]
     assert len(found.samples) == 4
-    assert any(note.startswith("3 of 8 held-out examples were left out") for note in notes)
+    assert any(
+        note.startswith("3 of the first 8 held-out examples were left out") for note in notes
+    )
 
 
 def test_more_rows_than_are_encoded_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,218 @@
+"""A whole run, from its call to its saved adapter, against HF Trainer with PEFT on the same rows.
+
+`python -m benchmarks.whole_run --steps 100 --rounds 1` is the run that a person waits for (q and v,
+r = 8, batch 8); fewer steps in more rounds say the same sooner. Both read the same rows, tokenize
+what they need, train, and save. PEFT's side tokenizes no row that its steps do not reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import lora_lab as ll
+from benchmarks._measure import Row, median_ratio, print_table
+
+REACH = 0.70
+BATCH, RATE, LENGTH, WARMUP = 8, 2e-3, 128, 0.05
+TARGETS = ("q_proj", "v_proj")
+
+
+@dataclass
+class Measured:
+    """One run: its seconds, when its steps ended, and its losses by step."""
+
+    cpu: float = 0.0
+    wall: float = 0.0
+    ends: list[float] = field(default_factory=list)  # CPU seconds
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def step(self) -> float:
+        """CPU seconds of a step, in the mean of all but the first."""
+        return (self.ends[-1] - self.ends[0]) / max(1, len(self.ends) - 1)
+
+
+@contextlib.contextmanager
+def clocks(measured: Measured) -> Iterator[None]:
+    """Measure the block."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    yield
+    measured.cpu, measured.wall = time.process_time() - cpu, time.perf_counter() - wall
+
+
+def ours(lm: Any, task: Any, steps: int, seed: int) -> Measured:
+    """Train with LoRA Lab."""
+    measured = Measured()
+    with tempfile.TemporaryDirectory() as folder:
+        with clocks(measured):
+            run = ll.train(
+                lm,
+                task,
+                ll.LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS),
+                max_steps=steps,
+                per_device_train_batch_size=BATCH,
+                learning_rate=RATE,
+                max_length=LENGTH,
+                warmup_steps=WARMUP,
+                eval_examples=0,
+                seed=seed,
+                output_dir=folder,
+            )
+            seen = 0
+            while not run.wait(0.02):
+                if run.snapshot.step > seen:
+                    seen = run.snapshot.step
+                    measured.ends.append(time.process_time())
+            run.result()
+        measured.losses = [loss for _, loss in run.losses]
+    ll.detach(lm.model)
+    return measured
+
+
+class Clock(transformers.TrainerCallback):
+    """Notes when each step ends."""
+
+    def __init__(self, measured: Measured) -> None:
+        self.measured = measured
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Note it."""
+        self.measured.ends.append(time.process_time())
+
+
+def theirs(lm: Any, task: Any, steps: int, seed: int) -> Measured:
+    """Train with HF Trainer and PEFT."""
+    import peft
+
+    measured = Measured()
+    tokenizer = lm.tokenizer
+    rows = task.train
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(rows)
+
+        def __getitem__(self, place: int) -> dict[str, list[int]]:
+            prompt = tokenizer(task.prompt_text(rows[place].prompt))["input_ids"]
+            completion = [*tokenizer(rows[place].completion)["input_ids"], tokenizer.eos_token_id]
+            prompt = prompt[-(LENGTH - len(completion)) :]
+            return {
+                "input_ids": prompt + completion,
+                "attention_mask": [1] * (len(prompt) + len(completion)),
+                "labels": [-100] * len(prompt) + completion,
+            }
+
+    with tempfile.TemporaryDirectory() as folder, clocks(measured):
+        torch.manual_seed(seed)
+        config = peft.LoraConfig(
+            r=8, lora_alpha=16, target_modules=[*TARGETS], task_type="CAUSAL_LM"
+        )
+        model = peft.get_peft_model(lm.model, config)
+        arguments = transformers.TrainingArguments(
+            output_dir=folder,
+            max_steps=steps,
+            per_device_train_batch_size=BATCH,
+            learning_rate=RATE,
+            warmup_steps=WARMUP,
+            seed=seed,
+            use_cpu=not torch.cuda.is_available(),
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="steps",
+            logging_steps=1,
+            disable_tqdm=True,
+        )
+        collator = transformers.DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
+        trainer = transformers.Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=Rows(),
+            data_collator=collator,
+            callbacks=[Clock(measured)],
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+        model.save_pretrained(folder)
+    measured.losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    model.unload()
+    return measured
+
+
+def data(path: Path) -> Any:
+    """Return E2E's official training set, or the one of the same form that is embedded."""
+    if path.is_file():
+        return ll.load_task(path, prompt="mr", completion="ref")
+    return ll.load_task("mini-e2e")
+
+
+def rows_of(found: dict[str, list[Measured]], steps: int) -> list[Row]:
+    """Return the table's lines."""
+    mine, peer = found["ours"], found["theirs"]
+    rows = []
+    for what, name in (("cpu", "processor time"), ("wall", "on the clock")):
+        pair = [[getattr(each, what) for each in side] for side in (mine, peer)]
+        ratio = median_ratio(*pair)
+        note = " against ".join(f"{statistics.median(side):.1f} s" for side in pair)
+        rows.append(
+            Row(f"{steps} steps, {name}", f"{ratio:.3f}×", f"≤ {REACH:.2f}×", ratio <= REACH, note)
+        )
+    pair = [[each.step for each in side] for side in (mine, peer)]
+    note = " against ".join(f"{statistics.median(side):.2f} s" for side in pair)
+    rows.append(Row("a steady step, processor time", f"{median_ratio(*pair):.3f}×", "", None, note))
+    pair = [[each.cpu - steps * each.step for each in side] for side in (mine, peer)]
+    note = " against ".join(f"{statistics.median(side):.2f} s" for side in pair)
+    rows.append(Row("all but the steps, processor time", note, "", None))
+    last = max(1, steps // 10)
+    ends = [[statistics.fmean(each.losses[-last:]) for each in side] for side in (mine, peer)]
+    spread = max(ends[1]) - min(ends[1])
+    note = " against ".join(", ".join(f"{end:.3f}" for end in side) for side in ends)
+    apart = abs(statistics.fmean(ends[0]) - statistics.fmean(ends[1]))
+    rows.append(
+        Row(
+            f"loss of the last {last} steps, a seed a round", f"{apart:.3f} apart", "", None,
+            f"{note}; PEFT's seeds are {spread:.3f} apart",
+        )
+    )  # fmt: skip
+    return rows
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Alternate whole runs of both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--data", type=Path, default=Path("data/e2e/trainset.csv"))
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+    transformers.utils.logging.set_verbosity_error()
+    task = data(options.data)
+    lm = ll.load_model("smollm2-135m")
+    found: dict[str, list[Measured]] = {"ours": [], "theirs": []}
+    for train in (ours, theirs):  # kernels and files are warm then
+        train(lm, task, 1, 0)
+    for seed in range(options.rounds):
+        for who, train in (("ours", ours), ("theirs", theirs)):
+            found[who].append(train(lm, task, options.steps, seed))
+    print_table(
+        f"A whole run against HF Trainer with PEFT, SmolLM2-135M, {task.name}, q and v, r = 8, "
+        f"batch {BATCH}",
+        rows_of(found, options.steps),
+    )
+
+
+if __name__ == "__main__":
+    main()
