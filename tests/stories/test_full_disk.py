@@ -137,7 +137,7 @@ def test_a_cache_that_takes_no_model_says_so(tmp_path, monkeypatch):
         lm = tiny_lm()
         lm.model.save_pretrained(folder)
 
-    monkeypatch.setattr(embedded, "_dequantize", convert)
+    monkeypatch.setattr(embedded, "dequantize", convert)
     wheel = Wheel("some", "1", "some", "some.gguf", embedded._digest(source))
     line = r"cannot be written \(File too large\); set LORA_LAB_CACHE"
     with files_of_at_most(8_000), pytest.raises(ModelError, match=line):
