@@ -124,7 +124,7 @@ def _secrets() -> list[str]:
 
 def _is_secret(name: str, value: str) -> bool:
     """Whether a variable of the environment holds what nobody is to see."""
-    if _OF_PATH.search(name) or os.path.exists(os.path.expanduser(value)):
-        return False
     by_chance = _MAYBE_NAMED.search(name) and _BY_CHANCE.fullmatch(value)
-    return bool(_NAMED.search(name) or by_chance)
+    if _OF_PATH.search(name) or not (_NAMED.search(name) or by_chance):
+        return False
+    return not os.path.exists(os.path.expanduser(value))

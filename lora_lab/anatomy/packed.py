@@ -27,6 +27,8 @@ def packing(layer: nn.Module) -> str | None:
         for name, tensor in (*parameters_of(layer).items(), *buffers_of(layer).items())
         if tensor is not None
     }
+    if not tensors:  # most modules: asking them for sizes that they lack takes long
+        return None
     weight = tensors.get("weight")
     if weight is not None and (known := _bits(type(weight).__mro__)) is not None:
         # Until it is moved to its device such a layer holds floating-point weights still, but its

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lora_lab._util.devices import devices_of
-from lora_lab.anatomy.api import anatomy
+from lora_lab.anatomy.model_config import max_positions, position_limit
 from lora_lab.anatomy.vocabulary import (
     embedded_rows,
     scored_rows,
     tokens_beyond,
     vocabulary_line,
 )
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import ConfigError, ModelError
 from lora_lab.methods.api import refuse_inference_tensors
 from lora_lab.methods.combined import method_name
@@ -79,9 +80,9 @@ def _check_positions(
     lm: LoadedModel, task: Task, configs: Sequence[MethodConfig], training: TrainingConfig
 ) -> None:
     tokens = sum(config.tokens for config in configs)
-    shape = anatomy(lm.model).shape
+    model = unwrapped(lm.model)
     if not tokens:
-        most = shape.position_limit
+        most = position_limit(model)
         cuts = family_of(task, lm).room(lm) < NO_LIMIT  # to what there is room for
         if most is not None and most < training.max_length and not cuts:
             raise ConfigError(
@@ -89,7 +90,7 @@ def _check_positions(
                 f"{lm.card.name}; use a max_length of at most {most}"
             )
         return
-    most = shape.max_positions
+    most = max_positions(model)
     # Where the tokens alone are too many, `attach` says so.
     if most is not None and tokens < most < tokens + training.max_length:
         raise ConfigError(

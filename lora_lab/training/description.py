@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import platform
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ def describe(run: Run, base: str | None = None) -> dict[str, Any]:
         "configs": [method_to_dict(part) for part in config.parts],
         "training": run.training.to_dict(),
         "processes": processes.count(),
-        "versions": _versions(),
+        "versions": {**_versions()},
         **({} if start is None else {"start_from": start.to_dict()}),
         "sources": sources | ({} if start is None else {"start_from": str(start.folder)}),
         "fingerprints": {
@@ -71,6 +72,7 @@ def _head(run: Run) -> dict[str, Any]:
     return {**head, **order, "head_parameters": head_parameters(run.model)}
 
 
+@functools.cache  # each is a file to be read
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:

@@ -288,6 +288,8 @@ def _is_matrix(weight: Weight) -> bool:
 def _by_pattern(
     field: str, pattern: Mapping[str, Value], sites: Sequence[Site], default: Value
 ) -> list[Value]:
+    if not pattern:
+        return [default] * len(sites)
     patterns = Patterns(field, pattern, ConfigError)
     matching = patterns.matching(all_names(sites))
     for number, key in enumerate(pattern):
