@@ -45,7 +45,9 @@ def write_file_atomic(path: Path, *, replace: bool = True) -> Iterator[Path]:
     temporary = _draft(path)
     try:
         temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         yield temporary
+        _follow_umask(temporary, mode)
         sync(temporary)
         if replace:
             temporary.replace(path)
@@ -88,6 +90,7 @@ def write_dir_atomic(path: Path, write: Callable[[Path], object], *, replace: bo
     try:
         temporary.mkdir()
         write(temporary)
+        _follow_umask_in(temporary)
         if path.exists():
             shutil.copymode(path, temporary)  # a folder that a group shares stays so
         _sync_all(temporary)
@@ -129,6 +132,7 @@ def new_dir(folder: str | Path) -> Iterator[Path]:
             make_dirs(folder.parent)
             temporary.mkdir()
             yield temporary
+            _follow_umask_in(temporary)
             _sync_all(temporary)
             if folder.exists():  # and is empty; it may be somebody's working directory, so it stays
                 settings = [*temporary.glob("*.json")]  # by which it is known for what it is
@@ -293,6 +297,19 @@ def _remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def _follow_umask_in(folder: Path) -> None:
+    """Do so with the files of a folder that was made just now."""
+    mode = folder.stat().st_mode & 0o666  # nobody can ask for the umask without setting it
+    for path in folder.rglob("*"):
+        _follow_umask(path, mode)
+
+
+def _follow_umask(path: Path, mode: int) -> None:
+    """Open to others what a library wrote for its user alone, as safetensors does."""
+    if stat.S_IMODE(path.lstat().st_mode) == 0o600:
+        path.chmod(stat.S_IMODE(mode))
 
 
 def _sync_all(folder: Path) -> None:

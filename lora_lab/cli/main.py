@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from lora_lab._util.launcher import launched_processes
 from lora_lab._util.python_private import end_without_finalizing
 from lora_lab._util.redaction import redacted, redacted_values
 from lora_lab.cli.command import Command
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def program() -> NoReturn:
     """Run `lora-lab` as a process of its own, which ends with its exit status."""
     status = main()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun's, and accelerate's
+    if launched_processes() > 1:
         end_without_finalizing(status)
     sys.exit(status)
 

@@ -90,7 +90,7 @@ class Fitted:
     tally: Tally
 
 
-def fitted(
+def fit_examples(
     family: Family, examples: Sequence[Any], too_long: TooLong, chunk: int = CHUNK
 ) -> Iterator[Fitted]:
     """Encode examples, and do with those of more than `family.max_length` tokens as told.

@@ -25,7 +25,7 @@ from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.families.api import family_of
 from lora_lab.tasks.families.base import NO_LIMIT, Family
-from lora_lab.tasks.too_long import Tally, fitted
+from lora_lab.tasks.too_long import Tally, fit_examples
 from lora_lab.training.data import RunData, run_family
 from lora_lab.training.packed_base import check_packed
 from lora_lab.training.replicas import check_together
@@ -121,7 +121,7 @@ def check_rows(
     tally = Tally()
     for part in (task.train, task.validation[: training.eval_examples]):
         looked_at = part[:_FEW] if part is task.train and not doubtful else part
-        for found in fitted(family, looked_at, training.too_long):
+        for found in fit_examples(family, looked_at, training.too_long):
             if read is not None and found.encoded:
                 _check_tokens(family, found.encoded, read, written)
             tally += found.tally

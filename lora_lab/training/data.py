@@ -17,7 +17,7 @@ from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.families.api import family_of
 from lora_lab.tasks.families.base import NO_LIMIT, Family
-from lora_lab.tasks.too_long import Tally, fitted
+from lora_lab.tasks.too_long import Tally, fit_examples
 from lora_lab.training import processes
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class RunData:
         taken: list[Any] = []
         encoded: list[Mapping[str, Any]] = []
         tally, too_long = Tally(), self._training.too_long
-        for found in fitted(
+        for found in fit_examples(
             self.family, examples if count else (), too_long, max(count, look_at, 1)
         ):
             taken += found.examples[: count - len(taken)]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, distributed
 
 from lora_lab._util.hardware import hardware
+from lora_lab._util.launcher import launched_processes, local_rank
 from lora_lab.errors import RunError
 from lora_lab.runs.training_config import TrainingConfig
 
@@ -44,11 +45,6 @@ def rank() -> int:
     if _left is not None:
         return _left[1]
     return distributed.get_rank() if _joined() else 0
-
-
-def local_rank() -> int:
-    """Return which of those on this machine it is: the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def training_device(device: torch.device) -> torch.device:
@@ -158,8 +154,7 @@ def joined() -> Iterator[None]:
         RunError: the launcher's config asks for what a run cannot do, or one does not come.
     """
     global _sharding, _own_group, _left
-    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if not launched or _joined():
+    if launched_processes() < 2 or _joined():
         yield
         return
     for name in ("DeepSpeed", "Megatron_LM"):

@@ -7,10 +7,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 from ipywidgets import Widget
+from ipywidgets.embed import embed_data
 
 from lora_lab import figures
 from lora_lab_widgets import Workbench
-from lora_lab_widgets.plot import Plot
+from lora_lab_widgets.plot import Plot, PlotlyScript
 from tests.helpers.tiny_chat import tiny_chat_model
 
 
@@ -37,8 +38,20 @@ def test_a_page_that_is_reloaded_gets_plotly_js_when_it_asks(sent: list[Any]) ->
 def test_the_state_that_a_reloaded_page_waits_for_is_small() -> None:
     wb = Workbench(*tiny_chat_model())
     wb.session.plotly.bring()
-    state = Widget.get_manager_state(widgets=_below(wb.box))
-    assert len(json.dumps(state, default=repr)) < 1_000_000
+    states = [widget.get_state(drop_defaults=False) for widget in _below(wb.box)]
+    assert len(json.dumps(states, default=repr)) < 1_000_000
+
+
+def test_a_page_without_python_has_plotly_js_with_it() -> None:
+    """`embed_minimal_html` writes what `embed_data` returns."""
+    plot = Plot()
+    plot.show(go.Figure())
+    states = embed_data([plot], drop_defaults=True)["manager_state"]["state"]
+    drawn = states[plot.model_id]["state"]
+    library = states[drawn["library"].removeprefix("IPY_MODEL_")]["state"]
+    assert library["source"] == figures.plotly_js()
+    assert drawn["_esm"] == Plot._esm
+    assert library["_esm"] == PlotlyScript._esm
 
 
 def _below(widget: Any) -> list[Widget]:

@@ -17,6 +17,7 @@ import anywidget
 import traitlets
 
 from lora_lab._util.redaction import redacted_values
+from lora_lab_widgets.embedded_page import Embeddable
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.es_modules import collect, join
 from lora_lab_widgets.message_throttle import Throttled
@@ -66,7 +67,7 @@ def assets(stem: str) -> tuple[str, str]:
     return join(modules), "\n".join(styles)
 
 
-class PanelWidget(Throttled, anywidget.AnyWidget):
+class PanelWidget(Throttled, Embeddable, anywidget.AnyWidget):
     """Base of the widgets that draw themselves: a panel, or a part of one.
 
     A subclass names its ES module in ``static/``, ``module = "rank_grid"``. What that imports comes

@@ -15,12 +15,13 @@ import traitlets
 from ipywidgets import Widget, widget_serialization
 
 from lora_lab import figures
+from lora_lab_widgets.embedded_page import Embeddable
 from lora_lab_widgets.message_throttle import at_once
 from lora_lab_widgets.panel import PanelWidget
 from lora_lab_widgets.subshell import OnSubshell
 
 
-class PlotlyScript(OnSubshell, anywidget.AnyWidget):
+class PlotlyScript(OnSubshell, Embeddable, anywidget.AnyWidget):
     """plotly.js, 5 MB: one message a workbench, shared by all of its figures.
 
     A page that is reloaded is told the state of all widgets in one message, and for that it waits
@@ -43,6 +44,12 @@ class PlotlyScript(OnSubshell, anywidget.AnyWidget):
         if key is None:
             state.pop("source", None)
         return state
+
+    def _get_embed_state(self, drop_defaults: bool = False) -> dict[str, Any]:
+        """Return all of it, for a page that has no Python to ask."""
+        found = super()._get_embed_state(drop_defaults)
+        found["state"]["source"] = self.source
+        return found
 
     def bring(self) -> None:
         """Send plotly.js, once: to a page that shows the rest already, and need not wait for it."""

@@ -1,6 +1,6 @@
 """Messages of the browser that need not wait for the end of a running cell.
 
-Other private names of ipykernel (seen on 7.4) and ipywidgets (8.1) are not used.
+Other private names of ipykernel (seen on 7.4) are not used; of ipywidgets' see `embedded_page.py`.
 """
 
 from __future__ import annotations

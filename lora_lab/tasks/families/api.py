@@ -10,7 +10,7 @@ from lora_lab.errors import TaskError
 from lora_lab.tasks import families
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.families.base import FAMILIES, Family, Lengths
-from lora_lab.tasks.too_long import fitted
+from lora_lab.tasks.too_long import fit_examples
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
@@ -45,7 +45,7 @@ def longest_example(lm: LoadedModel, task: Task, max_length: int) -> Lengths:
         TaskError: an example cannot be encoded, or none fits.
     """
     family = family_of(task, lm)(lm, task, max_length)
-    encoded = [item for found in fitted(family, task.train, "cut") for item in found.encoded]
+    encoded = [item for found in fit_examples(family, task.train, "cut") for item in found.encoded]
     if not encoded:
         raise TaskError(f"no example of {task.name} fits max_length={max_length}; raise it")
     return family.longest(encoded)

@@ -96,6 +96,29 @@ def test_a_folder_that_is_written_again_keeps_its_rights(tmp_path):
     assert seen(path) == {"a": "second"}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes of this kind")
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_what_a_library_wrote_for_its_user_alone_follows_the_umask(tmp_path, umask):
+    """safetensors' files are 0600 whatever the umask; any other new file is 0666 & ~umask."""
+
+    def private(path):
+        path.unlink(missing_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+    before = os.umask(umask)
+    try:
+        files.write_dir_atomic(tmp_path / "a", lambda folder: private(folder / "file"))
+        with files.new_dir(tmp_path / "b") as folder:
+            (folder / "below").mkdir()
+            private(folder / "below" / "file")
+        with files.write_file_atomic(tmp_path / "c") as draft:
+            private(draft)
+    finally:
+        os.umask(before)
+    for path in ("a/file", "b/below/file", "c"):
+        assert (tmp_path / path).stat().st_mode & 0o777 == 0o666 & ~umask
+
+
 @needs_links
 def test_a_link_in_the_way_of_a_draft_is_not_written_through(tmp_path):
     mine = tmp_path / "mine"
