@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peft
 import pytest
@@ -26,7 +26,7 @@ from tests.helpers.tiny_text import tiny_tokenizer
 
 def tied() -> Any:
     """A GPT-2 without dropout, whose head is its embedding."""
-    model = tiny(
+    model: Any = tiny(
         "gpt2", vocab_size=259, n_positions=128, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
     )
     return ll.LoadedModel.given(model, tiny_tokenizer(), "tiny-gpt2")
@@ -42,7 +42,7 @@ SETTINGS: dict[str, Any] = {
     "seed": 3,
 }
 # what makes the model, what is adapted, other settings
-CASES: dict[str, tuple[Any, Sequence[str], dict[str, Any]]] = {
+CASES: dict[str, tuple[Any, list[str], dict[str, Any]]] = {
     "q and v": (tiny_lm, ["q_proj", "v_proj"], {}),
     "accumulated": (tiny_lm, ["q_proj", "down_proj"], {"gradient_accumulation_steps": 3}),
     "a tied head": (tied, ["c_proj"], {}),
@@ -55,18 +55,18 @@ class Peer(transformers.Trainer):
 
     shares: list[float]
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:  # noqa: ARG002
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
     def compute_loss(self, *args: Any, **more: Any) -> Any:
-        loss = super().compute_loss(*args, **more)
+        loss: Any = super().compute_loss(*args, **more)
         self.shares.append(loss.item())
         return loss
 
 
 def peer_losses(model: Any, rows: list[Any], run: ll.Run, folder: Path) -> list[float]:
     """Train a PEFT model on rows in their order; return the losses by step."""
-    training, tokenizer = run.training, run.lm.tokenizer
+    training, tokenizer = run.training, cast(Any, run.lm.tokenizer)
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=training.max_steps,
@@ -116,7 +116,7 @@ def test_losses_by_step(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         start = ll.attach(lm.model, config)
     first = {name: site.A.detach().clone() for name, site in start.sites.items()}
     ll.detach(lm.model)
-    model = peft.get_peft_model(
+    model: Any = peft.get_peft_model(
         lm.model, peft.LoraConfig(r=4, lora_alpha=8, target_modules=targets)
     )
     with torch.no_grad():
