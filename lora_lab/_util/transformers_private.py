@@ -7,12 +7,15 @@ upgrade. transformers itself is not imported here.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.bounded_templates import bound, bounds, compile_bounded, pay
 from lora_lab._util.hardware import hardware
 
 
@@ -156,18 +159,41 @@ def bare_arguments(kind: Any, device: torch.device) -> Any:
     return arguments
 
 
-def render_chat(
-    template: str, messages: list[Any], tools: list[Any] | None, variables: dict[str, Any]
-) -> tuple[str, list[tuple[int, int]]]:
-    """Render a chat template, and return where its {% generation %} marks begin and end."""
-    from transformers.utils.chat_template_utils import render_jinja_template
+@functools.lru_cache(maxsize=16)
+def _bounded_template(text: str, _thread: int) -> Any:
+    """Compile a chat template in an environment such as transformers makes for each, bounded."""
+    from transformers.utils import chat_template_utils
 
-    found: Any = render_jinja_template(  # annotated as text alone
-        conversations=[messages],
-        tools=tools,
-        chat_template=template,
-        return_assistant_tokens_mask=True,
-        **variables,
-    )
-    (text,), (marked,) = found
-    return text, [(start, end) for start, end in marked]
+    environment = chat_template_utils._cached_compile_jinja_template("{# ours #}").environment
+    bound(environment)
+    return compile_bounded(environment, text)
+
+
+def render_chat(
+    template: str, messages: list[Any], variables: dict[str, Any]
+) -> tuple[str, list[tuple[int, int]]]:
+    """Render a chat template, and return where its {% generation %} marks begin and end.
+
+    As `apply_chat_template` does, but what takes more than conversations do is jinja's error.
+
+    Args:
+        template: the text.
+        messages: plain values, as JSON has them.
+        variables: what the template is given besides: "tools", "add_generation_prompt" and what
+            the tokenizer's special tokens are called.
+    """
+    from transformers.utils import chat_template_utils
+
+    alias = getattr(chat_template_utils, "_alias_reasoning_fields", list)  # of later versions
+    texts: list[str] = []
+    marked: list[tuple[int, int]] = []
+    with bounds():
+        compiled = _bounded_template(template, threading.get_ident())
+        given = {"tools": None, "documents": None, "add_generation_prompt": False} | variables
+        with compiled.environment.activate_tracker(texts, marked):
+            letters = 0
+            for text in compiled.generate(messages=alias(messages), **given):
+                texts.append(text)
+                letters += len(text)
+                pay(letters // 256)  # a mark looks at all that is written
+    return "".join(texts), [(start, end) for start, end in marked]

@@ -180,14 +180,12 @@ def _turns(chat: Chat) -> list[int]:
 
 def _marked(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[Span] | None]:
     """Return the text, and what the template's marks enclose; None where it has no marks."""
-    tools = list(chat.tools) or None
-    template = tokenizer.get_chat_template(tools=tools)
+    template = tokenizer.get_chat_template(tools=list(chat.tools) or None)
     if not _MARKS.search(template):
         return _rendered(chat, len(chat.messages), tokenizer), None
     messages = _messages(chat, template)
-    variables = {**tokenizer.special_tokens_map, **chat.template_kwargs}
     try:
-        return render_chat(template, messages, tools, variables)
+        return render_chat(template, messages, _variables(chat, tokenizer))
     except Exception as error:
         raise _refused(chat, tokenizer, error) from error
 
@@ -197,19 +195,19 @@ def _rendered(
 ) -> str:
     """Return the text of the first messages."""
     need_chat_template(tokenizer)
-    tools: Any = list(chat.tools) or None
-    messages = _messages(chat, tokenizer.get_chat_template(tools=tools))[:count]
+    template = tokenizer.get_chat_template(tools=list(chat.tools) or None)
+    messages = _messages(chat, template)[:count]
+    variables = _variables(chat, tokenizer) | {"add_generation_prompt": add_generation_prompt}
     try:
-        text = tokenizer.apply_chat_template(
-            messages,
-            tools=tools,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            **chat.template_kwargs,
-        )
+        text, _ = render_chat(template, messages, variables)
     except Exception as error:  # jinja's, and whatever a template's own code runs into
         raise _refused(chat, tokenizer, error) from error
-    return str(text)
+    return text
+
+
+def _variables(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    tools = {"tools": list(chat.tools) or None}
+    return {**tokenizer.special_tokens_map, **tools, **chat.template_kwargs}
 
 
 def _refused(chat: Chat, tokenizer: PreTrainedTokenizerBase, error: Exception) -> TaskError:

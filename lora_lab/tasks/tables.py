@@ -33,10 +33,9 @@ from lora_lab.tasks.formats.excel import read_xlsx
 from lora_lab.tasks.formats.json_rows import read_json
 from lora_lab.tasks.formats.separated import read_separated
 from lora_lab.tasks.formats.text import decode
+from lora_lab.tasks.formats.unpacked import bomb, check_messages, most_unpacked
 from lora_lab.tasks.table import Column, Table, joined
 
-_ALWAYS_UNPACKED = 2**30  # bytes
-_MOST_RATIO = 100
 _CHUNK = 2**20
 _BINARY = {".parquet": read_parquet, ".arrow": read_ipc, ".feather": read_ipc}
 _LFS = b"version https://git-lfs"
@@ -71,10 +70,16 @@ def read_splits(name: Files) -> dict[str, Table]:
 
 def _load_from_disk(folder: Path) -> Any:
     import datasets
+    import pyarrow as pa
 
     try:
+        for path in folder.rglob("*.arrow"):
+            with pa.memory_map(str(path)) as file:
+                check_messages(file, str(path), most_unpacked(path.stat().st_size))
         with quiet_thread():
             return datasets.load_from_disk(str(folder))
+    except TaskError:
+        raise
     except Exception as error:  # whatever is wrong with one of its files
         raise TaskError(f"{folder} cannot be loaded: {first_line(error)}") from error
 
@@ -187,7 +192,8 @@ def read_file(
                 _refuse_bomb(file, path)
                 return _some_rows(read_xlsx(file, source, columns))
             if suffix in _BINARY:
-                return _some_rows(_BINARY[suffix](file, source))
+                most = most_unpacked(path.stat().st_size)
+                return _some_rows(_BINARY[suffix](file, source, most))
             text = decode(file.read(), encoding, source)
     except TaskError:
         raise
@@ -235,13 +241,13 @@ def _check_options(
 def _open(path: Path) -> IO[bytes]:
     if path.suffix.lower() != ".gz":
         return path.open("rb")
-    most = _most_unpacked(path)
+    most = most_unpacked(path.stat().st_size)
     unpacked = io.BytesIO()
     with gzip.open(path) as file:
         while chunk := file.read(_CHUNK):
             unpacked.write(chunk)
             if unpacked.tell() > most:
-                raise _bomb(path)
+                raise bomb(path)
     unpacked.seek(0)
     return unpacked
 
@@ -249,17 +255,6 @@ def _open(path: Path) -> IO[bytes]:
 def _refuse_bomb(file: IO[bytes], path: Path) -> None:
     """Refuse a workbook, which is a zip, whose parts unpack to more than texts do."""
     with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as parts:
-        if sum(part.file_size for part in parts.infolist()) > _most_unpacked(path):
-            raise _bomb(path)
+        if sum(part.file_size for part in parts.infolist()) > most_unpacked(path.stat().st_size):
+            raise bomb(path)
     file.seek(0)
-
-
-def _most_unpacked(path: Path) -> int:
-    return max(_ALWAYS_UNPACKED, _MOST_RATIO * path.stat().st_size)
-
-
-def _bomb(path: Path) -> TaskError:
-    return TaskError(
-        f"{path} unpacks to more than {_MOST_RATIO} times its size, as no text does; unpack it "
-        "yourself if you trust it"
-    )

@@ -13,6 +13,12 @@ import numpy as np
 
 from lora_lab._util.json_files import parse_text
 from lora_lab.errors import TaskError
+from lora_lab.tasks.formats.unpacked import (
+    check_column,
+    most_unpacked,
+    unpack_messages,
+    unpack_parquet,
+)
 from lora_lab.tasks.table import LazyColumn, Table
 
 if TYPE_CHECKING:
@@ -21,23 +27,29 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def read_parquet(file: IO[bytes], source: str) -> Table:
-    """Read a .parquet: this file, its folder's name tells no columns."""
-    from pyarrow import parquet
+def read_parquet(file: IO[bytes], source: str, most: int) -> Table:
+    """Read a .parquet: this file, its folder's name tells no columns.
 
-    return of_arrow(parquet.ParquetFile(file).read(), source)
+    Args:
+        file: a whole one.
+        source: for messages.
+        most: bytes that it, and each column's values, may unpack to.
+    """
+    return of_arrow(unpack_parquet(file, source, most), source, most=most)
 
 
-def read_ipc(file: IO[bytes], source: str) -> Table:
+def read_ipc(file: IO[bytes], source: str, most: int) -> Table:
     """Read an .arrow or .feather: Arrow's file or stream, or Feather of version 1."""
-    from pyarrow import feather, ipc
+    from pyarrow import feather
 
-    start = file.read(6)
-    file.seek(0)
+    start = file.read(8)
     if start.startswith(b"FEA1"):
-        return of_arrow(feather.read_table(file), source)
-    reader = ipc.open_file(file) if start == b"ARROW1" else ipc.open_stream(file)
-    return of_arrow(reader.read_all(), source)
+        table = feather.read_table(file)
+        table.validate(full=True)
+    else:  # a file is a stream between a mark and an index
+        file.seek(8 if start.startswith(b"ARROW1") else 0)
+        table = unpack_messages(file, source, most)
+    return of_arrow(table, source, most=most)
 
 
 def of_dataset(dataset: Dataset, source: str) -> Table:
@@ -51,7 +63,10 @@ def of_dataset(dataset: Dataset, source: str) -> Table:
 
 
 def of_arrow(
-    table: pa.Table, source: str, classes: Mapping[str, Sequence[str]] | None = None
+    table: pa.Table,
+    source: str,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    most: int | None = None,
 ) -> Table:
     """Return the table of an Arrow table.
 
@@ -61,16 +76,22 @@ def of_arrow(
         source: for messages.
         classes: {column of numbers: the names that they stand for}; None: what `datasets` noted
             in the file.
+        most: bytes that a column's values may take; None: what texts of this table's size do.
     """
     from pyarrow import types
 
     names = table.column_names
     twice = frozenset(name for name in names if names.count(name) > 1)
     noted = _noted_classes(table) if classes is None else classes
+    most = most_unpacked(table.nbytes) if most is None else most
     floats = frozenset(f.name for f in table.schema if types.is_floating(f.type))
 
+    def read(name: str) -> list[Any]:
+        check_column(table[name], source, most)
+        return _read(table[name], name, source, noted.get(name))
+
     def column(name: str) -> LazyColumn:
-        return LazyColumn(len(table), lambda: _read(table[name], name, source, noted.get(name)))
+        return LazyColumn(len(table), lambda: read(name))
 
     return Table({name: column(name) for name in names if name not in twice}, source, floats, twice)
 
@@ -91,6 +112,8 @@ def _texts(column: pa.ChunkedArray) -> list[Any]:
     from pyarrow import types
 
     kind = column.type
+    if types.is_dictionary(kind) and str(kind.value_type) in ("string", "large_string"):
+        column, kind = column.cast(kind.value_type), kind.value_type
     if types.is_string(kind) or types.is_large_string(kind):
         found: list[Any] = column.to_pylist()
         return found

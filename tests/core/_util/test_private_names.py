@@ -363,7 +363,7 @@ def test_a_rendered_chat_comes_with_what_its_marks_enclose() -> None:
     template = (
         "{{ s }}{% for m in messages %}{% generation %}{{ m.x }}{% endgeneration %}{% endfor %}"
     )
-    found = transformers_private.render_chat(template, [{"x": "ab"}, {"x": "c"}], None, {"s": "-"})
+    found = transformers_private.render_chat(template, [{"x": "ab"}, {"x": "c"}], {"s": "-"})
     assert found == ("-abc", [(1, 3), (3, 4)])
 
 

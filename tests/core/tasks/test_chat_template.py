@@ -256,3 +256,11 @@ def test_a_template_reaches_no_python(
     with pytest.raises(TaskError, match=r"the chat template of .* refuses"):
         encode_chat(Chat(tuple(SEVERAL), where="d: row 1"), chat_tokenizer(code + CHATML), 1000)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_template_that_loops_is_one_line() -> None:
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    line = r"^d: row 1: the chat template of \S+ refuses [^\n]* more time or memory than [^\n]*$"
+    for text in (loop + CHATML, loop + template("llama3_training")):
+        with pytest.raises(TaskError, match=line):
+            encode_chat(Chat(tuple(ONE), where="d: row 1"), chat_tokenizer(text), 1000)

@@ -267,7 +267,7 @@ def test_a_frame_and_the_file_of_it_are_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["d.csv.gz", "d.jsonl.gz", "d.xlsx"])
 def test_a_file_that_unpacks_to_more_than_texts_do_is_refused(tmp_path, name, monkeypatch):
-    monkeypatch.setattr("lora_lab.tasks.tables._ALWAYS_UNPACKED", 100_000)
+    monkeypatch.setattr("lora_lab.tasks.formats.unpacked._ALWAYS_UNPACKED", 100_000)
     path = tmp_path / name
     zeros = b"p,c\n" + b"0" * 2_000_000
     if path.suffix == ".xlsx":
