@@ -246,14 +246,13 @@ class Worker:
 
     def _step_done(self, step: Step) -> bool:
         run, training = self.run, self.run.training
-        self.step = step.number
+        self.step, last = step.number, step.number == training.max_steps
         self.losses.add(step.number, step.loss)
         self.divergence.add(step.loss)
         if not self.divergence.high_in_a_row:
             self.last_good.confirm()  # this step's loss was finite, and not far up
         self.pace.step()
-        rate = self.pace.steps_per_second
-        seconds = self.pace.seconds
+        rate, seconds = self.pace.steps_per_second, self.pace.seconds
         run.store.log(step.row(seconds))
         run.notes += [note for note in step.notes if note not in run.notes]
         run.publish(
@@ -265,11 +264,10 @@ class Worker:
             steps_per_second=rate,
             elapsed_seconds=seconds,
             eta_seconds=(training.max_steps - step.number) / rate if rate else None,
-            memory=self.meter.reading(),
+            memory=self.meter.recent(now=last),
             **self._observe(now=run.control.pause_wanted),
         )
         self.divergence.check(step.number, step.loss)
-        last = step.number == training.max_steps
         if step.number % (training.save_steps or _GOOD_EVERY) == 0 and not last:
             if not self.divergence.high_in_a_row:
                 self.last_good.keep(self.step)

@@ -274,3 +274,24 @@ def test_what_is_kept_away_is_not_here():
     model = Chain(3)
     model.weights[1] = torch.nn.Parameter(model.weights[1].to("meta"))
     assert Meter(model).resident() == 2 * D * D * FLOAT
+
+
+def test_a_recent_reading_is_enough_between_measured_steps(monkeypatch):
+    model = torch.nn.Linear(8, 8)
+    meter = Meter(model)
+    monkeypatch.setattr(sys.modules[Meter.__module__], "_SHARE", float("inf"))
+    first = meter.recent()
+    assert meter.recent() is first
+    assert meter.recent(now=True) is not first
+    with meter.measure(8):
+        model(torch.ones(8, 8)).sum().backward()
+    measured = meter.recent()
+    assert measured.gradients == 4 * (8 * 8 + 8)
+    for _ in range(2):  # the second measured one, and one that is not
+        with meter.measure(8):
+            pass
+    latest = meter.recent()
+    assert latest is meter.recent()
+    monkeypatch.setattr(sys.modules[Meter.__module__], "_SHARE", 0)
+    meter.recent(now=True)
+    assert meter.recent() is not latest
