@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_lab.errors import AdapterError, LoraLabError
+from lora_lab.errors import AdapterError, LoraLabError, RunError
 from lora_lab.methods.api import detach
 from lora_lab.methods.combined import as_config
 from lora_lab.runs.records import RecordState
+from lora_lab.sweeps.asha import Asha, AshaConfig
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.store import CellResult, CellState, SweepStore
 from lora_lab.training.resume import resume
@@ -32,8 +33,7 @@ def train_cell(
     task: Task,
     cell: Cell,
     store: SweepStore,
-    rungs: Sequence[int] = (),
-    goes_on: Callable[[int, float], bool] = lambda _rung, _loss: True,
+    asha: AshaConfig | None = None,
     started: Callable[[Run], None] = lambda _run: None,
     alone: contextlib.AbstractContextManager[Any] | None = None,
 ) -> CellResult | None:
@@ -50,8 +50,7 @@ def train_cell(
         task: the data.
         cell: what to train.
         store: where its run's folder goes. The result is returned, not written.
-        rungs: steps at which `goes_on` is asked.
-        goes_on: told the step and the mean loss of the ten steps before it; False ends the cell.
+        asha: ends it early, if it is behind what the sweep's other cells had come to.
         started: told the run as soon as it runs.
         alone: held while an adapter comes onto the model or goes off it; may be entered again.
     """
@@ -66,12 +65,13 @@ def train_cell(
             run = _resumed(lm, task, cell, store) or _new(lm, task, cell, store)
             started(run)
         stopped = False
-        waiting = list(rungs)
+        waiting = [] if asha is None else list(asha.rungs(cell.training.max_steps))
         while not run.wait(_LOOKS):
-            if waiting and not stopped and run.snapshot.step >= waiting[0]:
+            if asha and waiting and not stopped and run.snapshot.step >= waiting[0]:
                 rung = waiting.pop(0)
                 seen[rung] = _loss_at(run, rung)
-                if not goes_on(rung, seen[rung]):
+                rule = Asha(asha, {rung: _losses_at(store, cell, rung, seen[rung])})
+                if not rule.goes_on(rung, seen[rung]):
                     stopped = True
                     run.stop()
         return _result(cell, run, seen, stopped)
@@ -81,6 +81,14 @@ def train_cell(
     finally:
         with alone:
             _take_off(run)
+
+
+def _losses_at(store: SweepStore, cell: Cell, rung: int, loss: float) -> list[float]:
+    """Tell the sweep's other processes of a cell's loss at a rung; return those of the others."""
+    with contextlib.suppress(RunError):  # of the disk; the cell's own line will tell of it
+        store.add_rung(cell.id, rung, loss)
+        return store.losses_at(rung, but=cell.id)
+    return []
 
 
 def _result(cell: Cell, run: Run, seen: Mapping[int, float], stopped: bool) -> CellResult | None:

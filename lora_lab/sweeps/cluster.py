@@ -11,16 +11,14 @@ import functools
 import os
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.sweeps.asha import Asha
 from lora_lab.sweeps.cell_run import train_cell
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.local import told
 from lora_lab.sweeps.plan import SweepPlan
-from lora_lab.sweeps.store import CellResult, SweepStore, seen_losses
+from lora_lab.sweeps.store import CellResult, SweepStore
 from lora_lab.training.api import load
 
 _LOOKS = 0.5  # seconds between two looks at a cell that another process trains
@@ -62,7 +60,7 @@ def sweep_on_ray(
     open_cells = [c.id for c in plan.cells() if c.id not in ended or ended[c.id].state == "failed"]
     if open_cells:
         try:
-            _tune(ray, tune, plan, store, open_cells, since, gpus)
+            _tune(ray, tune, plan, open_cells, since, gpus)
         except (ray.exceptions.RayError, tune.TuneError) as error:
             raise RunError(f"the Ray cluster failed: {_first_line(error)}; {_AGAIN}") from error
     ids = {cell.id for cell in plan.cells()}
@@ -98,19 +96,13 @@ def _tune(
     ray: Any,
     tune: Any,
     plan: SweepPlan,
-    store: SweepStore,
     cells: list[str],
     since: int,
     gpus: float | None,
 ) -> None:
-    rule = None
-    if plan.asha is not None:
-        seen = seen_losses(store.ended().values())
-        # One for all workers: the rule looks at all that have come to a rung.
-        rule = ray.remote(num_cpus=0)(Asha).remote(plan.asha, seen)
     share = gpus if gpus is not None else min(1.0, ray.cluster_resources().get("GPU", 0.0))
     resources = {"cpu": 1, **({"gpu": share} if share else {})}
-    trainable = functools.partial(_work, plan=plan, rule=rule, since=since)
+    trainable = functools.partial(_work, plan=plan, since=since)
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         param_space={"cell": tune.grid_search(cells)},
@@ -124,36 +116,26 @@ def _tune(
     tuner.fit()
 
 
-def _work(config: dict[str, str], plan: SweepPlan, rule: Any, since: int) -> None:
+def _work(config: dict[str, str], plan: SweepPlan, since: int) -> None:
     """Train one cell, on a worker."""
     from ray import tune
 
     store = SweepStore(plan.folder)
     cell = next(cell for cell in plan.cells() if cell.id == config["cell"])
-    while (result := _train_one(cell, plan, store, rule, since)) is None:
+    while (result := _train_one(cell, plan, store, since)) is None:
         time.sleep(_LOOKS)
     node = f"{socket.gethostname()}/{os.getpid()}"
     tune.report({"state": result.state, "node": node, **result.metrics})
 
 
-def _train_one(
-    cell: Cell, plan: SweepPlan, store: SweepStore, rule: Any, since: int
-) -> CellResult | None:
+def _train_one(cell: Cell, plan: SweepPlan, store: SweepStore, since: int) -> CellResult | None:
     """Return how a cell ended; None where another process is at it."""
-    import ray
-
-    rungs = plan.asha.rungs(cell.training.max_steps) if plan.asha else ()
-    goes_on: Callable[[int, float], bool] = (
-        (lambda _rung, _loss: True)
-        if rule is None
-        else lambda rung, loss: bool(ray.get(rule.goes_on.remote(rung, loss)))
-    )
     with store.claim(cell.id) as mine:
         result = store.ended(since).get(cell.id)
         if result is not None or not mine:
             return result
         lm, task = load(plan.run_config)
-        result = train_cell(lm, task, cell, store, rungs, goes_on)
+        result = train_cell(lm, task, cell, store, plan.asha)
         if result is None:
             raise RunError(f"cell {cell.id} was stopped from outside; Ray tries it again")
         store.add(result)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from lora_lab.errors import RunError
 from lora_lab.methods.attached import attached
 from lora_lab.runs.records import RunRecord, list_runs
-from lora_lab.sweeps.asha import Asha, AshaConfig
+from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cell_run import train_cell
 from lora_lab.sweeps.cells import Cell
-from lora_lab.sweeps.store import CellResult, SweepStore, as_begun, seen_losses
+from lora_lab.sweeps.store import CellResult, SweepStore, as_begun
 from lora_lab.tasks.sources import IN_MEMORY, task_source
 from lora_lab.training import at_exit
 from lora_lab.training.fingerprints import data_fingerprint
@@ -218,14 +218,13 @@ class Sweep:
         since = self._store.written()
         ended = {k: v for k, v in self._store.ended().items() if k in ids and v.state != "failed"}
         self._publish(ended=dict(ended), skipped=len(ended))
-        rule = Asha(self.asha, seen_losses(ended.values())) if self.asha else None
         left = [cell for cell in self.cells if cell.id not in ended]
         while left:
             for cell in left:
                 if self._stop.is_set():
                     return "stopped"
                 began = time.monotonic()
-                result = self._train_one(cell, since, rule)
+                result = self._train_one(cell, since)
                 if result is None:
                     self._publish(elsewhere=self._snapshot.elsewhere | {cell.id})
                     continue
@@ -237,7 +236,7 @@ class Sweep:
             self._stop.wait(_LOOKS if left else 0)
         return "stopped" if self._stop.is_set() else "done"
 
-    def _train_one(self, cell: Cell, since: int, rule: Asha | None) -> CellResult | None:
+    def _train_one(self, cell: Cell, since: int) -> CellResult | None:
         """Return how a cell ended; None where another process is at it, or somebody stopped it."""
         with self._store.claim(cell.id) as mine:
             result = self._store.ended(since).get(cell.id)  # elsewhere, meanwhile
@@ -249,8 +248,7 @@ class Sweep:
                 self.task,
                 cell,
                 self._store,
-                self.asha.rungs(cell.training.max_steps) if self.asha else (),
-                rule.goes_on if rule else lambda _rung, _loss: True,
+                self.asha,
                 self._started,
                 self._alone,
             )

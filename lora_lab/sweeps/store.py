@@ -3,6 +3,7 @@
 <output_dir>/<name>/
     sweep.json       model, task and all cells; a later call must ask for the same model and task
     cells.jsonl      one line a cell that ended, appended whole; the last line of a cell counts
+    rungs.jsonl      one line a cell that has come to a rung of ASHA's, while it still trains
     <time>-<cell>-<random>/   the cell's run, a run's folder like any other
     .<cell>.lock     held by the process that trains the cell
     .sweep.lock      held by one that writes the plan
@@ -12,9 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -31,6 +33,7 @@ from lora_lab.sweeps.cells import Cell, cell_of
 
 CellState = Literal["done", "stopped early", "failed"]
 _ENDED = "cells.jsonl"
+_RUNGS = "rungs.jsonl"
 _AT_WORK = RecordState.RUNNING, RecordState.ELSEWHERE
 _PATIENCE = 30.0  # seconds for another process to write the plan
 
@@ -114,20 +117,34 @@ class SweepStore:
         Raises:
             RunError: the disk does not take it.
         """
-        line = (json.dumps(asdict(result)) + "\n").encode()
-        path = self.folder / _ENDED
-        with disk_errors(path):
-            # One write to a file opened for appending: lines of several processes do not mix.
-            own = open_own(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
-            with os.fdopen(own, "a+b", buffering=0) as file:
-                if (
-                    file.seek(0, os.SEEK_END)
-                    and file.seek(-1, os.SEEK_END)
-                    and file.read(1) != b"\n"
-                ):
-                    line = b"\n" + line  # behind one that a full disk has torn
-                write_all(file, line)
-                os.fsync(file.fileno())
+        _append(self.folder / _ENDED, asdict(result))
+
+    def add_rung(self, cell: str, rung: int, loss: float) -> None:
+        """Append one line: a cell has come to a rung, with this loss.
+
+        Raises:
+            RunError: the disk does not take it.
+        """
+        value = loss if math.isfinite(loss) else None
+        _append(self.folder / _RUNGS, {"cell": cell, "rung": rung, "loss": value})
+
+    def losses_at(self, rung: int, but: str) -> list[float]:
+        """Return the losses of all cells that have come to a rung, in whatever process.
+
+        Args:
+            rung: optimizer step.
+            but: the cell that is left out.
+
+        Raises:
+            RunError: a file cannot be read.
+        """
+        ended = self.ended().values()
+        found = {cell.cell: cell.rungs[rung] for cell in ended if rung in cell.rungs}
+        for seen in self._lines(_RUNGS, _Rung):
+            if seen["rung"] == rung:
+                found[seen["cell"]] = math.nan if seen["loss"] is None else seen["loss"]
+        found.pop(but, None)
+        return [*found.values()]
 
     @contextlib.contextmanager
     def claim(self, cell: str) -> Iterator[bool]:
@@ -162,26 +179,43 @@ class SweepStore:
         Raises:
             RunError: the file cannot be read.
         """
-        found: dict[str, CellResult] = {}
-        path = self.folder / _ENDED
+        return {result.cell: result for result in self._lines(_ENDED, CellResult, since)}
+
+    def _lines(self, name: str, kind: Any, since: int = 0) -> Iterator[Any]:
+        path = self.folder / name
         try:
             lines = read_bytes(path, MOST_BYTES)[since:].splitlines()
         except FileNotFoundError:
-            return found
+            return
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read ({error}); use another name") from None
         for line in lines:
-            try:
-                result = fitted(parse_json(line), CellResult)
-            except ValueError:
-                continue
-            found[result.cell] = result
-        return found
+            with contextlib.suppress(ValueError):
+                yield fitted(parse_json(line), kind)
 
     def run_of(self, cell: str) -> RunRecord | None:
         """Return a cell's newest run, ended or cut off; None where it has none."""
         folders = sorted(self.folder.glob(f"[!.]*-{cell}-*/"), reverse=True)
         return next(filter(None, map(read_record, folders)), None)
+
+
+def _append(path: Path, values: Mapping[str, Any]) -> None:
+    """Append one line; it is on the disk when this returns."""
+    line = (json.dumps(values) + "\n").encode()
+    with disk_errors(path):
+        # One write to a file opened for appending: lines of several processes do not mix.
+        own = open_own(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        with os.fdopen(own, "a+b", buffering=0) as file:
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
+                line = b"\n" + line  # behind one that a full disk has torn
+            write_all(file, line)
+            os.fsync(file.fileno())
+
+
+class _Rung(TypedDict):
+    cell: str
+    rung: int
+    loss: float | None
 
 
 class _KnownCell(TypedDict):
@@ -233,12 +267,3 @@ def checked_name(name: object) -> str:
         shown = repr(name)[:80]
         raise ConfigError(f"name is {shown}; use letters, digits, '-', '_' and '.', 64 at most")
     return name
-
-
-def seen_losses(results: Iterable[CellResult]) -> dict[int, list[float]]:
-    """Return {rung: losses} that ASHA saw in cells that ended earlier."""
-    losses: dict[int, list[float]] = {}
-    for result in results:
-        for rung, loss in result.rungs.items():
-            losses.setdefault(rung, []).append(loss)
-    return losses

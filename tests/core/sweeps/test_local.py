@@ -1,6 +1,7 @@
 """Sweeps: every cell once, what is finished is skipped, what was cut off goes on."""
 
 import json
+import math
 import shutil
 import threading
 import time
@@ -286,3 +287,28 @@ def test_two_threads_adding_at_once_lose_nothing(tmp_path):
     for thread in threads:
         thread.join()
     assert len(store.ended()) == 200
+
+
+def test_asha_ranks_by_what_every_process_has_seen_while_their_cells_still_train(tmp_path):
+    settings = {"grid": {"learning_rate": [1e-9]}, **SHORT, "max_steps": 60}
+    elsewhere = run(tmp_path, start=False, **settings)
+    elsewhere.folder.mkdir(parents=True)
+    for cell, loss in (("first", 0.1), ("second", math.nan), ("third", 0.2), ("first", 0.3)):
+        SweepStore(elsewhere.folder).add_rung(cell, 20, loss)
+    rule = AshaConfig(grace_steps=20, reduction=2)
+    (result,) = run(tmp_path, early_stopping=rule, **settings).results(120).values()
+    assert result.state == "stopped early", "third of four"
+    known = SweepStore(elsewhere.folder)
+    assert known.losses_at(20, but="second") == [result.rungs[20], 0.3, 0.2]
+    assert known.losses_at(20, but=result.cell) == [0.3, pytest.approx(math.nan, nan_ok=True), 0.2]
+
+
+def test_a_cell_at_a_rung_is_not_held_against_itself_when_it_goes_on(tmp_path):
+    settings = {"grid": {"learning_rate": [1e-2]}, **SHORT, "max_steps": 60}
+    rule = AshaConfig(grace_steps=20, reduction=2)
+    first = run(tmp_path, start=False, **settings)
+    first.folder.mkdir(parents=True)
+    (cell,) = first.cells
+    SweepStore(first.folder).add_rung(cell.id, 20, 0.0)  # before its process was killed
+    (result,) = run(tmp_path, early_stopping=rule, **settings).results(120).values()
+    assert result.state == "done"
