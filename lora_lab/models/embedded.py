@@ -18,6 +18,7 @@ from lora_lab._util.files import (
 )
 from lora_lab._util.json_files import read_json
 from lora_lab._util.ownership import stranger
+from lora_lab._util.warn import warn
 from lora_lab.errors import ModelError
 from lora_lab.models.entries import Wheel
 from lora_lab.models.from_gguf import dequantize
@@ -64,6 +65,8 @@ def model_folder(wheel: Wheel) -> Path | None:
             make_dirs(made.parent)
             with FileLock(made.with_name(f"{made.name}.lock")):  # others wait, and find it made
                 if not is_whole(made):
+                    if made.is_dir():
+                        warn(f"{made} is damaged (or an earlier version's) and is made anew")
                     _convert(source, made)
     except Exception as error:
         if (reason := disk_reason(error)) is None:
