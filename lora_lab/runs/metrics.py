@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -33,9 +34,19 @@ class LossCurve:
     steps: np.ndarray
     losses: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.steps)
+
     def pairs(self) -> tuple[tuple[int, float], ...]:
-        """Return (step, loss) of every step."""
+        """Return (step, loss) of every step: in 120 bytes, where the arrays have 16."""
+        return self._pairs
+
+    @cached_property
+    def _pairs(self) -> tuple[tuple[int, float], ...]:
         return tuple(zip(self.steps.tolist(), self.losses.tolist(), strict=True))
+
+
+NO_LOSSES = LossCurve(np.empty(0, np.int64), np.empty(0))
 
 
 class _Line(msgspec.Struct, gc=False):

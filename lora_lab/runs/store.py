@@ -40,7 +40,7 @@ from lora_lab._util.files import (
 from lora_lab._util.redaction import redacted, redacted_values
 from lora_lab.runs import checkpoints
 from lora_lab.runs.lock import LOCK_FILE, RunLock
-from lora_lab.runs.metrics import METRICS_FILE, cut_lines, read_losses
+from lora_lab.runs.metrics import METRICS_FILE, LossCurve, cut_lines, read_losses
 from lora_lab.runs.records import CONFIG_FILE, RunRecord, has_config, list_runs
 from lora_lab.runs.spectra_log import SPECTRA_FILE
 
@@ -76,14 +76,14 @@ class RunStore:
             make_dirs(self.folder)
             self._lock.acquire()
 
-    def reopen(self, log_bytes: int) -> tuple[tuple[int, float], ...]:
+    def reopen(self, log_bytes: int) -> LossCurve:
         """Make ready to go on with a run that ended: drop what came after its last checkpoint.
 
         Args:
             log_bytes: how much of metrics.jsonl stands.
 
         Returns:
-            (step, loss) of the steps in what is left of it.
+            The losses in what is left of it.
 
         Raises:
             RunError: see `begin`.
@@ -99,7 +99,7 @@ class RunStore:
                     cut_lines(file, log_bytes)
         for folder in (self.folder, self.folder / "checkpoints"):
             recover_dir(folder)
-        return read_losses(self.folder).pairs()
+        return read_losses(self.folder)
 
     @classmethod
     def create(cls, output_dir: str | os.PathLike[str], name: str | None = None) -> RunStore:

@@ -56,7 +56,7 @@ def _apart(worker: Worker) -> list[str]:
 
 
 def _not_learned(worker: Worker, moved: bool) -> list[str]:
-    training, values = worker.run.training, [loss for _, loss in worker.losses.all]
+    training, values = worker.run.training, worker.losses.values
     chance = worker.data.family.chance
     if causes := _causes(training, moved):
         return causes

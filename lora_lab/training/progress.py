@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections import deque
+
+import numpy as np
+
+from lora_lab.runs.metrics import NO_LOSSES, LossCurve
 
 MAX_POINTS = 500
 
 
 class LossHistory:
-    """All losses of a run, and at most `MAX_POINTS` of them to draw.
+    """All losses of a run, 16 bytes each, and at most `MAX_POINTS` of them to draw.
 
     Which points are drawn depends on the steps alone: every n-th from the first, with n doubled
     when there are too many, and always the latest. So points stay where they are.
+
+    Args:
+        before: those of the steps that were taken before.
+
+    Attributes:
+        values: the losses, one a step.
     """
 
-    def __init__(self) -> None:
-        self.all: list[tuple[int, float]] = []  # (step, loss)
+    def __init__(self, before: LossCurve = NO_LOSSES) -> None:
+        self._steps, self.values = array("q"), array("d")
         self._every = 1
         self._kept: list[tuple[int, float]] = []
+        for step, loss in zip(before.steps.tolist(), before.losses.tolist(), strict=True):
+            self.add(step, loss)
 
     def add(self, step: int, loss: float) -> None:
         """Add the loss of one optimizer step; steps count up from 1."""
-        self.all.append((step, loss))
+        self._steps.append(step)
+        self.values.append(loss)
         if (step - 1) % self._every:
             return
         self._kept.append((step, loss))
@@ -32,8 +46,12 @@ class LossHistory:
 
     def points(self) -> tuple[tuple[int, float], ...]:
         """Return what to draw."""
-        latest = self.all[-1:]
+        latest = [*zip(self._steps[-1:], self.values[-1:], strict=True)]
         return tuple(self._kept if self._kept[-1:] == latest else self._kept + latest)
+
+    def curve(self) -> LossCurve:
+        """Return all of them."""
+        return LossCurve(np.array(self._steps), np.array(self.values))
 
 
 class Pace:

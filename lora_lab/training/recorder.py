@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -76,14 +75,14 @@ class Recorder:
         except AdapterError:  # a quantized layer's that nobody can read: it trains nevertheless
             return 0.0
 
-    def resume(self, step: int, before: Sequence[tuple[int, float]]) -> list[str]:
+    def resume(self, step: int, before: int) -> list[str]:
         """Go on with the files of a run that ended: rows after so many steps are dropped.
 
         Damaged files are begun anew: they are a record, and nothing is trained by them.
 
         Args:
             step: optimizer steps done.
-            before: (step, loss) of those that metrics.jsonl has.
+            before: how many of them metrics.jsonl has.
 
         Returns:
             What to say of what was lost.
@@ -91,7 +90,7 @@ class Recorder:
         Raises:
             RunError: the disk does not take them.
         """
-        lost = step - len(before)
+        lost = step - before
         notes = [f"metrics.jsonl lacks {lost} of the {step} steps before"] if lost > 0 else []
         try:
             if self._adapter.sites:

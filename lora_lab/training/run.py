@@ -23,6 +23,7 @@ from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.head.adapter import head_note, with_head
 from lora_lab.runs import signature
 from lora_lab.runs.checkpoints import Checkpoint
+from lora_lab.runs.metrics import NO_LOSSES
 from lora_lab.runs.samples import Sample
 from lora_lab.runs.store import NullStore, RunStore
 from lora_lab.runs.training_config import TrainingConfig
@@ -68,14 +69,14 @@ class Run:
         lm, task: the model with tokenizer and card, and the data.
         adapter: the `Adapter` in training; None before `start`.
         samples: a few held-out prompts with the answers known so far.
-        losses: (step, loss) of every step; filled when the run is over.
+        curve: the losses of every step as arrays; filled when the run is over.
         notes: what the libraries underneath logged, each line once.
         error: the exception of a failed run; tokens in its text are redacted.
         resumes: the checkpoint that it goes on from; None of a new run, and once it goes on.
         start_from: the adapter that it starts from, if it is no fresh one.
         is_again: whether it goes on in the folder of a run that ended.
         wait_at_exit: whether a script that ends meanwhile waits for it; see `lora_lab.train`.
-        steps_before: (step, loss) of the steps up to there.
+        curve_before: the losses of the steps up to there, as arrays.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Run:
         check_settings(lm, task, self.configs, training)
         check_rows(lm, task, self.configs, training)
         self.resumes = resumes
-        self.steps_before: tuple[tuple[int, float], ...] = ()
+        self.curve_before = self.curve = NO_LOSSES
         self.is_again = store is not None
         folder = (
             processes.from_main(lambda: RunStore.create(output_dir, name).folder)
@@ -114,7 +115,6 @@ class Run:
         self.folder = self.store.folder
         self.adapter: Adapter | None = None
         self.samples: tuple[Sample, ...] = ()
-        self.losses: tuple[tuple[int, float], ...] = ()
         self.notes: list[str] = [*task.notes]
         if start_from is not None:
             self.notes.append(
@@ -151,6 +151,16 @@ class Run:
         """The state now."""
         at_exit.seen(self)
         return self.control.state
+
+    @property
+    def losses(self) -> tuple[tuple[int, float], ...]:
+        """(step, loss) of every step; filled when the run is over."""
+        return self.curve.pairs()
+
+    @property
+    def steps_before(self) -> tuple[tuple[int, float], ...]:
+        """(step, loss) of the steps up to where it goes on."""
+        return self.curve_before.pairs()
 
     @property
     def title(self) -> str:
@@ -315,7 +325,7 @@ class Run:
     def _prepare(self) -> None:
         if self.is_again:
             log_bytes = 0 if self.resumes is None else int(self.resumes.state["log_bytes"])
-            self.steps_before = processes.from_main(lambda: self.store.reopen(log_bytes))
+            self.curve_before = processes.from_main(lambda: self.store.reopen(log_bytes))
         else:
             processes.from_main(self.store.begin)
         try:

@@ -319,21 +319,19 @@ class Worker:
         run = self.run
         saved_state.load_state(self.model, self.adapter, state)
         self.step = self._checkpoint_at = step
-        for number, loss in run.steps_before:
-            self.losses.add(number, loss)
-        self.divergence = Divergence((loss for _, loss in self.losses.all), self.data.family.rise)
+        self.losses = LossHistory(run.curve_before)
+        self.divergence = Divergence(self.losses.values, self.data.family.rise)
         self.pace = Pace(state["seconds"])
         if processes.main():
             with torch.no_grad():
-                run.notes += self.recorder.resume(step, run.steps_before)
+                run.notes += self.recorder.resume(step, len(run.curve_before))
         samples = tuple(Sample(**values) for values in state["samples"])
         self.data.samples = run.samples = samples or self.data.samples
         self.metrics = dict(state["metrics"])
-        latest = self.losses.all[-1:]
         run.publish(
             step=step,
             skipped_steps=state.get("loss_scale", {}).get("skipped", 0),
-            loss=latest[0][1] if latest else None,
+            loss=self.losses.values[-1] if self.losses.values else None,
             losses=self.losses.points(),
             elapsed_seconds=self.pace.seconds,
             metrics=dict(self.metrics),
@@ -350,7 +348,7 @@ class Worker:
             run.store.save_adapter(self._write_adapter)
         run.store.write_json("samples.json", [sample.to_dict() for sample in run.samples])
         run.store.write_summary({**saved_state.summary(self, state, folder), **more})
-        run.losses = tuple(self.losses.all)
+        run.curve = self.losses.curve()
 
     # Failing -------------------------------------------------------------------------------------
 
@@ -365,7 +363,7 @@ class Worker:
         if is_out_of_memory(error):
             self._enter("looking for a batch size that fits")
             failure = with_proposal(failure, run.training, self._largest_batch())
-        run.losses = tuple(self.losses.all)
+        run.curve = self.losses.curve()
         kept = ""
         if (back := self.last_good.fell_back_to) is not None:
             self.step, kept = back, f"the adapter is as it was after step {back}"

@@ -112,8 +112,8 @@ class Bench:
 
     def train(self, steps: int) -> None:
         for _ in range(steps):
-            self.losses.add(len(self.losses.all) + 1, float(self._rng.random()) / 3)
-        step = len(self.losses.all)
+            self.losses.add(len(self.losses.values) + 1, float(self._rng.random()) / 3)
+        step = len(self.losses.values)
         ranks = self._rng.integers(1, R, len(self.sites)).tolist()
         values = np.sort(self._rng.random((len(self.sites), R)).astype(np.float32))[:, ::-1]
         metrics = {f"{name}_before": 1 / 3 for name in ("loss", "accuracy", "matthews")}
@@ -151,7 +151,7 @@ class Bench:
     def _factors(self, site: str) -> SiteUpdate:
         A, B = self._rng.standard_normal((2, R, 2 * R)).astype(np.float32)
         place = Site(site, site, 0, "q", in_features=2 * R, out_features=2 * R)
-        return SiteUpdate(place, LowRankUpdate(A, B.T.copy()), len(self.losses.all))
+        return SiteUpdate(place, LowRankUpdate(A, B.T.copy()), len(self.losses.values))
 
 
 W0 = np.random.default_rng(1).standard_normal((2 * R, 2 * R)).astype(np.float32)
@@ -180,7 +180,7 @@ def test_no_more_than_five_messages_a_second_and_none_of_them_large(
     wire.messages.clear()
     bench._clock.now += 2
     bench.look_on(30.0, pace)
-    assert len(bench.losses.all) > 10_000
+    assert len(bench.losses.values) > 10_000
     assert wire.busiest() <= MOST_A_SECOND
     assert wire.largest()[0] < MOST_BYTES, wire.largest()
     # Nobody waits for ever: the answers, and each view at its turn.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import pytest
 import torch
@@ -132,9 +133,22 @@ def test_at_most_500_points_and_always_the_first_and_the_latest(steps):
     assert points[0] == (1, 1.0)
     assert points[-1] == (steps, 1 / steps)
     assert len(points) >= min(steps, MAX_POINTS // 2)
-    assert len(history.all) == steps
+    curve = history.curve()
+    assert curve.pairs() == tuple((step, 1 / step) for step in range(1, steps + 1))
+    assert LossHistory(curve).points() == points
     gaps = {b[0] - a[0] for a, b in itertools.pairwise(points[:-1])}
     assert len(gaps) <= 1, "evenly spaced"
+
+
+def test_the_losses_of_a_long_run_are_numbers_and_not_objects():
+    history, steps = LossHistory(), 20_000
+    tracemalloc.start()
+    try:
+        for step in range(1001, 1001 + steps):
+            history.add(step, 1 / step)
+        assert tracemalloc.get_traced_memory()[0] < 40 * steps, "pairs of objects take 120 each"
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_clock_stands_while_told_to(monkeypatch):
