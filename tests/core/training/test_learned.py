@@ -123,7 +123,7 @@ def test_one_class_alone_is_noted(tmp_path):
 def notes_of(losses, chance=None, **metrics):
     worker = SimpleNamespace(
         run=SimpleNamespace(training=TrainingConfig(max_steps=len(losses), warmup_steps=0)),
-        losses=SimpleNamespace(all=list(enumerate(losses, 1))),
+        losses=SimpleNamespace(values=list(losses)),
         metrics=metrics,
         data=SimpleNamespace(family=SimpleNamespace(chance=chance)),
     )
