@@ -54,6 +54,28 @@ class LossHistory:
         return LossCurve(np.array(self._steps), np.array(self.values))
 
 
+class Curves:
+    """The losses of a run.
+
+    Attributes:
+        curve: of every step, as arrays; filled when the run is over.
+        curve_before: of the steps before the checkpoint that it goes on from.
+    """
+
+    curve: LossCurve = NO_LOSSES
+    curve_before: LossCurve = NO_LOSSES
+
+    @property
+    def losses(self) -> tuple[tuple[int, float], ...]:
+        """(step, loss) of every step; filled when the run is over."""
+        return self.curve.pairs()
+
+    @property
+    def steps_before(self) -> tuple[tuple[int, float], ...]:
+        """(step, loss) of the steps before the checkpoint that it goes on from."""
+        return self.curve_before.pairs()
+
+
 class Pace:
     """A clock that is stopped while the run is paused, and the rate of the latest steps.
 

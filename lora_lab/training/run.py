@@ -23,7 +23,6 @@ from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.head.adapter import head_note, with_head
 from lora_lab.runs import signature
 from lora_lab.runs.checkpoints import Checkpoint
-from lora_lab.runs.metrics import NO_LOSSES
 from lora_lab.runs.samples import Sample
 from lora_lab.runs.store import NullStore, RunStore
 from lora_lab.runs.training_config import TrainingConfig
@@ -38,6 +37,7 @@ from lora_lab.training.fingerprints import base_fingerprint
 from lora_lab.training.isolation import ADAPTER
 from lora_lab.training.observer import copy_update
 from lora_lab.training.outcome import RunResult, outcome_of, result_of
+from lora_lab.training.progress import Curves
 from lora_lab.training.snapshot import Failure, RunState, Snapshot
 from lora_lab.training.start_from import Start
 from lora_lab.training.worker import Worker
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 _INIT_BATCHES = 16  # that an initialization from data gets to see
 
 
-class Run:
+class Run(Curves):
     """One training of an adapter on a thread of its own.
 
     All methods may be called from any thread and only set a flag, except `wait`, `result` and
@@ -69,14 +69,12 @@ class Run:
         lm, task: the model with tokenizer and card, and the data.
         adapter: the `Adapter` in training; None before `start`.
         samples: a few held-out prompts with the answers known so far.
-        curve: the losses of every step as arrays; filled when the run is over.
         notes: what the libraries underneath logged, each line once.
         error: the exception of a failed run; tokens in its text are redacted.
         resumes: the checkpoint that it goes on from; None of a new run, and once it goes on.
         start_from: the adapter that it starts from, if it is no fresh one.
         is_again: whether it goes on in the folder of a run that ended.
         wait_at_exit: whether a script that ends meanwhile waits for it; see `lora_lab.train`.
-        curve_before: the losses of the steps up to there, as arrays.
     """
 
     def __init__(
@@ -102,7 +100,6 @@ class Run:
         check_settings(lm, task, self.configs, training)
         check_rows(lm, task, self.configs, training)
         self.resumes = resumes
-        self.curve_before = self.curve = NO_LOSSES
         self.is_again = store is not None
         folder = (
             processes.from_main(lambda: RunStore.create(output_dir, name).folder)
@@ -151,16 +148,6 @@ class Run:
         """The state now."""
         at_exit.seen(self)
         return self.control.state
-
-    @property
-    def losses(self) -> tuple[tuple[int, float], ...]:
-        """(step, loss) of every step; filled when the run is over."""
-        return self.curve.pairs()
-
-    @property
-    def steps_before(self) -> tuple[tuple[int, float], ...]:
-        """(step, loss) of the steps up to where it goes on."""
-        return self.curve_before.pairs()
 
     @property
     def title(self) -> str:
