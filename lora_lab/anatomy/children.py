@@ -13,7 +13,8 @@ ADDED = (ADAPTER_CHILD, SAVED_CHILD, LEARNED_CHILD)
 
 # Within torch.compile's, and within torch's checkpoint_wrapper.
 WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")
-_IN_NAMES = re.compile(rf"(?<!\w)(?:{'|'.join(WRAPPED)})\\?\.")
+_IN_FILES = (*WRAPPED, "_fsdp_wrapped_module")  # no model of which is adapted, but files are read
+_IN_NAMES = re.compile(rf"(?<!\w)(?:{'|'.join(_IN_FILES)})\\?\.")
 
 
 def without_wrappers(text: str) -> str:

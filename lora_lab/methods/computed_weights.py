@@ -27,7 +27,12 @@ from lora_lab._util.torch_private import (
 from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import AdapterError
 from lora_lab.methods.lora.layers import base_class
-from lora_lab.methods.lora.own_forward import base_tensor, hold_weight
+from lora_lab.methods.lora.own_forward import (
+    base_output,
+    base_tensor,
+    hold_weight,
+    instance_forward,
+)
 
 Sources = list[tuple[nn.Parameter, Tensor]]
 
@@ -161,41 +166,57 @@ def solved(path: str, layer: nn.Module, merged: Tensor) -> Sources:
 def check_forward(path: str, layer: nn.Module) -> None:
     """Raise unless a layer's forward pass is the product with its weight that merging takes it for.
 
-    A layer that quantizes its weight, or reads another tensor, is tried on a few numbers. What
-    cannot be tried, such as a layer of other arguments, is taken at its word.
+    A layer that quantizes its weight, reads another tensor, or has a forward put in its class's
+    place is tried on a few numbers. What cannot be tried, such as a layer of other arguments, is
+    taken at its word.
 
     Raises:
         AdapterError: its output does not follow its weight.
     """
     base = cast(Any, base_class(layer))
-    if base.forward in _PLAIN or not isinstance(layer, (nn.Linear, *_CONVOLUTIONS)):
+    own = instance_forward(layer) is not None
+    if not isinstance(layer, (nn.Linear, *_CONVOLUTIONS)) or (base.forward in _PLAIN and not own):
         return
-    weight = cast(nn.Parameter, hold_weight(layer))
+    weight = cast(nn.Parameter, hold_weight(layer)).detach()
     random = torch.Generator().manual_seed(0)
-    change = (
-        torch.randn(weight.shape, generator=random, device="cpu").to(weight) * weight.detach().std()
-    )
+    change = torch.randn(weight.shape, generator=random, device="cpu").to(weight) * weight.std()
     if isinstance(layer, nn.Linear):
         x = torch.randn(2, 3, layer.in_features, generator=random, device="cpu").to(weight)
-        wanted = nn.functional.linear(x, change)
     else:
         size = (2 * k * d for k, d in zip(layer.kernel_size, layer.dilation, strict=True))
         x = torch.randn(1, layer.in_channels, *size, generator=random, device="cpu").to(weight)
-        wanted = convolve(layer, x, change)
     try:
         with torch.no_grad():
-            twins = [with_parameter(layer, "weight", w) for w in (weight, weight + change)]
-            before, after = (base.forward(twin, x) for twin in twins)
-        error = (after - before - wanted).norm() / wanted.norm()
+            follows = not own or _is_near(
+                base_output(layer, x) - base_output(layer, torch.zeros_like(x)),
+                _product(layer, x, weight),
+            )
+            if base.forward not in _PLAIN:
+                twins = [with_parameter(layer, "weight", w) for w in (weight, weight + change)]
+                before, after = (base.forward(twin, x) for twin in twins)
+                follows &= _is_near(after - before, _product(layer, x, change))
     except Exception:
         return
-    if not error <= 0.01 + 4 * torch.finfo(weight.dtype).eps:
+    if not follows:
+        what = f"{a_kind(base)} with a forward of its own" if own else a_kind(base)
         raise AdapterError(
-            f"{path} is {a_kind(base)}, whose output is not the product with its weight "
+            f"{path} is {what}, whose output is not the product with its weight "
             "(it quantizes it, or reads another tensor), so that a sum in the weight would not be "
             "what was trained; keep the adapter beside the base, or leave the layer out of "
             "target_modules"
         )
+
+
+def _product(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    """Return what a weight makes of x in a layer's place, without its bias."""
+    if isinstance(layer, nn.Linear):
+        return nn.functional.linear(x, weight)
+    return convolve(layer, x, weight)
+
+
+def _is_near(found: Tensor, wanted: Tensor) -> bool:
+    limit = (0.01 + 4 * torch.finfo(wanted.dtype).eps) * wanted.norm()
+    return bool((found - wanted).norm() <= limit)
 
 
 def _refused(path: str, layer: nn.Module) -> AdapterError:

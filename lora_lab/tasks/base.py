@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
@@ -136,6 +137,16 @@ class Task(ABC):
 def shown(example: Any) -> str:
     """Return an example's `text` as people read it, its `pair` on a line of its own."""
     return example.text if example.pair is None else f"{example.text}\n{example.pair}"
+
+
+def same_letters(text: str) -> str:
+    """Return what two texts have in common that differ in case and Unicode form only."""
+    return nfc(text).casefold()
+
+
+def nfc(text: str) -> str:
+    """Return a text in Unicode's composed form: é as one letter, however it was written."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def some(names: Sequence[str]) -> str:

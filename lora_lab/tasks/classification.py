@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
-from lora_lab.tasks.base import Task, shown, some
+from lora_lab.tasks.base import Task, nfc, same_letters, shown, some
 from lora_lab.tasks.metrics import ACCURACY, F1, MACRO_F1, MATTHEWS, Metric
 from lora_lab.tasks.reading import Rows, TextReader
 from lora_lab.tasks.table import Table
@@ -160,12 +160,13 @@ class LabelReader(TextReader[LabeledText]):
         """Tell of names that people read as one: they are text like any other, and kept."""
         alike: dict[str, list[str]] = {}
         for label in self._labels:
-            alike.setdefault("".join(label.split()).casefold(), []).append(label)
+            alike.setdefault(same_letters("".join(label.split())), []).append(label)
         for names in alike.values():
             if len(names) > 1:
+                look = repr if len({*map(nfc, names)}) == len(names) else ascii
                 tables.warn(
-                    f"{source}: classes {' and '.join(map(repr, names))} differ by white space or "
-                    "case only, and are learned as different ones"
+                    f"{source}: classes {' and '.join(map(look, names))} differ by white space, "
+                    "case or Unicode form only, and are learned as different ones"
                 )
 
     def task(self, name: str, train: Rows, validation: Rows, test: Rows) -> ClassificationTask:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from lora_lab.tasks.base import Task, some
+from lora_lab.tasks.base import Task, same_letters, some
 from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.families.language_modeling import LanguageModelingTask
 from lora_lab.tasks.prompts import Example
@@ -123,8 +123,8 @@ def of_rows(
 
 
 def same_text(text: str) -> str:
-    """Return what two texts have in common that differ in case and white space only."""
-    return " ".join(text.split()).casefold()
+    """Return what two texts have in common that differ in case, white space and form only."""
+    return same_letters(" ".join(text.split()))
 
 
 def _where(rows: Sequence[Read], test: Callable[[Read], object]) -> list[int]:
@@ -232,7 +232,8 @@ def _classes(task: ClassificationTask, parts: Parts) -> Iterator[Finding]:
         alike[same_text(label)].append(repr(label))
     for names in alike.values():
         if len(names) > 1:
-            line = f"the classes {' and '.join(names)} differ in white space or case only"
+            alone = "differ in white space, case or Unicode form only"
+            line = f"the classes {' and '.join(names)} {alone}"
             yield Finding("classes_alike", "error", len(names), line, "write them one way")
 
 

@@ -114,9 +114,9 @@ class Table:
                 return list(values)
         for number, value in enumerate(values, 1):
             if not isinstance(value, (str, NoneType)):
-                raise TaskError(
-                    f"{self.source}: column {column!r} holds {type(value).__name__}s, not text"
-                )
+                kind = type(value).__name__
+                what = "bytes that are no UTF-8" if kind == "bytes" else f"{kind}s"
+                raise TaskError(f"{self.source}: column {column!r} holds {what}, not text")
             found.append(text := value or "")
             if not text.isascii() and _SURROGATE.search(text):
                 raise TaskError(

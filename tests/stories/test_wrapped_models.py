@@ -177,6 +177,12 @@ KEYS = {
     "a compiled base": lambda key: key.replace("model.model.", "model._orig_mod.model.", 1),
     "a compiled PeftModel's state dict": lambda key: f"_orig_mod.{key}",
     "compiled layers": lambda key: key.replace(".self_attn", "._orig_mod.self_attn"),
+    "checkpointed layers": lambda key: key.replace(
+        ".self_attn", "._checkpoint_wrapped_module.self_attn"
+    ),
+    "FSDP's first version": lambda key: key.replace(
+        "model.model.", "model._fsdp_wrapped_module.model.", 1
+    ),
     "a parallel base": lambda key: key.replace("base_model.model.", "base_model.model.module.", 1),
     "a parallel PeftModel": lambda key: f"module.{key}",
     "both": lambda key: f"module._orig_mod.{key}",

@@ -24,7 +24,8 @@ _twice = contextvars.ContextVar("twice_differentiable", default=False)
 def twice_differentiable() -> Iterator[None]:
     """Run forward passes in torch's own steps, whose gradients can be differentiated again.
 
-    For gradient penalties and Hessians. They take longer and keep more than the hand-written ones.
+    For gradient penalties, Hessians and forward-mode differentiation. They take longer and keep
+    more than the hand-written ones.
 
     >>> with ll.twice_differentiable():
     ...     loss = model(**batch).loss
@@ -66,6 +67,18 @@ def by_hand(backward: _Backward) -> _Backward:
         return _NoSecond.apply(len(found), *found, *learning) if learning else found
 
     return once
+
+
+class ByHand(torch.autograd.Function):
+    """A forward pass whose backward pass is written by hand, and nothing else of it."""
+
+    @staticmethod
+    def jvp(_ctx: Any, *_: Tensor | None) -> NoReturn:
+        """Refuse forward-mode differentiation."""
+        raise AdapterError(
+            "LoRA's forward pass is written by hand and has no forward-mode derivative; run it "
+            "within `with ll.twice_differentiable():`"
+        )
 
 
 class _NoSecond(torch.autograd.Function):

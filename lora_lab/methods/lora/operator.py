@@ -31,6 +31,7 @@ from lora_lab._util.own_random import native_dropout
 from lora_lab._util.torch_private import functorch_is_active
 from lora_lab.anatomy.types import Rows
 from lora_lab.methods.lora.backward_passes import (
+    ByHand,
     by_hand,
     is_twice_differentiable,
     saved_for,
@@ -176,7 +177,7 @@ def _casts(tensor: Tensor) -> bool:
 _Layout = tuple[tuple[float, Rows | None], ...]  # (scale, rows) of every term
 
 
-class _Leading(torch.autograd.Function):
+class _Leading(ByHand):
     @staticmethod
     def forward(
         ctx: Any,
@@ -246,7 +247,7 @@ class _Leading(torch.autograd.Function):
         return dx, None, None, None, None, None, None, *dAs, *dBs
 
 
-class _Following(torch.autograd.Function):
+class _Following(ByHand):
     @staticmethod
     def forward(
         ctx: Any,

@@ -1,6 +1,7 @@
 """Layers whose weight is computed for every pass: merged into where that holds, else refused."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -205,6 +206,46 @@ def test_a_layer_of_another_forward_is_tried_before_it_is_merged_into(layer, ser
     with pytest.raises(AdapterError, match=r"is a .*, whose output is not the product with its"):
         ll.merge(model)
     assert torch.equal(model(x), y)
+
+
+def doubled(forward, x):
+    return 2 * forward(x)
+
+
+def on_a_grid(forward, x):
+    return forward((x * 4).round() / 4)
+
+
+def counted(forward, x):
+    return forward(x)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(8, 8), nn.Conv2d(4, 6, 3), Product(8, 8)])
+@pytest.mark.parametrize(("patch", "served"), [(doubled, 0), (on_a_grid, 0), (counted, 1)])
+def test_a_layer_whose_forward_was_patched_is_tried_before_it_is_merged_into(layer, patch, served):
+    model = Wrapped(copy.deepcopy(layer))
+    model.layer.forward = functools.partial(patch, model.layer.forward)
+    x = torch.randn((3, 8) if isinstance(layer, nn.Linear) else (1, 4, 5, 5))
+    ll.attach(model, ll.LoraConfig(r=2, target_modules=["layer"], init_lora_weights=False))
+    y = model(x)
+    if not served:
+        with pytest.raises(AdapterError, match="with a forward of its own, whose output is not"):
+            ll.merge(model)
+        assert torch.equal(model(x), y)
+        return
+    ll.merge(model)
+    torch.testing.assert_close(model(x), y, rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_of_zeros_is_merged_into_whatever_its_forward():
+    model = Wrapped(nn.Linear(8, 8))
+    nn.init.zeros_(model.layer.weight)
+    model.layer.forward = functools.partial(counted, model.layer.forward)
+    ll.attach(model, ll.LoraConfig(r=2, target_modules=["layer"], init_lora_weights=False))
+    x = torch.randn(3, 8)
+    y = model(x)
+    ll.merge(model)
+    torch.testing.assert_close(model(x), y, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")

@@ -260,7 +260,7 @@ def test_whole_numbers_that_pandas_made_floats_of_are_whole() -> None:
         (None, "NoneType holds no rows"),
         (io.StringIO("a b\nc d\n"), "stream in memory is an open file; give its name"),
         ([{"prompt": object(), "completion": "x"}] * 2, "column 'prompt' holds objects, not text"),
-        ([{"prompt": b"\xff", "completion": "x"}] * 2, "column 'prompt' holds bytess?, not text"),
+        ([{"prompt": b"\xff", "completion": "x"}] * 2, "holds bytes that are no UTF-8, not text"),
         ([{"prompt": {"a": 1}, "completion": "x"}] * 2, "column 'prompt' holds dicts, not text"),
         ([{"q": "a", "r": "b"}] * 2, "name the columns.*its columns are q, r"),
         (pd.DataFrame(ROWS).groupby("prompt"), "no rows that are numbered from 0 .*; give a list"),

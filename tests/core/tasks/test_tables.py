@@ -217,9 +217,17 @@ def test_options_that_say_nothing_there(
 @pytest.mark.parametrize("other", ["Pos", "pos ", " pos", "P os"])
 def test_classes_that_people_read_as_one_are_told(tmp_path: Path, other: str) -> None:
     data = {f"q{i}": ("pos", "neg", other)[i % 3] for i in range(12)}
-    with pytest.warns(UserWarning, match=f"classes .*'{other}'.* differ by white space or case"):
+    with pytest.warns(UserWarning, match=f"classes .*'{other}'.* differ by white space, case or"):
         task = load_task(write(tmp_path / "d.jsonl", data), text="p", label="c")
     assert set(task.labels) == {"pos", "neg", other}
+
+
+def test_classes_that_look_the_same_are_told_by_their_code_points(tmp_path: Path) -> None:
+    """é is one letter in NFC and two in NFD (Unicode Standard Annex 15)."""
+    data = {f"q{i}": ("caf\u00e9", "cafe\u0301")[i % 2] for i in range(12)}
+    with pytest.warns(UserWarning, match=r"'cafe\\u0301' and 'caf\\xe9' differ by .* Unicode form"):
+        task = load_task(write(tmp_path / "d.jsonl", data), text="p", label="c")
+    assert len(task.labels) == 2
 
 
 def test_numbers_that_are_names(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 import lora_lab as ll
@@ -203,6 +204,24 @@ def test_a_second_derivative_is_refused_not_wrong():
     (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(AdapterError, match=r"no second derivative; .* ll\.twice_diff"):
         dx.square().sum().backward()
+
+
+def test_a_derivative_forwards_is_refused_or_that_of_the_sum():
+    x, v = torch.randn(2, 6, 12, dtype=torch.float64)
+    W = torch.randn(24, 12, dtype=torch.float64)
+    A, B = torch.randn(3, 12, dtype=torch.float64), torch.randn(24, 3, dtype=torch.float64)
+    terms = [LowRankUpdate(A.requires_grad_(), B.requires_grad_(), 0.7)]
+
+    def tangent():
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(
+                lowrank_linear(forward_ad.make_dual(x, v), W, None, terms)
+            ).tangent
+
+    with pytest.raises(AdapterError, match=r"no forward-mode derivative; .* ll\.twice_diff"):
+        tangent()
+    with ll.twice_differentiable():
+        torch.testing.assert_close(tangent(), v @ (W + 0.7 * B @ A).T)
 
 
 def test_a_gradient_penalty_is_pefts():
