@@ -5,6 +5,7 @@ from benchmarks import (
     adapters,
     closed_form,
     dry_run,
+    evaluation,
     kernel_answers,
     latency,
     many,
@@ -29,3 +30,4 @@ workbench_showing.main([])
 kernel_answers.main([])
 reading.main()
 many.main([])
+evaluation.main([])

@@ -27,7 +27,10 @@ from lora_lab.runs.records import RunRecord
 from lora_lab.tasks.metrics import NATS, metric_of
 
 # Every method wants its own learning rate; the rest of the training is the same for all.
-_FREE = ("learning_rate", "loraplus_lr_ratio", "weight_decay", "seed", "save_steps")
+_FREE = (
+    *("learning_rate", "loraplus_lr_ratio", "weight_decay"),
+    *("seed", "train_sampling_strategy", "save_steps"),
+)
 _HEAD = "+Head"  # a combination's name ends so where a classifier's head has a config of its own
 _FIX = "compare runs of one model, task and training that differ in method, learning rate and seed"
 

@@ -10,7 +10,7 @@ from typing import Any
 from lora_lab._util.format import format_count
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord
-from lora_lab.runs.training_config import TrainingConfig, warmup
+from lora_lab.runs.training_config import UNTOLD, TrainingConfig, warmup
 from lora_lab.tasks.metrics import NATS
 
 _MODEL = ("hub_id", "name", "parameters", "dtype")
@@ -40,12 +40,12 @@ def shared_settings(record: RunRecord, free: Iterable[str]) -> dict[str, Any]:
 
 
 def training_settings(record: RunRecord) -> dict[str, Any]:
-    """Return how a run trains; a field that it is older than has its default.
+    """Return how a run trains; a field that it is older than is what was done before it.
 
     Raises:
         KeyError: config.json is not a run's.
     """
-    return {**TrainingConfig().to_dict(), **record.config["training"]}
+    return {**TrainingConfig().to_dict(), **UNTOLD, **record.config["training"]}
 
 
 def _unnamed_rows(record: RunRecord) -> dict[str, str]:

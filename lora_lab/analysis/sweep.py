@@ -29,7 +29,7 @@ from lora_lab.tasks.metrics import NATS, metric_of
 # What runs of one sweep may differ in: its axes, and what does not change what a score means.
 _FREE_LORA = ("r", "lora_alpha")
 _FREE_TRAINING = (
-    *("learning_rate", "seed", "save_steps"),
+    *("learning_rate", "seed", "save_steps", "train_sampling_strategy"),
     *("gradient_checkpointing", "recompute_mlp"),
 )
 _FIX = "give runs that differ only in rank and learning rate, such as comparable_runs(records)[0]"

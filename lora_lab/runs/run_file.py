@@ -25,7 +25,7 @@ from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.plain import method_from_dict, method_to_dict
 from lora_lab.runs.records import RunRecord
-from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.runs.training_config import UNTOLD, TrainingConfig
 
 _HEAD = "labels", "num_labels"  # of a model: they follow from its task
 _SETTINGS = {
@@ -167,7 +167,7 @@ def read_configs(record: RunRecord) -> tuple[tuple[MethodConfig, ...], TrainingC
         RunError: a class or a field that is none of ours.
     """
     try:
-        training = TrainingConfig.from_dict(record.config["training"])
+        training = TrainingConfig.from_dict({**UNTOLD, **record.config["training"]})
         methods = tuple(map(method_from_dict, record.config["configs"]))
         if not methods:
             raise ConfigError("it names no method")
@@ -225,11 +225,14 @@ def _of_run(values: Mapping[str, Any], where: str) -> dict[str, Any]:
                 f"load_{what} for what shall go to another machine"
             )
     model = {key: value for key, value in sources["model"].items() if key not in _HEAD}
+    training = values.get("training")
+    if isinstance(training, Mapping):
+        training = {**UNTOLD, **training}
     return {
         "model": model | {"device": "auto"},
         "task": sources["task"],
         "configs": values.get("configs"),
-        "training": values.get("training"),
+        "training": training,
         "start_from": sources.get("start_from"),
     }
 

@@ -86,6 +86,7 @@ class Summary(TypedDict, total=False):
     state: Name
     steps: Whole
     seconds: Rate
+    padding: Rate
     trainable: Whole
     peak_memory: Whole
     checkpoint_bytes: Whole
@@ -129,3 +130,4 @@ class State(TypedDict):
     masters: NotRequired[dict[Any, Any]]
     statistics: NotRequired[dict[str, Any]]
     loss_scale: NotRequired[dict[str, float]]
+    padding: NotRequired[dict[str, Whole]]

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, Self, get_args
 
 from lora_lab._util.format import shown
@@ -22,6 +23,9 @@ from lora_lab.methods.config import (
 _OF_DATA = {"prompt", "completion", "template", "text", "label", "target", "pair", "validation"}
 _BATCH = "per_device_train_batch_size"
 Schedule = Literal["linear", "constant", "cosine"]
+Order = Literal["group_by_length", "random"]
+# What runs did whose config.json does not tell: there was no choice.
+UNTOLD: Mapping[str, Any] = MappingProxyType({"train_sampling_strategy": "random"})
 TRACKERS = ("trackio", "wandb", "tensorboard", "mlflow")  # transformers' names
 
 
@@ -55,6 +59,9 @@ class TrainingConfig(Config):
         recompute_mlp: keep two of a gated MLP's four wide tensors, and make the others again in
             the backward pass; see `lora_lab.training.recompute_mlp`. Forecasts do not know of it.
         seed: of the adapter's init, the data order and dropout.
+        train_sampling_strategy: "group_by_length": a step's examples are of like length, so that
+            little padding is computed; see `lora_lab.training.sampler`. "random": of any. Every
+            example is seen once a round either way.
         report_to: "trackio", "wandb", "tensorboard" or "mlflow", or several of them: each step's
             loss and rate go there as well, by transformers' own callbacks. None: nowhere.
     """
@@ -76,6 +83,7 @@ class TrainingConfig(Config):
     seed: int = 0
     report_to: str | Sequence[str] | None = None
     too_long: Literal["cut", "drop", "error"] = "cut"
+    train_sampling_strategy: Order = "group_by_length"
 
     added = frozenset({"too_long"})
 
@@ -111,11 +119,10 @@ class TrainingConfig(Config):
             raise ConfigError(f"max_length is {self.max_length}; it must be at least 8 tokens")
         if self.too_long not in ("cut", "drop", "error"):
             raise ConfigError(f"too_long is {shown(self.too_long)}; use 'cut', 'drop' or 'error'")
-        if self.lr_scheduler_type not in get_args(Schedule):
-            known = ", ".join(map(repr, get_args(Schedule)))
-            raise ConfigError(
-                f"lr_scheduler_type is {shown(self.lr_scheduler_type)}; use one of {known}"
-            )
+        for name, kind in (("lr_scheduler_type", Schedule), ("train_sampling_strategy", Order)):
+            if (value := getattr(self, name)) not in get_args(kind):
+                known = ", ".join(map(repr, get_args(kind)))
+                raise ConfigError(f"{name} is {shown(value)}; use one of {known}")
         need_positive("learning_rate", self.learning_rate)
         if self.report_to is not None:
             names = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to)

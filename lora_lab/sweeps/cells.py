@@ -21,7 +21,7 @@ from lora_lab.errors import ConfigError
 from lora_lab.methods.combined import as_config, method_name
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.registry import method_of
-from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.runs.training_config import UNTOLD, TrainingConfig
 from lora_lab.sweeps.layers import has_targets, in_layers, read_layers
 
 if TYPE_CHECKING:
@@ -241,6 +241,7 @@ def cell_of(
     own = tuple(configs)
     # In steps, as it always was: a share that comes to as many trains the same.
     settings = training.to_dict() | {"warmup_steps": training.warmup}
+    settings = {name: own for name, own in settings.items() if (name, own) not in UNTOLD.items()}
     told = [[type(c).__name__, c.to_dict()] for c in own], settings
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=list).encode()).hexdigest()
     return Cell(digest[:10], changes, own, training)

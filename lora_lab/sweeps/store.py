@@ -28,7 +28,7 @@ from lora_lab.methods.plain import method_to_dict
 from lora_lab.runs.lock import RunLock
 from lora_lab.runs.records import SWEEP_FILE, RecordState, RunRecord, read_record
 from lora_lab.runs.store import RunStore
-from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.runs.training_config import UNTOLD, TrainingConfig
 from lora_lab.sweeps.cells import Cell, cell_of
 
 CellState = Literal["done", "stopped early", "failed"]
@@ -241,20 +241,25 @@ def _read_plan(path: Path) -> dict[str, Any]:
 def as_begun(cells: Sequence[Cell], folder: Path) -> tuple[Cell, ...]:
     """Return cells as the sweep in a folder has them.
 
-    One that was begun when the warm-up was of 5 steps by default goes on with these.
+    One that was begun when the order was random, or the warm-up of 5 steps too, by default goes on
+    with these.
     """
     try:
         ids = {entry["id"] for entry in _read_plan(folder / SWEEP_FILE)["cells"]}
     except (OSError, ValueError):
         return tuple(cells)  # none, or `begin` says what is wrong with it
-    older = {
-        cell.id: cell_of(cell.configs, cell.training.replace(warmup_steps=5), cell.changes)
-        for cell in cells
-        if cell.training.warmup_steps == TrainingConfig.warmup_steps
-    }
-    if ids.isdisjoint(cell.id for cell in older.values()):
-        return tuple(cells)
-    return tuple(older.get(cell.id, cell) for cell in cells)
+    for defaults in (UNTOLD, {**UNTOLD, "warmup_steps": 5}):
+        older = tuple(_by_default(cell, defaults) for cell in cells)
+        if any(now is not then and then.id in ids for now, then in zip(cells, older, strict=True)):
+            return older
+    return tuple(cells)
+
+
+def _by_default(cell: Cell, defaults: Mapping[str, Any]) -> Cell:
+    """Return a cell with other defaults, where it has those of today."""
+    training = cell.training
+    own = {n: v for n, v in defaults.items() if getattr(training, n) == getattr(TrainingConfig, n)}
+    return cell_of(cell.configs, training.replace(**own), cell.changes) if own else cell
 
 
 def checked_name(name: object) -> str:

@@ -26,20 +26,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+BATCH = 16  # prompts a forward pass
+
+
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
     prompts: GenerationTask | Sequence[str | Sequence[int]],
     *,
     max_new_tokens: int = 64,
-    batch_size: int = 16,
+    batch_size: int = BATCH,
     ends: Collection[int] = (),
     should_stop: Callable[[], bool] | None = None,
 ) -> list[str]:
     """Complete prompts greedily.
 
     The model may be in training: its mode is put back, no gradient is recorded, nothing is
-    printed.
+    printed. Prompts of like length go together, the longest first, so that little is padded; equal
+    ones are answered once. Answers are those of each prompt alone, to the token, unless two tokens
+    are as likely as each other to the last digits of the model's dtype.
 
     Args:
         model: one that writes text; an encoder-decoder model reads the prompt with its encoder.
@@ -55,7 +60,7 @@ def generate(
 
     Returns:
         The completions, stripped, in the order of the prompts; after a stop, those of the batches
-        that were whole.
+        that were whole, whichever prompts were in them.
 
     Raises:
         TaskError: the model does not write text, or there is no room for an answer.
@@ -73,23 +78,29 @@ def generate(
             "smollm2-135m"
         )
     room = _prompt_room(model, max_new_tokens)
-    answers: list[str] = []
+    rows = list(map(tuple, _tokens(model, tokenizer, prompts, room)))
+    answers: dict[tuple[int, ...], str] = {}
     with evaluating(model), steady_weights(), torch.no_grad(), quiet_thread():
-        for start in range(0, len(prompts), batch_size):
+        for batch in batches_by_length(rows, batch_size):
             if should_stop is not None and should_stop():
                 break
-            batch = _tokens(model, tokenizer, prompts[start : start + batch_size], room)
             completed = _complete(model, tokenizer, batch, max_new_tokens, ends, should_stop)
             if completed is None:
                 break
-            answers += completed
-    return answers
+            answers |= zip(batch, completed, strict=True)
+    return [answers[row] for row in rows if row in answers]
+
+
+def batches_by_length(rows: Sequence[tuple[int, ...]], size: int) -> list[list[tuple[int, ...]]]:
+    """Return the different ones of rows of tokens in batches, the longest first."""
+    unlike = sorted(dict.fromkeys(rows), key=len, reverse=True)
+    return [unlike[start : start + size] for start in range(0, len(unlike), size)]
 
 
 def _complete(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    batch: Sequence[list[int]],
+    prompts: Sequence[tuple[int, ...]],
     max_new_tokens: int,
     ends: Collection[int],
     should_stop: Callable[[], bool] | None,
@@ -104,7 +115,7 @@ def _complete(
             self.stopped = self.stopped or (should_stop is not None and should_stop())
             return torch.full((input_ids.shape[0],), self.stopped, device=input_ids.device)
 
-    pad = pad_id(tokenizer)
+    pad, batch = pad_id(tokenizer), list(map(list, prompts))
     masks = [[1] * len(row) for row in batch]
     if model.config.is_encoder_decoder:
         ids, mask = padded(batch, pad), padded(masks, 0)
@@ -150,10 +161,9 @@ def _tokens(
     prompts: Sequence[str | Sequence[int]],
     room: int,
 ) -> list[list[int]]:
-    """Return a batch's prompts as at most so many tokens, cut at their start."""
-    if model.config.is_encoder_decoder:
-        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-        return [prompt.ids for prompt in prompts_ids(texts, tokenizer, room)]
+    """Return prompts as at most so many tokens, cut at their start."""
+    if model.config.is_encoder_decoder and all(isinstance(prompt, str) for prompt in prompts):
+        return [prompt.ids for prompt in prompts_ids(list(map(str, prompts)), tokenizer, room)]
     return [_cut(prompt, tokenizer, room) for prompt in prompts]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,8 @@ from lora_lab.runs.samples import Sample
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.families.api import family_of
-from lora_lab.tasks.families.base import NO_LIMIT, Family
+from lora_lab.tasks.families.base import NO_LIMIT, Family, Lengths
+from lora_lab.tasks.generation import BATCH
 from lora_lab.tasks.too_long import Tally, fit_examples
 from lora_lab.training import processes
 
@@ -98,6 +101,10 @@ class RunData:
         batch *= processes.count()
         return self._reached(training.max_steps * batch)
 
+    def lengths(self, examples: Sequence[Mapping[str, Any]]) -> list[Lengths]:
+        """Return how long each encoded example is."""
+        return [self.family.longest([example]) for example in examples]
+
     def _reached(self, count: int) -> list[Mapping[str, Any]]:
         if self.family.packs:
             return self._shuffled(self.family.encode(self._rows)[0])[:count]
@@ -117,14 +124,27 @@ class RunData:
         size = self._training.per_device_train_batch_size
         return [*self._collated(self._reached(count * size))]
 
-    def evaluate(self, adapted: bool) -> dict[str, float] | None:
+    def evaluate(
+        self, adapted: bool, done: Callable[[float], None] = lambda _share: None
+    ) -> dict[str, float] | None:
         """Score the held-out examples with the model as it stands, and keep some answers.
+
+        Args:
+            adapted: whose answers they are.
+            done: told the share of the forward passes that is done, before each; answers that end
+                early leave some of them out.
 
         Returns:
             {"loss": mean, and the task's metrics}, or None where `should_stop` ended it.
         """
         self.decoding = self.family.decoding(self.held_out)
-        found = self.family.evaluate(self.held_out, self._batches(), self._should_stop)
+        asked, passes = itertools.count(), self._passes()
+
+        def should_stop() -> bool:  # it is asked before every forward pass
+            done(min(next(asked) / passes, 1.0))
+            return self._should_stop()
+
+        found = self.family.evaluate(self.held_out, self._batches(), should_stop)
         if found is None:
             return None
         answers = map(self.family.shown, found.answers)
@@ -133,6 +153,20 @@ class RunData:
             for sample, answer in zip(self.samples, answers, strict=False)
         )
         return found.scores
+
+    def _passes(self) -> int:
+        """Return how many forward passes an evaluation takes at most."""
+        size = self._training.per_device_train_batch_size
+        written = self.decoding.get("max_new_tokens", 0) + 1 if self.family.writes else 0
+        return (
+            math.ceil(len(self._encoded) / size) + math.ceil(len(self.held_out) / BATCH) * written
+        )
+
+    def what_is_scored(self) -> str:
+        """Return all that an evaluation's outcome hangs on beside the model, as text."""
+        size = self._training.per_device_train_batch_size
+        decoding = self.family.decoding(self.held_out)
+        return repr((self.held_out, list(self._encoded), size, self.family.max_length, decoding))
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         """Yield the held-out examples in batches, on the model's device."""

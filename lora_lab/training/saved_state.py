@@ -36,6 +36,7 @@ def checkpoint_state(worker: Worker) -> dict[str, Any]:
         "metrics": dict(worker.metrics),
         "samples": redacted_values([sample.to_dict() for sample in worker.run.samples]),
         "seconds": worker.pace.seconds,
+        "padding": worker.padding.state(),
         "log_bytes": worker.run.store.flush_log(),
     }
 
@@ -56,12 +57,13 @@ def check_numbers(model: nn.Module, adapter: Adapter) -> None:
 def summary(worker: Worker, state: str, adapter_folder: Path) -> dict[str, Any]:
     """Return how a run ended, as its summary.json tells it, with what its adapter takes."""
     files = adapter_folder.rglob("*.safetensors")
-    skipped = worker.run.snapshot.skipped_steps
+    skipped, padding = worker.run.snapshot.skipped_steps, worker.padding.share
     return {
         "state": state,
         "steps": worker.step,
         **({"skipped_steps": skipped} if skipped else {}),
         "seconds": round(worker.pace.seconds, 3),
+        **({} if padding is None else {"padding": round(padding, 4)}),
         "trainable": worker.adapter.trainable,
         "peak_memory": worker.meter.reading().peak,  # bytes
         "checkpoint_bytes": sum(file.stat().st_size for file in files),

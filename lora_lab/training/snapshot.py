@@ -69,6 +69,7 @@ class Snapshot:
     eta_seconds: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)  # "bleu_before", "bleu_after" …
     memory: MemoryReading | None = None
+    padding: float | None = None  # the share of padding in the batches so far, from 0 to 1
     spectra: Spectra | None = None
     factors: SiteUpdate | None = None  # a copy in NumPy, of the site named by `Run.watch`
     ranks: Mapping[str, int] | None = None  # site name -> rank, where training moves it (AdaLoRA)

@@ -28,12 +28,14 @@ from lora_lab.methods.own_modes import are_training
 from lora_lab.methods.steady_weights import steady_weights
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.encoding import IGNORED
+from lora_lab.tasks.families.base import Lengths
 from lora_lab.training import processes
 from lora_lab.training.adamw import AdamW
 from lora_lab.training.loss_scale import LossScale, computes_in_float16, passes_float16
 from lora_lab.training.lost_adapter import check_owned
 from lora_lab.training.model_settings import training_settings
 from lora_lab.training.optimizer_state import load_optimizer, load_scheduler
+from lora_lab.training.padding import Padding
 from lora_lab.training.pass_loss import PassLosses
 from lora_lab.training.replicas import Replicas
 from lora_lab.training.resume_state import fitting
@@ -58,6 +60,8 @@ class Fit:
         on_step: called after every optimizer step; True ends the training.
         loss: (output, labels, num_items_in_batch) → a pass's share of the step's mean loss; None:
             the model's own.
+        lengths: of the examples, for batches of like length and for `padding`; None: not known.
+        padding: counts that of the batches.
         all_or_nothing: within which parameters are moved.
         completed_steps: optimizer steps that were taken before, by a run that this one resumes.
         resume_state: what `state` returned after them; the adapter has its own state already.
@@ -74,6 +78,8 @@ class Fit:
     meter: Meter
     on_step: Callable[[Step], bool]
     loss: Callable[..., Tensor] | None = None
+    lengths: Sequence[Lengths] | None = None
+    padding: Padding = field(default_factory=Padding)
     all_or_nothing: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
     completed_steps: int = 0
     resume_state: Mapping[str, Any] | None = None
@@ -168,11 +174,10 @@ class _Loop:
         first = self._fit.completed_steps + 1
         trackers = Trackers(self._training, self._fit.folder, self._model, self._device)
         self._model.zero_grad(set_to_none=True)
-        batches = self._batches()
+        steps = self._steps()
         try:
             trackers.begin(first - 1)
-            for number in range(first, self._training.max_steps + 1):
-                passes = list(islice(batches, self._training.gradient_accumulation_steps))
+            for number, passes in enumerate(steps, first):
                 step = self._step(number, passes)
                 trackers.log(step)
                 if self._fit.on_step(step):
@@ -201,24 +206,29 @@ class _Loop:
         fit.scheduler = scheduler
         return optimizer, scheduler
 
-    def _batches(self) -> Iterator[Batch]:
-        """Yield this process's batches of all steps to come."""
-        training, examples = self._training, self._fit.examples
-        count, size = processes.count(), training.per_device_train_batch_size
+    def _steps(self) -> Iterator[list[Batch]]:
+        """Yield this process's batches of every step to come."""
+        fit, training = self._fit, self._training
+        examples, lengths, size = fit.examples, fit.lengths, training.per_device_train_batch_size
+        alike = training.train_sampling_strategy == "group_by_length"
+        per_step = training.step_size * processes.count()
         order = iter(
             StepSampler(
                 len(examples),  # type: ignore[arg-type]
-                size * training.gradient_accumulation_steps * count,
+                per_step,
                 training.max_steps,
                 training.seed,
-                self._fit.completed_steps,
+                fit.completed_steps,
+                lengths if alike else None,
             )
         )
-        number = 0
-        while rows := list(islice(order, size)):
-            if number % count == processes.rank():
-                yield self._fit.collate([examples[row] for row in rows])
-            number += 1
+        while rows := list(islice(order, per_step)):
+            batches = [rows[start : start + size] for start in range(0, per_step, size)]
+            if lengths is not None:
+                for batch in batches:
+                    fit.padding.add([lengths[row] for row in batch])
+            own = batches[processes.rank() :: processes.count()]
+            yield [fit.collate([examples[row] for row in batch]) for batch in own]
 
     def _step(self, number: int, passes: list[Batch]) -> Step:
         """Take one optimizer step."""

@@ -21,7 +21,6 @@ from lora_lab._util.hardware import is_out_of_memory
 from lora_lab._util.host_memory import available_memory
 from lora_lab.budget.meter import Meter
 from lora_lab.errors import LoraLabError, ModelError, RunError
-from lora_lab.methods.attached import activate
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.offload import offload_notes
 from lora_lab.methods.own_modes import OwnModes
@@ -31,13 +30,15 @@ from lora_lab.training.data import RunData
 from lora_lab.training.divergence import Divergence, DivergingError
 from lora_lab.training.failures import explain, showable, with_proposal
 from lora_lab.training.gpu_memory import Forecast, largest_batch
-from lora_lab.training.isolation import ADAPTER, ModelState, diverted_log, thread_settings
+from lora_lab.training.isolation import ModelState, diverted_log, thread_settings
 from lora_lab.training.last_good import LastGood
 from lora_lab.training.learned import checksum, learned_notes
 from lora_lab.training.loss_scale import precision_notes
 from lora_lab.training.observer import Observer
+from lora_lab.training.padding import Padding
 from lora_lab.training.progress import LossHistory, Pace
 from lora_lab.training.recorder import Recorder
+from lora_lab.training.scores import score_adapted, score_base
 from lora_lab.training.sharding import settle
 from lora_lab.training.step import NotFiniteError, Step
 from lora_lab.training.trainer import Fit
@@ -68,6 +69,8 @@ class Worker:
             run.lm, run.task, run.training, run.notes, learned_tokens, self._evaluation_ends
         )
         self.metrics: dict[str, float] = {}
+        self.scoring_seconds = 0.0  # that scoring the base model took
+        self.padding = Padding()
         self.fit: Fit | None = None
         self.forecast: Forecast | None = None
         self.step = 0
@@ -150,44 +153,21 @@ class Worker:
         self.last_good.keep(self.step)
         self.last_good.confirm()  # the base model, B being zero, or what a checkpoint held
         self.run.publish(memory=self.meter.reading())
-        self._enter("reading the data")
+        self.enter("reading the data")
         examples = self.data.training_examples()
         self._check_gpu_memory(*self.data.family.longest(examples))
         if self.data.held_out and before is None:
-            self._evaluate_base()
+            score_base(self)
         begun = None if before or processes.sharded() else checksum(self.adapter)
         if not self._should_stop():
             self._train(examples)
         if not self._should_stop() and self.data.held_out:
-            self._evaluate_adapted()
+            score_adapted(self)
         if not self._should_stop():
             self.run.notes += learned_notes(self, moved=begun != checksum(self.adapter))
-        self._enter("saving")
+        self.enter("saving")
         self._save_end("stopped" if self._should_stop() else "done")
-        self._enter("")
-
-    def _evaluate_base(self) -> None:
-        self._enter("evaluating the base model")
-        activate(self.model, None)
-        try:
-            scores = self.data.evaluate(adapted=False)
-        finally:
-            activate(self.model, ADAPTER)
-        if scores is not None:
-            if not math.isfinite(scores["loss"]):
-                raise RunError(
-                    f"the base model's own loss on the held-out examples is {scores['loss']}; load "
-                    'it with dtype="float32", or look for examples with an empty completion'
-                )
-            self._add_metrics({f"{name}_before": value for name, value in scores.items()})
-
-    def _evaluate_adapted(self) -> None:
-        self._enter("evaluating")
-        scores = self.data.evaluate(adapted=True)
-        if scores is not None:
-            if not math.isfinite(scores["loss"]):
-                raise NotFiniteError(f"the held-out loss is {scores['loss']} after training", True)
-            self._add_metrics({f"{name}_after": value for name, value in scores.items()})
+        self.enter("")
 
     def _check_gpu_memory(self, length: int, written: int | None) -> None:
         """Refuse before the first step what the dry run says will not fit; see `Forecast`."""
@@ -199,7 +179,7 @@ class Worker:
         memory = device_memory.together(memories)
         if memory is None or processes.sharded():  # forecasts know of no shards
             return
-        self._enter("checking the memory")
+        self.enter("checking the memory")
         try:
             self.forecast.check(memory)
             run.notes += device_memory.notes(self.model, self.forecast, run.training, memories)
@@ -211,7 +191,7 @@ class Worker:
         before = run.resumes
         if before is None and not processes.sharded():
             self._begin_records()
-        self._enter("training")
+        self.enter("training")
         notes = [*precision_notes(self.model, self.adapter), *offload_notes(self.model)]
         run.notes += [note for note in notes if note not in run.notes]
         self.fit = Fit(
@@ -224,6 +204,8 @@ class Worker:
             meter=self.meter,
             on_step=self._step_done,
             loss=self.data.family.loss,
+            lengths=self.data.lengths(examples),
+            padding=self.padding,
             all_or_nothing=self.last_good.all_or_nothing,
             completed_steps=self.step,
             resume_state=None if before is None else before.state,
@@ -237,7 +219,7 @@ class Worker:
             self.pace.stop()
             self.fit = None
         saved_state.check_numbers(self.model, self.adapter)  # before its spectra are looked at
-        run.publish(**self._observe(now=True), eta_seconds=0.0)
+        run.publish(**self._observe(now=True), eta_seconds=self.scoring_seconds)
 
     def _begin_records(self) -> None:
         if processes.main():
@@ -263,8 +245,9 @@ class Worker:
             learning_rate=step.learning_rate,
             steps_per_second=rate,
             elapsed_seconds=seconds,
-            eta_seconds=(training.max_steps - step.number) / rate if rate else None,
+            eta_seconds=self._seconds_left(step.number),
             memory=self.meter.recent(now=last),
+            padding=self.padding.share,
             **self._observe(now=run.control.pause_wanted),
         )
         self.divergence.check(step.number, step.loss)
@@ -280,19 +263,21 @@ class Worker:
             self._checkpoint(passing=True)  # so that it can be gone on with from here
         return stop
 
+    def _seconds_left(self, step: int) -> float | None:
+        """Return the seconds to the run's end, in which the held-out examples are scored again."""
+        rate = self.pace.steps_per_second
+        left = self.run.training.max_steps - step
+        return left / rate + self.scoring_seconds if rate else None
+
     def _observe(self, now: bool) -> dict[str, Any]:
         if not processes.main():
             return {}
         with torch.no_grad():
             return self.observer.observe(self.step, self.run.watch, now)
 
-    def _enter(self, phase: str) -> None:
+    def enter(self, phase: str) -> None:
+        """Say what the run is at."""
         self.run.publish(phase=phase)
-
-    def _add_metrics(self, values: dict[str, float]) -> None:
-        self.metrics.update(values)
-        self.run.samples = self.data.samples
-        self.run.publish(metrics=dict(self.metrics))
 
     # Saving --------------------------------------------------------------------------------------
 
@@ -328,6 +313,7 @@ class Worker:
         samples = tuple(Sample(**values) for values in state["samples"])
         self.data.samples = run.samples = samples or self.data.samples
         self.metrics = dict(state["metrics"])
+        self.padding.load_state(state.get("padding", {}))
         run.publish(
             step=step,
             skipped_steps=state.get("loss_scale", {}).get("skipped", 0),
@@ -335,6 +321,7 @@ class Worker:
             losses=self.losses.points(),
             elapsed_seconds=self.pace.seconds,
             metrics=dict(self.metrics),
+            padding=self.padding.share,
         )
 
     def _write_adapter(self, folder: Path) -> None:
@@ -361,7 +348,7 @@ class Worker:
         gc.collect()
         device_memory.empty_caches(self.model)
         if is_out_of_memory(error):
-            self._enter("looking for a batch size that fits")
+            self.enter("looking for a batch size that fits")
             failure = with_proposal(failure, run.training, self._largest_batch())
         run.curve = self.losses.curve()
         kept = ""

@@ -209,6 +209,7 @@ def test_a_new_view_shows_the_run_at_once(esm_page: Make) -> None:
     expect(view.locator(".ll-run-step")).to_have_text("step 186 / 300")
     expect(view.locator(".ll-run-time")).to_have_text("37 s left")
     expect(view.locator(".ll-run-rate")).to_have_text("2.1 steps/s")
+    expect(view.locator(".ll-run-padding")).to_have_text("4 % padding")
     expect(view.locator(".ll-run-loss")).to_have_text("loss 1.42")
     expect(view.locator(".ll-run-metrics")).to_have_text("BLEU 12.1 → 38.2")
     expect(view.locator(".ll-run-phase")).to_have_text("training")
@@ -277,7 +278,8 @@ def test_nothing_moves_when_numbers_change_width(esm_page: Make) -> None:
     esm = esm_page(panel(TRAINING), width=700)
 
     def boxes() -> list[Any]:
-        places = ".ll-run-time, .ll-run-rate, .ll-run-loss, .ll-run-metrics, svg.ll-loss, button"
+        stats = ".ll-run-time, .ll-run-rate, .ll-run-padding, .ll-run-loss, .ll-run-metrics"
+        places = f"{stats}, svg.ll-loss, button"
         return (
             esm.view()
             .locator(places)

@@ -21,11 +21,13 @@ class PeerTrainer(transformers.Trainer):
 
     adapter: Adapter
     task_losses: list[Tensor]
+    lengths: Sequence[Any] | None = None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         rows = len(self.train_dataset)  # type: ignore[arg-type]
-        return StepSampler(rows, batch, self.args.max_steps, self.args.seed)
+        steps, seed = self.args.max_steps, self.args.seed
+        return StepSampler(rows, batch, steps, seed, lengths=self.lengths)
 
     def compute_loss(self, *args: Any, **more: Any) -> Any:
         loss = super().compute_loss(*args, **more)
@@ -54,8 +56,9 @@ def peer_losses(
     training: TrainingConfig,
     loss: Callable[..., Tensor] | None,
     folder: Path,
+    lengths: Sequence[Any],
 ) -> list[float]:
-    """Train an adapter by HF Trainer; return the losses by step."""
+    """Train an adapter by HF Trainer in our order by lengths; return the losses by step."""
     groups = parameter_groups(adapter, training)
     optimizer = torch.optim.AdamW(
         groups, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
@@ -89,6 +92,7 @@ def peer_losses(
     )
     trainer.adapter = adapter
     trainer.task_losses = []
+    trainer.lengths = lengths
     trainer.callback_handler.callbacks = [
         callback
         for callback in trainer.callback_handler.callbacks

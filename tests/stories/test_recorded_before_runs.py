@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import lora_lab as ll
+from lora_lab.runs.training_config import UNTOLD
 from tests.helpers.recorded_before import (
     RECORDED,
     assert_same,
@@ -149,10 +150,13 @@ def test_a_run_begun_anew_comes_to_what_was_recorded(name: str, tmp_path: Path) 
         for values in config["configs"]
     ]
     method = methods if len(methods) > 1 else methods[0]
-    run = ll.train(lm, task, method, output_dir=tmp_path, name=name, **config["training"])
+    then = {**UNTOLD, **config["training"]}
+    run = ll.train(lm, task, method, output_dir=tmp_path, name=name, **then)
     run.result(60)
     assert_as_recorded(run.folder, name)
     told_now = json.loads((run.folder / "config.json").read_text())
+    assert told_now["training"] == then
+    told_now["training"] = config["training"]
     changing = ("id", "model", "versions", "sources", "origin")
     assert_same(told_now, {k: v for k, v in config.items() if k not in changing})
     assert told_now.keys() >= set(changing)
@@ -267,8 +271,9 @@ def visible(folder: Path) -> list[str]:
 
 def test_the_cells_of_a_sweep_planned_anew_are_the_recorded_ones(home, capsys):
     text = (RECORDED / "sweep.yaml").read_text()
-    # The warm-up that it had by default then.
-    (home / "sweep.yaml").write_text(text.replace("training: {", "training: {warmup_steps: 5, "))
+    # The warm-up and the order that it had by default then.
+    then = "training: {warmup_steps: 5, train_sampling_strategy: random, "
+    (home / "sweep.yaml").write_text(text.replace("training: {", then))
     found, recorded = told(capsys, "sweep", "sweep.yaml"), read("cli/sweep.json")
     told_of = ("cell", "changes", "state", "steps")
     for one, other in zip(found["cells"], recorded["cells"], strict=True):

@@ -31,6 +31,7 @@ RUNNING = Snapshot(
     elapsed_seconds=238.0,
     eta_seconds=237.5,
     metrics={"bleu_before": 12.1},
+    padding=0.25,
     memory=MEMORY,
 )
 
@@ -87,6 +88,7 @@ def test_the_snapshot_holds_what_the_run_says() -> None:
         "eta": 237.5,
         "elapsed": 238.0,
         "metrics": [{"label": "BLEU", "before": 12.1, "after": None}],
+        "padding": 0.25,
         "memory": {"current": 10, "peak": 20, "kind": "tensor bytes on the CPU"},
         "problem": None,
     }

@@ -39,6 +39,7 @@ def describe(snapshot: Snapshot | None) -> dict[str, Any]:
             {"label": metric.title[:64], "before": number(before), "after": number(after)}
             for metric, before, after in changes(shown.metrics)[:16]
         ],
+        "padding": number(shown.padding),
         "memory": memory and _memory(memory),
     }
 

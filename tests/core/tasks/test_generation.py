@@ -100,6 +100,34 @@ def test_it_stops_between_tokens_and_gives_whole_batches_only():
     assert generate(model, tokenizer, PROMPTS, should_stop=lambda: True) == []
 
 
+def test_prompts_of_like_length_go_together_and_equal_ones_are_answered_once(monkeypatch):
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    prompts = [*PROMPTS, PROMPTS[1], "r\n", PROMPTS[0], PROMPTS[1]]
+    shapes, whole = [], model.generate
+
+    def counted(**inputs):
+        shapes.append(tuple(inputs["input_ids"].shape))
+        return whole(**inputs)
+
+    monkeypatch.setattr(model, "generate", counted)
+    answers = generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=2)
+    for text, answer in zip(prompts, answers, strict=True):
+        expected = _greedy(model, tokenizer(text)["input_ids"], 12)
+        assert answer == tokenizer.decode(expected, skip_special_tokens=True).strip()
+    lengths = sorted({text: len(tokenizer(text)["input_ids"]) for text in prompts}.values())[::-1]
+    assert shapes == [(2, lengths[0]), (2, lengths[2]), (2, lengths[4])]
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_an_encoder_and_a_decoder_answer_a_batch_as_each_alone(kind):
+    lm = tiny_seq2seq(kind)
+    prompts = [*PROMPTS, PROMPTS[1], PROMPTS[0]]
+    answers = generate(lm.model, lm.tokenizer, prompts, max_new_tokens=6, batch_size=2)
+    alone = [generate(lm.model, lm.tokenizer, [text], max_new_tokens=6)[0] for text in prompts]
+    assert answers == alone
+    assert len(set(answers)) > 1
+
+
 def test_a_long_prompt_keeps_its_end():
     model, tokenizer = tiny_llama(), tiny_tokenizer()  # 128 positions
     long = "x" * 300 + "the end\n"

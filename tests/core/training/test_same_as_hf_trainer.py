@@ -107,10 +107,12 @@ def test_every_step_is_that_of_hf_trainer(tmp_path, case):
 
     lm, adapter, family = made()
     examples, _ = family.encode(task.train)
+    lengths = [family.longest([example]) for example in examples]
     steps: list[Any] = []
     Fit(
         lm.model, adapter, examples, family.collate, training, tmp_path, Meter(lm.model),
         lambda step: steps.append(step), loss=family.loss,
+        lengths=lengths,
     ).run()  # fmt: skip
 
     lm, peer, family = made()
@@ -119,7 +121,7 @@ def test_every_step_is_that_of_hf_trainer(tmp_path, case):
         lm.model.enable_input_require_grads()
     with torch.random.fork_rng():
         losses = peer_losses(
-            lm.model, peer, examples, family.collate, training, family.loss, tmp_path
+            lm.model, peer, examples, family.collate, training, family.loss, tmp_path, lengths
         )
     assert [step.loss for step in steps] == losses
     assert len({*losses}) > 1

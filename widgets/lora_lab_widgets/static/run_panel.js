@@ -44,7 +44,7 @@ class RunPanelView extends PanelView {
     this.stop = button(undefined, () => this.command("stop"), { "aria-label": "Stop" });
     this.stop.append(el("span", { "aria-hidden": "true", text: "■" }), "Stop");
     this.step = el("b", { class: "ll-run-step" });
-    const stats = ["time", "rate", "loss", "metrics"];
+    const stats = ["time", "rate", "padding", "loss", "metrics"];
     this.stats = Object.fromEntries(
       stats.map((name) => [name, el("span", { class: `ll-run-${name}` })]));
     this.phase = el("span", { class: "ll-run-phase" });
@@ -192,7 +192,9 @@ class RunPanelView extends PanelView {
     this.form.node.disabled = isOpen;
   }
 
-  drawStats({ state, step, skipped, total_steps: total, eta, elapsed, rate, loss, metrics }) {
+  drawStats(snapshot) {
+    const { state, step, skipped, total_steps: total, eta, elapsed } = snapshot;
+    const { rate, padding, loss, metrics } = snapshot;
     const { stats } = this;
     const isOpen = OPEN_STATES.includes(state);
     const padded = String(step).padStart(String(total).length, "\u2007");
@@ -203,6 +205,8 @@ class RunPanelView extends PanelView {
     this.step.title = skipped ? "gradients overflowed float16; the loss scale was halved" : "";
     stats.time.textContent = isOpen ? left : took;
     stats.rate.textContent = rate ? formatRate(rate) : "";
+    stats.padding.textContent = padding === null ? "" : `${Math.round(100 * padding)} % padding`;
+    stats.padding.title = "of the tokens computed so far: what fills batches up to their longest";
     stats.loss.textContent = loss === null ? "" : `loss ${formatLoss(loss)}`;
     stats.metrics.textContent = formatMetrics(metrics);
     this.progress.draw(step, total || 1, this.step.textContent);
