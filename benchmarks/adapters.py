@@ -1,6 +1,7 @@
 """The adapters against PEFT: step, memory, switching, mixed batches, merging, attaching, import.
 
-`python -m benchmarks.adapters` prints every row; `--only switch batch` some of them. Ours and
+`python -m benchmarks.adapters` prints every row; `--only switch batch` some of them; `--only step
+--runs 6 --rounds 5` the step's as the median of six fresh pairs of models (6 minutes). Ours and
 PEFT's run in turn in one process, and a row is the median of the rounds' ratios. Beside each stands
 its lower bound: the same work without adapters, or the bytes and operations that must move.
 """
@@ -11,7 +12,7 @@ import argparse
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -125,25 +126,40 @@ def at_most(what: str, value: float, limit: float, note: str, unit: str = "×") 
 
 
 def step_rows(args: argparse.Namespace) -> list[Row]:
-    """Return the time of a training step in float32 on the CPU."""
-    models = {name: attach(llama(args.shape)) for name, attach in METHODS.items()}
-    runs = {
-        name: stepper(model, args.batch, args.length, "cpu", torch.float32)
-        for name, model in models.items()
-    }
-    seconds = alternate(runs, args.rounds)
-    floor = median_ratio(seconds["floor"], seconds["peft"])
-    tokens, base, factors = args.batch * args.length, *_sizes(models["ours"])
-    # Forward and dX of every W₀; H, BH, Z, dB, dA and dX's part of every A and B.
-    work = f"{4e-9 * tokens * base:.1f} GFLOP in W₀, {6e-9 * tokens * factors:.2f} in A and B"
+    """Return the time of a training step on the CPU, the base in float32 and in bf16."""
     return [
-        at_most(
-            f"training step, {tokens} tokens, float32, CPU",
-            median_ratio(seconds["ours"], seconds["peft"]),
-            0.88,
-            f"bound {floor:.3f}×: no adapter, gradient chain only; {work}",
+        row
+        for dtype, name, reach in (
+            (torch.float32, "float32", 0.88),
+            (torch.bfloat16, "bf16 base", 0.80),
         )
+        for row in _step_rows(args, dtype, name, reach)
     ]
+
+
+def _step_rows(
+    args: argparse.Namespace, dtype: torch.dtype, name: str, reach: float
+) -> Iterator[Row]:
+    ratios, floors, work = [], [], ""
+    for _ in range(args.runs):
+        models = {way: attach(llama(args.shape, dtype)) for way, attach in METHODS.items()}
+        runs = {
+            way: stepper(model, args.batch, args.length, "cpu", dtype)
+            for way, model in models.items()
+        }
+        seconds = alternate(runs, args.rounds)
+        ratios.append(median_ratio(seconds["ours"], seconds["peft"]))
+        floors.append(median_ratio(seconds["floor"], seconds["peft"]))
+        tokens, base, factors = args.batch * args.length, *_sizes(models["ours"])
+        # Forward and dX of every W₀; H, BH, Z, dB, dA and dX's part of every A and B.
+        work = f"{4e-9 * tokens * base:.1f} GFLOP in W₀, {6e-9 * tokens * factors:.2f} in A and B"
+    every = f"median of {', '.join(f'{ratio:.3f}' for ratio in ratios)}; " if args.runs > 1 else ""
+    yield at_most(
+        f"training step, {args.batch * args.length} tokens, {name}, CPU",
+        statistics.median(ratios),
+        reach,
+        f"{every}bound {statistics.median(floors):.3f}×: no adapter, gradient chain only; {work}",
+    )
 
 
 def memory_rows(args: argparse.Namespace) -> list[Row]:
@@ -339,6 +355,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=[*ROWS, "import"], default=[*ROWS, "import"])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--runs", type=int, default=1, help="the step with so many fresh models")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--layers", type=int, default=30, help="fewer: a quick try")

@@ -179,6 +179,14 @@ def convolve(conv: Any, x: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
+def in_shape(tensor: Tensor, shape: list[int]) -> Tensor:
+    """Return a tensor's numbers in another shape, and not as a view of it that autograd tracks.
+
+    An autograd function may give it out beside others, and its caller change it in place.
+    """
+    return cast(Tensor, torch.ops.aten._unsafe_view(tensor, shape))
+
+
 def update_averages(averages: list[Tensor], values: list[Tensor], new_share: float) -> None:
     """Write averages += new_share·(values − averages), in one launch for all of them."""
     torch._foreach_lerp_(averages, values, new_share)

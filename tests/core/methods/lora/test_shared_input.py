@@ -286,3 +286,18 @@ def test_what_both_passes_need_must_not_change_between_them(changed):
         (x if changed == "x" else q.weight).mul_(2)
     with pytest.raises(AdapterError, match="changed in place between two backward passes"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("called", ["q_proj", "k_proj", "o_proj"])
+def test_an_output_may_be_changed_in_place(called):
+    model, adapter = adapted()
+    getattr(model.model.layers[0].self_attn, called).register_forward_hook(
+        lambda _module, _inputs, y: y.mul_(2)
+    )
+    parameters, batch = list(adapter.parameters()), tiny_inputs(model, batch=2)
+    with plain_path():
+        expected = outputs(model, batch)
+        expected_gradients = gradients(expected, parameters)
+    found = outputs(model, batch)
+    assert_equal(found, expected)
+    assert_equal(gradients(found, parameters), expected_gradients)
