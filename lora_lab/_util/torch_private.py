@@ -184,7 +184,8 @@ def in_shape(tensor: Tensor, shape: list[int]) -> Tensor:
 
     An autograd function may give it out beside others, and its caller change it in place.
     """
-    return cast(Tensor, torch.ops.aten._unsafe_view(tensor, shape))
+    own: Tensor = torch.ops.aten._unsafe_view(tensor, shape)
+    return own
 
 
 def update_averages(averages: list[Tensor], values: list[Tensor], new_share: float) -> None:
