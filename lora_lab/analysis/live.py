@@ -18,7 +18,7 @@ from lora_lab._util.arrays import stack, to_numpy
 from lora_lab.analysis.sites import AdapterLike
 from lora_lab.analysis.table import Analysis, analyze_sites
 from lora_lab.errors import AdapterError
-from lora_lab.methods.attached import active, attached
+from lora_lab.methods.attached import active, attached, no_adapter
 
 
 def analyze(model: Any, name: str | None = None) -> Analysis:
@@ -33,7 +33,7 @@ def analyze(model: Any, name: str | None = None) -> Analysis:
     """
     adapters = attached(model)
     if not adapters:
-        raise AdapterError("the model has no adapter; call attach(model, config) first")
+        raise no_adapter(model)
     known = ", ".join(map(repr, adapters))
     if name is None:
         name = active(model) or (next(iter(adapters)) if len(adapters) == 1 else None)

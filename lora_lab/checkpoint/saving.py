@@ -48,7 +48,7 @@ from lora_lab.checkpoint.replacing import replace_adapter
 from lora_lab.checkpoint.stacking import as_kernels, module_update
 from lora_lab.checkpoint.tied_weights import tied_to
 from lora_lab.errors import AdapterError
-from lora_lab.methods.attached import active, attached, original_weight
+from lora_lab.methods.attached import active, attached, no_adapter, original_weight
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
 from lora_lab.methods.finite import check_finite
@@ -312,9 +312,10 @@ def any_adapter(model: nn.Module, name: str | None) -> Adapter:
     adapters = attached(model)
     name = name or active(model) or next(iter(adapters), None)
     if name is None or name not in adapters:
-        raise AdapterError(
-            f"no adapter is called {name!r}; attached are {', '.join(adapters) or 'none'}"
+        known = ", ".join(adapters)
+        raise (
+            AdapterError(f"no adapter is called {name!r}; attached are {known}")
             if adapters
-            else "the model has no adapter to save; call attach(model, config) first"
+            else no_adapter(model)
         )
     return adapters[name]

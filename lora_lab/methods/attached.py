@@ -125,8 +125,17 @@ def require_adapters(model: nn.Module) -> AttachedAdapters:
     """Return what a model knows of its adapters, or say that it has none."""
     found = attached_adapters(model)
     if found is None:
-        raise AdapterError("the model has no adapter; call attach(model, config) first")
+        raise no_adapter(model)
     return found
+
+
+def no_adapter(model: nn.Module) -> AdapterError:
+    """Return what to say of a model without one: maybe it stands around one that has."""
+    parts = model.named_modules() if isinstance(model, nn.Module) else ()
+    part = next((path for path, module in parts if path and hasattr(module, _ATTRIBUTE)), None)
+    if part is None:
+        return AdapterError("the model has no adapter; call attach(model, config) first")
+    return AdapterError(f"the model has no adapter, but its part {part!r} has; pass that one")
 
 
 def merges_for_good(model: nn.Module) -> int:

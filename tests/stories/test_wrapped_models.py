@@ -302,3 +302,14 @@ def test_a_model_that_is_compiled_twice_is_the_model(tmp_path):
     assert torch.equal(outputs(other, batch), outputs(model, batch))
     ll.detach(twice)
     assert torch.equal(outputs(model, batch), outputs(tiny("gpt2"), batch))
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [lambda m, to: ll.save_adapter(m, to), lambda m, _: ll.merge(m), lambda m, _: ll.analyze(m)],
+)
+def test_a_wrapper_of_ones_own_is_told_which_part_has_the_adapter(asks, tmp_path):
+    model = nn.Sequential(nn.Dropout(), tiny("llama"))
+    ll.attach(model[1], ll.LoraConfig(r=2))
+    with pytest.raises(AdapterError, match="no adapter, but its part '1' has; pass that one"):
+        asks(model, tmp_path)

@@ -93,7 +93,7 @@ def test_a_bench_that_has_not_trained_saves_no_other_runs_adapter(two, tmp_path)
         third.save(tmp_path / "third")
     assert not (tmp_path / "third").exists()
     ll.detach(first.lm.model)
-    with pytest.raises(AdapterError, match="the model has no adapter to save"):
+    with pytest.raises(AdapterError, match="the model has no adapter; call attach"):
         third.save(tmp_path / "third")
     ll.attach(first.lm.model, ll.LoraConfig(r=5, target_modules=["o"]))
     assert rank_in(third.save(tmp_path / "third")) == 5, "one's own is shown, and saved"

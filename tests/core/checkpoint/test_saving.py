@@ -198,5 +198,5 @@ def test_an_adapter_for_another_base_names_the_module(saved):
 
 
 def test_saving_without_an_adapter_says_what_to_call(tmp_path):
-    with pytest.raises(AdapterError, match=r"no adapter to save; call attach"):
+    with pytest.raises(AdapterError, match=r"no adapter; call attach"):
         ll.save_adapter(tiny("llama"), tmp_path)
