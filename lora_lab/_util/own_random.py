@@ -18,7 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lora_lab._util.torch_private import TorchDispatchMode, argument_names, takes_generator
+from lora_lab._util.torch_private import (
+    TorchDispatchMode,
+    argument_defaults,
+    argument_names,
+    takes_generator,
+)
 from lora_lab._util.transformers_private import checkpoint_functions, set_checkpoint_function
 from lora_lab.errors import RunError
 
@@ -304,7 +309,8 @@ def _draws(operation: Any, args: tuple, kwargs: Mapping[str, Any]) -> bool:
     """Whether an operation is about to draw from a global generator."""
     if torch.Tag.nondeterministic_seeded not in getattr(operation, "tags", ()):
         return False
-    given = {**dict(zip(argument_names(operation), args, strict=False)), **kwargs}
+    names = zip(argument_names(operation), args, strict=False)
+    given = {**argument_defaults(operation), **dict(names), **kwargs}
     return given.get("generator") is None and given.get("dropout_p") != 0
 
 

@@ -219,6 +219,16 @@ def argument_names(operation: Any) -> tuple[str, ...]:
 
 
 @functools.cache
+def argument_defaults(operation: Any) -> dict[str, Any]:
+    """Return {name: default} of an operation's arguments that have one.
+
+    A dispatch mode is not given arguments that are their defaults, from the last one back.
+    """
+    known = operation._schema.arguments
+    return {each.name: each.default_value for each in known if each.has_default_value()}
+
+
+@functools.cache
 def takes_generator(operation: Any) -> Any:
     """Return an operation's overload that takes a generator, maybe itself; None: it has none."""
     names = set(argument_names(operation))

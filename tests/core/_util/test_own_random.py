@@ -204,3 +204,35 @@ def test_dropout_of_our_own_that_is_computed_again_by_foreign_code_is_refused():
         y: Any = checkpoint(lambda x: native_dropout(x, 0.5)[0] * x, x, use_reentrant=False)
     with pytest.raises(RunError, match="by checkpointing that is not transformers' own"):
         random.backward(y.sum())
+
+
+LOWER = torch.ones(16, 16, dtype=torch.bool).tril()
+
+
+@pytest.mark.parametrize("mask", ["none", "causal", "of bits", "of numbers"])
+def test_attention_without_dropout_draws_nothing(mask, monkeypatch):
+    """A mask has the kernel called without its `dropout_p`, whose default is 0."""
+    options: dict[str, Any] = {
+        "none": {},
+        "causal": {"is_causal": True},
+        "of bits": {"attn_mask": LOWER},
+        "of numbers": {"attn_mask": torch.zeros(16, 16)},
+    }[mask]
+    random, x = OwnRandom(0), X4.clone().requires_grad_()
+    for step in range(3):
+        if step == 2:  # nobody looks at operations any more
+            monkeypatch.setattr(own_random, "_AnyOperation", None)
+            monkeypatch.setattr(own_random, "_KnownFunctions", None)
+        with random.forward():
+            loss = F.scaled_dot_product_attention(x, x, x, **options).sum()
+        random.backward(loss)
+
+
+def test_attention_with_dropout_still_draws_from_here():
+    expected, _ = globally(3, lambda: [F.scaled_dot_product_attention(X4, X4, X4, LOWER, 0.4)])
+    before = torch.get_rng_state()
+    random = OwnRandom(3)
+    with random.forward():
+        found = F.scaled_dot_product_attention(X4, X4, X4, LOWER, 0.4)
+    same([found], expected)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -219,6 +219,7 @@ def test_fake_tensors_and_dispatch_modes() -> None:
 def test_which_overload_of_an_operation_takes_a_generator() -> None:
     aten = torch.ops.aten
     assert torch_private.argument_names(aten.native_dropout.default) == ("input", "p", "train")
+    assert torch_private.argument_defaults(aten.bernoulli.default) == {"generator": None}
     assert torch_private.takes_generator(aten.native_dropout.default) is None
     assert torch_private.takes_generator(aten.rand.default) is aten.rand.generator
     assert torch_private.takes_generator(aten.bernoulli_.float) is aten.bernoulli_.float
