@@ -38,6 +38,7 @@ from lora_lab.training import saved_state, trainer
 from lora_lab.training.data import RunData
 from lora_lab.training.last_good import LastGood
 from lora_lab.training.observer import Observer
+from lora_lab.training.padding import Padding
 from lora_lab.training.progress import Pace
 from tests.helpers.fake_device import DEVICES, KIND, FakeDevice, put, twin
 from tests.helpers.fake_device_cases import DTYPES, FAULTS, METHODS, MODELS, STEPS, TWO
@@ -201,6 +202,7 @@ class Case:
             metrics={},
             run=SimpleNamespace(samples=(), store=SimpleNamespace(flush_log=int)),
             pace=Pace(),
+            padding=Padding(),
         )
         saved_state.check_numbers(self.model, self.adapter)
         state = {"step": 2, **saved_state.checkpoint_state(worker)}  # as a store reads it
