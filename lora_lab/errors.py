@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from lora_lab._util.redaction import redacted
+
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, but for tab and newline
     "\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f"  # directions of writing, ends of lines
@@ -35,8 +37,10 @@ class LoraLabError(Exception):
     """Base of all errors that a user can fix. The command line prints it without a traceback."""
 
     def __init__(self, *args: object) -> None:
-        # A file's names stand in messages, and an escape sequence in one writes over other lines.
-        super().__init__(*(visible(own) if isinstance(own, str) else own for own in args))
+        # A file's names stand in messages, and an escape sequence in one writes over other lines;
+        # so do URLs and values with tokens, and a notebook keeps what is raised in it.
+        texts = (redacted(visible(own)) if isinstance(own, str) else own for own in args)
+        super().__init__(*texts)
 
 
 class ConfigError(LoraLabError, ValueError):

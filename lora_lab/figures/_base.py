@@ -7,9 +7,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import plotly.graph_objects as go
 
-Figure = go.Figure
+from lora_lab._util.redaction import redacted, redacted_values
+
 Theme = Literal["light", "dark"]
 
 # No button that uploads the figure to anybody's cloud, no logo, no toolbar.
@@ -19,6 +21,25 @@ CONFIG: dict[str, Any] = {
     "displayModeBar": False,
     "responsive": False,
 }
+
+
+class Figure(go.Figure):
+    """plotly's figure, of which no text that is shown, written or sent has a secret in it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plotly's plain values."""
+        return {key: _without_secrets(own) for key, own in super().to_dict().items()}
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, np.ndarray):  # of texts; numbers are packed
+        return redacted_values(value.tolist()) if value.dtype.kind in "OU" else value
+    if isinstance(value, dict):
+        return {k: own if k == "bdata" else _without_secrets(own) for k, own in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_secrets(own) for own in value]
+    return redacted(value) if isinstance(value, str) else value
+
 
 MOST_POINTS = 500
 BAR_MARGIN = 58  # pixels beside a map for its color bar

@@ -9,7 +9,16 @@ import plotly.graph_objects as go
 
 from lora_lab._util.format import format_number
 from lora_lab.analysis.amplify import SiteAmplification
-from lora_lab.figures._base import THEMES, Theme, base_layout, log_axis, note, plain, show_legend
+from lora_lab.figures._base import (
+    THEMES,
+    Figure,
+    Theme,
+    base_layout,
+    log_axis,
+    note,
+    plain,
+    show_legend,
+)
 from lora_lab.figures._site_axis import site_axis
 
 
@@ -29,7 +38,7 @@ def amplification_figure(
     colors = THEMES[theme]
     axis = site_axis(rows)
     drawn = [row if row.r else None for row in rows]
-    figure = go.Figure(layout=base_layout(colors, width, height))
+    figure = Figure(layout=base_layout(colors, width, height))
     lines = (
         ("W₀'s own", "along_own", colors.other, "diamond", _own_text),
         ("ΔW's", "along_delta", colors.accent, "circle", _delta_text),

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from lora_lab._util.format import format_share
 from lora_lab.analysis.capacity import Capacity
 from lora_lab.captions.delta_w import bits_text
-from lora_lab.figures._base import THEMES, Theme, base_layout, room_for_text
+from lora_lab.figures._base import THEMES, Figure, Theme, base_layout, room_for_text
 
 
 def capacity_figure(
@@ -25,7 +25,7 @@ def capacity_figure(
         (pair for pair in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)) if largest >= pair[1]),
         ("", 1.0),
     )
-    figure = go.Figure(
+    figure = Figure(
         go.Bar(
             orientation="h",
             x=np.array([bits / size for _, bits, _ in bars], np.float32),

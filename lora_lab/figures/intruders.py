@@ -12,6 +12,7 @@ from lora_lab.analysis.intruders import IntruderCurve, SiteIntruders
 from lora_lab.figures._base import (
     THEMES,
     Colors,
+    Figure,
     Theme,
     axis,
     base_layout,
@@ -35,7 +36,7 @@ def intruder_figure(
     """
     colors = THEMES[theme]
     sites = site_axis(rows)
-    figure = go.Figure(layout=base_layout(colors, width, height))
+    figure = Figure(layout=base_layout(colors, width, height))
     dot = sites.dot_size(figure)
     for name, intruding, look in (
         ("known", False, {"color": colors.accent, "size": dot, "opacity": 0.55}),
@@ -90,7 +91,7 @@ def intruder_curve_figure(
     """
     colors = THEMES[theme]
     beside = width >= _SIDE_BY_SIDE
-    figure = go.Figure(layout=base_layout(colors, width, height or (230 if beside else 400)))
+    figure = Figure(layout=base_layout(colors, width, height or (230 if beside else 400)))
     order = np.argsort(curve.factors)
     factors = curve.factors[order].astype(np.float32)
     plots = (

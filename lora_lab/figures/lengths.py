@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from lora_lab.figures._base import THEMES, Theme, base_layout, note
+from lora_lab.figures._base import THEMES, Figure, Theme, base_layout, note
 
 if TYPE_CHECKING:
     from lora_lab.tasks.look import Look
@@ -19,7 +19,7 @@ def lengths_figure(
     """Draw how many training examples have how many tokens, and where `max_length` lies."""
     colors, bars = THEMES[theme], look.histogram()
     middles = [(bar.start + bar.end) / 2 for bar in bars]
-    figure = go.Figure(
+    figure = Figure(
         go.Bar(
             x=np.array(middles, np.float32),
             y=np.array([bar.examples for bar in bars], np.float32),

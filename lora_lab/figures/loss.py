@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from lora_lab.figures._base import MOST_POINTS, THEMES, Theme, base_layout
+from lora_lab.figures._base import MOST_POINTS, THEMES, Figure, Theme, base_layout
 from lora_lab.tasks.metrics import NATS
 
 
@@ -31,7 +31,7 @@ def loss_figure(
     colors = THEMES[theme]
     steps, values = _thinned(losses)
     window = len(values) // 24 * 2 + 1
-    figure = go.Figure(layout=base_layout(colors, width, height))
+    figure = Figure(layout=base_layout(colors, width, height))
     figure.add_scatter(
         x=steps,
         y=values,

@@ -9,6 +9,7 @@ from lora_lab.analysis.rank_map import RankMap
 from lora_lab.figures._base import (
     BAR_MARGIN,
     THEMES,
+    Figure,
     Theme,
     base_layout,
     color_bar,
@@ -33,7 +34,7 @@ def effective_rank_figure(
         ]
         for role, row in zip(ranks.roles, ranks.ranks, strict=True)
     ]
-    figure = go.Figure(
+    figure = Figure(
         go.Heatmap(
             x=np.arange(len(ranks.layers), dtype=np.int32),
             y=np.arange(len(ranks.roles), dtype=np.int32),

@@ -9,7 +9,15 @@ import plotly.graph_objects as go
 
 from lora_lab._util.format import format_bytes
 from lora_lab.budget.reading import MemoryReading
-from lora_lab.figures._base import THEMES, Colors, Theme, base_layout, room_for_text, show_legend
+from lora_lab.figures._base import (
+    THEMES,
+    Colors,
+    Figure,
+    Theme,
+    base_layout,
+    room_for_text,
+    show_legend,
+)
 
 if TYPE_CHECKING:
     from lora_lab.budget.costs import Budget, Memory
@@ -41,7 +49,7 @@ def memory_figure(
         if any(getattr(reading, part) for part in MEMORY_PARTS):
             bars["measured peak"] = reading
     unit, size = _unit(max(totals.values()))
-    figure = go.Figure(layout=base_layout(colors, width, height))
+    figure = Figure(layout=base_layout(colors, width, height))
     for part in MEMORY_PARTS:
         amounts = [getattr(memory, part) for memory in bars.values()]
         figure.add_bar(

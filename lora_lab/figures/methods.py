@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from lora_lab._util.format import format_count, format_number
 from lora_lab.analysis.methods import MethodComparison, MethodRow
 from lora_lab.captions.delta_w import measured, rate_text
-from lora_lab.figures._base import THEMES, Colors, Theme, base_layout, plain
+from lora_lab.figures._base import THEMES, Colors, Figure, Theme, base_layout, plain
 from lora_lab.figures._labels import Box
 from lora_lab.figures._scatter import Plot, Point, draw
 from lora_lab.paper.tables import TABLES
@@ -44,7 +44,7 @@ def method_comparison(
     colors = THEMES[theme]
     beside = published and width >= _BESIDE
     height = height or (_HEIGHT_BELOW if published and not beside else _HEIGHT_BESIDE)
-    figure = go.Figure(layout=base_layout(colors, width, height))
+    figure = Figure(layout=base_layout(colors, width, height))
     figure.update_layout(margin={"l": 0, "r": 0, "t": 0, "b": 0})
     boxes = _boxes(width, height, published=published, beside=beside)
     plots = [_own(comparison, boxes[0], colors)]

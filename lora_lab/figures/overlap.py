@@ -13,6 +13,7 @@ from lora_lab.figures._base import (
     BAR_MARGIN,
     MOST_POINTS,
     THEMES,
+    Figure,
     Theme,
     base_layout,
     color_bar,
@@ -28,7 +29,7 @@ def overlap_figure(
 ) -> go.Figure:
     """Draw the squared cosines of ΔW's directions with W₀'s strongest as a heat map."""
     colors = THEMES[theme]
-    figure = go.Figure(
+    figure = Figure(
         go.Heatmap(
             colorscale="Viridis",
             zmin=0,

@@ -14,6 +14,7 @@ from lora_lab.figures._base import (
     BAR_MARGIN,
     THEMES,
     Colors,
+    Figure,
     Theme,
     base_layout,
     color_bar,
@@ -54,7 +55,7 @@ def phi_figure(
     values = (overlap.excess if excess else overlap.values).astype(np.float32)
     rows, columns = values.shape
     layout = base_layout(colors, width, height)
-    figure = go.Figure(_heat_map(overlap, values, colors), layout)
+    figure = Figure(_heat_map(overlap, values, colors), layout)
     figure.update_layout(plot_bgcolor=colors.line, margin_r=BAR_MARGIN, margin_t=38)
     figure.update_xaxes(
         title_text=f"first j directions of {plain(overlap.second)}",

@@ -14,6 +14,7 @@ from lora_lab.analysis.spectrum import SpectrumView
 from lora_lab.figures._base import (
     MOST_POINTS,
     THEMES,
+    Figure,
     Theme,
     base_layout,
     log_axis,
@@ -31,7 +32,7 @@ def spectrum_figure(
 ) -> go.Figure:
     """Draw ΔW's singular values as bars, strongest first."""
     colors = THEMES[theme]
-    figure = go.Figure(
+    figure = Figure(
         go.Bar(
             marker={"color": colors.bar, "line": {"width": 0}},
             hovertemplate="σ<sub>%{x}</sub> = %{y:.3g}<extra></extra>",
@@ -88,7 +89,7 @@ def spectrum_against_base_figure(
     of ΔW below a millionth of the largest drawn are rounding, and are left out.
     """
     colors = THEMES[theme]
-    figure = go.Figure(layout=base_layout(colors, width, height))
+    figure = Figure(layout=base_layout(colors, width, height))
     lines = (
         ("W₀", view.weight, colors.other, "diamond"),
         ("ΔW", view.delta, colors.accent, "circle"),

@@ -14,6 +14,7 @@ from lora_lab.figures._base import (
     LETTER,
     THEMES,
     Colors,
+    Figure,
     Theme,
     axis,
     base_layout,
@@ -60,7 +61,7 @@ def step_maps_figure(
     if height is None:
         map_height = max(60, _ROW * len(maps.roles))
         height = bottom + (_TOP + map_height) * (1 if beside else 2)
-    figure = go.Figure(layout=base_layout(colors, width, height))
+    figure = Figure(layout=base_layout(colors, width, height))
     left = 18 + math.ceil(LETTER * max(map(len, maps.roles), default=0))
     figure.update_layout(
         plot_bgcolor=colors.line,

@@ -15,6 +15,7 @@ from lora_lab.figures._base import (
     LETTER,
     THEMES,
     Colors,
+    Figure,
     Theme,
     base_layout,
     color_bar,
@@ -39,9 +40,7 @@ def sweep_figure(
     """
     colors = THEMES[theme]
     rows, columns = sweep.values.shape
-    figure = go.Figure(
-        layout=base_layout(colors, width, height or max(150, 66 + _ROW * max(1, rows)))
-    )
+    figure = Figure(layout=base_layout(colors, width, height or max(150, 66 + _ROW * max(1, rows))))
     left = 44 + int(LETTER * max((len(str(rank)) for rank in sweep.ranks), default=0))
     figure.update_layout(plot_bgcolor=colors.line, margin={"l": left, "r": BAR_MARGIN + 12})
     low_is_good = not metric_of(sweep.metric).higher_is_better

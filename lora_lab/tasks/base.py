@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -120,6 +121,10 @@ class Task(ABC):
         look: Look = import_module(_LOOK).look(self, model, max_length)
         return look
 
+    def __init_subclass__(cls) -> None:
+        """Let a task's repr, which a notebook keeps, be the dataclass's without secrets."""
+        cls.__repr__ = _repr  # type: ignore[method-assign]
+
     def describe(self) -> str:
         """Return one line: name, whether it is synthetic, sizes, framing, metrics, notes."""
         label = " (synthetic)" if self.synthetic else ""
@@ -132,6 +137,15 @@ class Task(ABC):
     def _sizes(self) -> str:
         test = f", {len(self.test):,} test" if self.test else ""
         return f"{len(self.train):,} training examples, {len(self.validation):,} validation{test}"
+
+
+def _repr(task: Any) -> str:
+    shown = ", ".join(
+        f"{field.name}={getattr(task, field.name)!r}"
+        for field in dataclasses.fields(task)
+        if field.repr
+    )
+    return redacted(f"{type(task).__qualname__}({shown})")
 
 
 def shown(example: Any) -> str:

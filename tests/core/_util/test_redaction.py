@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import traceback
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 import torch
 
+from lora_lab import errors
 from lora_lab._util.redaction import redacted, redacted_values
+from lora_lab._util.warn import warn
 from lora_lab.anatomy.api import anatomy
 from lora_lab.budget.forecast import budget
 from lora_lab.errors import RunError
+from lora_lab.figures._base import Figure
 from lora_lab.reports.run_page import write_run_report
 from lora_lab.tasks import Example, GenerationTask
+from lora_lab.tasks.chats import ChatTask
+from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.training import checks, failures
 from lora_lab.training import run as run_module
 from lora_lab.training.api import train
@@ -312,3 +319,34 @@ def test_an_error_without_tokens_is_kept_itself():
     error.__cause__ = cause
     assert failures.showable(error) is error
     assert error.__cause__ is cause
+
+
+def test_errors_warnings_reprs_and_figures_keep_no_secret(monkeypatch):
+    """What a notebook's file keeps of a cell: its traceback, its warnings, its value, a figure."""
+    monkeypatch.setenv("MY_PASSWORD", "pa55-word")
+    said = "https://hub?token=abcdef123456 pa55-word"
+    kept = [
+        *(str(kind(said)) for kind in (errors.ConfigError, errors.TaskError, errors.RunError)),
+        repr(errors.ModelError(said)),
+        repr(dataclasses.replace(tiny_task(), name=said)),
+        repr(ChatTask(said, False, (), ())),
+        repr(ClassificationTask(said, False, (said,), (), ())),
+    ]
+    with pytest.warns(UserWarning, match="redacted") as found:
+        warn(said)
+    kept.append(str(found[0].message))
+    figure = Figure(
+        {
+            "data": [
+                {"type": "scatter", "x": [1.0], "y": [2.0], "name": said, "text": [said]},
+                {"type": "bar", "x": np.array([said], object), "y": np.array([2.0])},
+            ],
+            "layout": {"title": {"text": said}, "annotations": [{"text": said}]},
+        }
+    )
+    kept += [figure.to_json(), figure.to_html(include_plotlyjs=False)]
+    for text in kept:
+        assert "[redacted]" in text
+        assert "pa55-word" not in text
+        assert "abcdef123456" not in text
+    assert json.loads(figure.to_json())["data"][0]["y"] == [2.0]
