@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lora_lab._util.redaction import redacted
+from lora_lab.redaction import redacted
 
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, but for tab and newline

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 
-from lora_lab._util.redaction import redacted
+from lora_lab.redaction import redacted
 
 
 def warn(line: str) -> None:

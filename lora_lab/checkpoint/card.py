@@ -19,7 +19,6 @@ from torch import nn
 
 from lora_lab._util.files import new_dir
 from lora_lab._util.format import format_count, format_share
-from lora_lab._util.redaction import redacted
 from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.wrappers import unwrapped
@@ -30,6 +29,7 @@ from lora_lab.errors import AdapterError, RunError
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.models.places import HUB_ID
+from lora_lab.redaction import redacted
 from lora_lab.tasks.metrics import changes
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.redaction import redacted_values
 from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.checkpoint.checksum import CHECKSUM_KEY
@@ -28,6 +27,7 @@ from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.peft_fields import HEADS
 from lora_lab.methods.own_tensors import own_tensors
 from lora_lab.methods.registry import method_of
+from lora_lab.redaction import redacted_values
 
 
 def save_method(

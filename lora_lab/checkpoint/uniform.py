@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from lora_lab._util.files import new_dir
-from lora_lab._util.redaction import redacted_values
 from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Site
@@ -32,6 +31,7 @@ from lora_lab.checkpoint.stacking import module_update, padded, refuse_others
 from lora_lab.methods.finite import check_finite
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
+from lora_lab.redaction import redacted_values
 from lora_lab.spectra.update import LowRankUpdate
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")

@@ -11,10 +11,10 @@ from typing import NoReturn
 
 from lora_lab._util.launcher import launched_processes
 from lora_lab._util.python_private import end_without_finalizing
-from lora_lab._util.redaction import redacted, redacted_values
 from lora_lab.cli.command import Command
 from lora_lab.cli.output import steady_output
 from lora_lab.errors import LoraLabError
+from lora_lab.redaction import redacted, redacted_values
 
 INCOMPLETE = 1  # exit status
 BAD_INPUT = 2

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import plotly.graph_objects as go
 
-from lora_lab._util.redaction import redacted, redacted_values
+from lora_lab.redaction import redacted, redacted_values
 
 Theme = Literal["light", "dark"]
 

@@ -15,7 +15,6 @@ from lora_lab._util.devices import device_of
 from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name, main_dtype
 from lora_lab._util.hardware import best_device, hardware, is_here
 from lora_lab._util.quiet import first_line, quiet_transformers
-from lora_lab._util.redaction import redacted
 from lora_lab._util.torch_modes import plain_modes
 from lora_lab.anatomy.heads import is_classifier
 from lora_lab.anatomy.model_config import build_on_meta
@@ -26,6 +25,7 @@ from lora_lab.errors import ModelError
 from lora_lab.models import classifier
 from lora_lab.models.entries import CATALOGUE, CatalogueEntry
 from lora_lab.models.places import HUB_ID, Place, Source, find_model, load_errors, read_config
+from lora_lab.redaction import redacted
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -17,13 +17,13 @@ from lora_lab._util.format import (
     format_ratio,
     format_share,
 )
-from lora_lab._util.redaction import redacted, redacted_values
 from lora_lab.analysis.rank_map import RankMap, rank_map
 from lora_lab.analysis.site_view import SiteView, live_view
 from lora_lab.analysis.table import Analysis, analyze_sites
 from lora_lab.budget.reading import MemoryReading
 from lora_lab.errors import RunError
 from lora_lab.methods.combined import to_python
+from lora_lab.redaction import redacted, redacted_values
 from lora_lab.reports.page import Page, facts, heading, section, site_table, table
 from lora_lab.tasks.metrics import NATS, changes
 

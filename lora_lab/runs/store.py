@@ -37,7 +37,7 @@ from lora_lab._util.files import (
     write_dir_atomic,
     write_text_atomic,
 )
-from lora_lab._util.redaction import redacted, redacted_values
+from lora_lab.redaction import redacted, redacted_values
 from lora_lab.runs import checkpoints
 from lora_lab.runs.lock import LOCK_FILE, RunLock
 from lora_lab.runs.metrics import METRICS_FILE, LossCurve, cut_lines, read_losses

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lora_lab._util.redaction import redacted
 from lora_lab.errors import TaskError
+from lora_lab.redaction import redacted
 from lora_lab.tasks.metrics import NATS, Metric
 
 if TYPE_CHECKING:

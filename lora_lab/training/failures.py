@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from lora_lab._util.hardware import is_out_of_memory
-from lora_lab._util.redaction import redacted
 from lora_lab.errors import LoraLabError, RunError
+from lora_lab.redaction import redacted
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.training.divergence import DivergingError
 from lora_lab.training.gpu_memory import OutOfMemoryForecastError, batch_fields, settings_in_words

@@ -17,12 +17,12 @@ from torch import nn
 
 from lora_lab._util.hardware import hardware
 from lora_lab._util.quiet import log_filter
-from lora_lab._util.redaction import redacted
 from lora_lab.methods.api import unmerge
 from lora_lab.methods.attached import activate, active, attached
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.offload import check_trained
 from lora_lab.methods.own_modes import OwnModes
+from lora_lab.redaction import redacted
 from lora_lab.training.lost_adapter import check_owned
 
 ADAPTER = "default"  # the name under which a run attaches its adapter

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.redaction import redacted_values
 from lora_lab.errors import RunError
 from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.finite import NotFiniteAdapterError, check_finite
+from lora_lab.redaction import redacted_values
 from lora_lab.training.loss_scale import skipped_notes
 from lora_lab.training.resume_state import fitting
 from lora_lab.training.step import NotFiniteError

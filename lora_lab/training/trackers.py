@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from lora_lab._util.redaction import redacted
 from lora_lab._util.transformers_private import bare_arguments
 from lora_lab.errors import ConfigError
+from lora_lab.redaction import redacted
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.training.step import Step
 

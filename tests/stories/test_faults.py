@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from lora_lab._util.redaction import redacted
 from lora_lab.checkpoint import load_adapter
 from lora_lab.configs import TrainingConfig
 from lora_lab.errors import ConfigError, RunError
+from lora_lab.redaction import redacted
 from lora_lab.runs import checkpoints as checkpoints_module
 from lora_lab.runs.records import RecordState, list_runs
 from lora_lab.tasks.families.api import longest_example

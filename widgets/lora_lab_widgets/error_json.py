@@ -5,8 +5,8 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
-from lora_lab._util.redaction import redacted
 from lora_lab.errors import LoraLabError
+from lora_lab.redaction import redacted
 from lora_lab.training.gpu_memory import settings_in_words
 from lora_lab.training.snapshot import Failure
 

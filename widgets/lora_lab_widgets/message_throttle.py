@@ -17,7 +17,7 @@ from typing import Any
 
 import ipywidgets
 
-from lora_lab._util.redaction import redacted_values
+from lora_lab.redaction import redacted_values
 from lora_lab_widgets.subshell import OnSubshell
 
 # The ticks' answers are three a second at most, see `run_clock.js`; the views have what is left.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import anywidget
 import traitlets
 
-from lora_lab._util.redaction import redacted_values
+from lora_lab.redaction import redacted_values
 from lora_lab_widgets.embedded_page import Embeddable
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.es_modules import collect, join

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from lora_lab._util.redaction import redacted
 from lora_lab.budget.forecast import budget
 from lora_lab.configs import MethodConfig
 from lora_lab.models.given import as_loaded
 from lora_lab.models.load import LoadedModel
+from lora_lab.redaction import redacted
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps.local import Sweep
 from lora_lab.tasks.base import Task

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from lora_lab import errors
-from lora_lab._util.redaction import redacted, redacted_values
 from lora_lab._util.warn import warn
 from lora_lab.anatomy.api import anatomy
 from lora_lab.budget.forecast import budget
 from lora_lab.errors import RunError
 from lora_lab.figures._base import Figure
+from lora_lab.redaction import redacted, redacted_values
 from lora_lab.reports.run_page import write_run_report
 from lora_lab.tasks import Example, GenerationTask
 from lora_lab.tasks.chats import ChatTask
