@@ -12,6 +12,7 @@ from lora_lab.budget.meter import Meter
 from lora_lab.budget.reading import MemoryReading
 from lora_lab.configs import LoraConfig
 from lora_lab.methods.api import attach
+from lora_lab.tasks.label_logits import label_logits
 
 PLAN = LoraConfig(r=8, target_modules="all-linear")
 REACH, REACH_SECONDS = 0.03, 5.0
@@ -112,7 +113,9 @@ def measure(config: Any, plan: LoraConfig | None, checkpointing: bool, size: Siz
     for _ in range(2):
         optimizer.zero_grad()
         with meter.measure(ids.numel()):
-            model(input_ids=ids, attention_mask=mask, labels=ids).loss.backward()
+            with label_logits(model, ids.numel()):
+                loss = model(input_ids=ids, attention_mask=mask, labels=ids).loss
+            loss.backward()
         with meter.measure_update():
             optimizer.step()
     return meter.reading()

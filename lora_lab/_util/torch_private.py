@@ -123,6 +123,12 @@ def pre_hooks_of(module: nn.Module) -> Mapping[int, Any]:
     return module._forward_pre_hooks
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything is called before or after a module's forward or backward pass."""
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return any(getattr(module, kind, None) for kind in kinds)
+
+
 def saved_buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
     """Return those of a module's own buffers that its state dict holds."""
     unsaved = module._non_persistent_buffers_set

@@ -3,7 +3,7 @@
 The rules are those of torch's autograd on transformers' modules, with SDPA attention: a frozen
 linear layer keeps nothing, a trained or adapted one keeps its input, norms keep theirs, a fused
 attention kernel keeps q, k, v and its output, the math kernel the scores, an activation function
-what its own formula needs, and the loss the log-probabilities in float32.
+what its own formula needs, and the loss a chunk of log-probabilities in float32.
 
 N is tokens a step (batch × sequence), e the bytes of an element of the model's dtype.
 """
@@ -18,6 +18,7 @@ from lora_lab._util.dtypes import DTYPES
 from lora_lab.budget.gpu import Gpu
 from lora_lab.budget.kernels import Attention, Kernel, kernel_of, math_note
 from lora_lab.methods.cost import STAGES_A_BLOCK
+from lora_lab.tasks.chunk_rows import chunk_rows
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import ModelShape, Site
@@ -92,7 +93,8 @@ class Head:
 
     kept: int  # the final norm's input
     normed: int  # kept besides by full fine-tuning: what the norm and the output layer read
-    loss: int  # at the dearest moment of the loss's backward pass
+    loss: int  # at the dearest moment of the loss, or of the final norm's backward pass
+    full_loss: int  # the same where the output layer's weight learns
 
 
 class Group(NamedTuple):
@@ -162,14 +164,28 @@ def block(shape: ModelShape, row: int, sites: Sequence[Site], batch: Batch) -> B
 def head(shape: ModelShape, batch: Batch) -> Head:
     """Return what comes after the last block."""
     N, e, d, facts = batch.tokens, batch.element, shape.hidden_size or 0, shape.block
-    # transformers computes the loss in float32: log-probabilities, their gradient and the
-    # logits' gradient live at once. RMSNorm's backward pass has five float32 temporaries.
-    loss = 3 * N * (shape.vocab_size or 0) * FLOAT32 if facts.lm_head else 0
+    V = shape.vocab_size or 0 if facts.lm_head else 0
+    read = N * d * e if V else 0  # what the output layer reads; as large are gradients of it
     if not facts.final_norm:
-        return Head(kept=0, normed=N * d * e if facts.lm_head else 0, loss=loss)
+        return Head(0, read, _loss(batch, V, 0) + 3 * read, _loss(batch, V, V * d))
     norm_work = 5 * N * d * FLOAT32 if facts.rms_norm else 3 * N * d * e
     normed = N * d * e * (2 if facts.rms_norm else 1)
-    return Head(_norm_input(shape, batch, N * d), normed, loss=max(loss, norm_work))
+    kept = _norm_input(shape, batch, N * d)
+    frozen = max(_loss(batch, V, 0) + 3 * read, norm_work)
+    return Head(kept, normed, frozen, max(_loss(batch, V, V * d), norm_work))
+
+
+def _loss(batch: Batch, vocabulary: int, learned: int) -> int:
+    """Return what a chunk of the loss takes: logits, log-probabilities and the head's gradients.
+
+    Both are float32 where the model is of fewer bits, and the logits' gradient is one copy more.
+    """
+    if not vocabulary:
+        return 0
+    rows = min(batch.tokens, chunk_rows(vocabulary, learned))
+    logits = rows * vocabulary * (2 * FLOAT32 + (batch.element if batch.element < FLOAT32 else 0))
+    several = rows < batch.tokens  # then they are added up
+    return logits + learned * (2 * FLOAT32 if several else batch.element)
 
 
 def group(shape: ModelShape, site: Site, batch: Batch) -> Group:

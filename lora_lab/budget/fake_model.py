@@ -35,6 +35,7 @@ from lora_lab.methods.api import attach
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.config import MethodConfig
 from lora_lab.models.load import model_config
+from lora_lab.tasks.label_logits import label_logits
 
 _IMAGE_SIZE = 224  # pixels a side: ImageNet's crops
 MANY_STEPS = 1_000_000  # of the training that the dry run's step is the first of
@@ -197,8 +198,14 @@ def read_text(batch: Mapping[str, Tensor]) -> str:
 
 
 def loss_of(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Return the model's own loss; of a model that has none, the sum of its output."""
-    output: Any = model(**batch)
+    """Return the model's own loss; of a model that has none, the sum of its output.
+
+    Where it is of tokens, logits are made of labels alone, as in a run: all of them have one here.
+    """
+    labels = batch.get("labels")
+    tokens = labels is not None and labels.ndim == 2
+    with label_logits(model, batch["labels"].numel()) if tokens else contextlib.nullcontext():
+        output: Any = model(**batch)
     loss = getattr(output, "loss", None)
     loss = output[0].float().sum() if loss is None else loss
     if not loss.requires_grad:

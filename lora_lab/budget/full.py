@@ -48,6 +48,7 @@ def full_memory(
     outputs = 0
     if shape.block.lm_head:
         outputs = (shape.vocab_size or 0) * (shape.hidden_size or 0) * price["element"]
+    price = {**price, "loss": head.full_loss}
     peak = step_peak(price, kept, freed, gradients, head=head.normed, head_gradient=outputs)
     # At the end all gradients are there, and a tied embedding's two halves are being added.
     tied = 2 * outputs if shape.tied_embeddings else 0

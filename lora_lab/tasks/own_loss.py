@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.tasks.encoding import IGNORED
+from lora_lab.tasks.label_logits import label_logits
 
 _ADDED = ("aux_loss", "encoder_aux_loss", "decoder_aux_loss")  # of outputs
 
@@ -66,10 +67,24 @@ def causal_share(output: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor
     return total / num_items_in_batch
 
 
+def why_whole(model: Any) -> str:
+    """Return why a model's own loss needs all logits; "": it does not, as far as is known.
+
+    A `loss_function` that somebody has set may hand them to kernels that ask for every row.
+    """
+    from transformers.loss.loss_utils import ForCausalLMLoss
+
+    own = unwrapped(model)
+    theirs = has_loss_function(own) and own.loss_function is not ForCausalLMLoss
+    return "the model has a loss_function of its own" if theirs else ""
+
+
 def summed_loss(model: Any, batch: Mapping[str, Tensor]) -> tuple[float, int]:
     """Return the summed cross-entropy of a batch's learned tokens, nats, and how many they are."""
     count = int((batch["labels"][:, 1:] != IGNORED).sum())
-    output = model(**batch)
-    if is_cross_entropy(model):  # the mean over this batch's labels
-        return output.loss.item() * count, count
-    return causal_share(output, batch["labels"], 1).item(), count
+    most = int((batch["labels"] != IGNORED).sum())
+    with label_logits(model, most, why_whole=why_whole(model)):
+        output = model(**batch)
+        if is_cross_entropy(model):  # the mean over this batch's labels
+            return output.loss.item() * count, count
+        return causal_share(output, batch["labels"], 1).item(), count

@@ -13,6 +13,7 @@ from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import ModelError
 from lora_lab.tasks import own_loss
 from lora_lab.tasks.encoding import IGNORED
+from lora_lab.tasks.label_logits import label_logits
 from lora_lab.training import processes
 
 Share = Callable[..., Tensor]  # (output, labels, num_items_in_batch)
@@ -25,10 +26,12 @@ class PassLoss(NamedTuple):
         trained: what the gradients are of, a share of the step's; the shares add up.
         said: the pass's share of the step's mean cross-entropy, where `trained` has more in it, or
             other things; None: it is `trained`.
+        whole: why the logits of all tokens were computed, not of labels alone; "": they were not.
     """
 
     trained: Tensor
     said: Tensor | None = None
+    whole: str = ""
 
 
 class PassLosses:
@@ -50,7 +53,14 @@ class PassLosses:
         self._own_function = share is None and own_loss.has_loss_function(self._model)
 
     def __call__(
-        self, model: Any, inputs: dict[str, Tensor], items: Tensor, passes: int
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        items: Tensor,
+        passes: int,
+        *,
+        labels: int,
+        scale: float = 1.0,
     ) -> PassLoss:
         """Go forward.
 
@@ -59,10 +69,27 @@ class PassLosses:
             inputs: a batch with its labels.
             items: labels of all passes of the step, on all processes.
             passes: how many they are, on this process.
+            labels: of the batch, or more.
+            scale: of the loss, in float16.
 
         Raises:
             ModelError: the model returns no loss.
         """
+        if inputs["labels"].ndim != 2:
+            return self._of(model, inputs, items, passes)
+        expected = scale * processes.count() / items
+        with label_logits(model, labels, expected, self._why_whole(model)) as logits:
+            loss = self._of(model, inputs, items, passes)
+        return loss._replace(whole=logits.whole)
+
+    def _why_whole(self, model: Any) -> str:
+        if getattr(model, "find_unused_parameters", False):
+            return "DDP looks through the output for parameters that a pass leaves out"
+        if processes.sharded() and not self._plain:
+            return "FSDP gathers the output layer's weight for the model's own loss alone"
+        return "" if self._family_share is not None else own_loss.why_whole(self._model)
+
+    def _of(self, model: Any, inputs: dict[str, Tensor], items: Tensor, passes: int) -> PassLoss:
         labels, count = inputs["labels"], processes.count()
         if self._family_share is not None and not (self._asks and labels.ndim == 2):
             del inputs["labels"]

@@ -17,6 +17,8 @@ FLOAT16_NOTE = (
     "skipped and counted"
 )
 
+WHOLE_NOTE = "logits are computed for prompt and padding too, which takes time and memory: {}"
+
 
 class NotFiniteError(RunError):
     """A loss or gradient is NaN or infinite; the optimizer was not given it.
@@ -46,12 +48,14 @@ class Step:
     aux_loss: float | None = None  # what is trained with beside `loss`: a router's; None: nothing
     skipped: bool = False  # gradients overflowed float16: nothing moved, see `LossScale`
     scaled: bool = False  # the loss was, for float16
+    whole_logits: str = ""  # why the logits of prompt and padding were computed too
 
     @property
     def notes(self) -> list[str]:
         """What a run says that takes such steps."""
         said = {AUX_NOTE: self.aux_loss is not None, FLOAT16_NOTE: self.scaled}
-        return [note for note, true in said.items() if true]
+        notes = [note for note, true in said.items() if true]
+        return [*notes, WHOLE_NOTE.format(self.whole_logits)] if self.whole_logits else notes
 
     def row(self, seconds: float) -> dict[str, Any]:
         """Return its line in metrics.jsonl.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,7 @@ class _Loop:
         )
         self._losses = PassLosses(self._model, fit.loss)
         self._beside = False  # whether passes are trained with more than their loss
+        self._whole = ""  # why they compute all logits, not those of labels alone
         self._modules = {id(module): module for module in self._replicas.model.modules()}
         self._learned: list[nn.Parameter] = []
         self._moved: list[nn.Parameter] = []  # by the optimizer: they, or their masters
@@ -256,7 +257,8 @@ class _Loop:
             parameter.grad = None
         beside = seen.beside if self._beside else None
         scaled = self._scale is not None
-        return Step(number, seen.loss, rate, seen.tokens, beside, not seen.finite, scaled)
+        step = Step(number, seen.loss, rate, seen.tokens, beside, not seen.finite, scaled)
+        return replace(step, whole_logits=self._whole) if self._whole else step
 
     def _update(self, number: int, rate: float) -> None:
         """Let the optimizer and the schedule take a step: as in HF Trainer a skipped one counts
@@ -284,7 +286,14 @@ class _Loop:
             # A copy from ordinary memory that waits for the device waits for all before it, too.
             inputs = {k: tensor.to(self._device, non_blocking=True) for k, tensor in batch.items()}
             with self._random.forward():
-                loss, said = self._losses(self._replicas.model, inputs, items, passes)
+                loss, said, self._whole = self._losses(
+                    self._replicas.model,
+                    inputs,
+                    items,
+                    passes,
+                    labels=int((batch["labels"] != IGNORED).sum()),
+                    scale=1.0 if self._scale is None else self._scale.value,
+                )
             self._beside = said is not None
             if not loss.requires_grad:
                 check_owned(self._model, self._adapter, self._learned)

@@ -11,6 +11,7 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lora_lab.tasks.label_logits import label_logits
 from tests.helpers.half_precision import CopiedUp
 
 BATCH, LENGTH = 4, 64
@@ -37,6 +38,13 @@ class LiveBytes(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         self.add((args, kwargs, out))
         return out
+
+
+def label_loss(model: Any, **batch: Any) -> torch.Tensor:
+    """Return a model's loss, computed as runs do it."""
+    with label_logits(model, batch["labels"].numel()):
+        loss: torch.Tensor = model(**batch).loss
+    return loss
 
 
 def fused_adamw(parameters: Any) -> torch.optim.Optimizer:
@@ -72,7 +80,7 @@ def measured_peak(
                     [list(s.values()) for s in optimizer.state.values()],
                 )
             )
-            model(input_ids=ids, labels=ids, **options).loss.backward()
+            label_loss(model, input_ids=ids, labels=ids, **options).backward()
             copied.gather()
             optimizer.step()
             copied.write()

@@ -1,6 +1,7 @@
 """Runs of the version before resume, and open, list and report as they did.
 
-Steps are theirs to rounding: AdamW is one kernel since, as in HF Trainer, which rounds otherwise.
+Steps are theirs to rounding: AdamW is one kernel since, as in HF Trainer, which rounds otherwise,
+and so does the loss, which is added up over chunks of labels' logits.
 """
 
 from __future__ import annotations

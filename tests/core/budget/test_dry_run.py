@@ -22,6 +22,7 @@ from lora_lab.configs import (
 from lora_lab.errors import ConfigError, LoraLabError, ModelError
 from lora_lab.methods.api import attach
 from lora_lab.methods.attached import attached
+from tests.helpers.measured_step import label_loss
 from tests.helpers.small_steps import adapted, batch_of, small_dry_run
 from tests.helpers.tiny_models import tiny, tiny_config
 
@@ -67,7 +68,7 @@ def test_a_training_beside_it_takes_bit_identical_steps() -> None:
         torch.manual_seed(5)
         batch, seen = batch_of(model), []
         for _ in range(25):
-            loss = model(**batch).loss
+            loss = label_loss(model, **batch)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -11,7 +11,7 @@ from lora_lab.budget.dry_run import dry_run
 from lora_lab.configs import LoraConfig
 from lora_lab.errors import ModelError
 from lora_lab.methods.api import attach
-from tests.helpers.measured_step import LiveBytes
+from tests.helpers.measured_step import LiveBytes, label_loss
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 HEADS: dict[str, Any] = {"num_attention_heads": 4}
@@ -44,7 +44,7 @@ def test_images_without_a_size_of_their_own_are_224_pixels_wide_and_the_step_is_
         with counter:
             counter.add([[*model.parameters()], [*model.buffers()]])
             counter.add([[*state.values()] for state in optimizer.state.values()])
-            model(**batch).loss.backward()
+            label_loss(model, **batch).backward()
             nn.utils.clip_grad_norm_(learning, 1.0)
             optimizer.step()
     assert found.peak == pytest.approx(counter.peak, rel=0.02)

@@ -28,7 +28,7 @@ from lora_lab.methods.api import attach
 from lora_lab.tasks.encoding import encode_all
 from lora_lab.training.api import train
 from tests.helpers.half_precision import CopiedUp
-from tests.helpers.measured_step import LiveBytes
+from tests.helpers.measured_step import LiveBytes, label_loss
 from tests.helpers.recorded_fit import Recorded
 from tests.helpers.small_steps import BATCH, LENGTH, adapted, batch_of, small_dry_run
 from tests.helpers.tiny_models import tiny, tiny_config
@@ -61,7 +61,7 @@ def naive_peak(
         with counter:
             state = [list(values.values()) for values in optimizer.state.values()]
             counter.add([list(model.parameters()), list(model.buffers()), copied.masters, state])
-            model(**batch).loss.backward()
+            label_loss(model, **batch).backward()
             copied.gather()
             nn.utils.clip_grad_norm_(copied.masters, 1.0)
             optimizer.step()
@@ -173,7 +173,7 @@ def method_peak(model: Any, config: Any, padded: bool, checkpointing: bool) -> i
         counter.add([list(model.parameters()), list(model.buffers()), copied.masters])
         for _ in range(2):
             optimizer.zero_grad()
-            loss, penalty = model(**batch).loss, adapter.penalty()
+            loss, penalty = label_loss(model, **batch), adapter.penalty()
             (loss if penalty is None else loss + penalty).backward()
             del loss, penalty
             copied.gather()
@@ -276,7 +276,7 @@ def test_the_meter_measures_what_the_dry_run_said(name: str, shape: str) -> None
     for _ in range(2):
         optimizer.zero_grad()
         with meter.measure(BATCH * LENGTH):
-            model(**batch).loss.backward()
+            label_loss(model, **batch).backward()
         with meter.measure_update():
             optimizer.step()
     measured = meter.reading()

@@ -16,7 +16,7 @@ from lora_lab.budget.dry_run import dry_run
 from lora_lab.configs import BitFitConfig, FullConfig, LoraConfig
 from lora_lab.methods.api import attach
 from tests.helpers.half_precision import CopiedUp
-from tests.helpers.measured_step import LiveBytes, gpt2
+from tests.helpers.measured_step import LiveBytes, gpt2, label_loss
 from tests.helpers.quantized_layers import Linear4bit, quantize
 from tests.helpers.small_steps import BATCH, LENGTH, batch_of, small_dry_run
 from tests.helpers.tiny_experts import tiny_experts
@@ -69,7 +69,7 @@ def measured(model: Any, config: Any) -> int:
         counter.add([list(model.parameters()), list(model.buffers()), copied.masters])
         for _ in range(2):
             optimizer.zero_grad()
-            model(**batch).loss.backward()
+            label_loss(model, **batch).backward()
             copied.gather()
             nn.utils.clip_grad_norm_(copied.masters, 1.0)
             optimizer.step()

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lora_lab.budget.dry_run import dry_run
 from lora_lab.configs import BottleneckConfig, LoraConfig
-from tests.helpers.measured_step import BATCH, LENGTH, gpt2, llama
+from tests.helpers.measured_step import BATCH, LENGTH, gpt2, label_loss, llama
 from tests.helpers.small_steps import adapted
 
 ALL = LoraConfig(r=4, target_modules="all-linear")
@@ -51,7 +51,7 @@ def tracked(model: Any) -> int:
         for _ in range(2):
             tracker.reset_mod_stats()
             optimizer.zero_grad()
-            model(input_ids=ids, labels=ids).loss.backward()
+            label_loss(model, input_ids=ids, labels=ids).backward()
             torch.nn.utils.clip_grad_norm_(learning, 1.0)
             optimizer.step()
     (peak,) = tracker.get_tracker_snapshot("peak").values()

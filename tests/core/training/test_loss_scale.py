@@ -21,6 +21,7 @@ from tests.helpers.recorded_fit import Recorded
 from tests.helpers.tiny_models import tiny
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task, until
 from tests.helpers.tiny_text import tiny_tokenizer
+from tests.helpers.whole_logits import whole_logits  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -183,6 +184,7 @@ SIBLINGS = {
 }
 
 
+@pytest.mark.usefixtures("whole_logits")  # of labels alone: test_label_logits.py, to rounding
 @pytest.mark.parametrize("case", SIBLINGS)
 def test_every_step_is_grad_scalers(tmp_path, monkeypatch, case):
     """Losses, skipped steps, rates and what is learned; with much too large a scale at first."""

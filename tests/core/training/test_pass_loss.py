@@ -67,7 +67,8 @@ def taken(model, batches, share=None, shift=True):
     said = beside = 0.0
     losses = PassLosses(model, share)
     for batch in batches:
-        trained, told = losses(model, dict(batch), torch.tensor(float(count)), len(batches))
+        items, learned = torch.tensor(float(count)), int((batch["labels"] != -100).sum())
+        trained, told, _ = losses(model, dict(batch), items, len(batches), labels=learned)
         trained.backward()
         said += (trained if told is None else told).item()
         beside += trained.item() - (trained if told is None else told).item()

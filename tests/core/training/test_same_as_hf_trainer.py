@@ -1,10 +1,12 @@
 """Losses by step and what was learned are those of transformers' Trainer, bit for bit on the CPU.
 
-HF Trainer takes the same examples in the same order, and draws its dropout from the same seed.
+They are where logits are computed whole, as there; of labels alone they are equal to rounding. HF
+Trainer takes the same examples in the same order, and draws its dropout from the same seed.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from lora_lab._util.own_random import seeded
 from lora_lab.budget.meter import Meter
 from lora_lab.configs import AdaLoraConfig, TrainingConfig
 from lora_lab.methods.api import attach
+from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.head.adapter import with_head
 from lora_lab.models import LoadedModel
@@ -29,6 +32,7 @@ from tests.helpers.tiny_run import CONFIG, tiny_lm
 from tests.helpers.tiny_scores import tiny_scorer, tiny_scores
 from tests.helpers.tiny_seq2seq import tiny_seq2seq, uneven_task
 from tests.helpers.tiny_text import tiny_tokenizer
+from tests.helpers.whole_logits import whole_logits  # noqa: F401 (a fixture)
 
 
 def bf16_lm() -> LoadedModel:
@@ -89,8 +93,8 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_every_step_is_that_of_hf_trainer(tmp_path, case):
+def both(case: str, folder: Path) -> tuple[list[float], list[float], Adapter, Adapter]:
+    """Ours and HF Trainer's losses by step, and what they have learned."""
     make_lm, make_task, config, changes = CASES[case]
     settings = {"max_steps": 4, "warmup_steps": 1, "learning_rate": 1e-2, "seed": 3}
     training = TrainingConfig(**{"per_device_train_batch_size": 4, **settings, **changes})
@@ -110,7 +114,7 @@ def test_every_step_is_that_of_hf_trainer(tmp_path, case):
     lengths = [family.longest([example]) for example in examples]
     steps: list[Any] = []
     Fit(
-        lm.model, adapter, examples, family.collate, training, tmp_path, Meter(lm.model),
+        lm.model, adapter, examples, family.collate, training, folder, Meter(lm.model),
         lambda step: steps.append(step), loss=family.loss,
         lengths=lengths,
     ).run()  # fmt: skip
@@ -121,13 +125,29 @@ def test_every_step_is_that_of_hf_trainer(tmp_path, case):
         lm.model.enable_input_require_grads()
     with torch.random.fork_rng():
         losses = peer_losses(
-            lm.model, peer, examples, family.collate, training, family.loss, tmp_path, lengths
+            lm.model, peer, examples, family.collate, training, family.loss, folder, lengths
         )
-    assert [step.loss for step in steps] == losses
     assert len({*losses}) > 1
-    theirs = peer.state()
+    return [step.loss for step in steps], losses, adapter, peer
+
+
+@pytest.mark.usefixtures("whole_logits")
+@pytest.mark.parametrize("case", CASES)
+def test_every_step_is_that_of_hf_trainer(tmp_path, case):
+    losses, theirs, adapter, peer = both(case, tmp_path)
+    assert losses == theirs
+    state = peer.state()
     for name, tensor in adapter.state().items():
-        assert torch.equal(tensor, theirs[name]), name
+        assert torch.equal(tensor, state[name]), name
+
+
+@pytest.mark.parametrize(
+    ("case", "rounding"),
+    [("accumulated", 1e-6), ("dropout everywhere", 1e-6), ("bf16", 1e-3), ("seq2seq", 1e-6)],
+)
+def test_with_logits_of_labels_alone_it_is_to_rounding(tmp_path, case, rounding):
+    losses, theirs, *_ = both(case, tmp_path)
+    assert losses == pytest.approx(theirs, rel=rounding)
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
