@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lora_lab.anatomy.types import ModelShape, Site
 
 FLOAT32 = 4
+LABEL = 8  # bytes of an int64
 _FUSED = "fused"  # which one of them makes no difference to what is kept
 
 # Model types whose peak the tests measure, operation by operation, and hold to 2 %.
@@ -165,14 +166,15 @@ def head(shape: ModelShape, batch: Batch) -> Head:
     """Return what comes after the last block."""
     N, e, d, facts = batch.tokens, batch.element, shape.hidden_size or 0, shape.block
     V = shape.vocab_size or 0 if facts.lm_head else 0
-    read = N * d * e if V else 0  # what the output layer reads; as large are gradients of it
+    # What the output layer reads, its rows with labels, their gradient, and those being added up.
+    read = N * d * e if V else 0
+    frozen, full = _loss(batch, V, 0) + 4 * read, _loss(batch, V, V * d) + 3 * read
     if not facts.final_norm:
-        return Head(0, read, _loss(batch, V, 0) + 3 * read, _loss(batch, V, V * d))
+        return Head(0, read, frozen, full)
     norm_work = 5 * N * d * FLOAT32 if facts.rms_norm else 3 * N * d * e
     normed = N * d * e * (2 if facts.rms_norm else 1)
     kept = _norm_input(shape, batch, N * d)
-    frozen = max(_loss(batch, V, 0) + 3 * read, norm_work)
-    return Head(kept, normed, frozen, max(_loss(batch, V, V * d), norm_work))
+    return Head(kept, normed, max(frozen, norm_work), max(full, norm_work))
 
 
 def _loss(batch: Batch, vocabulary: int, learned: int) -> int:
@@ -185,7 +187,8 @@ def _loss(batch: Batch, vocabulary: int, learned: int) -> int:
     rows = min(batch.tokens, chunk_rows(vocabulary, learned))
     logits = rows * vocabulary * (2 * FLOAT32 + (batch.element if batch.element < FLOAT32 else 0))
     several = rows < batch.tokens  # then they are added up
-    return logits + learned * (2 * FLOAT32 if several else batch.element)
+    places = 4 * batch.tokens * LABEL
+    return logits + learned * (2 * FLOAT32 if several else batch.element) + places
 
 
 def group(shape: ModelShape, site: Site, batch: Batch) -> Group:

@@ -257,7 +257,7 @@ class LabelLogits(Tensor):
 
     def _shaped(self, func: Any, others: Any, kwargs: Any) -> Tensor | None:
         """Return them in another shape of as many rows."""
-        shape = func(torch.empty(tuple(self.shape), device="meta"), *others, **kwargs).shape
+        shape = func(self.empty.new_empty(()).expand(self.shape), *others, **kwargs).shape
         if shape[-1:] != self.shape[-1:]:
             return None
         return LabelLogits(self.source, tuple(shape), self.empty, self.steps)

@@ -25,14 +25,14 @@ from lora_lab.configs import (
     PrefixLayerConfig,
 )
 from lora_lab.methods.api import attach
-from lora_lab.tasks.encoding import encode_all
+from lora_lab.tasks.families.language_modeling import LanguageModelingTask
 from lora_lab.training.api import train
 from tests.helpers.half_precision import CopiedUp
 from tests.helpers.measured_step import LiveBytes, label_loss
 from tests.helpers.recorded_fit import Recorded
 from tests.helpers.small_steps import BATCH, LENGTH, adapted, batch_of, small_dry_run
 from tests.helpers.tiny_models import tiny, tiny_config
-from tests.helpers.tiny_run import tiny_lm, tiny_task
+from tests.helpers.tiny_run import tiny_lm
 
 ALL = LoraConfig(r=4, target_modules="all-linear")
 Q_V = LoraConfig(r=4, target_modules=["q", "v"])
@@ -229,7 +229,9 @@ def test_the_dry_run_of_full_fine_tuning_is_the_loops_own(tmp_path: Path) -> Non
     """Of the real loop in bfloat16, by its meter: two moments and a master for every number."""
     lm = tiny_lm()
     lm.model.to(torch.bfloat16)
-    fit = Recorded(tmp_path, lm, FullConfig(), max_steps=3).run()
+    fit = Recorded(tmp_path, lm, FullConfig(), max_steps=3)
+    fit.fit.examples = [{**row, "labels": row["input_ids"]} for row in fit.fit.examples]
+    fit.run()
     measured = fit.fit.meter.reading()
     size = max(batch["input_ids"].numel() for batch in fit.batches)
     rows = fit.training.per_device_train_batch_size
@@ -288,13 +290,15 @@ def test_the_meter_measures_what_the_dry_run_said(name: str, shape: str) -> None
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 def test_a_whole_run_measures_what_the_dry_run_said(tmp_path: Any, checkpointing: bool) -> None:
-    lm, task = tiny_lm(), tiny_task()
+    texts = ["a text of which every token is learned"] * 40
+    lm, task = tiny_lm(), LanguageModelingTask("letters", True, texts, texts[:1])
     run = train(
         lm,
         task,
         ALL,
         output_dir=tmp_path,
         max_steps=3,
+        max_length=32,
         per_device_train_batch_size=8,
         eval_examples=0,
         gradient_checkpointing=checkpointing,
@@ -302,14 +306,11 @@ def test_a_whole_run_measures_what_the_dry_run_said(tmp_path: Any, checkpointing
     run.result()
     measured = run.snapshot.memory
     assert measured is not None
-    (length,) = {
-        len(row["input_ids"]) for row in encode_all(task.train, task, lm.tokenizer, 128)[0]
-    }
     found = dry_run(
         lm.model,
         ALL,
         batch_size=8,
-        sequence_length=length,
+        sequence_length=32,
         gradient_checkpointing=checkpointing,
     )
     assert found.peak == pytest.approx(measured.peak, rel=0.03)
