@@ -44,8 +44,12 @@ def test_a_plan_costs_what_it_did(words, capsys):
         sides = ["full", *["adapted"] * ("bitfit" in words)]
         for side in sides:
             recorded["memory"][side] = with_masters(recorded["memory"][side])
-            *parts, total = found["memory"][side].values()
-            assert total == sum(parts)
+    for side, before in recorded["memory"].items():
+        *parts, total = found["memory"][side].values()
+        assert total == sum(parts)
+        if "total" in before:  # logits are made a chunk at a time since; of few words that is more
+            assert found["memory"][side]["activations"] < 1.1 * before.pop("activations")
+            del before["total"]
     assert_same(found, recorded)
 
 
