@@ -100,11 +100,10 @@ def dry_run(
 ) -> DryRun:
     """Take one training step on fake tensors and count what it holds.
 
-    As in training, the loss is the model's own with the method's penalty added, from the logits of
-    labels, which all tokens have here; gradients are
-    clipped, and the optimizer is the one that a run makes on the device. A model without a loss of
-    its own is given the sum of its output. AdaLoRA's step is one before the first cut. The copy of
-    W₀ that FT and its like keep is not counted: it lies in the host's memory.
+    As in training, the loss is the model's own with the method's penalty added, gradients are
+    clipped, and the optimizer is the one that a run makes on the device. Each token has a label. A
+    model without a loss of its own is given the sum of its output. AdaLoRA's step is one before the
+    first cut. The copy of W₀ that FT and its like keep is in the host's memory, and not counted.
 
     Args:
         model: a transformers model (only its config and dtype are read), a transformers config, a
