@@ -123,10 +123,15 @@ def pre_hooks_of(module: nn.Module) -> Mapping[int, Any]:
     return module._forward_pre_hooks
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether anything is called before or after a module's forward or backward pass."""
+def has_hooks(owner: nn.Module | Tensor) -> bool:
+    """Whether anything is called before or after a module's passes, or of a tensor's gradient."""
     kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    return any(getattr(module, kind, None) for kind in kinds)
+    return any(getattr(owner, kind, None) for kind in kinds)
+
+
+def hollow_tensor(kind: Any, shape: tuple[int, ...], like: Tensor) -> Any:
+    """Return a tensor of a class of one's own, with the type of another and no memory behind it."""
+    return Tensor._make_wrapper_subclass(kind, shape, dtype=like.dtype, device=like.device)
 
 
 def saved_buffers_of(module: nn.Module) -> dict[str, Tensor | None]:

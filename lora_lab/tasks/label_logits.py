@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lora_lab._util.torch_private import has_hooks, is_compiled, tree_map
+from lora_lab._util.torch_private import has_hooks, hollow_tensor, is_compiled, tree_map
 from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.tasks.chunked_loss import summed_cross_entropy
@@ -113,7 +113,7 @@ def _leave(head: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None
     read, own.read = own.read, None
     source = _Source(cast(Any, head), read, own, torch.is_grad_enabled())
     leaves = source.find_leaves(output, args[0])
-    if any(leaf._backward_hooks for leaf in leaves):
+    if any(map(has_hooks, leaves)):
         own.whole = "parameters of its output layer have hooks"
         return source.all()
     own.whole = ""
@@ -198,7 +198,7 @@ class LabelLogits(Tensor):
         steps: tuple[Step, ...] = (),
     ) -> LabelLogits:
         """Make a tensor of that shape without memory."""
-        made = Tensor._make_wrapper_subclass(cls, shape, dtype=empty.dtype, device=empty.device)
+        made = hollow_tensor(cls, shape, empty)
         made.source, made.empty, made.steps = source, empty, steps
         return cast(LabelLogits, made)
 
