@@ -1,11 +1,66 @@
-"""torch's private names that the logits of labels need."""
+"""Private names of torch that what runs on several threads needs; see `test_private_names`."""
 
 from __future__ import annotations
 
+import threading
+
+import pytest
 import torch
 from torch import nn
 
 from lora_lab._util import torch_private
+
+
+def test_objects_of_a_thread_are_kept_for_it_alone() -> None:
+    owner, found = nn.Identity(), []
+    torch_private.thread_values()[owner] = 1
+    thread = threading.Thread(target=lambda: found.append(dict(torch_private.thread_values())))
+    thread.start()
+    thread.join()
+    assert torch_private.thread_values()[owner] == 1
+    assert found == [{}]
+
+
+@pytest.mark.skipif(not hasattr(torch._C, "_remove_obj_from_tls"), reason="from torch 2.13 on")
+def test_no_object_of_a_thread_outlives_what_join_waits_for() -> None:
+    """Else a process that ends in the moment after `join` is aborted (torch's own words stand at
+    `_remove_obj_from_tls` in torch/autograd/graph.py)."""
+    found, late = [], threading.local()
+
+    class Look:
+        def __del__(self) -> None:
+            found.append(torch._C._is_key_in_tls("lora_lab"))
+
+    def work() -> None:
+        torch_private.thread_values()
+        found.append(torch._C._is_key_in_tls("lora_lab"))
+        late.look = Look()  # let go of with the thread's other values, behind ours
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [True, False]
+
+
+def test_a_module_with_other_tensors_in_the_place_of_its_parameters() -> None:
+    table = nn.Embedding(4, 2)
+    module = nn.Sequential(table, nn.Dropout(0.5), nn.Linear(2, 4, bias=False)).eval()
+    module[2].weight = table.weight
+    expected = module.double()(torch.arange(4)).detach()
+    module.float()
+    twin = torch_private.with_tensors(module, {table.weight: table.weight.double()})
+    torch.testing.assert_close(twin(torch.arange(4)), expected, rtol=0, atol=0)
+    assert not any(part.training for part in twin.modules())
+    assert table.weight.dtype == torch.float32
+
+
+def test_what_is_compiled_says_so() -> None:
+    plain, in_place, forward = nn.Linear(1, 1), nn.Linear(1, 1), nn.Linear(1, 1)
+    in_place.compile(backend="eager")
+    forward.forward = torch.compile(forward.forward, backend="eager")
+    assert not torch_private.is_compiled(plain)
+    for module in (in_place, forward, torch.compile(plain, backend="eager")):
+        assert torch_private.is_compiled(module)
 
 
 def test_hooks_of_modules_and_of_tensors_are_found() -> None:
