@@ -123,10 +123,10 @@ def pre_hooks_of(module: nn.Module) -> Mapping[int, Any]:
     return module._forward_pre_hooks
 
 
-def has_hooks(owner: nn.Module | Tensor) -> bool:
-    """Whether anything is called before or after a module's passes, or of a tensor's gradient."""
+def hooks_of(owner: nn.Module | Tensor) -> list[Any]:
+    """Return what is called before and after a module's passes, or of a tensor's gradient."""
     kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    return any(getattr(owner, kind, None) for kind in kinds)
+    return [hook for kind in kinds for hook in [*(getattr(owner, kind, None) or {}).values()]]
 
 
 def hollow_tensor(kind: Any, shape: tuple[int, ...], like: Tensor) -> Any:

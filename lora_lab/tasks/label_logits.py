@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lora_lab._util.torch_private import has_hooks, hollow_tensor, is_compiled, tree_map
+from lora_lab._util.torch_private import hollow_tensor, hooks_of, is_compiled, tree_map
 from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.tasks.chunked_loss import summed_cross_entropy
@@ -88,7 +88,8 @@ def output_layer(model: Any) -> tuple[nn.Module | None, str]:
         return None, "no output layer of the model is known"
     if isinstance(model, nn.DataParallel) or any(map(is_compiled, (model, inner, head))):
         return None, "the model is compiled, or runs on several devices at once"
-    if has_hooks(head) or hasattr(head, "unshard"):
+    ours = _enter, _leave  # of another thread's pass
+    if any(hook not in ours for hook in hooks_of(head)) or hasattr(head, "unshard"):
         return None, "its output layer has hooks"
     return head, ""
 
@@ -96,7 +97,7 @@ def output_layer(model: Any) -> tuple[nn.Module | None, str]:
 def _enter(head: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
     """Keep what the output layer shall read, and give it no rows."""
     own = _here.now
-    if own is None or own.head is not head:
+    if own is None or own.head is not head or own.read is not None:  # another thread's hook
         return None
     if len(args) != 1 or not isinstance(args[0], Tensor) or args[0].ndim < 2:
         own.whole = "its output layer is called in a way of its own"
@@ -113,7 +114,7 @@ def _leave(head: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None
     read, own.read = own.read, None
     source = _Source(cast(Any, head), read, own, torch.is_grad_enabled())
     leaves = source.find_leaves(output, args[0])
-    if any(map(has_hooks, leaves)):
+    if any(map(hooks_of, leaves)):
         own.whole = "parameters of its output layer have hooks"
         return source.all()
     own.whole = ""

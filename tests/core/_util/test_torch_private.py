@@ -65,19 +65,19 @@ def test_what_is_compiled_says_so() -> None:
 
 def test_hooks_of_modules_and_of_tensors_are_found() -> None:
     layer = nn.Linear(2, 2)
-    assert not any(map(torch_private.has_hooks, (layer, layer.weight)))
+    assert not any(map(torch_private.hooks_of, (layer, layer.weight)))
     for register in (
         layer.register_forward_pre_hook,
         layer.register_forward_hook,
         layer.register_full_backward_pre_hook,
         layer.register_full_backward_hook,
     ):
-        handle = register(lambda *_: None)
-        assert torch_private.has_hooks(layer)
+        handle = register(hook := lambda *_: None)
+        assert torch_private.hooks_of(layer) == [hook]
         handle.remove()
-        assert not torch_private.has_hooks(layer)
-    layer.weight.register_hook(lambda g: g)
-    assert torch_private.has_hooks(layer.weight)
+        assert not torch_private.hooks_of(layer)
+    layer.weight.register_hook(hook)
+    assert torch_private.hooks_of(layer.weight) == [hook]
 
 
 def test_a_hollow_tensor_has_a_shape_and_a_type() -> None:

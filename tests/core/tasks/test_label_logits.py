@@ -209,6 +209,29 @@ def test_nothing_is_left_behind_and_other_threads_are_as_ever():
         assert torch.equal(logits, expected)
 
 
+def test_two_threads_take_the_same_way_at_a_time():
+    """A run's pass and a cell's evaluation: neither sees the other's, nor computes otherwise."""
+    model, batch = tiny_architecture("llama"), batch_of()
+    with torch.no_grad(), label_logits(model, 8) as seen:
+        expected = model(**batch).loss
+    within, done, found = threading.Event(), threading.Event(), []
+
+    def other() -> None:
+        with torch.no_grad(), label_logits(model, 8) as own:
+            within.set()
+            done.wait(60)
+            found.append((model(**batch).loss, own.whole))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    within.wait(60)
+    with torch.no_grad(), label_logits(model, 8) as seen:
+        found.append((model(**batch).loss, seen.whole))
+    done.set()
+    thread.join()
+    assert [(torch.equal(loss, expected), why) for loss, why in found] == [(True, "")] * 2
+
+
 def test_who_reads_logits_otherwise_gets_them_whole():
     model, batch = tiny_architecture("llama"), batch_of()
     expected = model(**batch).logits
