@@ -44,8 +44,8 @@ format: $(VENV)/.test        ## rewrite the code as ruff would have it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.test         ## ratios against peers, measured in one run
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.test         ## ratios against peers, measured in one run; QUICK=1: in fewer rounds
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 screenshot: $(VENV)/.test    ## the README's picture, from the real workbench in JupyterLab
 	$(BIN)/python -m tests.browser.screenshots docs
