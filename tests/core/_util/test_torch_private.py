@@ -88,3 +88,11 @@ def test_a_hollow_tensor_has_a_shape_and_a_type() -> None:
 
     made = torch_private.hollow_tensor(Hollow, (1 << 40, 3), torch.empty(0, dtype=torch.bfloat16))
     assert (tuple(made.shape), made.dtype, type(made)) == ((1 << 40, 3), torch.bfloat16, Hollow)
+
+
+def test_another_shape_is_no_view_to_autograd() -> None:
+    x = torch.arange(6.0, requires_grad=True) * 1
+    other = torch_private.in_shape(x, [2, 3])
+    assert torch.equal(other, x.view(2, 3))
+    assert not other._is_view()
+    assert x.view(2, 3)._is_view()
