@@ -20,10 +20,11 @@ from benchmarks.gpu.memory import allocated
 from benchmarks.spectra import SMOLLM2
 from lora_lab.analysis import adapter_spectra
 from lora_lab.anatomy import Site
-from lora_lab.budget.meter import LiveStorages
+from lora_lab.budget.meter import LiveStorages, Meter
 from lora_lab.models import LoadedModel
 from lora_lab.spectra.update import LowRankUpdate, SiteUpdate
 from lora_lab.tasks import Example, GenerationTask
+from lora_lab.training.adamw import AdamW
 from tests.helpers.tiny_text import tiny_tokenizer
 
 MIB = 2**20
@@ -45,7 +46,7 @@ def against_peft(place: Place) -> list[Row]:
         model = attach(llama(shape, torch.bfloat16, place.device))
         steps[name] = stepper(model, batch, length, place.device, torch.bfloat16)
         steps[name]()  # the optimizer's state
-        peaks[name] = _peak(place, model, steps[name]) - before
+        peaks[name] = peak_of(place, model, steps[name]) - before
         del model
     seconds = alternate(steps, 2 if place.small else 15, warmup=0 if place.small else 3)
     floor = median_ratio(seconds["floor"], seconds["peft"])
@@ -113,6 +114,41 @@ def tokens(place: Place) -> list[Row]:
     return [_of_the_gpu(place, row)]
 
 
+def optimizer(place: Place) -> list[Row]:
+    """Take AdamW's step over the factors of 210 sites: the run's, and torch's by default."""
+    drawn = torch.Generator(place.device).manual_seed(0)
+    shapes = [(8, k) for _ in range(30) for _, k in SMOLLM2]
+    shapes += [(d, 8) for _ in range(30) for d, _ in SMOLLM2]
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    for name in ("ours", "torch"):
+        factors = [
+            torch.nn.Parameter(torch.randn(shape, device=place.device, generator=drawn))
+            for shape in shapes
+        ]
+        for each in factors:
+            each.grad = torch.randn(each.shape, device=place.device, generator=drawn)
+        if name == "ours":
+            meter = Meter(torch.nn.ParameterList(factors))
+            optimizers[name] = AdamW(meter, [{"params": factors}], lr=1e-4)
+        else:
+            optimizers[name] = torch.optim.AdamW(factors, lr=1e-4)
+
+    def step(optimizer: torch.optim.Optimizer) -> None:
+        optimizer.step()
+        if place.device == "cuda":
+            torch.cuda.synchronize()
+
+    runs = {name: partial(step, each) for name, each in optimizers.items()}
+    seconds = alternate(runs, 3 if place.small else 30, warmup=2)
+    row = at_most(
+        f"AdamW's step over {len(shapes)} factors, the run's against torch's by default",
+        median_ratio(seconds["ours"], seconds["torch"]),
+        1.0,
+        f"{1e3 * min(seconds['ours']):.2f} against {1e3 * min(seconds['torch']):.2f} ms",
+    )
+    return [_of_the_gpu(place, row)]
+
+
 def spectra(place: Place) -> list[Row]:
     """Count ΔW's singular values at every site of SmolLM2-135M, on both."""
     layers = 2 if place.small else 30
@@ -148,7 +184,7 @@ def spectra(place: Place) -> list[Row]:
     ]
 
 
-def _peak(place: Place, model: Any, step: Callable[[], None]) -> int:
+def peak_of(place: Place, model: Any, step: Callable[[], None]) -> int:
     """Return the most bytes that are there during a step."""
     if place.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
