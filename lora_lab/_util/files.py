@@ -30,7 +30,7 @@ _STALE = 3600.0  # seconds after which a draft is nobody's any more: whoever wro
 
 
 @contextlib.contextmanager
-def write_file_atomic(path: Path, *, replace: bool = True) -> Iterator[Path]:
+def write_file_atomic(path: Path, *, replace: bool = True, private: bool = False) -> Iterator[Path]:
     """Yield a path to write to; the file stands under its own name when the block ends.
 
     Where the block raises, what was there before is there still.
@@ -38,13 +38,14 @@ def write_file_atomic(path: Path, *, replace: bool = True) -> Iterator[Path]:
     Args:
         path: in a folder that is there.
         replace: False: several processes may write it at once, and the first one's stays.
+        private: nobody else may read it, at no moment.
 
     Raises:
         OSError: the disk does not take it.
     """
     temporary = _draft(path)
     try:
-        temporary.touch(exist_ok=False)
+        temporary.touch(mode=0o600 if private else 0o666, exist_ok=False)
         mode = temporary.stat().st_mode
         yield temporary
         _follow_umask(temporary, mode)

@@ -73,6 +73,5 @@ def _key() -> bytes | None:
 
 def _make(path: Path, replace: bool) -> None:
     make_dirs(path.parent)
-    with write_file_atomic(path, replace=replace) as temporary:
-        temporary.chmod(0o600)  # nobody else's to read
+    with write_file_atomic(path, replace=replace, private=True) as temporary:
         temporary.write_bytes(secrets.token_bytes(_KEY_BYTES))

@@ -22,11 +22,13 @@ SPREAD = {
 }
 
 
-def spread(folder: Path, device_map: dict[str, str], seed: int = 0) -> Any:
+def spread(
+    folder: Path, device_map: dict[str, str], seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Any:
     """Return `tiny_llama(seed)` as `from_pretrained(device_map=…)` loads it."""
     with quiet_transformers():
-        tiny_llama(seed).save_pretrained(folder)
-        return AutoModelForCausalLM.from_pretrained(folder, device_map=device_map)
+        tiny_llama(seed).to(dtype).save_pretrained(folder)
+        return AutoModelForCausalLM.from_pretrained(folder, device_map=device_map, dtype=dtype)
 
 
 def spread_lm(folder: Path, device_map: dict[str, str], seed: int = 0) -> LoadedModel:

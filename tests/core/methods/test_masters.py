@@ -21,6 +21,7 @@ from tests.helpers.recorded_fit import Recorded
 from tests.helpers.tiny_models import tiny
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task, until
 from tests.helpers.tiny_text import tiny_tokenizer
+from tests.helpers.whole_logits import whole_logits  # noqa: F401 (a fixture)
 
 BF16 = torch.bfloat16
 
@@ -107,6 +108,7 @@ SIBLINGS = {
 }
 
 
+@pytest.mark.usefixtures("whole_logits")
 @pytest.mark.parametrize("case", SIBLINGS)
 def test_every_step_is_that_of_float32_masters_by_hand(tmp_path, case):
     name, config, changes = SIBLINGS[case]

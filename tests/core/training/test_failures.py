@@ -20,6 +20,7 @@ from lora_lab.runs.spectra_log import SpectraLog
 from lora_lab.runs.store import RunStore
 from lora_lab.training.snapshot import RunState
 from tests.helpers.tiny_run import logits, tiny_lm, until
+from tests.helpers.whole_logits import whole_logits  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -108,6 +109,7 @@ def test_a_layer_that_the_model_goes_past_is_named_with_who_does_so(begin, monke
     assert "at model.layers.0.mlp.up_proj, nor at its like in other blocks" in note
 
 
+@pytest.mark.usefixtures("whole_logits")  # as a model has whose output layer has a hook
 def test_nan_gradients_stop_the_run_before_the_adapter_takes_them(begin, monkeypatch):
     lm = tiny_lm()
     calls = []

@@ -253,7 +253,15 @@ def test_weights_that_no_step_can_change_are_refused_by_name():
 def test_a_run_trains_it_and_leaves_the_base_as_it_was(config, tmp_path):
     lm = tiny_lm()
     base = weights_of(lm.model)
-    run = ll.train(lm, tiny_task(), config, output_dir=tmp_path, max_steps=8, learning_rate=1e-2)
+    run = ll.train(
+        lm,
+        tiny_task(),
+        config,
+        output_dir=tmp_path,
+        max_steps=8,
+        learning_rate=1e-2,
+        train_sampling_strategy="random",
+    )
     run.result()
     losses = [loss for _, loss in run.snapshot.losses]
     assert losses[-1] < losses[0]
