@@ -120,9 +120,14 @@ def test_dry_runs_come_by_themselves_and_meet_the_measurement(wb):
     assert wb.savings.dry_run["ranks"] == wb.grid.ranks
     forecast = wb.savings.dry_run["plan"]
     assert wb.savings.note == ""
-    # A batch of the longest example and a padded one, so that the forecast is of just these steps.
+    # A batch of the longest example and a padded one, so that the forecast is of just these steps;
+    # and nearly all of it is learned, as the dry run takes it.
     by_length = sorted(wb.task.train, key=lambda e: len(e.prompt + e.completion))
-    wb.plan.add_task(dataclasses.replace(wb.task, train=[by_length[0], by_length[-1]]))
+    learned = [
+        dataclasses.replace(e, prompt="a", completion=f"{e.prompt} {e.completion}")
+        for e in by_length[-2:]
+    ]
+    wb.plan.add_task(dataclasses.replace(wb.task, train=learned))
     until(lambda: (tick(wb), "full" in wb.savings.dry_run)[1])
     wb.start().result()
     tick(wb)
