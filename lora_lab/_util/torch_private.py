@@ -19,6 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode as _FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 from torch.utils._pytree import tree_map as tree_map
 
+from lora_lab._util.graph_nodes import nodes_behind
+
 # From torch 2.8 on; before, nobody can tell.
 _top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
 _OURS = "lora_lab"  # the key of our objects among those that torch keeps for a thread
@@ -84,17 +86,7 @@ def gradient_dtypes(tensor: Tensor) -> set[torch.dtype]:
 
     Of a pass that one node hides (reentrant checkpointing) it is that of what the node returned.
     """
-    found: set[torch.dtype] = set()
-    seen: set[Any] = set()
-    waiting: list[Any] = [tensor.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        found.update(each.dtype for each in node._input_metadata)
-        waiting += [before for before, _ in node.next_functions]
-    return found
+    return {each.dtype for node in nodes_behind(tensor) for each in node._input_metadata}
 
 
 def storage_key(storage: torch.UntypedStorage) -> int:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lora_lab._util.graph_nodes import nodes_behind
 from lora_lab._util.torch_private import hollow_tensor, hooks_of, is_compiled, tree_map
 from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.wrappers import unwrapped
@@ -139,17 +140,10 @@ class _Source:
 
     def find_leaves(self, output: Tensor, given: Tensor) -> list[Tensor]:
         """Find the parameters that learn and have a part in the layer's output."""
-        seen: set[Any] = set()
-        waiting: list[Any] = [output.grad_fn]
-        while waiting:
-            node = waiting.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
+        for node in nodes_behind(output):
             leaf = getattr(node, "variable", None)
             if leaf is not None and leaf is not given:
                 self.leaves.append(leaf)
-            waiting += [before for before, _ in node.next_functions]
         return self.leaves
 
     def all(self) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lora_lab._util.accelerate_private import is_offloaded
 from lora_lab._util.cpu_layout import undo_cpu_layout
+from lora_lab._util.torch_private import hooks_of, pre_hooks_of
 from lora_lab._util.wrapper_tensors import held_tensors, scales_of
 from lora_lab.methods.attached import base_parameters, original_weight
 
@@ -63,7 +64,7 @@ def _sums(tensor: Tensor) -> Iterator[Tensor]:
 
 def _altered(module: nn.Module) -> Any:
     """Return what somebody may have hung on a module, or put in its way."""
-    hooks = [len(getattr(module, name)) for name in ("_forward_hooks", "_forward_pre_hooks")]
+    hooks = [len(pre_hooks_of(module)), len(hooks_of(module))]
     own = module.__dict__.get("forward")
     return hooks, None if own is None else id(getattr(own, "__func__", own))
 

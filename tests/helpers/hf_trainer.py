@@ -48,6 +48,29 @@ class PeerTrainer(transformers.Trainer):
         return found
 
 
+def peer_arguments(
+    training: TrainingConfig, folder: Path, **more: Any
+) -> transformers.TrainingArguments:
+    """Return a run's settings as HF Trainer's; nothing is saved or logged."""
+    return transformers.TrainingArguments(
+        output_dir=str(folder),
+        max_steps=training.max_steps,
+        per_device_train_batch_size=training.per_device_train_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        learning_rate=training.learning_rate,
+        warmup_steps=training.warmup,
+        lr_scheduler_type=training.lr_scheduler_type,
+        max_grad_norm=training.max_grad_norm,
+        seed=training.seed,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        **more,
+    )
+
+
 def peer_losses(
     model: nn.Module,
     adapter: Adapter,
@@ -64,23 +87,8 @@ def peer_losses(
         groups, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
     adapter.begin_training(optimizer, training.max_steps)
-    arguments = transformers.TrainingArguments(
-        output_dir=str(folder),
-        max_steps=training.max_steps,
-        per_device_train_batch_size=training.per_device_train_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        learning_rate=training.learning_rate,
-        warmup_steps=training.warmup,
-        lr_scheduler_type=training.lr_scheduler_type,
-        max_grad_norm=training.max_grad_norm,
-        seed=training.seed,
-        use_cpu=True,
-        report_to="none",
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        label_names=["labels"],
+    arguments = peer_arguments(
+        training, folder, remove_unused_columns=False, label_names=["labels"]
     )
     trainer = PeerTrainer(
         model=model,  # type: ignore[arg-type]

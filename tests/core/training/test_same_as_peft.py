@@ -18,6 +18,7 @@ import transformers
 import lora_lab as ll
 from lora_lab._util.own_random import seeded
 from lora_lab.tasks.families.causal import Causal
+from tests.helpers.hf_trainer import peer_arguments
 from tests.helpers.several_processes import ragged_task
 from tests.helpers.tiny_models import tiny
 from tests.helpers.tiny_run import tiny_lm
@@ -67,23 +68,9 @@ class Peer(transformers.Trainer):
 def peer_losses(model: Any, rows: list[Any], run: ll.Run, folder: Path) -> list[float]:
     """Train a PEFT model on rows in their order; return the losses by step."""
     training, tokenizer = run.training, cast(Any, run.lm.tokenizer)
-    arguments = transformers.TrainingArguments(
-        output_dir=str(folder),
-        max_steps=training.max_steps,
-        per_device_train_batch_size=training.per_device_train_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        learning_rate=training.learning_rate,
-        warmup_steps=training.warmup,
-        max_grad_norm=training.max_grad_norm,
-        use_cpu=True,
-        report_to="none",
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-    )
     trainer = Peer(
         model=model,
-        args=arguments,
+        args=peer_arguments(training, folder),
         train_dataset=[{key: row[key] for key in ("input_ids", "labels")} for row in rows],
         data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
     )
