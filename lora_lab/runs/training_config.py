@@ -18,6 +18,7 @@ from lora_lab.methods.config import (
     need_flag,
     need_number,
     need_positive,
+    need_share,
 )
 
 _OF_DATA = {"prompt", "completion", "template", "text", "label", "target", "pair", "validation"}
@@ -26,6 +27,7 @@ Schedule = Literal["linear", "constant", "cosine"]
 Order = Literal["group_by_length", "random"]
 # What runs did whose config.json does not tell: there was no choice.
 UNTOLD: Mapping[str, Any] = MappingProxyType({"train_sampling_strategy": "random"})
+_ADDED = (*("warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing_factor"),)
 TRACKERS = ("trackio", "wandb", "tensorboard", "mlflow")  # transformers' names
 
 
@@ -44,7 +46,12 @@ class TrainingConfig(Config):
             None: one rate for all.
         warmup_steps: linear warm-up from 0, then `lr_scheduler_type` down to the last step. A
             number below 1 is a share of `max_steps`, as in transformers 5.
+        warmup_ratio: transformers 4's name for such a share: it becomes `warmup_steps`.
         weight_decay: AdamW's, of all that is trained.
+        adam_beta1, adam_beta2, adam_epsilon: AdamW's.
+        label_smoothing_factor: ε: the loss that is trained with, and shown by step, is
+            1 − ε times the label's and ε times the mean over all tokens (or classes). Held-out
+            losses are of labels alone, so that they compare.
         max_grad_norm: gradients are scaled down to this norm over the whole adapter.
         max_length: tokens an example, prompt and completion together (of an encoder-decoder
             model, each of the two).
@@ -84,8 +91,13 @@ class TrainingConfig(Config):
     report_to: str | Sequence[str] | None = None
     too_long: Literal["cut", "drop", "error"] = "cut"
     train_sampling_strategy: Order = "group_by_length"
+    warmup_ratio: float | None = None
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    label_smoothing_factor: float = 0.0
 
-    added = frozenset({"too_long"})
+    added = frozenset({"too_long", *_ADDED})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -113,7 +125,11 @@ class TrainingConfig(Config):
         need_number("max_grad_norm", self.max_grad_norm, least=-sys.float_info.max)
         for name in ("gradient_checkpointing", "recompute_mlp"):
             need_flag(name, getattr(self, name))
+        self._take_warmup_ratio()
         _check_warmup(self.warmup_steps)
+        for name in ("adam_beta1", "adam_beta2", "label_smoothing_factor"):
+            need_share(name, getattr(self, name))
+        need_positive("adam_epsilon", self.adam_epsilon)
         need_count("max_length", self.max_length, least=0)
         if self.max_length < 8:
             raise ConfigError(f"max_length is {self.max_length}; it must be at least 8 tokens")
@@ -133,6 +149,18 @@ class TrainingConfig(Config):
             object.__setattr__(self, "report_to", tuple(names) or None)
         if self.loraplus_lr_ratio is not None:
             need_positive("loraplus_lr_ratio", self.loraplus_lr_ratio)
+
+    def _take_warmup_ratio(self) -> None:
+        ratio, steps = self.warmup_ratio, self.warmup_steps
+        if ratio is None:
+            return
+        need_share("warmup_ratio", ratio)
+        if steps not in (type(self).warmup_steps, float(ratio)):
+            raise ConfigError(
+                f"warmup_ratio is {shown(ratio)} and warmup_steps {shown(steps)}; give one of them"
+            )
+        object.__setattr__(self, "warmup_steps", float(ratio))
+        object.__setattr__(self, "warmup_ratio", None)
 
     @property
     def warmup(self) -> int:

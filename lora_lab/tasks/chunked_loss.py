@@ -25,6 +25,7 @@ def summed_cross_entropy(
     ignored: int,
     leaves: Sequence[Tensor] = (),
     expected: Tensor | float = 1.0,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Return Σ −log softmax(logits_of(row))[label], in float32; of float64 logits in float64.
 
@@ -37,9 +38,11 @@ def summed_cross_entropy(
         leaves: parameters that learn, and `logits_of` reads.
         expected: the gradient that the sum will be given. Any other is right too; in float16 with
             this one, the gradients of logits have the size that the loss scale means them to have.
+        smoothing: ε of torch's `label_smoothing`: 1 − ε times that, and ε times the mean of
+            −log softmax over the vocabulary.
     """
     size = chunk_rows(vocabulary, sum(map(Tensor.numel, leaves)))
-    task = _Task(logits_of, labels, ignored, size, tuple(leaves), expected)
+    task = _Task(logits_of, labels, ignored, size, tuple(leaves), expected, smoothing)
     learns = torch.is_grad_enabled() and (rows.requires_grad or bool(leaves))
     if learns:
         return cast(Tensor, _Summed.apply(task, rows, *leaves))
@@ -57,8 +60,10 @@ class _Task:
         size: int,
         leaves: tuple[Tensor, ...],
         expected: Tensor | float,
+        smoothing: float,
     ) -> None:
         self._logits_of, self._size, self._leaves = logits_of, size, leaves
+        self._smoothing = smoothing
         self._counts = labels != ignored
         self._labels = labels.clamp(min=0).where(self._counts, 0)
         self.expected = expected
@@ -92,13 +97,17 @@ class _Task:
     def _loss(self, z: Tensor, part: slice, with_gradients: bool) -> tuple[Tensor, Tensor | None]:
         """Return a chunk's sum and the gradient of its logits, (n, vocabulary)."""
         counts, labels = self._counts[part], self._labels[part, None]
-        kind = _kind(z.dtype)
+        kind, smoothing = _kind(z.dtype), self._smoothing
         odds = torch.log_softmax(z, -1, dtype=kind)
         picked = odds.gather(1, labels)[:, 0]
+        if smoothing:
+            picked = (1 - smoothing) * picked + smoothing * odds.mean(-1)
         total = -picked.where(counts, 0.0).sum()
         if not with_gradients:
             return total, None
-        odds.exp_().scatter_add_(1, labels, odds.new_full((), -1.0).expand_as(labels))
+        odds.exp_().scatter_add_(1, labels, odds.new_full((), smoothing - 1.0).expand_as(labels))
+        if smoothing:
+            odds.sub_(smoothing / z.shape[-1])
         weights = counts.to(kind) * self.expected
         return total, odds.mul_(weights[:, None]).to(z.dtype)
 

@@ -153,7 +153,14 @@ class _Source:
                 self.made = self.head.forward(self.read)
         return cast(Tensor, self.made)
 
-    def summed(self, steps: tuple[Step, ...], labels: Tensor, ignored: int, size: int) -> Tensor:
+    def summed(
+        self,
+        steps: tuple[Step, ...],
+        labels: Tensor,
+        ignored: int,
+        size: int,
+        smoothing: float = 0.0,
+    ) -> Tensor:
         """Return the summed cross-entropy of those rows that have labels."""
         rows = self.read.flatten(0, -2)
         leading = (1,) * (self.read.ndim - 2)
@@ -174,6 +181,7 @@ class _Source:
             ignored=ignored,
             leaves=self.leaves,
             expected=self.own.expected,
+            smoothing=smoothing,
         )
 
 
@@ -262,6 +270,7 @@ class LabelLogits(Tensor):
     ) -> Tensor | None:
         """Return what `cross_entropy` does; None: of another kind than the usual one."""
         ignored = options.pop("ignore_index", -100)
+        smoothing = options.pop("label_smoothing", 0.0)
         odd = (
             self.source.made is not None
             or weight is not None
@@ -271,7 +280,7 @@ class LabelLogits(Tensor):
         )
         if odd or reduction not in ("sum", "mean") or labels.is_floating_point():
             return None
-        total = self.source.summed(self.steps, labels, ignored, self.shape[-1])
+        total = self.source.summed(self.steps, labels, ignored, self.shape[-1], smoothing)
         return total if reduction == "sum" else total / (labels != ignored).sum()
 
 

@@ -51,18 +51,25 @@ def added(model: Any, output: Any) -> bool:
     return known or bool(getattr(unwrapped(model).config, "z_loss_coefficient", 0))
 
 
-def causal_share(output: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
+def causal_share(
+    output: Any, labels: Tensor, num_items_in_batch: Any, label_smoothing: float = 0.0
+) -> Tensor:
     """Return one pass's share of a step's mean cross-entropy, as ForCausalLMLoss computes it.
 
     Args:
         output: the model's, with logits of shape (batch, length, vocabulary).
         labels: int64, (batch, length); -100 is left out, and so is each row's first.
         num_items_in_batch: labels of all passes of the step; 1: the share is the sum.
+        label_smoothing: ε, as torch's cross_entropy and transformers' LabelSmoother take it.
     """
     logits = output.logits.float()
     following = pad(labels, (0, 1), value=IGNORED)[..., 1:].reshape(-1).to(logits.device)
     total = cross_entropy(
-        logits.reshape(-1, logits.shape[-1]), following, ignore_index=IGNORED, reduction="sum"
+        logits.reshape(-1, logits.shape[-1]),
+        following,
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=label_smoothing,
     )
     return total / num_items_in_batch
 

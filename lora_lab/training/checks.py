@@ -64,12 +64,18 @@ def check_settings(
     """
     for config in configs:
         config.check_steps(training.max_steps)
-    if family_of(task, lm).writes:  # texts under a head are cut to what there is room for
+    family = family_of(task, lm)
+    if family.writes:  # texts under a head are cut to what there is room for
         _check_positions(lm, task, configs, training)
     if training.loraplus_lr_ratio is not None and not any(method_of(c).ranks for c in configs):
         raise ConfigError(
             f"loraplus_lr_ratio is LoRA+'s rate of B, and {method_name(configs)} has no B; leave "
             "it out"
+        )
+    if training.label_smoothing_factor and not family.smooths:
+        raise ConfigError(
+            f"label_smoothing_factor smooths a cross-entropy over tokens or classes, and the loss "
+            f"of {task.name} ({task.loss_unit}) is none; leave it out"
         )
     check_trackers(training.report_to)
     check_packed(lm.model)

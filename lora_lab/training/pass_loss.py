@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -41,12 +42,16 @@ class PassLosses:
         model: that learns.
         share: (output, labels, num_items_in_batch) → a pass's share of the step's mean loss; None:
             the model's own loss.
+        smoothing: of labels; `share` takes it as `label_smoothing` where it is not 0.
     """
 
-    def __init__(self, model: Any, share: Share | None) -> None:
+    def __init__(self, model: Any, share: Share | None, smoothing: float = 0.0) -> None:
         self._model = unwrapped(model)
         self._family_share = share
         self._share: Share = share or own_loss.causal_share
+        self._smoothed: Share | None = None
+        if smoothing:
+            self._smoothed = functools.partial(self._share, label_smoothing=smoothing)
         self._takes_items = _takes_items(self._model)
         self._plain = share is None and own_loss.is_cross_entropy(self._model)
         self._asks = own_loss.asks_for_more(self._model)
@@ -87,32 +92,35 @@ class PassLosses:
             return "DDP looks through the output for parameters that a pass leaves out"
         if processes.sharded() and not self._plain:
             return "FSDP gathers the output layer's weight for the model's own loss alone"
-        return "" if self._family_share is not None else own_loss.why_whole(self._model)
+        asked = self._smoothed is None and self._family_share is None
+        return own_loss.why_whole(self._model) if asked else ""
 
     def _of(self, model: Any, inputs: dict[str, Tensor], items: Tensor, passes: int) -> PassLoss:
         labels, count = inputs["labels"], processes.count()
-        if self._family_share is not None and not (self._asks and labels.ndim == 2):
+        alone = self._smoothed or self._family_share  # the model's own loss has no part in it
+        if alone is not None and not (self._asks and labels.ndim == 2):
             del inputs["labels"]
-            return PassLoss(self._share(model(**inputs), labels, items) * count)
+            return PassLoss(alone(model(**inputs), labels, items) * count)
         if self._takes_items and self._family_share is None:
             inputs["num_items_in_batch"] = items
         output = model(**inputs)
         logits = getattr(output, "logits", None)
         readable = logits is not None and logits.shape[:-1] == labels.shape
-        alone = passes == count == 1
-        if not readable or (self._plain and (self._takes_items or alone)):
+        single = passes == count == 1 and self._smoothed is None
+        plain = self._plain and self._smoothed is None
+        if not readable or (plain and (self._takes_items or single)):
             own = _own(output, self._model)
             return PassLoss(own * count if self._takes_items else own / passes)
         if not own_loss.added(self._model, output):
-            share = self._share(output, labels, items) * count
-            if self._plain or not self._own_function:
+            share = (self._smoothed or self._share)(output, labels, items) * count
+            if self._smoothed or self._plain or not self._own_function:
                 return PassLoss(share)
             own = _own(output, self._model)  # of a `loss_function` that somebody has set
             return PassLoss(own * count if self._takes_items else own / passes, share.detach())
         own = _own(output, self._model)
-        with torch.set_grad_enabled(not alone):
-            share = self._share(output, labels, items) * count
-            if not alone:  # what is added is a mean of the pass, not a share of the step's
+        with torch.set_grad_enabled(not single):
+            share = (self._smoothed or self._share)(output, labels, items) * count
+            if not single:  # what is added is a mean of the pass, not a share of the step's
                 learned = labels[:, 1:] if self._family_share is None else labels
                 divided = items if "num_items_in_batch" in inputs else (learned != IGNORED).sum()
                 own = share + (own - self._share(output, labels, divided)) / passes

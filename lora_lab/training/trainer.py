@@ -161,7 +161,7 @@ class _Loop:
         self._checks = StepChecks(
             self._model, self._adapter, self._masters, resumed=fit.completed_steps > 0
         )
-        self._losses = PassLosses(self._model, fit.loss)
+        self._losses = PassLosses(self._model, fit.loss, self._training.label_smoothing_factor)
         self._beside = False  # whether passes are trained with more than their loss
         self._whole = ""  # why they compute all logits, not those of labels alone
         self._modules = {id(module): module for module in self._replicas.model.modules()}
@@ -193,6 +193,8 @@ class _Loop:
             fit.meter,
             parameter_groups(self._adapter, training, self._masters),
             lr=training.learning_rate,
+            betas=(training.adam_beta1, training.adam_beta2),
+            eps=training.adam_epsilon,
             weight_decay=training.weight_decay,
         )
         if fit.resume_state is not None:

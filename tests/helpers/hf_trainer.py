@@ -62,6 +62,7 @@ def peer_arguments(
         lr_scheduler_type=training.lr_scheduler_type,
         max_grad_norm=training.max_grad_norm,
         seed=training.seed,
+        label_smoothing_factor=training.label_smoothing_factor,
         use_cpu=True,
         report_to="none",
         save_strategy="no",
@@ -84,7 +85,12 @@ def peer_losses(
     """Train an adapter by HF Trainer in our order by lengths; return the losses by step."""
     groups = parameter_groups(adapter, training)
     optimizer = torch.optim.AdamW(
-        groups, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+        groups,
+        lr=training.learning_rate,
+        betas=(training.adam_beta1, training.adam_beta2),
+        eps=training.adam_epsilon,
+        weight_decay=training.weight_decay,
+        fused=True,
     )
     adapter.begin_training(optimizer, training.max_steps)
     arguments = peer_arguments(
@@ -96,7 +102,8 @@ def peer_losses(
         train_dataset=examples,  # type: ignore[arg-type]
         data_collator=collate,  # type: ignore[arg-type]
         optimizers=(optimizer, None),
-        compute_loss_func=loss,
+        # Labels are smoothed by HF Trainer's own LabelSmoother.
+        compute_loss_func=None if training.label_smoothing_factor else loss,
     )
     trainer.adapter = adapter
     trainer.task_losses = []

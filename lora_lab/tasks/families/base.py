@@ -54,6 +54,8 @@ class Family(ABC):
         kind: the tasks that it is for.
         writes: its answers are written token by token.
         packs: it encodes all examples together, into others that hold them.
+        smooths: its loss is a cross-entropy, and `loss`, where there is one, takes
+            `label_smoothing`.
         tries: what "Try it" does, for people.
         cut_note: what a run notes of examples that were cut.
         loss: (output, labels, num_items_in_batch) → a pass's share of the step's mean loss; None:
@@ -63,6 +65,7 @@ class Family(ABC):
     kind: ClassVar[type[Task]]
     writes: ClassVar[bool] = False
     packs: ClassVar[bool] = False
+    smooths: ClassVar[bool] = False
     tries: ClassVar[str] = "one prompt, answered"
     cut_note: ClassVar[str] = "{cut} of {count} {part} examples were cut to {length} tokens"
     loss: Callable[..., Tensor] | None = None

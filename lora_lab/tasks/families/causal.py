@@ -45,6 +45,7 @@ class Causal(Family):
 
     kind: ClassVar[type[Task]] = GenerationTask
     writes = True
+    smooths = True
     cut_note = "{cut} of {count} {part} prompts were cut at their start to fit max_length={length}"
 
     @classmethod

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
 
 
-def step_loss(output: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
+def step_loss(
+    output: Any, labels: Tensor, num_items_in_batch: Any, label_smoothing: float = 0.0
+) -> Tensor:
     """Return one pass's share of the step's mean cross-entropy, in float32.
 
     A …ForSequenceClassification takes the mean of the pass, so that passes of different sizes
@@ -30,8 +32,11 @@ def step_loss(output: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
         output: the model's, with logits of shape (batch, classes).
         labels: int64, (batch,).
         num_items_in_batch: texts of all passes of the step.
+        label_smoothing: ε, as torch's cross_entropy takes it.
     """
-    return cross_entropy(output.logits.float(), labels, reduction="sum") / num_items_in_batch
+    logits = output.logits.float()
+    total = cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+    return total / num_items_in_batch
 
 
 def numbers_in(config: Any, labels: Sequence[str]) -> dict[str, int]:
@@ -55,6 +60,7 @@ class Classification(TextFamily):
 
     kind = ClassificationTask
     tries = "one text, classified"
+    smooths = True
     loss = staticmethod(step_loss)
 
     def __init__(self, lm: LoadedModel, task: ClassificationTask, max_length: int) -> None:

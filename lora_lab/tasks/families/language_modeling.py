@@ -105,6 +105,7 @@ class LanguageModeling(Family):
 
     kind = LanguageModelingTask
     packs = True
+    smooths = True
     tries = "the beginning of a text, continued"
 
     @classmethod

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
 
 
-def step_loss(output: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
+def step_loss(
+    output: Any, labels: Tensor, num_items_in_batch: Any, label_smoothing: float = 0.0
+) -> Tensor:
     """Return one pass's share of the step's mean cross-entropy, in float32.
 
     A …ForConditionalGeneration takes the mean of the pass whatever transformers' Trainer tells it
@@ -39,9 +41,16 @@ def step_loss(output: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
         output: the model's, with logits of shape (batch, length, vocabulary).
         labels: int64, (batch, length), not shifted; -100 is left out.
         num_items_in_batch: labels of all passes of the step.
+        label_smoothing: ε, as torch's cross_entropy takes it.
     """
     logits = output.logits.flatten(0, 1).float()
-    total = cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    total = cross_entropy(
+        logits,
+        labels.flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
     return total / num_items_in_batch
 
 

@@ -57,3 +57,34 @@ def test_runs_with_five_steps_and_with_a_twentieth_of_100_are_compared(tmp_path)
     refuse_differences([shared_settings(each, ()) for each in (older, newer)], "")
     freely = [shared_settings(each, ["max_steps"]) for each in (newer, record(warmup_steps=0.05))]
     refuse_differences(freely, "")
+
+
+def test_a_warmup_ratio_is_a_share_of_the_steps():
+    given = TrainingConfig.from_dict({"warmup_ratio": 0.1, "max_steps": 37})
+    assert given == TrainingConfig(max_steps=37, warmup_steps=0.1)
+    assert given.warmup == 4
+    assert given.to_dict() == TrainingConfig(max_steps=37, warmup_steps=0.1).to_dict()
+    assert TrainingConfig(warmup_ratio=0).warmup == 0
+    with pytest.raises(ConfigError, match=r"warmup_ratio is 0.1 and warmup_steps 5; give one"):
+        TrainingConfig(warmup_ratio=0.1, warmup_steps=5)
+    with pytest.raises(ConfigError, match=r"warmup_ratio is 1.5; it must lie in \[0, 1\)"):
+        TrainingConfig(warmup_ratio=1.5)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("adam_beta1", 1.0), ("adam_beta2", -0.1), ("adam_epsilon", 0.0), ("adam_epsilon", "x"),
+        ("label_smoothing_factor", 1.0), ("label_smoothing_factor", -0.1),
+        ("label_smoothing_factor", float("nan")), ("adam_beta1", True),
+    ],
+)  # fmt: skip
+def test_what_is_no_beta_epsilon_or_smoothing_is_refused(field, wrong):
+    with pytest.raises(ConfigError, match=field):
+        TrainingConfig(**{field: wrong})
+
+
+def test_new_fields_at_their_defaults_are_in_no_dict():
+    """Hashes of sweeps' cells stay, and an older version reads the file."""
+    assert not {*TrainingConfig().to_dict()} & {*TrainingConfig.added}
+    assert TrainingConfig(adam_beta2=0.95).to_dict()["adam_beta2"] == 0.95

@@ -254,12 +254,14 @@ def test_a_loss_of_another_kind_is_computed_from_all():
     model, batch = tiny_architecture("llama"), batch_of()
     labels = batch["labels"].flatten()
 
-    def smoothed() -> torch.Tensor:
-        return cross_entropy(model(**batch).logits.flatten(0, 1), labels, label_smoothing=0.2)
+    def weighted() -> torch.Tensor:
+        return cross_entropy(
+            model(**batch).logits.flatten(0, 1), labels, weight=torch.linspace(1, 2, 96)
+        )
 
     with label_logits(model, 8) as seen:
-        found = smoothed()
-    torch.testing.assert_close(found, smoothed())
+        found = weighted()
+    torch.testing.assert_close(found, weighted())
     assert seen.whole == "cross_entropy reads them"
 
 
@@ -309,3 +311,25 @@ def test_evaluation_takes_the_same_way():
     labels = batch["labels"][:, 1:].flatten()
     total = cross_entropy(logits[:, :-1].flatten(0, 1), labels, reduction="sum").item()
     assert found == (pytest.approx(total, rel=1e-5), 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_smoothed_labels(dtype):
+    model = tiny_architecture("llama").to(dtype)
+    batch = batch_of()
+
+    def of(alone: bool) -> tuple[float, torch.Tensor, str]:
+        model.zero_grad()
+        inputs = {k: v for k, v in batch.items() if k != "labels"}
+        with label_logits(model, 8, why_whole="" if alone else "the oracle") as seen:
+            loss = causal_share(model(**inputs), batch["labels"], 8, label_smoothing=0.3)
+        loss.backward()
+        return loss.item(), model.lm_head.weight.grad.clone(), seen.whole
+
+    loss, gradient, whole = of(alone=True)
+    expected, its, _ = of(alone=False)
+    assert whole == ""
+    assert loss == pytest.approx(expected, rel=1e-6)
+    torch.testing.assert_close(gradient, its, rtol=1e-4, atol=1e-6)
+    rate = causal_share(model(**batch), batch["labels"], 8).item()
+    assert loss != pytest.approx(rate, rel=1e-3)

@@ -17,6 +17,7 @@ from lora_lab.tasks import ClassificationTask, Example, GenerationTask, LabeledT
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
 from tests.helpers.tiny_models import tiny
 from tests.helpers.tiny_run import tiny_lm, tiny_task
+from tests.helpers.tiny_scores import tiny_scorer, tiny_scores
 from tests.helpers.tiny_seq2seq import tiny_seq2seq, uneven_task
 from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
 
@@ -249,3 +250,9 @@ def test_an_unknown_value_is_refused() -> None:
     with pytest.raises(ConfigError, match="too_long is 'truncate'; use 'cut', 'drop' or 'error'"):
         ll.TrainingConfig(too_long="truncate")  # type: ignore[arg-type]
     assert "too_long" not in ll.TrainingConfig().to_dict()  # older versions can read it
+
+
+def test_smoothing_needs_a_cross_entropy(tmp_path: Path) -> None:
+    line = refused(tmp_path, ConfigError, tiny_scorer(), tiny_scores(), label_smoothing_factor=0.1)
+    assert line.startswith("label_smoothing_factor smooths a cross-entropy")
+    assert "(squared error)" in line

@@ -71,6 +71,10 @@ CASES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
         tiny_lm, ragged_task, CONFIG,
         {"weight_decay": 0.1, "max_grad_norm": 0.05, "lr_scheduler_type": "cosine"},
     ),
+    "betas and epsilon": (
+        tiny_lm, ragged_task, CONFIG,
+        {"adam_beta1": 0.8, "adam_beta2": 0.95, "adam_epsilon": 1e-4},
+    ),
     "constant, not clipped": (
         tiny_lm, ragged_task, CONFIG, {"lr_scheduler_type": "constant", "max_grad_norm": 0.0}
     ),
@@ -83,6 +87,13 @@ CASES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     "regression": (tiny_scorer, tiny_scores, CONFIG, THREE),
     "seq2seq": (dropping(tiny_seq2seq), uneven_task, CONFIG, THREE),
 }  # fmt: skip
+SMOOTHED = {
+    name: (*CASES[name][:3], {**more, "label_smoothing_factor": 0.2})
+    for name, more in {
+        "plain": {}, "accumulated": THREE, "dropout everywhere": {}, "bf16": {}, "classes": {},
+        "seq2seq": {},
+    }.items()
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,9 +104,11 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def both(case: str, folder: Path) -> tuple[list[float], list[float], Adapter, Adapter]:
+def both(
+    case: str, folder: Path, cases: dict[str, Any] = CASES
+) -> tuple[list[float], list[float], Adapter, Adapter]:
     """Ours and HF Trainer's losses by step, and what they have learned."""
-    make_lm, make_task, config, changes = CASES[case]
+    make_lm, make_task, config, changes = cases[case]
     settings = {"max_steps": 4, "warmup_steps": 1, "learning_rate": 1e-2, "seed": 3}
     training = TrainingConfig(**{"per_device_train_batch_size": 4, **settings, **changes})
     task = make_task()
@@ -148,6 +161,14 @@ def test_every_step_is_that_of_hf_trainer(tmp_path, case):
 def test_with_logits_of_labels_alone_it_is_to_rounding(tmp_path, case, rounding):
     losses, theirs, *_ = both(case, tmp_path)
     assert losses == pytest.approx(theirs, rel=rounding)
+
+
+@pytest.mark.parametrize("case", SMOOTHED)
+def test_smoothed_losses_are_those_of_transformers_label_smoother(tmp_path, case):
+    losses, theirs, *_ = both(case, tmp_path, SMOOTHED)
+    # LabelSmoother takes log_softmax in the logits' own dtype.
+    assert losses == pytest.approx(theirs, rel=1e-2 if case == "bf16" else 1e-6)
+    assert losses != pytest.approx(both(case, tmp_path)[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
