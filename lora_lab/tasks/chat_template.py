@@ -6,13 +6,14 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_lab._util.json_files import parse_text
 from lora_lab._util.quiet import first_line
 from lora_lab._util.transformers_private import render_chat
 from lora_lab.errors import TaskError
+from lora_lab.tasks.sequence_ends import without_begin, without_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,6 +81,7 @@ def chat_tokens(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> ChatTokens:
             otherwise than without its later turns; or nothing is learned.
     """
     need_chat_template(tokenizer, to_learn=True)
+    chat = _bare(chat, tokenizer)
     text, spans = _marked(chat, tokenizer)
     for number in _turns(chat):
         for said in _said(chat.messages[number]):
@@ -116,7 +118,8 @@ def prompt_text(chat: Chat, count: int, tokenizer: PreTrainedTokenizerBase) -> s
     Raises:
         TaskError: as `chat_tokens`.
     """
-    return _rendered(chat, count, tokenizer, add_generation_prompt=True)
+    need_chat_template(tokenizer)
+    return _rendered(_bare(chat, tokenizer), count, tokenizer, add_generation_prompt=True)
 
 
 def answer_text(message: Message) -> str:
@@ -172,6 +175,24 @@ def need_chat_template(tokenizer: Any, *, to_learn: bool = False) -> None:
             f"the tokenizer of {_name(tokenizer)} is a slow one, which cannot tell the "
             "assistant's tokens from others; load its fast version"
         )
+
+
+def _bare(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Chat:
+    """Return a chat without the ends of sequence in its messages that the template writes too."""
+    template = tokenizer.get_chat_template(tools=list(chat.tools) or None)
+    begin, end = (
+        mark if mark and (name in template or mark in template) else None
+        for name, mark in (("bos_token", tokenizer.bos_token), ("eos_token", tokenizer.eos_token))
+    )
+
+    def bare(message: Message) -> Message:
+        said = message.get("content")
+        if not isinstance(said, str):
+            return message
+        own = without_end(without_begin(said, begin), end)
+        return message if own == said else {**message, "content": own}
+
+    return replace(chat, messages=tuple(map(bare, chat.messages)))
 
 
 def _turns(chat: Chat) -> list[int]:

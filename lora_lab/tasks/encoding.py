@@ -12,6 +12,7 @@ from lora_lab.errors import TaskError
 from lora_lab.tasks.chat_template import Chat, chat_of, chat_tokens, prompt_text
 from lora_lab.tasks.framing import CHAT
 from lora_lab.tasks.prompts import Example, GenerationTask
+from lora_lab.tasks.sequence_ends import end_once, without_begin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,8 +44,8 @@ def encode(
 
     Prompt and completion are tokenized apart, so that training meets the very tokens that
     generation starts from. The end-of-sequence token is learned, once, also where the completion
-    ends with its text. What does not fit is cut from the start of the prompt; a leading
-    begin-of-sequence token stays.
+    ends with its text; the begin-of-sequence token stands once too, and first. What does not fit
+    is cut from the start of the prompt; a leading begin-of-sequence token stays.
 
     Args:
         example: what to encode.
@@ -131,12 +132,13 @@ def _encode_plain(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> list[Encoded]:
-    prompts = texts_ids([task.prompt_text(e.prompt) for e in examples], tokenizer)
-    completions = texts_ids([example.completion for example in examples], tokenizer)
     end, bos, adds_bos = need_end(tokenizer), tokenizer.bos_token_id, _adds_bos(tokenizer)
+    prompts = texts_ids([framed_prompt(task, e.prompt, tokenizer) for e in examples], tokenizer)
+    texts = [completion_text(example.completion, tokenizer) for example in examples]
+    completions = texts_ids(texts, tokenizer)
     encoded: list[Encoded] = []
-    for example, asked, written in zip(examples, prompts, completions, strict=True):
-        completion = _ended(example.completion, written, tokenizer, end)
+    for example, asked, text, ids in zip(examples, prompts, texts, completions, strict=True):
+        completion = _ended(text, ids, tokenizer, end)
         prompt, cut = _begun(asked, bos, adds_bos, max_length - len(completion))
         if not prompt:
             raise TaskError(
@@ -177,21 +179,25 @@ def task_prompt(
     """Return what `generate` takes to answer a task's prompt."""
     if task.template == CHAT:
         return chat_prompt_ids(chat_of(prompt), 1, tokenizer)
-    return task.prompt_text(prompt)
+    return framed_prompt(task, prompt, tokenizer)
+
+
+def framed_prompt(task: GenerationTask, prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a prompt in its frame; a begin-of-sequence token that it brings stands before that."""
+    bos = tokenizer.bos_token
+    own = without_begin(prompt, bos)
+    text = task.prompt_text(own)
+    return text if bos is None or own == prompt or text.startswith(bos) else bos + text
+
+
+def completion_text(completion: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a completion as it is tokenized: in the midst of a sequence, with one end at most."""
+    return end_once(without_begin(completion, tokenizer.bos_token), str(tokenizer.eos_token))
 
 
 def chat_prompt_ids(chat: Chat, count: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokenize what an answer to a chat's first messages is generated from."""
     return _plain_ids(prompt_text(chat, count, tokenizer), tokenizer)
-
-
-def completion_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokenize a completion with its end of sequence, which its text may have already.
-
-    Raises:
-        TaskError: the tokenizer has no end-of-sequence token.
-    """
-    return _ended(text, _plain_ids(text, tokenizer), tokenizer, need_end(tokenizer))
 
 
 def _ended(text: str, ids: list[int], tokenizer: PreTrainedTokenizerBase, end: int) -> list[int]:
@@ -218,7 +224,7 @@ def _begun(
     ids: list[int], bos: int | None, adds_bos: bool, max_length: int
 ) -> tuple[list[int], int]:
     start = [bos] if bos is not None and (ids[:1] == [bos] or adds_bos) else []
-    if ids[:1] == start:  # the text begins with it, as a chat template's does
+    while start and ids[:1] == start:  # the text begins with it, as a chat template's does
         ids = ids[1:]
     room = max_length - len(start)
     if room < 1:

@@ -13,8 +13,16 @@ import torch
 from torch import Tensor
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks.encoding import IGNORED, need_end, need_tokenizer, padded, texts_ids
+from lora_lab.tasks.encoding import (
+    IGNORED,
+    framed_prompt,
+    need_end,
+    need_tokenizer,
+    padded,
+    texts_ids,
+)
 from lora_lab.tasks.prompts import Example, GenerationTask
+from lora_lab.tasks.sequence_ends import without_begin, without_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,11 +68,14 @@ def encode_pairs(
     tokenizer = need_tokenizer(tokenizer)
     end = need_end(tokenizer)
     examples = list(examples)
-    prompts = prompts_ids([task.prompt_text(e.prompt) for e in examples], tokenizer, max_length)
+    prompts = prompts_ids(
+        [framed_prompt(task, e.prompt, tokenizer) for e in examples], tokenizer, max_length
+    )
     before, behind = frame(tokenizer, "text_target")
     if end not in behind:
         behind = [*behind, end]
-    written = _plain_ids(tokenizer, "text_target", [e.completion for e in examples])
+    texts = [_bare(example.completion, tokenizer) for example in examples]
+    written = _plain_ids(tokenizer, "text_target", texts)
     encoded: list[EncodedPair] = []
     for example, prompt, plain in zip(examples, prompts, written, strict=True):
         labels = [*before, *_unframed(plain, before, behind), *behind]
@@ -121,7 +132,7 @@ def prompts_ids(
             f"{len(before) + len(behind)} special ones; raise max_length"
         )
     found = []
-    for ids in _plain_ids(tokenizer, "text", texts):
+    for ids in _plain_ids(tokenizer, "text", [_bare(text, tokenizer) for text in texts]):
         plain = _unframed(ids, before, behind)
         found.append(Prompt([*before, *plain[-room:], *behind], max(0, len(plain) - room)))
     return found
@@ -181,6 +192,11 @@ def frame(
     more = len(whole) - len(plain)
     at = next((i for i in range(more + 1) if whole[i : i + len(plain)] == plain), more)
     return whole[:at], whole[at + len(plain) :]
+
+
+def _bare(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a text without the ends that it brings: each side is framed."""
+    return without_end(without_begin(text, tokenizer.bos_token), tokenizer.eos_token)
 
 
 def _unframed(ids: list[int], before: list[int], behind: list[int]) -> list[int]:

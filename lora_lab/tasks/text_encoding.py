@@ -11,6 +11,8 @@ from torch import Tensor
 from lora_lab.errors import TaskError
 from lora_lab.tasks.base import shown
 from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded, tokenized
+from lora_lab.tasks.seq2seq_encoding import frame
+from lora_lab.tasks.sequence_ends import without_begin, without_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -112,8 +114,13 @@ def without_unknown_types(encoded: list[EncodedText], config: Any) -> list[Encod
 def _tokens(
     examples: Sequence[Any], tokenizer: PreTrainedTokenizerBase, max_length: int | None
 ) -> list[EncodedText]:
-    pairs = [example.pair for example in examples if example.pair is not None]
-    texts = [example.text for example in examples]
+    begins, ends = (tokenizer.convert_ids_to_tokens(ids) for ids in frame(tokenizer, "text"))
+
+    def bare(text: str) -> str:  # "[CLS] … [SEP]", as people have written it themselves
+        return without_end(without_begin(text, *begins), *ends)
+
+    pairs = [bare(example.pair) for example in examples if example.pair is not None]
+    texts = [bare(example.text) for example in examples]
     found = tokenized(
         tokenizer,
         [*texts, *pairs],

@@ -32,6 +32,7 @@ from lora_lab.tasks.generation import answer_room, generate, task_ends
 from lora_lab.tasks.greedy import greedy_settings
 from lora_lab.tasks.own_loss import summed_loss
 from lora_lab.tasks.prompts import GenerationTask
+from lora_lab.tasks.sequence_ends import without_begin, without_end
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
@@ -122,15 +123,14 @@ class Causal(Family):
         should_stop: Callable[[], bool],
     ) -> Evaluation | None:
         """Score the model as it stands; see `Family.evaluate`."""
-        # Answers are decoded without special tokens: the end that the data has itself is none.
-        return super().evaluate(list(map(self._without_end, examples)), batches, should_stop)
+        # Answers are decoded without special tokens: those that the data has itself are none.
+        return super().evaluate(list(map(self._bare, examples)), batches, should_stop)
 
-    def _without_end(self, example: Any) -> Any:
-        end = self.tokenizer.eos_token
-        if not end or not any(text.rstrip().endswith(end) for text in example.references):
-            return example
-        texts = (text.rstrip().removesuffix(end) for text in example.references)
-        return dataclasses.replace(example, references=tuple(texts))
+    def _bare(self, example: Any) -> Any:
+        begin, end = self.tokenizer.bos_token, self.tokenizer.eos_token
+        given = example.references
+        texts = tuple(without_end(without_begin(text, begin), end) for text in given)
+        return example if texts == given else dataclasses.replace(example, references=texts)
 
     def write(self, examples: Sequence[Any], should_stop: Callable[[], bool]) -> list[str]:
         """Complete the prompts greedily."""
@@ -154,7 +154,7 @@ class Causal(Family):
     def decoding(self, examples: Sequence[Any]) -> dict[str, Any]:
         """Return how answers are decoded, as transformers' GenerationConfig has it."""
         ends = task_ends(self.task, self.tokenizer)
-        longest = self._longest_answer(list(map(self._without_end, examples)))
+        longest = self._longest_answer(list(map(self._bare, examples)))
         return greedy_settings(self.model, self.tokenizer, longest, ends)
 
     def sample(self, example: Any) -> tuple[str, tuple[str, ...]]:

@@ -27,6 +27,7 @@ from lora_lab.tasks.generation import evaluating, generate, positions
 from lora_lab.tasks.metrics import PERPLEXITY, Metric
 from lora_lab.tasks.own_loss import summed_loss
 from lora_lab.tasks.reading import Reader, Rows
+from lora_lab.tasks.sequence_ends import without_begin, without_end
 from lora_lab.tasks.table import Column, Table
 
 if TYPE_CHECKING:
@@ -143,11 +144,14 @@ class LanguageModeling(Family):
 
     def _texts(self, examples: Sequence[str]) -> Iterator[list[int]]:
         """Yield each text's tokens and the end of sequence."""
-        end, start = need_end(self.tokenizer), [self.tokenizer.bos_token_id]
-        texts = self.tokenizer(list(examples), verbose=False)["input_ids"] if examples else []
-        for text in texts:  # which may begin and end with these by itself
-            ids = text[1:] if text[:2] == start * 2 else text
-            yield ids if text[-1:] == [end] else [*ids, end]
+        tokenizer, end = self.tokenizer, need_end(self.tokenizer)
+        start, texts = [tokenizer.bos_token_id], list(examples)
+        begun = [without_begin(text, tokenizer.bos_token) for text in texts]
+        bare = [without_end(text, tokenizer.eos_token) for text in begun]
+        found = tokenizer(bare, verbose=False)["input_ids"] if bare else []
+        for ids, text, own in zip(found, texts, begun, strict=True):
+            first = start if own != text and ids[:1] != start else []
+            yield [*first, *ids] if ids[-1:] == [end] else [*first, *ids, end]
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, Tensor]:
         """Pad to a batch; see `encoding.collate`."""
