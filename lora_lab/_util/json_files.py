@@ -10,9 +10,9 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 
@@ -62,16 +62,29 @@ def fitted(value: Any, kind: Any) -> Any:
 
 def fields_of(value: Any, kind: Any) -> dict[str, Any]:
     """Return the keys of an object that fit a TypedDict's, each by itself; {} of no object."""
-    if isinstance(value, dict) and _fits(value, kind):
+    if isinstance(value, dict) and fits(value, kind):
         return value
     return {
         key: own
         for key, own in (value.items() if isinstance(value, dict) else ())
-        if key not in kind.__annotations__ or _fits({key: own}, kind)
+        if key not in kind.__annotations__ or fits({key: own}, kind)
     }
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def misfit(values: Mapping[str, Any], kind: Any) -> str | None:
+    """Return the first key whose value does not fit a TypedDict's type for it; None: all fit."""
+    own = (key for key in kind.__annotations__ if key in values)
+    return next((key for key in own if not fits({key: values[key]}, kind)), None)
+
+
+def words_of(kind: Any, key: str) -> str:
+    """Return how a TypedDict's type describes itself to people; see `msgspec.Meta`."""
+    hint = get_type_hints(kind, include_extras=True)[key]
+    return next(meta.description for meta in hint.__metadata__ if meta.description)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether plain values fit a schema; see `fitted`."""
     try:
         fitted(value, kind)
     except ValueError:

@@ -19,23 +19,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lora_lab._util.json_files import fitted, misfit, words_of
 from lora_lab._util.yaml import read_yaml, to_yaml
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.plain import method_from_dict, method_to_dict
 from lora_lab.runs.records import RunRecord
+from lora_lab.runs.schema import ModelSettings, RunFile, TaskSettings
 from lora_lab.runs.training_config import UNTOLD, TrainingConfig
 
 _HEAD = "labels", "num_labels"  # of a model: they follow from its task
-_SETTINGS = {
-    "model": ("name", "dtype", "device", *_HEAD),
-    "task": (
-        *("name", "prompt", "completion", "template", "text", "label", "target", "pair"),
-        *("validation", "test", "encoding", "sep", "seed", "in_memory", "max_steps", "batch_size"),
-    ),
-}
-_FIELDS = "model", "task", "configs", "training", "output_dir", "name", "start_from"
+_SETTINGS = {"model": ModelSettings, "task": TaskSettings}
+_PATHS = "output_dir", "name", "start_from"
 _LONGEST = 300  # letters
 
 
@@ -75,23 +71,20 @@ class RunConfig:
         """Build from plain values; see the head of this file."""
         if "fingerprints" in values:  # a run's config.json
             values = _of_run(values, where)
-        if unknown := values.keys() - set(_FIELDS):
+        known = RunFile.__annotations__
+        if unknown := values.keys() - known.keys():
             raise ConfigError(
                 f"{where} has an unknown field {one_line(repr(min(unknown)))}; known are "
-                f"{', '.join(_FIELDS)}"
+                f"{', '.join(known)}"
             )
         start_from = values.get("start_from")
         methods = values.get("configs", [] if start_from else [{"class": "LoraConfig"}])
-        training = values.get("training") or {}
-        output_dir, name = values.get("output_dir", "runs"), values.get("name")
-        named = [own for own in (output_dir, name, start_from) if own is not None]
-        if not all(isinstance(own, str) and "\0" not in own for own in named):
-            raise ConfigError(f"{where}: output_dir, name and start_from must be text")
         try:
-            if not isinstance(methods, list) or not (methods or start_from):
-                raise ConfigError(f"configs is {methods!r}; it must be a list of methods")
-            if not isinstance(training, Mapping):
-                raise ConfigError(f"training is {training!r}; it must hold settings")
+            if (odd := misfit(values, RunFile)) in _PATHS:
+                raise ConfigError("output_dir, name and start_from must be text")
+            if odd or not (methods or start_from):
+                odd = odd or "configs"
+                raise ConfigError(f"{odd} is {values[odd]!r}; it must {words_of(RunFile, odd)}")
             task = settings(values, "task")
             if task.get("in_memory"):
                 raise ConfigError(
@@ -103,9 +96,9 @@ class RunConfig:
                 model=settings(values, "model"),
                 task=task,
                 configs=tuple(map(method_from_dict, methods)),
-                training=TrainingConfig.from_dict(training),
-                output_dir=output_dir or "runs",
-                name=name,
+                training=TrainingConfig.from_dict(values.get("training") or {}),
+                output_dir=values.get("output_dir") or "runs",
+                name=values.get("name"),
                 start_from=start_from,
             )
         except (ConfigError, TypeError) as error:
@@ -139,25 +132,19 @@ def settings(values: Mapping[str, Any], what: str) -> dict[str, Any]:
         ConfigError: it has no name, a setting that the loader does not have, or one of another
             type.
     """
-    given, known = values.get(what), _SETTINGS[what]
+    given, kind = values.get(what), _SETTINGS[what]
     if isinstance(given, str):
         return {"name": given}
-    names = _FILES if what == "task" else str
+    names = (str, list) if what == "task" else str
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), names):
         raise ConfigError(f"{what} is {given!r}; it must be a name, such as {_EXAMPLES[what]}")
+    known = tuple(kind.__annotations__)
     if unknown := given.keys() - set(known):
         raise ConfigError(f"{what} has an unknown setting {min(unknown)!r}; known are {known}")
-    for name, value in given.items():
-        kind = names if name == "name" else _TYPES.get(name, str)
-        if (
-            isinstance(value, list)
-            and kind is _FILES
-            and not all(isinstance(v, str) for v in value)
-        ):
-            raise ConfigError(f"the {what}'s {name} is {value!r}; its files must be text")
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise ConfigError(f"the {what}'s {name} is {value!r}; it must be {_WORDS[kind]}")
-    return dict(given)
+    if (name := misfit(given, kind)) is not None:
+        must = words_of(kind, name)
+        raise ConfigError(f"the {what}'s {name} is {given[name]!r}; it must {must}")
+    return dict(fitted(given, kind))
 
 
 def read_configs(record: RunRecord) -> tuple[tuple[MethodConfig, ...], TrainingConfig]:
@@ -194,22 +181,6 @@ def within_a_line(error: object) -> str:
     return text if len(text) <= 4 * _LONGEST else f"{text[:_LONGEST]} … {text[-_LONGEST:]}"
 
 
-_COLUMN = str | int  # a table without names has numbers for its columns
-_FILES = str | list  # a task's parts may be of several files
-_TYPES: dict[str, Any] = {  # of settings; else text
-    "labels": list,
-    "in_memory": list,
-    **dict.fromkeys(("num_labels", "seed", "max_steps", "batch_size"), int),
-    **dict.fromkeys(("prompt", "completion", "text", "label", "target", "pair"), _COLUMN),
-    **dict.fromkeys(("validation", "test"), _FILES),
-}
-_WORDS = {
-    str: "text",
-    list: "a list",
-    int: "a whole number",
-    _COLUMN: "text, or a column's number",
-    _FILES: "a file, or a list of some",
-}
 _EXAMPLES = {"model": "smollm2-135m", "task": "mini-e2e"}
 
 

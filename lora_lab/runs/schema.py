@@ -19,6 +19,74 @@ Real = Annotated[float, Meta(ge=-1e300, le=1e300)]
 Rate = Annotated[float, Meta(ge=0, le=1e300)]
 
 
+# In run files, which people write; a description follows on "it must".
+Text = Annotated[str | None, Meta(description="be text")]
+Number = Annotated[int | None, Meta(description="be a whole number")]
+Column = Annotated[  # a table without names has numbers for its columns
+    str | int | None, Meta(description="be text, or a column's number")
+]
+Files = Annotated[  # a task's parts may be of several files
+    str | list[str] | None, Meta(description="be a file, or a list of some; its files must be text")
+]
+Rows = Annotated[list[str] | None, Meta(description="be a list of texts")]
+Place = Annotated[str, Meta(pattern=r"\A[^\x00]*\Z")]  # no path holds a NUL
+Settings = Annotated[dict[str, Any] | None, Meta(description="hold settings")]
+Fields = Annotated[dict[str, Any] | None, Meta(description="hold fields")]
+
+
+class ModelSettings(TypedDict, total=False):
+    """What a run file hands to `load_model`."""
+
+    name: Annotated[str, Meta(description="be a name")]
+    dtype: Text
+    device: Text
+    labels: Rows  # of a head, which follows from the task
+    num_labels: Number
+
+
+class TaskSettings(TypedDict, total=False):
+    """What a run file hands to `load_task`."""
+
+    name: Files
+    prompt: Column
+    completion: Column
+    template: Text
+    text: Column
+    label: Column
+    target: Column
+    pair: Column
+    validation: Files
+    test: Files
+    encoding: Text
+    sep: Text
+    seed: Number
+    in_memory: Rows
+    max_steps: Number
+    batch_size: Number
+
+
+class RunFile(TypedDict, total=False):
+    """A run file: its model and task are held to what loaders take, configs to classes."""
+
+    model: Any
+    task: Any
+    configs: Annotated[list[Any], Meta(description="be a list of methods")]
+    training: Settings
+    output_dir: Place | None
+    name: Place | None
+    start_from: Place | None
+
+
+class SweepFile(TypedDict, total=False):
+    """What a sweep file has beside a run file's fields; `Space` looks into them."""
+
+    grid: Fields
+    random: Fields
+    samples: Any
+    seed: Any
+    early_stopping: Fields
+
+
 class ModelFacts(TypedDict, total=False):
     """The base model that a run adapts."""
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_lab._util.json_files import misfit, words_of
 from lora_lab._util.yaml import read_yaml
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy
@@ -28,12 +29,12 @@ from lora_lab.methods.plain import method_from_dict
 from lora_lab.models.classifier import classifier_class
 from lora_lab.models.load import model_config
 from lora_lab.runs.run_file import RunConfig, within_a_line
+from lora_lab.runs.schema import SweepFile
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell, Space, cells
 from lora_lab.sweeps.store import as_begun, checked_name
 from lora_lab.tasks.load import load_task
 
-_OWN = "grid", "random", "samples", "seed", "early_stopping"
 _EXAMPLES = {
     "grid": "r: [1, 4]",
     "random": "learning_rate: {log_uniform: [1e-4, 1e-2]}",
@@ -66,7 +67,9 @@ class SweepPlan:
         """
         values = read_yaml(path)
         where = str(path)
-        run_config = RunConfig.from_dict({k: v for k, v in values.items() if k not in _OWN}, where)
+        run_config = RunConfig.from_dict(
+            {k: v for k, v in values.items() if k not in SweepFile.__annotations__}, where
+        )
         try:
             if run_config.start_from:
                 raise ConfigError("start_from is one run's; leave it out: a sweep's runs are fresh")
@@ -110,10 +113,10 @@ def _anatomy(run_config: RunConfig) -> Anatomy:
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    given = values.get(name) or {}
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{name} is {given!r}; it must hold fields, such as {_EXAMPLES[name]}")
-    return dict(given)
+    if misfit({name: values.get(name)}, SweepFile):
+        must = words_of(SweepFile, name)
+        raise ConfigError(f"{name} is {values[name]!r}; it must {must}, such as {_EXAMPLES[name]}")
+    return dict(values.get(name) or {})
 
 
 def _rule(values: Mapping[str, Any]) -> AshaConfig | None:

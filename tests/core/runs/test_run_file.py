@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 
 import pytest
@@ -118,6 +119,17 @@ BAD = {
         {"task": {"name": "x", "seed": "one"}},
         "the task's seed is 'one'; it must be a whole number",
     ),
+    "a broken number for a seed": ({"task": {"name": "x", "seed": 1.5}}, "seed is 1.5; it must be"),
+    "a date for a dtype": (
+        {"model": {"name": "x", "dtype": datetime.date(2026, 1, 1)}},
+        "the model's dtype is datetime.date.*; it must be text",
+    ),
+    "numbers for classes": (
+        {"model": {"name": "x", "labels": [0, 1]}},
+        r"the model's labels is \[0, 1\]; it must be a list of texts",
+    ),
+    "a list for the training": ({"training": [5]}, r"training is \[5\]; it must hold settings"),
+    "a list for a name": ({"name": ["a"]}, "output_dir, name and start_from must be text"),
 }
 
 
