@@ -14,7 +14,7 @@ import numpy as np
 
 from lora_lab._util.dtypes import NAMES, dtype_name
 from lora_lab._util.files import is_hollow
-from lora_lab._util.json_files import parse_json, read_bytes
+from lora_lab._util.json_files import misfit, parse_json, read_bytes, words_of
 from lora_lab._util.quiet import first_line
 from lora_lab._util.torch_files import load_plain
 from lora_lab.errors import AdapterError
@@ -52,6 +52,24 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise AdapterError(f"{path} is not a JSON object of settings; fetch it again")
     return value
+
+
+def check_settings(settings: Mapping[str, Any], path: Path, kind: Any) -> None:
+    """Refuse settings that are not of their types.
+
+    Args:
+        settings: what a file holds.
+        path: of the file.
+        kind: a TypedDict of `checkpoint.schema`.
+
+    Raises:
+        AdapterError: the line names the first that is not.
+    """
+    if (name := misfit(settings, kind)) is not None:
+        raise AdapterError(
+            f"{path}: {name} is {words_of(kind, name)} ({quoted(settings[name])}); "
+            "fetch the adapter again"
+        )
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,17 +17,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.json_files import misfit
 from lora_lab.checkpoint.checksum import CHECKSUM_KEY, checksum
 from lora_lab.checkpoint.files import (
     NATIVE_CONFIG_FILE,
     NATIVE_WEIGHTS_FILE,
     StoredTensor,
+    check_settings,
     quoted,
     read_json,
     read_tensors,
 )
+from lora_lab.checkpoint.schema import NativeSettings
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.registry import methods
 
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
 
 STATISTICS = "running statistics: "  # before the names of what is no parameter
 _FORMAT = 1
-_PART = re.compile(r"[0-9]+-[a-z0-9-]+")
 
 
 def save_native(adapter: Adapter, folder: Path, statistics: Mapping[str, Tensor]) -> None:
@@ -69,10 +71,11 @@ def save_parts(method: str, names: list[str], folder: Path) -> None:
 def parts_in(folder: Path) -> list[Path]:
     """Return the folders of the combination's parts that a folder holds; none of anything else."""
     try:
-        names = read_json(folder / NATIVE_CONFIG_FILE).get("parts")
+        settings = read_json(folder / NATIVE_CONFIG_FILE)
     except AdapterError:
         return []
-    return [folder / name for name in names] if _are_parts(names) else []
+    known = not misfit(settings, NativeSettings)
+    return [folder / name for name in settings.get("parts", []) if known]
 
 
 def part_name(number: int, adapter: Adapter) -> str:
@@ -112,16 +115,14 @@ def read_native(folder: Path) -> NativeFile:
             f"{path} has format {quoted(settings.get('format'))}, and this version reads "
             f"{_FORMAT}; update LoRA Lab"
         )
+    check_settings(settings, path, NativeSettings)
     method = str(settings.get("method"))
     if "parts" in settings:
-        names = settings["parts"]
-        if not _are_parts(names):
-            raise AdapterError(f"{path}: parts is {quoted(names)}; save the adapter again")
-        return NativeFile(method, None, {}, tuple(folder / name for name in names))
+        return NativeFile(method, None, {}, tuple(folder / name for name in settings["parts"]))
     config = settings.get("config")
     classes = {m.config.__name__: m.config for m in methods().values() if not m.peft_form}
-    kind = classes.get(str(config.get("class"))) if isinstance(config, dict) else None
-    if kind is None or not isinstance(config, dict):
+    kind = None if config is None else classes.get(str(config.get("class")))
+    if kind is None or config is None:
         known = ", ".join(classes)
         raise AdapterError(f"{path}: config is {quoted(config)}; its class must be one of {known}")
     try:
@@ -135,15 +136,6 @@ def read_native(folder: Path) -> NativeFile:
             "Lab had saved them; fetch or save the adapter again"
         )
     return NativeFile(method, built, tensors)
-
-
-def _are_parts(names: object) -> TypeGuard[list[str]]:
-    """Whether this is a list of parts' folders, right below the combination's own."""
-    return (
-        isinstance(names, list)
-        and bool(names)
-        and all(isinstance(name, str) and _PART.fullmatch(name) for name in names)
-    )
 
 
 def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_lab._util.json_files import fits
 from lora_lab._util.patterns import Patterns, endings
 from lora_lab.anatomy.children import without_wrappers
 from lora_lab.checkpoint.adapter_file import (
@@ -28,10 +29,12 @@ from lora_lab.checkpoint.files import (
     PICKLE_FILE,
     WEIGHTS_FILE,
     StoredTensor,
+    check_settings,
     quoted,
     read_json,
     read_tensors,
 )
+from lora_lab.checkpoint.schema import Alpha, PeftSettings, Rank
 from lora_lab.checkpoint.stacked_experts import HeldNames, Parts, unstacked
 from lora_lab.errors import AdapterError
 from lora_lab.methods.registry import methods
@@ -52,13 +55,11 @@ _FOREIGN = (
     *("use_qalora", "use_bdlora", "kasa_config", "arrow_config", "monteclora_config"),
     *("alora_invocation_tokens", "layer_replication"),
 )
-_SWITCHES = ("use_rslora", "use_dora", "ensure_weight_tying")
 _NAME_LISTS = ("target_parameters", "modules_to_save")
 # Inits that take a low-rank part out of W₀: the file's BA is not ΔW against the original W₀.
 _CHANGED_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 _DEEPEST = 64  # names in a module's path
 _LONGEST = 512  # characters of a module's path
-_LARGEST_ALPHA = 1e9
 
 
 def read_peft(
@@ -135,34 +136,24 @@ def read_settings(folder: Path) -> dict[str, Any]:
     for name in _FOREIGN:
         if settings.get(name):
             raise AdapterError(f"{path}: with {name} ΔW is not s·BA; only LoRA itself can be read")
-    for name in _SWITCHES:
-        if type(settings.get(name) or False) is not bool:
-            raise AdapterError(
-                f"{path}: {name} is {quoted(settings[name])}, neither true nor false; "
-                "fetch the adapter again"
-            )
+    check_settings(settings, path, PeftSettings)
     for name in ("rank_pattern", "alpha_pattern"):
         settings[name] = settings.get(name) or {}
-        if not isinstance(settings[name], dict):
-            raise AdapterError(f"{path}: {name} is not a mapping; fetch the adapter again")
     for name in _NAME_LISTS:
-        listed = settings[name] = settings.get(name) or []
-        if not isinstance(listed, list) or not all(isinstance(n, str) and n for n in listed):
-            raise AdapterError(f"{path}: {name} is no list of names; fetch the adapter again")
+        settings[name] = settings.get(name) or []
     rank = "init_r" if kind == "ADALORA" else "r"
     settings.setdefault(rank, 12 if kind == "ADALORA" else 8)
     settings.setdefault("lora_alpha", 8)
     # AdaLoRA's rank_pattern lists which triplets are left, not ranks.
     ranks = {rank: settings[rank], **(settings["rank_pattern"] if kind == "LORA" else {})}
     for name, value in ranks.items():
-        if type(value) is not int or value < 1:
+        if not fits(value, Rank):
             raise AdapterError(
                 f"{path}: rank {quoted(name)} is {quoted(value)}, not a whole number above 0; "
                 "fetch the adapter again"
             )
     for name, value in {"lora_alpha": settings["lora_alpha"], **settings["alpha_pattern"]}.items():
-        # Not isfinite: it fails on whole numbers that no float can hold.
-        if type(value) not in (int, float) or not 0 < value <= _LARGEST_ALPHA:
+        if not fits(value, Alpha):
             raise AdapterError(
                 f"{path}: alpha {quoted(name)} is {quoted(value)}, not a number that can be used; "
                 "fetch the adapter again"

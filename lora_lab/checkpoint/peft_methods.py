@@ -16,9 +16,10 @@ import numpy as np
 
 from lora_lab._util.json_files import parse_json
 from lora_lab.checkpoint.checksum import CHECKSUM_KEY, checksum
-from lora_lab.checkpoint.files import StoredTensor, quoted, read_tensors
+from lora_lab.checkpoint.files import StoredTensor, check_settings, quoted, read_tensors
 from lora_lab.checkpoint.native import NativeFile
 from lora_lab.checkpoint.peft import base_name, weights_file
+from lora_lab.checkpoint.schema import PeftSettings
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.descriptor import Method, PeftForm
 from lora_lab.methods.registry import methods
@@ -69,6 +70,7 @@ def read_method(
         AdapterError: a file is missing, damaged or foreign.
     """
     assert method.peft is not None
+    check_settings(settings, path, PeftSettings)
     weights = path if path.is_file() else weights_file(path, allow_pickle)
     tensors, metadata = read_tensors(weights, allow_pickle=allow_pickle)
     learned, others = _sort(tensors, method.peft)
@@ -81,9 +83,6 @@ def read_method(
             "the adapter's tensors or its adapter_config.json were changed after LoRA Lab had "
             "saved them; fetch or save the adapter again"
         )
-    saved = settings.get("modules_to_save") or []
-    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
-        raise AdapterError(f"{path}: modules_to_save is no list of names; fetch it again")
     try:
         if known is not None and stored:
             config = method.config.from_dict(parse_json(stored.encode()))
