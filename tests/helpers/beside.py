@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 import lora_lab as ll
@@ -55,7 +56,9 @@ def in_the_midst(model: nn.Module, cell: Cell) -> list[int]:
 def outcome(
     lm: LoadedModel, task: Any, config: Any, folder: Path, cell: Cell | None = None, **training: Any
 ) -> tuple[Any, ...]:
-    """Return losses, metrics and answers of a run, maybe with a cell beside it."""
+    """Return losses, metrics, answers and what is learned, bit by bit, of a run, maybe with a cell
+    beside it.
+    """
     calls = [1] if cell is None else in_the_midst(lm.model, cell)
     settings = {
         "max_steps": 2, "max_length": 32, "per_device_train_batch_size": 2, "eval_examples": 1,
@@ -64,4 +67,10 @@ def outcome(
     run = ll.train(lm, task, config, output_dir=folder, **{**settings, **training})
     result = run.result(120)
     assert calls
-    return result.losses, result.metrics, [sample.adapted for sample in run.samples]
+    learned = [bits(parameter) for parameter in run.adapter.parameters()]
+    return result.losses, result.metrics, [sample.adapted for sample in run.samples], learned
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    """Return a tensor's bytes."""
+    return tensor.detach().flatten().contiguous().view(torch.uint8).numpy().tobytes()
