@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,8 @@ from typing import Any
 
 from lora_lab._util.format import format_bytes, format_number, plural
 from lora_lab._util.tables import Table
+from lora_lab.analysis.differing import NO_MATTER, full_settings, same_but, settings_in_words
+from lora_lab.analysis.identity import OLDER, untold
 from lora_lab.analysis.records import (
     end_state,
     final_score,
@@ -22,15 +23,16 @@ from lora_lab.analysis.records import (
     training_settings,
 )
 from lora_lab.errors import RunError
-from lora_lab.methods.plain import recorded_text
 from lora_lab.runs.records import RunRecord
 from lora_lab.tasks.metrics import NATS, metric_of
 
 # Every method wants its own learning rate; the rest of the training is the same for all.
 _FREE = (
     *("learning_rate", "loraplus_lr_ratio", "weight_decay"),
-    *("seed", "train_sampling_strategy", "save_steps"),
+    *("seed", "train_sampling_strategy", *NO_MATTER),
 )
+_IN_A_ROW = ("seed", *NO_MATTER)  # what runs of one row may differ in: nothing else is averaged
+_OF_START = "start_from"
 _HEAD = "+Head"  # a combination's name ends so where a classifier's head has a config of its own
 _FIX = "compare runs of one model, task and training that differ in method, learning rate and seed"
 
@@ -132,8 +134,9 @@ class MethodComparison:
 def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") -> MethodComparison:
     """Lay runs of several methods side by side: what each came to, and what it took.
 
-    Runs of one method with the same setting and learning rate, such as those of several seeds,
-    make one row. Runs that have not ended with the metric are left out and counted in the note.
+    Runs that differ in nothing but the seed make one row; every field in which rows of one method
+    differ is in their setting. Runs that have not ended with the metric are left out and counted
+    in the note.
 
     Args:
         records: as `list_runs` returns them.
@@ -152,9 +155,9 @@ def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") ->
         raise nothing_to_show(records, metric)
     groups: defaultdict[str, list[RunRecord]] = defaultdict(list)
     for record in ended:
-        same = record.config["configs"], training_settings(record)["learning_rate"]
-        groups[json.dumps(same, sort_keys=True)].append(record)
-    rows = [_row(group, metric) for group in groups.values()]
+        groups[same_but(full_settings(record), _IN_A_ROW)].append(record)
+    words = _in_words([group[0] for group in groups.values()])
+    rows = [_row(group, metric, words[id(group[0])]) for group in groups.values()]
     shared = settings[0]
     return MethodComparison(
         metric=metric,
@@ -163,7 +166,7 @@ def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") ->
         steps=shared["max_steps"],
         rows=tuple(sorted(rows, key=lambda row: (row.trainable, row.method, row.setting))),
         base=_base(ended, metric),
-        note=_note(records, len(ended), groups.values()),
+        note=_note(records, metric, len(ended), groups.values(), untold(settings)),
         loss_unit=loss_unit(ended[0]),
     )
 
@@ -171,7 +174,8 @@ def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") ->
 def _settings(record: RunRecord) -> dict[str, Any]:
     try:
         record.config["configs"], record.config["method"]
-        return shared_settings(record, _FREE)
+        shared = shared_settings(record, _FREE)
+        return {key: value for key, value in shared.items() if key != _OF_START}
     except KeyError as error:
         raise RunError(
             f"{record.folder / 'config.json'} does not tell its method ({error!r}); leave that "
@@ -179,14 +183,29 @@ def _settings(record: RunRecord) -> dict[str, Any]:
         ) from None
 
 
-def _row(runs: Sequence[RunRecord], metric: str) -> MethodRow:
+def _in_words(records: Sequence[RunRecord]) -> dict[int, str]:
+    """Return {id of a row's first run: its setting}."""
+    of_method: defaultdict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        of_method[_method(record)].append(record)
+    told = {"learning_rate", *_IN_A_ROW}
+    return {
+        id(record): words
+        for own in of_method.values()
+        for record, words in zip(own, settings_in_words(own, told), strict=True)
+    }
+
+
+def _method(record: RunRecord) -> str:
+    return str(record.config["method"]).removesuffix(_HEAD)
+
+
+def _row(runs: Sequence[RunRecord], metric: str, setting: str) -> MethodRow:
     config = runs[0].config
     scores = (final_score(run, metric) for run in runs)
     return MethodRow(
-        method=config["method"].removesuffix(_HEAD),
-        setting="; ".join(
-            filter(None, (recorded_text(own, "setting") for own in config["configs"]))
-        ),
+        method=_method(runs[0]),
+        setting=setting,
         learning_rate=training_settings(runs[0])["learning_rate"],
         trainable=max(_measured(run, "trainable") for run in runs) - _head(config),
         values=tuple(score for score in scores if score is not None),
@@ -219,20 +238,35 @@ def _base(runs: Sequence[RunRecord], metric: str) -> float | None:
     return statistics.fmean(scores) if scores else None
 
 
-def _note(records: Sequence[RunRecord], ended: int, groups: Iterable[Sequence[RunRecord]]) -> str:
-    parts = []
+def _note(
+    records: Sequence[RunRecord],
+    metric: str,
+    ended: int,
+    groups: Iterable[Sequence[RunRecord]],
+    older: int,
+) -> str:
+    parts, groups = [], list(groups)
     if head := max(map(_head, (record.config for record in records))):
         parts.append(f"heads of {head:,} parameters are trained too and not counted")
     sizes = {len(group) for group in groups}
     if max(sizes) > 1:
         counts = " to ".join(str(n) for n in sorted({min(sizes), max(sizes)}))
         parts.append(f"{counts} runs a row: mean ± standard deviation")
+    if again := sum(_repeated(group, metric) for group in groups):
+        parts.append(f"{plural(again, 'run')} of a seed that its row has already, with its value")
+    if older:
+        parts.append(OLDER.format(plural(older, "run")))
     failed = sum(end_state(record) == "failed" for record in records)
     if failed:
         parts.append(f"{plural(failed, 'run')} failed")
     if left_out := len(records) - ended - failed:
         parts.append(f"{plural(left_out, 'run')} not finished, or without the metric, left out")
     return "; ".join(parts)
+
+
+def _repeated(runs: Sequence[RunRecord], metric: str) -> int:
+    """Return how many runs are another one over again, and so make a spread look small."""
+    return len(runs) - len({(training_settings(r)["seed"], final_score(r, metric)) for r in runs})
 
 
 def _cells(row: MethodRow) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lora_lab._util.format import format_count
+from lora_lab.analysis.identity import difference, fingerprints
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord
 from lora_lab.runs.training_config import UNTOLD, TrainingConfig, warmup
@@ -17,7 +18,7 @@ _MODEL = ("hub_id", "name", "parameters", "dtype")
 
 
 def shared_settings(record: RunRecord, free: Iterable[str]) -> dict[str, Any]:
-    """Return a run's task, model and training settings, flat.
+    """Return a run's task, model and training settings, flat; what it is older than as it was.
 
     Args:
         record: one run.
@@ -27,14 +28,17 @@ def shared_settings(record: RunRecord, free: Iterable[str]) -> dict[str, Any]:
         KeyError: config.json is not a run's.
     """
     model: Mapping[str, Any] = record.config["model"]
+    start = record.config.get("start_from") or {}
     training = training_settings(record)
     free = set(free)
     if "max_steps" not in free:  # a share and a number that come to the same are the same
         training["warmup_steps"] = warmup(training["max_steps"], training["warmup_steps"])
     return {
         "task": record.config["task"]["name"],
-        **_unnamed_rows(record),
+        **fingerprints(record),
         **{f"model {key}": model.get(key) for key in _MODEL},
+        "processes": record.config.get("processes", 1),
+        "start_from": {key: start[key] for key in sorted(start) if start[key] is not None},
         **{key: value for key, value in training.items() if key not in free},
     }
 
@@ -48,13 +52,6 @@ def training_settings(record: RunRecord) -> dict[str, Any]:
     return {**TrainingConfig().to_dict(), **UNTOLD, **record.config["training"]}
 
 
-def _unnamed_rows(record: RunRecord) -> dict[str, str]:
-    """Return a hash of rows that were in memory: all of them have one name."""
-    source = record.config.get("sources", {}).get("task")
-    named = not (isinstance(source, Mapping) and source.get("in_memory"))
-    return {} if named else {"rows": record.config["fingerprints"]["data"]}
-
-
 def refuse_differences(settings: Sequence[Mapping[str, Any]], fix: str) -> None:
     """Raise `RunError` unless all runs have the same settings.
 
@@ -64,12 +61,11 @@ def refuse_differences(settings: Sequence[Mapping[str, Any]], fix: str) -> None:
     """
     if not settings:
         raise RunError("there are no runs to compare; train some, or name another folder of runs")
-    for key in dict.fromkeys(key for one in settings for key in one):
+    if (key := difference(settings)) is not None:
         values = list(dict.fromkeys(json.dumps(one.get(key)) for one in settings))
-        if len(values) > 1:
-            texts = [text if len(text) <= 200 else f"{text[:200]}…" for text in values[:3]]
-            shown = ", ".join(texts) + (", …" if len(values) > 3 else "")
-            raise RunError(f"these runs are not comparable: {key} is {shown}; {fix}")
+        texts = [text if len(text) <= 200 else f"{text[:200]}…" for text in values[:3]]
+        shown = ", ".join(texts) + (", …" if len(values) > 3 else "")
+        raise RunError(f"these runs are not comparable: {key} is {shown}; {fix}")
 
 
 def end_state(record: RunRecord) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from lora_lab._util.format import plural
+from lora_lab.analysis.differing import NO_MATTER
+from lora_lab.analysis.identity import OLDER, grouped, untold
 from lora_lab.analysis.records import (
     end_state,
     final_score,
@@ -26,12 +27,10 @@ from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.runs.records import RunRecord
 from lora_lab.tasks.metrics import NATS, metric_of
 
-# What runs of one sweep may differ in: its axes, and what does not change what a score means.
+# What runs of one sweep may differ in: its axes, and what does not change what a score means. α may
+# follow the rank; within a cell, over which the mean is taken, it is one.
 _FREE_LORA = ("r", "lora_alpha")
-_FREE_TRAINING = (
-    *("learning_rate", "seed", "save_steps", "train_sampling_strategy"),
-    *("gradient_checkpointing", "recompute_mlp"),
-)
+_FREE_TRAINING = ("learning_rate", "seed", *NO_MATTER)
 _FIX = "give runs that differ only in rank and learning rate, such as comparable_runs(records)[0]"
 
 
@@ -49,6 +48,7 @@ class SweepMap:
         best: (rank, learning rate) of the best value, the way the metric is read.
         note: what the reader has to know of the runs, "" when nothing.
         loss_unit: of a metric that is a loss.
+        alphas: α of each rank.
     """
 
     metric: str
@@ -59,19 +59,48 @@ class SweepMap:
     best: tuple[int, float]
     note: str
     loss_unit: str = NATS
+    alphas: tuple[float, ...] = ()
 
 
 def comparable_runs(records: Iterable[RunRecord]) -> tuple[tuple[RunRecord, ...], ...]:
     """Sort runs into groups that one `sweep_map` can show, the largest group first.
 
-    Runs of a group have the same model, task, targets and training settings; rank, α, learning
-    rate and seed may differ. Runs of other methods, which have no rank, are left out.
+    Runs of a group have the same model, data, targets and training settings; rank, learning rate
+    and seed may differ, and α where it follows the rank. Runs of other methods, which have no rank,
+    are left out.
     """
-    groups: defaultdict[str, list[RunRecord]] = defaultdict(list)
+    known: list[tuple[RunRecord, dict[str, Any]]] = []
     for record in records:
         with contextlib.suppress(RunError):
-            groups[json.dumps(_settings(record), sort_keys=True)].append(record)
-    return tuple(tuple(g) for g in sorted(groups.values(), key=len, reverse=True))
+            known.append((record, _settings(record)))
+    groups = [
+        tuple(part)
+        for group in grouped(known, lambda own: own[1])
+        for part in _of_one_alpha([record for record, _ in group])
+    ]
+    return tuple(sorted(groups, key=len, reverse=True))
+
+
+def _of_one_alpha(records: list[RunRecord]) -> Iterable[list[RunRecord]]:
+    """Take runs apart by α, or by α/r if that makes fewer parts, where a rank has several."""
+    if all(len(alphas) == 1 for alphas in _alphas(records).values()):
+        return [records]
+    parts = []
+    for rule in (lambda lora: lora["lora_alpha"], lambda lora: lora["lora_alpha"] / lora["r"]):
+        found: defaultdict[float, list[RunRecord]] = defaultdict(list)
+        for record in records:
+            found[rule(_lora(record))].append(record)
+        parts.append([*found.values()])
+    return min(parts, key=len)
+
+
+def _alphas(records: Iterable[RunRecord]) -> dict[int, set[float]]:
+    """Return {rank: its α}, several where runs of one rank have several."""
+    found: defaultdict[int, set[float]] = defaultdict(set)
+    for record in records:
+        lora = _lora(record)
+        found[lora["r"]].add(lora["lora_alpha"])
+    return found
 
 
 def sweep_map(records: Iterable[RunRecord], metric: str = "loss_after") -> SweepMap:
@@ -89,16 +118,16 @@ def sweep_map(records: Iterable[RunRecord], metric: str = "loss_after") -> Sweep
             comparable; the line names the setting in which they differ.
     """
     records = list(records)
-    refuse_differences([_settings(record) for record in records], _FIX)
+    settings = [_settings(record) for record in records]
+    refuse_differences(settings, _FIX)
+    _refuse_mixed_alphas(alphas := _alphas(records))
     scores_of: defaultdict[tuple[int, float], list[float]] = defaultdict(list)
-    alphas: defaultdict[tuple[int, float], set[float]] = defaultdict(set)
     failed = unfinished = 0
     for record in records:
         cell = _cell(record)
         score = final_score(record, metric)
         if score is not None:
             scores_of[cell].append(score)
-            alphas[cell].add(_lora(record)["lora_alpha"])
         elif end_state(record) == "failed":
             scores_of[cell] += []
             failed += 1
@@ -124,8 +153,9 @@ def sweep_map(records: Iterable[RunRecord], metric: str = "loss_after") -> Sweep
         values=values,
         counts=counts,
         best=(ranks[row], learning_rates[column]),
-        note=_note(counts, alphas, failed, unfinished),
+        note=_note(counts, untold(settings), failed, unfinished),
         loss_unit=loss_unit(records[0]),
+        alphas=tuple(max(alphas[r]) for r in ranks),
     )
 
 
@@ -152,19 +182,22 @@ def _cell(record: RunRecord) -> tuple[int, float]:
     return _lora(record)["r"], float(training_settings(record)["learning_rate"])
 
 
-def _note(
-    counts: np.ndarray,
-    alphas: Mapping[tuple[int, float], set[float]],
-    failed: int,
-    unfinished: int,
-) -> str:
+def _refuse_mixed_alphas(of_rank: Mapping[int, set[float]]) -> None:
+    for r, alphas in of_rank.items():
+        if len(alphas) > 1:
+            shown = ", ".join(f"{alpha:g}" for alpha in sorted(alphas))
+            raise RunError(
+                f"these runs are not comparable: lora_alpha is {shown} at r = {r}, and means are "
+                f"taken over seeds alone; {_FIX}"
+            )
+
+
+def _note(counts: np.ndarray, older: int, failed: int, unfinished: int) -> str:
     parts = []
     if counts.max() > 1:
         parts.append(f"means of up to {counts.max()} runs a cell")
-    for (r, rate), mixed in alphas.items():
-        if len(mixed) > 1:
-            shown = ", ".join(f"{alpha:g}" for alpha in sorted(mixed))
-            parts.append(f"r = {r} at {rate:g} mixes α = {shown}")
+    if older:
+        parts.append(OLDER.format(plural(older, "run")))
     if failed:
         parts.append(f"{plural(failed, 'run')} failed")
     if unfinished:

@@ -164,8 +164,18 @@ def sweep_summary(sweep: SweepMap) -> str:
         f"{sweep.values.size} cells: {format_number(float(finite.min()))} to "
         f"{format_number(float(finite.max()))} {unit}".rstrip()
         + f"; best {format_number(float(sweep.values[row, column]))} at "
-        f"r = {sweep.best[0]}, learning rate {rate_text(sweep.best[1])}. {sweep.note}"
+        f"r = {sweep.best[0]}, learning rate {rate_text(sweep.best[1])}."
+        + _alphas_text(sweep)
+        + f" {sweep.note}"
     ).strip()
+
+
+def _alphas_text(sweep: SweepMap) -> str:
+    """Return which α each rank had, where they are not all the same."""
+    if len(set(sweep.alphas)) < 2:
+        return ""
+    pairs = zip(sweep.ranks, sweep.alphas, strict=True)
+    return f" α follows the rank: {', '.join(f'{alpha:g} at r = {r}' for r, alpha in pairs)}."
 
 
 def capacity_summary(capacity: Capacity) -> str:

@@ -86,12 +86,13 @@ def sweep_figure(
 
 def _cell_texts(sweep: SweepMap) -> list[list[str]]:
     """Return what each cell says of itself under the pointer."""
+    alphas = sweep.alphas or (None,) * len(sweep.ranks)
     return [
         [
-            _cell_text(rank, rate, count)
+            _cell_text(rank, alpha, rate, count)
             for rate, count in zip(sweep.learning_rates, row, strict=True)
         ]
-        for rank, row in zip(sweep.ranks, sweep.counts.tolist(), strict=True)
+        for rank, alpha, row in zip(sweep.ranks, alphas, sweep.counts.tolist(), strict=True)
     ]
 
 
@@ -137,6 +138,7 @@ def _bar_ticks(values: np.ndarray, ends: tuple[float, float]) -> dict[str, Any]:
     return {"tickvals": [ends[0], middle, ends[1]], "ticktext": [low, format_number(middle), high]}
 
 
-def _cell_text(rank: int, rate: float, count: int) -> str:
+def _cell_text(rank: int, alpha: float | None, rate: float, count: int) -> str:
+    scaled = "" if alpha is None else f", α = {alpha:g}"
     runs = f", mean of {count} runs" if count > 1 else ""
-    return f"r = {rank}, learning rate {rate_text(rate)}{runs}"
+    return f"r = {rank}{scaled}, learning rate {rate_text(rate)}{runs}"

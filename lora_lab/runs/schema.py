@@ -127,10 +127,13 @@ class TrainingFacts(TypedDict, total=False):
 
 
 class Fingerprints(TypedDict, total=False):
-    """Hashes of the base model and of the data."""
+    """Hashes of the base model and of the data; `training.fingerprints` makes them."""
 
     base: Name
+    body: Name
     data: Name
+    held_out: Name
+    task: Name
 
 
 class RunFacts(TypedDict, total=False):

@@ -135,6 +135,7 @@ def _train_one(cell: Cell, plan: SweepPlan, store: SweepStore, since: int) -> Ce
         if result is not None or not mine:
             return result
         lm, task = load(plan.run_config)
+        store.check(told(lm, task))  # a node may have another file under the same name
         result = train_cell(lm, task, cell, store, plan.asha)
         if result is None:
             raise RunError(f"cell {cell.id} was stopped from outside; Ray tries it again")

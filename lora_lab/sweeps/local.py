@@ -18,9 +18,8 @@ from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cell_run import train_cell
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.store import CellResult, SweepStore, as_begun
-from lora_lab.tasks.sources import IN_MEMORY, task_source
 from lora_lab.training import at_exit
-from lora_lab.training.fingerprints import data_fingerprint
+from lora_lab.training.fingerprints import body_fingerprint, task_fingerprints
 from lora_lab.training.isolation import ADAPTER
 from lora_lab.training.run import Run
 
@@ -269,12 +268,14 @@ class Sweep:
 
 
 def told(lm: LoadedModel, task: Task) -> dict[str, Any]:
-    """Return what all cells of a sweep have in common, as plain values."""
+    """Return what all cells of a sweep have in common, as plain values; see `SweepStore.begin`."""
     card = lm.card
-    # Rows in memory have no name of their own.
-    unnamed = IN_MEMORY in (task_source(task) or {})
-    in_memory = {"data": data_fingerprint(task)} if unnamed else {}
     return {
-        "model": {"name": card.name, "dtype": card.dtype, "parameters": card.parameters},
-        "task": {"name": task.name, "examples": len(task.train), **in_memory},
+        "model": {
+            "name": card.name,
+            "dtype": card.dtype,
+            "parameters": card.parameters,
+            "body": body_fingerprint(lm.model),
+        },
+        "task": {"name": task.name, "examples": len(task.train), **task_fingerprints(task)},
     }

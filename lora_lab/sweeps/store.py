@@ -1,7 +1,7 @@
 """A sweep on disk: its plan, one line for every cell that ended, and the cells' runs beside them.
 
 <output_dir>/<name>/
-    sweep.json       model, task and all cells; a later call must ask for the same model and task
+    sweep.json       model, data and all cells; a later call must ask for the same model and data
     cells.jsonl      one line a cell that ended, appended whole; the last line of a cell counts
     rungs.jsonl      one line a cell that has come to a rung of ASHA's, while it still trains
     <time>-<cell>-<random>/   the cell's run, a run's folder like any other
@@ -71,7 +71,8 @@ class SweepStore:
         """Write the plan, or compare it with the one that is there; new cells are added.
 
         Args:
-            told: what must be the same on every call: model and task.
+            told: what must be the same on every call: {"model": …, "task": …} with "name"s, sizes
+                and fingerprints. A name is none where the fingerprints tell.
             cells: those of this call.
 
         Raises:
@@ -94,10 +95,7 @@ class SweepStore:
             except (OSError, ValueError) as error:
                 raise RunError(f"{path} cannot be read ({error}); use another name") from None
             known = plan["cells"]
-            if plan["told"] != json.loads(json.dumps(told)):
-                raise RunError(
-                    f"{self.folder} holds a sweep of another model or task; use another name"
-                )
+            self._refuse_others(plan["told"], told)
         ids = {entry["id"] for entry in known}
         known += [
             {
@@ -110,6 +108,25 @@ class SweepStore:
             if cell.id not in ids
         ]
         RunStore(self.folder).write_json(SWEEP_FILE, {"told": told, "cells": known})
+
+    def check(self, told: Mapping[str, Any]) -> None:
+        """Raise `RunError` unless the plan on disk is of this model and data; see `begin`."""
+        self._refuse_others(_read_plan(self.folder / SWEEP_FILE)["told"], told)
+
+    def _refuse_others(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        now = json.loads(json.dumps(now))
+        other = next((kind for kind in now if _differ(before.get(kind, {}), now[kind])), None)
+        data = now.get("task", {}).get("data")
+        if other is None and "data" not in before.get("task", {}) and data is not None:
+            # A sweep of an earlier version did not note its data; its runs did.
+            runs = filter(None, (read_record(folder) for folder in self.folder.glob("[!.]*/")))
+            known = {(run.config.get("fingerprints") or {}).get("data") for run in runs}
+            other = "task" if known - {None, data} else None
+        if other is not None:
+            raise RunError(
+                f"{self.folder} holds a sweep of another model or task; use another name (it is "
+                f"the {other} that differs)"
+            )
 
     def add(self, result: CellResult) -> None:
         """Append one line; a cell that ended is never lost and never torn.
@@ -197,6 +214,13 @@ class SweepStore:
         """Return a cell's newest run, ended or cut off; None where it has none."""
         folders = sorted(self.folder.glob(f"[!.]*-{cell}-*/"), reverse=True)
         return next(filter(None, map(read_record, folders)), None)
+
+
+def _differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two models or tasks are not the same: by their hashes, or by name without one."""
+    hashes = {"body", "data", "held_out", "task"} & now.keys()
+    free = {"name"} if hashes and hashes <= before.keys() else hashes - before.keys()
+    return any(before.get(key) != now.get(key) for key in {*before, *now} - free)
 
 
 def _append(path: Path, values: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from lora_lab.models.load import model_source
 from lora_lab.tasks.families.classification import in_order
 from lora_lab.tasks.sources import task_source
 from lora_lab.training import processes
-from lora_lab.training.fingerprints import base_fingerprint, data_fingerprint
+from lora_lab.training.fingerprints import base_fingerprint, body_fingerprint, task_fingerprints
 
 if TYPE_CHECKING:
     from lora_lab.training.run import Run
@@ -56,7 +56,8 @@ def describe(run: Run, base: str | None = None) -> dict[str, Any]:
         "sources": sources | ({} if start is None else {"start_from": str(start.folder)}),
         "fingerprints": {
             "base": base or base_fingerprint(lm.model),
-            "data": data_fingerprint(task),
+            "body": body_fingerprint(lm.model),
+            **task_fingerprints(task),
         },
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lora_lab._util.accelerate_private import is_offloaded, offloaded
 from lora_lab._util.cpu_layout import undo_cpu_layout
 from lora_lab._util.wrapper_tensors import held_tensors
+from lora_lab.anatomy.heads import head_modules
 from lora_lab.anatomy.wrappers import module_at
 from lora_lab.methods.attached import base_parameters, original_weight
 from lora_lab.methods.own_tensors import own_tensors
@@ -23,15 +24,22 @@ if TYPE_CHECKING:
 _SAMPLES = 64  # values of each matrix, evenly spaced: another model or another dtype shows in them
 
 
-def base_fingerprint(model: nn.Module) -> str:
+def base_fingerprint(model: nn.Module, but: Collection[str] = ()) -> str:
     """Return a hash of the base's shapes, dtypes and some of the values of every matrix.
 
     Adapters that are on the model, or merged into it, do not count.
+
+    Args:
+        model: with its adapters, or without.
+        but: modules whose parameters are left out.
     """
     found = hashlib.sha256()
     undo_cpu_layout(model.modules())
+    apart = {id(p) for path in but for p in module_at(model, path).parameters()}
     with torch.no_grad():
         for parameter, value in _base_values(model):
+            if id(parameter) in apart:
+                continue
             found.update(f"{tuple(parameter.shape)} {parameter.dtype};".encode())
             for tensor in held_tensors(value.detach()):
                 weight = tensor.reshape(-1)
@@ -55,11 +63,36 @@ def _base_values(model: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
             yield tensor, original_weight(model, tensor) if kept is None else kept
 
 
+def body_fingerprint(model: nn.Module) -> str:
+    """Return `base_fingerprint` without a classifier's head, which may start at random."""
+    return base_fingerprint(model, head_modules(model))
+
+
+def task_fingerprints(task: Task | Any) -> dict[str, str]:
+    """Return what tells a task from others, whatever its name.
+
+    Returns:
+        {"data": see `data_fingerprint`, "held_out": the same of the validation examples, "task":
+        its kind, and the classes or the like of its head}. Examples are what was read of a table's
+        columns: other columns are other examples.
+    """
+    kind = type(task).__name__, task.loss_unit, task.head
+    return {
+        "data": data_fingerprint(task),
+        "held_out": _hash_of(task.validation),
+        "task": hashlib.sha256(repr(kind).encode()).hexdigest(),
+    }
+
+
 def data_fingerprint(task: Task | Any) -> str:
     """Return a hash of all training examples in their order, and of what frames their prompts."""
     template = getattr(task, "template", LINE)
-    found = hashlib.sha256(b"" if template == LINE else template.encode())
-    for example in task.train:
+    return _hash_of(task.train, "" if template == LINE else template)
+
+
+def _hash_of(examples: Iterable[Any], template: str = "") -> str:
+    found = hashlib.sha256(template.encode())
+    for example in examples:
         text = repr(example)
         if text.startswith("LabeledText("):
             text = f"LabelledText({text.removeprefix('LabeledText(')}"  # so in all older runs

@@ -32,7 +32,7 @@ from lora_lab.tasks.load import Data, load_task
 from lora_lab.tasks.sources import IN_MEMORY
 from lora_lab.training import processes, queue
 from lora_lab.training.checks import check
-from lora_lab.training.fingerprints import base_fingerprint, data_fingerprint
+from lora_lab.training.fingerprints import base_fingerprint, task_fingerprints
 from lora_lab.training.run import Run
 from lora_lab.training.start_from import Start, find_start
 
@@ -260,11 +260,15 @@ def _compare(record: RunRecord, lm: LoadedModel, task: Any) -> None:
             f"run {record.id} is of an earlier version, which did not note what goes on from it "
             "needs; start a new run"
         )
-    if known.get("data") != data_fingerprint(task):
-        raise RunError(
-            f"the training examples of {task.name} are not those of run {record.id} any more; put "
-            f"the data back as they were, or {_anew(record)} makes a new run from its adapter"
-        )
+    now = task_fingerprints(task)
+    for key, examples in (("data", "training"), ("held_out", "held-out")):
+        before = known.get(key)
+        if before != now[key] and (before is not None or key == "data"):
+            raise RunError(
+                f"the {examples} examples of {task.name} are not those of run {record.id} any "
+                f"more; put the data back as they were, or {_anew(record)} makes a new run from "
+                "its adapter"
+            )
     order = _class_order(record)
     if order is not None and order != (now := in_order(lm.model.config, task.labels)):
         raise RunError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from lora_lab.configs import MethodConfig
 from lora_lab.methods.head.adapter import with_head
 from lora_lab.methods.head.config import HeadConfig
 from lora_lab.runs.records import RunRecord
-from lora_lab.training.fingerprints import data_fingerprint
+from lora_lab.training.fingerprints import task_fingerprints
 from lora_lab.training.resume import resume
 from lora_lab.training.run import Run
 from lora_lab_widgets.live_adapter import over
@@ -34,10 +34,15 @@ def resumed_run(record: RunRecord, lm: LoadedModel, tasks: Iterable[Any]) -> Run
     Raises:
         RunError: see `lora_lab.resume`.
     """
-    known = record.config.get("fingerprints")
-    data = known.get("data") if isinstance(known, dict) else None
-    own = next((task for task in tasks if data_fingerprint(task) == data), None)
+    known = record.config.get("fingerprints") or {}
+    own = next((task for task in tasks if _is_of(task, known)), None)
     return resume(record, lm, own, start=False)
+
+
+def _is_of(task: Any, known: Mapping[str, str]) -> bool:
+    """Whether a task is the one of which a run noted these fingerprints."""
+    now = task_fingerprints(task)
+    return "data" in known and all(known.get(key, own) == own for key, own in now.items())
 
 
 def chosen_configs(run: Run) -> tuple[MethodConfig, ...]:

@@ -111,6 +111,76 @@ def test_other_settings_and_learning_rates_are_rows_of_their_own():
 
 
 @pytest.mark.parametrize(
+    ("field", "values", "shown"),
+    [
+        ("lora_alpha", (16, 128), ("α = 16", "α = 128")),
+        ("lora_dropout", (0.0, 0.1), ("dropout = 0", "dropout = 0.1")),
+        ("use_rslora", (False, True), ("use_rslora = False", "use_rslora = True")),
+        ("init_lora_weights", (True, "pissa"), ("init_lora_weights = True", "… = pissa")),
+        ("rank_pattern", ({}, {"q": 4}), ("rank_pattern = {}", "rank_pattern = {'q': 4}")),
+    ],
+)
+def test_rows_of_one_method_that_differ_do_not_look_the_same(field, values, shown):
+    runs = [record([LORA.replace(**{field: value})], i) for i, value in enumerate(values)]
+    other = record([BitFitConfig()], 3.0, trainable=1000)
+    found = compare_methods([*runs, other])
+    told = [f"r = 2, q v; {text.replace('…', field)}" for text in shown]
+    assert {row.setting: row.values for row in found.rows} == {
+        told[0]: (0,),
+        told[1]: (1,),
+        "": (3,),
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("loraplus_lr_ratio", (None, 16.0)),
+        ("weight_decay", (0.0, 0.1)),
+        ("train_sampling_strategy", ("random", "group_by_length")),
+    ],
+)
+def test_no_field_of_the_training_but_the_seed_is_averaged_over(field, values):
+    runs = [
+        record(loss=i, training={field: value, "seed": seed})
+        for i, value in enumerate(values)
+        for seed in (0, 1)
+    ]
+    found = compare_methods(runs)
+    assert sorted(row.values for row in found.rows) == [(0, 0), (1, 1)]
+    assert all(f"{field} = " in row.setting for row in found.rows)
+    assert len({row.setting for row in found.rows}) == 2
+
+
+def test_a_run_that_went_on_from_another_is_no_other_seed_of_a_fresh_one():
+    begun = record(loss=1.0, training={"seed": 1})
+    begun.config["start_from"] = {"run": "20260131-142501-4f2a", "step": 60}
+    fresh, other = compare_methods([record(), begun]).rows
+    assert (fresh.values, other.values) == ((2.0,), (1.0,))
+    assert other.setting == "r = 2, q v; start_from = run 20260131-142501-4f2a, step 60"
+
+
+def test_what_a_run_is_older_than_makes_no_other_row():
+    old = record()
+    old.config["configs"] = [{"class": "LoraConfig", "r": 2, "target_modules": ["v", "q"]}]
+    (row,) = compare_methods([old, record(training={"seed": 1})]).rows
+    assert len(row.values) == 2
+
+
+def test_data_sets_of_one_name_are_not_compared():
+    runs = [record(), record([BitFitConfig()])]
+    for run, rows in zip(runs, "ab", strict=True):
+        run.config["fingerprints"] = {"base": "x", "data": rows}
+    with pytest.raises(RunError, match='not comparable: rows is "a", "b"'):
+        compare_methods(runs)
+
+
+def test_the_same_run_twice_is_said():
+    note = compare_methods([record(), record(), record(loss=1.0, training={"seed": 1})]).note
+    assert note.endswith("1 run of a seed that its row has already, with its value")
+
+
+@pytest.mark.parametrize(
     ("config", "setting"),
     [
         (AdaLoraConfig(4, 6, target_modules="all-linear"), "r = 6 → 4, all-linear"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lora_lab.analysis import comparable_runs, sweep_map
+from lora_lab.captions import sweep_summary
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord, list_runs
 
@@ -83,12 +84,68 @@ def test_failed_runs_keep_their_place_and_unfinished_ones_do_not():
     assert found.note == "2 runs failed; 3 runs not finished, or without the metric, left out"
 
 
-def test_a_cell_that_mixes_alphas_says_so():
-    runs = [record(2, 1e-3, 1.0), record(2, 1e-3, 2.0, lora={"lora_alpha": 4})]
-    assert "r = 2 at 0.001 mixes α = 4, 16" in sweep_map(runs).note
-    # α may follow the rank: then no cell mixes anything.
-    runs = [record(2, 1e-3, 1.0), record(4, 1e-3, 2.0, lora={"lora_alpha": 8})]
-    assert sweep_map(runs).note == ""
+def test_means_are_taken_over_seeds_alone():
+    mixed = [record(r, 1e-3, 1.0, lora={"lora_alpha": a}) for r in (2, 4) for a in (16, 128)]
+    with pytest.raises(RunError, match="lora_alpha is 16, 128 at r = 2, and means are taken over"):
+        sweep_map(mixed)
+    assert comparable_runs(mixed) == ((mixed[0], mixed[2]), (mixed[1], mixed[3]))
+    assert [sweep_map(group).alphas for group in comparable_runs(mixed)] == [(16, 16), (128, 128)]
+    # α may follow the rank, and another rate is no reason for another α.
+    follows = [record(r, 1e-3, 1.0, lora={"lora_alpha": k * r}) for k in (1, 2) for r in (2, 4)]
+    assert sweep_map(follows[2:]).note == ""
+    assert sweep_map(follows[2:]).alphas == (4, 8)
+    assert "α follows the rank: 4 at r = 2, 8 at r = 4" in sweep_summary(sweep_map(follows[2:]))
+    assert comparable_runs(follows) == (tuple(follows[:2]), tuple(follows[2:]))
+    rates = [record(2, 1e-3, 1.0), record(2, 1e-2, 1.0, lora={"lora_alpha": 32})]
+    assert len(comparable_runs(rates)) == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("train_sampling_strategy", "group_by_length"),
+        ("weight_decay", 0.1),
+        ("loraplus_lr_ratio", 16.0),
+        ("max_grad_norm", 0.5),
+    ],
+)
+def test_what_is_no_seed_is_not_averaged(field, value):
+    runs = [record(2, 1e-3, 1.0), record(2, 1e-3, 3.0, training={field: value})]
+    with pytest.raises(RunError, match=f"not comparable: {field} is"):
+        sweep_map(runs)
+    assert comparable_runs(runs) == ((runs[0],), (runs[1],))
+
+
+@pytest.mark.parametrize("field", ["data", "held_out", "task", "body"])
+def test_another_data_set_or_model_of_the_same_name_is_another_map(field):
+    def run(r, loss, **hashes):
+        made = record(r, 1e-3, loss)
+        made.config["fingerprints"] = dict.fromkeys(("data", "held_out", "task", "body"), "a")
+        made.config["fingerprints"] |= hashes
+        return made
+
+    runs = [run(2, 1.0), run(2, 9.0, **{field: "b"}), run(4, 2.0)]
+    with pytest.raises(RunError, match=r'not comparable: .* is "a", "b"'):
+        sweep_map(runs)
+    assert comparable_runs(runs) == ((runs[0], runs[2]), (runs[1],))
+    old = record(8, 1e-3, 3.0)
+    assert comparable_runs([old, *runs]) == ((runs[0], runs[2]), (old,), (runs[1],))
+    found = sweep_map([old, runs[0], runs[2]])
+    assert found.note.startswith("1 run of an earlier version, which did not note all")
+    moved = run(8, 3.0)
+    moved.config["task"]["name"], moved.config["model"]["name"] = "copied.tsv", "elsewhere"
+    moved.config["model"]["hub_id"] = None
+    assert comparable_runs([*runs, moved])[0] == (runs[0], runs[2], moved)
+
+
+@pytest.mark.parametrize(
+    "more", [{"processes": 2}, {"start_from": {"run": "x", "step": 3}}], ids=["two", "begun"]
+)
+def test_more_processes_and_another_start_are_another_map(more):
+    other = record(2, 1e-3, 1.0)
+    other.config.update(more)
+    with pytest.raises(RunError, match=f"not comparable: {next(iter(more))} is"):
+        sweep_map([record(2, 1e-3, 1.0), other])
 
 
 @pytest.mark.parametrize(

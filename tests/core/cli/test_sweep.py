@@ -211,7 +211,7 @@ def test_the_folder_of_another_sweep_is_one_line(tmp_path, capsys):
     path = write(tmp_path, grid={"r": [1]})
     told(path, capsys)
     plan = json.loads((tmp_path / "runs" / "ranks" / "sweep.json").read_text())
-    plan["told"]["task"]["name"] = "another"
+    plan["told"]["task"]["data"] = "another"
     (tmp_path / "runs" / "ranks" / "sweep.json").write_text(json.dumps(plan))
     assert main(["sweep", str(path), "--json"]) == 2
     _one_line(capsys.readouterr(), "holds a sweep of another model or task; use another name")

@@ -1,5 +1,6 @@
 """Sweeps: every cell once, what is finished is skipped, what was cut off goes on."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -254,6 +255,60 @@ def test_the_folder_of_another_sweep_is_not_touched(tmp_path):
     with pytest.raises(RunError, match="holds a sweep of another model or task; use another name"):
         run(tmp_path, task=tiny_task(32), grid={"r": [1]}, **SHORT)
     assert (tmp_path / "sweep" / "sweep.json").read_bytes() == plan
+
+
+def file_of(folder, name, label="label", rows=24):
+    """A file train.tsv of two columns of classes, in a folder of its own."""
+    path = folder / name / "train.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"{name} {i}\t{i % 2}\t{i % 3 % 2}" for i in range(rows)]
+    path.write_text("\n".join(["text\tlabel\tother", *lines]))
+    return ll.load_task(path, text="text", label=label)
+
+
+def test_another_data_set_under_the_same_name_is_not_skipped(tmp_path):
+    """SST-2/train.tsv and CoLA/train.tsv, of as many rows."""
+    lm, grid = tiny_classifier("bert"), {"r": [1]}
+    first = file_of(tmp_path, "SST-2")
+    run(tmp_path, lm, first, grid=grid, **SHORT).results(60)
+    held_out = dataclasses.replace(first, validation=first.validation[:-1])
+    others = {
+        "other rows": file_of(tmp_path, "CoLA"),
+        "another column": file_of(tmp_path, "SST-2", label="other"),
+        "other held-out rows": held_out,
+        "another order of classes": dataclasses.replace(first, labels=first.labels[::-1]),
+    }
+    for task in others.values():
+        with pytest.raises(RunError, match="holds a sweep of another model or task"):
+            run(tmp_path, lm, task, grid=grid, **SHORT)
+    moved = dataclasses.replace(first, name="moved.tsv")
+    again = run(tmp_path, lm, moved, grid=grid, **SHORT)
+    again.results(60)
+    assert again.snapshot.skipped == 1
+
+
+def test_another_model_of_the_same_name_is_not_skipped(tmp_path):
+    run(tmp_path, tiny_lm(0), grid={"r": [1]}, **SHORT).results(60)
+    with pytest.raises(RunError, match="holds a sweep of another model or task"):
+        run(tmp_path, tiny_lm(1), grid={"r": [1]}, **SHORT)
+
+
+def test_a_sweep_of_an_earlier_version_knows_its_data_by_its_runs(tmp_path):
+    first = run(tmp_path, grid={"r": [1]}, **SHORT)
+    first.results(60)
+    path = first.folder / "sweep.json"
+    plan = json.loads(path.read_text())
+    plan["told"]["model"].pop("body")
+    plan["told"]["task"] = {key: plan["told"]["task"][key] for key in ("name", "examples")}
+    path.write_text(json.dumps(plan))
+    task = tiny_task()
+    other = dataclasses.replace(task, train=task.train[::-1])
+    with pytest.raises(RunError, match="it is the task that differs"):
+        run(tmp_path, task=other, grid={"r": [1]}, **SHORT)
+    again = run(tmp_path, grid={"r": [1, 2]}, **SHORT)
+    again.results(60)
+    assert again.snapshot.skipped == 1
+    assert "held_out" in json.loads(path.read_text())["told"]["task"]
 
 
 @pytest.mark.parametrize("name", ["../up", "", "a/b", "..", "x y"])

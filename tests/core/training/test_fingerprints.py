@@ -8,8 +8,14 @@ import pytest
 from torch import nn
 
 from lora_lab.tasks import Example, GenerationTask
-from lora_lab.training.fingerprints import base_fingerprint, data_fingerprint
+from lora_lab.training.fingerprints import (
+    base_fingerprint,
+    body_fingerprint,
+    data_fingerprint,
+    task_fingerprints,
+)
 from tests.helpers.quantized_layers import KINDS, quantize
+from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
 from tests.helpers.tiny_models import tiny
 
 
@@ -26,6 +32,29 @@ def test_prompts_that_are_framed_otherwise_have_another_fingerprint():
     task = GenerationTask("t", True, [Example("a", "b", ("b",))], [])
     found = {data_fingerprint(dataclasses.replace(task, template=t)) for t in ("plain", "chat")}
     assert len(found | {data_fingerprint(task)}) == 3
+
+
+def test_a_task_is_told_by_its_rows_held_out_rows_and_classes_and_not_by_its_name():
+    task = tiny_classes()
+    now = task_fingerprints(task)
+    assert task_fingerprints(dataclasses.replace(task, name="other")) == now
+    changed = {
+        "data": dataclasses.replace(task, train=task.train[1:]),
+        "held_out": dataclasses.replace(task, validation=task.validation[1:]),
+        "task": dataclasses.replace(task, labels=task.labels[::-1]),
+    }
+    for key, other in changed.items():
+        found = task_fingerprints(other)
+        assert [k for k in found if found[k] != now[k]] == [key]
+
+
+def test_a_head_that_starts_at_random_makes_no_other_body():
+    models = [tiny_classifier("bert").model for _ in range(3)]
+    models[1].classifier.weight.data.normal_()
+    models[2].bert.encoder.layer[1].output.dense.weight.data[0, 0] += 1
+    one, other_head, other_body = map(body_fingerprint, models)
+    assert one == other_head != other_body
+    assert base_fingerprint(models[0]) != base_fingerprint(models[1])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("GPTQ", "AWQ")])

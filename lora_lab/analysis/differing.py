@@ -1,0 +1,125 @@
+"""In what runs of one method differ: what has to stand beside each of them in a table."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from lora_lab.analysis.records import training_settings
+from lora_lab.errors import ConfigError
+from lora_lab.methods.combined import as_config
+from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.plain import method_from_dict, recorded_text
+from lora_lab.methods.registry import method_of
+from lora_lab.runs.records import RunRecord
+from lora_lab.runs.training_config import warmup
+
+# None of these changes what a run learns: a score means the same with any of their values.
+NO_MATTER = ("save_steps", "gradient_checkpointing", "recompute_mlp", "report_to")
+_ORDERLESS = "target_modules", "exclude_modules", "modules_to_save"
+
+
+def full_settings(record: RunRecord) -> dict[str, Any]:
+    """Return all that a run was asked for, flat: {(part of the method, field): value}.
+
+    The part is its place among the run's configs, or "" of the training. A field that the run is
+    older than has its default, so that it is the same as in a later run.
+    """
+    training = training_settings(record)
+    training["warmup_steps"] = warmup(training["max_steps"], training["warmup_steps"])
+    found: dict[Any, Any] = {("", name): value for name, value in training.items()}
+    for number, own in enumerate(record.config["configs"]):
+        found |= {(number, name): value for name, value in _whole(own).items()}
+    start = record.config.get("start_from")
+    return found | ({("", "start_from"): record.start_from} if start else {})
+
+
+def same_but(settings: Mapping[Any, Any], free: Collection[str]) -> str:
+    """Return a text that is the same of all runs that differ at most in these training settings."""
+    kept = {str(key): value for key, value in settings.items() if not _is_free(key, free)}
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def _is_free(key: tuple[Any, str], free: Collection[str]) -> bool:
+    return key[0] == "" and key[1] in free
+
+
+def settings_in_words(records: Sequence[RunRecord], free: Collection[str]) -> list[str]:
+    """Return each run's setting as a table has it, with every field in which two of them differ.
+
+    Args:
+        records: runs that train one method, each the first of a row.
+        free: training settings that are told elsewhere, or not at all.
+    """
+    settings = [full_settings(record) for record in records]
+    values: defaultdict[Any, set[str]] = defaultdict(set)
+    for own in settings:
+        for key in dict.fromkeys(key for each in settings for key in each):
+            values[key].add(_json(own.get(key)))
+    varied = [key for key, seen in values.items() if len(seen) > 1 and not _is_free(key, free)]
+    told = (_differences(*pair, settings, varied) for pair in zip(records, settings, strict=True))
+    return [
+        "; ".join(filter(None, (_setting(record.config), words)))
+        for record, words in zip(records, told, strict=True)
+    ]
+
+
+def _setting(config: Mapping[str, Any]) -> str:
+    parts = (recorded_text(own, "setting") for own in config["configs"])
+    return "; ".join(filter(None, parts))
+
+
+def _differences(
+    record: RunRecord,
+    own: Mapping[Any, Any],
+    settings: Sequence[Mapping[Any, Any]],
+    varied: Sequence[Any],
+) -> str:
+    told, configs = [], dict(enumerate(record.config["configs"]))
+    for key in varied:
+        part, name = key
+        others = [each.get(key) for each in settings if _json(each.get(key)) != _json(own.get(key))]
+        if part not in configs or not _says(configs[part], name, others):
+            told.append(f"{_label(record, part, name)} = {_text(own.get(key))}")
+    return ", ".join(told)
+
+
+def _says(own: Mapping[str, Any], name: str, others: Sequence[Any]) -> bool:
+    """Whether a method's own text for tables tells a value of a field from all others."""
+    mine = recorded_text(own, "setting")
+    return all(recorded_text({**own, name: value}, "setting") not in ("", mine) for value in others)
+
+
+def _label(record: RunRecord, part: Any, name: str) -> str:
+    try:
+        method = method_of(method_from_dict(record.config["configs"][part]))
+    except (ConfigError, IndexError, TypeError):  # of the training, or of nothing known here
+        return name
+    return next((field.label for field in method.fields if field.name == name), name)
+
+
+def _whole(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded config with the fields that it lacks; as it is where it is unknown."""
+    try:
+        config: MethodConfig = as_config(method_from_dict(own))
+    except ConfigError:
+        return dict(own)
+    names = [f.name for f in fields(config)]  # type: ignore[arg-type]
+    values = {name: getattr(config, name) for name in names}
+    for name in _ORDERLESS:
+        if isinstance(values.get(name), (list, tuple)):
+            values[name] = sorted(values[name], key=str)
+    return {"class": own.get("class"), **values}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
