@@ -59,6 +59,9 @@ class TaskSettings(TypedDict, total=False):
     test: Files
     encoding: Text
     sep: Text
+    field: Text
+    config_name: Text
+    train: Text
     seed: Number
     in_memory: Rows
     max_steps: Number
@@ -151,6 +154,13 @@ class RunFacts(TypedDict, total=False):
     sources: dict[str, Any]
 
 
+class Evaluated(TypedDict, total=False):
+    """How many held-out examples were scored, of how many there are."""
+
+    examples: Whole
+    of: Whole
+
+
 class Summary(TypedDict, total=False):
     """summary.json: how a run ended."""
 
@@ -162,6 +172,8 @@ class Summary(TypedDict, total=False):
     peak_memory: Whole
     checkpoint_bytes: Whole
     metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    evaluated: Evaluated
     problem: str
     repeats: bool
 
@@ -198,6 +210,7 @@ class State(TypedDict):
     samples: list[StateSample]
     seconds: Rate
     log_bytes: Whole
+    intervals: NotRequired[dict[str, tuple[float, float]]]
     masters: NotRequired[dict[Any, Any]]
     statistics: NotRequired[dict[str, Any]]
     loss_scale: NotRequired[dict[str, float]]

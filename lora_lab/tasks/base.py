@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lora_lab.errors import TaskError
 from lora_lab.redaction import redacted
+from lora_lab.tasks.intervals import Interval
 from lora_lab.tasks.metrics import NATS, Metric
 
 if TYPE_CHECKING:
@@ -85,8 +86,17 @@ class Task(ABC):
                 "prediction an example, and at least one"
             )
         references = [self.reference(example) for example in examples]
-        fit = [m for m in self.metrics if m.unfit is None or not m.unfit(references)]
-        return {m.name: m.compute(predictions, references) for m in fit}
+        return {m.name: m.compute(predictions, references) for m in self._fit(references)}
+
+    def intervals(self, predictions: Sequence[Any], examples: Sequence[Any]) -> dict[str, Interval]:
+        """Return {metric's name: the 95 % interval} of what `score` returns; {} of one example."""
+        references = [self.reference(example) for example in examples]
+        found = {m.name: m.between(predictions, references) for m in self._fit(references)}
+        return {name: interval for name, interval in found.items() if interval is not None}
+
+    def _fit(self, references: Sequence[Any]) -> list[Metric]:
+        """Return the metrics that say something of such references."""
+        return [m for m in self.metrics if m.unfit is None or not m.unfit(references)]
 
     def scoring(self, examples: Sequence[Any]) -> dict[str, str]:
         """Return how answers to examples are scored, for the record.
@@ -95,7 +105,7 @@ class Task(ABC):
             {metric's name: its signature, or "left out: …"}, of those that have one.
         """
         told: dict[str, str] = {}
-        if not examples or not any(metric.signature for metric in self.metrics):
+        if not examples or not any(m.signature or m.unfit for m in self.metrics):
             return told
         references = [self.reference(example) for example in examples]
         for metric in self.metrics:

@@ -11,6 +11,8 @@ from typing import Any
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task, nfc, same_letters, shown, some
+from lora_lab.tasks.intervals import Interval
+from lora_lab.tasks.measures import MANY, are_measures, numbers_in
 from lora_lab.tasks.metrics import ACCURACY, F1, MACRO_F1, MATTHEWS, Metric
 from lora_lab.tasks.reading import Rows, TextReader
 from lora_lab.tasks.table import Table
@@ -82,7 +84,13 @@ class ClassificationTask(Task):
             raise TaskError(
                 f"{min(unknown)!r} is no class of {self.name}; its classes are {some(self.labels)}"
             )
-        return super().score([self.labels.index(name) for name in predictions], examples)
+        return super().score(list(map(self.labels.index, predictions)), examples)
+
+    def intervals(
+        self, predictions: Sequence[str], examples: Sequence[LabeledText]
+    ) -> dict[str, Interval]:
+        """Return the intervals of what `score` returns; see `Task.intervals`."""
+        return super().intervals(list(map(self.labels.index, predictions)), examples)
 
     def _sizes(self) -> str:
         held_out = {example.label for example in self.validation}
@@ -121,7 +129,7 @@ class LabelReader(TextReader[LabeledText]):
                 raise TaskError(
                     f"{table.place(number)} has {text} in column {self._answer!r}, which "
                     "is no class but a measure; classification needs names or whole numbers (of "
-                    "a number to learn: target= in place of label=)"
+                    f"a number to learn: target={self._answer!r} in place of label=)"
                 )
             found.append(None if math.isnan(value) else str(int(value)))
         return found
@@ -154,7 +162,20 @@ class LabelReader(TextReader[LabeledText]):
                     f"{some(labels)}"
                 )
         self._labels = labels
-        self._warn_of_alike(parts["training"][0])
+        source = parts["training"][0]
+        self._warn_of_alike(source)
+        self._doubt_numbers(source, [row.label for row in parts["training"][1]])
+
+    def _doubt_numbers(self, source: str, given: Sequence[str]) -> None:
+        """Refuse measures, and tell of numbers that may be some."""
+        numbers = numbers_in(self._labels)
+        line = f"{source}: column {self._answer!r} holds {len(numbers)} different numbers"
+        learn = f"target={self._answer!r} in place of label= learns the number"
+        if are_measures(given):
+            fraction = next(name for name in self._labels if numbers_in([name]).pop() % 1)
+            raise TaskError(f"{line}, such as {fraction}: no classes but a measure; {learn}")
+        if len(numbers) > MANY or any(not number.is_integer() for number in numbers):
+            tables.warn(f"{line}, and each is learned as a class; {learn}")
 
     def _warn_of_alike(self, source: str) -> None:
         """Tell of names that people read as one: they are text like any other, and kept."""

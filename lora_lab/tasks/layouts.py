@@ -16,8 +16,10 @@ from lora_lab._util.json_files import parse_text
 from lora_lab.errors import TaskError
 from lora_lab.tasks.classification import LabelReader
 from lora_lab.tasks.families.language_modeling import DocumentReader
+from lora_lab.tasks.families.regression import TargetReader
 from lora_lab.tasks.forms import Form, FormReader
 from lora_lab.tasks.framing import PLAIN
+from lora_lab.tasks.measures import are_measures
 from lora_lab.tasks.prompts import PromptReader
 from lora_lab.tasks.reading import Reader
 from lora_lab.tasks.table import Table
@@ -144,7 +146,8 @@ def _classes(text: str, label: str, *pair: str) -> Layout:
 
     def reader(table: Table, asked: str | None) -> Reader[Any]:
         _refuse_template(table, asked)
-        return LabelReader(table, text, label, second)
+        measured = label == "score" or are_measures(table.texts(label))
+        return (TargetReader if measured else LabelReader)(table, text, label, second)
 
     return Layout(name, columns, reader, _NUMBERS | {"label_text"})
 
@@ -182,9 +185,14 @@ LAYOUTS = (
     _two("questions with answers", "question", "answer"),
     _two("pairs", "0", "1"),
     Layout("texts alone", ("text",), _alone, _NUMBERS),
-    *(_classes(text, label) for text in ("text", "sentence") for label in ("label", "category")),
     *(
-        _classes(first, "label", second)
+        _classes(text, label)
+        for text in ("text", "sentence")
+        for label in ("label", "category", "score")
+    ),
+    *(
+        _classes(first, label, second)
+        for label in ("label", "score")
         for first, second in (
             *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence")),
             *(("question1", "question2"), ("text1", "text2")),
@@ -207,7 +215,10 @@ def recognized(table: Table, template: str | None) -> Reader[Any]:
         if layout.beside.issuperset(unread):
             reader = layout.reader(table, template)
             rest = f"; not read: {', '.join(unread)}" if unread else ""
-            reader.notes = (f"read as {layout.name} ({', '.join(layout.columns)}){rest}",)
+            name = layout.name
+            if isinstance(reader, TargetReader):
+                name = name.replace("classes", "numbers")
+            reader.notes = (f"read as {name} ({', '.join(layout.columns)}){rest}",)
             return reader
     if found:
         near = max(found, key=lambda layout: len(layout.columns))

@@ -26,6 +26,7 @@ from lora_lab.tasks.reading import make_task
 from lora_lab.tasks.sources import remembering
 
 if TYPE_CHECKING:
+    from lora_lab.tasks.reading import Reader
     from lora_lab.tasks.table import Column
 
 Data = Any  # a name, or rows in memory
@@ -38,6 +39,8 @@ class Options(TypedDict, total=False):
     test: Data
     encoding: str | None
     sep: str | None
+    field: str | None
+    train: str | None
     seed: int
     max_steps: int | None
     batch_size: int
@@ -49,6 +52,7 @@ def load_task(name: Literal["mini-nli", "mini-rating"], *, seed: int = 0) -> Cla
 @overload
 def load_task(
     name: Data,
+    config_name: str | None = None,
     *,
     prompt: Column | None = None,
     completion: Column | None = None,
@@ -58,6 +62,7 @@ def load_task(
 @overload
 def load_task(
     name: Data,
+    config_name: str | None = None,
     *,
     text: Column,
     **options: Unpack[Options],
@@ -65,6 +70,7 @@ def load_task(
 @overload
 def load_task(
     name: Data,
+    config_name: str | None = None,
     *,
     text: Column,
     label: Column,
@@ -74,6 +80,7 @@ def load_task(
 @overload
 def load_task(
     name: Data,
+    config_name: str | None = None,
     *,
     text: Column,
     target: Column,
@@ -83,6 +90,7 @@ def load_task(
 @remembering
 def load_task(
     name: Data,
+    config_name: str | None = None,
     *,
     prompt: Column | None = None,
     completion: Column | None = None,
@@ -95,6 +103,8 @@ def load_task(
     test: Data = None,
     encoding: str | None = None,
     sep: str | None = None,
+    field: str | None = None,
+    train: str | None = None,
     seed: int = 0,
     max_steps: int | None = None,
     batch_size: int = 8,
@@ -104,47 +114,50 @@ def load_task(
     Where no column is named, chats and the layouts of `tasks.layouts` are recognized.
 
     Args:
-        name: "mini-e2e", "mini-nli" or "mini-rating" (made here); a file, several, a pattern
-            ("train-*.csv"), a `save_to_disk` folder; a hub id; or rows in memory, read at once: a
-            list of dicts or of (prompt, completion), a DataFrame, a Dataset, a DatasetDict, whose
-            splits are the parts, or a stream.
+        name: "mini-e2e", … (made here); a file, several, a pattern ("train-*.csv"), a
+            `save_to_disk` folder; a hub id; or rows in memory, read at once: a list of dicts or of
+            (prompt, completion), a DataFrame, a Dataset, a DatasetDict, or a stream.
+        config_name: of a hub id with several configurations, such as "mnli".
         prompt: the column that the model reads, or a format of columns, "{instruction}\\n{input}",
             in which an empty column is written as nothing ({{ and }} are braces).
         completion: the column that it learns to write, or such a format.
-        template: what stands around a prompt: "chat" (in turns, by the model's chat template),
-            "plain" (the text as it stands), or a text with {prompt} in it. By default a line of its
-            own, "{prompt}\\n", or nothing where rows or layout bring white space of their own.
+        template: what stands around a prompt: "chat" (the model's chat template), "plain" (the text
+            as it stands), or a text with {prompt} in it. By default a line of its own,
+            "{prompt}\\n", or nothing where rows or layout bring white space of their own.
         text: the column of the text that is read; alone, all of it is learned. Columns without
-            names are given by their numbers, from 0.
-        label: the column of its class.
-        target: the column of its number, in place of a class.
+            names are given by their numbers, from 0; what is nested by its path, "answer.text".
+        label, target: the column of its class, or of its number.
         pair: the column of a second text, where there are pairs.
-        validation: held-out rows, as `name`. By default whole prompts or texts are held out.
-        test: the same, of rows that are kept for the end.
+        validation, test: held-out rows, and those kept for the end, as `name`, or the name of one
+            of the data set's splits. By default whole prompts or texts are held out.
         encoding: of text, such as "cp1252"; by default what a file's mark says, or UTF-8.
-        sep: what stands between fields; by default "," ";" tab or "|", whichever fits all rows.
-        seed: of what an embedded task makes, or of the held-out split.
-        max_steps: of a stream: its rows are taken as far as so many steps reach.
-        batch_size: rows that a step takes of a stream.
+        sep: between fields; by default "," ";" tab or "|", whichever fits all rows.
+        field: where rows stand in a .json, "data.paragraphs"; each has what stands above, too.
+        train: the split to train on, of a data set that calls none "train".
+        seed: of what an embedded task makes, or of the held-out part.
+        max_steps, batch_size: of a stream so many rows are taken as that many steps reach.
 
     Raises:
         TaskError: what cannot be read, or makes no task.
     """
-    named, reading = Named(prompt, completion, text, label, target, pair), _reading(encoding, sep)
-    held_out = {"validation": validation, "test": test}
+    named = Named(prompt, completion, text, label, target, pair)
+    reading, held_out = _reading(encoding, sep, field), {"validation": validation, "test": test}
+    own = {"config_name": config_name, "train": train}
     if not is_in_memory(name) and str(name) in EMBEDDED:
-        _refuse_file_options(str(name), **named.options(), **held_out, **reading)
+        _refuse_file_options(str(name), **named.options(), **held_out, **reading, **own)
         return _framed(EMBEDDED[str(name)].make(seed), template)
-    rows = _rows(max_steps, batch_size)
-    title, (parts, notes) = _read(name, held_out, named, rows, **reading)
-    reader = reader_of(parts["training"], named, template)
-    reader.notes += notes
+    read = _read(name, held_out, named, _rows(max_steps, batch_size), own, **reading)
+    return _made(name, *read, reader_of(read[1].parts["training"], named, template), seed)
+
+
+def _made(name: Data, title: str, found: InMemory, reader: Reader[Any], seed: int) -> Task:
+    reader.notes += found.notes
     secrets = is_in_memory(name) or not is_file_name(name) or tables.has_splits(name)
-    return make_task(title, reader, parts, seed, secrets)
+    return make_task(title, reader, found.parts, seed, secrets)
 
 
-def _reading(encoding: str | None, sep: str | None) -> dict[str, str | None]:
-    reading = {"encoding": encoding, "sep": sep}
+def _reading(encoding: str | None, sep: str | None, field: str | None) -> dict[str, str | None]:
+    reading = {"encoding": encoding, "sep": sep, "field": field}
     for option, text in reading.items():
         if not isinstance(text, (str, NoneType)):
             raise TaskError(f"{option} is {text!r}; it must be a text")
@@ -169,25 +182,37 @@ def as_task(given: Any, max_steps: int, batch_size: int) -> Task:
 
 
 def _read(
-    name: Data, held_out: Mapping[str, Data], named: Named, rows: int | None, **reading: Any
+    name: Data,
+    held_out: Mapping[str, Data],
+    named: Named,
+    rows: int | None,
+    own: Mapping[str, str | None],
+    **reading: Any,
 ) -> tuple[str, InMemory]:
     """Return a task's name, and the tables of its parts."""
     files = [given for given in (name, *held_out.values()) if not is_in_memory(given)]
     if not any(given is not None for given in files) and any(reading.values()):
-        raise TaskError(f"{kind_of(name)} has no encoding and no sep; those are for files")
+        raise TaskError(f"{kind_of(name)} has no encoding, sep or field; those are for files")
+    config_name, splits = own["config_name"], _splits(held_out, own["train"])
+    is_hub = not is_in_memory(name) and not is_file_name(name)
+    if config_name is not None and not is_hub:
+        raise TaskError(f"config_name={config_name!r} is for a hub id; leave it out")
     if is_in_memory(name):
-        title, found = kind_of(name), read_memory(name, rows)
+        title, found = kind_of(name), read_memory(name, rows, splits)
     elif is_file_name(name):
-        title, found = file_title(name), InMemory(tables.read_splits(name))
+        title, found = file_title(name), InMemory(tables.read_splits(name, splits))
         if not found.parts:
+            _refuse_splits(title, splits, held_out)
             found = InMemory({"training": tables.read_files(name, named.columns(), **reading)})
     elif str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
-        _refuse_file_options(str(name), **held_out, **reading)
-        return str(name), InMemory(tables.read_hub(str(name)))
+        others = {part: given for part, given in held_out.items() if part not in splits}
+        _refuse_file_options(str(name), **others, **reading)
+        title = f"{name}, {config_name}" if config_name else str(name)
+        return title, InMemory(tables.read_hub(str(name), config_name, splits))
     else:
         raise TaskError(_unknown(str(name)))
     for part, given in held_out.items():
-        if given is None:
+        if given is None or part in splits:
             continue
         if part in found.parts:
             raise TaskError(f"{title} brings its own {part} rows; leave out {part}=")
@@ -197,6 +222,24 @@ def _read(
             more = InMemory({part: tables.read_files(given, named.columns(), **reading)})
         found = InMemory({**found.parts, **more.parts}, found.notes + more.notes)
     return title, found
+
+
+def _splits(held_out: Mapping[str, Data], train: str | None) -> dict[str, str]:
+    """Return {part: the split of the data set's own that was named for it}."""
+    named = {
+        part: given
+        for part, given in held_out.items()
+        if isinstance(given, str) and "/" not in given and not is_file_name(given)
+    }
+    return named if train is None else {"training": train, **named}
+
+
+def _refuse_splits(title: str, splits: Mapping[str, str], held_out: Mapping[str, Data]) -> None:
+    """Refuse splits of a file, which has none: it may be another file's name, mistyped."""
+    for part, given in splits.items():
+        if part in held_out:
+            tables.find_files(given)  # says that there is none
+        raise TaskError(f"{title} is a file and has no splits; leave out train={given!r}")
 
 
 def _framed(task: Task, template: str | None) -> Task:

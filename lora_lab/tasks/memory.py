@@ -23,7 +23,14 @@ from lora_lab._util.quiet import first_line
 from lora_lab.errors import TaskError
 from lora_lab.tasks.files import FORMATS, suffix_of
 from lora_lab.tasks.table import Table
-from lora_lab.tasks.tables import HELD_OUT_MOST, HELD_OUT_SHARE, find_splits, of_dataset
+from lora_lab.tasks.tables import (
+    HELD_OUT_MOST,
+    HELD_OUT_SHARE,
+    NO_SPLITS,
+    Splits,
+    find_splits,
+    of_dataset,
+)
 
 _WRITTEN = (str, numbers.Number, uuid.UUID, datetime.date, datetime.time)  # text once written out
 _MISSING = {"NAType", "NaTType"}  # pandas' own, which compare with nothing
@@ -55,12 +62,13 @@ def kind_of(given: object) -> str:
     return f"{'stream' if _is_stream(given) else type(given).__name__} in memory"
 
 
-def read_memory(given: Any, rows: int | None) -> InMemory:
+def read_memory(given: Any, rows: int | None, splits: Splits = NO_SPLITS) -> InMemory:
     """Read what is in memory; what becomes of it later changes nothing.
 
     Args:
         given: rows, or {"train", "validation", "test": rows}.
         rows: how many to train on are wanted of a stream; None: nobody has said.
+        splits: {"training", …: the split that is this part}, where somebody has said.
 
     Raises:
         TaskError: it holds no rows, or rows that do not go together, or is a stream without an
@@ -71,8 +79,11 @@ def read_memory(given: Any, rows: int | None) -> InMemory:
         raise TaskError(f"{name} is an open file; give its name")
     found = {"training": (name, given)}
     if _is_splits(given):
-        parts = find_splits(list(given), name).items()
+        parts = find_splits(list(given), name, splits).items()
         found = {part: (f"{name} ({split})", given[split]) for part, split in parts}
+    elif splits:
+        split = next(iter(splits.values()))
+        raise TaskError(f"{name} has no splits, so that {split!r} is none of them; give rows")
     if rows is not None and "validation" not in found:  # held out of the rows that are taken
         rows += min(HELD_OUT_MOST, -(-rows // (HELD_OUT_SHARE - 1)))
     return _read(found, rows)

@@ -21,9 +21,9 @@ def remembering(load: Loader) -> Loader:
     """Have a loader write down on each task the arguments that it was loaded with."""
 
     @functools.wraps(load)
-    def loaded(name: Any, **options: Any) -> Any:
-        task = load(name, **options)
-        given = {"name": name, **options}
+    def loaded(name: Any, config_name: str | None = None, **options: Any) -> Any:
+        task = load(name, config_name, **options)
+        given = {"name": name, "config_name": config_name, **options}
         source = {key: value for key, value in given.items() if value is not None}
         memory = [key for key in _DATA if key in source and is_in_memory(source[key])]
         source |= {key: _name(source[key]) for key in _DATA if key in source}

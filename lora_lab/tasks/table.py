@@ -51,7 +51,8 @@ class Table:
         columns: {name: its values, one a row}; all of one length. A value is a `str`, as it is
             written in the file; a list or a dict where the data is nested, the texts in it
             untouched; None where nothing stands; of what was in memory, whatever is no text.
-            Columns without names are "0", "1", ….
+            Columns without names are "0", "1", …. What is nested has a name too, by its path:
+            "translation.en", "answers.text.0".
         source: what messages call it: the file, or the data set and its split.
         floats: the columns of typed floats, in no file of text; their whole numbers may be classes.
         ambiguous: names that several columns have; none of those is in `columns`.
@@ -73,7 +74,22 @@ class Table:
         return len(self[self.column_names[0]]) if self.columns else 0
 
     def __getitem__(self, column: Column) -> Sequence[Any]:
-        return self.columns[str(column)]
+        name = str(column)
+        if name in self.columns or (outer := self._outer(name)) is None:
+            return self.columns[name]
+        path = name.removeprefix(f"{outer}.").split(".")
+        return [at_path(value, path) for value in self.columns[outer]]
+
+    def _outer(self, name: str) -> str | None:
+        """Return the column that something nested is in; None: there is no such."""
+        parts = name.split(".")
+        heads = (".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))
+        outer = next((head for head in heads if head in self.columns), None)
+        if outer is None:
+            return None
+        path = name.removeprefix(f"{outer}.").split(".")
+        there = (at_path(value, path) is not None for value in self.columns[outer])
+        return outer if any(there) else None
 
     def need(self, columns: Sequence[Column]) -> None:
         """Raise `TaskError` where one of the columns is not there."""
@@ -85,12 +101,16 @@ class Table:
                     f"{self.source} has several columns that are called {column!r}; rename all "
                     "but one"
                 )
-            if str(column) not in self.columns:
+            if str(column) not in self.columns and self._outer(str(column)) is None:
                 raise TaskError(f"{self.source} has no column {column!r}; {self.columns_there()}")
 
     def columns_there(self) -> str:
         """Return the end of a line on columns: those that there are."""
-        names = (name if name == name.strip() else repr(name) for name in self.columns)
+        names = [name if name == name.strip() else repr(name) for name in self.columns]
+        for name, values in self.columns.items():
+            first = next((value for value in values if value is not None), None)
+            if isinstance(first, dict):
+                names += [f"{name}.{key}" for key in first]
         return f"its columns are {', '.join(names)}"
 
     def place(self, number: int) -> str:
@@ -124,6 +144,22 @@ class Table:
                     f"{column!r}, at {ascii(text)[:40]}; no tokenizer takes it, fix the text"
                 )
         return found
+
+
+def at_path(value: Any, path: Sequence[str]) -> Any:
+    """Return what stands in nested dicts and lists, a number as it is written; None: nothing."""
+    for step in path:
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return None if value != value else getattr(value, "text", str(value))
+    return value
 
 
 def joined(tables: Sequence[Table], source: str) -> Table:

@@ -9,9 +9,11 @@ import contextlib
 import gzip
 import io
 import os
+import re
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from lora_lab._util.hub import hub_host, hub_reachable
@@ -20,6 +22,7 @@ from lora_lab._util.warn import warn as warn
 from lora_lab.errors import TaskError
 from lora_lab.tasks.files import (
     FORMATS,
+    JSON,
     SEPARATED,
     Files,
     find_files,
@@ -39,6 +42,9 @@ from lora_lab.tasks.table import Column, Table, joined
 _CHUNK = 2**20
 _BINARY = {".parquet": read_parquet, ".arrow": read_ipc, ".feather": read_ipc}
 _LFS = b"version https://git-lfs"
+_CONFIGS = re.compile(r"available configs: \[([^\]]*)\]")  # as datasets says it
+Splits = Mapping[str, str]
+NO_SPLITS: Splits = MappingProxyType({})
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 100  # one text in ten, 100 at most
 _SPLITS = {
     "training": ("train",),
@@ -52,9 +58,10 @@ def read_files(
     columns: Sequence[Column],
     encoding: str | None = None,
     sep: str | None = None,
+    field: str | None = None,
 ) -> Table:
     """Read the rows of one file or of several; see `read_file`."""
-    tables = [read_file(path, columns, encoding, sep) for path in find_files(files)]
+    tables = [read_file(path, columns, encoding, sep, field) for path in find_files(files)]
     return joined(tables, title(files))
 
 
@@ -63,9 +70,11 @@ def has_splits(name: Files) -> bool:
     return isinstance(name, (str, os.PathLike)) and is_saved(Path(name).expanduser(), splits=True)
 
 
-def read_splits(name: Files) -> dict[str, Table]:
+def read_splits(name: Files, splits: Splits = NO_SPLITS) -> dict[str, Table]:
     """Read the folder of splits that `save_to_disk` wrote; see `read_hub`. {} where it is none."""
-    return _parts(_load_from_disk(find_files(name)[0]), str(name)) if has_splits(name) else {}
+    if not has_splits(name):
+        return {}
+    return _parts(_load_from_disk(find_files(name)[0]), str(name), splits)
 
 
 def _load_from_disk(folder: Path) -> Any:
@@ -84,8 +93,15 @@ def _load_from_disk(folder: Path) -> Any:
         raise TaskError(f"{folder} cannot be loaded: {first_line(error)}") from error
 
 
-def read_hub(hub_id: str) -> dict[str, Table]:
+def read_hub(
+    hub_id: str, config_name: str | None = None, splits: Splits = NO_SPLITS
+) -> dict[str, Table]:
     """Read a hub data set's train, validation and test splits; see `read_files`.
+
+    Args:
+        hub_id: of the form owner/name.
+        config_name: which of its configurations, where it has several.
+        splits: {"training", …: the split that is this part}, where somebody has said.
 
     Raises:
         TaskError: the hub or the data set is not reached, or it has no train split.
@@ -101,36 +117,58 @@ def read_hub(hub_id: str) -> dict[str, Table]:
         )
     try:
         with quiet_thread():
-            splits = datasets.load_dataset(hub_id)
+            found = datasets.load_dataset(*filter(None, (hub_id, config_name)))
     except Exception as error:  # the builder's own errors are of any type
+        if configs := _CONFIGS.search(str(error)):
+            raise TaskError(
+                f"{hub_id} has several configurations ({configs[1]}); name one: "
+                f"load_task({hub_id!r}, {configs[1].split(', ')[0]})"
+            ) from error
         raise TaskError(f"{hub_id} cannot be loaded: {first_line(error)}") from error
-    return _parts(splits, hub_id)
+    return _parts(found, f"{hub_id}, {config_name}" if config_name else hub_id, splits)
 
 
-def _parts(splits: Mapping[str, Any], name: str) -> dict[str, Table]:
+def _parts(found: Mapping[str, Any], name: str, splits: Splits) -> dict[str, Table]:
     return {
-        part: of_dataset(splits[split], f"{name} ({split})")
-        for part, split in find_splits(list(splits), name).items()
+        part: of_dataset(found[split], f"{name} ({split})")
+        for part, split in find_splits(list(found), name, splits).items()
     }
 
 
-def find_splits(there: Sequence[str], name: str) -> dict[str, str]:
+def find_splits(there: Sequence[str], name: str, given: Splits = NO_SPLITS) -> dict[str, str]:
     """Return {"training", …: the split that is this part}; a warning tells of the others.
+
+    Without a split of the usual name the first one that begins with it is taken, as MNLI's
+    validation_matched; of several to train on none is.
 
     Args:
         there: the splits' names.
         name: what messages call the data.
+        given: those that somebody has named.
 
     Raises:
-        TaskError: none of them is train.
+        TaskError: none of them is train, or there is no split of a given name.
     """
-    if "train" not in there:
-        raise TaskError(f"{name} has no train split; it has {', '.join(map(str, there))}")
-    found = {
-        part: next(split for split in names if split in there)
-        for part, names in _SPLITS.items()
-        if not set(names).isdisjoint(there)
-    }
+    for part, named in given.items():
+        if named not in there:
+            raise TaskError(
+                f"{name} has no split {named!r} for the {part} rows; it has "
+                f"{', '.join(map(str, there))}"
+            )
+    free = [split for split in there if split not in given.values()]
+    found = {}
+    for part, names in _SPLITS.items():
+        begins = [s for usual in names for s in free if s.startswith((f"{usual}_", f"{usual}-"))]
+        usual = [split for split in names if split in free]
+        split: str | None = given.get(part) or next(iter([*usual, *begins]), None)
+        if split is not None:
+            found[part] = split
+        several = len(begins) > 1 and not usual and part not in given
+        if part == "training" and (split is None or several):
+            why = "several train splits" if several else "no train split"
+            raise TaskError(
+                f"{name} has {why}; it has {', '.join(map(str, there))}: name one, train=…"
+            )
     unread = [str(split) for split in there if split not in found.values()]
     if unread:
         warn(
@@ -162,7 +200,11 @@ def held_out_count(texts: Collection[object]) -> int:
 
 
 def read_file(
-    path: Path, columns: Sequence[Column], encoding: str | None = None, sep: str | None = None
+    path: Path,
+    columns: Sequence[Column],
+    encoding: str | None = None,
+    sep: str | None = None,
+    field: str | None = None,
 ) -> Table:
     """Read one file: every value as the text that stands there.
 
@@ -171,6 +213,7 @@ def read_file(
         columns: those that are wanted; numbers where there is no line of names.
         encoding: of a file of text; None: its mark tells it, or it is UTF-8.
         sep: what stands between the fields of a .csv, .tsv or .txt; None: found there.
+        field: where the rows of JSON stand; see `read_json`.
 
     Raises:
         TaskError: the file is missing, empty, malformed or of no known format.
@@ -183,6 +226,8 @@ def read_file(
     if path.stat().st_size == 0:
         raise TaskError(f"{path} is empty; it needs rows with named columns")
     _check_options(path, suffix, columns, encoding, sep)
+    if field is not None and suffix not in JSON:
+        raise TaskError(f"{path}: field is for {', '.join(JSON)}; leave it out")
     try:
         with _open(path) as file:
             if file.read(len(_LFS)) == _LFS:
@@ -203,7 +248,7 @@ def read_file(
         ) from error
     if suffix in SEPARATED:
         return read_separated(text, source, suffix, columns, sep)
-    return read_json(text, source, suffix)
+    return read_json(text, source, suffix, field)
 
 
 def _read_folder(path: Path) -> Table:

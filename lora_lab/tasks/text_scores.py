@@ -11,6 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from lora_lab._util.sacrebleu_private import resampled_scores
+from lora_lab.tasks.intervals import Interval, between, drawn, wilson
+
 References = Sequence[Sequence[str]]
 
 _ORDER = 4  # BLEU's longest n-grams
@@ -55,9 +58,16 @@ def _letter(character: str) -> str:
     return "13a" if character.isalpha() else ""
 
 
-def bleu(predictions: Sequence[str], references: References) -> float:
-    """Return corpus BLEU from 0 to 100, mixed case, in the tokens of `bleu_tokens`."""
-    return _corpus_score(_bleu(references), predictions, references)
+def bleu(predictions: Sequence[str], references: References, lowercase: bool = False) -> float:
+    """Return corpus BLEU from 0 to 100, mixed case by default, in the tokens of `bleu_tokens`."""
+    return _corpus_score(_bleu(references, lowercase), predictions, references)
+
+
+def bleu_interval(
+    predictions: Sequence[str], references: References, lowercase: bool = False
+) -> Interval:
+    """Return the 95 % interval of `bleu`, by the bootstrap (Koehn, 2004)."""
+    return _interval(_bleu(references, lowercase), predictions, references)
 
 
 def too_short_for_bleu(references: References) -> str:
@@ -65,21 +75,26 @@ def too_short_for_bleu(references: References) -> str:
 
     It is the mean of the matches of 1 to 4 words: a shorter answer has none of 4, right or wrong.
     """
-    tokenizer = _bleu(references).tokenizer
+    tokenizer = _bleu(references).tokenizer  # case changes no count of words
     short = sum(min(len(tokenizer(t).split()) for t in texts) < _ORDER for texts in references)
     if 2 * short < len(references):
         return ""
     return f"{short} of {len(references)} right answers have fewer than {_ORDER} words"
 
 
-def bleu_signature(references: References) -> str:
+def bleu_signature(references: References, lowercase: bool = False) -> str:
     """Return sacrebleu's signature of `bleu`."""
-    return _signature(_bleu(references), references)
+    return _signature(_bleu(references, lowercase), references)
 
 
 def chrf(predictions: Sequence[str], references: References) -> float:
     """Return corpus chrF2 from 0 to 100 (Popović, 2015): n-grams of 1 to 6 characters."""
     return _corpus_score(_chrf(), predictions, references)
+
+
+def chrf_interval(predictions: Sequence[str], references: References) -> Interval:
+    """Return the 95 % interval of `chrf`, by the bootstrap."""
+    return _interval(_chrf(), predictions, references)
 
 
 def chrf_signature(references: References) -> str:
@@ -92,18 +107,26 @@ def exact_match(predictions: Sequence[str], references: References) -> float:
 
     Nothing else is made alike: neither case nor punctuation.
     """
-    hits = sum(
+    return 100 * _hits(predictions, references) / len(references)
+
+
+def exact_match_interval(predictions: Sequence[str], references: References) -> Interval:
+    """Return the 95 % interval of `exact_match`."""
+    return wilson(_hits(predictions, references), len(references))
+
+
+def _hits(predictions: Sequence[str], references: References) -> int:
+    return sum(
         prediction.strip() in {text.strip() for text in texts}
         for prediction, texts in zip(predictions, references, strict=True)
     )
-    return 100 * hits / len(references)
 
 
-def _bleu(references: References) -> Any:
+def _bleu(references: References, lowercase: bool = False) -> Any:
     from sacrebleu.metrics import BLEU
 
     # force: no word on references that look as if they were tokenized before.
-    return BLEU(tokenize=bleu_tokens(references), force=True)
+    return BLEU(lowercase=lowercase, tokenize=bleu_tokens(references), force=True)
 
 
 def _chrf() -> Any:
@@ -115,6 +138,12 @@ def _chrf() -> Any:
 def _corpus_score(metric: Any, predictions: Sequence[str], references: References) -> float:
     score: float = metric.corpus_score(list(predictions), _streams(references)).score
     return min(score, 100.0)  # a perfect BLEU is 100.00000000000004
+
+
+def _interval(metric: Any, predictions: Sequence[str], references: References) -> Interval:
+    rows = drawn(len(predictions))
+    low, high = between(resampled_scores(metric, predictions, _streams(references), rows))
+    return low, min(high, 100.0)
 
 
 def _signature(metric: Any, references: References) -> str:

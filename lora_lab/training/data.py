@@ -20,6 +20,7 @@ from lora_lab.tasks.base import Task
 from lora_lab.tasks.families.api import family_of
 from lora_lab.tasks.families.base import NO_LIMIT, Family, Lengths
 from lora_lab.tasks.generation import BATCH
+from lora_lab.tasks.intervals import Interval
 from lora_lab.tasks.too_long import Tally, fit_examples
 from lora_lab.training import processes
 
@@ -58,6 +59,9 @@ class RunData:
         samples: a few of them, with the answers known so far.
         scoring: how their answers are scored, metric by metric; see `Task.scoring`.
         decoding: how the answers that are scored were written; {} before.
+        answers: the latest evaluation's, as people read them, one a held-out example.
+        intervals: the 95 % intervals of its scores.
+        available: how many held-out examples there are, of which `held_out` are the first.
     """
 
     def __init__(
@@ -85,6 +89,12 @@ class RunData:
         self.samples = tuple(Sample(*self.family.sample(e)) for e in self.held_out[:SAMPLES])
         self.scoring = task.scoring(self.held_out)
         self.decoding: dict[str, Any] = {}
+        self.answers: tuple[str, ...] = ()
+        self.intervals: dict[str, Interval] = {}
+        self.available = len(task.validation)
+        if count < training.eval_examples != TrainingConfig.eval_examples:
+            there = f"there are {count} held-out examples, and all of them are"
+            self._note(f"eval_examples={training.eval_examples}: {there} scored")
         labels = {metric.name: metric.label for metric in task.metrics}
         for name, told in self.scoring.items():
             if told.startswith("left out"):
@@ -147,12 +157,23 @@ class RunData:
         found = self.family.evaluate(self.held_out, self._batches(), should_stop)
         if found is None:
             return None
-        answers = map(self.family.shown, found.answers)
+        self.answers = tuple(map(self.family.shown, found.answers))
+        self.intervals = dict(found.intervals)
         self.samples = tuple(
             replace(sample, adapted=answer) if adapted else replace(sample, base=answer)
-            for sample, answer in zip(self.samples, answers, strict=False)
+            for sample, answer in zip(self.samples, self.answers, strict=False)
         )
         return found.scores
+
+    @property
+    def one_answer(self) -> str | None:
+        """The latest evaluation's answer, where it is the same to examples that differ in theirs.
+
+        Two numbers that people read as the same are.
+        """
+        right = {self.family.sample(example)[1] for example in self.held_out}
+        same = len(self.answers) > 1 and len(set(self.answers)) == 1 and len(right) > 1
+        return self.answers[0] if same else None
 
     def _passes(self) -> int:
         """Return how many forward passes an evaluation takes at most."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,8 @@ class RunResult:
     losses: tuple[tuple[int, float], ...]  # (step, nats per token, or a text with a class)
     samples: tuple[Sample, ...]
     seconds: float  # trained time, pauses left out
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # of metrics, of 95 %
+    evaluated: tuple[int, int] | None = None  # held-out examples scored, of how many there are
 
 
 def result_of(run: Run) -> RunResult:
@@ -44,6 +46,8 @@ def result_of(run: Run) -> RunResult:
         losses=run.losses,
         samples=run.samples,
         seconds=seen.elapsed_seconds,
+        intervals=dict(seen.intervals),
+        evaluated=seen.evaluated,
     )
 
 

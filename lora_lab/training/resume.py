@@ -123,8 +123,8 @@ def _as_they_were(
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> tuple[LoadedModel, Task]:
     call = "resume(…, lm=model, tokenizer=tokenizer)"
-    own = _load_model(record) if lm is None else as_loaded(lm, tokenizer, {}, call)
-    data = task if isinstance(task, Task) else _load_task(record, task)
+    own = model_of(record) if lm is None else as_loaded(lm, tokenizer, {}, call)
+    data = task if isinstance(task, Task) else task_of(record, task)
     check(own, data)
     _compare(record, own, data)
     return own, data
@@ -209,7 +209,13 @@ def _refuse_links(folder: Path) -> None:
             raise RunError(f"{path} is a link; copy the run's folder with its files, then resume")
 
 
-def _load_model(record: RunRecord) -> LoadedModel:
+def model_of(record: RunRecord) -> LoadedModel:
+    """Load the base model of a run, as it was loaded for it.
+
+    Raises:
+        RunError: it was a model of the user's own, or a folder here that a foreign run names.
+        ModelError: it cannot be loaded any more.
+    """
     source = _source(record, "model")
     if source is None:
         name = _known_name(record, "model")
@@ -231,7 +237,17 @@ def _load_model(record: RunRecord) -> LoadedModel:
     return lm
 
 
-def _load_task(record: RunRecord, data: Data | None) -> Task:
+def task_of(record: RunRecord, data: Data | None) -> Task:
+    """Load the data of a run, as they were loaded for it.
+
+    Args:
+        record: the run's.
+        data: rows or a name that stand in for those that it names.
+
+    Raises:
+        RunError: they were made by hand, or are files here that a foreign run names.
+        TaskError: they cannot be loaded any more.
+    """
     source = _source(record, "task")
     if source is None:
         if data is not None:
@@ -324,8 +340,9 @@ def path_in(what: str, source: Mapping[str, Any]) -> str | None:
     here is called so.
     """
     for part in ("validation", "test"):
-        if source.get(part) is not None:
-            return _first(source[part])
+        given = source.get(part)
+        if given is not None and ("/" in str(given) or is_file_name(given)):  # no split's name
+            return _first(given)
     if "name" not in source:  # rows in memory
         return None
     if isinstance(source["name"], list):

@@ -34,6 +34,7 @@ def checkpoint_state(worker: Worker) -> dict[str, Any]:
         },
         "statistics": {**require_adapters(worker.model).statistics.values(worker.adapter.name)},
         "metrics": dict(worker.metrics),
+        "intervals": {name: list(pair) for name, pair in worker.intervals.items()},
         "samples": redacted_values([sample.to_dict() for sample in worker.run.samples]),
         "seconds": worker.pace.seconds,
         "padding": worker.padding.state(),
@@ -68,6 +69,8 @@ def summary(worker: Worker, state: str, adapter_folder: Path) -> dict[str, Any]:
         "peak_memory": worker.meter.reading().peak,  # bytes
         "checkpoint_bytes": sum(file.stat().st_size for file in files),
         "metrics": worker.metrics,
+        "intervals": worker.intervals,
+        "evaluated": {"examples": len(worker.data.held_out), "of": worker.data.available},
         "scoring": worker.data.scoring,
         "decoding": worker.data.decoding,
         "notes": list(worker.run.notes),

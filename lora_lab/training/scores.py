@@ -14,6 +14,7 @@ from torch import nn
 from lora_lab.errors import RunError
 from lora_lab.methods.attached import activate
 from lora_lab.runs.samples import Sample
+from lora_lab.tasks.intervals import Interval
 from lora_lab.training import processes
 from lora_lab.training.base_state import base_state
 from lora_lab.training.isolation import ADAPTER
@@ -29,12 +30,13 @@ class _BaseScore:
 
     Attributes:
         of: all that it hangs on.
-        scores, samples, decoding: the evaluation's.
+        scores, intervals, samples, decoding: the evaluation's.
         seconds: that it took.
     """
 
     of: Any
     scores: dict[str, float]
+    intervals: dict[str, Interval]
     samples: tuple[Sample, ...]
     decoding: dict[str, Any]
     seconds: float
@@ -69,7 +71,7 @@ def score_base(worker: Worker) -> None:
         _KNOWN[worker.model] = found
     worker.data.samples, worker.data.decoding = found.samples, found.decoding
     worker.scoring_seconds = found.seconds
-    _publish(worker, {f"{name}_before": value for name, value in found.scores.items()})
+    _publish(worker, "before", found.scores, found.intervals)
 
 
 def _of_base(worker: Worker) -> Any:
@@ -92,7 +94,8 @@ def _evaluated(worker: Worker, of: Any, done: Callable[[float], None]) -> _BaseS
             'it with dtype="float32", or look for examples with an empty completion'
         )
     seconds = time.monotonic() - begun
-    return _BaseScore(of, scores, worker.data.samples, worker.data.decoding, seconds)
+    data = worker.data
+    return _BaseScore(of, scores, data.intervals, data.samples, data.decoding, seconds)
 
 
 def score_adapted(worker: Worker) -> None:
@@ -107,8 +110,20 @@ def score_adapted(worker: Worker) -> None:
     if scores is not None:
         if not math.isfinite(scores["loss"]):
             raise NotFiniteError(f"the held-out loss is {scores['loss']} after training", True)
-        _publish(worker, {f"{name}_after": value for name, value in scores.items()})
+        _publish(worker, "after", scores, worker.data.intervals)
+        worker.run.notes += _stuck(worker)
     worker.run.publish(eta_seconds=0.0)
+
+
+def _stuck(worker: Worker) -> list[str]:
+    """Tell of a model that answers all examples alike, which some scores do not show."""
+    answer, count = worker.data.one_answer, len(worker.data.held_out)
+    if answer is None:
+        return []
+    return [
+        f"all {count} held-out examples are answered alike ({answer[:40]!r}), and the right "
+        "answers differ: the adapter tells nothing apart; where a score is not defined it is 0"
+    ]
 
 
 def _telling(worker: Worker, phase: str) -> Callable[[float], None]:
@@ -126,7 +141,15 @@ def _telling(worker: Worker, phase: str) -> Callable[[float], None]:
     return tell
 
 
-def _publish(worker: Worker, scores: dict[str, float]) -> None:
-    worker.metrics.update(scores)
-    worker.run.samples = worker.data.samples
-    worker.run.publish(metrics=dict(worker.metrics))
+def _publish(
+    worker: Worker, when: str, scores: dict[str, float], intervals: dict[str, Interval]
+) -> None:
+    data = worker.data
+    worker.metrics |= {f"{name}_{when}": value for name, value in scores.items()}
+    worker.intervals |= {f"{name}_{when}": pair for name, pair in intervals.items()}
+    worker.run.samples = data.samples
+    worker.run.publish(
+        metrics=dict(worker.metrics),
+        intervals=dict(worker.intervals),
+        evaluated=(len(data.held_out), data.available),
+    )

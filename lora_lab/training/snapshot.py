@@ -10,6 +10,7 @@ import numpy as np
 
 from lora_lab.budget.reading import MemoryReading
 from lora_lab.spectra.update import SiteUpdate
+from lora_lab.tasks.intervals import Interval
 from lora_lab.tasks.metrics import NATS
 
 
@@ -68,6 +69,8 @@ class Snapshot:
     elapsed_seconds: float = 0.0  # trained time, pauses left out
     eta_seconds: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)  # "bleu_before", "bleu_after" …
+    intervals: Mapping[str, Interval] = field(default_factory=dict)  # of metrics, of 95 %
+    evaluated: tuple[int, int] | None = None  # held-out examples scored, of how many there are
     memory: MemoryReading | None = None
     padding: float | None = None  # the share of padding in the batches so far, from 0 to 1
     spectra: Spectra | None = None

@@ -25,6 +25,7 @@ from lora_lab.methods.base import Adapter
 from lora_lab.methods.offload import offload_notes
 from lora_lab.methods.own_modes import OwnModes
 from lora_lab.runs.samples import Sample
+from lora_lab.tasks.intervals import Interval
 from lora_lab.training import device_memory, lost_adapter, processes, saved_state
 from lora_lab.training.data import RunData
 from lora_lab.training.divergence import Divergence, DivergingError
@@ -69,6 +70,7 @@ class Worker:
             run.lm, run.task, run.training, run.notes, learned_tokens, self._evaluation_ends
         )
         self.metrics: dict[str, float] = {}
+        self.intervals: dict[str, Interval] = {}
         self.scoring_seconds = 0.0  # that scoring the base model took
         self.padding = Padding()
         self.fit: Fit | None = None
@@ -313,6 +315,7 @@ class Worker:
         samples = tuple(Sample(**values) for values in state["samples"])
         self.data.samples = run.samples = samples or self.data.samples
         self.metrics = dict(state["metrics"])
+        self.intervals = {n: (low, high) for n, (low, high) in state.get("intervals", {}).items()}
         self.padding.load_state(state.get("padding", {}))
         run.publish(
             step=step,
@@ -321,6 +324,7 @@ class Worker:
             losses=self.losses.points(),
             elapsed_seconds=self.pace.seconds,
             metrics=dict(self.metrics),
+            intervals=dict(self.intervals),
             padding=self.padding.share,
         )
 

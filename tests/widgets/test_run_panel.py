@@ -87,7 +87,7 @@ def test_the_snapshot_holds_what_the_run_says() -> None:
         "rate": 2.1,
         "eta": 237.5,
         "elapsed": 238.0,
-        "metrics": [{"label": "BLEU", "before": 12.1, "after": None}],
+        "metrics": [{"label": "BLEU (cased)", "before": 12.1, "after": None}],
         "padding": 0.25,
         "memory": {"current": 10, "peak": 20, "kind": "tensor bytes on the CPU"},
         "problem": None,

@@ -54,7 +54,7 @@ def test_cells_stand_by_their_loss_then_what_was_stopped_then_what_failed():
     assert [row["best"] for row in found] == [True] + [False] * 6
     assert found[3]["note"] == "behind at step 60: training loss 4.250"
     assert found[6]["note"] == "no room"
-    assert found[0]["metric"] == "BLEU 3.25"
+    assert found[0]["metric"] == "BLEU (cased) 3.25"
     assert found[0]["what"] == "r=3, lr 1e-6"
     told = progress(sweep, sweep.snapshot)["told"]
     assert told == "1 stopped early · 1 failed"

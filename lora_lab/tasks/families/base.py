@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from lora_lab.errors import TaskError
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.encoding import need_tokenizer
 from lora_lab.tasks.generation import evaluating
+from lora_lab.tasks.intervals import Interval
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
@@ -36,10 +38,14 @@ class Measured(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What held-out examples came to: {"loss": mean, and the task's metrics}, and the answers."""
+    """What held-out examples came to: {"loss": mean, and the task's metrics}, and the answers.
+
+    Beside them the 95 % intervals of what is scored, of more than one example.
+    """
 
     scores: dict[str, float]
     answers: Sequence[Any]
+    intervals: Mapping[str, Interval] = MappingProxyType({})
 
 
 class Family(ABC):
@@ -185,7 +191,8 @@ class Family(ABC):
             answers = self.write(examples, should_stop)
         if len(answers) < len(examples):
             return None
-        return Evaluation({"loss": total / count, **self.task.score(answers, examples)}, answers)
+        scores = {"loss": total / count, **self.task.score(answers, examples)}
+        return Evaluation(scores, answers, self.task.intervals(answers, examples))
 
     def write(self, examples: Sequence[Any], should_stop: Callable[[], bool]) -> list[str]:
         """Return the model's answers, fewer after a stop. Only of a family that `writes`."""

@@ -17,7 +17,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _CHATS = {"messages", "conversations"}  # lists of objects that are no rows
 
 
-def read_json(text: str, source: str, suffix: str) -> Table:
+def read_json(text: str, source: str, suffix: str, field: str | None = None) -> Table:
     """Read rows of JSON: numbers and true as they are written, NaN and null as nothing.
 
     A .json may hold a list of objects, such a list as the one list of objects in an object, an
@@ -29,6 +29,8 @@ def read_json(text: str, source: str, suffix: str) -> Table:
         text: the file's.
         source: for messages.
         suffix: ".jsonl" or ".ndjson", whose objects are rows; or ".json".
+        field: where the rows stand in a document, "data" or "data.paragraphs.qas": the lists on
+            the way are gone through, and what their objects say beside them, each row says too.
 
     Raises:
         TaskError: no JSON, with its line; a key twice in an object; no rows.
@@ -36,7 +38,11 @@ def read_json(text: str, source: str, suffix: str) -> Table:
     values = _values(text, source, suffix)
     first = list(itertools.islice(values, 2))
     found: Iterable[Any] = itertools.chain(first, values)
-    if len(first) == 1 and (isinstance(first[0], list) or suffix == ".json"):
+    if field is not None:
+        found = [row for value in found for row in _below(value, field.split("."), {})]
+        if not found:
+            raise TaskError(f"{source} has no rows at field={field!r}{_fields(first)}")
+    elif len(first) == 1 and (isinstance(first[0], list) or suffix == ".json"):
         found = _rows(first[0], source)
     columns: dict[str, list[Any]] = {}
     number = 0
@@ -98,6 +104,23 @@ def _values(text: str, source: str, suffix: str) -> Iterator[Any]:
             ) from error
         yield value
         at = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+
+
+def _below(value: Any, path: Sequence[str], beside: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the rows at a path, with what the objects above them say."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _below(item, path, beside)
+    elif not path:
+        yield {**beside, **value} if isinstance(value, dict) else value
+    elif isinstance(value, dict) and path[0] in value:
+        own = {name: said for name, said in value.items() if name != path[0]}
+        yield from _below(value[path[0]], path[1:], {**beside, **own})
+
+
+def _fields(values: Sequence[Any]) -> str:
+    names = list(values[0]) if values and isinstance(values[0], dict) else []
+    return f"; its fields are {', '.join(map(str, names))}" if names else ""
 
 
 def _rows(document: Any, source: str) -> list[Any]:

@@ -20,6 +20,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from lora_lab._util import (
     accelerate_private,
     python_private,
+    sacrebleu_private,
     torch_private,
     transformers_private,
 )
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parents[3]
 FENCES = {
     "lora_lab/_util/accelerate_private.py",
     "lora_lab/_util/python_private.py",
+    "lora_lab/_util/sacrebleu_private.py",
     "lora_lab/_util/torch_private.py",
     "lora_lab/_util/transformers_private.py",
     "widgets/lora_lab_widgets/subshell.py",
@@ -99,7 +101,8 @@ def test_the_search_finds_them() -> None:
 def test_every_function_behind_a_fence_is_tested_here_or_in_a_file_of_its_own() -> None:
     files = [Path(__file__), *Path(__file__).parent.glob("test_*_private.py")]
     here = "".join(path.read_text("utf-8") for path in files)
-    for fence in (accelerate_private, python_private, torch_private, transformers_private):
+    fences = accelerate_private, python_private, sacrebleu_private
+    for fence in (*fences, torch_private, transformers_private):
         for name, value in vars(fence).items():
             if inspect.isfunction(value) and value.__module__ == fence.__name__:
                 assert f"{fence.__name__.rpartition('.')[2]}.{name}(" in here, name

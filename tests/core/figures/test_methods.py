@@ -168,6 +168,7 @@ def test_the_summary_says_the_span_the_best_and_its_share():
     rows = [("LoRA", 1000, 60.0), ("FT", 100_000, 50.0)]
     score = fakes.method_comparison(rows, 1, None, "bleu_after", "Why.")
     assert figures.method_comparison_summary(score) == (
-        "BLEU of 2 methods after 60 steps of mini-e2e on smollm2-135m: 50.0 to 60.0; best LoRA "
-        "(1,000 parameters) with 60.0, at 1.00 % of the parameters of FT (0.10 M parameters). Why."
+        "BLEU (cased) of 2 methods after 60 steps of mini-e2e on smollm2-135m: 50.0 to 60.0; best "
+        "LoRA (1,000 parameters) with 60.0, at 1.00 % of the parameters of FT (0.10 M parameters). "
+        "Why."
     )

@@ -49,7 +49,7 @@ def test_the_report_tells_the_whole_run(tmp_path):
     )
     for told in (
         *("SmolLM2", "mini-e2e (synthetic)", "0.92 M", "trainable of 134.5 M (0.69 %)", "−60 %"),
-        *("3.21 → 38.2", "BLEU, before → after", "MPS memory", "batch 8 × 128 tokens"),
+        *("3.21 → 38.2", "BLEU (cased), before → after", "MPS memory", "batch 8 × 128 tokens"),
         *("Training loss from 3.234 at step 1", "effective rank 3.25 of 8", "random level 0.00521"),
         *("The 12 largest updates of 20", "layer19", "12.5", "ll.LoraConfig(r=8, target_modules="),
         *("name[Alimentum]", "A star in Rome.", "It is a bar.", "It is a pub.", "2.13.0"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_lab.errors import TaskError
-from lora_lab.tasks import ClassificationTask, LabeledText, load_task, tables
+from lora_lab.tasks import ClassificationTask, LabeledText, RegressionTask, load_task, tables
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data"
 
@@ -131,6 +131,57 @@ def test_measures_are_no_classes_and_gaps_among_numbers_are_found(tmp_path):
         load_task(path, text="t", label="y")
     path = _write(tmp_path / "f.parquet", [{"t": "a", "y": 1.0}, {"t": "b", "y": 2.0}])
     assert load_task(path, text="t", label="y").labels == ("1", "2")
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.tsv", "d.jsonl"])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [f"{i % 51 / 10:.3f}" for i in range(200)],  # STS-B's way: 51 different ones
+        ["5.0", "3.6", "0.25", "4"],
+        ["1", "2.5", "nan", "3"],
+        ["2,5", "3,0", "1", "2"],
+        ["1e-3", "2", "-.5"],
+    ],
+)
+def test_a_column_of_measures_in_a_file_of_text_is_no_classes_and_the_line_names_the_way(
+    tmp_path, name, numbers
+):
+    path = _write(tmp_path / name, [{"t": f"t{i}", "score": n} for i, n in enumerate(numbers)])
+    with pytest.raises(TaskError, match=r"no classes but a measure; target='score' in place of"):
+        load_task(path, text="t", label="score")
+
+
+def test_measures_in_memory_are_no_classes_and_names_that_look_like_numbers_are():
+    rows = [{"t": f"t{i}", "y": f"{i / 2}"} for i in range(8)]
+    with pytest.raises(TaskError, match=r"8 different numbers, such as 0\.5: .* target='y'"):
+        load_task(rows, text="t", label="y")
+    named = [{"t": f"t{i}", "y": y} for i, y in enumerate(["2.5", "3.0", "nightly"] * 3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_task(named, text="t", label="y").labels == ("2.5", "3.0", "nightly")
+    stars = [{"t": f"t{i}", "y": f"{i % 10 / 2}"} for i in range(60)]
+    with pytest.warns(UserWarning, match=r"10 different numbers, and each is learned as a class;"):
+        assert len(load_task(stars, text="t", label="y").labels) == 10
+
+
+def test_many_whole_numbers_are_classes_with_a_word():
+    rows = [{"t": f"t{i}", "y": str(i % 40)} for i in range(120)]
+    with pytest.warns(UserWarning, match="40 different numbers.*target='y' in place of label="):
+        task = load_task(rows, text="t", label="y")
+    assert len(task.labels) == 40
+
+
+@pytest.mark.parametrize("answer", ["label", "score"])
+def test_pairs_with_numbers_are_recognized_as_a_regression(tmp_path, answer):
+    rows = [
+        {"sentence1": f"a {i}", "sentence2": f"b {i}", answer: f"{i % 6}.{i % 7}", "idx": i}
+        for i in range(60)
+    ]
+    task = load_task(_write(tmp_path / "sts.tsv", rows))
+    assert isinstance(task, RegressionTask)
+    assert task.train[0].pair.startswith("b ")
+    assert task.notes[0].startswith("read as pairs of texts with numbers (sentence1, sentence2")
 
 
 def test_a_class_that_is_never_learnt_is_refused(tmp_path):

@@ -358,3 +358,13 @@ def test_half_of_a_character_is_named(tmp_path, field):
     rows = [*task.train, dataclasses.replace(task.train[0], **{field: "so \ud83d"})]
     with pytest.raises(TaskError, match=r"^'so \\ud83d' has half of a character"):
         train(tiny_classifier(), dataclasses.replace(task, train=rows[-3:]), output_dir=tmp_path)
+
+
+def test_a_score_that_is_not_defined_is_left_out_and_said():
+    examples = [LabeledText("x", "a")] * 5
+    task = _task(("a", "b"))
+    assert task.score(["a", "b", "a", "a", "a"], examples) == {"accuracy": 80.0}
+    assert task.scoring(examples) == {
+        "matthews": "left out: the right answers are all of one class",
+        "f1": "left out: no right answer is of the second class",
+    }

@@ -122,7 +122,7 @@ def test_every_method_trains_saves_and_loads(tmp_path, kind, method):
     assert len(result.losses) == 3
     scored = {"loss", "chrf", "exact_match"}  # BLEU says nothing of answers of a word or two
     assert set(result.metrics) == {f"{name}_{at}" for name in scored for at in ("before", "after")}
-    assert "BLEU is left out: 2 of 2 right answers have fewer than 4 words" in run.notes
+    assert "BLEU (cased) is left out: 2 of 2 right answers have fewer than 4 words" in run.notes
     inputs = {"input_ids": torch.tensor([[70, 35, 71, 2]])}
     inputs["decoder_input_ids"] = torch.tensor([[lm.model.config.decoder_start_token_id, 70]])
     other = tiny_seq2seq(kind)

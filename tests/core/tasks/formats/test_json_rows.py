@@ -7,6 +7,7 @@ import json
 import pytest
 
 from lora_lab.errors import TaskError
+from lora_lab.tasks import load_task
 from lora_lab.tasks.formats.json_rows import read_json
 from lora_lab.tasks.table import Table
 
@@ -125,3 +126,58 @@ def test_a_broken_line_is_named(text: str, message: str) -> None:
 def test_a_broken_document(text: str, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         read(text, ".json")
+
+
+# Rows and columns by their paths ---
+
+SQUAD = {
+    "version": "1.1",
+    "data": [
+        {
+            "title": "A",
+            "paragraphs": [
+                {"context": f"c{a}{b}", "qas": [{"question": f"q{a}{b}{c}", "n": c} for c in "01"]}
+                for b in "01"
+            ],
+        }
+        for a in "01"
+    ],
+}
+
+
+def test_rows_are_where_field_says_and_say_what_stands_above_them():
+    import pandas as pd
+
+    table = read_json(json.dumps(SQUAD), "d.json", ".json", "data.paragraphs.qas")
+    peer = pd.json_normalize(
+        SQUAD, ["data", "paragraphs", "qas"], [["data", "paragraphs", "context"]]
+    )
+    assert list(table["question"]) == list(peer["question"])
+    assert list(table["context"]) == list(peer["data.paragraphs.context"])
+    assert set(table["version"]) == {"1.1"}
+    several = json.dumps({"meta": {"of": 2}, "a": [{"t": 1}], "b": [{"t": "2"}, {"t": None}]})
+    assert list(read_json(several, "d.json", ".json", "b")["t"]) == ["2", None]
+    with pytest.raises(TaskError, match="no rows at field='c'; its fields are meta, a, b"):
+        read_json(several, "d.json", ".json", "c")
+
+
+def test_what_is_nested_is_a_column_by_its_path(tmp_path):
+    rows = [
+        {"translation": {"en": f"e{i}", "fr": f"f{i}"}, "m": {"s": [i / 2, True]}, "a.b": "x"}
+        for i in range(12)
+    ]
+    path = tmp_path / "d.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    for given in (path, rows):
+        task = load_task(given, prompt="translation.en", completion="translation.fr")
+        assert task.train[0].completion == task.train[0].prompt.replace("e", "f")
+        numbers = load_task(given, text="translation.en", target="m.s.0")
+        assert {row.target for row in (*numbers.train, *numbers.validation)} == {
+            i / 2 for i in range(12)
+        }
+        with pytest.raises(TaskError, match=r"no column 'translation\.de'; .* translation\.fr"):
+            load_task(given, prompt="translation.en", completion="translation.de")
+        dotted = load_task(given, prompt="translation.en", completion="a.b")
+        assert dotted.train[0].completion == "x"
+        form = load_task(given, prompt="say {translation.en}!", completion="translation.fr")
+        assert form.train[0].prompt.startswith("say e")
