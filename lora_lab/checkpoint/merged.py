@@ -30,6 +30,7 @@ from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.finite import check_sum
 from lora_lab.methods.own_tensors import own_tensors
+from lora_lab.methods.standing import refuse_missing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,6 +72,7 @@ def export_merged(
     _check(model, dtype, max_shard_bytes)
     adapter = _unmerged_adapter(model, name)
     if adapter is not None:
+        refuse_missing(model, adapter)
         adapter.check_merge()
     known = require_adapters(model)
     learned = known.statistics.values(adapter.name) if adapter is not None else {}

@@ -59,6 +59,7 @@ from lora_lab.methods.lora.dora import row_norms, zero_rows_warning
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.own_forward import base_tensor
 from lora_lab.methods.lora.targets import full
+from lora_lab.methods.standing import missing
 
 
 def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
@@ -97,8 +98,9 @@ def write_adapter(model: nn.Module, folder: Path, name: str | None = None) -> No
     adapter = any_adapter(model, name)
     check_finite(adapter.name, adapter.state())
     check_finite(adapter.name, running_statistics(model, adapter))
-    if warning := adapter.warning():
-        warn(warning)
+    for line in (adapter.warning(), missing(model, adapter)):
+        if line:
+            warn(line)
     _save(model, adapter, folder)
     write_classes(model, adapter, folder)
 
@@ -133,6 +135,8 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
             "save; train it with a higher target_r"
         )
     by_path = dict(modules_within(model, every_name=True))
+    if adapter.stands is not None:
+        by_path |= adapter.stands.layers  # also those that were replaced
     for path, sites in grouped.items():
         _add_module(form, path, sites, by_path[path], adapter)
     _add_tied(form, adapter, by_path)

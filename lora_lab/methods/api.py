@@ -36,6 +36,7 @@ from lora_lab.methods.finite import check_finite, check_sum
 from lora_lab.methods.lora.watch import Watch
 from lora_lab.methods.registry import method_of
 from lora_lab.methods.running_statistics import unchanged_statistics
+from lora_lab.methods.standing import Standing, hooks_by_module, refuse_missing
 
 _NAME = re.compile(r"[A-Za-z0-9_\-]+")
 
@@ -88,8 +89,10 @@ def put_on(model: nn.Module, adapter: Adapter, activate: bool) -> Adapter:
         old.remove()
         known.active.name = None if before == name else before
         known.statistics.drop(name)
+    hooks = hooks_by_module(model)
     try:
         adapter.insert(known.active)
+        adapter.stands = Standing(model, adapter, hooks)
     except BaseException:  # Ctrl-C: no part of it stays, which would act beside the next one
         adapter.remove()
         if not known.adapters:
@@ -224,7 +227,7 @@ def merge(
     adapter = known.find(name)
     if known.merged == name:
         return
-    quantized = _checked(known, adapter, dequantize)
+    quantized = _checked(unwrapped(model), known, adapter, dequantize)
     merged_before = known.merged
     if merged_before:
         unmerge(model)
@@ -284,10 +287,11 @@ def merge_and_unload(
 
 
 def _checked(
-    known: AttachedAdapters, adapter: Adapter, dequantize: bool
+    model: nn.Module, known: AttachedAdapters, adapter: Adapter, dequantize: bool
 ) -> dict[str, Callable[[], nn.Module]]:
     """Return the makers of layers in the place of quantized ones, or say why it cannot merge."""
     known.refuse_training()
+    refuse_missing(model, adapter)
     adapter.check_merge()
     if warning := adapter.warning():
         warnings.warn(warning, stacklevel=3)

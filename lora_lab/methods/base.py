@@ -17,6 +17,7 @@ from lora_lab.errors import AdapterError
 
 if TYPE_CHECKING:
     from lora_lab.methods.lora.factors import LoraSite
+    from lora_lab.methods.standing import Standing
 
 AdapterNames = tuple[str | None, ...]
 
@@ -105,6 +106,7 @@ class Adapter(ABC):
         config: what it was made from.
         sites: {site name: its factors}, where the method learns ΔW = s·BA; else empty.
         modifies_base: it works within the model's own parameters while it is active.
+        stands: at which of the model's modules it acts; None until it is put in place.
         run: the id of the run that trains it, or has trained it; None of any other.
         trains: whether that run is at work on it now, for any thread but the run's own.
         per_sample: rows of one batch may have different adapters of this kind (`mixed_batch`).
@@ -113,6 +115,7 @@ class Adapter(ABC):
     method: str
     name: str
     config: Any
+    stands: Standing | None = None
     run: str | None = None
     trains: Callable[[], bool] = staticmethod(lambda: False)
     sites: Mapping[str, LoraSite] = MappingProxyType({})
@@ -138,6 +141,13 @@ class Adapter(ABC):
 
         For what works within the model's own parameters; layers that are put in look at `Active`.
         """
+
+    def acts_at(self) -> Iterable[nn.Module]:
+        """Return modules of the model that have neither parameters nor hooks of it while it is off.
+
+        Of all others it is seen that it acts there; see `Standing`.
+        """
+        return ()
 
     def base_value(self, weight: nn.Parameter) -> Tensor | None:  # noqa: ARG002
         """Return W₀ of a parameter that the adapter works within while it is active, else None."""

@@ -45,6 +45,11 @@ class Combination(Adapter):
         for adapter in self.adapters:
             adapter.set_active(on)
 
+    def acts_at(self) -> Iterator[nn.Module]:
+        """Yield every part's."""
+        for adapter in self.adapters:
+            yield from adapter.acts_at()
+
     def base_value(self, weight: nn.Parameter) -> Tensor | None:
         """Return W₀ of a parameter that one of the parts works within."""
         found = (adapter.base_value(weight) for adapter in self.adapters)

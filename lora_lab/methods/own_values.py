@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from lora_lab._util.accelerate_private import is_offloaded
 from lora_lab._util.host_memory import HostRoom
-from lora_lab._util.torch_private import parameters_of
 from lora_lab.anatomy.packed import packing
-from lora_lab.anatomy.wrappers import module_at
+from lora_lab.anatomy.wrappers import module_at, parameters_within
 from lora_lab.errors import AdapterError
 
 
@@ -120,17 +119,18 @@ def check_own(model: nn.Module, own: Mapping[str, nn.Parameter]) -> None:
 def check_in_place(model: nn.Module, own: Mapping[str, nn.Parameter]) -> None:
     """Refuse to write into parameters that are the model's no more.
 
-    accelerate's offloading, also when it ends, puts others in their place.
+    accelerate's offloading, also when it ends, puts others in their place; people replace modules.
 
     Raises:
         AdapterError: it names the parameter.
     """
+    here = dict(parameters_within(model))
     for name, parameter in own.items():
-        path, _, leaf = name.rpartition(".")
-        if parameters_of(module_at(model, path)).get(leaf) is not parameter:
+        if here.get(name) is not parameter:
             raise AdapterError(
-                f"{name} is another tensor than the one that the adapter trains: the model was "
-                "offloaded after attaching; load it again, offload it first, then attach"
+                f"{name} is another tensor than the one that the adapter trains: its module was "
+                "replaced or the model offloaded after attaching; put the module back, or load the "
+                "model again, and offload it first, then attach"
             )
 
 

@@ -23,7 +23,7 @@ from lora_lab.methods.base import Adapter
 from lora_lab.methods.offload import check_trained
 from lora_lab.methods.own_modes import OwnModes
 from lora_lab.redaction import redacted
-from lora_lab.training.lost_adapter import check_owned
+from lora_lab.training.lost_adapter import check_owned, check_standing
 
 ADAPTER = "default"  # the name under which a run attaches its adapter
 _MOST_NOTES = 100
@@ -45,13 +45,14 @@ class ModelState:
         """Put back modes, the active adapter, and what learns; drop gradients, unmerge.
 
         Raises:
-            LostAdapterError: the run's adapter is no longer on the model.
+            LostAdapterError: the run's adapter is no longer on the model, or not where it was.
             AdapterError: what it learns is no part of the model.
         """
         self._modes.take_back(self._lent)
         if attached(self._model).get(ADAPTER) is not adapter:
             check_owned(self._model, adapter, when="was paused")
         unmerge(self._model)
+        check_standing(self._model, adapter, parameters=False)  # who offloads changes these
         check_trained(self._model, adapter)  # of a merged one nothing is in the model
         activate(self._model, self._active)
         for parameter, learns in self._learns:

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from torch import nn
 
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.checkpoint.saving import write_adapter
 from lora_lab.errors import RunError
 from lora_lab.methods.api import detach, put_on
 from lora_lab.methods.attached import active, attached, attached_adapters
 from lora_lab.methods.base import Adapter
+from lora_lab.methods.standing import missing
 
 _PUT_BACK = "of-a-run-that-lost-it"  # the name of an adapter that is on the model to be saved
 
@@ -51,6 +53,14 @@ def check_owned(
         what = f"parameters of the adapter {name!r} were frozen (requires_grad_(False))"
     if what:
         raise LostAdapterError(f"{what} while the run {when}, so it cannot go on; start a new run")
+    check_standing(model, adapter)
+
+
+def check_standing(model: nn.Module, adapter: Adapter, *, parameters: bool = True) -> None:
+    """Raise `LostAdapterError` if modules are replaced that the adapter acts at; see `missing`."""
+    bare = unwrapped(model)
+    if line := missing(bare, adapter, parameters=parameters, fix="start a new run"):
+        raise LostAdapterError(line)
 
 
 def reason(model: nn.Module, adapter: Adapter, error: Exception) -> Exception:

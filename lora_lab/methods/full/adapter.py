@@ -73,6 +73,10 @@ class FullAdapter(Adapter):
                 bias.data = bias.data.to(cast(Tensor, layer.weight))
             cast(Any, layer).bias = bias if on else None
 
+    def acts_at(self) -> Iterator[nn.Module]:
+        """Yield the layers that get a bias."""
+        yield from (layer for layer, _ in self._new.values())
+
     def base_value(self, weight: nn.Parameter) -> Tensor | None:
         """Return W₀ of a parameter while the tuned values are in the model, else None."""
         return self._values.base_value(weight)

@@ -1,7 +1,8 @@
-"""Says so when the first forward pass goes past an adapted layer: attached, and does nothing.
+"""Says so when a forward pass goes past an adapted layer: attached, and does nothing.
 
 A layer is watched until its forward has run once, by a subclass that then swaps itself away. The
-modules above it have hooks until they have run once. After that nothing is left, and costs nothing.
+modules above it have hooks until they have run once. After that the model alone has one, which
+looks whether its modules are those that adapters were attached to.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from torch.utils.hooks import RemovableHandle
 
 from lora_lab._util.class_swap import with_mixin
 from lora_lab._util.thread_own import ThreadOwn
+from lora_lab.methods.attached import attached_adapters
 from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, own_forwards, stored_weight
 from lora_lab.methods.own_modes import class_of, set_class
+from lora_lab.methods.standing import missing
 
 # The key in a layer's __dict__ of its `Watch` and its path; None once its forward has run.
 _WATCH = "_lora_watch"
@@ -46,14 +49,17 @@ class Watch:
         self.tell = tell
         self._told: set[tuple[str, type]] = set()
         self._passes = ThreadOwn(_Pass)
+        self._missing: set[str] = set()
         self._handles: dict[str, list[RemovableHandle]] = {}
+        self._look: RemovableHandle | None = None
 
     def __reduce__(self) -> tuple[type[Watch], tuple[()], dict[str, Any]]:
-        """Copy as one that tells nothing: the copy's layers are not watched, its hooks go."""
-        return Watch, (), {"_handles": self._handles}
+        """Copy as one whose layers are not watched, their hooks go."""
+        return Watch, (), {"_handles": self._handles, "_look": self._look}
 
     def begin(self, model: nn.Module) -> None:
         """Watch what was adapted of a model and has not run yet; twice is no error."""
+        self._look = self._look or model.register_forward_pre_hook(self._tell_of_missing)
         modules = dict(model.named_modules())
         for path, layer in modules.items():
             if isinstance(layer, AdaptedLayer) and not layer.is_read and _WATCH not in vars(layer):
@@ -72,6 +78,8 @@ class Watch:
         """Watch no more, and leave nothing behind."""
         for path in [*self._handles]:
             self._drop(path)
+        if self._look is not None:
+            self._look.remove()
         for part in model.modules():
             settle(part)
             part.__dict__.pop(_WATCH, None)
@@ -81,6 +89,18 @@ class Watch:
         own = self._passes.here()
         if own.running:
             own.read.add(path)
+
+    def _tell_of_missing(self, model: nn.Module, *_: Any) -> None:
+        known = attached_adapters(model)
+        if torch.compiler.is_compiling() or known is None or known.merged:
+            return
+        active = known.active
+        for name in {active.name} if active.samples is None else {*active.samples}:
+            adapter = known.adapters.get(name or "")
+            line = missing(model, adapter, parameters=False) if adapter is not None else ""
+            if line and line not in self._missing:
+                self._missing.add(line)
+                self.tell(line)
 
     def _drop(self, path: str) -> None:
         for handle in self._handles.pop(path, ()):

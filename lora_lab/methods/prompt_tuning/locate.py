@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -23,7 +23,6 @@ class Body:
     Attributes:
         model: the whole.
         module: takes `inputs_embeds` and `attention_mask`, and gives the last hidden state.
-        embedding: its word embeddings.
         blocks: {path: block}, from the bottom up.
         exits: modules whose outputs are to have as many places as `input_ids` has.
         decoder: of an encoder-decoder model, what attends to `module`'s output; else None.
@@ -36,7 +35,6 @@ class Body:
 
     model: nn.Module
     module: nn.Module
-    embedding: nn.Module
     blocks: dict[str, nn.Module]
     exits: tuple[nn.Module, ...]
     decoder: nn.Module | None
@@ -45,6 +43,11 @@ class Body:
     most: int | None
     bounded: bool
     counted_from: int | None
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The word embeddings that the body has now."""
+        return cast(nn.Module, _embedding(self.model, self.module))
 
 
 def find_body(model: Any, method: str) -> Body:
@@ -67,7 +70,6 @@ def find_body(model: Any, method: str) -> Body:
     return Body(
         model=model,
         module=module,
-        embedding=words,
         blocks=blocks,
         exits=() if decoder is not None else _exits(module, path, next(iter(blocks))),
         decoder=decoder,
@@ -89,10 +91,14 @@ def _reader(model: Any) -> tuple[nn.Module | None, nn.Module | None]:
     for found in [*(getattr(model, name)() for name in getters), model.base_model]:
         part = unwrapped(found)
         if {"inputs_embeds", "attention_mask"} <= set(inspect.signature(part.forward).parameters):
-            words = find_embedding(part, "get_input_embeddings")
-            words = words or find_embedding(model, "get_input_embeddings")
+            words = _embedding(model, part)
             return part, words if isinstance(words, nn.Embedding) else None
     return None, None
+
+
+def _embedding(model: nn.Module, body: nn.Module) -> nn.Module | None:
+    getter = "get_input_embeddings"
+    return find_embedding(body, getter) or find_embedding(model, getter)
 
 
 def _blocks(model: nn.Module, read: Anatomy, path: str) -> dict[str, nn.Module]:

@@ -75,6 +75,28 @@ def test_a_run_whose_adapter_is_taken_in_the_midst_of_a_step_says_so(begin, way)
     assert any(site.B.any() for site in saved.sites.values())
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_run_whose_block_was_replaced_in_a_pause_says_so_and_keeps_what_it_learned(begin, name):
+    run = begin(config=CONFIGS[name], max_steps=5000, eval_examples=0, max_length=64)
+    until(lambda: run.snapshot.step >= 2)
+    with run.paused() as model:
+        step = run.snapshot.step
+        model.model.layers[1] = tiny_lm(seed=1).model.model.layers[1]
+        model.lm_head = tiny_lm(seed=1).model.lm_head
+    if name == "PreEmbed":  # it is at the model's entrance alone
+        until(lambda: run.snapshot.step > step)
+        run.stop()
+        assert run.result(60)
+        return
+    with pytest.raises(RunError, match=r"layers\.1.* was replaced .*; start a new run; the ad"):
+        run.result(60)
+    assert f"as it was after step {step}" in run.snapshot.failure.remedy
+    if name != "FT":  # whose own values stand in the block that is gone
+        saved = ll.load_adapter(tiny_lm().model, run.folder / "adapter")
+        for mine, theirs in zip(run.adapter.snapshot(), saved.snapshot(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
 def away(model: Any) -> None:
     ll.detach(model)
 

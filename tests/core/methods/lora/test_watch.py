@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 import lora_lab as ll
 from lora_lab.methods.lora.layers import AdaptedLayer
 from lora_lab.methods.lora.shared_input import SharedInput
+from lora_lab.methods.lora.watch import Watch
 from tests.helpers.tiny_architectures import tiny_architecture
 from tests.helpers.tiny_batches import tiny_batch
 from tests.helpers.tiny_experts import tiny_experts, tokens
@@ -86,8 +87,9 @@ def quiet(run):
 def nothing_left(model):
     own = [(m._forward_hooks, m._forward_pre_hooks) for m in model.modules()]
     hooks = [hook for kinds in own for kind in kinds for hook in kind.values()]
-    # Those whose layers share what they read stay while there are adapters.
-    return all(isinstance(getattr(hook, "__self__", None), SharedInput) for hook in hooks)
+    # While there are adapters two kinds stay: of layers that share what they read, and the one look
+    # whether the model's modules are the same.
+    return all(isinstance(getattr(hook, "__self__", None), SharedInput | Watch) for hook in hooks)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,146 @@
+"""Whether the modules that an adapter acts at are still the model's.
+
+Who puts another module in a place (`set_input_embeddings`, a new head, a block that is left out)
+takes away what the adapter has there, and whatever stands there now goes without.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from lora_lab._util.torch_private import children_of, hooks_of, parameters_of
+from lora_lab.anatomy.children import SAVED_CHILD, without_wrappers
+from lora_lab.errors import AdapterError
+from lora_lab.methods.lora.shared_input import SharedInput
+from lora_lab.methods.own_tensors import added_children
+
+if TYPE_CHECKING:
+    from lora_lab.methods.base import Adapter
+
+_FIX = "put the module back, or detach and attach again"
+_Link = tuple[nn.Module, str, nn.Module]  # parent, the child's name there, child
+
+
+class Standing:
+    """Where one adapter acts: at what holds its parameters, or holds a module that does, and at
+    what has got hooks of it.
+
+    Args:
+        model: with the adapter in place.
+        adapter: of any method.
+        hooks: what `hooks_by_module` returned before it was put there.
+
+    Attributes:
+        layers: {path: module}, under each of its names.
+    """
+
+    def __init__(
+        self, model: nn.Module, adapter: Adapter, hooks: dict[nn.Module, set[int]]
+    ) -> None:
+        own = {id(tensor) for tensor in (*adapter.parameters(), *adapter.state().values())}
+        self.layers: dict[str, nn.Module] = {}
+        self._parameters: dict[str, tuple[nn.Module, str, nn.Parameter]] = {}
+        at = set(adapter.acts_at())
+        whole: list[str] = []  # of which copies answer, with all that is below
+        for path, module, _ in _walk(model):
+            for name, parameter in parameters_of(module).items():
+                if parameter is not None and id(parameter) in own:
+                    self._parameters[f"{path}.{name}".lstrip(".")] = module, name, parameter
+                    self.layers[path] = module
+            for name in added_children(module):
+                added = children_of(module).get(name)
+                if added is not None and any(id(p) in own for p in added.parameters()):
+                    self.layers[path] = module
+                    whole += [f"{path}."] if name == SAVED_CHILD else []
+            within = module in at or path.startswith(tuple(whole))
+            if within or _hooks(module) - hooks.get(module, set()):
+                self.layers[path] = module
+        every = Counter(module for _, module, _ in _walk(model))
+        self._names = {layer: every[layer] for layer in self.layers.values()}
+        self._links = [*self._find_links(model)]
+
+    def replaced(self, model: nn.Module) -> list[str]:
+        """Return the paths of the modules that the model has no more where the adapter acts."""
+        if all(children_of(parent).get(name) is child for parent, name, child in self._links):
+            return []
+        here = {path: module for path, module, _ in _walk(model)}
+        now = Counter(here.values())
+        gone = [
+            path
+            for path, layer in self.layers.items()
+            if here.get(path) is not layer and now[layer] < self._names[layer]
+        ]
+        if not gone:  # something stands around a module now, or it has moved
+            self._links = [*self._find_links(model)]
+        return gone
+
+    def replaced_parameters(self) -> list[str]:
+        """Return the names of parameters, trained in place, that their modules have no more."""
+        own = self._parameters.items()
+        return [n for n, (m, leaf, p) in own if parameters_of(m).get(leaf) is not p]
+
+    def _find_links(self, model: nn.Module) -> Iterator[_Link]:
+        layers = set(self.layers.values())
+        yield from dict.fromkeys(
+            link for _, module, links in _walk(model) if module in layers for link in links
+        )
+
+
+def hooks_by_module(model: nn.Module) -> dict[nn.Module, set[int]]:
+    """Return which hooks each module of a model has."""
+    return {module: _hooks(module) for _, module, _ in _walk(model)}
+
+
+def missing(model: nn.Module, adapter: Adapter, *, parameters: bool = True, fix: str = _FIX) -> str:
+    """Return in one line what an adapter acts at no more, as it was replaced; "" if nothing.
+
+    Args:
+        model: without wrappers.
+        adapter: on it.
+        parameters: whether those count that it trains in place. Within a pass they may be others
+            for a moment, as `torch.func.functional_call` has it.
+        fix: the end of the line.
+    """
+    if adapter.stands is None:
+        return ""
+    gone = adapter.stands.replaced(model)
+    if parameters and not gone:
+        gone = adapter.stands.replaced_parameters()
+    if not gone:
+        return ""
+    more = f" (and {len(gone) - 1} more)" if gone[1:] else ""
+    return (
+        f"{gone[0] or 'the model'}{more} was replaced or taken out after adapter "
+        f"{adapter.name!r} was attached, so that the adapter does nothing there; {fix}"
+    )
+
+
+def refuse_missing(model: nn.Module, adapter: Adapter) -> None:
+    """Raise `AdapterError` if the model has a module no more that an adapter acts at."""
+    if line := missing(model, adapter):
+        raise AdapterError(line)
+
+
+def _hooks(module: nn.Module) -> set[int]:
+    # Layers that share what they read do without it as well.
+    return {
+        id(hook)
+        for hook in hooks_of(module)
+        if not isinstance(getattr(hook, "__self__", None), SharedInput)
+    }
+
+
+def _walk(
+    module: nn.Module, path: str = "", links: tuple[_Link, ...] = ()
+) -> Iterator[tuple[str, nn.Module, tuple[_Link, ...]]]:
+    """Yield (path, module, how it is reached) without what adapters have added, by every name."""
+    yield without_wrappers(path), module, links
+    added = added_children(module)
+    for name, child in children_of(module).items():
+        if child is not None and name not in added:
+            below = f"{path}.{name}" if path else name
+            yield from _walk(child, below, (*links, (module, name, child)))
