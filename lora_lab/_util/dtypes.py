@@ -59,6 +59,16 @@ def main_dtype(weights: Iterable[Tensor]) -> torch.dtype | None:
     return next(iter(usual or numbers), None)
 
 
+def learned_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return what is learned in beside weights of a type: float32, or that type if it is wider.
+
+    Packed weights are of whole numbers, or of 8-bit floats, which torch promotes to nothing.
+    """
+    import torch
+
+    return dtype if dtype.is_floating_point and dtype.itemsize > 4 else torch.float32
+
+
 def model_dtype(dtype: torch.dtype | str) -> str:
     """Return the name of a type that a model's weights may be.
 

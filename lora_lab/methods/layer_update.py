@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.dtypes import learned_dtype
 from lora_lab._util.format import a_kind
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.packed import packing
@@ -230,7 +231,7 @@ def master(layer: nn.Module, value: Tensor) -> nn.Parameter:
     """Return what a layer learns, in float32 or better on the layer's device, starting at this."""
     weight = hold_weight(layer)
     held = torch.float32 if weight is None else weight.dtype  # None: packed under another name
-    return nn.Parameter(value.to(home(layer), torch.promote_types(held, torch.float32)))
+    return nn.Parameter(value.to(home(layer), learned_dtype(held)))
 
 
 def note(method: str, lines: Sequence[str]) -> None:

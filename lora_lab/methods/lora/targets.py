@@ -152,7 +152,14 @@ def select(
         if is_all_linear(targets):
             heads = tuple(f"{head}." for head in anatomy.heads)
             linear = (s for s in anatomy.sites if s.kind == "linear")
-            return tuple(s for s in linear if not f"{s.module}.".startswith(heads))
+            found = tuple(s for s in linear if not f"{s.module}.".startswith(heads))
+            if not found:
+                others = some(weight.name for weight in anatomy.weights if _is_matrix(weight))
+                raise ConfigError(
+                    f'"all-linear" finds no linear layer in this model; its matrices are '
+                    f"{others or 'none'}, of which others are named in target_modules"
+                )
+            return found
         if targets not in named:
             pattern = Expression(field, targets, ConfigError, budget)
             found = tuple(site for site in every if fits(pattern, site))

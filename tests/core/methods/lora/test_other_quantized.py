@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.integrations.bitnet import BitLinear
+from transformers.integrations.eetq import EetqLinear
 from transformers.integrations.finegrained_fp8 import FP8Linear
 
 import lora_lab as ll
@@ -200,3 +201,31 @@ def test_all_linear_finds_them_and_a_plain_layer_with_whole_numbers_is_none_of_t
     model = nn.Sequential(plain)
     ll.attach(model, ll.LoraConfig(r=2, target_modules="all-linear"))
     ll.merge(model)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_methods_that_change_a_layers_output_learn_in_float32_beside_them(kind: str) -> None:
+    model, x = built(kind)
+    bare = model(x)
+    adapter: Any = ll.attach(model, ll.IA3Config(target_modules=["1"], init_ia3_weights=False))
+    ((_, vector),) = adapter.learned()
+    assert vector.dtype == torch.float32
+    torch.testing.assert_close(model(x), bare * vector)
+    ll.merge(model, dequantize=True)
+    torch.testing.assert_close(model(x), bare * vector.detach(), rtol=1e-4, atol=1e-4)
+    ll.detach(model)
+    adapter = ll.attach(model, ll.OFTConfig(target_modules=["1"], oft_block_size=8))
+    assert {parameter.dtype for parameter in adapter.parameters()} == {torch.float32}
+    assert torch.equal(model(x), bare), "it starts as the base"
+    model(x).sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in adapter.parameters())
+
+
+def test_where_no_layer_is_known_all_linear_says_what_there_is() -> None:
+    """EETQ's layers do not say how large they are."""
+    configs: list[Any] = [ll.LoraConfig, ll.IA3Config, ll.OFTConfig]
+    for config in configs:
+        model = nn.Sequential(EetqLinear(IN, OUT))
+        line = r'^"all-linear" finds no linear layer in this model; its matrices are 0.weight'
+        with pytest.raises(ConfigError, match=line):
+            ll.attach(model, config(target_modules="all-linear"))
