@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import statistics
 import tempfile
 import time
@@ -29,7 +30,7 @@ from benchmarks._measure import Row, median_ratio, print_table
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "e2e" / "trainset.csv"
 REACH = 0.70
-STEPS, BATCH, RATE, LENGTH, WARMUP = 100, 8, 2e-3, 128, 0.05
+STEPS, BATCH, RATE, LENGTH, WARMUP, HELD_OUT = 100, 8, 2e-3, 128, 0.05, 128
 TARGETS = ("q_proj", "v_proj")
 
 
@@ -41,6 +42,7 @@ class Measured:
     wall: float = 0.0
     ends: list[float] = field(default_factory=list)  # CPU seconds
     losses: list[float] = field(default_factory=list)
+    held_out: float = math.nan  # nats per learned token
 
     @property
     def step(self) -> float:
@@ -54,6 +56,32 @@ def clocks(measured: Measured) -> Iterator[None]:
     cpu, wall = time.process_time(), time.perf_counter()
     yield
     measured.cpu, measured.wall = time.process_time() - cpu, time.perf_counter() - wall
+
+
+def encoded(lm: Any, task: Any, row: Any) -> dict[str, list[int]]:
+    """Return a row's tokens and labels, without ours or PEFT's data code."""
+    prompt = lm.tokenizer(task.prompt_text(row.prompt))["input_ids"]
+    completion = [*lm.tokenizer(row.completion)["input_ids"], lm.tokenizer.eos_token_id]
+    prompt = prompt[-(LENGTH - len(completion)) :]
+    return {
+        "input_ids": prompt + completion,
+        "attention_mask": [1] * (len(prompt) + len(completion)),
+        "labels": [-100] * len(prompt) + completion,
+    }
+
+
+@torch.no_grad()
+def held_out_loss(lm: Any, task: Any) -> float:
+    """Return the mean cross-entropy of the learned tokens of held-out rows, one row at a time."""
+    lm.model.eval()
+    total, count = 0.0, 0
+    for row in task.validation[:HELD_OUT]:
+        one = {key: torch.tensor([ids]) for key, ids in encoded(lm, task, row).items()}
+        logits = lm.model(one["input_ids"]).logits[0, :-1].double()  # (T - 1, V)
+        labels = one["labels"][0, 1:]
+        total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        count += int((labels != -100).sum())
+    return total / count
 
 
 def ours(lm: Any, task: Any, steps: int, seed: int) -> Measured:
@@ -83,6 +111,7 @@ def ours(lm: Any, task: Any, steps: int, seed: int) -> Measured:
                         run.stop()  # after the step under way
             run.result()
         measured.losses = [loss for _, loss in run.losses]
+        measured.held_out = held_out_loss(lm, task)
     ll.detach(lm.model)
     return measured
 
@@ -113,14 +142,7 @@ def theirs(lm: Any, task: Any, steps: int, seed: int) -> Measured:
             return len(rows)
 
         def __getitem__(self, place: int) -> dict[str, list[int]]:
-            prompt = tokenizer(task.prompt_text(rows[place].prompt))["input_ids"]
-            completion = [*tokenizer(rows[place].completion)["input_ids"], tokenizer.eos_token_id]
-            prompt = prompt[-(LENGTH - len(completion)) :]
-            return {
-                "input_ids": prompt + completion,
-                "attention_mask": [1] * (len(prompt) + len(completion)),
-                "labels": [-100] * len(prompt) + completion,
-            }
+            return encoded(lm, task, rows[place])
 
     with tempfile.TemporaryDirectory() as folder, clocks(measured):
         torch.manual_seed(seed)
@@ -154,6 +176,7 @@ def theirs(lm: Any, task: Any, steps: int, seed: int) -> Measured:
         trainer.train()
         model.save_pretrained(folder)
     measured.losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    measured.held_out = held_out_loss(lm, task)
     model.unload()
     return measured
 
@@ -182,14 +205,13 @@ def rows_of(found: dict[str, list[Measured]], steps: int) -> list[Row]:
     pair = [[each.cpu - steps * each.step for each in side] for side in (mine, peer)]
     note = " against ".join(f"{statistics.median(side):.2f} s" for side in pair)
     rows.append(Row("all but the steps, processor time", note, "", None))
-    last = max(1, steps // 10)
-    ends = [[statistics.fmean(each.losses[-last:]) for each in side] for side in (mine, peer)]
+    ends = [[each.held_out for each in side] for side in (mine, peer)]
     spread = max(ends[1]) - min(ends[1])
     note = " against ".join(", ".join(f"{end:.3f}" for end in side) for side in ends)
     apart = abs(statistics.fmean(ends[0]) - statistics.fmean(ends[1]))
     rows.append(
         Row(
-            f"loss of the last {last} steps, a seed a round", f"{apart:.3f} apart", "", None,
+            f"loss on {HELD_OUT} held-out rows, a seed a round", f"{apart:.3f} apart", "", None,
             f"{note}; PEFT's seeds are {spread:.3f} apart",
         )
     )  # fmt: skip
