@@ -17,6 +17,7 @@ from lora_lab._util.files import open_own
 from lora_lab._util.json_files import parse_json
 
 METRICS_FILE = "metrics.jsonl"
+EVALUATED = "eval_"  # before the name of a held-out score, as in HF Trainer's log
 _MOST_BYTES = 2**31  # some ten million steps
 _PIECE = 2**20  # bytes; a line that is longer is none of ours
 _TAIL = 4096  # bytes that hold the last line
@@ -77,15 +78,26 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [row for piece in _pieces(folder) for row in _rows(piece)]
 
 
+def read_evaluations(folder: Path) -> list[dict[str, float]]:
+    """Return the held-out scores in a run's metrics.jsonl: {"step": …, "loss": …, …} each."""
+    mark = f'"{EVALUATED}'.encode()
+    lines = (line for piece in _pieces(folder) for line in piece.split(b"\n") if mark in line)
+    return [
+        {"step": row["step"]}
+        | {k.removeprefix(EVALUATED): v for k, v in row.items() if k.startswith(EVALUATED)}
+        for row in filter(None, map(_row, lines))
+    ]
+
+
 def read_last_row(folder: Path) -> Mapping[str, Any]:
-    """Return the last whole line of a run's metrics.jsonl, {} where there is none."""
+    """Return the last step's whole line of a run's metrics.jsonl, {} where there is none."""
     try:
         with os.fdopen(open_own(folder / METRICS_FILE, os.O_RDONLY), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
             lines = file.read(2 * _TAIL).split(b"\n")[:-1]
     except OSError:
         return {}
-    return next(filter(None, map(_row, reversed(lines))), {})
+    return next((row for row in map(_row, reversed(lines)) if row and "loss" in row), {})
 
 
 def cut_lines(file: IO[bytes], size: int) -> None:

@@ -22,7 +22,13 @@ from lora_lab._util.json_files import (
 from lora_lab.errors import RunError
 from lora_lab.runs import checkpoints, lock
 from lora_lab.runs.history import SpectraHistory, read_history
-from lora_lab.runs.metrics import METRICS_FILE, LossCurve, read_losses, read_metrics
+from lora_lab.runs.metrics import (
+    METRICS_FILE,
+    LossCurve,
+    read_evaluations,
+    read_losses,
+    read_metrics,
+)
 from lora_lab.runs.schema import RunFacts, SampleRow, Summary
 from lora_lab.runs.spectra_log import SITES_FILE
 
@@ -78,9 +84,15 @@ class OpenedRun:
     def rows(self) -> tuple[Mapping[str, Any], ...]:
         """The lines of metrics.jsonl, read when they are first asked for.
 
-        Each has step, loss, learning_rate, tokens and seconds.
+        A step's has step, loss, learning_rate, tokens and seconds; that of held-out scores has
+        step, eval_loss, the task's metrics likewise, and seconds.
         """
         return tuple(read_metrics(self.folder))
+
+    @cached_property
+    def evaluations(self) -> tuple[Mapping[str, float], ...]:
+        """Held-out scores while it trained: {"step": …, "loss": …, and the task's metrics}."""
+        return tuple(read_evaluations(self.folder))
 
 
 Value = TypeVar("Value")

@@ -174,6 +174,9 @@ class Summary(TypedDict, total=False):
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     evaluated: Evaluated
+    best_step: Whole
+    best_metric: Real
+    stopped_early: bool
     problem: str
     repeats: bool
 
@@ -196,6 +199,23 @@ class StateSample(TypedDict):
     adapted: str | None
 
 
+class BestEvaluation(TypedDict):
+    """The best evaluation of a run, with what was learned then."""
+
+    step: Whole
+    value: Real
+    adapter: list[Any]
+    statistics: dict[str, Any]
+
+
+class Evaluations(TypedDict):
+    """A run's evaluations while it trains; see `training.evaluations`."""
+
+    rows: list[dict[str, Real]]
+    waited: Whole
+    best: BestEvaluation | None
+
+
 class State(TypedDict):
     """A checkpoint's state.pt; its tensors are held to the model when they are put back."""
 
@@ -215,3 +235,4 @@ class State(TypedDict):
     statistics: NotRequired[dict[str, Any]]
     loss_scale: NotRequired[dict[str, float]]
     padding: NotRequired[dict[str, Whole]]
+    evaluations: NotRequired[Evaluations]

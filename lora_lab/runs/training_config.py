@@ -24,6 +24,7 @@ from lora_lab.methods.config import (
 _OF_DATA = {"prompt", "completion", "template", "text", "label", "target", "pair", "validation"}
 _BATCH = "per_device_train_batch_size"
 Schedule = Literal["linear", "constant", "cosine"]
+EvalStrategy = Literal["no", "steps", "epoch"]
 Order = Literal["group_by_length", "random"]
 # What runs did whose config.json does not tell: there was no choice.
 UNTOLD: Mapping[str, Any] = MappingProxyType({"train_sampling_strategy": "random"})
@@ -65,6 +66,19 @@ class TrainingConfig(Config):
         gradient_checkpointing: recompute each block in the backward pass.
         recompute_mlp: keep two of a gated MLP's four wide tensors, and make the others again in
             the backward pass; see `lora_lab.training.recompute_mlp`. Forecasts do not know of it.
+        eval_strategy: when the held-out examples are scored while the run trains: "steps", every
+            `eval_steps`; "epoch", whenever the training examples have been gone through; "no".
+            None: "steps" where there are `eval_steps`. Of answers that are written token by token
+            the loss alone is measured, unless `metric_for_best_model` is about them.
+        eval_steps: so many steps, or a share of `max_steps` below 1.
+        metric_for_best_model: by which evaluation is best: "loss" (None), or one of the task's
+            metrics, such as "accuracy" or "eval_accuracy".
+        greater_is_better: which way; None: as the metric says.
+        load_best_model_at_end: the adapter that is scored and saved at the end is that of the best
+            evaluation, not of the last step.
+        early_stopping_patience: the run ends after so many evaluations in a row that are no better
+            than the best by more than `early_stopping_threshold`, as transformers'
+            EarlyStoppingCallback has it. None: it takes all of its steps.
         seed: of the adapter's init, the data order and dropout.
         train_sampling_strategy: "group_by_length": a step's examples are of like length, so that
             little padding is computed; see `lora_lab.training.sampler`. "random": of any. Every
@@ -96,6 +110,13 @@ class TrainingConfig(Config):
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     label_smoothing_factor: float = 0.0
+    eval_strategy: EvalStrategy | None = None
+    eval_steps: int | float | None = None
+    metric_for_best_model: str | None = None
+    greater_is_better: bool | None = None
+    load_best_model_at_end: bool = False
+    early_stopping_patience: int | None = None
+    early_stopping_threshold: float = 0.0
 
     added = frozenset({"too_long", *_ADDED})
 
@@ -140,6 +161,7 @@ class TrainingConfig(Config):
                 known = ", ".join(map(repr, get_args(kind)))
                 raise ConfigError(f"{name} is {shown(value)}; use one of {known}")
         need_positive("learning_rate", self.learning_rate)
+        self._check_evaluations()
         if self.report_to is not None:
             names = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to)
             if unknown := [name for name in names if name not in TRACKERS]:
@@ -149,6 +171,55 @@ class TrainingConfig(Config):
             object.__setattr__(self, "report_to", tuple(names) or None)
         if self.loraplus_lr_ratio is not None:
             need_positive("loraplus_lr_ratio", self.loraplus_lr_ratio)
+
+    def _check_evaluations(self) -> None:
+        every, patience = self.eval_steps, self.early_stopping_patience
+        if every is not None:
+            if isinstance(every, float) and every >= 1 and every.is_integer():
+                object.__setattr__(self, "eval_steps", int(every))  # as in transformers
+            elif not (isinstance(every, float) and 0 < every < 1):
+                need_count("eval_steps", every, least=1, most=MOST)
+        if self.eval_strategy not in (None, *get_args(EvalStrategy)):
+            raise ConfigError(
+                f"eval_strategy is {shown(self.eval_strategy)}; use 'no', 'steps' or 'epoch'"
+            )
+        if self.evaluates == "steps" and every is None:
+            raise ConfigError("eval_strategy='steps' needs eval_steps, such as eval_steps=50")
+        need_flag("load_best_model_at_end", self.load_best_model_at_end)
+        if self.greater_is_better is not None:
+            need_flag("greater_is_better", self.greater_is_better)
+        if not isinstance(self.metric_for_best_model, str | None):
+            raise ConfigError(
+                f"metric_for_best_model is {shown(self.metric_for_best_model)}; it is a name, such "
+                "as 'loss'"
+            )
+        if patience is not None:
+            need_count("early_stopping_patience", patience, least=1, most=MOST)
+        need_number("early_stopping_threshold", self.early_stopping_threshold)
+        for name in ("load_best_model_at_end", "early_stopping_patience"):
+            if getattr(self, name) and self.evaluates == "no":
+                raise ConfigError(
+                    f"{name} goes by evaluations while the run trains; set eval_steps, or "
+                    "eval_strategy='epoch'"
+                )
+
+    @property
+    def evaluates(self) -> EvalStrategy:
+        """When held-out examples are scored while it trains."""
+        return self.eval_strategy or ("no" if self.eval_steps is None else "steps")
+
+    @property
+    def evaluated_every(self) -> int | None:
+        """The steps between two evaluations; None: they do not go by steps."""
+        every = self.eval_steps
+        if self.evaluates != "steps" or every is None:
+            return None
+        return every if isinstance(every, int) else math.ceil(self.max_steps * every)
+
+    @property
+    def best_metric(self) -> str:
+        """By which evaluation is best, as the task's metrics are called."""
+        return (self.metric_for_best_model or "loss").removeprefix("eval_")
 
     def _take_warmup_ratio(self) -> None:
         ratio, steps = self.warmup_ratio, self.warmup_steps

@@ -97,7 +97,7 @@ def _result(cell: Cell, run: Run, seen: Mapping[int, float], stopped: bool) -> C
     if snapshot.state is RunState.FAILED:
         problem = snapshot.failure.message if snapshot.failure else ""
         return CellResult(cell.id, "failed", run.id, snapshot.step, {}, seen, problem)
-    early = snapshot.step < snapshot.total_steps
+    early = snapshot.step < snapshot.total_steps and not snapshot.stopped_early
     if early and not stopped:
         return None
     state: CellState = "stopped early" if early else "done"

@@ -77,9 +77,43 @@ def check_settings(
             f"label_smoothing_factor smooths a cross-entropy over tokens or classes, and the loss "
             f"of {task.name} ({task.loss_unit}) is none; leave it out"
         )
+    _check_evaluations(task, training)
     check_trackers(training.report_to)
     check_packed(lm.model)
     check_together(lm.model)
+
+
+def _check_evaluations(task: Task, training: TrainingConfig) -> None:
+    """Refuse evaluations of nothing, and a best one by what is not measured."""
+    if training.evaluates == "no":
+        return
+    held_out = task.validation[: training.eval_examples]
+    if not held_out:
+        none = "eval_examples is 0" if len(task.validation) else f"{task.name} has none"
+        raise ConfigError(
+            f"eval_strategy={training.evaluates!r} scores held-out examples, and {none}; leave it "
+            "out, or give the run some"
+        )
+    every = training.evaluated_every or 0
+    goes_by = training.load_best_model_at_end or training.early_stopping_patience
+    if goes_by and every > training.max_steps:
+        raise ConfigError(
+            f"eval_steps={every} is more than max_steps={training.max_steps}, so that no "
+            "evaluation would tell which adapter is best; use a smaller one"
+        )
+    known = {"loss": None} | {metric.name: metric.unfit for metric in task.metrics}
+    name = training.best_metric
+    if name not in known:
+        raise ConfigError(
+            f"metric_for_best_model is {name!r}, which {task.name} does not have; use one of "
+            f"{', '.join(known)}"
+        )
+    unfit = known[name]
+    if unfit is not None and (why := unfit([task.reference(example) for example in held_out])):
+        raise ConfigError(
+            f"metric_for_best_model is {name!r}, which says nothing of {task.name} ({why}); use "
+            "another one, such as loss"
+        )
 
 
 def _check_positions(

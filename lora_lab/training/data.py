@@ -148,12 +148,7 @@ class RunData:
             {"loss": mean, and the task's metrics}, or None where `should_stop` ended it.
         """
         self.decoding = self.family.decoding(self.held_out)
-        asked, passes = itertools.count(), self._passes()
-
-        def should_stop() -> bool:  # it is asked before every forward pass
-            done(min(next(asked) / passes, 1.0))
-            return self._should_stop()
-
+        should_stop = self._told(done, self._passes())
         found = self.family.evaluate(self.held_out, self._batches(), should_stop)
         if found is None:
             return None
@@ -175,10 +170,31 @@ class RunData:
         same = len(self.answers) > 1 and len(set(self.answers)) == 1 and len(right) > 1
         return self.answers[0] if same else None
 
-    def _passes(self) -> int:
+    def evaluate_quickly(self, done: Callable[[float], None]) -> dict[str, float] | None:
+        """Score the held-out examples as `evaluate` does, without answers written token by token.
+
+        Args:
+            done: told the share of the forward passes that is done, before each.
+        """
+        should_stop = self._told(done, self._passes(writes=False))
+        found = self.family.evaluate_quickly(self.held_out, self._batches(), should_stop)
+        return None if found is None else found.scores
+
+    def _told(self, done: Callable[[float], None], passes: int) -> Callable[[], bool]:
+        """Return what is asked before every forward pass of an evaluation."""
+        asked = itertools.count()
+
+        def should_stop() -> bool:
+            done(min(next(asked) / passes, 1.0))
+            return self._should_stop()
+
+        return should_stop
+
+    def _passes(self, writes: bool = True) -> int:
         """Return how many forward passes an evaluation takes at most."""
         size = self._training.per_device_train_batch_size
-        written = self.decoding.get("max_new_tokens", 0) + 1 if self.family.writes else 0
+        writes = writes and self.family.writes
+        written = self.decoding.get("max_new_tokens", 0) + 1 if writes else 0
         return (
             math.ceil(len(self._encoded) / size) + math.ceil(len(self.held_out) / BATCH) * written
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import torch
@@ -10,8 +11,10 @@ from torch import nn
 from lora_lab._util.devices import devices_of
 from lora_lab._util.format import format_bytes
 from lora_lab._util.hardware import hardware
+from lora_lab._util.host_memory import available_memory
+from lora_lab.errors import LoraLabError
 from lora_lab.runs.training_config import TrainingConfig
-from lora_lab.training.gpu_memory import Forecast, GpuMemory, apply_cap, gpu_memory
+from lora_lab.training.gpu_memory import Forecast, GpuMemory, apply_cap, gpu_memory, largest_batch
 
 Memories = Mapping[torch.device, GpuMemory]
 
@@ -77,3 +80,23 @@ def empty_caches(model: nn.Module) -> None:
     """Give freed blocks back to every device of a model."""
     for device in devices_of(model):
         hardware(device).empty_cache()
+
+
+def largest_fitting(
+    model: nn.Module, forecast: Forecast | None, training: TrainingConfig
+) -> Mapping[str, int]:
+    """Return the largest smaller batch that the dry run says fits in what is free now.
+
+    Returns:
+        Fields of `TrainingConfig`; {} where there is none, or nobody knows.
+    """
+    memory = together(memories_of(model))
+    free = available_memory() if memory is None else memory.free
+    size = training.per_device_train_batch_size
+    if forecast is None or free is None or size == 1:
+        return {}
+    with contextlib.suppress(LoraLabError):
+        # Where the dry run says that even this batch fits, it does not know what took the rest.
+        if forecast(size) > free:
+            return largest_batch(training, forecast, free, size - 1)
+    return {}

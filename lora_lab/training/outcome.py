@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ class RunResult:
     metrics: dict[str, float]  # loss_before loss_after bleu_before … or accuracy_before …
     losses: tuple[tuple[int, float], ...]  # (step, nats per token, or a text with a class)
     samples: tuple[Sample, ...]
+    evaluations: tuple[Mapping[str, float], ...]  # {"step": …, "loss": …, …} while it trained
+    best_step: int | None  # of the best of them
     seconds: float  # trained time, pauses left out
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # of metrics, of 95 %
     evaluated: tuple[int, int] | None = None  # held-out examples scored, of how many there are
@@ -45,6 +48,8 @@ def result_of(run: Run) -> RunResult:
         metrics=dict(seen.metrics),
         losses=run.losses,
         samples=run.samples,
+        evaluations=seen.evaluations,
+        best_step=seen.best_step,
         seconds=seen.elapsed_seconds,
         intervals=dict(seen.intervals),
         evaluated=seen.evaluated,
@@ -59,7 +64,7 @@ def outcome_of(run: Run) -> str:
         return f"{run.title} failed at {at}: {_why(run)}"
     if not seen.state.final:
         return f"{run.title} was cut off after {at}; {again} goes on from its last checkpoint"
-    if seen.step == seen.total_steps:
+    if seen.step == seen.total_steps or seen.stopped_early:
         return f"{run.title} is done: {at}; its adapter is in {run.folder / 'adapter'}"
     if run.adapter is None:
         return f"{run.title} was queued and has not begun; call train() again"

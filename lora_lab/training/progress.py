@@ -101,6 +101,11 @@ class Pace:
         """Stop the clock."""
         self._seconds, self._since = self.seconds, None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the clock runs."""
+        return self._since is not None
+
     def step(self) -> None:
         """Mark the end of an optimizer step."""
         self._marks.append(self.seconds)

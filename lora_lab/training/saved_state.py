@@ -38,6 +38,7 @@ def checkpoint_state(worker: Worker) -> dict[str, Any]:
         "samples": redacted_values([sample.to_dict() for sample in worker.run.samples]),
         "seconds": worker.pace.seconds,
         "padding": worker.padding.state(),
+        "evaluations": worker.evaluations.state(),
         "log_bytes": worker.run.store.flush_log(),
     }
 
@@ -71,6 +72,7 @@ def summary(worker: Worker, state: str, adapter_folder: Path) -> dict[str, Any]:
         "metrics": worker.metrics,
         "intervals": worker.intervals,
         "evaluated": {"examples": len(worker.data.held_out), "of": worker.data.available},
+        **worker.evaluations.summary(),
         "scoring": worker.data.scoring,
         "decoding": worker.data.decoding,
         "notes": list(worker.run.notes),

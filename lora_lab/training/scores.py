@@ -62,7 +62,7 @@ def score_base(worker: Worker) -> None:
         of = _of_base(worker)
         found = _KNOWN.get(worker.model)
         if found is None or of is None or found.of != of:
-            found = _evaluated(worker, of, _telling(worker, phase))
+            found = _evaluated(worker, of, telling(worker, phase))
     finally:
         activate(worker.model, ADAPTER)
     if found is None:
@@ -106,7 +106,7 @@ def score_adapted(worker: Worker) -> None:
     """
     phase = "evaluating"
     worker.enter(phase)
-    scores = worker.data.evaluate(adapted=True, done=_telling(worker, phase))
+    scores = worker.data.evaluate(adapted=True, done=telling(worker, phase))
     if scores is not None:
         if not math.isfinite(scores["loss"]):
             raise NotFiniteError(f"the held-out loss is {scores['loss']} after training", True)
@@ -126,7 +126,7 @@ def _stuck(worker: Worker) -> list[str]:
     ]
 
 
-def _telling(worker: Worker, phase: str) -> Callable[[float], None]:
+def telling(worker: Worker, phase: str) -> Callable[[float], None]:
     """Return what tells people how much of an evaluation is done."""
     told = 0
 

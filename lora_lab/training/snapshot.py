@@ -64,6 +64,10 @@ class Snapshot:
     loss: float | None = None  # of the latest optimizer step
     loss_unit: str = NATS
     losses: tuple[tuple[int, float], ...] = ()  # (step, loss), at most 500 points
+    # Held-out scores while it trains: {"step": …, "loss": …, and the task's metrics}.
+    evaluations: tuple[Mapping[str, float], ...] = ()
+    best_step: int | None = None  # of the best of them
+    stopped_early: bool = False  # evaluations were no better for long enough
     learning_rate: float | None = None
     steps_per_second: float | None = None
     elapsed_seconds: float = 0.0  # trained time, pauses left out

@@ -7,7 +7,7 @@ import copy
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,15 @@ class Trackers:
         """Tell them of a step."""
         logs = {"loss": step.loss, "learning_rate": step.learning_rate}
         self._tell("on_log", step.number, logs=logs)
+
+    def log_evaluation(self, step: int, scores: Mapping[str, float]) -> None:
+        """Tell them of held-out scores after a step.
+
+        Args:
+            step: optimizer steps done.
+            scores: {"eval_loss": …, …}, as in HF Trainer.
+        """
+        self._tell("on_log", step, logs=dict(scores))
 
     def end(self) -> None:
         """Tell them that it is over, well or not."""

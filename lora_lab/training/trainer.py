@@ -67,6 +67,7 @@ class Fit:
         resume_state: what `state` returned after them; the adapter has its own state already.
         optimizer, scheduler, random, masters: there while `run` runs.
         loss_scale: likewise, of a model that computes in float16.
+        trackers: there while steps are taken.
     """
 
     model: nn.Module
@@ -88,6 +89,7 @@ class Fit:
     random: OwnRandom | None = field(default=None, init=False)
     masters: Masters | None = field(default=None, init=False)
     loss_scale: LossScale | None = field(default=None, init=False)
+    trackers: Trackers | None = field(default=None, init=False)
 
     def run(self) -> None:
         """Train until the steps are done or `on_step` ends it; the model's settings are restored.
@@ -174,6 +176,7 @@ class _Loop:
         """Take the steps that are left."""
         first = self._fit.completed_steps + 1
         trackers = Trackers(self._training, self._fit.folder, self._model, self._device)
+        self._fit.trackers = trackers
         self._model.zero_grad(set_to_none=True)
         steps = self._steps()
         try:
@@ -184,6 +187,7 @@ class _Loop:
                 if self._fit.on_step(step):
                     break
         finally:
+            self._fit.trackers = None
             trackers.end()
             self._replicas.close()
 

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from lora_lab._util.hardware import is_out_of_memory
-from lora_lab._util.host_memory import available_memory
 from lora_lab.budget.meter import Meter
-from lora_lab.errors import LoraLabError, ModelError, RunError
+from lora_lab.errors import ModelError, RunError
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.offload import offload_notes
 from lora_lab.methods.own_modes import OwnModes
@@ -29,8 +28,9 @@ from lora_lab.tasks.intervals import Interval
 from lora_lab.training import device_memory, lost_adapter, processes, saved_state
 from lora_lab.training.data import RunData
 from lora_lab.training.divergence import Divergence, DivergingError
+from lora_lab.training.evaluations import Evaluations
 from lora_lab.training.failures import explain, showable, with_proposal
-from lora_lab.training.gpu_memory import Forecast, largest_batch
+from lora_lab.training.gpu_memory import Forecast
 from lora_lab.training.isolation import ModelState, diverted_log, thread_settings
 from lora_lab.training.last_good import LastGood
 from lora_lab.training.learned import checksum, learned_notes
@@ -77,6 +77,7 @@ class Worker:
         self.forecast: Forecast | None = None
         self.step = 0
         self.divergence = Divergence(rise=self.data.family.rise)
+        self.evaluations = Evaluations(self)
         self._checkpoint_at = 0  # the step of the latest
         self._checkpoint_due = math.inf  # by the clock
         self.last_good = LastGood(self.model, self.adapter)
@@ -108,7 +109,7 @@ class Worker:
         """
         control = self.run.control
         before: ModelState | None = None
-        waiting = True
+        waiting, pacing = True, self.pace.is_running
         while waiting:
             if before is None and control.pause_wanted:
                 before = self._start_rest()
@@ -118,6 +119,7 @@ class Worker:
                 before = None
                 if self.fit is not None:
                     self.fit.follow()
+                if pacing:
                     self.pace.start()
             waiting, ends = processes.any_of(resting or control.pause_wanted, control.stop_wanted)
             if ends:
@@ -157,12 +159,16 @@ class Worker:
         self.run.publish(memory=self.meter.reading())
         self.enter("reading the data")
         examples = self.data.training_examples()
+        self.evaluations.examples = len(examples)
         self._check_gpu_memory(*self.data.family.longest(examples))
         if self.data.held_out and before is None:
             score_base(self)
         begun = None if before or processes.sharded() else checksum(self.adapter)
         if not self._should_stop():
             self._train(examples)
+        if not self._should_stop():
+            self.evaluations.end()
+            self.run.publish(**self._observe(now=True))
         if not self._should_stop() and self.data.held_out:
             score_adapted(self)
         if not self._should_stop():
@@ -193,6 +199,9 @@ class Worker:
         before = run.resumes
         if before is None and not processes.sharded():
             self._begin_records()
+        self.evaluations.run_if_due(self.step)  # a resumed run may have been ended within one
+        if self.evaluations.is_enough or self._should_stop():
+            return
         self.enter("training")
         notes = [*precision_notes(self.model, self.adapter), *offload_notes(self.model)]
         run.notes += [note for note in notes if note not in run.notes]
@@ -253,6 +262,8 @@ class Worker:
             **self._observe(now=run.control.pause_wanted),
         )
         self.divergence.check(step.number, step.loss)
+        self._evaluate()
+        last = last or self.evaluations.is_enough
         if step.number % (training.save_steps or _GOOD_EVERY) == 0 and not last:
             if not self.divergence.high_in_a_row:
                 self.last_good.keep(self.step)
@@ -263,13 +274,20 @@ class Worker:
         stop = self.at_step_boundary()
         if stop and not last:
             self._checkpoint(passing=True)  # so that it can be gone on with from here
-        return stop
+        return stop or last
+
+    def _evaluate(self) -> None:
+        """Score the held-out examples, if that is due; the pace is that of the steps alone."""
+        self.pace.stop()
+        self.evaluations.run_if_due(self.step)
+        self.pace.start()
 
     def _seconds_left(self, step: int) -> float | None:
         """Return the seconds to the run's end, in which the held-out examples are scored again."""
         rate = self.pace.steps_per_second
         left = self.run.training.max_steps - step
-        return left / rate + self.scoring_seconds if rate else None
+        scoring = self.scoring_seconds + self.evaluations.seconds_left(step)
+        return left / rate + scoring if rate else None
 
     def _observe(self, now: bool) -> dict[str, Any]:
         if not processes.main():
@@ -317,6 +335,7 @@ class Worker:
         self.metrics = dict(state["metrics"])
         self.intervals = {n: (low, high) for n, (low, high) in state.get("intervals", {}).items()}
         self.padding.load_state(state.get("padding", {}))
+        self.evaluations.load_state(state.get("evaluations", {}), step)
         run.publish(
             step=step,
             skipped_steps=state.get("loss_scale", {}).get("skipped", 0),
@@ -353,7 +372,11 @@ class Worker:
         device_memory.empty_caches(self.model)
         if is_out_of_memory(error):
             self.enter("looking for a batch size that fits")
-            failure = with_proposal(failure, run.training, self._largest_batch())
+            failure = with_proposal(
+                failure,
+                run.training,
+                device_memory.largest_fitting(self.model, self.forecast, run.training),
+            )
         run.curve = self.losses.curve()
         kept = ""
         if (back := self.last_good.fell_back_to) is not None:
@@ -372,16 +395,3 @@ class Worker:
                 run.store.write_summary({**end, "metrics": self.metrics})
         remedy = "; ".join(filter(None, (kept, failure.remedy)))
         run.publish(failure=replace(failure, remedy=remedy), eta_seconds=None)
-
-    def _largest_batch(self) -> Mapping[str, int]:
-        """Return the largest smaller batch that the dry run says fits in what is free now."""
-        memory = device_memory.together(device_memory.memories_of(self.model))
-        free = available_memory() if memory is None else memory.free
-        size = self.run.training.per_device_train_batch_size
-        if self.forecast is None or free is None or size == 1:
-            return {}
-        with contextlib.suppress(LoraLabError):
-            # Where the dry run says that even this batch fits, it does not know what took the rest.
-            if self.forecast(size) > free:
-                return largest_batch(self.run.training, self.forecast, free, size - 1)
-        return {}

@@ -31,6 +31,8 @@ class PeerTrainer(transformers.Trainer):
 
     def compute_loss(self, *args: Any, **more: Any) -> Any:
         loss = super().compute_loss(*args, **more)
+        if isinstance(loss, tuple):  # an evaluation's
+            return loss
         self.task_losses.append(loss.detach())
         if (penalty := self.adapter.penalty()) is not None:
             loss = loss + penalty / self.args.gradient_accumulation_steps

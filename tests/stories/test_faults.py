@@ -22,7 +22,6 @@ from lora_lab.runs.records import RecordState, list_runs
 from lora_lab.tasks.families.api import longest_example
 from lora_lab.training import device_memory
 from lora_lab.training import gpu_memory as memory_module
-from lora_lab.training import worker as worker_module
 from lora_lab.training.api import train
 from lora_lab.training.divergence import PATIENCE, RISE, Divergence, DivergingError
 from lora_lab.training.gpu_memory import CAP, Forecast, GpuMemory, cap_bytes, largest_batch
@@ -152,7 +151,7 @@ def bytes_for(batch: int) -> int:
 def test_the_batch_that_would_have_fitted_is_proposed_from_the_dry_run(tmp_path, monkeypatch):
     lm = tiny_lm()
     room = GpuMemory(free=bytes_for(3) + 1, total=10**9, others=0)
-    monkeypatch.setattr(worker_module, "available_memory", lambda: room.free)
+    monkeypatch.setattr(device_memory, "available_memory", lambda: room.free)
     forward = type(lm.model.model.layers[0].mlp).forward
 
     def spent(self, x):

@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lora_lab.budget.meter import storage_bytes
-from lora_lab.training import worker
+from lora_lab.training import device_memory
 from tests.helpers.spent_memory import FITS, ordeal
 from tests.helpers.tiny_run import tiny_lm, tiny_task
 
@@ -33,7 +33,7 @@ class Pretended:
     def take_all_but(self, free):
         self._hog = torch.empty(2**20, dtype=torch.uint8)
         self.taken = self._hog.nbytes
-        self._patch.setattr(worker, "available_memory", lambda: free)
+        self._patch.setattr(device_memory, "available_memory", lambda: free)
         mlp = type(self._model.model.layers[0].mlp)
         forward = mlp.forward
 

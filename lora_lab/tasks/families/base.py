@@ -177,6 +177,35 @@ class Family(ABC):
         Returns:
             None where `should_stop` ended it.
         """
+        measured = self._measured(batches, should_stop)
+        if measured is None:
+            return None
+        loss, answers = measured
+        if self.writes:
+            answers = self.write(examples, should_stop)
+        if len(answers) < len(examples):
+            return None
+        scores = {"loss": loss, **self.task.score(answers, examples)}
+        return Evaluation(scores, answers, self.task.intervals(answers, examples))
+
+    def evaluate_quickly(
+        self,
+        examples: Sequence[Any],
+        batches: Iterable[dict[str, Tensor]],
+        should_stop: Callable[[], bool],
+    ) -> Evaluation | None:
+        """Score as `evaluate` does, without intervals, nor what is written token by token."""
+        measured = self._measured(batches, should_stop)
+        if measured is None:
+            return None
+        loss, answers = measured
+        scores = {} if len(answers) < len(examples) else self.task.score(answers, examples)
+        return Evaluation({"loss": loss, **scores}, answers)
+
+    def _measured(
+        self, batches: Iterable[dict[str, Tensor]], should_stop: Callable[[], bool]
+    ) -> tuple[float, list[Any]] | None:
+        """Return the mean loss, and the answers that come with it."""
         total, count = 0.0, 0
         answers: list[Any] = []
         with evaluating(self.model), torch.no_grad():
@@ -187,12 +216,7 @@ class Family(ABC):
                 total += measured.loss
                 count += measured.size
                 answers += measured.answers
-        if self.writes:
-            answers = self.write(examples, should_stop)
-        if len(answers) < len(examples):
-            return None
-        scores = {"loss": total / count, **self.task.score(answers, examples)}
-        return Evaluation(scores, answers, self.task.intervals(answers, examples))
+        return total / count, answers
 
     def write(self, examples: Sequence[Any], should_stop: Callable[[], bool]) -> list[str]:
         """Return the model's answers, fewer after a stop. Only of a family that `writes`."""

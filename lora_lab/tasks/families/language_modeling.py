@@ -179,6 +179,15 @@ class LanguageModeling(Family):
         perplexity = math.exp(loss) if loss < _LARGEST else math.inf
         return Evaluation({"loss": loss, "perplexity": perplexity}, ())
 
+    def evaluate_quickly(
+        self,
+        examples: Sequence[str],
+        batches: Iterable[dict[str, Tensor]],
+        should_stop: Callable[[], bool],
+    ) -> Evaluation | None:
+        """Measure the same."""
+        return self.evaluate(examples, batches, should_stop)
+
     def sample(self, example: str) -> tuple[str, tuple[str, ...]]:
         """Return how the text begins, and how it goes on."""
         return example[:_SHOWN], (example[_SHOWN:],)
