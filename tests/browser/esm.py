@@ -93,6 +93,10 @@ class EsmPage:
         """Deliver a custom message from Python."""
         self.page.evaluate("content => lab.message(content)", content)
 
+    def kernel(self, signal: str, news: Any) -> None:
+        """Have one of the session's signals tell what befell the kernel, as JupyterLab does."""
+        self.page.evaluate("([signal, news]) => lab.kernel(signal, news)", [signal, news])
+
     def saves(self) -> list[dict[str, Any]]:
         """Return the states that `save_changes` sent to Python, oldest first."""
         return self.page.evaluate("() => lab.saves")

@@ -6,6 +6,25 @@ const freeze = (value) => {
   return value;
 };
 
+/** A signal of JupyterLab's. */
+class FakeSignal {
+  constructor() {
+    this.slots = new Set();
+  }
+
+  connect(slot) {
+    this.slots.add(slot);
+  }
+
+  disconnect(slot) {
+    this.slots.delete(slot);
+  }
+
+  emit(news) {
+    for (const slot of this.slots) slot(null, news);
+  }
+}
+
 /** The traits of one widget, and what a page does with them. */
 class FakeModel {
   constructor() {
@@ -16,6 +35,11 @@ class FakeModel {
     this.sent = [];
     this.others = {}; // {id: what is called when that model changes}
     this.models = {}; // {id: its state, or a promise of it}: what other models the page has
+    this.session = { // of a notebook that JupyterLab shows
+      statusChanged: new FakeSignal(),
+      kernelChanged: new FakeSignal(),
+      connectionStatusChanged: new FakeSignal(),
+    };
   }
 
   emit(event, ...values) {
@@ -45,6 +69,7 @@ class FakeModel {
       },
       send: (content) => model.sent.push(structuredClone(content)),
       widget_manager: {
+        context: { sessionContext: model.session },
         async get_model(id) {
           model.models[id] ??= {};
           model.others[id] ??= new Set();
@@ -204,6 +229,11 @@ class Lab {
 
   message(content) {
     this.model.emit("msg:custom", structuredClone(content), []);
+  }
+
+  /** Tell what befell the kernel: a "statusChanged" and so on, with its news. */
+  kernel(signal, news) {
+    this.model.session[signal].emit(news);
   }
 
   clearLog() {

@@ -1,6 +1,7 @@
 // @ts-check
 // Helpers of every panel. No state here: one page may hold many panels.
 
+import { Kernel } from "./kernel.js";
 import { recover } from "./recovery.js";
 
 /**
@@ -167,9 +168,11 @@ export class PanelView {
   /**
    * @param {Model} model
    * @param {HTMLElement} host
+   * @param {Kernel} kernel
    */
-  constructor(model, host) {
+  constructor(model, host, kernel) {
     this.model = model;
+    this.kernel = kernel;
     /** @type {(() => void)[]} */
     this.closers = []; // called when the place goes
     this.root = this.build();
@@ -214,26 +217,33 @@ export class PanelView {
 }
 
 /**
- * What a panel's module exports: each place that shows the panel gets a view of its own.
- * @param {new (model: Model, host: HTMLElement) => {remove(): void}} View
+ * What a panel's module exports: each place that shows the panel gets a view of its own. A part of
+ * a panel leaves it to the panel to say that the kernel has gone.
+ * @param {new (model: Model, host: HTMLElement, kernel: Kernel) => {remove(): void}} View
  */
-export function panel(View) {
-  return {
-    /** @param {{model: Model}} place */
-    initialize({ model }) {
-      recover(model.widget_manager);
-    },
-    /** @param {{model: Model, el: HTMLElement, signal?: AbortSignal}} place */
-    render({ model, el: host, signal }) {
-      const view = new View(model, host);
-      const unfollow = followTheme(host);
-      const remove = () => {
-        unfollow();
-        view.remove();
-      };
-      signal?.addEventListener("abort", remove, { once: true });
-      return remove;
-    },
+export function panel(View, { part = false } = {}) {
+  return () => { // called once a model
+    /** @type {Kernel} */
+    let kernel;
+    return {
+      /** @param {{model: Model}} place */
+      initialize({ model }) {
+        recover(model.widget_manager);
+        kernel = new Kernel(model.widget_manager);
+        return () => kernel.close();
+      },
+      /** @param {{model: Model, el: HTMLElement, signal?: AbortSignal}} place */
+      render({ model, el: host, signal }) {
+        const view = new View(model, host, kernel);
+        const closers = [followTheme(host), part ? () => {} : kernel.show(host)];
+        const remove = () => {
+          for (const close of closers) close();
+          view.remove();
+        };
+        signal?.addEventListener("abort", remove, { once: true });
+        return remove;
+      },
+    };
   };
 }
 

@@ -15,4 +15,4 @@ class PanelErrorView extends PanelView {
   }
 }
 
-export default panel(PanelErrorView);
+export default panel(PanelErrorView, { part: true });

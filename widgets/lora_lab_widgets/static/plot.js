@@ -122,4 +122,4 @@ class PlotView extends PanelView {
   }
 }
 
-export default panel(PlotView);
+export default panel(PlotView, { part: true });

@@ -8,6 +8,7 @@
 /** @import { Place } from "./rank_table.js" */
 
 import { button, el, formatBytes, formatCount, heading, listen, space } from "./_shared.js";
+import { Kernel } from "./kernel.js";
 import { RankInput } from "./rank_input.js";
 import { RankStore } from "./rank_store.js";
 import { RankTable, layerName, stackOf } from "./rank_table.js";
@@ -301,14 +302,23 @@ export class RankGridView {
 // A function, called once a model: views get different proxies of it, but share this store.
 export default () => {
   let store;
+  let kernel;
   return {
     initialize({ model }) {
       store = new RankStore(model);
-      return () => store.close();
+      kernel = new Kernel(model.widget_manager);
+      return () => {
+        store.close();
+        kernel.close();
+      };
     },
     render({ model, el: root, signal }) {
       const view = new RankGridView(store, model, root);
-      const remove = () => view.remove();
+      const unshow = kernel.show(root);
+      const remove = () => {
+        unshow();
+        view.remove();
+      };
       signal?.addEventListener("abort", remove, { once: true });
       return remove;
     },

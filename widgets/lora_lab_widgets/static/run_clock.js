@@ -19,6 +19,7 @@ const ACTIVE_STATES = ["running", "pausing", "stopping"];
  * @typedef {object} View
  * @property {Model} model
  * @property {boolean} visible
+ * @property {() => boolean} gone whether there is no kernel any more to be asked
  * @property {() => number} width
  * @property {(flag: boolean) => void} busy
  */
@@ -103,14 +104,14 @@ class Clock {
     }, ANSWER_MS);
     clearTimeout(this.busyTimer);
     this.busyTimer = setTimeout(() => {
-      for (const each of this.views) each.busy(true);
+      for (const each of this.views) each.busy(!each.gone());
     }, BUSY_MS);
     view.model.send({ type: "tick", seq: this.waiting, theme: themeOf(), width: view.width() });
   }
 
   looking() {
     if (document.visibilityState === "hidden") return undefined;
-    return [...this.views].find((view) => view.visible);
+    return [...this.views].find((view) => view.visible && !view.gone());
   }
 
   next() {

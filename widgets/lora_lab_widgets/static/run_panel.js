@@ -108,6 +108,7 @@ class RunPanelView extends PanelView {
     const view = {
       model: this.model,
       visible: false,
+      gone: () => this.kernel.gone,
       width: () => roomIn(workbenchOf(this.root)),
       busy: (flag) => {
         this.busy.hidden = !flag;
@@ -119,7 +120,7 @@ class RunPanelView extends PanelView {
       clock.plan();
     });
     this.clock = clock;
-    this.closers.push(unwatch, leave);
+    this.closers.push(unwatch, leave, this.kernel.listen(() => clock.plan()));
   }
 
   resize() {
