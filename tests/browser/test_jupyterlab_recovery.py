@@ -40,7 +40,9 @@ HAVE_COME = """async () => {
     const { content } = jupyterapp.shell.currentWidget;
     const manager = await content.rendermime.createRenderer(kind)._manager.promise;
     const [output] = content.widgets[0].model.outputs.toJSON();
-    return manager.restoredStatus && manager.has_model(output.data[kind].model_id);
+    while (!manager.restoredStatus || !manager.has_model(output.data[kind].model_id)) {
+        await new Promise(requestAnimationFrame);
+    }
 }"""
 SEEN = """
 window.seen = new Set();
@@ -72,7 +74,7 @@ def test_an_output_whose_model_came_in_the_last_moment_is_shown_again(
     page.add_init_script(SEEN + PARK)
     page.reload()
     notebook.wait_until_ready()
-    page.wait_for_function(HAVE_COME)
+    page.evaluate(HAVE_COME)
     page.evaluate("release()")
     expect(page.locator(".ll-workbench")).to_have_count(2)
     assert page.evaluate("seen.has('Error displaying widget: model not found')"), "nothing was lost"
