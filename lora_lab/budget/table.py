@@ -310,6 +310,7 @@ def _others(anatomy: Anatomy, batches: _Batches) -> dict[str, Any]:
             "group": site.name,
             "in": k,
             "out": d,
+            "tokens": N,
             "checkpoint": MASTER * (k + d),
             "element": e,
             "activations": kept,

@@ -190,7 +190,10 @@ def _add_module(
         # Contiguous, and nothing shared with the model or another tensor.
         form.tensors[f"{path}.{name}"] = factor.clone(memory_format=torch.contiguous_format)
     if adapter.lora.use_dora:
-        form.tensors[f"{path}.lora_magnitude_vector"] = _magnitudes(sites, layer, adapter)
+        lengths = _magnitudes(sites, layer, adapter)
+        if first.site.kind == "conv":
+            lengths = lengths.view(1, -1, *(1 for _ in A.shape[2:]))
+        form.tensors[f"{path}.lora_magnitude_vector"] = lengths
     form.ranks[path] = A.shape[0]
     form.alphas[path] = _alpha(first, A.shape[0], adapter.lora)
 

@@ -99,12 +99,13 @@ def random_ranks(model: Anatomy, rng: random.Random) -> dict[str, int]:
         ("smollm2-135m", {"optimizer": "sgd", "padding_mask": True}),
         ("smollm2-135m", {"device": "T4", "dtype": "float16"}),
         ("t5", {"dtype": "float16", "lora": LoraConfig(lora_dropout=0.1)}),  # its wo is float32
+        ("vit", {"lora": LoraConfig(use_dora=True)}),  # its patches are read by a convolution
     ],
 )
 def test_the_browser_computes_pythons_numbers(
     esm_page: Maker, name: str, options: dict[str, Any]
 ) -> None:
-    model = anatomy(tiny_config(name) if name == "t5" else model_config(name))
+    model = anatomy(tiny_config(name) if name in ("t5", "vit") else model_config(name))
     price = price_table(model, **options)
     rng = random.Random(5)
     page = esm_page(Savings(price=price, bench="b1"))

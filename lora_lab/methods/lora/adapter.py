@@ -30,7 +30,7 @@ from lora_lab.methods.lora.base_biases import trained_biases
 from lora_lab.methods.lora.checks import check_site, each_weight_once
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.convolution import ConvSites
-from lora_lab.methods.lora.dora import DoraSites
+from lora_lab.methods.lora.dora import DoraConvSites, DoraSites
 from lora_lab.methods.lora.embedding import (
     EmbeddingSite,
     EmbeddingSites,
@@ -370,7 +370,8 @@ _LAYERS: dict[str, type[LayerSites]] = {
 def _kind(config: LoraConfig, site: Site) -> type[LayerSites]:
     if config.lora_bias:
         return lora_bias.BiasedSites
-    return DoraSites if config.use_dora else _LAYERS[site.kind]
+    kinds = {"conv": DoraConvSites, "linear": DoraSites} if config.use_dora else _LAYERS
+    return kinds[site.kind]
 
 
 def _tied_layers(

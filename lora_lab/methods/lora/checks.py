@@ -23,7 +23,6 @@ def check_site(
     """Refuse what cannot be adapted, before anything is changed."""
     held = site.kind in ("experts", "parameter")
     weight = held_parameter(module, site.parameter) if held else hold_weight(module)
-    option = config.linear_only
     if packed := packing(module):
         if module in read:
             raise ConfigError(
@@ -31,6 +30,8 @@ def check_site(
                 "forward; leave it out of target_modules, or load the base unquantized"
             )
         if config.use_dora or config.init.from_base:  # what a layer reads has nothing to do with it
+            start = f"init_lora_weights={config.init_lora_weights!r}"
+            option = "use_dora" if config.use_dora else start
             raise ConfigError(
                 f"{option} starts from W₀ in floating point, and {site.module} holds {packed} "
                 "weights; leave the option out, or load the base unquantized"
@@ -41,10 +42,16 @@ def check_site(
         raise AdapterError(
             f"{site.module} holds {kind}, not floating-point weights; load it unquantized"
         )
-    if site.kind != "linear" and option:
+    if option := config.not_for(site.kind):
+        also = " and convolutions" if option == "use_dora" else ""
         raise ConfigError(
-            f"{option} is for linear layers, and {site.name} is none; leave it out of "
+            f"{option} is for linear layers{also}, and {site.name} is none; leave it out of "
             f"{'target_parameters' if held else 'target_modules'}"
+        )
+    if config.use_dora and getattr(module, "groups", 1) > 1:
+        raise ConfigError(
+            f"use_dora has no lengths for a grouped convolution, in PEFT neither, and {site.name} "
+            "is one; leave it out of target_modules"
         )
     if held and config.lora_dropout:
         raise ConfigError(

@@ -72,7 +72,8 @@ class LoraConfig(MethodConfig):
             A from what the layers read; "corda": from both. These two need `attach(batches=)`.
         eva_config, corda_config: settings of the last two, a mapping or `EvaConfig`, `CordaConfig`.
         use_rslora: scale by α/√r (Kalajdzievski, 2023).
-        use_dora: a learned length for every output row; see `lora_lab.methods.lora.dora`.
+        use_dora: a learned length for every output row, or kernel of a convolution; see
+            `lora_lab.methods.lora.dora`.
         use_lorafa: A stays as it is drawn and only B learns (Zhang et al., 2023): x need not be
             kept for the backward pass.
         modules_to_save: modules that are trained whole, as copies of their own; whole paths or
@@ -259,12 +260,16 @@ class LoraConfig(MethodConfig):
         ranks = functools.partial(found.ranks, options=options) if found.ranks else None
         return replace(found, start=functools.partial(found.start, options=options), ranks=ranks)
 
-    @property
-    def linear_only(self) -> str:
-        """The option that is for linear layers alone, "" where none is set."""
-        for name in ("use_dora", "lora_bias"):
-            if getattr(self, name):
-                return name
+    def not_for(self, kind: str) -> str:
+        """Return the option that layers of a kind do not take, "" where none is set.
+
+        Args:
+            kind: a `Site.kind`; a linear layer takes them all.
+        """
+        if kind == "linear":
+            return ""
+        if self.lora_bias or (self.use_dora and kind != "conv"):
+            return "lora_bias" if self.lora_bias else "use_dora"
         looks = self.init.from_base or self.init.needs_activations
         return f"init_lora_weights={self.init_lora_weights!r}" if looks else ""
 

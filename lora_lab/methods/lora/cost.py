@@ -93,15 +93,18 @@ def rank_cost(
         if site["kind"] == "linear":
             together[site["group"], site["row"]].append((site, r))
         else:
-            _other(cost, site, r)
+            _other(cost, site, r, options["lengths"] and site["kind"] == "conv")
     for sites in together.values():
         _readers(cost, sites, options)
     return cost
 
 
-def _other(cost: MethodCost, site: Mapping[str, Any], r: int) -> None:
-    """An embedding, a convolution, a parameter or experts: none of the options is theirs."""
+def _other(cost: MethodCost, site: Mapping[str, Any], r: int, lengths: bool) -> None:
+    """An embedding, a convolution, a parameter or experts: of the options they have few."""
     cost.train(site["row"], (r, site["in"]), (site["out"], r))
+    if lengths:
+        cost.train(site["row"], (site["out"],))
+        cost.kept[site["row"]] += site["out"] * (2 * MASTER + site["tokens"] * site["element"])
     cost.kept[site["row"]] += r * site["activations"]
     cost.live_inputs.add(site["group"])
     cost.estimated |= site["kind"] != "embedding"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from lora_lab.methods.lora.convolution import ConvSites
 from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, owned_rows
 from lora_lab.methods.lora.operator import owned_columns
 from lora_lab.methods.lora.own_forward import PATCHED, base_forward, base_tensor
@@ -41,15 +42,21 @@ class DoraSites(LayerSites):
         return self._lengthened(super().added(y if bias is None else y - bias, x, layer), layer)
 
     def _lengthened(self, z: Tensor, layer: AdaptedLayer) -> Tensor:
-        y = z * self._gain(layer, z)
+        y = z * self._in_place(self._gain(layer, z), layer)
         bias = self._bias(layer, y)
         return y if bias is None else y + bias
 
+    def _bias(self, layer: AdaptedLayer, y: Tensor) -> Tensor | None:
+        if (bias := layer.bias) is None:
+            return None
+        if bias.is_meta:
+            bias = cast(nn.Parameter, base_tensor(cast(nn.Module, layer), "bias").to(y.device))
+        return self._in_place(bias, layer)
+
     @staticmethod
-    def _bias(layer: AdaptedLayer, y: Tensor) -> Tensor | None:
-        if (bias := layer.bias) is None or not bias.is_meta:
-            return bias
-        return base_tensor(cast(nn.Module, layer), "bias").to(y.device)
+    def _in_place(numbers: Tensor, layer: AdaptedLayer) -> Tensor:  # noqa: ARG004
+        """Return one number an output (out,) in the dimension that outputs are in."""
+        return numbers
 
     def effective(self, weight: Tensor) -> Tensor:
         """Return W' in float32 (float64 for a float64 weight)."""
@@ -82,6 +89,14 @@ class DoraSites(LayerSites):
                 return updated_row_norms(W, site.A, site.B, site.scale)
 
         return once_while_steady(site, compute)
+
+
+class DoraConvSites(DoraSites, ConvSites):
+    """One adapter's DoRA site on a convolution: a length for every kernel, as in PEFT."""
+
+    @staticmethod
+    def _in_place(numbers: Tensor, layer: AdaptedLayer) -> Tensor:
+        return numbers.view(-1, *(1 for _ in cast(nn.Conv2d, layer).kernel_size))
 
 
 def zero_rows_warning(sites: Iterable[LoraSite]) -> str | None:

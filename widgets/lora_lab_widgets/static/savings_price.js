@@ -33,6 +33,12 @@ function costOf(price, painted) {
       together.set(key, [...(together.get(key) ?? []), [site, r]]);
     } else {
       train(cost, price, site, [[r, site.in], [site.out, r]]);
+      if (price.lora.lengths && site.kind === "conv") {
+        const size = price.adapter.weights;
+        train(cost, price, site, [[site.out]]);
+        cost.checkpoint += size * site.out;
+        cost.kept[site.row] += site.out * (2 * size + site.tokens * site.element);
+      }
       cost.checkpoint += r * site.checkpoint;
       cost.kept[site.row] += r * site.activations;
       cost.liveInputs.add(site.group);

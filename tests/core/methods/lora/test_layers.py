@@ -146,7 +146,7 @@ def test_all_linear_leaves_both_ends_alone_and_the_anatomy_lists_them():
 
 @pytest.mark.parametrize("changes", [{"use_dora": True}, {"init_lora_weights": "pissa"}])
 def test_options_for_linear_layers_are_refused_elsewhere(changes):
-    with pytest.raises(ConfigError, match="is for linear layers, and model"):
+    with pytest.raises(ConfigError, match=r"is for linear layers( and convolutions)?, and model"):
         ll.attach(tiny("llama"), random_config("embed_tokens", **changes))
 
 
@@ -221,3 +221,72 @@ def test_a_merged_model_is_pickled_with_its_way_back():
     twin = pickle.loads(pickle.dumps(model))
     ll.unmerge(twin)
     assert torch.equal(twin(**inputs).logits, adapted)
+
+
+WITH_PEFT = {  # which forgets dilation and padding modes
+    **{name: CONVOLUTIONS[name] for name in ("plain", "strided", "channels last")},
+    "three-dimensional": (nn.Conv3d(4, 6, (1, 2, 3), stride=2, bias=False), (2, 4, 3, 5, 7)),
+    "one-dimensional": (nn.Conv1d(4, 6, 5, padding=2), (2, 4, 11)),
+}
+DORA = {"r": 2, "lora_alpha": 6, "init_lora_weights": False, "use_dora": True}
+
+
+@pytest.mark.parametrize("name", WITH_PEFT)
+def test_doras_convolution_is_pefts(name, tmp_path):
+    """Outputs, gradients, merged weights, files both ways."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    torch.manual_seed(0)
+    layer, shape = WITH_PEFT[name]
+    bare = Net(copy.deepcopy(layer).double())
+    x = torch.randn(shape, dtype=torch.float64)
+    theirs = get_peft_model(copy.deepcopy(bare), LoraConfig(target_modules=["layer"], **DORA))
+    theirs.double()
+    peft = theirs.base_model.model.layer
+    lengths = peft.lora_magnitude_vector["default"].weight
+    with torch.no_grad():
+        lengths.mul_(torch.rand_like(lengths) + 0.5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    model = copy.deepcopy(bare)
+    (site,) = ll.load_adapter(model, tmp_path / "theirs").sites.values()
+    torch.testing.assert_close(model(x), theirs(x), rtol=1e-10, atol=1e-10)
+    pull = torch.randn_like(model(x))
+    found = torch.autograd.grad((model(x) * pull).sum(), (site.A, site.B, site.magnitude))
+    factors = peft.lora_A["default"].weight, peft.lora_B["default"].weight, lengths
+    expected = torch.autograd.grad((theirs(x) * pull).sum(), factors)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other.view(one.shape), rtol=1e-9, atol=1e-9)
+    y = theirs(x).detach()
+    ll.save_adapter(model, tmp_path / "ours")
+    again = PeftModel.from_pretrained(copy.deepcopy(bare), tmp_path / "ours")
+    torch.testing.assert_close(again(x), y, rtol=1e-10, atol=1e-10)
+    ll.merge(model)
+    torch.testing.assert_close(model(x), y, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(theirs.merge_and_unload()(x), y, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("batch", [True, False])
+@pytest.mark.parametrize("name", ["plain", "dilated", "reflecting", "one-dimensional"])
+def test_doras_convolution_is_the_one_with_the_built_kernel(name, batch):
+    torch.manual_seed(0)
+    layer, shape = CONVOLUTIONS[name]
+    built = copy.deepcopy(layer).double()
+    model = Net(copy.deepcopy(built))
+    x = torch.randn(shape if batch else shape[1:], dtype=torch.float64)
+    (site,) = ll.attach(model, ll.LoraConfig(target_modules=["layer"], **DORA)).sites.values()
+    with torch.no_grad():
+        site.magnitude.mul_(torch.rand_like(site.magnitude) + 0.5)
+    W = built.weight.detach() + delta(site).view(built.weight.shape)
+    ones = [1] * (W.ndim - 1)
+    built.weight.data = W * (site.magnitude.detach() / W.flatten(1).norm(dim=1)).view(-1, *ones)
+    torch.testing.assert_close(model(x), built(x), rtol=1e-9, atol=1e-9)
+    ll.merge(model)
+    torch.testing.assert_close(model(x), built(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["grouped", "depthwise", "three-dimensional"])
+def test_doras_lengths_of_a_grouped_convolution_are_refused(name):
+    model = Net(copy.deepcopy(CONVOLUTIONS[name][0]))
+    with pytest.raises(ConfigError, match="no lengths for a grouped convolution, in PEFT neither"):
+        ll.attach(model, ll.LoraConfig(r=2, target_modules=["layer"], use_dora=True))
+    assert ll.attached(model) == {}
