@@ -19,7 +19,6 @@ from torch import nn
 from lora_lab._util.class_swap import with_mixin
 from lora_lab._util.thread_own import ThreadOwn
 from lora_lab._util.torch_private import is_compiled
-from lora_lab.anatomy.wrappers import unwrapped
 
 _FLAG = "training"
 
@@ -86,24 +85,29 @@ class OwnModes:
     Args:
         model: that it has. Its modules start in the modes that they are in.
         apart: whether there is anybody to keep them from.
+
+    Attributes:
+        shared: whether they are everybody's nonetheless.
     """
 
     def __init__(self, model: nn.Module, apart: bool = True) -> None:
         self._model, self._apart = model, apart
         self._own: dict[int, bool] = {}
+        self._are_lent = False
+        self.shared = apart and not _can_be_apart(model)
 
     @contextlib.contextmanager
     def here(self) -> Iterator[None]:
         """Have modes apart from everybody's in the block, on this thread.
 
         Not of a model that is compiled, whose graphs are made for the classes that it has, nor of
-        one that is called by wrappers, on threads of theirs.
+        one that a wrapper calls on threads of its own.
         """
         modules = [*self._model.modules()]
         thread = _modes.here()
         before = thread.own
         try:
-            for module in modules if self._apart and _is_plain(self._model) else ():
+            for module in modules if self._apart and not self.shared else ():
                 if _FLAG in module.__dict__:  # not in what TorchScript has made
                     set_class(module, class_of(module), own_mode=True)
                     self._own[id(module)] = module.__dict__[_FLAG]
@@ -117,6 +121,7 @@ class OwnModes:
     def lend(self) -> list[tuple[nn.Module, bool, bool]]:
         """Have everybody find the run's modes on the model; return what `take_back` is given."""
         found = []
+        self._are_lent = True
         for module in self._model.modules():
             if _FLAG not in module.__dict__:
                 continue
@@ -127,13 +132,21 @@ class OwnModes:
 
     def take_back(self, lent: Iterable[tuple[nn.Module, bool, bool]]) -> None:
         """Put everybody's modes back as they were, and the run's."""
+        self._are_lent = False
         for module, own, flag in lent:
             module.training = own
             module.__dict__[_FLAG] = flag
 
+    def are_here(self) -> bool:
+        """Whether this thread has them, or works for the one that has, or the model is lent."""
+        return self._are_lent or _own() is self._own
 
-def _is_plain(model: nn.Module) -> bool:
-    return unwrapped(model) is model and not any(map(is_compiled, model.modules()))
+
+def _can_be_apart(model: nn.Module) -> bool:
+    def threads(module: nn.Module) -> bool:
+        return isinstance(module, nn.DataParallel) and len(module.device_ids) > 1
+
+    return not any(is_compiled(module) or threads(module) for module in model.modules())
 
 
 def are_training(modules: Mapping[int, nn.Module]) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lora_lab._util.graph_nodes import nodes_behind
+from lora_lab._util.own_gradients import OwnHook
 from lora_lab._util.torch_private import hollow_tensor, hooks_of, is_compiled, tree_map
 from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.wrappers import unwrapped
@@ -115,7 +116,7 @@ def _leave(head: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None
     read, own.read = own.read, None
     source = _Source(cast(Any, head), read, own, torch.is_grad_enabled())
     leaves = source.find_leaves(output, args[0])
-    if any(map(hooks_of, leaves)):
+    if any(not isinstance(hook, OwnHook) for leaf in leaves for hook in hooks_of(leaf)):
         own.whole = "parameters of its output layer have hooks"
         return source.all()
     own.whole = ""

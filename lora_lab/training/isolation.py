@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from lora_lab._util.hardware import hardware
+from lora_lab._util.own_gradients import OwnGradients
 from lora_lab._util.quiet import log_filter
 from lora_lab.methods.api import unmerge
 from lora_lab.methods.attached import activate, active, attached
@@ -23,10 +24,16 @@ from lora_lab.methods.base import Adapter
 from lora_lab.methods.offload import check_trained
 from lora_lab.methods.own_modes import OwnModes
 from lora_lab.redaction import redacted
+from lora_lab.training import processes
 from lora_lab.training.lost_adapter import check_owned, check_standing
 
 ADAPTER = "default"  # the name under which a run attaches its adapter
 _MOST_NOTES = 100
+_SHARED_MODES = (
+    "the model is compiled, or on several GPUs at once (DataParallel): model.eval() and "
+    "model.train() in a cell are the run's too, and the run's the cell's; ask the model within "
+    "`with run.paused() as model:`"
+)
 
 
 class ModelState:
@@ -58,6 +65,21 @@ class ModelState:
         for parameter, learns in self._learns:
             parameter.requires_grad_(learns)
         self._model.zero_grad(set_to_none=True)
+
+
+def own_gradients(run_id: str, modes: OwnModes) -> OwnGradients:
+    """Return what keeps cells' backward passes out of a run's gradients; DDP looks after its own.
+
+    Args:
+        run_id: of the run, for errors.
+        modes: the run's, which tell its thread from others.
+    """
+    return OwnGradients(modes.are_here if processes.count() == 1 else None, f"run {run_id}")
+
+
+def modes_notes(modes: OwnModes) -> list[str]:
+    """Return what to say where the run and other cells have one set of modes."""
+    return [_SHARED_MODES] if modes.shared else []
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
+from lora_lab._util.own_gradients import OwnGradients
 from lora_lab._util.own_random import OwnRandom
 from lora_lab.budget.meter import Meter
 from lora_lab.methods.base import Adapter
@@ -63,6 +64,7 @@ class Fit:
         lengths: of the examples, for batches of like length and for `padding`; None: not known.
         padding: counts that of the batches.
         all_or_nothing: within which parameters are moved.
+        gradients: keeps other threads' backward passes out of those of this training.
         completed_steps: optimizer steps that were taken before, by a run that this one resumes.
         resume_state: what `state` returned after them; the adapter has its own state already.
         optimizer, scheduler, random, masters: there while `run` runs.
@@ -82,6 +84,7 @@ class Fit:
     lengths: Sequence[Lengths] | None = None
     padding: Padding = field(default_factory=Padding)
     all_or_nothing: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    gradients: OwnGradients = field(default_factory=OwnGradients)
     completed_steps: int = 0
     resume_state: Mapping[str, Any] | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)
@@ -103,6 +106,7 @@ class Fit:
             try:
                 _Loop(self, self.random).run()
             finally:
+                self.gradients.close()
                 self.model.zero_grad(set_to_none=True)
                 self.optimizer = self.scheduler = self.random = self.meter.optimizer = None
                 self.masters = self.loss_scale = None
@@ -259,6 +263,7 @@ class _Loop:
             self._follow_parameters()
         if self._scale is not None:
             self._scale.update(seen.finite)
+        self._fit.gradients.step_done()
         for parameter in self._moved:
             parameter.grad = None
         beside = seen.beside if self._beside else None
@@ -315,6 +320,9 @@ class _Loop:
             self._random.backward(loss if self._scale is None else loss.float() * self._scale.value)
             if last or processes.count() == 1:  # DDP adds up what lies in the parameters
                 self._masters.gather()
+            if not fit.gradients.are_whole(self._moved):
+                check_owned(self._model, self._adapter, self._learned)
+                raise fit.gradients.dropped()
         own = loss.detach() - share
         return torch.stack((own, own - own) if said is None else (said, own - said))
 
@@ -337,6 +345,7 @@ class _Loop:
             self._identities = now
             self._learned = [p for p in self._model.parameters() if p.requires_grad]
             self._moved = [self._masters.of(p) for p in self._learned]
+            self._fit.gradients.follow(self._learned)
 
 
 def parameter_groups(

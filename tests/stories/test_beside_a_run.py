@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 import lora_lab as ll
-from lora_lab.errors import AdapterError
+from lora_lab.errors import AdapterError, RunError
 from lora_lab.tasks.families.language_modeling import LanguageModelingTask
-from tests.helpers.beside import outcome
+from tests.helpers.beside import in_the_midst, outcome
 from tests.helpers.tiny_classes import tiny_classes
-from tests.helpers.tiny_run import tiny_lm, tiny_task
+from tests.helpers.tiny_run import tiny_lm, tiny_task, until
 from tests.helpers.tiny_scores import tiny_scorer, tiny_scores
 from tests.stories.test_every_method import METHODS, inputs_of, prepared
 
@@ -198,3 +198,60 @@ def test_ofts_limit_is_written_by_the_run_alone(tmp_path):
         for each in (None, cell)
     )
     assert beside == calm
+
+
+LEARNED = {
+    "LoRA": ll.LoraConfig(r=2, target_modules=["q", "v"]),
+    "AdaLoRA": ll.AdaLoraConfig(init_r=3, target_r=1, tinit=1, tfinal=1, target_modules=["q"]),
+    "a head": ll.LoraConfig(r=2, target_modules=["q"], modules_to_save=["lm_head"]),
+    "PreLayer": ll.PrefixLayerConfig(2, 1),
+    "FT": ll.FullConfig(top_layers=1),
+}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_backward_pass_is_refused_before_it_adds_anything(name, checkpointing, tmp_path):
+    def learns(model: Any) -> None:
+        ids = torch.arange(5, 15)[None]
+        loss = model(input_ids=ids, labels=ids).loss
+        with pytest.raises(AdapterError, match=r"add to the gradients of run .*, which trains now"):
+            loss.backward()
+        copied = copy.deepcopy(model)
+        copied(input_ids=ids, labels=ids).loss.backward()
+        assert any(p.grad is not None for p in copied.parameters())
+
+    settings = {"max_steps": 4, "gradient_accumulation_steps": 2, "eval_examples": 0}
+    calm, beside = (
+        outcome(tiny_lm(), tiny_task(8, 2), LEARNED[name], tmp_path, each,
+                gradient_checkpointing=checkpointing, **settings)
+        for each in (None, learns)
+    )  # fmt: skip
+    assert beside == calm
+
+
+def test_gradients_that_a_cell_drops_end_the_run_in_one_line(tmp_path):
+    lm = tiny_lm()
+    calls = in_the_midst(lm.model, lambda model: calls and model.zero_grad())
+    run = ll.train(
+        lm, tiny_task(8, 2), ll.LoraConfig(r=2), output_dir=tmp_path, max_steps=3,
+        gradient_accumulation_steps=2, max_length=32, eval_examples=0,
+    )  # fmt: skip
+    with pytest.raises(RunError, match=r"gradients of run .* were dropped .* zero_grad\(\)"):
+        run.result(120)
+
+
+def test_in_a_pause_and_after_the_end_gradients_are_whoevers_has_the_model(tmp_path):
+    lm, ids = tiny_lm(), torch.arange(5, 15)[None]
+    run = ll.train(
+        lm, tiny_task(8, 2), LEARNED["a head"], output_dir=tmp_path, max_steps=100_000,
+        max_length=32, eval_examples=0,
+    )  # fmt: skip
+    until(lambda: run.snapshot.step > 1)
+    with run.paused() as model:
+        model(input_ids=ids, labels=ids).loss.backward()
+    run.stop()
+    run.wait(120)
+    assert not any("logits" in note for note in run.notes), "the hooks cost none of the others"
+    lm.model(input_ids=ids, labels=ids).loss.backward()
+    assert all(p.grad is not None for p in run.adapter.parameters())

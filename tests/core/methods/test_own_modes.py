@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import lora_lab as ll
 from lora_lab.methods.own_modes import OwnModes, are_training, class_of, is_anothers
@@ -139,10 +140,36 @@ def test_a_module_is_anothers_where_a_run_has_it():
     assert not elsewhere(lambda: is_anothers(model[0]))
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
-def test_wrapped_and_compiled_models_keep_their_classes(wrap):
-    model = wrap(stack())
-    with OwnModes(model).here():
+def test_a_compiled_model_keeps_its_classes_and_one_set_of_modes():
+    model = torch.compile(stack(), backend="eager")
+    own = OwnModes(model)
+    assert own.shared
+    with own.here():
         assert all(class_of(part) is type(part) for part in model.modules())
         model.train()
     assert modes(model) == [True] * len(modes(model))
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, checkpoint_wrapper])
+def test_what_a_wrapper_calls_on_the_same_thread_has_its_own(wrap):
+    model = wrap(stack())
+    own, x = OwnModes(model), torch.ones(4, 2)
+    assert not own.shared
+    with own.here():
+        model.train()
+        elsewhere(model.eval)
+        assert all(modes(model))
+        assert not any(elsewhere(lambda: modes(model)))
+        assert not torch.equal(model(x), elsewhere(lambda: model(x)))
+    assert not any(modes(model))
+
+
+def test_modes_are_here_for_their_thread_and_whoever_has_the_model():
+    own = OwnModes(stack())
+    with own.here():
+        assert own.are_here()
+        assert not elsewhere(own.are_here)
+        lent = own.lend()
+        assert elsewhere(own.are_here)
+        own.take_back(lent)
+        assert not elsewhere(own.are_here)
