@@ -25,19 +25,13 @@ from lora_lab.methods.offload import offload_notes
 from lora_lab.methods.own_modes import OwnModes
 from lora_lab.runs.samples import Sample
 from lora_lab.tasks.intervals import Interval
-from lora_lab.training import device_memory, lost_adapter, processes, saved_state
+from lora_lab.training import device_memory, isolation, lost_adapter, processes, saved_state
 from lora_lab.training.data import RunData
 from lora_lab.training.divergence import Divergence, DivergingError
 from lora_lab.training.evaluations import Evaluations
 from lora_lab.training.failures import explain, showable, with_proposal
 from lora_lab.training.gpu_memory import Forecast
-from lora_lab.training.isolation import (
-    ModelState,
-    diverted_log,
-    modes_notes,
-    own_gradients,
-    thread_settings,
-)
+from lora_lab.training.isolation import ModelState, diverted_log, thread_settings
 from lora_lab.training.last_good import LastGood
 from lora_lab.training.learned import checksum, learned_notes
 from lora_lab.training.loss_scale import precision_notes
@@ -210,7 +204,7 @@ class Worker:
             return
         self.enter("training")
         notes = [*precision_notes(self.model, self.adapter), *offload_notes(self.model)]
-        notes += modes_notes(self.modes)
+        notes += isolation.modes_notes(self.modes)
         run.notes += [note for note in notes if note not in run.notes]
         self.fit = Fit(
             model=self.model,
@@ -225,7 +219,7 @@ class Worker:
             lengths=self.data.lengths(examples),
             padding=self.padding,
             all_or_nothing=self.last_good.all_or_nothing,
-            gradients=own_gradients(run.id, self.modes),
+            gradients=isolation.own_gradients(run.id, self.modes),
             completed_steps=self.step,
             resume_state=None if before is None else before.state,
         )
