@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.config import MethodConfig
-from lora_lab.methods.lora.peft_fields import task_name
+from lora_lab.methods.lora.peft_fields import PeftConfig, task_name
 
 
 @dataclass(frozen=True)
-class LayerConfig(MethodConfig):
+class LayerConfig(PeftConfig):
     """Which layers are changed, and what is trained beside them.
 
     Attributes:

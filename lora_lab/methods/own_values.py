@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from lora_lab._util.accelerate_private import is_offloaded
 from lora_lab._util.host_memory import HostRoom
+from lora_lab._util.torch_private import parameters_of
 from lora_lab.anatomy.packed import packing
-from lora_lab.anatomy.wrappers import module_at, parameters_within
+from lora_lab.anatomy.wrappers import module_at
 from lora_lab.errors import AdapterError
 
 
@@ -124,9 +125,13 @@ def check_in_place(model: nn.Module, own: Mapping[str, nn.Parameter]) -> None:
     Raises:
         AdapterError: it names the parameter.
     """
-    here = dict(parameters_within(model))
     for name, parameter in own.items():
-        if here.get(name) is not parameter:
+        path, _, leaf = name.rpartition(".")
+        try:
+            held = parameters_of(module_at(model, path)).get(leaf)
+        except AttributeError:  # there is no such module any more
+            held = None
+        if held is not parameter:
             raise AdapterError(
                 f"{name} is another tensor than the one that the adapter trains: its module was "
                 "replaced or the model offloaded after attaching; put the module back, or load the "

@@ -72,11 +72,18 @@ class Standing:
         gone = [
             path
             for path, layer in self.layers.items()
-            if here.get(path) is not layer and now[layer] < self._names[layer]
+            if now[layer] < self._names[layer] and not self._serves(here.get(path), layer)
         ]
         if not gone:  # something stands around a module now, or it has moved
             self._links = [*self._find_links(model)]
         return gone
+
+    def _serves(self, there: nn.Module | None, layer: nn.Module) -> bool:
+        """Whether the adapter acts at what stands in a layer's place: T5's ends of one weight."""
+        if there is layer:
+            return True
+        weight = getattr(layer, "weight", None)
+        return there in self._names and weight is not None and there.weight is weight
 
     def replaced_parameters(self) -> list[str]:
         """Return the names of parameters, trained in place, that their modules have no more."""

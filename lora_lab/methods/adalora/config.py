@@ -4,14 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.config import MethodConfig, need_count, need_positive, need_rank, need_share
+from lora_lab.methods.config import need_count, need_positive, need_rank, need_share
 from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.lora.peft_fields import PeftConfig, read_config, takes_peft_fields
+
+_NOT_DONE = {
+    "r": "ranks start at init_r, and target_r is left of them; set these",
+    "inference_mode": "",  # True in every file
+    "task_type": "train its head beside this one: [AdaLoraConfig(...), HeadConfig()]",
+    "modules_to_save": "train them beside this one: [AdaLoraConfig(...), HeadConfig(modules=...)]",
+    **dict.fromkeys(
+        (
+            *("alpha_pattern", "bias", "corda_config", "ensure_weight_tying", "eva_config"),
+            *("exclude_modules", "init_lora_weights", "layers_pattern", "layers_to_transform"),
+            *("lora_bias", "rank_pattern", "target_parameters", "trainable_token_indices"),
+            *("use_dora", "use_rslora"),
+        ),
+        "AdaLoRA goes without; leave it out, or use LoraConfig",
+    ),
+}
 
 
+@takes_peft_fields
 @dataclass(frozen=True)
-class AdaLoraConfig(MethodConfig):
+class AdaLoraConfig(PeftConfig):
     """AdaLoRA: ΔW = s·PΛQ whose triplets are pruned by a budget (Zhang et al., 2023).
 
     The paper adapts all six matrices of a block (Wq, Wk, Wv, Wo, Wf1 and Wf2: here "all-linear"):
@@ -45,6 +65,9 @@ class AdaLoraConfig(MethodConfig):
     lora_dropout: float = 0.0
     target_modules: Sequence[str] | str = ("q", "v")
 
+    peft_name: ClassVar = "ADALORA"
+    not_done: ClassVar = _NOT_DONE
+
     def __post_init__(self) -> None:
         need_rank("target_r", self.target_r)
         need_rank("init_r", self.init_r)
@@ -65,6 +88,13 @@ class AdaLoraConfig(MethodConfig):
             self.check_steps(self.total_step)
         start = self.at_start()  # checks α, dropout and targets
         object.__setattr__(self, "target_modules", start.target_modules)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> AdaLoraConfig:
+        """Read the config of an adapter's folder; see `LoraConfig.from_pretrained`."""
+        values = read_config(cls, folder)
+        values.pop("rank_pattern", None)  # which triplets a training has left
+        return cls.from_dict(values)
 
     @property
     def method(self) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from lora_lab.errors import ConfigError
 from lora_lab.methods.layer_config import LayerConfig, as_names
+from lora_lab.methods.lora.peft_fields import takes_peft_fields
 
 
+@takes_peft_fields
 @dataclass(frozen=True)
 class IA3Config(LayerConfig):
     """(IA)³: what keys, values and MLPs give on is scaled by learned vectors (Liu et al., 2022).
@@ -26,6 +28,8 @@ class IA3Config(LayerConfig):
     target_modules: Sequence[str] | str = ("k", "v", "down")
     feedforward_modules: Sequence[str] | str | None = None
     init_ia3_weights: bool = True
+
+    peft_name: ClassVar = "IA3"
 
     def __post_init__(self) -> None:
         super().__post_init__()

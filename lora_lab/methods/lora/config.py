@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal
 
 from lora_lab._util.format import shown
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import (
-    MethodConfig,
     need_count,
     need_mapping,
     need_positive,
@@ -21,32 +18,14 @@ from lora_lab.methods.config import (
 )
 from lora_lab.methods.lora.init import INITIALIZATIONS, Initialization, find_init
 from lora_lab.methods.lora.init_options import OPTIONS, as_mapping, options_of
-from lora_lab.methods.lora.peft_fields import read_config, task_name, without_others
-
-C = TypeVar("C", bound=type)
+from lora_lab.methods.lora.peft_fields import PeftConfig, takes_peft_fields, task_name
 
 BIASES = "none", "all", "lora_only"
 
 
-def _takes_pefts_fields(config: C) -> C:
-    """Let a config's class be called with those of PEFT's fields too that mean nothing."""
-    init = cast(Any, config).__init__
-
-    @functools.wraps(init)
-    def taking(self: Any, *given: Any, **fields: Any) -> None:
-        init(self, *given, **without_others(fields, _names(config)))
-
-    cast(Any, config).__init__ = taking
-    return config
-
-
-def _names(config: Any) -> list[str]:
-    return [f.name for f in dataclasses.fields(config)]
-
-
-@_takes_pefts_fields
+@takes_peft_fields
 @dataclass(frozen=True)
-class LoraConfig(MethodConfig):
+class LoraConfig(PeftConfig):
     """Which matrices get ΔW = s·BA, and of what rank (Hu et al., 2022, section 4).
 
     Attributes:
@@ -116,6 +95,7 @@ class LoraConfig(MethodConfig):
     eva_config: Mapping[str, Any] | None = None
     corda_config: Mapping[str, Any] | None = None
     lora_bias: bool = False
+    peft_name: ClassVar = "LORA"
     added: ClassVar = frozenset(
         {
             "target_parameters",
@@ -218,26 +198,6 @@ class LoraConfig(MethodConfig):
             raise ConfigError("layers_pattern says whose layers; give layers_to_transform too")
         for layer in layers or ():
             need_count("layers_to_transform", layer, least=0)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LoraConfig:
-        """Build from a mapping; see `Config.from_dict`."""
-        return super().from_dict(without_others(values, _names(cls)))
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> LoraConfig:
-        """Read the config of an adapter's folder, PEFT's or one that `save_adapter` wrote.
-
-        As in PEFT, `inference_mode` is what the file says, which is usually True:
-        ``LoraConfig.from_pretrained(folder).replace(inference_mode=False)`` is to be trained.
-
-        Args:
-            folder: that holds an adapter_config.json.
-
-        Raises:
-            ConfigError: there is none, it is another method's, or has what is not done here.
-        """
-        return cls.from_dict(read_config(folder, _names(cls)))
 
     @property
     def method(self) -> str:

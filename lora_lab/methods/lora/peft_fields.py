@@ -1,4 +1,4 @@
-"""PEFT's `LoraConfig` beside ours: its other fields, its task types, and its adapter_config.json.
+"""PEFT's configs beside ours: their other fields, their task types, and adapter_config.json.
 
 A field that PEFT has and LoRA Lab has not is taken where its value means nothing, so that a call
 that was written for PEFT needs only its import changed; any other value is refused by name.
@@ -6,14 +6,19 @@ that was written for PEFT needs only its import changed; any other value is refu
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import functools
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, TypeVar
 
 from lora_lab._util.json_files import MOST_BYTES, parse_json, read_bytes
 from lora_lab.errors import ConfigError
+from lora_lab.methods.config import MethodConfig
+
+C = TypeVar("C", bound=type)
 
 CONFIG_FILE = "adapter_config.json"
 
@@ -38,6 +43,14 @@ _OTHERS = {
     "kasa_config": "use PEFT",
 }
 
+# The values that ask for nothing, where they are not None and what is empty or False.
+_NOTHING: dict[str, tuple[Any, ...]] = {
+    "bias": (None, "none"),
+    "r": (None, 8),  # as it stands in every file; PEFT warns of others, and goes without
+    "init_lora_weights": (None, True),
+    "task_type": (None, "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"),  # no head is trained
+}
+
 
 class TaskType(enum.StrEnum):
     """What a model is for, as PEFT's configs say it."""
@@ -58,27 +71,71 @@ HEADS = {
 }
 
 
-def without_others(values: Mapping[str, Any], own: Iterable[str]) -> dict[str, Any]:
-    """Return values without those of PEFT's fields that mean nothing.
+class PeftConfig(MethodConfig):
+    """A config that PEFT has too: it takes all fields of PEFT's.
 
-    Args:
-        values: {field: value}.
-        own: the fields that `LoraConfig` has.
+    Attributes:
+        peft_name: PEFT's `peft_type`.
+        not_done: {field of PEFT's that is none here: what to do in place of it}.
+    """
+
+    peft_name: ClassVar[str]
+    not_done: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping; see `Config.from_dict`."""
+        return super().from_dict(_without_others(cls, values))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Read the config of an adapter's folder, PEFT's or one that `save_adapter` wrote.
+
+        As in PEFT, `inference_mode` is what the file says, which is usually True:
+        ``LoraConfig.from_pretrained(folder).replace(inference_mode=False)`` is to be trained.
+
+        Args:
+            folder: that holds an adapter_config.json.
+
+        Raises:
+            ConfigError: there is none, it is another method's, or has what is not done here.
+        """
+        return cls.from_dict(read_config(cls, folder))
+
+
+def takes_peft_fields(config: C) -> C:
+    """Let a `PeftConfig` be called with those of PEFT's fields too that mean nothing."""
+    own: Any = config
+    init = own.__init__
+
+    @functools.wraps(init)
+    def taking(self: Any, *given: Any, **fields: Any) -> None:
+        init(self, *given, **_without_others(own, fields))
+
+    own.__init__ = taking
+    return config
+
+
+def _without_others(config: type[PeftConfig], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values without those of PEFT's fields that mean nothing.
 
     Raises:
         ConfigError: one of them means something, which is not done here.
     """
-    known = set(own)
+    known, others = _names(config), {**_OTHERS, **config.not_done}
     init = _OF_INITS.get(str(values.get("init_lora_weights")))
-    for name in _OTHERS.keys() & values.keys() - known:
-        value, fix = values[name], _OTHERS[name]
+    for name in others.keys() & values.keys() - known:
+        value, fix = values[name], others[name]
         if name in _OF_INITS.values() and name != init:
             continue
-        if name == "peft_type" and getattr(value, "value", value) not in (None, "LORA"):
-            raise ConfigError(f"peft_type is {value!r}; LoraConfig is LORA's, see ll.methods()")
-        if fix and value not in (None, False, {}, [], ()):
+        if name == "peft_type" and getattr(value, "value", value) not in (None, config.peft_name):
+            raise ConfigError(
+                f"peft_type is {value!r}; {config.__name__} is {config.peft_name}'s, see "
+                "ll.methods()"
+            )
+        if fix and value not in _NOTHING.get(name, (None, False, {}, [], ())):
             raise ConfigError(f"{name} is PEFT's, and not done here: {fix}")
-    return {name: v for name, v in values.items() if name in known or name not in _OTHERS}
+    return {name: v for name, v in values.items() if name in known or name not in others}
 
 
 def task_name(value: object) -> str | None:
@@ -96,7 +153,7 @@ def task_name(value: object) -> str | None:
     return str(name)
 
 
-def read_config(folder: str | Path, own: Iterable[str]) -> dict[str, Any]:
+def read_config(config: type[PeftConfig], folder: str | Path) -> dict[str, Any]:
     """Return the fields in a folder's adapter_config.json.
 
     Raises:
@@ -112,10 +169,16 @@ def read_config(folder: str | Path, own: Iterable[str]) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         raise ConfigError(f"{path} is no JSON ({error}); fetch the adapter again") from None
-    if not isinstance(values, dict) or values.get("peft_type") != "LORA":
+    if not isinstance(values, dict) or values.get("peft_type") != config.peft_name:
         kind = values.get("peft_type") if isinstance(values, dict) else values
-        raise ConfigError(f"{path} describes {kind!r}, not LORA; ll.load_adapter reads others too")
-    known = {*own, *_OTHERS}
+        raise ConfigError(
+            f"{path} describes {kind!r}, not {config.peft_name}; ll.load_adapter reads others too"
+        )
+    known = {*_names(config), *_OTHERS, *config.not_done}
     if unknown := sorted(values.keys() - known):
         warnings.warn(f"{path} has fields that are not known: {', '.join(unknown)}", stacklevel=3)
     return {name: value for name, value in values.items() if name in known}
+
+
+def _names(config: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(config)}

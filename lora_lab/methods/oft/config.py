@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import MOST, need_count, need_positive, need_share
 from lora_lab.methods.layer_config import LayerConfig, as_names
+from lora_lab.methods.lora.peft_fields import takes_peft_fields
 
 
+@takes_peft_fields
 @dataclass(frozen=True)
 class OFTConfig(LayerConfig):
     """OFT: W = W₀Rᵀ with R block-diagonal and orthogonal, or near to it (Qiu et al., 2023).
@@ -48,6 +50,8 @@ class OFTConfig(LayerConfig):
     block_share: bool = False
     use_cayley_neumann: bool = True
     num_cayley_neumann_terms: int = 5
+
+    peft_name: ClassVar = "OFT"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -148,6 +148,7 @@ def test_rows_are_not_guessed_from_their_number():
     batch = batch_of(model, 4)
     with torch.no_grad():
         expected = one_by_one(model, batch, ["a", "b", "a", "b"])
+        hooks = dict(model._forward_pre_hooks)
         with ll.mixed_batch(model, ["a", "b"]):
             with pytest.raises(
                 AdapterError, match="2 entries, and the batch 4 rows; give one name"
@@ -158,7 +159,7 @@ def test_rows_are_not_guessed_from_their_number():
         with ll.mixed_batch(model, ["a", "b", "a", "b"]):
             torch.testing.assert_close(logits(model, batch), expected, rtol=1e-9, atol=1e-9)
     assert "generate" not in vars(model)
-    assert not model._forward_pre_hooks
+    assert model._forward_pre_hooks == hooks
 
 
 @pytest.mark.parametrize("name", ["llama", "opt", "t5", "bart"])

@@ -1,9 +1,11 @@
 """A call that was written for PEFT, with its import changed: the same layers learn."""
 
 import copy
+import dataclasses
 import json
 import warnings
 
+import peft
 import pytest
 import torch
 
@@ -126,8 +128,6 @@ def test_the_same_call_gives_the_same_layers_and_files_go_both_ways(call, tmp_pa
 
 @pytest.mark.parametrize("call", CALLS)
 def test_the_config_is_read_from_pefts_folder_and_goes_round(call, tmp_path):
-    import peft
-
     name, fields = CALLS[call]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -141,8 +141,6 @@ def test_the_config_is_read_from_pefts_folder_and_goes_round(call, tmp_path):
 
 
 def test_pefts_own_task_types_are_taken():
-    import peft
-
     for task in peft.TaskType:
         given = ll.LoraConfig(task_type=task)
         assert given == ll.LoraConfig(task_type=task.value)
@@ -218,6 +216,86 @@ def test_painted_ranks_are_the_last_word():
     painted = {**before, "model.layers.1.self_attn.k_proj": 3}
     made = config_from_ranks(found, painted, config)
     assert ranks(found, made) == painted
+
+
+# PEFT's own examples of its other methods, at sizes of a tiny model.
+OTHER_CALLS = {
+    "AdaLoraConfig": {
+        "peft_type": "ADALORA",
+        "task_type": "CAUSAL_LM",
+        "r": 8,
+        "init_r": 4,
+        "target_r": 2,
+        "total_step": 20,
+        "deltaT": 2,
+        "lora_alpha": 6,
+        "target_modules": ["q_proj", "v_proj"],
+        "bias": "none",
+    },
+    "IA3Config": {
+        "peft_type": "IA3",
+        "task_type": "CAUSAL_LM",
+        "target_modules": ["k_proj", "v_proj", "down_proj"],
+        "feedforward_modules": ["down_proj"],
+        "revision": None,
+    },
+    "OFTConfig": {
+        "peft_type": "OFT",
+        "oft_block_size": 4,
+        "target_modules": ["q_proj", "up_proj"],
+        "module_dropout": 0.0,
+        "base_model_name_or_path": "gpt2",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_CALLS)
+def test_calls_of_pefts_other_methods_are_taken_and_their_folders_read(kind, tmp_path):
+    fields, own = OTHER_CALLS[kind], getattr(ll, kind)
+    theirs = getattr(peft, kind)(**copy.deepcopy(fields))
+    model = tiny("llama")
+    adapter = ll.attach(model, own(**fields))
+    learned = sum(p.numel() for p in adapter.parameters())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs.save_pretrained(tmp_path)
+        other = peft.get_peft_model(tiny("llama"), theirs)
+    counted = (p for n, p in other.named_parameters() if p.requires_grad and "lora_E" not in n)
+    if kind == "AdaLoraConfig":  # Λ is one number a triplet in both
+        learned -= sum(site.r for site in adapter.sites.values())
+    assert learned == sum(p.numel() for p in counted)
+    found = own.from_pretrained(tmp_path)
+    if kind != "AdaLoraConfig":
+        found = found.replace(inference_mode=False)
+    assert [*ll.attach(tiny("llama"), found).state()] == [*adapter.state()]
+    assert own.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    for name, value in {"peft_type": "LORA", "use_new": 1}.items():
+        with pytest.raises((ConfigError, TypeError), match=name):
+            own(**{name: value})
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(peft.AdaLoraConfig)])
+def test_what_adalora_has_not_is_named_whatever_field_of_pefts_it_is(name):
+    own = {f.name for f in dataclasses.fields(ll.AdaLoraConfig)}
+    means_nothing = {
+        *("auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode"),
+        *("loftq_config", "lora_ga_config", "megatron_core", "peft_version", "qalora_group_size"),
+        *("revision", "runtime_config"),
+    }
+    default = getattr(peft.AdaLoraConfig(total_step=20), name)
+    if name not in own:
+        given = default if isinstance(default, str | bool | int | None) else {}
+        assert ll.AdaLoraConfig(**{name: given}) == ll.AdaLoraConfig()
+    if name not in own | means_nothing:
+        with pytest.raises(ConfigError, match=f"^{name} is"):
+            ll.AdaLoraConfig(**{name: 3 if name == "r" else ["something"]})
+
+
+def test_the_masks_that_a_training_left_are_no_config(tmp_path):
+    theirs = peft.AdaLoraConfig(init_r=3, target_r=2, total_step=20, target_modules=["q_proj"])
+    theirs.rank_pattern = {"model.layers.0.self_attn.q_proj.lora_E": [True, False, True]}
+    theirs.save_pretrained(tmp_path)
+    assert ll.AdaLoraConfig.from_pretrained(tmp_path).init_r == 3
 
 
 BROKEN = {
