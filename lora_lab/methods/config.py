@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, TypeGuard
 
 from lora_lab._util.format import shown
@@ -20,9 +21,11 @@ class Config:
     Attributes:
         added: fields of later versions. At their defaults they are left out of dicts, so that what
             a dict is hashed for (a sweep's cell) stays what it was, and older versions can read it.
+        filled: {field: what its default becomes}, where that is another value.
     """
 
     added: ClassVar[frozenset[str]] = frozenset()
+    filled: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON types."""
@@ -61,7 +64,7 @@ class Config:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             default = f.default_factory() if callable(f.default_factory) else f.default
-            if value != default:
+            if value != self.filled.get(f.name, default):
                 shown.append(f"{f.name}={value!r}")
         return f"ll.{type(self).__name__}({', '.join(shown)})"
 

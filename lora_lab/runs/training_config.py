@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, Self, get_args
 
@@ -22,13 +22,19 @@ from lora_lab.methods.config import (
 )
 
 _OF_DATA = {"prompt", "completion", "template", "text", "label", "target", "pair", "validation"}
+_STEPS = 100
 _BATCH = "per_device_train_batch_size"
 Schedule = Literal["linear", "constant", "cosine"]
 EvalStrategy = Literal["no", "steps", "epoch"]
 Order = Literal["group_by_length", "random"]
 # What runs did whose config.json does not tell: there was no choice.
 UNTOLD: Mapping[str, Any] = MappingProxyType({"train_sampling_strategy": "random"})
-_ADDED = (*("warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing_factor"),)
+_ADDED = (
+    *("warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing_factor"),
+    *("num_train_epochs", "eval_strategy", "eval_steps", "metric_for_best_model"),
+    *("greater_is_better", "load_best_model_at_end"),
+    *("early_stopping_patience", "early_stopping_threshold"),
+)
 TRACKERS = ("trackio", "wandb", "tensorboard", "mlflow")  # transformers' names
 
 
@@ -37,7 +43,11 @@ class TrainingConfig(Config):
     """How long and how to train. Names are those of transformers' TrainingArguments.
 
     Attributes:
-        max_steps: optimizer steps.
+        max_steps: optimizer steps. -1: as many as `num_train_epochs` take, and 100 without them;
+            above 0 it overrides them.
+        num_train_epochs: how often the training examples are gone through, parts of one too. As in
+            HF Trainer each time ends with a step of what is left. None: steps are full, and the
+            last one of a round is filled up from the next.
         per_device_train_batch_size: examples a forward pass.
         gradient_accumulation_steps: forward passes an optimizer step.
         learning_rate: peak rate of AdamW.
@@ -87,7 +97,7 @@ class TrainingConfig(Config):
             loss and rate go there as well, by transformers' own callbacks. None: nowhere.
     """
 
-    max_steps: int = 100
+    max_steps: int = -1
     per_device_train_batch_size: int = 8
     gradient_accumulation_steps: int = 1
     learning_rate: float = 2e-3
@@ -110,6 +120,7 @@ class TrainingConfig(Config):
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     label_smoothing_factor: float = 0.0
+    num_train_epochs: float | None = None
     eval_strategy: EvalStrategy | None = None
     eval_steps: int | float | None = None
     metric_for_best_model: str | None = None
@@ -119,6 +130,7 @@ class TrainingConfig(Config):
     early_stopping_threshold: float = 0.0
 
     added = frozenset({"too_long", *_ADDED})
+    filled = MappingProxyType({"max_steps": _STEPS})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -137,8 +149,7 @@ class TrainingConfig(Config):
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "gradient_accumulation_steps"):
-            need_count(name, getattr(self, name), least=1, most=MOST)
+        self._check_steps()
         need_count(_BATCH, self.per_device_train_batch_size, least=1, most=2**20)
         for name in ("eval_examples", "save_steps", "seed"):
             need_count(name, getattr(self, name), least=0)
@@ -171,6 +182,33 @@ class TrainingConfig(Config):
             object.__setattr__(self, "report_to", tuple(names) or None)
         if self.loraplus_lr_ratio is not None:
             need_positive("loraplus_lr_ratio", self.loraplus_lr_ratio)
+
+    def _check_steps(self) -> None:
+        epochs = self.num_train_epochs
+        if epochs is not None:
+            need_positive("num_train_epochs", epochs)
+        if self.max_steps != -1 or isinstance(self.max_steps, float):
+            need_count("max_steps", self.max_steps, least=1, most=MOST)
+        elif epochs is None:
+            object.__setattr__(self, "max_steps", _STEPS)
+        need_count(
+            "gradient_accumulation_steps", self.gradient_accumulation_steps, least=1, most=MOST
+        )
+
+    def for_examples(self, count: int, processes: int = 1) -> Self:
+        """Return it with the steps that its epochs take of so many examples.
+
+        Raises:
+            ConfigError: they are too many.
+        """
+        if self.max_steps > 0 or self.num_train_epochs is None:
+            return self
+        steps = math.ceil(self.num_train_epochs * self.steps_per_epoch(count, processes))
+        return replace(self, max_steps=steps)
+
+    def steps_per_epoch(self, count: int, processes: int = 1) -> int:
+        """Return the steps in which so many examples are gone through, as HF Trainer counts."""
+        return max(1, math.ceil(count / (self.step_size * processes)))
 
     def _check_evaluations(self) -> None:
         every, patience = self.eval_steps, self.early_stopping_patience

@@ -65,7 +65,7 @@ def train_cell(
             run = _resumed(lm, task, cell, store) or _new(lm, task, cell, store)
             started(run)
         stopped = False
-        waiting = [] if asha is None else list(asha.rungs(cell.training.max_steps))
+        waiting = [] if asha is None else list(asha.rungs(run.training.max_steps))
         while not run.wait(_LOOKS):
             if asha and waiting and not stopped and run.snapshot.step >= waiting[0]:
                 rung = waiting.pop(0)
@@ -116,8 +116,9 @@ def _finished(cell: Cell, store: SweepStore) -> CellResult | None:
     record = store.run_of(cell.id)
     if record is None or record.state is not RecordState.DONE:
         return None
-    metrics = record.open().metrics
-    return CellResult(cell.id, "done", record.id, cell.training.max_steps, metrics, {})
+    metrics, steps = record.open().metrics, (record.summary or {}).get("steps")
+    step = cell.training.max_steps if steps is None else steps
+    return CellResult(cell.id, "done", record.id, step, metrics, {})
 
 
 def _resumed(lm: LoadedModel, task: Task, cell: Cell, store: SweepStore) -> Run | None:

@@ -240,7 +240,9 @@ def cell_of(
     """Return the cell that trains these configs, under the id that it has in any sweep."""
     own = tuple(configs)
     # In steps, as it always was: a share that comes to as many trains the same.
-    settings = training.to_dict() | {"warmup_steps": training.warmup}
+    settings = training.to_dict()
+    if training.max_steps > 0:
+        settings["warmup_steps"] = training.warmup
     settings = {name: own for name, own in settings.items() if (name, own) not in UNTOLD.items()}
     told = [[type(c).__name__, c.to_dict()] for c in own], settings
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=list).encode()).hexdigest()

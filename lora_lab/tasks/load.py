@@ -177,7 +177,8 @@ def as_task(given: Any, max_steps: int, batch_size: int) -> Task:
     if isinstance(given, Task):
         return given
     if is_in_memory(given):
-        return load_task(given, max_steps=max_steps, batch_size=batch_size)
+        steps = max_steps if max_steps > 0 else None  # epochs of a stream have no end
+        return load_task(given, max_steps=steps, batch_size=batch_size)
     return load_task(given)
 
 

@@ -109,7 +109,8 @@ class RunData:
         training = self._training
         batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
         batch *= processes.count()
-        return self._reached(training.max_steps * batch)
+        whole = training.num_train_epochs is not None
+        return self._reached(len(self._rows) if whole else training.max_steps * batch)
 
     def lengths(self, examples: Sequence[Mapping[str, Any]]) -> list[Lengths]:
         """Return how long each encoded example is."""
@@ -117,7 +118,8 @@ class RunData:
 
     def _reached(self, count: int) -> list[Mapping[str, Any]]:
         if self.family.packs:
-            return self._shuffled(self.family.encode(self._rows)[0])[:count]
+            blocks = self._shuffled(self.family.encode(self._rows)[0])
+            return blocks if self._training.num_train_epochs is not None else blocks[:count]
         rows = self._shuffled(self._rows)
         _, encoded, longest = self._take(
             rows, count, "training", look_at=_COUNTED[self._training.too_long]

@@ -18,6 +18,7 @@ from torch import Tensor
 from lora_lab._util.host_memory import HostRoom
 from lora_lab.methods.attached import require_adapters
 from lora_lab.runs.metrics import EVALUATED
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.metrics import metric_of
 from lora_lab.training import processes
 from lora_lab.training.resume_state import fitting
@@ -57,16 +58,19 @@ class Evaluations:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._training = worker.run.training
         self.examples = 1
         self.rows: list[dict[str, float]] = []
         self.best: Best | None = None
         self._loaded_after: int | None = None  # steps: of the checkpoint that they came from
         self._waited = 0  # evaluations in a row that were no better
         self._seconds = 0.0  # that the latest took
-        self._metric = metric_of(self._training.best_metric)
+        self._metric = metric_of(worker.run.training.best_metric)
         family = worker.data.family
         self._writes = family.writes and self._metric.name != "loss"
+
+    @property
+    def _training(self) -> TrainingConfig:
+        return self._worker.run.training
 
     @property
     def is_enough(self) -> bool:
@@ -174,7 +178,12 @@ class Evaluations:
             return 0
         if (every := training.evaluated_every) is not None:
             return step // every
-        return step * training.step_size * processes.count() // self.examples
+        if training.num_train_epochs is not None:
+            epochs = step / training.steps_per_epoch(self.examples, processes.count())
+        else:
+            epochs = step * training.step_size * processes.count() / self.examples
+        # As in HF Trainer an epoch that the last step breaks off ends there.
+        return math.ceil(epochs) if step >= training.max_steps else math.floor(epochs)
 
     def state(self) -> dict[str, Any]:
         """Return what `load_state` takes."""

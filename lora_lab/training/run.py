@@ -64,6 +64,7 @@ class Run(Curves):
     Attributes:
         id: name of the folder, unique.
         folder: where config, metrics, checkpoints and the adapter go.
+        asked_training: how it trains, as it was asked for: epochs may be no steps yet.
         config, training: what is trained and how; of a combination `config` is a tuple. Where the
             task has classes, the model's head is in it; see `HeadConfig`.
         lm, task: the model with tokenizer and card, and the data.
@@ -96,7 +97,8 @@ class Run(Curves):
         self.task = task
         self.start_from = start_from
         self.config = self._chosen(config)
-        self.training = training
+        self.asked_training = training
+        self.training = training = training.for_examples(len(task.train), processes.count())
         check_settings(lm, task, self.configs, training)
         check_rows(lm, task, self.configs, training)
         self.resumes = resumes

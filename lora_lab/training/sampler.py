@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -32,6 +34,9 @@ class StepSampler(Sampler[int]):
         seed: of the orders.
         done: optimizer steps that were taken before; they are skipped.
         lengths: of each example, whatever sorts; None: a step's examples are random.
+        by_epoch: every round ends with a step of what is left, as HF Trainer's epochs do.
+        whole: such a step is filled up from its round's beginning to a multiple of so many, as
+            accelerate does it: processes take equally many passes.
     """
 
     def __init__(
@@ -42,6 +47,9 @@ class StepSampler(Sampler[int]):
         seed: int,
         done: int = 0,
         lengths: Sequence[Any] | None = None,
+        *,
+        by_epoch: bool = False,
+        whole: int = 1,
     ) -> None:
         self._examples = examples
         self._per_step = per_step
@@ -49,6 +57,25 @@ class StepSampler(Sampler[int]):
         self._end = steps * per_step
         self._seed = seed
         self._lengths = lengths
+        self._by_epoch = by_epoch
+        self._whole = whole
+
+    def steps(self) -> Iterator[list[int]]:
+        """Yield the examples of each step."""
+        size = self._per_step
+        if not self._by_epoch:
+            order = iter(self)
+            while rows := list(islice(order, size)):
+                yield rows
+            return
+        each = math.ceil(self._examples / size)
+        known, order_of_round = -1, [0]
+        for step in range(self._start // size, self._end // size):
+            number, place = divmod(step, each)
+            if number != known:
+                known, order_of_round = number, self._round(number)
+            rows = order_of_round[place * size : (place + 1) * size]
+            yield rows + list(islice(cycle(order_of_round), -len(rows) % self._whole))
 
     def __len__(self) -> int:
         return self._end - self._start
@@ -66,6 +93,8 @@ class StepSampler(Sampler[int]):
         order: list[int] = torch.randperm(self._examples, generator=generator).tolist()
         if self._lengths is None:
             return order
+        if self._by_epoch:
+            return self._grouped(order, self._lengths, generator)
         first = -number * self._examples % self._per_step  # they fill the last round's last step
         return order[:first] + self._grouped(order[first:], self._lengths, generator)
 

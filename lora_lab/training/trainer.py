@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +153,7 @@ class _Loop:
         self._scale = fit.loss_scale = LossScale() if scaled else None
         self._first_pass = True
         self._optimizer, self._scheduler = self._make_optimizer()
-        # What a DataLoader draws for its workers: the passes' numbers begin behind it.
-        torch.empty((), dtype=torch.int64).random_(generator=random.generator(torch.device("cpu")))
+        self._draw_as_a_loader()
         if fit.resume_state is not None:
             with fitting(fit.completed_steps):
                 random.set_state(fit.resume_state["random"])
@@ -217,24 +215,32 @@ class _Loop:
         fit.scheduler = scheduler
         return optimizer, scheduler
 
+    def _draw_as_a_loader(self) -> None:
+        """Draw what a DataLoader draws for its workers: an epoch's passes' numbers follow it."""
+        cpu = self._random.generator(torch.device("cpu"))
+        torch.empty((), dtype=torch.int64).random_(generator=cpu)
+
     def _steps(self) -> Iterator[list[Batch]]:
         """Yield this process's batches of every step to come."""
         fit, training = self._fit, self._training
         examples, lengths, size = fit.examples, fit.lengths, training.per_device_train_batch_size
         alike = training.train_sampling_strategy == "group_by_length"
         per_step = training.step_size * processes.count()
-        order = iter(
-            StepSampler(
-                len(examples),  # type: ignore[arg-type]
-                per_step,
-                training.max_steps,
-                training.seed,
-                fit.completed_steps,
-                lengths if alike else None,
-            )
+        sampler = StepSampler(
+            len(examples),  # type: ignore[arg-type]
+            per_step,
+            training.max_steps,
+            training.seed,
+            fit.completed_steps,
+            lengths if alike else None,
+            by_epoch=training.num_train_epochs is not None,
+            whole=size * processes.count() if processes.count() > 1 else 1,
         )
-        while rows := list(islice(order, per_step)):
-            batches = [rows[start : start + size] for start in range(0, per_step, size)]
+        each = training.steps_per_epoch(len(examples), processes.count())  # type: ignore[arg-type]
+        for number, rows in enumerate(sampler.steps(), fit.completed_steps):
+            if training.num_train_epochs is not None and number and number % each == 0:
+                self._draw_as_a_loader()
+            batches = [rows[start : start + size] for start in range(0, len(rows), size)]
             if lengths is not None:
                 for batch in batches:
                     fit.padding.add([lengths[row] for row in batch])

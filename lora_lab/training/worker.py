@@ -28,6 +28,7 @@ from lora_lab.tasks.intervals import Interval
 from lora_lab.training import device_memory, isolation, lost_adapter, processes, saved_state
 from lora_lab.training.data import RunData
 from lora_lab.training.divergence import Divergence, DivergingError
+from lora_lab.training.epochs import settle_steps
 from lora_lab.training.evaluations import Evaluations
 from lora_lab.training.failures import explain, showable, with_proposal
 from lora_lab.training.gpu_memory import Forecast
@@ -160,6 +161,7 @@ class Worker:
         self.enter("reading the data")
         examples = self.data.training_examples()
         self.evaluations.examples = len(examples)
+        settle_steps(self.run, len(examples))
         self._check_gpu_memory(*self.data.family.longest(examples))
         if self.data.held_out and before is None:
             score_base(self)

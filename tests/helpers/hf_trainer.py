@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 
 from lora_lab.configs import TrainingConfig
 from lora_lab.methods.base import Adapter
 from lora_lab.training.sampler import StepSampler
 from lora_lab.training.trainer import parameter_groups
+
+
+class EpochSampler(Sampler[int]):
+    """Our order of each epoch in turn: HF Trainer asks again for every one."""
+
+    def __init__(self, rows: int, batch: int, seed: int, lengths: Sequence[Any] | None) -> None:
+        self._given, self._epoch = (rows, batch, seed, lengths), 0
+
+    def __len__(self) -> int:
+        return self._given[0]
+
+    def __iter__(self) -> Iterator[int]:
+        rows, batch, seed, lengths = self._given
+        each = math.ceil(rows / batch)
+        done, self._epoch = self._epoch * each, self._epoch + 1
+        ours = StepSampler(rows, batch, done + each, seed, done, lengths, by_epoch=True)
+        yield from chain.from_iterable(ours.steps())
 
 
 class PeerTrainer(transformers.Trainer):
@@ -27,6 +47,8 @@ class PeerTrainer(transformers.Trainer):
         batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         rows = len(self.train_dataset)  # type: ignore[arg-type]
         steps, seed = self.args.max_steps, self.args.seed
+        if steps < 0:
+            return EpochSampler(rows, batch, seed, self.lengths)
         return StepSampler(rows, batch, steps, seed, lengths=self.lengths)
 
     def compute_loss(self, *args: Any, **more: Any) -> Any:
@@ -40,13 +62,18 @@ class PeerTrainer(transformers.Trainer):
 
     def losses(self) -> list[float]:
         """Each step's: its passes' shares of the mean, added up."""
-        passes = self.args.gradient_accumulation_steps
+        passes, size = self.args.gradient_accumulation_steps, self.args.per_device_train_batch_size
+        each = len(self.task_losses)
+        if self.args.max_steps < 0:  # the last step of an epoch may have fewer
+            each = math.ceil(len(self.train_dataset) / size)  # type: ignore[arg-type]
         found = []
-        for start in range(0, len(self.task_losses), passes):
-            total: Any = 0.0
-            for share in self.task_losses[start : start + passes]:
-                total = total + share
-            found.append(float(total))
+        for epoch in range(0, len(self.task_losses), each):
+            of_epoch = self.task_losses[epoch : epoch + each]
+            for start in range(0, len(of_epoch), passes):
+                total: Any = 0.0
+                for share in of_epoch[start : start + passes]:
+                    total = total + share
+                found.append(float(total))
         return found
 
 
@@ -56,7 +83,9 @@ def peer_arguments(
     """Return a run's settings as HF Trainer's; nothing is saved or logged."""
     return transformers.TrainingArguments(
         output_dir=str(folder),
-        max_steps=training.max_steps,
+        # Epochs are HF Trainer's to count.
+        max_steps=-1 if training.num_train_epochs else training.max_steps,
+        num_train_epochs=training.num_train_epochs or 3,
         per_device_train_batch_size=training.per_device_train_batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         learning_rate=training.learning_rate,

@@ -218,7 +218,10 @@ def test_of_classes_and_numbers_all_metrics_are_measured_of_texts_the_loss(begin
         ({"eval_steps": 5.0}, [5, 10]),
         ({"eval_steps": 50}, []),
         ({"eval_steps": 4, "eval_strategy": "no"}, []),
-        ({"eval_strategy": "epoch", "per_device_train_batch_size": 12}, [6, 11]),  # of 64 examples
+        (
+            {"eval_strategy": "epoch", "per_device_train_batch_size": 12},
+            [6, 11, 12],
+        ),  # of 64 examples
     ],
 )
 def test_when_it_is_evaluated(begin, settings, steps):

@@ -60,6 +60,10 @@ def dropping(make: Any) -> Any:
     return made
 
 
+def ten() -> Any:
+    return ragged_task(14)  # four of them are held out
+
+
 DROPOUT = CONFIG.replace(lora_dropout=0.2)
 ADALORA = AdaLoraConfig(target_r=2, init_r=4, tinit=1, tfinal=2, deltaT=1)
 THREE: dict[str, Any] = {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2}
@@ -87,6 +91,22 @@ CASES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     "regression": (tiny_scorer, tiny_scores, CONFIG, THREE),
     "seq2seq": (dropping(tiny_seq2seq), uneven_task, CONFIG, THREE),
 }  # fmt: skip
+# 10 examples: an epoch's last step has fewer, and its last pass too.
+EPOCHS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
+    "two": (tiny_lm, ten, CONFIG, {"num_train_epochs": 2}),
+    "a part of one": (tiny_lm, ten, DROPOUT, {"num_train_epochs": 1.5}),
+    "accumulated": (tiny_lm, ten, CONFIG, {"num_train_epochs": 2, **THREE}),
+    "classes": (
+        dropping(tiny_classifier),
+        lambda: tiny_classes(10),
+        CONFIG,
+        {
+            "num_train_epochs": 2.2,
+            "gradient_accumulation_steps": 2,
+            "per_device_train_batch_size": 3,
+        },
+    ),
+}
 SMOOTHED = {
     name: (*CASES[name][:3], {**more, "label_smoothing_factor": 0.2})
     for name, more in {
@@ -110,8 +130,11 @@ def both(
     """Ours and HF Trainer's losses by step, and what they have learned."""
     make_lm, make_task, config, changes = cases[case]
     settings = {"max_steps": 4, "warmup_steps": 1, "learning_rate": 1e-2, "seed": 3}
+    if "num_train_epochs" in changes:
+        del settings["max_steps"]
     training = TrainingConfig(**{"per_device_train_batch_size": 4, **settings, **changes})
     task = make_task()
+    training = training.for_examples(len(task.train))
 
     def made() -> tuple[Any, Any, Any]:
         lm = make_lm()
@@ -161,6 +184,15 @@ def test_every_step_is_that_of_hf_trainer(tmp_path, case):
 def test_with_logits_of_labels_alone_it_is_to_rounding(tmp_path, case, rounding):
     losses, theirs, *_ = both(case, tmp_path)
     assert losses == pytest.approx(theirs, rel=rounding)
+
+
+@pytest.mark.usefixtures("whole_logits")
+@pytest.mark.parametrize("case", EPOCHS)
+def test_epochs_are_those_of_hf_trainer(tmp_path, case):
+    losses, theirs, adapter, peer = both(case, tmp_path, EPOCHS)
+    assert losses == theirs
+    state = peer.state()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in adapter.state().items())
 
 
 @pytest.mark.parametrize("case", SMOOTHED)
