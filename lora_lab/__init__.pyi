@@ -68,6 +68,7 @@ from .sweeps.api import sweep as sweep
 from .sweeps.asha import AshaConfig as AshaConfig
 from .tasks.load import load_task as load_task
 from .training.api import train as train
+from .training.evaluate import evaluate as evaluate
 from .training.resume import list_runs as list_runs
 from .training.resume import resume as resume
 from .training.resume import runs as runs

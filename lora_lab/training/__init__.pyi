@@ -1,4 +1,6 @@
 from .api import train as train
+from .evaluate import Evaluated as Evaluated
+from .evaluate import evaluate as evaluate
 from .outcome import RunResult as RunResult
 from .resume import resume as resume
 from .run import Run as Run

@@ -200,6 +200,7 @@ class Case:
             adapter=self.adapter,
             model=self.model,
             metrics={},
+            intervals={},
             run=SimpleNamespace(samples=(), store=SimpleNamespace(flush_log=int)),
             pace=Pace(),
             padding=Padding(),
