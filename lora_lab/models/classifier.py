@@ -14,6 +14,7 @@ from lora_lab._util.transformers_private import draw_again
 from lora_lab.anatomy.heads import class_names as own_names
 from lora_lab.anatomy.heads import class_numbers, head_modules
 from lora_lab.errors import ModelError
+from lora_lab.models.fresh_head import remember_fresh
 from lora_lab.tasks.base import some
 from lora_lab.tasks.encoding import pad_id
 
@@ -171,6 +172,7 @@ def settle_head(
         if len(head.names) in [tensor.shape[0] for tensor in module.parameters(recurse=False)]
     }
     absent = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+    remember_fresh(model, absent)
     keys = {f"{path}.{key}" for path, own in outputs.items() for key, _ in own.named_parameters()}
     if not head.said or keys <= absent:
         return
@@ -178,6 +180,7 @@ def settle_head(
         with drawn_from(seed):
             for module in outputs.values():
                 draw_again(model, module)
+        remember_fresh(model, absent | keys)
     warnings.warn(f"{name}: {head.said}", stacklevel=5)
 
 

@@ -89,7 +89,8 @@ class TrainingConfig(Config):
         early_stopping_patience: the run ends after so many evaluations in a row that are no better
             than the best by more than `early_stopping_threshold`, as transformers'
             EarlyStoppingCallback has it. None: it takes all of its steps.
-        seed: of the adapter's init, the data order and dropout.
+        seed: of the adapter's init, of a head that `load_model` began at random, the data order
+            and dropout.
         train_sampling_strategy: "group_by_length": a step's examples are of like length, so that
             little padding is computed; see `lora_lab.training.sampler`. "random": of any. Every
             example is seen once a round either way.

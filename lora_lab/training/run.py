@@ -21,6 +21,7 @@ from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.head.adapter import head_note, with_head
+from lora_lab.models.fresh_head import draw_head
 from lora_lab.runs import signature
 from lora_lab.runs.checkpoints import Checkpoint
 from lora_lab.runs.samples import Sample
@@ -348,7 +349,11 @@ class Run(Curves):
     def _attach(self) -> Adapter:
         if self.start_from is not None and self.resumes is None:
             return self.start_from.attach(self.model, self.config, ADAPTER)
-        return attach(self.model, self.config, ADAPTER, batches=self._batches())
+        adapter = attach(self.model, self.config, ADAPTER, batches=self._batches())
+        if self.resumes is None and self.task.head:
+            for part in getattr(adapter, "adapters", (adapter,)):
+                draw_head(self.model, part.state(), self.training.seed)
+        return adapter
 
     def _batches(self) -> list[dict[str, Tensor]] | None:
         """Return what an initialization that starts from data gets to see: the first of them."""
