@@ -102,15 +102,17 @@ class Task(ABC):
         """Return how answers to examples are scored, for the record.
 
         Returns:
-            {metric's name: its signature, or "left out: …"}, of those that have one.
+            {metric's name: its signature, "left out: …" or "not defined …"}, of those that have it.
         """
         told: dict[str, str] = {}
-        if not examples or not any(m.signature or m.unfit for m in self.metrics):
+        if not examples or not any(m.signature or m.undefined for m in self.metrics):
             return told
         references = [self.reference(example) for example in examples]
         for metric in self.metrics:
             if metric.unfit is not None and (why := metric.unfit(references)):
                 told[metric.name] = f"left out: {why}"
+            elif metric.undefined is not None and (why := metric.undefined(references)):
+                told[metric.name] = f"not defined and given as 0: {why}"
             elif metric.signature is not None:
                 told[metric.name] = metric.signature(references)
         return told

@@ -37,6 +37,8 @@ class Metric:
         label: what people read; by default the name.
         unfit: references → why the score says nothing of them, so that it is left out; "" where it
             does. None: it always does.
+        undefined: references → why the score has no value, so that 0 stands for it; "" where it
+            has one. None: it always has.
         signature: references → how exactly it is counted, for the record.
         interval: (predictions, references) → the score's 95 % interval; None: the bootstrap's,
             for which `function` is called 200 times.
@@ -48,6 +50,7 @@ class Metric:
     unit: str = ""
     label: str = ""
     unfit: Callable[[Sequence[Any]], str] | None = None
+    undefined: Callable[[Sequence[Any]], str] | None = None
     signature: Callable[[Sequence[Any]], str] | None = None
     interval: Callable[[Sequence[Any], Sequence[Any]], Interval] | None = None
 
@@ -66,8 +69,8 @@ class Metric:
         return float(self.function(predictions, references))
 
     def between(self, predictions: Sequence[Any], references: Sequence[Any]) -> Interval | None:
-        """Return the score's 95 % interval; None of a single prediction."""
-        if len(predictions) < 2:
+        """Return the score's 95 % interval; None of one prediction, or where it is not defined."""
+        if len(predictions) < 2 or (self.undefined is not None and self.undefined(references)):
             return None
         if self.interval is not None:
             return self.interval(predictions, references)
@@ -233,12 +236,12 @@ MATTHEWS = register_metric(
         "matthews",
         _matthews,
         label="Matthews × 100",
-        unfit=_one_class,
+        undefined=_one_class,
         interval=intervals.matthews,
     )
 )
 F1 = register_metric(
-    Metric("f1", _f1, unit="%", label="F1", unfit=_no_positive, interval=intervals.f1)
+    Metric("f1", _f1, unit="%", label="F1", undefined=_no_positive, interval=intervals.f1)
 )
 MACRO_F1 = register_metric(
     Metric("macro_f1", _macro_f1, unit="%", label="macro F1", interval=intervals.macro_f1)
@@ -248,7 +251,7 @@ PEARSON = register_metric(
         "pearson",
         _pearson,
         label="Pearson × 100",
-        unfit=_one_number,
+        undefined=_one_number,
         interval=intervals.pearson,
     )
 )
@@ -257,7 +260,7 @@ SPEARMAN = register_metric(
         "spearman",
         _spearman,
         label="Spearman × 100",
-        unfit=_one_number,
+        undefined=_one_number,
         interval=intervals.spearman,
     )
 )

@@ -97,7 +97,7 @@ class RunData:
             self._note(f"eval_examples={training.eval_examples}: {there} scored")
         labels = {metric.name: metric.label for metric in task.metrics}
         for name, told in self.scoring.items():
-            if told.startswith("left out"):
+            if told.startswith(("left out", "not defined")):
                 self._note(f"{labels[name]} is {told}")
 
     def training_examples(self) -> Sequence[Mapping[str, Any]]:

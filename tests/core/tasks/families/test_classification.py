@@ -360,11 +360,12 @@ def test_half_of_a_character_is_named(tmp_path, field):
         train(tiny_classifier(), dataclasses.replace(task, train=rows[-3:]), output_dir=tmp_path)
 
 
-def test_a_score_that_is_not_defined_is_left_out_and_said():
+def test_a_score_that_is_not_defined_is_0_without_an_interval_and_said():
     examples = [LabeledText("x", "a")] * 5
-    task = _task(("a", "b"))
-    assert task.score(["a", "b", "a", "a", "a"], examples) == {"accuracy": 80.0}
+    task, answers = _task(("a", "b")), ["a", "b", "a", "a", "a"]
+    assert task.score(answers, examples) == {"accuracy": 80.0, "matthews": 0.0, "f1": 0.0}
+    assert task.intervals(answers, examples).keys() == {"accuracy"}
     assert task.scoring(examples) == {
-        "matthews": "left out: the right answers are all of one class",
-        "f1": "left out: no right answer is of the second class",
+        "matthews": "not defined and given as 0: the right answers are all of one class",
+        "f1": "not defined and given as 0: no right answer is of the second class",
     }
