@@ -1,3 +1,4 @@
+from . import paper as paper
 from .analysis.live import analyze as analyze
 from .anatomy.api import anatomy as anatomy
 from .budget.dry_run import dry_run as dry_run

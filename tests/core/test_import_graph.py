@@ -116,7 +116,12 @@ def _handed_on(package: str, known: Mapping[str, Path]) -> set[str]:
     if not face.is_file():
         return set()
     nodes = ast.walk(ast.parse(face.read_text("utf-8")))
-    return {f"{package}.{node.module}" for node in nodes if isinstance(node, ast.ImportFrom)}
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {
+        f"{package}.{name}"
+        for node in imports
+        for name in ([node.module] if node.module else [alias.name for alias in node.names])
+    }
 
 
 def _packages_run(source: str, target: str, known: Mapping[str, Path]) -> Iterator[str]:

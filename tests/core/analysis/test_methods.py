@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 
@@ -18,47 +17,11 @@ from lora_lab.configs import (
     HeadConfig,
     LoraConfig,
     PrefixEmbedConfig,
-    method_name,
 )
 from lora_lab.errors import RunError
-from lora_lab.runs.records import RunRecord, list_runs
+from lora_lab.runs.records import list_runs
+from tests.helpers.ended_runs import LORA, record
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
-
-LORA = LoraConfig(r=2, target_modules=["q", "v"])
-
-
-def record(
-    configs=(LORA,),
-    loss=2.0,
-    *,
-    trainable=100,
-    seconds=10.0,
-    state="done",
-    task="mini-e2e",
-    model=None,
-    training=None,
-    summary=None,
-    **metrics,
-) -> RunRecord:
-    config = {
-        "model": {"name": "m", "hub_id": "a/m", "parameters": 9, "dtype": "float32"}
-        | (model or {}),
-        "task": {"name": task, "synthetic": True},
-        "method": method_name(configs),
-        "configs": [{"class": type(c).__name__, **c.to_dict()} for c in configs],
-        "training": {"learning_rate": 1e-3, "max_steps": 60, "seed": 0} | (training or {}),
-    }
-    if loss is not None:
-        metrics["loss_after"] = loss
-    ended = {
-        "state": state,
-        "seconds": seconds,
-        "trainable": trainable,
-        "peak_memory": 1000 + trainable,
-        "checkpoint_bytes": 4 * trainable,
-        "metrics": metrics,
-    }
-    return RunRecord("id", Path("runs/id"), config, None if state is None else ended)
 
 
 def test_a_row_a_method_with_the_fewest_parameters_first():

@@ -1,0 +1,152 @@
+"""Rows of one's own beside a published table's."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from lora_lab._util.format import format_number
+from lora_lab.analysis.differing import NO_MATTER, full_settings, same_but, settings_in_words
+from lora_lab.analysis.identity import fingerprints
+from lora_lab.analysis.records import end_state, metrics
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.runs.records import RunRecord, read_record
+from lora_lab.tasks.metrics import Metric, changes
+
+if TYPE_CHECKING:  # what is recorded is read where torch is not
+    from lora_lab.sweeps.local import Sweep
+    from lora_lab.training.run import Run
+
+Comparable: TypeAlias = "Run | Sweep | RunRecord | Iterable[Comparable]"
+
+# Table 3's BLEU is that of the E2E challenge's script, which knows no case.
+_NAMED = {"bleu": "BLEU (cased)", "bleu_lowercase": "BLEU"}
+_SEED = ("seed", *NO_MATTER)
+
+
+def records_of(runs: Comparable) -> Iterator[RunRecord]:
+    """Yield the records of runs and sweeps, in their order.
+
+    Raises:
+        ConfigError: for what is neither.
+    """
+    if isinstance(runs, RunRecord):
+        yield runs
+    elif hasattr(runs, "records"):
+        yield from runs.records()
+    elif hasattr(runs, "folder"):
+        if record := read_record(runs.folder):
+            yield record
+    elif isinstance(runs, Iterable) and not isinstance(runs, (str, bytes)):
+        for one in runs:
+            yield from records_of(one)
+    else:
+        raise ConfigError(f"{runs!r} is no run; give a run, a sweep, `ll.list_runs()`, or several")
+
+
+def own_rows(
+    header: Sequence[str], runs: Comparable
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return a table's header, longer by the scores that it has no column for, and one's own rows.
+
+    A row is a setting, over its seeds. A score stands in the column of its metric, in that of its
+    data set, or (of tables over ranks) in that of its rank.
+
+    Raises:
+        RunError: no run has ended with a score.
+    """
+    found = list(records_of(runs))
+    ended = [run for run in found if end_state(run) == "done" and _after(run)]
+    if not ended:
+        raise RunError(
+            f"none of {len(found)} runs has ended with a score; wait for one, or train with "
+            "eval_examples"
+        )
+    groups: defaultdict[str, list[RunRecord]] = defaultdict(list)
+    for run in ended:
+        told = json.dumps(fingerprints(run), sort_keys=True, default=str)
+        groups[told + same_but(full_settings(run), _SEED)].append(run)
+    by_method: defaultdict[str, list[list[RunRecord]]] = defaultdict(list)
+    for group in groups.values():
+        by_method[group[0].config["method"]].append(group)
+    rows: list[dict[str, str]] = []
+    for alike in by_method.values():
+        settings = settings_in_words([group[0] for group in alike], _SEED)
+        for group, setting in zip(alike, settings, strict=True):
+            for labels, scores in _rows(header, group, setting):
+                _add(rows, labels, scores)
+    names = (*header, *dict.fromkeys(name for row in rows for name in row if name not in header))
+    return names, tuple(tuple(row.get(name, "") for name in names) for row in rows)
+
+
+def _rows(
+    header: Sequence[str], group: Sequence[RunRecord], setting: str
+) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Yield a group's rows as (what stands in front, scores)."""
+    config = group[0].config
+    first = config["configs"][0]
+    task, method = str(config["task"]["name"]), str(config["method"])
+    trainable = max((run.summary or {}).get("trainable", 0) for run in group)
+    labels = {
+        "model": str(config["model"].get("name") or ""),
+        "method": method if "setting" in header else ", ".join(filter(None, (method, setting))),
+        "setting": setting,
+        "parameters": f"{trainable / 1e6:.3g}M",
+        "weights": _targets(first) if "r" in header or _of_rank(first) in header else setting,
+        "r": str(first.get("r", "")),
+        "task": task,
+        "data": task,
+    }
+    labels = {name: text for name, text in labels.items() if name in header}
+    scores = {
+        metric: [dict(_after(run)).get(metric) for run in group] for metric, _ in _after(group[0])
+    }
+    shown = {metric: _mean(values) for metric, values in scores.items()}
+    if (rank := _of_rank(first)) in header:
+        for metric, text in shown.items():
+            yield {**labels, "task": f"{task}, {metric.title}"}, {rank: text}
+        return
+    cells: dict[str, str] = {}
+    for metric, text in shown.items():
+        cells.setdefault(_column(header, metric, task, tuple(shown)), text)
+    yield labels, cells
+
+
+def _add(rows: list[dict[str, str]], labels: dict[str, str], scores: dict[str, str]) -> None:
+    """Add a row, or a rank's score to the row of the other ranks."""
+    for row in rows:
+        alike = all(row.get(name) == text for name, text in labels.items())
+        if alike and not scores.keys() & row.keys():
+            row |= scores
+            return
+    rows.append({**labels, **scores})
+
+
+def _after(run: RunRecord) -> list[tuple[Metric, float]]:
+    return [(m, after) for m, _, after in changes(metrics(run)) if after is not None]
+
+
+def _column(header: Sequence[str], metric: Metric, task: str, all_of: Sequence[Metric]) -> str:
+    own = _NAMED.get(metric.name)
+    names = {own.casefold()} if own else {metric.name.casefold(), metric.label.casefold()}
+    if metric == next((one for one in all_of if one.name != "loss"), None):
+        names.add(task.casefold())
+    return next((name for name in header if name.casefold() in names), own or metric.title)
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    spread = f" ± {statistics.stdev(known):.2g}" if len(known) > 1 else ""
+    return format_number(statistics.fmean(known)) + spread
+
+
+def _targets(config: dict[str, Any]) -> str:
+    targets = config.get("target_modules") or ""
+    return targets if isinstance(targets, str) else ", ".join(map(str, targets))
+
+
+def _of_rank(config: dict[str, Any]) -> str:
+    return f"r = {config.get('r', '')}"

@@ -1,0 +1,128 @@
+"""The papers' tables: what they print agrees with itself, with our counts, and takes own rows.
+
+Averages and percentages below are recomputed from the rows; PAPER's marks come from the counts.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+import lora_lab as ll
+from lora_lab.configs import BitFitConfig, LoraConfig
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.paper import TABLE_7, TABLES, table
+from tests.helpers.ended_runs import record
+
+LORA_TABLES, ADALORA_TABLES = range(1, 19), (1, 2, 3, 4, 5, 8, 14, 15)
+
+
+@pytest.mark.parametrize("number", LORA_TABLES)
+def test_every_table_of_the_lora_paper_is_here(number):
+    assert all(len(row) == len(table(number).header) for row in table(number).rows)
+
+
+@pytest.mark.parametrize("number", ADALORA_TABLES)
+def test_tables_of_the_adalora_paper(number):
+    found = table(number, "AdaLoRA")
+    assert found.rows
+    assert all(len(row) == len(found.header) for row in found.rows)
+
+
+def test_a_table_that_is_not_here_names_those_that_are():
+    with pytest.raises(ConfigError, match="there are 1, 2, 3, 4, 5, 8, 14, 15"):
+        table(9, "AdaLoRA")
+    with pytest.raises(ConfigError, match="'LoRA', 'AdaLoRA'"):
+        table(1, "QLoRA")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="BLEU"):
+        table(3).column("TER")
+
+
+def test_it_is_found_by_the_name_that_people_use():
+    assert ll.paper.table("Table 6") is table(6)
+
+
+def test_table_1_says_the_slow_down_of_its_own_milliseconds():
+    rows = table(1).rows
+    for adapter in rows[1:]:
+        for bare, cell in zip(rows[0][1:], adapter[1:], strict=True):
+            slower = float(cell.split()[0]) / float(bare.split()[0]) - 1
+            assert float(cell.split("(+")[1].rstrip("%)")) == pytest.approx(100 * slower, abs=0.06)
+
+
+def test_averages_are_those_of_their_rows():
+    found = table(2)
+    tasks = [found.column(name) for name in found.header[3:-1]]
+    for average, *scores in zip(found.column("Avg"), *tasks, strict=True):
+        assert average == pytest.approx(sum(scores) / 8, abs=0.051)
+    found = table(1, "AdaLoRA")
+    names = [name for name in found.header if name not in ("method", "parameters", "average")]
+    for row, average in enumerate(found.column("average")):
+        score = {name: found.column(name)[row] for name in names}
+        mnli = (score.pop("MNLI-m") + score.pop("MNLI-mm")) / 2
+        qqp = (score.pop("QQP accuracy") + score.pop("QQP F1")) / 2
+        assert average == pytest.approx((mnli + qqp + sum(score.values())) / 8, abs=0.03)
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 15])
+def test_marked_are_the_numbers_of_parameters_that_do_not_come_out(number):
+    found = table(number)
+    place = found.header.index("parameters")
+    printed = [row[place] for row in found.rows]
+    counted = [row for row in TABLES if row.table == f"Table {number}"]
+    if number == 15:  # begins with table 4's FT
+        counted += [row for row in TABLES if row.printed == "175,255.8"]
+    wrong = {float(row.printed.replace(",", "")) for row in counted if row.verdict[0] == "d"}
+    marked = {float(cell[:-3].replace(",", "")) for cell in printed if cell.endswith("M ‡")}
+    assert marked == wrong
+    assert {float(row.printed.replace(",", "")) for row in counted} <= set(
+        found.column("parameters")
+    )
+
+
+def test_table_7_is_what_the_amplification_view_shows():
+    found = table(7)
+    assert found.column("ΔW_q") == tuple(row.along_delta for row in TABLE_7)
+    assert found.column("‖ΔW_q‖_F") == tuple(row.delta_norm for row in TABLE_7)
+
+
+def test_own_runs_stand_below_with_the_spread_of_their_seeds():
+    runs = [
+        record(loss=2.0, training={"seed": 0}, bleu_lowercase_after=40.0, trainable=460_800),
+        record(loss=4.0, training={"seed": 1}, bleu_lowercase_after=42.0, trainable=460_800),
+        record([BitFitConfig(new_biases=True)], 3.0, bleu_lowercase_after=30.0, trainable=30_000),
+    ]
+    found = table(3, compare=runs)
+    assert found.header == (*table(3).header, "held-out loss")
+    lora, bitfit = (dict(zip(found.header, row, strict=True)) for row in found.own)
+    assert lora["method"] == "LoRA, r = 2, q v"
+    assert (lora["parameters"], lora["BLEU"], lora["NIST"]) == ("0.461M", "41.0 ± 1.4", "")
+    assert lora["held-out loss"] == "3.00 ± 1.4"  # sd of 2 and 4 with n - 1
+    assert (bitfit["parameters"], bitfit["BLEU"]) == ("0.03M", "30.0")
+    assert "yours" in str(found)
+    assert "published" in found._repr_html_()
+
+
+def test_a_sweep_over_ranks_fills_the_ranks_columns():
+    runs = [
+        record([LoraConfig(r=r, target_modules=["q"])], None, accuracy_after=80.0 + r)
+        for r in (1, 2, 8)
+    ]
+    (row,) = table(6, compare=runs).own
+    assert row == ("mini-e2e, accuracy (%)", "q", "81.0", "82.0", "", "88.0", "")
+
+
+def test_a_ranks_row_where_the_table_has_one():
+    (row,) = table(18, compare=record([LoraConfig(r=16, target_modules=["q"])], 1.5)).own
+    assert row[:2] == ("16", "1.50")
+
+
+def test_a_score_goes_by_its_data_set():
+    (row,) = table(8, compare=record((LoraConfig(r=2),), None, task="RTE", accuracy_after=70.0)).own
+    assert row == ("LoRA, r = 2, q v", "", "70.0")
+
+
+def test_no_score_and_no_run_are_told():
+    with pytest.raises(RunError, match="none of 1 runs"):
+        table(6, compare=record(state=None))
+    with pytest.raises(ConfigError, match="no run"):
+        table(6, compare=3)  # type: ignore[arg-type]
