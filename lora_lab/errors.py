@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 
 from lora_lab.redaction import redacted
 
@@ -31,6 +32,22 @@ def one_line(text: str) -> str:
 def _named(found: re.Match[str]) -> str:
     number = ord(found[0])
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def as_cause(error: BaseException) -> BaseException:
+    """Return an error as the cause of one of ours: a notebook keeps what is shown of both.
+
+    Where its text, or that of its own causes, has a secret, it is one of its redacted text alone.
+    """
+    texts, seen = "", set[int]()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        texts += "".join(traceback.format_exception_only(link))
+        link = link.__cause__ or link.__context__
+    if redacted(texts) == texts:
+        return error
+    return LoraLabError("".join(traceback.format_exception_only(error)).strip())
 
 
 class LoraLabError(Exception):

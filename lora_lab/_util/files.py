@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lora_lab._util.swapping import swap
-from lora_lab.errors import AdapterError, LoraLabError, RunError
+from lora_lab.errors import AdapterError, LoraLabError, RunError, as_cause
 
 _ODD = "it is a link or no regular file; remove it"
 _HOLLOW = 64  # bytes that a file claims for one on the disk; compression comes to less
@@ -274,7 +274,9 @@ def disk_errors(
         if (reason := disk_reason(error)) is None:
             raise
         fix = "raise the limit (ulimit -f)" if reason == _TOO_LARGE else "free some space"
-        raise kind(f"cannot write {path}: {reason}; {fix} or choose {other_place}") from error
+        raise kind(f"cannot write {path}: {reason}; {fix} or choose {other_place}") from as_cause(
+            error
+        )
 
 
 def _draft(path: Path) -> Path:

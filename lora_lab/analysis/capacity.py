@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from lora_lab import spectra
 from lora_lab._util.json_files import fitted, parse_json
-from lora_lab.errors import AdapterError, RunError
+from lora_lab.errors import AdapterError, RunError, as_cause
 from lora_lab.runs.history import read_history
 from lora_lab.runs.metrics import METRICS_FILE, pieces
 from lora_lab.runs.records import find_run
@@ -107,7 +107,7 @@ def _steps_of_an_epoch(folder: Path) -> float | None:
         why = record.problem or f"it tells of no {error}"
         raise RunError(
             f"cannot read {folder / 'config.json'}: {why}; copy the run's folder again"
-        ) from error
+        ) from as_cause(error)
     return float(examples / (batch * record.config.get("processes", 1)))
 
 
@@ -121,7 +121,7 @@ def _metrics(folder: Path, epoch: float) -> Iterator[Mapping[str, Any]]:
         except ValueError as error:
             raise RunError(
                 f"{path}, line {number}: {error}; copy the run's folder again"
-            ) from error
+            ) from as_cause(error)
         if row["step"] >= epoch + 1:
             return
         yield row
@@ -134,4 +134,6 @@ def _lines(path: Path) -> Iterator[bytes]:
     except FileNotFoundError:
         return  # no step is done yet
     except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from error
+        raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from as_cause(
+            error
+        )

@@ -15,7 +15,7 @@ from lora_lab._util.transformers_private import attention_kind, build_from_confi
 from lora_lab.anatomy import roles
 from lora_lab.anatomy.types import BlockFacts, ModelShape
 from lora_lab.anatomy.wrappers import modules_within, unwrapped
-from lora_lab.errors import ModelError
+from lora_lab.errors import ModelError, as_cause
 
 _OF_PLACES = re.compile(r"wpe|pos(?!t)")  # an embedding's name: places, not distances
 _TABLED = {"mpt", "codegen", "gptj", "ctrl"}  # their tables are no embeddings
@@ -59,7 +59,7 @@ def build_on_meta(config: Any) -> nn.Module:
         raise ModelError(
             f"transformers cannot build a {architecture.__name__} of this config: "
             f"{first_line(error)}; fix its config.json"
-        ) from error
+        ) from as_cause(error)
 
 
 def shape(

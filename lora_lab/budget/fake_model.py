@@ -30,7 +30,7 @@ from lora_lab.anatomy.model_config import build_on_meta
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.budget.mixed_dtypes import Mixture, mixture
 from lora_lab.budget.optimizers import StateRule, state_rule
-from lora_lab.errors import ConfigError, LoraLabError, ModelError
+from lora_lab.errors import ConfigError, LoraLabError, ModelError, as_cause
 from lora_lab.methods.api import attach
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.config import MethodConfig
@@ -265,7 +265,7 @@ def explained(model: nn.Module) -> Iterator[None]:
         raise ModelError(
             f"{type(model).__name__} cannot be run on fake tensors ({first_line(error)}); "
             "budget() gives its memory in closed form"
-        ) from error
+        ) from as_cause(error)
 
 
 _UNMASKED = "lora_lab_unmasked_sdpa"

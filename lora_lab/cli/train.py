@@ -13,7 +13,7 @@ from typing import Any
 from lora_lab._util.format import format_bytes, plural
 from lora_lab.cli.command import Command, Report
 from lora_lab.cli.output import console
-from lora_lab.errors import ConfigError, LoraLabError, one_line
+from lora_lab.errors import ConfigError, LoraLabError, as_cause, one_line
 from lora_lab.models.load import load_outline
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.tasks.load import load_task
@@ -58,7 +58,7 @@ def _run(options: argparse.Namespace) -> Report | None:
             if processes.main():
                 raise
             # All of them may say the same, or this one alone has something to say.
-            raise type(error)(f"process {processes.rank()}: {error}") from error
+            raise type(error)(f"process {processes.rank()}: {error}") from as_cause(error)
         return Report(_json(run, result), _text(run, result)) if processes.main() else None
 
 

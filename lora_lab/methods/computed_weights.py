@@ -25,7 +25,7 @@ from lora_lab._util.torch_private import (
     with_parameter,
 )
 from lora_lab.anatomy.wrappers import modules_within
-from lora_lab.errors import AdapterError
+from lora_lab.errors import AdapterError, as_cause
 from lora_lab.methods.lora.layers import base_class
 from lora_lab.methods.lora.own_forward import (
     base_output,
@@ -155,7 +155,7 @@ def solved(path: str, layer: nn.Module, merged: Tensor) -> Sources:
                 own.data = solution.data
             given = cast(Tensor, check())
         except Exception as error:  # whatever a parametrization says of what it cannot be
-            raise _refused(path, layer) from error
+            raise _refused(path, layer) from as_cause(error)
         limit = _ROUNDINGS * torch.finfo(merged.dtype).eps * merged.abs().max()
         if (given - merged).abs().max() <= limit:
             found = zip(_originals(_list(layer)), _originals(twin), strict=True)

@@ -19,7 +19,7 @@ from lora_lab._util.files import (
 from lora_lab._util.json_files import read_json
 from lora_lab._util.ownership import stranger
 from lora_lab._util.warn import warn
-from lora_lab.errors import ModelError
+from lora_lab.errors import ModelError, as_cause
 from lora_lab.models.entries import Wheel
 from lora_lab.models.from_gguf import dequantize
 
@@ -74,7 +74,7 @@ def model_folder(wheel: Wheel) -> Path | None:
         raise ModelError(
             f"the cache {cache_folder()} cannot be written ({reason}); set "
             "LORA_LAB_CACHE to a folder with 600 MB free"
-        ) from error
+        ) from as_cause(error)
     return made if is_gguf else source.parent
 
 
@@ -144,4 +144,4 @@ def _convert(source: Path, folder: Path) -> None:
     except ImportError as error:
         raise ModelError(
             f"{source.name} needs the package gguf ({error}); run: pip install gguf"
-        ) from error
+        ) from as_cause(error)

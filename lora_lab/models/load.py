@@ -21,7 +21,7 @@ from lora_lab.anatomy.model_config import build_on_meta
 from lora_lab.anatomy.packed import packed_numbers, packing
 from lora_lab.anatomy.vocabulary import check_vocabulary
 from lora_lab.anatomy.wrappers import unwrapped
-from lora_lab.errors import ModelError
+from lora_lab.errors import ModelError, as_cause
 from lora_lab.models import classifier
 from lora_lab.models.entries import CATALOGUE, CatalogueEntry
 from lora_lab.models.places import HUB_ID, Place, Source, find_model, load_errors, read_config
@@ -202,7 +202,7 @@ def _read(
         why = first_line(error)
         if "file named model.safetensors" in why:
             why += "; pickled weights are not read, so save those again with save_pretrained"
-        raise ModelError(f"{name} cannot be loaded: {why}{place.fix}") from error
+        raise ModelError(f"{name} cannot be loaded: {why}{place.fix}") from as_cause(error)
     check(model, report)
     if place.source == "embedded":
         # Adapters record their base by this name: a path of this machine's cache helps nobody.
@@ -290,7 +290,7 @@ def _load_tokenizer(
         raise ModelError(
             f"{place.name} has no tokenizer that can be read ({first_line(error)}); save one with "
             "tokenizer.save_pretrained, or use LoadedModel.given(model, tokenizer)"
-        ) from error
+        ) from as_cause(error)
 
 
 def _has_tokenizer_file(folder: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lora_lab._util.hub import hub_host, hub_reachable
 from lora_lab._util.quiet import first_line, quiet_transformers
-from lora_lab.errors import ModelError
+from lora_lab.errors import ModelError, as_cause
 from lora_lab.models import embedded
 from lora_lab.models.entries import CATALOGUE, CatalogueEntry
 
@@ -102,10 +102,10 @@ def read_config(place: Place) -> PretrainedConfig:
             )
     except load_errors() as error:
         if place.source == "hub" and place.local_only:
-            raise ModelError(f"{place.name} is not on this machine{place.fix}") from error
+            raise ModelError(f"{place.name} is not on this machine{place.fix}") from as_cause(error)
         raise ModelError(
             f"{place.name} cannot be loaded: {first_line(error)}{place.fix}"
-        ) from error
+        ) from as_cause(error)
 
 
 def _refuse_remote_code(name: str, raw: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from lora_lab._util.files import disk_errors, remove_dir, write_dir_atomic
 from lora_lab._util.json_files import fitted
 from lora_lab._util.quiet import first_line
 from lora_lab._util.torch_files import load_plain
-from lora_lab.errors import RunError
+from lora_lab.errors import RunError, as_cause
 from lora_lab.runs.schema import State
 
 STATE_FILE = "state.pt"
@@ -129,7 +129,7 @@ def _read(path: Path, step: int) -> Mapping[str, Any]:
         raise RunError(
             f"{path} cannot be read: {first_line(error)}; train again, or load the adapter beside "
             "it"
-        ) from error
+        ) from as_cause(error)
     try:
         fitted(state, State)
         if (state["format"], state["step"]) != (_FORMAT, step):
@@ -138,5 +138,5 @@ def _read(path: Path, step: int) -> Mapping[str, Any]:
         raise RunError(
             f"{path} is not a state that this version goes on from ({error}); train again, or "
             "load the adapter beside it"
-        ) from error
+        ) from as_cause(error)
     return cast(Mapping[str, Any], state)

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from lora_lab._util.json_files import read_json
 from lora_lab.anatomy.blocks import cells
-from lora_lab.errors import ModelError, RunError
+from lora_lab.errors import ModelError, RunError, as_cause
 from lora_lab.runs.schema import Count, Name, Rate, Whole
 from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE, read_log
 
@@ -125,4 +125,6 @@ def read_sites(run_folder: Path) -> tuple[RecordedSite, ...]:
         cells(sites)
         return sites
     except (ModelError, OSError, ValueError) as error:
-        raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from error
+        raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from as_cause(
+            error
+        )

@@ -21,7 +21,7 @@ from typing import Any
 
 from lora_lab._util.json_files import fitted, misfit, words_of
 from lora_lab._util.yaml import read_yaml, to_yaml
-from lora_lab.errors import ConfigError, RunError
+from lora_lab.errors import ConfigError, RunError, as_cause
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.plain import method_from_dict, method_to_dict
@@ -159,7 +159,7 @@ def read_configs(record: RunRecord) -> tuple[tuple[MethodConfig, ...], TrainingC
         if not methods:
             raise ConfigError("it names no method")
     except (ConfigError, KeyError, TypeError, AttributeError) as error:
-        raise unlike(record, record.problem or error) from error
+        raise unlike(record, record.problem or error) from as_cause(error)
     return methods, training
 
 

@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 
 from lora_lab._util.files import disk_errors, is_hollow, open_own, write_all, write_file_atomic
 from lora_lab._util.quiet import first_line
-from lora_lab.errors import RunError
+from lora_lab.errors import RunError, as_cause
 
 SITES_FILE = "sites.json"
 SPECTRA_FILE = "spectra.npy"
@@ -137,7 +137,9 @@ def read_log(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 raise ValueError(f"it has {size} bytes; at most {_MOST_BYTES} are read")
             stored = file.read(_MOST_BYTES)
     except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from error
+        raise RunError(f"cannot read {path}: {error}; copy the run's folder again") from as_cause(
+            error
+        )
     rows = np.frombuffer(stored, kind, len(stored) // kind.itemsize)
     steps = rows["step"]
     # A computer that lost its power may leave zeros, or old blocks, at the end.

@@ -13,7 +13,7 @@ import socket
 import time
 from typing import Any
 
-from lora_lab.errors import ConfigError, RunError
+from lora_lab.errors import ConfigError, RunError, as_cause
 from lora_lab.sweeps.cell_run import train_cell
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.local import told
@@ -62,7 +62,9 @@ def sweep_on_ray(
         try:
             _tune(ray, tune, plan, open_cells, since, gpus)
         except (ray.exceptions.RayError, tune.TuneError) as error:
-            raise RunError(f"the Ray cluster failed: {_first_line(error)}; {_AGAIN}") from error
+            raise RunError(f"the Ray cluster failed: {_first_line(error)}; {_AGAIN}") from as_cause(
+                error
+            )
     ids = {cell.id for cell in plan.cells()}
     found = {key: result for key, result in store.ended().items() if key in ids}
     if missing := len(ids) - len(found):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lora_lab._util.json_files import parse_text
 from lora_lab._util.quiet import first_line
 from lora_lab._util.transformers_private import render_chat
-from lora_lab.errors import TaskError
+from lora_lab.errors import TaskError, as_cause
 from lora_lab.tasks.sequence_ends import without_begin, without_end
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _marked(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[S
     try:
         return render_chat(template, messages, _variables(chat, tokenizer))
     except Exception as error:
-        raise _refused(chat, tokenizer, error) from error
+        raise _refused(chat, tokenizer, error) from as_cause(error)
 
 
 def _rendered(
@@ -222,7 +222,7 @@ def _rendered(
     try:
         text, _ = render_chat(template, messages, variables)
     except Exception as error:  # jinja's, and whatever a template's own code runs into
-        raise _refused(chat, tokenizer, error) from error
+        raise _refused(chat, tokenizer, error) from as_cause(error)
     return text
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
-from lora_lab.errors import TaskError
+from lora_lab.errors import TaskError, as_cause
 from lora_lab.tasks.chat_template import Chat, chat_of, chat_tokens, prompt_text
 from lora_lab.tasks.framing import CHAT
 from lora_lab.tasks.prompts import Example, GenerationTask
@@ -309,7 +309,7 @@ def tokenized(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], **option
                 raise TaskError(
                     f"{text[:40]!r} has half of a character (a lone surrogate), which no tokenizer "
                     "reads; fix the text, or leave the row out"
-                ) from error
+                ) from as_cause(error)
         raise
 
 

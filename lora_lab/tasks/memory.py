@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lora_lab._util.quiet import first_line
-from lora_lab.errors import TaskError
+from lora_lab.errors import TaskError, as_cause
 from lora_lab.tasks.files import FORMATS, suffix_of
 from lora_lab.tasks.table import Table
 from lora_lab.tasks.tables import (
@@ -146,7 +146,9 @@ def _taken(given: Any, source: str, most: int | None) -> list[Any]:
     try:
         rows = given() if _is_function(given) and not isinstance(given, Iterable) else given
     except TypeError as error:
-        raise TaskError(f"{source}: {error}; give a function without arguments") from error
+        raise TaskError(f"{source}: {error}; give a function without arguments") from as_cause(
+            error
+        )
     taken = list(itertools.islice(rows, most))
     classes = {
         name: feature
@@ -215,7 +217,7 @@ def _indexed(given: Any, source: str) -> list[Any]:
     except (LookupError, TypeError) as error:
         raise TaskError(
             f"{source} holds no rows that are numbered from 0 ({first_line(error)}); give a list"
-        ) from error
+        ) from as_cause(error)
 
 
 def _of_pandas(column: Any) -> list[Any]:

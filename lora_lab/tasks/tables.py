@@ -19,7 +19,7 @@ from typing import IO, Any
 from lora_lab._util.hub import hub_host, hub_reachable
 from lora_lab._util.quiet import first_line, quiet_thread
 from lora_lab._util.warn import warn as warn
-from lora_lab.errors import TaskError
+from lora_lab.errors import TaskError, as_cause
 from lora_lab.tasks.files import (
     FORMATS,
     JSON,
@@ -90,7 +90,7 @@ def _load_from_disk(folder: Path) -> Any:
     except TaskError:
         raise
     except Exception as error:  # whatever is wrong with one of its files
-        raise TaskError(f"{folder} cannot be loaded: {first_line(error)}") from error
+        raise TaskError(f"{folder} cannot be loaded: {first_line(error)}") from as_cause(error)
 
 
 def read_hub(
@@ -123,8 +123,8 @@ def read_hub(
             raise TaskError(
                 f"{hub_id} has several configurations ({configs[1]}); name one: "
                 f"load_task({hub_id!r}, {configs[1].split(', ')[0]})"
-            ) from error
-        raise TaskError(f"{hub_id} cannot be loaded: {first_line(error)}") from error
+            ) from as_cause(error)
+        raise TaskError(f"{hub_id} cannot be loaded: {first_line(error)}") from as_cause(error)
     return _parts(found, f"{hub_id}, {config_name}" if config_name else hub_id, splits)
 
 
@@ -245,7 +245,7 @@ def read_file(
     except Exception as error:  # Arrow's own errors, and those of the disk
         raise TaskError(
             f"{path} cannot be read as {suffix[1:]}: {first_line(error)}; fix the file"
-        ) from error
+        ) from as_cause(error)
     if suffix in SEPARATED:
         return read_separated(text, source, suffix, columns, sep)
     return read_json(text, source, suffix, field)

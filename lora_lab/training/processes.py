@@ -20,7 +20,7 @@ from torch import Tensor, distributed
 
 from lora_lab._util.hardware import hardware
 from lora_lab._util.launcher import launched_processes, local_rank
-from lora_lab.errors import RunError
+from lora_lab.errors import RunError, as_cause
 from lora_lab.runs.training_config import TrainingConfig
 
 _PATIENCE = timedelta(minutes=30)  # for one that does not come; a launcher ends them all sooner
@@ -113,11 +113,11 @@ def lost_in_words(folder: Path | None = None) -> Iterator[None]:
         raise LostProcessError(
             f"another of the {count()} processes is gone, or has not answered ({reason}); start "
             f"all of them again{_with_resume(folder)}"
-        ) from error
+        ) from as_cause(error)
     except LostProcessError as error:
         if folder is None:
             raise
-        raise LostProcessError(f"{error}{_with_resume(folder)}") from error
+        raise LostProcessError(f"{error}{_with_resume(folder)}") from as_cause(error)
 
 
 def _is_of_lost(error: RuntimeError | ValueError) -> bool:
@@ -178,7 +178,7 @@ def joined() -> Iterator[None]:
         raise RunError(
             f"the processes have not met: {first}; start all of them, by torchrun or accelerate "
             "launch"
-        ) from error
+        ) from as_cause(error)
     _own_group = True
     try:
         yield

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.anatomy.api import anatomy
-from lora_lab.errors import ConfigError, RunError
+from lora_lab.errors import ConfigError, RunError, as_cause
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.targets import is_all_linear, select
 from lora_lab.models.classifier import name_classes
@@ -321,7 +321,7 @@ def _source(record: RunRecord, what: str) -> dict[str, Any] | None:
     except ConfigError as error:
         raise RunError(
             f"{record.folder / 'config.json'}: {one_line(error)}; start a new run"
-        ) from error
+        ) from as_cause(error)
     memory = source.get(IN_MEMORY) or ()
     path = path_in(what, {name: value for name, value in source.items() if name not in memory})
     if path is not None and not processes.from_main(lambda: signature.verify(record.config)):

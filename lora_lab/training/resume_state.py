@@ -10,7 +10,7 @@ import torch
 
 from lora_lab._util.hardware import is_out_of_memory
 from lora_lab._util.quiet import first_line
-from lora_lab.errors import LoraLabError, RunError
+from lora_lab.errors import LoraLabError, RunError, as_cause
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def fitting(step: int) -> Iterator[None]:
         raise RunError(
             f"the checkpoint of step {step} is no state that this version goes on from ({why}); "
             f"remove the folder step-{step} to go on from the one before it, or train again"
-        ) from error
+        ) from as_cause(error)
 
 
 def check_alike(saved: Any, own: Any, where: str) -> None:

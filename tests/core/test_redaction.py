@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import traceback
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
@@ -19,7 +21,7 @@ from lora_lab.errors import RunError
 from lora_lab.figures._base import Figure
 from lora_lab.redaction import redacted, redacted_values
 from lora_lab.reports.run_page import write_run_report
-from lora_lab.tasks import Example, GenerationTask
+from lora_lab.tasks import Example, GenerationTask, load_task, tables
 from lora_lab.tasks.chats import ChatTask
 from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.training import checks, failures
@@ -28,6 +30,7 @@ from lora_lab.training.api import train
 from lora_lab.training.snapshot import RunState
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 
+ROOT = Path(__file__).parents[2]
 LETTERS = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dF3hJ5"
 HEX = "0123456789abcdef0123456789abcdef01234567"  # as W&B's keys and git's commits look
 SAID = {
@@ -319,6 +322,45 @@ def test_an_error_without_tokens_is_kept_itself():
     error.__cause__ = cause
     assert failures.showable(error) is error
     assert error.__cause__ is cause
+
+
+def refusing(**_: object) -> None:
+    try:
+        raise ConnectionError(SAID["a URL's token"])
+    except ConnectionError as error:
+        raise OSError("no such data set") from error
+
+
+def test_what_a_notebook_shows_below_an_error_has_no_secret(monkeypatch):
+    """Jupyter keeps the whole chain of a traceback: an error, its cause, and that one's."""
+    monkeypatch.setattr(tables, "hub_reachable", lambda: True)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: refusing())
+    with pytest.raises(errors.TaskError, match="cannot be loaded: GET ") as caught:
+        load_task("owner/name", prompt="a", completion="b")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert LETTERS not in shown
+    assert "OSError: no such data set" in shown
+
+
+def test_a_cause_without_secrets_stays_itself():
+    error = OSError("no such data set")
+    error.__context__ = ValueError("why")
+    assert errors.as_cause(error) is error
+    error.__context__ = error  # a ring of them
+    assert errors.as_cause(error) is error
+    secret = ValueError(SAID["a bearer"])
+    assert LETTERS not in str(errors.as_cause(secret))
+    assert "ValueError: sent [redacted]" in str(errors.as_cause(secret))
+
+
+def test_every_error_of_ours_has_its_cause_looked_at():
+    kept = "run.error"  # was looked at when the run failed
+    for folder in ("lora_lab", "widgets"):
+        for path in (ROOT / folder).rglob("*.py"):
+            nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+            causes = [ast.unparse(n.cause) for n in nodes if isinstance(n, ast.Raise) and n.cause]
+            odd = {cause for cause in causes if not cause.startswith("as_cause(")}
+            assert odd <= {kept, "None"}, path
 
 
 def test_errors_warnings_reprs_and_figures_keep_no_secret(monkeypatch):

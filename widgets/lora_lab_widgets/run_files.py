@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lora_lab._util.files import write_text_atomic
 from lora_lab._util.yaml import to_yaml
 from lora_lab.configs import MethodConfig
-from lora_lab.errors import ConfigError
+from lora_lab.errors import ConfigError, as_cause
 from lora_lab.methods.plain import method_to_dict
 from lora_lab.models.load import model_source
 from lora_lab.runs.run_file import RunConfig
@@ -115,7 +115,7 @@ def _write(stem: str, text: str, commands: Sequence[tuple[str, str]]) -> dict[st
         raise ConfigError(
             f"{stem}.yaml cannot be written into {Path.cwd()}: {error.strerror or error}; "
             "os.chdir() to a folder that takes it"
-        ) from error
+        ) from as_cause(error)
     name = shlex.quote(path.name)
     return {
         "path": str(path),

@@ -16,7 +16,7 @@ from lora_lab import spectra
 from lora_lab._util.files import remove_dir
 from lora_lab._util.format import format_bytes, format_count, format_number
 from lora_lab.analysis.methods import compare_methods
-from lora_lab.errors import RunError
+from lora_lab.errors import RunError, as_cause
 from lora_lab.methods.combined import to_python
 from lora_lab.runs.history import SpectraHistory
 from lora_lab.runs.lock import RunLock
@@ -109,7 +109,7 @@ def delete(record: RunRecord, output_dir: Path, busy: Callable[[Path], bool]) ->
     except OSError as error:
         raise RunError(
             f"{folder} could not be deleted whole: {error.strerror or error}; delete it by hand"
-        ) from error
+        ) from as_cause(error)
     finally:
         lock.release()
 

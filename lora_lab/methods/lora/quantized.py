@@ -15,7 +15,7 @@ from lora_lab._util.cpu_layout import undo_cpu_layout
 from lora_lab._util.quiet import first_line
 from lora_lab.anatomy.packed import linear_size, packing
 from lora_lab.anatomy.types import Site
-from lora_lab.errors import AdapterError
+from lora_lab.errors import AdapterError, as_cause
 from lora_lab.methods.lora.own_forward import base_output, base_tensor, hold_weight, home
 
 _COLUMNS = 1024  # of W₀ that are read at a time
@@ -104,7 +104,7 @@ def _of_unit_vectors(path: str, layer: nn.Module, kind: str) -> Tensor:
         raise AdapterError(
             f"{path} holds {kind} weights of a {class_name}, which cannot be read here "
             f"({first_line(error)}); keep the adapter beside them, or load the base unquantized"
-        ) from error
+        ) from as_cause(error)
     return torch.cat(columns).T
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from lora_lab.errors import ConfigError, TaskError
+from lora_lab.errors import ConfigError, TaskError, as_cause
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.chat_template import (
     frame_length,
@@ -69,7 +69,7 @@ class Causal(Family):
             try:
                 need_chat_template(lm.tokenizer, to_learn=True)
             except TaskError as error:
-                raise ConfigError(f"{task.name} is chats, and {error}") from error
+                raise ConfigError(f"{task.name} is chats, and {error}") from as_cause(error)
 
     @classmethod
     def notes(cls, lm: LoadedModel, task: Any) -> list[str]:

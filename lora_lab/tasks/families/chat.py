@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.errors import ConfigError, TaskError
+from lora_lab.errors import ConfigError, TaskError, as_cause
 from lora_lab.tasks.chat_template import Chat, chat_tokens, prompt_text
 from lora_lab.tasks.chats import ChatTask
 from lora_lab.tasks.encoding import chat_prompt_ids, encode_chat
@@ -31,7 +31,7 @@ class Chats(Causal):
             try:
                 chat_tokens(task.train[0], lm.tokenizer)
             except TaskError as error:
-                raise ConfigError(str(error)) from error
+                raise ConfigError(str(error)) from as_cause(error)
 
     @classmethod
     def notes(cls, lm: LoadedModel, task: ChatTask) -> list[str]:

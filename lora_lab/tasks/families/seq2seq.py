@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lora_lab.errors import ConfigError
+from lora_lab.errors import ConfigError, as_cause
 from lora_lab.tasks.encoding import IGNORED, pad_id
 from lora_lab.tasks.families.base import Lengths, Measured, register_family
 from lora_lab.tasks.families.causal import Causal
@@ -75,7 +75,7 @@ class Seq2Seq(Causal):
             raise ConfigError(
                 f"{lm.card.name} does not know what its decoder starts with; set "
                 "model.config.decoder_start_token_id and model.config.pad_token_id"
-            ) from error
+            ) from as_cause(error)
 
     @classmethod
     def room(cls, lm: LoadedModel) -> int:

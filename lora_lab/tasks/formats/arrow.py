@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from lora_lab._util.json_files import parse_text
-from lora_lab.errors import TaskError
+from lora_lab.errors import TaskError, as_cause
 from lora_lab.tasks.formats.unpacked import (
     check_column,
     most_unpacked,
@@ -105,7 +105,7 @@ def _read(
         raise TaskError(
             f"{source}: column {name!r} holds bytes that are no UTF-8 ({error.object[:20]!r}); "
             "write it as text"
-        ) from error
+        ) from as_cause(error)
 
 
 def _texts(column: pa.ChunkedArray) -> list[Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lora_lab._util.quiet import first_line
-from lora_lab.errors import TaskError
+from lora_lab.errors import TaskError, as_cause
 from lora_lab.tasks.table import Table
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -101,7 +101,7 @@ def _values(text: str, source: str, suffix: str) -> Iterator[Any]:
             raise TaskError(
                 f"{source} cannot be read as {suffix[1:]}: line {text.count(chr(10), 0, place) + 1}"
                 f": {said}; fix the file"
-            ) from error
+            ) from as_cause(error)
         yield value
         at = _SPACE.match(text, end).end()  # type: ignore[union-attr]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 
 from lora_lab._util.warn import warn
-from lora_lab.errors import TaskError
+from lora_lab.errors import TaskError, as_cause
 
 _MARKS = {  # UTF-32's begins with UTF-16's
     codecs.BOM_UTF32_LE: "utf-32",
@@ -46,9 +46,9 @@ def decode(data: bytes, encoding: str | None, source: str) -> str:
         raise TaskError(
             f"{source}: no encoding of text is called {name!r}; such are 'utf-8', 'cp1252', "
             "'latin-1', 'utf-16'"
-        ) from error
+        ) from as_cause(error)
     except UnicodeError as error:
-        raise TaskError(_undecodable(data, name, error, source)) from error
+        raise TaskError(_undecodable(data, name, error, source)) from as_cause(error)
     if mark is None and encoding is None:
         _refuse_unmarked_utf16(data, source)
     if mark is None and not canonical.startswith("utf") and not data.isascii():
