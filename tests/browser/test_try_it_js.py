@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -115,3 +116,19 @@ def test_a_class_is_named_without_a_length(esm_page: Make) -> None:
     expect(esm.view().get_by_text("max new tokens")).to_be_hidden()
     esm.set(writes=True)
     expect(esm.view().get_by_text("max new tokens")).to_be_visible()
+
+
+def test_answers_say_whose_they_are_and_pale_under_another_adapter(
+    esm_page: Callable[..., EsmPage],
+) -> None:
+    answers = {"prompt": "p", "base": "b", "adapted": "a", "seconds": 1.0, "of": "run 1-2"}
+    esm = esm_page(TryIt(lambda prompt, tokens: ("", "")), {"prompt": "p", "answers": answers})
+    root, status = esm.view().locator(".ll-try"), esm.view().locator(".ll-try-status")
+    expect(esm.view()).to_contain_text("adapted modelrun 1-2")
+    expect(status).to_have_text("took 1 s")
+    expect(root).not_to_have_class(re.compile("ll-stale"))
+    esm.set(outdated=True)
+    expect(status).to_have_text("these are answers of run 1-2: compare again")
+    expect(root).to_have_class(re.compile("ll-stale"))
+    esm.set(answers={**answers, "adapted": None, "of": ""})
+    expect(status).to_have_text("these are answers of no adapter: compare again")

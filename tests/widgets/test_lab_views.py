@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from lora_lab.errors import AdapterError, RunError
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.lab_views import VIEWS, CancelledError, View, Watch
 from lora_lab_widgets.lab_views import intruders as intruders_module
+from lora_lab_widgets.lab_views.sweep import SweepView
 from tests.helpers.tiny_chat import tiny_chat_model
 
 # Four steps at the full rate leave some intruders at ε = 0.9, and none at 0.4.
@@ -228,6 +231,66 @@ def test_the_capacity_gauge(bench: Workbench) -> None:
     data = look(view(bench, "capacity"))
     assert data.parameters == bench.savings.budget.parameters_trainable
     assert data.bits == 2 * data.parameters
+
+
+def test_a_new_run_is_chosen_as_soon_as_it_can_be(bench: Workbench) -> None:
+    shown = view(bench, "capacity")
+    first, second = shown.records()[-1], shown.records()[0]
+    assert shown.values["run"] == str(second.folder) == str(bench.run.folder)
+    shown.values["run"] = str(first.folder)  # chosen by hand, and so it stays
+    shown.controls()
+    assert shown.values["run"] == str(first.folder)
+    assert shown.live_run(bench.run.snapshot) is None
+    shown.followed = None  # another run has begun since
+    sites = second.folder / "sites.json"
+    hidden = sites.rename(sites.with_name("sites.later"))
+    try:
+        shown.controls()
+        assert (shown.values["run"], shown.due) == (str(first.folder), False)
+    finally:
+        hidden.rename(sites)
+    assert shown.due
+    shown.controls()
+    assert (shown.values["run"], shown.due) == (str(second.folder), False)
+    assert shown.live_run(bench.run.snapshot) == (4, True)
+
+
+def test_runs_of_which_none_has_ended_with_a_score_are_an_empty_state(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    for record in view(bench, "sweep").records():
+        shutil.copytree(record.folder, tmp_path / record.id)
+    empty = SweepView(bench.session.live_adapter, bench.session.anatomy, tmp_path)
+    runs = sorted(tmp_path.iterdir())
+    for run in runs:  # as they stand while they train
+        (run / "summary.json").rename(run / "summary.later")
+    empty.controls()
+    assert empty.wanted() is None
+    assert empty.empty() == (
+        "No run has ended with a score yet: train with a few ranks and learning rates."
+    )
+    (runs[1] / "summary.later").rename(runs[1] / "summary.json")
+    controls = empty.controls()
+    assert "1 run" in controls[0]["options"][0][0]
+    assert empty.wanted() is not None
+    assert np.isfinite(look(empty).values).all()
+
+
+def test_a_sweep_offers_the_metrics_of_its_own_runs_alone(bench: Workbench, tmp_path: Path) -> None:
+    folders = [record.folder for record in view(bench, "sweep").records()]
+    for folder, task in zip(folders, ("a", "b"), strict=True):
+        copy = shutil.copytree(folder, tmp_path / folder.name)
+        config = json.loads((copy / "config.json").read_text())
+        config["task"]["name"] = task  # of two tasks, and so two maps
+        (copy / "config.json").write_text(json.dumps(config))
+        summary = json.loads((copy / "summary.json").read_text())
+        summary["metrics"] = {f"loss{'_b' * (task == 'b')}_after": 1.0}
+        (copy / "summary.json").write_text(json.dumps(summary))
+    shown = SweepView(bench.session.live_adapter, bench.session.anatomy, tmp_path)
+    for group in "01":
+        shown.values["group"] = group
+        shown.controls()
+        assert np.nanmax(look(shown).values) == 1
 
 
 def test_without_an_adapter_or_a_run_every_view_says_what_to_do(untrained: Workbench) -> None:

@@ -51,6 +51,7 @@ def test_answers_come_with_the_heartbeat_never_from_the_thread() -> None:
         "base": "base hello 7",
         "adapted": "adapted hello 7",
         "seconds": seconds,
+        "of": "",
     }
     assert 0 <= seconds < 10
     assert ran_on != [threading.get_ident()]
@@ -134,3 +135,36 @@ def test_update_sends_nothing_while_nothing_happens() -> None:
     for _ in range(5):
         panel.update(Tick())
     assert sent == []
+
+
+def test_answers_of_another_adapter_are_never_shown_as_this_ones() -> None:
+    now: list[tuple[str, object]] = [("run a", 1)]
+    panel = TryIt(lambda prompt, tokens: ("base", "of a"), whose=lambda: now[0])
+    panel.update(Tick())
+    assert not panel.outdated, "nothing was answered yet"
+    ask(panel)
+    finish(panel)
+    assert (panel.answers["of"], panel.outdated) == ("run a", False)
+    now[0] = "run b", 2
+    panel.update(Tick())
+    assert (panel.answers["of"], panel.outdated) == ("run a", True)
+    ask(panel)
+    finish(panel)
+    assert (panel.answers["of"], panel.outdated) == ("run b", False)
+    now[0] = "", None  # taken off
+    panel.update(Tick())
+    assert panel.outdated
+
+
+def test_a_run_that_begins_while_it_answers_spoils_the_answers() -> None:
+    now: list[tuple[str, object]] = [("run a", 1)]
+
+    def answer(prompt: str, tokens: int) -> tuple[str, str]:
+        now[0] = "run b", 2
+        return "base", "whose?"
+
+    panel = TryIt(answer, whose=lambda: now[0])
+    ask(panel)
+    finish(panel)
+    assert panel.answers == {}
+    assert panel.problem["message"] == ("another run began while the model answered; compare again")

@@ -164,6 +164,12 @@ def test_the_grid_is_locked_while_it_trains_and_the_plan_cannot_change(wb):
     assert "stop it to start another run" in command(wb, "start")["problem"]["message"]
     command(wb, "pause")
     until(lambda: tick(wb)["state"] == "paused")
+    assert wb.grid.locked, "the form is, and the run goes on with the ranks that it has"
+    before = dict(wb.grid.ranks)
+    with pytest.raises(RunError, match="is paused; stop it to change the ranks"):
+        wb.grid.ranks = {}
+    wb.grid.set_state({"ranks": {}, "rank": 4})  # of a page that has not heard of the lock
+    assert (wb.grid.ranks, wb.plan.ranks) == (before, before)
     command(wb, "resume")
     until(lambda: tick(wb)["state"] == "running")
     command(wb, "stop")

@@ -95,7 +95,7 @@ class Laboratory(ShownInMarimo, ipywidgets.VBox):
             if self._session.live_adapter.latest is not self._adapter:  # a queued run has begun
                 self._forget()
             # Another run is on disk, or one has ended.
-            self._form_due |= _moment(tick.snapshot) != _moment(self._snapshot)
+            self._form_due |= _moment(tick.snapshot) != _moment(self._snapshot) or self._view.due
             self._snapshot = tick.snapshot
             self._theme = tick.theme
             self._width = tick.width or self._width

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from lora_lab.tasks.prompts import Example
     from lora_lab_widgets.session import Session
 
+Whose = tuple[str, object]
+"""What an adapter is called, "" where there is none, and what is equal for the same one alone."""
 ADAPTER = "default"  # the name under which `train` attaches
 _switching = threading.Lock()  # two benches may have one model
 
@@ -72,6 +75,14 @@ class LiveAdapter:
         if adapter is None or adapter.sites:
             return "There is no ΔW yet: start a run first."
         return f"{adapter.method} has no low-rank ΔW = BA to look at; {_learns(adapter.config)}."
+
+    @property
+    def whose(self) -> Whose:
+        """What the latest adapter is called, and what it is known by, held by nobody here."""
+        adapter, run = self.latest, self.run
+        if adapter is None:
+            return "", None
+        return "the model's own adapter" if run is None else f"run {run.id}", weakref.ref(adapter)
 
     def task(self) -> Task:
         """Return the task that the adapter learns."""

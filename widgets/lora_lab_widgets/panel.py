@@ -40,6 +40,7 @@ class Tick:
         theme: of the page.
         width: of the place that the panels share, in CSS pixels; 0 when not known.
         busy: whether something trains: a run, or a sweep's cell.
+        open: whether a run or a sweep has not ended; a run that is paused is open, and not busy.
         settled: whether the run has taken whole steps, so that its memory is a step's: Adam's
             moments come with the first, and count from the second on.
     """
@@ -49,6 +50,7 @@ class Tick:
     theme: Theme = "light"
     width: int = 0
     busy: bool = False
+    open: bool = False
     settled: bool = False
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import traitlets
 
 from lora_lab._util.tables import Table
+from lora_lab.errors import RunError
 from lora_lab_widgets.grid_cells import checked_ranks, grid_of
 from lora_lab_widgets.live_ranks import LiveRanks
 from lora_lab_widgets.panel import MessagePanel, Tick
@@ -27,6 +28,9 @@ class RankGrid(MessagePanel):
     ranks), and Python hears one change of `ranks` when the pointer is lifted. What is started in
     the page brings the ranks along that it shows, as that change may wait for a busy kernel.
 
+    Args:
+        needs_rest: called with what is to be done before ranks change; raises where they cannot.
+
     Attributes:
         rows: labels of the layers, top to bottom: "0", "1" … or "enc 0", "dec 0" …; below them
             "outside" where the model has linear layers there.
@@ -36,7 +40,7 @@ class RankGrid(MessagePanel):
         ranks: {site name: rank}; a site that is not named is frozen. Zeros are left out.
         rank: the brush's rank.
         selected: name of the site last clicked or focused, "" before that.
-        locked: read-only, because a run trains with these ranks.
+        locked: read-only, because a run trains with these ranks, or rests and goes on with them.
         inert: why nothing can be painted, as the method has no ranks; "" where it has. The grid is
             pale then, and the keyboard passes it by.
         live: {"ranks": [one a cell], "text": of what moment} of ranks that training moves; {}
@@ -63,7 +67,10 @@ class RankGrid(MessagePanel):
     coded_ranks = traitlets.Dict().tag(sync=True)
     bench = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(
+        self, needs_rest: Callable[[str], None] = lambda what: None, **settings: Any
+    ) -> None:
+        self._needs_rest = needs_rest
         self._live_ranks = LiveRanks()
         super().__init__(**settings)
 
@@ -71,7 +78,10 @@ class RankGrid(MessagePanel):
     def of(cls, session: Session) -> Self:
         """Make the grid of a workbench: its ranks are the plan's."""
         plan = session.plan
-        grid = cls.from_anatomy(session.anatomy, plan.ranks, bench=session.bench)
+        needs_rest = session.needs_rest
+        grid = cls.from_anatomy(
+            session.anatomy, plan.ranks, bench=session.bench, needs_rest=needs_rest
+        )
         grid._show_plan(plan.planned, plan.planned)
         grid.observe(lambda change: setattr(plan, "ranks", change["new"]), "ranks")
         grid.observe(lambda change: setattr(session, "site", change["new"]), "selected")
@@ -107,8 +117,8 @@ class RankGrid(MessagePanel):
             self.ranks = checked
 
     def update(self, tick: Tick) -> None:
-        """Lock while something trains, and show the ranks that it moves."""
-        self.locked = tick.busy
+        """Lock until what trains has ended, and show the ranks that it moves."""
+        self.locked = tick.open
         if news := self._live_ranks.news(tick):
             self.show_live(*news)
 
@@ -148,7 +158,20 @@ class RankGrid(MessagePanel):
 
     @traitlets.validate("ranks")
     def _check_ranks(self, proposal: Any) -> dict[str, int]:
-        return checked_ranks(proposal["value"], self.cells)
+        ranks = checked_ranks(proposal["value"], self.cells)
+        if ranks != self.ranks:
+            self._needs_rest("change the ranks")
+        return ranks
+
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """Take what a page has changed; ranks that cannot be now are set right on the page."""
+        if sync_data.get("ranks", self.ranks) != self.ranks:
+            try:
+                self._needs_rest("change the ranks")
+            except RunError:
+                self.send_state("ranks")
+                sync_data = {name: sync_data[name] for name in sync_data if name != "ranks"}
+        super().set_state(sync_data)
 
     def summary(self) -> str:
         """Return how many matrices have a rank, and which ranks there are."""

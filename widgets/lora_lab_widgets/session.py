@@ -79,9 +79,16 @@ class Session(traitlets.HasTraits):
         cell = sweep.snapshot.run if sweep else None
         if cell is not None and cell is not self.run:
             self.run, snapshot = cell, cell.snapshot
-        busy = sweep is not None or (snapshot is not None and not resting(snapshot.state))
-        settled = snapshot is not None and snapshot.step >= 2
-        return Tick(snapshot, self.run, theme, width, busy, settled)
+        state = None if snapshot is None else snapshot.state
+        return Tick(
+            snapshot,
+            self.run,
+            theme,
+            width,
+            busy=sweep is not None or (state is not None and not resting(state)),
+            open=sweep is not None or (state is not None and not over(state)),
+            settled=snapshot is not None and snapshot.step >= 2,
+        )
 
     def needs_rest(self, what: str) -> None:
         """Refuse what cannot be done while something trains.

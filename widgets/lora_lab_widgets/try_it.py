@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import traitlets
 
+from lora_lab.errors import RunError
 from lora_lab.tasks.families.api import family_of
 from lora_lab.tasks.families.base import Family
 from lora_lab_widgets.background import Background
 from lora_lab_widgets.defaults import example_prompt
 from lora_lab_widgets.error_json import from_error
+from lora_lab_widgets.live_adapter import Whose
 from lora_lab_widgets.panel import MessagePanel, Tick
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ class TryIt(MessagePanel):
     Args:
         answer: called on a thread; what it raises is shown in the red strip.
         framing: what goes around the prompt now, for people.
+        whose: returns the adapter that would answer now.
         prompt: what stands in the field at first.
         max_new_tokens: of each answer.
         tries: what is compared, as the task's family has it.
@@ -44,14 +47,21 @@ class TryIt(MessagePanel):
     writes = traitlets.Bool(True).tag(sync=True)
     framing = traitlets.Unicode(read_only=True).tag(sync=True)  # what goes around the prompt
     busy = traitlets.Unicode(read_only=True).tag(sync=True)  # what it is at, "" when at rest
-    # {"prompt", "base", "adapted", "seconds"}, {} before the first comparison
+    # {"prompt", "base", "adapted", "seconds", "of": the adapter}, {} before the first comparison
     answers = traitlets.Dict(read_only=True).tag(sync=True)
+    # Whether there is another adapter by now than the one that has answered.
+    outdated = traitlets.Bool(False, read_only=True).tag(sync=True)
 
     def __init__(
-        self, answer: Answer, framing: Callable[[], str] = lambda: "", **kwargs: Any
+        self,
+        answer: Answer,
+        framing: Callable[[], str] = lambda: "",
+        whose: Callable[[], Whose] = lambda: ("", None),
+        **kwargs: Any,
     ) -> None:
-        self._answer, self._framing = answer, framing
-        self._job: Background[tuple[str, tuple[str, str | None]]] = Background()
+        self._answer, self._framing, self._whose = answer, framing, whose
+        self._job: Background[tuple[str, tuple[str, str | None], Whose]] = Background()
+        self._answered: Whose = "", None
         self._said = ""
         super().__init__(**kwargs)
         self.set_trait("framing", framing())
@@ -75,6 +85,7 @@ class TryIt(MessagePanel):
         panel = cls(
             lambda prompt, tokens: session.answer(prompt, tokens, panel.say),
             lambda: session.asked_task.framing,
+            lambda: session.live_adapter.whose,
             prompt=example_prompt(plan.task),
             tries=tries,
             writes=writes,
@@ -91,10 +102,17 @@ class TryIt(MessagePanel):
                 self.prompt = prompt
             asked, tokens = self.prompt, self.max_new_tokens
             self.say("generating…")
-            self._job.start(lambda: (asked, self._answer(asked, tokens)))
+            self._job.start(lambda: self._ask(asked, tokens))
             self.set_trait("problem", None)
             self.set_trait("busy", self._said)
         return True
+
+    def _ask(self, prompt: str, tokens: int) -> tuple[str, tuple[str, str | None], Whose]:
+        whose = self._whose()
+        answers = self._answer(prompt, tokens)
+        if self._whose() != whose:
+            raise RunError("another run began while the model answered; compare again")
+        return prompt, answers, whose
 
     def say(self, text: str) -> None:
         """Set what the panel says that it is doing; from any thread, shown at the next update."""
@@ -108,12 +126,14 @@ class TryIt(MessagePanel):
             outcome = self._job.take()
             if outcome is None:
                 self.set_trait("busy", self._said if self._job.busy else "")
+                self.set_trait("outdated", bool(self.answers) and self._answered != self._whose())
                 return
             if outcome.error is not None or outcome.value is None:
                 error = outcome.error or RuntimeError("no answer came back")
                 self.problem = from_error(error)
             else:
-                prompt, (base, adapted) = outcome.value
+                prompt, (base, adapted), self._answered = outcome.value
+                self.set_trait("outdated", False)
                 self.set_trait(
                     "answers",
                     {
@@ -121,6 +141,7 @@ class TryIt(MessagePanel):
                         "base": base,
                         "adapted": adapted,
                         "seconds": round(outcome.seconds, 1),
+                        "of": self._answered[0],
                     },
                 )
             self.set_trait("busy", "")

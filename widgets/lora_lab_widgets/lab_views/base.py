@@ -12,6 +12,7 @@ from lora_lab.anatomy.blocks import site_label
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.methods.plain import recorded_text
 from lora_lab.runs.records import RunRecord, list_runs
+from lora_lab.training.run import Run
 from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.live_adapter import LiveAdapter
 from lora_lab_widgets.panel import Theme
@@ -73,12 +74,16 @@ class View(ABC):
         anatomy: of the model.
         runs_dir: where runs are found.
         values: what the controls are set to.
+        followed: the latest run that was chosen by itself.
+        awaited: what the latest run has yet to write before it can be chosen.
     """
 
     live_adapter: LiveAdapter
     anatomy: Anatomy
     runs_dir: Path
     values: dict[str, Any] = field(default_factory=dict)
+    followed: Run | None = None
+    awaited: Path | None = None
 
     key: ClassVar[str]
     title: ClassVar[str]
@@ -126,6 +131,17 @@ class View(ABC):
     def live(self, snapshot: Snapshot | None) -> Any:
         """Return what changes as training goes on, if the view can follow it without a pause."""
         del snapshot
+
+    @property
+    def due(self) -> bool:
+        """Whether the latest run can be chosen by now, and the controls are to be drawn anew."""
+        return self.awaited is not None and self.awaited.exists()
+
+    def live_run(self, snapshot: Snapshot | None) -> Any:
+        """Return the moment of the run that is chosen, if it is the latest one."""
+        run = self.live_adapter.run
+        here = run is not None and self.values.get("run") == str(run.folder)
+        return (snapshot.step, snapshot.state.final) if snapshot is not None and here else None
 
     def complete(self, data: Any) -> bool:
         """Return whether the data hold what the `drawn_only` controls ask for, too."""
@@ -190,12 +206,19 @@ class View(ABC):
         return self.choice("site", "site", options or [("no site", "")])
 
     def run_choice(self, holding: str, label: str = "run") -> dict[str, Any]:
-        """Return the drop-down of the runs on disk whose folder has the file `holding`."""
+        """Return the drop-down of the runs on disk whose folder has the file `holding`.
+
+        A new run is chosen as soon as it can be, and what people choose stays until the next one.
+        """
         records = [r for r in self.records() if (r.folder / holding).exists()]
         options = [(run_label(record), str(record.folder)) for record in records]
         current = self.live_adapter.run
-        if current is not None and "run" not in self.values:
-            self.values["run"] = str(current.folder)
+        self.awaited = None
+        if current is not None and current is not self.followed:
+            if current.folder in [record.folder for record in records]:
+                self.followed, self.values["run"] = current, str(current.folder)
+            elif not (current.folder / holding).exists():
+                self.awaited = current.folder / holding
         return self.choice("run", label, options or [("no run", "")])
 
     def records(self) -> list[RunRecord]:

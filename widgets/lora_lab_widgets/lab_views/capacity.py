@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from lora_lab import captions, figures
 from lora_lab.analysis.capacity import run_capacity
+from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch
 
 
@@ -32,6 +33,10 @@ class CapacityView(View):
     def empty(self) -> str:
         """Say what is missing."""
         return self.no_run("No run is on disk yet: start one.")
+
+    def live(self, snapshot: Snapshot | None) -> Any:
+        """Return the step of the run on show, if it is the one that trains."""
+        return self.live_run(snapshot)
 
     def measure(self, values: Values, before: Any, watch: Watch) -> Measured:
         """Read the run's losses."""

@@ -45,9 +45,7 @@ class StepsView(View):
 
     def live(self, snapshot: Snapshot | None) -> Any:
         """Return the step of the run on show, if it is the one that trains."""
-        run = self.live_adapter.run
-        here = run is not None and self.values.get("run") == str(run.folder)
-        return (snapshot.step, snapshot.state.final) if snapshot is not None and here else None
+        return self.live_run(snapshot)
 
     def measure(self, values: Values, before: Any, watch: Watch) -> Measured:
         """Read the run's history."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from lora_lab import captions, figures
+from lora_lab.analysis.records import final_score, metrics
 from lora_lab.analysis.sweep import comparable_runs, sweep_map
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord
-from lora_lab.tasks.metrics import LOSS, metric_of
+from lora_lab.tasks.metrics import metric_of
 from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch
 
 
@@ -24,19 +27,15 @@ class SweepView(View):
 
     def controls(self) -> list[dict[str, Any]]:
         """Return the group of runs and the metric."""
-        groups = comparable_runs(self.records())
+        groups = self._groups()
         options = [(_group_label(group), str(index)) for index, group in enumerate(groups)]
-        names = {
-            name: metric_of(name).title
-            for group in groups
-            for record in group
-            for name in (record.summary or {}).get("metrics", {})
-            if name.endswith("_after")
-        } or {"loss_after": LOSS.title}
-        return [
-            self.choice("group", "runs", options or [("no run", "")]),
-            self.choice("metric", "metric", [(text, name) for name, text in names.items()]),
-        ]
+        choices = [self.choice("group", "runs", options or [("no run", "")])]
+        chosen = groups[int(self.values["group"])] if groups else ()
+        scores = _scores(chosen) or {"loss_after": 0}
+        names = [(metric_of(name).title, name) for name in scores]
+        choices.append(self.choice("metric", "metric", names))
+        self.values["ended"] = scores[self.values["metric"]]  # one more, and it is measured anew
+        return choices
 
     def wanted(self) -> tuple[Any, ...] | None:
         """Return group and metric."""
@@ -44,13 +43,17 @@ class SweepView(View):
 
     def empty(self) -> str:
         """Say what is missing."""
-        return "No run is on disk yet: train with a few ranks and learning rates."
+        return "No run has ended with a score yet: train with a few ranks and learning rates."
+
+    def _groups(self) -> list[tuple[RunRecord, ...]]:
+        """Return the runs that one map can show, where there is something to show."""
+        return [group for group in comparable_runs(self.records()) if _scores(group)]
 
     def measure(self, values: Values, before: Any, watch: Watch) -> Measured:
         """Lay the runs out."""
         del before
         watch.tell("reading the runs…")
-        groups = comparable_runs(self.records())
+        groups = self._groups()
         if int(values["group"]) >= len(groups):
             raise RunError("these runs are not on disk any more; look again")
         return Measured(sweep_map(groups[int(values["group"])], values["metric"]))
@@ -62,6 +65,16 @@ class SweepView(View):
     def words(self, data: Any) -> str:
         """Say which cell is best."""
         return captions.sweep_summary(data)
+
+
+def _scores(group: Sequence[RunRecord]) -> Counter[str]:
+    """Return how many runs of a group ended with each metric."""
+    return Counter(
+        name
+        for record in group
+        for name in metrics(record)
+        if name.endswith("_after") and final_score(record, name) is not None
+    )
 
 
 def _group_label(group: tuple[RunRecord, ...]) -> str:

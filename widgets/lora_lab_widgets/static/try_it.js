@@ -40,22 +40,25 @@ class TryItView extends PanelView {
 
   follow() {
     this.watch(() => this.drawInputs(), "prompt", "max_new_tokens", "tries", "writes", "framing");
-    this.watch(() => this.draw(), "busy", "answers", "problem");
+    this.watch(() => this.draw(), "busy", "answers", "outdated", "problem");
   }
 
   draw() {
     const { model, root } = this;
     const busy = model.get("busy");
     const problem = model.get("problem");
-    const { prompt: asked, base, adapted, seconds } = model.get("answers");
+    const { prompt: asked, base, adapted, seconds, of } = model.get("answers");
     const isAnswered = asked !== undefined;
-    const isStale = isAnswered && asked !== model.get("prompt");
-    const outcome = isStale ? "the answers are to an earlier prompt" : `took ${seconds} s`;
+    const isOfAnother = isAnswered && model.get("outdated");
+    const isStale = isOfAnother || (isAnswered && asked !== model.get("prompt"));
+    const outcome = isOfAnother ? `these are answers of ${of || "no adapter"}: compare again` :
+      isStale ? "the answers are to an earlier prompt" : `took ${seconds} s`;
     this.status.textContent = busy || (isAnswered ? outcome : "");
     this.button.disabled = Boolean(busy);
     root.dataset.llState = busy ? "busy" : isAnswered ? "done" : "idle";
     root.classList.toggle("ll-stale", isStale || Boolean(busy));
     this.base.draw(base, "what the model says by itself");
+    this.adapted.name(isAnswered ? of : "");
     this.adapted.draw(adapted,
       isAnswered ? "no adapter yet: start a run first" : "what it says with the adapter");
     this.strip.draw(problem);
@@ -86,7 +89,7 @@ class TryItView extends PanelView {
   }
 }
 
-/** {node, draw(text, placeholder)} */
+/** {node, draw(text, placeholder), name(of whom)} */
 function answerColumn(name) {
   const answer = el("div", {
     class: "ll-answer", tabindex: 0, role: "region", "aria-label": `answer of the ${name}`,
@@ -95,7 +98,11 @@ function answerColumn(name) {
     answer.textContent = text ?? placeholder;
     answer.classList.toggle("ll-dim", text === null || text === undefined);
   };
-  return { node: el("div", {}, heading(name), answer), draw };
+  const whose = el("span");
+  const nameIt = (text) => {
+    whose.textContent = text ?? "";
+  };
+  return { node: el("div", {}, heading(name, whose), answer), draw, name: nameIt };
 }
 
 export default panel(TryItView);
