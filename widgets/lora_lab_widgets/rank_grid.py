@@ -67,9 +67,7 @@ class RankGrid(MessagePanel):
     coded_ranks = traitlets.Dict().tag(sync=True)
     bench = traitlets.Unicode().tag(sync=True)
 
-    def __init__(
-        self, needs_rest: Callable[[str], None] = lambda what: None, **settings: Any
-    ) -> None:
+    def __init__(self, needs_rest: Callable[[str], None] = lambda _: None, **settings: Any) -> None:
         self._needs_rest = needs_rest
         self._live_ranks = LiveRanks()
         super().__init__(**settings)
