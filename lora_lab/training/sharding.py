@@ -36,15 +36,17 @@ def shard(model: Any, adapter: Adapter, device: torch.device) -> None:
 
     Args:
         model: on the CPU or on its device; it comes to the device block by block.
-        adapter: attached to it; its parameters stay whole, and come to the device too.
+        adapter: attached to it; its parameters stay whole, and come to the device too: LoRA-FA's A
+            is frozen, and no part of the base.
         device: this process's, and this thread's current one: what is gathered is gathered there.
     """
-    learned = set(adapter.parameters())
-    for parameter in learned:
+    held = {id(tensor) for tensor in adapter.state().values()}
+    own = {*adapter.parameters(), *(p for p in model.parameters() if id(p) in held)}
+    for parameter in own:
         parameter.data = parameter.data.to(device)
     mesh = init_device_mesh(device.type, (processes.count(),))
     blocks = whole_blocks(model)
     # Those below others first, and the rest, embeddings and head, at last.
     whole = [module for module in model.modules() if type(module).__name__ in blocks]
     for module in [*reversed(whole), model]:
-        fully_shard(module, mesh=mesh, ignored_params=learned)
+        fully_shard(module, mesh=mesh, ignored_params=own)

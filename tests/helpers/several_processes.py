@@ -38,6 +38,7 @@ from tests.helpers.tiny_run import tiny_lm
 
 STEPS = 8
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules=["q", "v", "down"])
+A_FROZEN = LORA.replace(use_lorafa=True)
 METHODS: dict[str, Any] = {
     "LoRA": LORA,
     # Cuts after steps 2 and 4; from there on smaller parameters are in the place of the first.
@@ -112,10 +113,10 @@ def seen(run: Run) -> dict[str, Any]:
     }
 
 
-def sharded(folder: Path) -> dict[str, Any]:
+def sharded(folder: Path, config: Any = LORA, **more: Any) -> dict[str, Any]:
     """A run whose base is cut, as under `accelerate launch --use_fsdp`."""
     with mock.patch.object(processes, "_sharding", True):
-        run = begin(folder, batch=4, eval_examples=3)
+        run = begin(folder, config, batch=4, eval_examples=3, **more)
         return {**seen(run), "local bytes": run.snapshot.memory.weights, "notes": run.notes}
 
 
@@ -156,6 +157,7 @@ def main(folder: Path) -> dict[str, Any]:
     }
     found["accumulated"] = seen(begin(folder / "more", batch=2, passes=2, eval_examples=3))
     found["in shards"] = sharded(folder / "in shards")
+    found["A frozen"] = sharded(folder / "A frozen", A_FROZEN, max_steps=2)
     found["by CUDA's ways"] = by_cudas_ways(folder / "by CUDA's ways")
     found["apart"] = notes_of_two_adapters(folder / "apart")
     found["files"] = sorted(p.name for p in (folder / "more").glob("*/*"))

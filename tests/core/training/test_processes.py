@@ -23,7 +23,7 @@ from lora_lab.training.replicas import check_together
 from lora_lab.training.resume import resume
 from lora_lab.training.snapshot import RunState
 from tests.helpers.dispatched import SPREAD, spread_lm
-from tests.helpers.several_processes import METHODS, begin, ragged_task, stopped
+from tests.helpers.several_processes import A_FROZEN, METHODS, begin, ragged_task, stopped
 from tests.helpers.tiny_files import tiny_recipe
 from tests.helpers.tiny_run import tiny_lm
 
@@ -110,6 +110,14 @@ def test_a_base_in_shards_trains_as_a_whole_one(together, tmp_path):
     adapter = sum(p.numel() for p in alone.adapter.parameters()) * 4
     whole = alone.snapshot.memory.weights
     assert found["in shards"]["local bytes"] < adapter + 0.55 * (whole - adapter)
+
+
+def test_what_an_adapter_does_not_learn_is_no_part_of_the_base_in_shards(together, tmp_path):
+    """LoRA-FA's A: frozen, and whole in each process."""
+    found, _ = together
+    alone = begin(tmp_path, A_FROZEN, batch=8, max_steps=2).start().result(120)
+    same(found["A frozen"]["losses"], alone.losses)
+    assert not found["A frozen"]["apart"]
 
 
 def test_each_process_has_a_gpu_of_its_own(together, tmp_path):
