@@ -12,9 +12,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-import transformers
 
 import lora_lab as ll
+from benchmarks._large_vocabulary import adapted, words
 from benchmarks._measure import Row, print_table
 from lora_lab.budget.meter import Meter
 from lora_lab.tasks import label_logits
@@ -66,21 +66,6 @@ def step_peak(model: Any, loss_of: Callable[..., torch.Tensor]) -> int:
     return meter.reading().peak
 
 
-def qwen() -> Any:
-    """Return two layers in the sizes of Qwen2-0.5B, 151,936 words."""
-    torch.manual_seed(0)
-    config = transformers.Qwen2Config(
-        vocab_size=151_936,
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=2,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
-    return transformers.Qwen2ForCausalLM(config)
-
-
 def ours(model: Any, **batch: Any) -> torch.Tensor:
     """Return the loss as runs compute it."""
     with of_labels(model, BATCH * LEARNED):
@@ -90,21 +75,16 @@ def ours(model: Any, **batch: Any) -> torch.Tensor:
 
 def large() -> tuple[int, int]:
     """Return our peak and PEFT's."""
-    import peft
-
-    model = qwen()
-    ll.attach(model, ll.LoraConfig(r=8, target_modules=["q", "v"]))
-    mine = step_peak(model, ours)
-    del model
-    config = peft.LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    return mine, step_peak(peft.get_peft_model(qwen(), config), lambda m, **b: m(**b).loss)
+    return step_peak(adapted(ours=True), ours), step_peak(
+        adapted(ours=False), lambda model, **batch: model(**batch).loss
+    )
 
 
 def main() -> None:
     """Print the table."""
     now, whole = picture(whole=False), picture(whole=True)
     mine, theirs = large()
-    gib = 2**30
+    gib, sizes = 2**30, f"{BATCH} × {LENGTH} tokens, {LEARNED} learned"
     rows = [
         Row(
             "the run in README's picture, against what it showed",
@@ -114,7 +94,7 @@ def main() -> None:
             f"{now / gib:.2f} GiB; with all logits, today, {whole / gib:.2f} GiB",
         ),
         Row(
-            f"151,936 words, 2 layers, {BATCH} × {LENGTH} tokens, {LEARNED} learned, against PEFT",
+            f"{words():,} words, 2 layers, {sizes}, against PEFT",
             f"{mine / theirs:.2f}×",
             f"≤ {LARGE:.2f}×",
             mine / theirs <= LARGE,

@@ -9,9 +9,8 @@ from functools import partial
 from typing import Any
 
 import torch
-import transformers
 
-import lora_lab as ll
+from benchmarks._large_vocabulary import adapted, words
 from benchmarks._measure import Row, alternate, median_ratio
 from benchmarks.adapters import at_most
 from benchmarks.gpu.lines import Place
@@ -41,12 +40,12 @@ def labels(place: Place) -> list[Row]:
     steps: dict[str, Callable[[], None]] = {}
     for name in ("ours", "peft"):
         before = allocated(place)
-        model = _adapted(place, name, torch.bfloat16)
+        model = _adapted(place, name == "ours", torch.bfloat16)
         steps[name] = partial(_step, model, _batch(place), name == "ours")
         steps[name]()
         peaks[name] = peak_of(place, model, steps[name]) - before
     seconds = alternate(steps, 2 if place.small else 15)
-    what = f"{_words(place):,} words, 2 layers, a third of the tokens learned, bfloat16"
+    what = f"{words(place.small):,} words, 2 layers, a third of the tokens learned, bfloat16"
     speed = [
         at_most(
             f"peak of a pass and its gradient against PEFT's, {what}",
@@ -59,10 +58,6 @@ def labels(place: Place) -> list[Row]:
     return rows + [dataclasses.replace(r, met=None) if place.small else r for r in speed]
 
 
-def _words(place: Place) -> int:
-    return 2048 if place.small else 151_936
-
-
 def _batch(place: Place) -> dict[str, torch.Tensor]:
     """Return 8 rows, of whose tokens the last third is learned."""
     length = 48 if place.small else 384
@@ -72,30 +67,8 @@ def _batch(place: Place) -> dict[str, torch.Tensor]:
     return {"input_ids": ids.to(place.device), "labels": learned.to(place.device)}
 
 
-def _adapted(place: Place, who: str, dtype: torch.dtype) -> Any:
-    """Return two layers in the sizes of Qwen2-0.5B with LoRA on q and v, ours or PEFT's."""
-    torch.manual_seed(0)
-    width = 64 if place.small else 896
-    config = transformers.Qwen2Config(
-        vocab_size=_words(place),
-        hidden_size=width,
-        intermediate_size=width * 5,
-        num_hidden_layers=2,
-        num_attention_heads=width // 64,
-        num_key_value_heads=1 if place.small else 2,
-        tie_word_embeddings=True,
-        use_cache=False,
-    )
-    model = transformers.Qwen2ForCausalLM._from_config(config, dtype=dtype).to(place.device)
-    if who == "ours":
-        ll.attach(model, ll.LoraConfig(r=8, target_modules=["q", "v"]))
-        return model
-    import peft
-
-    targets = ["q_proj", "v_proj"]
-    return peft.get_peft_model(
-        model, peft.LoraConfig(r=8, target_modules=targets, task_type="CAUSAL_LM")
-    )
+def _adapted(place: Place, ours: bool, dtype: torch.dtype) -> Any:
+    return adapted(ours, place.small, dtype).to(place.device)
 
 
 def _loss(model: Any, batch: dict[str, torch.Tensor], alone: bool) -> torch.Tensor:
@@ -115,7 +88,7 @@ def _step(model: Any, batch: dict[str, torch.Tensor], alone: bool) -> None:
 
 def _gradients(place: Place, alone: bool) -> tuple[float, list[torch.Tensor]]:
     """Return the loss and all gradients, in float32 with factors that are not zero."""
-    model = _adapted(place, "ours", torch.float32)
+    model = _adapted(place, True, torch.float32)
     learning = [p for p in model.parameters() if p.requires_grad]
     drawn = torch.Generator().manual_seed(2)
     with torch.no_grad():

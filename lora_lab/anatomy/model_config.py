@@ -13,6 +13,7 @@ from lora_lab._util.dtypes import dtype_name
 from lora_lab._util.quiet import first_line
 from lora_lab._util.transformers_private import attention_kind, build_from_config
 from lora_lab.anatomy import roles
+from lora_lab.anatomy.gated_mlp import can_be_recomputed
 from lora_lab.anatomy.types import BlockFacts, ModelShape
 from lora_lab.anatomy.wrappers import modules_within, unwrapped
 from lora_lab.errors import ModelError, as_cause
@@ -220,6 +221,7 @@ def block_facts(model: nn.Module, *, lm_head: bool) -> BlockFacts:
             if path not in inside
         ),
         lm_head=lm_head,
+        recomputes_mlp=any(map(can_be_recomputed, model.modules())),
     )
 
 

@@ -130,6 +130,7 @@ class BlockFacts:
         rms_norm: RMSNorm as transformers writes it, not LayerNorm.
         final_norm: whether a norm follows the last block.
         lm_head: whether the model ends in logits over its vocabulary.
+        recomputes_mlp: whether its MLPs can make act(gate) again; see `gated_mlp`.
     """
 
     activation: str | None = None
@@ -141,6 +142,7 @@ class BlockFacts:
     rms_norm: bool = False
     final_norm: bool = True
     lm_head: bool = False
+    recomputes_mlp: bool = False
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ class Batch:
     padding_mask: bool = False  # sequences of several lengths: attention gets a mask as a tensor
     dtype: str = "float32"
     gpu: Gpu | None = None  # None: the CPU's kernels
+    recompute_mlp: bool = False  # where MLPs are of that form; whole blocks are not recomputed
 
     @property
     def tokens(self) -> int:
@@ -103,6 +104,7 @@ class Group(NamedTuple):
 
     size: int  # bytes
     spent: bool  # already freed at the block's dearest moment (the down projection's input)
+    again: bool = False  # made again, and not kept, where anything before it in its block learns
 
 
 def order_of(row: int, role: str) -> int:
@@ -131,12 +133,14 @@ def block(shape: ModelShape, row: int, sites: Sequence[Site], batch: Batch) -> B
         widest = max((s.out_features for s in sites), default=0)
         return Block(N * widest * stream, 3 * N * widest * e, tuple(pieces), normed=0)
     facts, d, d_ff = shape.block, shape.hidden_size or 0, shape.intermediate_size or 0
+    again = d_ff * recomputes(shape, batch)  # act(gate) is made again, and not kept
     if routed:
         # Every token goes through several narrow MLPs, which are added up by their scores.
         several = shape.experts_per_token or 1
         pieces.append(Piece(order_of(row, "down") + 1, several * N * d * e))
         dense = any(site.role == "down" for site in sites)
         d_ff *= dense
+        again *= dense
         d_ff += several * max((s.in_features for s in routed if s.out_features == d), default=0)
     start = row * STAGES_A_BLOCK
     norm = _norm_input(shape, batch, N * d)
@@ -144,18 +148,19 @@ def block(shape: ModelShape, row: int, sites: Sequence[Site], batch: Batch) -> B
     kept, at_once = _ACTIVATIONS.get(facts.activation or "", (1, 2))
     if shape.gated_mlp:
         kept, at_once = kept + 2, 3  # the product keeps both of its factors
+    mlp = N * (kept * d_ff - again) * e
     mask = N * d * (1 if batch.gpu else stream) if facts.hidden_dropout else 0
     pieces += [
         Piece(start, norm),
         Piece(start + 2, attention),
         Piece(start + 4, (facts.norms - 1) * norm + mask),
-        Piece(start + 6, kept * N * d_ff * e),
+        Piece(start + 6, mlp),
         Piece(start + 8, mask),
     ]
     # The residual's gradient waits while the branch is walked back; by the time of the
     # attention's backward pass the MLP's pieces are gone, and the norms' before it.
-    gone = kept * N * d_ff * e + (facts.norms - 1) * norm
-    work = N * d * stream + max(at_once * N * d_ff * e, attention_work - gone)
+    gone = mlp + (facts.norms - 1) * norm
+    work = N * d * stream + max(N * (at_once * d_ff + again) * e, attention_work - gone)
     normed = 0
     if facts.rms_norm:
         normed = (facts.norms * d + (sum(_widths(shape)) if facts.head_norms else 0)) * N * e
@@ -201,8 +206,13 @@ def group(shape: ModelShape, site: Site, batch: Batch) -> Group:
         same = batch.element == DTYPES[batch.dtype].size  # else it is a copy in another type
         if facts.activation == "relu" and not shape.gated_mlp and same:
             return Group(0, spent=False)  # ReLU keeps its output, which is this input
-        return Group(size, spent=True)
+        return Group(size, spent=True, again=recomputes(shape, batch) and same)
     return Group(size, spent=False)
+
+
+def recomputes(shape: ModelShape, batch: Batch) -> bool:
+    """Whether the MLPs make act(gate) and what the down projection reads again."""
+    return batch.recompute_mlp and shape.block.recomputes_mlp
 
 
 def _sizes_known(shape: ModelShape) -> bool:

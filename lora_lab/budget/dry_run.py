@@ -40,6 +40,7 @@ from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig, need_count
 from lora_lab.methods.masters import Masters
+from lora_lab.methods.recompute_mlp import recomputed_mlps
 
 _MAX_GRAD_NORM = 1.0  # TrainingConfig's; how far gradients are scaled costs nothing
 
@@ -97,17 +98,17 @@ def dry_run(
     cuda: bool = False,
     target_length: int | None = None,
     device: torch.device | str | None = None,
+    recompute_mlp: bool | None = None,
 ) -> DryRun:
     """Take one training step on fake tensors and count what it holds.
 
     As in training, the loss is the model's own with the method's penalty added, gradients are
     clipped, and the optimizer is the one that a run makes on the device. Each token has a label. A
     model without a loss of its own is given the sum of its output. AdaLoRA's step is one before the
-    first cut. The copy of W₀ that FT and its like keep is in the host's memory, and not counted.
+    first cut. FT's copy of W₀ is in the host's memory, and not counted.
 
     Args:
-        model: a transformers model (only its config and dtype are read), a transformers config, a
-            catalogue name, a hub id, or a folder with a config.json.
+        model: a transformers model (its config and dtype are read) or config, a name, a folder.
         config: a method's config, or a list of them; None trains every weight.
         batch_size: sequences a step.
         sequence_length: tokens a sequence, padding included; learned ones come on top.
@@ -118,6 +119,7 @@ def dry_run(
         cuda: count what a CUDA device needs on top, in `extras`; see `lora_lab.budget.cuda`.
         target_length: tokens that an encoder-decoder model writes; None: as many as it reads.
         device: whose kernels are taken: torch's name, or one of `GPUS`. None: the model's own.
+        recompute_mlp: whether gated MLPs keep less; see `TrainingConfig`.
 
     Raises:
         ConfigError: for a setting that cannot be, or a config that does not fit the model.
@@ -136,9 +138,8 @@ def dry_run(
                 adapter = fake_model.set_up(hollow, config, gradient_checkpointing, kernels)
             batch = fake_model.inputs(hollow, *sizes, padding_mask, target_length)
             step = _Step(hollow, adapter, batch, optimizer, cuda or gpu is not None)
-            with fake_model.explained(hollow), kernels:
-                peak, extras = step.on_cuda(gpu) if cuda else (step.peak(), {})
-                each = step.on_each(model)
+            with fake_model.explained(hollow), kernels, recomputed_mlps(hollow, recompute_mlp):
+                peak, extras, each = step.measured(model, gpu, cuda)
     read = fake_model.read_text(batch) or tokens_text(sequence_length, target_length)
     shown = f"batch {batch_size} × {read}", OPTIMIZERS[optimizer], kinds.dtype
     settings = settings_text(shown, gradient_checkpointing, padding_mask, gpu)
@@ -198,6 +199,13 @@ class _Step:
         self.gradients = self._made = 0
         if adapter is not None:
             adapter.begin_training(self._optimizer, fake_model.MANY_STEPS)
+
+    def measured(
+        self, model: Any, gpu: Gpu | None, cuda: bool
+    ) -> tuple[int, dict[str, int], dict[torch.device, int]]:
+        """Return the peak, what a CUDA device needs on top, and what each of several needs."""
+        peak, extras = self.on_cuda(gpu) if cuda else (self.peak(), {})
+        return peak, extras, self.on_each(model)
 
     def peak(self) -> int:
         """Return the peak of the second step: the first has no optimizer state yet.

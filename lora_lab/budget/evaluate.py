@@ -36,6 +36,8 @@ def assemble(price: Mapping[str, Any], costs: Sequence[MethodCost], method: str 
     gradients = [0] * len(rows)
     for key in set().union(*(cost.live_inputs for cost in costs)):
         group = groups[key]
+        if is_made_again(group, first):
+            continue
         kept[group["row"]] += group["bytes"]
         freed[group["row"]] += group["bytes"] if group["spent"] else 0
     weights = price["weights"]
@@ -85,6 +87,11 @@ def assemble(price: Mapping[str, Any], costs: Sequence[MethodCost], method: str 
         method=method,
         notes=(*price.get("notes", ()), *(note for cost in costs for note in cost.notes)),
     )
+
+
+def is_made_again(group: Mapping[str, Any], first: float) -> bool:
+    """Whether an input is not kept, where the first thing that is trained has this order."""
+    return group.get("unless") is not None and first < group["unless"]
 
 
 def largest_scratch(rule: StateRule, shapes: Sequence[tuple[int, ...]]) -> int:

@@ -37,6 +37,7 @@ def budget(
     padding_mask: bool = False,
     target_length: int | None = None,
     device: torch.device | str | None = None,
+    recompute_mlp: bool | None = None,
 ) -> Budget:
     """Forecast what training with this method will cost, against full fine-tuning.
 
@@ -53,6 +54,7 @@ def budget(
             those that it reads; None: as many.
         device: whose kernels compute attention: torch's name, or one of `GPUS`, such as "T4". None:
             the model's own; of a name the GPU that is here, if any.
+        recompute_mlp: whether gated MLPs keep less; see `TrainingConfig`.
 
     Raises:
         ConfigError: for a setting that cannot be, a target that matches nothing, or two methods
@@ -74,12 +76,17 @@ def budget(
         padding_mask=padding_mask,
         target_length=target_length,
         device=own_device(model) if device is None else device,
+        recompute_mlp=recompute_mlp,
         learned_tokens=fitting_tokens(anatomy, config, sequence_length),
     )
     if everything:
         found = _full_budget(price)
     else:
         found = assemble(price, _costs(anatomy, config, price), config.method)
+    return _within_positions(found, anatomy, sequence_length)
+
+
+def _within_positions(found: Budget, anatomy: Anatomy, sequence_length: int) -> Budget:
     limit = anatomy.shape.position_limit
     if limit is None or sequence_length <= limit:
         return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab.budget import activations as act
 from lora_lab.budget.costs import Memory
-from lora_lab.budget.evaluate import step_peak
+from lora_lab.budget.evaluate import is_made_again, step_peak
 from lora_lab.budget.optimizers import master_rule, state_rule
 
 if TYPE_CHECKING:
@@ -39,12 +39,16 @@ def full_memory(
     freed = [0] * len(kept)
     gradients = [0] * len(kept)
     for group in price["groups"].values():
+        if is_made_again(group, first=-1):
+            continue
         kept[group["row"]] += group["bytes"]
         freed[group["row"]] += group["bytes"] if group["spent"] else 0
     for site in anatomy.sites:
         own = price["sites"][site.name]
         numbers_here = site.experts * site.in_features * site.out_features
         gradients[own["row"]] += numbers_here * own["element"]
+        if own.get("again"):  # by the time that the product is walked back, its gradient is there
+            freed[own["row"]] -= numbers_here * own["element"]
     outputs = 0
     if shape.block.lm_head:
         outputs = (shape.vocab_size or 0) * (shape.hidden_size or 0) * price["element"]

@@ -37,14 +37,16 @@ def price_table(
     learned_tokens: int = 0,
     target_length: int | None = None,
     device: torch.device | str | None = None,
+    recompute_mlp: bool | None = None,
 ) -> dict[str, Any]:
     """Return all that is needed to price a plan, as plain JSON; the arguments are `budget`'s.
 
     Keys: `sites` hold sizes and places, `lora` the options that all of them have, `groups` the
-    inputs that their first reader makes live, `rows` what each block keeps once something before it
-    is trained (`pieces` of [order, bytes]), `head` and `loss` what follows the blocks, `adapter`
-    the bytes that a number of A or B and its gradient take, `optimizer` the rule for their state,
-    `full` the finished numbers of full fine-tuning.
+    inputs that their first reader makes live (made again where a lesser order than `unless` is
+    trained), `rows` what each block keeps once something before it is trained (`pieces` of [order,
+    bytes]), `head` and `loss` what follows the blocks, `adapter` the bytes that a number of A or B
+    and its gradient take, `optimizer` the rule for their state, `full` the finished numbers of full
+    fine-tuning.
 
     Args:
         anatomy: the model's sites and sizes.
@@ -61,8 +63,8 @@ def price_table(
     name, element, dtype_text = _dtype(dtype, anatomy.shape)
     gpu = gpu_of(device)
     elements = Elements(anatomy, name)
-    stream = elements.stream
-    read = act.Batch(batch_size, sequence_length, element, stream, padding_mask, name, gpu)
+    sizes = batch_size, sequence_length, element, elements.stream, padding_mask, name, gpu
+    read = act.Batch(*sizes, recompute_mlp is not False and not gradient_checkpointing)
     batches = _read_and_written(anatomy, read, target_length, elements)
     price = _model(anatomy, name) | {
         "optimizer": {"name": optimizer, **asdict(rule)},
@@ -77,8 +79,7 @@ def price_table(
         price |= _sites(anatomy, batches) | _rows(*_kept(anatomy, batches))
     for key, others in _others(anatomy, batches).items():
         price[key] |= others
-    tokens = tokens_text(sequence_length, target_length)
-    tokens += f" and {learned_tokens} learned ones" if learned_tokens else ""
+    tokens = tokens_text(sequence_length, target_length, learned_tokens)
     step = f"batch {batch_size} × {tokens}", OPTIMIZERS[optimizer], dtype_text
     settings = settings_text(step, gradient_checkpointing, padding_mask, gpu)
     notes = [*mixture(anatomy, name).notes, *act.notes(anatomy.shape, batches.last)]
@@ -95,11 +96,12 @@ def settings_text(
     return ", ".join([*step, *more])
 
 
-def tokens_text(sequence_length: int, target_length: int | None) -> str:
+def tokens_text(sequence_length: int, target_length: int | None, learned_tokens: int = 0) -> str:
     """Return "128 tokens", or of an encoder-decoder model "128 tokens read, 32 written"."""
+    more = f" and {learned_tokens} learned ones" if learned_tokens else ""
     if target_length is None:
-        return f"{sequence_length} tokens"
-    return f"{sequence_length} tokens read, {target_length} written"
+        return f"{sequence_length} tokens{more}"
+    return f"{sequence_length} tokens read, {target_length} written{more}"
 
 
 def need_target(target_length: int, has_decoder: bool) -> None:
@@ -237,7 +239,8 @@ def _sites(anatomy: Anatomy, batches: _Batches) -> dict[str, Any]:
             continue
         group = act.group(anatomy.shape, site, batch)
         key = site.input_group or site.name
-        groups[key] = {"row": row, "bytes": group.size, "spent": group.spent}
+        unless = act.order_of(row, "up") + 1 if group.again else None
+        groups[key] = {"row": row, "bytes": group.size, "spent": group.spent, "unless": unless}
         sites[site.name] = {
             "kind": "linear",
             "at": at,
@@ -247,6 +250,7 @@ def _sites(anatomy: Anatomy, batches: _Batches) -> dict[str, Any]:
             "module": site.module,
             "module_out": fused,
             "last": site.role == "down",
+            "again": 2 * group.again,
             "in": site.in_features,
             "out": site.out_features,
             "tokens": batch.tokens,

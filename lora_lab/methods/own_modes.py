@@ -62,17 +62,21 @@ class _OwnMode:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         made = cast(Any, super().__reduce_ex__(max(2, protocol)))
-        if isinstance(made, str):
-            return made
-        make, args, *rest = made
-        kinds = {type(self): class_of(cast(Any, self))}
+        return plain_reduce(made, type(self), class_of(cast(Any, self)))
 
-        def plain(value: Any) -> Any:
-            return kinds.get(value, value) if isinstance(value, type) else value
 
-        if getattr(make, "__name__", "") == "__newobj__":  # pickle compares its class to ours
-            make = _new
-        return plain(make), tuple(map(plain, args)), *rest
+def plain_reduce(made: Any, kind: type, plain: Any) -> Any:
+    """Return what `__reduce_ex__` has made of an object, as if its class were the plain one."""
+    if isinstance(made, str):
+        return made
+    make, args, *rest = made
+
+    def of_class(value: Any) -> Any:
+        return plain if value is kind else value
+
+    if getattr(make, "__name__", "") == "__newobj__":  # pickle compares its class to ours
+        make = _new
+    return of_class(make), tuple(map(of_class, args)), *rest
 
 
 def _new(kind: Any, *args: Any) -> Any:

@@ -75,7 +75,8 @@ class TrainingConfig(Config):
             one; `lora_lab.resume` goes on from the newest. 0: none but those that are asked for.
         gradient_checkpointing: recompute each block in the backward pass.
         recompute_mlp: keep two of a gated MLP's four wide tensors, and make the others again in
-            the backward pass; see `lora_lab.training.recompute_mlp`. Forecasts do not know of it.
+            the backward pass, by entrywise operations and to the same bits; see
+            `lora_lab.methods.recompute_mlp`. None: where the model has MLPs of that form.
         eval_strategy: when the held-out examples are scored while the run trains: "steps", every
             `eval_steps`; "epoch", whenever the training examples have been gone through; "no".
             None: "steps" where there are `eval_steps`. Of answers that are written token by token
@@ -111,7 +112,7 @@ class TrainingConfig(Config):
     eval_examples: int = 16
     save_steps: int = 50
     gradient_checkpointing: bool = False
-    recompute_mlp: bool = False
+    recompute_mlp: bool | None = None
     seed: int = 0
     report_to: str | Sequence[str] | None = None
     too_long: Literal["cut", "drop", "error"] = "cut"
@@ -156,8 +157,9 @@ class TrainingConfig(Config):
             need_count(name, getattr(self, name), least=0)
         need_number("weight_decay", self.weight_decay)
         need_number("max_grad_norm", self.max_grad_norm, least=-sys.float_info.max)
-        for name in ("gradient_checkpointing", "recompute_mlp"):
-            need_flag(name, getattr(self, name))
+        need_flag("gradient_checkpointing", self.gradient_checkpointing)
+        if self.recompute_mlp is not None:
+            need_flag("recompute_mlp", self.recompute_mlp)
         self._take_warmup_ratio()
         _check_warmup(self.warmup_steps)
         for name in ("adam_beta1", "adam_beta2", "label_smoothing_factor"):

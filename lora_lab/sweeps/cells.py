@@ -239,8 +239,9 @@ def cell_of(
 ) -> Cell:
     """Return the cell that trains these configs, under the id that it has in any sweep."""
     own = tuple(configs)
-    # In steps, as it always was: a share that comes to as many trains the same.
-    settings = training.to_dict()
+    # In steps, as it always was: a share that comes to as many trains the same. And so does an MLP
+    # that keeps less.
+    settings = training.to_dict() | {"recompute_mlp": bool(training.recompute_mlp)}
     if training.max_steps > 0:
         settings["warmup_steps"] = training.warmup
     settings = {name: own for name, own in settings.items() if (name, own) not in UNTOLD.items()}

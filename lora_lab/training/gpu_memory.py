@@ -204,6 +204,7 @@ class Forecast:
             sequence_length=self._length,
             target_length=self._written,
             gradient_checkpointing=self._training.gradient_checkpointing,
+            recompute_mlp=self._training.recompute_mlp,
             cuda=hardware(self._device).cuda,
             device=self._device,
         )

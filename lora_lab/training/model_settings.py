@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from lora_lab._util.transformers_private import input_needs_grad
+from lora_lab.methods.recompute_mlp import recomputed_mlps
 from lora_lab.runs.training_config import TrainingConfig
-from lora_lab.training.recompute_mlp import recomputed_mlps
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def training_settings(model: Any, training: TrainingConfig) -> Iterator[None]:
             config.use_cache = False
         with (
             _checkpointed(model) if checkpointing else contextlib.nullcontext(),
-            recomputed_mlps(model) if training.recompute_mlp else contextlib.nullcontext(),
+            recomputed_mlps(model, training.recompute_mlp),
         ):
             yield
     finally:

@@ -11,6 +11,7 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lora_lab.methods.recompute_mlp import recomputed_mlps
 from lora_lab.tasks.label_logits import label_logits
 from tests.helpers.half_precision import CopiedUp
 
@@ -42,7 +43,7 @@ class LiveBytes(TorchDispatchMode):
 
 def label_loss(model: Any, **batch: Any) -> torch.Tensor:
     """Return a model's loss, computed as runs do it."""
-    with label_logits(model, batch["labels"].numel()):
+    with label_logits(model, batch["labels"].numel()), recomputed_mlps(model):
         loss: torch.Tensor = model(**batch).loss
     return loss
 

@@ -10,11 +10,14 @@ import pytest
 from lora_lab.anatomy import Anatomy, anatomy
 from lora_lab.budget import budget, price_table
 from lora_lab.budget.costs import Memory
+from lora_lab.budget.evaluate import evaluate_price
 from lora_lab.budget.reading import MemoryReading
 from lora_lab.configs import LoraConfig
 from lora_lab.methods.lora.targets import ranks
 from lora_lab.models import model_config
+from lora_lab_widgets.plan import PlanModel
 from lora_lab_widgets.savings import Savings
+from tests.helpers.tiny_run import tiny_lm, tiny_task
 
 Q_V = LoraConfig(r=8, target_modules=["q", "v"])
 
@@ -30,6 +33,15 @@ def panel(model: Anatomy, **state: Any) -> Savings:
 
 def test_budget_is_the_cores(model: Anatomy) -> None:
     assert panel(model).budget == budget(model, Q_V)
+
+
+@pytest.mark.parametrize("setting", [{"gradient_checkpointing": True}, {"recompute_mlp": False}])
+def test_what_every_run_recomputes_is_priced(setting: dict[str, bool]) -> None:
+    plan = PlanModel(tiny_lm(), tiny_task(), Q_V, setting)
+    found = evaluate_price(plan.planned.price.table, plan.ranks)
+    plain = PlanModel(tiny_lm(), tiny_task(), Q_V).planned.price
+    assert found == budget(plan.anatomy, Q_V, **plain.inputs, **setting)
+    assert found.adapted.activations != evaluate_price(plain.table, plan.ranks).adapted.activations
 
 
 def test_before_a_price_there_is_nothing_to_show() -> None:

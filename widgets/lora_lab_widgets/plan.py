@@ -53,6 +53,7 @@ TRAINING = (
 """The fields of `TrainingConfig` that are settings."""
 REPRICED = ("task", "per_device_train_batch_size", "max_length", "lora_dropout")
 """The settings that change what every plan costs."""
+_UNSHOWN = "gradient_checkpointing", "recompute_mlp"  # and change what a step costs
 _CHECKED = "max_steps", "per_device_train_batch_size", "learning_rate", "max_length"
 
 
@@ -289,6 +290,7 @@ class PlanModel(traitlets.HasTraits):
                 "dtype": self.lm.card.dtype,
                 "padding_mask": batch > 1,  # examples of one batch differ in length
                 "device": self.lm.model.device,
+                **{name: self._unshown[name] for name in _UNSHOWN if name in self._unshown},
             }
             lora = self._templates.get("LoRA", LoraConfig())
             assert isinstance(lora, LoraConfig)

@@ -26,12 +26,15 @@ def top_layers_cost(anatomy: Anatomy, config: FullConfig, price: dict[str, Any])
     first = start * STAGES_A_BLOCK - (not anatomy.shape.block.rms_norm)
     cost, sizes = MethodCost(first=first), anatomy.sizes(price["dtype"])
     for weight in weights:
-        own = sizes.get(weight.name, price["element"])  # a packed one's once it is unpacked
-        cost.train(row_number(weight, index), weight.shape, new=False, element=own)
+        size = sizes.get(weight.name, price["element"])  # a packed one's once it is unpacked
+        cost.train(row_number(weight, index), weight.shape, new=False, element=size)
         cost.conflicts.add(weight.name)
     for site in (site for block in anatomy.blocks[start:] for site in block.roles.values()):
-        cost.live_inputs.add(price["sites"][site.name]["group"])
+        own = price["sites"][site.name]
+        cost.live_inputs.add(own["group"])
         cost.conflicts.add(site.name)
+        if own.get("again"):  # by the time that the product is walked back, its gradient is there
+            cost.freed[own["row"]] -= own["in"] * own["out"] * own["element"]
     for row in range(start, layers):
         cost.kept[row] += price["rows"][row]["normed"]
     return cost

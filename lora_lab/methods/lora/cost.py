@@ -142,7 +142,8 @@ def _readers(
         cost.kept[row] += tokens * width  # the mask, one byte an entry
         cost.freed[row] += tokens * width if down else 0
         if down:  # its output's gradient, its input's, and that on its way through the mask
-            widths = first["module_out"] + (4 if options["learns_A"] else 3) * width
+            several = 4 + first["again"] if options["learns_A"] else 3
+            widths = first["module_out"] + several * width
             cost.temporaries[row] = max(cost.temporaries[row], tokens * widths * element)
     if options["lengths"]:
         for module_out in {site["module"]: site["module_out"] for site, _ in sites}.values():

@@ -84,7 +84,7 @@ function addReaders(cost, price, sites) {
     cost.kept[row] += tokens * width;
     if (last) {
       cost.freed[row] += tokens * width;
-      const widths = first.module_out + (lora.learns_A ? 4 : 3) * width;
+      const widths = first.module_out + (lora.learns_A ? 4 + first.again : 3) * width;
       cost.temporaries[row] = Math.max(cost.temporaries[row], tokens * widths * element);
     }
   }
@@ -106,7 +106,8 @@ export function evaluatePrice(price, ranks) {
   const cost = costOf(price, painted);
   for (const [row, bytes] of cost.kept.entries()) kept[row] += bytes;
   for (const key of cost.liveInputs) {
-    const { row, bytes, spent: isFreed } = groups[key];
+    const { row, bytes, spent: isFreed, unless } = groups[key];
+    if (unless && first < unless) continue; // it is made again
     kept[row] += bytes;
     if (isFreed) cost.freed[row] += bytes;
   }
