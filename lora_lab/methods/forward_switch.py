@@ -29,6 +29,7 @@ class ForwardSwitch:
 
     def __init__(self, module: nn.Module, path: str, active: Active) -> None:
         self._module, self._path, self._active = module, path, active
+        self.called = False  # while nobody compiles
         self._before = hooked_forward(module) or instance_forward(module)
         self._base = dict(own_tensors(module))
         module.add_module(SAVED_CHILD, nn.Module())
@@ -68,6 +69,8 @@ class ForwardSwitch:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the active adapter's copy returns, or else the module itself."""
+        if not torch.compiler.is_compiling():
+            self.called = True
         if self._active.samples is not None:
             return self._mixed(self._active.samples, args, kwargs)
         return self._answer(self._active.name, args, kwargs)

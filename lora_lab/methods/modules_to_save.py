@@ -31,7 +31,7 @@ from lora_lab.anatomy.children import (
 from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.wrappers import children_within, modules_within, parameters_within
 from lora_lab.errors import AdapterError, ConfigError
-from lora_lab.methods.base import Active
+from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.config import unknown_module
 from lora_lab.methods.forward_switch import ForwardSwitch, switch_of
 from lora_lab.methods.lora.layers import AdaptedLayer
@@ -140,6 +140,13 @@ class ModulesToSave:
                     seen.add(id(tensor))
                     to = dtype if dtype and tensor.is_floating_point() else tensor.dtype
                     yield cast(nn.Parameter, tensor), learned[name].detach().to(to)
+
+
+def trained_whole(adapter: Adapter) -> dict[str, list[nn.Parameter]]:
+    """Return {path: parameters} of the modules that an adapter trains whole beside its own."""
+    parts = getattr(adapter, "adapters", (adapter,))  # of a combination
+    saved = [own for own in (getattr(part, "saved", None) for part in parts) if own is not None]
+    return {path: [*copy.parameters()] for own in saved for path, copy in own.copies.items()}
 
 
 def task_heads(model: nn.Module, task_type: str | None) -> tuple[str, ...]:

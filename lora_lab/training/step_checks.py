@@ -14,6 +14,7 @@ from lora_lab.errors import RunError
 from lora_lab.methods.attached import attached_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.masters import Masters
+from lora_lab.methods.modules_to_save import trained_whole
 from lora_lab.training import processes
 from lora_lab.training.loss_scale import LossScale
 from lora_lab.training.model_settings import is_checkpointing
@@ -51,6 +52,11 @@ class StepChecks:
         self._parts = {
             place: [masters.of(parameter) for parameter in learned]
             for place, learned in adapter.parameters_by_location().items()
+        }
+        self._whole = {
+            path: [masters.of(parameter) for parameter in learned]
+            for path, learned in trained_whole(adapter).items()
+            if path not in self._parts  # as of a head alone
         }
         self._what = "sites" if adapter.sites else "places"
         self._reached = resumed
@@ -92,7 +98,8 @@ class StepChecks:
         # The only wait for the device in a step: all numbers in one transfer.
         losses = losses.to(norm.device, torch.float32) / processes.count()
         own = torch.cat((losses, torch.full_like(losses[:1], tokens)))
-        grads = {} if self._reached else {k: _gradients(v) for k, v in self._parts.items()}
+        parts = {} if self._reached else self._parts | self._whole
+        grads = {place: _gradients(own) for place, own in parts.items()}
         numbers = [processes.total(own), norm.float()[None], *_any(grads, norm.device)]
         mean, beside, count, size, *flags = torch.cat(numbers).tolist()
         if not math.isfinite(mean):
@@ -126,13 +133,21 @@ class StepChecks:
         self._zero = {}
 
     def _check_gradients(self, step: int, reached: Mapping[str, Sequence[float]]) -> None:
-        dead = [place for place, flags in reached.items() if not any(flags)]
+        dead = [place for place in self._parts if not any(reached[place])]
         if dead:
             raise DeadAdapterError(
                 f"no gradient reached {_some(dead, len(self._parts), self._what)} in step {step}: "
                 + likely_reason(self._model, dead, all_dead=len(dead) == len(self._parts))
             )
         self._reached = True
+        known = attached_adapters(self._model)
+        still = [path for path in self._whole if not any(reached[path])]
+        if still and known is not None and known.watch is not None:
+            known.watch.tell(
+                f"no gradient reached {_some(still, len(self._whole), 'modules_to_save')} in step "
+                f"{step}: the model does not call them, or the loss does not depend on what they "
+                "give; while that is so they stay as they are"
+            )
 
 
 def _float16(scale: LossScale | None) -> str:

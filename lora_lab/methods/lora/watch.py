@@ -20,12 +20,14 @@ from torch.utils.hooks import RemovableHandle
 from lora_lab._util.class_swap import with_mixin
 from lora_lab._util.thread_own import ThreadOwn
 from lora_lab.methods.attached import attached_adapters
+from lora_lab.methods.forward_switch import switch_of
 from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, own_forwards, stored_weight
 from lora_lab.methods.own_modes import class_of, set_class
 from lora_lab.methods.standing import missing
 
 # The key in a layer's __dict__ of its `Watch` and its path; None once its forward has run.
 _WATCH = "_lora_watch"
+_NOT_CALLED = "ran and did not call it"
 
 
 @dataclass
@@ -135,17 +137,18 @@ class Watch:
             if layer in own.read:
                 self._pass_by(layer, path, module, "reads its weight and does not call it")
             elif "." not in below and not whole:
-                self._pass_by(layer, path, module, "ran and did not call it")
+                self._pass_by(layer, path, module, _NOT_CALLED)
 
     def _pass_by(self, layer: str, path: str, module: nn.Module, how: str) -> None:
         self.passed_by[layer] = what = f"{path or type(module).__name__} {how}"
         kind = layer.rpartition(".")[2], type(module)
         if kind not in self._told:
             self._told.add(kind)
-            self.tell(
-                f"an adapter does nothing at {layer}, nor at its like in other blocks: {what}; "
-                "adapt other layers, or train the module whole (modules_to_save)"
-            )
+            fix = "adapt other layers, or train the module whole (modules_to_save)"
+            if how == _NOT_CALLED and switch_of(getattr(module, kind[0], module)) is not None:
+                fix = "name what it does call in modules_to_save"
+            place = f"{layer}, nor at its like in other blocks"
+            self.tell(f"an adapter does nothing at {place}: {what}; {fix}")
 
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)  # they have no forward
@@ -192,9 +195,15 @@ def _watched_class(adapted: Any) -> Any:
 
 
 def _left(modules: dict[str, nn.Module]) -> list[str]:
-    return [
-        p for p, part in modules.items() if isinstance(part, _Watched) and vars(part).get(_WATCH)
-    ]
+    """Return the paths of layers, and of modules that have copies, which nobody has called."""
+    return [path for path, part in modules.items() if _waits(part)]
+
+
+def _waits(part: nn.Module) -> bool:
+    if isinstance(part, _Watched) and vars(part).get(_WATCH):
+        return True
+    switch = switch_of(part)
+    return switch is not None and not switch.called
 
 
 def _above(path: str) -> Iterator[str]:

@@ -97,6 +97,17 @@ def test_a_run_whose_block_was_replaced_in_a_pause_says_so_and_keeps_what_it_lea
             torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("saved", "reached"), [("extra", False), ("lm_head", True)])
+def test_a_module_trained_whole_that_no_gradient_reaches_is_noted(begin, saved, reached):
+    lm = tiny_lm()
+    lm.model.extra = torch.nn.Linear(4, 4)  # nobody calls it
+    config = CONFIG.replace(target_modules=["q"], modules_to_save=[saved])
+    run = begin(lm, config=config, max_steps=1, eval_examples=0)
+    run.result(60)
+    line = "no gradient reached 1 of 1 modules_to_save (extra) in step 1: the model does not call"
+    assert any(note.startswith(line) for note in run.notes) is not reached
+
+
 def away(model: Any) -> None:
     ll.detach(model)
 

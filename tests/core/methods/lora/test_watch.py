@@ -114,6 +114,46 @@ def test_a_pass_that_goes_past_an_adapted_layer_warns_once_by_name(model, line):
     quiet(lambda: model(X))
 
 
+class Past(nn.Module):
+    """Calls what is within a module, not the module; and a table by its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.body = nn.Embedding(9, 8), nn.Linear(8, 8)
+        self.head = Block(way="called")
+
+    def forward(self, ids):
+        own = dict(self.named_children())
+        x = self.body(F.embedding(ids, own["table"].weight))
+        return self.head.other(self.head.called(x))
+
+
+SAVED = ll.LoraConfig(r=2, target_modules=["body"])
+
+
+@pytest.mark.parametrize(
+    ("config", "place"),
+    [
+        (SAVED.replace(modules_to_save=["head"]), "head"),
+        (SAVED.replace(modules_to_save=["table"]), "table"),
+        (SAVED.replace(trainable_token_indices={"table": [1]}), "table"),
+        (ll.HeadConfig(modules=["head"]), "head"),
+        (ll.IA3Config(target_modules=["body"], modules_to_save=["head"]), "head"),
+    ],
+)
+def test_so_does_one_that_goes_past_a_module_that_is_trained_whole(config, place):
+    model = Past()
+    ids = torch.tensor([[1, 2]])
+    line = f"^an adapter does nothing at {place}, .*: Past ran and did not call it; name what it d"
+    ll.attach(model, config)
+    with pytest.warns(UserWarning, match=line) as caught:
+        model(ids)
+    assert len(caught) == 1
+    ll.detach(model)
+    ll.attach(model, SAVED.replace(modules_to_save=["called", "other"]))
+    quiet(lambda: model(ids))
+
+
 @pytest.mark.parametrize("way", ["directly", "with a look at the weight"])
 def test_every_way_to_call_a_layer_will_do(way):
     model = Stack(way=way)
