@@ -30,7 +30,7 @@ from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.models.places import HUB_ID
 from lora_lab.redaction import redacted
-from lora_lab.tasks.metrics import changes
+from lora_lab.tasks.metrics import changes, sureness
 
 if TYPE_CHECKING:
     from lora_lab.models.load import Card
@@ -289,7 +289,11 @@ def _results(made: _Made) -> str:
     ]
     if not rows:
         return ""
-    return f"## Results\n\n{table(('', 'base model', 'adapted'), rows)}"
+    told = made.summary.get("evaluated", {})
+    evaluated = (told["examples"], told["of"]) if {"examples", "of"} <= told.keys() else None
+    line = sureness(made.summary.get("intervals"), evaluated)
+    more = f"\n\n{escaped(line[0].upper() + line[1:])}." if line else ""
+    return f"## Results\n\n{table(('', 'base model', 'adapted'), rows)}{more}"
 
 
 def _usage(model: nn.Module, base: _Base, merged: bool) -> str:

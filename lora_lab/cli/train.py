@@ -17,6 +17,7 @@ from lora_lab.errors import ConfigError, LoraLabError, as_cause, one_line
 from lora_lab.models.load import load_outline
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.tasks.load import load_task
+from lora_lab.tasks.metrics import sureness
 from lora_lab.training import processes
 from lora_lab.training.api import make_run
 from lora_lab.training.outcome import RunResult
@@ -174,6 +175,8 @@ def _json(run: Run, result: RunResult) -> dict[str, Any]:
         "steps": run.snapshot.step,
         "seconds": round(result.seconds, 3),
         "metrics": result.metrics,
+        "intervals": result.intervals,
+        "evaluated": result.evaluated,
         "notes": run.notes,
     }
 
@@ -181,6 +184,7 @@ def _json(run: Run, result: RunResult) -> dict[str, Any]:
 def _text(run: Run, result: RunResult) -> str:
     lines = [f"{plural(run.snapshot.step, 'step')} in {result.seconds:.1f} s"]
     lines += [f"{name:<20}{value:.4g}" for name, value in result.metrics.items()]
+    lines += filter(None, [sureness(result.intervals, result.evaluated)])
     return "\n".join([*lines, *run.notes, f"adapter  {result.adapter_folder}"])
 
 

@@ -25,7 +25,7 @@ from lora_lab.errors import RunError
 from lora_lab.methods.combined import to_python
 from lora_lab.redaction import redacted, redacted_values
 from lora_lab.reports.page import Page, facts, heading, section, site_table, table
-from lora_lab.tasks.metrics import NATS, changes
+from lora_lab.tasks.metrics import NATS, changes, sureness
 
 if TYPE_CHECKING:
     from lora_lab.budget.costs import Budget
@@ -60,6 +60,7 @@ def write_report(
     environment: Mapping[str, str],
     reading: MemoryReading | None = None,
     loss_unit: str = NATS,
+    sure: str = "",
 ) -> Path:
     """Write the report of a run, whole or not at all.
 
@@ -77,6 +78,7 @@ def write_report(
         environment: versions and hardware.
         reading: measured memory, if any.
         loss_unit: of the losses.
+        sure: how sure the metrics are, in a line; see `lora_lab.tasks.metrics.sureness`.
 
     Returns:
         The path.
@@ -90,6 +92,7 @@ def write_report(
     body = [
         heading(title, subtitle),
         _headline(budget, losses, loss_unit, metrics),
+        f"<p>{escape(sure[0].upper() + sure[1:])}.</p>" if sure else "",
         _savings(page, budget, reading),
         _training(page, losses, loss_unit),
         _updates(page, analysis, views),
@@ -138,6 +141,7 @@ def write_run_report(run: Run, budget: Budget, path: str | Path | None = None) -
         ],
         environment={**description["versions"], "machine": f"{platform.machine()}, {run.lm.card}"},
         reading=run.snapshot.memory,
+        sure=sureness(run.snapshot.intervals, run.snapshot.evaluated),
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from lora_lab._util.format import format_number
 from lora_lab.tasks import intervals, text_scores
 from lora_lab.tasks.intervals import Interval
 
@@ -118,6 +119,25 @@ def changes(values: Mapping[Any, Any]) -> list[Change]:
         for name in dict.fromkeys(key.rpartition("_")[0] for key in finite)
     )
     return [change for change in found if change[1:] != (None, None)]
+
+
+def sureness(between: Mapping[str, Sequence[float]] | None, evaluated: Sequence[int] | None) -> str:
+    """Return in one line how far a run's scores may be off, "" where nothing is known of it.
+
+    Args:
+        between: {"bleu_after": (low, high), …}, of 95 %.
+        evaluated: examples that were scored, of how many there are.
+    """
+    if not evaluated:
+        return ""
+    line = f"scored on {evaluated[0]:,} of {evaluated[1]:,} held-out examples"
+    after = {k: pair for k, pair in (between or {}).items() if k.endswith("_after")}
+    found = after or between or {}
+    each = [
+        f"{metric_of(key).label} {format_number(low)} to {format_number(high)}"
+        for key, (low, high) in found.items()
+    ]
+    return f"{line}; 95 % intervals: {', '.join(each)}" if each else line
 
 
 def _accuracy(predictions: Sequence[int], references: Sequence[int]) -> float:

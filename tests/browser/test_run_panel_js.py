@@ -212,6 +212,8 @@ def test_a_new_view_shows_the_run_at_once(esm_page: Make) -> None:
     expect(view.locator(".ll-run-padding")).to_have_text("4 % padding")
     expect(view.locator(".ll-run-loss")).to_have_text("loss 1.42")
     expect(view.locator(".ll-run-metrics")).to_have_text("BLEU (cased) 12.1 → 38.2")
+    sure = "scored on 16 of 4,672 held-out examples; 95 % intervals: BLEU (cased) 30.2 to 44.6"
+    expect(view.locator(".ll-run-sureness")).to_have_text(sure)
     expect(view.locator(".ll-run-phase")).to_have_text("training")
     expect(view.get_by_text("memory 1 GiB now · 1.25 GiB at the peak")).to_be_visible()
     bar = view.get_by_role("progressbar")

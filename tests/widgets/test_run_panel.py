@@ -31,6 +31,8 @@ RUNNING = Snapshot(
     elapsed_seconds=238.0,
     eta_seconds=237.5,
     metrics={"bleu_before": 12.1},
+    intervals={"bleu_before": (9.5, 15.0)},
+    evaluated=(16, 4672),
     padding=0.25,
     memory=MEMORY,
 )
@@ -88,6 +90,8 @@ def test_the_snapshot_holds_what_the_run_says() -> None:
         "eta": 237.5,
         "elapsed": 238.0,
         "metrics": [{"label": "BLEU (cased)", "before": 12.1, "after": None}],
+        "sureness": "scored on 16 of 4,672 held-out examples; "
+        "95 % intervals: BLEU (cased) 9.50 to 15.0",
         "padding": 0.25,
         "memory": {"current": 10, "peak": 20, "kind": "tensor bytes on the CPU"},
         "problem": None,

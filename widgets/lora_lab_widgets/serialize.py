@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lora_lab.budget.reading import MemoryReading
-from lora_lab.tasks.metrics import changes
+from lora_lab.tasks.metrics import changes, sureness
 from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.error_json import MAX_LINE
 
@@ -39,6 +39,7 @@ def describe(snapshot: Snapshot | None) -> dict[str, Any]:
             {"label": metric.title[:64], "before": number(before), "after": number(after)}
             for metric, before, after in changes(shown.metrics)[:16]
         ],
+        "sureness": sureness(shown.intervals, shown.evaluated)[:MAX_LINE],
         "padding": number(shown.padding),
         "memory": memory and _memory(memory),
     }

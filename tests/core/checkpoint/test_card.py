@@ -125,6 +125,11 @@ def test_a_run_and_its_folder_tell_the_same(run):
         assert cells == [f"{metrics[f'{name}_{moment}']:.4g}" for moment in ("before", "after")]
 
 
+def test_the_results_say_of_how_many_examples_they_are(run):
+    card = model_card(run.model, run=run)
+    assert "Scored on 2 of 4 held-out examples; 95 % intervals" in card
+
+
 def test_a_run_that_is_not_over_is_refused(tmp_path):
     idle = ll.train(tiny_lm(), tiny_task(), CONFIG, output_dir=tmp_path, start=False)
     with pytest.raises(RunError, match=r"is idle; wait\(\) for its end"):

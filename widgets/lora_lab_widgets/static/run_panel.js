@@ -44,7 +44,7 @@ class RunPanelView extends PanelView {
     this.stop = button(undefined, () => this.command("stop"), { "aria-label": "Stop" });
     this.stop.append(el("span", { "aria-hidden": "true", text: "■" }), "Stop");
     this.step = el("b", { class: "ll-run-step" });
-    const stats = ["time", "rate", "padding", "loss", "metrics"];
+    const stats = ["time", "rate", "padding", "loss", "metrics", "sureness"];
     this.stats = Object.fromEntries(
       stats.map((name) => [name, el("span", { class: `ll-run-${name}` })]));
     this.phase = el("span", { class: "ll-run-phase" });
@@ -195,7 +195,7 @@ class RunPanelView extends PanelView {
 
   drawStats(snapshot) {
     const { state, step, skipped, total_steps: total, eta, elapsed } = snapshot;
-    const { rate, padding, loss, metrics } = snapshot;
+    const { rate, padding, loss, metrics, sureness } = snapshot;
     const { stats } = this;
     const isOpen = OPEN_STATES.includes(state);
     const padded = String(step).padStart(String(total).length, "\u2007");
@@ -210,6 +210,7 @@ class RunPanelView extends PanelView {
     stats.padding.title = "of the tokens computed so far: what fills batches up to their longest";
     stats.loss.textContent = loss === null ? "" : `loss ${formatLoss(loss)}`;
     stats.metrics.textContent = formatMetrics(metrics);
+    stats.sureness.textContent = sureness;
     this.progress.draw(step, total || 1, this.step.textContent);
   }
 
