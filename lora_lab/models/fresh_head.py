@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ def remember_fresh(model: nn.Module, begun: Collection[str]) -> None:
     model.__dict__[_ATTRIBUTE] = fresh
 
 
-def draw_head(model: Any, state: Mapping[str, Tensor], seed: int) -> None:
+def draw_head(model: Any, adapter: Any, seed: int) -> None:
     """Begin a head anew in the tensors that train it, if it is as `load_model` drew it.
 
     A head that was loaded, trained or merged into since then is left as it is, and so is the
@@ -41,10 +41,13 @@ def draw_head(model: Any, state: Mapping[str, Tensor], seed: int) -> None:
 
     Args:
         model: the base.
-        state: {name in the model's state dict: a live tensor}, an adapter's.
+        adapter: what trains it, or a combination that has such a part.
         seed: of the run; its other draws stay as they are.
     """
     known = getattr(unwrapped(model), _ATTRIBUTE, {})
+    state: dict[str, Tensor] = {}  # live tensors, by their names in the model's state dict
+    for part in getattr(adapter, "adapters", (adapter,)):
+        state |= part.state()
     with seeded(int(hashlib.sha256(f"head {seed}".encode()).hexdigest()[:15], 16)):
         for path, drawn in known.items():
             module: Any = module_at(model, path)

@@ -351,8 +351,7 @@ class Run(Curves):
             return self.start_from.attach(self.model, self.config, ADAPTER)
         adapter = attach(self.model, self.config, ADAPTER, batches=self._batches())
         if self.resumes is None and self.task.head:
-            for part in getattr(adapter, "adapters", (adapter,)):
-                draw_head(self.model, part.state(), self.training.seed)
+            draw_head(self.model, adapter, self.training.seed)
         return adapter
 
     def _batches(self) -> list[dict[str, Tensor]] | None:

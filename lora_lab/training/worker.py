@@ -24,7 +24,6 @@ from lora_lab.methods.base import Adapter
 from lora_lab.methods.offload import offload_notes
 from lora_lab.methods.own_modes import OwnModes
 from lora_lab.runs.samples import Sample
-from lora_lab.tasks.intervals import Interval
 from lora_lab.training import device_memory, isolation, lost_adapter, processes, saved_state
 from lora_lab.training.data import RunData
 from lora_lab.training.divergence import Divergence, DivergingError
@@ -71,7 +70,7 @@ class Worker:
             run.lm, run.task, run.training, run.notes, learned_tokens, self._evaluation_ends
         )
         self.metrics: dict[str, float] = {}
-        self.intervals: dict[str, Interval] = {}
+        self.intervals: dict[str, tuple[float, float]] = {}
         self.scoring_seconds = 0.0  # that scoring the base model took
         self.padding = Padding()
         self.fit: Fit | None = None
