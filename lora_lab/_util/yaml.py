@@ -65,6 +65,18 @@ _Loader.add_implicit_resolver(
 )
 
 
+def value_of(text: str) -> Any:
+    """Return a value that somebody typed, as a run file has it: 2e-4, true, [a, b], a word.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return whole_text(yaml.load(text[:_LONGEST], Loader=_Loader))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{text[:80]!r} is no value: {_one_line(error)}") from None
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the mapping in a YAML or JSON file.
 

@@ -20,7 +20,7 @@ from lora_lab.checkpoint.adapter_file import AdapterFile
 from lora_lab.checkpoint.base_biases import fill_base_biases, take_base_biases
 from lora_lab.checkpoint.files import CONFIG_FILE, StoredTensor, quoted
 from lora_lab.checkpoint.full_modules import match_full_modules, match_statistics
-from lora_lab.checkpoint.head_classes import check_classes
+from lora_lab.checkpoint.head_classes import check_classes, without_head
 from lora_lab.checkpoint.locate import whole_folder
 from lora_lab.checkpoint.lora_bias import fill_biases, take_biases
 from lora_lab.checkpoint.native import STATISTICS, NativeFile
@@ -85,17 +85,25 @@ class Content:
     statistics: Mapping[str, Tensor] = field(default_factory=dict)  # see `RunningStatistics`
 
 
-def read_content(model: nn.Module, folder: Path) -> Content:
-    """Read what a folder holds for a model, on which nothing is changed; see `load_adapter`."""
+def read_content(model: nn.Module, folder: Path, heads: tuple[str, ...] = ()) -> Content:
+    """Read what a folder holds for a model, on which nothing is changed; see `load_adapter`.
+
+    Args:
+        model: the base.
+        folder: the adapter's.
+        heads: how the names of tensors begin that are left out, see `head_prefixes`.
+    """
     modules = dict.fromkeys(path for path, _ in modules_within(model))
     file = read_adapter(folder, known=modules | anatomy(model).parameters_by_name)
+    if heads:
+        file = without_head(file, heads)
     if isinstance(file, AdapterFile):
         return _lora_content(model, file, folder)
     if isinstance(file, PeftMethodFile):
         return _method_content(model, file, folder)
     if not file.parts:
-        return _native_content(model, file, folder)
-    contents = [read_content(model, part) for part in file.parts]
+        return _native_content(model, file, folder, heads)
+    contents = [read_content(model, part, heads) for part in file.parts]
 
     def fill_parts(combination: Adapter) -> None:
         for content, part in zip(contents, cast(Combination, combination).adapters, strict=True):
@@ -105,7 +113,9 @@ def read_content(model: nn.Module, folder: Path) -> Content:
     return Content(tuple(content.config for content in contents), fill_parts, statistics)
 
 
-def _native_content(model: nn.Module, file: NativeFile, folder: Path) -> Content:
+def _native_content(
+    model: nn.Module, file: NativeFile, folder: Path, heads: tuple[str, ...]
+) -> Content:
     learned = {k: t for k, t in file.tensors.items() if not k.startswith(STATISTICS)}
     rest = {k.removeprefix(STATISTICS): t for k, t in file.tensors.items() if k not in learned}
     if asked := file.config.tokens:  # before so many are made
@@ -121,7 +131,11 @@ def _native_content(model: nn.Module, file: NativeFile, folder: Path) -> Content
             f"{folder} has running statistics of {quoted(name)}, and this model does not; load it "
             "onto the base it was made for"
         )
-    return Content(file.config, lambda adapter: _fill_native(adapter, learned, folder), statistics)
+
+    def fill(adapter: Adapter) -> None:
+        _fill_native(adapter, learned, folder, heads)
+
+    return Content(file.config, fill, statistics)
 
 
 def _method_content(model: nn.Module, file: PeftMethodFile, folder: Path) -> Content:
@@ -150,13 +164,15 @@ def _method_content(model: nn.Module, file: PeftMethodFile, folder: Path) -> Con
     return Content(config, fill, match_statistics(file.weights, model, whole))
 
 
-def _fill_native(adapter: Adapter, stored: Mapping[str, StoredTensor], where: Path) -> None:
-    """Copy a file's tensors into an adapter, if all of them fit.
+def _fill_native(
+    adapter: Adapter, stored: Mapping[str, StoredTensor], where: Path, heads: tuple[str, ...]
+) -> None:
+    """Copy a file's tensors into an adapter, if all of them fit; heads that were left out stay.
 
     Raises:
         AdapterError: the file is for another base.
     """
-    live = adapter.state()
+    live = {k: t for k, t in adapter.state().items() if not (heads and k.startswith(heads))}
     tensors = {without_wrappers(key): own.torch() for key, own in stored.items()}
     for name in sorted(live.keys() ^ tensors.keys()):
         what = "misses" if name in live else "has, and this model does not,"

@@ -11,11 +11,13 @@ from types import FrameType
 from typing import Any
 
 from lora_lab._util.format import format_bytes, plural
+from lora_lab._util.yaml import value_of
 from lora_lab.cli.command import Command, Report
 from lora_lab.cli.output import console
 from lora_lab.errors import ConfigError, LoraLabError, as_cause, one_line
 from lora_lab.models.load import load_outline
 from lora_lab.runs.run_file import RunConfig
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.load import load_task
 from lora_lab.tasks.metrics import sureness
 from lora_lab.training import processes
@@ -45,11 +47,22 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="a run's folder or id, or an adapter's folder: the new run starts from its adapter",
     )
+    group = parser.add_argument_group("training", "in place of what the run file says")
+    for field in dataclasses.fields(TrainingConfig):
+        flags = dict.fromkeys((f"--{field.name.replace('_', '-')}", f"--{field.name}"))
+        group.add_argument(*flags, dest=field.name, metavar="VALUE")
+
+
+def _training(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of `TrainingConfig` that flags name, read as a run file's are."""
+    names = (field.name for field in dataclasses.fields(TrainingConfig))
+    given = {name: text for name in names if (text := getattr(options, name)) is not None}
+    return {name: value_of(text) for name, text in given.items()}
 
 
 def _run(options: argparse.Namespace) -> Report | None:
     if options.look:
-        return _look(options.run_file)
+        return _look(_config(options))
     with processes.joined():
         try:
             run = _made(options)
@@ -63,8 +76,7 @@ def _run(options: argparse.Namespace) -> Report | None:
         return Report(_json(run, result), _text(run, result)) if processes.main() else None
 
 
-def _look(run_file: str) -> Report:
-    config = RunConfig.read(run_file)
+def _look(config: RunConfig) -> Report:
     task = load_task(**config.task)
     found = task.look(load_outline(config.model["name"]), max_length=config.training.max_length)
     return Report(found.to_json(), str(found))
@@ -74,13 +86,20 @@ def _made(options: argparse.Namespace) -> Run:
     if options.resume and options.start_from:
         raise ConfigError("--resume goes on with a run, and --start-from begins a new one; use one")
     if options.resume:
-        return resume(options.run_file, output_dir=options.output_dir or "runs", start=False)
-    config = RunConfig.read(options.run_file)
+        where, changes = options.output_dir or "runs", _training(options)
+        return resume(options.run_file, output_dir=where, start=False, **changes)
+    return make_run(_config(options))
+
+
+def _config(options: argparse.Namespace) -> RunConfig:
+    config, training = RunConfig.read(options.run_file), _training(options)
+    if training:
+        config = dataclasses.replace(config, training=config.training.replace(**training))
     if options.output_dir:
         config = dataclasses.replace(config, output_dir=options.output_dir)
     if options.start_from:
         config = dataclasses.replace(config, start_from=options.start_from)
-    return make_run(config)
+    return config
 
 
 def _watch(run: Run, quiet: bool) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Self, get_args
 
@@ -32,7 +33,7 @@ UNTOLD: Mapping[str, Any] = MappingProxyType({"train_sampling_strategy": "random
 _ADDED = (
     *("warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing_factor"),
     *("num_train_epochs", "eval_strategy", "eval_steps", "metric_for_best_model"),
-    *("greater_is_better", "load_best_model_at_end"),
+    *("head_learning_rate", "greater_is_better", "load_best_model_at_end"),
     *("early_stopping_patience", "early_stopping_threshold"),
 )
 TRACKERS = ("trackio", "wandb", "tensorboard", "mlflow")  # transformers' names
@@ -55,6 +56,7 @@ class TrainingConfig(Config):
             and so does DoRA's magnitude, as in PEFT; the authors use 16, with a smaller
             `learning_rate`. Embeddings, which their analysis leaves out, keep `learning_rate`.
             None: one rate for all.
+        head_learning_rate: of a classifier's head, which begins at random; None: `learning_rate`.
         warmup_steps: linear warm-up from 0, then `lr_scheduler_type` down to the last step. A
             number below 1 is a share of `max_steps`, as in transformers 5.
         warmup_ratio: transformers 4's name for such a share: it becomes `warmup_steps`.
@@ -123,6 +125,7 @@ class TrainingConfig(Config):
     adam_epsilon: float = 1e-8
     label_smoothing_factor: float = 0.0
     num_train_epochs: float | None = None
+    head_learning_rate: float | None = None
     eval_strategy: EvalStrategy | None = None
     eval_steps: int | float | None = None
     metric_for_best_model: str | None = None
@@ -144,6 +147,12 @@ class TrainingConfig(Config):
                 "and what that returns is trained on"
             )
         return super().from_dict(values)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed; epochs take the place of steps."""
+        if changes.get("num_train_epochs") is not None:
+            changes = {"max_steps": -1, **changes}
+        return super().replace(**changes)
 
     @property
     def step_size(self) -> int:
@@ -175,6 +184,8 @@ class TrainingConfig(Config):
                 known = ", ".join(map(repr, get_args(kind)))
                 raise ConfigError(f"{name} is {shown(value)}; use one of {known}")
         need_positive("learning_rate", self.learning_rate)
+        if self.head_learning_rate is not None:
+            need_positive("head_learning_rate", self.head_learning_rate)
         self._check_evaluations()
         if self.report_to is not None:
             names = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to)
@@ -207,7 +218,7 @@ class TrainingConfig(Config):
         if self.max_steps > 0 or self.num_train_epochs is None:
             return self
         steps = math.ceil(self.num_train_epochs * self.steps_per_epoch(count, processes))
-        return replace(self, max_steps=steps)
+        return dataclasses.replace(self, max_steps=steps)
 
     def steps_per_epoch(self, count: int, processes: int = 1) -> int:
         """Return the steps in which so many examples are gone through, as HF Trainer counts."""

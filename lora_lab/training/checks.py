@@ -77,6 +77,11 @@ def check_settings(
             f"label_smoothing_factor smooths a cross-entropy over tokens or classes, and the loss "
             f"of {task.name} ({task.loss_unit}) is none; leave it out"
         )
+    if training.head_learning_rate is not None and not task.head:
+        raise ConfigError(
+            f"head_learning_rate is the rate of a classifier's head, and {task.name} needs none; "
+            "leave it out"
+        )
     _check_evaluations(task, training)
     check_trackers(training.report_to)
     check_packed(lm.model)

@@ -88,6 +88,15 @@ class Evaluations:
         if not step or done == step or self._count(step) == self._count(step - 1):
             return
         worker, begun = self._worker, time.monotonic()
+        pacing = worker.pace.is_running
+        worker.pace.stop()  # it is that of the steps alone
+        self._run(step)
+        if pacing:
+            worker.pace.start()
+        self._seconds = time.monotonic() - begun
+
+    def _run(self, step: int) -> None:
+        worker = self._worker
         phase = f"evaluating at step {step}"
         worker.enter(phase)
         told = telling(worker, phase)
@@ -98,7 +107,6 @@ class Evaluations:
         scores = processes.from_main(lambda: found)
         if not math.isfinite(scores["loss"]):
             raise NotFiniteError(f"the held-out loss is {scores['loss']} after step {step}", True)
-        self._seconds = time.monotonic() - begun
         finite = {name: value for name, value in scores.items() if math.isfinite(value)}
         self._take(step, finite)
         worker.enter("training")

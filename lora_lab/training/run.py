@@ -119,7 +119,7 @@ class Run(Curves):
         if start_from is not None:
             self.notes.append(
                 f"starts from {start_from}; the optimizer, the schedule of the learning rate and "
-                "the order of the data begin anew"
+                f"the order of the data begin anew{start_from.head_note(lm.model)}"
             )
         elif task.head:
             self.notes.append(head_note(lm.model))

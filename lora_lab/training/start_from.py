@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lora_lab.checkpoint.head_classes import check_classes
+from lora_lab.anatomy.heads import head_modules
+from lora_lab.checkpoint.head_classes import check_classes, head_prefixes, other_head
 from lora_lab.checkpoint.loading import read_content
 from lora_lab.checkpoint.locate import holds_adapter, locate_adapter, whole_folder
 from lora_lab.errors import ConfigError, RunError
@@ -25,6 +26,7 @@ from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.head.adapter import with_head
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.runs.records import RecordState, RunRecord, find_run, read_record
 from lora_lab.runs.run_file import read_configs
@@ -60,6 +62,18 @@ class Start:
         """Return what a run's config.json says of it: no path."""
         return {"run": self.run, "step": self.step} if self.run else {"adapter": self.folder.name}
 
+    def head_note(self, model: nn.Module) -> str:
+        """Say that the head of a model begins at random, where the one here is another task's."""
+        if (other := other_head(model, whole_folder(self.folder))) is None:
+            return ""
+        names = ", ".join(head_modules(model))
+        return f"; its head is for {other}, so that the head here ({names}) begins at random"
+
+    def _new_heads(self, model: nn.Module) -> tuple[str, ...]:
+        """Return how the names of a head begin that is not taken from here; () where it is."""
+        other = other_head(model, whole_folder(self.folder))
+        return () if other is None else head_prefixes(model)
+
     def config_for(self, model: nn.Module, given: MethodConfig | None) -> MethodConfig:
         """Return the config of a run on a model that starts from here.
 
@@ -72,11 +86,17 @@ class Start:
             AdapterError: the adapter cannot be read, or is for another base.
             ConfigError: what was asked for is another adapter.
         """
-        stored = as_config(read_content(model, self.folder).config)
-        check_classes(model, whole_folder(self.folder))
+        heads = self._new_heads(model)
+        stored = as_config(read_content(model, self.folder, heads).config)
+        if heads:
+            stored = as_config(with_head(model, stored.parts))
+        else:
+            check_classes(model, whole_folder(self.folder))
         if (wanted := given or self.config) is None:
             return stored
         wanted = as_config([_plain(part) for part in wanted.parts])
+        if heads:
+            wanted = as_config(with_head(model, wanted.parts))
         problem = _difference(model, wanted, stored)
         if problem and given is not None:
             raise ConfigError(
@@ -91,13 +111,15 @@ class Start:
         Raises:
             AdapterError, ConfigError: see `config_for`.
         """
-        content = read_content(model, self.folder)
+        heads = self._new_heads(model)
+        content = read_content(model, self.folder, heads)
         made, stored = build(model, config, name), build(model, content.config, name)
         content.fill(stored)
         values = stored.state()
         with torch.no_grad():
             for key, tensor in made.state().items():
-                tensor.copy_(values[key])
+                if not _is_of(heads, key):
+                    tensor.copy_(values[key])
         put_on(model, made, activate=True)
         require_adapters(model).statistics.replace(name, content.statistics)
         return made
@@ -175,6 +197,12 @@ def _difference(model: nn.Module, wanted: MethodConfig, stored: MethodConfig) ->
         if not math.isclose(site.scale, theirs.sites[name].scale, rel_tol=1e-12):
             return f"{name} is scaled by {theirs.sites[name].scale:g} there, {site.scale:g} here"
     return ""
+
+
+def _is_of(heads: tuple[str, ...], key: str) -> bool:
+    """Whether a tensor of an adapter's state is one of a head's; a combination's are numbered."""
+    number, _, rest = key.partition(".")
+    return bool(heads) and (rest if number.isdecimal() else key).startswith(heads)
 
 
 def _shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:

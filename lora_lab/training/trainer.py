@@ -7,7 +7,7 @@ of a notebook may change them. Losses by step are HF Trainer's, bit for bit on t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +21,10 @@ from torch.utils.data import Dataset
 
 from lora_lab._util.own_gradients import OwnGradients
 from lora_lab._util.own_random import OwnRandom
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.budget.meter import Meter
 from lora_lab.methods.base import Adapter
+from lora_lab.methods.head.adapter import learned_head
 from lora_lab.methods.masters import Masters
 from lora_lab.methods.own_modes import are_training
 from lora_lab.methods.steady_weights import steady_weights
@@ -197,7 +199,9 @@ class _Loop:
         fit, training = self._fit, self._training
         optimizer = AdamW(
             fit.meter,
-            parameter_groups(self._adapter, training, self._masters),
+            parameter_groups(
+                self._adapter, training, self._masters, learned_head(unwrapped(self._model))
+            ),
             lr=training.learning_rate,
             betas=(training.adam_beta1, training.adam_beta2),
             eps=training.adam_epsilon,
@@ -355,7 +359,10 @@ class _Loop:
 
 
 def parameter_groups(
-    adapter: Adapter, training: TrainingConfig, masters: Masters | None = None
+    adapter: Adapter,
+    training: TrainingConfig,
+    masters: Masters | None = None,
+    head: Iterable[nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
     """Return the optimizer's groups; "ratio" is a group's rate as a multiple of `learning_rate`.
 
@@ -363,12 +370,16 @@ def parameter_groups(
         adapter: whose parameters they are.
         training: with the rates.
         masters: that stand in the place of some of them.
+        head: those of a classifier's head, which may have a rate of its own.
     """
+    of_head = (training.head_learning_rate or training.learning_rate) / training.learning_rate
+    ratios = {id(parameter): of_head for parameter in head}
     fast = {id(parameter) for parameter in adapter.fast_parameters()}
     found: dict[float, list[nn.Parameter]] = {}
     for parameter in adapter.parameters():
         if parameter.requires_grad:
             ratio = (training.loraplus_lr_ratio or 1.0) if id(parameter) in fast else 1.0
+            ratio = ratios.get(id(parameter), ratio) if of_head != 1.0 else ratio
             moved = parameter if masters is None else masters.of(parameter)
             found.setdefault(ratio, []).append(moved)
     return [

@@ -265,7 +265,7 @@ class Worker:
             **self._observe(now=run.control.pause_wanted),
         )
         self.divergence.check(step.number, step.loss)
-        self._evaluate()
+        self.evaluations.run_if_due(self.step)
         last = last or self.evaluations.is_enough
         if step.number % (training.save_steps or _GOOD_EVERY) == 0 and not last:
             if not self.divergence.high_in_a_row:
@@ -278,12 +278,6 @@ class Worker:
         if stop and not last:
             self._checkpoint(passing=True)  # so that it can be gone on with from here
         return stop or last
-
-    def _evaluate(self) -> None:
-        """Score the held-out examples, if that is due; the pace is that of the steps alone."""
-        self.pace.stop()
-        self.evaluations.run_if_due(self.step)
-        self.pace.start()
 
     def _seconds_left(self, step: int) -> float | None:
         """Return the seconds to the run's end, in which the held-out examples are scored again."""

@@ -82,6 +82,12 @@ def head_parameters(model: nn.Module) -> int:
     )
 
 
+def learned_head(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield what is trained of a classifier's head, in whatever adapter."""
+    for name in head_modules(model):
+        yield from (p for p in module_at(model, name).parameters() if p.requires_grad)
+
+
 def head_note(model: nn.Module) -> str:
     """Say how many parameters of a classifier's head are trained beside the method's own."""
     return (

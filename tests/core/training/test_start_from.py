@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -19,6 +20,7 @@ from lora_lab.training.start_from import find_start
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
 from tests.helpers.tiny_files import tiny_recipe
 from tests.helpers.tiny_run import CONFIG, logits, tiny_lm, tiny_task
+from tests.helpers.tiny_scores import tiny_scorer, tiny_scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -241,7 +243,79 @@ def test_from_the_command_line_and_a_run_file(tmp_path, capsys):
     assert "--start-from begins a new one; use one" in capsys.readouterr().err
     again = json.loads((tmp_path / "runs" / third["run"] / "config.json").read_text())
     assert again["configs"][0]["target_modules"] == ["q", "v"]
+    (row,) = [trained("--max-steps", "2", "--learning_rate", "2e-3", "--adam-beta2", "0.95")]
+    said = json.loads((tmp_path / "runs" / row["run"] / "config.json").read_text())["training"]
+    assert (said["max_steps"], said["learning_rate"], said["adam_beta2"]) == (2, 2e-3, 0.95)
+    assert main(["train", str(path), "--max-steps", "many"]) == 2
+    assert "max_steps is 'many'" in capsys.readouterr().err
+    assert main(["train", third["folder"], "--resume", "--seed", "2"]) == 2
+    assert "a resumed run keeps its settings" in capsys.readouterr().err
     copied = tmp_path / "copied.json"
     copied.write_text(json.dumps(again))
     path = copied
     trained()
+
+
+OTHERS = {
+    "LoRA": LORA,
+    "BitFit": ll.BitFitConfig(),
+    "IA3": ll.IA3Config(),
+    "FT": ll.FullConfig(),
+    "LoRA+PE": CONFIGS["LoRA+PE"],
+}
+
+
+def three_classes() -> ll.ClassificationTask:
+    halves = tiny_classes(12, 6)
+    rows = [
+        dataclasses.replace(row, label=["one", "two", "three"][number % 3])
+        for number, row in enumerate([*halves.train, *halves.validation])
+    ]
+    return dataclasses.replace(
+        halves, labels=("one", "two", "three"), train=rows[:12], validation=rows[12:]
+    )
+
+
+@pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS.keys())
+@pytest.mark.parametrize("to", ["other classes", "a number"])
+def test_another_tasks_adapter_comes_without_its_head(tmp_path, config, to):
+    """As the paper starts MRPC, RTE and STS-B from MNLI's."""
+    first = ll.train(
+        tiny_classifier(classes=3), three_classes(), config, output_dir=tmp_path, **QUICK
+    )
+    first.result(60)
+    lm, task = (tiny_classifier(), tiny_classes(12, 6))
+    if to == "a number":
+        lm, task = tiny_scorer(), tiny_scores(12, 6)
+    fresh = {name: p.detach().clone() for name, p in lm.model.named_parameters()}
+    new = ll.train(lm, task, start_from=first, output_dir=tmp_path, start=False)
+    (note,) = [note for note in new.notes if "starts from" in note]
+    assert "its head is for 3 " in note
+    assert "so that the head here (classifier) begins at random" in note
+    adapter = new.start_from.attach(lm.model, new.config, "default")
+    old = dict(first.adapter.state())
+    taken = 0
+    for name, tensor in adapter.state().items():
+        if "classifier" in name:
+            base = fresh[name.partition("classifier")[1] + name.partition("classifier")[2]]
+            assert torch.equal(tensor, base), "as the base model's own head began"
+        else:
+            assert torch.equal(tensor, old[name])
+            taken += 1
+    assert taken
+    ll.detach(lm.model)
+    again = ll.train(lm, task, start_from=first, output_dir=tmp_path, **QUICK)
+    assert again.result(60).losses
+    learned = [name for name, _ in again.adapter.state().items() if "classifier" in name]
+    assert learned, "the head is trained"
+
+
+def test_classes_in_another_order_are_refused_as_before(tmp_path):
+    lm = tiny_classifier()
+    lm.model.config.id2label = {0: "early", 1: "late"}
+    run = ll.train(lm, tiny_classes(), LORA, output_dir=tmp_path, **QUICK)
+    run.result(60)
+    turned = tiny_classifier()
+    turned.model.config.id2label = {0: "late", 1: "early"}
+    with pytest.raises(AdapterError, match="in this order"):
+        ll.train(turned, tiny_classes(), start_from=run, output_dir=tmp_path)
