@@ -30,6 +30,7 @@ from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.bottleneck.config import BottleneckConfig
 from lora_lab.methods.bottleneck.locations import Place, find_places
 from lora_lab.methods.offload import check_present, check_room
+from lora_lab.methods.own_draws import OwnDraws
 from lora_lab.methods.submodules import add_submodule, remove_submodule
 
 _EPSILON = 1e-5  # of the LayerNorm, as in Lin et al.'s code
@@ -105,9 +106,10 @@ class BottleneckAdapter(Adapter):
         self._blocks = min(Counter(row.stack for row in read.rows).values())
         self._dropped_in_answers = config.dropped(self._blocks)
         self._passes = ThreadOwn(_Pass)
-        self.layers = {
-            place.path: Bottleneck(place, config.r, config.layer_norm) for place in self._places
-        }
+        self.layers, draws = {}, OwnDraws()
+        for place in self._places:
+            with draws.of(place.path, config.r, hollow=place.device.type == "meta"):
+                self.layers[place.path] = Bottleneck(place, config.r, config.layer_norm)
         self._hooks: list[RemovableHandle] = []
         self._inserted = False  # a hook may outlive an interrupt
 

@@ -60,6 +60,7 @@ from lora_lab.methods.lora.targets import TargetSpec, all_linear_notes, resolve_
 from lora_lab.methods.lora.token_rows import TrainedTokens
 from lora_lab.methods.modules_to_save import ModulesToSave, task_heads, tied_ends
 from lora_lab.methods.offload import check_room, weight_keys
+from lora_lab.methods.own_draws import OwnDraws
 from lora_lab.methods.own_values import OwnValues, check_in_place
 
 
@@ -117,14 +118,12 @@ class LoraAdapter(Adapter):
         if config.init.ranks:
             specs = with_ranks(specs, activations, config)
             modules = {p.site.module: by_path[p.site.module] for p in specs}
-        self.factors = {
-            p.site.name: self.make_site(
-                p,
-                self._start(modules[p.site.module], p.site),
-                activations.get(p.site.input_group or p.site.module),
-            )
-            for p in specs
-        }
+        self.factors, draws = {}, OwnDraws()
+        for p in specs:
+            W = self._start(modules[p.site.module], p.site)
+            read = activations.get(p.site.input_group or p.site.module)
+            with draws.of(p.site.name, p.r, hollow=W.is_meta):
+                self.factors[p.site.name] = self.make_site(p, W, read)
         self._layers = dict(self._by_layer(modules))
         self.sites = {
             own.site.name: own for site in self.factors.values() for own in each_site(site)

@@ -19,6 +19,7 @@ from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import active, attached, bare
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.offload import check_present, check_room
+from lora_lab.methods.own_draws import OwnDraws
 from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
 from lora_lab.methods.prompt_tuning.hooks import PromptHooks
 from lora_lab.methods.prompt_tuning.locate import Body, find_body
@@ -258,7 +259,8 @@ def _drawn_words(body: Body, count: int) -> Tensor:
     """Return the embeddings of words drawn from the vocabulary, (count, width)."""
     table: Any = body.embedding
     # Drawn on the CPU, so that a seed gives the same words on every device.
-    ids = torch.randint(table.num_embeddings, (count,), device="cpu")
+    with OwnDraws().of("words", count):
+        ids = torch.randint(table.num_embeddings, (count,), device="cpu")
     with torch.no_grad():
         words: Tensor = table(ids.to(device_of(table))[None])[0]
     return words

@@ -1,0 +1,47 @@
+"""Random starts that are a place's own: drawn from a seed, the place and the rank there.
+
+One stream for a whole adapter would make r = 8 the first rows of r = 64 at its first matrix, and a
+target more or less would change the start of all that follow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Iterator
+
+import torch
+
+from lora_lab._util.own_random import seeded
+from lora_lab._util.torch_private import FakeTensor
+
+
+class OwnDraws:
+    """The draws of one adapter's places.
+
+    Its seed is drawn from torch's generator for the CPU, a run's own within a run, at the first
+    place that has anything to draw.
+    """
+
+    @functools.cached_property
+    def _seed(self) -> int:
+        number = torch.randint(2**63 - 1, (), device="cpu")
+        return 0 if isinstance(number, FakeTensor) else int(number)  # nobody reads fake numbers
+
+    @contextlib.contextmanager
+    def of(self, place: str, rank: int, hollow: bool = False) -> Iterator[None]:
+        """Have what the block draws follow from the seed, the place and the rank alone.
+
+        Args:
+            place: such as a site's name.
+            rank: there, or what else says how large its parameters are.
+            hollow: they are on the meta device, where nothing is drawn.
+        """
+        if hollow:
+            yield
+            return
+        told = hashlib.sha256(f"{self._seed} {place} {rank}".encode()).digest()
+        # The CPU's generator takes 32 bits of a seed.
+        with seeded(int.from_bytes(told[:4], "big")):
+            yield
