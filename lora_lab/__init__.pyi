@@ -67,6 +67,7 @@ from .models.load import (
 from .runs.training_config import TrainingConfig as TrainingConfig
 from .sweeps.api import sweep as sweep
 from .sweeps.asha import AshaConfig as AshaConfig
+from .sweeps.comparison import compare as compare
 from .tasks.load import load_task as load_task
 from .training.api import train as train
 from .training.evaluate import evaluate as evaluate

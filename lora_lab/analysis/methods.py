@@ -187,7 +187,7 @@ def _in_words(records: Sequence[RunRecord]) -> dict[int, str]:
     """Return {id of a row's first run: its setting}."""
     of_method: defaultdict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
-        of_method[_method(record)].append(record)
+        of_method[named(record)].append(record)
     told = {"learning_rate", *_IN_A_ROW}
     return {
         id(record): words
@@ -196,23 +196,28 @@ def _in_words(records: Sequence[RunRecord]) -> dict[int, str]:
     }
 
 
-def _method(record: RunRecord) -> str:
+def named(record: RunRecord) -> str:
+    """Return a run's method by the paper's name, without a classifier's head."""
     return str(record.config["method"]).removesuffix(_HEAD)
 
 
 def _row(runs: Sequence[RunRecord], metric: str, setting: str) -> MethodRow:
-    config = runs[0].config
     scores = (final_score(run, metric) for run in runs)
     return MethodRow(
-        method=_method(runs[0]),
+        method=named(runs[0]),
         setting=setting,
         learning_rate=training_settings(runs[0])["learning_rate"],
-        trainable=max(_measured(run, "trainable") for run in runs) - _head(config),
+        trainable=max(map(trained, runs)),
         values=tuple(score for score in scores if score is not None),
         seconds=statistics.median(_measured(run, "seconds") for run in runs),
         peak_memory=max(_measured(run, "peak_memory") for run in runs),
         checkpoint_bytes=max(_measured(run, "checkpoint_bytes") for run in runs),
     )
+
+
+def trained(run: RunRecord) -> int:
+    """Return how many parameters a run trained at its end, without a classifier's head."""
+    return int(_measured(run, "trainable")) - _head(run.config)
 
 
 def _head(config: Mapping[str, Any]) -> int:

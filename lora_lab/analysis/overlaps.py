@@ -32,6 +32,7 @@ class OverlapMap:
         random: (i_max, j_max) E φ(i, j) of unrelated subspaces, max(i, j)/n.
         spread: (i_max, j_max) the standard deviation of φ there.
         n: the dimension of the space that the directions live in.
+        note: why they may be alike beyond what was learned, such as one seed; "" of others.
     """
 
     site: str
@@ -42,6 +43,7 @@ class OverlapMap:
     random: np.ndarray
     spread: np.ndarray
     n: int
+    note: str = ""
 
     @property
     def excess(self) -> np.ndarray:

@@ -62,7 +62,7 @@ def phi_summary(overlap: OverlapMap) -> str:
         f"{column + 1}) = {format_number(float(overlap.values[row, column]))}, unrelated "
         f"{format_number(float(overlap.random[row, column]))}. "
         f"{format_share(beyond.sum(), beyond.size)} of the map lies more than three standard "
-        "deviations above chance."
+        "deviations above chance." + (f" Note: {overlap.note}." if overlap.note else "")
     )
 
 

@@ -13,6 +13,7 @@ from lora_lab.analysis.amplify import amplifications
 from lora_lab.analysis.intruders import SiteIntruders, find_intruders
 from lora_lab.analysis.overlaps import Side, compare, compare_with_base
 from lora_lab.analysis.scaled_intruders import intruder_curve
+from lora_lab.analysis.shared_chance import shared_chance
 from lora_lab.analysis.site_view import SiteView
 from lora_lab.analysis.spectrum import spectrum_view
 from lora_lab.analysis.table import Analysis, SiteAnalysis, analyze_sites
@@ -24,6 +25,7 @@ from lora_lab.models.load import load_model
 from lora_lab.reports.base_model import Base
 from lora_lab.reports.inspection import Inspection
 from lora_lab.reports.recorded_runs import with_own_run, with_run, with_sweep
+from lora_lab.runs.records import RunRecord, read_record
 from lora_lab.spectra.update import SiteUpdate
 from lora_lab.tasks.load import load_task
 
@@ -83,8 +85,10 @@ def inspect_adapter(
         other = replace(reading, lora_alpha=alpha, slices=cut).read(against)
 
     inspection = _alone(subject, site, other)
-    if other is not None:
+    if other is not None and against is not None:
         inspection = _beside_other(inspection, subject, other)
+        if note := shared_chance(_run_at(place.run), _run_at(locate_adapter(against).run)):
+            inspection = replace(inspection, notes=(*inspection.notes, note))
     if subject.base is not None:
         inspection = _beside_base(inspection, subject, subject.base)
     if task is not None and subject.base is not None:
@@ -94,6 +98,10 @@ def inspect_adapter(
     elif place.run is not None:
         inspection = with_own_run(inspection, place.run)
     return with_sweep(inspection, sweep) if sweep is not None else inspection
+
+
+def _run_at(folder: Path | None) -> RunRecord | None:
+    return None if folder is None else read_record(folder)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lora_lab import captions, figures
 from lora_lab.analysis.overlaps import compare, compare_with_base
+from lora_lab.analysis.shared_chance import shared_chance
 from lora_lab.checkpoint.factors import read_factors
 from lora_lab.errors import AdapterError
+from lora_lab.runs.records import RunRecord, read_record
 from lora_lab_widgets.lab_views.base import Measured, Theme, Values, View, Watch, run_label
 from lora_lab_widgets.lab_views.spectrum import copy_of
 
@@ -69,10 +72,12 @@ class SubspacesView(View):
             W = self.live_adapter.base_weight(name)
             return Measured(compare_with_base(site, W, side=values["side"]), site.step)
         folder = Path(values["folder"] if against == FOLDER else against).expanduser()
-        other, label = self._other(folder, name)
+        other, label, record = self._other(folder, name)
         run = self.live_adapter.run
         labels = f"this ΔW, {_about(site.update.r, run.training.seed if run else None)}", label
-        return Measured(compare(site, other, labels=labels, side=values["side"]), site.step)
+        found = compare(site, other, labels=labels, side=values["side"])
+        note = shared_chance(read_record(run.folder) if run else None, record)
+        return Measured(replace(found, note=note), site.step)
 
     def figure(self, data: Any, theme: Theme, width: int) -> Any:
         """Draw the map."""
@@ -84,18 +89,18 @@ class SubspacesView(View):
         """Say what the map shows."""
         return captions.phi_summary(data)
 
-    def _other(self, folder: Path, name: str) -> tuple[Any, str]:
-        """Return the counterpart's site and what it is called."""
+    def _other(self, folder: Path, name: str) -> tuple[Any, str, RunRecord | None]:
+        """Return the counterpart's site, what it is called, and the run that left it."""
         if (folder / "adapter").is_dir():  # a run's folder
             folder = folder / "adapter"
         sites = {site.site.name: site for site in read_factors(folder, anatomy=self.anatomy).sites}
         if name not in sites:
             some = ", ".join(list(sites)[:3])
             raise AdapterError(f"{folder} does not adapt {name}; it adapts {some}, …")
-        record = next((r for r in self.records() if r.folder == folder.resolve().parent), None)
+        record = read_record(folder.resolve().parent)
         seed = record.config.get("training", {}).get("seed") if record else None
         title = f"run {record.id[-4:]}" if record else folder.name
-        return sites[name], f"{title}, {_about(sites[name].update.r, seed)}"
+        return sites[name], f"{title}, {_about(sites[name].update.r, seed)}", record
 
 
 def _about(r: int, seed: int | None) -> str:

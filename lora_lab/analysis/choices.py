@@ -1,0 +1,207 @@
+"""Methods at their own learning rates: chosen on one half of the held-out data, told of the other.
+
+A rate that is chosen by the scores that are then reported makes whatever was tried more often look
+better. Here no example that chose a rate is among those that say how good it is.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lora_lab._util.format import format_number, plural
+from lora_lab._util.tables import Table
+from lora_lab.tasks.metrics import metric_of
+
+FEW_RATES, FEW_SEEDS = 5, 3
+# Student's t at 0.975, for 1 to 30 degrees of freedom; the normal's beyond.
+_T = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """One method at its best rate.
+
+    Attributes:
+        method, setting: as in `MethodRow`.
+        train_examples: how many it learned from.
+        trainable: as in `MethodRow`.
+        curve: {learning rate: the metric on the choosing half, of each seed that ended}.
+        learning_rate: the best one of those at which every seed ended.
+        values: the metric on the reporting half, a seed each, at that rate.
+    """
+
+    method: str
+    setting: str
+    train_examples: int
+    trainable: int
+    curve: Mapping[float, tuple[float, ...]]
+    learning_rate: float
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean of the values."""
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation of the values (n − 1); None of a single seed."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def name(self) -> str:
+        """Method and setting, for people."""
+        return f"{self.method} ({self.setting})" if self.setting else self.method
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether no lower, or no higher rate was tried than the best one."""
+        return len(self.curve) > 1 and self.learning_rate in (min(self.curve), max(self.curve))
+
+
+@dataclass(frozen=True, repr=False)
+class Choices:
+    """What `compare` found. Printing it shows a table and what follows from it.
+
+    Attributes:
+        metric: such as "loss" or "accuracy".
+        model, task: what all share.
+        chosen_on, reported_on: held-out examples in the two halves.
+        rows: by train_examples, then by parameters.
+        base: the model without an adapter, on the reporting half.
+        note: what the reader has to know besides.
+    """
+
+    metric: str
+    model: str
+    task: str
+    chosen_on: int
+    reported_on: int
+    rows: tuple[MethodChoice, ...]
+    base: float
+    note: str = ""
+
+    def best(self, train_examples: int) -> MethodChoice:
+        """Return the row with the best mean among those of as many training examples."""
+        pick = max if metric_of(self.metric).higher_is_better else min
+        return pick(self._of(train_examples), key=lambda row: row.mean)
+
+    def to_table(self) -> Table:
+        """Return the rows as a table for people."""
+        header = ("examples", "method", "setting", "trainable", "learning rate", self.metric)
+        return Table(header, tuple(map(_cells, self.rows)), frozenset({*header[3:], header[0]}))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain JSON types."""
+        rows = [
+            {
+                **asdict(row),
+                "curve": [[rate, list(values)] for rate, values in row.curve.items()],
+                "values": list(row.values),
+                "mean": row.mean,
+                "spread": row.spread,
+            }
+            for row in self.rows
+        ]
+        return {**vars(self), "rows": rows, "summary": self.summary()}
+
+    def summary(self) -> str:
+        """Say which differences the spread over seeds carries."""
+        sizes = dict.fromkeys(row.train_examples for row in self.rows)
+        return " ".join(self._sentence(size, among=len(sizes)) for size in sizes)
+
+    def __str__(self) -> str:
+        return "\n".join(filter(None, (str(self.to_table()), self.summary(), self.note)))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        lines = filter(None, (self.summary(), self.note))
+        return self.to_table()._repr_html_() + "".join(f"<div>{line}</div>" for line in lines)
+
+    def _of(self, train_examples: int) -> list[MethodChoice]:
+        return [row for row in self.rows if row.train_examples == train_examples]
+
+    def _sentence(self, train_examples: int, among: int) -> str:
+        best = self.best(train_examples)
+        where = f"From {plural(train_examples, 'example')}: " if among > 1 else ""
+        text = f"{where}{best.name} has the best {metric_of(self.metric).label}, {_score(best)}"
+        others = [row for row in self._of(train_examples) if row is not best]
+        if not others:
+            return f"{text}."
+        carried: list[str] = []
+        not_carried: list[str] = []
+        for row in others:
+            if (ends := difference(best.values, row.values)) is None:
+                return f"{text}; of one seed there is no spread, so no difference is shown."
+            low, high = sorted(map(abs, ends)) if ends[0] * ends[1] > 0 else ends
+            told = f"{row.name} (95 % interval {format_number(low)} to {format_number(high)})"
+            (carried if ends[0] * ends[1] > 0 else not_carried).append(told)
+        parts = []
+        if carried:
+            parts.append(f"the spread over seeds carries its lead over {', '.join(carried)}")
+        if not_carried:
+            parts.append(f"it carries no difference from {', '.join(not_carried)}")
+        return f"{text}; {'; '.join(parts)}."
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the difference of two means, by Welch's t; None: no spread.
+
+    The degrees of freedom are Welch and Satterthwaite's, rounded down.
+    """
+    sizes = len(first), len(second)
+    if min(sizes) < 2:
+        return None
+    squares = [statistics.variance(x) / n for x, n in zip((first, second), sizes, strict=True)]
+    error = sum(squares)
+    apart = statistics.fmean(first) - statistics.fmean(second)
+    if not error:
+        return apart, apart
+    freedom = error**2 / sum(s**2 / (n - 1) for s, n in zip(squares, sizes, strict=True))
+    t = _T[int(freedom) - 1] if freedom < len(_T) + 1 else 1.96
+    return apart - t * math.sqrt(error), apart + t * math.sqrt(error)
+
+
+def best_rate(curve: Mapping[float, Sequence[float]], seeds: int, metric: str) -> float | None:
+    """Return the rate with the best mean, of those at which all seeds ended; None: no such."""
+    whole = {rate: statistics.fmean(v) for rate, v in curve.items() if len(v) == seeds}
+    pick = max if metric_of(metric).higher_is_better else min
+    return pick(whole, key=whole.__getitem__) if whole else None
+
+
+def remarks(rows: Iterable[MethodChoice]) -> list[str]:
+    """Return what makes a comparison less than it looks, a line each."""
+    rows = list(rows)
+    told = []
+    if rows and (rates := min(len(row.curve) for row in rows)) < FEW_RATES:
+        told.append(f"{plural(rates, 'learning rate')} a method; five or more make a curve")
+    if rows and (seeds := min(len(row.values) for row in rows)) < FEW_SEEDS:
+        told.append(f"{plural(seeds, 'seed')} a method; three or more make a spread")
+    if edge := [f"{row.name} at {row.learning_rate:g}" for row in rows if row.at_edge]:
+        told.append(f"best at the edge of what was tried, try beyond it: {', '.join(edge)}")
+    return told
+
+
+def _score(row: MethodChoice) -> str:
+    spread = "" if row.spread is None else f" ± {row.spread:.2g}"
+    return format_number(row.mean) + spread
+
+
+def _cells(row: MethodChoice) -> tuple[str, ...]:
+    return (
+        f"{row.train_examples:,}",
+        row.method,
+        row.setting,
+        f"{row.trainable:,}",
+        f"{row.learning_rate:g}",
+        _score(row),
+    )

@@ -1,0 +1,160 @@
+"""`ll.compare`: each method at its own rate, on held-out examples that chose nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+import lora_lab as ll
+from lora_lab.errors import ConfigError, RunError, TaskError
+from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.sweeps import comparison
+from lora_lab.training.data import RunData
+from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
+from tests.helpers.tiny_run import tiny_lm, tiny_task
+
+SHORT = {"max_steps": 2, "per_device_train_batch_size": 4, "warmup_steps": 0, "save_steps": 0}
+LORA, BITFIT = ll.LoraConfig(r=2, target_modules=["q", "v"]), ll.BitFitConfig()
+
+
+def compared(tmp_path, methods=(LORA, BITFIT), lm=None, task=None, **more):
+    task = task or tiny_classes(24, 12)
+    lm = lm or tiny_classifier("bert")
+    return ll.compare(lm, task, methods, output_dir=tmp_path, **{**SHORT, **more})
+
+
+def test_rates_are_chosen_on_one_half_and_reported_on_the_other(tmp_path, monkeypatch):
+    lm, task = tiny_classifier("bert"), tiny_classes(24, 12)
+    weights = {name: p.clone() for name, p in lm.model.named_parameters()}
+    made = compared(tmp_path, lm=lm, task=task, rates=[1e-9, 1e-2], seeds=2)
+    found = made.results(120)
+    assert (found.chosen_on, found.reported_on, found.metric) == (6, 6, "loss")
+    (sweep,) = made.sweeps.values()
+    assert [*sweep.task.validation] == [*task.validation[::2]]
+    assert len(sweep.cells) == 8
+    # What is reported, by itself: the adapter on the other half.
+    report = dataclasses.replace(task, validation=task.validation[1::2])
+    assert sorted((row.method, len(row.values)) for row in found.rows) == [
+        ("BitFit", 2),
+        ("LoRA", 2),
+    ]
+    for row in found.rows:
+        method = [c for c in sweep.cells if c.configs[0].method == row.method]
+        scores = {
+            rate: [
+                sweep.snapshot.ended[c.id].metrics["loss_after"]
+                for c in method
+                if c.training.learning_rate == rate
+            ]
+            for rate in (1e-9, 1e-2)
+        }
+        assert row.learning_rate == min(scores, key=lambda rate: sum(scores[rate]))
+        assert row.curve == {rate: tuple(values) for rate, values in scores.items()}
+        own = [c for c in method if c.training.learning_rate == row.learning_rate]
+        for cell, value in zip(own, row.values, strict=True):
+            run = sweep.snapshot.ended[cell.id].run
+            ll.load_adapter(lm.model, sweep.folder / run / "adapter")
+            rows = RunData(lm, report, TrainingConfig(eval_examples=6), [])
+            assert rows.evaluate(adapted=True)["loss"] == pytest.approx(value, rel=1e-6)
+            ll.detach(lm.model)
+    bare = RunData(lm, report, TrainingConfig(eval_examples=6), []).evaluate(adapted=False)
+    assert found.base == pytest.approx(bare["loss"], rel=1e-6)
+    assert not ll.attached(lm.model)
+    assert all(torch.equal(weights[n], p) for n, p in lm.model.named_parameters())
+    assert "2 learning rates a method" in found.note
+    # A second call trains nothing, and evaluates nothing.
+    monkeypatch.setattr(comparison, "RunData", None)
+    again = compared(tmp_path, lm=lm, task=task, rates=[1e-9, 1e-2], seeds=2)
+    assert again.results(120).to_json() == found.to_json()
+    assert next(iter(again.sweeps.values())).snapshot.skipped == 8
+
+
+def test_what_was_cut_off_while_scoring_goes_on(tmp_path):
+    first = compared(tmp_path, [LORA], rates=[1e-2], seeds=2)
+    whole = first.results(120)
+    path = next(iter(first.sweeps.values())).folder / "reported.json"
+    kept = json.loads(path.read_text())
+    assert len(kept["scores"]) == 3
+    kept["scores"].popitem()
+    path.write_text(json.dumps(kept))
+    assert compared(tmp_path, [LORA], rates=[1e-2], seeds=2).results(120).rows == whole.rows
+    kept["held_out"] = "of other rows"
+    kept["scores"] = {name: {"loss": 9e9} for name in kept["scores"]}
+    path.write_text(json.dumps(kept))
+    assert compared(tmp_path, [LORA], rates=[1e-2], seeds=2).results(120).rows == whole.rows
+
+
+def test_training_examples_are_an_axis_and_the_smaller_lie_in_the_larger(tmp_path):
+    made = compared(
+        tmp_path, [LORA], rates=[1e-3], seeds=[5], train_examples=[8, 4], start=False
+    )  # fmt: skip
+    assert [*made.sweeps] == [4, 8]
+    small, large = (sweep.task.train for sweep in made.sweeps.values())
+    assert {*small} < {*large}
+    found = made.results(120)
+    assert [row.train_examples for row in found.rows] == [4, 8]
+    assert {sweep.folder.name for sweep in made.sweeps.values()} == {"compare-4", "compare-8"}
+
+
+def test_a_budget_gives_each_method_the_largest_rank_within(tmp_path):
+    lm = tiny_lm()
+    methods = [LORA, ll.LoraConfig(r=1, target_modules="all-linear")]
+    made = ll.compare(
+        lm, tiny_task(8, 8), methods, budget=2000, rates=[1e-3], seeds=1, start=False,
+        output_dir=tmp_path, **SHORT,
+    )  # fmt: skip
+    for cell in next(iter(made.sweeps.values())).cells:
+        (config,) = cell.configs
+        count = ll.budget(lm.model, config).parameters_trainable
+        over = ll.budget(lm.model, config.replace(r=config.r + 1)).parameters_trainable
+        assert count <= 2000 < over
+    for config, said in ((ll.FullConfig(), "FT trains .* has no rank"), (LORA, "more than 5")):
+        with pytest.raises(ConfigError, match=said):
+            ll.compare(lm, tiny_task(8, 8), [config], budget=5, output_dir=tmp_path, **SHORT)
+
+
+def test_full_fine_tuning_has_rates_of_its_own_and_so_may_any_method(tmp_path):
+    def rates(**more):
+        made = compared(tmp_path, [LORA, ll.FullConfig()], seeds=1, start=False, **more)
+        found = {"LoRA": [], "FT": []}
+        for cell in next(iter(made.sweeps.values())).cells:
+            found[cell.configs[0].method].append(cell.training.learning_rate)
+        return found
+
+    usual = rates()
+    assert usual["LoRA"] == [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
+    assert usual["FT"] == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3]
+    named = rates(rates={"LoRA": [1e-3], "": [1e-6, 1e-5]})
+    assert named == {"LoRA": [1e-3], "FT": [1e-6, 1e-5]}
+
+
+def test_two_of_one_method_are_told_apart_and_the_metric_decides(tmp_path):
+    methods = [LORA, LORA.replace(lora_alpha=64)]
+    found = compared(tmp_path, methods, rates=[1e-3], seeds=1, metric="accuracy").results(120)
+    assert {row.setting for row in found.rows} == {"r = 2, q v; α = 8", "r = 2, q v; α = 64"}
+    with pytest.raises(RunError, match="the runs have no 'bleu'; they have loss"):
+        compared(tmp_path, methods, rates=[1e-3], seeds=1, metric="bleu").results(120)
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "said"),
+    [
+        ({"learning_rate": 1e-3}, ConfigError, "learning_rate is what is compared over"),
+        ({"train_examples": 25}, TaskError, "train_examples is 25; halves has 1 to 24"),
+        ({"train_examples": []}, ConfigError, "train_examples is empty"),
+        ({"eval_examples": 3}, TaskError, "is left with 3 held-out examples"),
+        ({"methods": []}, ConfigError, "nothing to compare"),
+        ({"seeds": 0}, ConfigError, "nothing to compare"),
+        ({"rates": []}, ConfigError, "rates of LoRA is"),
+        ({"budget": 0}, ConfigError, "budget is 0"),
+        ({"name": "../up"}, ConfigError, "use letters, digits"),
+    ],
+)
+def test_what_cannot_be_is_one_line_before_anything_is_trained(tmp_path, more, kind, said):
+    with pytest.raises(kind, match=said) as refused:
+        compared(tmp_path, **{"methods": (LORA, BITFIT), **more})
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
