@@ -18,7 +18,10 @@ from lora_lab.runs.records import RunRecord
 from lora_lab.runs.training_config import warmup
 
 # None of these changes what a run learns: a score means the same with any of their values.
-NO_MATTER = ("save_steps", "gradient_checkpointing", "recompute_mlp", "report_to")
+NO_MATTER = (
+    *("save_steps", "gradient_checkpointing", "recompute_mlp", "report_to"),
+    "init_draws",  # from where random numbers are, not how they are spread
+)
 _ORDERLESS = "target_modules", "exclude_modules", "modules_to_save"
 
 

@@ -49,7 +49,7 @@ def training_settings(record: RunRecord) -> dict[str, Any]:
     Raises:
         KeyError: config.json is not a run's.
     """
-    return {**TrainingConfig().to_dict(), **UNTOLD, **record.config["training"]}
+    return {**vars(TrainingConfig()), **UNTOLD, **record.config["training"]}
 
 
 def refuse_differences(settings: Sequence[Mapping[str, Any]], fix: str) -> None:

@@ -9,12 +9,30 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import threading
 from collections.abc import Iterator
 
 import torch
 
 from lora_lab._util.own_random import seeded
 from lora_lab._util.torch_private import FakeTensor
+
+
+@contextlib.contextmanager
+def one_stream(wanted: bool) -> Iterator[None]:
+    """Have adapters that are made in the block draw as earlier versions did, if that is wanted."""
+    before, _here.one_stream = _here.one_stream, wanted
+    try:
+        yield
+    finally:
+        _here.one_stream = before
+
+
+class _Here(threading.local):
+    one_stream = False
+
+
+_here = _Here()
 
 
 class OwnDraws:
@@ -38,7 +56,7 @@ class OwnDraws:
             rank: there, or what else says how large its parameters are.
             hollow: they are on the meta device, where nothing is drawn.
         """
-        if hollow:
+        if hollow or _here.one_stream:
             yield
             return
         told = hashlib.sha256(f"{self._seed} {place} {rank}".encode()).digest()

@@ -28,8 +28,11 @@ _BATCH = "per_device_train_batch_size"
 Schedule = Literal["linear", "constant", "cosine"]
 EvalStrategy = Literal["no", "steps", "epoch"]
 Order = Literal["group_by_length", "random"]
+Draws = Literal["per_site", "one_stream"]
 # What runs did whose config.json does not tell: there was no choice.
-UNTOLD: Mapping[str, Any] = MappingProxyType({"train_sampling_strategy": "random"})
+UNTOLD: Mapping[str, Any] = MappingProxyType(
+    {"train_sampling_strategy": "random", "init_draws": "one_stream"}
+)
 _ADDED = (
     *("warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing_factor"),
     *("num_train_epochs", "eval_strategy", "eval_steps", "metric_for_best_model"),
@@ -97,6 +100,9 @@ class TrainingConfig(Config):
         train_sampling_strategy: "group_by_length": a step's examples are of like length, so that
             little padding is computed; see `lora_lab.training.sampler`. "random": of any. Every
             example is seen once a round either way.
+        init_draws: "per_site": the adapter starts at numbers that follow from the seed, the site
+            and the rank there. "one_stream": from the seed alone, site after site, as runs of
+            earlier versions did: r = 64 starts with the rows of r = 8.
         report_to: "trackio", "wandb", "tensorboard" or "mlflow", or several of them: each step's
             loss and rate go there as well, by transformers' own callbacks. None: nowhere.
     """
@@ -119,6 +125,7 @@ class TrainingConfig(Config):
     report_to: str | Sequence[str] | None = None
     too_long: Literal["cut", "drop", "error"] = "cut"
     train_sampling_strategy: Order = "group_by_length"
+    init_draws: Draws = "per_site"
     warmup_ratio: float | None = None
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
@@ -179,7 +186,11 @@ class TrainingConfig(Config):
             raise ConfigError(f"max_length is {self.max_length}; it must be at least 8 tokens")
         if self.too_long not in ("cut", "drop", "error"):
             raise ConfigError(f"too_long is {shown(self.too_long)}; use 'cut', 'drop' or 'error'")
-        for name, kind in (("lr_scheduler_type", Schedule), ("train_sampling_strategy", Order)):
+        for name, kind in (
+            ("lr_scheduler_type", Schedule),
+            ("train_sampling_strategy", Order),
+            ("init_draws", Draws),
+        ):
             if (value := getattr(self, name)) not in get_args(kind):
                 known = ", ".join(map(repr, get_args(kind)))
                 raise ConfigError(f"{name} is {shown(value)}; use one of {known}")

@@ -265,14 +265,15 @@ def _read_plan(path: Path) -> dict[str, Any]:
 def as_begun(cells: Sequence[Cell], folder: Path) -> tuple[Cell, ...]:
     """Return cells as the sweep in a folder has them.
 
-    One that was begun when the order was random, or the warm-up of 5 steps too, by default goes on
-    with these.
+    One that was begun when all starts came from one stream by default, or the order was random too,
+    or the warm-up of 5 steps, goes on with these.
     """
     try:
         ids = {entry["id"] for entry in _read_plan(folder / SWEEP_FILE)["cells"]}
     except (OSError, ValueError):
         return tuple(cells)  # none, or `begin` says what is wrong with it
-    for defaults in (UNTOLD, {**UNTOLD, "warmup_steps": 5}):
+    draws = {"init_draws": UNTOLD["init_draws"]}
+    for defaults in (draws, UNTOLD, {**UNTOLD, "warmup_steps": 5}):
         older = tuple(_by_default(cell, defaults) for cell in cells)
         if any(now is not then and then.id in ids for now, then in zip(cells, older, strict=True)):
             return older

@@ -21,6 +21,7 @@ from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.head.adapter import head_note, with_head
+from lora_lab.methods.own_draws import one_stream
 from lora_lab.models.fresh_head import draw_head
 from lora_lab.runs import signature
 from lora_lab.runs.checkpoints import Checkpoint
@@ -320,7 +321,8 @@ class Run(Curves):
             processes.from_main(self.store.begin)
         try:
             base = base_fingerprint(self.model)
-            with seeded(self.training.seed), plain_modes():
+            as_before = one_stream(self.training.init_draws == "one_stream")
+            with seeded(self.training.seed), plain_modes(), as_before:
                 self.adapter = self._attach()
             self.adapter.run, self.adapter.trains = self.id, self.control.works
             known = require_adapters(self.model)

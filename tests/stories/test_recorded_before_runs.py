@@ -273,7 +273,7 @@ def visible(folder: Path) -> list[str]:
 def test_the_cells_of_a_sweep_planned_anew_are_the_recorded_ones(home, capsys):
     text = (RECORDED / "sweep.yaml").read_text()
     # The warm-up and the order that it had by default then.
-    then = "training: {warmup_steps: 5, train_sampling_strategy: random, "
+    then = "training: {warmup_steps: 5, train_sampling_strategy: random, init_draws: one_stream, "
     (home / "sweep.yaml").write_text(text.replace("training: {", then))
     found, recorded = told(capsys, "sweep", "sweep.yaml"), read("cli/sweep.json")
     told_of = ("cell", "changes", "state", "steps")

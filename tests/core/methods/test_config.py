@@ -80,6 +80,7 @@ def test_impossible_lora_settings_are_refused(fields, message):
         ({"max_grad_norm": "1"}, "max_grad_norm is '1'; it must be a number"),
         ({"gradient_checkpointing": "no"}, "gradient_checkpointing is 'no'; use True or False"),
         ({"lr_scheduler_type": "polynomial"}, "use one of 'linear', 'constant', 'cosine'"),
+        ({"init_draws": "none"}, "use one of 'per_site', 'one_stream'"),
         ({"train_sampling_strategy": "sequential"}, "use one of 'group_by_length', 'random'"),
         ({"learning_rate": 10**5000}, "learning_rate is a number of 16,610 bits; it must be"),
         (

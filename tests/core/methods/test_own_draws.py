@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from lora_lab.configs import (
     PrefixLayerConfig,
 )
 from lora_lab.methods.own_draws import OwnDraws
+from lora_lab.runs.run_file import RunConfig
 from tests.helpers.tiny_models import tiny
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 from tests.helpers.tiny_text import tiny_llama
@@ -155,3 +157,26 @@ def test_the_places_of_an_adapter_do_not_hang_on_their_order():
     with draws.of("a", 1):
         assert torch.equal(torch.rand(3), a)
     assert not torch.equal(a, b)
+
+
+def test_a_run_of_an_earlier_version_draws_as_it_did(tmp_path):
+    """One stream: the start of r = 2 at the first site is that of r = 8's first rows."""
+    starts = []
+    for r in (2, 8):
+        run = ll.train(
+            tiny_lm(), tiny_task(), CONFIG.replace(r=r), output_dir=tmp_path, max_steps=1,
+            eval_examples=0, learning_rate=1e-12, save_steps=0, init_draws="one_stream",
+        )  # fmt: skip
+        run.result(60)
+        starts.append(next(iter(run.adapter.sites.values())).A.detach())
+    torch.testing.assert_close(starts[0], starts[1][:2], rtol=0, atol=1e-9)
+    config = config_of_before(run.folder)
+    assert RunConfig.from_dict(config).training.init_draws == "one_stream"
+
+
+def config_of_before(folder):
+    """A config.json as runs had it before they could tell how they draw."""
+    config = json.loads((folder / "config.json").read_text())
+    del config["training"]["init_draws"]
+    config["sources"] = {"model": {"name": "m"}, "task": {"name": "mini-e2e"}}
+    return config
