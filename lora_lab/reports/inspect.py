@@ -25,7 +25,7 @@ from lora_lab.models.load import load_model
 from lora_lab.reports.base_model import Base
 from lora_lab.reports.inspection import Inspection
 from lora_lab.reports.recorded_runs import with_own_run, with_run, with_sweep
-from lora_lab.runs.records import RunRecord, read_record
+from lora_lab.runs.records import read_record
 from lora_lab.spectra.update import SiteUpdate
 from lora_lab.tasks.load import load_task
 
@@ -83,12 +83,10 @@ def inspect_adapter(
         alpha = lora_alpha if Path(against).is_file() else None
         cut = slices if alpha is not None else None
         other = replace(reading, lora_alpha=alpha, slices=cut).read(against)
-
     inspection = _alone(subject, site, other)
     if other is not None and against is not None:
         inspection = _beside_other(inspection, subject, other)
-        if note := shared_chance(_run_at(place.run), _run_at(locate_adapter(against).run)):
-            inspection = replace(inspection, notes=(*inspection.notes, note))
+        inspection = _with_shared_chance(inspection, place.run, locate_adapter(against).run)
     if subject.base is not None:
         inspection = _beside_base(inspection, subject, subject.base)
     if task is not None and subject.base is not None:
@@ -100,8 +98,10 @@ def inspect_adapter(
     return with_sweep(inspection, sweep) if sweep is not None else inspection
 
 
-def _run_at(folder: Path | None) -> RunRecord | None:
-    return None if folder is None else read_record(folder)
+def _with_shared_chance(inspection: Inspection, own: Path | None, other: Path | None) -> Inspection:
+    runs = [None if folder is None else read_record(folder) for folder in (own, other)]
+    note = shared_chance(*runs)
+    return replace(inspection, notes=(*inspection.notes, note)) if note else inspection
 
 
 @dataclass(frozen=True)

@@ -233,21 +233,23 @@ def compare(
         RunError: the folder belongs to other data.
     """
     checked_name(name)
-    if refused := training.keys() & {"learning_rate", "seed"}:
-        raise ConfigError(f"{min(refused)} is what is compared over; give rates and seeds")
-    common = TrainingConfig.from_dict(training)
+    common = _common(training)
     task = as_task(task, common.max_steps, common.step_size)
     lm = as_loaded(lm, tokenizer, task.head, "ll.compare(model, …, tokenizer=tokenizer)")
     choose, report = _halves(task, training.get("eval_examples", _MOST_HELD_OUT))
     common = common.replace(eval_examples=len(choose.validation))
     made = _cells(_within(budget, methods, lm), rates, seeds, common)
     folder = Path(output_dir).expanduser().resolve()
-    sweeps = {}
-    for own in _smaller(choose, train_examples):
-        size = len(own.train)
-        sweeps[size] = Sweep(lm, own, made, folder / f"{name}-{size}")
+    sizes = {len(own.train): own for own in _smaller(choose, train_examples)}
+    sweeps = {n: Sweep(lm, own, made, folder / f"{name}-{n}") for n, own in sizes.items()}
     found = Comparison(lm, sweeps, report, metric)
     return found.start() if start else found
+
+
+def _common(training: Mapping[str, Any]) -> TrainingConfig:
+    if refused := training.keys() & {"learning_rate", "seed"}:
+        raise ConfigError(f"{min(refused)} is what is compared over; give rates and seeds")
+    return TrainingConfig.from_dict(training)
 
 
 def _in_words(records: Sequence[RunRecord]) -> list[str]:
@@ -269,7 +271,8 @@ def _halves(task: Task, count: int) -> tuple[Task, Task]:
             f"{task.name} is left with {len(rows)} held-out examples, and half of them are to "
             "choose rates, half to report on; give it more, or a larger eval_examples"
         )
-    first, second = (dataclasses.replace(task, validation=rows[i::2]) for i in (0, 1))  # type: ignore[type-var]
+    own: Any = task
+    first, second = (dataclasses.replace(own, validation=rows[i::2]) for i in (0, 1))
     return first, second
 
 
@@ -288,7 +291,8 @@ def _smaller(task: Task, sizes: Sequence[int] | int | None) -> list[Task]:
     if not asked:
         raise ConfigError("train_examples is empty; give a number, or leave it out")
     drawn = ([rows[i] for i in sorted(order[:size])] for size in dict.fromkeys(sorted(asked)))
-    return [dataclasses.replace(task, train=part) for part in drawn]  # type: ignore[type-var]
+    own: Any = task
+    return [dataclasses.replace(own, train=part) for part in drawn]
 
 
 def _cells(
