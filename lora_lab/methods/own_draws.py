@@ -19,11 +19,12 @@ from lora_lab._util.torch_private import FakeTensor
 
 
 @contextlib.contextmanager
-def one_stream(wanted: bool) -> Iterator[None]:
-    """Have adapters that are made in the block draw as earlier versions did, if that is wanted."""
-    before, _here.one_stream = _here.one_stream, wanted
+def drawing(seed: int, how: str) -> Iterator[None]:
+    """Have what is made in the block draw from a seed, "per_site" or from "one_stream" as once."""
+    before, _here.one_stream = _here.one_stream, how == "one_stream"
     try:
-        yield
+        with seeded(seed):
+            yield
     finally:
         _here.one_stream = before
 

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._util.own_random import seeded
 from lora_lab._util.torch_modes import plain_modes
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.api import attach, detach
@@ -21,7 +20,7 @@ from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.head.adapter import head_note, with_head
-from lora_lab.methods.own_draws import one_stream
+from lora_lab.methods.own_draws import drawing
 from lora_lab.models.fresh_head import draw_head
 from lora_lab.runs import signature
 from lora_lab.runs.checkpoints import Checkpoint
@@ -321,8 +320,7 @@ class Run(Curves):
             processes.from_main(self.store.begin)
         try:
             base = base_fingerprint(self.model)
-            as_before = one_stream(self.training.init_draws == "one_stream")
-            with seeded(self.training.seed), plain_modes(), as_before:
+            with drawing(self.training.seed, self.training.init_draws), plain_modes():
                 self.adapter = self._attach()
             self.adapter.run, self.adapter.trains = self.id, self.control.works
             known = require_adapters(self.model)
