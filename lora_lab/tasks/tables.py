@@ -37,6 +37,7 @@ from lora_lab.tasks.formats.json_rows import read_json
 from lora_lab.tasks.formats.separated import read_separated
 from lora_lab.tasks.formats.text import decode
 from lora_lab.tasks.formats.unpacked import bomb, check_messages, most_unpacked
+from lora_lab.tasks.hub_data import load_hub
 from lora_lab.tasks.table import Column, Table, joined
 
 _CHUNK = 2**20
@@ -106,7 +107,6 @@ def read_hub(
     Raises:
         TaskError: the hub or the data set is not reached, or it has no train split.
     """
-    import datasets
     from huggingface_hub import constants
 
     # With HF_HUB_OFFLINE=1 datasets looks into its cache by itself, and at once.
@@ -117,7 +117,9 @@ def read_hub(
         )
     try:
         with quiet_thread():
-            found = datasets.load_dataset(*filter(None, (hub_id, config_name)))
+            found = load_hub(hub_id, config_name)
+    except TaskError:
+        raise
     except Exception as error:  # the builder's own errors are of any type
         if configs := _CONFIGS.search(str(error)):
             raise TaskError(

@@ -23,7 +23,7 @@ USERS = {"paper", "cli", "lora_lab_widgets"}
 # May be imported where they are used: they take long, or are not there without an extra.
 HEAVY = {
     *("torch", "transformers", "datasets", "accelerate", "safetensors", "tokenizers", "gguf"),
-    *("pyarrow", "openpyxl", "jinja2"),
+    *("pyarrow", "openpyxl", "jinja2", "fsspec"),
     *("torchao", "bitsandbytes", "huggingface_hub", "plotly", "ray", "sacrebleu", "sklearn"),
     *("IPython", "ipykernel", "rich", "pynvml", "scipy", "wandb", "tensorboard"),
 }

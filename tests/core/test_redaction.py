@@ -334,7 +334,7 @@ def refusing(**_: object) -> None:
 def test_what_a_notebook_shows_below_an_error_has_no_secret(monkeypatch):
     """Jupyter keeps the whole chain of a traceback: an error, its cause, and that one's."""
     monkeypatch.setattr(tables, "hub_reachable", lambda: True)
-    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: refusing())
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda *_, **__: refusing())
     with pytest.raises(errors.TaskError, match="cannot be loaded: GET ") as caught:
         load_task("owner/name", prompt="a", completion="b")
     shown = "".join(traceback.format_exception(caught.value))

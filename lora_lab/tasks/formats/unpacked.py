@@ -50,6 +50,37 @@ def unpack_parquet(file: IO[bytes], source: str, most: int) -> pa.Table:
         TaskError: it unpacks to more.
     """
     import pyarrow as pa
+
+    reader, _, longest = _open_parquet(file, source, most)
+    if not longest:
+        return reader.read()
+    batches, size = [], 0
+    for batch in reader.iter_batches(batch_size=_batch_of(longest)):
+        size += batch.nbytes
+        if size > most:
+            raise bomb(source)
+        batches.append(batch)
+    return pa.Table.from_batches(batches, reader.schema_arrow)
+
+
+def check_parquet(file: IO[bytes], source: str, most: int) -> None:
+    """Refuse a Parquet file of which the texts, each written out, take more bytes.
+
+    It is gone through a part at a time; see `unpack_parquet`.
+    """
+    reader, texts, longest = _open_parquet(file, source, most)
+    size = 0
+    for batch in reader.iter_batches(batch_size=_batch_of(longest), columns=texts) if texts else ():
+        size += sum(map(_written_size, batch.columns))
+        if size > most:
+            raise bomb(source)
+
+
+def _open_parquet(file: IO[bytes], source: str, most: int) -> tuple[Any, list[str], int]:
+    """Return a reader, the columns of texts, and the most bytes of those that share beginnings.
+
+    Such texts name what they have in common with the one before, which may be all of it.
+    """
     from pyarrow import parquet
 
     found = parquet.ParquetFile(file).metadata
@@ -60,20 +91,16 @@ def unpack_parquet(file: IO[bytes], source: str, most: int) -> pa.Table:
     if values + sum(c.total_uncompressed_size for c in chunks) > most:
         raise bomb(source)
     texts = [c for c in chunks if c.physical_type == "BYTE_ARRAY"]
-    # Others name what a text shares with the one before it, which may be all of it.
     fronts = [c for c in texts if not set(c.encodings) <= _ENCODINGS]
     words = {c.path_in_schema for c in texts} - {c.path_in_schema for c in fronts}
     reader = parquet.ParquetFile(file, read_dictionary=sorted(words))
-    if not fronts:
-        return reader.read()
-    longest = max(1, *(c.total_uncompressed_size for c in fronts))
-    batches, size = [], 0
-    for batch in reader.iter_batches(batch_size=max(1, min(2**16, _BATCH // longest))):
-        size += batch.nbytes
-        if size > most:
-            raise bomb(source)
-        batches.append(batch)
-    return pa.Table.from_batches(batches, reader.schema_arrow)
+    longest = max([c.total_uncompressed_size for c in fronts], default=0)
+    return reader, sorted({c.path_in_schema for c in texts}), longest
+
+
+def _batch_of(longest: int) -> int:
+    """Return how many rows of texts of at most so many bytes make a batch."""
+    return max(1, min(2**16, _BATCH // max(1, longest)))
 
 
 def unpack_messages(file: IO[bytes], source: str, most: int) -> pa.Table:

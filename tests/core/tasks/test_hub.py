@@ -72,7 +72,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             "['cola', 'mnli', 'stsb']\nExample of usage:\n\t`load_dataset('glue', 'cola')`"
         )
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(tables, "load_hub", load)
     monkeypatch.setattr(tables, "hub_reachable", lambda: True)
     return asked
 

@@ -213,7 +213,7 @@ def test_a_hub_data_set_by_its_splits(monkeypatch):
         ),
     }
     monkeypatch.setattr(tables, "hub_reachable", lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", lambda hub_id: datasets.DatasetDict(splits))
+    monkeypatch.setattr(tables, "load_hub", lambda *_: datasets.DatasetDict(splits))
     task = load_task("owner/name", prompt="mr", completion="ref")
     assert (task.name, task.synthetic, task.test) == ("owner/name", False, ())
     assert [e.completion for e in task.train] == ["A.", "B."]
