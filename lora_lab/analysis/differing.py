@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 from lora_lab.analysis.records import training_settings
 from lora_lab.errors import ConfigError
@@ -22,10 +22,11 @@ NO_MATTER = (
     *("save_steps", "gradient_checkpointing", "recompute_mlp", "report_to"),
     "init_draws",  # from where random numbers are, not how they are spread
 )
+Text = Literal["setting", "size"]
 _ORDERLESS = "target_modules", "exclude_modules", "modules_to_save"
 
 
-def full_settings(record: RunRecord) -> dict[str, Any]:
+def full_settings(record: RunRecord) -> dict[Any, Any]:
     """Return all that a run was asked for, flat: {(part of the method, field): value}.
 
     The part is its place among the run's configs, or "" of the training. A field that the run is
@@ -57,43 +58,49 @@ def settings_in_words(records: Sequence[RunRecord], free: Collection[str]) -> li
         records: runs that train one method, each the first of a row.
         free: training settings that are told elsewhere, or not at all.
     """
+    told = zip(map(_setting, records), told_apart(records, free, "setting"), strict=True)
+    return ["; ".join(filter(None, own)) for own in told]
+
+
+def told_apart(records: Sequence[RunRecord], free: Collection[str], kind: Text) -> list[str]:
+    """Return of each run the fields in which two of them differ, "" where none is.
+
+    Args:
+        records: runs that train one method.
+        free: training settings that are told elsewhere, or not at all.
+        kind: the text of `Method` that stands before; a field that it tells is left out.
+
+    Raises:
+        KeyError: a config.json that is no run's.
+    """
     settings = [full_settings(record) for record in records]
     values: defaultdict[Any, set[str]] = defaultdict(set)
     for own in settings:
         for key in dict.fromkeys(key for each in settings for key in each):
             values[key].add(_json(own.get(key)))
     varied = [key for key, seen in values.items() if len(seen) > 1 and not _is_free(key, free)]
-    told = (_differences(*pair, settings, varied) for pair in zip(records, settings, strict=True))
-    return [
-        "; ".join(filter(None, (_setting(record.config), words)))
-        for record, words in zip(records, told, strict=True)
-    ]
+    told = []
+    for record, own in zip(records, settings, strict=True):
+        words, configs = [], dict(enumerate(record.config["configs"]))
+        for part, name in varied:
+            mine = own.get((part, name))
+            seen = (each.get((part, name)) for each in settings)
+            others = [value for value in seen if _json(value) != _json(mine)]
+            if part not in configs or not _says(configs[part], name, others, kind):
+                words.append(f"{_label(record, part, name)} = {_text(mine)}")
+        told.append(", ".join(words))
+    return told
 
 
-def _setting(config: Mapping[str, Any]) -> str:
-    parts = (recorded_text(own, "setting") for own in config["configs"])
+def _setting(record: RunRecord) -> str:
+    parts = (recorded_text(own, "setting") for own in record.config["configs"])
     return "; ".join(filter(None, parts))
 
 
-def _differences(
-    record: RunRecord,
-    own: Mapping[Any, Any],
-    settings: Sequence[Mapping[Any, Any]],
-    varied: Sequence[Any],
-) -> str:
-    told, configs = [], dict(enumerate(record.config["configs"]))
-    for key in varied:
-        part, name = key
-        others = [each.get(key) for each in settings if _json(each.get(key)) != _json(own.get(key))]
-        if part not in configs or not _says(configs[part], name, others):
-            told.append(f"{_label(record, part, name)} = {_text(own.get(key))}")
-    return ", ".join(told)
-
-
-def _says(own: Mapping[str, Any], name: str, others: Sequence[Any]) -> bool:
-    """Whether a method's own text for tables tells a value of a field from all others."""
-    mine = recorded_text(own, "setting")
-    return all(recorded_text({**own, name: value}, "setting") not in ("", mine) for value in others)
+def _says(own: Mapping[str, Any], name: str, others: Sequence[Any], kind: Text) -> bool:
+    """Whether a method's own text tells a value of a field from all others."""
+    mine = recorded_text(own, kind)
+    return all(recorded_text({**own, name: value}, kind) not in ("", mine) for value in others)
 
 
 def _label(record: RunRecord, part: Any, name: str) -> str:

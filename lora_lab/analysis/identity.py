@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 from lora_lab.runs.records import RunRecord
 
-_HASHES = {  # what a comparison calls it: fingerprint in config.json
+HASHES = {  # what a comparison calls it: fingerprint in config.json
     "rows": "data",
     "held-out rows": "held_out",
     "kind of task": "task",
     "model weights": "body",
 }
-_OF_TASK = tuple(_HASHES)[:3]
-_OF_MODEL = tuple(_HASHES)[3:]
+_OF_TASK = tuple(HASHES)[:3]
+_OF_MODEL = tuple(HASHES)[3:]
 _NAMES = {"task": _OF_TASK, "model hub_id": _OF_MODEL, "model name": _OF_MODEL}
 OLDER = "{} of an earlier version, which did not note all that tells its data: taken as the same"
 
@@ -29,7 +29,7 @@ Own = TypeVar("Own")
 def fingerprints(record: RunRecord) -> dict[str, str | None]:
     """Return {what: hash} of a run's model and data; None of what it does not tell."""
     known = record.config.get("fingerprints") or {}
-    return {what: known.get(key) for what, key in _HASHES.items()}
+    return {what: known.get(key) for what, key in HASHES.items()}
 
 
 def difference(settings: Sequence[Mapping[str, Any]]) -> str | None:
@@ -42,7 +42,7 @@ def difference(settings: Sequence[Mapping[str, Any]]) -> str | None:
     """
     for key in dict.fromkeys(key for one in settings for key in one):
         values = {json.dumps(one.get(key)) for one in settings}
-        if key in _HASHES:
+        if key in HASHES:
             values.discard("null")
         elif key in _NAMES and _told(settings, _NAMES[key]):
             continue
@@ -77,9 +77,22 @@ def grouped(
     return [[items[number] for number in numbers] for numbers in found]
 
 
+def told_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return of each group of runs the settings in which two groups differ; of a hash its start."""
+    keys = dict.fromkeys(key for one in settings for key in one)
+    varied = [key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1]
+    return [", ".join(f"{key} {_short(key, one.get(key))}" for key in varied) for one in settings]
+
+
+def _short(key: str, value: Any) -> str:
+    if key in HASHES:
+        return "not noted" if value is None else value[:6]
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def untold(settings: Sequence[Mapping[str, Any]]) -> int:
     """Return how many runs lack a hash that others have."""
-    noted = {key for key in _HASHES for one in settings if one.get(key) is not None}
+    noted = {key for key in HASHES for one in settings if one.get(key) is not None}
     return sum(any(one.get(key) is None for key in noted) for one in settings)
 
 
@@ -92,4 +105,4 @@ def _told(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> bool:
 
 
 def _unknown(settings: Mapping[str, Any]) -> int:
-    return sum(settings.get(key) is None for key in _HASHES)
+    return sum(settings.get(key) is None for key in HASHES)

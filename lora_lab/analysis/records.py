@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lora_lab._util.format import format_count
-from lora_lab.analysis.identity import difference, fingerprints
+from lora_lab.analysis.identity import HASHES, difference, fingerprints
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord
 from lora_lab.runs.training_config import UNTOLD, TrainingConfig, warmup
@@ -63,7 +63,8 @@ def refuse_differences(settings: Sequence[Mapping[str, Any]], fix: str) -> None:
         raise RunError("there are no runs to compare; train some, or name another folder of runs")
     if (key := difference(settings)) is not None:
         values = list(dict.fromkeys(json.dumps(one.get(key)) for one in settings))
-        texts = [text if len(text) <= 200 else f"{text[:200]}…" for text in values[:3]]
+        most = 12 if key in HASHES else 200
+        texts = [text if len(text) <= most else f"{text[:most]}…" for text in values[:3]]
         shown = ", ".join(texts) + (", …" if len(values) > 3 else "")
         raise RunError(f"these runs are not comparable: {key} is {shown}; {fix}")
 

@@ -368,3 +368,31 @@ def test_damaged_files_do_not_keep_the_others_from_the_list(tmp_path):
 
 def _records(folder: Path) -> Any:
     return history.list_runs(folder)
+
+
+def test_runs_that_differ_do_not_look_the_same(tmp_path):
+    """In the list and in the comparison: α, targets, and another data set of the same name."""
+    changed = ({}, {"lora_alpha": 128}, {"target_modules": ["q"]}, {})
+    for number, own in enumerate(changed):
+        folder = write_run(tmp_path, f"2026010{number}-000000-aaaa")
+        config = json.loads((folder / "config.json").read_text())
+        lora = {"r": 4, "lora_alpha": 16, "target_modules": ["q", "v"]} | own
+        config |= {"method": "LoRA", "lora": lora, "configs": [{"class": "LoraConfig", **lora}]}
+        config["fingerprints"] = {"data": "abcdefgh" if number < 3 else "ijklmnop"}
+        (folder / "config.json").write_text(json.dumps(config))
+    desk = Desk(tmp_path).opened()
+    rows = desk.panel.form["rows"][::-1]
+    assert [row["label"].split(" · ")[3:] for row in rows] == [
+        ["α = 16, targets = q v"],
+        ["α = 128, targets = q v"],
+        ["α = 16, targets = q"],
+        ["α = 16, targets = q v"],
+    ]
+    assert [row["what"].partition(" (")[2] for row in rows] == [
+        *["rows abcdef)"] * 3, "rows ijklmn)"
+    ]  # fmt: skip
+    for id_ in desk.ids[2:]:
+        desk.send(type="pick", id=id_, value=True)
+        desk.settle()
+    found = [row["label"].rpartition(" · ")[2] for row in desk.panel.compared["rows"]]
+    assert sorted(found) == ["α = 128", "α = 16"]

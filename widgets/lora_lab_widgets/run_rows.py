@@ -31,7 +31,7 @@ from lora_lab.runs.records import (
 from lora_lab.runs.run_file import read_configs
 from lora_lab.tasks.metrics import NATS, changes
 from lora_lab.training import queue
-from lora_lab_widgets.lab_views.base import run_label
+from lora_lab_widgets.run_labels import data_marks, differences, label, short_label
 from lora_lab_widgets.serialize import number, thin
 
 MOST_ROWS = 100
@@ -39,7 +39,6 @@ MOST_PICKED = 6
 _MOST_TEXT = 1_500  # characters of a prompt, an answer, a note
 _MOST_CONFIG = 6_000
 _MOST_SAMPLES = 6
-_MOST_SWEEP = 64  # characters of a sweep's name
 _NOTHING = "–"
 
 COLUMNS = (
@@ -75,7 +74,7 @@ def look(records: Sequence[RunRecord], picked: Sequence[str], shown: str) -> Loo
     return Look(
         known,
         len(records),
-        [_row(record) for record in known.values()],
+        _rows([*known.values()]),
         _compared(chosen) if chosen else {},
         _details(known[shown]) if shown in known else {},
     )
@@ -122,6 +121,15 @@ def folder_bytes(folder: Path) -> int:
 # The list -------------------------------------------------------------------------------------
 
 
+def _rows(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    own, marks = differences(records), data_marks(records)
+    rows = [_row(record) for record in records]
+    for row in rows:
+        row["label"] += own.get(row["id"], "")
+        row["what"] += marks.get(row["id"], "")
+    return rows
+
+
 def _row(record: RunRecord) -> dict[str, Any]:
     summary = record.summary or {}
     last = read_last_row(record.folder)
@@ -131,7 +139,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
     free = state not in (RecordState.RUNNING, RecordState.ELSEWHERE) and not queued
     return {
         "id": record.id,
-        "label": _short_label(record),
+        "label": short_label(record),
         "what": f"{_name(record, 'model')} · {_name(record, 'task')}" + _from(record),
         "state": "queued" if queued else str(state),
         "step": _whole(last.get("step", summary.get("steps"))),
@@ -169,8 +177,13 @@ def _compared(records: Sequence[RunRecord]) -> dict[str, Any]:
         {"id": record.id, "points": _curve(record, run)}
         for record, run in zip(records, opened, strict=True)
     ]
+    own = differences(records)
     rows = [
-        {"id": record.id, "label": _label(record), "cells": _cells(record, run)}
+        {
+            "id": record.id,
+            "label": label(record) + own.get(record.id, ""),
+            "cells": _cells(record, run),
+        }
         for record, run in zip(records, opened, strict=True)
     ]
     units = set(map(_loss_unit, records))
@@ -279,7 +292,7 @@ def _details(record: RunRecord) -> dict[str, Any]:
     ]
     return {
         "id": record.id,
-        "label": _label(record),
+        "label": label(record),
         "facts": [[name, text[:_MOST_TEXT]] for name, text in facts if text],
         "config": _config(record)[:_MOST_CONFIG],
         "points": _curve(record, run),
@@ -302,22 +315,6 @@ def _config(record: RunRecord) -> str:
         return f"{to_python(methods)}\n{training.to_python()}"
     except RunError:
         return json.dumps(record.config.get("configs"), indent=2, ensure_ascii=False)
-
-
-def _label(record: RunRecord) -> str:
-    try:
-        return run_label(record)[:300]
-    except (AttributeError, TypeError, KeyError, ValueError):  # a config.json that is none
-        return record.id
-
-
-def _short_label(record: RunRecord) -> str:
-    """Return the label without the id: "r=8 · lr 0.001", "grid-1 / r=8 · lr 0.001" of a sweep's."""
-    label = _label(record).removesuffix(f" · {record.id}")
-    if not record.sweep:
-        return label
-    own = label.removeprefix(f"{record.sweep}/")  # a config.json that is none has its id there
-    return f"{record.sweep[:_MOST_SWEEP]} / {own}"
 
 
 def _of(record: RunRecord, key: str) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lora_lab.analysis import comparable_runs, sweep_map
+from lora_lab.analysis.sweep import group_names
 from lora_lab.captions import sweep_summary
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord, list_runs
@@ -82,6 +83,20 @@ def test_failed_runs_keep_their_place_and_unfinished_ones_do_not():
     assert found.learning_rates == (1e-3, 1.0)
     np.testing.assert_array_equal(found.values, np.float32([[1, np.nan], [np.nan, np.nan]]))
     assert found.note == "2 runs failed; 3 runs not finished, or without the metric, left out"
+
+
+def test_groups_of_one_name_are_told_apart():
+    runs = [record(2, 1e-3, 1.0, lora={"lora_alpha": a}) for a in (16, 128)]
+    runs.append(record(2, 1e-3, 1.0, training={"weight_decay": 0.1}))
+    for run, rows in zip(runs, ("abcdefgh", "abcdefgh", "ijklmnop"), strict=True):
+        run.config["fingerprints"] = {"data": rows}
+    runs.append(record(2, 1e-3, 1.0, task="mini-nli"))
+    assert group_names(comparable_runs(runs)) == [
+        "m · mini-e2e · rows abcdef, weight_decay 0.0, α 16 · 1 run",
+        "m · mini-e2e · rows abcdef, weight_decay 0.0, α 128 · 1 run",
+        "m · mini-e2e · rows ijklmn, weight_decay 0.1, α 16 · 1 run",
+        "m · mini-nli · 1 run",
+    ]
 
 
 def test_means_are_taken_over_seeds_alone():

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from lora_lab import captions, figures
 from lora_lab.analysis.records import final_score, metrics
-from lora_lab.analysis.sweep import comparable_runs, sweep_map
+from lora_lab.analysis.sweep import comparable_runs, group_names, sweep_map
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord
 from lora_lab.tasks.metrics import metric_of
@@ -28,7 +28,7 @@ class SweepView(View):
     def controls(self) -> list[dict[str, Any]]:
         """Return the group of runs and the metric."""
         groups = self._groups()
-        options = [(_group_label(group), str(index)) for index, group in enumerate(groups)]
+        options = [(name, str(index)) for index, name in enumerate(group_names(groups))]
         choices = [self.choice("group", "runs", options or [("no run", "")])]
         chosen = groups[int(self.values["group"])] if groups else ()
         scores = _scores(chosen) or {"loss_after": 0}
@@ -75,10 +75,3 @@ def _scores(group: Sequence[RunRecord]) -> Counter[str]:
         for name in metrics(record)
         if name.endswith("_after") and final_score(record, name) is not None
     )
-
-
-def _group_label(group: tuple[RunRecord, ...]) -> str:
-    config = group[0].config
-    model = config.get("model", {}).get("name", "a model")
-    task = config.get("task", {}).get("name", "a task")
-    return f"{model} · {task} · {len(group)} run{'s' if len(group) != 1 else ''}"
