@@ -3,6 +3,7 @@ from .chat_template import Chat as Chat
 from .chats import ChatTask as ChatTask
 from .classification import ClassificationTask as ClassificationTask
 from .classification import LabeledText as LabeledText
+from .decoding import Decoding as Decoding
 from .embedded.registry import register_task as register_task
 from .families.base import Family as Family
 from .families.base import register_family as register_family

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.chat_template import Chat, answer_text
+from lora_lab.tasks.decoding import GREEDY, Decoding
 from lora_lab.tasks.framing import CHAT, name_template
 from lora_lab.tasks.metrics import OF_TEXTS, Metric
 
@@ -26,6 +27,7 @@ class ChatTask(Task):
     validation: Sequence[Chat] = field(repr=False)
     test: Sequence[Chat] = field(default=(), repr=False)
     metrics: tuple[Metric, ...] = field(default=OF_TEXTS, repr=False)
+    decoding: Decoding = field(default=GREEDY, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     template: ClassVar[str] = CHAT

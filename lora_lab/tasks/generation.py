@@ -16,6 +16,7 @@ from lora_lab.errors import TaskError
 from lora_lab.methods.prompt_tuning.adapter import learned_tokens
 from lora_lab.methods.steady_weights import steady_weights
 from lora_lab.tasks.chat_template import turn_end
+from lora_lab.tasks.decoding import GREEDY, Decoding
 from lora_lab.tasks.encoding import need_tokenizer, pad_id, padded, prompt_ids, task_prompt
 from lora_lab.tasks.framing import CHAT
 from lora_lab.tasks.greedy import decoding_by, greedy_settings
@@ -38,8 +39,9 @@ def generate(
     batch_size: int = BATCH,
     ends: Collection[int] = (),
     should_stop: Callable[[], bool] | None = None,
+    decoding: Decoding = GREEDY,
 ) -> list[str]:
-    """Complete prompts greedily.
+    """Complete prompts, greedily by default.
 
     The model may be in training: its mode is put back, no gradient is recorded, nothing is
     printed. Prompts of like length go together, the longest first, so that little is padded; equal
@@ -54,13 +56,12 @@ def generate(
         max_new_tokens: where an answer that does not end is broken off. Prompts are cut at their
             start to what fits the model's positions beside it.
         batch_size: prompts a forward pass.
-        ends: tokens that end an answer, besides the tokenizer's end and those of the model's
-            generation config: the one that ends a turn in a chat template.
+        ends: tokens that end an answer, besides those of tokenizer and generation config.
         should_stop: asked before every batch and after every token.
+        decoding: beams and their like.
 
     Returns:
-        The completions, stripped, in the order of the prompts; after a stop, those of the batches
-        that were whole, whichever prompts were in them.
+        The completions, stripped, in the prompts' order; after a stop, those of whole batches.
 
     Raises:
         TaskError: the model does not write text, or there is no room for an answer.
@@ -73,10 +74,9 @@ def generate(
         prompts = [task_prompt(task, example.prompt, tokenizer) for example in task.validation]
         ends = [*ends, *task_ends(task, tokenizer)]
     if not model.can_generate():
-        raise TaskError(
-            f"{type(model).__name__} does not write text; take a language model, such as "
-            "smollm2-135m"
-        )
+        name = type(model).__name__
+        raise TaskError(f"{name} does not write text; take a language model, such as smollm2-135m")
+    settings = greedy_settings(model, tokenizer, max_new_tokens, ends, decoding)
     room = _prompt_room(model, max_new_tokens)
     rows = list(map(tuple, _tokens(model, tokenizer, prompts, room)))
     answers: dict[tuple[int, ...], str] = {}
@@ -84,7 +84,7 @@ def generate(
         for batch in batches_by_length(rows, batch_size):
             if should_stop is not None and should_stop():
                 break
-            completed = _complete(model, tokenizer, batch, max_new_tokens, ends, should_stop)
+            completed = _complete(model, tokenizer, batch, settings, should_stop)
             if completed is None:
                 break
             answers |= zip(batch, completed, strict=True)
@@ -101,8 +101,7 @@ def _complete(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[tuple[int, ...]],
-    max_new_tokens: int,
-    ends: Collection[int],
+    settings: dict[str, Any],
     should_stop: Callable[[], bool] | None,
 ) -> list[str] | None:
     """Complete one batch; None where it was stopped."""
@@ -125,7 +124,7 @@ def _complete(
         ids, mask = _padded_on_the_left(batch, pad), _padded_on_the_left(masks, 0)
         written_from = ids.shape[1]
     stop = Stop()
-    with decoding_by(model, greedy_settings(model, tokenizer, max_new_tokens, ends)) as config:
+    with decoding_by(model, settings) as config:
         output = model.generate(
             **on_device_of(model, {"input_ids": ids, "attention_mask": mask}),
             generation_config=config,

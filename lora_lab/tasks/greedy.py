@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.anatomy.wrappers import unwrapped
+from lora_lab.tasks.decoding import GREEDY, Decoding
 from lora_lab.tasks.encoding import pad_id
 from lora_lab.tasks.seq2seq_encoding import frame
 
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 
 
 def greedy_settings(
-    model: Any, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, ends: Collection[int] = ()
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int,
+    ends: Collection[int] = (),
+    decoding: Decoding = GREEDY,
 ) -> dict[str, Any]:
     """Return what answers are decoded with: fields of transformers' GenerationConfig.
 
@@ -32,6 +37,7 @@ def greedy_settings(
         tokenizer: the model's.
         max_new_tokens: where an answer that does not end is broken off.
         ends: tokens that end an answer besides.
+        decoding: what a task asks for in place of it.
     """
     own = getattr(unwrapped(model), "generation_config", None)
     end = getattr(own, "eos_token_id", None)
@@ -51,6 +57,7 @@ def greedy_settings(
             "bos_token_id": getattr(own, "bos_token_id", None),
             "forced_bos_token_id": begins[0] if forced else None,
         }
+    settings |= decoding.settings()
     return {name: value for name, value in settings.items() if value is not None}
 
 

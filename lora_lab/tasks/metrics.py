@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from lora_lab._util.format import format_number
-from lora_lab.tasks import intervals, text_scores
+from lora_lab.tasks import intervals, rouge, text_scores
 from lora_lab.tasks.intervals import Interval
 
 Score = Callable[[Sequence[Any], Sequence[Any]], float]
@@ -248,6 +248,26 @@ EXACT_MATCH = register_metric(
     )
 )
 OF_TEXTS = (BLEU, CHRF, EXACT_MATCH)  # by default
+ROUGE_1 = register_metric(
+    Metric(
+        "rouge_1",
+        partial(rouge.rouge_n, n=1),
+        label="ROUGE-1",
+        interval=partial(rouge.interval, n=1),
+    )
+)
+ROUGE_2 = register_metric(
+    Metric(
+        "rouge_2",
+        partial(rouge.rouge_n, n=2),
+        label="ROUGE-2",
+        interval=partial(rouge.interval, n=2),
+    )
+)
+ROUGE_L = register_metric(
+    Metric("rouge_l", rouge.rouge_l, label="ROUGE-L", interval=rouge.interval)
+)
+OF_E2E = (BLEU_LOWERCASE, ROUGE_L, *OF_TEXTS)
 ACCURACY = register_metric(
     Metric("accuracy", _accuracy, unit="%", label="accuracy", interval=_accuracy_between)
 )

@@ -9,8 +9,9 @@ from typing import Any
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
+from lora_lab.tasks.decoding import GREEDY, Decoding
 from lora_lab.tasks.framing import LINE, check_template, default_template, framed, name_template
-from lora_lab.tasks.metrics import OF_TEXTS, Metric
+from lora_lab.tasks.metrics import OF_E2E, OF_TEXTS, Metric
 from lora_lab.tasks.reading import Reader
 from lora_lab.tasks.table import Column, Table
 
@@ -38,6 +39,7 @@ class GenerationTask(Task):
         template: what stands around a prompt: "chat" (one turn of the user and one of the
             assistant, in the model's chat template), "plain" (the text as it stands in the data),
             or a text with {prompt} in it.
+        decoding: how answers that are scored are decoded.
     """
 
     name: str
@@ -47,6 +49,7 @@ class GenerationTask(Task):
     test: Sequence[Example] = field(default=(), repr=False)
     metrics: tuple[Metric, ...] = field(default=OF_TEXTS, repr=False)
     template: str = LINE
+    decoding: Decoding = field(default=GREEDY, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -193,5 +196,6 @@ class PromptReader(Reader[Row]):
             Examples(train),
             tuple(validation),
             tuple(test),
+            OF_E2E if self.columns == ("mr", "ref") else OF_TEXTS,
             template=self._template or default_template(train, name),
         )

@@ -146,6 +146,8 @@ class Causal(Family):
             for reference in self.task.reference(example)
         ]
         longest = math.ceil(_LONGER * max(lengths)) + 1
+        if self.task.decoding.max_new_tokens is not None:
+            return min(self.task.decoding.max_new_tokens, answer_room(self.model) - 1)
         if self.task.template == CHAT:
             longest += frame_length(self.tokenizer)
         longest, context = min(longest, self.max_length), answer_room(self.model)
@@ -155,7 +157,7 @@ class Causal(Family):
         """Return how answers are decoded, as transformers' GenerationConfig has it."""
         ends = task_ends(self.task, self.tokenizer)
         longest = self._longest_answer(list(map(self._bare, examples)))
-        return greedy_settings(self.model, self.tokenizer, longest, ends)
+        return greedy_settings(self.model, self.tokenizer, longest, ends, self.task.decoding)
 
     def sample(self, example: Any) -> tuple[str, tuple[str, ...]]:
         """Return the prompt as the model sees it, and every right completion."""
@@ -188,4 +190,5 @@ class Causal(Family):
             max_new_tokens=max_new_tokens,
             ends=task_ends(self.task, self.tokenizer),
             should_stop=should_stop,
+            decoding=self.task.decoding,
         )
