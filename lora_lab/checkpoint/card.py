@@ -276,6 +276,8 @@ def _training(made: _Made) -> str:
         "seed": settings.get("seed"),
     }
     rows += [(key, number(value)) for key, value in numbers.items() if is_number(value)]
+    if is_number(share := made.summary.get("padding")):
+        rows.append(("padding, of the tokens computed", f"{share:.1%}"))
     return f"## Training\n\n{table(('', ''), rows)}" if rows else ""
 
 

@@ -119,7 +119,9 @@ def test_a_run_and_its_folder_tell_the_same(run):
     assert table["framing of prompts"] == ["the prompt on a line of its own"]
     assert (table["training examples"], table["steps"]) == (["64"], ["2"])
     assert (table["examples a step"], table["learning rate"]) == (["6"], ["0.002"])
-    metrics = json.loads((run.folder / "summary.json").read_text())["metrics"]
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert table["padding, of the tokens computed"] == [f"{100 * summary['padding']:.1f}%"]
+    metrics = summary["metrics"]
     for name, label in (("loss", "held-out loss"), ("bleu", "BLEU")):
         (cells,) = [cells for first, cells in table.items() if first.startswith(label)]
         assert cells == [f"{metrics[f'{name}_{moment}']:.4g}" for moment in ("before", "after")]
