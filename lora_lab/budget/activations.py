@@ -64,12 +64,19 @@ class Batch:
     padding_mask: bool = False  # sequences of several lengths: attention gets a mask as a tensor
     dtype: str = "float32"
     gpu: Gpu | None = None  # None: the CPU's kernels
+    label_length: int | None = None  # tokens of a sequence that have a label; None: all
     recompute_mlp: bool = False  # where MLPs are of that form; whole blocks are not recomputed
 
     @property
     def tokens(self) -> int:
         """N, tokens a step."""
         return self.batch_size * self.sequence_length
+
+    @property
+    def labels(self) -> int:
+        """Tokens a step that have a label."""
+        length = self.sequence_length
+        return self.batch_size * min(self.label_length or length, length)
 
 
 class Piece(NamedTuple):
@@ -172,8 +179,9 @@ def head(shape: ModelShape, batch: Batch) -> Head:
     N, e, d, facts = batch.tokens, batch.element, shape.hidden_size or 0, shape.block
     V = shape.vocab_size or 0 if facts.lm_head else 0
     # What the output layer reads, its rows with labels, their gradient, and those being added up.
-    read = N * d * e if V else 0
-    frozen, full = _loss(batch, V, 0) + 4 * read, _loss(batch, V, V * d) + 3 * read
+    read, rows = (N * d * e, batch.labels * d * e) if V else (0, 0)
+    frozen = _loss(batch, V, 0) + read + 3 * rows
+    full = _loss(batch, V, V * d) + read + 2 * rows
     if not facts.final_norm:
         return Head(0, read, frozen, full)
     norm_work = 5 * N * d * FLOAT32 if facts.rms_norm else 3 * N * d * e
@@ -189,9 +197,9 @@ def _loss(batch: Batch, vocabulary: int, learned: int) -> int:
     """
     if not vocabulary:
         return 0
-    rows = min(batch.tokens, chunk_rows(vocabulary, learned))
+    rows = min(batch.labels, chunk_rows(vocabulary, learned))
     logits = rows * vocabulary * (2 * FLOAT32 + (batch.element if batch.element < FLOAT32 else 0))
-    several = rows < batch.tokens  # then they are added up
+    several = rows < batch.labels  # then they are added up
     places = 4 * batch.tokens * LABEL
     return logits + learned * (2 * FLOAT32 if several else batch.element) + places
 

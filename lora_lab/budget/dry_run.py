@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -34,11 +35,17 @@ from lora_lab.budget.gpu_attention import GpuKernels
 from lora_lab.budget.meter import LiveStorages, storage_bytes
 from lora_lab.budget.optimizers import OPTIMIZERS
 from lora_lab.budget.spread import SpreadStorages, places_of
-from lora_lab.budget.table import fitting_tokens, need_target, settings_text, tokens_text
+from lora_lab.budget.table import (
+    fitting_tokens,
+    need_sizes,
+    need_target,
+    settings_text,
+    tokens_text,
+)
 from lora_lab.errors import ConfigError
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
-from lora_lab.methods.config import MethodConfig, need_count
+from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.masters import Masters
 from lora_lab.methods.recompute_mlp import recomputed_mlps
 
@@ -99,13 +106,14 @@ def dry_run(
     target_length: int | None = None,
     device: torch.device | str | None = None,
     recompute_mlp: bool | None = None,
+    label_length: int | None = None,
 ) -> DryRun:
     """Take one training step on fake tensors and count what it holds.
 
     As in training, the loss is the model's own with the method's penalty added, gradients are
-    clipped, and the optimizer is the one that a run makes on the device. Each token has a label. A
-    model without a loss of its own is given the sum of its output. AdaLoRA's step is one before the
-    first cut. FT's copy of W₀ is in the host's memory, and not counted.
+    clipped, and the optimizer is the one that a run makes on the device. A model without a loss of
+    its own is given the sum of its output. AdaLoRA's step is one before the first cut. FT's copy of
+    W₀ is in the host's memory, and not counted.
 
     Args:
         model: a transformers model (its config and dtype are read) or config, a name, a folder.
@@ -119,27 +127,26 @@ def dry_run(
         cuda: count what a CUDA device needs on top, in `extras`; see `lora_lab.budget.cuda`.
         target_length: tokens that an encoder-decoder model writes; None: as many as it reads.
         device: whose kernels are taken: torch's name, or one of `GPUS`. None: the model's own.
-        recompute_mlp: whether gated MLPs keep less; see `TrainingConfig`.
+        recompute_mlp, label_length: see `budget`.
 
     Raises:
         ConfigError: for a setting that cannot be, or a config that does not fit the model.
         ModelError: for a model that cannot be read, or cannot be run on fake tensors.
     """
     start = time.perf_counter()
-    gpu = gpu_of(device or ("cuda" if cuda else own_device(model)))
-    kernels = GpuKernels(gpu) if gpu else contextlib.nullcontext()
-    sizes = _need_sizes(batch_size, sequence_length)
+    gpu, kernels = _kernels(device or ("cuda" if cuda else own_device(model)))
+    sizes = need_sizes(batch_size, sequence_length, label_length)
     with quiet_thread():
         hollow, kinds = fake_model.hollow_model(model, dtype)
         with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode():
             fake_model.fill(hollow, kinds)
-            config = _checked(hollow, config, sequence_length, target_length)
             with fake_model.explained(hollow):
+                config = _checked(hollow, config, sequence_length, target_length)
                 adapter = fake_model.set_up(hollow, config, gradient_checkpointing, kernels)
-            batch = fake_model.inputs(hollow, *sizes, padding_mask, target_length)
-            step = _Step(hollow, adapter, batch, optimizer, cuda or gpu is not None)
-            with fake_model.explained(hollow), kernels, recomputed_mlps(hollow, recompute_mlp):
-                peak, extras, each = step.measured(model, gpu, cuda)
+                batch = fake_model.inputs(hollow, *sizes, padding_mask, target_length)
+                step = _Step(hollow, adapter, batch, optimizer, cuda or bool(gpu), label_length)
+                with kernels, recomputed_mlps(hollow, recompute_mlp):
+                    peak, extras, each = step.measured(model, gpu, cuda)
     read = fake_model.read_text(batch) or tokens_text(sequence_length, target_length)
     shown = f"batch {batch_size} × {read}", OPTIMIZERS[optimizer], kinds.dtype
     settings = settings_text(shown, gradient_checkpointing, padding_mask, gpu)
@@ -147,10 +154,9 @@ def dry_run(
     return DryRun(peak, *step.held(peak, start), settings, extras, notes, each)
 
 
-def _need_sizes(batch_size: int, sequence_length: int) -> tuple[int, int]:
-    need_count("batch_size", batch_size, least=1)
-    need_count("sequence_length", sequence_length, least=1)
-    return batch_size, sequence_length
+def _kernels(device: torch.device | str | None) -> tuple[Gpu | None, AbstractContextManager[Any]]:
+    gpu = gpu_of(device)
+    return gpu, GpuKernels(gpu) if gpu else contextlib.nullcontext()
 
 
 def _checked(
@@ -188,6 +194,7 @@ class _Step:
         batch: dict[str, Tensor],
         optimizer: str,
         on_gpu: bool,
+        label_length: int | None,
     ) -> None:
         self._model = model
         self._adapter = adapter
@@ -195,7 +202,7 @@ class _Step:
         self._masters = Masters(learning)
         self._moved = [self._masters.of(p) for p in learning]
         self._optimizer = fake_model.make_optimizer(optimizer, self._moved, on_gpu)
-        self._batch = batch
+        self._batch, self._label_length = batch, label_length
         self.gradients = self._made = 0
         if adapter is not None:
             adapter.begin_training(self._optimizer, fake_model.MANY_STEPS)
@@ -262,7 +269,7 @@ class _Step:
         return [*self._model.parameters(), *self._model.buffers(), *masters]
 
     def _pass(self) -> None:
-        loss = fake_model.loss_of(self._model, self._batch)
+        loss = fake_model.loss_of(self._model, self._batch, self._label_length)
         if self._adapter is not None and (penalty := self._adapter.penalty()) is not None:
             loss = loss + penalty
         loss.backward()

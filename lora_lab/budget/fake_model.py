@@ -197,14 +197,21 @@ def read_text(batch: Mapping[str, Tensor]) -> str:
     return "" if images is None else "images of {} × {}".format(*images.shape[2:])
 
 
-def loss_of(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def loss_of(model: nn.Module, batch: dict[str, Tensor], label_length: int | None = None) -> Tensor:
     """Return the model's own loss; of a model that has none, the sum of its output.
 
-    Where it is of tokens, logits are made of labels alone, as in a run: all of them have one here.
+    Where it is of tokens, logits are made of labels alone, as in a run.
+
+    Args:
+        model, batch: of fake tensors.
+        label_length: tokens of a sequence that have a label; None: all.
     """
     labels = batch.get("labels")
-    tokens = labels is not None and labels.ndim == 2
-    with label_logits(model, batch["labels"].numel()) if tokens else contextlib.nullcontext():
+    alone: AbstractContextManager[Any] = contextlib.nullcontext()
+    if labels is not None and labels.ndim == 2:
+        count, length = labels.shape
+        alone = label_logits(model, count * min(label_length or length, length))
+    with alone:
         output: Any = model(**batch)
     loss = getattr(output, "loss", None)
     loss = output[0].float().sum() if loss is None else loss

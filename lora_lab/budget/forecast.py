@@ -38,6 +38,7 @@ def budget(
     target_length: int | None = None,
     device: torch.device | str | None = None,
     recompute_mlp: bool | None = None,
+    label_length: int | None = None,
 ) -> Budget:
     """Forecast what training with this method will cost, against full fine-tuning.
 
@@ -50,15 +51,14 @@ def budget(
         optimizer: one of `OPTIMIZERS`.
         gradient_checkpointing: whether blocks are recomputed in the backward pass.
         padding_mask: whether some sequences are shorter, so that attention needs a mask.
-        target_length: tokens that an encoder-decoder model writes, where `sequence_length` are
-            those that it reads; None: as many.
+        target_length: tokens that an encoder-decoder model writes; None: as many as it reads.
         device: whose kernels compute attention: torch's name, or one of `GPUS`, such as "T4". None:
             the model's own; of a name the GPU that is here, if any.
         recompute_mlp: whether gated MLPs keep less; see `TrainingConfig`.
+        label_length: tokens of a sequence that have a label, at most; None: all of them.
 
     Raises:
-        ConfigError: for a setting that cannot be, a target that matches nothing, or two methods
-            that train the same weight.
+        ConfigError: a setting that cannot be, a target without a match, a weight trained twice.
         ModelError: for a model that cannot be read.
     """
     config = as_config(config)
@@ -77,6 +77,7 @@ def budget(
         target_length=target_length,
         device=own_device(model) if device is None else device,
         recompute_mlp=recompute_mlp,
+        label_length=label_length,
         learned_tokens=fitting_tokens(anatomy, config, sequence_length),
     )
     if everything:

@@ -38,6 +38,7 @@ def price_table(
     target_length: int | None = None,
     device: torch.device | str | None = None,
     recompute_mlp: bool | None = None,
+    label_length: int | None = None,
 ) -> dict[str, Any]:
     """Return all that is needed to price a plan, as plain JSON; the arguments are `budget`'s.
 
@@ -57,17 +58,16 @@ def price_table(
     Raises:
         ConfigError: for a setting that cannot be.
     """
-    need_count("batch_size", batch_size, least=1)
-    need_count("sequence_length", sequence_length, least=1)
-    rule = state_rule(optimizer)
+    need_sizes(batch_size, sequence_length, label_length)
     name, element, dtype_text = _dtype(dtype, anatomy.shape)
     gpu = gpu_of(device)
     elements = Elements(anatomy, name)
     sizes = batch_size, sequence_length, element, elements.stream, padding_mask, name, gpu
-    read = act.Batch(*sizes, recompute_mlp is not False and not gradient_checkpointing)
+    again = recompute_mlp is not False and not gradient_checkpointing
+    read = act.Batch(*sizes, label_length, again)
     batches = _read_and_written(anatomy, read, target_length, elements)
     price = _model(anatomy, name) | {
-        "optimizer": {"name": optimizer, **asdict(rule)},
+        "optimizer": {"name": optimizer, **asdict(state_rule(optimizer))},
         "gradient_checkpointing": gradient_checkpointing,
         "lora": dict(PLAIN) if lora is None else lora_options(lora),
     }
@@ -77,13 +77,25 @@ def price_table(
     if learned_tokens:
         batches = batches.longer(learned_tokens)
         price |= _sites(anatomy, batches) | _rows(*_kept(anatomy, batches))
-    for key, others in _others(anatomy, batches).items():
-        price[key] |= others
+    _add_others(price, anatomy, batches)
     tokens = tokens_text(sequence_length, target_length, learned_tokens)
     step = f"batch {batch_size} × {tokens}", OPTIMIZERS[optimizer], dtype_text
     settings = settings_text(step, gradient_checkpointing, padding_mask, gpu)
     notes = [*mixture(anatomy, name).notes, *act.notes(anatomy.shape, batches.last)]
     return price | {"settings": settings, "notes": notes}
+
+
+def need_sizes(batch_size: int, sequence_length: int, label_length: int | None) -> tuple[int, int]:
+    """Return the first two of a step's sizes, where all are whole numbers of at least 1.
+
+    Raises:
+        ConfigError: which of them.
+    """
+    need_count("batch_size", batch_size, least=1)
+    need_count("sequence_length", sequence_length, least=1)
+    if label_length is not None:
+        need_count("label_length", label_length, least=1)
+    return batch_size, sequence_length
 
 
 def settings_text(
@@ -286,8 +298,8 @@ def _experts(
     return price, {"row": row, "bytes": rows * k * e, "spent": False}
 
 
-def _others(anatomy: Anatomy, batches: _Batches) -> dict[str, Any]:
-    """Return the embeddings and convolutions: what stands before the blocks."""
+def _add_others(price: dict[str, Any], anatomy: Anatomy, batches: _Batches) -> None:
+    """Add the embeddings and convolutions: what stands before the blocks."""
     N = batches.first.tokens
     sites: dict[str, dict[str, Any]] = {}
     groups: dict[str, dict[str, Any]] = {}
@@ -319,7 +331,8 @@ def _others(anatomy: Anatomy, batches: _Batches) -> dict[str, Any]:
             "element": e,
             "activations": kept,
         }
-    return {"sites": sites, "groups": groups}
+    price["sites"] |= sites
+    price["groups"] |= groups
 
 
 def _dtype(dtype: torch.dtype | str | None, shape: ModelShape) -> tuple[str, int, str]:

@@ -16,7 +16,7 @@ from lora_lab.errors import one_line, visible
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.models.load import load_model
 from lora_lab.reports.run_page import write_run_report
-from lora_lab.tasks.families.api import longest_example
+from lora_lab.tasks.families.api import longest_and_labels
 from lora_lab.tasks.load import load_task
 from lora_lab.tasks.metrics import changes
 from lora_lab.training.api import train
@@ -53,15 +53,15 @@ def demo(
     run = train(lm, data, config, output_dir=output_dir, max_steps=max_steps)
     _follow(run, shown)
     result = run.result()
-
     training = run.training
-    longest = longest_example(lm, data, training.max_length)
+    longest, labels = longest_and_labels(lm, data, training.max_length)
     plan = budget(
         lm.model,
         config,
         batch_size=training.per_device_train_batch_size,
         sequence_length=longest.read,
         target_length=longest.written,
+        label_length=labels,
     )
     shown.print("", str(plan), "", sep="\n", highlight=False, soft_wrap=True)
     for metric, before, after in changes(result.metrics):

@@ -116,6 +116,10 @@ class RunData:
         """Return how long each encoded example is."""
         return [self.family.longest([example]) for example in examples]
 
+    def longest(self, examples: Sequence[Mapping[str, Any]]) -> tuple[int, int | None, int | None]:
+        """Return the longest's two sides, and how many tokens of an example have a label."""
+        return *self.family.longest(examples), self.family.most_labels(examples)
+
     def _reached(self, count: int) -> list[Mapping[str, Any]]:
         if self.family.packs:
             blocks = self._shuffled(self.family.encode(self._rows)[0])

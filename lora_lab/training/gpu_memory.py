@@ -165,6 +165,7 @@ class Forecast:
         length: tokens of the longest example.
         device: that it trains on.
         written: tokens of the longest completion, where it is a sequence of its own.
+        labels: tokens of an example that have a label, at most; None: all.
     """
 
     def __init__(
@@ -175,12 +176,14 @@ class Forecast:
         length: int,
         device: torch.device,
         written: int | None = None,
+        labels: int | None = None,
     ) -> None:
         self._model = model
         self._config = config
         self._training = training
         self._length = length
         self._written = written
+        self._labels = labels
         self._device = device
 
     def __call__(self, batch_size: int) -> int:
@@ -203,6 +206,7 @@ class Forecast:
             batch_size=batch_size,
             sequence_length=self._length,
             target_length=self._written,
+            label_length=self._labels,
             gradient_checkpointing=self._training.gradient_checkpointing,
             recompute_mlp=self._training.recompute_mlp,
             cuda=hardware(self._device).cuda,

@@ -161,7 +161,7 @@ class Worker:
         examples = self.data.training_examples()
         self.evaluations.examples = len(examples)
         settle_steps(self.run, len(examples))
-        self._check_gpu_memory(*self.data.family.longest(examples))
+        self._check_gpu_memory(*self.data.longest(examples))
         if self.data.held_out and before is None:
             score_base(self)
         begun = None if before or processes.sharded() else checksum(self.adapter)
@@ -178,11 +178,11 @@ class Worker:
         self._save_end("stopped" if self._should_stop() else "done")
         self.enter("")
 
-    def _check_gpu_memory(self, length: int, written: int | None) -> None:
+    def _check_gpu_memory(self, length: int, *others: int | None) -> None:
         """Refuse before the first step what the dry run says will not fit; see `Forecast`."""
         run = self.run
         self.forecast = Forecast(
-            self.model, run.config, run.training, length, self.meter.device, written
+            self.model, run.config, run.training, length, self.meter.device, *others
         )
         memories = device_memory.memories_of(self.model)
         memory = device_memory.together(memories)

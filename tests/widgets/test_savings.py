@@ -40,6 +40,8 @@ def test_what_every_run_recomputes_is_priced(setting: dict[str, bool]) -> None:
     plan = PlanModel(tiny_lm(), tiny_task(), Q_V, setting)
     found = evaluate_price(plan.planned.price.table, plan.ranks)
     plain = PlanModel(tiny_lm(), tiny_task(), Q_V).planned.price
+    learned = max(len(example.completion) + 1 for example in tiny_task().train)  # a token a byte
+    assert plain.inputs["label_length"] == learned
     assert found == budget(plan.anatomy, Q_V, **plain.inputs, **setting)
     assert found.adapted.activations != evaluate_price(plain.table, plan.ranks).adapted.activations
 

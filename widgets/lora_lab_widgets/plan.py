@@ -17,7 +17,7 @@ from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.runs.training_config import TrainingConfig
-from lora_lab.tasks.families.api import longest_example
+from lora_lab.tasks.families.api import longest_and_labels
 from lora_lab.tasks.families.base import Lengths
 from lora_lab.tasks.load import load_task
 from lora_lab_widgets.defaults import first_config, task_choice
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
 
+_Longest = tuple[Lengths, int | None]  # and how many tokens have a label
 Configs = MethodConfig | Sequence[MethodConfig]
 TRAINING = (
     "max_steps",
@@ -96,7 +97,7 @@ class PlanModel(traitlets.HasTraits):
         self.tasks = {task.name: task}
         self.task_names = task_choice(task)
         self._cells = cells_of(self.anatomy)
-        self._lengths: dict[tuple[str, int], Lengths] = {}  # by (task, max_length)
+        self._lengths: dict[tuple[str, int], _Longest] = {}  # by (task, max_length)
         self._templates: dict[str, MethodConfig] = {}
         # Set from Python, and what no method of the drop-down can show.
         self._given: tuple[Entry, MethodConfig] | None = None
@@ -282,11 +283,12 @@ class PlanModel(traitlets.HasTraits):
         with contextlib.suppress(ConfigError, TaskError, TypeError):  # said when it is started
             checked = TrainingConfig(**{name: settings[name] for name in _CHECKED})
             batch = checked.per_device_train_batch_size
-            longest = self._longest(checked.max_length)
+            longest, labels = self._longest(checked.max_length)
             inputs: dict[str, Any] = {
                 "batch_size": batch,
                 "sequence_length": longest.read,
                 "target_length": longest.written,
+                "label_length": labels,
                 "dtype": self.lm.card.dtype,
                 "padding_mask": batch > 1,  # examples of one batch differ in length
                 "device": self.lm.model.device,
@@ -299,10 +301,10 @@ class PlanModel(traitlets.HasTraits):
             return Price(inputs, price_table(self.anatomy, lora=lora, **inputs), text)
         return before
 
-    def _longest(self, max_length: int) -> Lengths:
+    def _longest(self, max_length: int) -> _Longest:
         key = (self.settings["task"], max_length)
         if key not in self._lengths:
-            self._lengths[key] = longest_example(self.lm, self.task, max_length)
+            self._lengths[key] = longest_and_labels(self.lm, self.task, max_length)
         return self._lengths[key]
 
     def _values_of(self, given: Configs) -> tuple[dict[str, Any], dict[str, int] | None]:

@@ -34,12 +34,20 @@ def family_of(task: Task, lm: LoadedModel) -> type[Family]:
 
 
 def longest_example(lm: LoadedModel, task: Task, max_length: int) -> Lengths:
-    """Return what a batch is padded to at most; an encoder-decoder model's two sides apart.
+    """Return what a batch is padded to at most; see `longest_and_labels`."""
+    return longest_and_labels(lm, task, max_length)[0]
+
+
+def longest_and_labels(lm: LoadedModel, task: Task, max_length: int) -> tuple[Lengths, int | None]:
+    """Return what a batch is padded to at most, and how many tokens of an example have a label.
 
     Args:
         lm: the model with its tokenizer.
         task: whose training examples are encoded.
         max_length: tokens an example; of an encoder-decoder model, of either side.
+
+    Returns:
+        The lengths, of an encoder-decoder model its two sides apart, and `Family.most_labels`.
 
     Raises:
         TaskError: an example cannot be encoded, or none fits.
@@ -48,4 +56,4 @@ def longest_example(lm: LoadedModel, task: Task, max_length: int) -> Lengths:
     encoded = [item for found in fit_examples(family, task.train, "cut") for item in found.encoded]
     if not encoded:
         raise TaskError(f"no example of {task.name} fits max_length={max_length}; raise it")
-    return family.longest(encoded)
+    return family.longest(encoded), family.most_labels(encoded)

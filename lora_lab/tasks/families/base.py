@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.encoding import need_tokenizer
+from lora_lab.tasks.encoding import IGNORED, need_tokenizer
 from lora_lab.tasks.generation import evaluating
 from lora_lab.tasks.intervals import Interval
 
@@ -156,6 +156,12 @@ class Family(ABC):
     def longest(self, encoded: Sequence[Mapping[str, Any]]) -> Lengths:
         """Return what a batch is padded to at most."""
         return Lengths(max(len(item["input_ids"]) for item in encoded))
+
+    def most_labels(self, encoded: Sequence[Mapping[str, Any]]) -> int | None:
+        """Return how many tokens of an example have a label at most; None: not of tokens."""
+        if not self.writes:
+            return None
+        return max(sum(label != IGNORED for label in item["labels"]) for item in encoded)
 
     @abstractmethod
     def measure(self, batch: dict[str, Tensor]) -> Measured:

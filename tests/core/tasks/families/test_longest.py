@@ -8,7 +8,7 @@ import pytest
 
 import lora_lab as ll
 from lora_lab.errors import ConfigError
-from lora_lab.tasks.families.api import longest_example
+from lora_lab.tasks.families.api import longest_and_labels, longest_example
 from lora_lab.training.data import RunData
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
 from tests.helpers.tiny_models import tiny
@@ -24,6 +24,8 @@ def test_a_decoders_example_is_prompt_completion_and_the_end() -> None:
         len(task.prompt_text(e.prompt)) + len(e.completion) + 1 for e in task.train
     ]  # a token a byte
     assert longest_example(lm, task, 128) == (max(bytes_of), None)
+    learned = max(len(e.completion) + 1 for e in task.train)
+    assert longest_and_labels(lm, task, 128) == ((max(bytes_of), None), learned)
 
 
 @pytest.mark.parametrize(("kind", "frame"), [("t5", 1), ("bart", 2)])
@@ -33,12 +35,13 @@ def test_the_two_sides_of_a_pair_are_measured_apart(kind: str, frame: int) -> No
     assert found.read == max(len(task.prompt_text(e.prompt)) for e in task.train) + frame
     assert found.written == max(len(e.completion) for e in task.train) + frame
     assert found.read != found.written
+    assert longest_and_labels(lm, task, 64) == (found, found.written)
 
 
 def test_a_text_with_a_class_is_measured_in_its_frame() -> None:
     lm, task = tiny_classifier(), tiny_classes()
     longest = max(len(e.text) for e in task.train)
-    assert longest_example(lm, task, 64) == (longest + 2, None)
+    assert longest_and_labels(lm, task, 64) == ((longest + 2, None), None)
 
 
 def test_a_run_forecasts_with_both_lengths() -> None:
@@ -47,7 +50,7 @@ def test_a_run_forecasts_with_both_lengths() -> None:
     data = RunData(lm, task, training, notes=[])
     examples = data.training_examples()  # all 64 of them
     expected = longest_example(lm, task, 64)
-    assert data.family.longest(examples) == expected
+    assert data.longest(examples) == (*expected, expected.written)
 
 
 @pytest.mark.parametrize("kind", ["t5", "bart"])
