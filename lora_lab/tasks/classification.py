@@ -15,7 +15,7 @@ from lora_lab.tasks.intervals import Interval
 from lora_lab.tasks.measures import MANY, are_measures, numbers_in
 from lora_lab.tasks.metrics import ACCURACY, F1, MACRO_F1, MATTHEWS, Metric
 from lora_lab.tasks.reading import Rows, TextReader
-from lora_lab.tasks.table import Table
+from lora_lab.tasks.table import Column, Table
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,19 @@ class ClassificationTask(Task):
 class LabelReader(TextReader[LabeledText]):
     """Reads texts and classes.
 
-    The classes are the values of the label column in the training rows, sorted; whole numbers by
-    their size, and their names are their digits.
+    The classes are the values of the label column in the training rows: in the column's own order
+    where it has one (pandas' Categorical, a ClassLabel of `datasets`), else sorted; whole numbers
+    by their size, and their names are their digits.
     """
 
     option = "label"
     answer_noun = "class"
+
+    def __init__(
+        self, table: Table, text: Column | None, answer: Column | None, pair: Column | None
+    ) -> None:
+        super().__init__(table, text, answer, pair)
+        self._order = table.classes.get(str(answer), ())
 
     def answers(self, table: Table) -> list[str | None]:
         """Return the names of the rows' classes.
@@ -149,7 +156,10 @@ class LabelReader(TextReader[LabeledText]):
     def check(self, parts: Mapping[str, tuple[str, list[LabeledText]]]) -> None:
         """Refuse one class only, and classes that are not trained on."""
         source, rows = parts["training"]
-        labels = _sorted({row.label for row in rows})
+        found = {row.label for row in rows}
+        labels = _sorted(found)
+        if found <= set(self._order):
+            labels = tuple(label for label in self._order if label in found)
         if len(labels) < 2:
             raise TaskError(
                 f"{source}: column {self._answer!r} holds one class only ({labels[0]!r}); there "

@@ -16,6 +16,7 @@ import numbers
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,6 +98,7 @@ def read_part(given: Any, part: str) -> InMemory:
 def _read(given: Mapping[str, tuple[str, Any]], rows: int | None) -> InMemory:
     parts, notes = {}, []
     for part, (source, data) in given.items():
+        orders = {name: tuple(own.names) for name, own in _class_features(data).items()}
         if _is_stream(data):
             most = rows if part == "training" else HELD_OUT_MOST
             data = _taken(data, source, most)
@@ -104,7 +106,8 @@ def _read(given: Mapping[str, tuple[str, Any]], rows: int | None) -> InMemory:
         if isinstance(data, (set, frozenset)):  # of texts it has another order in each process
             data = sorted(data, key=lambda row: (type(row).__name__, repr(row)))
             notes.append(f"{source}: a set has no order; its rows are sorted")
-        parts[part] = _table(data, source)
+        table = _table(data, source)
+        parts[part] = replace(table, classes={**table.classes, **orders})
         if not len(parts[part]):
             raise TaskError(f"{source} has no rows; it needs at least two")
     return InMemory(parts, tuple(notes))
@@ -150,14 +153,17 @@ def _taken(given: Any, source: str, most: int | None) -> list[Any]:
             error
         )
     taken = list(itertools.islice(rows, most))
-    classes = {
-        name: feature
-        for name, feature in (getattr(rows, "features", None) or {}).items()
-        if hasattr(feature, "int2str")
-    }
+    classes = _class_features(rows)
     if not classes:
         return taken
     return [{**row, **{c: _class_name(row.get(c), f) for c, f in classes.items()}} for row in taken]
+
+
+def _class_features(given: Any) -> dict[str, Any]:
+    """Return {column: the ClassLabel} that a data set of `datasets` says of itself."""
+    features = getattr(given, "features", None)
+    own = features if isinstance(features, Mapping) else {}
+    return {name: feature for name, feature in own.items() if hasattr(feature, "int2str")}
 
 
 def _class_name(value: int | None, feature: Any) -> str | None:
@@ -179,7 +185,15 @@ def _table(given: Any, source: str) -> Table:
         raise TaskError(f"{source} has columns of different lengths ({lengths})")
     floats = {name for name, values in columns.items() if any(map(_is_float, values))}
     texts = {n: list(map(_text, values)) for n, values in columns.items() if n not in twice}
-    return Table(texts, source, frozenset(floats), twice)
+    return Table(texts, source, frozenset(floats), twice, classes=_classes(given))
+
+
+def _classes(given: Any) -> dict[str, tuple[str, ...]]:
+    """Return {column of pandas' categories: these, in their order}."""
+    if not (hasattr(given, "iloc") and hasattr(given, "columns")):
+        return {}
+    kinds = ((str(name), given.iloc[:, i].dtype) for i, name in enumerate(given.columns))
+    return {n: tuple(map(str, own.categories)) for n, own in kinds if hasattr(own, "categories")}
 
 
 def _columns(given: Any, source: str) -> Iterable[tuple[Any, Iterable[Any]]]:

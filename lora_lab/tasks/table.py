@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import NoneType
 from typing import Any
@@ -57,6 +57,7 @@ class Table:
         floats: the columns of typed floats, in no file of text; their whole numbers may be classes.
         ambiguous: names that several columns have; none of those is in `columns`.
         files: the tables that it was joined of, where several were.
+        classes: {column of classes that have an order of their own: their names in it}.
     """
 
     columns: Mapping[str, Sequence[Any]]
@@ -64,6 +65,7 @@ class Table:
     floats: frozenset[str] = frozenset()
     ambiguous: frozenset[str] = frozenset()
     files: tuple[Table, ...] = ()
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def column_names(self) -> list[str]:
@@ -183,12 +185,17 @@ def joined(tables: Sequence[Table], source: str) -> Table:
         frozenset(name for name in names if _is_float(tables, name)),
         frozenset().union(*(table.ambiguous for table in tables)),
         tuple(tables),
+        {n: own for n, own in tables[0].classes.items() if _all_have(tables, n, own)},
     )
 
 
 def _chained(tables: Sequence[Table], name: str) -> Iterator[Any]:
     for table in tables:
         yield from table.columns.get(name, itertools.repeat(None, len(table)))
+
+
+def _all_have(tables: Sequence[Table], name: str, classes: tuple[str, ...]) -> bool:
+    return all(table.classes.get(name) == classes for table in tables)
 
 
 def _is_float(tables: Sequence[Table], name: str) -> bool:

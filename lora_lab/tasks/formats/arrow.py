@@ -93,7 +93,22 @@ def of_arrow(
     def column(name: str) -> LazyColumn:
         return LazyColumn(len(table), lambda: read(name))
 
-    return Table({name: column(name) for name in names if name not in twice}, source, floats, twice)
+    orders = {name: tuple(own) for name, own in noted.items()} | _ordered(table)
+    columns = {name: column(name) for name in names if name not in twice}
+    return Table(columns, source, floats, twice, classes=orders)
+
+
+def _ordered(table: pa.Table) -> dict[str, tuple[str, ...]]:
+    """Return {column of ordered texts, such as pandas' categories: these, in their order}."""
+    from pyarrow import types
+
+    found = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        kind = column.type
+        if types.is_dictionary(kind) and kind.ordered and len(column):
+            values = column.unify_dictionaries().chunk(0).dictionary.to_pylist()
+            found[name] = tuple(map(str, values))
+    return found
 
 
 def _read(

@@ -83,7 +83,8 @@ def _open_parquet(file: IO[bytes], source: str, most: int) -> tuple[Any, list[st
     """
     from pyarrow import parquet
 
-    found = parquet.ParquetFile(file).metadata
+    plain = parquet.ParquetFile(file)
+    found = plain.metadata
     columns, groups = range(found.num_columns), range(found.num_row_groups)
     chunks = [found.row_group(i).column(j) for i in groups for j in columns]
     fixed = {column.path: column.length for column in map(found.schema.column, columns)}
@@ -93,6 +94,8 @@ def _open_parquet(file: IO[bytes], source: str, most: int) -> tuple[Any, list[st
     texts = [c for c in chunks if c.physical_type == "BYTE_ARRAY"]
     fronts = [c for c in texts if not set(c.encodings) <= _ENCODINGS]
     words = {c.path_in_schema for c in texts} - {c.path_in_schema for c in fronts}
+    # Categories are such words already, and in an order that is lost if they are asked for.
+    words -= {f.name for f in plain.schema_arrow if pa.types.is_dictionary(f.type)}
     reader = parquet.ParquetFile(file, read_dictionary=sorted(words))
     longest = max([c.total_uncompressed_size for c in fronts], default=0)
     return reader, sorted({c.path_in_schema for c in texts}), longest

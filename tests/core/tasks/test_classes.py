@@ -113,3 +113,55 @@ def test_where_every_class_has_one_text_it_is_said_which_is_lost(tmp_path):
     with pytest.warns(UserWarning, match="every class has one text only; [xy] is held out whole"):
         task = classes(tmp_path / "d.csv", [("a", "x"), ("b", "y")])
     assert len(task.train) == len(task.validation) == 1
+
+
+OWN = ["low", "mid", "never", "high"]  # neither by the alphabet nor by who comes first
+LEARNED = ("low", "mid", "high")
+
+
+def in_an_order(kind, folder):
+    """Rows whose column of classes has an order of its own, as libraries have it."""
+    import datasets
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {"text": [f"t{i}" for i in range(30)], "label": ["high", "low", "mid"] * 10}
+    )
+    if "Class" in kind:
+        features = datasets.Features(
+            {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=OWN)}
+        )
+        rows = datasets.Dataset.from_dict(frame.to_dict("list"), features=features)
+        return rows.to_iterable_dataset() if "stream" in kind else rows
+    ordered = "unordered" not in kind
+    frame["label"] = pd.Categorical(frame["label"], categories=OWN, ordered=ordered)
+    if "." not in kind:
+        return frame
+    path = folder / f"rows{kind}"
+    frame.to_parquet(path) if kind == ".parquet" else frame.to_feather(path)
+    return path
+
+
+KINDS = ["Categorical", "unordered Categorical", ".parquet", ".feather", "Class", "Class, stream"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_classes_that_have_an_order_keep_it(kind, tmp_path):
+    given = in_an_order(kind, tmp_path)
+    more = {"max_steps": 3} if "stream" in kind else {}
+    task = load_task(given, text="text", label="label", **more)
+    assert task.labels == LEARNED
+    assert task.reference(next(row for row in task.train if row.label == "high")) == 2
+
+
+def test_files_that_disagree_about_the_order_have_none(tmp_path):
+    import pandas as pd
+
+    for name, own in (("a", OWN), ("b", OWN[::-1])):
+        rows = {"text": [f"{name}{i}" for i in range(9)], "label": ["high", "low", "mid"] * 3}
+        frame = pd.DataFrame(rows)
+        frame["label"] = pd.Categorical(frame["label"], categories=own, ordered=True)
+        frame.to_parquet(tmp_path / f"{name}.parquet")
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    assert load_task(paths, text="text", label="label").labels == ("high", "low", "mid")
+    assert load_task(paths[:1], text="text", label="label").labels == LEARNED

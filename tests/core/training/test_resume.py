@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from lora_lab.configs import (
     AdaLoraConfig,
     BitFitConfig,
     FullConfig,
+    HeadConfig,
     LoraConfig,
     PrefixEmbedConfig,
     TrainingConfig,
@@ -131,6 +133,15 @@ def test_an_earlier_all_linear_goes_on_with_the_layers_alone(tmp_path):
     again = resume(run.folder, tiny_classifier(), task)
     assert again.result(120).losses == alone.losses
     assert list(again.adapter.sites) == layers
+
+
+def test_classes_stay_in_the_order_that_a_run_was_begun_with(tmp_path):
+    task, more = tiny_classes(), {"config": HeadConfig(), "eval_examples": 9}
+    alone = begin(tmp_path / "alone", lm=tiny_classifier(), task=task, **more).result(120)
+    run = stopped(tmp_path / "stopped", lm=tiny_classifier(), task=task, **more)
+    now = dataclasses.replace(task, labels=task.labels[::-1])
+    result = resume(run.folder, tiny_classifier(), now).result(120)
+    assert (result.losses, result.metrics) == (alone.losses, alone.metrics)
 
 
 def test_accumulation_scores_and_samples_are_as_if_it_had_never_stopped(tmp_path):
