@@ -19,6 +19,21 @@ def scheduler_of(optimizer: torch.optim.Optimizer, training: TrainingConfig) -> 
     )
 
 
+def schedule_points(training: TrainingConfig, most: int = 60) -> list[tuple[int, float]]:
+    """Return (step, share of the peak rate) of some steps, to be drawn.
+
+    Args:
+        training: whose steps are known.
+        most: points, evenly spread; the end of the warm-up is among them.
+    """
+    last = training.max_steps
+    every = max(1, -(-last // most))
+    steps = sorted({*range(0, last, every), min(training.warmup, last - 1), last - 1})
+    kind, warmup = training.lr_scheduler_type, training.warmup
+    shares = (rate_factor(step, kind=kind, warmup=warmup, steps=last) for step in steps)
+    return [(step + 1, share) for step, share in zip(steps, shares, strict=True)]
+
+
 def rate_factor(step: int, *, kind: str, warmup: int, steps: int) -> float:
     """Return what the peak rate is multiplied with after `step` of `steps` optimizer steps.
 

@@ -243,7 +243,7 @@ def test_chart_draws_every_point_with_labelled_axes(esm_page: Make) -> None:
     texts = chart.locator("text").all_inner_texts()
     labels = chart.locator("text").evaluate_all("all => all.map(t => t.textContent)")
     assert texts is not None
-    assert "loss, nats per token: dots measured, line smoothed" in labels
+    assert "loss, nats per token: dots measured, line smoothed, squares held-out" in labels
     assert {"step", "0", "100", "200", "300"} <= set(labels)
     assert {"1", "2", "3", "4"} <= set(labels)
     # Half of the steps lie left of the middle between the ticks of 0 and 300.
@@ -264,6 +264,23 @@ def test_chart_says_what_is_under_the_pointer_and_in_a_table(esm_page: Make) -> 
     rows = esm.view().locator("table tbody tr")
     assert 10 <= rows.count() <= 20
     expect(rows.last.locator("td")).to_have_text(["186", "1.30"])
+
+
+def test_held_out_losses_and_the_rates_way_stand_in_the_chart(esm_page: Make) -> None:
+    made = panel()
+    made.plan = {**made.plan, "schedule": [[1, 0.0], [15, 1.0], [300, 0.0]]}
+    esm = esm_page(made, {"snapshot": shown(TRAINING)})
+    view = esm.view()
+    marks = view.locator(".ll-loss-held-marks").get_attribute("d") or ""
+    assert marks.count("M") == 3
+    assert (view.locator(".ll-loss-rates").get_attribute("d") or "").count("L") == 2
+    assert view.locator(".ll-run-held").inner_text() == "held-out 1.63 at step 180, best at 120"
+    title = view.locator("svg.ll-loss text").first.text_content()
+    assert "squares held-out, dashes the learning rate's way" in (title or "")
+    esm.set(snapshot=shown(TRAINING, held_out=[], total_steps=77))
+    assert view.locator(".ll-loss-held-marks").get_attribute("d") == ""
+    assert view.locator(".ll-loss-rates").get_attribute("d") == "", "of another number of steps"
+    assert view.locator(".ll-run-held").inner_text() == ""
 
 
 def test_losses_that_are_no_number_leave_a_gap(esm_page: Make) -> None:

@@ -84,6 +84,8 @@ def test_the_snapshot_holds_what_the_run_says() -> None:
         "total_steps": 1000,
         "loss": 1.25,
         "loss_unit": "nats per token",
+        "held_out": [],
+        "best_step": None,
         "learning_rate": 0.002,
         "skipped": 0,
         "rate": 2.1,

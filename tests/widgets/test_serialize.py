@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lora_lab_widgets.serialize import MAX_POINTS, thin
+from lora_lab.configs import TrainingConfig
+from lora_lab.training.schedule import rate_factor, schedule_points
+from lora_lab.training.snapshot import Snapshot
+from lora_lab_widgets.serialize import MAX_POINTS, describe, held_out, thin
 
 
 @pytest.mark.parametrize(("count", "total"), [(1, 1), (7, 1000), (201, 201), (40_000, 60_000)])
@@ -30,3 +33,28 @@ def test_a_loss_that_is_no_number_leaves_the_mean_alone() -> None:
     assert thin([], 10) == []
     assert thin([(1, nan)], 10) == [(1, None, None)]
     assert thin([(1, 2.0), (2, nan), (3, 2.0)], 10) == [(1, 2, 2), (2, None, 2), (3, 2, 2)]
+
+
+def test_held_out_losses_begin_with_the_base_and_are_few() -> None:
+    rows = tuple({"step": i, "loss": 1 / i, "accuracy": 50.0} for i in range(1, 1002))
+    assert held_out(Snapshot("r")) == []
+    seen = Snapshot("r", evaluations=rows[:2], metrics={"loss_before": 3.0}, best_step=2)
+    assert describe(seen)["held_out"] == [(0, 3.0), (1, 1.0), (2, 0.5)]
+    assert describe(seen)["best_step"] == 2
+    many = held_out(Snapshot("r", evaluations=rows))
+    assert len(many) <= MAX_POINTS
+    assert many[-1] == (1001, pytest.approx(1 / 1001, rel=1e-5))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 59, 60, 61, 1000, 100_003])
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+def test_a_schedules_points_are_its_rates_from_the_first_step_to_the_last(steps, kind) -> None:
+    training = TrainingConfig(max_steps=steps, lr_scheduler_type=kind, warmup_steps=0.1)
+    points = schedule_points(training)
+    assert len(points) <= 62
+    assert points[0][0] == 1
+    assert points[-1][0] == steps
+    for step, share in points:
+        assert share == rate_factor(step - 1, kind=kind, warmup=training.warmup, steps=steps)
+    if kind != "constant" and steps > 1:
+        assert max(share for _, share in points) == 1.0, "the peak is among them"

@@ -8,6 +8,7 @@ browser.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import uuid
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import traitlets
 
-from lora_lab.errors import ConfigError
+from lora_lab.errors import ConfigError, LoraLabError
+from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.training.schedule import schedule_points
 from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.error_json import MAX_LINE, as_json, from_error
 from lora_lab_widgets.methods import form_fields
@@ -50,7 +53,8 @@ class RunPanel(PanelWidget):
         settings: of the next run, of all methods; those of the chosen one are shown.
         fields: how the settings of all methods are shown: {"name", "label", "help", "ticked"}.
         methods: [{"name", "text", "fields": the settings that it has}].
-        plan: {"line": what the method does, or why it cannot; "bad": whether it cannot;
+        plan: {"schedule": [[step, share of the peak learning rate]],
+            "line": what the method does, or why it cannot; "bad": whether it cannot;
             "automatic": {setting: what it is where nothing is typed}}.
         run_file: {"path": of the run file that was written, "commands": what trains it elsewhere}.
         notes: what the run has to say beside its numbers, a line each.
@@ -198,8 +202,17 @@ class RunPanel(PanelWidget):
         plan: dict[str, Any] = {"line": planned.line, "bad": bool(planned.error)}
         if planned.entry is not None:
             plan["automatic"] = planned.automatic
+        plan["schedule"] = self._schedule(planned.settings)
         tasks, methods = self._plan.task_names, self._plan.choices()
         return {"settings": planned.settings, "tasks": tasks, "methods": methods, "plan": plan}
+
+    def _schedule(self, settings: Mapping[str, Any]) -> list[list[float]]:
+        """Return the learning rate's way over the steps; [] while they are no numbers."""
+        with contextlib.suppress(LoraLabError, TypeError):
+            training = TrainingConfig.from_dict(self._plan.training(settings))
+            training = training.for_examples(len(self._plan.task_called(settings["task"]).train))
+            return [[step, round(share, 4)] for step, share in schedule_points(training)]
+        return []
 
     def _refuse(self, error: Exception, snapshot: Snapshot | None) -> None:
         problem = from_error(error)

@@ -31,6 +31,8 @@ def describe(snapshot: Snapshot | None) -> dict[str, Any]:
         "loss": number(shown.loss),
         "loss_unit": shown.loss_unit[:64],
         "losses": thin(shown.losses, shown.total_steps),
+        "held_out": held_out(shown),
+        "best_step": shown.best_step,
         "learning_rate": number(shown.learning_rate),
         "rate": number(shown.steps_per_second),
         "eta": number(shown.eta_seconds),
@@ -43,6 +45,20 @@ def describe(snapshot: Snapshot | None) -> dict[str, Any]:
         "padding": number(shown.padding),
         "memory": memory and _memory(memory),
     }
+
+
+def held_out(shown: Snapshot) -> list[tuple[int, float | None]]:
+    """Return at most `MAX_POINTS` of the held-out losses as (step, loss), the base's at step 0.
+
+    Nothing where none was measured while the run trained: the metrics say what was before and
+    after.
+    """
+    if not shown.evaluations:
+        return []
+    rows = shown.evaluations[:: -max(1, -(-len(shown.evaluations) // MAX_POINTS))][::-1]
+    points = [(int(row["step"]), number(row["loss"])) for row in rows]
+    before = shown.metrics.get("loss_before")
+    return points if before is None else [(0, number(before)), *points]
 
 
 def _memory(memory: MemoryReading) -> dict[str, Any]:

@@ -12,15 +12,23 @@ export class LossChart extends LossPlot {
     /** @type {[step: number, loss: number | null, smoothed: number | null][]} */
     this.points = [];
     this.total = 0;
+    /** @type {[step: number, loss: number | null][]} */
+    this.heldOut = [];
+    /** @type {[step: number, share: number][]} */
+    this.schedule = [];
     this.heading = "";
     this.axes = null;
+    this.rates = svg("path", { class: "ll-loss-rates" });
+    this.held = svg("path", { class: "ll-loss-held" });
+    this.marks = svg("path", { class: "ll-loss-held-marks" });
     this.raw = svg("path", { class: "ll-loss-raw" });
     this.line = svg("path", { class: "ll-loss-line" });
     this.dot = svg("circle", { class: "ll-loss-dot", r: 3, visibility: "hidden" });
     this.last = svg("text", { class: "ll-loss-last" });
     this.hair = svg("line", { class: "ll-loss-hair", visibility: "hidden" });
     this.note = svg("text", { class: "ll-loss-note", "text-anchor": "middle" });
-    this.node.append(this.hair, this.raw, this.line, this.dot, this.last, this.note);
+    this.node.append(this.rates, this.hair, this.raw, this.held, this.marks, this.line);
+    this.node.append(this.dot, this.last, this.note);
     this.node.addEventListener("pointermove", (event) => this.point(event));
     this.node.addEventListener("pointerdown", (event) => this.point(event));
     this.node.addEventListener("pointerleave", () => {
@@ -29,8 +37,19 @@ export class LossChart extends LossPlot {
     });
   }
 
-  draw(points, totalSteps, unit) {
-    const heading = `loss, ${unit}: dots measured, line smoothed`;
+  /**
+   * @param {[number, number | null, number | null][]} points
+   * @param {number} totalSteps
+   * @param {string} unit
+   * @param {[number, number | null][]} heldOut measured while it trained
+   * @param {[number, number][]} schedule of the learning rate, as shares of its peak
+   */
+  draw(points, totalSteps, unit, heldOut = [], schedule = []) {
+    const held = heldOut.length ? ", squares held-out" : "";
+    const rates = schedule.length ? ", dashes the learning rate's way" : "";
+    const heading = `loss, ${unit}: dots measured, line smoothed${held}${rates}`;
+    this.heldOut = heldOut;
+    this.schedule = schedule;
     if (this.heading !== heading) this.title.textContent = this.heading = heading;
     this.points = points;
     this.total = totalSteps;
@@ -42,9 +61,16 @@ export class LossChart extends LossPlot {
     const measured = points.filter(([, loss]) => loss !== null);
     const end = Math.max(this.total, points.at(-1)?.[0] ?? 0, 1);
     // The smoothed values are means of these, so they lie between them.
-    const losses = measured.map(([, loss]) => loss);
+    const kept = this.heldOut.filter(([, loss]) => loss !== null);
+    const losses = [...measured, ...kept].map(([, loss]) => loss);
     this.axes = this.drawAxes(end, losses, 4, [0, 1, 2, 3, 4]);
-    const { x, y, at, middle } = this.axes;
+    const { x, y, at, middle, top, bottom } = this.axes;
+    const line = (places) => places.map((place, i) => `${i ? "L" : "M"}${place}`).join("");
+    const rate = ([step, share]) =>
+      `${x(step).toFixed(1)},${(bottom - share * (bottom - top)).toFixed(1)}`;
+    this.rates.setAttribute("d", line(this.schedule.map(rate)));
+    this.held.setAttribute("d", line(kept.map(([step, loss]) => at(step, loss))));
+    this.marks.setAttribute("d", kept.map(([step, loss]) => `M${at(step, loss)}h0`).join(""));
     this.raw.setAttribute("d", measured.map(([step, loss]) => `M${at(step, loss)}h0`).join(""));
     const smooth = points.filter(([, , mean]) => mean !== null);
     const path = smooth.map(([step, , mean], i) => `${i ? "L" : "M"}${at(step, mean)}`);

@@ -44,7 +44,7 @@ class RunPanelView extends PanelView {
     this.stop = button(undefined, () => this.command("stop"), { "aria-label": "Stop" });
     this.stop.append(el("span", { "aria-hidden": "true", text: "■" }), "Stop");
     this.step = el("b", { class: "ll-run-step" });
-    const stats = ["time", "rate", "padding", "loss", "metrics", "sureness"];
+    const stats = ["time", "rate", "padding", "loss", "held", "metrics", "sureness"];
     this.stats = Object.fromEntries(
       stats.map((name) => [name, el("span", { class: `ll-run-${name}` })]));
     this.phase = el("span", { class: "ll-run-phase" });
@@ -90,7 +90,10 @@ class RunPanelView extends PanelView {
     this.watch(() => this.drawNotes(model.get("notes")), "notes");
     this.watch(() => form.drawTasks(), "tasks");
     this.watch(() => form.drawMethods(), "methods");
-    this.watch(() => form.drawPlan(), "plan");
+    this.watch(() => {
+      form.drawPlan();
+      this.draw();
+    }, "plan");
     this.watch(() => {
       form.draw();
       this.draw();
@@ -173,7 +176,9 @@ class RunPanelView extends PanelView {
     this.strip.draw(problem);
     this.form.blame(problem?.field);
     const steps = total || Number(this.model.get("settings").max_steps) || 0;
-    this.chart.draw(losses, steps, snapshot.loss_unit);
+    const schedule = this.model.get("plan").schedule ?? [];
+    const fits = schedule.at(-1)?.[0] === steps;
+    this.chart.draw(losses, steps, snapshot.loss_unit, snapshot.held_out, fits ? schedule : []);
     this.table.draw(losses, snapshot.loss_unit);
     this.memory.textContent = memory ? formatMemory(memory) : "memory: measured while training";
     this.devices.draw(memory?.devices ?? []);
@@ -209,6 +214,7 @@ class RunPanelView extends PanelView {
     stats.padding.textContent = padding === null ? "" : `${Math.round(100 * padding)} % padding`;
     stats.padding.title = "of the tokens computed so far: what fills batches up to their longest";
     stats.loss.textContent = loss === null ? "" : `loss ${formatLoss(loss)}`;
+    stats.held.textContent = formatHeldOut(snapshot);
     stats.metrics.textContent = formatMetrics(metrics);
     stats.sureness.textContent = sureness;
     this.progress.draw(step, total || 1, this.step.textContent);
@@ -243,6 +249,14 @@ function formatMemory({ current, peak, kind }) {
 
 function formatRate(rate) {
   return rate >= 1 ? `${rate.toFixed(1)} steps/s` : `${(1 / rate).toFixed(1)} s/step`;
+}
+
+/** "held-out 1.93 at step 40, best at 20". */
+function formatHeldOut({ held_out: points, best_step: best }) {
+  const last = points?.at(-1);
+  if (!last) return "";
+  const at = `held-out ${formatLoss(last[1])} at step ${last[0]}`;
+  return best === null || best === last[0] ? at : `${at}, best at ${best}`;
 }
 
 /** "BLEU 12.1 → 38.2" from [{label: "BLEU", before, after}]. */
