@@ -8,6 +8,7 @@ from .published import table as table
 from .rows import PublishedRow as PublishedRow
 from .rows import Verdict as Verdict
 from .rows import published_rows as published_rows
+from .side_by_side import side_by_side as side_by_side
 from .tables import TABLE_7 as TABLE_7
 from .tables import TABLES as TABLES
 from .tables import AmplificationRow as AmplificationRow

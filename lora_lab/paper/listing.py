@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lora_lab._util.tables import Table
 from lora_lab.errors import ConfigError
 from lora_lab.paper.claims import claims
 from lora_lab.paper.rows import PublishedRow
+from lora_lab.paper.side_by_side import side_by_side
 from lora_lab.paper.tables import TABLE_7, TABLES
 
 
-def list_table(name: str) -> Table:
+def list_table(name: str, compare: Any = None) -> Table:
     """Return a table's rows, each with our count and the verdict.
 
     Args:
         name: such as "Table 15".
+        compare: what to set beside it, any run, sweep or other table: then as `side_by_side` has
+            them.
 
     Raises:
         ConfigError: for a table that is not here.
@@ -22,6 +27,8 @@ def list_table(name: str) -> Table:
     if not rows:
         known = ", ".join(dict.fromkeys(row.table for row in TABLES))
         raise ConfigError(f"no table is called {name!r}; use one of {known}")
+    if compare is not None:
+        return side_by_side(name, compare)
     scores = tuple(rows[0].scores)
     several = len({row.model for row in rows}) > 1
     header = ("method", "setting", *scores, "printed", "counted", "verdict", "note")
