@@ -1,3 +1,5 @@
+__version__: str
+
 from . import paper as paper
 from .analysis.live import analyze as analyze
 from .anatomy.api import anatomy as anatomy

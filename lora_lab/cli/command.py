@@ -26,3 +26,7 @@ class Command:
 
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], Report | None]
+
+
+def no_arguments(_parser: argparse.ArgumentParser) -> None:
+    """For a subcommand that has only `--json`."""

@@ -5,11 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lora_lab.cli import installed
-from lora_lab.cli.command import Command, Report
-
-
-def _arguments(_parser: argparse.ArgumentParser) -> None:
-    """For a subcommand that has only `--json`."""
+from lora_lab.cli.command import Command, Report, no_arguments
 
 
 def _run(_options: argparse.Namespace) -> Report:
@@ -18,4 +14,4 @@ def _run(_options: argparse.Namespace) -> Report:
     return Report(found, installed.as_text(found))
 
 
-COMMAND = Command(_arguments, _run)
+COMMAND = Command(no_arguments, _run)

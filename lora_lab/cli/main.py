@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from lora_lab import __version__
 from lora_lab._util.launcher import launched_processes
 from lora_lab._util.python_private import end_without_finalizing
 from lora_lab.cli.command import Command
@@ -28,6 +29,9 @@ COMMANDS = {
     "budget": "what a plan costs, against full fine-tuning",
     "inspect": "look into an adapter: spectra, directions, intruders",
     "export": "write an adapter for PEFT, vLLM, loralib, or merged",
+    "runs": "the runs of a folder, with their scores",
+    "models": "the models known by name",
+    "tasks": "the tasks known by name",
     "doctor": "what is installed and what is missing",
 }
 
@@ -83,6 +87,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     """Return a parser of all commands' names, and of the arguments of the one that is given."""
     parser = _Parser(prog="lora-lab", description="A workbench for low-rank adaptation.")
+    parser.add_argument("--version", action="version", version=f"lora-lab {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary)

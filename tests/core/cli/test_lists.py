@@ -1,0 +1,59 @@
+"""`lora-lab runs`, `models`, `tasks` and `--version`: what is there, by name."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from lora_lab import load_model, load_task, train
+from lora_lab.cli import main
+from lora_lab.errors import ModelError
+from lora_lab.models import catalogue
+from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run the command line; return what it wrote."""
+    assert main(arguments) == 0
+    return capsys.readouterr().out
+
+
+def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"lora-lab {metadata.version('lora-lab')}\n"
+
+
+def test_models_are_those_of_the_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = json.loads(printed(capsys, "models", "--json"))["models"]
+    assert [model["name"] for model in listed] == list(catalogue())
+    said = {model["name"]: model["weights"] for model in listed}
+    with pytest.raises(ModelError):
+        load_model("gpt3-175b")
+    assert said["gpt3-175b"] == "none: its size alone"
+    assert said["roberta-base"] == "on the hub"
+    assert "Apache-2.0" in printed(capsys, "models")
+
+
+def test_tasks_say_their_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = json.loads(printed(capsys, "tasks", "--json"))["tasks"]
+    for told in listed:
+        task = load_task(told["name"])
+        assert told["train"] == len(task.train)
+        assert told["metrics"] == [metric.name for metric in task.metrics]
+    assert load_task("mini-nli").describe() in printed(capsys, "tasks")
+
+
+def test_runs_are_those_of_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "runs", str(tmp_path)) == f"no runs in {tmp_path}\n"
+    run = train(tiny_lm(), tiny_task(), CONFIG, max_steps=2, output_dir=tmp_path)
+    metrics = run.result().metrics
+    (told,) = json.loads(printed(capsys, "runs", str(tmp_path), "--json"))["runs"]
+    assert (told["id"], told["state"], told["steps"]) == (run.id, "done", 2)
+    assert told["metrics"] == pytest.approx(metrics)
+    text = printed(capsys, "runs", str(tmp_path))
+    assert run.id in text
+    assert "held-out loss" in text
