@@ -69,6 +69,17 @@ def held_beside(layer: nn.Module) -> list[Tensor]:
     return [value for value in kept if isinstance(value, Tensor)]
 
 
+def move_held_beside(model: nn.Module, device: torch.device) -> None:
+    """Move what `held_beside` returns of a model's packed layers: `model.to` passes it by."""
+    for layer in model.modules():
+        if packing(layer) is None:
+            continue
+        own = vars(layer)
+        meta: Any = own.get("meta")
+        for held in (own, meta if isinstance(meta, dict) else {}):
+            held |= {k: t.to(device) for k, t in held.items() if isinstance(t, Tensor)}
+
+
 def forget_quantization(model: Any) -> None:
     """Take transformers' labels off a model of which nothing is packed any more.
 

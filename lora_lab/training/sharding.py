@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from lora_lab._util.transformers_private import whole_blocks
+from lora_lab.anatomy.packed import move_held_beside
 from lora_lab.methods.base import Adapter
 from lora_lab.training import processes
 
@@ -25,6 +26,7 @@ def settle(model: Any, adapter: Adapter, here: torch.device, home: torch.device)
         return [f"the base is sharded over {processes.count()} processes (FSDP)"]
     if home != here:
         model.to(home)
+        move_held_beside(model, home)
     return []
 
 

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 import lora_lab as ll
+from lora_lab.anatomy.packed import held_beside, packing
 from lora_lab.errors import ConfigError
 from lora_lab.models import LoadedModel
 from lora_lab.training import processes
 from lora_lab.training.packed_base import check_packed
+from lora_lab.training.sharding import settle
 from tests.helpers.quantized_layers import KINDS, Dynamic, OfScaleAlone, quantize, torchao
 from tests.helpers.tiny_models import tiny, tiny_inputs
 from tests.helpers.tiny_run import tiny_task
@@ -86,3 +88,16 @@ def test_shards_of_packed_weights_are_refused(monkeypatch) -> None:
     check_packed(tiny("llama"))
     with pytest.raises(ConfigError, match="4-bit weights, which FSDP cannot cut; load"):
         check_packed(quantize(tiny("llama"), KINDS["bitsandbytes, 4 bits"]))
+
+
+@pytest.mark.parametrize("kind", ["HQQ", "GPTQ", "AWQ", "bitsandbytes, 4 bits"])
+def test_a_base_that_comes_to_another_device_brings_all_that_it_is_read_by(kind: str) -> None:
+    """HQQ keeps its scales in a dictionary, which `model.to` passes by."""
+    model = quantize(tiny("llama"), KINDS[kind])
+    adapter = ll.attach(model, ll.LoraConfig(r=2, target_modules="all-linear"))
+    layers = [layer for layer in model.modules() if packing(layer)]
+    held = [t for layer in layers for t in held_beside(layer)]
+    assert bool(held) == (kind == "HQQ")
+    settle(model, adapter, torch.device("cpu"), torch.device("meta"))
+    held = [t for layer in layers for t in held_beside(layer)]
+    assert {t.device.type for t in (*held, *model.parameters(), *model.buffers())} == {"meta"}
