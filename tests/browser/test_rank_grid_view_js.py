@@ -287,3 +287,36 @@ def test_live_ranks_stand_for_the_plan_until_it_is_asked_for(
     expect(first).to_have_text("8")
     first.click()
     assert esm.saves()[-1]["ranks"] == {k: v for k, v in painted.items() if k != site(0, "q")}
+
+
+def test_a_header_that_was_clicked_is_told_as_what_it_is(open_grid) -> None:
+    g = open_grid()
+    g.header("v").click()
+    g.page.mouse.move(0, 0)
+    assert g.about() == "v · 6 matrices · 3,840 parameters, 15 KiB"  # 6 · 8 · (16 + 64) · 4 B
+    g.header("v").click()
+    g.page.mouse.move(0, 0)
+    assert g.about() == "v · 6 matrices · frozen"
+    g.button("undo").focus()
+    assert g.about().startswith("click or drag to paint")
+
+
+def test_a_selection_without_ranks_is_frozen_and_stays_where_it_is(open_grid) -> None:
+    g = open_grid()
+    g.focus(0, "q")
+    g.press("Shift+ArrowDown")
+    assert g.about() == "2 matrices selected: frozen"
+    g.button("undo").focus()
+    assert g.about() == "2 matrices selected: frozen", "its cells are marked still"
+
+
+def test_a_pointer_that_rests_hides_nothing_of_where_the_keys_are(open_grid) -> None:
+    g = open_grid()
+    g.cell(0, "q").click()
+    assert g.about().startswith("layer 0 · q")
+    g.press("ArrowRight")
+    assert g.about().startswith("layer 0 · k")
+    g.press("4")
+    assert g.about() == "layer 0 · k · 16 × 64 · r 4 → 320 parameters, 1.25 KiB"
+    g.cell(1, "v").hover()
+    assert g.about().startswith("layer 1 · v"), "until the pointer moves again"

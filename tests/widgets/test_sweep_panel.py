@@ -143,7 +143,7 @@ REFUSED = [
     ({"layers": "2-9"}, "layers", "layers: 2-9 is not there; the model has 0 to 3"),
     ({"layers": "last"}, "layers", "layers: 'last'; write 0-3, a single one, or all"),
     ({"method": "LORO"}, "method", "methods: no method 'LORO'; use LoRA, AdaLoRA"),
-    ({"method": "BitFit"}, "method", "tick “new zero biases”"),
+    ({"method": "BitFit"}, "method", "choose BitFit in the settings, tick “new zero biases”"),
     ({"method": "FT", "r": "4"}, "r", "ranks: none of the methods has ranks; leave it empty"),
     ({"r": "4", "stop_at": "soon"}, "stop_at", "stop early: 'soon' is no whole number"),
     ({"r": "4", "name": "../up"}, "name", "name is '../up'; use letters, digits"),

@@ -67,7 +67,9 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
         self._mapped: Spectra | None = None
         self._map_due = 0.0
         self._nothing = NOTHING_YET
-        self._picker = Picker(layout={"width": "200px"}, options=[("no site", "")])
+        self._picker = Picker(
+            layout={"width": "200px"}, options=[("no site", "")], tooltip="the site that is shown"
+        )
         self._line = Line(_dim(NOTHING_YET))
         self._map = SiteMap(session.anatomy, layout=Place())
         self._spectrum = LiveFigure("spectrum", session.plotly)

@@ -102,11 +102,17 @@ class Entry:
             lines.append(f"usable sequence length: {usable}")
         return "; ".join(lines)
 
-    def with_remedy(self, error: str) -> str:
-        """Return an error's line with the remedy that the workbench has for it."""
+    def with_remedy(self, error: str, chosen: str) -> str:
+        """Return an error's line with the remedy that the workbench has for it.
+
+        Args:
+            error: of this entry's config.
+            chosen: the name of the entry whose boxes are on show.
+        """
+        first = "" if self.name == chosen else f"choose {self.name} in the settings, "
         for field in self.fields:
             if field.kind is bool and f"{field.name}=True" in error:
-                return f"{error.partition(';')[0]}; tick “{field.label}”"
+                return f"{error.partition(';')[0]}; {first}tick “{field.label}”"
         return error
 
     def instead(self, config: MethodConfig | None) -> str:

@@ -273,7 +273,7 @@ class PlanModel(traitlets.HasTraits):
         if entry is None:
             return Planned(settings, ranks, price, error=error, line=error)
         free = automatic(self.anatomy, ranks, steps) if isinstance(steps, int) else {}
-        line = entry.about(config, self.anatomy) if config else entry.with_remedy(error)
+        line = entry.about(config, self.anatomy) if config else entry.with_remedy(error, entry.name)
         instead = entry.instead(config)
         return Planned(settings, ranks, price, entry, config, cost, error, free, line, instead)
 

@@ -110,7 +110,7 @@ class SweepPanel(MessagePanel):
         typed = read_texts(texts, plan.anatomy, list(entries()))
         cells = cells_of(typed, plan)
         for configs in {repr(cell.configs): cell.configs for cell in cells}.values():
-            _check(plan.anatomy, as_config(configs))
+            _check(plan.anatomy, as_config(configs), plan.settings["method"])
         return typed, cells
 
     def _show_news(self) -> None:
@@ -206,12 +206,12 @@ class SweepPanel(MessagePanel):
         return {"line": line, "bad": False, "field": "", "cells": len(cells)}
 
 
-def _check(anatomy: Anatomy, config: MethodConfig) -> None:
+def _check(anatomy: Anatomy, config: MethodConfig, chosen: str) -> None:
     """Refuse a cell that the model cannot use, and name the text to blame."""
     try:
         budget(anatomy, config, sequence_length=1)
     except ConfigError as error:
-        line = entry_of(config).with_remedy(str(error))
+        line = entry_of(config).with_remedy(str(error), chosen)
         raise FieldError("r" if line.startswith("rank ") else "method", line) from None
 
 

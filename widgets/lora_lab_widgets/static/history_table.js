@@ -7,7 +7,7 @@ import { curveMark } from "./loss_curves.js";
 import { formatLoss } from "./loss_plot.js";
 
 const SURE_MS = 5000; // so long a second click on "Delete" counts
-const RUN_HEADS = ["", "run", "state", "steps", "loss", "metrics", "started", ""];
+const RUN_HEADS = ["run", "state", "steps", "loss", "metrics", "started"];
 
 /**
  * A button whose first click asks; the second one, soon after, does it. `asked` is shared by the
@@ -49,7 +49,8 @@ function sureButton(text, question, label, act, asked) {
 export function runList(send) {
   const body = el("div", { role: "rowgroup" });
   const head = el("div", { class: "ll-past-row ll-past-head ll-dim", role: "row" },
-    ...RUN_HEADS.map((text) => el("span", { role: "columnheader", text })));
+    unseen("compare"), ...RUN_HEADS.map((text) => el("span", { role: "columnheader", text })),
+    unseen("buttons"));
   const node = el("div", { class: "ll-past", role: "table", "aria-label": "runs on disk" },
     el("div", { role: "rowgroup" }, head), body);
   const empty = el("p", {
@@ -72,6 +73,11 @@ export function runList(send) {
     empty.hidden = Boolean(form.rows.length);
   };
   return { node, empty, draw };
+}
+
+/** A column's head for screen readers alone. */
+function unseen(text) {
+  return el("span", { role: "columnheader" }, el("span", { class: "ll-sr", text }));
 }
 
 /** One run: `picked` is its place among those compared, or −1; `open` whether its details show. */
@@ -140,8 +146,9 @@ export function compareTable() {
     el("th", { text: label, scope: "row" }),
     ...cells.map((text) => el("td", { text })));
   const draw = ({ columns = [], rows = [], note: text = "" }) => {
+    const number = el("th", { scope: "col" }, el("span", { class: "ll-sr", text: "number" }));
     table.replaceChildren(
-      el("thead", {}, el("tr", {}, ...["", "run", ...columns].map(head))),
+      el("thead", {}, el("tr", {}, number, ...["run", ...columns].map(head))),
       el("tbody", {}, ...rows.map(row)));
     note.textContent = text;
   };

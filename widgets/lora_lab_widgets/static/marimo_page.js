@@ -111,6 +111,9 @@ class Tree {
       select();
     });
     this.watch(model, "index", select);
+    this.watch(model, "tooltip", () => {
+      node.title = model.get("tooltip") ?? "";
+    });
   }
 }
 

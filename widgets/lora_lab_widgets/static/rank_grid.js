@@ -118,8 +118,8 @@ export class RankGridView {
   describeFocus() {
     const { table } = this;
     if (table.hover) return this.describe(table.hover);
-    const picked = table.picked();
-    if (picked.length > 1) return `${picked.length} matrices selected: ${this.price(picked)}`;
+    const picked = table.anchor === table.focus ? [] : table.picked();
+    if (picked.length > 1) return `${picked.length} matrices selected: ${this.worth(picked)}`;
     const place = table.focused ? table.focus : table.selectedAt();
     return place ? this.describe(place) : this.store.live ? MOVED : HELP;
   }
@@ -130,7 +130,7 @@ export class RankGridView {
     const [label, role] = [layerName(store.rows[row] ?? ""), store.roles[column]];
     if (row < 0 || column < 0) {
       const cells = this.table.cellsIn({ row, column }, { row, column });
-      return `${row < 0 ? role : label} · ${cells.length} matrices · ${this.price(cells)}`;
+      return `${row < 0 ? role : label} · ${cells.length} matrices · ${this.worth(cells)}`;
     }
     const cell = store.cellAt(row, column);
     if (!cell) return `${label} · ${role} · no such matrix`;
@@ -139,6 +139,11 @@ export class RankGridView {
     const size = `${experts ? `${experts} experts of ` : ""}${shape[0]} × ${shape[1]}`;
     const worth = rank ? `r ${rank} → ${this.price([cell])}` : `frozen, rank up to ${most}`;
     return `${label} · ${role} · ${size} · ${worth}`;
+  }
+
+  /** @param {Cell[]} cells */
+  worth(cells) {
+    return cells.some((cell) => this.store.shownRank(cell)) ? this.price(cells) : "frozen";
   }
 
   /** @param {Cell[]} cells */

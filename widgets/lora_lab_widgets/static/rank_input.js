@@ -79,7 +79,10 @@ export class RankInput {
     if (event.altKey) return;
     if (!isDigit(event.key)) this.endNumber();
     const command = event.ctrlKey || event.metaKey;
-    if (this.onMoveKey(event, command) || (!command && this.onRankKey(event))) consume(event);
+    if (this.onMoveKey(event, command) || (!command && this.onRankKey(event))) {
+      consume(event);
+      this.table.setHover(null); // a pointer that rests there hides nothing of where the keys are
+    }
   }
 
   /** Whether the key is one that moves the focus or the selection, which is done then. */

@@ -40,6 +40,7 @@ export class RankTable {
         pointerover: (event) => this.onHover(event),
         pointerleave: () => this.setHover(null),
         focusin: (event) => this.onFocus(event),
+        focusout: () => this.on.looked(),
       },
     });
     this.pane = el("div", { class: "ll-rank-scroll" }, this.node);
@@ -58,7 +59,7 @@ export class RankTable {
       role: "columnheader", class: "ll-rank-role",
       title: `${role}: fill or clear the column`, text: role,
     }));
-    const corner = el("div", { role: "columnheader", "aria-label": "layer" });
+    const corner = el("div", { role: "columnheader" }, el("span", { class: "ll-sr", text: "layer" }));
     this.node.replaceChildren(
       el("div", { role: "row", class: "ll-rank-row ll-rank-top" }, corner, ...headers),
       ...rows.map((_, row) => this.buildRow(row)),

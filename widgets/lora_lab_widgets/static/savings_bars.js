@@ -32,7 +32,7 @@ export function memoryTable(rows) {
       const text = bytes === null ? "none" : formatBytes(bytes);
       return el("td", { "data-ll-bytes": bytes, text });
     });
-  const heads = ["", ...PARTS, "total"].map((part) => el("th", { scope: "col", text: part }));
+  const heads = ["plan", ...PARTS, "total"].map((part) => el("th", { scope: "col", text: part }));
   return [
     el("caption", { text: "Peak memory of a training step" }),
     el("thead", {}, el("tr", {}, ...heads)),
