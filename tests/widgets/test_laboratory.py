@@ -141,7 +141,7 @@ def test_theme_and_width_are_followed(bench: Bench) -> None:
     bench.tick(theme="dark", width=500)
     bench.tick(theme="dark", width=5000)
     bench.tick(theme="dark", width=100)
-    assert bench.fake.drawn[1:] == ["one 0 dark 496", "one 0 dark 900", "one 0 dark 320"]
+    assert bench.fake.drawn[1:] == ["one 0 dark 496", "one 0 dark 900", "one 0 dark 200"]
 
 
 def test_tabs_keep_what_they_measured(bench: Bench) -> None:

@@ -68,7 +68,10 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
         self._map_due = 0.0
         self._nothing = NOTHING_YET
         self._picker = Picker(
-            layout={"width": "200px"}, options=[("no site", "")], tooltip="the site that is shown"
+            description="site",
+            layout={"width": "230px"},
+            options=[("no site", "")],
+            style={"description_width": "initial"},
         )
         self._line = Line(_dim(NOTHING_YET))
         self._map = SiteMap(session.anatomy, layout=Place())

@@ -27,7 +27,7 @@ class FigureArea(ipywidgets.VBox):
         self._plot = Plot(library)
         self._words = ipywidgets.HTML(layout={"margin": "0"})
         self._words.add_class("ll-lab-words")
-        super().__init__([self._plot, self._words], layout={"overflow": "hidden"})
+        super().__init__([self._plot, self._words], layout={"overflow": "auto hidden"})
         self.clear()
 
     def show(self, figure: Any, words: str) -> None:

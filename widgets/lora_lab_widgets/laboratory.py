@@ -21,7 +21,7 @@ from lora_lab_widgets.panel import MessagePanel, Theme, Tick
 if TYPE_CHECKING:
     from lora_lab_widgets.session import Session
 
-NARROWEST = 320  # pixels that a figure gets at least
+NARROWEST = 200  # pixels that a figure gets at least; where there are fewer, it scrolls
 
 
 class LaboratoryPanel(MessagePanel):

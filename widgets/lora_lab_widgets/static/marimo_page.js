@@ -111,8 +111,8 @@ class Tree {
       select();
     });
     this.watch(model, "index", select);
-    this.watch(model, "tooltip", () => {
-      node.title = model.get("tooltip") ?? "";
+    this.watch(model, "description", () => {
+      node.setAttribute("aria-label", model.get("description"));
     });
   }
 }
