@@ -59,7 +59,8 @@ export class RankTable {
       role: "columnheader", class: "ll-rank-role",
       title: `${role}: fill or clear the column`, text: role,
     }));
-    const corner = el("div", { role: "columnheader" }, el("span", { class: "ll-sr", text: "layer" }));
+    const layer = el("span", { class: "ll-sr", text: "layer" });
+    const corner = el("div", { role: "columnheader" }, layer);
     this.node.replaceChildren(
       el("div", { role: "row", class: "ll-rank-row ll-rank-top" }, corner, ...headers),
       ...rows.map((_, row) => this.buildRow(row)),
