@@ -94,9 +94,9 @@ def test_painting_reprices_and_the_price_is_the_budget(wb):
     shown = wb.savings.budget
     assert shown.parameters_trainable == 4 * (64 + 64)
     tokens = int(wb.savings.settings_text.split("×")[1].split()[0])
-    expected = ll.budget(
-        wb.lm.model, wb.config, batch_size=2, sequence_length=tokens, padding_mask=True
-    )
+    step = {"batch_size": 2, "sequence_length": tokens, "padding_mask": True}
+    step["label_length"] = wb.plan.planned.price.inputs["label_length"]
+    expected = ll.budget(wb.lm.model, wb.config, **step)
     assert shown.to_json()["memory"] == expected.to_json()["memory"]
 
 

@@ -129,6 +129,8 @@ def _readers(
         cost.train(row, *shapes)
         cost.weights += MASTER * frozen
         cost.checkpoint += copies * r * site["checkpoint"] - MASTER * sum(map(math.prod, shapes))
+        if site["again"]:  # by the time that the product is walked back, its gradients are there
+            cost.freed[row] -= MASTER * sum(map(math.prod, shapes))
         thin = copies * r * tokens * element  # H = Ax
         cost.kept[row] += thin if site["module"] == first["module"] else 2 * thin
         cost.kept[row] += copies * r * width * element if stacked else 0

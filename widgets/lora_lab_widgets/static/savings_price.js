@@ -68,6 +68,7 @@ function addReaders(cost, price, sites) {
     const frozen = lora.copies * r * (width + site.out) - sumOf(shapes.map(entriesOf));
     if (lora.lengths) shapes.push([site.out]);
     train(cost, price, site, shapes);
+    if (site.again) cost.freed[row] -= sumOf(shapes.map(entriesOf)) * size;
     cost.weights += size * frozen;
     cost.checkpoint += lora.copies * r * site.checkpoint;
     const thin = lora.copies * r * tokens * element;
