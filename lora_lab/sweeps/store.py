@@ -216,8 +216,10 @@ class SweepStore:
         return next(filter(None, map(read_record, folders)), None)
 
 
-def _differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+def _differ(before: Any, now: Mapping[str, Any]) -> bool:
     """Whether two models or tasks are not the same: by their hashes, or by name without one."""
+    if not isinstance(before, Mapping):  # a file that somebody else has written
+        return True
     hashes = {"body", "data", "held_out", "task"} & now.keys()
     free = {"name"} if hashes and hashes <= before.keys() else hashes - before.keys()
     return any(before.get(key) != now.get(key) for key in {*before, *now} - free)
