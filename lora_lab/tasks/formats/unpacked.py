@@ -81,7 +81,7 @@ def _open_parquet(file: IO[bytes], source: str, most: int) -> tuple[Any, list[st
 
     Such texts name what they have in common with the one before, which may be all of it.
     """
-    from pyarrow import parquet
+    from pyarrow import parquet, types
 
     plain = parquet.ParquetFile(file)
     found = plain.metadata
@@ -95,7 +95,7 @@ def _open_parquet(file: IO[bytes], source: str, most: int) -> tuple[Any, list[st
     fronts = [c for c in texts if not set(c.encodings) <= _ENCODINGS]
     words = {c.path_in_schema for c in texts} - {c.path_in_schema for c in fronts}
     # Categories are such words already, and in an order that is lost if they are asked for.
-    words -= {f.name for f in plain.schema_arrow if pa.types.is_dictionary(f.type)}
+    words -= {f.name for f in plain.schema_arrow if types.is_dictionary(f.type)}
     reader = parquet.ParquetFile(file, read_dictionary=sorted(words))
     longest = max([c.total_uncompressed_size for c in fronts], default=0)
     return reader, sorted({c.path_in_schema for c in texts}), longest
