@@ -194,8 +194,8 @@ def _json(run: Run, result: RunResult) -> dict[str, Any]:
         "steps": run.snapshot.step,
         "seconds": round(result.seconds, 3),
         "metrics": result.metrics,
-        "intervals": result.intervals,
-        "evaluated": result.evaluated,
+        **({"intervals": result.intervals} if result.intervals else {}),
+        **({"evaluated": result.evaluated} if result.evaluated else {}),
         "notes": run.notes,
     }
 

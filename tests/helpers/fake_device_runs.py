@@ -201,6 +201,7 @@ class Case:
             model=self.model,
             metrics={},
             intervals={},
+            evaluations=SimpleNamespace(state=dict),
             run=SimpleNamespace(samples=(), store=SimpleNamespace(flush_log=int)),
             pace=Pace(),
             padding=Padding(),

@@ -369,7 +369,7 @@ def test_unknown_classes_and_fields_are_refused(tmp_path):
         ({"configs": [{"class": "TrainingConfig"}]}, "names the class 'TrainingConfig'"),
         ({"configs": [{"class": "LoraConfig", "cmd": 1}]}, "LoraConfig has no field 'cmd'"),
         ({"configs": []}, "names no method"),
-        ({"training": {"max_steps": -1}}, "max_steps is -1"),
+        ({"training": {"max_steps": -2}}, "max_steps is -2"),
     ):
         path.write_text(json.dumps({**config, **broken}))
         with pytest.raises(RunError, match=said):
