@@ -108,6 +108,38 @@ class MethodConfig(Config):
         return self
 
 
+def as_names(name: str, value: Any) -> Any:
+    """Return a tuple of what is a list or a set of names, the latter by the alphabet; else the
+    value: one text, or None.
+
+    Raises:
+        ConfigError: it is none of these; the line calls it by `name`.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+        raise ConfigError(f"{name} is {shown(value)}; it must be a list of names")
+    for each in (names := tuple(value)):
+        if not isinstance(each, str):
+            raise ConfigError(f"{name} has {shown(each)}; it must be a list of names")
+    return tuple(sorted(names)) if isinstance(value, (set, frozenset)) else names
+
+
+def as_layers(name: str, value: Any) -> tuple[int, ...] | None:
+    """Return the numbers of blocks, one of which may stand alone; None: nobody has said.
+
+    Raises:
+        ConfigError: one is none.
+    """
+    if value is None:
+        return None
+    ordered = sorted(value) if isinstance(value, (set, frozenset)) else value
+    numbers = tuple(ordered) if isinstance(ordered, Iterable) else (ordered,)
+    for number in numbers:
+        need_count(name, number, least=0)
+    return numbers
+
+
 def words(targets: Sequence[str] | str) -> str:
     """Return target modules as a title or a table has them."""
     return targets if isinstance(targets, str) else " ".join(targets)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lora_lab.errors import ConfigError
+from lora_lab.methods.config import as_names
 from lora_lab.methods.lora.peft_fields import PeftConfig, task_name
 
 
@@ -32,19 +32,12 @@ class LayerConfig(PeftConfig):
             raise ConfigError('target_modules is empty; name at least one, such as ["k", "v"]')
         if isinstance(saved := self.modules_to_save, str):
             raise ConfigError(f"modules_to_save is {saved!r}; it must be a list: [{saved!r}]")
-        object.__setattr__(self, "target_modules", as_names(self.target_modules))
+        object.__setattr__(self, "target_modules", as_names("target_modules", self.target_modules))
         for name in ("exclude_modules", "modules_to_save"):
-            object.__setattr__(self, name, as_names(getattr(self, name)) or None)
+            object.__setattr__(self, name, as_names(name, getattr(self, name)) or None)
         object.__setattr__(self, "task_type", task_name(self.task_type))
 
     def check_steps(self, total: int) -> None:  # noqa: ARG002
         """Refuse to train what is there for inference alone; see `MethodConfig.check_steps`."""
         if self.inference_mode:
             raise ConfigError("inference_mode=True trains nothing; set inference_mode=False")
-
-
-def as_names(value: Any) -> Any:
-    """Return a tuple of what is a list or a set, the latter by the alphabet; else the value."""
-    if value is None or isinstance(value, str):
-        return value
-    return tuple(sorted(value) if isinstance(value, (set, frozenset)) else value)

@@ -28,13 +28,18 @@ class LostAdapterError(RunError):
 
 
 def check_owned(
-    model: nn.Module, adapter: Adapter, learned: Iterable[nn.Parameter] = (), when: str = "trained"
+    model: nn.Module,
+    adapter: Adapter,
+    learned: Iterable[nn.Parameter] = (),
+    frozen: Iterable[nn.Parameter] = (),
+    when: str = "trained",
 ) -> None:
     """Raise if the adapter is not the one in force on the model.
 
     Args:
         model, adapter: a run's.
         learned: what has to have gradients.
+        frozen: what is to have none.
         when: what the run did meanwhile, in words.
 
     Raises:
@@ -51,6 +56,8 @@ def check_owned(
         what = "all adapters were switched off" if other is None else f"{other!r} was activated"
     elif not all(parameter.requires_grad for parameter in learned):
         what = f"parameters of the adapter {name!r} were frozen (requires_grad_(False))"
+    elif any(parameter.requires_grad for parameter in frozen):
+        what = "parameters of the base were set to learn (requires_grad_(True))"
     if what:
         raise LostAdapterError(f"{what} while the run {when}, so it cannot go on; start a new run")
     check_standing(model, adapter)

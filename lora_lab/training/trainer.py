@@ -172,6 +172,7 @@ class _Loop:
         self._whole = ""  # why they compute all logits, not those of labels alone
         self._modules = {id(module): module for module in self._replicas.model.modules()}
         self._learned: list[nn.Parameter] = []
+        self._frozen: list[nn.Parameter] = []
         self._moved: list[nn.Parameter] = []  # by the optimizer: they, or their masters
         self._identities: list[int] = []
         self._follow_parameters()
@@ -261,7 +262,7 @@ class _Loop:
                 last = i + 1 == len(passes)
                 with self._replicas.one_pass(last):
                     losses = losses + self._pass(batch, items, len(passes), last)
-        check_owned(self._model, self._adapter, self._learned)
+        check_owned(self._model, self._adapter, self._learned, self._frozen)
         norm = self._clip()
         seen = self._checks.before_update(number, losses, tokens, norm, self._scale)
         group = self._optimizer.param_groups[0]
@@ -354,6 +355,7 @@ class _Loop:
                 self._replicas.follow_parameters()
             self._identities = now
             self._learned = [p for p in self._model.parameters() if p.requires_grad]
+            self._frozen = [p for p in self._model.parameters() if not p.requires_grad]
             self._moved = [self._masters.of(p) for p in self._learned]
             self._fit.gradients.follow(self._learned)
 

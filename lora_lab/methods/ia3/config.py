@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.layer_config import LayerConfig, as_names
+from lora_lab.methods.config import as_names
+from lora_lab.methods.layer_config import LayerConfig
 from lora_lab.methods.lora.peft_fields import takes_peft_fields
 
 
@@ -33,7 +34,8 @@ class IA3Config(LayerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "feedforward_modules", as_names(self.feedforward_modules))
+        scaled = as_names("feedforward_modules", self.feedforward_modules)
+        object.__setattr__(self, "feedforward_modules", scaled)
         if self.init_ia3_weights not in (True, False):
             raise ConfigError(
                 f"init_ia3_weights is {self.init_ia3_weights!r}; use True, or False for tests"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from lora_lab._util.format import shown
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import (
+    as_layers,
+    as_names,
     need_count,
     need_mapping,
     need_positive,
@@ -125,7 +127,8 @@ class LoraConfig(PeftConfig):
         need_share("lora_dropout", self.lora_dropout)
         if isinstance(named := self.target_parameters, str):
             raise ConfigError(f"target_parameters is {named!r}; it must be a list: [{named!r}]")
-        object.__setattr__(self, "target_parameters", tuple(named or ()))
+        named = as_names("target_parameters", named) or ()
+        object.__setattr__(self, "target_parameters", named)
         if not self.target_modules and not named:
             raise ConfigError('target_modules is empty; name at least one, such as ["q", "v"]')
         if (found := find_init(self.init_lora_weights)) is None:
@@ -157,17 +160,14 @@ class LoraConfig(PeftConfig):
         if isinstance(saved := self.modules_to_save, str):
             raise ConfigError(f"modules_to_save is {saved!r}; it must be a list: [{saved!r}]")
         targets: Any = ("q", "v") if self.target_modules is None else self.target_modules
-        for target in () if isinstance(targets, str) else targets:
-            if not isinstance(target, str):
-                raise ConfigError(f"target_modules has {target!r}; it must be a list of names")
         if isinstance(targets, str) and targets.lower() == "all-linear":
             targets = "all-linear"
-        object.__setattr__(self, "target_modules", _as_tuple(targets))
+        object.__setattr__(self, "target_modules", as_names("target_modules", targets))
         object.__setattr__(self, "task_type", task_name(self.task_type))
-        if isinstance(layer := self.layers_to_transform, int):
-            object.__setattr__(self, "layers_to_transform", (layer,))
         for name in _LISTS:
-            object.__setattr__(self, name, _as_tuple(getattr(self, name)) or None)
+            object.__setattr__(self, name, as_names(name, getattr(self, name)) or None)
+        layers = as_layers("layers_to_transform", self.layers_to_transform)
+        object.__setattr__(self, "layers_to_transform", layers or None)
 
     def _check_tokens(self) -> None:
         given: Any = self.trainable_token_indices
@@ -175,6 +175,9 @@ class LoraConfig(PeftConfig):
             object.__setattr__(self, "trainable_token_indices", None)
             return
         lists = given if isinstance(given, Mapping) else {"": given}
+        for tokens in lists.values():
+            if not isinstance(tokens, Iterable):
+                raise ConfigError(f"trainable_token_indices is {given!r}; it must be a list of ids")
         lists = {name: tuple(tokens) for name, tokens in lists.items()}
         for tokens in lists.values():
             for token in tokens:
@@ -187,17 +190,14 @@ class LoraConfig(PeftConfig):
         object.__setattr__(self, "trainable_token_indices", kept)
 
     def _check_layers(self) -> None:
-        layers: Any = self.layers_to_transform
         for name in ("layers_to_transform", "layers_pattern"):
             if getattr(self, name) is not None and isinstance(self.target_modules, str):
                 raise ConfigError(
                     f"{name} goes with a list of target_modules, and here it is one text, "
                     f"{self.target_modules!r}; use a list, or say the layers in the expression"
                 )
-        if self.layers_pattern and layers is None:
+        if self.layers_pattern and self.layers_to_transform is None:
             raise ConfigError("layers_pattern says whose layers; give layers_to_transform too")
-        for layer in layers or ():
-            need_count("layers_to_transform", layer, least=0)
 
     @property
     def method(self) -> str:
@@ -258,11 +258,4 @@ class LoraConfig(PeftConfig):
         return alpha / r**0.5 if self.use_rslora else alpha / r
 
 
-_LISTS = "modules_to_save", "exclude_modules", "layers_to_transform", "layers_pattern"
-
-
-def _as_tuple(value: Any) -> Any:
-    """Return a tuple of what is a list or a set, the latter by the alphabet; else the value."""
-    if isinstance(value, (set, frozenset)):
-        return tuple(sorted(value))
-    return value if value is None or isinstance(value, (str, int)) else tuple(value)
+_LISTS = "modules_to_save", "exclude_modules", "layers_pattern"

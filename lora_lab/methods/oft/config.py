@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from lora_lab.errors import ConfigError
-from lora_lab.methods.config import MOST, need_count, need_positive, need_share
-from lora_lab.methods.layer_config import LayerConfig, as_names
+from lora_lab.methods.config import MOST, as_layers, as_names, need_count, need_positive, need_share
+from lora_lab.methods.layer_config import LayerConfig
 from lora_lab.methods.lora.peft_fields import takes_peft_fields
 
 
@@ -56,10 +56,10 @@ class OFTConfig(LayerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         layers = self.layers_to_transform
-        object.__setattr__(
-            self, "layers_to_transform", (layers,) if isinstance(layers, int) else as_names(layers)
-        )
-        object.__setattr__(self, "layers_pattern", as_names(self.layers_pattern))
+        numbers = as_layers("layers_to_transform", layers)
+        object.__setattr__(self, "layers_to_transform", numbers)
+        pattern = as_names("layers_pattern", self.layers_pattern)
+        object.__setattr__(self, "layers_pattern", pattern)
         if self.layers_pattern and layers is None:
             raise ConfigError("layers_pattern says whose layers; give layers_to_transform too")
         need_count("r", self.r, least=0, most=MOST)

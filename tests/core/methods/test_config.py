@@ -7,7 +7,9 @@ from lora_lab.configs import (
     BitFitConfig,
     BottleneckConfig,
     FullConfig,
+    IA3Config,
     LoraConfig,
+    OFTConfig,
     PrefixEmbedConfig,
     PrefixLayerConfig,
     TrainingConfig,
@@ -53,6 +55,16 @@ def test_the_default_is_the_papers_target_in_peft_terms():
         ({"lora_dropout": 1.0}, "lora_dropout is 1.0; it must lie in [0, 1)"),
         ({"target_modules": []}, "target_modules is empty; name at least one"),
         ({"target_modules": [1]}, "target_modules has 1; it must be a list of names"),
+        ({"target_modules": 5}, "target_modules is 5; it must be a list of names"),
+        ({"target_modules": {"q": 1}}, "target_modules is {'q': 1}; it must be a list of names"),
+        ({"exclude_modules": 3}, "exclude_modules is 3; it must be a list of names"),
+        ({"exclude_modules": [None]}, "exclude_modules has None; it must be a list of names"),
+        ({"modules_to_save": True}, "modules_to_save is True; it must be a list of names"),
+        ({"modules_to_save": [2]}, "modules_to_save has 2; it must be a list of names"),
+        ({"target_parameters": 5}, "target_parameters is 5; it must be a list of names"),
+        ({"layers_to_transform": 1, "layers_pattern": 7}, "layers_pattern is 7; it must be a list"),
+        ({"layers_to_transform": 1.5}, "layers_to_transform is 1.5; it must be a whole number"),
+        ({"trainable_token_indices": 5}, "trainable_token_indices is 5; it must be a list of ids"),
         ({"init_lora_weights": "none-such"}, "init_lora_weights is 'none-such'; use True, False"),
         ({"init_lora_weights": "pissa_niter_0"}, "init_lora_weights is 'pissa_niter_0'; use True"),
         ({"modules_to_save": "score"}, "modules_to_save is 'score'; it must be a list: ['score']"),
@@ -171,3 +183,11 @@ def test_impossible_settings_of_other_methods_are_refused(make, message):
     with pytest.raises(ConfigError) as caught:
         make()
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [IA3Config, OFTConfig])
+@pytest.mark.parametrize("name", ["target_modules", "exclude_modules", "modules_to_save"])
+@pytest.mark.parametrize("value", [5, [1], {"q": 1}])
+def test_names_of_layers_are_a_list_of_them(kind, name, value):
+    with pytest.raises(ConfigError, match=f"{name} (is|has) .*; it must be a list of names"):
+        kind(**{name: value})

@@ -40,6 +40,14 @@ TAKEN = {
     "switched off": (lambda model: known(model).switch(None), "all adapters were switched off whi"),
     "another one": (lambda model: known(model).switch("other"), "'other' was activated while"),
     "frozen": (lambda model: model.requires_grad_(False), "of the adapter 'default' were frozen"),
+    "a base that learns": (
+        lambda model: model.requires_grad_(True),
+        r"parameters of the base were set to learn \(requires_grad_\(True\)\) while the run tra",
+    ),
+    "part of the base": (
+        lambda model: model.get_input_embeddings().requires_grad_(True),
+        "parameters of the base were set to learn",
+    ),
     "part frozen": (
         lambda model: next(ll.attached(model)["default"].parameters()).requires_grad_(False),
         "parameters of the adapter 'default' were frozen",
