@@ -13,7 +13,6 @@ from ipywidgets import Widget
 from lora_lab.models import LoadedModel
 from lora_lab.tasks import Task
 from lora_lab.tasks.embedded.registry import EMBEDDED
-from lora_lab.tasks.families.base import Lengths
 from lora_lab_widgets import plan
 
 ANSWERING = {"_handle_msg", "_receive", "_beat"}
@@ -33,10 +32,10 @@ def one_mini_e2e() -> Iterator[None]:
 
     That is two thirds of what a bench of a tiny model takes.
     """
-    own, find = EMBEDDED["mini-e2e"], plan.longest_example
+    own, find = EMBEDDED["mini-e2e"], plan.longest_and_labels
     known: dict[tuple[Any, ...], Any] = {}
 
-    def longest_example(lm: LoadedModel, task: Task, max_length: int) -> Lengths:
+    def longest_and_labels(lm: LoadedModel, task: Task, max_length: int) -> Any:
         tokenizer: Any = lm.tokenizer
         if tokenizer is None:
             return find(lm, task, max_length)
@@ -50,7 +49,7 @@ def one_mini_e2e() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(EMBEDDED, "mini-e2e", own._replace(make=functools.cache(own.make)))
-        patch.setattr(plan, "longest_example", longest_example)
+        patch.setattr(plan, "longest_and_labels", longest_and_labels)
         yield
 
 
