@@ -300,9 +300,9 @@ def _compare(record: RunRecord, lm: LoadedModel, task: Any) -> None:
                 "its adapter"
             )
     order = _class_order(record)
-    if order is not None and order != (now := in_order(lm.model.config, task.labels)):
+    if order is not None and order != (here := in_order(lm.model.config, task.labels)):
         raise RunError(
-            f"the head of {lm.card.name} has the classes in the order {one_line(some(now))}, and "
+            f"the head of {lm.card.name} has the classes in the order {one_line(some(here))}, and "
             f"in run {record.id} it was {one_line(some(order))}; load it with labels in that order"
         )
     if known.get("base") != base_fingerprint(lm.model):
