@@ -205,6 +205,7 @@ class Case:
             run=SimpleNamespace(samples=(), store=SimpleNamespace(flush_log=int)),
             pace=Pace(),
             padding=Padding(),
+            evaluations=SimpleNamespace(state=dict),
         )
         saved_state.check_numbers(self.model, self.adapter)
         state = {"step": 2, **saved_state.checkpoint_state(worker)}  # as a store reads it
@@ -225,6 +226,7 @@ class Case:
             Observer(self.adapter, recorder).observe(1, watched, now=True)
         if self.method == "LoRA" and self.dtype == torch.float32 and not self.two:
             self.data.evaluate(adapted=True)
+            self.data.evaluate_quickly(lambda _: None)
 
     def merge(self) -> None:
         """There and back; some methods say that they cannot."""

@@ -119,8 +119,9 @@ def test_ll_runs_lists_runs_whatever_was_imported():
 
 
 # Five steps of warm-up were all of a short run: a share of the run's steps since. And gated MLPs
-# keep less by themselves, to the same bits.
+# keep less by themselves, to the same bits. -1 steps are 100, or what `num_train_epochs` take.
 NEW_DEFAULTS = {
+    ("TrainingConfig", "max_steps"): "-1",
     ("TrainingConfig", "warmup_steps"): "0.05",
     ("TrainingConfig", "recompute_mlp"): "None",
 }
