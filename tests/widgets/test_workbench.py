@@ -11,9 +11,11 @@ import lora_lab as ll
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.lora.targets import ranks as ranks_of
 from lora_lab.runs.run_file import RunConfig
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.training.snapshot import Failure
 from lora_lab_widgets import Workbench
 from tests.helpers.tiny_chat import tiny_chat_model
+from tests.helpers.tiny_run import tiny_lm, tiny_task
 
 PARTS = ("weights", "gradients", "optimizer", "activations")
 QUICK = {"max_steps": 4, "per_device_train_batch_size": 2, "max_length": 96, "eval_examples": 0}
@@ -372,3 +374,21 @@ def test_what_is_set_up_becomes_a_run_file_or_the_reason_why_not(wb, tmp_path, m
     assert RunConfig.read(tmp_path / "run.yaml").training.max_steps == 7, "what is there stays"
     assert RunConfig.read(tmp_path / "run-2.yaml").training.max_steps == 8
     assert wb.panel.run_file["commands"][0]["text"] == "lora-lab train run-2.yaml"
+
+
+def test_epochs_and_evaluations_are_settings_that_may_be_empty(tmp_path):
+    wb = Workbench(tiny_lm(), task=tiny_task(32), output_dir=tmp_path, **QUICK)
+    settings = wb.plan.settings
+    assert (settings["num_train_epochs"], settings["eval_steps"]) == ("", "")
+    assert wb.plan.training()["max_steps"] == 4
+    wb.plan.merge({"num_train_epochs": 1.5, "eval_steps": 6})
+    assert wb.plan.steps(wb.plan.settings) == 24, "16 steps of two examples are an epoch"
+    assert wb.run_panel.plan["schedule"][-1][0] == 24
+    training = TrainingConfig.from_dict(wb.plan.training(wb.plan.typed()))
+    assert (training.max_steps, training.num_train_epochs, training.eval_steps) == (-1, 1.5, 6)
+    wb.plan.merge({"num_train_epochs": "many"})
+    with pytest.raises(ConfigError, match="num_train_epochs is 'many'; it must be a number"):
+        wb.plan.typed()
+    given = Workbench(tiny_lm(), task=tiny_task(32), num_train_epochs=2, eval_steps=3)
+    assert given.plan.settings["num_train_epochs"] == 2
+    assert given.plan.settings["eval_steps"] == 3

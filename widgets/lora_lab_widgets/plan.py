@@ -52,6 +52,8 @@ TRAINING = (
     "seed",
 )
 """The fields of `TrainingConfig` that are settings."""
+OPTIONAL = "num_train_epochs", "eval_steps"
+"""Those that may be left empty; epochs take the place of steps."""
 REPRICED = ("task", "per_device_train_batch_size", "max_length", "lora_dropout")
 """The settings that change what every plan costs."""
 _UNSHOWN = "gradient_checkpointing", "recompute_mlp"  # and change what a step costs
@@ -111,6 +113,7 @@ class PlanModel(traitlets.HasTraits):
         given = dict(training or {})
         TrainingConfig.from_dict(given)  # refuses what does not exist or cannot work
         shown = {name: given.pop(name, getattr(default, name)) for name in TRAINING}
+        shown |= {name: "" if (own := given.pop(name, None)) is None else own for name in OPTIONAL}
         self._unshown = given
         super().__init__(
             settings={"task": task.name, **shown, **default_values(), **values},
@@ -153,7 +156,8 @@ class PlanModel(traitlets.HasTraits):
 
     def take_training(self, fields: Mapping[str, Any]) -> None:
         """Set fields of `TrainingConfig`; those that are no setting hold for every run."""
-        shown = {name: value for name, value in fields.items() if name in TRAINING}
+        names = *TRAINING, *OPTIONAL
+        shown = {name: value for name, value in fields.items() if name in names}
         self._unshown |= {name: value for name, value in fields.items() if name not in shown}
         self.merge(shown)
 
@@ -216,7 +220,7 @@ class PlanModel(traitlets.HasTraits):
         if not entry.methods:
             assert self._given
             return self._given[1]
-        return entry.config(values, self.anatomy, ranks, self._templates, values["max_steps"])
+        return entry.config(values, self.anatomy, ranks, self._templates, self.steps(values))
 
     def typed(self) -> dict[str, Any]:
         """Return the settings as numbers, whole ones as int; the configs check the ranges later.
@@ -227,12 +231,27 @@ class PlanModel(traitlets.HasTraits):
         """
         values, chosen = self.settings, entries().get(self.settings["method"])
         training = {n: number(n, values[n], whole=n != "learning_rate") for n in TRAINING}
+        given = (n for n in OPTIONAL if values[n] != "")
+        training |= {n: number(n, values[n], whole=False) for n in given}
         return {**values, **training, **typed(values, chosen.fields if chosen else ())}
 
     def training(self, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the fields of `TrainingConfig`, with these settings or with those on show."""
         values = self.settings if values is None else values
-        return {name: values[name] for name in TRAINING} | self._unshown
+        given = {name: values[name] for name in OPTIONAL if values[name] != ""}
+        steps = {"max_steps": -1} if "num_train_epochs" in given else {}
+        return {name: values[name] for name in TRAINING} | given | steps | self._unshown
+
+    def steps(self, values: Mapping[str, Any]) -> Any:
+        """Return how many steps settings come to; `max_steps` as it was typed without epochs.
+
+        Raises:
+            ConfigError, TypeError: a setting that cannot be.
+        """
+        if values["num_train_epochs"] == "":
+            return values["max_steps"]
+        training = TrainingConfig.from_dict(self.training(values))
+        return training.for_examples(len(self.task_called(values["task"]).train)).max_steps
 
     def dry_run(self, full: bool) -> Callable[[], Memory]:
         """Return what measures the plan on a thread, or raises there why it cannot be.
@@ -261,10 +280,11 @@ class PlanModel(traitlets.HasTraits):
         self.set_trait("planned", self._planned(price))
 
     def _planned(self, price: Price) -> Planned:
-        settings, ranks, steps = self.settings, self.ranks, self.settings["max_steps"]
+        settings, ranks, steps = self.settings, self.ranks, None
         entry, config, cost, error = None, None, None, ""
         try:
             entry = self.entry(settings)
+            steps = self.steps(settings)
             config = self.config
             if settings["method"] != "LoRA":
                 cost = budget(self.anatomy, config, **price.inputs)

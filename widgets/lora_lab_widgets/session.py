@@ -20,7 +20,7 @@ from lora_lab_widgets.grid_cells import first_of
 from lora_lab_widgets.live_adapter import ADAPTER, LiveAdapter, over, resting
 from lora_lab_widgets.message_throttle import MessageThrottle
 from lora_lab_widgets.panel import Theme, Tick
-from lora_lab_widgets.plan import TRAINING, PlanModel
+from lora_lab_widgets.plan import OPTIONAL, TRAINING, PlanModel
 from lora_lab_widgets.plot import PlotlyScript
 from lora_lab_widgets.resume import chosen_configs, resumed_run, write_report
 from lora_lab_widgets.run_files import write_run_file
@@ -136,6 +136,7 @@ class Session(traitlets.HasTraits):
         self.needs_rest(f"resume run {run.id}")
         training = run.training.to_dict()
         shown = {name: training[name] for name in TRAINING} | {"task": run.task.name}
+        shown |= {name: training.get(name, "") for name in OPTIONAL}
 
         def show() -> None:
             with self.plan.hold_trait_notifications():

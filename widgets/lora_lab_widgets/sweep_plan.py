@@ -113,6 +113,7 @@ def cells_of(texts: SweepTexts, plan: PlanModel) -> tuple[Cell, ...]:
         )
     try:
         training = TrainingConfig.from_dict(plan.training())
+        training = training.for_examples(len(plan.task.train))
     except TypeError as error:
         raise ConfigError(f"the settings of the run cannot be: {error}") from None
     every = itertools.product(*axes.values())

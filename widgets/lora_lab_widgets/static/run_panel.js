@@ -175,8 +175,9 @@ class RunPanelView extends PanelView {
     this.id.textContent = snapshot.run_id;
     this.strip.draw(problem);
     this.form.blame(problem?.field);
-    const steps = total || Number(this.model.get("settings").max_steps) || 0;
     const schedule = this.model.get("plan").schedule ?? [];
+    const typed = Number(this.model.get("settings").max_steps) || 0;
+    const steps = total || schedule.at(-1)?.[0] || typed;
     const fits = schedule.at(-1)?.[0] === steps;
     this.chart.draw(losses, steps, snapshot.loss_unit, snapshot.held_out, fits ? schedule : []);
     this.table.draw(losses, snapshot.loss_unit);
