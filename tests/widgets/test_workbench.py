@@ -383,7 +383,7 @@ def test_epochs_and_evaluations_are_settings_that_may_be_empty(tmp_path):
     assert wb.plan.training()["max_steps"] == 4
     wb.plan.merge({"num_train_epochs": 1.5, "eval_steps": 6})
     assert wb.plan.steps(wb.plan.settings) == 24, "16 steps of two examples are an epoch"
-    assert wb.run_panel.plan["schedule"][-1][0] == 24
+    assert wb.panel.plan["schedule"][-1][0] == 24
     training = TrainingConfig.from_dict(wb.plan.training(wb.plan.typed()))
     assert (training.max_steps, training.num_train_epochs, training.eval_steps) == (-1, 1.5, 6)
     wb.plan.merge({"num_train_epochs": "many"})
