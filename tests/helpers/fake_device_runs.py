@@ -205,7 +205,6 @@ class Case:
             run=SimpleNamespace(samples=(), store=SimpleNamespace(flush_log=int)),
             pace=Pace(),
             padding=Padding(),
-            evaluations=SimpleNamespace(state=dict),
         )
         saved_state.check_numbers(self.model, self.adapter)
         state = {"step": 2, **saved_state.checkpoint_state(worker)}  # as a store reads it
