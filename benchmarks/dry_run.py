@@ -12,6 +12,7 @@ from lora_lab.budget.meter import Meter
 from lora_lab.budget.reading import MemoryReading
 from lora_lab.configs import LoraConfig
 from lora_lab.methods.api import attach
+from lora_lab.methods.recompute_mlp import recomputed_mlps
 from lora_lab.tasks.label_logits import label_logits
 
 PLAN = LoraConfig(r=8, target_modules="all-linear")
@@ -113,7 +114,7 @@ def measure(config: Any, plan: LoraConfig | None, checkpointing: bool, size: Siz
     for _ in range(2):
         optimizer.zero_grad()
         with meter.measure(ids.numel()):
-            with label_logits(model, ids.numel()):
+            with label_logits(model, ids.numel()), recomputed_mlps(model):
                 loss = model(input_ids=ids, attention_mask=mask, labels=ids).loss
             loss.backward()
         with meter.measure_update():
