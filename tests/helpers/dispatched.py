@@ -31,8 +31,11 @@ def spread(
         return AutoModelForCausalLM.from_pretrained(folder, device_map=device_map, dtype=dtype)
 
 
-def spread_lm(folder: Path, device_map: dict[str, str], seed: int = 0) -> LoadedModel:
-    return LoadedModel.given(spread(folder, device_map, seed), tiny_tokenizer(), "tiny-llama")
+def spread_lm(
+    folder: Path, device_map: dict[str, str], seed: int = 0, dtype: torch.dtype = torch.float32
+) -> LoadedModel:
+    model = spread(folder, device_map, seed, dtype)
+    return LoadedModel.given(model, tiny_tokenizer(), "tiny-llama")
 
 
 LORA = ll.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"])

@@ -196,7 +196,7 @@ def test_a_folders_name_is_no_pattern(tmp_path: Path) -> None:
 
 def test_rows_in_memory_have_no_encoding(tmp_path: Path) -> None:
     rows = [("a", "x"), ("b", "y")]
-    with pytest.raises(TaskError, match="list in memory has no encoding and no sep"):
+    with pytest.raises(TaskError, match="list in memory has no encoding, sep or field"):
         load_task(rows, encoding="cp1252")
     held_out = tmp_path / "v.csv"
     held_out.write_bytes("0^1\né^x\n".encode("cp1252"))
