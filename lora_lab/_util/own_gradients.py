@@ -74,12 +74,17 @@ class OwnHook:
     def __init__(self, owner: OwnGradients, place: int) -> None:
         self.owner, self.place = owner, place
 
-    def __call__(self, _: Tensor) -> None:
+    def __call__(self, gradient: Tensor | None) -> None:
         """Raise in another thread's backward pass.
+
+        Args:
+            gradient: None: the parameter has none of what a layer gives back, and nothing is added.
 
         Raises:
             AdapterError: it is one.
         """
+        if gradient is None:
+            return
         owner = self.owner
         if owner.mine and not owner.mine():
             raise AdapterError(

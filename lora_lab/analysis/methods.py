@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,8 +156,9 @@ def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") ->
     groups: defaultdict[str, list[RunRecord]] = defaultdict(list)
     for record in ended:
         groups[same_but(full_settings(record), _IN_A_ROW)].append(record)
-    words = _in_words([group[0] for group in groups.values()])
-    rows = [_row(group, metric, words[id(group[0])]) for group in groups.values()]
+    told = ("learning_rate", *_IN_A_ROW)
+    words = settings_of_rows([group[0] for group in groups.values()], told)
+    rows = [_row(*pair, metric) for pair in zip(groups.values(), words, strict=True)]
     shared = settings[0]
     return MethodComparison(
         metric=metric,
@@ -183,17 +184,22 @@ def _settings(record: RunRecord) -> dict[str, Any]:
         ) from None
 
 
-def _in_words(records: Sequence[RunRecord]) -> dict[int, str]:
-    """Return {id of a row's first run: its setting}."""
-    of_method: defaultdict[str, list[RunRecord]] = defaultdict(list)
-    for record in records:
-        of_method[named(record)].append(record)
-    told = {"learning_rate", *_IN_A_ROW}
-    return {
-        id(record): words
-        for own in of_method.values()
-        for record, words in zip(own, settings_in_words(own, told), strict=True)
-    }
+def settings_of_rows(records: Sequence[RunRecord], told: Collection[str]) -> list[str]:
+    """Return each row's setting, with what tells it from the other rows of its method.
+
+    Args:
+        records: of each row the first run.
+        told: training settings that are told elsewhere, or not at all.
+    """
+    of_method: defaultdict[str, list[int]] = defaultdict(list)
+    for place, record in enumerate(records):
+        of_method[named(record)].append(place)
+    words = [""] * len(records)
+    for places in of_method.values():
+        own = settings_in_words([records[place] for place in places], told)
+        for place, setting in zip(places, own, strict=True):
+            words[place] = setting
+    return words
 
 
 def named(record: RunRecord) -> str:
@@ -201,7 +207,7 @@ def named(record: RunRecord) -> str:
     return str(record.config["method"]).removesuffix(_HEAD)
 
 
-def _row(runs: Sequence[RunRecord], metric: str, setting: str) -> MethodRow:
+def _row(runs: Sequence[RunRecord], setting: str, metric: str) -> MethodRow:
     scores = (final_score(run, metric) for run in runs)
     return MethodRow(
         method=named(runs[0]),

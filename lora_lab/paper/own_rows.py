@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lora_lab._util.format import format_number
-from lora_lab.analysis.differing import NO_MATTER, full_settings, same_but, settings_in_words
+from lora_lab.analysis.differing import NO_MATTER, full_settings, same_but
 from lora_lab.analysis.identity import fingerprints
+from lora_lab.analysis.methods import named, settings_of_rows, trained
 from lora_lab.analysis.records import end_state, metrics
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs.records import RunRecord, read_record
@@ -69,15 +70,11 @@ def own_rows(
     for run in ended:
         told = json.dumps(fingerprints(run), sort_keys=True, default=str)
         groups[told + same_but(full_settings(run), _SEED)].append(run)
-    by_method: defaultdict[str, list[list[RunRecord]]] = defaultdict(list)
-    for group in groups.values():
-        by_method[group[0].config["method"]].append(group)
+    settings = settings_of_rows([group[0] for group in groups.values()], _SEED)
     rows: list[dict[str, str]] = []
-    for alike in by_method.values():
-        settings = settings_in_words([group[0] for group in alike], _SEED)
-        for group, setting in zip(alike, settings, strict=True):
-            for labels, scores in _rows(header, group, setting):
-                _add(rows, labels, scores)
+    for group, setting in zip(groups.values(), settings, strict=True):
+        for labels, scores in _rows(header, group, setting):
+            _add(rows, labels, scores)
     names = (*header, *dict.fromkeys(name for row in rows for name in row if name not in header))
     return names, tuple(tuple(row.get(name, "") for name in names) for row in rows)
 
@@ -88,13 +85,12 @@ def _rows(
     """Yield a group's rows as (what stands in front, scores)."""
     config = group[0].config
     first = config["configs"][0]
-    task, method = str(config["task"]["name"]), str(config["method"])
-    trainable = max((run.summary or {}).get("trainable", 0) for run in group)
+    task, method = str(config["task"]["name"]), named(group[0])
     labels = {
         "model": str(config["model"].get("name") or ""),
         "method": method if "setting" in header else ", ".join(filter(None, (method, setting))),
         "setting": setting,
-        "parameters": f"{trainable / 1e6:.3g}M",
+        "parameters": f"{max(map(trained, group)) / 1e6:.3g}M",
         "weights": _targets(first) if "r" in header or _of_rank(first) in header else setting,
         "r": str(first.get("r", "")),
         "task": task,

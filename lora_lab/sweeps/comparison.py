@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab._util.json_files import read_json
 from lora_lab.analysis.choices import Choices, MethodChoice, best_rate, remarks
-from lora_lab.analysis.differing import settings_in_words
-from lora_lab.analysis.methods import named, trained
+from lora_lab.analysis.methods import named, settings_of_rows, trained
 from lora_lab.anatomy.api import anatomy
 from lora_lab.budget.forecast import budget as forecast
 from lora_lab.checkpoint.loading import load_adapter
@@ -106,7 +105,8 @@ class Comparison:
             for cell in sweep.cells:
                 of_method[repr(cell.configs)].append(cell)
             found = [self._chosen(own, sweep, records) for own in of_method.values()]
-            words = _in_words([first for _, _, first, _ in found])
+            firsts = [first for _, _, first, _ in found]
+            words = settings_of_rows(firsts, ("learning_rate", "seed"))
             for (curve, rate, first, chosen), setting in zip(found, words, strict=True):
                 values = tuple(reported.score(records[name], cell) for name, cell in chosen)
                 name, trainable = named(first), trained(first)
@@ -250,17 +250,6 @@ def _common(training: Mapping[str, Any]) -> TrainingConfig:
     if refused := training.keys() & {"learning_rate", "seed"}:
         raise ConfigError(f"{min(refused)} is what is compared over; give rates and seeds")
     return TrainingConfig.from_dict(training)
-
-
-def _in_words(records: Sequence[RunRecord]) -> list[str]:
-    """Return the settings of methods, with what tells two of one name apart."""
-    names = [record.config["method"] for record in records]
-    told = ("learning_rate", "seed")
-    return [
-        dict(zip(map(id, own), settings_in_words(own, told), strict=True))[id(record)]
-        for record, name in zip(records, names, strict=True)
-        for own in [[r for r, n in zip(records, names, strict=True) if n == name]]
-    ]
 
 
 def _halves(task: Task, count: int) -> tuple[Task, Task]:

@@ -288,17 +288,20 @@ def test_what_cannot_be_scaled_is_refused_and_nothing_changes():
 
 
 def test_in_half_precision_what_cancels_leaves_no_rounding_behind():
-    model = tiny("llama").to(torch.bfloat16)
-    torch.manual_seed(0)
-    adapter = attach(model, LoraConfig(r=4, lora_alpha=40, init_lora_weights=False))
-    found = find_intruders(adapter.sites.values(), adapter.base_weight, epsilon=0.8)
-    for factor in (1, 0.3, 0):
-        with scaled_intruders(model, found, factor):
-            scaled = logits(model)
-        assert scaled.dtype == torch.bfloat16
-        expected = built_logits(model, adapter, found, factor)
-        # The base model's own rounding is 0.009; two updates side by side that cancel give 0.05.
-        assert float((scaled - expected).norm() / expected.norm()) < 0.025
+    errors = []
+    for seed in range(4):
+        model = tiny("llama").to(torch.bfloat16)
+        torch.manual_seed(seed)
+        adapter = attach(model, LoraConfig(r=4, lora_alpha=40, init_lora_weights=False))
+        found = find_intruders(adapter.sites.values(), adapter.base_weight, epsilon=0.8)
+        for factor in (1, 0.3, 0):
+            with scaled_intruders(model, found, factor):
+                scaled = logits(model)
+            assert scaled.dtype == torch.bfloat16
+            expected = built_logits(model, adapter, found, factor)
+            errors.append(float((scaled - expected).norm() / expected.norm()))
+    # The base model's own rounding is 0.009; two updates side by side that cancel give 0.05.
+    assert sum(errors) / len(errors) < 0.02
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -66,7 +66,7 @@ def net(layer="BatchNorm"):
 
 def train(model, adapter, steps=5, shift=0.0):
     model.train()
-    optimizer = torch.optim.SGD([p for p in adapter.parameters() if p.requires_grad], 1e-2)
+    optimizer = torch.optim.SGD([p for p in adapter.parameters() if p.requires_grad], 1e-3)
     for _ in range(steps):
         optimizer.zero_grad()
         model(X + shift).pow(2).sum().backward()

@@ -91,6 +91,7 @@ def test_new_fields_at_their_defaults_are_in_no_dict():
         "loraplus_lr_ratio", "warmup_steps", "lr_scheduler_type", "weight_decay", "max_grad_norm",
         "max_length", "eval_examples", "save_steps", "gradient_checkpointing", "recompute_mlp",
         "seed", "report_to", "train_sampling_strategy",
+        "init_draws",  # what is recorded without it began otherwise
     }  # fmt: skip
     assert TrainingConfig(adam_beta2=0.95).to_dict()["adam_beta2"] == 0.95
     assert TrainingConfig().to_dict()["max_steps"] == 100

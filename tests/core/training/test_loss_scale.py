@@ -212,7 +212,8 @@ def test_gradients_are_float32s_where_a_step_has_many_tokens(tmp_path):
 
     def first_moments(lm: LoadedModel) -> torch.Tensor:
         config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
-        fit = Recorded(tmp_path, lm, config, max_steps=12, max_grad_norm=0.0)
+        # The rounding of float16 itself, 1 to 5 % by the start, is 0.012 here however many tokens.
+        fit = Recorded(tmp_path, lm, config, max_steps=12, max_grad_norm=0.0, seed=3)
         plain = fit.fit
 
         def share(output, labels, items):
