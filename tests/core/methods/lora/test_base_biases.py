@@ -271,7 +271,8 @@ def test_what_cannot_be_is_named_before_anything_is_changed(tmp_path):
     for value in ("some", True, ["all"]):
         rewrite_settings(tmp_path, lambda settings, v=value: settings.update(bias=v))
         unchecked(tmp_path)
-        with pytest.raises(AdapterError, match=r"bias is (.*, none of none, all, lora_only|no text)"):
+        told = r"bias is (.*, none of none, all, lora_only|no text)"
+        with pytest.raises(AdapterError, match=told):
             ll.load_adapter(tiny("bert"), tmp_path)
 
 
