@@ -11,7 +11,7 @@ const FIELDS = [
   ["learning_rate", "learning rate", "peak rate of AdamW"],
   ["max_length", "max length", "tokens of an example; longer ones are cut"],
   ["num_train_epochs", "epochs", "in place of steps: how often the examples are gone through"],
-  ["eval_steps", "eval steps", "held-out examples are scored every so many steps; empty: not"],
+  ["eval_steps", "eval every", "held-out examples are scored every so many steps; empty: not"],
   ["seed", "seed", "of the adapter's start, the data's order and dropout"],
 ];
 const METHOD = { name: "method", label: "method",
