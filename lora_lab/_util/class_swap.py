@@ -5,6 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 
+def disguised(mixin: type, base: Any, **members: Any) -> Any:
+    """Return `with_mixin`'s subclass that looks, copies and pickles under its base's name."""
+    looks = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+    return with_mixin(mixin, base, base.__name__, {**looks, "__doc__": base.__doc__, **members})
+
+
 def with_mixin(mixin: type, base: Any, name: str, members: dict[str, Any]) -> Any:
     """Return a subclass of `base`, with `mixin`'s methods before its own, for its instances.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from lora_lab._util.format import format_number, plural
 from lora_lab._util.tables import Table
+from lora_lab.analysis.seeds import OverSeeds
 from lora_lab.tasks.metrics import metric_of
 
 FEW_RATES, FEW_SEEDS = 5, 3
@@ -26,7 +27,7 @@ _T = (
 
 
 @dataclass(frozen=True)
-class MethodChoice:
+class MethodChoice(OverSeeds):
     """One method at its best rate.
 
     Attributes:
@@ -45,16 +46,6 @@ class MethodChoice:
     curve: Mapping[float, tuple[float, ...]]
     learning_rate: float
     values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """The mean of the values."""
-        return statistics.fmean(self.values)
-
-    @property
-    def spread(self) -> float | None:
-        """The standard deviation of the values (n − 1); None of a single seed."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def name(self) -> str:
@@ -133,7 +124,7 @@ class Choices:
     def _sentence(self, train_examples: int, among: int) -> str:
         best = self.best(train_examples)
         where = f"From {plural(train_examples, 'example')}: " if among > 1 else ""
-        text = f"{where}{best.name} has the best {metric_of(self.metric).label}, {_score(best)}"
+        text = f"{where}{best.name} has the best {metric_of(self.metric).label}, {best.score}"
         others = [row for row in self._of(train_examples) if row is not best]
         if not others:
             return f"{text}."
@@ -191,11 +182,6 @@ def remarks(rows: Iterable[MethodChoice]) -> list[str]:
     return told
 
 
-def _score(row: MethodChoice) -> str:
-    spread = "" if row.spread is None else f" ± {row.spread:.2g}"
-    return format_number(row.mean) + spread
-
-
 def _cells(row: MethodChoice) -> tuple[str, ...]:
     return (
         f"{row.train_examples:,}",
@@ -203,5 +189,5 @@ def _cells(row: MethodChoice) -> tuple[str, ...]:
         row.setting,
         f"{row.trainable:,}",
         f"{row.learning_rate:g}",
-        _score(row),
+        row.score,
     )

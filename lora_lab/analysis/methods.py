@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_lab._util.format import format_bytes, format_number, plural
+from lora_lab._util.format import format_bytes, plural
 from lora_lab._util.tables import Table
 from lora_lab.analysis.differing import NO_MATTER, full_settings, same_but, settings_in_words
 from lora_lab.analysis.identity import OLDER, untold
@@ -22,6 +22,7 @@ from lora_lab.analysis.records import (
     shared_settings,
     training_settings,
 )
+from lora_lab.analysis.seeds import OverSeeds
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord
 from lora_lab.tasks.metrics import NATS, metric_of
@@ -38,7 +39,7 @@ _FIX = "compare runs of one model, task and training that differ in method, lear
 
 
 @dataclass(frozen=True)
-class MethodRow:
+class MethodRow(OverSeeds):
     """One method with one setting, over its runs.
 
     Attributes:
@@ -61,16 +62,6 @@ class MethodRow:
     seconds: float
     peak_memory: int
     checkpoint_bytes: int
-
-    @property
-    def mean(self) -> float:
-        """The mean of the values."""
-        return statistics.fmean(self.values)
-
-    @property
-    def spread(self) -> float | None:
-        """The standard deviation of the values (n − 1); None of a single run."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True, repr=False)
@@ -281,13 +272,12 @@ def _repeated(runs: Sequence[RunRecord], metric: str) -> int:
 
 
 def _cells(row: MethodRow) -> tuple[str, ...]:
-    spread = "" if row.spread is None else f" ± {row.spread:.2g}"
     return (
         row.method,
         row.setting,
         f"{row.learning_rate:g}",
         f"{row.trainable:,}",
-        format_number(row.mean) + spread,
+        row.score,
         f"{row.seconds:.0f}",
         format_bytes(row.peak_memory),
         format_bytes(row.checkpoint_bytes),

@@ -6,7 +6,7 @@ import math
 
 import plotly.graph_objects as go
 
-from lora_lab._util.format import format_count, format_number
+from lora_lab._util.format import format_count
 from lora_lab.analysis.methods import MethodComparison, MethodRow
 from lora_lab.captions.delta_w import measured, rate_text
 from lora_lab.figures._base import THEMES, Colors, Figure, Theme, base_layout, plain
@@ -111,10 +111,10 @@ def _own(comparison: MethodComparison, box: Box, colors: Colors) -> Plot:
 
 
 def _hover(row: MethodRow) -> str:
-    spread = "" if row.spread is None else f" ± {row.spread:.2g} ({len(row.values)} runs)"
+    runs = "" if row.spread is None else f" ({len(row.values)} runs)"
     return (
         f"{plain(row.method)} {plain(row.setting)}<br>{format_count(row.trainable)} parameters, "
-        f"learning rate {rate_text(row.learning_rate)}<br>{format_number(row.mean)}{spread}"
+        f"learning rate {rate_text(row.learning_rate)}<br>{row.score}{runs}"
     )
 
 

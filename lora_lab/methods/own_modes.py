@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from lora_lab._util.class_swap import with_mixin
+from lora_lab._util.class_swap import disguised
 from lora_lab._util.thread_own import ThreadOwn
 from lora_lab._util.torch_private import is_compiled
 
@@ -180,10 +180,4 @@ def set_class(module: nn.Module, kind: Any, own_mode: bool = False) -> None:
 
 @functools.cache
 def _with_own_mode(kind: Any) -> Any:
-    members = {
-        "own_mode_of": kind,
-        "__module__": kind.__module__,
-        "__qualname__": kind.__qualname__,
-        "__doc__": kind.__doc__,
-    }
-    return with_mixin(_OwnMode, kind, kind.__name__, members)
+    return disguised(_OwnMode, kind, own_mode_of=kind)

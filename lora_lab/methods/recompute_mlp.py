@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.class_swap import with_mixin
+from lora_lab._util.class_swap import disguised
 from lora_lab._util.torch_private import (
     functorch_is_active,
     hooks_of,
@@ -87,13 +87,7 @@ class _Recomputing:
 
 @functools.cache
 def _recomputing(base: Any) -> Any:
-    members = {
-        "base_class": base,
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
-        "__doc__": base.__doc__,
-    }
-    return with_mixin(_Recomputing, base, base.__name__, members)
+    return disguised(_Recomputing, base, base_class=base)
 
 
 def _keeps_less(mlp: Any, gate: Tensor) -> bool:

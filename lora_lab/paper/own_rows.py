@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lora_lab._util.format import format_number
 from lora_lab.analysis.differing import NO_MATTER, full_settings, same_but
 from lora_lab.analysis.identity import fingerprints
 from lora_lab.analysis.methods import named, settings_of_rows, trained
 from lora_lab.analysis.records import end_state, metrics
+from lora_lab.analysis.seeds import mean_and_spread
 from lora_lab.errors import ConfigError, RunError
-from lora_lab.runs.records import RunRecord, read_record
+from lora_lab.runs.records import RunRecord, find_run
 from lora_lab.tasks.metrics import Metric, changes
 
 if TYPE_CHECKING:  # what is recorded is read where torch is not
@@ -33,14 +32,14 @@ def records_of(runs: Comparable) -> Iterator[RunRecord]:
 
     Raises:
         ConfigError: for what is neither.
+        RunError: a run has left nothing on the disk.
     """
     if isinstance(runs, RunRecord):
         yield runs
     elif hasattr(runs, "records"):
         yield from runs.records()
     elif hasattr(runs, "folder"):
-        if record := read_record(runs.folder):
-            yield record
+        yield find_run(runs.folder)
     elif isinstance(runs, Iterable) and not isinstance(runs, (str, bytes)):
         for one in runs:
             yield from records_of(one)
@@ -100,7 +99,10 @@ def _rows(
     scores = {
         metric: [dict(_after(run)).get(metric) for run in group] for metric, _ in _after(group[0])
     }
-    shown = {metric: _mean(values) for metric, values in scores.items()}
+    shown = {
+        metric: mean_and_spread([value for value in values if value is not None])
+        for metric, values in scores.items()
+    }
     if (rank := _of_rank(first)) in header:
         for metric, text in shown.items():
             yield {**labels, "task": f"{task}, {metric.title}"}, {rank: text}
@@ -131,12 +133,6 @@ def _column(header: Sequence[str], metric: Metric, task: str, all_of: Sequence[M
     if metric == next((one for one in all_of if one.name != "loss"), None):
         names.add(task.casefold())
     return next((name for name in header if name.casefold() in names), own or metric.title)
-
-
-def _mean(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    spread = f" ± {statistics.stdev(known):.2g}" if len(known) > 1 else ""
-    return format_number(statistics.fmean(known)) + spread
 
 
 def _targets(config: dict[str, Any]) -> str:

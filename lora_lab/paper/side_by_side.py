@@ -18,6 +18,7 @@ from lora_lab.analysis.differing import settings_in_words
 from lora_lab.analysis.methods import MethodComparison, named
 from lora_lab.analysis.records import metrics, training_settings
 from lora_lab.errors import ConfigError, RunError
+from lora_lab.paper.own_rows import records_of
 from lora_lab.paper.rows import PublishedRow
 from lora_lab.paper.tables import TABLES
 from lora_lab.runs.records import RunRecord, find_run, is_sweep, list_runs
@@ -55,14 +56,10 @@ def _rows(thing: Any) -> Iterator[tuple[str, ...]]:
         yield _published(thing)
     elif isinstance(thing, MethodComparison | Choices):
         yield from _compared(thing)
-    elif isinstance(thing, RunRecord):
-        yield from _recorded([thing])
     elif hasattr(thing, "sweeps") and hasattr(thing, "results"):  # of `ll.compare`
         yield from _compared(thing.results())
-    elif hasattr(thing, "cells") and hasattr(thing, "records"):  # a sweep
-        yield from _recorded(thing.records())
-    elif hasattr(thing, "snapshot") and hasattr(thing, "folder"):  # a run
-        yield from _recorded([find_run(thing.folder)])
+    elif hasattr(thing, "records") or hasattr(thing, "folder"):  # a sweep, a run, a run's record
+        yield from _recorded(list(records_of(thing)))
     elif isinstance(thing, str | os.PathLike):
         yield from _named(thing)
     elif isinstance(thing, Iterable):
@@ -118,11 +115,10 @@ def _recorded(records: list[RunRecord]) -> Iterator[tuple[str, ...]]:
 def _compared(found: MethodComparison | Choices) -> Iterator[tuple[str, ...]]:
     label = metric_of(found.metric).label
     for row in found.rows:
-        spread = "" if row.spread is None else f" ± {row.spread:.2g}"
         size = getattr(row, "train_examples", None)
         where = found.task if size is None else f"{size:,} examples of {found.task}"
         yield (
             *(f"{len(row.values)} runs on {where}", found.model, row.method, row.setting),
             *(f"{row.learning_rate:g}", f"{row.trainable:,}"),
-            f"{label} {format_number(row.mean)}{spread}",
+            f"{label} {row.score}",
         )

@@ -172,7 +172,7 @@ def _rows(max_steps: int | None, batch_size: int) -> int | None:
     return None if max_steps is None else max_steps * batch_size
 
 
-def as_task(given: Any, max_steps: int, batch_size: int) -> Task:
+def as_task(given: Any, max_steps: int = -1, batch_size: int = 8) -> Task:
     """Return a task: the one that is given, or what `load_task` makes of a name or of rows."""
     if isinstance(given, Task):
         return given

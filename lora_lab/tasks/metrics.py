@@ -248,21 +248,16 @@ EXACT_MATCH = register_metric(
     )
 )
 OF_TEXTS = (BLEU, CHRF, EXACT_MATCH)  # by default
-ROUGE_1 = register_metric(
-    Metric(
-        "rouge_1",
-        partial(rouge.rouge_n, n=1),
-        label="ROUGE-1",
-        interval=partial(rouge.interval, n=1),
+ROUGE_1, ROUGE_2 = (
+    register_metric(
+        Metric(
+            f"rouge_{n}",
+            partial(rouge.rouge_n, n=n),
+            label=f"ROUGE-{n}",
+            interval=partial(rouge.interval, n=n),
+        )
     )
-)
-ROUGE_2 = register_metric(
-    Metric(
-        "rouge_2",
-        partial(rouge.rouge_n, n=2),
-        label="ROUGE-2",
-        interval=partial(rouge.interval, n=2),
-    )
+    for n in (1, 2)
 )
 ROUGE_L = register_metric(
     Metric("rouge_l", rouge.rouge_l, label="ROUGE-L", interval=rouge.interval)

@@ -32,6 +32,7 @@ def describe(run: Run, base: str | None = None) -> dict[str, Any]:
         base: the base model's fingerprint, if it was taken before.
     """
     lm, task, config, start = run.lm, run.task, run.config, run.start_from
+    base = base or base_fingerprint(lm.model)
     sources = {"model": model_source(lm, task.head), "task": task_source(task)}
     return {
         "id": run.id,
@@ -55,8 +56,8 @@ def describe(run: Run, base: str | None = None) -> dict[str, Any]:
         **({} if start is None else {"start_from": start.to_dict()}),
         "sources": sources | ({} if start is None else {"start_from": str(start.folder)}),
         "fingerprints": {
-            "base": base or base_fingerprint(lm.model),
-            "body": body_fingerprint(lm.model),
+            "base": base,
+            "body": body_fingerprint(lm.model, base),
             **task_fingerprints(task),
         },
     }

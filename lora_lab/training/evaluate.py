@@ -25,7 +25,7 @@ from lora_lab.runs.records import RunRecord, read_record
 from lora_lab.runs.run_file import read_configs
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.load import Data, load_task
+from lora_lab.tasks.load import Data, as_task
 from lora_lab.tasks.metrics import metric_of
 from lora_lab.training.checks import check
 from lora_lab.training.data import RunData
@@ -158,7 +158,7 @@ class _Given:
 def _ready(of: Any, task: Any, lm: Any, tokenizer: Any) -> Iterator[_Given]:
     """Yield a model with the adapter that is to be scored in force."""
     if isinstance(of, Run):
-        data = of.task if task is None else _as_task(task)
+        data = of.task if task is None else as_task(task)
         with of.paused(), on_model(of) as name, _in_force(of.model, name):
             yield _Given(of.lm, data, of.training, of.folder)
         return
@@ -166,7 +166,7 @@ def _ready(of: Any, task: Any, lm: Any, tokenizer: Any) -> Iterator[_Given]:
     if isinstance(of, LoadedModel) or hasattr(of, "named_modules"):
         if task is None:
             raise TaskError("a model has no task of its own; ll.evaluate(model, task)")
-        data = _as_task(task)
+        data = as_task(task)
         yield _Given(as_loaded(of, tokenizer, data.head, call), data, TrainingConfig())
         return
     start = find_start(of)
@@ -177,7 +177,7 @@ def _ready(of: Any, task: Any, lm: Any, tokenizer: Any) -> Iterator[_Given]:
             f"{start.folder} is an adapter and no run, which would name its model and its data; "
             "ll.evaluate(folder, task, lm=load_model(…))"
         )
-    data = _as_task(task) if record is None or task is not None else task_of(record, None)
+    data = as_task(task) if record is None or task is not None else task_of(record, None)
     if lm is None:
         assert record is not None
         own = model_of(record)
@@ -199,10 +199,6 @@ def _in_force(model: Any, name: str) -> Iterator[None]:
         yield
     finally:
         activate(model, before)
-
-
-def _as_task(given: Any) -> Task:
-    return given if isinstance(given, Task) else load_task(given)
 
 
 def _settings(training: TrainingConfig, given: Mapping[str, Any]) -> TrainingConfig:

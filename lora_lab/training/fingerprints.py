@@ -63,9 +63,15 @@ def _base_values(model: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
             yield tensor, original_weight(model, tensor) if kept is None else kept
 
 
-def body_fingerprint(model: nn.Module) -> str:
-    """Return `base_fingerprint` without a classifier's head, which may start at random."""
-    return base_fingerprint(model, head_modules(model))
+def body_fingerprint(model: nn.Module, base: str | None = None) -> str:
+    """Return `base_fingerprint` without a classifier's head, which may start at random.
+
+    Args:
+        model: as there.
+        base: what that returned of the model, if it is known: without a head it is the same.
+    """
+    heads = head_modules(model)
+    return base if base is not None and not heads else base_fingerprint(model, heads)
 
 
 def task_fingerprints(task: Task | Any) -> dict[str, str]:

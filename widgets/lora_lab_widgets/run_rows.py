@@ -256,7 +256,7 @@ def _note(records: Sequence[RunRecord]) -> str:
     best = found.best
     if len(found.rows) == 1 and best.spread is not None:
         return (
-            f"all of one setting: held-out loss {format_number(best.mean)} ± {best.spread:.2g}, "
+            f"all of one setting: held-out loss {best.score}, "
             f"mean and standard deviation of {len(best.values)} runs"
         )
     setting = f" {best.setting}" if best.setting else ""

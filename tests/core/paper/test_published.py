@@ -79,6 +79,20 @@ def test_marked_are_the_numbers_of_parameters_that_do_not_come_out(number):
     )
 
 
+@pytest.mark.parametrize("row", TABLES, ids=lambda row: f"{row.table}-{row.method}-{row.setting}")
+def test_the_scores_beside_our_counts_are_those_of_the_table(row):
+    found = table(row.table)
+    columns = [found.column(name) for name in found.header]
+    size = "r" if row.table == "Table 5" else "parameters"
+    wanted = row.configs[0].r if size == "r" else float(row.printed.replace(",", ""))
+    rows = [
+        {column[place] for column in columns}
+        for place, value in enumerate(found.column(size))
+        if value == wanted
+    ]
+    assert any(set(row.scores.values()) <= cells for cells in rows)
+
+
 def test_table_7_is_what_the_amplification_view_shows():
     found = table(7)
     assert found.column("ΔW_q") == tuple(row.along_delta for row in TABLE_7)
