@@ -13,15 +13,15 @@ import time
 
 # What is said to each where it is to be quick.
 QUICK: dict[str, tuple[str, ...]] = {
-    "adapters": ("--rounds", "1"),
-    "whole_run": ("--rounds", "1", "--steps", "4"),
-    "loss_peak": (),
+    "adapters": ("--rounds", "1", "--layers", "6"),
+    "whole_run": ("--rounds", "1", "--steps", "4", "--held-out", "16"),
+    "loss_peak": ("--steps", "2"),
     "evaluation": ("--steps", "2"),
     "loading": ("--rounds", "1"),
     "opening": ("--rounds", "1"),
-    "latency": ("--rounds", "1"),
-    "prefix": ("--rounds", "1"),
-    "adalora": ("--rounds", "1"),
+    "latency": ("--rounds", "1", "--blocks", "2"),
+    "prefix": ("--rounds", "1", "--blocks", "6"),
+    "adalora": ("--rounds", "1", "--layers", "6"),
     "spectra": (),
     "closed_form": (),
     "dry_run": (),

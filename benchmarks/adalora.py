@@ -62,7 +62,7 @@ def peak(model: nn.Module, step: Callable[[], None]) -> int:
 def main(argv: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--layers", type=int, default=30, help="fewer: a quick try")

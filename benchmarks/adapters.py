@@ -359,7 +359,7 @@ def _mib(size: float) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=[*ROWS, "import"], default=[*ROWS, "import"])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=1, help="the step with so many fresh models")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=64)
@@ -378,7 +378,7 @@ def main(argv: list[str] | None = None) -> None:
     if rows:
         print_table("Adapters against PEFT, SmolLM2-135M shape, all linear, r=8", rows)
     if "import" in args.only:
-        import_time.main()
+        import_time.main(args.rounds)
 
 
 if __name__ == "__main__":

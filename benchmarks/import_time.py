@@ -11,12 +11,13 @@ from benchmarks._measure import Row, alternate, print_table
 REACH_S, ROUNDS = 0.3, 7
 
 
-def main() -> None:
+def main(rounds: int = ROUNDS) -> None:
+    """Print the table."""
     runs = {
         name: lambda name=name: subprocess.run([sys.executable, "-c", f"import {name}"], check=True)
         for name in ("torch", "lora_lab", "peft")
     }
-    seconds = alternate(runs, ROUNDS)
+    seconds = alternate(runs, rounds)
 
     def over_torch(name: str) -> float:
         pairs = zip(seconds[name], seconds["torch"], strict=True)

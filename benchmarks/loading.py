@@ -1,6 +1,6 @@
 """What a person waits for before anything trains: loads of the embedded model, and imports.
 
-Each number is of processes of its own, five by default; about a minute and a half, most of it for
+Each number is of processes of its own, three by default; about a minute and a half, most of it for
 the peer: transformers' own reader of the same GGUF file.
 """
 
@@ -55,7 +55,7 @@ print(json.dumps([time.perf_counter() - start, peak]))
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(argv)
     first, later, apart, imports, torchs, cells = ([] for _ in range(6))
     with tempfile.TemporaryDirectory() as scratch:

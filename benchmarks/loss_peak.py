@@ -6,6 +6,7 @@ the same on every machine; the run in README's picture is the default one on the
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,7 @@ PICTURE, BEFORE, LARGE = 0.70, 1.81, 0.60  # the second in GiB: what README's pi
 BATCH, LENGTH, LEARNED = 8, 128, 48  # of the large vocabulary
 
 
-def picture(whole: bool) -> int:
+def picture(whole: bool, steps: int) -> int:
     """Return the peak of a few steps of the default run, bytes; with all logits if `whole`."""
     lm, task = ll.load_model("smollm2-135m"), ll.load_task("mini-e2e")
     with (
@@ -39,7 +40,7 @@ def picture(whole: bool) -> int:
             lm,
             task,
             ll.LoraConfig(r=8, target_modules=["q", "v"]),
-            max_steps=10,
+            max_steps=steps,
             eval_examples=0,
             output_dir=folder,
         )
@@ -80,9 +81,12 @@ def large() -> tuple[int, int]:
     )
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print the table."""
-    now, whole = picture(whole=False), picture(whole=True)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=10, help="of the run in README's picture")
+    steps = parser.parse_args(argv).steps
+    now, whole = picture(whole=False, steps=steps), picture(whole=True, steps=steps)
     mine, theirs = large()
     gib, sizes = 2**30, f"{BATCH} × {LENGTH} tokens, {LEARNED} learned"
     rows = [

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=16, help="learned ones (16)")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(argv)
     title = f"learned tokens, SmolLM2-135M shape, {args.blocks} blocks, float32"
     print_table(title, rows(args))
