@@ -1,6 +1,8 @@
 __version__: str
 
 from . import paper as paper
+from .advice.api import advise as advise
+from .advice.layers import which_layers as which_layers
 from .analysis.live import analyze as analyze
 from .anatomy.api import anatomy as anatomy
 from .budget.dry_run import dry_run as dry_run

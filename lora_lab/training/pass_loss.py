@@ -143,3 +143,11 @@ def _takes_items(model: Any) -> bool:
         return bool(told)
     parameters = inspect.signature(model.forward).parameters.values()
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def label_count(batch: Mapping[str, Tensor]) -> int:
+    """Return of how many labels the loss of a batch is the mean."""
+    labels = batch["labels"]
+    if labels.ndim > 1 and "decoder_input_ids" not in batch:
+        labels = labels[:, 1:]  # the first token of an example is never predicted
+    return int((labels != IGNORED).sum())

@@ -38,7 +38,7 @@ from lora_lab.training.lost_adapter import check_owned
 from lora_lab.training.model_settings import training_settings
 from lora_lab.training.optimizer_state import load_optimizer, load_scheduler
 from lora_lab.training.padding import Padding
-from lora_lab.training.pass_loss import PassLosses
+from lora_lab.training.pass_loss import PassLosses, label_count
 from lora_lab.training.replicas import Replicas
 from lora_lab.training.resume_state import fitting
 from lora_lab.training.sampler import StepSampler
@@ -254,7 +254,7 @@ class _Loop:
 
     def _step(self, number: int, passes: list[Batch]) -> Step:
         """Take one optimizer step."""
-        tokens = sum(map(_tokens, passes))
+        tokens = sum(map(label_count, passes))
         items = processes.total(torch.full((), tokens, dtype=torch.float32, device=self._device))
         losses: Any = 0.0
         with steady_weights():
@@ -388,11 +388,3 @@ def parameter_groups(
         {"params": parameters, "lr": ratio * training.learning_rate, "ratio": ratio}
         for ratio, parameters in found.items()
     ]
-
-
-def _tokens(batch: Batch) -> int:
-    """Return of how many labels the loss of a batch is the mean."""
-    labels = batch["labels"]
-    if labels.ndim > 1 and "decoder_input_ids" not in batch:
-        labels = labels[:, 1:]  # the first token of an example is never predicted
-    return int((labels != IGNORED).sum())

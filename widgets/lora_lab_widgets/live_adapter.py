@@ -130,6 +130,12 @@ class LiveAdapter:
             finally:
                 activate(model, before)
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold every run at rest; nobody else here switches adapters in the block."""
+        with self.at_rest(), _switching:
+            yield
+
     def save(self, folder: Path) -> Path:
         """Write the adapter into a folder; return the folder.
 

@@ -20,6 +20,7 @@ from lora_lab.tasks.base import Task
 from lora_lab.tasks.load import Data, as_task
 from lora_lab.training.run import Run
 from lora_lab.training.snapshot import Snapshot
+from lora_lab_widgets.advice import AdvicePanel
 from lora_lab_widgets.data_look import DataLook
 from lora_lab_widgets.delta_w import DeltaW
 from lora_lab_widgets.error_json import from_error
@@ -44,6 +45,7 @@ PANELS: dict[str, Callable[[Session], Panel]] = {
     "grid": RankGrid.of,
     "savings": Savings.of,
     "panel": RunPanel,
+    "advice": AdvicePanel,
     "data_look": DataLook,
     "delta_w": DeltaW,
     "laboratory": Laboratory,
@@ -85,6 +87,7 @@ class Workbench:
     grid: RankGrid
     savings: Savings
     panel: RunPanel
+    advice: AdvicePanel
     data_look: DataLook
     delta_w: DeltaW
     laboratory: Laboratory

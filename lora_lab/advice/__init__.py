@@ -1,0 +1,1 @@
+"""What to train, by what was published; and which layers, by a few backward passes."""
