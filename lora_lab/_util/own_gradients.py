@@ -1,17 +1,23 @@
-"""Gradients of one's own: no other thread's backward pass adds to them, or takes them away unseen.
+"""Gradients of one's own: no other thread sees them, adds to them, or takes them away.
 
 Gradients lie in the parameters, which a model has once. What a cell's `loss.backward()` adds there
-while a run computes would move the run; so it ends in an error before it has added anything.
+while a run computes would move the run; so it ends in an error before it has added anything. And
+for other threads than the run's these parameters have none: a cell's `zero_grad`, clipping, or step
+of an optimizer finds nothing there to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lora_lab.errors import AdapterError, RunError
+
+_GRAD: Any = torch.Tensor.grad
 
 
 class OwnGradients:
@@ -21,11 +27,17 @@ class OwnGradients:
         mine: whether the thread that asks may add to them; autograd's threads ask too. None: there
             is nobody to keep them from.
         whose: for errors, in words.
+        hidden: whether others do not see them; not where a graph was compiled for the parameters'
+            own class.
     """
 
-    def __init__(self, mine: Callable[[], bool] | None = None, whose: str = "") -> None:
+    def __init__(
+        self, mine: Callable[[], bool] | None = None, whose: str = "", hidden: bool = True
+    ) -> None:
         self.mine, self.whose = mine, whose
         self.reached: set[int] = set()  # places of parameters that got a gradient in this step
+        self._kind = _hiding(mine, self.refusal) if mine and hidden else None
+        self._hidden: list[nn.Parameter] = []
         self._handles: list[RemovableHandle] = []
         self._first: Tensor | None = None  # one of the gradients of the step's earlier passes
 
@@ -34,6 +46,9 @@ class OwnGradients:
         self.close()
         for place, parameter in enumerate(parameters if self.mine else ()):
             self._handles.append(parameter.register_hook(OwnHook(self, place)))
+            if self._kind is not None and type(parameter) is nn.Parameter:
+                parameter.__class__ = self._kind
+                self._hidden.append(parameter)
 
     def are_whole(self, holders: Sequence[nn.Parameter]) -> bool:
         """Whether nobody has dropped one of this step's gradients.
@@ -54,6 +69,13 @@ class OwnGradients:
             "ll.resume, or start a new one"
         )
 
+    def refusal(self, what: str) -> AdapterError:
+        """Return the error of another thread that would change them, by `what`."""
+        return AdapterError(
+            f"{what} here would add to the gradients of {self.whose}, which trains now; do it "
+            "within `with run.paused() as model:`, or on a copy (copy.deepcopy)"
+        )
+
     def step_done(self) -> None:
         """Expect none of the gradients any more."""
         self.reached.clear()
@@ -63,6 +85,8 @@ class OwnGradients:
         """Look after nothing."""
         while self._handles:
             self._handles.pop().remove()
+        while self._hidden:
+            self._hidden.pop().__class__ = nn.Parameter
         self.step_done()
 
 
@@ -87,8 +111,36 @@ class OwnHook:
             return
         owner = self.owner
         if owner.mine and not owner.mine():
-            raise AdapterError(
-                f"a backward pass here would add to the gradients of {owner.whose}, which trains "
-                "now; do it within `with run.paused() as model:`, or on a copy (copy.deepcopy)"
-            )
+            raise owner.refusal("a backward pass")
         owner.reached.add(self.place)
+
+
+def _hiding(mine: Callable[[], bool], refusal: Callable[[str], AdapterError]) -> Any:
+    """Return a class of parameters whose gradients are seen where `mine` says so.
+
+    To whoever looks, copies or pickles it is torch's own. Autograd does not ask it.
+    """
+
+    def read(parameter: Any) -> Tensor | None:
+        gradient: Tensor | None = _GRAD.__get__(parameter) if mine() else None
+        return gradient
+
+    def write(parameter: Any, gradient: Tensor | None) -> None:
+        if mine():
+            _GRAD.__set__(parameter, gradient)
+        elif gradient is not None:
+            raise refusal("setting a gradient")
+
+    def copied(parameter: Any, memo: dict[int, Any]) -> nn.Parameter:
+        if id(parameter) not in memo:
+            values = parameter.data.clone(memory_format=torch.preserve_format)
+            memo[id(parameter)] = nn.Parameter(values, parameter.requires_grad)
+        copy: nn.Parameter = memo[id(parameter)]
+        return copy
+
+    def shown(parameter: Any) -> str:
+        return repr(nn.Parameter(parameter.data, parameter.requires_grad))
+
+    looks = {name: getattr(nn.Parameter, name) for name in ("__module__", "__qualname__")}
+    acts = {"grad": property(read, write), "__deepcopy__": copied, "__repr__": shown}
+    return type(nn.Parameter)("Parameter", (nn.Parameter,), {**looks, **acts})

@@ -3,22 +3,26 @@
 `model.eval()` in a cell, and every evaluation, sets a flag on each module, which a pass under way
 would read. So the run's flags are kept apart: for their thread (and autograd's, which works for it)
 modules have them, for all others the flags that are set on them. It takes a class of their own, for
-as long as the run has the model; to whoever looks, copies or pickles, it is the old one.
+as long as the run has the model; to whoever looks, copies or pickles, it is the old one. It also
+refuses `model.half()` and the like in a cell, which would change the weights under the run's hands.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lora_lab._util.class_swap import disguised
 from lora_lab._util.thread_own import ThreadOwn
 from lora_lab._util.torch_private import is_compiled
+from lora_lab.errors import AdapterError
 
 _FLAG = "training"
 
@@ -60,6 +64,10 @@ class _OwnMode:
         else:
             self.__dict__[_FLAG] = value
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        refuse_conversion(cast(nn.Module, self), fn)
+        return cast(Any, super())._apply(fn, recurse)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         made = cast(Any, super().__reduce_ex__(max(2, protocol)))
         return plain_reduce(made, type(self), class_of(cast(Any, self)))
@@ -89,13 +97,14 @@ class OwnModes:
     Args:
         model: that it has. Its modules start in the modes that they are in.
         apart: whether there is anybody to keep them from.
+        whose: for errors, in words.
 
     Attributes:
         shared: whether they are everybody's nonetheless.
     """
 
-    def __init__(self, model: nn.Module, apart: bool = True) -> None:
-        self._model, self._apart = model, apart
+    def __init__(self, model: nn.Module, apart: bool = True, whose: str = "a run") -> None:
+        self._model, self._apart, self.whose = model, apart, whose
         self._own: dict[int, bool] = {}
         self._are_lent = False
         self.shared = apart and not _can_be_apart(model)
@@ -110,6 +119,7 @@ class OwnModes:
         modules = [*self._model.modules()]
         thread = _modes.here()
         before = thread.own
+        _at_work.append(self)
         try:
             for module in modules if self._apart and not self.shared else ():
                 if _FLAG in module.__dict__:  # not in what TorchScript has made
@@ -118,6 +128,7 @@ class OwnModes:
             thread.own = _here.own = self._own
             yield
         finally:
+            _at_work.remove(self)
             thread.own = _here.own = before
             for module in modules:
                 module.__class__ = class_of(module)
@@ -144,6 +155,48 @@ class OwnModes:
     def are_here(self) -> bool:
         """Whether this thread has them, or works for the one that has, or the model is lent."""
         return self._are_lent or _own() is self._own
+
+    def refuse_conversion(self, module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
+        """Raise if another thread converts a module's tensors; see `refuse_conversion`."""
+        moves = self._are_lent  # a pause may take the model to another device, and back
+        if _own() is not self._own and id(module) in self._own and _converts(module, fn, moves):
+            raise AdapterError(
+                f"casting or moving the model here would change the weights that {self.whose} "
+                "trains on; do it with a copy (copy.deepcopy), or when the run is over"
+            )
+
+
+_at_work: list[OwnModes] = []  # those of the runs that have a model now
+
+
+def refuse_conversion(module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
+    """Raise where `Module._apply` would give a module's tensors another type beside a run.
+
+    All of `to`, `half`, `bfloat16`, `float`, `double`, `cpu`, `cuda` and `to_empty` come by here.
+
+    Args:
+        module: of any model.
+        fn: what is applied to each of its tensors.
+
+    Raises:
+        AdapterError: it is a run's, another thread's, and one of them would be another one.
+    """
+    for modes in [*_at_work]:
+        modes.refuse_conversion(module, fn)
+
+
+def _converts(module: nn.Module, fn: Callable[[Tensor], Tensor], moves: bool) -> bool:
+    """Whether a function makes other tensors of a module's; `moves`: on another device is none."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    kinds = {(t.dtype, t.device, t.dim(), t.is_contiguous()) for t in tensors}
+    with torch.no_grad():
+        for dtype, device, dim, _ in kinds:
+            like = torch.empty((2,) * dim, dtype=dtype, device=device)
+            made = fn(like)
+            same = moves and made.dtype is like.dtype and made.stride() == like.stride()
+            if not (made is like or same):
+                return True
+    return False
 
 
 def _can_be_apart(model: nn.Module) -> bool:

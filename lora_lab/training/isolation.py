@@ -25,14 +25,15 @@ from lora_lab.methods.offload import check_trained
 from lora_lab.methods.own_modes import OwnModes
 from lora_lab.redaction import redacted
 from lora_lab.training import processes
-from lora_lab.training.lost_adapter import check_owned, check_standing
+from lora_lab.training.held import Held
+from lora_lab.training.lost_adapter import check_dtypes, check_owned, check_standing
 
 ADAPTER = "default"  # the name under which a run attaches its adapter
 _MOST_NOTES = 100
 _SHARED_MODES = (
-    "the model is compiled, or on several GPUs at once (DataParallel): model.eval() and "
-    "model.train() in a cell are the run's too, and the run's the cell's; ask the model within "
-    "`with run.paused() as model:`"
+    "the model is compiled, or on several GPUs at once (DataParallel): model.eval(), "
+    "model.train() and zero_grad() in a cell are the run's too, and its modes the cell's; ask "
+    "the model within `with run.paused() as model:`"
 )
 
 
@@ -42,8 +43,8 @@ class ModelState:
     Whoever has it finds it in the run's modes.
     """
 
-    def __init__(self, model: nn.Module, modes: OwnModes) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, modes: OwnModes, held: Held | None = None) -> None:
+        self._model, self._held = model, held
         self._active = active(model)
         self._learns = [(p, p.requires_grad) for p in model.parameters()]
         self._modes, self._lent = modes, modes.lend()
@@ -52,7 +53,8 @@ class ModelState:
         """Put back modes, the active adapter, and what learns; drop gradients, unmerge.
 
         Raises:
-            LostAdapterError: the run's adapter is no longer on the model, or not where it was.
+            LostAdapterError: the run's adapter is no longer on the model, or not where it was; or
+                the model was cast.
             AdapterError: what it learns is no part of the model.
         """
         self._modes.take_back(self._lent)
@@ -61,6 +63,7 @@ class ModelState:
         unmerge(self._model)
         check_standing(self._model, adapter, parameters=False)  # who offloads changes these
         check_trained(self._model, adapter)  # of a merged one nothing is in the model
+        check_dtypes(self._held, when="was paused")
         activate(self._model, self._active)
         for parameter, learns in self._learns:
             parameter.requires_grad_(learns)
@@ -74,7 +77,8 @@ def own_gradients(run_id: str, modes: OwnModes) -> OwnGradients:
         run_id: of the run, for errors.
         modes: the run's, which tell its thread from others.
     """
-    return OwnGradients(modes.are_here if processes.count() == 1 else None, f"run {run_id}")
+    mine = modes.are_here if processes.count() == 1 else None
+    return OwnGradients(mine, f"run {run_id}", hidden=not modes.shared)
 
 
 def modes_notes(modes: OwnModes) -> list[str]:

@@ -7,7 +7,7 @@ to it nonetheless: in a pause, by a verb that began in one, and by whatever else
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
@@ -19,6 +19,7 @@ from lora_lab.methods.api import detach, put_on
 from lora_lab.methods.attached import active, attached, attached_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.standing import missing
+from lora_lab.training.held import Held
 
 _PUT_BACK = "of-a-run-that-lost-it"  # the name of an adapter that is on the model to be saved
 
@@ -27,19 +28,29 @@ class LostAdapterError(RunError):
     """What a run trains is not what the model answers with any more."""
 
 
+class CastModelError(LostAdapterError):
+    """The model's parameters have another dtype than the run had them in.
+
+    Attributes:
+        adapter_suspect: so has what it learns, and an older copy is the last good one.
+    """
+
+    def __init__(self, message: str, adapter_suspect: bool) -> None:
+        super().__init__(message)
+        self.adapter_suspect = adapter_suspect
+
+
 def check_owned(
     model: nn.Module,
     adapter: Adapter,
-    learned: Iterable[nn.Parameter] = (),
-    frozen: Iterable[nn.Parameter] = (),
+    held: Held | None = None,
     when: str = "trained",
 ) -> None:
     """Raise if the adapter is not the one in force on the model.
 
     Args:
         model, adapter: a run's.
-        learned: what has to have gradients.
-        frozen: what is to have none.
+        held: its parameters, as the run had them.
         when: what the run did meanwhile, in words.
 
     Raises:
@@ -54,13 +65,24 @@ def check_owned(
     elif active(model) != name:
         other = active(model)
         what = "all adapters were switched off" if other is None else f"{other!r} was activated"
-    elif not all(parameter.requires_grad for parameter in learned):
+    elif held and not all(parameter.requires_grad for parameter in held.learned):
         what = f"parameters of the adapter {name!r} were frozen (requires_grad_(False))"
-    elif any(parameter.requires_grad for parameter in frozen):
+    elif held and any(parameter.requires_grad for parameter in held.frozen):
         what = "parameters of the base were set to learn (requires_grad_(True))"
     if what:
         raise LostAdapterError(f"{what} while the run {when}, so it cannot go on; start a new run")
     check_standing(model, adapter)
+    check_dtypes(held, when)
+
+
+def check_dtypes(held: Held | None, when: str = "trained") -> None:
+    """Raise `CastModelError` if somebody has cast some of a run's parameters."""
+    if held and (cast := held.cast()):
+        raise CastModelError(
+            f"parameters of the model were cast ({cast}) while the run {when}, so it cannot go on; "
+            "start a new run",
+            held.learned_are_cast(),
+        )
 
 
 def check_standing(model: nn.Module, adapter: Adapter, *, parameters: bool = True) -> None:
@@ -70,13 +92,16 @@ def check_standing(model: nn.Module, adapter: Adapter, *, parameters: bool = Tru
         raise LostAdapterError(line)
 
 
-def reason(model: nn.Module, adapter: Adapter, error: Exception) -> Exception:
-    """Return why a run failed: what went wrong in a pass, or that its adapter is gone."""
+def reason(
+    model: nn.Module, adapter: Adapter, error: Exception, held: Held | None = None
+) -> Exception:
+    """Return why a run failed: what went wrong in a pass, or that its adapter is gone, or cast."""
     if isinstance(error, RunError):
         return error
     try:
         if attached(model).get(adapter.name) is not adapter:
             check_owned(model, adapter)
+        check_dtypes(held)
     except LostAdapterError as lost:
         lost.__cause__ = error
         return lost

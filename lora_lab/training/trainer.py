@@ -33,6 +33,7 @@ from lora_lab.tasks.encoding import IGNORED
 from lora_lab.tasks.families.base import Lengths
 from lora_lab.training import processes
 from lora_lab.training.adamw import AdamW
+from lora_lab.training.held import Held
 from lora_lab.training.loss_scale import LossScale, computes_in_float16, passes_float16
 from lora_lab.training.lost_adapter import check_owned
 from lora_lab.training.model_settings import training_settings
@@ -66,6 +67,7 @@ class Fit:
         padding: counts that of the batches.
         all_or_nothing: within which parameters are moved.
         gradients: keeps other threads' backward passes out of those of this training.
+        held: the model's parameters as the run has had them; None: as they are when it begins.
         completed_steps: optimizer steps that were taken before, by a run that this one resumes.
         resume_state: what `state` returned after them; the adapter has its own state already.
         optimizer, scheduler, random, masters: there while `run` runs.
@@ -86,6 +88,7 @@ class Fit:
     padding: Padding = field(default_factory=Padding)
     all_or_nothing: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
     gradients: OwnGradients = field(default_factory=OwnGradients)
+    held: Held | None = None
     completed_steps: int = 0
     resume_state: Mapping[str, Any] | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)
@@ -171,8 +174,7 @@ class _Loop:
         self._beside = False  # whether passes are trained with more than their loss
         self._whole = ""  # why they compute all logits, not those of labels alone
         self._modules = {id(module): module for module in self._replicas.model.modules()}
-        self._learned: list[nn.Parameter] = []
-        self._frozen: list[nn.Parameter] = []
+        self._held = fit.held or Held(self._model)
         self._moved: list[nn.Parameter] = []  # by the optimizer: they, or their masters
         self._identities: list[int] = []
         self._follow_parameters()
@@ -262,7 +264,7 @@ class _Loop:
                 last = i + 1 == len(passes)
                 with self._replicas.one_pass(last):
                     losses = losses + self._pass(batch, items, len(passes), last)
-        check_owned(self._model, self._adapter, self._learned, self._frozen)
+        check_owned(self._model, self._adapter, self._held)
         norm = self._clip()
         seen = self._checks.before_update(number, losses, tokens, norm, self._scale)
         group = self._optimizer.param_groups[0]
@@ -318,7 +320,7 @@ class _Loop:
                 )
             self._beside = said is not None
             if not loss.requires_grad:
-                check_owned(self._model, self._adapter, self._learned)
+                check_owned(self._model, self._adapter, self._held)
             self._checks.loss(loss)
             if self._first_pass and self._scale is None and passes_float16(loss):
                 self._scale = fit.loss_scale = LossScale()
@@ -332,7 +334,7 @@ class _Loop:
             if last or processes.count() == 1:  # DDP adds up what lies in the parameters
                 self._masters.gather()
             if not fit.gradients.are_whole(self._moved):
-                check_owned(self._model, self._adapter, self._learned)
+                check_owned(self._model, self._adapter, self._held)
                 raise fit.gradients.dropped()
         own = loss.detach() - share
         return torch.stack((own, own - own) if said is None else (said, own - said))
@@ -354,10 +356,10 @@ class _Loop:
             if self._identities:
                 self._replicas.follow_parameters()
             self._identities = now
-            self._learned = [p for p in self._model.parameters() if p.requires_grad]
-            self._frozen = [p for p in self._model.parameters() if not p.requires_grad]
-            self._moved = [self._masters.of(p) for p in self._learned]
-            self._fit.gradients.follow(self._learned)
+            if {*map(id, self._held.learned)} != {*now}:
+                self._held.follow(self._model)
+            self._moved = [self._masters.of(p) for p in self._held.learned]
+            self._fit.gradients.follow(self._held.learned)
 
 
 def parameter_groups(

@@ -6,31 +6,28 @@ Snapshot.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from lora_lab._util.hardware import is_out_of_memory
 from lora_lab.budget.meter import Meter
-from lora_lab.errors import ModelError, RunError
+from lora_lab.errors import ModelError
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.offload import offload_notes
 from lora_lab.methods.own_modes import OwnModes
 from lora_lab.runs.samples import Sample
 from lora_lab.training import device_memory, isolation, lost_adapter, processes, saved_state
 from lora_lab.training.data import RunData
-from lora_lab.training.divergence import Divergence, DivergingError
+from lora_lab.training.divergence import Divergence
 from lora_lab.training.epochs import settle_steps
 from lora_lab.training.evaluations import Evaluations
-from lora_lab.training.failures import explain, showable, with_proposal
+from lora_lab.training.failing import fail
 from lora_lab.training.gpu_memory import Forecast
+from lora_lab.training.held import Held
 from lora_lab.training.isolation import ModelState, diverted_log, thread_settings
 from lora_lab.training.last_good import LastGood
 from lora_lab.training.learned import checksum, learned_notes
@@ -41,7 +38,7 @@ from lora_lab.training.progress import LossHistory, Pace
 from lora_lab.training.recorder import Recorder
 from lora_lab.training.scores import score_adapted, score_base
 from lora_lab.training.sharding import settle
-from lora_lab.training.step import NotFiniteError, Step
+from lora_lab.training.step import Step
 from lora_lab.training.trainer import Fit
 
 if TYPE_CHECKING:
@@ -81,7 +78,8 @@ class Worker:
         self._checkpoint_at = 0  # the step of the latest
         self._checkpoint_due = math.inf  # by the clock
         self.last_good = LastGood(self.model, self.adapter)
-        self.modes = OwnModes(self.model, apart=processes.count() == 1)
+        self.modes = OwnModes(self.model, apart=processes.count() == 1, whose=f"run {run.id}")
+        self.held: Held | None = None  # from the first that it does with the model
 
     def work(self) -> None:
         """Do all of it.
@@ -94,7 +92,7 @@ class Worker:
             with thread_settings(self.home), self.modes.here(), diverted_log(self.run.notes), told:
                 self._phases()
         except Exception as error:
-            self._fail(error)
+            fail(self, error)
             raise
         finally:
             self.recorder.close()
@@ -132,7 +130,7 @@ class Worker:
         self._checkpoint_if_asked()
         self.pace.stop()
         self.run.publish(elapsed_seconds=self.pace.seconds, eta_seconds=None)
-        return ModelState(self.model, self.modes)
+        return ModelState(self.model, self.modes, self.held)
 
     def _should_stop(self) -> bool:
         (ends,) = processes.any_of(self.run.control.stop_wanted)
@@ -153,6 +151,7 @@ class Worker:
             self._begin_records()  # which look at whole matrices
         self.run.notes += settle(self.model, self.adapter, self.meter.device, self.home)
         self.meter = Meter(self.model)  # it may have come to another device
+        self.held = Held(self.model)
         processes.equalise(saved_state.exact_state(self.adapter).values())
         self.last_good.keep(self.step)
         self.last_good.confirm()  # the base model, B being zero, or what a checkpoint held
@@ -172,10 +171,11 @@ class Worker:
             self.run.publish(**self._observe(now=True))
         if not self._should_stop() and self.data.held_out:
             score_adapted(self)
+            lost_adapter.check_owned(self.model, self.adapter, self.held, when="was scored")
         if not self._should_stop():
             self.run.notes += learned_notes(self, moved=begun != checksum(self.adapter))
         self.enter("saving")
-        self._save_end("stopped" if self._should_stop() else "done")
+        self.save_end("stopped" if self._should_stop() else "done")
         self.enter("")
 
     def _check_gpu_memory(self, length: int, *others: int | None) -> None:
@@ -221,6 +221,7 @@ class Worker:
             padding=self.padding,
             all_or_nothing=self.last_good.all_or_nothing,
             gradients=isolation.own_gradients(run.id, self.modes),
+            held=self.held,
             completed_steps=self.step,
             resume_state=None if before is None else before.state,
         )
@@ -347,7 +348,13 @@ class Worker:
     def _write_adapter(self, folder: Path) -> None:
         lost_adapter.write(self.model, self.adapter, folder)
 
-    def _save_end(self, state: str, **more: Any) -> None:
+    def save_end(self, state: str, **more: Any) -> None:
+        """Write what a run leaves, however it has ended.
+
+        Args:
+            state: of the run.
+            **more: for its summary.
+        """
         run = self.run
         run.notes += saved_state.end_notes(self, state)
         folder = run.folder / "adapter"
@@ -356,39 +363,3 @@ class Worker:
         run.store.write_json("samples.json", [sample.to_dict() for sample in run.samples])
         run.store.write_summary({**saved_state.summary(self, state, folder), **more})
         run.curve = self.losses.curve()
-
-    # Failing -------------------------------------------------------------------------------------
-
-    def _fail(self, error: Exception) -> None:
-        run, error = self.run, lost_adapter.reason(self.model, self.adapter, error)
-        failure = explain(error, run.training)
-        run.error = showable(error)
-        self.fit = None
-        self.model.zero_grad(set_to_none=True)
-        gc.collect()
-        device_memory.empty_caches(self.model)
-        if is_out_of_memory(error):
-            self.enter("looking for a batch size that fits")
-            failure = with_proposal(
-                failure,
-                run.training,
-                device_memory.largest_fitting(self.model, self.forecast, run.training),
-            )
-        run.curve = self.losses.curve()
-        kept = ""
-        if (back := self.last_good.fell_back_to) is not None:
-            self.step, kept = back, f"the adapter is as it was after step {back}"
-        with contextlib.suppress(RunError):  # the disk may be what failed; the first error counts
-            by_numbers = isinstance(error, (NotFiniteError, DivergingError))
-            lost = isinstance(error, lost_adapter.LostAdapterError)
-            if by_numbers or (lost and lost_adapter.can_be_written(self.model, self.adapter)):
-                if isinstance(error, DivergingError) or getattr(error, "adapter_suspect", False):
-                    self.step = self.last_good.restore()
-                kept = f"the adapter is as it was after step {self.step}"
-                # Gone on with, it would come to the same: its numbers are a function of its seed.
-                self._save_end("failed", problem=failure.message, repeats=by_numbers)
-            else:
-                end = {"state": "failed", "steps": self.step, "problem": failure.message}
-                run.store.write_summary({**end, "metrics": self.metrics})
-        remedy = "; ".join(filter(None, (kept, failure.remedy)))
-        run.publish(failure=replace(failure, remedy=remedy), eta_seconds=None)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import lora_lab as ll
-from lora_lab.errors import AdapterError, RunError
+from lora_lab.errors import AdapterError
 from lora_lab.tasks.families.language_modeling import LanguageModelingTask
-from tests.helpers.beside import in_the_midst, outcome
+from tests.helpers.beside import outcome
 from tests.helpers.tiny_classes import tiny_classes
 from tests.helpers.tiny_run import tiny_lm, tiny_task, until
 from tests.helpers.tiny_scores import tiny_scorer, tiny_scores
@@ -230,15 +230,93 @@ def test_a_backward_pass_is_refused_before_it_adds_anything(name, checkpointing,
     assert beside == calm
 
 
-def test_gradients_that_a_cell_drops_end_the_run_in_one_line(tmp_path):
+def every_grad(model: Any) -> list[torch.Tensor]:
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def steps_by(kind: Any, **options: Any) -> Any:
+    return lambda model: kind([*model.parameters()], **options).step()
+
+
+MEDDLES = {
+    "zero_grad": lambda model: model.zero_grad(),
+    "zero_grad to zeros": lambda model: model.zero_grad(set_to_none=False),
+    "each to zeros": lambda model: [gradient.zero_() for gradient in every_grad(model)],
+    "clipping": lambda model: torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-9),
+    "SGD": steps_by(torch.optim.SGD, lr=1.0, weight_decay=0.1),
+    "AdamW": steps_by(torch.optim.AdamW, lr=1.0),
+    "AdamW, fused": steps_by(torch.optim.AdamW, lr=1.0, fused=True),
+}
+
+
+@pytest.mark.parametrize("meddle", MEDDLES)
+def test_a_cell_that_zeros_or_clips_gradients_or_steps_by_them_changes_nothing(meddle, tmp_path):
+    settings = {"max_steps": 3, "gradient_accumulation_steps": 2, "eval_examples": 0}
+    calm, beside = (
+        outcome(tiny_lm(), tiny_task(8, 2), LEARNED["LoRA"], tmp_path, each, **settings)
+        for each in (None, MEDDLES[meddle])
+    )
+    assert beside == calm
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("half", [False, True])
+def test_every_method_has_its_gradients_to_itself(name, half, tmp_path):
+    def meddles(model: Any) -> None:
+        assert not every_grad(model)
+        for meddle in MEDDLES.values():
+            meddle(model)
+
+    settings = {"max_steps": 3, "gradient_accumulation_steps": 2, "eval_examples": 0}
+    found = []
+    for each in (None, meddles):
+        lm = tiny_lm()
+        lm.model.to(torch.bfloat16 if half else torch.float32)
+        found.append(outcome(lm, tiny_task(8, 2), LEARNED[name], tmp_path, each, **settings))
+        assert {type(p) for p in lm.model.parameters()} == {nn.Parameter}
+    assert found[0] == found[1]
+
+
+CASTS = {
+    "half": lambda model: model.half(),
+    "bfloat16": lambda model: model.bfloat16(),
+    "to float64": lambda model: model.to(torch.float64),
+    "of a block": lambda model: model.get_input_embeddings().to(torch.bfloat16),
+    "to another device": lambda model: model.to("meta"),
+}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_cell_that_casts_the_model_is_refused_before_anything_is_cast(name, tmp_path):
+    def casts(model: Any) -> None:
+        for cast in CASTS.values():
+            with pytest.raises(AdapterError, match=r"the weights that run .* trains on; do it wit"):
+                cast(model)
+        model.to("cpu").float()
+        copy.deepcopy(model).half()
+
+    calm, beside = (
+        outcome(tiny_lm(), tiny_task(8, 2), LEARNED[name], tmp_path, each) for each in (None, casts)
+    )
+    assert beside == calm
+
+
+def test_a_pause_and_the_time_after_a_run(tmp_path):
     lm = tiny_lm()
-    calls = in_the_midst(lm.model, lambda model: calls and model.zero_grad())
     run = ll.train(
-        lm, tiny_task(8, 2), ll.LoraConfig(r=2), output_dir=tmp_path, max_steps=3,
-        gradient_accumulation_steps=2, max_length=32, eval_examples=0,
+        lm, tiny_task(8, 2), LEARNED["LoRA"], output_dir=tmp_path, max_steps=100_000,
+        max_length=32, eval_examples=0,
     )  # fmt: skip
-    with pytest.raises(RunError, match=r"gradients of run .* were dropped .* zero_grad\(\)"):
-        run.result(120)
+    until(lambda: run.snapshot.step > 1)
+    with run.paused() as model:
+        with pytest.raises(AdapterError, match="do it with a copy"):
+            model.bfloat16()
+        model.to("cpu").float()
+    step = run.snapshot.step
+    until(lambda: run.snapshot.step > step + 1)
+    run.stop()
+    run.wait(120)
+    assert lm.model.bfloat16().dtype is torch.bfloat16
 
 
 def test_in_a_pause_and_after_the_end_gradients_are_whoevers_has_the_model(tmp_path):

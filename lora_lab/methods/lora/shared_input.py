@@ -136,4 +136,4 @@ def _joinable(terms: Terms, A: Tensor) -> bool:
 
 def _kind(A: Tensor) -> type[Tensor]:
     # PiSSA's A₀ is no parameter, and goes with the A that is one all the same.
-    return Tensor if type(A) is nn.Parameter else type(A)
+    return Tensor if issubclass(type(A), nn.Parameter) else type(A)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import lora_lab as ll
+from lora_lab.errors import AdapterError
 from lora_lab.methods.own_modes import OwnModes, are_training, class_of, is_anothers
 from tests.helpers.tiny_models import tiny
 
@@ -173,3 +174,85 @@ def test_modes_are_here_for_their_thread_and_whoever_has_the_model():
         assert elsewhere(own.are_here)
         own.take_back(lent)
         assert not elsewhere(own.are_here)
+
+
+def convolving() -> nn.Module:
+    made = nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.Linear(2, 2))
+    made.half_scale = nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    return made
+
+
+CONVERSIONS: dict[str, Callable[[Any], Any]] = {
+    "half": lambda model: model.half(),
+    "bfloat16": lambda model: model.bfloat16(),
+    "double": lambda model: model.double(),
+    "to a dtype": lambda model: model.to(torch.float16),
+    "float": lambda model: model.float(),  # one of them is bfloat16
+    "type": lambda model: model.type(torch.float64),
+    "of one layer": lambda model: model[2].half(),
+    "to a device": lambda model: model.to("meta"),
+    "emptied": lambda model: model.to_empty(device="cpu"),
+    "channels last": lambda model: model.to(memory_format=torch.channels_last),
+    "from around": lambda model: nn.Sequential(model).half(),
+}
+HARMLESS: dict[str, Callable[[Any], Any]] = {
+    "to its device": lambda model: model.to("cpu"),
+    "cpu": lambda model: model.cpu(),
+    "one layer's own dtype": lambda model: model[2].float(),
+    "a copy": lambda model: copy.deepcopy(model).half(),
+    "another": lambda _: convolving().half(),
+    "shared": lambda model: model.share_memory(),
+}
+
+
+def tensors(model: nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def states(model: nn.Module) -> list[Any]:
+    return [(t.dtype, t.device, t.stride(), t.tolist()) for t in tensors(model)]
+
+
+def asked(act: Callable[[Any], Any], model: nn.Module) -> str:
+    def attempt() -> str:
+        try:
+            act(model)
+        except AdapterError as error:
+            return str(error)
+        return ""
+
+    return str(elsewhere(attempt))
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_what_would_convert_a_runs_weights_is_refused_before_anything_has_changed(name):
+    model = convolving()
+    before = states(model)
+    with OwnModes(model, whose="run x").here():
+        assert "would change the weights that run x trains on" in asked(CONVERSIONS[name], model)
+        assert states(model) == before
+    assert asked(CONVERSIONS[name], model) == ""
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_converts_nothing_of_a_runs_is_not(name):
+    model = convolving()
+    before = states(model)
+    with OwnModes(model).here():
+        assert asked(HARMLESS[name], model) == ""
+        assert states(model) == before
+
+
+def test_the_run_itself_converts_and_a_pause_may_move_and_not_cast():
+    model = convolving()
+    own = OwnModes(model, whose="run x")
+    with own.here():
+        model.double()
+        assert {p.dtype for p in model.parameters()} == {torch.float64}
+        lent = own.lend()
+        before = states(model)
+        for name in ("half", "channels last"):
+            assert "that run x trains on" in asked(CONVERSIONS[name], model)
+        assert states(model) == before
+        assert asked(CONVERSIONS["to a device"], model) == ""
+        own.take_back(lent)

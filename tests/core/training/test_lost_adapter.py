@@ -105,6 +105,69 @@ def test_a_run_whose_block_was_replaced_in_a_pause_says_so_and_keeps_what_it_lea
             torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
 
 
+def by_data(parameters: Any, dtype: torch.dtype) -> None:
+    """Cast as no `Module._apply` does, which is refused beside a run."""
+    for parameter in parameters:
+        parameter.data = parameter.data.to(dtype)
+
+
+CASTS = {
+    "all": (lambda model: by_data(model.parameters(), torch.bfloat16), "float32 to bfloat16", 2),
+    "what learns": (
+        lambda model: by_data(ll.attached(model)["default"].parameters(), torch.float16),
+        "float32 to float16",
+        2,
+    ),
+    "the base": (
+        lambda model: by_data(
+            (p for p in model.parameters() if not p.requires_grad), torch.float64
+        ),
+        "float32 to float64",
+        3,
+    ),
+    "one of the base's": (
+        lambda model: by_data([model.get_input_embeddings().weight], torch.bfloat16),
+        "float32 to bfloat16",
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("paused", [False, True])
+@pytest.mark.parametrize("way", CASTS)
+def test_a_run_whose_model_is_cast_ends_with_its_last_good_adapter(begin, way, paused):
+    cast, line, good = CASTS[way]
+    lm, passes, learned = tiny_lm(), [], []
+    run = begin(lm, max_steps=50, eval_examples=0, save_steps=1, start=False)
+
+    def meanwhile(*_: Any) -> None:
+        passes.append(1)
+        if len(passes) in (3, 4):
+            learned.append(run.adapter.snapshot())
+        if len(passes) == 4 and not paused:
+            cast(lm.model)
+
+    lm.model.model.layers[1].register_forward_pre_hook(meanwhile)
+    if paused:  # at the boundary after step 3
+        lm.model.register_forward_hook(lambda *_: run.pause() if len(passes) == 3 else None)
+    run.start()
+    if paused:
+        until(lambda: run.snapshot.state == "paused")
+        cast(lm.model)
+        learned.append(run.adapter.snapshot())
+        run.resume()
+    when = "was paused" if paused else "trained"
+    with pytest.raises(RunError, match=rf"were cast \({line}\) while the run {when}, so it cann"):
+        run.result(60)
+    assert f"the adapter is as it was after step {good}" in run.snapshot.failure.remedy
+    dtypes = {parameter.dtype for parameter in run.adapter.parameters()}
+    assert (dtypes == {torch.float32}) is (good == 3), "it stays as it was cast"
+    saved = ll.load_adapter(tiny_lm().model, run.folder / "adapter")
+    for mine, theirs in zip(learned[good - 2], saved.snapshot(), strict=True):
+        assert theirs.dtype is torch.float32
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(("saved", "reached"), [("extra", False), ("lm_head", True)])
 def test_a_module_trained_whole_that_no_gradient_reaches_is_noted(begin, saved, reached):
     lm = tiny_lm()
