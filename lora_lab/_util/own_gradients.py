@@ -143,4 +143,5 @@ def _hiding(mine: Callable[[], bool], refusal: Callable[[str], AdapterError]) ->
 
     looks = {name: getattr(nn.Parameter, name) for name in ("__module__", "__qualname__")}
     acts = {"grad": property(read, write), "__deepcopy__": copied, "__repr__": shown}
-    return type(nn.Parameter)("Parameter", (nn.Parameter,), {**looks, **acts})
+    make: Any = type(nn.Parameter)
+    return make("Parameter", (nn.Parameter,), {**looks, **acts})

@@ -296,7 +296,8 @@ def test_a_cell_that_casts_the_model_is_refused_before_anything_is_cast(name, tm
         copy.deepcopy(model).half()
 
     calm, beside = (
-        outcome(tiny_lm(), tiny_task(8, 2), LEARNED[name], tmp_path, each) for each in (None, casts)
+        outcome(tiny_lm(), tiny_task(8, 2), LEARNED[name], tmp_path, each, max_steps=3)
+        for each in (None, casts)
     )
     assert beside == calm
 

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -31,8 +32,8 @@ def zipped(parts: Mapping[str, bytes]) -> bytes:
     return made.getvalue()
 
 
-def tarred(parts: Mapping[str, bytes], mode: str = "w") -> bytes:
-    with tarfile.open(fileobj=(made := io.BytesIO()), mode=mode) as file:  # type: ignore[call-overload]
+def tarred(parts: Mapping[str, bytes], mode: Any = "w") -> bytes:
+    with tarfile.open(fileobj=(made := io.BytesIO()), mode=mode) as file:
         for name, text in parts.items():
             found = tarfile.TarInfo(name)
             found.size = len(text)
