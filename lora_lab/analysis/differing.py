@@ -108,7 +108,8 @@ def _label(record: RunRecord, part: Any, name: str) -> str:
         method = method_of(method_from_dict(record.config["configs"][part]))
     except (ConfigError, IndexError, TypeError):  # of the training, or of nothing known here
         return name
-    return next((field.label for field in method.fields if field.name == name), name)
+    usual = (field for field in method.fields if not field.more)  # else PEFT's name says more
+    return next((field.label for field in usual if field.name == name), name)
 
 
 def _whole(own: Mapping[str, Any]) -> dict[str, Any]:

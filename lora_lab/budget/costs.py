@@ -110,7 +110,10 @@ class Budget:
 
     def _table(self) -> Table:
         def cells(name: str, memory: Memory) -> tuple[str, ...]:
-            return (name, *(format_bytes(v) for v in memory.to_json().values()))
+            told = {part: format_bytes(v) for part, v in memory.to_json().items()}
+            if memory.gradients and not memory.activations:
+                told["activations"] = "within gradients"
+            return (name, *told.values())
 
         parts = (*_PARTS, "total")
         rows = (cells("full fine-tuning", self.full), cells("this plan", self.adapted))

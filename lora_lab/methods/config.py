@@ -22,10 +22,12 @@ class Config:
         added: fields of later versions. At their defaults they are left out of dicts, so that what
             a dict is hashed for (a sweep's cell) stays what it was, and older versions can read it.
         filled: {field: what its default becomes}, where that is another value.
+        told: fields that `to_python` names at their defaults too: code that is shown is whole.
     """
 
     added: ClassVar[frozenset[str]] = frozenset()
     filled: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    told: ClassVar[frozenset[str]] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON types."""
@@ -59,12 +61,12 @@ class Config:
         return type(self).from_dict({**self.to_dict(), **changes})
 
     def to_python(self) -> str:
-        """Return the Python expression that builds this config, default fields left out."""
+        """Return the Python expression that builds this config, most default fields left out."""
         shown = []
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             default = f.default_factory() if callable(f.default_factory) else f.default
-            if value != self.filled.get(f.name, default):
+            if f.name in self.told or value != self.filled.get(f.name, default):
                 shown.append(f"{f.name}={value!r}")
         return f"ll.{type(self).__name__}({', '.join(shown)})"
 

@@ -122,6 +122,29 @@ def train_biases(
         cost.first = min(cost.first, orders.get(weight.name.removesuffix(".bias"), norm))
 
 
+def train_whole_modules(cost: MethodCost, anatomy: Anatomy, names: Iterable[str] | None) -> None:
+    """Add copies in float32 of whole modules. A classifier's head is not counted, as elsewhere.
+
+    Args:
+        cost: is added to.
+        anatomy: of the model.
+        names: a config's `modules_to_save`.
+    """
+    tables = {site.module for site in anatomy.others if site.kind == "embedding"}
+    counted: set[str] = set()  # of the two ends of a tied weight one
+    for name in names or ():
+        end = anatomy.first_end(name)
+        for weight in () if name in anatomy.heads else anatomy.weights:
+            if f".{end}." not in f".{weight.name}" or weight.name in counted:
+                continue
+            counted.add(weight.name)
+            row = row_number(weight, anatomy.row_index)
+            at_start = end == name and weight.name.rpartition(".")[0] in tables
+            cost.train(row, weight.shape)
+            cost.first = min(cost.first, BEFORE_THE_BLOCKS if at_start else row * STAGES_A_BLOCK)
+            cost.estimated = True
+
+
 def row_number(weight: Weight, index: Mapping[Row, int]) -> int:
     """Return the number of a weight's block; of one outside the blocks their number."""
     outside = len(index)

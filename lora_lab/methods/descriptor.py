@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Cost = Callable[[Anatomy, Any, dict[str, Any]], MethodCost]
 
+LEARNING_RATE = 2e-3  # LoRA's, as `TrainingConfig` has it
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -51,6 +53,8 @@ class Field:
         default: where it starts, if that is not the config's own default.
         automatic: it may be left empty: `Method.automatic` or else the config says what it is.
         painted: the workbench's grid sets it, where the method uses the grid.
+        choices: returns {what people read: value} of a field that is chosen, its default first.
+        more: it is seldom needed: the workbench has it behind "more".
     """
 
     name: str
@@ -61,6 +65,8 @@ class Field:
     default: Any = None
     automatic: bool = False
     painted: bool = False
+    choices: Callable[[], Mapping[str, Any]] | None = None
+    more: bool = False
 
     @property
     def option(self) -> str:
@@ -69,6 +75,9 @@ class Field:
 
     def text(self, value: Any) -> str:
         """Return "α 16", "new zero biases" or, of what is empty or not ticked, ""."""
+        if self.choices is not None:
+            default, *others = self.choices().items()
+            return "" if value == default[1] else next((k for k, v in others if v == value), value)
         if value is None or value is False:
             return ""
         if isinstance(value, (list, tuple)):
@@ -132,6 +141,8 @@ class Method:
         no_ranks: of a method without `ranks`, in a word: what it trains.
         automatic: {field: what it is where it is left empty}.
         trains_everything: it leaves no weight that another method could train.
+        learning_rate: the peak rate to begin with, of small models and some hundred steps.
+        rate_from: the finding that it rests on, in a few words; "": there is none of its own.
         sparse_gradients: a step may leave some of its parameters without a gradient.
         peft_form: it is saved in PEFT's format, as LoRA.
         peft: it is saved in PEFT's format, as a method of its own.
@@ -157,6 +168,8 @@ class Method:
     no_ranks: str = "has no ranks"
     automatic: Callable[[Plan], Mapping[str, int]] | None = None
     trains_everything: bool = False
+    learning_rate: float = LEARNING_RATE
+    rate_from: str = ""
     sparse_gradients: bool = False
     peft_form: bool = False
     peft: PeftForm | None = None

@@ -51,7 +51,7 @@ class ModulesToSave:
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        self._originals = _find(model, names)
+        self._originals = find_modules(model, names)
         _check(model, self._originals)
         # One memo: what is tied between two of them stays tied.
         memo: dict[int, Any] = {}
@@ -171,7 +171,7 @@ def tied_ends(tied: Mapping[str, str], names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _find(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+def find_modules(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     """Return {path: module} of what `modules_to_save` names.
 
     A name is a whole path, or the end of one or several. What only holds other modules in a row

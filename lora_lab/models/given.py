@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from lora_lab._util.format import a_kind
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import ConfigError
 from lora_lab.models.load import LoadedModel, load_model
@@ -30,13 +31,17 @@ def as_loaded(model: Any, tokenizer: Any, head: Mapping[str, Any], call: str) ->
             f"tokenizer is {str(tokenizer)!r}; load it, transformers.AutoTokenizer.from_pretrained("
             f"{str(tokenizer)!r})"
         )
+    if tokenizer is not None and not callable(getattr(tokenizer, "decode", None)):
+        swapped = callable(getattr(model, "decode", None))
+        fix = "they stand the other way round" if swapped else "give the model's own"
+        raise ConfigError(f"{a_kind(tokenizer)} is no tokenizer; {fix}: {call}")
     if isinstance(model, (str, os.PathLike)):
         model = load_model(os.fspath(model), **head)
     if isinstance(model, LoadedModel):
         return model if tokenizer is None else dataclasses.replace(model, tokenizer=tokenizer)
     if not hasattr(unwrapped(model), "config"):
         raise ConfigError(
-            f"a {type(model).__name__} is no model; give a transformers model with its tokenizer, "
+            f"{a_kind(model)} is no model; give a transformers model with its tokenizer, "
             "a model's name, or what load_model returns"
         )
     if tokenizer is None:

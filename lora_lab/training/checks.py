@@ -20,6 +20,7 @@ from lora_lab.errors import ConfigError, ModelError
 from lora_lab.methods.api import refuse_inference_tensors
 from lora_lab.methods.combined import method_name
 from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.modules_to_save import find_modules
 from lora_lab.methods.registry import method_of
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
@@ -64,6 +65,8 @@ def check_settings(
     """
     for config in configs:
         config.check_steps(training.max_steps)
+        if saved := getattr(config, "modules_to_save", None):
+            find_modules(lm.model, saved)
     family = family_of(task, lm)
     if family.writes:  # texts under a head are cut to what there is room for
         _check_positions(lm, task, configs, training)

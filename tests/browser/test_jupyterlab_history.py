@@ -83,7 +83,7 @@ def test_a_run_outlives_its_kernel_and_goes_on(lab: JupyterLab, page: Page) -> N
         page.get_by_role("checkbox", name=f"compare {run}").check()
     expect(page.locator(".ll-loss-curves path.ll-curve")).to_have_count(2)
     button(page, f"Show {stopped}").click()
-    expect(page.locator(".ll-past-config")).to_contain_text("ll.LoraConfig(lora_alpha=16)")
+    expect(page.locator(".ll-past-config")).to_contain_text("ll.LoraConfig(r=8, lora_alpha=16")
 
     button(page, f"Resume {stopped}").click()
     state(page, "running")

@@ -187,10 +187,10 @@ def test_start_carries_the_settings_as_the_configs_want_them() -> None:
 @pytest.mark.parametrize(
     ("changes", "message", "field"),
     [
-        ({"max_steps": "many"}, "max_steps is 'many'; it must be a number", "max_steps"),
+        ({"max_steps": "many"}, "steps is 'many'; it must be a number", "max_steps"),
         ({"seed": 1.5}, "seed is 1.5; it must be a whole number", "seed"),
-        ({"lora_dropout": ""}, "lora_dropout is ''; it must be a number", "lora_dropout"),
-        ({"lr": 1}, "no setting 'lr'; the panel has task, max_steps", ""),
+        ({"lora_dropout": ""}, "dropout is empty; it must be a number", "lora_dropout"),
+        ({"lr": 1}, "no setting 'lr'; the panel has task, steps", ""),
     ],
 )
 def test_bad_settings_are_named_and_do_not_start(

@@ -11,12 +11,12 @@ import time
 import pytest
 
 import lora_lab as ll
-from lora_lab.errors import RunError
+from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.lora.targets import ranks as ranks_of
 from lora_lab.sweeps import AshaConfig
 from lora_lab.sweeps.plan import SweepPlan
 from lora_lab_widgets import Workbench
-from lora_lab_widgets.sweep_plan import AXES
+from lora_lab_widgets.sweep_plan import AXES, as_grid
 from lora_lab_widgets.sweep_view import in_words
 from tests.helpers.tiny_chat import tiny_chat_model
 
@@ -130,6 +130,19 @@ def test_methods_take_the_axes_that_they_have(wb):
         "Adapter^P, r=4",
     ]
     assert [c.configs[0].r for c in found if c.configs[0].method != "FT"] == [2, 4, 2, 4]
+
+
+def test_methods_without_learning_rates_train_each_at_its_own(wb):
+    found = cells(wb, method="LoRA, FT")
+    assert [c.training.learning_rate for c in found] == [2e-3, 5e-5]
+    assert wb.sweep_panel.plan["line"].endswith("· each method at its own learning rate")
+    shown = {"type": "settings", "seq": "s", "settings": {"learning_rate": 1e-3}}
+    wb.panel._handle(shown)
+    assert [c.training.learning_rate for c in cells(wb, method="LoRA, FT")] == [1e-3, 5e-5]
+    both = cells(wb, method="LoRA, FT", learning_rate="1e-4, 1e-3")
+    assert [c.training.learning_rate for c in both] == [1e-4, 1e-3] * 2
+    with pytest.raises(ConfigError, match="no grid of a file can say; fill in learning rates"):
+        as_grid(found)
 
 
 REFUSED = [

@@ -71,7 +71,8 @@ def test_what_is_started_takes_the_ranks_that_the_page_shows(wb):
 def test_it_starts_as_the_paper_does(wb):
     assert wb.config == ll.LoraConfig(r=8, lora_alpha=16, target_modules=["q", "v"])
     assert {wb.anatomy.by_name[site].role for site in wb.grid.ranks} == {"q", "v"}
-    assert "ll.LoraConfig(lora_alpha=16)" in wb.grid.code
+    whole = "ll.LoraConfig(r=8, lora_alpha=16, target_modules=('q', 'v'))"
+    assert whole in wb.grid.code, "what is a default is said too"
     assert wb.header.chips[2:] == ["mini-e2e · synthetic", "α 16 · dropout 0"]
 
 
@@ -213,13 +214,14 @@ def test_bad_input_is_said_and_nothing_is_lost(wb):
     assert wb.run is None
     wb.grid.ranks = before
     shown = command(wb, "start", learning_rate=-1)["problem"]
-    assert shown["message"] == "learning_rate is -1; it must be a positive number"
+    assert shown["message"] == "learning rate is -1; it must be a positive number"
     assert shown["field"] == "learning_rate"
     assert "press Start first" in command(wb, "pause")["problem"]["message"]
-    for field in ("lora_alpha", "lora_dropout", "max_length"):
+    labels = {"lora_alpha": "α", "lora_dropout": "dropout", "max_length": "max length"}
+    for field, label in labels.items():
         kept = wb.panel.settings[field]
         message = command(wb, "start", learning_rate=1e-3, **{field: "abc"})["problem"]["message"]
-        assert message == f"{field} is 'abc'; it must be a number"
+        assert message == f"{label} is 'abc'; it must be a number"
         wb.panel.settings = {**wb.panel.settings, field: kept}
     with pytest.raises(ConfigError, match="no field 'max_step'; did you mean 'max_steps'"):
         Workbench(*tiny_chat_model(), max_step=3)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from lora_lab.checkpoint.locate import holds_adapter
 from lora_lab.checkpoint.saving import save_adapter
 from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import activate, active, attached
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.registry import method_of
+from lora_lab.redaction import redacted
 from lora_lab.spectra.update import SiteUpdate
 from lora_lab.tasks.chats import ChatTask
 from lora_lab.tasks.families.language_modeling import LanguageModelingTask
@@ -50,6 +53,7 @@ class LiveAdapter:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.lm = session.lm
+        self._saved: dict[Path, str] = {}  # {folder: whose adapter it was given here}
 
     @property
     def run(self) -> Run | None:
@@ -139,9 +143,21 @@ class LiveAdapter:
     def save(self, folder: Path) -> Path:
         """Write the adapter into a folder; return the folder.
 
+        An adapter that was there is replaced, with a warning where it is not this one's.
+
         Raises:
             LoraLabError: there is none, or it is of a run that was not started here.
         """
+        place, (whose, _) = folder.expanduser().resolve(), self.whose
+        another = holds_adapter(place) and self._saved.get(place) != whose
+        folder = self._write(folder)
+        self._saved[place] = whose
+        if another:
+            line = f"{folder} held another adapter, which is replaced; it has {whose}'s now"
+            warnings.warn(redacted(line), stacklevel=3)
+        return folder
+
+    def _write(self, folder: Path) -> Path:
         if (run := self.run) is not None:
             return run.save(folder)
         if (adapter := self.latest) is not None and adapter.run is not None:

@@ -9,13 +9,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lora_lab._util.format import shown
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import ConfigError
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
-from lora_lab.methods.descriptor import Field, Method, Plan
+from lora_lab.methods.descriptor import LEARNING_RATE, Field, Method, Plan
 from lora_lab.methods.lora.targets import common_rank
 from lora_lab.methods.registry import method_of, offered
+from lora_lab_widgets.training_fields import TRAINING
 
 Values = Mapping[str, Any]
 Templates = Mapping[str, MethodConfig]
@@ -41,6 +43,17 @@ class Entry:
         return tuple(field for method in self.methods for field in method.typed_fields)
 
     @property
+    def rate(self) -> float:
+        """The learning rate to begin with: of a combination the lowest of its methods'."""
+        return min((method.learning_rate for method in self.methods), default=LEARNING_RATE)
+
+    @property
+    def rate_from(self) -> str:
+        """The finding that it rests on."""
+        own = [method for method in self.methods if method.learning_rate == self.rate]
+        return own[0].rate_from if own else ""
+
+    @property
     def paints(self) -> bool:
         """Whether the painted ranks are its own."""
         return any(method.ranks for method in self.methods)
@@ -54,7 +67,7 @@ class Entry:
         """Return the settings that make a config again."""
         values = {"method": self.name}
         for method, part in zip(self.methods, config.parts, strict=False):
-            values |= {f.name: _as_text(getattr(part, f.name)) for f in method.typed_fields}
+            values |= {f.name: as_setting(f, getattr(part, f.name)) for f in method.typed_fields}
         return values
 
     def config(
@@ -134,16 +147,31 @@ def entries() -> dict[str, Entry]:
     return found
 
 
-def form_fields() -> list[dict[str, Any]]:
-    """Return how the form shows the settings of all methods; those of one name are one setting."""
+def method_fields() -> tuple[Field, ...]:
+    """Return the settings of all methods; those of one name are one setting."""
     found: dict[str, Field] = {}
     for method in offered().values():
         for field in method.typed_fields:
             found.setdefault(field.name, field)
-    return [
-        {"name": f.name, "label": f.label, "help": f.help, "ticked": f.kind is bool}
-        for f in found.values()
+    return tuple(found.values())
+
+
+def form_fields() -> list[dict[str, Any]]:
+    """Return how the form shows the settings, those of all methods first."""
+    return [_told(field, "method") for field in method_fields()] + [
+        _told(field, "training") for field in TRAINING
     ]
+
+
+def _told(field: Field, part: str) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "name": field.name,
+        "label": field.label,
+        "help": field.help,
+        "part": part,
+    }
+    told |= {"ticked": field.kind is bool, "wide": field.kind is tuple, "more": field.more}
+    return told | ({"options": list(field.choices())} if field.choices is not None else {})
 
 
 def default_values() -> dict[str, Any]:
@@ -151,7 +179,7 @@ def default_values() -> dict[str, Any]:
     values: dict[str, Any] = {"method": next(iter(offered()))}
     for method in offered().values():
         for field in method.typed_fields:
-            values.setdefault(field.name, _as_text(field.start(method.config)))
+            values.setdefault(field.name, as_setting(field, field.start(method.config)))
     return values
 
 
@@ -176,7 +204,11 @@ def choices(values: Values, given: Entry | None) -> list[dict[str, Any]]:
     """
     every = (*entries().values(), *([given] if given else []))
     return [
-        {"name": e.name, "text": _text(e, values), "fields": [f.name for f in e.fields]}
+        {
+            "name": e.name,
+            "text": _text(e, values),
+            "fields": [f.name for f in e.fields if not f.more],
+        }
         for e in every
         if all(f.name in values for f in e.fields)  # not one that was registered since
     ]
@@ -202,8 +234,13 @@ def as_given(config: MethodConfig) -> Entry:
     return Entry(config.method if config.method not in entries() else f"{config.method} as given")
 
 
-def _as_text(value: Any) -> Any:
-    """Return a config's value as a setting: "" for None, words parted by commas."""
+def as_setting(field: Field, value: Any) -> Any:
+    """Return a config's value as a setting: "" for None, words parted by commas, a choice's name.
+
+    A value that is none of the choices stands for itself.
+    """
+    if field.choices is not None:
+        return next((name for name, own in field.choices().items() if own == value), value)
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     return "" if value is None else value
@@ -246,14 +283,18 @@ def typed(values: Values, fields: Iterable[Field]) -> dict[str, Any]:
 
 
 def _typed(field: Field, value: Any) -> Any:
+    if field.choices is not None:
+        return field.choices().get(value, value) if isinstance(value, str) else value
     if field.kind is bool:
         if not isinstance(value, bool):
             raise ConfigError(f"{field.name} is {value!r}; it must be True or False")
         return value
     if field.kind is tuple:
         return field.words(str(value))
-    if field.automatic and value == "":
+    if field.automatic and value in ("", None):
         return None
+    if field.kind is str:
+        return str(value)
     return number(field.name, value, whole=field.kind is int)
 
 
@@ -264,7 +305,8 @@ def number(name: str, value: Any, *, whole: bool) -> float | int:
         ConfigError: it is none, or no whole one where that is needed.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"{name} is {value!r}; it must be a number")
+        given = "empty" if value == "" else shown(value)
+        raise ConfigError(f"{name} is {given}; it must be a number")
     if not whole:
         return value
     if not math.isfinite(value) or value != int(value):

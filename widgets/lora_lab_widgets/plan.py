@@ -11,15 +11,17 @@ import traitlets
 from lora_lab.anatomy.api import anatomy
 from lora_lab.budget.dry_run import dry_run
 from lora_lab.budget.forecast import budget
-from lora_lab.budget.table import price_table, tokens_text
 from lora_lab.errors import ConfigError, TaskError
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.descriptor import Field
 from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.methods.registry import method_of
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.families.api import longest_and_labels
 from lora_lab.tasks.families.base import Lengths
 from lora_lab.tasks.load import load_task
+from lora_lab.training.checks import check, check_settings
 from lora_lab_widgets.defaults import first_config, task_choice
 from lora_lab_widgets.grid_cells import cells_of, checked_ranks
 from lora_lab_widgets.methods import (
@@ -31,33 +33,22 @@ from lora_lab_widgets.methods import (
     entries,
     entry_called,
     entry_of,
-    number,
+    method_fields,
     ranks_of,
     typed,
 )
 from lora_lab_widgets.planned import Planned, Price
+from lora_lab_widgets.pricing import REPRICED, price_of, priced_by_ranks, step_of
+from lora_lab_widgets.training_fields import NAMES, TRAINING, given_training, training_values
+from lora_lab_widgets.wrong_entries import in_labels, refusal, wrong_entries
 
 if TYPE_CHECKING:
-    from lora_lab.budget.costs import Memory
+    from lora_lab.budget.costs import Budget, Memory
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
 
 _Longest = tuple[Lengths, int | None]  # and how many tokens have a label
 Configs = MethodConfig | Sequence[MethodConfig]
-TRAINING = (
-    "max_steps",
-    "per_device_train_batch_size",
-    "learning_rate",
-    "max_length",
-    "seed",
-)
-"""The fields of `TrainingConfig` that are settings."""
-OPTIONAL = "num_train_epochs", "eval_steps"
-"""Those that may be left empty; epochs take the place of steps."""
-REPRICED = ("task", "per_device_train_batch_size", "max_length", "lora_dropout")
-"""The settings that change what every plan costs."""
-_UNSHOWN = "gradient_checkpointing", "recompute_mlp"  # and change what a step costs
-_CHECKED = "max_steps", "per_device_train_batch_size", "learning_rate", "max_length"
 
 
 class PlanModel(traitlets.HasTraits):
@@ -109,16 +100,15 @@ class PlanModel(traitlets.HasTraits):
             budget(self.anatomy, config, sequence_length=1)  # refuses what the model cannot use
             own, painted = self._values_of(config)
             values, ranks = values | own, ranks if painted is None else painted
-        default = TrainingConfig()
         given = dict(training or {})
-        TrainingConfig.from_dict(given)  # refuses what does not exist or cannot work
-        shown = {name: given.pop(name, getattr(default, name)) for name in TRAINING}
-        shown |= {name: "" if (own := given.pop(name, None)) is None else own for name in OPTIONAL}
-        self._unshown = given
-        super().__init__(
-            settings={"task": task.name, **shown, **default_values(), **values},
-            ranks=ranks or {},
-        )
+        shown = training_values(TrainingConfig.from_dict(given))  # which refuses what cannot be
+        self._unshown = {k: v for k, v in given.items() if k not in (*NAMES, "warmup_ratio")}
+        self._starts = {**training_values(TrainingConfig()), **default_values()}
+        settings = {"task": task.name, **shown, **default_values(), **values}
+        self._rates: dict[str, Any] = {}  # {entry: the rate that it was last shown with}
+        if "learning_rate" not in given:
+            settings["learning_rate"] = self.rate_of(settings["method"])
+        super().__init__(settings=settings, ranks=ranks or {})
         self._replan(self._priced(Price()))
         self.observe(self._changed, ["settings", "ranks"])
 
@@ -137,7 +127,7 @@ class PlanModel(traitlets.HasTraits):
         values, ranks = self._values_of(config)
         checked = None if ranks is None else checked_ranks(ranks, self._cells)
         with self.hold_trait_notifications():
-            self.settings = {**self.settings, **values, **settings}
+            self.settings = {**self.settings, **self._with_rate({**values, **settings})}
             if checked is not None:
                 self.ranks = checked
             self._replan(self._priced(self.planned.price))  # what no setting shows has a price too
@@ -152,14 +142,29 @@ class PlanModel(traitlets.HasTraits):
             if name not in self.settings:
                 known = ", ".join(self.settings)
                 raise ConfigError(f"no setting {name!r}; the panel has {known}")
-        self.settings = {**self.settings, **changes}
+        self.settings = {**self.settings, **self._with_rate(changes)}
 
     def take_training(self, fields: Mapping[str, Any]) -> None:
         """Set fields of `TrainingConfig`; those that are no setting hold for every run."""
-        names = *TRAINING, *OPTIONAL
-        shown = {name: value for name, value in fields.items() if name in names}
+        shown = {name: value for name, value in fields.items() if name in NAMES}
         self._unshown |= {name: value for name, value in fields.items() if name not in shown}
         self.merge(shown)
+
+    def rate_of(self, method: str) -> Any:
+        """Return the learning rate that an entry of the drop-down brings: the last, or its own."""
+        if method in self._rates:
+            return self._rates[method]
+        if self._given and method == self._given[0].name:
+            return min(method_of(part).learning_rate for part in self._given[1].parts)
+        return entries()[method].rate if method in entries() else TrainingConfig.learning_rate
+
+    def _with_rate(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return changes with the learning rate of a method that is chosen."""
+        chosen = changes.get("method", self.settings["method"])
+        if chosen == self.settings["method"]:
+            return dict(changes)
+        self._rates[self.settings["method"]] = self.settings["learning_rate"]
+        return {"learning_rate": self.rate_of(chosen), **changes}
 
     def add_task(self, task: Task) -> None:
         """Let a task be chosen; one of the same name gives way, and the plan is priced anew."""
@@ -222,25 +227,36 @@ class PlanModel(traitlets.HasTraits):
             return self._given[1]
         return entry.config(values, self.anatomy, ranks, self._templates, self.steps(values))
 
-    def typed(self) -> dict[str, Any]:
-        """Return the settings as numbers, whole ones as int; the configs check the ranges later.
+    def fields(self, values: Mapping[str, Any]) -> tuple[Field, ...]:
+        """Return those that settings make something of: the chosen method's, and training's.
+
+        Not steps where there are epochs; nor LoRA+ without a B and a head's rate without a head,
+        where they are empty.
+        """
+        chosen, task = entries().get(values["method"]), self.tasks.get(values["task"])
+        empty = {name for name in NAMES if values[name] in ("", None)}
+        none = empty & {"loraplus_lr_ratio"} if not chosen or not chosen.paints else set()
+        none |= empty & {"head_learning_rate"} if task is None or not task.head else set()
+        none |= set() if "num_train_epochs" in empty else {"max_steps"}
+        own = chosen.fields if chosen else ()
+        return (*own, *(field for field in TRAINING if field.name not in none))
+
+    def typed(self, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return settings as numbers, whole ones as int; the configs check the ranges later.
 
         Raises:
             ConfigError: on what is no number, as the browser may send any text. What other methods
                 than the chosen one would need is not looked at.
         """
-        values, chosen = self.settings, entries().get(self.settings["method"])
-        training = {n: number(n, values[n], whole=n != "learning_rate") for n in TRAINING}
-        given = (n for n in OPTIONAL if values[n] != "")
-        training |= {n: number(n, values[n], whole=False) for n in given}
-        return {**values, **training, **typed(values, chosen.fields if chosen else ())}
+        values = self.settings if values is None else values
+        return {**values, **typed(values, self.fields(values))}
 
     def training(self, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the fields of `TrainingConfig`, with these settings or with those on show."""
         values = self.settings if values is None else values
-        given = {name: values[name] for name in OPTIONAL if values[name] != ""}
-        steps = {"max_steps": -1} if "num_train_epochs" in given else {}
-        return {name: values[name] for name in TRAINING} | given | steps | self._unshown
+        names = {field.name for field in self.fields(values)}
+        shown = {name: values[name] for name in NAMES if name in names}
+        return given_training(shown) | self._unshown
 
     def steps(self, values: Mapping[str, Any]) -> Any:
         """Return how many steps settings come to; `max_steps` as it was typed without epochs.
@@ -248,7 +264,7 @@ class PlanModel(traitlets.HasTraits):
         Raises:
             ConfigError, TypeError: a setting that cannot be.
         """
-        if values["num_train_epochs"] == "":
+        if values["num_train_epochs"] in ("", None):
             return values["max_steps"]
         training = TrainingConfig.from_dict(self.training(values))
         return training.for_examples(len(self.task_called(values["task"]).train)).max_steps
@@ -285,40 +301,72 @@ class PlanModel(traitlets.HasTraits):
         try:
             entry = self.entry(settings)
             steps = self.steps(settings)
-            config = self.config
-            if settings["method"] != "LoRA":
-                cost = budget(self.anatomy, config, **price.inputs)
+            config, cost = self._made(settings, price)
         except (ConfigError, TypeError) as refused:  # TypeError: max_steps is no number yet
             config, error = None, str(refused)
         if entry is None:
             return Planned(settings, ranks, price, error=error, line=error)
-        free = automatic(self.anatomy, ranks, steps) if isinstance(steps, int) else {}
-        line = entry.about(config, self.anatomy) if config else entry.with_remedy(error, entry.name)
-        instead = entry.instead(config)
-        return Planned(settings, ranks, price, entry, config, cost, error, free, line, instead)
+        return Planned(
+            settings,
+            ranks,
+            price,
+            entry,
+            config,
+            cost,
+            error,
+            automatic=automatic(self.anatomy, ranks, steps) if isinstance(steps, int) else {},
+            line=entry.about(config, self.anatomy) if config else self.in_words(error),
+            instead=entry.instead(config),
+            wrong=self._wrong(price),
+        )
+
+    def _made(self, values: Mapping[str, Any], price: Price) -> tuple[MethodConfig, Budget | None]:
+        """Return the config that settings make, and its price if the table has no part of it."""
+        config = self.config_of(values, self.ranks)
+        by_ranks = isinstance(config, LoraConfig) and priced_by_ranks(config)
+        if values["method"] == "LoRA" and by_ranks:
+            return config, None
+        return config, budget(self.anatomy, config, **price.inputs)
+
+    def _wrong(self, price: Price) -> dict[str, str]:
+        """Return {setting on show: why it cannot be}."""
+
+        def check_all(values: dict[str, Any]) -> None:
+            task = self.task_called(values["task"])
+            training = TrainingConfig.from_dict(self.training(self.typed(values)))
+            config, _ = self._made(values, price)
+            training = training.for_examples(len(task.train))
+            check_settings(self.lm, task, config.parts, training)
+
+        if why := refusal(self._check_task):
+            return {"task": why}
+        fields = self.fields(self.settings)
+        found = wrong_entries(self.settings, fields, self._starts, check_all)
+        return {name: self.in_words(line) for name, line in found.items()}
+
+    def _check_task(self) -> None:
+        check(self.lm, self.task)
+
+    def in_words(self, line: str) -> str:
+        """Return an error's line with the form's labels, and what the workbench has for a remedy.
+
+        Of a field that several methods have it is the chosen one's label.
+        """
+        with contextlib.suppress(ConfigError):  # there is no method of that name
+            entry = self.entry(self.settings)
+            line = entry.with_remedy(line, entry.name)
+        every = [*self.fields(self.settings), *TRAINING, *method_fields()]
+        return in_labels(line, {field.name: field for field in reversed(every)}.values())
 
     def _priced(self, before: Price) -> Price:
         """Return the price under the settings; that before where they cannot be."""
         settings = self.settings
-        with contextlib.suppress(ConfigError, TaskError, TypeError):  # said when it is started
-            checked = TrainingConfig(**{name: settings[name] for name in _CHECKED})
-            batch = checked.per_device_train_batch_size
-            longest, labels = self._longest(checked.max_length)
-            inputs: dict[str, Any] = {
-                "batch_size": batch,
-                "sequence_length": longest.read,
-                "target_length": longest.written,
-                "label_length": labels,
-                "dtype": self.lm.card.dtype,
-                "padding_mask": batch > 1,  # examples of one batch differ in length
-                "device": self.lm.model.device,
-                **{name: self._unshown[name] for name in _UNSHOWN if name in self._unshown},
-            }
+        with contextlib.suppress(ConfigError, TaskError, TypeError):  # said at the field
+            longest = self._longest(step_of(settings).max_length)
             lora = self._templates.get("LoRA", LoraConfig())
             assert isinstance(lora, LoraConfig)
-            lora = lora.replace(lora_dropout=settings["lora_dropout"])
-            text = f"against full fine-tuning, batch {batch} × {tokens_text(*longest)}, AdamW"
-            return Price(inputs, price_table(self.anatomy, lora=lora, **inputs), text)
+            more = {n: self._unshown[n] for n in ("recompute_mlp",) if n in self._unshown}
+            return price_of(self.lm, self.anatomy, settings, longest, lora, more)
         return before
 
     def _longest(self, max_length: int) -> _Longest:

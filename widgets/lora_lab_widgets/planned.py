@@ -37,11 +37,12 @@ class Planned:
         price: under these settings.
         entry: the one chosen; None: there is none of that name.
         config: what would be trained; None where settings and ranks make no plan.
-        cost: of another method than LoRA, which `price.table` prices.
+        cost: of what is not LoRA's factors alone, which `price.table` prices.
         error: why they make no plan, "" where they do.
         automatic: {setting: what it is where nothing is typed}.
         line: what the method does, or why it cannot.
         instead: why the grid is not the method's own, "" where it is.
+        wrong: {setting on show: why it cannot be, in the form's words}.
     """
 
     settings: dict[str, Any]
@@ -54,11 +55,12 @@ class Planned:
     automatic: Mapping[str, int] = field(default_factory=dict)
     line: str = ""
     instead: str = ""
+    wrong: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_lora(self) -> bool:
         """Whether the painted ranks are the whole plan."""
-        return bool(self.settings["method"] == "LoRA")
+        return bool(self.settings["method"] == "LoRA" and self.cost is None)
 
     @cached_property
     def code(self) -> str:

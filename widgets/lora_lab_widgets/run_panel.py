@@ -9,7 +9,6 @@ browser.
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 import uuid
 from collections.abc import Callable, Mapping
@@ -22,9 +21,11 @@ from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.training.schedule import schedule_points
 from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.error_json import MAX_LINE, as_json, from_error
+from lora_lab_widgets.form import form_of
 from lora_lab_widgets.methods import form_fields
 from lora_lab_widgets.panel import PanelWidget, Theme
 from lora_lab_widgets.serialize import describe
+from lora_lab_widgets.wrong_entries import blamed
 
 if TYPE_CHECKING:
     from lora_lab_widgets.planned import Planned
@@ -51,11 +52,15 @@ class RunPanel(PanelWidget):
     Attributes:
         beat: called at every tick.
         settings: of the next run, of all methods; those of the chosen one are shown.
-        fields: how the settings of all methods are shown: {"name", "label", "help", "ticked"}.
-        methods: [{"name", "text", "fields": the settings that it has}].
+        fields: how the settings are shown: {"name", "label", "help", "part": "method" or
+            "training", "ticked", "wide", "more": it stands behind "more", "options" to choose}.
+        methods: [{"name", "text", "fields": the settings that it has before "more"}].
         plan: {"schedule": [[step, share of the peak learning rate]],
             "line": what the method does, or why it cannot; "bad": whether it cannot;
-            "automatic": {setting: what it is where nothing is typed}}.
+            "automatic": {setting: what it is where nothing is typed};
+            "wrong": {setting: why it cannot be}; "more": the settings that it has behind "more";
+            "rates": {method: the learning rate that it brings}, "rate": where that comes from;
+            "best_by": [[metric, its label]], by which evaluations are the best}.
         run_file: {"path": of the run file that was written, "commands": what trains it elsewhere}.
         notes: what the run has to say beside its numbers, a line each.
         bench: whose grid's ranks come with a command.
@@ -203,6 +208,7 @@ class RunPanel(PanelWidget):
         if planned.entry is not None:
             plan["automatic"] = planned.automatic
         plan["schedule"] = self._schedule(planned.settings)
+        plan |= form_of(self._plan, planned)
         tasks, methods = self._plan.task_names, self._plan.choices()
         return {"settings": planned.settings, "tasks": tasks, "methods": methods, "plan": plan}
 
@@ -216,8 +222,8 @@ class RunPanel(PanelWidget):
 
     def _refuse(self, error: Exception, snapshot: Snapshot | None) -> None:
         problem = from_error(error)
-        first = re.match(r"\w*", problem["message"])
-        problem["field"] = first[0] if first and first[0] in self.settings else ""
+        problem["field"] = blamed(problem["message"].partition(" ")[0], self.settings)
+        problem["message"] = self._plan.in_words(problem["message"])
         self._refused_in = _moment(snapshot)
         self._refused = problem
 

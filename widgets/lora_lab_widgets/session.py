@@ -20,10 +20,11 @@ from lora_lab_widgets.grid_cells import first_of
 from lora_lab_widgets.live_adapter import ADAPTER, LiveAdapter, over, resting
 from lora_lab_widgets.message_throttle import MessageThrottle
 from lora_lab_widgets.panel import Theme, Tick
-from lora_lab_widgets.plan import OPTIONAL, TRAINING, PlanModel
+from lora_lab_widgets.plan import PlanModel
 from lora_lab_widgets.plot import PlotlyScript
 from lora_lab_widgets.resume import chosen_configs, resumed_run, write_report
 from lora_lab_widgets.run_files import write_run_file
+from lora_lab_widgets.training_fields import training_values
 
 if TYPE_CHECKING:
     from lora_lab.runs.records import RunRecord
@@ -134,9 +135,7 @@ class Session(traitlets.HasTraits):
     def go_on(self, run: Run) -> None:
         """Go on with a run that was read from disk; what it trains becomes the plan."""
         self.needs_rest(f"resume run {run.id}")
-        training = run.training.to_dict()
-        shown = {name: training[name] for name in TRAINING} | {"task": run.task.name}
-        shown |= {name: training.get(name, "") for name in OPTIONAL}
+        shown = {**training_values(run.training), "task": run.task.name}
 
         def show() -> None:
             with self.plan.hold_trait_notifications():

@@ -18,7 +18,14 @@ from lora_lab.sweeps.local import Sweep, SweepSnapshot
 from lora_lab_widgets.methods import entries, entry_of
 from lora_lab_widgets.panel import MessagePanel, Tick
 from lora_lab_widgets.run_files import write_sweep_file
-from lora_lab_widgets.sweep_plan import AXES, FieldError, SweepTexts, cells_of, read_texts
+from lora_lab_widgets.sweep_plan import (
+    AXES,
+    FieldError,
+    SweepTexts,
+    cells_of,
+    own_rates,
+    read_texts,
+)
 from lora_lab_widgets.sweep_view import minutes, progress, rows
 
 if TYPE_CHECKING:
@@ -197,6 +204,8 @@ class SweepPanel(MessagePanel):
             field = error.field if isinstance(error, FieldError) else ""
             return {"line": str(error)[:_MOST_TYPED], "bad": True, "field": field, "cells": 0}
         line = f"{plural(len(cells), 'cell')} × {plural(cells[0].training.max_steps, 'step')}"
+        if own_rates([field for field in AXES if values[field].strip()]):
+            line += " · each method at its own learning rate"
         if skipped := skipped_fields(cells, [field for field in AXES if values[field].strip()]):
             line += f" · {skipped}"
         run = self._session.run

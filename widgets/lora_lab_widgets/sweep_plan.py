@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from lora_lab.methods.plain import method_to_dict
 from lora_lab.methods.registry import method_of
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps.asha import AshaConfig
-from lora_lab.sweeps.cells import Cell, UnusedFieldError, Varied, expand
+from lora_lab.sweeps.cells import Cell, UnusedFieldError, Varied, cell_of, expand
 from lora_lab.sweeps.layers import ALL, in_layers, read_layers
 from lora_lab.sweeps.store import checked_name
 from lora_lab_widgets.plan import PlanModel
@@ -94,7 +94,8 @@ def cells_of(texts: SweepTexts, plan: PlanModel) -> tuple[Cell, ...]:
     """Return every combination as a cell, each once.
 
     An axis changes the methods that have it and leaves the others as they are: a rank means nothing
-    to BitFit, which is then trained once.
+    to BitFit, which is then trained once. Methods that are varied, and learning rates not, train
+    each at its own rate.
 
     Args:
         texts: what is varied.
@@ -119,7 +120,7 @@ def cells_of(texts: SweepTexts, plan: PlanModel) -> tuple[Cell, ...]:
     every = itertools.product(*axes.values())
     combinations = [dict(zip(axes, values, strict=True)) for values in every]
     try:
-        return expand(combinations, training, lambda changes: _varied(plan, changes))
+        found = expand(combinations, training, lambda changes: _varied(plan, changes))
     except UnusedFieldError as error:
         field = error.field
         name = plan.entry(plan.settings).name if "method" not in axes else "none of the methods"
@@ -127,6 +128,20 @@ def cells_of(texts: SweepTexts, plan: PlanModel) -> tuple[Cell, ...]:
         raise FieldError(
             field, f"{AXES[field]}: {name} {says} {AXES[field]}; leave it empty"
         ) from None
+    return tuple(_at_own_rate(plan, cell) for cell in found) if own_rates(axes) else found
+
+
+def own_rates(axes: Collection[str]) -> bool:
+    """Whether each method trains at its own learning rate: of these fields that are varied."""
+    return "method" in axes and "learning_rate" not in axes
+
+
+def _at_own_rate(plan: PlanModel, cell: Cell) -> Cell:
+    name = cell.changes["method"]
+    if name == plan.settings["method"]:
+        return cell  # its rate is on show
+    training = cell.training.replace(learning_rate=plan.rate_of(name))
+    return cell_of(cell.configs, training, cell.changes)
 
 
 def _varied(plan: PlanModel, changes: Mapping[str, Any]) -> Varied:
@@ -150,7 +165,11 @@ def _varied(plan: PlanModel, changes: Mapping[str, Any]) -> Varied:
 
 
 def as_grid(cells: Sequence[Cell]) -> dict[str, list[Any]]:
-    """Return the cells as the grid of a sweep file: the same cells, under the same ids."""
+    """Return the cells as the grid of a sweep file: the same cells, under the same ids.
+
+    Raises:
+        ConfigError: they are no grid.
+    """
     configs = list({repr(cell.configs): cell.configs for cell in cells}.values())
     grid: dict[str, list[Any]] = {}
     if len(configs) > 1:
@@ -163,6 +182,11 @@ def as_grid(cells: Sequence[Cell]) -> dict[str, list[Any]]:
         values = list(dict.fromkeys(getattr(cell.training, field) for cell in cells))
         if len(values) > 1:
             grid[field] = values
+    if math.prod(map(len, grid.values())) > len(cells):
+        raise ConfigError(
+            "each method trains at its own learning rate here, which no grid of a file can say; "
+            "fill in learning rates, which all of them try"
+        )
     # A sweep of one cell varies nothing, and is a sweep all the same.
     return grid or {"seed": [cells[0].training.seed]}
 

@@ -152,7 +152,7 @@ class Workbench:
 
     def start(self) -> Run:
         """Train what is on show; the same as the Start button. Returns the run."""
-        self.session.start(self.plan.settings)
+        self.session.start(self.plan.typed())
         assert self.run is not None
         return self.run
 
@@ -173,7 +173,8 @@ class Workbench:
     def save(self, folder: str | Path) -> Path:
         """Save the latest run's adapter, in PEFT's format where it has one; see `Run.save`.
 
-        Before the first run it is the model's own, which `load_adapter` or `attach` put there.
+        Before the first run it is the model's own, which `load_adapter` or `attach` put there. What
+        adapter the folder had is replaced, with a warning where it was not this one.
 
         Raises:
             AdapterError, RunError: there is none.

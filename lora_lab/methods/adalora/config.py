@@ -66,6 +66,7 @@ class AdaLoraConfig(PeftConfig):
     target_modules: Sequence[str] | str = ("q", "v")
 
     peft_name: ClassVar = "ADALORA"
+    told: ClassVar = frozenset({"target_r", "init_r", "target_modules"})
     not_done: ClassVar = _NOT_DONE
 
     def __post_init__(self) -> None:

@@ -102,6 +102,7 @@ register(
         setting=_setting,
         size=lambda config: f"r {config.init_r}→{config.target_r}",
         rank="target_r",
+        rate_from="as LoRA's; 5e-4 to 2.2e-3 in its paper's Table 8",
         ranks=_ranks,
         rank_fields=_rank_fields,
         automatic=_automatic,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import MethodConfig, need_count, need_rank
@@ -30,6 +30,8 @@ class BottleneckConfig(MethodConfig):
     variant: Variant = "H"
     r: int = 8
     drop_layers: int | None = None
+
+    told: ClassVar = frozenset({"variant", "r"})
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):

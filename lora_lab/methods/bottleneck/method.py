@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_lab.methods.bottleneck.config import BottleneckConfig
-from lora_lab.methods.descriptor import Field, Method, Plan, register
+from lora_lab.methods.descriptor import LEARNING_RATE, Field, Method, Plan, register
 
 _WIDTH = Field("r", "bottleneck r", "width of the adapter layers", int)
 _DROPPED = Field(
@@ -36,6 +36,8 @@ def _entry(variant: str, about: str, *fields: Field, **more: Any) -> Method:
         numbers=lambda config: f"r {config.r}",
         setting=lambda config: f"r = {config.r}",
         rank="r",
+        learning_rate=LEARNING_RATE / 2,
+        rate_from="half of LoRA's, as in the paper's Table 12",
         no_ranks="puts layers of its own between the others",
         order=50,
         **more,

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from lora_lab.methods.descriptor import Field, Method, register
+from typing import Any
+
+from lora_lab.methods.descriptor import LEARNING_RATE, Field, Method, register
 from lora_lab.methods.full.config import BitFitConfig, FullConfig
 
 _ADAPTER = "lora_lab.methods.full.adapter:FullAdapter"
+_RATE: dict[str, Any] = {
+    "learning_rate": LEARNING_RATE / 40,
+    "rate_from": "LoRA's / 40, as in the paper's Table 12",
+}
 
 
 def _about_top(config: FullConfig) -> str:
@@ -26,6 +32,7 @@ register(
         trains_everything=True,
         sparse_gradients=True,
         order=30,
+        **_RATE,
     ),
     Method(
         name="FT-Top2",
@@ -47,6 +54,7 @@ register(
         no_ranks="trains the last blocks whole",
         sparse_gradients=True,
         order=30,
+        **_RATE,
     ),
     Method(
         name="BitFit",
@@ -65,6 +73,8 @@ register(
         about="the bias vectors are trained, nothing else",
         setting=lambda config: "new biases" if config.new_biases else "",
         no_ranks="trains bias vectors",
+        learning_rate=8 * LEARNING_RATE,
+        rate_from="8 × LoRA's, as in the paper's Table 12",
         sparse_gradients=True,
         order=30,
     ),

@@ -31,6 +31,7 @@ class IA3Config(LayerConfig):
     init_ia3_weights: bool = True
 
     peft_name: ClassVar = "IA3"
+    told: ClassVar = frozenset({"target_modules"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

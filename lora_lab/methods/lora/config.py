@@ -98,6 +98,7 @@ class LoraConfig(PeftConfig):
     corda_config: Mapping[str, Any] | None = None
     lora_bias: bool = False
     peft_name: ClassVar = "LORA"
+    told: ClassVar = frozenset({"r", "target_modules"})
     added: ClassVar = frozenset(
         {
             "target_parameters",

@@ -7,7 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.methods.cost import BEFORE_THE_BLOCKS, MASTER, MethodCost, train_biases
+from lora_lab.methods.cost import (
+    BEFORE_THE_BLOCKS,
+    MASTER,
+    MethodCost,
+    train_biases,
+    train_whole_modules,
+)
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.targets import all_linear_notes, ranks
 
@@ -26,6 +32,7 @@ def lora_cost(anatomy: Anatomy, config: LoraConfig, price: dict[str, Any]) -> Me
     for site in (price["sites"][name] for name in ranks(anatomy, config) if config.lora_bias):
         cost.train(site["row"], (site["out"],))
         cost.estimated = True
+    train_whole_modules(cost, anatomy, config.modules_to_save)
     if biases := _own_biases(anatomy, config):
         train_biases(cost, anatomy, biases, price)
     if config.init.ranks and dict(config.eva_config or {}).get("rho", 1) != 1:

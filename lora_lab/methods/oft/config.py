@@ -52,6 +52,7 @@ class OFTConfig(LayerConfig):
     num_cayley_neumann_terms: int = 5
 
     peft_name: ClassVar = "OFT"
+    told: ClassVar = frozenset({"target_modules"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import MOST, MethodConfig, need_count
@@ -12,6 +13,8 @@ from lora_lab.methods.config import MOST, MethodConfig, need_count
 class _PrefixConfig(MethodConfig):
     prefix_length: int = 8
     infix_length: int = 8
+
+    told: ClassVar = frozenset({"prefix_length", "infix_length"})
 
     def __post_init__(self) -> None:
         need_count("prefix_length", self.prefix_length, least=0, most=MOST)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_lab.methods.descriptor import Field, Method, register
+from lora_lab.methods.descriptor import LEARNING_RATE, Field, Method, register
 from lora_lab.methods.prompt_tuning.config import PrefixEmbedConfig, PrefixLayerConfig
 
 _FOLDER = "lora_lab.methods.prompt_tuning"
@@ -39,6 +39,8 @@ register(
         setting=_setting,
         size=_size,
         short="PE",
+        learning_rate=2.5 * LEARNING_RATE,
+        rate_from="2.5 × LoRA's, as in the paper's Table 12",
         joins=("LoRA",),
         no_ranks="trains special tokens",
         order=40,
@@ -55,6 +57,8 @@ register(
         setting=_setting,
         size=_size,
         short="PL",
+        learning_rate=LEARNING_RATE / 2,
+        rate_from="half of LoRA's, as in the paper's Table 12",
         joins=("LoRA",),
         no_ranks="trains special tokens",
         order=40,

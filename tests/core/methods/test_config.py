@@ -141,6 +141,21 @@ def test_every_method_has_the_papers_name_and_makes_the_round_trip(name):
     assert eval(config.to_python(), {"ll": ll}) == config
 
 
+@pytest.mark.parametrize(
+    ("config", "shown"),
+    [
+        (LoraConfig(), "r=8, target_modules=('q', 'v')"),
+        (AdaLoraConfig(), "target_r=8, init_r=12, target_modules=('q', 'v')"),
+        (IA3Config(), "target_modules=('k', 'v', 'down')"),
+        (BottleneckConfig(), "variant='H', r=8"),
+        (PrefixEmbedConfig(), "prefix_length=8, infix_length=8"),
+        (FullConfig(), ""),
+    ],
+)
+def test_code_that_is_shown_says_ranks_and_targets_even_where_they_are_defaults(config, shown):
+    assert config.to_python() == f"ll.{type(config).__name__}({shown})"
+
+
 def test_adaloras_fields_and_defaults_are_pefts():
     from peft import AdaLoraConfig as Peft
 

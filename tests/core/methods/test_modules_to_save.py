@@ -1,6 +1,7 @@
 """Modules trained whole: PEFT's behaviour, given back bit for bit, beside others' LoRA."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -348,6 +349,32 @@ def test_an_embedding_has_factors_and_the_output_layer_tied_to_it_is_trained_who
 def test_a_name_without_a_module_is_refused(saved, message):
     with pytest.raises(ConfigError, match=message):
         ll.attach(tiny("bert"), config(modules_to_save=saved))
+
+
+@pytest.mark.parametrize("kind", [ll.LoraConfig, ll.IA3Config, ll.OFTConfig])
+@pytest.mark.parametrize(
+    ("name", "saved", "head"),
+    [
+        ("llama", ["lm_head"], False),
+        ("llama", ["norm", "layers.1"], False),
+        ("smollm", ["lm_head"], False),  # its weight is the embedding's
+        ("smollm", ["embed_tokens", "lm_head"], False),
+        ("bert", ["classifier"], True),
+        ("bert", ["classifier", "pooler"], False),
+    ],
+)
+def test_what_is_trained_whole_is_in_the_price_but_for_a_head(kind, name, saved, head):
+    model = tiny(name) if name != "smollm" else tied(name)
+    targets = {"target_modules": ["q"] if name == "bert" else ["layers.0.self_attn.q_proj"]}
+    bare, beside = kind(**targets), kind(**targets, modules_to_save=saved)
+    own = ll.budget(model, beside)
+    alone = ll.budget(model, bare).parameters_trainable
+    with warnings.catch_warnings(action="ignore"):  # of one end of two
+        adapter = ll.attach(model, beside)
+    trained = sum(p.numel() for p in dict.fromkeys(adapter.parameters()))
+    classifier = sum(p.numel() for p in tiny("bert").classifier.parameters())
+    assert own.parameters_trainable == trained - (classifier if name == "bert" else 0)
+    assert (own.parameters_trainable == alone) is head
 
 
 def test_sums_refuse_modules_trained_whole():

@@ -57,6 +57,28 @@ def test_what_is_no_model_gets_one_line(model: Any, message: str) -> None:
         as_loaded(model, tiny_tokenizer(), {}, CALL)
 
 
+@pytest.mark.parametrize(
+    ("model", "tokenizer", "message"),
+    [
+        (
+            tiny_tokenizer(),
+            tiny_lm().model,
+            "is no tokenizer; they stand the other way round: ll.t",
+        ),
+        ("smollm2-135m", tiny_lm().model, "is no tokenizer; give the model's own"),
+        (tiny_lm().model, {"a": 1}, "a dict is no tokenizer"),
+        (tiny_lm(), 5, "an int is no tokenizer"),
+        (tiny_lm().model.state_dict(), tiny_tokenizer(), "an OrderedDict is no model"),
+    ],
+)
+def test_what_is_no_tokenizer_or_no_model_is_refused_before_anything_loads(
+    model: Any, tokenizer: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        as_loaded(model, tokenizer, {}, CALL)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_tokenizers_name_is_no_tokenizer_and_one_of_too_many_tokens_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"tokenizer is 'gpt2'; load it, transformers\.AutoTok"):
         as_loaded(tiny_lm().model, "gpt2", {}, CALL)

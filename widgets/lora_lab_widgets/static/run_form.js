@@ -2,21 +2,20 @@
 // The settings of the next run: the training's, and those that its method has.
 /** @import { Model } from "./_shared.js" */
 
-import { el, focusIn, markInvalid } from "./_shared.js";
+import { el, focusIn } from "./_shared.js";
 
-const FIELDS = [
-  ["task", "task", "what the model learns"],
-  ["max_steps", "steps", "optimizer steps"],
-  ["per_device_train_batch_size", "batch", "examples in a forward pass"],
-  ["learning_rate", "learning rate", "peak rate of AdamW"],
-  ["max_length", "max length", "tokens of an example; longer ones are cut"],
-  ["num_train_epochs", "epochs", "in place of steps: how often the examples are gone through"],
-  ["eval_steps", "eval every", "held-out examples are scored every so many steps; empty: not"],
-  ["seed", "seed", "of the adapter's start, the data's order and dropout"],
-];
-const METHOD = { name: "method", label: "method",
-  help: "how the model is adapted; the names are the LoRA paper's", ticked: false };
-const CHOICES = new Set(["task", "method"]);
+/**
+ * @typedef {{name: string, label: string, help: string, part: "method" | "training",
+ *   ticked?: boolean, wide?: boolean, more?: boolean, options?: string[]}} Field
+ */
+
+const METHOD = {
+  name: "method", label: "method", help: "how the model is adapted; the names are the LoRA paper's",
+  options: [], part: "method",
+};
+const TASK = {
+  name: "task", label: "task", help: "what the model learns", options: [], part: "training",
+};
 
 export class RunForm {
   /**
@@ -29,25 +28,43 @@ export class RunForm {
     /** @type {Record<string, any>} */
     this.inputs = {};
     /** @type {Record<string, HTMLElement>} */
-    this.fields = {};
-    /** Of all methods, as Python tells of them; the same field serves several. */
-    this.ofMethods = [METHOD, ...model.get("fields")];
-    const ofTraining = FIELDS.map(([name, label, help]) => ({ name, label, help, ticked: false }));
-    const build = (field) => this.buildField(field);
+    this.places = {};
+    this.blamed = ""; // the field that a problem is about
+    /** @type {Field[]} as Python tells of them; the same field serves several methods */
+    this.fields = [METHOD, TASK, ...model.get("fields")];
+    const rows = (part, more) => this.fields
+      .filter((field) => field.part === part && Boolean(field.more) === more)
+      .map((field) => this.buildField(field));
     this.line = el("div", { class: "ll-method-line", "aria-live": "polite" });
+    this.rate = el("div", { class: "ll-method-rate" });
+    this.moreNames = el("summary");
+    this.more = el("details", { class: "ll-run-more" }, this.moreNames,
+      el("div", { class: "ll-settings" }, ...rows("method", true), ...rows("training", true)));
     this.node = el("fieldset", { class: "ll-form", "aria-label": "settings of the next run" },
-      el("div", { class: "ll-settings ll-method" }, ...this.ofMethods.map(build)),
-      this.line,
-      el("div", { class: "ll-settings" }, ...ofTraining.map(build)));
+      el("div", { class: "ll-settings" }, ...rows("method", false)),
+      el("div", { class: "ll-method-lines" }, this.line, this.rate),
+      el("div", { class: "ll-settings" }, ...rows("training", false)),
+      this.more);
   }
 
-  buildField({ name, label, help, ticked }) {
-    const input = inputFor(name, ticked);
-    input.addEventListener("change", () => this.changed({ [name]: readInput(name, input) }));
+  /** @param {Field} field */
+  buildField(field) {
+    const { name, label, help, wide } = field;
+    const input = inputFor(field);
+    input.addEventListener("change", () => this.onChange(name));
     const caption = el("span", { class: "ll-dim", text: label });
     this.inputs[name] = input;
-    this.fields[name] = el("label", { class: "ll-field", title: help }, caption, input);
-    return this.fields[name];
+    this.places[name] = el("label", {
+      class: wide ? "ll-field ll-wide" : "ll-field", title: help,
+    }, caption, input);
+    return this.places[name];
+  }
+
+  onChange(name) {
+    const changes = { [name]: readInput(this.inputs[name]) };
+    // A method brings its own learning rate, also while Python is busy.
+    const rate = this.model.get("plan").rates?.[changes.method];
+    this.changed(rate === undefined ? changes : { ...changes, learning_rate: rate });
   }
 
   drawTasks() {
@@ -59,28 +76,68 @@ export class RunForm {
     this.drawFields();
   }
 
+  /** @param {[string, string][]} options values, and how they are called */
   drawChoice(name, options) {
     const input = this.inputs[name];
     input.replaceChildren(...options.map(([value, text]) => el("option", { value, text })));
-    input.value = this.model.get("settings")[name];
+    choose(input, this.model.get("settings")[name]);
   }
 
   /** The chosen method's own fields, at once: Python's word on them comes with its answer. */
   drawFields() {
     const chosen = this.inputs.method.value;
-    const names = this.model.get("methods").find(({ name }) => name === chosen)?.fields ?? [];
-    for (const { name } of this.ofMethods) {
-      this.fields[name].hidden = name !== "method" && !names.includes(name);
+    const own = this.model.get("methods").find(({ name }) => name === chosen)?.fields ?? [];
+    const behind = this.model.get("plan").more ?? [];
+    for (const { name, part, more } of this.fields) {
+      if (more) this.places[name].hidden = !behind.includes(name);
+      else if (part === "method" && name !== "method") {
+        this.places[name].hidden = !own.includes(name);
+      }
     }
+    this.nameMore();
   }
 
   drawPlan() {
-    const { line: text, bad, automatic } = this.model.get("plan");
-    if (this.line.textContent !== (text ?? "")) this.line.textContent = text ?? "";
-    this.line.title = text ?? "";
-    this.line.classList.toggle("ll-method-bad", Boolean(bad));
+    const { line, bad, automatic, rate, best_by: metrics } = this.model.get("plan");
     for (const [name, value] of Object.entries(automatic ?? {})) {
       this.inputs[name].placeholder = value;
+    }
+    if (metrics) this.drawChoice("metric_for_best_model", metrics);
+    this.rate.textContent = bad ? "" : rate ?? "";
+    this.rate.title = this.rate.textContent;
+    this.places.learning_rate.title = [this.help("learning_rate"), rate].filter(Boolean).join("\n");
+    this.drawFields();
+    this.drawWrong();
+    if (bad) this.say(line, true);
+    else this.say(Object.values(this.wrong).join(" · ") || line || "", this.isWrong);
+  }
+
+  /** {setting: why it cannot be}, of those on show. */
+  get wrong() {
+    return this.model.get("plan").wrong ?? {};
+  }
+
+  get isWrong() {
+    return Object.keys(this.wrong).length > 0;
+  }
+
+  say(text, bad) {
+    if (this.line.textContent !== text) this.line.textContent = text;
+    this.line.title = text;
+    this.line.classList.toggle("ll-method-bad", Boolean(bad));
+  }
+
+  /** Mark the fields that cannot be; those behind "more" are shown then. */
+  drawWrong() {
+    for (const { name, more } of this.fields) {
+      const why = this.wrong[name];
+      const marked = why !== undefined || name === this.blamed;
+      const input = this.inputs[name];
+      if (marked) input.setAttribute("aria-invalid", "true");
+      else input.removeAttribute("aria-invalid");
+      if (why === undefined) input.removeAttribute("title"); // else it would hide the label's
+      else input.title = why;
+      if (marked && more) this.more.open = true;
     }
   }
 
@@ -89,35 +146,68 @@ export class RunForm {
       const input = this.inputs[name];
       if (!input) continue;
       if (input.type === "checkbox") input.checked = value === true;
+      else if (isChoice(input)) choose(input, value);
       // A value under the user's hands stays as typed.
-      else if (focusIn(input) !== input || CHOICES.has(name)) input.value = value;
+      else if (focusIn(input) !== input) input.value = value;
     }
     this.drawFields();
   }
 
+  /** What is set behind "more" is named on it. */
+  nameMore() {
+    const set = this.fields.filter(({ name, more }) =>
+      more && !this.places[name].hidden && isSet(this.inputs[name]));
+    this.moreNames.textContent = ["more", ...set.map(({ label }) => label)].join(" · ");
+  }
+
   values() {
     const entries = Object.entries(this.inputs);
-    return Object.fromEntries(entries.map(([name, input]) => [name, readInput(name, input)]));
+    return Object.fromEntries(entries.map(([name, input]) => [name, readInput(input)]));
   }
 
   /** Mark the field that a problem is about. */
   blame(field) {
-    markInvalid(this.inputs, field);
+    this.blamed = field ?? "";
+    this.drawWrong();
+  }
+
+  help(name) {
+    return this.fields.find((field) => field.name === name)?.help ?? "";
   }
 }
 
-function inputFor(name, ticked) {
-  if (CHOICES.has(name)) return el("select", { class: "ll-input", name });
+/** @param {Field} field */
+function inputFor({ name, ticked, options }) {
+  if (options) {
+    return el("select", { class: "ll-input", name },
+      ...options.map((value) => el("option", { value, text: value })));
+  }
   if (ticked) return el("input", { class: "ll-tick", name, type: "checkbox" });
   return el("input", {
     class: "ll-input", name, type: "text", inputmode: "decimal", autocomplete: "off",
   });
 }
 
+const isChoice = (input) => input.localName === "select";
+
+/** Choose a value, also one that was set from Python and is none of the options. */
+function choose(input, value) {
+  const text = String(value);
+  if (![...input.options].some((option) => option.value === text)) {
+    input.append(el("option", { value: text, text }));
+  }
+  input.value = text;
+}
+
+function isSet(input) {
+  if (input.type === "checkbox") return input.checked;
+  return isChoice(input) ? input.selectedIndex > 0 : !["", "0"].includes(input.value);
+}
+
 /** What the user typed: a number where it is one, else the text, for Python to judge. */
-function readInput(name, input) {
+function readInput(input) {
   if (input.type === "checkbox") return input.checked;
   const text = input.value.trim();
   const number = Number(text.replace(",", "."));
-  return CHOICES.has(name) || text === "" || Number.isNaN(number) ? text : number;
+  return isChoice(input) || text === "" || Number.isNaN(number) ? text : number;
 }

@@ -1,10 +1,8 @@
 // @ts-check
-// The run's controls, progress, loss, memory and errors. Draws `snapshot`; sends messages; never
-// writes a trait back, so that Python stays the only writer.
+// The run's controls, progress, loss and errors. Draws `snapshot`; sends messages; never writes a
+// trait back, so that Python stays the only writer. What memory it takes stands in the savings.
 
-import {
-  PanelView, button, el, formatBytes, panel, progressBar, section, space,
-} from "./_shared.js";
+import { PanelView, button, el, panel, progressBar, section, space } from "./_shared.js";
 import { errorStrip } from "./error_strip.js";
 import { LossChart, lossTable } from "./loss_chart.js";
 import { formatLoss } from "./loss_plot.js";
@@ -55,7 +53,7 @@ class RunPanelView extends PanelView {
     this.id = el("span", { class: "ll-run-id" });
     this.progress = progressBar("training steps");
     this.spoken = el("span", { class: "ll-sr", role: "status", "aria-live": "polite" });
-    this.memory = el("span", { class: "ll-run-memory" });
+
     this.devices = deviceList();
     this.noteCount = el("summary");
     this.noteList = el("ul");
@@ -79,7 +77,7 @@ class RunPanelView extends PanelView {
       el("div", { class: "ll-run-stats ll-dim" }, ...Object.values(stats)),
       strip.node, chart.node, table.node,
       el("div", { class: "ll-run-row ll-run-foot ll-dim" },
-        this.memory, space(), this.id, fileBox.button),
+        this.id, space(), fileBox.button),
       this.devices.node, this.notes, fileBox.node);
   }
 
@@ -181,7 +179,7 @@ class RunPanelView extends PanelView {
     const fits = schedule.at(-1)?.[0] === steps;
     this.chart.draw(losses, steps, snapshot.loss_unit, snapshot.held_out, fits ? schedule : []);
     this.table.draw(losses, snapshot.loss_unit);
-    this.memory.textContent = memory ? formatMemory(memory) : "memory: measured while training";
+
     this.devices.draw(memory?.devices ?? []);
   }
 
@@ -244,9 +242,6 @@ function formatTime(seconds) {
   return `${Math.floor(s / 3600)} h ${pad((s % 3600) / 60)} min`;
 }
 
-function formatMemory({ current, peak, kind }) {
-  return `memory ${formatBytes(current)} now · ${formatBytes(peak)} at the peak · ${kind}`;
-}
 
 function formatRate(rate) {
   return rate >= 1 ? `${rate.toFixed(1)} steps/s` : `${(1 / rate).toFixed(1)} s/step`;

@@ -2,7 +2,7 @@
 // Draws the plan's cost beside full fine-tuning's, at every stroke of the rank grid.
 
 import { PanelView, el, formatBytes, formatCount, heading, panel } from "./_shared.js";
-import { barRow, drawBar, memoryTable } from "./savings_bars.js";
+import { barRow, drawBar, formatPart, memoryTable } from "./savings_bars.js";
 import {
   PARTS, evaluatePrice, formatChange, formatParameters, formatRatio, formatShare, totalOf,
 } from "./savings_price.js";
@@ -29,7 +29,7 @@ function bigNumber(name) {
 }
 
 function breakdown(name, memory, source) {
-  const lines = PARTS.map((part) => `${part}: ${formatBytes(memory[part])} – ${EXPLAINED[part]}`);
+  const lines = PARTS.map((part) => `${part}: ${formatPart(memory, part)} – ${EXPLAINED[part]}`);
   const total = `${formatBytes(totalOf(memory))} at the peak of a training step`;
   return [`${name}: ${total}, ${SOURCES[source]}`, ...lines].join("\n");
 }
@@ -215,7 +215,7 @@ class SavingsView extends PanelView {
 
 function measuredTitle(memory, change) {
   const against = change && `, ${change} against the forecast`;
-  const parts = memory.weights ? PARTS.map((part) => `${part}: ${formatBytes(memory[part])}`) : [];
+  const parts = memory.weights ? PARTS.map((part) => `${part}: ${formatPart(memory, part)}`) : [];
   const peak = `${formatCount(memory.peak)} bytes at the peak`;
   return [`${peak}${against}; ${formatCount(memory.current)} now`, ...parts].join("\n");
 }

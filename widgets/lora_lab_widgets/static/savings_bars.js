@@ -24,12 +24,19 @@ export function drawBar(row, sizes, scale) {
   }
 }
 
+/** The bytes of one part: activations need no room of their own where gradients take more. */
+export function formatPart(memory, part) {
+  const within = part === "activations" && memory.activations === 0 && memory.gradients > 0;
+  return within ? "within gradients" : formatBytes(memory[part]);
+}
+
 /** The nodes of a table of [name, memory or null], exact bytes at each cell. */
 export function memoryTable(rows) {
   const cells = (memory) =>
     [...PARTS, "total"].map((part) => {
-      const bytes = memory ? (part === "total" ? totalOf(memory) : memory[part]) : null;
-      const text = bytes === null ? "none" : formatBytes(bytes);
+      if (!memory) return el("td", { text: "none" });
+      const bytes = part === "total" ? totalOf(memory) : memory[part];
+      const text = part === "total" ? formatBytes(bytes) : formatPart(memory, part);
       return el("td", { "data-ll-bytes": bytes, text });
     });
   const heads = ["plan", ...PARTS, "total"].map((part) => el("th", { scope: "col", text: part }));
