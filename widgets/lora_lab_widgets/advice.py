@@ -123,8 +123,8 @@ class AdvicePanel(MessagePanel):
         self._session.needs_rest("fill in the advice")
         plan = self._session.plan
         with plan.hold_trait_notifications():
+            plan.take(self._advice.config)  # first: a method brings a learning rate of its own
             plan.take_training({**_UNSAID, **self._advice.training})
-            plan.take(self._advice.config)
         self.painted = ""
 
     def _paint(self, which: str) -> None:
