@@ -21,7 +21,7 @@ def resampled_scores(
     """Return a metric's corpus score of each resample; what is counted in a text is counted once.
 
     Args:
-        metric: sacrebleu's BLEU or CHRF.
+        metric: sacrebleu's BLEU, CHRF or TER.
         predictions: one an example.
         streams: references as sacrebleu takes them.
         resamples: (resamples, examples) of examples' numbers.

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from lora_lab.cli.command import Command, Report
+from lora_lab.cli.decoding import decoding_arguments, decoding_of
 from lora_lab.cli.output import console
 from lora_lab.models.load import load_model
 from lora_lab.tasks.load import load_task
@@ -19,6 +20,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", default="test", help="test, validation or train (test)")
     parser.add_argument("--max-examples", type=int, help="score so many of the first ones (all)")
     parser.add_argument("--output-dir", help="where predictions.jsonl goes (the run's folder)")
+    decoding_arguments(parser)
 
 
 def _run(options: argparse.Namespace) -> Report:
@@ -33,6 +35,7 @@ def _run(options: argparse.Namespace) -> Report:
             lm=lm,
             max_examples=options.max_examples,
             output_dir=options.output_dir,
+            decoding=decoding_of(options) or None,
         )
     text = str(found)
     if found.file is not None:

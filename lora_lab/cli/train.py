@@ -13,6 +13,7 @@ from typing import Any
 from lora_lab._util.format import format_bytes, plural
 from lora_lab._util.yaml import value_of
 from lora_lab.cli.command import Command, Report
+from lora_lab.cli.decoding import decoding_arguments, decoding_of
 from lora_lab.cli.output import console
 from lora_lab.errors import ConfigError, LoraLabError, as_cause, one_line
 from lora_lab.models.load import load_outline
@@ -47,6 +48,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="a run's folder or id, or an adapter's folder: the new run starts from its adapter",
     )
+    decoding_arguments(parser)
     group = parser.add_argument_group("training", "in place of what the run file says")
     for field in dataclasses.fields(TrainingConfig):
         flags = dict.fromkeys((f"--{field.name.replace('_', '-')}", f"--{field.name}"))
@@ -85,6 +87,10 @@ def _look(config: RunConfig) -> Report:
 def _made(options: argparse.Namespace) -> Run:
     if options.resume and options.start_from:
         raise ConfigError("--resume goes on with a run, and --start-from begins a new one; use one")
+    if options.resume and decoding_of(options):
+        raise ConfigError(
+            "--resume goes on with the run's own decoding; lora-lab evaluate takes another"
+        )
     if options.resume:
         where, changes = options.output_dir or "runs", _training(options)
         return resume(options.run_file, output_dir=where, start=False, **changes)
@@ -95,6 +101,9 @@ def _config(options: argparse.Namespace) -> RunConfig:
     config, training = RunConfig.read(options.run_file), _training(options)
     if training:
         config = dataclasses.replace(config, training=config.training.replace(**training))
+    if given := decoding_of(options):
+        decoding = {**(config.task.get("decoding") or {}), **given}
+        config = dataclasses.replace(config, task={**config.task, "decoding": decoding})
     if options.output_dir:
         config = dataclasses.replace(config, output_dir=options.output_dir)
     if options.start_from:

@@ -28,6 +28,7 @@ from lora_lab.methods.plain import method_from_dict, method_to_dict
 from lora_lab.runs.records import RunRecord
 from lora_lab.runs.schema import ModelSettings, RunFile, TaskSettings
 from lora_lab.runs.training_config import UNTOLD, TrainingConfig
+from lora_lab.tasks.decoding import Decoding
 
 _HEAD = "labels", "num_labels"  # of a model: they follow from its task
 _SETTINGS = {"model": ModelSettings, "task": TaskSettings}
@@ -144,6 +145,8 @@ def settings(values: Mapping[str, Any], what: str) -> dict[str, Any]:
     if (name := misfit(given, kind)) is not None:
         must = words_of(kind, name)
         raise ConfigError(f"the {what}'s {name} is {given[name]!r}; it must {must}")
+    if given.get("decoding") is not None:
+        Decoding.of(given["decoding"])
     return dict(fitted(given, kind))
 
 

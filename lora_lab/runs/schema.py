@@ -62,6 +62,7 @@ class TaskSettings(TypedDict, total=False):
     field: Text
     config_name: Text
     train: Text
+    decoding: Settings
     seed: Number
     in_memory: Rows
     max_steps: Number

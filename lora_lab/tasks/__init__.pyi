@@ -1,4 +1,6 @@
 from .base import Task as Task
+from .cards import DataCard as DataCard
+from .cards import card_of as card_of
 from .chat_template import Chat as Chat
 from .chats import ChatTask as ChatTask
 from .classification import ClassificationTask as ClassificationTask

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lora_lab.errors import TaskError
 from lora_lab.redaction import redacted
+from lora_lab.tasks.cards import card_of
 from lora_lab.tasks.intervals import Interval
 from lora_lab.tasks.metrics import NATS, Metric
 
@@ -66,6 +67,28 @@ class Task(ABC):
     def input_text(self, example: Any) -> str:
         """Return what a person would type to try the example."""
 
+    def unusable(self, example: Any) -> str:  # noqa: ARG002
+        """Return why an example can be neither learned nor scored; "" where it can."""
+        return ""
+
+    def check(self, examples: Sequence[Any], what: str = "scored") -> None:
+        """Refuse examples, such as those made by hand, that can be neither learned nor scored.
+
+        Args:
+            examples: from one of the parts.
+            what: that part, for the line.
+
+        Raises:
+            TaskError: how many, what is wrong with the first one, and where they stand, from 0.
+        """
+        wrong = [(at, why) for at, each in enumerate(examples) if (why := self.unusable(each))]
+        if wrong:
+            rows = some([str(at) for at, _ in wrong])
+            raise TaskError(
+                f"{self.name}: {len(wrong):,} of {len(examples):,} {what} examples cannot be used, "
+                f"the first because {wrong[0][1]} (rows {rows}); mend them, or leave them out"
+            )
+
     def score(self, predictions: Sequence[Any], examples: Sequence[Any]) -> dict[str, float]:
         """Score answers.
 
@@ -78,13 +101,15 @@ class Task(ABC):
             of a word or two. `scoring` tells why.
 
         Raises:
-            TaskError: nothing to score, or not one prediction an example.
+            TaskError: nothing to score, not one prediction an example, or an example without a
+                right answer.
         """
         if not examples or len(predictions) != len(examples):
             raise TaskError(
                 f"{len(predictions)} predictions for {len(examples)} examples; score needs one "
                 "prediction an example, and at least one"
             )
+        self.check(examples)
         references = [self.reference(example) for example in examples]
         return {m.name: m.compute(predictions, references) for m in self._fit(references)}
 
@@ -157,7 +182,9 @@ def _repr(task: Any) -> str:
         for field in dataclasses.fields(task)
         if field.repr
     )
-    return redacted(f"{type(task).__qualname__}({shown})")
+    card = card_of(task)
+    about = "" if card is None else f"\n{card}"
+    return redacted(f"{type(task).__qualname__}({shown}){about}")
 
 
 def shown(example: Any) -> str:

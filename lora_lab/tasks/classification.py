@@ -68,6 +68,12 @@ class ClassificationTask(Task):
         """Return the number of the class."""
         return self.labels.index(example.label)
 
+    def unusable(self, example: LabeledText) -> str:
+        """Return why an example is not of this task: its class is none of the head's."""
+        if example.label in self.labels:
+            return ""
+        return f"its class {example.label!r} is none of the task's ({some(self.labels)})"
+
     def input_text(self, example: LabeledText) -> str:
         """Return the text, a pair on two lines."""
         return shown(example)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from lora_lab.errors import ConfigError
 
@@ -12,7 +14,7 @@ from lora_lab.errors import ConfigError
 class Decoding:
     """Decoding settings of a task; names are transformers' `GenerationConfig`'s.
 
-    >>> task = dataclasses.replace(task, decoding=Decoding(num_beams=4))
+    >>> task = load_task("mini-e2e", decoding=Decoding(num_beams=4))
 
     Attributes:
         num_beams: of the beam search; 1: greedy.
@@ -40,6 +42,27 @@ class Decoding:
         if isinstance(penalty, bool) or not isinstance(penalty, int | float):
             raise ConfigError(f"length_penalty is {penalty!r}; it must be a number")
 
+    @classmethod
+    def of(cls, given: Decoding | Mapping[str, Any]) -> Decoding:
+        """Return a decoding of plain values, as a run file has them, or the one that is given.
+
+        Raises:
+            ConfigError: a field that there is not, or a value that cannot be.
+        """
+        if isinstance(given, Decoding):
+            return given
+        known = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"decoding is {given!r}; it must hold fields: {', '.join(known)}")
+        if unknown := [name for name in given if name not in known]:
+            raise ConfigError(f"decoding has no {unknown[0]!r}; its fields are {', '.join(known)}")
+        return cls(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that are not greedy's; `of` reads them."""
+        own = dataclasses.asdict(self)
+        return {name: value for name, value in own.items() if value != getattr(GREEDY, name)}
+
     def settings(self) -> dict[str, Any]:
         """Return what of it is not greedy, as fields of a `GenerationConfig`."""
         found: dict[str, Any] = {}
@@ -53,3 +76,22 @@ class Decoding:
 GREEDY = Decoding()
 E2E_OF_THE_PAPER = Decoding(num_beams=10, length_penalty=0.9, no_repeat_ngram_size=4)
 """Hu et al. (2021), table 11: inference on the E2E NLG challenge."""
+TRIPLES_OF_THE_PAPER = Decoding(num_beams=10, length_penalty=0.8, no_repeat_ngram_size=4)
+"""The same on WebNLG and DART."""
+
+TaskT = TypeVar("TaskT")
+
+
+def decoded(task: TaskT, given: Decoding | Mapping[str, Any]) -> TaskT:
+    """Return a task whose answers are written so.
+
+    Raises:
+        ConfigError: what `Decoding.of` refuses, or a task of which no answers are written.
+    """
+    decoding, own = Decoding.of(given), getattr(task, "decoding", None)
+    if own is None:
+        name = getattr(task, "name", task)
+        raise ConfigError(f"{name}: no answers are written token by token; leave out decoding")
+    if decoding == own:
+        return task
+    return dataclasses.replace(task, decoding=decoding)  # type: ignore[type-var]

@@ -77,7 +77,7 @@ def is_a_folder(path: Path) -> str:
     """Return the line on a folder that holds nobody knows what."""
     return (
         f"{path} is a folder; name its files, such as {str(path / '*.parquet')!r} (a folder is "
-        "read where save_to_disk wrote it)"
+        "read where save_to_disk wrote it, or where a file in it is called train)"
     )
 
 

@@ -77,7 +77,7 @@ def generate(
         name = type(model).__name__
         raise TaskError(f"{name} does not write text; take a language model, such as smollm2-135m")
     settings = greedy_settings(model, tokenizer, max_new_tokens, ends, decoding)
-    room = _prompt_room(model, max_new_tokens)
+    room = prompt_room(model, max_new_tokens)
     rows = list(map(tuple, _tokens(model, tokenizer, prompts, room)))
     answers: dict[tuple[int, ...], str] = {}
     with evaluating(model), steady_weights(), torch.no_grad(), quiet_thread():
@@ -192,7 +192,7 @@ def answer_room(model: PreTrainedModel) -> int:
     return positions(model) - learned_tokens(model)
 
 
-def _prompt_room(model: PreTrainedModel, max_new_tokens: int) -> int:
+def prompt_room(model: PreTrainedModel, max_new_tokens: int) -> int:
     """Return how many tokens a prompt may have."""
     context = positions(model) - learned_tokens(model)
     if model.config.is_encoder_decoder:  # its two sides have positions of their own

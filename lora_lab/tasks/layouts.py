@@ -6,29 +6,46 @@ stand beside it than those that are known to say nothing of the answer: a row's 
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lora_lab._util.json_files import parse_text
 from lora_lab.errors import TaskError
+from lora_lab.tasks import nested
 from lora_lab.tasks.classification import LabelReader
 from lora_lab.tasks.families.language_modeling import DocumentReader
 from lora_lab.tasks.families.regression import TargetReader
 from lora_lab.tasks.forms import Form, FormReader
 from lora_lab.tasks.framing import PLAIN
 from lora_lab.tasks.measures import are_measures
+from lora_lab.tasks.metrics import (
+    ACCURACY,
+    F1,
+    OF_E2E,
+    OF_QUERIES,
+    OF_SUMMARIES,
+    OF_TRIPLES,
+    PEARSON,
+    SPEARMAN,
+    Metric,
+)
 from lora_lab.tasks.prompts import PromptReader
 from lora_lab.tasks.reading import Reader
 from lora_lab.tasks.table import Table
 
 NO_TEMPLATE = "template is for prompts with completions, and not for texts under a head or alone"
-_NESTED = re.compile(r"""\s*(\{\s*["']\w+["']\s*:|\[\s*["'{\]])""")
 _NUMBERS = frozenset({"id", "_id", "idx", "index", "uid", "uuid"})
 _NUMBERS |= {"Unnamed: 0", "__index_level_0__"}  # pandas' index
 _BESIDE = _NUMBERS | {"title", "source", "url", "category", "topic", "table_id", "phase"}
+
+_OF_WEBNLG = _BESIDE | {
+    *("dbpedialinks", "links", "originaltriplesets", "shape", "shape_type", "size", "xml_id"),
+    *("eid", "original_triple_sets", "dbpedia_links", "test_category", "2017_test_category"),
+}
+_OF_STSB = "genre;filename;year;old_index;source1;source2"
+_OF_MNLI = (
+    "promptID;pairID;genre;sentence1_binary_parse;sentence2_binary_parse;sentence1_parse;"
+    "sentence2_parse;label1;label2;label3;label4;label5"
+)
 
 # The texts of tatsu-lab's train.py and of databrickslabs' dolly, to the letter.
 _INTRO = "Below is an instruction that describes a task"
@@ -49,54 +66,13 @@ _DOLLY = Form(
 )
 
 
-def _unwritten(value: Any) -> Any:
-    """Return the list or dict that a file without nesting, such as a .csv, has as a text.
-
-    Raises:
-        ValueError: it looks like one, and is none.
-    """
-    if not isinstance(value, str) or not _NESTED.match(value):
-        return value
-    with contextlib.suppress(ValueError):
-        return parse_text(value)
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise ValueError(
-            f"{value[:40]!r}, which was a list or a dict once; save it as JSON lines"
-        ) from None
-
-
-def _answers(value: Any) -> list[str]:
-    """Return SQuAD's {"text": [each annotator's]}, or what stands in its place."""
-    value = _unwritten(value)
-    if isinstance(value, dict):
-        value = value.get("text")
-    if isinstance(value, list):
-        return [text for each in value for text in _answers(each)]
-    return [] if value is None else [str(value)]
-
-
-def _header(value: Any) -> list[str]:
-    """Return the columns of WikiSQL's {"header": [...]}, or of a list of them."""
-    value = _unwritten(value)
-    value = value.get("header") if isinstance(value, dict) else value
-    return [str(name) for name in value] if isinstance(value, list) else _answers(value)
-
-
-def _query(value: Any) -> list[str]:
-    """Return the text of WikiSQL's {"human_readable": "SELECT …"}, or the text itself."""
-    value = _unwritten(value)
-    return _answers(value.get("human_readable") if isinstance(value, dict) else value)
-
-
 def _schema(columns: str) -> Form:
     """Return WikiSQL's: the table's columns, the question, and the query to write."""
     return Form(
         prompt=f"columns: {{{columns}}}\nquestion: {{question}}",
         completion="{sql}",
         needs=("question",),
-        nested={columns: _header, "sql": _query},
+        nested={columns: nested.header, "sql": nested.query},
     )
 
 
@@ -104,8 +80,23 @@ _SQUAD = Form(
     prompt="context: {context}\nquestion: {question}",
     completion="{answers}",
     needs=("context", "question"),
-    nested={"answers": _answers},
+    nested={"answers": nested.answers},
 )
+
+
+_DART = Form(
+    prompt="{tripleset}",
+    completion="{annotations}",
+    nested={"tripleset": nested.dart_triples, "annotations": nested.answers},
+)
+
+
+def _webnlg(triples: str, texts: str) -> Form:
+    return Form(
+        prompt=f"{{{triples}}}",
+        completion=f"{{{texts}}}",
+        nested={triples: nested.webnlg_triples, texts: nested.lexicalizations},
+    )
 
 
 class Layout(NamedTuple):
@@ -116,12 +107,14 @@ class Layout(NamedTuple):
         columns: all of them have to be there.
         reader: (the training table, the template that was asked for) → what reads it.
         beside: columns that may be there too; they are not read.
+        metrics: what such tasks are scored by; (): their kind's own.
     """
 
     name: str
     columns: tuple[str, ...]
     reader: Callable[[Table, str | None], Reader[Any]]
     beside: frozenset[str] = _BESIDE
+    metrics: tuple[Metric, ...] = ()
 
 
 def _written(form: Form, template: str | None = None) -> Callable[[Table, str | None], Reader[Any]]:
@@ -134,9 +127,14 @@ def _short(form: Form) -> Form:
     return Form(prompt, form.completion, needs=form.needs)
 
 
-def _two(name: str, prompt: str, completion: str) -> Layout:
+def _two(name: str, prompt: str, completion: str, *metrics: Metric) -> Layout:
     columns = prompt, completion
-    return Layout(name, columns, lambda table, asked: PromptReader(table, *columns, asked))
+    return Layout(
+        name,
+        columns,
+        lambda table, asked: PromptReader(table, *columns, asked),
+        metrics=metrics,
+    )
 
 
 def _classes(text: str, label: str, *pair: str) -> Layout:
@@ -150,6 +148,15 @@ def _classes(text: str, label: str, *pair: str) -> Layout:
         return (TargetReader if measured else LabelReader)(table, text, label, second)
 
     return Layout(name, columns, reader, _NUMBERS | {"label_text"})
+
+
+def _glue(
+    task: str, columns: tuple[str, str, str], beside: str, metrics: tuple[Metric, ...]
+) -> Layout:
+    """Return the layout of one of GLUE's files: first, second, answer; beside: other columns."""
+    own = _classes(columns[0], columns[2], columns[1])
+    unread = own.beside | set(beside.split(";"))
+    return Layout(f"GLUE's {task}", own.columns, own.reader, unread, metrics)
 
 
 def _alone(table: Table, asked: str | None) -> Reader[Any]:
@@ -178,9 +185,40 @@ LAYOUTS = (
         _written(_SQUAD),
         _BESIDE | {"is_impossible"},  # such have no answers, and are left out
     ),
-    Layout("WikiSQL", ("question", "columns", "sql"), _written(_schema("columns"))),
-    Layout("WikiSQL", ("question", "table", "sql"), _written(_schema("table"))),
+    *(
+        Layout(
+            "WikiSQL",
+            ("question", columns, "sql"),
+            _written(_schema(columns)),
+            metrics=OF_QUERIES,
+        )
+        for columns in ("columns", "table")
+    ),
+    Layout(
+        "DART",
+        ("tripleset", "annotations"),
+        _written(_DART),
+        _BESIDE | {"subtree_was_extended"},
+        OF_TRIPLES,
+    ),
+    *(
+        Layout(
+            "WebNLG", (triples, texts), _written(_webnlg(triples, texts)), _OF_WEBNLG, OF_TRIPLES
+        )
+        for triples, texts in (
+            ("modifiedtripleset", "lexicalisations"),
+            ("modified_triple_sets", "lex"),
+        )
+    ),
+    _two("SAMSum", "dialogue", "summary", *OF_SUMMARIES),
+    _two("CNN/DailyMail", "article", "highlights", *OF_SUMMARIES),
+    _two("XSum", "document", "summary", *OF_SUMMARIES),
     _two("E2E", "mr", "ref"),
+    _two("E2E", "meaning_representation", "human_reference", *OF_E2E),  # the hub's
+    _glue("MRPC", ("#1 String", "#2 String", "Quality"), "#1 ID;#2 ID", (ACCURACY, F1)),
+    _glue("QQP", ("question1", "question2", "is_duplicate"), "qid1;qid2", (ACCURACY, F1)),
+    _glue("MNLI", ("sentence1", "sentence2", "gold_label"), _OF_MNLI, (ACCURACY,)),
+    _glue("STS-B", ("sentence1", "sentence2", "score"), _OF_STSB, (PEARSON, SPEARMAN)),
     _two("prompts with completions", "prompt", "completion"),
     _two("questions with answers", "question", "answer"),
     _two("pairs", "0", "1"),
@@ -218,6 +256,7 @@ def recognized(table: Table, template: str | None) -> Reader[Any]:
             name = layout.name
             if isinstance(reader, TargetReader):
                 name = name.replace("classes", "numbers")
+            reader.metrics = layout.metrics
             reader.notes = (f"read as {name} ({', '.join(layout.columns)}){rest}",)
             return reader
     if found:

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
+from lora_lab.tasks.cards import carded
 from lora_lab.tasks.classification import ClassificationTask
+from lora_lab.tasks.decoding import Decoding, decoded
 from lora_lab.tasks.embedded.api import EMBEDDED
 from lora_lab.tasks.families.language_modeling import LanguageModelingTask
 from lora_lab.tasks.families.regression import RegressionTask
 from lora_lab.tasks.files import FORMATS, is_a_folder, is_file_name
 from lora_lab.tasks.files import title as file_title
+from lora_lab.tasks.folders import first_training_file, folder_of, read_folder
+from lora_lab.tasks.glue import cola_columns, scored_as_glue
 from lora_lab.tasks.kinds import Named, reader_of
 from lora_lab.tasks.layouts import NO_TEMPLATE
 from lora_lab.tasks.memory import InMemory, is_in_memory, kind_of, read_memory, read_part
@@ -26,7 +30,6 @@ from lora_lab.tasks.reading import make_task
 from lora_lab.tasks.sources import remembering
 
 if TYPE_CHECKING:
-    from lora_lab.tasks.reading import Reader
     from lora_lab.tasks.table import Column
 
 Data = Any  # a name, or rows in memory
@@ -41,6 +44,7 @@ class Options(TypedDict, total=False):
     sep: str | None
     field: str | None
     train: str | None
+    decoding: Decoding | Mapping[str, Any] | None
     seed: int
     max_steps: int | None
     batch_size: int
@@ -105,19 +109,22 @@ def load_task(
     sep: str | None = None,
     field: str | None = None,
     train: str | None = None,
+    decoding: Decoding | Mapping[str, Any] | None = None,
     seed: int = 0,
     max_steps: int | None = None,
     batch_size: int = 8,
 ) -> Task:
     """Load a task: prompt → completion; text → class, of `label`; text → number, of `target`.
 
-    Where no column is named, chats and the layouts of `tasks.layouts` are recognized.
+    Where no column is named, chats and the layouts of `tasks.layouts` are recognized, and GLUE's
+    tasks and WikiSQL in their official folders.
 
     Args:
         name: "mini-e2e", … (made here); a file, several, a pattern ("train-*.csv"), a
-            `save_to_disk` folder; a hub id; or rows in memory, read at once: a list of dicts or of
-            (prompt, completion), a DataFrame, a Dataset, a DatasetDict, or a stream.
-        config_name: of a hub id with several configurations, such as "mnli".
+            `save_to_disk` folder, or one with files called train, dev and test; a hub id; or rows
+            in memory, read at once: a list of dicts or of (prompt, completion), a DataFrame, a
+            Dataset, a DatasetDict, or a stream.
+        config_name: of a hub id, or of a folder of folders, such as "mnli".
         prompt: the column that the model reads, or a format of columns, "{instruction}\\n{input}",
             in which an empty column is written as nothing ({{ and }} are braces).
         completion: the column that it learns to write, or such a format.
@@ -129,31 +136,46 @@ def load_task(
         label, target: the column of its class, or of its number.
         pair: the column of a second text, where there are pairs.
         validation, test: held-out rows, and those kept for the end, as `name`, or the name of one
-            of the data set's splits. By default whole prompts or texts are held out.
+            of the data set's splits ("dev_mismatched"; of WebNLG "test_unseen"). By default whole
+            prompts or texts are held out.
         encoding: of text, such as "cp1252"; by default what a file's mark says, or UTF-8.
         sep: between fields; by default "," ";" tab or "|", whichever fits all rows.
         field: where rows stand in a .json, "data.paragraphs"; each has what stands above, too.
         train: the split to train on, of a data set that calls none "train".
+        decoding: how answers that are scored are written, {"num_beams": 4}; by default greedily.
         seed: of what an embedded task makes, or of the held-out part.
         max_steps, batch_size: of a stream so many rows are taken as that many steps reach.
 
     Raises:
         TaskError: what cannot be read, or makes no task.
+        ConfigError: a decoding that cannot be.
     """
+    told = None if decoding is None else Decoding.of(decoding)
     named = Named(prompt, completion, text, label, target, pair)
     reading, held_out = _reading(encoding, sep, field), {"validation": validation, "test": test}
     own = {"config_name": config_name, "train": train}
     if not is_in_memory(name) and str(name) in EMBEDDED:
         _refuse_file_options(str(name), **named.options(), **held_out, **reading, **own)
-        return _framed(EMBEDDED[str(name)].make(seed), template)
-    read = _read(name, held_out, named, _rows(max_steps, batch_size), own, **reading)
-    return _made(name, *read, reader_of(read[1].parts["training"], named, template), seed)
-
-
-def _made(name: Data, title: str, found: InMemory, reader: Reader[Any], seed: int) -> Task:
+        entry = EMBEDDED[str(name)]
+        made = _framed(entry.make(seed), template)
+        return carded(made if told is None else decoded(made, told), entry.card)
+    if not named.options():
+        named = Named(**_headless(name, config_name))
+    title, found = _read(name, held_out, named, _rows(max_steps, batch_size), own, **reading)
+    reader = reader_of(found.parts["training"], named, template)
     reader.notes += found.notes
-    secrets = is_in_memory(name) or not is_file_name(name) or tables.has_splits(name)
-    return make_task(title, reader, found.parts, seed, secrets)
+    in_memory = is_in_memory(name)
+    secrets = in_memory or not is_file_name(name) or tables.has_splits(name)
+    untold = ("test",) if test is None and not in_memory else ()
+    task = make_task(title, reader, found.parts, seed, secrets, untold)
+    task = scored_as_glue(task, name, config_name)
+    return task if told is None else decoded(task, told)
+
+
+def _headless(name: Data, config_name: str | None) -> dict[str, int]:
+    """Return the columns of CoLA's official files, which have no line of names; {} of others."""
+    path = first_training_file(name, config_name)
+    return {} if path is None else cola_columns(path)
 
 
 def _reading(encoding: str | None, sep: str | None, field: str | None) -> dict[str, str | None]:
@@ -195,11 +217,17 @@ def _read(
     if not any(given is not None for given in files) and any(reading.values()):
         raise TaskError(f"{kind_of(name)} has no encoding, sep or field; those are for files")
     config_name, splits = own["config_name"], _splits(held_out, own["train"])
+    folder = folder_of(name, config_name)
     is_hub = not is_in_memory(name) and not is_file_name(name)
-    if config_name is not None and not is_hub:
+    if config_name is not None and not is_hub and folder is None:
         raise TaskError(f"config_name={config_name!r} is for a hub id; leave it out")
     if is_in_memory(name):
         title, found = kind_of(name), read_memory(name, rows, splits)
+    elif folder is not None:
+        title = Path(name).expanduser().resolve().name + (f", {config_name}" if config_name else "")
+        parts = read_folder(folder, title, splits, named.columns(), **reading)
+        given = {part for part in held_out if held_out[part] is not None and part not in splits}
+        found = InMemory({part: table for part, table in parts.items() if part not in given})
     elif is_file_name(name):
         title, found = file_title(name), InMemory(tables.read_splits(name, splits))
         if not found.parts:

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from lora_lab._util.format import format_number
-from lora_lab.tasks import intervals, rouge, text_scores
+from lora_lab.tasks import intervals, logical_form, nlg_scores, rouge, text_scores
 from lora_lab.tasks.intervals import Interval
 
 Score = Callable[[Sequence[Any], Sequence[Any]], float]
@@ -262,7 +262,49 @@ ROUGE_1, ROUGE_2 = (
 ROUGE_L = register_metric(
     Metric("rouge_l", rouge.rouge_l, label="ROUGE-L", interval=rouge.interval)
 )
-OF_E2E = (BLEU_LOWERCASE, ROUGE_L, *OF_TEXTS)
+COCO_ROUGE_L = register_metric(
+    Metric(
+        "rouge_l_coco",
+        nlg_scores.coco_rouge_l,
+        label="ROUGE-L (coco)",
+        interval=nlg_scores.coco_rouge_l_interval,
+    )
+)
+NIST = register_metric(
+    Metric("nist", nlg_scores.nist, label="NIST", interval=nlg_scores.nist_interval)
+)
+CIDER = register_metric(
+    Metric(
+        "cider",
+        nlg_scores.cider,
+        label="CIDEr-D",
+        interval=nlg_scores.cider_interval,
+        unfit=nlg_scores.no_cider,
+    )
+)
+TER = register_metric(
+    Metric(
+        "ter",
+        text_scores.ter,
+        higher_is_better=False,
+        label="TER",
+        signature=text_scores.ter_signature,
+        interval=text_scores.ter_interval,
+    )
+)
+LOGICAL_FORM = register_metric(
+    Metric(
+        "logical_form",
+        logical_form.accuracy,
+        unit="%",
+        label="logical form",
+        interval=logical_form.interval,
+    )
+)
+OF_E2E = (BLEU_LOWERCASE, NIST, COCO_ROUGE_L, CIDER, ROUGE_L, *OF_TEXTS)
+OF_TRIPLES = (BLEU_LOWERCASE, TER, *OF_TEXTS)
+OF_QUERIES = (LOGICAL_FORM, *OF_TEXTS)
+OF_SUMMARIES = (ROUGE_1, ROUGE_2, ROUGE_L)
 ACCURACY = register_metric(
     Metric("accuracy", _accuracy, unit="%", label="accuracy", interval=_accuracy_between)
 )

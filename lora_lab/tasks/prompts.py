@@ -73,6 +73,10 @@ class GenerationTask(Task):
         """Return every completion that counts as right."""
         return example.references
 
+    def unusable(self, example: Example) -> str:
+        """Return why an answer cannot be scored: there is no right one."""
+        return "" if any(map(str.strip, example.references)) else "it has no reference"
+
     def input_text(self, example: Example) -> str:
         """Return the prompt as the data has it."""
         return example.prompt

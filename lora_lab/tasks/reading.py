@@ -6,12 +6,13 @@ import dataclasses
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
+from lora_lab.tasks.metrics import Metric
 from lora_lab.tasks.table import Column, Table
 
 _SECRET = {None, "-1", "-1.0"}  # the answers of hub splits that keep them (GLUE's test)
@@ -26,11 +27,13 @@ class Reader(ABC, Generic[Row]):
     Attributes:
         columns: those that are read.
         notes: how they were found, a line each, where nobody has named them.
+        metrics: what the task is scored by; (): its kind's own.
         noun: what a row is about: no two parts shall share one.
     """
 
     columns: tuple[Column, ...]
     notes: tuple[str, ...] = ()
+    metrics: tuple[Metric, ...] = ()
     noun: ClassVar[str] = "text"
 
     @abstractmethod
@@ -70,7 +73,12 @@ class Reader(ABC, Generic[Row]):
 
 
 def make_task(
-    title: str, reader: Reader[Any], given: Mapping[str, Table], seed: int, secrets: bool
+    title: str,
+    reader: Reader[Any],
+    given: Mapping[str, Table],
+    seed: int,
+    secrets: bool,
+    own: Collection[str] = (),
 ) -> Task:
     """Make a task of its parts.
 
@@ -81,13 +89,15 @@ def make_task(
         seed: of the held-out split, where no validation part is given.
         secrets: held-out parts may keep their answers secret, as GLUE's test splits do; such a
             part is left out, with a warning.
+        own: the parts that nobody has named and the data set has itself: of these one without the
+            columns that are read is left out too, as official test files have no answers.
 
     Raises:
         TaskError: a part without the columns, or rows that `reader` refuses.
     """
     parts = {
         part: (table.source, reader.rows(table))
-        for part, table in _readable(reader, given, secrets).items()
+        for part, table in _readable(reader, given, secrets, own).items()
     }
     reader.check(parts)
     rows = {part: found for part, (_, found) in parts.items()}
@@ -102,15 +112,24 @@ def make_task(
     examples = reader.held_out(held_out)
     shuffled = random.Random(f"validation {seed}").sample(examples, len(examples))
     task: Any = reader.task(title, train, shuffled, reader.held_out(rows.get("test", [])))
-    return dataclasses.replace(task, notes=reader.notes) if reader.notes else task
+    told = {"notes": reader.notes, "metrics": reader.metrics}
+    return dataclasses.replace(task, **{name: own for name, own in told.items() if own})
 
 
-def _readable(reader: Reader[Any], given: Mapping[str, Table], secrets: bool) -> dict[str, Table]:
+def _readable(
+    reader: Reader[Any], given: Mapping[str, Table], secrets: bool, own: Collection[str]
+) -> dict[str, Table]:
     """Return the parts that have answers, each with all columns."""
     found = dict(given)
     for part, table in given.items():
+        held_out = part != "training"
+        missing = [column for column in reader.columns if not table.has(column)]
+        if held_out and part in own and missing:
+            tables.warn(f"{table.source} has no column {missing[0]!r}; it is left out")
+            del found[part]
+            continue
         table.need(reader.columns)
-        if secrets and part != "training" and reader.secret(table):
+        if secrets and held_out and reader.secret(table):
             tables.warn(f"{table.source} has no labels; it is left out")
             del found[part]
     return found

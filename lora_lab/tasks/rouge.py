@@ -50,7 +50,7 @@ def _words(text: str) -> list[str]:
 
 def _f1(said: list[str], right: list[str], n: int) -> float:
     if n == 0:
-        return _ratio(_common(said, right), len(said), len(right))
+        return _ratio(longest_common(said, right), len(said), len(right))
     grams = [Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (said, right)]
     return _ratio((grams[0] & grams[1]).total(), grams[0].total(), grams[1].total())
 
@@ -59,7 +59,7 @@ def _ratio(matched: int, said: int, right: int) -> float:
     return 2 * matched / (said + right) if said + right else 0.0
 
 
-def _common(a: list[str], b: list[str]) -> int:
+def longest_common(a: list[str], b: list[str]) -> int:
     """Return the length of the longest common subsequence."""
     row = [0] * (len(b) + 1)
     for word in a:

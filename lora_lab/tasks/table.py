@@ -93,6 +93,10 @@ class Table:
         there = (at_path(value, path) is not None for value in self.columns[outer])
         return outer if any(there) else None
 
+    def has(self, column: Column) -> bool:
+        """Return whether there is a column of this name, or something nested at this path."""
+        return str(column) in self.columns or self._outer(str(column)) is not None
+
     def need(self, columns: Sequence[Column]) -> None:
         """Raise `TaskError` where one of the columns is not there."""
         for file in self.files:
@@ -103,7 +107,7 @@ class Table:
                     f"{self.source} has several columns that are called {column!r}; rename all "
                     "but one"
                 )
-            if str(column) not in self.columns and self._outer(str(column)) is None:
+            if not self.has(column):
                 raise TaskError(f"{self.source} has no column {column!r}; {self.columns_there()}")
 
     def columns_there(self) -> str:

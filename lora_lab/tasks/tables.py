@@ -20,6 +20,7 @@ from lora_lab._util.hub import hub_host, hub_reachable
 from lora_lab._util.quiet import first_line, quiet_thread
 from lora_lab._util.warn import warn as warn
 from lora_lab.errors import TaskError, as_cause
+from lora_lab.tasks import webnlg
 from lora_lab.tasks.files import (
     FORMATS,
     JSON,
@@ -38,6 +39,7 @@ from lora_lab.tasks.formats.separated import read_separated
 from lora_lab.tasks.formats.text import decode
 from lora_lab.tasks.formats.unpacked import bomb, check_messages, most_unpacked
 from lora_lab.tasks.hub_data import load_hub
+from lora_lab.tasks.logical_form import are_sketches, with_headers
 from lora_lab.tasks.table import Column, Table, joined
 
 _CHUNK = 2**20
@@ -131,10 +133,12 @@ def read_hub(
 
 
 def _parts(found: Mapping[str, Any], name: str, splits: Splits) -> dict[str, Table]:
-    return {
+    whole, domains = webnlg.whole_splits(splits, found)
+    parts = {
         part: of_dataset(found[split], f"{name} ({split})")
-        for part, split in find_splits(list(found), name, splits).items()
+        for part, split in find_splits(list(found), name, whole).items()
     }
+    return webnlg.of_domains(parts, domains)
 
 
 def find_splits(there: Sequence[str], name: str, given: Splits = NO_SPLITS) -> dict[str, str]:
@@ -250,7 +254,20 @@ def read_file(
         ) from as_cause(error)
     if suffix in SEPARATED:
         return read_separated(text, source, suffix, columns, sep)
-    return read_json(text, source, suffix, field)
+    return _queries_written(read_json(text, source, suffix, field), path, suffix)
+
+
+def _queries_written(table: Table, path: Path, suffix: str) -> Table:
+    """Return WikiSQL's rows with their queries as texts, by the file of tables beside them."""
+    if not are_sketches(table):
+        return table
+    beside = path.with_name(path.name.replace(suffix, f".tables{suffix}", 1))
+    if not beside.is_file():
+        raise TaskError(
+            f"{path} has WikiSQL's queries by numbers of columns; put {beside.name}, which names "
+            "them, beside it"
+        )
+    return with_headers(table, read_file(beside, ()))
 
 
 def _read_folder(path: Path) -> Table:

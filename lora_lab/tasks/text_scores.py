@@ -1,4 +1,4 @@
-"""Scores of texts that a model wrote: BLEU and chrF as sacrebleu has them, and exact match.
+"""Scores of texts that a model wrote: BLEU, chrF and TER as sacrebleu has them, and exact match.
 
 sacrebleu: Post, 2018, https://aclanthology.org/W18-6319. References are, of each prompt, all of the
 completions that count as right.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from lora_lab._util.sacrebleu_private import resampled_scores
@@ -102,6 +102,32 @@ def chrf_signature(references: References) -> str:
     return _signature(_chrf(), references)
 
 
+def ter(predictions: Sequence[str], references: References) -> float:
+    """Return corpus TER (Snover et al., 2006): edits and shifts of a hundred words; less is better.
+
+    Of several references the nearest one's edits count, of their lengths the mean; without regard
+    to case.
+    """
+    return float(_ter().corpus_score(list(predictions), _streams(references)).score)
+
+
+def ter_interval(predictions: Sequence[str], references: References) -> Interval:
+    """Return the 95 % interval of `ter`, by the bootstrap."""
+    rows = drawn(len(predictions))
+    return between(resampled_scores(_ter(), predictions, _streams(references), rows))
+
+
+def ter_signature(references: References) -> str:
+    """Return sacrebleu's signature of `ter`."""
+    return _signature(_ter(), references)
+
+
+def words(references: References) -> Callable[[str], list[str]]:
+    """Return what cuts a text into words, in lower case: the tokens that BLEU is counted in."""
+    tokenizer = _bleu(references, lowercase=True).tokenizer
+    return lambda text: tokenizer(text.lower()).split()
+
+
 def exact_match(predictions: Sequence[str], references: References) -> float:
     """Return how many answers of a hundred are one of the right ones; white space around is none.
 
@@ -133,6 +159,12 @@ def _chrf() -> Any:
     from sacrebleu.metrics import CHRF
 
     return CHRF()
+
+
+def _ter() -> Any:
+    from sacrebleu.metrics import TER
+
+    return TER()
 
 
 def _corpus_score(metric: Any, predictions: Sequence[str], references: References) -> float:

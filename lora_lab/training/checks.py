@@ -43,10 +43,15 @@ def check(lm: LoadedModel, task: Task) -> None:
 
     Raises:
         ConfigError: which of them, and what to do.
+        TaskError: examples that can be neither learned nor scored.
     """
     family_of(task, lm).check(lm, task)
     if not len(task.train):
         raise ConfigError(f"task {task.name} has no training examples")
+    if task.head:  # what is written is learned from completions, and scored by references
+        task.check(task.train, "training")
+    task.check(task.validation, "validation")
+    task.check(task.test, "test")
     if any(device.type == "meta" for device in devices_of(lm.model)):
         raise ConfigError(f"{lm.card.name} has no weights; load a model that has some")
     refuse_inference_tensors(lm.model)

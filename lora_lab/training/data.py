@@ -92,6 +92,10 @@ class RunData:
         self.answers: tuple[str, ...] = ()
         self.intervals: dict[str, Interval] = {}
         self.available = len(task.validation)
+        line = self.family.short_of_room(self.held_out) if self.held_out else ""
+        if line and training.too_long == "error":
+            raise TaskError(f"{line}, or set too_long='cut'")
+        self._note(line)
         if count < training.eval_examples != TrainingConfig.eval_examples:
             there = f"there are {count} held-out examples, and all of them are"
             self._note(f"eval_examples={training.eval_examples}: {there} scored")

@@ -25,6 +25,7 @@ from lora_lab.runs.records import RunRecord, read_record
 from lora_lab.runs.run_file import read_configs
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
+from lora_lab.tasks.decoding import Decoding, decoded
 from lora_lab.tasks.load import Data, as_task
 from lora_lab.tasks.metrics import metric_of
 from lora_lab.training.checks import check
@@ -32,6 +33,7 @@ from lora_lab.training.data import RunData
 from lora_lab.training.own_adapter import on_model
 from lora_lab.training.resume import model_of, task_of
 from lora_lab.training.run import Run
+from lora_lab.training.scores import stuck
 from lora_lab.training.start_from import find_start
 
 if TYPE_CHECKING:
@@ -100,6 +102,7 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_examples: int | None = None,
     output_dir: str | os.PathLike[str] | None = None,
+    decoding: Decoding | Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Evaluated:
     """Score a run's adapter, one on disk, or a model as it stands, on a part of a task's data.
@@ -119,6 +122,7 @@ def evaluate(
         max_examples: score so many of the part's first ones.
         output_dir: where `predictions.jsonl` goes; by default the run's or the adapter's folder;
             of a model nowhere.
+        decoding: how answers are written, in place of how the task says.
         **settings: of `TrainingConfig`, what evaluation heeds: `max_length`, `too_long`,
             `per_device_train_batch_size`; by default the run's.
 
@@ -131,6 +135,8 @@ def evaluate(
     if part not in get_args(Part):
         raise TaskError(f"part is {part!r}; use 'test', 'validation' or 'train'")
     with plain_modes(), _ready(of, task, lm, tokenizer) as given:
+        if decoding is not None:
+            given = dataclasses.replace(given, task=decoded(given.task, decoding))
         own = _settings(given.training, settings)
         found = _scored(given, part, own, max_examples)
     folder = given.folder if output_dir is None else Path(output_dir).expanduser().resolve()
@@ -235,6 +241,7 @@ def _scored(
     )
     scores = data.evaluate(adapted=name is not None)
     assert scores is not None, "nobody stops it"
+    notes += stuck(data)
     inputs = [data.family.sample(example) for example in data.held_out]
     predictions = [
         {"input": text, "references": list(right), "prediction": answer}

@@ -16,6 +16,7 @@ from lora_lab.anatomy.heads import head_modules
 from lora_lab.anatomy.wrappers import module_at
 from lora_lab.methods.attached import base_parameters, original_weight
 from lora_lab.methods.own_tensors import own_tensors
+from lora_lab.tasks.decoding import GREEDY
 from lora_lab.tasks.framing import LINE
 
 if TYPE_CHECKING:
@@ -79,10 +80,12 @@ def task_fingerprints(task: Task | Any) -> dict[str, str]:
 
     Returns:
         {"data": see `data_fingerprint`, "held_out": the same of the validation examples, "task":
-        its kind, and the classes or the like of its head}. Examples are what was read of a table's
-        columns: other columns are other examples.
+        its kind, the classes or the like of its head, and how answers are decoded}. Examples are
+        what was read of a table's columns: other columns are other examples.
     """
-    kind = type(task).__name__, task.loss_unit, task.head
+    kind: tuple[Any, ...] = (type(task).__name__, task.loss_unit, task.head)
+    if (decoding := getattr(task, "decoding", GREEDY)) != GREEDY:  # other scores of like answers
+        kind = (*kind, decoding)
     return {
         "data": data_fingerprint(task),
         "held_out": _hash_of(task.validation),

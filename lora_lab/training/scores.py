@@ -21,6 +21,7 @@ from lora_lab.training.isolation import ADAPTER
 from lora_lab.training.step import NotFiniteError
 
 if TYPE_CHECKING:
+    from lora_lab.training.data import RunData
     from lora_lab.training.worker import Worker
 
 
@@ -111,18 +112,18 @@ def score_adapted(worker: Worker) -> None:
         if not math.isfinite(scores["loss"]):
             raise NotFiniteError(f"the held-out loss is {scores['loss']} after training", True)
         _publish(worker, "after", scores, worker.data.intervals)
-        worker.run.notes += _stuck(worker)
+        worker.run.notes += stuck(worker.data)
     worker.run.publish(eta_seconds=0.0)
 
 
-def _stuck(worker: Worker) -> list[str]:
+def stuck(data: RunData) -> list[str]:
     """Tell of a model that answers all examples alike, which some scores do not show."""
-    answer, count = worker.data.one_answer, len(worker.data.held_out)
+    answer, count = data.one_answer, len(data.held_out)
     if answer is None:
         return []
     return [
         f"all {count} held-out examples are answered alike ({answer[:40]!r}), and the right "
-        "answers differ: the adapter tells nothing apart; where a score is not defined it is 0"
+        "answers differ: the model tells nothing apart; where a score is not defined it is 0"
     ]
 
 

@@ -53,6 +53,11 @@ def test_e2e(name):
     assert training.warmup_steps == wanted["warm-up steps"]
     assert training.weight_decay == wanted["weight decay"]
     assert training.label_smoothing_factor == wanted["label smoothing"]
+    assert read.task["decoding"] == {
+        "num_beams": wanted["beam size"],
+        "length_penalty": wanted["length penalty"],
+        "no_repeat_ngram_size": wanted["no repeat n-gram size"],
+    }
     (config,) = read.configs
     assert isinstance(config, LoraConfig)
     assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 32, wanted["dropout"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
+from lora_lab.tasks.cards import DataCard
 from lora_lab.tasks.classification import ClassificationTask, LabeledText
 from lora_lab.tasks.embedded import grammar
 from lora_lab.tasks.embedded.registry import register_task
@@ -27,7 +28,18 @@ _SCALES = {key: (values,) for key, values in ATTRIBUTES.items()} | {
 }
 
 
-@register_task("mini-nli", ClassificationTask)
+CARD = DataCard(
+    about="two descriptions of a restaurant → does the first entail, contradict or leave open",
+    made="written by a program from a seed: an invented world of restaurants",
+    easy="nothing by a single sentence: each alone tells nothing of the class",
+    hard="to compare the two, fact by fact, in other words",
+    floor={"accuracy": 33.3},
+    floor_is="always one class",
+    mirrors="MNLI and RTE",
+)
+
+
+@register_task("mini-nli", ClassificationTask, CARD)
 def mini_nli(seed: int = 0) -> ClassificationTask:
     """Make the task.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 
+from lora_lab.tasks.cards import DataCard
 from lora_lab.tasks.classification import ClassificationTask, LabeledText
 from lora_lab.tasks.embedded import grammar
 from lora_lab.tasks.embedded.registry import register_task
@@ -21,7 +22,18 @@ _RATINGS = {
 _OTHERS = ("food", "priceRange", "area", "familyFriendly", "near")
 
 
-@register_task("mini-rating", ClassificationTask)
+CARD = DataCard(
+    about="a description of a restaurant → do its customers rate it high or low",
+    made="written by a program from a seed: an invented world of restaurants",
+    easy="four phrases, each of which tells its class; no single word does",
+    hard="ratings told apart from prices, which are low and high as well",
+    floor={"accuracy": 50.0},
+    floor_is="always one class",
+    mirrors="SST-2",
+)
+
+
+@register_task("mini-rating", ClassificationTask, CARD)
 def mini_rating(seed: int = 0) -> ClassificationTask:
     """Make the task.
 

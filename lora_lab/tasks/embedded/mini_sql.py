@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import combinations, product
 
+from lora_lab.tasks.cards import DataCard
 from lora_lab.tasks.embedded.registry import register_task
 from lora_lab.tasks.embedded.world import ATTRIBUTES, World
 from lora_lab.tasks.execution import SqlTable
@@ -39,7 +40,18 @@ _COUNT = (
 _LOOK_UP = ("what is the {} of {}?", "tell me the {} of {}", "{} of {}?")
 
 
-@register_task("mini-sql", GenerationTask)
+CARD = DataCard(
+    about="a question on a table of restaurants → the SQL query that answers it",
+    made="written by a program from a seed: an invented world of restaurants",
+    easy="the form of a query, of which there are three",
+    hard="values that were never seen beside each other, and names letter for letter",
+    floor={"execution accuracy": 0.0, "exact match": 0.0},
+    floor_is="the query of another question",
+    mirrors="WikiSQL",
+)
+
+
+@register_task("mini-sql", GenerationTask, CARD)
 def mini_sql(seed: int = 0) -> GenerationTask:
     """Make the task.
 

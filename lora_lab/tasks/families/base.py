@@ -232,6 +232,10 @@ class Family(ABC):
         """Return how answers to examples are written, for the record; {} where none are."""
         return {}
 
+    def short_of_room(self, examples: Sequence[Any]) -> str:  # noqa: ARG002
+        """Return a line on prompts that are cut so that an answer has room; "" where none is."""
+        return ""
+
     @abstractmethod
     def sample(self, example: Any) -> tuple[str, tuple[str, ...]]:
         """Return what people read of an example: what the model sees, and the right answers."""

@@ -24,11 +24,12 @@ from lora_lab.tasks.encoding import (
     cut_start,
     encode_all,
     pad_id,
+    prompt_ids,
     task_prompt,
 )
 from lora_lab.tasks.families.base import Evaluation, Family, Measured, register_family
 from lora_lab.tasks.framing import CHAT, LINE
-from lora_lab.tasks.generation import answer_room, generate, task_ends
+from lora_lab.tasks.generation import answer_room, generate, prompt_room, task_ends
 from lora_lab.tasks.greedy import greedy_settings
 from lora_lab.tasks.own_loss import summed_loss
 from lora_lab.tasks.prompts import GenerationTask
@@ -158,6 +159,25 @@ class Causal(Family):
         ends = task_ends(self.task, self.tokenizer)
         longest = self._longest_answer(list(map(self._bare, examples)))
         return greedy_settings(self.model, self.tokenizer, longest, ends, self.task.decoding)
+
+    def short_of_room(self, examples: Sequence[Any]) -> str:
+        """Return a line on prompts that are cut so that an answer has room; "" where none is."""
+        longest = self._longest_answer(list(map(self._bare, examples)))
+        if self.max_length + longest <= answer_room(self.model):
+            return ""  # what is longer than that is told of as too long
+        room, cut = prompt_room(self.model, longest), 0
+        for prompt in map(self._prompt, examples):
+            if isinstance(prompt, str):
+                cut += prompt_ids(prompt, self.tokenizer, room)[1] > 0
+            else:
+                cut += len(prompt) > room
+        if not cut:
+            return ""
+        return (
+            f"{cut} of {len(examples)} held-out prompts are cut at their start, so that an answer "
+            f"of {longest} tokens has room in the model's {answer_room(self.model)}; use shorter "
+            "ones, or Decoding(max_new_tokens=…)"
+        )
 
     def sample(self, example: Any) -> tuple[str, tuple[str, ...]]:
         """Return the prompt as the model sees it, and every right completion."""

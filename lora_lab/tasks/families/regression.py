@@ -67,6 +67,10 @@ class RegressionTask(Task):
         """Return the number."""
         return example.target
 
+    def unusable(self, example: ScoredText) -> str:
+        """Return why an example cannot be learned: its number is none."""
+        return "" if math.isfinite(example.target) else f"its number is {example.target}"
+
     def input_text(self, example: ScoredText) -> str:
         """Return the text, a pair on two lines."""
         return shown(example)

@@ -101,6 +101,10 @@ class Seq2Seq(Causal):
         read = max(len(item["input_ids"]) for item in encoded)
         return Lengths(read, max(len(item["labels"]) for item in encoded))
 
+    def short_of_room(self, examples: Sequence[Any]) -> str:  # noqa: ARG002
+        """Return "": prompt and answer have positions of their own."""
+        return ""
+
     def measure(self, batch: dict[str, Tensor]) -> Measured:
         """Return the sum over the batch's completion tokens, nats, and how many they are."""
         labels = batch.pop("labels")

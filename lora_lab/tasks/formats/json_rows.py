@@ -21,7 +21,8 @@ def read_json(text: str, source: str, suffix: str, field: str | None = None) -> 
     """Read rows of JSON: numbers and true as they are written, NaN and null as nothing.
 
     A .json may hold a list of objects, such a list as the one list of objects in an object, an
-    object of columns (as lists, or as pandas writes them), or what .jsonl holds. Objects that lack
+    object of columns (as lists, or as pandas writes them), or what .jsonl holds; objects that are
+    numbered, {"1": row}, are the rows in them. Objects that lack
     a key have None there; rows that are lists make columns "0", "1", …, and rows that are texts
     the column "text".
 
@@ -43,7 +44,7 @@ def read_json(text: str, source: str, suffix: str, field: str | None = None) -> 
         if not found:
             raise TaskError(f"{source} has no rows at field={field!r}{_fields(first)}")
     elif len(first) == 1 and (isinstance(first[0], list) or suffix == ".json"):
-        found = _rows(first[0], source)
+        found = _unnumbered(_rows(first[0], source))
     columns: dict[str, list[Any]] = {}
     number = 0
     for number, row in enumerate(found, 1):
@@ -146,6 +147,14 @@ def _rows(document: Any, source: str) -> list[Any]:
     if len(lengths := {len(column) for column in columns}) > 1:
         raise TaskError(f"{source} has columns of different lengths ({sorted(lengths)})")
     return [dict(zip(document, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _unnumbered(rows: list[Any]) -> list[Any]:
+    """Return the objects in WebNLG's [{"1": {…}}, {"2": {…}}, …]; other rows as they are."""
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or len(row) != 1 or not isinstance(row.get(str(number)), dict):
+            return rows
+    return [row[str(number)] for number, row in enumerate(rows, 1)]
 
 
 def _are_objects(values: Sequence[Any]) -> bool:

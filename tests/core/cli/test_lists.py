@@ -12,6 +12,7 @@ from lora_lab import load_model, load_task, train
 from lora_lab.cli import main
 from lora_lab.errors import ModelError
 from lora_lab.models import catalogue
+from lora_lab.tasks.cards import card_of
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 
 
@@ -44,7 +45,10 @@ def test_tasks_say_their_sizes(capsys: pytest.CaptureFixture[str]) -> None:
         task = load_task(told["name"])
         assert told["train"] == len(task.train)
         assert told["metrics"] == [metric.name for metric in task.metrics]
-    assert load_task("mini-nli").describe() in printed(capsys, "tasks")
+        assert told["card"] == card_of(task).to_json()
+    said = printed(capsys, "tasks")
+    assert load_task("mini-nli").describe() in said
+    assert "without reading (always one class): accuracy 33.3" in said
 
 
 def test_runs_are_those_of_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,7 +190,10 @@ def test_wikisql_comes_with_its_schema(tmp_path: Path) -> None:
     assert [(e.prompt, e.completion) for e in task.train] == [expected]
 
 
-TWO = [("mr", "ref"), ("prompt", "completion"), ("question", "answer")]
+TWO = [
+    *(("mr", "ref"), ("prompt", "completion"), ("question", "answer")),
+    ("meaning_representation", "human_reference"),
+]
 
 
 @pytest.mark.parametrize(("first", "second"), TWO)
