@@ -156,7 +156,8 @@ def _glue(
     """Return the layout of one of GLUE's files: first, second, answer; beside: other columns."""
     own = _classes(columns[0], columns[2], columns[1])
     unread = own.beside | set(beside.split(";"))
-    return Layout(f"GLUE's {task}", own.columns, own.reader, unread, metrics)
+    marks = tuple(unread & {"old_index"})  # without it a pair with a score is anybody's
+    return Layout(f"GLUE's {task}", (*own.columns, *marks), own.reader, unread, metrics)
 
 
 def _alone(table: Table, asked: str | None) -> Reader[Any]:

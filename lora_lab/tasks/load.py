@@ -116,30 +116,24 @@ def load_task(
 ) -> Task:
     """Load a task: prompt → completion; text → class, of `label`; text → number, of `target`.
 
-    Where no column is named, chats and the layouts of `tasks.layouts` are recognized, and GLUE's
-    tasks and WikiSQL in their official folders.
+    Where no column is named, chats and the layouts of `tasks.layouts` are recognized.
 
     Args:
-        name: "mini-e2e", … (made here); a file, several, a pattern ("train-*.csv"), a
-            `save_to_disk` folder, or one with files called train, dev and test; a hub id; or rows
-            in memory, read at once: a list of dicts or of (prompt, completion), a DataFrame, a
-            Dataset, a DatasetDict, or a stream.
+        name: "mini-e2e", … (made here); a file, several, a pattern ("train-*.csv"), a folder of
+            `save_to_disk` or with files called train, dev and test; a hub id; or rows in memory,
+            read at once: dicts, (prompt, completion), a DataFrame, Dataset, DatasetDict, or stream.
         config_name: of a hub id, or of a folder of folders, such as "mnli".
         prompt: the column that the model reads, or a format of columns, "{instruction}\\n{input}",
             in which an empty column is written as nothing ({{ and }} are braces).
         completion: the column that it learns to write, or such a format.
-        template: what stands around a prompt: "chat" (the model's chat template), "plain" (the text
-            as it stands), or a text with {prompt} in it. By default a line of its own,
-            "{prompt}\\n", or nothing where rows or layout bring white space of their own.
+        template: what stands around a prompt: "chat" (the model's chat template), "plain", or a
+            text with {prompt} in it; by default "{prompt}\\n", or nothing where rows have a blank.
         text: the column of the text that is read; alone, all of it is learned. Columns without
             names are given by their numbers, from 0; what is nested by its path, "answer.text".
-        label, target: the column of its class, or of its number.
-        pair: the column of a second text, where there are pairs.
-        validation, test: held-out rows, and those kept for the end, as `name`, or the name of one
-            of the data set's splits ("dev_mismatched"; of WebNLG "test_unseen"). By default whole
-            prompts or texts are held out.
-        encoding: of text, such as "cp1252"; by default what a file's mark says, or UTF-8.
-        sep: between fields; by default "," ";" tab or "|", whichever fits all rows.
+        label, target, pair: the columns of its class, or its number, and of a second text.
+        validation, test: held-out rows, as `name`, or one of the data set's splits ("dev_matched";
+            of WebNLG "test_unseen"). By default whole prompts or texts are held out.
+        encoding, sep: of files; by default UTF-8 or what a mark says, and "," ";" tab or "|".
         field: where rows stand in a .json, "data.paragraphs"; each has what stands above, too.
         train: the split to train on, of a data set that calls none "train".
         decoding: how answers that are scored are written, {"num_beams": 4}; by default greedily.
@@ -147,29 +141,46 @@ def load_task(
         max_steps, batch_size: of a stream so many rows are taken as that many steps reach.
 
     Raises:
-        TaskError: what cannot be read, or makes no task.
-        ConfigError: a decoding that cannot be.
+        TaskError, ConfigError: what cannot be read, or makes no task.
     """
-    told = None if decoding is None else Decoding.of(decoding)
     named = Named(prompt, completion, text, label, target, pair)
     reading, held_out = _reading(encoding, sep, field), {"validation": validation, "test": test}
     own = {"config_name": config_name, "train": train}
     if not is_in_memory(name) and str(name) in EMBEDDED:
         _refuse_file_options(str(name), **named.options(), **held_out, **reading, **own)
-        entry = EMBEDDED[str(name)]
-        made = _framed(entry.make(seed), template)
-        return carded(made if told is None else decoded(made, told), entry.card)
+        return _embedded(str(name), seed, template, decoding)
+    rows = _rows(max_steps, batch_size)
+    task = _of_data(name, held_out, named, rows, own, template, seed, **reading)
+    return task if decoding is None else decoded(task, decoding)
+
+
+def _embedded(name: str, seed: int, template: str | None, decoding: Any) -> Task:
+    entry = EMBEDDED[name]
+    made = _framed(entry.make(seed), template)
+    return carded(made if decoding is None else decoded(made, decoding), entry.card)
+
+
+def _of_data(
+    name: Data,
+    held_out: Mapping[str, Data],
+    named: Named,
+    rows: int | None,
+    own: Mapping[str, str | None],
+    template: str | None,
+    seed: int,
+    **reading: Any,
+) -> Task:
+    """Make a task of files, of the hub's data, or of rows in memory."""
     if not named.options():
-        named = Named(**_headless(name, config_name))
-    title, found = _read(name, held_out, named, _rows(max_steps, batch_size), own, **reading)
+        named = Named(**_headless(name, own["config_name"]))
+    title, found = _read(name, held_out, named, rows, own, **reading)
     reader = reader_of(found.parts["training"], named, template)
     reader.notes += found.notes
     in_memory = is_in_memory(name)
     secrets = in_memory or not is_file_name(name) or tables.has_splits(name)
-    untold = ("test",) if test is None and not in_memory else ()
-    task = make_task(title, reader, found.parts, seed, secrets, untold)
-    task = scored_as_glue(task, name, config_name)
-    return task if told is None else decoded(task, told)
+    without = ("test",) if held_out["test"] is None and not in_memory else ()
+    task = make_task(title, reader, found.parts, seed, secrets, without)
+    return scored_as_glue(task, name, own["config_name"])
 
 
 def _headless(name: Data, config_name: str | None) -> dict[str, int]:

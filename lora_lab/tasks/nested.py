@@ -85,9 +85,9 @@ def lexicalizations(value: Any) -> list[str]:
     value = unwritten(value)
     if isinstance(value, dict):
         comments = value.get("comment") or []
-        rows = zip(comments, value.get("text") or [], strict=False)
+        rows = list(zip(comments, value.get("text") or [], strict=False))
     else:
-        rows = ((each.get("comment"), each.get("lex")) for each in value or [])
+        rows = [(each.get("comment"), each.get("lex")) for each in value or []]
     return [text for comment, text in rows if comment in ("good", "", None) and text]
 
 
