@@ -122,9 +122,7 @@ class AdvicePanel(MessagePanel):
             raise RunError("there is no advice yet; wait for it")
         self._session.needs_rest("fill in the advice")
         plan = self._session.plan
-        with plan.hold_trait_notifications():
-            plan.take(self._advice.config)  # first: a method brings a learning rate of its own
-            plan.take_training({**_UNSAID, **self._advice.training})
+        plan.take(self._advice.config, **{**_UNSAID, **self._advice.training})
         self.painted = ""
 
     def _paint(self, which: str) -> None:
