@@ -4,6 +4,8 @@ from .capacity import Capacity as Capacity
 from .capacity import capacity as capacity
 from .capacity import read_history as read_history
 from .capacity import run_capacity as run_capacity
+from .choices import Choices as Choices
+from .choices import MethodChoice as MethodChoice
 from .intruders import IntruderCurve as IntruderCurve
 from .intruders import SiteIntruders as SiteIntruders
 from .intruders import find_intruders as find_intruders
@@ -11,12 +13,16 @@ from .live import adapter_spectra as adapter_spectra
 from .live import analyze as analyze
 from .methods import MethodComparison as MethodComparison
 from .methods import MethodRow as MethodRow
+from .methods import comparable_methods as comparable_methods
 from .methods import compare_methods as compare_methods
 from .overlaps import OverlapMap as OverlapMap
 from .overlaps import compare as compare
 from .overlaps import compare_with_base as compare_with_base
+from .pareto import pareto_points as pareto_points
 from .rank_map import RankMap as RankMap
 from .rank_map import rank_map as rank_map
+from .rates import RateCurve as RateCurve
+from .rates import rate_curves as rate_curves
 from .scaled_intruders import intruder_curve as intruder_curve
 from .scaled_intruders import scaled_intruders as scaled_intruders
 from .site_view import SiteView as SiteView

@@ -15,7 +15,7 @@ from typing import Any
 from lora_lab._util.format import format_number, plural
 from lora_lab._util.tables import Table
 from lora_lab.analysis.seeds import OverSeeds
-from lora_lab.tasks.metrics import metric_of
+from lora_lab.tasks.metrics import NATS, metric_of
 
 FEW_RATES, FEW_SEEDS = 5, 3
 # Student's t at 0.975, for 1 to 30 degrees of freedom; the normal's beyond.
@@ -37,6 +37,7 @@ class MethodChoice(OverSeeds):
         curve: {learning rate: the metric on the choosing half, of each seed that ended}.
         learning_rate: the best one of those at which every seed ended.
         values: the metric on the reporting half, a seed each, at that rate.
+        seconds, peak_memory, checkpoint_bytes: of these runs, as in `MethodRow`; 0: not noted.
     """
 
     method: str
@@ -46,6 +47,9 @@ class MethodChoice(OverSeeds):
     curve: Mapping[float, tuple[float, ...]]
     learning_rate: float
     values: tuple[float, ...]
+    seconds: float = 0.0
+    peak_memory: int = 0
+    checkpoint_bytes: int = 0
 
     @property
     def name(self) -> str:
@@ -69,6 +73,7 @@ class Choices:
         rows: by train_examples, then by parameters.
         base: the model without an adapter, on the reporting half.
         note: what the reader has to know besides.
+        loss_unit: of a metric that is a loss.
     """
 
     metric: str
@@ -79,6 +84,7 @@ class Choices:
     rows: tuple[MethodChoice, ...]
     base: float
     note: str = ""
+    loss_unit: str = NATS
 
     def best(self, train_examples: int) -> MethodChoice:
         """Return the row with the best mean among those of as many training examples."""

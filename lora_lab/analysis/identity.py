@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from lora_lab._util.format import plural
 from lora_lab.runs.records import RunRecord
 
 HASHES = {  # what a comparison calls it: fingerprint in config.json
@@ -82,6 +83,28 @@ def told_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = dict.fromkeys(key for one in settings for key in one)
     varied = [key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1]
     return [", ".join(f"{key} {_short(key, one.get(key))}" for key in varied) for one in settings]
+
+
+def named_groups(
+    groups: Sequence[Sequence[RunRecord]], told: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Return "model · task · 4 runs" of groups of runs, with what tells two of one name apart.
+
+    Args:
+        groups: none of them empty.
+        told: of each the settings that its runs share.
+    """
+    plain = [f"{_name(group, 'model')} · {_name(group, 'task')}" for group in groups]
+    names = []
+    for number, group in enumerate(groups):
+        alike = [i for i, name in enumerate(plain) if name == plain[number]]
+        apart = told_apart([told[i] for i in alike])[alike.index(number)]
+        names.append(" · ".join(filter(None, (plain[number], apart, plural(len(group), "run")))))
+    return names
+
+
+def _name(group: Sequence[RunRecord], of: str) -> str:
+    return str(group[0].config.get(of, {}).get("name", f"a {of}"))
 
 
 def _short(key: str, value: Any) -> str:

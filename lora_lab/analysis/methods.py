@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from lora_lab._util.format import format_bytes, plural
 from lora_lab._util.tables import Table
 from lora_lab.analysis.differing import NO_MATTER, full_settings, same_but, settings_in_words
-from lora_lab.analysis.identity import OLDER, untold
+from lora_lab.analysis.identity import OLDER, grouped, named_groups, untold
 from lora_lab.analysis.records import (
     end_state,
     final_score,
@@ -163,6 +164,22 @@ def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") ->
     )
 
 
+def comparable_methods(records: Iterable[RunRecord]) -> tuple[tuple[RunRecord, ...], ...]:
+    """Sort runs into groups that one `compare_methods` can show, the largest group first."""
+    known: list[tuple[RunRecord, dict[str, Any]]] = []
+    for record in records:
+        with contextlib.suppress(RunError):
+            known.append((record, _settings(record)))
+    groups = grouped(known, lambda own: own[1])
+    found = (tuple(record for record, _ in group) for group in groups)
+    return tuple(sorted(found, key=len, reverse=True))
+
+
+def method_group_names(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
+    """Return what people tell such groups apart by."""
+    return named_groups(groups, [_settings(group[0]) for group in groups])
+
+
 def _settings(record: RunRecord) -> dict[str, Any]:
     try:
         record.config["configs"], record.config["method"]
@@ -198,6 +215,15 @@ def named(record: RunRecord) -> str:
     return str(record.config["method"]).removesuffix(_HEAD)
 
 
+def measured(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """Return what a row's runs took: its seconds, memory and bytes."""
+    return {
+        "seconds": statistics.median(_measured(run, "seconds") for run in runs),
+        "peak_memory": max(_measured(run, "peak_memory") for run in runs),
+        "checkpoint_bytes": max(_measured(run, "checkpoint_bytes") for run in runs),
+    }
+
+
 def _row(runs: Sequence[RunRecord], setting: str, metric: str) -> MethodRow:
     scores = (final_score(run, metric) for run in runs)
     return MethodRow(
@@ -206,9 +232,7 @@ def _row(runs: Sequence[RunRecord], setting: str, metric: str) -> MethodRow:
         learning_rate=training_settings(runs[0])["learning_rate"],
         trainable=max(map(trained, runs)),
         values=tuple(score for score in scores if score is not None),
-        seconds=statistics.median(_measured(run, "seconds") for run in runs),
-        peak_memory=max(_measured(run, "peak_memory") for run in runs),
-        checkpoint_bytes=max(_measured(run, "checkpoint_bytes") for run in runs),
+        **measured(runs),
     )
 
 

@@ -15,6 +15,8 @@ from lora_lab.runs.training_config import UNTOLD, TrainingConfig, warmup
 from lora_lab.tasks.metrics import NATS
 
 _MODEL = ("hub_id", "name", "parameters", "dtype")
+_PATIENCE = "early_stopping_patience"
+_LOOKS = {"eval_strategy", "eval_steps", "metric_for_best_model", "greater_is_better"}
 
 
 def shared_settings(record: RunRecord, free: Iterable[str]) -> dict[str, Any]:
@@ -46,10 +48,18 @@ def shared_settings(record: RunRecord, free: Iterable[str]) -> dict[str, Any]:
 def training_settings(record: RunRecord) -> dict[str, Any]:
     """Return how a run trains; a field that it is older than is what was done before it.
 
+    Looks at the held-out examples on the way, by which neither the end nor the best step is chosen,
+    change nothing that is learned: what they were does not tell runs apart.
+
     Raises:
         KeyError: config.json is not a run's.
     """
-    return {**vars(TrainingConfig()), **UNTOLD, **record.config["training"]}
+    usual = vars(TrainingConfig())
+    found = {**usual, **UNTOLD, **record.config["training"]}
+    idle = set() if found[_PATIENCE] else {"early_stopping_threshold"}
+    if not (found[_PATIENCE] or found["load_best_model_at_end"]):
+        idle |= _LOOKS
+    return found | {name: usual[name] for name in idle}
 
 
 def refuse_differences(settings: Sequence[Mapping[str, Any]], fix: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lora_lab._util.format import plural
 from lora_lab.analysis.differing import NO_MATTER
-from lora_lab.analysis.identity import OLDER, grouped, told_apart, untold
+from lora_lab.analysis.identity import OLDER, grouped, named_groups, untold
 from lora_lab.analysis.records import (
     end_state,
     final_score,
@@ -161,23 +161,13 @@ def sweep_map(records: Iterable[RunRecord], metric: str = "loss_after") -> Sweep
 
 def group_names(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
     """Return "model · task · 4 runs" of groups of runs, with what tells two of one name apart."""
-    plain = [f"{_name(group, 'model')} · {_name(group, 'task')}" for group in groups]
     told = [_settings(group[0]) | {"α": _alpha_rule(group)} for group in groups]
-    names = []
-    for number, group in enumerate(groups):
-        alike = [i for i, name in enumerate(plain) if name == plain[number]]
-        apart = told_apart([told[i] for i in alike])[alike.index(number)]
-        names.append(" · ".join(filter(None, (plain[number], apart, plural(len(group), "run")))))
-    return names
+    return named_groups(groups, told)
 
 
 def _alpha_rule(group: Sequence[RunRecord]) -> str:
     found = {max(alphas) for alphas in _alphas(group).values()}
     return f"{found.pop():g}" if len(found) == 1 else "follows r"
-
-
-def _name(group: Sequence[RunRecord], of: str) -> str:
-    return str(group[0].config.get(of, {}).get("name", f"a {of}"))
 
 
 def _settings(record: RunRecord) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+from .comparisons import pareto_summary as pareto_summary
+from .comparisons import rate_curves_summary as rate_curves_summary
 from .delta_w import (
     amplification_summary as amplification_summary,
 )

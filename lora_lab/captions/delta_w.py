@@ -14,6 +14,7 @@ from lora_lab.tasks.metrics import LOSS, metric_of
 if TYPE_CHECKING:
     from lora_lab.analysis.amplify import SiteAmplification
     from lora_lab.analysis.capacity import Capacity
+    from lora_lab.analysis.choices import Choices
     from lora_lab.analysis.intruders import IntruderCurve, SiteIntruders
     from lora_lab.analysis.methods import MethodComparison
     from lora_lab.analysis.overlaps import OverlapMap
@@ -212,7 +213,7 @@ def rate_text(rate: float) -> str:
     return f"{float(digits):g}e{int(power)}"
 
 
-def measured(data: SweepMap | MethodComparison) -> tuple[str, str]:
+def measured(data: SweepMap | MethodComparison | Choices) -> tuple[str, str]:
     """Return what the values are, for a reader: the metric's name, and its unit if any."""
     metric = metric_of(data.metric)
     return metric.label, data.loss_unit if metric is LOSS else metric.unit

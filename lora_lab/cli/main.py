@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": "train on an embedded model and write a report",
     "train": "train from a run file; under torchrun on many GPUs",
     "sweep": "train a grid or random draws from a sweep file, here or on Ray",
+    "compare": "hold methods against each other, each at its own rate, here or on Ray",
     "advise": "which method, targets, rank and rate to begin with, and why",
     "evaluate": "score a run's adapter on its test part, with every answer",
     "budget": "what a plan costs, against full fine-tuning",

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lora_lab._util.format import plural
 from lora_lab.cli.command import Command, Report
+from lora_lab.runs.records import RunRecord, list_runs
 from lora_lab.sweeps.cells import Cell, skipped_fields
 from lora_lab.sweeps.cluster import sweep_on_ray
 from lora_lab.sweeps.local import Sweep
+from lora_lab.sweeps.peft_comparison import FOLDER, check_export, export_peft_comparison
 from lora_lab.sweeps.plan import SweepPlan
 from lora_lab.sweeps.store import CellResult
-from lora_lab.training.api import load
+from lora_lab.tasks.load import load_task
 
 _LOOKS = 1.0  # seconds between two looks at the sweep
 
@@ -29,23 +32,49 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help='train on a Ray cluster: its address, "auto", or nothing to start one here',
     )
     parser.add_argument("--gpus", type=float, help="GPUs a cell takes on the cluster")
+    add_export(parser)
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add the option that `exported` serves."""
+    parser.add_argument(
+        "--export",
+        choices=[FOLDER],
+        help="write the runs as files of PEFT's method comparison, too",
+    )
 
 
 def _run(options: argparse.Namespace) -> Report:
 
     plan = SweepPlan.read(options.plan)
+    if options.export:
+        check_export(load_task(**plan.run_config.task), plan.cells())
     if options.ray is not None:
         results = sweep_on_ray(plan, options.ray or None, options.gpus)
     else:
         results = _here(plan, quiet=options.json)
     cells = plan.cells()
     complete = all(cell.id in results and results[cell.id].state != "failed" for cell in cells)
-    return Report(_json(plan, cells, results), _text(plan, cells, results), complete)
+    told, text = _json(plan, cells, results), _text(plan, cells, results)
+    if options.export:
+        ended = {result.run for result in results.values() if result.state == "done"}
+        runs = [run for run in list_runs(plan.folder) if run.folder.name in ended]
+        told, text = exported(told, text, runs, plan.folder / FOLDER)
+    return Report(told, text, complete)
+
+
+def exported(
+    told: dict[str, Any], text: str, runs: Iterable[RunRecord], folder: Path
+) -> tuple[dict[str, Any], str]:
+    """Write runs in the layout of PEFT's comparison; return the report, which now says so."""
+    files = export_peft_comparison(runs, folder)
+    line = f"{plural(len(files), 'file')} in the layout of PEFT's comparison: {folder}"
+    return {**told, "exported": list(map(str, files))}, f"{text}\n{line}"
 
 
 def _here(plan: SweepPlan, quiet: bool) -> dict[str, CellResult]:
 
-    lm, task = load(plan.run_config)
+    lm, task = plan.load()
     made = Sweep(lm, task, plan.cells(), plan.folder, plan.asha).start()
     told = made.snapshot.skipped
     try:

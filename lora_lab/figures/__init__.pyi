@@ -13,7 +13,9 @@ from .captions import loss_summary as loss_summary
 from .captions import map_summary as map_summary
 from .captions import memory_summary as memory_summary
 from .captions import method_comparison_summary as method_comparison_summary
+from .captions import pareto_summary as pareto_summary
 from .captions import phi_summary as phi_summary
+from .captions import rate_curves_summary as rate_curves_summary
 from .captions import spectrum_against_base_summary as spectrum_against_base_summary
 from .captions import step_maps_summary as step_maps_summary
 from .captions import summary as summary
@@ -28,7 +30,9 @@ from .memory import memory_figure as memory_figure
 from .methods import method_comparison as method_comparison
 from .overlap import overlap_figure as overlap_figure
 from .overlap import update_overlap as update_overlap
+from .pareto import pareto_figure as pareto_figure
 from .phi import phi_figure as phi_figure
+from .rates import rate_curves_figure as rate_curves_figure
 from .spectrum import spectrum_against_base_figure as spectrum_against_base_figure
 from .spectrum import spectrum_figure as spectrum_figure
 from .spectrum import update_spectrum as update_spectrum

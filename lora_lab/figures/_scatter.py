@@ -25,7 +25,7 @@ class Point:
         color, symbol: its look.
         hover: text with plotly's markup.
         label: its name in the plot; "" for none.
-        spread: half the length of its bar.
+        spread, x_spread: half the length of its bars, up and across.
     """
 
     group: str
@@ -36,6 +36,7 @@ class Point:
     hover: str
     label: str = ""
     spread: float = 0.0
+    x_spread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Plot:
         points: by x, where they are joined.
         lines: whether the points of a group are joined.
         base: what the base model came to; None: nothing is drawn.
+        y_ends: what the axis has to hold; None: all points.
     """
 
     axes: str
@@ -59,13 +61,15 @@ class Plot:
     points: Sequence[Point]
     lines: bool
     base: float | None = None
+    y_ends: tuple[float, float] | None = None
 
 
 def draw(figure: go.Figure, plot: Plot, colors: Colors) -> None:
     """Add a plot to a figure of explicit size and no margins."""
     width, height = figure.layout.width, figure.layout.height
     box = plot.box
-    xs = [point.x for point in plot.points] or [0.0, 1.0]
+    ends = [(point.x - point.x_spread, point.x + point.x_spread) for point in plot.points]
+    xs = [x for pair in ends for x in pair] or [0.0, 1.0]
     low = [point.y - point.spread for point in plot.points]
     high = [point.y + point.spread for point in plot.points]
     base = plot.base
@@ -73,7 +77,7 @@ def draw(figure: go.Figure, plot: Plot, colors: Colors) -> None:
         low.append(base)
         high.append(base)
     x_range = _padded(min(xs), max(xs), 0.14)
-    y_range = _padded(min(low, default=0.0), max(high, default=1.0), 0.1)
+    y_range = _padded(*(plot.y_ends or (min(low, default=0.0), max(high, default=1.0))), 0.1)
     figure.layout[f"xaxis{plot.axes}"] = axis(
         colors,
         domain=[box.left / width, box.right / width],
@@ -118,12 +122,14 @@ def _padded(low: float, high: float, share: float) -> list[float]:
 
 def _trace(members: Sequence[Point], lines: bool) -> dict[str, Any]:
     spreads = np.array([point.spread for point in members], np.float32)
+    across = np.array([point.x_spread for point in members], np.float32)
     joined = lines and len(members) > 1
     color, outline = members[0].color, {"color": members[0].color, "width": 1.4}
     return {
         "x": np.array([point.x for point in members], np.float32),
         "y": np.array([point.y for point in members], np.float32),
         "error_y": {"array": spreads, "width": 3, "thickness": 1.2, "visible": bool(spreads.any())},
+        "error_x": {"array": across, "width": 3, "thickness": 1.2, "visible": bool(across.any())},
         "mode": "lines+markers" if joined else "markers",
         "line": {"color": color, "width": 1.2},
         "marker": {"color": color, "symbol": members[0].symbol, "size": 8, "line": outline},

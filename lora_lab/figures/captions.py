@@ -1,5 +1,7 @@
 """The captions of figures, under the names that they have beside them."""
 
+from lora_lab.captions.comparisons import pareto_summary as pareto_summary
+from lora_lab.captions.comparisons import rate_curves_summary as rate_curves_summary
 from lora_lab.captions.delta_w import amplification_summary as amplification_summary
 from lora_lab.captions.delta_w import capacity_summary as capacity_summary
 from lora_lab.captions.delta_w import intruder_curve_summary as intruder_curve_summary

@@ -11,6 +11,7 @@ from lora_lab.analysis.methods import MethodComparison, MethodRow
 from lora_lab.captions.delta_w import measured, rate_text
 from lora_lab.figures._base import THEMES, Colors, Figure, Theme, base_layout, plain
 from lora_lab.figures._labels import Box
+from lora_lab.figures._method_look import look
 from lora_lab.figures._scatter import Plot, Point, draw
 from lora_lab.paper.tables import TABLES
 
@@ -90,7 +91,7 @@ def _own(comparison: MethodComparison, box: Box, colors: Colors) -> Plot:
             row.method,
             math.log10(row.trainable),
             row.mean,
-            *_look(row.method, colors),
+            *look(row.method, colors),
             hover=_hover(row),
             label=f"{row.method} {row.setting}" if methods.count(row.method) > 1 else row.method,
             spread=row.spread or 0.0,
@@ -136,7 +137,7 @@ def _paper(score: str, title: str, box: Box, axes: str, colors: Colors) -> Plot:
                 row.method,
                 math.log10(row.published),
                 row.scores[score],
-                *_look(row.method, colors),
+                *look(row.method, colors),
                 hover=f"{row.method} {row.setting}<br>{row.printed} M parameters as printed<br>"
                 f"{row.scores[score]:.1f} %",
                 label=row.method if named else "",
@@ -152,17 +153,3 @@ def _paper(score: str, title: str, box: Box, axes: str, colors: Colors) -> Plot:
         points=points,
         lines=True,
     )
-
-
-def _look(method: str, colors: Colors) -> tuple[str, str]:
-    """Return a method's color, which tells its kind, and its symbol within the kind."""
-    if method.startswith("FT"):
-        return colors.text, "square" if method == "FT" else "square-open"
-    if method.startswith("Adapter^"):
-        symbols = {"H": "diamond", "L": "diamond-open", "P": "diamond-wide"}
-        return colors.other, symbols.get(method[-1], "diamond-tall")
-    if "LoRA" in method:
-        symbol = "star" if method == "AdaLoRA" else "circle-open" if "+" in method else "circle"
-        return colors.accent, symbol
-    symbols = {"PreEmbed": "triangle-up", "PreLayer": "triangle-down"}
-    return colors.dim, symbols.get(method, "x")

@@ -3,7 +3,7 @@ from .claims import claims as claims
 from .listing import list_amplification as list_amplification
 from .listing import list_claims as list_claims
 from .listing import list_table as list_table
-from .published import PublishedTable as PublishedTable
+from .printed import PublishedTable as PublishedTable
 from .published import table as table
 from .rows import PublishedRow as PublishedRow
 from .rows import Verdict as Verdict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lora_lab._util.tables import Table
 from lora_lab.errors import ConfigError
@@ -11,8 +11,11 @@ from lora_lab.paper.rows import PublishedRow
 from lora_lab.paper.side_by_side import side_by_side
 from lora_lab.paper.tables import TABLE_7, TABLES
 
+if TYPE_CHECKING:
+    from lora_lab.paper.things import Comparable
 
-def list_table(name: str, compare: Any = None) -> Table:
+
+def list_table(name: str, compare: Comparable | None = None) -> Table:
     """Return a table's rows, each with our count and the verdict.
 
     Args:

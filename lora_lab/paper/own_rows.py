@@ -4,47 +4,25 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from lora_lab.analysis.choices import Choices
 from lora_lab.analysis.differing import NO_MATTER, full_settings, same_but
 from lora_lab.analysis.identity import fingerprints
-from lora_lab.analysis.methods import named, settings_of_rows, trained
+from lora_lab.analysis.methods import MethodComparison, named, settings_of_rows, trained
 from lora_lab.analysis.records import end_state, metrics
 from lora_lab.analysis.seeds import mean_and_spread
-from lora_lab.errors import ConfigError, RunError
-from lora_lab.runs.records import RunRecord, find_run
-from lora_lab.tasks.metrics import Metric, changes
-
-if TYPE_CHECKING:  # what is recorded is read where torch is not
-    from lora_lab.sweeps.local import Sweep
-    from lora_lab.training.run import Run
-
-Comparable: TypeAlias = "Run | Sweep | RunRecord | Iterable[Comparable]"
+from lora_lab.errors import RunError
+from lora_lab.paper.printed import PublishedTable
+from lora_lab.paper.rows import PublishedRow
+from lora_lab.paper.things import Comparable, Thing, compared_cells, published_cells, things_of
+from lora_lab.runs.records import RunRecord
+from lora_lab.tasks.metrics import Metric, changes, metric_of
 
 # Table 3's BLEU is that of the E2E challenge's script, which knows no case.
 _NAMED = {"bleu": "BLEU (cased)", "bleu_lowercase": "BLEU"}
 _SEED = ("seed", *NO_MATTER)
-
-
-def records_of(runs: Comparable) -> Iterator[RunRecord]:
-    """Yield the records of runs and sweeps, in their order.
-
-    Raises:
-        ConfigError: for what is neither.
-        RunError: a run has left nothing on the disk.
-    """
-    if isinstance(runs, RunRecord):
-        yield runs
-    elif hasattr(runs, "records"):
-        yield from runs.records()
-    elif hasattr(runs, "folder"):
-        yield find_run(runs.folder)
-    elif isinstance(runs, Iterable) and not isinstance(runs, (str, bytes)):
-        for one in runs:
-            yield from records_of(one)
-    else:
-        raise ConfigError(f"{runs!r} is no run; give a run, a sweep, `ll.list_runs()`, or several")
 
 
 def own_rows(
@@ -52,15 +30,19 @@ def own_rows(
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Return a table's header, longer by the scores that it has no column for, and one's own rows.
 
-    A row is a setting, over its seeds. A score stands in the column of its metric, in that of its
+    A row is a setting, over its seeds, a row of a comparison, or one of another published table,
+    which then says so. A score stands in the column of its metric, in that of its
     data set, or (of tables over ranks) in that of its rank.
 
     Raises:
+        ConfigError: for what cannot be set beside it.
         RunError: no run has ended with a score.
     """
-    found = list(records_of(runs))
+    things = list(things_of(runs))
+    found = [thing for thing in things if isinstance(thing, RunRecord)]
     ended = [run for run in found if end_state(run) == "done" and _after(run)]
-    if not ended:
+    rest = [rows for thing in things for rows in _others(header, thing)]
+    if not ended and not rest:
         raise RunError(
             f"none of {len(found)} runs has ended with a score; wait for one, or train with "
             "eval_examples"
@@ -74,6 +56,7 @@ def own_rows(
     for group, setting in zip(groups.values(), settings, strict=True):
         for labels, scores in _rows(header, group, setting):
             _add(rows, labels, scores)
+    rows += rest
     names = (*header, *dict.fromkeys(name for row in rows for name in row if name not in header))
     return names, tuple(tuple(row.get(name, "") for name in names) for row in rows)
 
@@ -111,6 +94,36 @@ def _rows(
     for metric, text in shown.items():
         cells.setdefault(_column(header, metric, task, tuple(shown)), text)
     yield labels, cells
+
+
+def _others(header: Sequence[str], thing: Thing) -> Iterator[dict[str, str]]:
+    """Yield the rows of what is no run: of a comparison, or of another table."""
+    if isinstance(thing, MethodComparison | Choices):
+        metric = metric_of(thing.metric)
+        for row in thing.rows:
+            cells = compared_cells(thing, row)
+            cells |= {"parameters": f"{row.trainable / 1e6:.3g}M", "data": thing.task}
+            column = _column(header, metric, thing.task, [metric])
+            yield _fitted(header, cells) | {column: row.score}
+    elif isinstance(thing, PublishedRow):
+        yield _from(thing.table, header, published_cells(thing))
+    elif isinstance(thing, PublishedTable):
+        for printed in thing.rows:
+            yield _from(thing.source, header, dict(zip(thing.header, printed, strict=True)))
+
+
+def _from(source: str, header: Sequence[str], cells: Mapping[str, str]) -> dict[str, str]:
+    """Return a published row in a table's columns, with where it is from in the first one."""
+    found = _fitted(header, cells)
+    return found | {header[0]: f"{found.get(header[0], '')} ({source})".strip()}
+
+
+def _fitted(header: Sequence[str], cells: Mapping[str, str]) -> dict[str, str]:
+    """Return the cells that a table has columns for; what has none for the setting tells it."""
+    own = dict(cells)
+    if "setting" not in header and "method" in header and own.get("setting"):
+        own["method"] = f"{own['method']}, {own['setting']}"
+    return {name: text for name, text in own.items() if name in header}
 
 
 def _add(rows: list[dict[str, str]], labels: dict[str, str], scores: dict[str, str]) -> None:

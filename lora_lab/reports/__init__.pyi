@@ -1,3 +1,4 @@
+from .comparison_page import write_comparison_report as write_comparison_report
 from .inspect import inspect_adapter as inspect_adapter
 from .inspection import Inspection as Inspection
 from .inspection_page import write_inspection as write_inspection

@@ -91,6 +91,20 @@ class SweepFile(TypedDict, total=False):
     early_stopping: Fields
 
 
+class CompareFile(TypedDict, total=False):
+    """What a comparison's file has beside a run file's fields; `Design` looks into them."""
+
+    methods: Annotated[list[Any], Meta(description="be a list of methods")]
+    rates: Annotated[
+        list[Any] | dict[str, Any] | None,
+        Meta(description="be a list of learning rates, or one of each method by its name"),
+    ]
+    seeds: Any
+    train_examples: Any
+    budget: Any
+    metric: Text
+
+
 class ModelFacts(TypedDict, total=False):
     """The base model that a run adapts."""
 

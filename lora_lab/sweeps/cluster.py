@@ -11,15 +11,19 @@ import functools
 import os
 import socket
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_lab.errors import ConfigError, RunError, as_cause
+from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cell_run import train_cell
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.local import told
-from lora_lab.sweeps.plan import SweepPlan
 from lora_lab.sweeps.store import CellResult, SweepStore
-from lora_lab.training.api import load
+
+if TYPE_CHECKING:
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.tasks.base import Task
 
 _LOOKS = 0.5  # seconds between two looks at a cell that another process trains
 _STARTS = 3  # tries to start a cluster here
@@ -28,8 +32,30 @@ _AGAIN = "the same call goes on with what has not ended"
 _RETRIES = 5  # lost workers a cell survives
 
 
+class CellPlan(Protocol):
+    """Cells, and by what names a worker loads what they train on."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the files go; every worker sees it."""
+        ...
+
+    @property
+    def asha(self) -> AshaConfig | None:
+        """The rule of early stopping."""
+        ...
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Return what is to be trained."""
+        ...
+
+    def load(self) -> tuple[LoadedModel, Task]:
+        """Load model and data."""
+        ...
+
+
 def sweep_on_ray(
-    plan: SweepPlan, address: str | None = None, gpus: float | None = None
+    plan: CellPlan, address: str | None = None, gpus: float | None = None
 ) -> dict[str, CellResult]:
     """Train what has not been trained yet, side by side; returns {cell: how it ended}.
 
@@ -52,7 +78,7 @@ def sweep_on_ray(
     if not ray.is_initialized():
         _connect(ray, address)
     store = SweepStore(plan.folder)
-    lm, task = load(plan.run_config)  # a wrong name is told here, not by every worker
+    lm, task = plan.load()  # a wrong name is told here, not by every worker
     store.begin(told(lm, task), plan.cells())
     del lm, task
     since = store.written()
@@ -97,7 +123,7 @@ def _first_line(error: BaseException) -> str:
 def _tune(
     ray: Any,
     tune: Any,
-    plan: SweepPlan,
+    plan: CellPlan,
     cells: list[str],
     since: int,
     gpus: float | None,
@@ -118,7 +144,7 @@ def _tune(
     tuner.fit()
 
 
-def _work(config: dict[str, str], plan: SweepPlan, since: int) -> None:
+def _work(config: dict[str, str], plan: CellPlan, since: int) -> None:
     """Train one cell, on a worker."""
     from ray import tune
 
@@ -130,13 +156,13 @@ def _work(config: dict[str, str], plan: SweepPlan, since: int) -> None:
     tune.report({"state": result.state, "node": node, **result.metrics})
 
 
-def _train_one(cell: Cell, plan: SweepPlan, store: SweepStore, since: int) -> CellResult | None:
+def _train_one(cell: Cell, plan: CellPlan, store: SweepStore, since: int) -> CellResult | None:
     """Return how a cell ended; None where another process is at it."""
     with store.claim(cell.id) as mine:
         result = store.ended(since).get(cell.id)
         if result is not None or not mine:
             return result
-        lm, task = load(plan.run_config)
+        lm, task = plan.load()
         store.check(told(lm, task))  # a node may have another file under the same name
         result = train_cell(lm, task, cell, store, plan.asha)
         if result is None:

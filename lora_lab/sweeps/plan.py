@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_lab._util.json_files import misfit, words_of
 from lora_lab._util.yaml import read_yaml
@@ -34,6 +34,11 @@ from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell, Space, cells
 from lora_lab.sweeps.store import as_begun, checked_name
 from lora_lab.tasks.load import load_task
+from lora_lab.training.api import load
+
+if TYPE_CHECKING:
+    from lora_lab.models.load import LoadedModel
+    from lora_lab.tasks.base import Task
 
 _EXAMPLES = {
     "grid": "r: [1, 4]",
@@ -94,13 +99,21 @@ class SweepPlan:
 
     def cells(self) -> tuple[Cell, ...]:
         """Return what is to be trained."""
-        layers = _anatomy(self.run_config) if self.space.has_layers else None
+        layers = anatomy_of(self.run_config) if self.space.has_layers else None
         config = self.run_config
         return as_begun(cells(config.configs, config.training, self.space, layers), self.folder)
 
+    def load(self) -> tuple[LoadedModel, Task]:
+        """Load model and data; see `lora_lab.training.api.load`."""
+        return load(self.run_config)
 
-def _anatomy(run_config: RunConfig) -> Anatomy:
-    """Return the anatomy of the model that a run file loads, without its weights."""
+
+def anatomy_of(run_config: RunConfig) -> Anatomy:
+    """Return the anatomy of the model that a run file loads, without its weights.
+
+    Raises:
+        ModelError, TaskError: there is no such model or task.
+    """
     from transformers.models.auto import modeling_auto
 
     name = run_config.model["name"]
@@ -134,7 +147,7 @@ def _rule(values: Mapping[str, Any]) -> AshaConfig | None:
 def _methods(grid: dict[str, Any]) -> dict[str, Any]:
     """Return the grid with its methods built."""
     if isinstance(methods := grid.get("configs"), list):
-        grid["configs"] = list(map(_method, methods))
+        grid["configs"] = list(map(method_from_file, methods))
     return grid
 
 
@@ -142,9 +155,10 @@ def _drawn_methods(random: dict[str, Any]) -> dict[str, Any]:
     """Return the draws with their methods built."""
     draw = random.get("configs")
     if isinstance(draw, Mapping) and isinstance(methods := draw.get("choice"), list):
-        random["configs"] = {**draw, "choice": list(map(_method, methods))}
+        random["configs"] = {**draw, "choice": list(map(method_from_file, methods))}
     return random
 
 
-def _method(given: Any) -> tuple[Any, ...]:
+def method_from_file(given: Any) -> tuple[Any, ...]:
+    """Return the configs of a method in a file: a class with its fields, or a list of some."""
     return tuple(map(method_from_dict, given if isinstance(given, list) else [given]))

@@ -138,7 +138,7 @@ def evaluate(
         if decoding is not None:
             given = dataclasses.replace(given, task=decoded(given.task, decoding))
         own = _settings(given.training, settings)
-        found = _scored(given, part, own, max_examples)
+        found = scored(given.lm, given.task, part, own, max_examples)
     folder = given.folder if output_dir is None else Path(output_dir).expanduser().resolve()
     if folder is None or not found.predictions:
         return found
@@ -189,12 +189,23 @@ def _ready(of: Any, task: Any, lm: Any, tokenizer: Any) -> Iterator[_Given]:
         own = model_of(record)
     else:
         own = as_loaded(lm, tokenizer, data.head, call)
-    load_adapter(own.model, start.folder, _NAME, activate=False)
+    with with_adapter(own.model, start.folder):
+        yield _Given(own, data, training, start.folder if record is None else record.folder)
+
+
+@contextlib.contextmanager
+def with_adapter(model: Any, folder: Path) -> Iterator[None]:
+    """Have an adapter on disk in force within the block; the model is as it was afterwards.
+
+    Raises:
+        AdapterError: it is for another base.
+    """
+    load_adapter(model, folder, _NAME, activate=False)
     try:
-        with _in_force(own.model, _NAME):
-            yield _Given(own, data, training, start.folder if record is None else record.folder)
+        with _in_force(model, _NAME):
+            yield
     finally:
-        detach(own.model, _NAME)
+        detach(model, _NAME)
 
 
 @contextlib.contextmanager
@@ -216,10 +227,25 @@ def _settings(training: TrainingConfig, given: Mapping[str, Any]) -> TrainingCon
     return training.replace(**given)
 
 
-def _scored(
-    given: _Given, part: Part, training: TrainingConfig, max_examples: int | None
+def scored(
+    lm: LoadedModel,
+    task: Task,
+    part: Part,
+    training: TrainingConfig,
+    max_examples: int | None = None,
 ) -> Evaluated:
-    lm, task = given.lm, given.task
+    """Score a model as it stands, bare or adapted, on a part of a task.
+
+    Args:
+        lm: the model, with the adapter that is in force on it, if one is.
+        task: the data.
+        part: which of it.
+        training: what evaluation heeds of it is how examples are read, and how many at a time.
+        max_examples: score so many of the first ones; None: all.
+
+    Raises:
+        TaskError: the part has no examples, or they are not for such a model.
+    """
     rows = getattr(task, part)
     if not len(rows):
         there = [f"{name} {len(getattr(task, name)):,}" for name in get_args(Part)]

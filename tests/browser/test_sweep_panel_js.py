@@ -223,3 +223,29 @@ def test_a_closed_view_leaves_nothing_behind(esm_page: Make, by: str) -> None:
     esm.view().get_by_label("seeds").press("1")
     esm.remove_view(by=by)
     assert esm.open_ends() == {"model": 0, "document": 0, "window": 0, "intervals": 0}
+
+
+def test_a_comparison_is_a_tick_and_what_it_came_to_is_text(esm_page: Make) -> None:
+    esm = opened(esm_page, {"progress": {**PROGRESS, "state": "done"}, "rows": ROWS})
+    tick = esm.view().get_by_label("compare methods")
+    tick.check()
+    assert [m["type"] for m in esm.sent()] == ["set"]
+    assert esm.sent()[0]["values"]["compare"] == "yes"
+    esm.set(form={**FORM, "values": {**FORM["values"], "compare": "yes"}})
+    expect(tick).to_be_checked()
+    esm.set(form=FORM)
+    expect(tick).not_to_be_checked()
+    found = esm.view().get_by_role("table", name="methods at their own best rates")
+    expect(found).to_be_hidden()
+    esm.set(
+        found={
+            "header": ["examples", "method"],
+            "rows": [["60", "<b>LoRA</b>"]],
+            "words": "LoRA has the best loss.",
+            "notes": "two rates",
+        }
+    )
+    expect(found).to_contain_text("<b>LoRA</b>")
+    expect(esm.view().get_by_text("LoRA has the best loss.")).to_be_visible()
+    esm.set(found={})
+    expect(found).to_be_hidden()

@@ -221,10 +221,20 @@ def test_without_an_intruder_nothing_is_scaled(
 
 def test_a_sweep_over_the_runs_on_disk(bench: Workbench) -> None:
     shown = view(bench, "sweep")
-    assert [c["name"] for c in shown.controls()] == ["group", "metric"]
+    assert [c["name"] for c in shown.controls()] == ["group", "metric", "show"]
     data = look(shown)
     own = bench.run.result().metrics["loss_after"]
     assert np.isclose(data.values, own, rtol=1e-4).any()
+
+
+@pytest.mark.parametrize("shown", ["rates", "parameters", "seconds", "memory"])
+def test_methods_over_their_rates_and_against_what_they_cost(bench: Workbench, shown: str) -> None:
+    made = view(bench, "sweep", show=shown)
+    made.controls()
+    _, found = look(made)
+    scores = {record.summary["metrics"]["loss_after"] for record in made.records()}
+    assert {value for row in found.rows for value in row.values} <= scores
+    assert {row.method for row in found.rows} == {"LoRA"}
 
 
 def test_the_capacity_gauge(bench: Workbench) -> None:

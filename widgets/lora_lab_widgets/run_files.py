@@ -19,7 +19,7 @@ from lora_lab.models.load import model_source
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.sources import task_source
-from lora_lab_widgets.sweep_plan import as_grid
+from lora_lab_widgets.sweep_plan import OF_TRAINING, as_grid, design_of
 
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
@@ -35,6 +35,10 @@ _COMMANDS = (
 _SWEEP_COMMANDS = (
     ("lora-lab sweep {}", "on one machine, without a notebook"),
     ("lora-lab sweep {} --ray auto", "on a Ray cluster"),
+)
+_COMPARE_COMMANDS = (
+    ("lora-lab compare {}", "on one machine, without a notebook"),
+    ("lora-lab compare {} --ray auto", "on a Ray cluster"),
 )
 
 
@@ -82,6 +86,32 @@ def write_sweep_file(
         values["early_stopping"] = dataclasses.asdict(texts.asha)
     plain = json.loads(json.dumps(values))  # YAML has lists, and no tuples
     return _write("sweep", to_yaml(plain), _SWEEP_COMMANDS)
+
+
+def write_compare_file(
+    plan: PlanModel, cells: Sequence[Cell], texts: SweepTexts, output_dir: Path
+) -> dict[str, Any]:
+    """Write compare.yaml beside it, with the methods, rates and seeds of a comparison.
+
+    Args:
+        plan, cells, texts, output_dir: as `write_sweep_file` takes them.
+
+    Raises:
+        ConfigError: as `write_run_file`.
+    """
+    design = design_of(texts, plan)
+    config = _run_config(plan.lm, plan.task, cells[0].configs, design.training, output_dir)
+    values = dataclasses.replace(config, name=texts.name).to_dict()
+    del values["configs"]
+    values["methods"] = [list(map(method_to_dict, own.parts)) for own in design.methods]
+    if "learning_rate" in texts.axes:
+        values["rates"] = list(texts.axes["learning_rate"])
+    values["seeds"] = list(design.seeds)
+    values["training"] = {
+        name: own for name, own in values["training"].items() if name not in OF_TRAINING
+    }
+    plain = json.loads(json.dumps(values))  # YAML has lists, and no tuples
+    return _write("compare", to_yaml(plain), _COMPARE_COMMANDS)
 
 
 def _run_config(

@@ -7,11 +7,12 @@ import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import traitlets
 
 from lora_lab.errors import ConfigError, RunError
+from lora_lab.sweeps.comparison import Comparison
 from lora_lab.sweeps.local import Sweep
 from lora_lab.training.api import train
 from lora_lab.training.run import Run
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     from lora_lab.runs.records import RunRecord
     from lora_lab.sweeps.asha import AshaConfig
     from lora_lab.sweeps.cells import Cell
+    from lora_lab.sweeps.design import Design
     from lora_lab.tasks.base import Task
     from lora_lab.training.snapshot import Snapshot
+
+Started = TypeVar("Started", Sweep, Comparison)
 
 
 class Session(traitlets.HasTraits):
@@ -50,6 +54,7 @@ class Session(traitlets.HasTraits):
         throttle: of the heartbeat's messages.
         bench: names this workbench on a page that shows several.
         plotly: plotly.js, which its figures share.
+        scoring: whether a comparison that has been trained is scored on the model.
     """
 
     run = traitlets.Any()
@@ -65,6 +70,7 @@ class Session(traitlets.HasTraits):
         self.throttle = MessageThrottle()
         self.bench = uuid.uuid4().hex
         self.plotly = PlotlyScript()
+        self.scoring = False
         self.observe(lambda _: self.watch(), "site")
 
     @property
@@ -97,6 +103,8 @@ class Session(traitlets.HasTraits):
         Raises:
             RunError: it trains.
         """
+        if self.scoring:
+            raise RunError(f"a comparison is being scored on the model; {what} when it is over")
         if sweep := self.training_sweep:
             raise RunError(f"the sweep {sweep.folder.name} is training; stop it to {what}")
         if self.run is not None and not over(self.run.state):
@@ -153,12 +161,13 @@ class Session(traitlets.HasTraits):
         """Start the sweep of these cells in a folder of this name."""
         self.needs_rest("start a sweep")
         folder = self.output_dir.expanduser().resolve() / name
-        sweep = Sweep(self.lm, self.plan.task, cells, folder, asha)
-        with warnings.catch_warnings():
-            # That the last run's adapter goes is what Start means here.
-            warnings.filterwarnings("ignore", f"the sweep takes the adapter '{ADAPTER}' off")
-            sweep.start()
-        return sweep
+        return _started(Sweep(self.lm, self.plan.task, cells, folder, asha))
+
+    def start_comparison(self, design: Design, name: str) -> Comparison:
+        """Start the comparison of this design in a folder of this name."""
+        self.needs_rest("start a comparison")
+        folder = self.output_dir.expanduser().resolve()
+        return _started(Comparison.of(self.lm, self.plan.task, design, folder, name))
 
     def _begin(self, run: Run, show: Callable[[], None] | None = None) -> None:
         with warnings.catch_warnings():
@@ -219,3 +228,11 @@ class Session(traitlets.HasTraits):
         with self.live_adapter.at_rest(), self.live_adapter.in_force() as name:
             say("answering…")
             return answers(self.lm, self.asked_task, prompt, max_new_tokens, longest_text, name)
+
+
+def _started(made: Started) -> Started:
+    with warnings.catch_warnings():
+        # That the last run's adapter goes is what Start means here.
+        warnings.filterwarnings("ignore", f"the sweep takes the adapter '{ADAPTER}' off")
+        made.start()
+    return made

@@ -9,30 +9,36 @@ from typing import TYPE_CHECKING, Any, cast
 import traitlets
 
 from lora_lab._util.format import plural
+from lora_lab.analysis.choices import Choices
 from lora_lab.budget.forecast import budget
-from lora_lab.errors import ConfigError, RunError
+from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
 from lora_lab.sweeps.cells import Cell, skipped_fields
+from lora_lab.sweeps.comparison import Comparison
 from lora_lab.sweeps.local import Sweep, SweepSnapshot
+from lora_lab_widgets.background import Background
+from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.methods import entries, entry_of
 from lora_lab_widgets.panel import MessagePanel, Tick
-from lora_lab_widgets.run_files import write_sweep_file
+from lora_lab_widgets.run_files import write_compare_file, write_sweep_file
 from lora_lab_widgets.sweep_plan import (
     AXES,
     FieldError,
     SweepTexts,
     cells_of,
+    compared_cells,
+    design_of,
     own_rates,
     read_texts,
 )
-from lora_lab_widgets.sweep_view import minutes, progress, rows
+from lora_lab_widgets.sweep_view import minutes, progress, rows, shown_choices
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy
     from lora_lab_widgets.session import Session
 
-FIELDS = (*AXES, "stop_at", "name")
+FIELDS = (*AXES, "stop_at", "name", "compare")
 PAUSE = 2.0  # seconds between two messages that bring nothing but another step
 _MOST_TYPED = 300  # characters of a field
 _UNPLANNED = {"line": "", "bad": False, "field": "", "cells": 0}
@@ -53,6 +59,7 @@ class SweepPanel(MessagePanel):
         progress: of the sweep on show, {} where none is; see `sweep_view.progress`.
         rows: its cells as they stand; see `sweep_view.rows`.
         run_file: {"path", "commands"} of the sweep file that was written.
+        found: {"header", "rows", "words", "notes"} of a comparison that is over, {} otherwise.
     """
 
     module = "sweep_panel"
@@ -62,6 +69,7 @@ class SweepPanel(MessagePanel):
     progress = traitlets.Dict().tag(sync=True)
     rows = traitlets.List(traitlets.Dict()).tag(sync=True)
     run_file = traitlets.Dict().tag(sync=True)
+    found = traitlets.Dict().tag(sync=True)
     bench = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, session: Session) -> None:
@@ -69,6 +77,8 @@ class SweepPanel(MessagePanel):
         self._drawn: SweepSnapshot | None = None
         self._due = 0.0
         self._stale = False  # the plan has to be made again
+        self._comparison: Comparison | None = None  # that the sweep on show is part of
+        self._job: Background[Choices] = Background()
         values = {**dict.fromkeys(FIELDS, ""), "name": "sweep"}
         form = {"open": False, "values": values}
         super().__init__(form=form, plan=_UNPLANNED, bench=session.bench)
@@ -97,7 +107,8 @@ class SweepPanel(MessagePanel):
         with self._lock, self.hold_sync():  # one message
             if self.going and sweep is not self.sweep:
                 raise RunError("the sweep on show is still training; stop it to show another one")
-            self._session.sweep, self._drawn = sweep, None
+            self._session.sweep, self._drawn, self._comparison = sweep, None, None
+            self.found = {}
             self.form, self._stale = {**self.form, "open": True}, True
             self._show_news()
 
@@ -115,18 +126,39 @@ class SweepPanel(MessagePanel):
         """
         plan = self._session.plan
         typed = read_texts(texts, plan.anatomy, list(entries()))
-        cells = cells_of(typed, plan)
+        cells = compared_cells(typed, plan) if typed.compare else cells_of(typed, plan)
         for configs in {repr(cell.configs): cell.configs for cell in cells}.values():
             _check(plan.anatomy, as_config(configs), plan.settings["method"])
         return typed, cells
 
     def _show_news(self) -> None:
+        self._score()
         if self.form["open"]:
             if self.sweep is not None:
                 self._draw(self.sweep)
             if self._stale:
                 self._stale = False
                 self.plan = self._planned()
+
+    def _score(self) -> None:
+        """Score a comparison whose cells have ended, on a thread, and show what came of it."""
+        made, session = self._comparison, self._session
+        if (outcome := self._job.take()) is not None:
+            session.scoring, self._comparison = False, None
+            if outcome.value is not None:
+                self.found = shown_choices(outcome.value)
+            elif outcome.error is not None:
+                self.set_trait("problem", from_error(outcome.error))
+        elif made is not None and self.sweep is not None and not self._job.busy:
+            state = self.sweep.snapshot.state
+            if state == "done":
+                session.scoring = self._job.start(lambda: self._choices(made))
+            elif state in ("stopped", "failed"):
+                self._comparison = None
+
+    def _choices(self, made: Comparison) -> Choices:
+        with self._session.live_adapter.at_rest():
+            return made.choices()
 
     def _replan(self, _change: object) -> None:
         self._stale = True  # the cells are counted again at the next `update`
@@ -163,7 +195,8 @@ class SweepPanel(MessagePanel):
             texts, cells = self._cells()
             self.run_file = {}  # so that a file of the same name is told again
             session = self._session
-            self.run_file = write_sweep_file(session.plan, cells, texts, session.output_dir)
+            write = write_compare_file if texts.compare else write_sweep_file
+            self.run_file = write(session.plan, cells, texts, session.output_dir)
         elif kind == "stop":
             if self.sweep is None:
                 raise RunError("no sweep is on show; press Start first")
@@ -188,7 +221,13 @@ class SweepPanel(MessagePanel):
         if self.going:
             raise RunError("the sweep is still training; stop it to start another one")
         texts, cells = self._cells()
-        self.show(self._session.start_sweep(cells, texts.name, texts.asha))
+        if not texts.compare:
+            self.show(self._session.start_sweep(cells, texts.name, texts.asha))
+            return
+        session = self._session
+        made = session.start_comparison(design_of(texts, session.plan), texts.name)
+        self.show(next(iter(made.sweeps.values())))
+        self._comparison = made
 
     def _cells(self) -> tuple[SweepTexts, Sequence[Cell]]:
         self.plan = self._planned()
@@ -196,18 +235,22 @@ class SweepPanel(MessagePanel):
 
     def _planned(self) -> dict[str, Any]:
         values = self.form["values"]
-        if not any(values[field].strip() for field in AXES):
+        if values["compare"] != "yes" and not any(values[field].strip() for field in AXES):
             return {**_UNPLANNED, "line": "fill in what to try, values parted by commas"}
         try:
-            _, cells = self.read(values)
-        except ConfigError as error:
+            texts, cells = self.read(values)
+        except (ConfigError, TaskError) as error:
             field = error.field if isinstance(error, FieldError) else ""
             return {"line": str(error)[:_MOST_TYPED], "bad": True, "field": field, "cells": 0}
         line = f"{plural(len(cells), 'cell')} × {plural(cells[0].training.max_steps, 'step')}"
-        if own_rates([field for field in AXES if values[field].strip()]):
+        if not texts.compare and own_rates([f for f in AXES if values[f].strip()]):
             line += " · each method at its own learning rate"
         if skipped := skipped_fields(cells, [field for field in AXES if values[field].strip()]):
             line += f" · {skipped}"
+        if texts.compare:
+            methods, half = len({repr(c.configs) for c in cells}), cells[0].training.eval_examples
+            line += f" · {plural(methods, 'method')}, each at its own rate by the held-out loss"
+            line += f" of {half} examples, and reported on as many others"
         run = self._session.run
         if rate := run.snapshot.steps_per_second if run else None:
             seconds = sum(cell.training.max_steps for cell in cells) / rate

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_lab.anatomy.types import Anatomy
@@ -18,6 +18,7 @@ from lora_lab.methods.registry import method_of
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cells import Cell, UnusedFieldError, Varied, cell_of, expand
+from lora_lab.sweeps.design import RATES, SEEDS, Design
 from lora_lab.sweeps.layers import ALL, in_layers, read_layers
 from lora_lab.sweeps.store import checked_name
 from lora_lab_widgets.plan import PlanModel
@@ -32,7 +33,7 @@ AXES = {
 }
 """{field: how the panel calls it}."""
 MOST_CELLS = 120
-_OF_TRAINING = "learning_rate", "seed"
+OF_TRAINING = "learning_rate", "seed"
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,13 @@ class SweepTexts:
         axes: {field: values}, of those that are filled in.
         stop_at: the first step at which what is behind is ended; None: never.
         name: of the sweep's folder.
+        compare: whether each method gets its own best rate, on one half of the held-out examples.
     """
 
     axes: Mapping[str, Sequence[Any]]
     stop_at: int | None
     name: str
+    compare: bool = False
 
     @property
     def asha(self) -> AshaConfig | None:
@@ -67,7 +70,8 @@ def read_texts(texts: Mapping[str, str], anatomy: Anatomy, methods: Sequence[str
     """Read what was typed.
 
     Args:
-        texts: {field of `AXES`, or "stop_at" or "name": text}; values are parted by commas.
+        texts: {field of `AXES`, or "stop_at", "name" or "compare": text}; values are parted by
+            commas, and "yes" compares.
         anatomy: of the model: its roles and layers.
         methods: the names that there are.
 
@@ -87,7 +91,11 @@ def read_texts(texts: Mapping[str, str], anatomy: Anatomy, methods: Sequence[str
         checked_name(name)
     except ConfigError as error:
         raise FieldError("name", str(error)) from None
-    return SweepTexts(axes, stop_at, name)
+    compare = texts.get("compare") == "yes"
+    if compare and stop_at is not None:
+        line = "stop early: a comparison trains every cell to its end; leave it empty"
+        raise FieldError("stop_at", line)
+    return SweepTexts(axes, stop_at, name, compare)
 
 
 def cells_of(texts: SweepTexts, plan: PlanModel) -> tuple[Cell, ...]:
@@ -144,6 +152,42 @@ def _at_own_rate(plan: PlanModel, cell: Cell) -> Cell:
     return cell_of(cell.configs, training, cell.changes)
 
 
+def design_of(texts: SweepTexts, plan: PlanModel) -> Design:
+    """Return the comparison that the texts make of the plan; rates and seeds may be left out.
+
+    Raises:
+        ConfigError: too many cells, or one that cannot be.
+    """
+    axes = {field: values for field, values in texts.axes.items() if field not in OF_TRAINING}
+    found = cells_of(replace(texts, axes=axes or {"seed": (0,)}), plan)
+    methods = list({repr(cell.configs): cell.configs for cell in found}.values())
+    training = found[0].training.to_dict()
+    return Design.of(
+        methods,
+        rates=texts.axes.get("learning_rate", RATES),
+        seeds=texts.axes.get("seed", SEEDS),
+        training={name: own for name, own in training.items() if name not in OF_TRAINING},
+    )
+
+
+def compared_cells(texts: SweepTexts, plan: PlanModel) -> tuple[Cell, ...]:
+    """Return the cells of a comparison, on the half of the held-out data that chooses rates.
+
+    Raises:
+        ConfigError: as `cells_of`.
+        TaskError: there is too little held-out data for two halves.
+    """
+    design = design_of(texts, plan)
+    tasks, _ = design.tasks(plan.task)
+    (choose,) = tasks.values()
+    cells = tuple(design.cells(choose, None))
+    if len(cells) > MOST_CELLS:
+        raise ConfigError(
+            f"{len(cells):,} cells; the panel takes {MOST_CELLS} at most, ll.compare any number"
+        )
+    return cells
+
+
 def _varied(plan: PlanModel, changes: Mapping[str, Any]) -> Varied:
     """Return what changes make of the settings and the ranks on show."""
     settings, ranks, anatomy = dict(plan.settings), plan.ranks, plan.anatomy
@@ -178,7 +222,7 @@ def as_grid(cells: Sequence[Cell]) -> dict[str, list[Any]]:
             grid["r"] = ranks
         else:
             grid["configs"] = [[method_to_dict(config) for config in own] for own in configs]
-    for field in _OF_TRAINING:
+    for field in OF_TRAINING:
         values = list(dict.fromkeys(getattr(cell.training, field) for cell in cells))
         if len(values) > 1:
             grid[field] = values

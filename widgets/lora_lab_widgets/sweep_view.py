@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_lab._util.format import plural
+from lora_lab.analysis.choices import Choices
 from lora_lab.sweeps.cells import Cell
 from lora_lab.sweeps.local import Sweep, SweepSnapshot
 from lora_lab.sweeps.store import CellResult
@@ -69,6 +70,17 @@ def minutes(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def shown_choices(found: Choices) -> dict[str, Any]:
+    """Return what a comparison came to, as the browser shows it."""
+    table = found.to_table()
+    return {
+        "header": list(table.header),
+        "rows": [[_clipped(cell, _MOST_WHAT) for cell in row] for row in table.rows],
+        "words": found.summary(),
+        "notes": found.note,
+    }
 
 
 def _line(sweep: Sweep, seen: SweepSnapshot, run: Snapshot | None) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from lora_lab import train
 from lora_lab.analysis import compare_methods
+from lora_lab.analysis.differing import NO_MATTER, settings_in_words
 from lora_lab.configs import (
     AdaLoraConfig,
     BitFitConfig,
@@ -184,6 +185,32 @@ def test_what_a_method_may_choose_for_itself_does_not_matter():
     free = {"learning_rate": 1e-5, "weight_decay": 0.1, "seed": 3, "save_steps": 0}
     free["train_sampling_strategy"] = "group_by_length"  # the other is older than the choice
     assert len(compare_methods([record(), record([FullConfig()], training=free)]).rows) == 2
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        {"eval_steps": 10},
+        {"eval_strategy": "epoch"},
+        {"eval_strategy": "no"},
+        {"eval_steps": 0.25, "metric_for_best_model": "accuracy", "greater_is_better": True},
+        {"eval_steps": 5, "early_stopping_threshold": 0.1, "report_to": ["tensorboard"]},
+    ],
+)
+def test_looks_on_the_way_by_which_nothing_is_chosen_tell_no_runs_apart(looks):
+    runs = [record(), record(loss=3.0, training={"seed": 1, **looks})]
+    (row,) = compare_methods(runs).rows
+    assert (row.setting, row.values) == ("r = 2, q v", (2.0, 3.0))
+    assert settings_in_words(runs, ("seed", *NO_MATTER)) == ["r = 2, q v"] * 2
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"load_best_model_at_end": True}, {"early_stopping_patience": 2}]
+)
+def test_looks_by_which_the_best_or_the_last_step_is_chosen_do(chosen):
+    runs = [record(training={"eval_steps": n, **chosen}) for n in (20, 10)]
+    with pytest.raises(RunError, match="not comparable: eval_steps is 20, 10"):
+        compare_methods(runs)
 
 
 def test_runs_without_the_metric_are_left_out_and_counted():

@@ -140,3 +140,20 @@ def test_no_score_and_no_run_are_told():
         table(6, compare=record(state=None))
     with pytest.raises(ConfigError, match="no run"):
         table(6, compare=3)  # type: ignore[arg-type]
+
+
+def test_pefts_own_runs_are_a_table_too():
+    """The numbers of three of its files, by hand."""
+    found = table(1, "PEFT")
+    assert len(found.rows) == 63
+    rows = {(row[0], row[1]): number for number, row in enumerate(found.rows)}
+    for name, accuracy, forgetting, parameters in (
+        (("lora", "llama-3.2-3B-rank32"), 47.84, 0.0500, 9_175_040),
+        (("full-finetuning", "llama-3.2-3B-lr_0.00001"), 47.16, 0.0300, 3_212_749_824),
+        (("adalora", "llama-3.2-3B-rank32"), 37.30, 0.0221, 18_353_664),
+    ):
+        place = rows[name]
+        assert found.column("accuracy")[place] == accuracy
+        assert found.column("forgetting")[place] == forgetting
+        assert found.column("parameters")[place] == parameters
+    assert "Apache-2.0" in str(found)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lora_lab as ll
-from lora_lab.errors import ConfigError, RunError, TaskError
+from lora_lab.errors import ConfigError, TaskError
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps import comparison
 from lora_lab.training.data import RunData
@@ -66,7 +66,7 @@ def test_rates_are_chosen_on_one_half_and_reported_on_the_other(tmp_path, monkey
     assert all(torch.equal(weights[n], p) for n, p in lm.model.named_parameters())
     assert "2 learning rates a method" in found.note
     # A second call trains nothing, and evaluates nothing.
-    monkeypatch.setattr(comparison, "RunData", None)
+    monkeypatch.setattr(comparison, "scored", None)
     again = compared(tmp_path, lm=lm, task=task, rates=[1e-9, 1e-2], seeds=2)
     assert again.results(120).to_json() == found.to_json()
     assert next(iter(again.sweeps.values())).snapshot.skipped == 8
@@ -135,8 +135,8 @@ def test_two_of_one_method_are_told_apart_and_the_metric_decides(tmp_path):
     methods = [LORA, LORA.replace(lora_alpha=64)]
     found = compared(tmp_path, methods, rates=[1e-3], seeds=1, metric="accuracy").results(120)
     assert {row.setting for row in found.rows} == {"r = 2, q v; α = 8", "r = 2, q v; α = 64"}
-    with pytest.raises(RunError, match="the runs have no 'bleu'; they have loss"):
-        compared(tmp_path, methods, rates=[1e-3], seeds=1, metric="bleu").results(120)
+    with pytest.raises(ConfigError, match="metric is 'bleu'; halves has loss, accuracy"):
+        compared(tmp_path, methods, rates=[1e-3], seeds=1, metric="bleu")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,9 @@ def test_two_of_one_method_are_told_apart_and_the_metric_decides(tmp_path):
         ({"seeds": 0}, ConfigError, "nothing to compare"),
         ({"rates": []}, ConfigError, "rates of LoRA is"),
         ({"budget": 0}, ConfigError, "budget is 0"),
+        ({"rates": {"Lora": [1e-3]}}, ConfigError, "rates names 'Lora', which is no method"),
+        ({"seeds": "all"}, ConfigError, "seeds is 'all'"),
+        ({"metric": "bleu"}, ConfigError, "metric is 'bleu'"),
         ({"name": "../up"}, ConfigError, "use letters, digits"),
     ],
 )

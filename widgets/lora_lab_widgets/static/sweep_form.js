@@ -1,5 +1,5 @@
 // @ts-check
-// The text fields that say what a sweep tries.
+// The fields that say what a sweep tries: texts, and one tick.
 
 import { el, focusIn, markInvalid } from "./_shared.js";
 
@@ -15,6 +15,9 @@ const FIELDS = [
     "ASHA: at this step, and at 3, 9 … times it, only the best third so far goes on"],
   ["name", "name", "sweep",
     "of its folder among the runs; cells that are finished there are skipped"],
+  ["compare", "compare methods", "",
+    "each method at its own best rate: half of the held-out examples chooses it, the other half " +
+      "says how good it is there; without rates and seeds five of these and three of those"],
 ];
 const TYPING_MS = 350; // after the last key, Python counts the cells
 
@@ -32,9 +35,19 @@ export class SweepForm {
   }
 
   buildField(name, label, example, hint) {
+    if (name === "compare") return this.buildTick(name, label, hint);
     const input = el("input", {
       class: "ll-input", name, type: "text", placeholder: example, autocomplete: "off",
       spellcheck: "false", maxlength: 300, on: { input: () => this.onInput() },
+    });
+    this.inputs[name] = input;
+    const caption = el("span", { class: "ll-dim", text: label });
+    return el("label", { class: "ll-field", title: hint }, caption, input);
+  }
+
+  buildTick(name, label, hint) {
+    const input = el("input", {
+      class: "ll-tick", name, type: "checkbox", on: { change: () => this.changed() },
     });
     this.inputs[name] = input;
     const caption = el("span", { class: "ll-dim", text: label });
@@ -53,18 +66,25 @@ export class SweepForm {
   draw(values) {
     for (const [name, input] of Object.entries(this.inputs)) {
       // A text under the user's hands stays as typed.
-      if (focusIn(input) !== input) input.value = values[name] ?? "";
+      if (input.type === "checkbox") input.checked = values[name] === "yes";
+      else if (focusIn(input) !== input) input.value = values[name] ?? "";
     }
   }
 
   values() {
     clearTimeout(this.timer);
     const entries = Object.entries(this.inputs);
-    return Object.fromEntries(entries.map(([name, input]) => [name, input.value]));
+    return Object.fromEntries(entries.map(([name, input]) => [name, textOf(input)]));
   }
 
   /** Mark the field that a problem is about. */
   blame(field) {
     markInvalid(this.inputs, field);
   }
+}
+
+/**  {HTMLInputElement} input */
+function textOf(input) {
+  if (input.type !== "checkbox") return input.value;
+  return input.checked ? "yes" : "";
 }

@@ -55,6 +55,7 @@ class SweepPanelView extends PanelView {
     this.watch(() => this.drawPlan(), "plan");
     this.watch(() => this.drawProgress(), "progress");
     this.watch(() => this.table.draw(model.get("rows")), "rows");
+    this.watch(() => this.drawFound(), "found");
     this.watch(() => this.fileBox.draw(model.get("run_file")), "run_file");
     this.watch(() => this.drawProblem(), "problem");
     this.listen({
@@ -75,13 +76,14 @@ class SweepPanelView extends PanelView {
     this.folder = el("span", { class: "ll-sweep-folder" });
     this.table = cellTable();
     this.more = el("p", { class: "ll-dim ll-sweep-hidden" });
+    this.found = el("div", { class: "ll-sweep-found" });
     const lamp = el("span", { class: "ll-run-lamp ll-sweep-lamp", "aria-hidden": "true" });
     const state = el("span", { class: "ll-sweep-state ll-dim" }, lamp, this.state);
     this.card = el("div", { class: "ll-card ll-sweep-going" },
       el("div", { class: "ll-sweep-line" }, this.line, space(), this.left, state),
       this.progress.node,
       el("div", { class: "ll-sweep-line ll-sweep-told ll-dim" }, this.status, space(), this.folder),
-      this.table.node, this.more);
+      this.found, this.table.node, this.more);
     return this.card;
   }
 
@@ -142,6 +144,21 @@ class SweepPanelView extends PanelView {
       `and ${formatCount(hidden)} more cells, which are in the sweep's results()`;
     const spoken = `sweep: ${state}, ${ended} of ${total} cells`; // steps are not read out
     if (this.spoken.textContent !== spoken) this.spoken.textContent = spoken;
+  }
+
+  /** What a comparison came to, once it is over. */
+  drawFound() {
+    const { header, rows, words, notes } = this.model.get("found");
+    this.found.hidden = !header;
+    if (!header) return;
+    const line = (cells, tag) =>
+      el("tr", {}, ...cells.map((text) => el(tag, { text })));
+    this.found.replaceChildren(
+      el("table", { "aria-label": "methods at their own best rates" },
+        el("thead", {}, line(header, "th")),
+        el("tbody", {}, ...rows.map((cells) => line(cells, "td")))),
+      el("p", { text: words }),
+      el("p", { class: "ll-dim", text: notes }));
   }
 
   drawProblem() {

@@ -1,0 +1,225 @@
+"""What a comparison tries: methods × their learning rates × seeds, and the halves of held-out data.
+
+Nothing here needs a model in memory: the same design has the same cells on every machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_lab.budget.forecast import budget as forecast
+from lora_lab.errors import ConfigError, TaskError
+from lora_lab.methods.combined import as_config
+from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.registry import method_of
+from lora_lab.methods.registry import methods as registered
+from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.sweeps.cells import Cell, Space, cells
+
+if TYPE_CHECKING:
+    from lora_lab.anatomy.types import Anatomy
+    from lora_lab.tasks.base import Task
+
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+SEEDS = 3
+# Full fine-tuning's best rate is about a tenth (Schulman et al., LoRA Without Regret, 2025).
+_OF_ALL_WEIGHTS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
+_MOST_HELD_OUT = 400
+
+Methods = Sequence[MethodConfig | Sequence[MethodConfig]]
+Rates = Sequence[float] | Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Design:
+    """A comparison without its model and its data; see `compare` for what each means.
+
+    Attributes:
+        methods: a config each; a combination is one.
+        rates, seeds, train_examples, budget: what is tried.
+        training: what all runs share.
+        held_out: examples of both halves together.
+        metric: by which rates are chosen.
+    """
+
+    methods: tuple[MethodConfig, ...]
+    rates: Rates
+    seeds: tuple[int, ...]
+    train_examples: Sequence[int] | int | None
+    budget: int | None
+    training: TrainingConfig
+    held_out: int
+    metric: str
+
+    @classmethod
+    def of(
+        cls,
+        methods: Methods,
+        *,
+        rates: Rates = RATES,
+        seeds: Sequence[int] | int = SEEDS,
+        train_examples: Sequence[int] | int | None = None,
+        budget: int | None = None,
+        metric: str = "loss",
+        training: Mapping[str, Any] | None = None,
+    ) -> Design:
+        """Return a design of what `compare` takes.
+
+        Raises:
+            ConfigError: there is nothing to compare, or a setting cannot be.
+        """
+        training = training or {}
+        own_methods = tuple(map(as_config, methods))
+        _check_names(rates, [own.method for own in own_methods])
+        if refused := training.keys() & {"learning_rate", "seed"}:
+            raise ConfigError(f"{min(refused)} is what is compared over; give rates and seeds")
+        for name, value in (("seeds", seeds), ("train_examples", train_examples)):
+            several = isinstance(value, Iterable) and not isinstance(value, str)
+            if not (several or _is_whole(value) or (value is None and name != "seeds")):
+                raise ConfigError(f"{name} is {value!r}; give a whole number, or a list of some")
+        own = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+        if not own_methods or not own:
+            raise ConfigError("there is nothing to compare; give one or more methods and seeds")
+        if budget is not None and not (_is_whole(budget) and budget > 0):
+            raise ConfigError(f"budget is {budget!r}; it is a whole number of trainable parameters")
+        return cls(
+            methods=own_methods,
+            rates=rates,
+            seeds=own,
+            train_examples=train_examples,
+            budget=budget,
+            training=TrainingConfig.from_dict(training),
+            held_out=training.get("eval_examples", _MOST_HELD_OUT),
+            metric=metric,
+        )
+
+    def tasks(self, task: Task) -> tuple[dict[int, Task], Task]:
+        """Return ({training examples: the task that chooses rates}, the task that reports).
+
+        Raises:
+            TaskError: it has too few examples for either.
+            ConfigError: `train_examples` names none, or the task does not have the metric.
+        """
+        known = ["loss", *(metric.name for metric in task.metrics)]
+        if self.metric not in known:
+            raise ConfigError(f"metric is {self.metric!r}; {task.name} has {', '.join(known)}")
+        choose, report = _halves(task, self.held_out)
+        return {len(own.train): own for own in _smaller(choose, self.train_examples)}, report
+
+    def cells(self, choose: Task, anatomy: Anatomy | None) -> list[Cell]:
+        """Return what each number of training examples trains.
+
+        Args:
+            choose: one of the tasks that choose rates.
+            anatomy: of the model; needed where there is a budget.
+
+        Raises:
+            ConfigError: a method cannot stay within the budget, or a value cannot be.
+        """
+        methods = list(self.methods)
+        if self.budget is not None:
+            assert anatomy is not None, "a budget is counted on a model"
+            methods = [_largest(own, self.budget, anatomy) for own in methods]
+        rates_of = {repr(own): _rates(own, self.rates) for own in methods}
+        every = sorted({rate for own in rates_of.values() for rate in own})
+        grid: dict[str, list[Any]] = {
+            "configs": methods,
+            "learning_rate": every,
+            "seed": list(self.seeds),
+        }
+        training = self.training.replace(eval_examples=len(choose.validation))
+        found = cells(methods[0], training, Space(grid))
+        return [
+            c for c in found if c.training.learning_rate in rates_of[repr(as_config(c.configs))]
+        ]
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _halves(task: Task, count: int) -> tuple[Task, Task]:
+    """Return the task with one half of its held-out examples, and with the other."""
+    rows = list(task.validation[:count])
+    if len(rows) < 4:
+        raise TaskError(
+            f"{task.name} is left with {len(rows)} held-out examples, and half of them are to "
+            "choose rates, half to report on; give it more, or a larger eval_examples"
+        )
+    own: Any = task
+    first, second = (dataclasses.replace(own, validation=rows[i::2]) for i in (0, 1))
+    return first, second
+
+
+def _smaller(task: Task, sizes: Sequence[int] | int | None) -> list[Task]:
+    """Return the task with each number of training examples, drawn at random, one in the other."""
+    if sizes is None:
+        return [task]
+    asked = [sizes] if isinstance(sizes, int) else list(sizes)
+    rows = list(task.train)
+    order = random.Random("train_examples").sample(range(len(rows)), len(rows))
+    for size in asked:
+        if not _is_whole(size) or not 1 <= size <= len(rows):
+            raise TaskError(
+                f"train_examples is {size!r}; {task.name} has 1 to {len(rows):,} to learn from"
+            )
+    if not asked:
+        raise ConfigError("train_examples is empty; give a number, or leave it out")
+    drawn = ([rows[i] for i in sorted(order[:size])] for size in dict.fromkeys(sorted(asked)))
+    own: Any = task
+    return [dataclasses.replace(own, train=part) for part in drawn]
+
+
+def _check_names(rates: Rates, compared: Sequence[str]) -> None:
+    """Refuse rates of what is no method: they would be passed over in silence."""
+    for name in rates if isinstance(rates, Mapping) else ():
+        known = {"", *compared, *registered()}
+        if name not in known and str(name).partition("+")[0].partition("-")[0] not in known:
+            raise ConfigError(
+                f"rates names {name!r}, which is no method; compared are {', '.join(compared)}; "
+                '"" is for those that are not named'
+            )
+
+
+def _rates(config: MethodConfig, rates: Rates) -> list[float]:
+    own = rates.get(config.method, rates.get("", RATES)) if isinstance(rates, Mapping) else rates
+    if own is RATES and any(method_of(part).trains_everything for part in config.parts):
+        own = _OF_ALL_WEIGHTS
+    if isinstance(own, str) or not isinstance(own, Sequence) or not own:
+        raise ConfigError(f"rates of {config.method} is {own!r}; give a list, such as [1e-4, 1e-3]")
+    return list(own)
+
+
+def _largest(config: MethodConfig, most: int, found: Anatomy) -> MethodConfig:
+    def fits(r: int) -> bool:
+        try:
+            return forecast(found, ranked(r)).parameters_trainable <= most
+        except ConfigError:  # a rank that is no rank of some matrix
+            return False
+
+    def ranked(r: int) -> MethodConfig:
+        parts = [(part, method_of(part).rank) for part in config.parts]
+        return as_config([part.replace(**{name: r}) if name else part for part, name in parts])
+
+    if not any(method_of(part).rank for part in config.parts):
+        if (size := forecast(found, config).parameters_trainable) > most:
+            raise ConfigError(
+                f"{config.method} trains {size:,} parameters and has no rank to lower; the budget "
+                f"is {most:,}: leave it out, or raise the budget"
+            )
+        return config
+    if not fits(1):
+        raise ConfigError(
+            f"{config.method} trains more than {most:,} parameters at rank 1; raise the budget"
+        )
+    low, high = 1, 2
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return ranked(low)

@@ -1,0 +1,115 @@
+"""A comparison from the sweep panel: each method at its own rate, scored once its cells ended."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+import lora_lab as ll
+from lora_lab.errors import RunError
+from lora_lab.sweeps.compare_plan import ComparePlan
+from lora_lab.sweeps.design import RATES
+from lora_lab_widgets import Workbench
+from tests.helpers.tiny_chat import tiny_chat_model
+from tests.widgets.test_sweep_panel import QUICK, send, tick, typed, until
+
+WANTED = {"compare": "yes", "method": "LoRA, FT", "learning_rate": "1e-4, 1e-3", "seed": "0, 1"}
+
+
+@pytest.fixture
+def wb(tmp_path):
+    bench = Workbench(*tiny_chat_model(), output_dir=tmp_path, **{**QUICK, "eval_examples": 4})
+    yield bench
+    if bench.sweep is not None:
+        bench.sweep.stop()
+        bench.sweep.wait(60)
+
+
+def test_its_cells_are_those_of_the_call(wb, tmp_path):
+    assert not typed(wb, **WANTED)["bad"]
+    line = wb.sweep_panel.plan["line"]
+    assert line.startswith("8 cells × 3 steps · ")
+    assert "2 methods, each at its own rate by the held-out loss of 2 examples" in line
+    _, cells = wb.sweep_panel.read(wb.sweep_panel.form["values"])
+    config = wb.config
+    called = ll.compare(
+        wb.lm, wb.task, [config, ll.FullConfig()], rates=[1e-4, 1e-3], seeds=[0, 1],
+        output_dir=tmp_path, start=False, **{**QUICK, "eval_examples": 4},
+    )  # fmt: skip
+    (sweep,) = called.sweeps.values()
+    assert {cell.id for cell in cells} == {cell.id for cell in sweep.cells}
+
+
+def test_rates_and_seeds_may_be_left_out(wb):
+    assert not typed(wb, compare="yes")["bad"]
+    _, cells = wb.sweep_panel.read(wb.sweep_panel.form["values"])
+    assert {cell.training.learning_rate for cell in cells} == set(RATES)
+    assert {cell.training.seed for cell in cells} == {0, 1, 2}
+    assert len(cells) == 15
+
+
+def test_it_is_trained_scored_and_told(wb, tmp_path):
+    typed(wb)
+    assert send(wb, type="start", values=WANTED) is None
+    assert send(wb, type="start", values=WANTED)  # while it trains: refused
+    wb.sweep.wait(120)
+    until(lambda: tick(wb).found)
+    found = wb.sweep_panel.found
+    assert [row[1] for row in found["rows"]] == ["LoRA", "FT"]
+    assert "has the best held-out loss" in found["words"]
+    assert "2 learning rates a method" in found["notes"]
+    called = ll.compare(
+        wb.lm, wb.task, [wb.config, ll.FullConfig()], rates=[1e-4, 1e-3], seeds=[0, 1],
+        output_dir=tmp_path, name="sweep", **{**QUICK, "eval_examples": 4},
+    )  # fmt: skip
+    own = called.results(60)  # nothing is trained again
+    assert next(iter(called.sweeps.values())).snapshot.skipped == 8
+    assert found["rows"] == [list(row) for row in own.to_table().rows]
+    assert not wb.session.scoring
+    assert send(wb, type="start", values={"r": "2", "compare": "", "name": "next"}) is None
+    assert wb.sweep_panel.found == {}
+
+
+def test_nothing_else_trains_while_it_is_scored(wb):
+    wb.session.scoring = True
+    with pytest.raises(RunError, match="a comparison is being scored on the model; start another"):
+        wb.start()
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "said"),
+    [
+        ({"stop_at": "2"}, "stop_at", "a comparison trains every cell to its end"),
+        ({"seed": ",".join(map(str, range(70)))}, "", "the panel takes 120 at most, ll.compare"),
+    ],
+)
+def test_what_cannot_be_is_said_before_start(wb, values, field, said):
+    plan = typed(wb, **{**WANTED, **values})
+    assert plan["bad"]
+    assert plan["field"] == field
+    assert said in plan["line"]
+
+
+def test_too_few_held_out_examples_are_said_before_start(wb):
+    wb.panel.settings = {**wb.panel.settings, "eval_examples": 3}
+    plan = typed(wb, **WANTED)
+    assert plan["bad"]
+    assert "is left with 3 held-out examples" in plan["line"]
+
+
+def test_a_file_holds_the_same_comparison(wb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    card = dataclasses.replace(wb.lm.card, source="hub", name="a/b")
+    wb = Workbench(
+        dataclasses.replace(wb.lm, card=card), output_dir=tmp_path, **{**QUICK, "eval_examples": 4}
+    )
+    typed(wb)
+    assert send(wb, type="write", values=WANTED) is None
+    assert [line["text"] for line in wb.sweep_panel.run_file["commands"]] == [
+        "lora-lab compare compare.yaml",
+        "lora-lab compare compare.yaml --ray auto",
+    ]
+    plan = ComparePlan.read(tmp_path / "compare.yaml")
+    mine = wb.sweep_panel.read({**wb.sweep_panel.form["values"], **WANTED})[1]
+    assert {c.id for part in plan.parts() for c in part.cells()} == {c.id for c in mine}
