@@ -243,9 +243,10 @@ class SweepPanel(MessagePanel):
             field = error.field if isinstance(error, FieldError) else ""
             return {"line": str(error)[:_MOST_TYPED], "bad": True, "field": field, "cells": 0}
         line = f"{plural(len(cells), 'cell')} × {plural(cells[0].training.max_steps, 'step')}"
-        if not texts.compare and own_rates([f for f in AXES if values[f].strip()]):
+        fields = [field for field in AXES if values[field].strip()]
+        if not texts.compare and own_rates(fields):
             line += " · each method at its own learning rate"
-        if skipped := skipped_fields(cells, [field for field in AXES if values[field].strip()]):
+        if not texts.compare and (skipped := skipped_fields(cells, fields)):
             line += f" · {skipped}"
         if texts.compare:
             methods, half = len({repr(c.configs) for c in cells}), cells[0].training.eval_examples
