@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from lora_lab._util.format import a_kind
+from lora_lab._util.own_random import seeded
 from lora_lab._util.transformers_private import draw_again
 from lora_lab.anatomy.heads import class_names as own_names
 from lora_lab.anatomy.heads import class_numbers, head_modules
@@ -126,20 +124,6 @@ def name_classes(config: Any, names: Sequence[str]) -> None:
     config.problem_type = "single_label_classification" if len(names) > 1 else "regression"
 
 
-@contextlib.contextmanager
-def drawn_from(seed: int) -> Iterator[None]:
-    """Draw what starts random in the block from `seed`, and leave the caller's sequence alone.
-
-    transformers builds heads with torch's global generator of the CPU and takes no other.
-    """
-    before = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the GPUs' too
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before)
-
-
 def without_head(name: str, model: PreTrainedModel, report: Mapping[str, Any]) -> dict[str, Any]:
     """Return a loading report without the head's own weights, which start random by intention.
 
@@ -177,7 +161,7 @@ def settle_head(
     if not head.said or keys <= absent:
         return
     if head.fresh:
-        with drawn_from(seed):
+        with seeded(seed):
             for module in outputs.values():
                 draw_again(model, module)
         remember_fresh(model, absent | keys)

@@ -14,6 +14,7 @@ import torch
 from lora_lab._util.devices import device_of
 from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name, main_dtype
 from lora_lab._util.hardware import best_device, hardware, is_here
+from lora_lab._util.own_random import seeded
 from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab._util.torch_modes import plain_modes
 from lora_lab.anatomy.heads import is_classifier
@@ -124,8 +125,8 @@ def load_model(
             needs code of its own, or one that has no classification head. The line says what to
             do.
     """
-    target = _device(device)
-    kind = _dtype(dtype, target)
+    target = wanted_device(device)
+    kind = wanted_dtype(dtype, target)
     names = classifier.class_names(labels, num_labels)
     place = find_model(str(name))
     config = read_config(place)
@@ -168,7 +169,7 @@ def load_as(
         missing = {key for key in report["missing_keys"] if key not in given}
         _check_report(name, {"mismatched_keys": mismatched, "missing_keys": missing})
 
-    lm = _read(find_model(name), loader, config, target, _dtype(dtype, target), 0, check)
+    lm = _read(find_model(name), loader, config, target, wanted_dtype(dtype, target), 0, check)
     if is_classifier(lm.model):
         classifier.finish(lm.model, lm.tokenizer)
     return lm
@@ -187,7 +188,7 @@ def _read(
     name = place.name
     options = {"local_files_only": place.local_only, "trust_remote_code": False}
     try:
-        with quiet_transformers(), classifier.drawn_from(seed), plain_modes():
+        with quiet_transformers(), seeded(seed), plain_modes():
             model, report = loader.from_pretrained(
                 place.location,
                 config=config,
@@ -298,7 +299,12 @@ def _has_tokenizer_file(folder: Path) -> bool:
     return any(True for pattern in patterns for _ in folder.glob(pattern))
 
 
-def _device(device: str) -> torch.device:
+def wanted_device(device: str) -> torch.device:
+    """Return the device that `load_model` takes for a name.
+
+    Raises:
+        ModelError: no device is called so, or this machine has none.
+    """
     if device == "auto":
         return best_device()
     try:
@@ -310,7 +316,12 @@ def _device(device: str) -> torch.device:
     return wanted
 
 
-def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+def wanted_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Return the dtype that `load_model` takes for a name on a device.
+
+    Raises:
+        ModelError: no weights are of that dtype.
+    """
     here = hardware(device)
     if dtype == "auto":
         return here.dtype

@@ -28,7 +28,7 @@ LOOK: dict[str, Any] = {
         ["note", "5 of 1,000 training answers begin or end with white space"],
     ],
 }
-STATE = {"look": {}, "busy": "", "problem": None}
+STATE = {"look": {}, "seen": "", "busy": "", "problem": None}
 
 
 def test_what_was_found_is_shown_as_text(esm_page: Make) -> None:

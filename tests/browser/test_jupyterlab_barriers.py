@@ -39,7 +39,12 @@ def test_no_panel_has_a_barrier_and_no_figure_is_cut(lab: JupyterLab, page: Page
     show(lab, page, steps=6)
     button(page, "Start").click()
     wait_for_state(page, "done", seconds=120)
-    for name in ("Open the analysis", "Open the sweep", "Open the runs"):
+    for name in (
+        "Open the analysis",
+        "Open the sweep",
+        "Open the runs",
+        "change the model or the data",
+    ):
         button(page, name).click()
     page.locator(".ll-past-row .ll-tick").first.check()
     expect(page.locator(".ll-past-compared")).to_be_visible()

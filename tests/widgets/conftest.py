@@ -16,14 +16,15 @@ from lora_lab.tasks.embedded.registry import EMBEDDED
 from lora_lab_widgets import plan
 
 ANSWERING = {"_handle_msg", "_receive", "_beat"}
+IN_PLACE = "_open_in_place"  # in marimo a cell does that
 
 
 def answering() -> bool:
     """Whether a message of the browser is answered on this thread."""
     frame: Any = sys._getframe()
-    while frame is not None and frame.f_code.co_name not in ANSWERING:
+    while frame is not None and frame.f_code.co_name not in {*ANSWERING, IN_PLACE}:
         frame = frame.f_back
-    return frame is not None
+    return frame is not None and frame.f_code.co_name != IN_PLACE
 
 
 @pytest.fixture(scope="session", autouse=True)

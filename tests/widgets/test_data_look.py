@@ -112,3 +112,47 @@ def test_long_first_examples_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyP
     panel = settled(Workbench(tiny_lm(), task=task, output_dir=tmp_path).data_look)
     assert len(panel.look["first"]) == 200
     assert panel.look["more"] is True
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"max_steps": 2, "per_device_train_batch_size": 4}, "8 of 64 rows will be seen: 12.5 %"),
+        (
+            {"max_steps": 3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+            "24 of 64 rows will be seen: 37.5 %",
+        ),
+        ({"max_steps": 16, "per_device_train_batch_size": 4}, "all 64 rows will be seen, once"),
+        (
+            {"max_steps": 40, "per_device_train_batch_size": 4},
+            "all 64 rows will be seen, 2.5 times each",
+        ),
+        (
+            # Nine steps of seven and one of the one that is left, as HF Trainer's epoch ends.
+            {"num_train_epochs": 1, "max_steps": -1, "per_device_train_batch_size": 7},
+            "all 64 rows will be seen, once",
+        ),
+        (
+            {"num_train_epochs": 0.25, "max_steps": -1, "per_device_train_batch_size": 8},
+            "16 of 64 rows will be seen: 25.0 %",
+        ),
+    ],
+)
+def test_how_many_rows_a_run_sees_is_said_before_its_first_step(
+    settings: dict[str, Any], line: str, tmp_path: Path
+) -> None:
+    bench = Workbench(tiny_lm(), task=tiny_task(), output_dir=tmp_path, **settings)
+    assert len(bench.task.train) == 64
+    bench.data_look.update(BUSY)
+    assert bench.data_look.seen == line
+
+
+def test_rows_follow_the_settings_and_steps_that_are_no_number_say_nothing(
+    bench: Workbench,
+) -> None:
+    bench.plan.merge({"max_steps": 3, "per_device_train_batch_size": 2})
+    bench.data_look.update(BUSY)
+    assert bench.data_look.seen == "6 of 64 rows will be seen: 9.38 %"
+    bench.plan.merge({"max_steps": ""})
+    bench.data_look.update(BUSY)
+    assert bench.data_look.seen == ""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
 import traitlets
 
-from lora_lab._util.format import plural
+from lora_lab._util.format import format_share, plural
+from lora_lab.errors import ConfigError
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.look import Look
 from lora_lab_widgets.background import Background
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.panel import PanelWidget, Tick
 
 if TYPE_CHECKING:
+    from lora_lab_widgets.plan import PlanModel
     from lora_lab_widgets.session import Session
 
 SETTLED = 0.5  # seconds that the settings have to stand unchanged before the data are looked at
@@ -30,12 +34,14 @@ class DataLook(PanelWidget):
 
     Attributes:
         look: what is shown; {} before the first look.
+        seen: how many of the rows a run as planned sees; "" where its steps are no number yet.
         busy: what it is at, "" when at rest.
         problem: why the data could not be looked at, or None.
     """
 
     module = "data_look"
     look = traitlets.Dict().tag(sync=True)
+    seen = traitlets.Unicode().tag(sync=True)
     busy = traitlets.Unicode().tag(sync=True)
     problem = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
 
@@ -52,6 +58,7 @@ class DataLook(PanelWidget):
     def update(self, tick: Tick) -> None:
         """Take what has come in, start what is due, and show what is known."""
         self._take()
+        self.seen = seen_rows(self._session.plan)
         wanted = self._wish()
         if wanted != self._wanted:
             self._wanted, self._since = wanted, time.monotonic()
@@ -101,6 +108,25 @@ class DataLook(PanelWidget):
         """Return the look as a notebook shows it."""
         shown = self._shown
         return shown._repr_html_() if isinstance(shown, Look) else super().fallback_html()
+
+
+def seen_rows(plan: PlanModel) -> str:
+    """Return how many training rows a run as planned sees, in words; "" where nobody can say."""
+    with contextlib.suppress(ConfigError, TypeError):
+        rows = len(plan.task.train)
+        training = TrainingConfig.from_dict(plan.training()).for_examples(rows)
+        size, an_epoch = training.step_size, training.steps_per_epoch(rows)
+        seen = training.max_steps * size
+        if training.num_train_epochs is not None:  # an epoch's last step takes what is left
+            epochs, steps = divmod(training.max_steps, an_epoch)
+            seen = epochs * rows + min(rows, steps * size)
+        if seen < rows:
+            return f"{seen:,} of {rows:,} rows will be seen: {format_share(seen, rows)}"
+        times = f"{seen / rows:.1f}".removesuffix(".0")
+        return (
+            f"all {rows:,} rows will be seen, {'once' if times == '1' else f'{times} times each'}"
+        )
+    return ""
 
 
 def _plain(look: Look) -> dict[str, Any]:

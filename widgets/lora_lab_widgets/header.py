@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import traitlets
 
 from lora_lab._util.devices import devices_of
+from lora_lab.errors import ConfigError
 from lora_lab.training.gpu_memory import used_by_others
 from lora_lab_widgets.background import Background
-from lora_lab_widgets.panel import PanelWidget, Tick
+from lora_lab_widgets.panel import MessagePanel, Tick
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 PACE = 15.0  # seconds between two questions to the GPU's driver
 
 
-class Header(PanelWidget):
-    """A title with chips, and the device at the right. Its style sheet lays the workbench out.
+class Header(MessagePanel):
+    """A title with chips, what shows the pickers, and the device at the right.
+
+    Its style sheet lays the workbench out.
 
     Args:
         session: has the model and the plan.
@@ -41,7 +45,7 @@ class Header(PanelWidget):
     others = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, session: Session, **settings: Any) -> None:
-        self._lm = session.lm
+        self._session, self._lm = session, session.lm
         self._plan = session.plan
         self._job: Background[str] = Background()
         self._due = 0.0
@@ -60,6 +64,11 @@ class Header(PanelWidget):
             if gpus:
                 self._job.start(lambda: "; ".join(filter(None, map(used_by_others, gpus))))
             self._due = now + PACE
+
+    def _handle(self, content: Mapping[str, Any]) -> None:
+        if content.get("type") != "choose":
+            raise ConfigError("the header got an unknown message; reload the page")
+        self._session.choose()
 
     def summary(self) -> str:
         """Return the chips."""

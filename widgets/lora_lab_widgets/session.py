@@ -50,6 +50,7 @@ class Session(traitlets.HasTraits):
         sweep: the one on show, None before the first.
         site: the adapted site that is looked at, "" for none; set it with `look_at`.
         lm, anatomy: the model, and its anatomy.
+        choose: shows the pickers of model and data, or puts them away.
         live_adapter: what may be read of the model's adapter, whether or not it trains.
         throttle: of the heartbeat's messages.
         bench: names this workbench on a page that shows several.
@@ -66,6 +67,7 @@ class Session(traitlets.HasTraits):
         self.plan = plan
         self.lm, self.anatomy = plan.lm, plan.anatomy
         self.output_dir = output_dir
+        self.choose: Callable[[], None] = lambda: None
         self.live_adapter = LiveAdapter(self)
         self.throttle = MessageThrottle()
         self.bench = uuid.uuid4().hex

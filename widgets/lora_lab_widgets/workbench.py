@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
+from lora_lab.anatomy.types import Anatomy
 from lora_lab.budget.forecast import budget
 from lora_lab.configs import MethodConfig
+from lora_lab.errors import ConfigError
 from lora_lab.models.given import as_loaded
 from lora_lab.models.load import LoadedModel
 from lora_lab.redaction import redacted
@@ -21,6 +23,7 @@ from lora_lab.tasks.load import Data, as_task
 from lora_lab.training.run import Run
 from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.advice import AdvicePanel
+from lora_lab_widgets.chooser import DATA, MODEL, Chooser
 from lora_lab_widgets.data_look import DataLook
 from lora_lab_widgets.delta_w import DeltaW
 from lora_lab_widgets.error_json import from_error
@@ -28,6 +31,7 @@ from lora_lab_widgets.header import Header
 from lora_lab_widgets.history import History
 from lora_lab_widgets.laboratory import Laboratory
 from lora_lab_widgets.marimo_page import MarimoPage
+from lora_lab_widgets.opening import Opened
 from lora_lab_widgets.panel import Panel, PanelError, Theme
 from lora_lab_widgets.plan import Configs, PlanModel
 from lora_lab_widgets.rank_grid import RankGrid
@@ -60,6 +64,7 @@ PANELS: dict[str, Callable[[Session], Panel]] = {
 class Workbench:
     """Choose a method, paint ranks, see what they cost, train, and watch ΔW grow.
 
+    >>> Workbench()                          # pick a model and data; nothing is loaded before
     >>> wb = Workbench("smollm2-135m")
     >>> wb                                   # the last line of a cell shows it
     >>> wb.config                            # the config that it shows; may be set
@@ -69,7 +74,7 @@ class Workbench:
 
     Args:
         model: a catalogue name, hub id or folder, what `load_model` returns, or a model of your
-            own, then with its `tokenizer`.
+            own, then with its `tokenizer`. Without a model, task and config the pickers are shown.
         tokenizer: of a model of your own.
         task: a task, or what `load_task` takes: a name, a file, rows in memory. Of a stream as
             many rows are taken as `max_steps` reach.
@@ -83,6 +88,10 @@ class Workbench:
         ModelError, TaskError, ConfigError: as `load_model`, `load_task` and the configs do.
     """
 
+    plan: PlanModel
+    session: Session
+    lm: LoadedModel
+    anatomy: Anatomy
     header: Header
     grid: RankGrid
     savings: Savings
@@ -97,28 +106,88 @@ class Workbench:
 
     def __init__(
         self,
-        model: str | Path | LoadedModel | PreTrainedModel = "smollm2-135m",
+        model: str | Path | LoadedModel | PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
-        task: Task | Data = "mini-e2e",
+        task: Task | Data | None = None,
         config: Configs | None = None,
         output_dir: str | Path = "runs",
         **settings: Any,
     ) -> None:
-        training = TrainingConfig.from_dict(settings)
-        given = as_task(task, training.max_steps, training.step_size)
-        lm = as_loaded(model, tokenizer, given.head, "Workbench(model, tokenizer)")
-        self.plan = PlanModel(lm, given, config, settings)
-        self.session = Session(self.plan, Path(output_dir))
-        self.lm, self.anatomy = self.plan.lm, self.plan.anatomy
-        self.panels = {name: make(self.session) for name, make in PANELS.items()}
-        vars(self).update(self.panels)
+        TrainingConfig.from_dict(settings)  # refuses what cannot be
+        self._output_dir, self._config, self._settings = Path(output_dir), config, settings
+        self.panels: dict[str, Panel] = {}
+        self._pairs: dict[str, ipywidgets.VBox] = {}
         self.errors: dict[str, PanelError] = {}  # under the panels that could not be updated
+        self.chooser = Chooser(_Bench(self), self._output_dir / "uploads")
+        self._top = ipywidgets.VBox([self.chooser])
+        self.box = ipywidgets.VBox([self._top])
+        for widget in (self._top, self.box):
+            widget.add_class("ll-panel")
+        self.box.add_class("ll-workbench")
+        if model is None and tokenizer is None and task is None and config is None:
+            self.chooser.show(True)
+        else:
+            self.open(model, tokenizer, task=task, config=config)
+
+    def open(
+        self,
+        model: str | Path | LoadedModel | PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        task: Task | Data | None = None,
+        config: Configs | None = None,
+    ) -> None:
+        """Show another model, or other data, in the place of what is on show; see the class.
+
+        What is left out stays as it is on show. The runs that were made stay on disk.
+
+        Raises:
+            RunError: something trains.
+            ModelError, TaskError, ConfigError: as the class; what is on show stays.
+        """
+        shown = self._on_show
+        if shown is not None:
+            self.session.needs_rest("open another model")
+        training = TrainingConfig.from_dict(self._settings)
+        chosen = (shown.task if shown else DATA) if task is None else task
+        given = as_task(chosen, training.max_steps, training.step_size)
+        if model is None and shown is not None:
+            heads = given.head or shown.task.head
+            model = shown.lm.card.name if heads and shown.lm.card.source != "given" else shown.lm
+        lm = as_loaded(model or MODEL, tokenizer, given.head, "Workbench(model, tokenizer)")
+        self._open_in_place(PlanModel(lm, given, config, self._settings))
+
+    def _open_in_place(self, plan: PlanModel) -> None:
+        """Make the panels of a plan, and put them in the place of those on show."""
+        session = Session(plan, self._output_dir)
+        session.choose = lambda: self.chooser.show(not self.chooser.shown)
+        panels = {name: make(session) for name, make in PANELS.items()}
         # Made now, to be put in place when needed: marimo knows no widget that is made while a
         # message is answered.
-        self._pairs = {name: _with_error(panel) for name, panel in self.panels.items()}
+        pairs = {name: _with_error(panel) for name, panel in panels.items()}
+        before = [*self._pairs.values(), *self.box.children[1:]]
+        before += [self.session.plotly] if self._on_show else []
+        self.plan, self.session, self.lm, self.anatomy = plan, session, plan.lm, plan.anatomy
+        self.panels, self._pairs, self.errors = panels, pairs, {}
+        vars(self).update(panels)
         self.panel.beat = self._beat
-        self.box = self._layout()
+        header, *others = panels.values()
+        self._top.children = [header, self.chooser]
+        self.box.children = [self._top, *self._layout(others)]
+        _close(before)
+
+    @property
+    def _on_show(self) -> PlanModel | None:
+        return vars(self).get("plan")
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in (*PANELS, "plan", "session", "lm", "anatomy"):
+                why = "nothing is open yet; choose a model in it, or call wb.open(…)"
+                raise ConfigError(f"wb.{name}: {why}")
+            raise AttributeError(f"a Workbench has no attribute {name!r}")
 
     @property
     def config(self) -> MethodConfig:
@@ -147,8 +216,7 @@ class Workbench:
     @property
     def run(self) -> Run | None:
         """The latest run, None before the first."""
-        run: Run | None = self.session.run
-        return run
+        return self.session.run if self._on_show else None
 
     def start(self) -> Run:
         """Train what is on show; the same as the Start button. Returns the run."""
@@ -159,7 +227,7 @@ class Workbench:
     @property
     def sweep(self) -> Sweep | None:
         """The sweep on show."""
-        return self.sweep_panel.sweep
+        return self.sweep_panel.sweep if self._on_show else None
 
     def watch(self, sweep: Sweep) -> Sweep:
         """Show a sweep that was started in a cell; returns it.
@@ -182,6 +250,8 @@ class Workbench:
         return self.session.live_adapter.save(Path(folder))
 
     def __repr__(self) -> str:
+        if self._on_show is None:
+            return "<Workbench: nothing is open yet>"
         run = f", {self.run!r}" if self.run else ""
         return redacted(f"<Workbench {self.lm.card.name}: {self._summary()}{run}>")
 
@@ -202,6 +272,8 @@ class Workbench:
 
     def fallback_html(self) -> str:
         """Return what GitHub and other places without widgets show: the plan and its price."""
+        if self._on_show is None:
+            return "<p><b>LoRA Lab</b> · run the cell to choose a model and data</p>"
         run = f"<p>{html.escape(repr(self.run))}</p>" if self.run else ""
         title = f"<p><b>LoRA Lab</b> · {html.escape(self.lm.card.name)}</p>"
         plan = html.escape(self._summary())
@@ -210,17 +282,17 @@ class Workbench:
 
     # How the panels hang together ----------------------------------------------------------------
 
-    def _layout(self) -> ipywidgets.VBox:
-        header, grid, savings, panel, *others = self.panels.values()
+    def _layout(self, panels: Sequence[Panel]) -> list[Panel]:
+        """Return what stands below the header: two columns, then the others."""
+        grid, savings, panel, *others = panels
         columns = ipywidgets.Box([grid, ipywidgets.VBox([savings, panel])])
         columns.add_class("ll-columns")
-        box = ipywidgets.VBox([header, columns, *others])
-        for widget in (box, columns, columns.children[1]):
+        for widget in (columns, columns.children[1]):
             widget.add_class("ll-panel")
-        box.add_class("ll-workbench")
-        return box
+        return [columns, *others]
 
     def _display_(self) -> MarimoPage:
+        self.chooser.here = False
         return MarimoPage(root=self.box)
 
     def _beat(self, snapshot: Snapshot | None, theme: Theme, width: int) -> None:
@@ -242,7 +314,7 @@ class Workbench:
             both = self._pairs[name]
             panel, error = both.children
             columns = self.box.children[1]
-            boxes = (self.box, columns, columns.children[-1])
+            boxes = (self.box, self._top, columns, columns.children[-1])
             box = next(box for box in boxes if panel in box.children)
             box.children = [both if each is panel else each for each in box.children]
             self.errors[name] = error
@@ -253,3 +325,38 @@ def _with_error(panel: Panel) -> ipywidgets.VBox:
     both = ipywidgets.VBox([panel, PanelError()])
     both.add_class("ll-panel")
     return both
+
+
+def _close(widgets: Iterable[Any]) -> None:
+    """Close widgets with all that is in them: the kernel's list of widgets would keep them."""
+    for widget in widgets:
+        _close(getattr(widget, "children", ()))
+        widget.close()
+
+
+class _Bench:
+    """What the chooser may do with its workbench."""
+
+    def __init__(self, workbench: Workbench) -> None:
+        self._workbench = workbench
+
+    def on_show(self) -> PlanModel | None:
+        return self._workbench._on_show
+
+    def asked(self) -> tuple[Configs | None, Mapping[str, Any]]:
+        plan = self.on_show()
+        if plan is None:
+            return self._workbench._config, self._workbench._settings
+        return plan.planned.config, plan.training()
+
+    def needs_rest(self) -> None:
+        if self.on_show() is not None:
+            self._workbench.session.needs_rest("open another model or other data")
+
+    def take(self, opened: Opened) -> None:
+        if opened.plan is not None:
+            self._workbench._open_in_place(opened.plan)
+            return
+        plan = self._workbench.plan
+        plan.add_task(opened.task)
+        plan.merge({"task": opened.task.name})

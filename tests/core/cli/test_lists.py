@@ -39,6 +39,20 @@ def test_models_are_those_of_the_catalogue(capsys: pytest.CaptureFixture[str]) -
     assert "Apache-2.0" in printed(capsys, "models")
 
 
+def test_models_that_lie_in_the_working_directory_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(bytes(2048))
+    monkeypatch.chdir(tmp_path)
+    here = json.loads(printed(capsys, "models", "--json"))["here"]
+    mine = {"name": "./mine", "source": "folder", "license": None, "size": 2048}
+    assert mine in here
+    assert "2 KiB" in printed(capsys, "models")
+
+
 def test_tasks_say_their_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(printed(capsys, "tasks", "--json"))["tasks"]
     for told in listed:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 
@@ -49,12 +50,12 @@ def test_dtype_is_taken(folder, dtype):
 
 def test_auto_takes_the_accelerator_and_its_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert load._device("auto") == torch.device("cuda")
+    assert load.wanted_device("auto") == torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert load._device("auto") == torch.device("mps")
-    assert load._dtype("auto", torch.device("mps")) == torch.float32
-    assert load._dtype("auto", torch.device("cpu")) == torch.float32
+    assert load.wanted_device("auto") == torch.device("mps")
+    assert load.wanted_dtype("auto", torch.device("mps")) == torch.float32
+    assert load.wanted_dtype("auto", torch.device("cpu")) == torch.float32
 
 
 def test_a_t4_is_not_given_bfloat16_in_silence(monkeypatch):
@@ -62,14 +63,18 @@ def test_a_t4_is_not_given_bfloat16_in_silence(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     device = torch.device("cuda:0")
-    assert load._dtype("auto", device) == torch.float16
+    assert load.wanted_dtype("auto", device) == torch.float16
     with pytest.warns(UserWarning, match=r"Tesla T4 does not compute in bfloat16 .*'float16'"):
-        assert load._dtype("bfloat16", device) == torch.bfloat16
+        assert load.wanted_dtype("bfloat16", device) == torch.bfloat16
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert load._dtype("auto", device) == load._dtype("bfloat16", device) == torch.bfloat16
-        assert load._dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+        assert (
+            load.wanted_dtype("auto", device)
+            == load.wanted_dtype("bfloat16", device)
+            == torch.bfloat16
+        )
+        assert load.wanted_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -116,6 +121,24 @@ def test_loading_prints_nothing(folder, capfd):
     load_model(folder, device="cpu")
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
+
+
+def test_a_cell_draws_its_own_numbers_while_a_model_is_loaded(folder, monkeypatch):
+    """A workbench loads on a thread: torch's global generator is whoever's draws meanwhile."""
+    own, drawn = transformers.LlamaForCausalLM.from_pretrained, []
+
+    def beside(*args, **options):
+        cell = threading.Thread(target=lambda: drawn.append(torch.rand(3)))
+        cell.start()
+        cell.join()
+        return own(*args, **options)
+
+    with torch.random.fork_rng(devices=[]):
+        expected = torch.rand(3, generator=torch.Generator().manual_seed(5))
+        torch.manual_seed(5)
+        monkeypatch.setattr(transformers.LlamaForCausalLM, "from_pretrained", beside)
+        load_model(folder, device="cpu", seed=3)
+    assert torch.equal(drawn[0], expected)
 
 
 def test_weights_that_are_missing_are_named(folder):

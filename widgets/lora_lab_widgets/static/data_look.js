@@ -11,6 +11,7 @@ class DataLookView extends PanelView {
     this.status = el("span", { class: "ll-dim", role: "status", "aria-live": "polite" });
     this.strip = errorStrip();
     this.lines = el("div", { class: "ll-look-lines" });
+    this.seen = el("div", { class: "ll-look-lines" });
     this.bars = el("div", {
       class: "ll-look-bars", role: "list", "aria-label": "examples by tokens",
     });
@@ -24,12 +25,15 @@ class DataLookView extends PanelView {
     );
     return section("ll-look", "the data",
       heading("The data", this.status),
-      this.strip.node, this.lines, this.findings, this.columns,
+      this.strip.node, this.lines, this.seen, this.findings, this.columns,
     );
   }
 
   follow() {
     this.watch(() => this.draw(), "look", "busy", "problem");
+    this.watch(() => {
+      this.seen.textContent = this.model.get("seen");
+    }, "seen");
   }
 
   draw() {

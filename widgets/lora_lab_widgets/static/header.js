@@ -1,11 +1,18 @@
 // @ts-check
 // The workbench's title line. Texts are names from outside: textContent only.
 
-import { PanelView, el, panel } from "./_shared.js";
+import { PanelView, button, el, panel } from "./_shared.js";
 
 class HeaderView extends PanelView {
   build() {
-    return el("div", { class: "ll-panel ll-header" });
+    this.title = el("b", { class: "ll-header-title", text: "LoRA Lab" });
+    this.chips = el("span", { class: "ll-header-chips" });
+    this.change = button("Change…", () => this.model.send({ type: "choose" }), {
+      "aria-label": "change the model or the data", title: "another model, or other data",
+    });
+    this.device = el("span", { class: "ll-header-device ll-dim" });
+    return el("div", { class: "ll-panel ll-header" },
+      this.title, this.chips, this.change, this.device);
   }
 
   follow() {
@@ -15,11 +22,10 @@ class HeaderView extends PanelView {
   draw() {
     const { model } = this;
     const device = [model.get("device"), model.get("others")].filter(Boolean).join(" · ");
-    this.root.replaceChildren(
-      el("b", { class: "ll-header-title", text: "LoRA Lab" }),
+    this.chips.replaceChildren(
       ...model.get("chips").map((text) => el("span", { class: "ll-chip", text })),
-      el("span", { class: "ll-header-device ll-dim", text: device }),
     );
+    this.device.textContent = device;
   }
 }
 

@@ -1,0 +1,190 @@
+"""What is chosen gets loaded, on a thread: it says what it is at, and can be given up."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lora_lab._util.format import format_bytes
+from lora_lab.errors import ConfigError, LoraLabError
+from lora_lab.models.download import download
+from lora_lab.models.load import LoadedModel, load_model, wanted_device, wanted_dtype
+from lora_lab.models.needs import model_needs
+from lora_lab.tasks.families.api import longest_and_labels
+from lora_lab.tasks.load import load_task
+from lora_lab_widgets.background import Background
+from lora_lab_widgets.plan import PlanModel
+
+if TYPE_CHECKING:
+    from lora_lab.tasks.base import Task
+    from lora_lab_widgets.plan import Configs
+
+OWN = "the model on show"  # what a model of the user's own is called among the choices
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was chosen.
+
+    Attributes:
+        model: what `load_model` takes, or `OWN`; device, dtype: likewise.
+        data: what `load_task` takes as a name.
+        options: what else it takes: columns, config_name.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    data: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+class Opened(NamedTuple):
+    """What came of it: a plan for the bench to open on, or a task more for the one on show."""
+
+    plan: PlanModel | None
+    task: Task
+    notes: tuple[str, ...]
+
+
+class GivenUpError(LoraLabError):
+    """Nobody wants any more what is being loaded."""
+
+
+class Opening:
+    """One opening of the bench.
+
+    Args:
+        wish: what was chosen.
+        shown: the plan on show; its model is taken where it is the one that was chosen.
+        config: to show first, where it fits the model.
+        settings: fields of `TrainingConfig` for the new plan.
+
+    Attributes:
+        text: what it is at.
+        share: how far, 0 to 1; None where nobody knows.
+    """
+
+    def __init__(
+        self,
+        wish: Wish,
+        shown: PlanModel | None,
+        config: Configs | None,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self._wish, self._shown, self._config, self._settings = wish, shown, config, settings
+        self._ended = threading.Event()
+        self._start = time.monotonic()
+        self._job: Background[Opened] = Background()
+        self.text = "getting ready"
+        self.share: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._start
+
+    def start(self) -> None:
+        """Begin, on a thread."""
+        self._job.start(self._open)
+
+    def give_up(self) -> None:
+        """Want it no more; what cannot be broken off is dropped when it comes."""
+        self._ended.set()
+
+    def take(self) -> Opened | Exception | None:
+        """Return what came of it, once; None while there is nothing yet."""
+        if self._ended.is_set():
+            return GivenUpError("cancelled: nothing was opened")
+        outcome = self._job.take()
+        return None if outcome is None else outcome.value or outcome.error
+
+    def _tell(self, text: str, share: float | None = None) -> None:
+        if self._ended.is_set():
+            raise GivenUpError("cancelled")
+        self.text, self.share = text, share
+
+    def _open(self) -> Opened:
+        with warnings.catch_warnings(record=True) as said:  # not printed into some cell
+            warnings.simplefilter("always")
+            opened = self._opened()
+        return opened._replace(notes=tuple(str(warning.message) for warning in said))
+
+    def _opened(self) -> Opened:
+        wish, shown = self._wish, self._shown
+        self._tell(f"reading {wish.data}")
+        known = None if shown is None or wish.options else shown.tasks.get(wish.data)
+        options: dict[str, Any] = dict(wish.options)
+        task = known or load_task(wish.data, **options)
+        if shown is not None and is_on_show(wish, shown.lm) and not _needs_head(task, shown.task):
+            self._tell("counting tokens")
+            longest_and_labels(shown.lm, task, int(shown.settings["max_length"]))
+            return Opened(None, task, ())
+        lm = self._load(task)
+        self._tell("counting tokens")
+        return Opened(self._planned(lm, task), task, ())
+
+    def _load(self, task: Task) -> LoadedModel:
+        wish, shown = self._wish, self._shown
+        name = wish.model
+        if name == OWN:
+            assert shown is not None
+            if shown.lm.card.source == "given":
+                raise ConfigError(
+                    f"{task.name} needs a model with another head than the one on show, which you "
+                    "gave: load it with load_model(…, labels=task.labels) and open it in a cell"
+                )
+            name = shown.lm.card.name
+        device = wanted_device(wish.device)
+        dtype = wanted_dtype(wish.dtype, device)
+        self._tell(f"looking what {name} takes")
+        needs = model_needs(name)
+        needs.check(device, dtype)
+        if needs.hub_id is not None:
+            self._fetch(needs.hub_id, needs.download)
+        self._tell(f"reading the weights of {name}, {format_bytes(needs.weights(dtype))}")
+        return load_model(name, wish.device, wish.dtype, **task.head)
+
+    def _fetch(self, hub_id: str, size: int | None) -> None:
+        def told(come: int) -> None:
+            of = f" of {format_bytes(size)}" if size else ""
+            share = min(1.0, come / size) if size else None
+            self._tell(f"downloading {hub_id}: {format_bytes(come)}{of}", share)
+
+        download(hub_id, told, self._ended)
+        self._tell("downloaded")
+
+    def _planned(self, lm: LoadedModel, task: Task) -> PlanModel:
+        try:
+            return PlanModel(lm, task, self._config, self._settings)
+        except ConfigError:
+            if self._config is None:
+                raise
+            return PlanModel(lm, task, None, self._settings)  # it was another model's
+
+
+def is_on_show(wish: Wish, lm: LoadedModel) -> bool:
+    """Whether a wish is for the model as it is on show."""
+    card = lm.card
+    if wish.model == OWN:
+        return True
+    device = wanted_device(wish.device)
+    dtype = str(wanted_dtype(wish.dtype, device)).removeprefix("torch.")
+    same = card.source != "given" and _place(card.name) == _place(wish.model)
+    return same and card.device.partition(":")[0] == device.type and card.dtype == dtype
+
+
+def _place(name: str) -> str:
+    """Return a folder's full path, or the name of what is none."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
+def _needs_head(task: Task, shown: Task) -> bool:
+    """Whether a task needs another head on its model than the one on show."""
+    return bool(task.head or shown.head) and task.head != shown.head
