@@ -16,14 +16,22 @@ from lora_lab.methods.plain import method_from_dict, recorded_text
 from lora_lab.methods.registry import method_of
 from lora_lab.runs.records import RunRecord
 from lora_lab.runs.training_config import warmup
+from lora_lab.tasks.metrics import KEPT, KEPT_DATA, metric_of
 
+_OF_KEPT = "kept_texts", "kept_data"  # what is measured beside the task
 # None of these changes what a run learns: a score means the same with any of their values.
 NO_MATTER = (
+    *_OF_KEPT,
     *("save_steps", "gradient_checkpointing", "recompute_mlp", "report_to"),
     "init_draws",  # from where random numbers are, not how they are spread
 )
 Text = Literal["setting", "size"]
 _ORDERLESS = "target_modules", "exclude_modules", "modules_to_save"
+
+
+def of_kept(metric: str) -> tuple[str, ...]:
+    """Return the settings of `NO_MATTER` that matter to a metric of what is kept."""
+    return _OF_KEPT if metric_of(metric) in (KEPT, KEPT_DATA) else ()
 
 
 def full_settings(record: RunRecord) -> dict[Any, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lora_lab._util.devices import device_of, on_device_of
+from lora_lab._util.devices import on_device_of
 from lora_lab.anatomy.model_config import max_positions
 from lora_lab.errors import TaskError
 from lora_lab.methods.attached import activate, active
@@ -17,16 +17,15 @@ from lora_lab.tasks.encoding import IGNORED, Encoded, collate, need_tokenizer, p
 from lora_lab.tasks.families.api import family_of
 from lora_lab.tasks.generation import evaluating
 from lora_lab.tasks.own_loss import summed_loss
+from lora_lab.tasks.own_text import write_texts, writes_text
 from lora_lab.tasks.prompts import Example, GenerationTask
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from lora_lab.models.load import LoadedModel
 
 _BATCH = 8
 _LONGEST = 512  # tokens of an example or text; what is longer is cut
-_TEXTS, _TEXT_TOKENS, _SEED = 16, 64, 0
+_TEXTS, _TEXT_TOKENS = 16, 64
 
 
 class Losses:
@@ -60,7 +59,7 @@ class Losses:
         self._model: Any = lm.model
         self._tokenizer = need_tokenizer(lm.tokenizer)
         self.should_stop = should_stop
-        if not self._model.can_generate() or self._model.config.is_encoder_decoder:
+        if not writes_text(self._model):
             raise TaskError(
                 f"{type(self._model).__name__} does not write text from left to right; take a "
                 "causal language model, such as smollm2-135m"
@@ -101,7 +100,10 @@ class Losses:
         activate(self._model, None)
         try:
             if self._wrote:
-                self._base = self._write()
+                tokens = min(_TEXT_TOKENS, self._longest - 1)
+                self._base = write_texts(
+                    self._model, self._tokenizer, _TEXTS, tokens, self.should_stop
+                )
             loss = self._mean(self._base) if self._base else None
         finally:
             activate(self._model, adapter)
@@ -114,33 +116,6 @@ class Losses:
         _need_tokens(rows, "base_texts")
         return rows
 
-    def _write(self) -> list[Encoded]:
-        """Let the model write: tokens drawn from its own distribution; nothing after a stop."""
-        start, ends = _start_and_ends(self._tokenizer)
-        # Its own generator: another thread may be drawing from torch's.
-        generator = torch.Generator().manual_seed(_SEED)
-        written: list[list[int]] = [[start] for _ in range(_TEXTS)]
-        ids = torch.full((_TEXTS, 1), start)
-        inputs, cache, device = ids, None, device_of(self._model)
-        with evaluating(self._model), torch.no_grad():
-            for _ in range(min(_TEXT_TOKENS, self._longest - 1)):
-                if self.should_stop():
-                    return []
-                output = self._model(
-                    input_ids=inputs.to(device), past_key_values=cache, use_cache=True
-                )
-                odds = torch.softmax(output.logits[:, -1].float().cpu(), dim=-1)
-                drawn = torch.multinomial(odds, 1, generator=generator)
-                for row, token in zip(written, drawn.flatten().tolist(), strict=True):
-                    if len(row) == 1 or row[-1] not in ends:
-                        row.append(token)
-                if all(row[-1] in ends for row in written):
-                    break
-                ids = torch.cat([ids, drawn], dim=1)
-                cache = getattr(output, "past_key_values", None)
-                inputs = ids if cache is None else drawn
-        return [{"input_ids": row, "labels": [IGNORED, *row[1:]], "cut": 0} for row in written]
-
     def _mean(self, rows: list[Encoded]) -> float | None:
         total, tokens = 0.0, 0
         with evaluating(self._model), torch.no_grad():
@@ -152,18 +127,6 @@ class Losses:
                     loss, count = summed_loss(self._model, on_device_of(self._model, batch))
                     total, tokens = total + loss, tokens + count
         return total / tokens
-
-
-def _start_and_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, set[int]]:
-    """Return the token that texts begin with, and those that end them."""
-    end = tokenizer.eos_token_id
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
-    if start is None:
-        raise TaskError(
-            "the tokenizer has no token that begins a text; give base_texts, or set "
-            "tokenizer.bos_token"
-        )
-    return start, set() if end is None else {end}
 
 
 def _tokens(rows: list[Encoded]) -> int:

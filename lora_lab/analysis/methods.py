@@ -11,7 +11,13 @@ from typing import Any
 
 from lora_lab._util.format import format_bytes, plural
 from lora_lab._util.tables import Table
-from lora_lab.analysis.differing import NO_MATTER, full_settings, same_but, settings_in_words
+from lora_lab.analysis.differing import (
+    NO_MATTER,
+    full_settings,
+    of_kept,
+    same_but,
+    settings_in_words,
+)
 from lora_lab.analysis.identity import OLDER, grouped, named_groups, untold
 from lora_lab.analysis.records import (
     end_state,
@@ -23,10 +29,10 @@ from lora_lab.analysis.records import (
     shared_settings,
     training_settings,
 )
-from lora_lab.analysis.seeds import OverSeeds
+from lora_lab.analysis.seeds import OverSeeds, mean_and_spread
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord
-from lora_lab.tasks.metrics import NATS, metric_of
+from lora_lab.tasks.metrics import KEPT, NATS, metric_of
 
 # Every method wants its own learning rate; the rest of the training is the same for all.
 _FREE = (
@@ -35,6 +41,7 @@ _FREE = (
 )
 _IN_A_ROW = ("seed", *NO_MATTER)  # what runs of one row may differ in: nothing else is averaged
 _OF_START = "start_from"
+_KEPT = f"{KEPT.name}_after"
 _HEAD = "+Head"  # a combination's name ends so where a classifier's head has a config of its own
 _FIX = "compare runs of one model, task and training that differ in method, learning rate and seed"
 
@@ -53,6 +60,9 @@ class MethodRow(OverSeeds):
         seconds: trained time of a run, the median.
         peak_memory: bytes at the peak of training, the largest; see `MemoryReading`.
         checkpoint_bytes: of the saved weights, the largest.
+        kept: the loss on text that the base model wrote, of every run that has it; see
+            `lora_lab.training.kept`.
+        evaluated: held-out examples that each run was scored on, of how many; None: not known.
     """
 
     method: str
@@ -63,6 +73,8 @@ class MethodRow(OverSeeds):
     seconds: float
     peak_memory: int
     checkpoint_bytes: int
+    kept: tuple[float, ...] = ()
+    evaluated: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,6 +86,7 @@ class MethodComparison:
         model, task, steps: what all runs share.
         rows: by the number of trainable parameters, fewest first.
         base: the same metric before training; None where it was not measured.
+        kept_base: the base model's loss on its own text, likewise.
         note: what the reader has to know of the runs, "" when nothing.
         loss_unit: of a metric that is a loss.
     """
@@ -86,6 +99,7 @@ class MethodComparison:
     base: float | None
     note: str
     loss_unit: str = NATS
+    kept_base: float | None = None
 
     @property
     def low_is_good(self) -> bool:
@@ -100,16 +114,19 @@ class MethodComparison:
 
     def to_table(self) -> Table:
         """Return the rows as a table for people."""
+        kept = any(row.kept for row in self.rows) and self.metric != _KEPT
         header = (
-            *("method", "setting", "learning rate", "trainable"),
-            *(self.metric, "seconds", "peak memory", "checkpoint"),
+            *("method", "setting", "learning rate", "trainable", self.metric),
+            *((KEPT.label,) if kept else ()),
+            *("seconds", "peak memory", "checkpoint"),
         )
-        return Table(header, tuple(map(_cells, self.rows)), frozenset(header[2:]))
+        rows = tuple(_cells(row, kept) for row in self.rows)
+        return Table(header, rows, frozenset(header[2:]))
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain JSON types."""
         rows = [
-            {**vars(row), "values": list(row.values), "mean": row.mean, "spread": row.spread}
+            {**vars(row), **_lists(row), "mean": row.mean, "spread": row.spread}
             for row in self.rows
         ]
         return {**vars(self), "rows": rows}
@@ -140,7 +157,7 @@ def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") ->
             in which they differ.
     """
     records = list(records)
-    settings = [_settings(record) for record in records]
+    settings = [_settings(record, metric) for record in records]
     refuse_differences(settings, _FIX)
     ended = [record for record in records if final_score(record, metric) is not None]
     if not ended:
@@ -159,6 +176,7 @@ def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") ->
         steps=shared["max_steps"],
         rows=tuple(sorted(rows, key=lambda row: (row.trainable, row.method, row.setting))),
         base=_base(ended, metric),
+        kept_base=_base(ended, _KEPT),
         note=_note(records, metric, len(ended), groups.values(), untold(settings)),
         loss_unit=loss_unit(ended[0]),
     )
@@ -180,10 +198,10 @@ def method_group_names(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
     return named_groups(groups, [_settings(group[0]) for group in groups])
 
 
-def _settings(record: RunRecord) -> dict[str, Any]:
+def _settings(record: RunRecord, metric: str = "") -> dict[str, Any]:
     try:
         record.config["configs"], record.config["method"]
-        shared = shared_settings(record, _FREE)
+        shared = shared_settings(record, {*_FREE}.difference(of_kept(metric)))
         return {key: value for key, value in shared.items() if key != _OF_START}
     except KeyError as error:
         raise RunError(
@@ -225,15 +243,28 @@ def measured(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def _row(runs: Sequence[RunRecord], setting: str, metric: str) -> MethodRow:
-    scores = (final_score(run, metric) for run in runs)
     return MethodRow(
         method=named(runs[0]),
         setting=setting,
         learning_rate=training_settings(runs[0])["learning_rate"],
         trainable=max(map(trained, runs)),
-        values=tuple(score for score in scores if score is not None),
+        values=_scores(runs, metric),
         **measured(runs),
+        kept=_scores(runs, _KEPT),
+        evaluated=_evaluated(runs),
     )
+
+
+def _scores(runs: Sequence[RunRecord], metric: str) -> tuple[float, ...]:
+    scores = (final_score(run, metric) for run in runs)
+    return tuple(score for score in scores if score is not None)
+
+
+def _evaluated(runs: Iterable[RunRecord]) -> tuple[int, int] | None:
+    """Return (held-out examples scored, of how many), the fewest; None: the runs do not tell."""
+    told = [(run.summary or {}).get("evaluated", {}) for run in runs]
+    known = [(each["examples"], each["of"]) for each in told if {"examples", "of"} <= each.keys()]
+    return min(known, default=None)
 
 
 def trained(run: RunRecord) -> int:
@@ -272,6 +303,8 @@ def _note(
     older: int,
 ) -> str:
     parts, groups = [], list(groups)
+    if (scored := _evaluated(records)) is not None:
+        parts.append(f"scored on {scored[0]:,} of {scored[1]:,} held-out examples")
     if head := max(map(_head, (record.config for record in records))):
         parts.append(f"heads of {head:,} parameters are trained too and not counted")
     sizes = {len(group) for group in groups}
@@ -295,13 +328,18 @@ def _repeated(runs: Sequence[RunRecord], metric: str) -> int:
     return len(runs) - len({(training_settings(r)["seed"], final_score(r, metric)) for r in runs})
 
 
-def _cells(row: MethodRow) -> tuple[str, ...]:
+def _lists(row: MethodRow) -> dict[str, list[Any]]:
+    return {"values": list(row.values), "kept": list(row.kept)}
+
+
+def _cells(row: MethodRow, kept: bool) -> tuple[str, ...]:
     return (
         row.method,
         row.setting,
         f"{row.learning_rate:g}",
         f"{row.trainable:,}",
         row.score,
+        *((mean_and_spread(row.kept) if row.kept else "",) if kept else ()),
         f"{row.seconds:.0f}",
         format_bytes(row.peak_memory),
         format_bytes(row.checkpoint_bytes),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lora_lab._util.format import plural
-from lora_lab.analysis.differing import NO_MATTER
+from lora_lab.analysis.differing import NO_MATTER, of_kept
 from lora_lab.analysis.identity import OLDER, grouped, named_groups, untold
 from lora_lab.analysis.records import (
     end_state,
@@ -118,7 +118,7 @@ def sweep_map(records: Iterable[RunRecord], metric: str = "loss_after") -> Sweep
             comparable; the line names the setting in which they differ.
     """
     records = list(records)
-    settings = [_settings(record) for record in records]
+    settings = [_settings(record, metric) for record in records]
     refuse_differences(settings, _FIX)
     _refuse_mixed_alphas(alphas := _alphas(records))
     scores_of: defaultdict[tuple[int, float], list[float]] = defaultdict(list)
@@ -170,14 +170,15 @@ def _alpha_rule(group: Sequence[RunRecord]) -> str:
     return f"{found.pop():g}" if len(found) == 1 else "follows r"
 
 
-def _settings(record: RunRecord) -> dict[str, Any]:
+def _settings(record: RunRecord, metric: str = "") -> dict[str, Any]:
     """Return what must be the same in all runs of a sweep, flat."""
+    free = {*_FREE_TRAINING}.difference(of_kept(metric))
     try:
         lora = _lora(record)
         targets = lora["target_modules"]
         lora["target_modules"] = targets if isinstance(targets, str) else sorted(targets)
         shared = {key: value for key, value in lora.items() if key not in _FREE_LORA}
-        return shared_settings(record, _FREE_TRAINING) | shared
+        return shared_settings(record, free) | shared
     except KeyError as error:
         raise RunError(
             f"{record.folder / 'config.json'} is no LoRA run's ({error!r}); leave that run out"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING
 
 from lora_lab._util.format import format_count, format_number, format_share
 from lora_lab.captions.delta_w import measured
+from lora_lab.tasks.metrics import KEPT, metric_of
 
 if TYPE_CHECKING:
     from lora_lab.analysis.methods import MethodComparison, MethodRow
@@ -25,6 +27,10 @@ def method_comparison_summary(comparison: MethodComparison) -> str:
     if comparison.base is not None:
         text += f", the base model {format_number(comparison.base)}"
     text += f"; best {_named(best)} with {format_number(best.mean)}"
+    if best.kept and comparison.kept_base is not None and metric_of(comparison.metric) != KEPT:
+        kept = format_number(statistics.fmean(best.kept))
+        base = format_number(comparison.kept_base)
+        text += f", whose loss on the base model's own text went from {base} to {kept}"
     largest = rows[-1]
     if best is not largest:
         share = format_share(best.trainable, largest.trainable)

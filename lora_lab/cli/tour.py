@@ -66,7 +66,7 @@ def demo(
     shown.print("", str(plan), "", sep="\n", highlight=False, soft_wrap=True)
     for metric, before, after in changes(result.metrics):
         if before is not None and after is not None:
-            line = f"{metric.title:<18}{before:8.2f} → {after:6.2f}"
+            line = f"{metric.title:<27}{before:8.2f} → {after:6.2f}"
             shown.print(line, highlight=False, markup=False)
     for sample in result.samples[:2]:
         shown.print(

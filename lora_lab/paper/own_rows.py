@@ -18,7 +18,7 @@ from lora_lab.paper.printed import PublishedTable
 from lora_lab.paper.rows import PublishedRow
 from lora_lab.paper.things import Comparable, Thing, compared_cells, published_cells, things_of
 from lora_lab.runs.records import RunRecord
-from lora_lab.tasks.metrics import Metric, changes, metric_of
+from lora_lab.tasks.metrics import KEPT, KEPT_DATA, LOSS, Metric, changes, metric_of
 
 # Table 3's BLEU is that of the E2E challenge's script, which knows no case.
 _NAMED = {"bleu": "BLEU (cased)", "bleu_lowercase": "BLEU"}
@@ -143,7 +143,7 @@ def _after(run: RunRecord) -> list[tuple[Metric, float]]:
 def _column(header: Sequence[str], metric: Metric, task: str, all_of: Sequence[Metric]) -> str:
     own = _NAMED.get(metric.name)
     names = {own.casefold()} if own else {metric.name.casefold(), metric.label.casefold()}
-    if metric == next((one for one in all_of if one.name != "loss"), None):
+    if metric == next((one for one in all_of if one not in (LOSS, KEPT, KEPT_DATA)), None):
         names.add(task.casefold())
     return next((name for name in header if name.casefold() in names), own or metric.title)
 

@@ -176,6 +176,16 @@ class Evaluated(TypedDict, total=False):
     of: Whole
 
 
+class KeptFacts(TypedDict, total=False):
+    """What a run was measured on beside its task; see `training.kept`."""
+
+    texts: Whole
+    tokens: Whole
+    data: Name
+    examples: Whole
+    of: Whole
+
+
 class Summary(TypedDict, total=False):
     """summary.json: how a run ended."""
 
@@ -189,6 +199,7 @@ class Summary(TypedDict, total=False):
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     evaluated: Evaluated
+    kept: KeptFacts
     best_step: Whole
     best_metric: Real
     stopped_early: bool
@@ -231,6 +242,14 @@ class Evaluations(TypedDict):
     best: BestEvaluation | None
 
 
+class KeptState(TypedDict):
+    """Text that a run's base model wrote, or a fingerprint of data, and what each row cost it."""
+
+    texts: list[list[Whole]]
+    data: Name
+    before: list[tuple[float, Whole]]
+
+
 class State(TypedDict):
     """A checkpoint's state.pt; its tensors are held to the model when they are put back."""
 
@@ -251,3 +270,4 @@ class State(TypedDict):
     loss_scale: NotRequired[dict[str, float]]
     padding: NotRequired[dict[str, Whole]]
     evaluations: NotRequired[Evaluations]
+    kept: NotRequired[dict[str, KeptState]]

@@ -25,6 +25,7 @@ from lora_lab.methods.config import (
 _OF_DATA = {"prompt", "completion", "template", "text", "label", "target", "pair", "validation"}
 _STEPS = 100
 _BATCH = "per_device_train_batch_size"
+_MOST_TEXTS = 1000  # they are written side by side
 Schedule = Literal["linear", "constant", "cosine"]
 EvalStrategy = Literal["no", "steps", "epoch"]
 Order = Literal["group_by_length", "random"]
@@ -38,6 +39,7 @@ _ADDED = (
     *("num_train_epochs", "eval_strategy", "eval_steps", "metric_for_best_model"),
     *("head_learning_rate", "greater_is_better", "load_best_model_at_end"),
     *("early_stopping_patience", "early_stopping_threshold"),
+    *("kept_texts", "kept_data"),
 )
 TRACKERS = ("trackio", "wandb", "tensorboard", "mlflow")  # transformers' names
 
@@ -76,6 +78,12 @@ class TrainingConfig(Config):
             class; an example whose completion alone is longer is left out. "drop": all of them
             are left out. "error": nothing is trained.
         eval_examples: held-out prompts answered and scored before and after training; 0: none.
+        kept_texts: texts of 32 tokens that the base model writes before the first step. Its loss on
+            them, before, in every evaluation and after, says what training has kept ("kept_loss");
+            see `lora_lab.training.kept`. Where the held-out examples are scored; 0: none.
+        kept_data: the name of data, as `load_task` takes it, on which the loss is measured likewise
+            ("kept_data_loss"): an earlier task's, or a file of your own. Its first 32 examples
+            count.
         save_steps: a checkpoint every so many steps, and one when a minute has passed without
             one; `lora_lab.resume` goes on from the newest. 0: none but those that are asked for.
         gradient_checkpointing: recompute each block in the backward pass.
@@ -140,6 +148,8 @@ class TrainingConfig(Config):
     load_best_model_at_end: bool = False
     early_stopping_patience: int | None = None
     early_stopping_threshold: float = 0.0
+    kept_texts: int = 16
+    kept_data: str | None = None
 
     added = frozenset({"too_long", *_ADDED})
     filled = MappingProxyType({"max_steps": _STEPS})
@@ -171,6 +181,11 @@ class TrainingConfig(Config):
         need_count(_BATCH, self.per_device_train_batch_size, least=1, most=2**20)
         for name in ("eval_examples", "save_steps", "seed"):
             need_count(name, getattr(self, name), least=0)
+        need_count("kept_texts", self.kept_texts, least=0, most=_MOST_TEXTS)
+        if not isinstance(self.kept_data, str | None) or self.kept_data == "":
+            raise ConfigError(
+                f"kept_data is {shown(self.kept_data)}; it is the name of a file or of a data set"
+            )
         need_number("weight_decay", self.weight_decay)
         need_number("max_grad_norm", self.max_grad_norm, least=-sys.float_info.max)
         need_flag("gradient_checkpointing", self.gradient_checkpointing)

@@ -26,6 +26,7 @@ def summed_cross_entropy(
     leaves: Sequence[Tensor] = (),
     expected: Tensor | float = 1.0,
     smoothing: float = 0.0,
+    each: list[Tensor] | None = None,
 ) -> Tensor:
     """Return Σ −log softmax(logits_of(row))[label], in float32; of float64 logits in float64.
 
@@ -40,9 +41,10 @@ def summed_cross_entropy(
             this one, the gradients of logits have the size that the loss scale means them to have.
         smoothing: ε of torch's `label_smoothing`: 1 − ε times that, and ε times the mean of
             −log softmax over the vocabulary.
+        each: gets the rows' own losses, a chunk at a time, where no gradients are recorded.
     """
     size = chunk_rows(vocabulary, sum(map(Tensor.numel, leaves)))
-    task = _Task(logits_of, labels, ignored, size, tuple(leaves), expected, smoothing)
+    task = _Task(logits_of, labels, ignored, size, tuple(leaves), expected, smoothing, each)
     learns = torch.is_grad_enabled() and (rows.requires_grad or bool(leaves))
     if learns:
         return cast(Tensor, _Summed.apply(task, rows, *leaves))
@@ -61,9 +63,10 @@ class _Task:
         leaves: tuple[Tensor, ...],
         expected: Tensor | float,
         smoothing: float,
+        each: list[Tensor] | None,
     ) -> None:
         self._logits_of, self._size, self._leaves = logits_of, size, leaves
-        self._smoothing = smoothing
+        self._smoothing, self._each = smoothing, each
         self._counts = labels != ignored
         self._labels = labels.clamp(min=0).where(self._counts, 0)
         self.expected = expected
@@ -102,8 +105,11 @@ class _Task:
         picked = odds.gather(1, labels)[:, 0]
         if smoothing:
             picked = (1 - smoothing) * picked + smoothing * odds.mean(-1)
-        total = -picked.where(counts, 0.0).sum()
+        losses = -picked.where(counts, 0.0)
+        total = losses.sum()
         if not with_gradients:
+            if self._each is not None:
+                self._each.append(losses)
             return total, None
         odds.exp_().scatter_add_(1, labels, odds.new_full((), smoothing - 1.0).expand_as(labels))
         if smoothing:

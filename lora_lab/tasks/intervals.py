@@ -16,6 +16,7 @@ Interval = tuple[float, float]
 
 RESAMPLES = 1000
 _OF_A_FUNCTION = 200  # it is called so often
+_AT_ONCE = 2**20  # examples of resamples
 _Z = 1.959963984540054  # of 95 %, two-sided
 
 
@@ -37,6 +38,47 @@ def between(scores: Sequence[float] | np.ndarray) -> Interval:
     """Return the percentiles of the scores of resamples."""
     low, high = np.quantile(scores, (0.025, 0.975))
     return float(low), float(high)
+
+
+Sums = Sequence[tuple[float, int]]  # of each example, a sum and of how many
+
+
+def of_mean(each: Sums) -> Interval | None:
+    """Return the interval of a mean over the parts of examples (the tokens of texts).
+
+    Examples are drawn, not their parts: what one text holds hangs together.
+
+    Args:
+        each: an example's sum, and of how many parts.
+
+    Returns:
+        None of fewer than two examples.
+    """
+    return _of_means([each])
+
+
+def of_rise(before: Sums, after: Sums) -> Interval | None:
+    """Return the interval by which a mean rose on the same examples; see `of_mean`.
+
+    It is narrower than those of the two means by far: how hard each example is drops out.
+    """
+    return _of_means([after, before])
+
+
+def _of_means(parts: Sequence[Sums]) -> Interval | None:
+    """Return the interval of the first mean, less the second one where there are two."""
+    sums = np.array([[one for one, count in each if count] for each in parts])
+    counts = np.array([count for _, count in parts[0] if count], dtype=float)
+    if len(counts) < 2 or not np.isfinite(sums).all():
+        return None
+    signs = np.array([1.0, -1.0][: len(parts)])
+    generator, means = np.random.default_rng(0), np.empty(RESAMPLES)
+    size = max(1, _AT_ONCE // len(counts))
+    for start in range(0, RESAMPLES, size):
+        part = means[start : start + size]
+        rows = generator.integers(len(counts), size=(len(part), len(counts)))
+        part[:] = signs @ sums[:, rows].sum(2) / counts[rows].sum(1)
+    return between(means)
 
 
 def of_function(

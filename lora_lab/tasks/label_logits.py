@@ -36,6 +36,8 @@ class Pass:
         most: labels of the batch that are not ignored, or more.
         expected: see `summed_cross_entropy`.
         whole: why all logits are computed; "": they are not.
+        losses: the latest cross-entropy's by labels, 0 where they are ignored, in float32 or more;
+            None: there was none, or its gradients were wanted.
     """
 
     most: int
@@ -43,6 +45,7 @@ class Pass:
     whole: str = "the model does not call its output layer"
     head: nn.Module | None = None
     read: Tensor | None = None  # what the output layer is about to be given
+    losses: Tensor | None = None
 
 
 class _Here(threading.local):
@@ -174,7 +177,8 @@ class _Source:
 
         # Those with labels first, without waiting for the device to say how many they are.
         order = (labels == ignored).to(torch.uint8).argsort(stable=True)[: self.own.most]
-        return summed_cross_entropy(
+        each: list[Tensor] = []
+        total = summed_cross_entropy(
             logits_of,
             rows.index_select(0, order.to(rows.device)),
             labels.index_select(0, order).to(rows.device),
@@ -183,7 +187,14 @@ class _Source:
             leaves=self.leaves,
             expected=self.own.expected,
             smoothing=smoothing,
+            each=each,
         )
+        if each:
+            losses = torch.cat(each)
+            self.own.losses = losses.new_zeros(len(labels)).index_copy(
+                0, order.to(losses.device), losses
+            )
+        return total
 
 
 class LabelLogits(Tensor):

@@ -22,6 +22,7 @@ from lora_lab.tasks.intervals import Interval
 
 Score = Callable[[Sequence[Any], Sequence[Any]], float]
 NATS = "nats per token"
+RISE = "_rise"  # behind a metric's name: of the interval by which it rose
 
 
 @dataclass(frozen=True)
@@ -125,19 +126,28 @@ def sureness(between: Mapping[str, Sequence[float]] | None, evaluated: Sequence[
     """Return in one line how far a run's scores may be off, "" where nothing is known of it.
 
     Args:
-        between: {"bleu_after": (low, high), …}, of 95 %.
+        between: {"bleu_after": (low, high), …}, of 95 %; of "kept_loss_rise", by how much the loss
+            after lies above the one before.
         evaluated: examples that were scored, of how many there are.
     """
     if not evaluated:
         return ""
     line = f"scored on {evaluated[0]:,} of {evaluated[1]:,} held-out examples"
-    after = {k: pair for k, pair in (between or {}).items() if k.endswith("_after")}
-    found = after or between or {}
+    known = between or {}
+    after = {k: pair for k, pair in known.items() if k.endswith("_after")}
     each = [
         f"{metric_of(key).label} {format_number(low)} to {format_number(high)}"
-        for key, (low, high) in found.items()
+        f"{_rise(known.get(key.replace('_after', RISE)))}"
+        for key, (low, high) in (after or known).items()
     ]
     return f"{line}; 95 % intervals: {', '.join(each)}" if each else line
+
+
+def _rise(between: Sequence[float] | None) -> str:
+    if between is None:
+        return ""
+    low, high = ("+" * (value >= 0) + format_number(value) for value in between)
+    return f" ({low} to {high} against the base model)"
 
 
 def _accuracy(predictions: Sequence[int], references: Sequence[int]) -> float:
@@ -207,6 +217,14 @@ def _vary(*values: Sequence[float]) -> bool:
 
 
 LOSS = register_metric(Metric("loss", None, higher_is_better=False, label="held-out loss"))
+KEPT = register_metric(
+    Metric("kept_loss", None, higher_is_better=False, unit=NATS, label="kept loss")
+)
+"""On text that the base model wrote itself; see `lora_lab.training.kept`."""
+KEPT_DATA = register_metric(
+    Metric("kept_data_loss", None, higher_is_better=False, label="loss on kept data")
+)
+"""On data that `kept_data` names."""
 PERPLEXITY = register_metric(Metric("perplexity", None, higher_is_better=False))
 BLEU = register_metric(
     Metric(

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
@@ -51,6 +52,22 @@ def added(model: Any, output: Any) -> bool:
     return known or bool(getattr(unwrapped(model).config, "z_loss_coefficient", 0))
 
 
+def token_losses(output: Any, labels: Tensor) -> Tensor:
+    """Return −log p of each token that follows another, flat; 0 where it is not to be learned.
+
+    Args:
+        output: the model's, with logits of shape (batch, length, vocabulary).
+        labels: int64, (batch, length); -100 is left out, and so is each row's first.
+    """
+    logits = output.logits.float()
+    return cross_entropy(
+        logits.reshape(-1, logits.shape[-1]),
+        _following(labels).to(logits.device),
+        ignore_index=IGNORED,
+        reduction="none",
+    )
+
+
 def causal_share(
     output: Any, labels: Tensor, num_items_in_batch: Any, label_smoothing: float = 0.0
 ) -> Tensor:
@@ -63,7 +80,7 @@ def causal_share(
         label_smoothing: ε, as torch's cross_entropy and transformers' LabelSmoother take it.
     """
     logits = output.logits.float()
-    following = pad(labels, (0, 1), value=IGNORED)[..., 1:].reshape(-1).to(logits.device)
+    following = _following(labels).to(logits.device)
     total = cross_entropy(
         logits.reshape(-1, logits.shape[-1]),
         following,
@@ -72,6 +89,10 @@ def causal_share(
         label_smoothing=label_smoothing,
     )
     return total / num_items_in_batch
+
+
+def _following(labels: Tensor) -> Tensor:
+    return pad(labels, (0, 1), value=IGNORED)[..., 1:].reshape(-1)
 
 
 def why_whole(model: Any) -> str:
@@ -88,10 +109,22 @@ def why_whole(model: Any) -> str:
 
 def summed_loss(model: Any, batch: Mapping[str, Tensor]) -> tuple[float, int]:
     """Return the summed cross-entropy of a batch's learned tokens, nats, and how many they are."""
-    count = int((batch["labels"][:, 1:] != IGNORED).sum())
+    total, count, _ = losses_by_row(model, batch)
+    return total, count
+
+
+def losses_by_row(
+    model: Any, batch: Mapping[str, Tensor]
+) -> tuple[float, int, list[tuple[float, int]]]:
+    """Return what `summed_loss` does, and each row's part of both. No gradients are recorded."""
+    counts = (batch["labels"][:, 1:] != IGNORED).sum(1).tolist()
     most = int((batch["labels"] != IGNORED).sum())
-    with label_logits(model, most, why_whole=why_whole(model)):
+    with torch.no_grad(), label_logits(model, most, why_whole=why_whole(model)) as own:
         output = model(**batch)
         if is_cross_entropy(model):  # the mean over this batch's labels
-            return output.loss.item() * count, count
-        return causal_share(output, batch["labels"], 1).item(), count
+            total = output.loss.item() * sum(counts)
+        else:
+            total = causal_share(output, batch["labels"], 1).item()
+        losses = token_losses(output, batch["labels"]) if own.losses is None else own.losses
+    by_row = losses.view(len(counts), -1).cpu().double().sum(1).tolist()
+    return total, sum(counts), list(zip(by_row, counts, strict=True))

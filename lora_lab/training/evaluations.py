@@ -51,7 +51,7 @@ class Evaluations:
 
     Attributes:
         examples: that the run trains on; an epoch has gone through them all.
-        rows: {"step": …, "loss": …, and the task's metrics}, in their order.
+        rows: {"step": …, "loss": …, the task's metrics, and what is kept}, in their order.
         best: of them by `metric_for_best_model`; None before the first.
         is_enough: early stopping's patience is at its end.
     """
@@ -102,9 +102,11 @@ class Evaluations:
         told = telling(worker, phase)
         data = worker.data
         found = data.evaluate(True, told) if self._writes else data.evaluate_quickly(told)
-        if found is None:  # somebody ends the run; a resumed one comes here again
+        kept = None if found is None else worker.kept.measure()
+        if found is None or kept is None:  # somebody ends the run; a resumed one comes here again
             return
-        scores = processes.from_main(lambda: found)
+        both = found | kept
+        scores = processes.from_main(lambda: both)
         if not math.isfinite(scores["loss"]):
             raise NotFiniteError(f"the held-out loss is {scores['loss']} after step {step}", True)
         finite = {name: value for name, value in scores.items() if math.isfinite(value)}

@@ -9,6 +9,8 @@ import time
 from collections import deque
 from typing import Any
 
+import torch
+
 from lora_lab.analysis.live import adapter_spectra
 from lora_lab.methods.adalora.adapter import AdaLoraAdapter
 from lora_lab.methods.base import Adapter
@@ -36,6 +38,7 @@ class Observer:
         self._watched: str | None = None
         self._ranks: dict[str, int] = {}
 
+    @torch.no_grad()
     def observe(self, step: int, watch: str | None, now: bool = False) -> dict[str, Any]:
         """Return the snapshot fields that are due, of "spectra", "factors" and "ranks".
 

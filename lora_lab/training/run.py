@@ -19,7 +19,7 @@ from lora_lab.methods.attached import attached, require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
-from lora_lab.methods.head.adapter import head_note, with_head
+from lora_lab.methods.head.adapter import with_head
 from lora_lab.methods.own_draws import drawing
 from lora_lab.models.fresh_head import draw_head
 from lora_lab.runs import signature
@@ -36,11 +36,12 @@ from lora_lab.training.data import RunData
 from lora_lab.training.description import describe
 from lora_lab.training.fingerprints import base_fingerprint
 from lora_lab.training.isolation import ADAPTER
+from lora_lab.training.kept import kept_parts
 from lora_lab.training.observer import copy_update
 from lora_lab.training.outcome import RunResult, outcome_of, result_of
 from lora_lab.training.progress import Curves
 from lora_lab.training.snapshot import Failure, RunState, Snapshot
-from lora_lab.training.start_from import Start
+from lora_lab.training.start_from import Start, start_notes
 from lora_lab.training.worker import Worker
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Run(Curves):
         error: the exception of a failed run; tokens in its text are redacted.
         resumes: the checkpoint that it goes on from; None of a new run, and once it goes on.
         start_from: the adapter that it starts from, if it is no fresh one.
+        kept: {metric: what it is measured on beside its task}; see `lora_lab.training.kept`.
         is_again: whether it goes on in the folder of a run that ended.
         wait_at_exit: whether a script that ends meanwhile waits for it; see `lora_lab.train`.
     """
@@ -103,6 +105,9 @@ class Run(Curves):
         check_settings(lm, task, self.configs, training)
         check_rows(lm, task, self.configs, training)
         self.resumes = resumes
+        self.notes: list[str] = [*task.notes, *start_notes(self)]
+        self.notes += family_of(task, lm).notes(lm, task)
+        self.kept = kept_parts(self)
         self.is_again = store is not None
         folder = (
             processes.from_main(lambda: RunStore.create(output_dir, name).folder)
@@ -115,15 +120,6 @@ class Run(Curves):
         self.folder = self.store.folder
         self.adapter: Adapter | None = None
         self.samples: tuple[Sample, ...] = ()
-        self.notes: list[str] = [*task.notes]
-        if start_from is not None:
-            self.notes.append(
-                f"starts from {start_from}; the optimizer, the schedule of the learning rate and "
-                f"the order of the data begin anew{start_from.head_note(lm.model)}"
-            )
-        elif task.head:
-            self.notes.append(head_note(lm.model))
-        self.notes += family_of(task, lm).notes(lm, task)
         self.error: Exception | None = None
         self.wait_at_exit = wait_at_exit
         self._watch: str | None = None

@@ -39,6 +39,7 @@ def checkpoint_state(worker: Worker) -> dict[str, Any]:
         "seconds": worker.pace.seconds,
         "padding": worker.padding.state(),
         "evaluations": worker.evaluations.state(),
+        "kept": worker.kept.state(),
         "log_bytes": worker.run.store.flush_log(),
     }
 
@@ -73,6 +74,7 @@ def summary(worker: Worker, state: str, adapter_folder: Path) -> dict[str, Any]:
         "intervals": worker.intervals,
         "evaluated": {"examples": len(worker.data.held_out), "of": worker.data.available},
         **worker.evaluations.summary(),
+        **worker.kept.summary(),
         "scoring": worker.data.scoring,
         "decoding": worker.data.decoding,
         "notes": list(worker.run.notes),

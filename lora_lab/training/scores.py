@@ -15,6 +15,7 @@ from lora_lab.errors import RunError
 from lora_lab.methods.attached import activate
 from lora_lab.runs.samples import Sample
 from lora_lab.tasks.intervals import Interval
+from lora_lab.tasks.metrics import RISE
 from lora_lab.training import processes
 from lora_lab.training.base_state import base_state
 from lora_lab.training.isolation import ADAPTER
@@ -32,7 +33,8 @@ class _BaseScore:
     Attributes:
         of: all that it hangs on.
         scores, intervals, samples, decoding: the evaluation's.
-        seconds: that it took.
+        kept: the text that the base wrote, and what it costs it; see `Kept.state`.
+        seconds: that scoring took.
     """
 
     of: Any
@@ -40,6 +42,7 @@ class _BaseScore:
     intervals: dict[str, Interval]
     samples: tuple[Sample, ...]
     decoding: dict[str, Any]
+    kept: dict[str, Any]
     seconds: float
 
 
@@ -71,6 +74,7 @@ def score_base(worker: Worker) -> None:
     if of is not None:
         _KNOWN[worker.model] = found
     worker.data.samples, worker.data.decoding = found.samples, found.decoding
+    worker.kept.load_state(found.kept)
     worker.scoring_seconds = found.seconds
     _publish(worker, "before", found.scores, found.intervals)
 
@@ -81,7 +85,8 @@ def _of_base(worker: Worker) -> Any:
     if state is None:
         return None
     task = worker.run.task
-    return state, worker.data.what_is_scored(), task.metrics, type(task), type(worker.data.family)
+    scored = worker.data.what_is_scored(), worker.kept.what()
+    return state, scored, task.metrics, type(task), type(worker.data.family)
 
 
 def _evaluated(worker: Worker, of: Any, done: Callable[[float], None]) -> _BaseScore | None:
@@ -95,8 +100,19 @@ def _evaluated(worker: Worker, of: Any, done: Callable[[float], None]) -> _BaseS
             'it with dtype="float32", or look for examples with an empty completion'
         )
     seconds = time.monotonic() - begun
-    data = worker.data
-    return _BaseScore(of, scores, data.intervals, data.samples, data.decoding, seconds)
+    data, kept = worker.data, worker.kept
+    what_is_kept = kept.begin(worker.enter)
+    if what_is_kept is None:
+        return None
+    return _BaseScore(
+        of,
+        scores | what_is_kept,
+        data.intervals | kept.intervals,
+        data.samples,
+        data.decoding,
+        kept.state(),
+        seconds + kept.seconds,
+    )
 
 
 def score_adapted(worker: Worker) -> None:
@@ -108,10 +124,13 @@ def score_adapted(worker: Worker) -> None:
     phase = "evaluating"
     worker.enter(phase)
     scores = worker.data.evaluate(adapted=True, done=telling(worker, phase))
-    if scores is not None:
+    kept = None if scores is None else worker.kept.measure()
+    if scores is not None and kept is not None:
         if not math.isfinite(scores["loss"]):
             raise NotFiniteError(f"the held-out loss is {scores['loss']} after training", True)
-        _publish(worker, "after", scores, worker.data.intervals)
+        worker.intervals |= {f"{name}{RISE}": pair for name, pair in worker.kept.rises.items()}
+        intervals = worker.data.intervals | worker.kept.intervals
+        _publish(worker, "after", scores | kept, intervals)
         worker.run.notes += stuck(worker.data)
     worker.run.publish(eta_seconds=0.0)
 

@@ -26,7 +26,7 @@ from lora_lab.methods.attached import require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
-from lora_lab.methods.head.adapter import with_head
+from lora_lab.methods.head.adapter import head_note, with_head
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.runs.records import RecordState, RunRecord, find_run, read_record
 from lora_lab.runs.run_file import read_configs
@@ -207,3 +207,14 @@ def _is_of(heads: tuple[str, ...], key: str) -> bool:
 
 def _shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in adapter.state().items()}
+
+
+def start_notes(run: Run) -> list[str]:
+    """Return what a run is to note of where it starts: from an adapter, with a head at random."""
+    start = run.start_from
+    if start is not None:
+        return [
+            f"starts from {start}; the optimizer, the schedule of the learning rate and the order "
+            f"of the data begin anew{start.head_note(run.model)}"
+        ]
+    return [head_note(run.model)] if run.task.head else []

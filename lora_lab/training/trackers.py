@@ -17,6 +17,8 @@ from lora_lab._util.transformers_private import bare_arguments
 from lora_lab.errors import ConfigError
 from lora_lab.redaction import redacted
 from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.spectra import effective_rank
+from lora_lab.training.snapshot import Spectra
 from lora_lab.training.step import Step
 
 # The packages of each, any of which will do.
@@ -82,6 +84,27 @@ class Trackers:
             scores: {"eval_loss": …, …}, as in HF Trainer.
         """
         self._tell("on_log", step, logs=dict(scores))
+
+    def log_seen(self, step: int, spectra: Spectra | None, peak: int) -> None:
+        """Tell them of ΔW and of the memory after a step.
+
+        As "sigma_1" the largest singular value of all sites, as "effective_rank" the sites' mean,
+        as "peak_memory" bytes.
+
+        Args:
+            step: optimizer steps done.
+            spectra: as they were then; None: nobody looked, and they are told nothing.
+            peak: bytes.
+        """
+        values = [s for s in spectra.singular_values.values() if len(s)] if spectra else []
+        if not values or not self._callbacks:
+            return
+        ranks = [float(effective_rank(s)) for s in values]
+        seen = {
+            "sigma_1": max(float(s[0]) for s in values),
+            "effective_rank": sum(ranks) / len(ranks),
+        }
+        self._tell("on_log", step, logs={**seen, "peak_memory": peak})
 
     def end(self) -> None:
         """Tell them that it is over, well or not."""

@@ -29,6 +29,7 @@ from lora_lab.training.failing import fail
 from lora_lab.training.gpu_memory import Forecast
 from lora_lab.training.held import Held
 from lora_lab.training.isolation import ModelState, diverted_log, thread_settings
+from lora_lab.training.kept import Kept
 from lora_lab.training.last_good import LastGood
 from lora_lab.training.learned import checksum, learned_notes
 from lora_lab.training.loss_scale import precision_notes
@@ -36,6 +37,7 @@ from lora_lab.training.observer import Observer
 from lora_lab.training.padding import Padding
 from lora_lab.training.progress import LossHistory, Pace
 from lora_lab.training.recorder import Recorder
+from lora_lab.training.resume_state import fitting
 from lora_lab.training.scores import score_adapted, score_base
 from lora_lab.training.sharding import settle
 from lora_lab.training.step import Step
@@ -66,6 +68,7 @@ class Worker:
         self.data = RunData(
             run.lm, run.task, run.training, run.notes, learned_tokens, self._evaluation_ends
         )
+        self.kept = Kept(self.model, run.kept, run.training, run.notes, self._evaluation_ends)
         self.metrics: dict[str, float] = {}
         self.intervals: dict[str, tuple[float, float]] = {}
         self.scoring_seconds = 0.0  # that scoring the base model took
@@ -250,6 +253,7 @@ class Worker:
             self.last_good.confirm()  # this step's loss was finite, and not far up
         self.pace.step()
         rate, seconds = self.pace.steps_per_second, self.pace.seconds
+        seen, memory = self._observe(now=run.control.pause_wanted), self.meter.recent(now=last)
         run.store.log(step.row(seconds))
         run.notes += [note for note in step.notes if note not in run.notes]
         run.publish(
@@ -261,10 +265,12 @@ class Worker:
             steps_per_second=rate,
             elapsed_seconds=seconds,
             eta_seconds=self._seconds_left(step.number),
-            memory=self.meter.recent(now=last),
+            memory=memory,
             padding=self.padding.share,
-            **self._observe(now=run.control.pause_wanted),
+            **seen,
         )
+        if self.fit is not None and self.fit.trackers is not None:
+            self.fit.trackers.log_seen(step.number, seen.get("spectra"), memory.peak)
         self.divergence.check(step.number, step.loss)
         self.evaluations.run_if_due(self.step)
         last = last or self.evaluations.is_enough
@@ -288,10 +294,7 @@ class Worker:
         return left / rate + scoring if rate else None
 
     def _observe(self, now: bool) -> dict[str, Any]:
-        if not processes.main():
-            return {}
-        with torch.no_grad():
-            return self.observer.observe(self.step, self.run.watch, now)
+        return self.observer.observe(self.step, self.run.watch, now) if processes.main() else {}
 
     def enter(self, phase: str) -> None:
         """Say what the run is at."""
@@ -332,6 +335,8 @@ class Worker:
         self.data.samples = run.samples = samples or self.data.samples
         self.metrics = dict(state["metrics"])
         self.intervals = {n: (low, high) for n, (low, high) in state.get("intervals", {}).items()}
+        with fitting(step):
+            self.kept.load_state(state.get("kept", {}))
         self.padding.load_state(state.get("padding", {}))
         self.evaluations.load_state(state.get("evaluations", {}), step)
         run.publish(

@@ -277,6 +277,9 @@ def test_held_out_losses_and_the_rates_way_stand_in_the_chart(esm_page: Make) ->
     assert view.locator(".ll-run-held").inner_text() == "held-out 1.63 at step 180, best at 120"
     title = view.locator("svg.ll-loss text").first.text_content()
     assert "squares held-out, dashes the learning rate's way" in (title or "")
+    kept = {"label": "kept loss", "before": 2.1, "after": None, "now": 2.346}
+    esm.set(snapshot=shown(TRAINING, metrics=[kept]))
+    expect(view.locator(".ll-run-metrics")).to_have_text("kept loss 2.10 → 2.35 now")
     esm.set(snapshot=shown(TRAINING, held_out=[], total_steps=77))
     assert view.locator(".ll-loss-held-marks").get_attribute("d") == ""
     assert view.locator(".ll-loss-rates").get_attribute("d") == "", "of another number of steps"

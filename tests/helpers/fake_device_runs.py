@@ -36,6 +36,7 @@ from lora_lab.models.load import LoadedModel
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.training import saved_state, trainer
 from lora_lab.training.data import RunData
+from lora_lab.training.kept import Kept, kept_parts
 from lora_lab.training.last_good import LastGood
 from lora_lab.training.observer import Observer
 from lora_lab.training.padding import Padding
@@ -202,6 +203,7 @@ class Case:
             metrics={},
             intervals={},
             evaluations=SimpleNamespace(state=dict),
+            kept=SimpleNamespace(state=dict),
             run=SimpleNamespace(samples=(), store=SimpleNamespace(flush_log=int)),
             pace=Pace(),
             padding=Padding(),
@@ -226,6 +228,15 @@ class Case:
         if self.method == "LoRA" and self.dtype == torch.float32 and not self.two:
             self.data.evaluate(adapted=True)
             self.data.evaluate_quickly(lambda _: None)
+            run: Any = SimpleNamespace(
+                lm=self.lm,
+                task=self.task,
+                training=self.training,
+                configs=(),
+                notes=[],
+                resumes=None,
+            )
+            Kept(self.model, kept_parts(run), self.training, []).begin(lambda _: None)
 
     def merge(self) -> None:
         """There and back; some methods say that they cannot."""

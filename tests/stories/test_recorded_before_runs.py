@@ -151,7 +151,7 @@ def test_a_run_begun_anew_comes_to_what_was_recorded(name: str, tmp_path: Path) 
         for values in config["configs"]
     ]
     method = methods if len(methods) > 1 else methods[0]
-    then = {**UNTOLD, **config["training"]}
+    then = {**UNTOLD, "kept_texts": 0, **config["training"]}  # it was not measured then
     run = ll.train(lm, task, method, output_dir=tmp_path, name=name, **then)
     run.result(60)
     assert_as_recorded(run.folder, name)

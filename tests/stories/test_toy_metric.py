@@ -52,7 +52,8 @@ def test_it_is_in_results_files_panels_and_cards(runs: list[Run]) -> None:
     value = run.result().metrics["wrong_after"]
     summary = json.loads((run.folder / "summary.json").read_text())
     assert summary["metrics"]["wrong_after"] == value
-    line = describe(run.snapshot)["metrics"][-1]
+    line, kept = describe(run.snapshot)["metrics"][-2:]
+    assert kept["label"] == "kept loss (nats per token)"
     assert (line["label"], line["after"]) == ("off by (letters)", pytest.approx(value, rel=1e-5))
     row = look(ll.list_runs(run.folder.parent), (), "").rows[0]
     assert "off by (letters) " in row["metrics"]

@@ -41,6 +41,10 @@ def test_held_out_losses_begin_with_the_base_and_are_few() -> None:
     seen = Snapshot("r", evaluations=rows[:2], metrics={"loss_before": 3.0}, best_step=2)
     assert describe(seen)["held_out"] == [(0, 3.0), (1, 1.0), (2, 0.5)]
     assert describe(seen)["best_step"] == 2
+    told = {"label": "held-out loss", "before": 3.0}
+    assert describe(seen)["metrics"] == [{**told, "after": None, "now": 0.5}]
+    ended = Snapshot("r", evaluations=rows[:2], metrics={"loss_before": 3.0, "loss_after": 0.4})
+    assert describe(ended)["metrics"] == [{**told, "after": 0.4}]
     many = held_out(Snapshot("r", evaluations=rows))
     assert len(many) <= MAX_POINTS
     assert many[-1] == (1001, pytest.approx(1 / 1001, rel=1e-5))

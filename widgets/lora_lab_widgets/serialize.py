@@ -37,10 +37,7 @@ def describe(snapshot: Snapshot | None) -> dict[str, Any]:
         "rate": number(shown.steps_per_second),
         "eta": number(shown.eta_seconds),
         "elapsed": number(shown.elapsed_seconds),
-        "metrics": [
-            {"label": metric.title[:64], "before": number(before), "after": number(after)}
-            for metric, before, after in changes(shown.metrics)[:16]
-        ],
+        "metrics": _metrics(shown),
         "sureness": sureness(shown.intervals, shown.evaluated)[:MAX_LINE],
         "padding": number(shown.padding),
         "memory": memory and _memory(memory),
@@ -59,6 +56,17 @@ def held_out(shown: Snapshot) -> list[tuple[int, float | None]]:
     points = [(int(row["step"]), number(row["loss"])) for row in rows]
     before = shown.metrics.get("loss_before")
     return points if before is None else [(0, number(before)), *points]
+
+
+def _metrics(shown: Snapshot) -> list[dict[str, Any]]:
+    """Return each metric before and after; of a run at work as it was at the last look, too."""
+    latest = shown.evaluations[-1] if shown.evaluations else {}
+    found = []
+    for metric, before, after in changes(shown.metrics)[:16]:
+        told = {"label": metric.title[:64], "before": number(before), "after": number(after)}
+        now = latest.get(metric.name) if after is None else None
+        found.append(told if now is None else {**told, "now": number(now)})
+    return found
 
 
 def _memory(memory: MemoryReading) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lora_lab.errors import TaskError
+from lora_lab.tasks import intervals
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.encoding import IGNORED, need_tokenizer
 from lora_lab.tasks.generation import evaluating
@@ -30,11 +31,25 @@ class Lengths(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What one batch came to: the sum of its losses, of how many, and its answers."""
+    """What one batch came to: the sum of its losses, of how many, and its answers.
+
+    And of each example its own sum, and of how many; () where it is not known.
+    """
 
     loss: float
     size: int
     answers: Sequence[Any] = ()
+    each: Sequence[tuple[float, int]] = ()
+
+    @property
+    def mean(self) -> float:
+        """The mean loss."""
+        return self.loss / self.size
+
+    def between(self, name: str) -> dict[str, Interval]:
+        """Return {name: the mean loss's 95 % interval}; {} of fewer than two examples."""
+        found = intervals.of_mean(self.each)
+        return {} if found is None else {name: found}
 
 
 class Evaluation(NamedTuple):
@@ -183,16 +198,17 @@ class Family(ABC):
         Returns:
             None where `should_stop` ended it.
         """
-        measured = self._measured(batches, should_stop)
+        measured = self.measure_all(batches, should_stop)
         if measured is None:
             return None
-        loss, answers = measured
+        answers = measured.answers
         if self.writes:
             answers = self.write(examples, should_stop)
         if len(answers) < len(examples):
             return None
-        scores = {"loss": loss, **self.task.score(answers, examples)}
-        return Evaluation(scores, answers, self.task.intervals(answers, examples))
+        scores = {"loss": measured.mean, **self.task.score(answers, examples)}
+        between = self.task.intervals(answers, examples)
+        return Evaluation(scores, answers, measured.between("loss") | between)
 
     def evaluate_quickly(
         self,
@@ -201,28 +217,29 @@ class Family(ABC):
         should_stop: Callable[[], bool],
     ) -> Evaluation | None:
         """Score as `evaluate` does, without intervals, nor what is written token by token."""
-        measured = self._measured(batches, should_stop)
+        measured = self.measure_all(batches, should_stop)
         if measured is None:
             return None
-        loss, answers = measured
+        answers = measured.answers
         scores = {} if len(answers) < len(examples) else self.task.score(answers, examples)
-        return Evaluation({"loss": loss, **scores}, answers)
+        return Evaluation({"loss": measured.mean, **scores}, answers)
 
-    def _measured(
+    def measure_all(
         self, batches: Iterable[dict[str, Tensor]], should_stop: Callable[[], bool]
-    ) -> tuple[float, list[Any]] | None:
-        """Return the mean loss, and the answers that come with it."""
-        total, count = 0.0, 0
+    ) -> Measured | None:
+        """Return what all batches came to together; None where `should_stop` ended it."""
+        loss, size = 0.0, 0
         answers: list[Any] = []
+        each: list[tuple[float, int]] = []
         with evaluating(self.model), torch.no_grad():
             for batch in batches:
                 if should_stop():
                     return None
                 measured = self.measure(batch)
-                total += measured.loss
-                count += measured.size
+                loss, size = loss + measured.loss, size + measured.size
                 answers += measured.answers
-        return total / count, answers
+                each += measured.each
+        return Measured(loss, size, answers, each)
 
     def write(self, examples: Sequence[Any], should_stop: Callable[[], bool]) -> list[str]:
         """Return the model's answers, fewer after a stop. Only of a family that `writes`."""

@@ -31,7 +31,7 @@ from lora_lab.tasks.families.base import Evaluation, Family, Measured, register_
 from lora_lab.tasks.framing import CHAT, LINE
 from lora_lab.tasks.generation import answer_room, generate, prompt_room, task_ends
 from lora_lab.tasks.greedy import greedy_settings
-from lora_lab.tasks.own_loss import summed_loss
+from lora_lab.tasks.own_loss import losses_by_row
 from lora_lab.tasks.prompts import GenerationTask
 from lora_lab.tasks.sequence_ends import without_begin, without_end
 
@@ -115,7 +115,8 @@ class Causal(Family):
 
     def measure(self, batch: dict[str, Tensor]) -> Measured:
         """Return the sum over the batch's completion tokens, nats, and how many they are."""
-        return Measured(*summed_loss(self.model, batch))
+        loss, size, each = losses_by_row(self.model, batch)
+        return Measured(loss, size, each=each)
 
     def evaluate(
         self,

@@ -114,7 +114,9 @@ class Classification(TextFamily):
         labels = batch.pop("labels")
         logits = self.model(**batch).logits.float()
         loss = cross_entropy(logits, labels, reduction="sum").item()
-        return Measured(loss, len(labels), [self._names[n] for n in logits.argmax(-1).tolist()])
+        each = cross_entropy(logits, labels, reduction="none").tolist()
+        answers = [self._names[n] for n in logits.argmax(-1).tolist()]
+        return Measured(loss, len(labels), answers, [(one, 1) for one in each])
 
     def answer(self, text: str, max_new_tokens: int) -> str:  # noqa: ARG002
         """Return the likeliest class of a text, or of a pair on two lines, and how likely it is."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from lora_lab.errors import ConfigError, TaskError
@@ -23,9 +22,9 @@ from lora_lab.tasks.base import Task
 from lora_lab.tasks.encoding import Encoded, collate, need_end, pad_id
 from lora_lab.tasks.families.base import Evaluation, Family, Measured, register_family
 from lora_lab.tasks.forms import columns_in, is_form, written
-from lora_lab.tasks.generation import evaluating, generate, positions
+from lora_lab.tasks.generation import generate, positions
 from lora_lab.tasks.metrics import PERPLEXITY, Metric
-from lora_lab.tasks.own_loss import summed_loss
+from lora_lab.tasks.own_loss import losses_by_row
 from lora_lab.tasks.reading import Reader, Rows
 from lora_lab.tasks.sequence_ends import without_begin, without_end
 from lora_lab.tasks.table import Column, Table
@@ -159,7 +158,8 @@ class LanguageModeling(Family):
 
     def measure(self, batch: dict[str, Tensor]) -> Measured:
         """Return the sum over the batch's tokens but each block's first, and how many they are."""
-        return Measured(*summed_loss(self.model, batch))
+        loss, size, each = losses_by_row(self.model, batch)
+        return Measured(loss, size, each=each)
 
     def evaluate(
         self,
@@ -168,16 +168,15 @@ class LanguageModeling(Family):
         should_stop: Callable[[], bool],
     ) -> Evaluation | None:
         """Measure the mean loss of a token, and its exponential; see `Family.evaluate`."""
-        total, count = 0.0, 0
-        with evaluating(self.model), torch.no_grad():
-            for batch in batches:
-                if should_stop():
-                    return None
-                measured = self.measure(batch)
-                total, count = total + measured.loss, count + measured.size
-        loss = total / count
-        perplexity = math.exp(loss) if loss < _LARGEST else math.inf
-        return Evaluation({"loss": loss, "perplexity": perplexity}, ())
+        measured = self.measure_all(batches, should_stop)
+        if measured is None:
+            return None
+        between = measured.between("loss")
+        if between:
+            low, high = map(_perplexity, between["loss"])
+            between["perplexity"] = low, high
+        scores = {"loss": measured.mean, "perplexity": _perplexity(measured.mean)}
+        return Evaluation(scores, (), between)
 
     def evaluate_quickly(
         self,
@@ -195,6 +194,10 @@ class LanguageModeling(Family):
     def answer(self, text: str, max_new_tokens: int) -> str:
         """Continue a text greedily."""
         return generate(self.model, self.tokenizer, [text], max_new_tokens=max_new_tokens)[0]
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(loss) if loss < _LARGEST else math.inf
 
 
 def _block(ids: list[int]) -> Encoded:

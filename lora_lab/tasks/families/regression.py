@@ -168,8 +168,9 @@ class Regression(TextFamily):
         """Return the sum of the squared errors, how many they are, and the numbers."""
         labels = batch.pop("labels")
         output = self.model(**batch)
-        loss = step_loss(output, labels, 1).item()
-        return Measured(loss, len(labels), output.logits.squeeze(-1).float().tolist())
+        loss, answers = step_loss(output, labels, 1).item(), output.logits.squeeze(-1).float()
+        each = [(one, 1) for one in (answers - labels).square().tolist()]
+        return Measured(loss, len(labels), answers.tolist(), each)
 
     def answer(self, text: str, max_new_tokens: int) -> str:  # noqa: ARG002
         """Return the model's number for a text, or for a pair on two lines."""

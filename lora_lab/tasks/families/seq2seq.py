@@ -108,5 +108,9 @@ class Seq2Seq(Causal):
     def measure(self, batch: dict[str, Tensor]) -> Measured:
         """Return the sum over the batch's completion tokens, nats, and how many they are."""
         labels = batch.pop("labels")
-        loss = step_loss(self.model(**batch, use_cache=False), labels, 1)
-        return Measured(loss.item(), int((labels != IGNORED).sum()))
+        output = self.model(**batch, use_cache=False)
+        logits = output.logits.transpose(1, 2).float()
+        losses = cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+        sums, counts = losses.cpu().double().sum(1), (labels != IGNORED).sum(1)
+        each = list(zip(sums.tolist(), counts.tolist(), strict=True))
+        return Measured(step_loss(output, labels, 1).item(), int(counts.sum()), each=each)

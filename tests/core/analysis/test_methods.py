@@ -291,3 +291,36 @@ def test_heads_are_trained_and_not_counted():
         ("LoRA", 100),
     ]
     assert found.note == "heads of 50 parameters are trained too and not counted"
+
+
+def test_what_was_kept_stands_beside_what_was_learned_and_on_how_many_examples():
+    runs = [
+        record(loss=1.0, kept_loss_before=2.0, kept_loss_after=2.5),
+        record(loss=1.2, training={"seed": 1}, kept_loss_before=2.0, kept_loss_after=2.7),
+        record([FullConfig()], loss=0.9, trainable=900),  # of an earlier version
+    ]
+    for run in runs:
+        run.summary["evaluated"] = {"examples": 16, "of": 4672}
+    found = compare_methods(runs)
+    assert [row.kept for row in found.rows] == [(2.5, 2.7), ()]
+    assert found.kept_base == 2.0
+    assert found.rows[0].evaluated == (16, 4672)
+    header, lora, full = str(found.to_table()).splitlines()
+    assert "kept loss" in header
+    assert "2.60 ± 0.14" in lora
+    assert "±" not in full
+    assert found.note.startswith("scored on 16 of 4,672 held-out examples; ")
+    assert json.loads(json.dumps(found.to_json()))["rows"][0]["kept"] == [2.5, 2.7]
+    assert "kept loss" not in str(compare_methods([runs[2]]).to_table())
+    by_kept = compare_methods(runs, "kept_loss_after")
+    assert by_kept.best.values == (2.5, 2.7)
+    assert by_kept.base == 2.0
+
+
+def test_how_much_text_was_measured_matters_to_what_was_kept_alone():
+    scores = {"kept_loss_before": 2.0, "kept_loss_after": 2.5}
+    for changed in ({"kept_texts": 4}, {"kept_data": "rte.tsv"}):
+        runs = [record(**scores), record(training={"seed": 1, **changed}, **scores)]
+        assert len(compare_methods(runs).rows) == 1
+        with pytest.raises(RunError, match=f"not comparable: {next(iter(changed))} is"):
+            compare_methods(runs, "kept_loss_after")

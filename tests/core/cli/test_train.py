@@ -39,7 +39,7 @@ def test_json_is_one_object_and_nothing_else(run_file, tmp_path, capsys):
     assert found["adapter"] == str(folder / "adapter")
     summary = json.loads((folder / "summary.json").read_text())
     assert found["metrics"] == summary["metrics"]
-    scored = {"loss", "bleu", "chrf", "exact_match"}
+    scored = {"loss", "bleu", "chrf", "exact_match", "kept_loss"}
     assert set(found["metrics"]) == {f"{s}_{at}" for s in scored for at in ("before", "after")}
 
 

@@ -103,6 +103,40 @@ def test_scores_of_texts_are_resampled_as_sacrebleu_counts_them(
     assert EXACT_MATCH.between(said, right)[0] >= 0
 
 
+def test_a_mean_over_the_parts_of_examples_is_that_of_a_ratio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """scipy's percentile bootstrap of Σ sums / Σ counts, examples drawn as pairs."""
+    rng = np.random.default_rng(1)
+    counts = rng.integers(1, 9, 40)
+    before = rng.gamma(2.0, 1.0, 40) * counts
+    after = before + rng.normal(0.5, 0.1, 40) * counts
+
+    def peer(*sums: np.ndarray) -> tuple[float, float]:
+        def statistic(n: np.ndarray, *each: np.ndarray, axis: int) -> np.ndarray:
+            ratios = [one.sum(axis) / n.sum(axis) for one in each]
+            return ratios[0] - ratios[1] if len(ratios) > 1 else ratios[0]
+
+        found = stats.bootstrap(
+            (counts, *sums), statistic, paired=True, vectorized=True, method="percentile",
+            n_resamples=20_000, rng=np.random.default_rng(2),
+        )  # fmt: skip
+        return tuple(found.confidence_interval)
+
+    pairs = [list(zip(sums.tolist(), counts.tolist(), strict=True)) for sums in (before, after)]
+    width = np.ptp(peer(before))
+    assert intervals.of_mean(pairs[0]) == pytest.approx(peer(before), abs=0.1 * width)
+    rise = peer(after, before)
+    assert intervals.of_rise(*pairs) == pytest.approx(rise, abs=0.1 * np.ptp(rise))
+    assert np.ptp(rise) < width / 4
+    whole = intervals.of_mean(pairs[0])
+    assert intervals.of_mean([*pairs[0], (0.0, 0)]) == whole, "what has no token has no weight"
+    monkeypatch.setattr(intervals, "_AT_ONCE", 100)  # a few resamples at a time
+    assert intervals.of_mean(pairs[0]) == pytest.approx(whole, abs=1e-12)
+    assert intervals.of_mean(pairs[0][:1]) is None
+    assert intervals.of_mean([(float("nan"), 1), (1.0, 1)]) is None
+
+
 def test_a_metric_of_ones_own_is_resampled_and_one_example_has_no_interval() -> None:
     longer = Metric("longer", lambda p, r: float(np.mean([len(a) for a in p])))
     texts = ["a" * n for n in range(1, 31)]

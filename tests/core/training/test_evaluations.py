@@ -205,7 +205,7 @@ def test_of_classes_and_numbers_all_metrics_are_measured_of_texts_the_loss(begin
     numbers = begin(tiny_scorer(), task=tiny_scores(), **quick).result(60)
     assert {*numbers.evaluations[0]} == {"step", "loss", "pearson", "spearman"}
     texts = begin(**quick).result(60)
-    assert [{*row} for row in texts.evaluations] == [{"step", "loss"}] * 2
+    assert [{*row} for row in texts.evaluations] == [{"step", "loss", "kept_loss"}] * 2
     written = begin(**quick, metric_for_best_model="eval_chrf").result(60)
     assert {*written.evaluations[-1]} == {"step", "loss", "bleu", "chrf", "exact_match"}
     assert written.evaluations[-1]["chrf"] == written.metrics["chrf_after"]
@@ -248,7 +248,8 @@ def test_files_and_trackers_have_them(begin, tmp_path, monkeypatch):
     (row,) = [row for row in opened.rows if "eval_loss" in row]
     assert row["eval_loss"] == found.evaluations[0]["loss"]
     assert read_last_row(run.folder)["step"] == 3
-    assert (2, {"eval_loss": row["eval_loss"]}) in told
+    scores = {name: row[name] for name in ("eval_loss", "eval_kept_loss")}
+    assert (2, scores) in told
     assert run.snapshot.evaluations == found.evaluations
 
 

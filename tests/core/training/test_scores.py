@@ -11,7 +11,7 @@ import torch
 
 import lora_lab as ll
 from lora_lab.tasks import Example
-from lora_lab.training import scores
+from lora_lab.training import kept, scores
 from lora_lab.training.base_state import base_state
 from lora_lab.training.data import RunData
 from tests.helpers.tiny_models import tiny
@@ -132,11 +132,13 @@ def test_an_evaluation_says_how_far_it_is_and_counts_in_the_time_left(tmp_path, 
     run = ll.train(lm, task, CONFIG, output_dir=tmp_path, start=False, **SETTINGS)
     publish = run.publish
 
-    def kept(**changes: Any) -> None:
+    def told_too(**changes: Any) -> None:
         seen.append(changes)
         publish(**changes)
 
-    monkeypatch.setattr(run, "publish", kept)
+    monkeypatch.setattr(run, "publish", told_too)
+    own = types.SimpleNamespace(monotonic=iter(range(0, 900, 10)).__next__)
+    monkeypatch.setattr(kept, "time", own)
     clock = types.SimpleNamespace(monotonic=iter(range(0, 900, 90)).__next__)
     monkeypatch.setattr(scores, "time", clock)
     run.start().result(60)
@@ -149,10 +151,10 @@ def test_an_evaluation_says_how_far_it_is_and_counts_in_the_time_left(tmp_path, 
         assert len(shares) > 5
         assert shares[-1] <= 100
     left = [changes["eta_seconds"] for changes in seen if "eta_seconds" in changes]
-    assert 90 in left, "after the last step the held-out examples are left: 90 s, as before"
+    assert 100 in left, "after the last step scoring is left: 90 s, and 10 s of what is kept"
     assert left[-1] == 0
     training = [c["eta_seconds"] for c in seen if c.get("step") and c.get("loss")]
-    assert all(seconds is None or seconds >= 90 for seconds in training)
+    assert all(seconds is None or seconds >= 100 for seconds in training)
 
 
 def test_passes_are_counted_at_most(tmp_path):

@@ -7,13 +7,19 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import transformers
 from accelerate.state import AcceleratorState
 
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.training import checks, trackers
 from lora_lab.training.api import train
+from lora_lab.training.snapshot import Spectra
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
+
+CPU = torch.device("cpu")
 
 
 def records(path: Path) -> Iterator[bytes]:
@@ -100,11 +106,30 @@ def test_callbacks_are_told_what_hf_trainer_tells_them_and_nothing_is_set_up(
         run.store.log = lambda row: 1 / (3 - row["step"])
     run.start().wait(60)
     losses = [] if fails else run.result().losses
+    seen = [logs for event, _, logs in recorder.told if event == "log" and "sigma_1" in logs]
+    recorder.told = [one for one in recorder.told if one[2] not in seen]
     logged = [(step, logs["loss"]) for event, step, logs in recorder.told if event == "log"]
     assert logged[: len(losses)] == [*losses]
     assert [event for event, *_ in recorder.told] == ["begin", *["log"] * len(logged), "end"]
     assert len(logged) == (3 if fails else 4)
     assert AcceleratorState._shared_state == {}
+    assert seen
+    assert seen[0].keys() == {"sigma_1", "effective_rank", "peak_memory"}
+
+
+def test_of_the_update_the_largest_value_and_the_mean_rank_are_told(monkeypatch, tmp_path):
+    recorder = Recorder()
+    monkeypatch.setattr(trackers, "tracker_callbacks", lambda _: [recorder])
+    told = trackers.Trackers(TrainingConfig(max_steps=4), tmp_path, tiny_lm().model, CPU)
+    values = {"a": np.array([3.0, 1.0]), "b": np.array([2.0, 2.0, 2.0]), "pruned": np.empty(0)}
+    told.log_seen(2, Spectra(2, values), 4096)
+    told.log_seen(3, None, 4096)
+    told.log_seen(3, Spectra(3, {"pruned": np.empty(0)}), 4096)
+    ((event, step, logs),) = recorder.told
+    assert (event, step) == ("log", 2)
+    # exp of the entropy of σ / Σσ (Roy & Vetterli, 2007): of (3, 1) 4 / 3^(3/4), of equal ones 3.
+    ranks = (4 / 3**0.75 + 3) / 2
+    assert logs == {"sigma_1": 3.0, "effective_rank": pytest.approx(ranks), "peak_memory": 4096}
 
 
 def test_trackers_are_made_without_a_word_in_the_environment(monkeypatch):

@@ -255,13 +255,14 @@ function formatHeldOut({ held_out: points, best_step: best }) {
   return best === null || best === last[0] ? at : `${at}, best at ${best}`;
 }
 
-/** "BLEU 12.1 → 38.2" from [{label: "BLEU", before, after}]. */
+/** "BLEU 12.1 → 38.2" from [{label: "BLEU", before, after}]; "now" of a run at work. */
 function formatMetrics(metrics) {
   const show = (value) => value?.toPrecision(3) ?? "–";
-  const texts = metrics.map(({ label, before, after }) =>
-    after === null
-      ? `${label} ${show(before)} before`
-      : `${label} ${show(before)} → ${show(after)}`);
+  const texts = metrics.map(({ label, before, after, now }) => {
+    if (after !== null) return `${label} ${show(before)} → ${show(after)}`;
+    return now === undefined ? `${label} ${show(before)} before`
+      : `${label} ${show(before)} → ${show(now)} now`;
+  });
   return texts.join(" · ");
 }
 
