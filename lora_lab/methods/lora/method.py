@@ -89,7 +89,7 @@ register(
         setting=lambda config: f"r = {config.r}, {words(config.target_modules)}",
         size=lambda config: f"r {config.r}",
         rank="r",
-        rate_from="of small models; the paper takes 2e-4 for GPT-2 and GPT-3 (Tables 11, 12)",
+        rate_from="for small models; the paper has 2e-4 for GPT-2 (Table 11)",
         ranks=ranks,
         rank_fields=_rank_fields,
         peft_form=True,

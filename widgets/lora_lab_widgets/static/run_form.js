@@ -42,9 +42,9 @@ export class RunForm {
       el("div", { class: "ll-settings" }, ...rows("method", true), ...rows("training", true)));
     this.node = el("fieldset", { class: "ll-form", "aria-label": "settings of the next run" },
       el("div", { class: "ll-settings" }, ...rows("method", false)),
-      el("div", { class: "ll-method-lines" }, this.line, this.rate),
+      this.line,
       el("div", { class: "ll-settings" }, ...rows("training", false)),
-      this.more);
+      this.rate, this.more);
   }
 
   /** @param {Field} field */
@@ -103,8 +103,8 @@ export class RunForm {
       this.inputs[name].placeholder = value;
     }
     if (metrics) this.drawChoice("metric_for_best_model", metrics);
-    this.rate.textContent = bad ? "" : rate ?? "";
-    this.rate.title = this.rate.textContent;
+    this.rate.textContent = rate ?? "";
+    this.rate.title = rate ?? "";
     this.places.learning_rate.title = [this.help("learning_rate"), rate].filter(Boolean).join("\n");
     this.drawFields();
     this.drawWrong();
