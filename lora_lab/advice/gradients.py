@@ -12,7 +12,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +28,7 @@ from lora_lab.anatomy.types import Site
 from lora_lab.anatomy.wrappers import module_at, unwrapped
 from lora_lab.errors import ConfigError, ModelError
 from lora_lab.methods.attached import bare
+from lora_lab.methods.config import need_count
 from lora_lab.methods.lora.layers import owned_rows
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
@@ -52,12 +53,14 @@ class LayerGradients:
         losses: of each pass, in the task's unit.
         left_out: {site: why it has none}.
         seconds: that it took.
+        batches: what the model was given, with "labels", so that anybody can do it again.
     """
 
     by_pass: Mapping[str, tuple[float, ...]]
     losses: tuple[float, ...]
     left_out: Mapping[str, str]
     seconds: float
+    batches: tuple[Mapping[str, Tensor], ...] = field(default=(), repr=False)
 
     @property
     def norms(self) -> dict[str, float]:
@@ -101,6 +104,8 @@ def layer_gradients(
         ModelError: no gradient reaches any matrix.
     """
     start = time.monotonic()
+    need_count("passes", passes, least=1)
+    need_count("batch_size", batch_size, least=1)
     training = TrainingConfig(
         max_steps=passes,
         per_device_train_batch_size=batch_size,
@@ -167,7 +172,8 @@ def gradient_norms(
     if not order:
         raise ModelError(_nowhere(left_out))
     by_pass = {name: tuple(norms[name]) for name in order}
-    return LayerGradients(by_pass, tuple(losses), left_out, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return LayerGradients(by_pass, tuple(losses), left_out, seconds, tuple(batches))
 
 
 def _pass(
@@ -235,6 +241,6 @@ def _check(norms: Mapping[str, Sequence[float]]) -> None:
 def _nowhere(left_out: Mapping[str, str]) -> str:
     name, why = next(iter(left_out.items()), ("the model", "it has no linear layer"))
     return (
-        f"there are no gradients to measure ({name}: {why}); probe the model unquantized, on one "
-        "device"
+        f"there are no gradients to measure ({name}: {why}); probe the model with its weights, "
+        "unquantized, on one device"
     )

@@ -40,6 +40,7 @@ def test_no_panel_has_a_barrier_and_no_figure_is_cut(lab: JupyterLab, page: Page
     button(page, "Start").click()
     wait_for_state(page, "done", seconds=120)
     for name in (
+        "Open the advice",
         "Open the analysis",
         "Open the sweep",
         "Open the runs",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,20 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lora_lab import activate, attach, merge, train
+from lora_lab import activate, attach, load_task, merge, train
 from lora_lab.advice.gradients import gradient_norms, layer_gradients
 from lora_lab.anatomy import anatomy
 from lora_lab.configs import BitFitConfig, LoraConfig
 from lora_lab.errors import AdapterError, ConfigError, ModelError
 from lora_lab.models import LoadedModel
-from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.families.seq2seq import step_loss
-from lora_lab.training.data import RunData
 from tests.helpers.quantized_layers import Linear4bit, quantized
 from tests.helpers.tiny_architectures import tiny_architecture
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
 from tests.helpers.tiny_models import tiny, tiny_inputs
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task, until
+from tests.helpers.tiny_scores import tiny_scorer, tiny_scores
+from tests.helpers.tiny_seq2seq import tiny_seq2seq
 from tests.helpers.tiny_text import tiny_tokenizer
 
 IGNORED = -100
@@ -117,12 +118,8 @@ def test_experts_of_one_tensor_have_one_norm(name: str) -> None:
 def test_a_head_on_texts_has_its_own_loss() -> None:
     lm, task = tiny_classifier(), tiny_classes()
     found = layer_gradients(lm, task, passes=2, batch_size=3, max_length=16)
-    training = TrainingConfig(
-        max_steps=2, per_device_train_batch_size=3, max_length=16, eval_examples=0
-    )
-    batches = RunData(lm, task, training, []).first_batches(2)
     exact: Any = copy.deepcopy(lm.model).double().requires_grad_(True)
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(map(dict, found.batches)):
         exact.zero_grad()
         labels = batch.pop("labels")
         cross_entropy(exact(**batch).logits, labels).backward()
@@ -130,6 +127,41 @@ def test_a_head_on_texts_has_its_own_loss() -> None:
         for site in anatomy(lm.model).grid_sites:
             expected = norm_at(site, gradients)
             assert found.by_pass[site.name][number] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["prompts", "texts", "seq2seq", "numbers"])
+def test_every_family_of_tasks_has_norms(kind: str) -> None:
+    """And the batches that are told give them again."""
+    texts = load_task([{"text": f"{word} says {word}. " * 4} for word in "abcdefghij"])
+    made: dict[str, Callable[[], tuple[LoadedModel, Any]]] = {
+        "prompts": lambda: (tiny_lm(), tiny_task()),
+        "texts": lambda: (tiny_lm(), texts),
+        "seq2seq": lambda: (tiny_seq2seq(), tiny_task()),
+        "numbers": lambda: (tiny_scorer(), tiny_scores()),
+    }
+    lm, task = made[kind]()
+    found = layer_gradients(lm, task, passes=2, max_length=48)
+    assert len(found.batches) == 2
+    batches = [dict(batch) for batch in found.batches]
+    exact = oracle(lm.model, batches) if kind != "numbers" else squared(lm.model, batches)
+    for site in anatomy(lm.model).grid_sites:
+        expected = [norm_at(site, gradients) for gradients in exact]
+        assert found.by_pass[site.name] == pytest.approx(expected, rel=1e-5)
+
+
+def squared(
+    model: nn.Module, batches: list[dict[str, torch.Tensor]]
+) -> list[dict[str, torch.Tensor]]:
+    """The same as `oracle` of the mean squared error."""
+    exact: Any = copy.deepcopy(model).double().eval().requires_grad_(True)
+    found = []
+    for batch in batches:
+        exact.zero_grad()
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        errors = exact(**inputs).logits.squeeze(-1) - batch["labels"].double()
+        errors.square().mean().backward()
+        found.append({n: p.grad.clone() for n, p in exact.named_parameters() if p.grad is not None})
+    return found
 
 
 def test_nothing_of_the_model_changes() -> None:
@@ -283,8 +315,9 @@ def test_what_cannot_be_probed_is_refused_first() -> None:
         layer_gradients(lm, tiny_classes())
     with pytest.raises(ConfigError, match="no training examples"):
         layer_gradients(lm, dataclasses.replace(task, train=()))
-    with pytest.raises(ConfigError, match="max_steps"):
-        layer_gradients(lm, task, passes=0)
+    for field in ("passes", "batch_size"):
+        with pytest.raises(ConfigError, match=f"{field} is 0"):
+            layer_gradients(lm, task, **{field: 0})
 
 
 def test_it_tells_of_each_pass_and_may_be_ended() -> None:
