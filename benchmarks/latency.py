@@ -94,7 +94,7 @@ def rows(blocks: int, batch: int, tokens: int, rounds: int) -> list[Row]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--blocks", type=int, default=4, help="of GPT-2 medium's 24")
+    parser.add_argument("--blocks", type=int, default=2, help="of GPT-2 medium's 24")
     parser.add_argument("--rounds", type=int, help="of each shape")
     args = parser.parse_args(argv)
     found = []

@@ -2,7 +2,7 @@
 
 The embedded model has been loaded before, the server runs. Three clicks: Run on the notebook's
 first text, Run on its first cell, Start. ΔW has grown when the page has said two norms of it, the
-second larger, beside a figure of its spectrum. Three rounds take about two minutes.
+second larger, beside a figure of its spectrum. Two rounds take about 100 s.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STAGES = (
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args(argv)
     try:
         from playwright.sync_api import sync_playwright

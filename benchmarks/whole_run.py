@@ -221,7 +221,7 @@ def rows_of(found: dict[str, list[Measured]], steps: int, held_out: int) -> list
 def main(argv: list[str] | None = None) -> None:
     """Alternate whole runs of both."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--held-out", type=int, default=128, help="rows that the loss is over")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
