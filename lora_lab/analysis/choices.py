@@ -14,8 +14,8 @@ from typing import Any
 
 from lora_lab._util.format import format_number, plural
 from lora_lab._util.tables import Table
-from lora_lab.analysis.seeds import OverSeeds
-from lora_lab.tasks.metrics import NATS, metric_of
+from lora_lab.analysis.seeds import OverSeeds, mean_and_spread
+from lora_lab.tasks.metrics import KEPT, NATS, metric_of
 
 FEW_RATES, FEW_SEEDS = 5, 3
 # Student's t at 0.975, for 1 to 30 degrees of freedom; the normal's beyond.
@@ -37,7 +37,8 @@ class MethodChoice(OverSeeds):
         curve: {learning rate: the metric on the choosing half, of each seed that ended}.
         learning_rate: the best one of those at which every seed ended.
         values: the metric on the reporting half, a seed each, at that rate.
-        seconds, peak_memory, checkpoint_bytes: of these runs, as in `MethodRow`; 0: not noted.
+        seconds, peak_memory, checkpoint_bytes, kept: of these runs, as in `MethodRow`; 0: not
+            noted.
     """
 
     method: str
@@ -50,6 +51,7 @@ class MethodChoice(OverSeeds):
     seconds: float = 0.0
     peak_memory: int = 0
     checkpoint_bytes: int = 0
+    kept: tuple[float, ...] = ()
 
     @property
     def name(self) -> str:
@@ -93,8 +95,13 @@ class Choices:
 
     def to_table(self) -> Table:
         """Return the rows as a table for people."""
-        header = ("examples", "method", "setting", "trainable", "learning rate", self.metric)
-        return Table(header, tuple(map(_cells, self.rows)), frozenset({*header[3:], header[0]}))
+        kept = any(row.kept for row in self.rows)
+        header = (
+            *("examples", "method", "setting", "trainable", "learning rate", self.metric),
+            *((KEPT.label,) if kept else ()),
+        )
+        rows = tuple(_cells(row, kept) for row in self.rows)
+        return Table(header, rows, frozenset({*header[3:], header[0]}))
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain JSON types."""
@@ -103,6 +110,7 @@ class Choices:
                 **asdict(row),
                 "curve": [[rate, list(values)] for rate, values in row.curve.items()],
                 "values": list(row.values),
+                "kept": list(row.kept),
                 "mean": row.mean,
                 "spread": row.spread,
             }
@@ -188,7 +196,7 @@ def remarks(rows: Iterable[MethodChoice]) -> list[str]:
     return told
 
 
-def _cells(row: MethodChoice) -> tuple[str, ...]:
+def _cells(row: MethodChoice, kept: bool) -> tuple[str, ...]:
     return (
         f"{row.train_examples:,}",
         row.method,
@@ -196,4 +204,5 @@ def _cells(row: MethodChoice) -> tuple[str, ...]:
         f"{row.trainable:,}",
         f"{row.learning_rate:g}",
         row.score,
+        *((mean_and_spread(row.kept) if row.kept else "",) if kept else ()),
     )

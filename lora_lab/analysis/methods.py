@@ -234,11 +234,12 @@ def named(record: RunRecord) -> str:
 
 
 def measured(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """Return what a row's runs took: its seconds, memory and bytes."""
+    """Return what a row's runs took, and what they kept: its seconds, memory, bytes, losses."""
     return {
         "seconds": statistics.median(_measured(run, "seconds") for run in runs),
         "peak_memory": max(_measured(run, "peak_memory") for run in runs),
         "checkpoint_bytes": max(_measured(run, "checkpoint_bytes") for run in runs),
+        "kept": _scores(runs, _KEPT),
     }
 
 
@@ -250,7 +251,6 @@ def _row(runs: Sequence[RunRecord], setting: str, metric: str) -> MethodRow:
         trainable=max(map(trained, runs)),
         values=_scores(runs, metric),
         **measured(runs),
-        kept=_scores(runs, _KEPT),
         evaluated=_evaluated(runs),
     )
 

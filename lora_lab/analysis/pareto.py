@@ -89,7 +89,7 @@ def _beats(one: tuple[float, float], other: tuple[float, float], higher: bool) -
 def _values(row: MethodRow | MethodChoice, against: Against) -> tuple[float, ...]:
     """Return a row's cost, one number or one a seed; () where it is not known."""
     if against == "kept":
-        return tuple(getattr(row, "kept", ()) or ())
+        return row.kept
     name = {"parameters": "trainable", "memory": "peak_memory"}.get(against, against)
     value = getattr(row, name)
     return (float(value),) if value else ()

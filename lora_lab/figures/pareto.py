@@ -73,8 +73,9 @@ def pareto_figure(
     middle = (width / 2, height) if beside else (width, height / 2 if published else height)
     plot = _own(data, points, against, Box(_LEFT, _TOP, *_inner(*middle)), colors)
     draw(figure, plot, colors)
-    places = [(_x(point.x, against), point.row.mean) for point in points if point.on_front]
-    _join(figure, "", places, colors)
+    for size in dict.fromkeys(getattr(point.row, "train_examples", None) for point in points):
+        own = [p for p in points if getattr(p.row, "train_examples", None) == size and p.on_front]
+        _join(figure, "", [(_x(p.x, against), p.row.mean) for p in own], colors)
     if published:
         left, top = (width / 2, 0) if beside else (0, height / 2)
         box = Box(left + _LEFT, top + _TOP, *_inner(width, height))

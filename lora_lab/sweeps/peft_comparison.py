@@ -1,9 +1,10 @@
 """Runs as files of PEFT's method comparison, which its own scripts and pages read.
 
 The layout is that of huggingface/peft, method_comparison/MetaMathQA (`log_results` in utils.py):
-a file a run with run_info, train_info and meta_info. Three things are not the same, and each file
+a file a run with run_info, train_info and meta_info. Four things are not the same, and each file
 says so in run_info["notes"]: of memory the peak alone is known, and stands for mean and 99th
-percentile too; tokens are those that have a loss; the total time is the trained time.
+percentile too; tokens are those that have a loss; the total time is the trained time; what was
+forgotten is measured on text that the base model wrote itself, in place of Wikipedia's.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from lora_lab.analysis.records import end_state, metrics, training_settings
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.redaction import redacted_values
 from lora_lab.runs.records import RunRecord
-from lora_lab.tasks.metrics import changes, metric_of
+from lora_lab.tasks.metrics import KEPT, changes, metric_of
 
 if TYPE_CHECKING:
     from lora_lab.sweeps.cells import Cell
@@ -41,6 +42,7 @@ _NOTES = (
     "of memory the peak alone is known; it stands for the mean and the 99th percentile too",
     "tokens are those of completions, which have a loss",
     "the total time is the trained time, without evaluations",
+    "forgetting is the rise of the loss on text that the base model wrote itself, not Wikipedia's",
 )
 
 
@@ -191,7 +193,7 @@ def _accuracy(record: RunRecord) -> tuple[str, float]:
 
 def _forgetting(found: Mapping[str, Any]) -> dict[str, float]:
     """Return how much the loss on the base model's own text rose; PEFT takes Wikipedia's."""
-    before, after = found.get("kept_before"), found.get("kept_after")
+    before, after = (found.get(f"{KEPT.name}_{when}") for when in ("before", "after"))
     return {} if before is None or after is None else {"forgetting": after - before}
 
 

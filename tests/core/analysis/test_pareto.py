@@ -49,6 +49,17 @@ def test_a_row_stands_at_what_it_cost(against):
     assert front == theirs(own, higher=False)
 
 
+def test_what_was_kept_is_a_cost_with_a_spread():
+    first = dataclasses.replace(row("LoRA", (0.8, 0.9)), kept=(2.0, 2.2))
+    second = dataclasses.replace(row("FT", (0.7, 0.9)), kept=(2.5, 2.9))
+    lora, full = pareto_points(choices(first, second), "kept")
+    assert (lora.x, full.x) == pytest.approx((2.1, 2.7))
+    assert (lora.x_spread, full.x_spread) == pytest.approx((0.1 * 2**0.5, 0.2 * 2**0.5))
+    assert (lora.on_front, full.on_front) == (True, False)
+    assert "kept loss" in choices(first, second).to_table().header
+    assert "kept loss" not in choices(row()).to_table().header
+
+
 def test_each_number_of_training_examples_has_a_front_of_its_own():
     own = dataclasses.replace
     small = own(row("LoRA", (0.5, 0.6), examples=10), trainable=100)

@@ -99,3 +99,25 @@ def test_two_settings_of_one_method_and_two_sizes_are_told_apart():
     second = own(row("LoRA", (0.3, 0.4, 0.5), examples=100), setting="r = 8", trainable=40)
     figure = figures.pareto_figure(choices(first, second), published=False)
     assert names(figure) == ["LoRA &lt;r = 2&gt;, 10", "LoRA r = 8, 100"]
+
+
+def test_what_was_kept_has_bars_across_and_a_front_of_each_size():
+    kept = {10: ((2.0, 2.2), (2.4, 2.6)), 100: ((2.1, 2.3), (2.5, 2.7))}
+    rows = [
+        dataclasses.replace(row(name, values, examples=size), kept=kept[size][number])
+        for size in kept
+        for number, (name, values) in enumerate((("LoRA", (0.5, 0.6)), ("FT", (0.8, 0.9))))
+    ]
+    figure = figures.pareto_figure(choices(*rows), "kept")
+    lora = drawn(figure)["LoRA"]
+    assert lora.x == pytest.approx([2.1, 2.2])
+    assert lora.error_x.array == pytest.approx([0.1 * 2**0.5] * 2)
+    fronts = [trace for trace in figure.data if trace.name == "front" and trace.yaxis == "y"]
+    assert [list(trace.x) for trace in fronts] == [
+        pytest.approx([2.1, 2.5]),
+        pytest.approx([2.2, 2.6]),
+    ]
+    theirs = table(1, "PEFT").column("forgetting")
+    trace = drawn(figure, "2")["FT"]
+    assert trace.x == pytest.approx([0.03])
+    assert min(theirs) > 0

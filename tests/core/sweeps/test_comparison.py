@@ -96,6 +96,12 @@ def test_training_examples_are_an_axis_and_the_smaller_lie_in_the_larger(tmp_pat
     assert {*small} < {*large}
     found = made.results(120)
     assert [row.train_examples for row in found.rows] == [4, 8]
+    for row, sweep in zip(found.rows, made.sweeps.values(), strict=True):
+        (run,) = sweep.records()
+        assert (row.seconds, row.peak_memory) == (
+            run.summary["seconds"],
+            run.summary["peak_memory"],
+        )
     assert {sweep.folder.name for sweep in made.sweeps.values()} == {"compare-4", "compare-8"}
 
 

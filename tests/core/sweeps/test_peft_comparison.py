@@ -91,6 +91,10 @@ def test_every_number_is_the_runs_own(exported):
         rows = [row for row in run.open().rows if "loss" in row]
         assert took["metrics"][-1]["train loss"] == rows[-1]["loss"]
         assert took["metrics"][-1]["train total tokens"] == sum(row["tokens"] for row in rows)
+        rise = (
+            run.summary["metrics"]["kept_loss_after"] - run.summary["metrics"]["kept_loss_before"]
+        )
+        assert took["metrics"][-1]["forgetting"] == rise
         assert told["train_config"]["optimizer_kwargs"]["lr"] == 2e-3
         assert datetime.fromisoformat(told["created_at"]).utcoffset().total_seconds() == 0
         assert told["notes"][0] == "test accuracy is exact match, held-out"
