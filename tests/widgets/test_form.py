@@ -77,6 +77,8 @@ SET = {
     "early_stopping_patience": 3,
     "load_best_model_at_end": True,
     "metric_for_best_model": "bleu",
+    "kept_texts": 4,
+    "kept_data": "notes.txt",
 }
 
 

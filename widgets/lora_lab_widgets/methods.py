@@ -17,7 +17,8 @@ from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.descriptor import LEARNING_RATE, Field, Method, Plan
 from lora_lab.methods.lora.targets import common_rank
 from lora_lab.methods.registry import method_of, offered
-from lora_lab_widgets.training_fields import TRAINING
+from lora_lab.runs.training_config import TrainingConfig
+from lora_lab_widgets.training_fields import TRAINING, training_values
 
 Values = Mapping[str, Any]
 Templates = Mapping[str, MethodConfig]
@@ -158,18 +159,20 @@ def method_fields() -> tuple[Field, ...]:
 
 def form_fields() -> list[dict[str, Any]]:
     """Return how the form shows the settings, those of all methods first."""
-    return [_told(field, "method") for field in method_fields()] + [
-        _told(field, "training") for field in TRAINING
+    own, training = default_values(), training_values(TrainingConfig())
+    return [_told(field, "method", own) for field in method_fields()] + [
+        _told(field, "training", training) for field in TRAINING
     ]
 
 
-def _told(field: Field, part: str) -> dict[str, Any]:
+def _told(field: Field, part: str, starts: Values) -> dict[str, Any]:
     told: dict[str, Any] = {
         "name": field.name,
         "label": field.label,
         "help": field.help,
         "part": part,
     }
+    told["start"] = starts[field.name]
     told |= {"ticked": field.kind is bool, "wide": field.kind is tuple, "more": field.more}
     return told | ({"options": list(field.choices())} if field.choices is not None else {})
 

@@ -53,7 +53,8 @@ class RunPanel(PanelWidget):
         beat: called at every tick.
         settings: of the next run, of all methods; those of the chosen one are shown.
         fields: how the settings are shown: {"name", "label", "help", "part": "method" or
-            "training", "ticked", "wide", "more": it stands behind "more", "options" to choose}.
+            "training", "start": its value at first, "ticked", "wide", "more": it stands behind
+            "more", "options" to choose}.
         methods: [{"name", "text", "fields": the settings that it has before "more"}].
         plan: {"schedule": [[step, share of the peak learning rate]],
             "line": what the method does, or why it cannot; "bad": whether it cannot;

@@ -55,6 +55,21 @@ TRAINING = (
         "compute every block a second time in the backward pass: slower, and it takes less memory",
         bool,
     ),
+    Field(
+        "kept_texts",
+        "kept texts",
+        "texts that the base model writes, on which is measured what it keeps; 0: none",
+        int,
+        more=True,
+    ),
+    Field(
+        "kept_data",
+        "kept data",
+        "a file or a task, on whose examples is measured likewise what is kept; empty: none",
+        str,
+        automatic=True,
+        more=True,
+    ),
     Field("weight_decay", "weight decay", "AdamW's, of all that is trained", more=True),
     Field(
         "label_smoothing_factor",

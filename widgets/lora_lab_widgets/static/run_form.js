@@ -6,7 +6,7 @@ import { el, focusIn } from "./_shared.js";
 
 /**
  * @typedef {{name: string, label: string, help: string, part: "method" | "training",
- *   ticked?: boolean, wide?: boolean, more?: boolean, options?: string[]}} Field
+ *   start?: any, ticked?: boolean, wide?: boolean, more?: boolean, options?: string[]}} Field
  */
 
 const METHOD = {
@@ -155,8 +155,8 @@ export class RunForm {
 
   /** What is set behind "more" is named on it. */
   nameMore() {
-    const set = this.fields.filter(({ name, more }) =>
-      more && !this.places[name].hidden && isSet(this.inputs[name]));
+    const set = this.fields.filter(({ name, more, start }) =>
+      more && !this.places[name].hidden && readInput(this.inputs[name]) !== start);
     this.moreNames.textContent = ["more", ...set.map(({ label }) => label)].join(" · ");
   }
 
@@ -197,11 +197,6 @@ function choose(input, value) {
     input.append(el("option", { value: text, text }));
   }
   input.value = text;
-}
-
-function isSet(input) {
-  if (input.type === "checkbox") return input.checked;
-  return isChoice(input) ? input.selectedIndex > 0 : !["", "0"].includes(input.value);
 }
 
 /** What the user typed: a number where it is one, else the text, for Python to judge. */
