@@ -33,6 +33,8 @@ def _run(_options: argparse.Namespace) -> Report:
 
 
 def _weights(entry: CatalogueEntry) -> str:
+    if entry.shipped:
+        return "installed"
     if entry.wheel is None:
         return "on the hub" if entry.hub_id else "none: its size alone"
     return (

