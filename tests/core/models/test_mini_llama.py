@@ -74,7 +74,7 @@ def test_it_predicts_what_it_never_read(lm):
         for row in rows
         for pair in pairwise(row)
     )
-    assert loss < counted / count / 2
+    assert loss < 0.6 * counted / count
 
 
 def tokens(lm, text):
@@ -88,8 +88,8 @@ def mean_loss(lm, row):
 
 
 def test_it_knows_little_facts_and_no_chats(lm):
-    (written,) = generate(lm.model, lm.tokenizer, ["<s>The opposite of hot is"], max_new_tokens=2)
-    assert written.startswith("cold")
+    (written,) = generate(lm.model, lm.tokenizer, ["<s>The cow"], max_new_tokens=3)
+    assert written == "moos."
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     chats = ll.load_task([{"messages": turns}] * 20)
     with pytest.raises(TaskError, match="chat template"):
