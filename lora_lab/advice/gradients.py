@@ -26,14 +26,14 @@ from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.types import Site
 from lora_lab.anatomy.wrappers import module_at, unwrapped
-from lora_lab.errors import ConfigError, ModelError
+from lora_lab.errors import ModelError
 from lora_lab.methods.attached import bare
 from lora_lab.methods.config import need_count
 from lora_lab.methods.lora.layers import owned_rows
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.encoding import IGNORED
-from lora_lab.tasks.families.api import family_of
+from lora_lab.training.checks import check
 from lora_lab.training.data import RunData
 from lora_lab.training.pass_loss import PassLosses, Share, label_count
 
@@ -98,7 +98,8 @@ def layer_gradients(
         done: told the number of passes that are done, after each; it may raise.
 
     Raises:
-        ConfigError: a count that cannot be, or a model that the task is not for.
+        ConfigError: a count that cannot be, a model that the task is not for or that has no
+            weights.
         TaskError: no example fits.
         AdapterError: a run trains the model, or an adapter is merged.
         ModelError: no gradient reaches any matrix.
@@ -113,9 +114,7 @@ def layer_gradients(
         seed=seed,
         eval_examples=0,
     )
-    family_of(task, lm).check(lm, task)
-    if not len(task.train):
-        raise ConfigError(f"task {task.name} has no training examples")
+    check(lm, task)
     with bare(lm.model), plain_modes():
         data = RunData(lm, task, training, [])
         batches = data.first_batches(passes)

@@ -36,7 +36,7 @@ FINDING = (
     "heuristic: no published result says that gradient norms before training find the ranks that "
     "learn most. AdaLoRA, which moves ranks while it trains, has 88.86 on GLUE with 0.32M "
     "parameters where uniform LoRA has 88.15 with 0.33M (Zhang et al., 2023, table 1), and in "
-    "PEFT's comparison on MetaMathQA 0.373 at r = 32 where uniform LoRA has 0.478. Train both"
+    "PEFT's comparison on MetaMathQA 37.30 % at r = 32 where uniform LoRA has 47.84. Train both"
 )
 
 

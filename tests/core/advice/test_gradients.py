@@ -315,6 +315,10 @@ def test_what_cannot_be_probed_is_refused_first() -> None:
         layer_gradients(lm, tiny_classes())
     with pytest.raises(ConfigError, match="no training examples"):
         layer_gradients(lm, dataclasses.replace(task, train=()))
+    with torch.inference_mode():
+        made = tiny_lm()
+    with pytest.raises(ConfigError, match="made within torch.inference_mode"):
+        layer_gradients(made, task)
     for field in ("passes", "batch_size"):
         with pytest.raises(ConfigError, match=f"{field} is 0"):
             layer_gradients(lm, task, **{field: 0})
