@@ -51,7 +51,7 @@ def test_each_setting_has_its_source(esm_page: Make) -> None:
     fill = view.get_by_role("button", name="Fill the form and the grid")
     expect(fill).to_be_disabled()
     esm.set(busy="", advice=ADVICE)
-    rows = view.get_by_role("region", name="advice").locator("tbody tr")
+    rows = view.get_by_role("region", name="what is advised").locator("tbody tr")
     expect(rows).to_have_count(2)
     expect(rows.first).to_contain_text("<b>it</b>")
     expect(rows.nth(1)).to_contain_text("heuristic; Schulman")

@@ -317,11 +317,12 @@ def test_what_cannot_be_probed_is_refused_first() -> None:
         layer_gradients(lm, dataclasses.replace(task, train=()))
     with torch.inference_mode():
         made = tiny_lm()
-    with pytest.raises(ConfigError, match="made within torch.inference_mode"):
+    with pytest.raises(ConfigError, match="made within torch"):
         layer_gradients(made, task)
-    for field in ("passes", "batch_size"):
-        with pytest.raises(ConfigError, match=f"{field} is 0"):
-            layer_gradients(lm, task, **{field: 0})
+    with pytest.raises(ConfigError, match="passes is 0"):
+        layer_gradients(lm, task, passes=0)
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        layer_gradients(lm, task, batch_size=0)
 
 
 def test_it_tells_of_each_pass_and_may_be_ended() -> None:

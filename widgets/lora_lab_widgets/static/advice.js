@@ -32,8 +32,9 @@ class AdviceView extends PanelView {
     this.grid = gradientGrid((plan) => send("paint", { plan }));
     this.body = el("div", { class: "ll-advice-body" },
       el("div", { class: "ll-bar" }, this.memory.node, this.fill, space(), this.status),
-      el("div", { class: "ll-advice-scroll", tabindex: 0, role: "region", "aria-label": "advice" },
-        this.tableNode()),
+      el("div", {
+        class: "ll-advice-scroll", tabindex: 0, role: "region", "aria-label": "what is advised",
+      }, this.tableNode()),
       this.notes,
       heading("Which layers?", "a few backward passes; nothing of the model changes"),
       el("div", { class: "ll-bar" }, this.parameters.node, this.probe, this.cancel),
