@@ -233,6 +233,7 @@ def test_a_comparison_is_a_tick_and_what_it_came_to_is_text(esm_page: Make) -> N
     assert esm.sent()[0]["values"]["compare"] == "yes"
     esm.set(form={**FORM, "values": {**FORM["values"], "compare": "yes"}})
     expect(tick).to_be_checked()
+    expect(button(esm, "Write compare.yaml")).to_be_visible()
     esm.set(form=FORM)
     expect(tick).not_to_be_checked()
     found = esm.view().get_by_role("table", name="methods at their own best rates")

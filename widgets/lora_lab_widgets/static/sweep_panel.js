@@ -115,6 +115,8 @@ class SweepPanelView extends PanelView {
     this.opener.draw(open);
     this.body.hidden = !open;
     this.form.draw(values);
+    this.fileBox.button.textContent =
+      values.compare === "yes" ? "Write compare.yaml" : "Write sweep.yaml";
   }
 
   drawPlan() {
