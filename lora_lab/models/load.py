@@ -205,10 +205,13 @@ def _read(
             why += "; pickled weights are not read, so save those again with save_pretrained"
         raise ModelError(f"{name} cannot be loaded: {why}{place.fix}") from as_cause(error)
     check(model, report)
+    tokenizer = _load_tokenizer(place, config, options)
     if place.source == "embedded":
         # Adapters record their base by this name: a path of this machine's cache helps nobody.
-        model.name_or_path = model.config._name_or_path = place.hub_id or place.name
-    tokenizer = _load_tokenizer(place, config, options)
+        known = place.hub_id or place.name
+        model.name_or_path = model.config._name_or_path = known
+        if tokenizer is not None:
+            tokenizer.name_or_path = known  # which messages name
     card = _card(model, place.name, place.hub_id, place.source, place.license)
     return LoadedModel(model, tokenizer, card)
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 import lora_lab as ll
-from lora_lab.errors import TaskError
+from lora_lab.errors import ConfigError
 from lora_lab.models.entries import CATALOGUE
 from lora_lab.tasks.embedded.world import World
 from lora_lab.tasks.generation import generate
@@ -90,9 +90,10 @@ def mean_loss(lm, row):
 def test_it_knows_little_facts_and_no_chats(lm):
     (written,) = generate(lm.model, lm.tokenizer, ["<s>The cow"], max_new_tokens=3)
     assert written.startswith("moos.")
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    chats = ll.load_task([{"messages": turns}] * 20)
-    with pytest.raises(TaskError, match="chat template"):
+    said = [[("user", f"{n}?"), ("assistant", f"{n}!")] for n in range(20)]
+    turns = [[{"role": who, "content": text} for who, text in chat] for chat in said]
+    chats = ll.load_task([{"messages": own} for own in turns])
+    with pytest.raises(ConfigError, match="of mini-llama has no chat template"):
         ll.train(lm, chats, max_steps=1, start=False).start().result()
 
 
