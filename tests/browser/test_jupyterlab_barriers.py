@@ -47,6 +47,10 @@ def test_no_panel_has_a_barrier_and_no_figure_is_cut(lab: JupyterLab, page: Page
         "change the model or the data",
     ):
         button(page, name).click()
+    page.locator(".ll-run-more > summary").click()
+    page.get_by_role("textbox", name="label smoothing").fill("2")
+    page.get_by_role("textbox", name="label smoothing").press("Tab")
+    expect(page.locator(".ll-method-bad")).to_contain_text("label smoothing is 2")
     page.locator(".ll-past-row .ll-tick").first.check()
     expect(page.locator(".ll-past-compared")).to_be_visible()
     expect(page.locator(".ll-workbench .js-plotly-plot")).to_have_count(3)

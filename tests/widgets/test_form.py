@@ -78,6 +78,8 @@ SET = {
     "load_best_model_at_end": True,
     "metric_for_best_model": "bleu",
     "kept_texts": 4,
+    "adam_beta1": 0.8,
+    "adam_beta2": 0.95,
     "kept_data": "notes.txt",
 }
 

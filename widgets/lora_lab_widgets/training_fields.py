@@ -71,6 +71,8 @@ TRAINING = (
         more=True,
     ),
     Field("weight_decay", "weight decay", "AdamW's, of all that is trained", more=True),
+    Field("adam_beta1", "β₁", "AdamW's: how long the mean of the gradients is", more=True),
+    Field("adam_beta2", "β₂", "AdamW's: how long the mean of their squares is", more=True),
     Field(
         "label_smoothing_factor",
         "label smoothing",
