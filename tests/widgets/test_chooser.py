@@ -78,6 +78,7 @@ def test_with_nothing_it_shows_the_pickers_and_loads_nothing(
     assert "choose a model" in bare.fallback_html()
     assert bare.run is None
     assert bare.sweep is None
+    assert bare.chooser.busy, "the page is to ask for what is found"
     news(bare)
     assert {"name": "./small", "text": "folder · license not stated · 113 KiB"} in [
         {**each, "text": each["text"].rpartition(" · ")[0] + " · 113 KiB"}

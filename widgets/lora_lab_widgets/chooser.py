@@ -120,6 +120,7 @@ class Chooser(MessagePanel):
             if self.shown:
                 self._list()
                 self._look()
+                self.busy = True  # the page is to ask for what is found
 
     def _handle(self, content: Mapping[str, Any]) -> None:
         kind = content.get("type")
