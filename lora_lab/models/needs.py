@@ -114,7 +114,7 @@ def _rooms(device: torch.device) -> Iterator[tuple[str, int]]:
     What goes to a GPU is read into the computer's memory first.
     """
     if (free := available_memory()) is not None:
-        yield "in memory", free
+        yield "free in memory", free
     here = hardware(device)
     if (room := here.free_and_total()) is not None:
-        yield f"on the {here.name() or device.type.upper()}", room[0]
+        yield f"free on the {here.name() or device.type.upper()}", room[0]

@@ -9,7 +9,9 @@ from typing import Any
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.files import is_file_name
+from lora_lab.tasks.folders import folder_of, read_folder
 from lora_lab.tasks.kinds import Named, reader_of
+from lora_lab.tasks.load import load_task
 from lora_lab.tasks.measures import are_measures
 from lora_lab.tasks.table import Table
 
@@ -56,8 +58,8 @@ def propose(
     """Return how a file or a hub data set may be read; see `load_task`.
 
     Args:
-        name: a file, a pattern of files, a `save_to_disk` folder or a hub id.
-        config_name: of a hub id with several configurations.
+        name: a file, a pattern of files, a folder or a hub id.
+        config_name: of a hub id, or of a folder of folders, with several configurations.
         options: the columns, where somebody has chosen them.
 
     Raises:
@@ -81,6 +83,8 @@ def propose(
         except TaskError as error:
             return proposal(options, "", str(error))
         return proposal(options, f"read as {_in_words(options)}")
+    if folder_of(name, config_name) is not None:
+        return proposal({}, load_task(name, config_name).describe())  # or it says why not
     try:
         reader = reader_of(table, Named())
     except TaskError as error:
@@ -111,6 +115,9 @@ def guessed(table: Table) -> dict[str, str]:
 
 
 def _training_table(name: str, config_name: str | None) -> Table:
+    folder = folder_of(name, config_name)
+    if folder is not None:
+        return read_folder(folder, folder.name, {}, [])["training"]
     if is_file_name(name):
         parts = tables.read_splits(name)
         return parts["training"] if parts else tables.read_files(name, [])

@@ -20,6 +20,7 @@ CHOSEN = {
 }  # fmt: skip
 STATE: dict[str, Any] = {
     "shown": True,
+    "closable": False,
     "here": True,
     "chosen": CHOSEN,
     "models": [
@@ -27,8 +28,8 @@ STATE: dict[str, Any] = {
         {"name": "./<b>mine</b>", "text": "folder · license not stated · 1 GiB"},
     ],
     "tasks": [
-        {"name": "mini-e2e", "text": "meaning → sentence"},
-        {"name": "mini-nli", "text": "two sentences → class"},
+        {"name": "mini-e2e", "text": "facts → sentence", "card": ["made by <b>a program</b>"]},
+        {"name": "mini-nli", "text": "two sentences → class", "card": ["hard: negations"]},
     ],
     "kinds": {kind: list(options) for kind, options in KINDS.items()},
     "devices": [{"name": "auto", "text": "auto: CPU"}, {"name": "cpu", "text": "CPU"}],
@@ -52,7 +53,10 @@ def test_models_and_tasks_are_lines_to_pick(esm_page: Make) -> None:
     expect(view.get_by_role("radio", name="smollm2-135m")).to_be_checked()
     expect(view.get_by_role("radio", name="mini-e2e")).to_be_checked()
     expect(view.locator(".ll-chooser-card")).to_have_text("134.5 M parametersneeds 513 MiB")
-    assert view.locator("b b, i i").count() == 0
+    expect(view.get_by_text("made by <b>a program</b>")).to_be_visible()
+    expect(view.get_by_text("hard: negations")).to_be_hidden()
+    expect(view.get_by_role("button", name="Close")).to_be_hidden()
+    assert view.locator(".ll-chooser-columns :is(b b, div > b)").count() == 0
     view.get_by_role("radio", name="mini-nli").check()
     view.get_by_role("radio", name="mine").check()
     view.get_by_label("dtype").select_option("bfloat16")
@@ -71,6 +75,12 @@ def test_names_are_typed_too_and_stay(esm_page: Make) -> None:
     assert esm.sent() == [{"type": "choose", "model": "owner/name"}]
     esm.set(chosen={**CHOSEN, "model": "owner/name"}, card={})
     expect(view.get_by_label("another model")).to_have_value("owner/name")
+    expect(view.get_by_label("configuration")).to_be_hidden()
+    esm.set(chosen={**CHOSEN, "model": "owner/name", "data": "nyu-mll/glue"})
+    view.get_by_label("configuration").fill("mnli")
+    view.get_by_label("configuration").press("Enter")
+    assert esm.sent()[1:] == [{"type": "choose", "options": {"config_name": "mnli"}}]
+    esm.set(chosen={**CHOSEN, "model": "owner/name"})
     expect(view.locator(".ll-chooser-card")).to_have_text("looking what it takes…")
     assert view.get_by_role("radio", checked=True).count() == 1  # the data's
     esm.set(card={"problem": {"message": "owner/name is not on this machine"}})

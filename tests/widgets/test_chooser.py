@@ -15,6 +15,7 @@ from huggingface_hub import constants
 
 from lora_lab.errors import ConfigError, ModelError
 from lora_lab.tasks import ClassificationTask
+from lora_lab.tasks.embedded.registry import EMBEDDED
 from lora_lab_widgets import Workbench, chooser, opening
 from lora_lab_widgets.opening import OWN, Opening
 from tests.helpers.tiny_files import tiny_model_folder, tiny_task_file
@@ -84,8 +85,11 @@ def test_with_nothing_it_shows_the_pickers_and_loads_nothing(
         {**each, "text": each["text"].rpartition(" · ")[0] + " · 113 KiB"}
         for each in bare.chooser.models
     ]
-    assert {"name": "mini-e2e"}.items() <= bare.chooser.tasks[0].items() or bare.chooser.tasks
-    assert all(each["text"] for each in bare.chooser.tasks)
+    told = {each["name"]: each for each in bare.chooser.tasks}
+    assert list(told) == list(EMBEDDED)
+    for name, entry in EMBEDDED.items():
+        assert told[name]["text"] == entry.card.about
+        assert "\n".join(told[name]["card"]) == str(entry.card)
 
 
 def test_what_needs_a_model_says_that_there_is_none(bare: Workbench) -> None:
@@ -255,8 +259,8 @@ def test_what_does_not_fit_is_refused_before_it_loads(
     monkeypatch.setattr(needs, "available_memory", lambda: 1000)
     monkeypatch.setattr(opening, "load_model", lambda *_, **__: pytest.fail("it was loaded"))
     open_small(bare)
-    assert "and you have 1000 B in memory" in bare.chooser.problem["message"]
-    assert "you have 1000 B in memory" in bare.chooser.card["lines"][1]
+    assert "and you have 1000 B free in memory" in bare.chooser.problem["message"]
+    assert "you have 1000 B free in memory" in bare.chooser.card["lines"][1]
 
 
 @pytest.mark.parametrize(

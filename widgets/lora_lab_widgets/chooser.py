@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from lora_lab.errors import ConfigError
 from lora_lab.models.choices import ModelChoice, model_choices
 from lora_lab.models.load import wanted_device, wanted_dtype
 from lora_lab.models.needs import ModelNeeds, model_needs
+from lora_lab.tasks.cards import DataCard
 from lora_lab.tasks.embedded.api import EMBEDDED
 from lora_lab.tasks.proposals import KINDS, Proposal, propose
 from lora_lab_widgets.background import Background
@@ -61,10 +61,11 @@ class Chooser(MessagePanel):
 
     Attributes:
         shown: whether it is.
+        closable: whether there is a bench to go back to.
         here: whether a bench can be opened in place; marimo knows no widget that is made later.
         chosen: {"model", "device", "dtype", "data", "options"}: what the pickers stand at.
         models: [{"name", "text"}] of this machine.
-        tasks: [{"name", "text"}] that are made here.
+        tasks: [{"name", "text", "card": lines}] that are made here.
         kinds: {what a table may be read as: the options that name columns}.
         devices, dtypes: [{"name", "text"}].
         card: {"name", "lines"} of the model that is chosen, or "problem".
@@ -77,6 +78,7 @@ class Chooser(MessagePanel):
     module = "chooser"
 
     shown = traitlets.Bool().tag(sync=True)
+    closable = traitlets.Bool().tag(sync=True)
     here = traitlets.Bool(default_value=True).tag(sync=True)
     chosen = traitlets.Dict().tag(sync=True)
     models = traitlets.List(traitlets.Dict()).tag(sync=True)
@@ -99,7 +101,7 @@ class Chooser(MessagePanel):
         self._upload: Upload | None = None
         super().__init__(
             chosen={"model": MODEL, "device": "auto", "dtype": "auto", "data": DATA, "options": {}},
-            tasks=[{"name": name, "text": _about(name)} for name in EMBEDDED],
+            tasks=[_task(name, entry.card) for name, entry in EMBEDDED.items()],
             kinds={kind: list(options) for kind, options in KINDS.items()},
         )
         self.layout.display = "none"
@@ -115,7 +117,7 @@ class Chooser(MessagePanel):
             if shown and not self.shown and plan is not None:
                 self.chosen = _standing(plan)
                 self.card, self.data, self.notes = {}, {}, []
-            self.shown = shown or plan is None
+            self.shown, self.closable = shown or plan is None, plan is not None
             self.layout.display = None if self.shown else "none"
             if self.shown:
                 self._list()
@@ -295,11 +297,9 @@ def _choice(choice: ModelChoice) -> dict[str, str]:
     return {"name": choice.name, "text": " · ".join(about)}
 
 
-def _about(name: str) -> str:
-    """Return what the module that makes a task says of it, in its first line."""
-    module = sys.modules.get(EMBEDDED[name].make.__module__)
-    line = (getattr(module, "__doc__", None) or "").strip().partition("\n")[0]
-    return line.removeprefix(f"{name}: ").rstrip(".")
+def _task(name: str, card: DataCard | None) -> dict[str, Any]:
+    lines = str(card).splitlines() if card else []
+    return {"name": name, "text": card.about if card else "", "card": lines}
 
 
 def _device_text(kind: str) -> str:

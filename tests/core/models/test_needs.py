@@ -53,9 +53,9 @@ def test_what_does_not_fit_is_refused_with_both_figures(monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "available_memory", lambda: 8 * 2**30)
     assert SEVEN.lines(CPU, "bfloat16") == [
         "7.00 B parameters · llama · license: not stated",
-        "its weights need 13 GiB in bfloat16, you have 8 GiB in memory",
+        "its weights need 13 GiB in bfloat16, you have 8 GiB free in memory",
     ]
-    with pytest.raises(ModelError, match=r"^seven needs 13 GiB .* you have 8 GiB in memory; take"):
+    with pytest.raises(ModelError, match=r"^seven needs 13 GiB .* have 8 GiB free in memory; take"):
         SEVEN.check(CPU, torch.bfloat16)
     monkeypatch.setattr(module, "available_memory", lambda: 16 * 2**30)
     SEVEN.check(CPU, torch.bfloat16)
@@ -73,7 +73,7 @@ def test_a_gpu_needs_the_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "available_memory", lambda: 64 * 2**30)
     monkeypatch.setattr(module, "hardware", lambda _: Gpu())
-    with pytest.raises(ModelError, match="you have 6 GiB on the NVIDIA T4"):
+    with pytest.raises(ModelError, match="you have 6 GiB free on the NVIDIA T4"):
         SEVEN.check(torch.device("cuda"), "float16")
 
 

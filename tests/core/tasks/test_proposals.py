@@ -109,3 +109,14 @@ def test_a_saved_folder_of_splits_is_read(tmp_path: Path) -> None:
     datasets.DatasetDict(train=split, validation=split).save_to_disk(tmp_path / "saved")
     found = propose(str(tmp_path / "saved"))
     assert (found.rows, found.columns) == (20, ("mr", "ref"))
+
+
+def test_a_folder_of_an_official_layout_is_read_as_it_loads(tmp_path: Path) -> None:
+    folder = tmp_path / "SST-2"
+    folder.mkdir()
+    for part, count in (("train", 40), ("dev", 8)):
+        rows = [f"{part} {asked(n)}\t{n % 2}" for n in range(count)]
+        (folder / f"{part}.tsv").write_text("\n".join(["sentence\tlabel", *rows]))
+    found = propose(str(folder))
+    assert (found.rows, found.columns, found.options) == (40, ("sentence", "label"), {})
+    assert found.line == load_task(folder).describe()

@@ -24,6 +24,7 @@ class ChooserView extends PanelView {
     this.device = select((device) => choose({ device }));
     this.dtype = select((dtype) => choose({ dtype }));
     this.card = el("div", { class: "ll-chooser-card", role: "status" });
+    this.about = el("div", { class: "ll-dim" });
     this.columns = new ChooserColumns((options) => choose({ options }));
     this.file = el("input", {
       type: "file", class: "ll-sr", tabindex: -1, "aria-hidden": "true",
@@ -49,7 +50,7 @@ class ChooserView extends PanelView {
           el("div", { class: "ll-chooser-row" },
             field("device", this.device.node), field("dtype", this.dtype.node)),
           this.card),
-        group("Data", this.tasks.node, field("other data", this.typedData),
+        group("Data", this.tasks.node, this.about, field("other data", this.typedData),
           el("div", { class: "ll-chooser-row" }, upload, this.file, this.uploading),
           this.columns.node)),
       el("div", { class: "ll-run-row" }, this.open, this.cancel, this.said, this.passed),
@@ -63,10 +64,15 @@ class ChooserView extends PanelView {
     this.watch(() => this.drawCard(), "card", "chosen");
     this.watch(() => this.drawData(), "tasks", "chosen");
     this.watch(() => {
-      this.columns.draw(this.model.get("data"), this.model.get("kinds"), this.model.get("chosen"));
+      const chosen = this.model.get("chosen");
+      const isTask = this.model.get("tasks").some((each) => each.name === chosen.data);
+      this.columns.draw(this.model.get("data"), this.model.get("kinds"), chosen, isTask);
     }, "data", "kinds", "chosen");
     this.watch(() => this.drawDoing(), "doing", "here");
     this.watch(() => this.strip.draw(this.model.get("problem")), "problem");
+    this.watch(() => {
+      this.close.hidden = !this.model.get("closable");
+    }, "closable");
     this.watch(() => this.ask(), "busy");
     this.watch(() => {
       this.notes.replaceChildren(...this.model.get("notes").map((text) => el("li", { text })));
@@ -121,7 +127,9 @@ class ChooserView extends PanelView {
     const { data } = this.model.get("chosen");
     const tasks = this.model.get("tasks");
     this.tasks.draw(tasks, data);
-    setTyped(this.typedData, tasks.some((each) => each.name === data) ? "" : data);
+    const task = tasks.find((each) => each.name === data);
+    setTyped(this.typedData, task ? "" : data);
+    this.about.replaceChildren(...(task?.card ?? []).map((text) => el("div", { text })));
   }
 
   drawDoing() {

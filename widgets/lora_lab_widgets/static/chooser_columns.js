@@ -4,8 +4,9 @@
 import { el, formatCount } from "./_shared.js";
 
 const KNOWN = "by its layout";
+const FILE = /\.(csv|tsv|txt|jsonl|ndjson|json|parquet|arrow|feather|xlsx)(\.gz)?$/i;
 
-/** {node, draw(data, kinds, chosen)}; `choose` is called with {option: column}. */
+/** {node, draw(data, kinds, chosen, isTask)}; `choose` is called with {option: column}. */
 export class ChooserColumns {
   /** @param {(options: Record<string, string>) => void} choose */
   constructor(choose) {
@@ -26,12 +27,12 @@ export class ChooserColumns {
       this.configField, this.form, this.line, this.scroller);
   }
 
-  draw(data, kinds, chosen) {
+  draw(data, kinds, chosen, isTask) {
     this.data = data;
     this.kinds = kinds;
     this.options = chosen.options;
     const { columns = [], rows = 0, first = [], line = "", problem = "" } = data;
-    this.configField.hidden = !/^[\w-][\w.-]*\/[\w-][\w.-]*$/.test(chosen.data);
+    this.configField.hidden = isTask || FILE.test(chosen.data);
     this.config.value = chosen.options.config_name ?? "";
     this.form.hidden = this.scroller.hidden = !columns.length;
     const told = rows ? `${formatCount(rows)} rows` : "";
