@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -391,3 +393,22 @@ def test_an_unknown_message_is_one_line(bare: Workbench) -> None:
     say(bare, "no such")
     assert "unknown message 'no such'" in bare.chooser.problem["message"]
     assert chooser.MODEL in bare.chooser.summary()
+
+
+def test_model_and_data_are_looked_at_beside_each_other(place: Path) -> None:
+    """In a fresh interpreter, where both are the first that need transformers."""
+    code = """
+import sys, time
+from lora_lab_widgets import Workbench
+bench = Workbench()
+assert "transformers" in sys.modules
+for wish in ({"model": "./small"}, {"data": "letters.csv"}):
+    bench.chooser._receive(None, {"type": "choose", "seq": "1", **wish}, [])
+end = time.monotonic() + 60
+while bench.chooser.busy and time.monotonic() < end:
+    bench.chooser._receive(None, {"type": "tick", "seq": "1"}, [])
+    time.sleep(0.01)
+assert len(bench.chooser.card["lines"]) == 2, bench.chooser.card
+assert bench.chooser.data["rows"] == 64, bench.chooser.data
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

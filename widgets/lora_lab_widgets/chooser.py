@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -148,6 +149,9 @@ class Chooser(MessagePanel):
     # What may be chosen --------------------------------------------------------------------------
 
     def _list(self) -> None:
+        # It puts another module into its place as it is imported: who imports it meanwhile, on
+        # another thread or in a cell, would be left with one that has nothing in it.
+        importlib.import_module("transformers")
         best = best_device()
         kinds = dict.fromkeys((best.type, "cpu"))
         self.devices = [{"name": "auto", "text": f"auto: {_device_text(best.type)}"}]
