@@ -135,9 +135,10 @@ def sureness(between: Mapping[str, Sequence[float]] | None, evaluated: Sequence[
     line = f"scored on {evaluated[0]:,} of {evaluated[1]:,} held-out examples"
     known = between or {}
     after = {k: pair for k, pair in known.items() if k.endswith("_after")}
+    rises = {f"{k.removesuffix(RISE)}_after": p for k, p in known.items() if k.endswith(RISE)}
     each = [
         f"{metric_of(key).label} {format_number(low)} to {format_number(high)}"
-        f"{_rise(known.get(key.replace('_after', RISE)))}"
+        f"{_rise(rises.get(key))}"
         for key, (low, high) in (after or known).items()
     ]
     return f"{line}; 95 % intervals: {', '.join(each)}" if each else line
