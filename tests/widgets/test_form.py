@@ -13,10 +13,13 @@ from lora_lab.methods.descriptor import METHODS, Method
 from lora_lab.methods.registry import offered
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.tasks import Decoding, load_task
 from lora_lab_widgets import Workbench
+from lora_lab_widgets.decoding_fields import DECODING, task_to_train
 from lora_lab_widgets.run_files import write_run_file
 from lora_lab_widgets.training_fields import NAMES, TRAINING, training_values
 from tests.helpers.tiny_chat import tiny_chat_model
+from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
 from tests.helpers.tiny_run import tiny_lm, tiny_task
 
 QUICK: dict[str, Any] = {
@@ -56,6 +59,9 @@ def test_every_setting_is_a_field_with_label_and_help(wb: Workbench) -> None:
     assert all(field["label"] and field["help"] for field in fields.values())
     assert fields["lr_scheduler_type"]["options"] == ["linear", "constant", "cosine"]
     assert {"B = 0", "PiSSA", "OLoRA", "EVA", "CorDA"} <= {*fields["init_lora_weights"]["options"]}
+    behind_more = [*(field.name for field in DECODING)]
+    assert [f["name"] for f in wb.panel.fields][-4:] == behind_more
+    assert behind_more == [*Decoding.__dataclass_fields__]
     before_more = [f["name"] for f in wb.panel.fields if f["part"] == "training" and not f["more"]]
     assert before_more == [*NAMES[:12]]
     json.dumps(wb.panel.fields)
@@ -99,6 +105,37 @@ def test_what_is_set_is_what_trains_and_what_a_run_file_says(
     monkeypatch.setattr("lora_lab_widgets.run_files.task_source", lambda *_: {"name": "mini-e2e"})
     write_run_file(wb.plan, wb.plan.typed(), tmp_path)
     assert RunConfig.read(tmp_path / "run.yaml").training == training
+
+
+def test_decoding_is_set_for_answers_that_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = load_task("mini-e2e", decoding={"num_beams": 2, "length_penalty": 0.9})
+    wb = Workbench(tiny_lm(), task=task, output_dir=tmp_path, **QUICK)
+    assert {*Decoding.__dataclass_fields__} <= {*wb.panel.plan["more"]}
+    assert task_to_train(wb.plan) is task, "as the task says"
+    choose(wb, num_beams=3, max_new_tokens=9)
+    assert wb.panel.plan["wrong"] == {}
+    found: Any = task_to_train(wb.plan, wb.plan.typed())
+    assert found.decoding == Decoding(num_beams=3, length_penalty=0.9, max_new_tokens=9)
+    monkeypatch.setattr("lora_lab_widgets.run_files.model_source", lambda *_: {"name": "a/b"})
+    write_run_file(wb.plan, wb.plan.typed(), tmp_path)
+    read = RunConfig.read(tmp_path / "run.yaml")
+    assert load_task(**read.task) == found
+    wb.panel._handle({"type": "command", "name": "start", "seq": "c", "settings": {}})
+    assert wb.run.task == found
+    wb.run.result(60)
+    choose(wb, num_beams=0)
+    assert wb.panel.plan["wrong"] == {
+        "num_beams": "beams is 0; it must be a whole number from 1 on"
+    }
+
+
+def test_classes_have_no_decoding(tmp_path: Path) -> None:
+    wb = Workbench(tiny_classifier(), task=tiny_classes(), output_dir=tmp_path, **QUICK)
+    assert not {*Decoding.__dataclass_fields__} & {*wb.panel.plan["more"]}
+    assert task_to_train(wb.plan) is wb.plan.task
 
 
 def test_loras_own_are_behind_more_and_become_its_config(wb: Workbench) -> None:

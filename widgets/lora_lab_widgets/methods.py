@@ -18,6 +18,7 @@ from lora_lab.methods.descriptor import LEARNING_RATE, Field, Method, Plan
 from lora_lab.methods.lora.targets import common_rank
 from lora_lab.methods.registry import method_of, offered
 from lora_lab.runs.training_config import TrainingConfig
+from lora_lab_widgets.decoding_fields import DECODING, decoding_values
 from lora_lab_widgets.training_fields import TRAINING, training_values
 
 Values = Mapping[str, Any]
@@ -159,9 +160,10 @@ def method_fields() -> tuple[Field, ...]:
 
 def form_fields() -> list[dict[str, Any]]:
     """Return how the form shows the settings, those of all methods first."""
-    own, training = default_values(), training_values(TrainingConfig())
+    own = default_values()
+    training = {**training_values(TrainingConfig()), **decoding_values()}
     return [_told(field, "method", own) for field in method_fields()] + [
-        _told(field, "training", training) for field in TRAINING
+        _told(field, "training", training) for field in (*TRAINING, *DECODING)
     ]
 
 

@@ -22,6 +22,7 @@ from lora_lab.tasks.families.api import longest_and_labels
 from lora_lab.tasks.families.base import Lengths
 from lora_lab.tasks.load import load_task
 from lora_lab.training.checks import check, check_settings
+from lora_lab_widgets.decoding_fields import decoded_by, decoding_fields, decoding_values
 from lora_lab_widgets.defaults import first_config, task_choice
 from lora_lab_widgets.grid_cells import cells_of, checked_ranks
 from lora_lab_widgets.methods import (
@@ -103,8 +104,9 @@ class PlanModel(traitlets.HasTraits):
         given = dict(training or {})
         shown = training_values(TrainingConfig.from_dict(given))  # which refuses what cannot be
         self._unshown = {k: v for k, v in given.items() if k not in (*NAMES, "warmup_ratio")}
-        self._starts = {**training_values(TrainingConfig()), **default_values()}
-        settings = {"task": task.name, **shown, **default_values(), **values}
+        others = {**default_values(), **decoding_values()}
+        self._starts = {**training_values(TrainingConfig()), **others}
+        settings = {"task": task.name, **shown, **others, **values}
         self._rates: dict[str, Any] = {}  # {entry: the rate that it was last shown with}
         if "learning_rate" not in given:
             settings["learning_rate"] = self.rate_of(settings["method"])
@@ -239,7 +241,8 @@ class PlanModel(traitlets.HasTraits):
         none |= empty & {"head_learning_rate"} if task is None or not task.head else set()
         none |= set() if "num_train_epochs" in empty else {"max_steps"}
         own = chosen.fields if chosen else ()
-        return (*own, *(field for field in TRAINING if field.name not in none))
+        training = (field for field in TRAINING if field.name not in none)
+        return (*own, *training, *decoding_fields(task))
 
     def typed(self, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return settings as numbers, whole ones as int; the configs check the ranges later.
@@ -332,7 +335,7 @@ class PlanModel(traitlets.HasTraits):
         """Return {setting on show: why it cannot be}."""
 
         def check_all(values: dict[str, Any]) -> None:
-            task = self.task_called(values["task"])
+            task = decoded_by(self.task_called(values["task"]), self.typed(values))
             training = TrainingConfig.from_dict(self.training(self.typed(values)))
             config, _ = self._made(values, price)
             training = training.for_examples(len(task.train))

@@ -19,6 +19,7 @@ from lora_lab.models.load import model_source
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.sources import task_source
+from lora_lab_widgets.decoding_fields import task_to_train
 from lora_lab_widgets.sweep_plan import OF_TRAINING, as_grid, design_of
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def write_run_file(
             be; or the folder takes no file.
     """
     training = TrainingConfig.from_dict(plan.training(settings))
-    task = plan.task_called(settings["task"])
+    task = task_to_train(plan, settings)
     config = _run_config(plan.lm, task, plan.config.parts, training, output_dir)
     return _write("run", config.to_yaml(), _COMMANDS)
 
@@ -79,7 +80,7 @@ def write_sweep_file(
         ConfigError: as `write_run_file`.
     """
     first = cells[0]
-    config = _run_config(plan.lm, plan.task, first.configs, first.training, output_dir)
+    config = _run_config(plan.lm, task_to_train(plan), first.configs, first.training, output_dir)
     values = dataclasses.replace(config, name=texts.name).to_dict()
     values["grid"] = as_grid(cells)
     if texts.asha is not None:
@@ -100,7 +101,9 @@ def write_compare_file(
         ConfigError: as `write_run_file`.
     """
     design = design_of(texts, plan)
-    config = _run_config(plan.lm, plan.task, cells[0].configs, design.training, output_dir)
+    config = _run_config(
+        plan.lm, task_to_train(plan), cells[0].configs, design.training, output_dir
+    )
     values = dataclasses.replace(config, name=texts.name).to_dict()
     del values["configs"]
     values["methods"] = [list(map(method_to_dict, own.parts)) for own in design.methods]

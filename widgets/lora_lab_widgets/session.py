@@ -17,6 +17,7 @@ from lora_lab.sweeps.local import Sweep
 from lora_lab.training.api import train
 from lora_lab.training.run import Run
 from lora_lab_widgets.answers import answers, asked_as
+from lora_lab_widgets.decoding_fields import decoding_values, task_to_train
 from lora_lab_widgets.grid_cells import first_of
 from lora_lab_widgets.live_adapter import ADAPTER, LiveAdapter, over, resting
 from lora_lab_widgets.message_throttle import MessageThrottle
@@ -118,7 +119,7 @@ class Session(traitlets.HasTraits):
         """Train what is planned, with these values of the settings."""
         self.needs_rest("start another run")
         plan, folder = self.plan, self.output_dir
-        config, task = plan.config, plan.task_called(settings["task"])
+        config, task = plan.config, task_to_train(plan, settings)
         training = plan.training(settings)
         self._begin(train(self.lm, task, config, output_dir=folder, start=False, **training))
 
@@ -145,7 +146,7 @@ class Session(traitlets.HasTraits):
     def go_on(self, run: Run) -> None:
         """Go on with a run that was read from disk; what it trains becomes the plan."""
         self.needs_rest(f"resume run {run.id}")
-        shown = {**training_values(run.training), "task": run.task.name}
+        shown = {**training_values(run.training), **decoding_values(), "task": run.task.name}
 
         def show() -> None:
             with self.plan.hold_trait_notifications():
@@ -163,13 +164,13 @@ class Session(traitlets.HasTraits):
         """Start the sweep of these cells in a folder of this name."""
         self.needs_rest("start a sweep")
         folder = self.output_dir.expanduser().resolve() / name
-        return _started(Sweep(self.lm, self.plan.task, cells, folder, asha))
+        return _started(Sweep(self.lm, task_to_train(self.plan), cells, folder, asha))
 
     def start_comparison(self, design: Design, name: str) -> Comparison:
         """Start the comparison of this design in a folder of this name."""
         self.needs_rest("start a comparison")
         folder = self.output_dir.expanduser().resolve()
-        return _started(Comparison.of(self.lm, self.plan.task, design, folder, name))
+        return _started(Comparison.of(self.lm, task_to_train(self.plan), design, folder, name))
 
     def _begin(self, run: Run, show: Callable[[], None] | None = None) -> None:
         with warnings.catch_warnings():
