@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 from lora_lab._util.format import format_number, plural
@@ -118,19 +119,31 @@ class Choices:
         ]
         return {**vars(self), "rows": rows, "summary": self.summary()}
 
+    @property
+    def halves(self) -> str:
+        """On how many examples the rates were chosen, and on how many the scores are."""
+        return (
+            f"rates chosen on {plural(self.chosen_on, 'held-out example')}, scores on "
+            f"{self.reported_on:,} others"
+        )
+
     def summary(self) -> str:
         """Say which differences the spread over seeds carries."""
         sizes = dict.fromkeys(row.train_examples for row in self.rows)
         return " ".join(self._sentence(size, among=len(sizes)) for size in sizes)
 
     def __str__(self) -> str:
-        return "\n".join(filter(None, (str(self.to_table()), self.summary(), self.note)))
+        return "\n".join(filter(None, (str(self.to_table()), *self._below())))
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        lines = filter(None, (self.summary(), self.note))
-        return self.to_table()._repr_html_() + "".join(f"<div>{line}</div>" for line in lines)
+        lines = (f"<div>{escape(line)}</div>" for line in self._below())
+        return self.to_table()._repr_html_() + "".join(lines)
+
+    def _below(self) -> Iterator[str]:
+        yield self.summary()
+        yield "; ".join(filter(None, (self.halves, self.note)))
 
     def _of(self, train_examples: int) -> list[MethodChoice]:
         return [row for row in self.rows if row.train_examples == train_examples]

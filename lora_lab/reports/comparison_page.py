@@ -42,8 +42,7 @@ def _body(page: Page, title: str, found: Choices) -> Iterator[str]:
     notes = {"differences": found.summary(), **({"note": found.note} if found.note else {})}
     yield section("What follows", facts(notes))
     curves = page.figure(figures.rate_curves_figure, found, captions.rate_curves_summary(found))
-    half = f"chosen on {found.chosen_on} held-out examples, reported on {found.reported_on} others"
-    yield section("Learning rates", curves, note=half)
+    yield section("Learning rates", curves, note=found.halves)
     for against in get_args(Against):
         try:
             pareto_points(found, against)

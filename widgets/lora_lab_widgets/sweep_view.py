@@ -79,7 +79,7 @@ def shown_choices(found: Choices) -> dict[str, Any]:
         "header": list(table.header),
         "rows": [[_clipped(cell, _MOST_WHAT) for cell in row] for row in table.rows],
         "words": found.summary(),
-        "notes": found.note,
+        "notes": "; ".join(filter(None, (found.halves, found.note))),
     }
 
 

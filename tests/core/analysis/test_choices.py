@@ -101,3 +101,11 @@ def test_text_html_and_json():
     assert plain["rows"][0]["curve"][0] == [1e-4, [0.9, 0.91, 0.92]]
     assert plain["rows"][1]["mean"] == pytest.approx(0.6)
     assert plain["summary"] == found.summary()
+
+
+def test_a_comparison_tells_on_how_many_examples_it_rests():
+    told = "rates chosen on 50 held-out examples, scores on 50 others"
+    found = choices(row("<i>LoRA"), row("FT"))
+    assert str(found).splitlines()[-1] == told
+    assert told in found._repr_html_()
+    assert "<i>" not in found._repr_html_()

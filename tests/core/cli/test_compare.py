@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 
 from lora_lab.cli import main
+from lora_lab.sweeps import cluster
 from lora_lab.sweeps.compare_plan import ComparePlan
-from lora_lab.sweeps.local import Sweep
+from lora_lab.sweeps.local import told as told_of
+from lora_lab.sweeps.store import SweepStore
 from tests.core.sweeps.test_compare_plan import METHODS, written
 from tests.helpers.peft_processing import load_df
 
@@ -57,8 +60,10 @@ def test_on_ray_the_same_cells_are_trained_and_nothing_more_here(
 
     def on_ray(part, address, gpus):
         asked.append((part.size, address, gpus))
-        lm, task = part.load()
-        return Sweep(lm, task, part.cells(), part.folder).start().results()
+        store, sent = SweepStore(part.folder), pickle.loads(pickle.dumps(part))
+        store.begin(told_of(*part.load()), part.cells())
+        # What each worker does with what is sent to it.
+        return {cell.id: cluster._train_one(cell, sent, store, 0) for cell in sent.cells()}
 
     monkeypatch.setattr("lora_lab.cli.compare.sweep_on_ray", on_ray)
     theirs = told(capsys, path, "--ray", "auto", "--gpus", "0.5")

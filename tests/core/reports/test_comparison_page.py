@@ -16,7 +16,7 @@ def test_it_has_the_table_the_curves_and_the_fronts(tmp_path):
     text = path.read_text("utf-8")
     for words in (
         "2 methods on t",
-        "chosen on 50 held-out examples, reported on 50 others",
+        "rates chosen on 50 held-out examples, scores on 50 others",
         "Against trainable parameters",
         "Against seconds of training",
         "Against peak memory",
