@@ -219,11 +219,12 @@ def max_length(facts: Facts) -> Recommendation | None:
     """Say the length, of what was counted; None: nobody has counted."""
     if facts.length is None:
         return None
-    whole = facts.length == facts.longest
-    finding = (
-        "the longest training example has so many tokens"
-        if whole
-        else f"99 % of the training examples have no more tokens, the longest {facts.longest:,}: "
-        "those above are cut"
-    )
+    finding = "the longest training example has so many tokens"
+    if facts.length == facts.anatomy.shape.position_limit and facts.length != facts.longest:
+        finding = f"the model reads no more; the longest training example has {facts.longest:,}"
+    elif facts.length != facts.longest:
+        finding = (
+            f"99 % of the training examples have no more tokens, the longest {facts.longest:,}: "
+            "those above are cut"
+        )
     return Recommendation("max_length", max(8, facts.length), finding, "measured")

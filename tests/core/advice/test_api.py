@@ -20,8 +20,9 @@ from lora_lab.errors import ConfigError, TaskError
 from lora_lab.models import LoadedModel
 from lora_lab.paper import published
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
-from tests.helpers.tiny_models import tiny_config
+from tests.helpers.tiny_models import tiny, tiny_config
 from tests.helpers.tiny_run import tiny_lm, tiny_task
+from tests.helpers.tiny_text import tiny_tokenizer
 
 GIB = 2**30
 _TABLE = re.compile(r"(Hu|Zhang) et al\., \d+, table (\d+)")
@@ -168,6 +169,16 @@ def test_a_few_long_examples_do_not_set_the_length() -> None:
     length = found(advice)["max_length"]
     assert length.value < 30
     assert "are cut" in length.finding
+
+
+def test_no_more_is_advised_than_the_model_reads() -> None:
+    model: Any = tiny("gpt2", vocab_size=259)  # of 64 positions
+    task = tiny_task()
+    long = [dataclasses.replace(e, prompt="x " * 40 + ">") for e in task.train]
+    lm = LoadedModel.given(model, tiny_tokenizer(), "tiny")
+    length = found(ll.advise(lm, dataclasses.replace(task, train=long)))["max_length"]
+    assert length.value == 64
+    assert length.finding.startswith("the model reads no more")
 
 
 def test_it_is_trained_with_as_it_stands(tmp_path: Path) -> None:
