@@ -44,7 +44,8 @@ def test_it_is_small_and_the_catalogue_knows_its_shape():
     for key, value in CATALOGUE["mini-llama"].config_values.items():
         assert config[key] == value, key
     with safe_open(FOLDER / "model.safetensors", "pt") as weights:
-        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}  # noqa: SIM118
+        names = weights.keys()
+        assert {weights.get_slice(name).get_dtype() for name in names} == {"F16"}
 
 
 def test_its_tokenizer_is_the_scripts_and_loses_nothing(lm):
