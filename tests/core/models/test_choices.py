@@ -11,7 +11,8 @@ import pytest
 from huggingface_hub import constants
 
 from lora_lab.models import choices
-from lora_lab.models.choices import license_in, model_choices, weights_in
+from lora_lab.models.choices import ModelChoice, license_in, model_choices, weights_in
+from lora_lab.models.entries import CATALOGUE
 
 CARD = "---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\nlicense: other\n"
 
@@ -77,6 +78,16 @@ def test_the_hubs_cache_is_read_as_it_lies(tmp_path: Path) -> None:
     (other / "main").write_text("def")  # its config alone came
     (found,) = model_choices(tmp_path / "nothing")
     assert (found.name, found.source, found.size) == ("owner/tiny--name", "cached", 30)
+
+
+def test_a_model_that_is_shipped_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices, "CATALOGUE", CATALOGUE)
+    found = {each.name: each for each in model_choices(tmp_path)}
+    shipped = [entry for entry in CATALOGUE.values() if entry.shipped is not None]
+    assert shipped
+    for entry in shipped:
+        size = (entry.shipped / "model.safetensors").stat().st_size
+        assert found[entry.name] == ModelChoice(entry.name, "embedded", entry.license, size)
 
 
 def test_a_model_that_lacks_a_part_is_none(tmp_path: Path) -> None:
