@@ -240,7 +240,6 @@ def measured(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "peak_memory": max(_measured(run, "peak_memory") for run in runs),
         "checkpoint_bytes": max(_measured(run, "checkpoint_bytes") for run in runs),
         "kept": _scores(runs, _KEPT),
-        "kept": _scores(runs, _KEPT),
     }
 
 

@@ -54,8 +54,6 @@ def test_rates_are_chosen_on_one_half_and_reported_on_the_other(tmp_path, monkey
         assert row.learning_rate == min(scores, key=lambda rate: sum(scores[rate]))
         assert row.curve == {rate: tuple(values) for rate, values in scores.items()}
         own = [c for c in method if c.training.learning_rate == row.learning_rate]
-        ended = [sweep.snapshot.ended[c.id].metrics for c in own]
-        assert row.kept == tuple(scores["kept_loss_after"] for scores in ended)
         for cell, value in zip(own, row.values, strict=True):
             run = sweep.snapshot.ended[cell.id].run
             ll.load_adapter(lm.model, sweep.folder / run / "adapter")
