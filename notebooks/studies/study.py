@@ -1,0 +1,166 @@
+"""What the studies share: results are computed once, kept as small JSON, and redone by one switch.
+
+`results/<name>.json` has what came out, on which machine, from which seeds, in which time of its
+processor.
+Runs are kept as their records, so the tables and figures of LoRA Lab show them as if they were on
+the disk. A study that is cut off while it is redone goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+import lora_lab
+from lora_lab.runs.records import RunRecord
+from lora_lab.tasks.decoding import Decoding
+
+HERE = Path(__file__).parent
+_UNUSED = "id", "sources", "origin"  # of a run's config.json
+_COLORS = "#3b6fd4", "#c2570c", "#667085", "#2e7d5b", "#8a4fbf", "#b0892f", "#1f2328"
+
+
+def kept(name: str, compute: Callable[[], Any], redo: bool, seeds: Sequence[int]) -> Any:
+    """Return a study's results as plain JSON, and say in a line where they come from.
+
+    Args:
+        name: of the study, and of its file.
+        compute: makes them; called with `redo` alone.
+        redo: compute, and keep that in place of what was kept.
+        seeds: that it trains with.
+    """
+    path = HERE / "results" / f"{name}.json"
+    if redo:
+        began = time.process_time()
+        found = compute()
+        about = {**_machine(), "seeds": [*seeds], "seconds": round(time.process_time() - began)}
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"about": about, "found": found}) + "\n", "utf-8")
+    read = json.loads(path.read_text("utf-8"))
+    print(_said(read["about"]))
+    return read["found"]
+
+
+def kept_runs(
+    name: str, train: Callable[[], Iterable[RunRecord]], redo: bool, seeds: Sequence[int]
+) -> list[RunRecord]:
+    """Return a study's runs as records; see `kept`."""
+    return _unpacked(kept(name, lambda: _packed(train()), redo, seeds), HERE / "runs" / name)
+
+
+def spread_figure(
+    lines: Mapping[str, Mapping[float, Sequence[float]]],
+    x: str,
+    y: str,
+    base: float | None = None,
+    width: int = 640,
+) -> go.Figure:
+    """Draw means over seeds with their standard deviation.
+
+    Args:
+        lines: {name: {x: a value for each seed}}.
+        x, y: what stands at the axes; x is logarithmic.
+        base: the model before training, a dotted line.
+        width: in pixels.
+    """
+    figure = go.Figure()
+    for color, (name, points) in zip(itertools.cycle(_COLORS), lines.items(), strict=False):
+        values = [points[at] for at in sorted(points)]
+        figure.add_scatter(
+            x=sorted(points),
+            y=[statistics.fmean(own) for own in values],
+            error_y={"array": [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]},
+            mode="lines+markers",
+            name=name,
+            line={"color": color, "width": 1.6},
+        )
+    if base is not None:
+        figure.add_hline(y=base, line={"dash": "dot", "color": "#98a2b3"}, annotation_text="base")
+    figure.update_xaxes(type="log", title=x)
+    figure.update_yaxes(title=y)
+    figure.update_layout(width=width, height=380, margin={"l": 60, "r": 12, "t": 24, "b": 48})
+    return figure
+
+
+def without_answers(name: str) -> Any:
+    """Return a task that is scored by its held-out loss alone: written answers take the longest."""
+    task = lora_lab.load_task(name)
+    return dataclasses.replace(task, metrics=(), decoding=Decoding(max_new_tokens=1))
+
+
+def by(
+    runs: Iterable[RunRecord],
+    line: Callable[[RunRecord], str],
+    x: Callable[[RunRecord], float],
+    metric: str = "loss_after",
+) -> dict[str, dict[float, list[float]]]:
+    """Return {line: {x: the metric of each seed}} of the runs that ended with a number."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for run in runs:
+        value = (run.summary or {}).get("metrics", {}).get(metric, math.nan)
+        if math.isfinite(value):
+            found.setdefault(line(run), {}).setdefault(x(run), []).append(value)
+    return found
+
+
+def _packed(records: Iterable[RunRecord]) -> dict[str, Any]:
+    """Return records as plain JSON; what all configs share stands once."""
+    records = sorted(records, key=lambda record: record.id)
+    configs = [{k: v for k, v in own.config.items() if k not in _UNUSED} for own in records]
+    first = configs[0]
+    shared = {k: v for k, v in first.items() if all(own.get(k) == v for own in configs)}
+    own = [{k: v for k, v in config.items() if k not in shared} for config in configs]
+    runs = [
+        {"id": record.id, "config": config, "summary": dict(record.summary or {})}
+        for record, config in zip(records, own, strict=True)
+    ]
+    return {"shared": shared, "runs": runs}
+
+
+def _unpacked(found: Mapping[str, Any], folder: Path) -> list[RunRecord]:
+    records = []
+    for own in found["runs"]:
+        config = {**found["shared"], **own["config"]}
+        records.append(RunRecord(own["id"], folder / own["id"], config, own["summary"]))
+    return records
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    return {
+        "processor": _processor(),
+        "cores": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lora_lab": lora_lab.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _said(about: Mapping[str, Any]) -> str:
+    seeds = ", ".join(map(str, about["seeds"]))
+    return (
+        f"Computed on {about['date']} on {about['cores']} core(s) of an {about['processor']} with "
+        f"torch {about['torch']} in {about['seconds'] / 60:.1f} minutes of it, seeds {seeds}; "
+        "REDO = True computes it anew."
+    )
