@@ -10,9 +10,11 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser.lab import JupyterLab, Notebook, small_bench
 
 
-def show(lab: JupyterLab, page: Page, *cells: str, steps: int = 400) -> Notebook:
+def show(
+    lab: JupyterLab, page: Page, *cells: str, steps: int = 400, hurries: bool = False
+) -> Notebook:
     """Run a cell that shows a workbench; `cells` come below it."""
-    notebook = lab.open(page, [small_bench(steps), *cells])
+    notebook = lab.open(page, [small_bench(steps, hurries), *cells])
     notebook.run(0, seconds=120)
     expect(page.locator(".ll-workbench").first).to_be_visible()
     return notebook

@@ -25,12 +25,14 @@ from playwright.sync_api import Error, Locator, Page
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 180
+_ENDLESS = 100_000
 _SMALL_BENCH = """\
 import sys; sys.path[:0] = [{here!r}]
 import torch; torch.set_num_threads(1)
 from tests.helpers.tiny_chat import tiny_chat_model
 from lora_lab_widgets import Workbench
-wb = Workbench(*tiny_chat_model(), max_steps={steps}, per_device_train_batch_size=4, max_length=96)
+tiny = tiny_chat_model({pause})
+wb = Workbench(*tiny, max_steps={steps}, per_device_train_batch_size=4, max_length=96)
 wb"""
 _CLEAR = """\
 import ipywidgets
@@ -52,9 +54,16 @@ _SETTINGS = {
 }
 
 
-def small_bench(steps: int) -> str:
-    """Return a cell that shows a workbench of a tiny model as `wb`."""
-    return _SMALL_BENCH.format(here=str(ROOT), steps=steps)
+def small_bench(steps: int, hurries: bool = False) -> str:
+    """Return a cell that shows a workbench of a tiny model as `wb`.
+
+    Args:
+        steps: of a run; one of so many that nobody waits for its end takes a core for as long as
+            the page is looked at, so it sleeps between them.
+        hurries: it does not, and the page has to do with what it leaves.
+    """
+    pause = 0.02 if steps >= _ENDLESS and not hurries else 0
+    return _SMALL_BENCH.format(here=str(ROOT), steps=steps, pause=pause)
 
 
 def busy_until(file: str) -> str:

@@ -107,7 +107,7 @@ def test_a_busy_cell_runs_and_stop_still_stops(lab, page):
 
 @pytest.mark.browser
 def test_shown_twice_and_after_a_reload_every_view_says_the_same(lab, page):
-    notebook = show(lab, page, "wb", steps=100_000)
+    notebook = show(lab, page, "wb", steps=100_000, hurries=True)
     notebook.run(1)
     expect(page.locator(".ll-workbench")).to_have_count(2)
     button(page, "clear").click()

@@ -66,7 +66,7 @@ AbortSignal.timeout = (ms) => timeout.call(AbortSignal, ms === 2_000 ? 0 : ms);
 def test_an_output_whose_model_came_in_the_last_moment_is_shown_again(
     lab: JupyterLab, page: Page
 ) -> None:
-    notebook = show(lab, page, "wb", steps=100_000)
+    notebook = show(lab, page, "wb", steps=100_000, hurries=True)
     notebook.run(1)
     button(page, "Start").click()
     wait_for_state(page, "running")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lora_lab.tasks import load_task
 
 
-def tiny_chat_model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Return a 4-layer Llama of random weights and a tokenizer trained on mini-e2e."""
+def tiny_chat_model(pause: float = 0.0) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Return a 4-layer Llama of random weights and a tokenizer trained on mini-e2e.
+
+    Args:
+        pause: seconds that it sleeps in each pass of a training that is only to go on.
+    """
     tokenizer = _tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -23,7 +29,15 @@ def tiny_chat_model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
         pad_token_id=0,
         eos_token_id=1,
     )
-    return LlamaForCausalLM(config), tokenizer
+    model = LlamaForCausalLM(config)
+
+    def rest(module: LlamaForCausalLM, *_: object) -> None:
+        if module.training:
+            time.sleep(pause)
+
+    if pause:
+        model.register_forward_pre_hook(rest)
+    return model, tokenizer
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
