@@ -207,7 +207,14 @@ def test_of_classes_and_numbers_all_metrics_are_measured_of_texts_the_loss(begin
     texts = begin(**quick).result(60)
     assert [{*row} for row in texts.evaluations] == [{"step", "loss", "kept_loss"}] * 2
     written = begin(**quick, metric_for_best_model="eval_chrf").result(60)
-    assert {*written.evaluations[-1]} == {"step", "loss", "bleu", "chrf", "exact_match"}
+    assert {*written.evaluations[-1]} == {
+        "step",
+        "loss",
+        "bleu",
+        "chrf",
+        "exact_match",
+        "kept_loss",
+    }
     assert written.evaluations[-1]["chrf"] == written.metrics["chrf_after"]
 
 
