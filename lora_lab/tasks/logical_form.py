@@ -50,16 +50,23 @@ def query_text(sketch: Mapping[str, Any], header: Sequence[str]) -> str:
             conds = zip(
                 *(conds[n] for n in ("column_index", "operator_index", "condition")), strict=False
             )
-        function = _FUNCTIONS[int(sketch["agg"])]
-        what = " ".join(filter(None, (function, header[int(sketch["sel"])])))
+        function, column = _at(_FUNCTIONS, sketch["agg"]), _at(header, sketch["sel"])
+        what = " ".join(filter(None, (function, column)))
         fits = [
-            f"{header[int(at)]} {_OPERATORS[int(op)]} {getattr(value, 'text', value)}"
+            f"{_at(header, at)} {_at(_OPERATORS, op)} {getattr(value, 'text', value)}"
             for at, op, value in conds
         ]
     except (KeyError, IndexError, TypeError, ValueError):
         raise ValueError(f"{str(sketch)[:60]}, which is no query on its table") from None
     where = f" WHERE {' AND '.join(fits)}" if fits else ""
     return f"SELECT {what} FROM table{where}"
+
+
+def _at(names: Sequence[str], number: Any) -> str:
+    """Return the name of a number; those below 0 count from no end."""
+    if int(number) < 0:
+        raise IndexError(number)
+    return names[int(number)]
 
 
 def are_sketches(table: Table) -> bool:
@@ -81,16 +88,16 @@ def with_headers(table: Table, tables: Table) -> Table:
         TaskError: a row whose table is not there, or whose query is none on it.
     """
     tables.need(["id", "header"])
-    headers = dict(zip(tables["id"], tables["header"], strict=True))
+    headers = dict(zip(map(str, tables["id"]), tables["header"], strict=True))
     found, texts = [], []
     for number, (own, sketch) in enumerate(zip(table["table_id"], table["sql"], strict=True), 1):
-        if own not in headers:
+        if str(own) not in headers:
             raise TaskError(f"{table.place(number)}: no table {own!r} in {tables.source}")
         try:
-            texts.append(query_text(sketch, headers[own]))
+            texts.append(query_text(sketch, headers[str(own)]))
         except ValueError as error:
             raise TaskError(f"{table.place(number)} has in column 'sql' {error}") from None
-        found.append(headers[own])
+        found.append(headers[str(own)])
     columns = {**table.columns, "columns": found, "sql": texts}
     return Table(columns, table.source)
 

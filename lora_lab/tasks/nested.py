@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -70,7 +71,10 @@ def webnlg_triples(value: Any) -> list[str]:
     """
     value = unwritten(value)
     if isinstance(value, dict):
-        value = [str(each).split(" | ") for each in next(iter(value.get("mtriple_set") or []), [])]
+        sets = value.get("mtriple_set") or []
+        if not (isinstance(sets, list) and all(isinstance(each, list) for each in sets)):
+            raise ValueError(f"{str(value)[:40]!r}, which has no lists of triples")
+        value = [str(each).split(" | ") for each in next(iter(sets), [])]
     elif isinstance(value, list) and all(isinstance(each, dict) for each in value):
         names = "subject", "property", "object"
         value = [[each[name] for name in names if name in each] for each in value]
@@ -84,10 +88,11 @@ def lexicalizations(value: Any) -> list[str]:
     """
     value = unwritten(value)
     if isinstance(value, dict):
-        comments = value.get("comment") or []
-        rows = list(zip(comments, value.get("text") or [], strict=False))
-    else:
+        rows = list(itertools.zip_longest(value.get("comment") or [], value.get("text") or []))
+    elif isinstance(value or [], list) and all(isinstance(each, dict) for each in value or []):
         rows = [(each.get("comment"), each.get("lex")) for each in value or []]
+    else:
+        raise ValueError(f"{str(value)[:40]!r}, which is no list of {{'comment', 'lex'}}")
     return [text for comment, text in rows if comment in ("good", "", None) and text]
 
 

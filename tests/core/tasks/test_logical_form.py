@@ -120,10 +120,17 @@ def test_without_its_tables_or_with_another_query_a_row_says_so(tmp_path: Path) 
     alone.write_text(json.dumps(EXAMPLE) + "\n")
     with pytest.raises(TaskError, match=r"put alone\.tables\.jsonl, which names them, beside it"):
         load_task(alone)
-    for wrong in ({"sel": 9, "agg": 0, "conds": []}, {"sel": 0, "conds": []}):
+    for wrong in (
+        *({"sel": sel, "agg": agg, "conds": []} for sel, agg in ((9, 0), (-1, 0), (0, -1))),
+        *({"sel": 0, "agg": 0, "conds": [cond]} for cond in ([-1, 0, "x"], [0, -2, "x"])),
+        {"sel": 0, "conds": []},
+    ):
         official(tmp_path, [EXAMPLE, {**EXAMPLE, "sql": wrong}])
         with pytest.raises(TaskError, match=r"train\.jsonl: row 2 has in column 'sql' .* no query"):
             load_task(tmp_path)
     official(tmp_path, [EXAMPLE, {**EXAMPLE, "table_id": "none"}])
     with pytest.raises(TaskError, match=r"row 2: no table 'none' in .*train\.tables\.jsonl"):
+        load_task(tmp_path)
+    official(tmp_path, [EXAMPLE, {**EXAMPLE, "table_id": ["none"]}])
+    with pytest.raises(TaskError, match=r"row 2: no table \['none'\]"):
         load_task(tmp_path)

@@ -136,6 +136,43 @@ def test_triples_that_are_none_are_refused_by_their_row(tmp_path: Path, wrong: A
         load_task(path)
 
 
+HUB = {"modified_triple_sets": {"mtriple_set": [["a | p | o"]]}, "lex": {"text": ["a is o."]}}
+
+
+@pytest.mark.parametrize(
+    ("column", "wrong"),
+    [
+        ("lexicalisations", ["a text"]),
+        ("lexicalisations", "a text"),
+        ("lex", ["a text"]),
+        ("modified_triple_sets", {"mtriple_set": 5}),
+        ("modified_triple_sets", {"mtriple_set": ["a | p | o"]}),
+    ],
+)
+def test_what_is_not_webnlgs_is_refused_by_its_row(tmp_path: Path, column: str, wrong: Any) -> None:
+    good = HUB if column in HUB else entry(1)["1"]
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in (good, {**good, column: wrong})))
+    with pytest.raises(TaskError, match=rf"row 2 has in column '{column}' .*, which"):
+        load_task(path)
+
+
+def test_texts_on_which_nobody_commented_are_good(tmp_path: Path) -> None:
+    rows = [
+        {
+            "modified_triple_sets": {"mtriple_set": [[f"a | is | {said}"]]},
+            "lex": {"comment": comments, "text": [said]},
+        }
+        for said, comments in (("none", []), ("empty", [""]), ("good", ["good"]), ("bad", ["bad"]))
+    ]
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.warns(UserWarning, match="1 of 4 rows"):
+        task = load_task(path)
+    kept = {row.completion for row in (*task.train, *task.validation)}
+    assert kept == {"none", "empty", "good"}
+
+
 @pytest.mark.parametrize(
     ("prompt", "completion", "name"),
     [
