@@ -80,6 +80,8 @@ def read_folder(
     splits = folder_splits(folder)
     whole, domains = webnlg.whole_splits(given, splits)
     found = _chosen(splits, title, whole)
+    for part, name in found.items():
+        _refuse_twice(splits[name], title, part)
     parts = {part: read_files(splits[name], columns, **reading) for part, name in found.items()}
     return webnlg.of_domains(parts, domains)
 
@@ -118,9 +120,24 @@ def _chosen(
     return {part: found[part] for part in _PARTS if part in found}
 
 
+def _refuse_twice(files: Sequence[Path], title: str, part: str) -> None:
+    """Refuse several files of one name that are no shards: the same rows, saved twice."""
+    shards = all(_SHARD.search(_bare(path)) for path in files)
+    if len(files) > 1 and not (shards and len(set(map(suffix_of, files))) == 1):
+        names = " and ".join(path.name for path in files)
+        raise TaskError(
+            f"{title} has its {part} rows in {names}, which would be read one after the other; "
+            "leave one of them there, or name the file itself"
+        )
+
+
 def _stem(path: Path) -> str:
+    return _SHARD.sub("", _bare(path))
+
+
+def _bare(path: Path) -> str:
     name = path.name.removesuffix(".gz")
-    return _SHARD.sub("", name[: -len(suffix_of(path)) or None])
+    return name[: -len(suffix_of(path)) or None]
 
 
 def _part_of(stem: str) -> str | None:

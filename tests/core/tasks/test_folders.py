@@ -173,6 +173,20 @@ def test_of_e2es_twins_the_one_with_answers_is_read(tmp_path: Path) -> None:
     assert task.metrics[0].name == "bleu_lowercase"
 
 
+@pytest.mark.parametrize("twin", ["train.jsonl", "train.csv.gz", "train-00000-of-00001.jsonl"])
+def test_rows_that_were_saved_twice_are_not_read_twice(tmp_path: Path, twin: str) -> None:
+    frame = pd.DataFrame({"prompt": [f"q{i}" for i in range(20)], "completion": ["a"] * 20})
+    frame.to_csv(tmp_path / "train.csv", index=False)
+    if twin.endswith(".gz"):
+        frame.to_csv(tmp_path / twin, index=False)
+    else:
+        frame.to_json(tmp_path / twin, orient="records", lines=True)
+    with pytest.raises(TaskError, match=r"its training rows in train.* and train.*, which would"):
+        load_task(tmp_path)
+    (tmp_path / twin).unlink()
+    assert len(load_task(tmp_path).train) == 18
+
+
 def test_a_folder_without_rows_to_train_on_is_refused_as_before(tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
     with pytest.raises(TaskError, match="is a folder; name its files"):
