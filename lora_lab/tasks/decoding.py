@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -39,8 +40,9 @@ class Decoding:
             if not whole and not (name == "max_new_tokens" and value is None):
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number from {least} on")
         penalty = self.length_penalty
-        if isinstance(penalty, bool) or not isinstance(penalty, int | float):
-            raise ConfigError(f"length_penalty is {penalty!r}; it must be a number")
+        plain = isinstance(penalty, int | float) and not isinstance(penalty, bool)
+        if not plain or not math.isfinite(penalty):
+            raise ConfigError(f"length_penalty is {penalty!r}; it must be a number, and finite")
 
     @classmethod
     def of(cls, given: Decoding | Mapping[str, Any]) -> Decoding:

@@ -67,6 +67,8 @@ def test_a_run_writes_down_what_it_decoded_with(tmp_path: Path) -> None:
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"length_penalty": "1"}, "length_penalty is '1'; it must be a number"),
+        ({"length_penalty": float("nan")}, "length_penalty is nan; it must be a number"),
+        ({"length_penalty": float("-inf")}, "length_penalty is -inf; it must be a number"),
     ],
 )
 def test_what_cannot_be_gets_one_line(given: dict[str, Any], message: str) -> None:
