@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["prompts", "texts", "classes", "numbers"]
 _SAMPLE = 200  # training examples whose labels are counted
-_UNITS = {"": 3, "g": 3, "m": 2, "k": 1, "t": 4}  # powers of 1,024; a lone number is GiB
-_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", re.I)
+_UNITS = {"": 3, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4}  # of 1,024; a lone number is GiB
+_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|(b)|)\s*", re.I)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Facts:
         kind: of the task: "prompts" are answered, of "texts" every token is learned.
         examples: to train on; None: not known.
         length: tokens of an example that are to be read; None: not known.
-        longest: tokens of the longest one; None: not known.
+        longest: tokens of the longest one; None: not known, or the length was named.
         labels: that an example has, tokens or 1, the mean; None: not known.
         bits: what an example has to say at most, a bit a token, or that of its class; None: not
             known.
@@ -115,8 +115,8 @@ def read_facts(
         anatomy=grid,
         kind=own.get("kind", "prompts"),
         examples=examples,
-        length=length or own.get("length"),
-        longest=length or own.get("longest"),
+        length=min(length, grid.shape.position_limit or NO_LIMIT) if length else own.get("length"),
+        longest=None if length else own.get("longest"),
         labels=own.get("labels"),
         bits=own.get("bits"),
         memory=free,
@@ -135,9 +135,11 @@ def bytes_of(memory: int | str) -> int:
     """
     if isinstance(memory, str):
         found = _MEMORY.fullmatch(memory)
-        if found is None or float(found[1]) <= 0:
+        unit = "" if found is None else found[2] or found[3] or ""
+        count = 0 if found is None else int(float(found[1]) * 1024 ** _UNITS[unit.lower()])
+        if count < 1:
             raise ConfigError(f"memory is {memory!r}; say how much, such as '16 GB' or '900 MB'")
-        return int(float(found[1]) * 1024 ** _UNITS[found[2].lower()])
+        return count
     need_count("memory", memory, least=1)
     return memory
 

@@ -33,7 +33,7 @@ from lora_lab.methods.lora.layers import owned_rows
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.encoding import IGNORED
-from lora_lab.training.checks import check
+from lora_lab.training.checks import check, check_rows, check_settings
 from lora_lab.training.data import RunData
 from lora_lab.training.pass_loss import PassLosses, Share, label_count
 
@@ -98,8 +98,8 @@ def layer_gradients(
         done: told the number of passes that are done, after each; it may raise.
 
     Raises:
-        ConfigError: a count that cannot be, a model that the task is not for or that has no
-            weights.
+        ConfigError: a count that cannot be, more tokens than the model has positions, a model
+            that the task is not for or that has no weights.
         TaskError: no example fits.
         AdapterError: a run trains the model, or an adapter is merged.
         ModelError: no gradient reaches any matrix.
@@ -115,6 +115,8 @@ def layer_gradients(
         eval_examples=0,
     )
     check(lm, task)
+    check_settings(lm, task, (), training)
+    check_rows(lm, task, (), training)
     with bare(lm.model), plain_modes():
         data = RunData(lm, task, training, [])
         batches = data.first_batches(passes)

@@ -220,6 +220,10 @@ def max_length(facts: Facts) -> Recommendation | None:
     if facts.length is None:
         return None
     finding = "the longest training example has so many tokens"
+    if facts.longest is None:
+        whole = facts.length != facts.anatomy.shape.position_limit
+        finding = "the length of an example that was named" if whole else "the model reads no more"
+        return Recommendation("max_length", max(8, facts.length), finding, "as it was named")
     if facts.length == facts.anatomy.shape.position_limit and facts.length != facts.longest:
         finding = f"the model reads no more; the longest training example has {facts.longest:,}"
     elif facts.length != facts.longest:

@@ -181,6 +181,19 @@ def test_no_more_is_advised_than_the_model_reads() -> None:
     assert length.finding.startswith("the model reads no more")
 
 
+def test_a_length_that_was_named_is_not_called_measured() -> None:
+    lm, task = tiny_lm(), tiny_task()
+    for given in ({"examples": 100}, {"task": task}):
+        length = found(ll.advise(lm, length=20, **given))["max_length"]
+        assert (length.value, length.source) == (20, "as it was named")
+        assert "longest training example" not in length.finding
+    short = LoadedModel.given(tiny("gpt2", vocab_size=259), tiny_tokenizer(), "tiny")
+    for model in (short, anatomy(short.model)):  # of 64 positions
+        advice = ll.advise(model, examples=100, length=5_000)
+        assert (advice.facts.length, advice.training["max_length"]) == (64, 64)
+        assert found(advice)["max_length"].finding == "the model reads no more"
+
+
 def test_it_is_trained_with_as_it_stands(tmp_path: Path) -> None:
     lm, task = tiny_lm(), tiny_task()
     advice = ll.advise(lm, task)
@@ -210,13 +223,14 @@ def test_it_shows_itself() -> None:
     [
         *(("16 GB", 16 * GIB), ("16gib", 16 * GIB), ("8", 8 * GIB), ("1.5 g", 3 * GIB // 2)),
         *(("900MB", 900 * 2**20), ("2 TiB", 2 * 2**40), (12345, 12345)),
+        *(("17179869184 B", 16 * GIB), ("512 kb", 2**19), ("512b", 512)),
     ],
 )
 def test_memory_as_people_write_it(text: int | str, count: int) -> None:
     assert bytes_of(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "lots", "-3 GB", "0 GB", "16 PB", 0, -1, 1.5, True])
+@pytest.mark.parametrize("text", ["", "lots", "-3 GB", "0 GB", "0.5 B", "16 PB", 0, -1, 1.5, True])
 def test_memory_that_is_none_is_refused(text: Any) -> None:
     with pytest.raises(ConfigError, match="memory is"):
         ll.advise("smollm2-135m", memory=text)

@@ -323,6 +323,11 @@ def test_what_cannot_be_probed_is_refused_first() -> None:
         layer_gradients(lm, task, passes=0)
     with pytest.raises(ConfigError, match="batch_size is 0"):
         layer_gradients(lm, task, batch_size=0)
+    long = dataclasses.replace(task, train=[dataclasses.replace(task.train[0], prompt="x " * 60)])
+    short = LoadedModel.given(tiny("gpt2", vocab_size=259), tiny_tokenizer(), "tiny")
+    with pytest.raises(ConfigError, match="max_length=128 is more than the 64 positions"):
+        layer_gradients(short, long)
+    assert layer_gradients(short, long, max_length=64).norms
 
 
 def test_it_tells_of_each_pass_and_may_be_ended() -> None:
