@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,16 @@ def test_it_shows_what_advise_says(bench: Workbench) -> None:
     assert settled(panel).problem is before, "what was refused is not asked again"
     tell(panel, "set", memory="")
     assert settled(panel).problem is None
+
+
+def test_another_task_of_the_same_name_is_advised_on_anew(bench: Workbench) -> None:
+    panel, task = opened(bench), bench.task
+    before = panel.advice
+    long = [dataclasses.replace(e, prompt="x " * 20 + ">") for e in task.train]
+    bench.plan.add_task(dataclasses.replace(task, train=long * 2))
+    said = ll.advise(bench.lm, bench.task)
+    assert settled(panel).advice != before
+    assert [row[1] for row in panel.advice["rows"]] == [each.shown for each in said.recommendations]
 
 
 def test_it_fills_the_form_and_the_grid(bench: Workbench) -> None:

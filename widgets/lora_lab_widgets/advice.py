@@ -17,6 +17,7 @@ from lora_lab_widgets.panel import MessagePanel, Tick
 
 if TYPE_CHECKING:
     from lora_lab.advice.layers import RankPlan
+    from lora_lab.tasks.base import Task
     from lora_lab_widgets.session import Session
 
 PASSES = 4
@@ -66,7 +67,7 @@ class AdvicePanel(MessagePanel):
         self._job: Background[Advice | WhichLayers] = Background()
         self._advice: Advice | None = None
         self._layers: WhichLayers | None = None
-        self._given: tuple[str, str] | None = None  # (task, memory) of the advice, or its refusal
+        self._given: tuple[Task, str] | None = None  # (task, memory) of the advice, or its refusal
         self._doing: tuple[str, str] = ("", "")
         self._said, self._cancelled = "", False
         super().__init__(form={"open": False, "memory": "", "parameters": ""})
@@ -86,9 +87,10 @@ class AdvicePanel(MessagePanel):
             self._take()
             if not self.form["open"]:
                 return
-            wanted = self._session.plan.settings["task"], self.form["memory"]
-            if wanted != self._given and not tick.busy and not self._job.busy:
-                self._advise(wanted)
+            plan = self._session.plan
+            task = plan.tasks.get(plan.settings["task"])  # None: it cannot be loaded
+            if task is not None and not tick.busy and not self._job.busy:
+                self._advise(task, self.form["memory"])
             self.busy = self._said if self._job.busy else ""
 
     # What is asked for ---------------------------------------------------------------------------
@@ -141,10 +143,12 @@ class AdvicePanel(MessagePanel):
 
     # On a thread ---------------------------------------------------------------------------------
 
-    def _advise(self, wanted: tuple[str, str]) -> None:
-        lm, task, memory = self._session.lm, self._session.plan.task, wanted[1] or None
-        if self._job.start(lambda: advise(lm, task, memory=memory)):
-            self._given = self._doing = wanted
+    def _advise(self, task: Task, memory: str) -> None:
+        lm, given = self._session.lm, self._given
+        if given is not None and given[0] is task and given[1] == memory:
+            return  # another task of the same name is another one
+        if self._job.start(lambda: advise(lm, task, memory=memory or None)):
+            self._given, self._doing = (task, memory), (task.name, memory)
             self._said = "looking at the model, the data and the memory…"
 
     def _probe(self, content: Mapping[str, Any]) -> None:
