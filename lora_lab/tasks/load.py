@@ -172,7 +172,7 @@ def _of_data(
 ) -> Task:
     """Make a task of files, of the hub's data, or of rows in memory."""
     if not named.options():
-        named = Named(**_headless(name, own["config_name"]))
+        named = Named(**headless_columns(name, own["config_name"]))
     title, found = _read(name, held_out, named, rows, own, **reading)
     reader = reader_of(found.parts["training"], named, template)
     reader.notes += found.notes
@@ -183,7 +183,7 @@ def _of_data(
     return scored_as_glue(task, name, own["config_name"])
 
 
-def _headless(name: Data, config_name: str | None) -> dict[str, int]:
+def headless_columns(name: Data, config_name: str | None) -> dict[str, int]:
     """Return the columns of CoLA's official files, which have no line of names; {} of others."""
     path = first_training_file(name, config_name)
     return {} if path is None else cola_columns(path)

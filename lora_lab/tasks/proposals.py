@@ -11,9 +11,9 @@ from lora_lab.tasks import tables
 from lora_lab.tasks.files import is_file_name
 from lora_lab.tasks.folders import folder_of, read_folder
 from lora_lab.tasks.kinds import Named, reader_of
-from lora_lab.tasks.load import load_task
+from lora_lab.tasks.load import headless_columns, load_task
 from lora_lab.tasks.measures import are_measures
-from lora_lab.tasks.table import Table
+from lora_lab.tasks.table import Column, Table
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "prompt → completion": ("prompt", "completion"),
@@ -65,7 +65,8 @@ def propose(
     Raises:
         TaskError: there is no such file or data set, or it cannot be read.
     """
-    table = _training_table(name, config_name)
+    headless = headless_columns(name, config_name)
+    table = _training_table(name, config_name, [*headless.values()])
     first = tuple(
         tuple(_shown(table[column][at]) for column in table.column_names)
         for at in range(min(_SHOWN, len(table)))
@@ -83,7 +84,7 @@ def propose(
         except TaskError as error:
             return proposal(options, "", str(error))
         return proposal(options, f"read as {_in_words(options)}")
-    if folder_of(name, config_name) is not None:
+    if headless or folder_of(name, config_name) is not None:
         return proposal({}, load_task(name, config_name).describe())  # or it says why not
     try:
         reader = reader_of(table, Named())
@@ -114,13 +115,13 @@ def guessed(table: Table) -> dict[str, str]:
     return {"text": texts[0], "label": few[-1]} if few else {"text": texts[0]}
 
 
-def _training_table(name: str, config_name: str | None) -> Table:
+def _training_table(name: str, config_name: str | None, columns: Sequence[Column]) -> Table:
     folder = folder_of(name, config_name)
     if folder is not None:
-        return read_folder(folder, folder.name, {}, [])["training"]
+        return read_folder(folder, folder.name, {}, columns)["training"]
     if is_file_name(name):
         parts = tables.read_splits(name)
-        return parts["training"] if parts else tables.read_files(name, [])
+        return parts["training"] if parts else tables.read_files(name, columns)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         tables.find_files(name)  # says that there is none
     return tables.read_hub(name, config_name)["training"]

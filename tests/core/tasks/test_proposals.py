@@ -120,3 +120,16 @@ def test_a_folder_of_an_official_layout_is_read_as_it_loads(tmp_path: Path) -> N
     found = propose(str(folder))
     assert (found.rows, found.columns, found.options) == (40, ("sentence", "label"), {})
     assert found.line == load_task(folder).describe()
+
+
+@pytest.mark.parametrize("what", ["CoLA", "CoLA/train.tsv"])
+def test_colas_files_have_no_line_of_names_here_either(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "CoLA"
+    folder.mkdir()
+    for part, count in (("train", 40), ("dev", 8)):
+        rows = [f"gj04\t{n % 2}\t{'*' * (n % 2)}\t{part} {asked(n)}" for n in range(count)]
+        (folder / f"{part}.tsv").write_text("\n".join(rows) + "\n")
+    found = propose(str(tmp_path / what))
+    assert (found.rows, found.options, found.problem) == (40, {}, "")
+    assert found.first[0] == ("gj04", "0", "", f"train {asked(0)}")
+    assert found.line == load_task(tmp_path / what).describe()
