@@ -18,6 +18,7 @@ from lora_lab.checkpoint.loading import load_adapter
 from lora_lab.errors import ConfigError, TaskError
 from lora_lab.methods.api import detach
 from lora_lab.methods.attached import activate, active, attached
+from lora_lab.methods.config import need_count
 from lora_lab.models.given import as_loaded
 from lora_lab.models.load import LoadedModel
 from lora_lab.redaction import redacted_values
@@ -134,6 +135,8 @@ def evaluate(
     """
     if part not in get_args(Part):
         raise TaskError(f"part is {part!r}; use 'test', 'validation' or 'train'")
+    if max_examples is not None:
+        need_count("max_examples", max_examples, least=1)
     with plain_modes(), _ready(of, task, lm, tokenizer) as given:
         if decoding is not None:
             given = dataclasses.replace(given, task=decoded(given.task, decoding))
@@ -254,6 +257,8 @@ def scored(
             f"load_task(…, {part}=…)"
         )
     check(lm, task)
+    if part == "train":  # of which `check` looks at those with a class or a number alone
+        task.check(rows, "training")
     count = len(rows) if max_examples is None else min(max_examples, len(rows))
     name = active(lm.model)
     tokens = attached(lm.model)[name].config.tokens if name else 0

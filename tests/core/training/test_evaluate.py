@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch.nn.functional import cross_entropy
 import lora_lab as ll
 from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.runs.records import find_run
-from lora_lab.tasks import GenerationTask
+from lora_lab.tasks import Example, GenerationTask
 from lora_lab.training.run import Run
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
 from tests.helpers.tiny_run import tiny_lm, tiny_task
@@ -118,3 +119,17 @@ def test_an_adapter_for_another_base_is_refused_and_leaves_nothing(run: Run) -> 
     with pytest.raises(ll.LoraLabError):
         ll.evaluate(run.folder / "adapter", tiny_classes(), lm=other, part="validation")
     assert not ll.attached(other.model)
+
+
+@pytest.mark.parametrize("count", [0, -1, True])
+def test_no_examples_are_no_number_of_them(count: Any) -> None:
+    with pytest.raises(ConfigError, match=f"max_examples is {count}; it must be a whole number"):
+        ll.evaluate(tiny_lm(), with_test(), max_examples=count)
+
+
+def test_training_examples_without_a_reference_are_not_scored() -> None:
+    task = tiny_task()
+    bare = [Example(e.prompt, e.completion, ()) for e in task.train[:3]]
+    task = dataclasses.replace(task, train=[*task.train[:2], *bare])
+    with pytest.raises(TaskError, match=r"3 of 5 training examples .*no reference \(rows 2, 3, 4"):
+        ll.evaluate(tiny_lm(), task, part="train")
