@@ -71,16 +71,20 @@ def _run(options: argparse.Namespace) -> Report:
 
 def _layers(options: argparse.Namespace, task: Task, advice: Advice) -> WhichLayers:
     with console(stderr=True, quiet=options.json).status("probing the layers"):
-        lm = load_model(options.model, **task.head)
+        lm = load_model(options.model, **_dtype(options), **task.head)
         length: Any = advice.training.get("max_length", TrainingConfig.max_length)
         return which_layers(
             lm, task, parameters=options.parameters, passes=options.passes, max_length=length
         )
 
 
+def _dtype(options: argparse.Namespace) -> dict[str, Any]:
+    return {} if options.dtype is None else {"dtype": options.dtype}
+
+
 def _written(options: argparse.Namespace, advice: Advice) -> str:
     config = RunConfig(
-        model={"name": options.model},
+        model={"name": options.model, **_dtype(options)},
         task={"name": options.task},
         configs=(advice.config,),
         training=TrainingConfig.from_dict(advice.training),

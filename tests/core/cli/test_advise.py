@@ -51,3 +51,11 @@ def test_a_probe_and_a_run_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ):
         assert main(["advise", *refused]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_dtype_is_trained_in_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe: Any = tiny_recipe(tmp_path)
+    path = tmp_path / "advised.yaml"
+    asked = recipe["model"]["name"], recipe["task"]["name"], "--dtype", "bfloat16"
+    printed(capsys, *asked, "--run-file", str(path))
+    assert RunConfig.read(path).model["dtype"] == "bfloat16"
