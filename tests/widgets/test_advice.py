@@ -197,3 +197,19 @@ def test_nothing_is_sent_when_nothing_is_new(bench: Workbench) -> None:
     for _ in range(3):
         panel.update(IDLE)
     assert sent == []
+
+
+def test_of_the_norms_on_show_the_largest_has_the_last_color(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A classifier's head has a norm, often the largest, and no cell."""
+    found = ll.which_layers(bench.lm, bench.task, passes=1)
+    gradients = dataclasses.replace(
+        found.gradients, by_pass={**found.gradients.by_pass, "score": (99.0,)}
+    )
+    made = dataclasses.replace(found, gradients=gradients)
+    monkeypatch.setattr(module, "which_layers", lambda *_, **__: made)
+    panel = opened(bench)
+    tell(panel, "probe")
+    settled(panel)
+    assert max(cell[2] for cell in panel.layers["cells"]) == 1.0

@@ -213,7 +213,8 @@ def _plain_advice(advice: Advice, task: str) -> dict[str, Any]:
 
 def _plain_layers(found: WhichLayers, task: str) -> dict[str, Any]:
     grid, norms = grid_of(found.anatomy), found.gradients.norms
-    most = max(norms.values())
+    here = [norms[cell["site"]] for cell in grid["cells"] if cell["site"] in norms]
+    most = max(here, default=1.0)  # a head has a norm and no cell
     columns = {role: number for number, role in enumerate(grid["roles"])}
     cells = [
         [
