@@ -110,7 +110,8 @@ def _cached() -> Iterator[ModelChoice]:
 
 def _folders(top: Path) -> Iterator[ModelChoice]:
     for folder in _within(top, levels=2):
-        if (folder / "config.json").is_file() and (files := weights_in(folder)):
+        files = weights_in(folder)  # {} of one that is not ours to read
+        if files and (folder / "config.json").is_file():
             name = f"./{folder.relative_to(top).as_posix()}"  # owner/name would be a hub id
             yield ModelChoice(name, "folder", license_in(folder), sum(files.values()))
 

@@ -17,6 +17,11 @@ from lora_lab.redaction import redacted
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 UNWANTED = ("*/*", "consolidated*")
 _PAUSE = 0.25  # seconds between two looks at how far it is
+# The pipe ends with whoever fetches, also where that is killed: a kernel that is restarted.
+_ENDS_WITH_US = """\
+import os, threading
+threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
+"""
 _FETCH = f"""\
 import sys
 from huggingface_hub import snapshot_download
@@ -69,8 +74,8 @@ def download(hub_id: str, told: Callable[[int], None], ended: threading.Event) -
     """
     before = _bytes_of(hub_id)
     fetching = subprocess.Popen(
-        [sys.executable, "-c", _FETCH, hub_id],
-        stdin=subprocess.DEVNULL,
+        [sys.executable, "-c", _ENDS_WITH_US + _FETCH, hub_id],
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -87,6 +92,8 @@ def download(hub_id: str, told: Callable[[int], None], ended: threading.Event) -
         if fetching.poll() is None:
             fetching.terminate()
         code = fetching.wait()
+        if fetching.stdin is not None:
+            fetching.stdin.close()
     reading.join()
     if code and not ended.is_set():
         why = next((line.strip() for line in reversed(said) if line.strip()), f"exit code {code}")

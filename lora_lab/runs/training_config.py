@@ -243,8 +243,8 @@ class TrainingConfig(Config):
         """
         if self.max_steps > 0 or self.num_train_epochs is None:
             return self
-        steps = math.ceil(self.num_train_epochs * self.steps_per_epoch(count, processes))
-        return dataclasses.replace(self, max_steps=steps)
+        steps = self.num_train_epochs * self.steps_per_epoch(count, processes)
+        return dataclasses.replace(self, max_steps=math.ceil(min(steps, sys.float_info.max)))
 
     def steps_per_epoch(self, count: int, processes: int = 1) -> int:
         """Return the steps in which so many examples are gone through, as HF Trainer counts."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lora_lab._util.own_warnings import collected
 from lora_lab.errors import AdapterError, LoraLabError, RunError
 from lora_lab.methods.api import detach
 from lora_lab.methods.combined import as_config
@@ -60,8 +60,7 @@ def train_cell(
     seen: dict[int, float] = {}
     run: Run | None = None
     try:
-        with alone, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on this thread they would be printed into some cell
+        with alone, collected():  # on this thread they would be printed into some cell
             run = _resumed(lm, task, cell, store) or _new(lm, task, cell, store)
             started(run)
         stopped = False

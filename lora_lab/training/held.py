@@ -34,6 +34,10 @@ class Held:
         self._plain = [*self.learned, *(p for p in self.frozen if type(p) is nn.Parameter)]
         self._dtypes = [p.dtype for p in self._plain]
 
+    def lacks(self, parameters: Iterable[nn.Parameter]) -> bool:
+        """Whether some are not those that it has."""
+        return not {*map(id, parameters)} <= {*map(id, self.learned), *map(id, self.frozen)}
+
     def cast(self) -> str:
         """Return what somebody has cast since, in words; "" if nothing.
 

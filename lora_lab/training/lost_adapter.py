@@ -25,19 +25,20 @@ _PUT_BACK = "of-a-run-that-lost-it"  # the name of an adapter that is on the mod
 
 
 class LostAdapterError(RunError):
-    """What a run trains is not what the model answers with any more."""
+    """What a run trains is not what the model answers with any more.
+
+    Attributes:
+        adapter_suspect: what it learns has other values too, and an older copy is the last good
+            one.
+    """
+
+    def __init__(self, message: str, adapter_suspect: bool = False) -> None:
+        super().__init__(message)
+        self.adapter_suspect = adapter_suspect
 
 
 class CastModelError(LostAdapterError):
-    """The model's parameters have another dtype than the run had them in.
-
-    Attributes:
-        adapter_suspect: so has what it learns, and an older copy is the last good one.
-    """
-
-    def __init__(self, message: str, adapter_suspect: bool) -> None:
-        super().__init__(message)
-        self.adapter_suspect = adapter_suspect
+    """The model's parameters have another dtype than the run had them in."""
 
 
 def check_owned(
@@ -57,7 +58,7 @@ def check_owned(
         LostAdapterError: the line says what has become of it.
     """
     known, name = attached_adapters(model), adapter.name
-    what = ""
+    what, is_suspect = "", False
     if known is None or known.adapters.get(name) is not adapter:
         what = f"the adapter {name!r} was detached or replaced"
     elif known.merged:
@@ -65,12 +66,16 @@ def check_owned(
     elif active(model) != name:
         other = active(model)
         what = "all adapters were switched off" if other is None else f"{other!r} was activated"
+    elif held and held.lacks(adapter.parameters()):
+        what = f"parameters of the adapter {name!r} were replaced (load_state_dict(assign=True))"
+        is_suspect = True
     elif held and not all(parameter.requires_grad for parameter in held.learned):
         what = f"parameters of the adapter {name!r} were frozen (requires_grad_(False))"
     elif held and any(parameter.requires_grad for parameter in held.frozen):
         what = "parameters of the base were set to learn (requires_grad_(True))"
     if what:
-        raise LostAdapterError(f"{what} while the run {when}, so it cannot go on; start a new run")
+        line = f"{what} while the run {when}, so it cannot go on; start a new run"
+        raise LostAdapterError(line, is_suspect)
     check_standing(model, adapter)
     check_dtypes(held, when)
 

@@ -6,12 +6,12 @@ import contextlib
 import dataclasses
 import os
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.own_warnings import collected
 from lora_lab._util.torch_modes import plain_modes
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.api import attach, detach
@@ -369,10 +369,9 @@ class Run(Curves):
                 detach(self.model, ADAPTER)
                 whose = f"of run {before.run}" if before.run else "that was there"
                 self.notes.append(f"took the adapter {ADAPTER!r} {whose} off the model")
-            with warnings.catch_warnings(record=True) as said:  # not printed into some cell
-                warnings.simplefilter("always")
+            with collected() as said:  # not printed into some cell
                 self._prepare()
-            self.notes += [str(warning.message) for warning in said]
+            self.notes += said
         self._work()
 
     @contextlib.contextmanager

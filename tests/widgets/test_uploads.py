@@ -36,6 +36,13 @@ def test_another_one_of_its_name_stays(tmp_path: Path, name: str, next_name: str
     assert written(name, b"two", tmp_path) == tmp_path / next_name
 
 
+@pytest.mark.parametrize("letter", ["a", "数", "🙂"])
+def test_a_long_name_is_cut_to_what_disks_take(tmp_path: Path, letter: str) -> None:
+    paths = [written(f"{letter * 300}.csv.gz", data, tmp_path) for data in (b"one", b"two")]
+    assert [path.read_bytes() for path in paths] == [b"one", b"two"]
+    assert all(path.name.endswith(".csv.gz") for path in paths)
+
+
 @pytest.mark.parametrize("name", ["program.exe", "../../.csv", "", "csv", "a.csv/"])
 def test_what_is_of_no_known_format_is_refused(name: str) -> None:
     with pytest.raises(TaskError, match="not of a known format; use"):

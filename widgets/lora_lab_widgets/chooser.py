@@ -13,7 +13,7 @@ import traitlets
 from lora_lab._util.dtypes import MODEL_DTYPES
 from lora_lab._util.format import format_bytes
 from lora_lab._util.hardware import best_device, hardware
-from lora_lab.errors import ConfigError
+from lora_lab.errors import ConfigError, TaskError
 from lora_lab.models.choices import ModelChoice, model_choices
 from lora_lab.models.load import wanted_device, wanted_dtype
 from lora_lab.models.needs import ModelNeeds, model_needs
@@ -30,7 +30,7 @@ from lora_lab_widgets.uploads import Upload
 T = TypeVar("T")
 MODEL, DATA = "smollm2-135m", "mini-e2e"
 """What is chosen where nobody has chosen."""
-_LIMIT = 500  # characters of a name
+_LIMIT = 4096  # characters of a name
 _OPTIONS = {"config_name", *(option for options in KINDS.values() for option in options)}
 
 
@@ -118,6 +118,7 @@ class Chooser(MessagePanel):
             if shown and not self.shown and plan is not None:
                 self.chosen = _standing(plan)
                 self.card, self.data, self.notes = {}, {}, []
+                self._reading.drop()
             self.shown, self.closable = shown or plan is None, plan is not None
             self.layout.display = None if self.shown else "none"
             if self.shown:
@@ -179,6 +180,7 @@ class Chooser(MessagePanel):
         """Ask what the chosen model takes."""
         name, device, dtype = (self.chosen[key] for key in ("model", "device", "dtype"))
         self.card = {}
+        self._looking.drop()
         if name and name != OWN:
             self._looking.ask(lambda: _card(name, device, dtype))
 
@@ -186,6 +188,7 @@ class Chooser(MessagePanel):
         """Ask how the chosen file or data set may be read."""
         name, options = self.chosen["data"], dict(self.chosen["options"])
         self.data = {}
+        self._reading.drop()
         plan = self._bench.on_show()
         is_known = name in EMBEDDED or (plan is not None and name in plan.tasks)
         if name and not is_known:
@@ -193,18 +196,19 @@ class Chooser(MessagePanel):
             self._reading.ask(lambda: propose(name, config_name, options))
 
     def _take_piece(self, content: Mapping[str, Any]) -> None:
+        name = str(content.get("name", ""))
         if content.get("first"):
-            self._upload = Upload(str(content.get("name", "")))
-        if self._upload is None:
+            self._upload = Upload(name)
+        if self._upload is None or self._upload.asked != name:  # another one has begun since
             raise ConfigError("the upload was broken off; choose the file again")
         try:
             self._upload.add(str(content.get("data", "")))
             if content.get("last"):
-                path = self._upload.write(self._uploads)
-                self._choose({"data": str(path)})
-        finally:
-            if content.get("last"):
-                self._upload = None
+                upload, self._upload = self._upload, None
+                self._choose({"data": str(upload.write(self._uploads))})
+        except TaskError:
+            self._upload = None  # what is damaged is not gone on with
+            raise
 
     # Opening it ----------------------------------------------------------------------------------
 
@@ -226,7 +230,7 @@ class Chooser(MessagePanel):
     def _show_news(self) -> None:
         """Take what the threads have found."""
         if (listed := self._listing.take()) is not None:
-            self.models = [_choice(each) for each in listed] if isinstance(listed, list) else []
+            self._show_models(listed)
         if (card := self._looking.take()) is not None:
             self.card = card if isinstance(card, dict) else {"problem": from_error(card)}
         if (read := self._reading.take()) is not None:
@@ -235,6 +239,12 @@ class Chooser(MessagePanel):
             self._show_opening(self._opening)
         asked = self._listing, self._looking, self._reading
         self.busy = self._opening is not None or any(each.busy for each in asked)
+
+    def _show_models(self, listed: list[ModelChoice] | Exception) -> None:
+        if isinstance(listed, Exception):
+            self.set_trait("problem", from_error(listed))
+            return
+        self.models = [_choice(each) for each in listed]
 
     def _show_proposal(self, read: Proposal | Exception) -> None:
         if isinstance(read, Exception):
@@ -258,6 +268,8 @@ class Chooser(MessagePanel):
         if isinstance(outcome, Exception):
             raise outcome
         self._bench.needs_rest()  # a cell may have started a run meanwhile
+        if opening.shown is not self._bench.on_show():
+            raise ConfigError("a cell has opened something else meanwhile; choose again")
         self._bench.take(outcome)
         self.notes = list(outcome.notes)
         self.show(bool(outcome.notes))
@@ -273,8 +285,12 @@ class _Latest(Generic[T]):
     def busy(self) -> bool:
         return self._job.busy
 
-    def ask(self, question: Callable[[], T]) -> None:
+    def drop(self) -> None:
+        """Want no answer any more."""
         self._job = Background()
+
+    def ask(self, question: Callable[[], T]) -> None:
+        self.drop()
         self._job.start(question)
 
     def take(self) -> T | Exception | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_lab._util.format import format_bytes
+from lora_lab._util.own_warnings import collected
+from lora_lab._util.warn import warn
 from lora_lab.errors import ConfigError, LoraLabError
 from lora_lab.models.download import download
 from lora_lab.models.load import LoadedModel, load_model, wanted_device, wanted_dtype
 from lora_lab.models.needs import model_needs
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.families.api import longest_and_labels
 from lora_lab.tasks.load import load_task
 from lora_lab_widgets.background import Background
@@ -66,6 +68,7 @@ class Opening:
         settings: fields of `TrainingConfig` for the new plan.
 
     Attributes:
+        shown: as given.
         text: what it is at.
         share: how far, 0 to 1; None where nobody knows.
     """
@@ -77,7 +80,7 @@ class Opening:
         config: Configs | None,
         settings: Mapping[str, Any],
     ) -> None:
-        self._wish, self._shown, self._config, self._settings = wish, shown, config, settings
+        self._wish, self.shown, self._config, self._settings = wish, shown, config, settings
         self._ended = threading.Event()
         self._start = time.monotonic()
         self._job: Background[Opened] = Background()
@@ -110,13 +113,12 @@ class Opening:
         self.text, self.share = text, share
 
     def _open(self) -> Opened:
-        with warnings.catch_warnings(record=True) as said:  # not printed into some cell
-            warnings.simplefilter("always")
+        with collected() as said:  # not printed into some cell
             opened = self._opened()
-        return opened._replace(notes=tuple(str(warning.message) for warning in said))
+        return opened._replace(notes=tuple(said))
 
     def _opened(self) -> Opened:
-        wish, shown = self._wish, self._shown
+        wish, shown = self._wish, self.shown
         self._tell(f"reading {wish.data}")
         known = None if shown is None or wish.options else shown.tasks.get(wish.data)
         options: dict[str, Any] = dict(wish.options)
@@ -127,10 +129,11 @@ class Opening:
             return Opened(None, task, ())
         lm = self._load(task)
         self._tell("counting tokens")
-        return Opened(self._planned(lm, task), task, ())
+        return Opened(plan_on(lm, task, self._config, self._settings), task, ())
 
     def _load(self, task: Task) -> LoadedModel:
-        wish, shown = self._wish, self._shown
+        wish, shown = self._wish, self.shown
+        TrainingConfig.from_dict(self._settings)  # refuses what cannot be before it takes a while
         name = wish.model
         if name == OWN:
             assert shown is not None
@@ -159,13 +162,23 @@ class Opening:
         download(hub_id, told, self._ended)
         self._tell("downloaded")
 
-    def _planned(self, lm: LoadedModel, task: Task) -> PlanModel:
-        try:
-            return PlanModel(lm, task, self._config, self._settings)
-        except ConfigError:
-            if self._config is None:
-                raise
-            return PlanModel(lm, task, None, self._settings)  # it was another model's
+
+def plan_on(
+    lm: LoadedModel, task: Task, config: Configs | None, settings: Mapping[str, Any]
+) -> PlanModel:
+    """Return a plan; a config of another model's, which does not fit this one, gives way.
+
+    Raises:
+        ConfigError: settings that cannot be.
+    """
+    try:
+        return PlanModel(lm, task, config, settings)
+    except ConfigError as error:
+        if config is None:
+            raise
+        plan = PlanModel(lm, task, None, settings)
+        warn(f"what was on show does not fit {lm.card.name}: {error}; the plan begins anew")
+        return plan
 
 
 def is_on_show(wish: Wish, lm: LoadedModel) -> bool:

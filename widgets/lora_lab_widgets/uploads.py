@@ -13,6 +13,7 @@ from lora_lab.errors import TaskError
 from lora_lab.tasks.files import FORMATS, suffix_of
 
 MOST = 200 * 2**20  # bytes of a file; what is larger is given by its path
+_LONGEST = 200  # bytes of a name; disks take 255, and a draft's is longer
 _ODD = re.compile(r"[^\w .()+-]")
 
 
@@ -22,15 +23,20 @@ class Upload:
     Args:
         name: as the page calls it; folders in it are left out.
 
+    Attributes:
+        asked: the name as it was given.
+        name: that of the file.
+
     Raises:
         TaskError: it is of no known format.
     """
 
     def __init__(self, name: str) -> None:
-        plain = _ODD.sub("_", re.split(r"[\\/]", name)[-1]).lstrip(". ")[-120:]
+        plain = _ODD.sub("_", re.split(r"[\\/]", name)[-1])
+        plain = plain.encode()[-_LONGEST:].decode(errors="ignore").lstrip(". ")
         if suffix_of(Path(plain)) not in FORMATS:
             raise TaskError(f"{plain or 'this'} is not of a known format; use {', '.join(FORMATS)}")
-        self.name = plain
+        self.asked, self.name = name, plain
         self._data = bytearray()
 
     def add(self, piece: str) -> None:

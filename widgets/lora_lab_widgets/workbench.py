@@ -14,7 +14,7 @@ from lora_lab.budget.forecast import budget
 from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
 from lora_lab.models.given import as_loaded
-from lora_lab.models.load import LoadedModel
+from lora_lab.models.load import LoadedModel, load_model
 from lora_lab.redaction import redacted
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps.local import Sweep
@@ -31,7 +31,7 @@ from lora_lab_widgets.header import Header
 from lora_lab_widgets.history import History
 from lora_lab_widgets.laboratory import Laboratory
 from lora_lab_widgets.marimo_page import MarimoPage
-from lora_lab_widgets.opening import Opened
+from lora_lab_widgets.opening import Opened, plan_on
 from lora_lab_widgets.panel import Panel, PanelError, Theme
 from lora_lab_widgets.plan import Configs, PlanModel
 from lora_lab_widgets.rank_grid import RankGrid
@@ -146,17 +146,23 @@ class Workbench:
             RunError: something trains.
             ModelError, TaskError, ConfigError: as the class; what is on show stays.
         """
-        shown = self._on_show
+        shown, settings = self._on_show, self._settings
         if shown is not None:
             self.session.needs_rest("open another model")
-        training = TrainingConfig.from_dict(self._settings)
+            settings = shown.training()
+        training = TrainingConfig.from_dict(settings)
         chosen = (shown.task if shown else DATA) if task is None else task
         given = as_task(chosen, training.max_steps, training.step_size)
         if model is None and shown is not None:
-            heads = given.head or shown.task.head
-            model = shown.lm.card.name if heads and shown.lm.card.source != "given" else shown.lm
+            model, card = shown.lm, shown.lm.card
+            if (given.head or shown.task.head) and card.source != "given":
+                model = load_model(card.name, card.device, card.dtype, **given.head)
         lm = as_loaded(model or MODEL, tokenizer, given.head, "Workbench(model, tokenizer)")
-        self._open_in_place(PlanModel(lm, given, config, self._settings))
+        if config is None and shown is not None:
+            plan = plan_on(lm, given, shown.planned.config, settings)
+        else:
+            plan = PlanModel(lm, given, config, settings)
+        self._open_in_place(plan)
 
     def _open_in_place(self, plan: PlanModel) -> None:
         """Make the panels of a plan, and put them in the place of those on show."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
@@ -55,6 +58,22 @@ def test_folders_are_found_with_size_and_license(tmp_path: Path) -> None:
         ("./mine", "folder", "apache-2.0", 10),
         ("./runs/merged", "folder", None, 20),
     ]
+
+
+def test_a_folder_that_is_not_ours_to_read_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model(tmp_path / "lost+found")
+    model(tmp_path / "mine")
+    look = os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if Path(path).parent.name == "lost+found":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert [each.name for each in model_choices(tmp_path)] == ["./mine"]
 
 
 def test_a_name_is_the_folder_and_never_a_hub_id(

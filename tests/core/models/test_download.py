@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +60,25 @@ def test_it_ends_when_nobody_wants_it_any_more(hub: FakeHub) -> None:
     download("owner/tiny", lambda _: None, ended)  # returns though the hub sends no more
     folder = in_hub_cache("owner/tiny")
     assert folder is None or weights_in(folder) == {}
+
+
+def test_it_ends_with_the_process_that_asked() -> None:
+    """A kernel that is restarted is killed, and nobody ends its downloads."""
+    fetch = "import os, time; print(os.getpid(), flush=True); time.sleep(20); print('late')"
+    code = f"""
+import subprocess, sys, threading
+import lora_lab.models.download as download
+Popen = subprocess.Popen
+download._FETCH = {fetch!r}
+subprocess.Popen = lambda *args, **options: Popen(*args, **{{**options, "stdout": None}})
+download.download("owner/tiny", lambda _: None, threading.Event())
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as asked:
+        assert asked.stdout is not None
+        assert int(asked.stdout.readline())
+        asked.kill()
+        assert asked.stdout.read() == b"", "it has gone on"
 
 
 def test_what_does_not_come_is_one_line(hub: FakeHub) -> None:

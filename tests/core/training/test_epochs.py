@@ -71,6 +71,8 @@ def test_max_steps_overrides_epochs_as_in_hf_trainer(begin):
     for wrong in (0, -1, float("nan"), "2"):
         with pytest.raises(ConfigError, match="num_train_epochs"):
             TrainingConfig(num_train_epochs=wrong)
+    with pytest.raises(ConfigError, match=r"max_steps is .*; it must be"):
+        TrainingConfig(num_train_epochs=1e308).for_examples(640)
     for wrong in (0, -2, -1.0):
         with pytest.raises(ConfigError, match="max_steps"):
             TrainingConfig(max_steps=wrong)

@@ -105,6 +105,32 @@ def test_a_run_whose_block_was_replaced_in_a_pause_says_so_and_keeps_what_it_lea
             torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
 
 
+def test_a_run_whose_parameters_are_replaced_ends_with_its_last_good_adapter(begin):
+    """The optimizer goes on with those that it has, which nobody sees any more."""
+    lm, passes, learned = tiny_lm(), [], []
+    run = begin(lm, max_steps=50, save_steps=1, start=False)
+
+    def meanwhile(*_: Any) -> None:
+        passes.append(1)
+        if len(passes) == 3:
+            learned.append(run.adapter.snapshot())
+        if len(passes) == 4:
+            others = {name: 2 * tensor for name, tensor in lm.model.state_dict().items()}
+            lm.model.load_state_dict(others, assign=True)
+
+    lm.model.model.layers[1].register_forward_pre_hook(meanwhile)
+    run.start()
+    line = (
+        r"of the adapter 'default' were replaced \(load_state_dict\(assign=True\)\) while the run"
+    )
+    with pytest.raises(RunError, match=line):
+        run.result(60)
+    assert "the adapter is as it was after step 2" in run.snapshot.failure.remedy
+    saved = ll.load_adapter(tiny_lm().model, run.folder / "adapter")
+    for mine, theirs in zip(learned[0], saved.snapshot(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
 def by_data(parameters: Any, dtype: torch.dtype) -> None:
     """Cast as no `Module._apply` does, which is refused beside a run."""
     for parameter in parameters:

@@ -31,7 +31,9 @@ class ChooserView extends PanelView {
       on: { change: () => this.upload() },
     });
     this.uploading = el("span", { class: "ll-dim", role: "status" });
-    const upload = button("Upload…", () => this.file.click(), { title: "a file of this computer" });
+    this.uploadButton = button("Upload…", () => this.file.click(), {
+      title: "a file of this computer",
+    });
     this.close = button("Close", () => this.model.send({ type: "close" }));
     this.open = button("Open", () => {
       this.open.disabled = true; // until Python has answered
@@ -51,7 +53,7 @@ class ChooserView extends PanelView {
             field("device", this.device.node), field("dtype", this.dtype.node)),
           this.card),
         group("Data", this.tasks.node, this.about, field("other data", this.typedData),
-          el("div", { class: "ll-chooser-row" }, upload, this.file, this.uploading),
+          el("div", { class: "ll-chooser-row" }, this.uploadButton, this.file, this.uploading),
           this.columns.node)),
       el("div", { class: "ll-run-row" }, this.open, this.cancel, this.said, this.passed),
       this.progress.node, this.notes, this.strip.node,
@@ -157,9 +159,14 @@ class ChooserView extends PanelView {
     const [file] = this.file.files ?? [];
     this.file.value = ""; // so that the same one can be chosen again
     if (!file) return;
-    await sendFile(this.model, file, (text) => {
-      this.uploading.textContent = text;
-    });
+    this.uploadButton.disabled = true; // one at a time: their pieces go the same way
+    try {
+      await sendFile(this.model, file, (text) => {
+        this.uploading.textContent = text;
+      });
+    } finally {
+      this.uploadButton.disabled = false;
+    }
   }
 }
 
