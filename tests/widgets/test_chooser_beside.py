@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lora_lab import BottleneckConfig, LoadedModel, LoraConfig, load_model
+from lora_lab.tasks import ClassificationTask
 from lora_lab_widgets import Workbench, chooser, opening
 from tests.widgets.test_chooser import (  # noqa: F401
     bare,
@@ -109,6 +110,7 @@ def test_from_python_what_is_left_out_stays_as_it_is(bare: Workbench) -> None:
     assert bare.config == BottleneckConfig(r=3)
     assert (bare.plan.training()["learning_rate"], bare.plan.training()["max_steps"]) == (0.5, 7)
     bare.open(task="mini-nli")
+    assert isinstance(bare.task, ClassificationTask)
     assert bare.lm.model.config.num_labels == len(bare.task.labels)
     assert bare.lm.card.dtype == "bfloat16"
     assert bare.config == BottleneckConfig(r=3)
