@@ -33,10 +33,11 @@ class Held:
         # What other libraries pack may change its type by itself in its first pass.
         self._plain = [*self.learned, *(p for p in self.frozen if type(p) is nn.Parameter)]
         self._dtypes = [p.dtype for p in self._plain]
+        self._every = {*map(id, every)}
 
     def lacks(self, parameters: Iterable[nn.Parameter]) -> bool:
         """Whether some are not those that it has."""
-        return not {*map(id, parameters)} <= {*map(id, self.learned), *map(id, self.frozen)}
+        return not self._every.issuperset(map(id, parameters))
 
     def cast(self) -> str:
         """Return what somebody has cast since, in words; "" if nothing.
