@@ -34,6 +34,8 @@ def describe(run: Run, base: str | None = None) -> dict[str, Any]:
     lm, task, config, start = run.lm, run.task, run.config, run.start_from
     base = base or base_fingerprint(lm.model)
     sources = {"model": model_source(lm, task.head), "task": task_source(task)}
+    more = {"start_from": start and str(start.folder), "kept_data": run.training.kept_data}
+    sources |= {what: where for what, where in more.items() if where is not None}
     return {
         "id": run.id,
         "model": dataclasses.asdict(lm.card),
@@ -54,7 +56,7 @@ def describe(run: Run, base: str | None = None) -> dict[str, Any]:
         "processes": processes.count(),
         "versions": {**_versions()},
         **({} if start is None else {"start_from": start.to_dict()}),
-        "sources": sources | ({} if start is None else {"start_from": str(start.folder)}),
+        "sources": sources,
         "fingerprints": {
             "base": base,
             "body": body_fingerprint(lm.model, base),

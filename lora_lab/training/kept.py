@@ -262,8 +262,8 @@ class Kept:
         """
         for name, part in list(self._parts.items()):
             told = state.get(name)
-            if told is None:
-                del self._parts[name]
+            if told is None or (name == KEPT.name and not told["texts"]):
+                del self._parts[name]  # nothing was written
             elif name == KEPT.name:
                 part.rows = [self._text(ids) for ids in told["texts"]]
                 part.before = told["before"]

@@ -90,6 +90,9 @@ def resume(
     methods, training = read_configs(record)
     training = processes.shared_out(training, _begun_by(record))
     own, data = _as_they_were(record, lm, task, tokenizer)
+    unopened = _unopened_data(record, training)
+    if unopened:
+        training = training.replace(kept_data=None)
     made = Run(
         own,
         data,
@@ -100,6 +103,7 @@ def resume(
         start_from=_start(record) if checkpoint is None else None,
         wait_at_exit=wait_at_exit,
     )
+    made.notes += unopened
     return made.start() if start else made
 
 
@@ -146,6 +150,21 @@ def _start(record: RunRecord) -> Start | None:
             "new run: ll.train(…, start_from=…)"
         )
     return find_start(folder)
+
+
+def _unopened_data(record: RunRecord, training: TrainingConfig) -> list[str]:
+    """Return a note, where a run that came from elsewhere names a file here as its `kept_data`."""
+    name = training.kept_data
+    if name is None or path_in("task", {"name": name}) is None:
+        return []
+    sources = record.config.get("sources")
+    known = isinstance(sources, dict) and sources.get("kept_data") == name
+    if processes.from_main(lambda: known and signature.verify(record.config)):
+        return []
+    return [
+        f"kept_data={name[:200]!r} is not opened unasked, for the run was not begun by your LoRA "
+        "Lab; the loss on it is not measured any more"
+    ]
 
 
 def _begun_by(record: RunRecord) -> int:

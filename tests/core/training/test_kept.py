@@ -205,6 +205,29 @@ def test_data_that_has_changed_is_not_measured_any_more_and_the_run_goes_on(tmp_
     assert any("kept_data=" in note and "not measured any more" in note for note in again.notes)
 
 
+@pytest.mark.parametrize("whose", ["one's own", "a stranger's", "one's own, changed"])
+def test_a_file_that_a_strangers_run_names_is_not_opened(tmp_path, monkeypatch, whose):
+    data = tmp_path / "other.jsonl"
+    data.write_text("\n".join(json.dumps({"prompt": c, "completion": "y"}) for c in "abcd"))
+    named = "mini-e2e" if whose == "one's own, changed" else str(data)
+    quick = {**QUICK, "kept_data": named}
+    cut = trained(tiny_lm(), tiny_task(), CONFIG, tmp_path / "b", 2, **quick)
+    if whose == "a stranger's":
+        monkeypatch.setenv("LORA_LAB_CACHE", str(tmp_path / "cache of somebody else"))
+    elif whose == "one's own, changed":
+        path = cut.folder / "config.json"
+        config = json.loads(path.read_text())
+        config["training"]["kept_data"] = str(data)
+        path.write_text(json.dumps(config))
+    if whose != "one's own":
+        monkeypatch.setattr(kept, "load_task", lambda *_: pytest.fail("it was opened"))
+    again = resume(cut.folder, tiny_lm(), tiny_task())
+    metrics = again.result(60).metrics
+    assert "kept_loss_after" in metrics
+    assert ("kept_data_loss_after" in metrics) == (whose == "one's own")
+    assert sum("is not opened unasked" in note for note in again.notes) == (whose != "one's own")
+
+
 def test_a_run_that_measured_nothing_goes_on_measuring_nothing(tmp_path, written):
     """As those of earlier versions, whose checkpoints have nothing of it."""
     cut = trained(tiny_lm(), tiny_task(), CONFIG, tmp_path, 2, **QUICK)
@@ -216,6 +239,17 @@ def test_a_run_that_measured_nothing_goes_on_measuring_nothing(tmp_path, written
     assert "loss_after" in metrics
     assert "kept_loss_after" not in metrics
     assert len(written) == 1
+
+
+def test_a_checkpoint_with_no_texts_measures_nothing(tmp_path):
+    cut = trained(tiny_lm(), tiny_task(), CONFIG, tmp_path, 2, **QUICK)
+    for path in cut.folder.glob("checkpoints/*/state.pt"):
+        state = torch.load(path, weights_only=True)
+        state["kept"]["kept_loss"] |= {"texts": [], "before": []}
+        torch.save(state, path)
+    metrics = resume(cut.folder, tiny_lm(), tiny_task()).result(60).metrics
+    assert "loss_after" in metrics
+    assert "kept_loss_after" not in metrics
 
 
 def test_texts_in_a_checkpoint_that_the_model_cannot_read_are_refused(tmp_path):
@@ -306,6 +340,19 @@ def test_a_base_whose_logits_are_no_numbers_where_it_writes_is_noted(begin, monk
     assert "loss_after" in metrics
     assert "kept_loss_after" not in metrics
     assert any("logits are NaN" in note for note in run.notes)
+
+
+def test_the_next_run_on_a_base_that_cannot_write_notes_it_too(begin, monkeypatch):
+    def fails(*_: Any) -> Any:
+        raise TaskError("the model's logits are NaN or infinite where it writes text")
+
+    monkeypatch.setattr(kept, "write_texts", fails)
+    lm = tiny_lm()
+    for _ in range(2):
+        run = begin(lm, **QUICK)
+        run.result(60)
+        assert sum("logits are NaN" in note for note in run.notes) == 1
+        detach(lm.model, "default")
 
 
 def test_a_run_that_is_stopped_while_the_base_writes_ends_there(begin, monkeypatch):
