@@ -313,6 +313,10 @@ def _note(
         parts.append(f"{counts} runs a row: mean ± standard deviation")
     if again := sum(_repeated(group, metric) for group in groups):
         parts.append(f"{plural(again, 'run')} of a seed that its row has already, with its value")
+    texts = {training_settings(r)["kept_texts"] for r in records if _KEPT in metrics(r)}
+    if len(texts) > 1:
+        told = " and ".join(map(str, sorted(texts)))
+        parts.append(f"{KEPT.label} is on {told} texts: not the same in all runs")
     if older:
         parts.append(OLDER.format(plural(older, "run")))
     failed = sum(end_state(record) == "failed" for record in records)

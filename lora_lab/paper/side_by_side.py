@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from lora_lab._util.format import format_number
+from lora_lab._util.format import format_number, plural
 from lora_lab._util.tables import Table
 from lora_lab.analysis.differing import settings_in_words
 from lora_lab.analysis.methods import named
@@ -65,7 +65,8 @@ def _rows(thing: Thing) -> Iterator[tuple[str, ...]]:
         label = metric_of(thing.metric).label
         for own in thing.rows:
             cells = compared_cells(thing, own) | {label: own.score}
-            yield _row(f"{len(own.values)} runs on {cells['task']}", cells, [label])
+            source = f"{plural(len(own.values), 'run')} on {cells['task']}"
+            yield _row(source, cells, [label])
 
 
 def _row(source: str, cells: Mapping[str, str], scores: Sequence[str]) -> tuple[str, ...]:

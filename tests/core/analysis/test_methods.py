@@ -8,8 +8,9 @@ import math
 import pytest
 
 from lora_lab import train
-from lora_lab.analysis import compare_methods
+from lora_lab.analysis import comparable_methods, compare_methods
 from lora_lab.analysis.differing import NO_MATTER, settings_in_words
+from lora_lab.analysis.methods import method_group_names
 from lora_lab.configs import (
     AdaLoraConfig,
     BitFitConfig,
@@ -317,6 +318,14 @@ def test_what_was_kept_stands_beside_what_was_learned_and_on_how_many_examples()
     assert by_kept.base == 2.0
 
 
+def test_kept_losses_on_other_texts_are_told():
+    scores = {"kept_loss_before": 2.0, "kept_loss_after": 2.5}
+    runs = [record(**scores), record(training={"kept_texts": 4}, **scores)]
+    assert "kept loss is on 4 and 16 texts: not the same in all runs" in compare_methods(runs).note
+    runs = [record(**scores), record(training={"seed": 1}, **scores)]
+    assert "texts" not in compare_methods([*runs, record(training={"kept_texts": 0})]).note
+
+
 def test_how_much_text_was_measured_matters_to_what_was_kept_alone():
     scores = {"kept_loss_before": 2.0, "kept_loss_after": 2.5}
     for changed in ({"kept_texts": 4}, {"kept_data": "rte.tsv"}):
@@ -324,3 +333,17 @@ def test_how_much_text_was_measured_matters_to_what_was_kept_alone():
         assert len(compare_methods(runs).rows) == 1
         with pytest.raises(RunError, match=f"not comparable: {next(iter(changed))} is"):
             compare_methods(runs, "kept_loss_after")
+
+
+def test_runs_are_sorted_into_groups_that_can_be_compared_the_largest_first():
+    alone = record(training={"max_steps": 90})
+    both = [record(), record([FullConfig()], 1.0, training={"learning_rate": 1e-5})]
+    without = record()
+    del without.config["configs"]  # it does not tell its method
+    groups = comparable_methods([alone, *both, without])
+    assert groups == ((both[0], both[1]), (alone,))
+    assert [len(compare_methods(group).rows) for group in groups] == [2, 1]
+    assert method_group_names(groups) == [
+        "m · mini-e2e · max_steps 60 · 2 runs",
+        "m · mini-e2e · max_steps 90 · 1 run",
+    ]

@@ -116,6 +116,17 @@ def test_own_runs_stand_below_with_the_spread_of_their_seeds():
     assert "published" in found._repr_html_()
 
 
+def test_losses_on_other_kept_data_are_no_mean():
+    runs = [
+        record(loss=1.0, training={"kept_data": data}, kept_data_loss_after=kept)
+        for data, kept in (("rte.tsv", 2.0), ("mini-sum", 6.0))
+    ]
+    found = table(3, compare=runs)
+    own = [dict(zip(found.header, row, strict=True)) for row in found.own]
+    assert [row["loss on kept data"] for row in own] == ["2.00", "6.00"]
+    assert "rte.tsv" in own[0]["method"]
+
+
 def test_a_sweep_over_ranks_fills_the_ranks_columns():
     runs = [
         record([LoraConfig(r=r, target_modules=["q"])], None, accuracy_after=80.0 + r)

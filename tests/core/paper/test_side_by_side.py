@@ -44,7 +44,7 @@ def test_everything_that_came_to_a_score_stands_in_one_table(tmp_path: Path) -> 
         assert side_by_side(name).rows == (own,)
     assert side_by_side(sweep.folder).rows == side_by_side(sweep).rows
     compared = side_by_side(compare_methods([record])).rows[0]
-    assert compared[0] == "1 runs on letters"
+    assert compared[0] == "1 run on letters"
     assert list_table("Table 15", compare=run).rows[-1][0] == own[0]
 
 
