@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.format import shown
 from lora_lab.budget.forecast import budget as forecast
 from lora_lab.errors import ConfigError, TaskError
 from lora_lab.methods.combined import as_config
-from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.config import MethodConfig, need_positive
 from lora_lab.methods.registry import method_of
 from lora_lab.methods.registry import methods as registered
 from lora_lab.runs.training_config import TrainingConfig
@@ -73,6 +74,8 @@ class Design:
             ConfigError: there is nothing to compare, or a setting cannot be.
         """
         training = training or {}
+        if isinstance(methods, MethodConfig | str) or not isinstance(methods, Iterable):
+            raise ConfigError(f"methods is {shown(methods)}; give a list, such as [LoraConfig()]")
         own_methods = tuple(map(as_config, methods))
         _check_names(rates, [own.method for own in own_methods])
         if refused := training.keys() & {"learning_rate", "seed"}:
@@ -178,7 +181,8 @@ def _check_names(rates: Rates, compared: Sequence[str]) -> None:
     """Refuse rates of what is no method: they would be passed over in silence."""
     for name in rates if isinstance(rates, Mapping) else ():
         known = {"", *compared, *registered()}
-        if name not in known and str(name).partition("+")[0].partition("-")[0] not in known:
+        first = str(name).partition("+")[0].partition("-")[0]  # of a combination
+        if name not in known and (first not in known or str(name).endswith("+")):
             raise ConfigError(
                 f"rates names {name!r}, which is no method; compared are {', '.join(compared)}; "
                 '"" is for those that are not named'
@@ -191,6 +195,8 @@ def _rates(config: MethodConfig, rates: Rates) -> list[float]:
         own = _OF_ALL_WEIGHTS
     if isinstance(own, str) or not isinstance(own, Sequence) or not own:
         raise ConfigError(f"rates of {config.method} is {own!r}; give a list, such as [1e-4, 1e-3]")
+    for rate in own:
+        need_positive("learning_rate", rate)
     return list(own)
 
 

@@ -36,7 +36,7 @@ _RIGHT = ("accuracy", "execution", "logical_form", "exact_match")  # shares of a
 _LAST = (
     20  # the training loss is of so many parts of the steps the last one, as PEFT's 250 of 5,000
 )
-_LONGEST = 150  # letters of a file's name
+_LONGEST = 150  # bytes of a file's name
 _PACKAGES = "transformers", "datasets", "torch", "bitsandbytes", "peft"
 _NOTES = (
     "of memory the peak alone is known; it stands for the mean and the 99th percentile too",
@@ -99,7 +99,8 @@ def _experiment(record: RunRecord, setting: str) -> str:
         *(record.config["model"]["name"], setting),
         *(f"lr{training['learning_rate']:g}", f"seed{training['seed']}"),
     )
-    told = "-".join(re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in parts if part)[:_LONGEST]
+    told = "-".join(re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in parts if part)
+    told = told.encode()[:_LONGEST].decode(errors="ignore")
     return f"{re.sub(r'[^a-z0-9+-]+', '-', named(record).lower())}/{told}"
 
 

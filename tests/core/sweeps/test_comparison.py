@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lora_lab as ll
-from lora_lab.errors import ConfigError, TaskError
+from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps import comparison
 from lora_lab.training.data import RunData
@@ -157,6 +157,10 @@ def test_two_of_one_method_are_told_apart_and_the_metric_decides(tmp_path):
         ({"rates": []}, ConfigError, "rates of LoRA is"),
         ({"budget": 0}, ConfigError, "budget is 0"),
         ({"rates": {"Lora": [1e-3]}}, ConfigError, "rates names 'Lora', which is no method"),
+        ({"rates": {"LoRA+": [1e-3]}}, ConfigError, "rates names 'LoRA\\+', which is no method"),
+        ({"rates": [1e-3, "1e-2"]}, ConfigError, "learning_rate is '1e-2'"),
+        ({"methods": LORA}, ConfigError, "methods is LoraConfig.*give a list"),
+        ({"methods": None}, ConfigError, "methods is None; give a list"),
         ({"seeds": "all"}, ConfigError, "seeds is 'all'"),
         ({"metric": "bleu"}, ConfigError, "metric is 'bleu'"),
         ({"name": "../up"}, ConfigError, "use letters, digits"),
@@ -166,4 +170,11 @@ def test_what_cannot_be_is_one_line_before_anything_is_trained(tmp_path, more, k
     with pytest.raises(kind, match=said) as refused:
         compared(tmp_path, **{"methods": (LORA, BITFIT), **more})
     assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_before_the_end_are_refused_in_one_line(tmp_path):
+    made = compared(tmp_path, rates=[1e-3], seeds=2, start=False)
+    with pytest.raises(RunError, match=r"sweep compare-24: 4 of 4 cells have not ended"):
+        made.choices()
     assert list(tmp_path.iterdir()) == []

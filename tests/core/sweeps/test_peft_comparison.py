@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from datetime import datetime
 from pathlib import Path
@@ -98,6 +99,14 @@ def test_every_number_is_the_runs_own(exported):
         assert told["train_config"]["optimizer_kwargs"]["lr"] == 2e-3
         assert datetime.fromisoformat(told["created_at"]).utcoffset().total_seconds() == 0
         assert told["notes"][0] == "test accuracy is exact match, held-out"
+
+
+def test_a_models_name_in_letters_of_three_bytes_is_cut_to_what_a_file_may_be_called(tmp_path):
+    run = dataclasses.replace(record(accuracy_after=50.0), folder=Path("20260101-000000-a"))
+    run.config["model"]["name"] = "模型" * 60
+    (file,) = export_peft_comparison([run], tmp_path)
+    assert len(file.name.encode()) <= 255
+    assert file.name.startswith("lora--模型")
 
 
 def test_a_task_with_classes_has_its_accuracy(tmp_path):
