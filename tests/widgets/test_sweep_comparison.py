@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 
 import lora_lab as ll
-from lora_lab.errors import RunError
+from lora_lab.errors import ConfigError, RunError
 from lora_lab.sweeps.compare_plan import ComparePlan
 from lora_lab.sweeps.design import RATES
+from lora_lab.sweeps.local import Sweep
 from lora_lab_widgets import Workbench
 from tests.helpers.tiny_chat import tiny_chat_model
 from tests.widgets.test_sweep_panel import QUICK, send, tick, typed, until
@@ -113,3 +114,29 @@ def test_a_file_holds_the_same_comparison(wb, tmp_path, monkeypatch):
     plan = ComparePlan.read(tmp_path / "compare.yaml")
     mine = wb.sweep_panel.read({**wb.sweep_panel.form["values"], **WANTED})[1]
     assert {c.id for part in plan.parts() for c in part.cells()} == {c.id for c in mine}
+
+
+def test_what_came_of_a_comparison_is_not_shown_under_another_sweep(wb, tmp_path):
+    typed(wb)
+    assert send(wb, type="start", values=WANTED) is None
+    wb.sweep.wait(120)
+    until(lambda: tick(wb) and wb.session.scoring)
+    first = wb.sweep
+    other = Sweep(wb.lm, wb.task, first.cells[:1], tmp_path / "other")
+    wb.watch(other)
+    until(lambda: tick(wb) and not wb.session.scoring)
+    assert wb.sweep is other
+    assert wb.sweep_panel.found == {}
+    assert wb.sweep_panel.problem is None
+    wb.watch(first)
+
+
+def test_a_comparison_is_no_sweep_to_watch(wb, tmp_path):
+    made = ll.compare(
+        wb.lm, wb.task, [wb.config], rates=[1e-3], seeds=1, output_dir=tmp_path, start=False,
+        **{**QUICK, "eval_examples": 4},
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"a Comparison is no sweep; .* pass one of its \.sweeps"):
+        wb.watch(made)
+    assert wb.sweep is None
+    tick(wb)

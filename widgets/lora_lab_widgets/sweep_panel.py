@@ -102,8 +102,13 @@ class SweepPanel(MessagePanel):
         """Show a sweep, wherever it was started; the panel opens.
 
         Raises:
+            ConfigError: it is none.
             RunError: the one that is on show still trains.
         """
+        if not isinstance(sweep, Sweep):
+            raise ConfigError(
+                f"a {type(sweep).__name__} is no sweep; of a comparison pass one of its .sweeps"
+            )
         with self._lock, self.hold_sync():  # one message
             if self.going and sweep is not self.sweep:
                 raise RunError("the sweep on show is still training; stop it to show another one")
@@ -145,6 +150,8 @@ class SweepPanel(MessagePanel):
         made, session = self._comparison, self._session
         if (outcome := self._job.take()) is not None:
             session.scoring, self._comparison = False, None
+            if made is None:
+                return  # another sweep is on show by now
             if outcome.value is not None:
                 self.found = shown_choices(outcome.value)
             elif outcome.error is not None:
