@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_lab._util.format import plural
-from lora_lab.runs import signature
 from lora_lab.training import processes
 
 if TYPE_CHECKING:
@@ -35,5 +34,5 @@ def settle_steps(run: Run, examples: int) -> None:
     )
     run.publish(total_steps=exact.max_steps)
     if run.store.config is not None:
-        config_json = {**run.store.config, "training": exact.to_dict()}
-        run.store.write_config(signature.signed(config_json))
+        # Not signed anew: of a run that came from elsewhere it would be one's own from then on.
+        run.store.write_config({**run.store.config, "training": exact.to_dict()})

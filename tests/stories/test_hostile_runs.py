@@ -17,8 +17,10 @@ from lora_lab.runs.records import list_runs
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.tasks import load_task
 from lora_lab.training.api import make_run
+from lora_lab.training.epochs import settle_steps
 from lora_lab.training.resume import path_in, resume
 from tests.helpers.tiny_files import tiny_recipe
+from tests.helpers.tiny_run import tiny_lm, tiny_task
 
 MUTATIONS = 200
 
@@ -124,6 +126,19 @@ def test_where_no_key_can_be_kept_every_run_is_a_strangers(tmp_path, monkeypatch
     assert not signature.verify({"sources": {"model": None}, "origin": None})
     with pytest.raises(RunError, match="was not begun by your LoRA Lab"):
         resume(stopped_run(tmp_path / "run"))
+
+
+def test_counting_a_strangers_epochs_anew_does_not_make_its_paths_ones_own(tmp_path):
+    run = ll.train(
+        tiny_lm(), tiny_task(), ll.LoraConfig(r=2), output_dir=tmp_path, start=False,
+        num_train_epochs=1, eval_examples=0,
+    )  # fmt: skip
+    theirs = {"task": {"name": "/etc/passwd"}}
+    run.store.write_config({"sources": theirs, "origin": None, "training": {}})
+    settle_steps(run, 3)
+    config = json.loads((run.folder / "config.json").read_text())
+    assert (config["sources"], config["training"]["max_steps"]) == (theirs, 1)
+    assert not signature.verify(config)
 
 
 # Whatever stands in its files ---------------------------------------------------------------------
