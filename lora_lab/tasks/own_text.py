@@ -7,12 +7,14 @@ wrote is what it has lost of it, in nats per token, without any data.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lora_lab._util.devices import device_of
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import TaskError
 from lora_lab.tasks.encoding import IGNORED, Encoded
 from lora_lab.tasks.generation import evaluating
@@ -72,12 +74,13 @@ def write_texts(
     generator = torch.Generator().manual_seed(_SEED)
     written: list[list[int]] = [[start] for _ in range(count)]
     ids = torch.full((count, 1), start, device="cpu")
-    inputs, cache, device = ids, None, device_of(model)
+    inputs, cache, device, caches = ids, None, device_of(model), _takes_cache(model)
     with evaluating(model), torch.no_grad():
         for _ in range(tokens):
             if should_stop():
                 return []
-            output = model(input_ids=inputs.to(device), past_key_values=cache, use_cache=True)
+            more = {"past_key_values": cache, "use_cache": True} if caches else {}
+            output = model(input_ids=inputs.to(device), **more)
             odds = torch.softmax(output.logits[:, -1].float().cpu(), dim=-1)
             if not odds.isfinite().all():
                 raise TaskError("the model's logits are NaN or infinite where it writes text")
@@ -86,7 +89,7 @@ def write_texts(
                 if len(row) == 1 or row[-1] != end:
                     row.append(token)
             ids = torch.cat([ids, drawn], dim=1)
-            cache = getattr(output, "past_key_values", None)
+            cache = getattr(output, "past_key_values", None) if caches else None
             inputs = ids if cache is None else drawn
     return [as_text(row) for row in written]
 
@@ -94,6 +97,12 @@ def write_texts(
 def as_text(ids: list[int]) -> Encoded:
     """Return tokens that are all labels but the first."""
     return {"input_ids": ids, "labels": [IGNORED, *ids[1:]], "cut": 0}
+
+
+def _takes_cache(model: Any) -> bool:
+    """Whether a model's forward takes what it has computed before; a user's own may not."""
+    parameters = inspect.signature(unwrapped(model).forward).parameters.values()
+    return any(p.name == "past_key_values" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _start(tokenizer: PreTrainedTokenizerBase) -> int | None:

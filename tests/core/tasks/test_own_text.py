@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -29,6 +31,22 @@ def test_the_same_model_writes_the_same_and_nothing_is_drawn_from_torch() -> Non
         assert len(ids) == 8 or ids[-1] == lm.tokenizer.eos_token_id
         assert row["labels"] == [-100, *ids[1:]]
     assert write_texts(lm.model, lm.tokenizer, 5, 7, lambda: True) == []
+
+
+def test_a_model_whose_forward_takes_nothing_but_tokens_writes_too() -> None:
+    lm = tiny_lm()
+    assert lm.tokenizer is not None
+
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = lm.model
+
+        def forward(self, input_ids: torch.Tensor) -> Any:
+            return self.inner(input_ids=input_ids)
+
+    expected = write_texts(lm.model, lm.tokenizer, 3, 6, lambda: False)
+    assert write_texts(Own(), lm.tokenizer, 3, 6, lambda: False) == expected
 
 
 def test_who_writes() -> None:
