@@ -33,9 +33,11 @@ def describe(run: Run, base: str | None = None) -> dict[str, Any]:
     """
     lm, task, config, start = run.lm, run.task, run.config, run.start_from
     base = base or base_fingerprint(lm.model)
-    sources = {"model": model_source(lm, task.head), "task": task_source(task)}
-    more = {"start_from": start and str(start.folder), "kept_data": run.training.kept_data}
-    sources |= {what: where for what, where in more.items() if where is not None}
+    sources: dict[str, Any] = {"model": model_source(lm, task.head), "task": task_source(task)}
+    if start is not None:
+        sources["start_from"] = str(start.folder)
+    if (kept_data := run.training.kept_data) is not None:
+        sources["kept_data"] = kept_data
     return {
         "id": run.id,
         "model": dataclasses.asdict(lm.card),

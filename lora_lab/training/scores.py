@@ -71,8 +71,8 @@ def score_base(worker: Worker) -> None:
         activate(worker.model, ADAPTER)
     if found is None:
         return
-    written = of is not None and of[1][1] == worker.kept.what()
-    if written:  # what fails to write is tried again by the next run, which says so too
+    # What could not write is tried again by the next run, which says so too.
+    if of is not None and of[1][1] == worker.kept.what():
         _KNOWN[worker.model] = found
     worker.data.samples, worker.data.decoding = found.samples, found.decoding
     worker.kept.load_state(found.kept)
