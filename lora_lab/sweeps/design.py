@@ -105,13 +105,25 @@ class Design:
 
         Raises:
             TaskError: it has too few examples for either.
-            ConfigError: `train_examples` names none, or the task does not have the metric.
+            ConfigError: `train_examples` names none, or the task does not have the metric, or
+                has answers of which it says nothing.
         """
         known = ["loss", *(metric.name for metric in task.metrics)]
         if self.metric not in known:
             raise ConfigError(f"metric is {self.metric!r}; {task.name} has {', '.join(known)}")
         choose, report = _halves(task, self.held_out)
+        for half in (choose, report):
+            self._check_metric(half)
         return {len(own.train): own for own in _smaller(choose, self.train_examples)}, report
+
+    def _check_metric(self, half: Task) -> None:
+        """Refuse a metric that runs would leave out: it says nothing of such answers."""
+        unfit = next((own.unfit for own in half.metrics if own.name == self.metric), None)
+        if unfit is not None and (why := unfit([half.reference(row) for row in half.validation])):
+            raise ConfigError(
+                f"metric is {self.metric!r}, which says nothing of {half.name} ({why}); use "
+                "another one, such as loss"
+            )
 
     def cells(self, choose: Task, anatomy: Anatomy | None) -> list[Cell]:
         """Return what each number of training examples trains.

@@ -12,6 +12,7 @@ import lora_lab as ll
 from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps import comparison
+from lora_lab.tasks.prompts import Example
 from lora_lab.training.data import RunData
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
 from tests.helpers.tiny_run import tiny_lm, tiny_task
@@ -177,4 +178,14 @@ def test_rows_before_the_end_are_refused_in_one_line(tmp_path):
     made = compared(tmp_path, rates=[1e-3], seeds=2, start=False)
     with pytest.raises(RunError, match=r"sweep compare-24: 4 of 4 cells have not ended"):
         made.choices()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_metric_that_says_nothing_of_the_answers_is_refused_before_anything_is_trained(tmp_path):
+    task = tiny_task(8, 8)
+    short = tuple(Example(row.prompt, "yes", ("yes",)) for row in task.validation)
+    task = dataclasses.replace(task, validation=short)
+    line = r"metric is 'bleu', which says nothing of letters \(4 of 4 right answers have fewer"
+    with pytest.raises(ConfigError, match=line):
+        compared(tmp_path, [LORA], tiny_lm(), task, metric="bleu")
     assert list(tmp_path.iterdir()) == []
