@@ -87,12 +87,8 @@ def resume(
     processes.from_main(lambda: _check_state(record))  # one looks, for all of them
     _refuse_links(record.folder)
     checkpoint = checkpoints.newest(record.folder)
-    methods, training = read_configs(record)
-    training = processes.shared_out(training, _begun_by(record))
+    methods, training, unopened = _settings_of(record)
     own, data = _as_they_were(record, lm, task, tokenizer)
-    unopened = _unopened_data(record, training)
-    if unopened:
-        training = training.replace(kept_data=None)
     made = Run(
         own,
         data,
@@ -152,19 +148,30 @@ def _start(record: RunRecord) -> Start | None:
     return find_start(folder)
 
 
-def _unopened_data(record: RunRecord, training: TrainingConfig) -> list[str]:
-    """Return a note, where a run that came from elsewhere names a file here as its `kept_data`."""
+def _settings_of(
+    record: RunRecord,
+) -> tuple[tuple[MethodConfig, ...], TrainingConfig, list[str]]:
+    """Return a run's methods, how it trains, and a note on what is left out of that.
+
+    A file here that a run from elsewhere names as its `kept_data` is.
+    """
+    methods, training = read_configs(record)
+    training = processes.shared_out(training, _begun_by(record))
     name = training.kept_data
     if name is None or path_in("task", {"name": name}) is None:
-        return []
+        return methods, training, []
     sources = record.config.get("sources")
     known = isinstance(sources, dict) and sources.get("kept_data") == name
     if processes.from_main(lambda: known and signature.verify(record.config)):
-        return []
-    return [
-        f"kept_data={name[:200]!r} is not opened unasked, for the run was not begun by your LoRA "
-        "Lab; the loss on it is not measured any more"
-    ]
+        return methods, training, []
+    return (
+        methods,
+        training.replace(kept_data=None),
+        [
+            f"kept_data={name[:200]!r} is not opened unasked, for the run was not begun by your LoRA "
+            "Lab; the loss on it is not measured any more"
+        ],
+    )
 
 
 def _begun_by(record: RunRecord) -> int:

@@ -336,7 +336,7 @@ def test_how_much_text_was_measured_matters_to_what_was_kept_alone():
 
 
 def test_runs_are_sorted_into_groups_that_can_be_compared_the_largest_first():
-    alone = record(training={"max_steps": 90})
+    alone = record(training={"max_length": 64})
     both = [record(), record([FullConfig()], 1.0, training={"learning_rate": 1e-5})]
     without = record()
     del without.config["configs"]  # it does not tell its method
@@ -344,6 +344,6 @@ def test_runs_are_sorted_into_groups_that_can_be_compared_the_largest_first():
     assert groups == ((both[0], both[1]), (alone,))
     assert [len(compare_methods(group).rows) for group in groups] == [2, 1]
     assert method_group_names(groups) == [
-        "m · mini-e2e · max_steps 60 · 2 runs",
-        "m · mini-e2e · max_steps 90 · 1 run",
+        "m · mini-e2e · max_length 128 · 2 runs",
+        "m · mini-e2e · max_length 64 · 1 run",
     ]
