@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,30 +148,20 @@ def _start(record: RunRecord) -> Start | None:
     return find_start(folder)
 
 
-def _settings_of(
-    record: RunRecord,
-) -> tuple[tuple[MethodConfig, ...], TrainingConfig, list[str]]:
-    """Return a run's methods, how it trains, and a note on what is left out of that.
-
-    A file here that a run from elsewhere names as its `kept_data` is.
-    """
+def _settings_of(record: RunRecord) -> tuple[Sequence[MethodConfig], TrainingConfig, list[str]]:
+    """Return a run's methods, how it trains, and a note where a foreign run's file is left out."""
     methods, training = read_configs(record)
     training = processes.shared_out(training, _begun_by(record))
-    name = training.kept_data
-    if name is None or path_in("task", {"name": name}) is None:
-        return methods, training, []
-    sources = record.config.get("sources")
-    known = isinstance(sources, dict) and sources.get("kept_data") == name
-    if processes.from_main(lambda: known and signature.verify(record.config)):
-        return methods, training, []
-    return (
-        methods,
-        training.replace(kept_data=None),
-        [
-            f"kept_data={name[:200]!r} is not opened unasked, for the run was not begun by your LoRA "
-            "Lab; the loss on it is not measured any more"
-        ],
-    )
+    name, sources, notes = training.kept_data, record.config.get("sources"), []
+    if name is not None and path_in("task", {"name": name}) is not None:
+        known = isinstance(sources, dict) and sources.get("kept_data") == name
+        if not processes.from_main(lambda: known and signature.verify(record.config)):
+            training = training.replace(kept_data=None)
+            notes.append(
+                f"kept_data={name[:200]!r} is not opened unasked, for the run was not begun by "
+                "your LoRA Lab; the loss on it is not measured any more"
+            )
+    return methods, training, notes
 
 
 def _begun_by(record: RunRecord) -> int:
