@@ -34,6 +34,7 @@ class Hardware:
         fused_optimizer: AdamW is taken as one kernel, without temporaries of all parameters' size.
         keeps_peak: its allocator counts what is allocated, and the most that was.
         asynchronous: work and copies are only begun when a call returns.
+        widest: the most precise dtype that it computes in.
     """
 
     device: torch.device
@@ -45,6 +46,7 @@ class Hardware:
     fused_optimizer: bool = False
     keeps_peak: bool = False
     asynchronous: bool = False
+    widest: torch.dtype = torch.float64
 
     @property
     def dtype(self) -> torch.dtype:
@@ -163,7 +165,7 @@ def _cpu(device: torch.device) -> Hardware:
 
 
 def _mps(device: torch.device) -> Hardware:
-    return _Mps(device, "MPS memory", asynchronous=True)
+    return _Mps(device, "MPS memory", asynchronous=True, widest=torch.float32)
 
 
 MAKERS: dict[str, Callable[[torch.device], Hardware]] = {

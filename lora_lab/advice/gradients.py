@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._util.devices import device_of
+from lora_lab._util.hardware import hardware
 from lora_lab._util.own_random import OwnRandom
 from lora_lab._util.torch_modes import plain_modes
 from lora_lab._util.torch_private import parameters_of, with_tensors
@@ -202,7 +203,7 @@ def _watch(leaf: Tensor, sites: Sequence[Site], found: dict[str, float]) -> None
     def take(leaf: Tensor) -> None:
         gradient, leaf.grad = leaf.grad, None
         assert gradient is not None
-        wide = torch.float32 if gradient.device.type == "mps" else torch.float64
+        wide = hardware(gradient.device).widest
         for site in sites:
             own = gradient if site.rows is None else owned_rows(gradient, site)
             norm = torch.linalg.vector_norm(own, dtype=wide)

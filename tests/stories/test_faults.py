@@ -285,7 +285,7 @@ def test_a_tracker_gets_every_step_on_the_runs_thread_and_prints_nothing(
 
     from lora_lab.training import checks
 
-    heard = []
+    heard, looks = [], []
 
     class Tracker(TrainerCallback):
         def on_train_begin(self, args, state, control, **_):
@@ -294,7 +294,10 @@ def test_a_tracker_gets_every_step_on_the_runs_thread_and_prints_nothing(
 
         def on_log(self, args, state, control, logs=None, **_):
             print("logged")
-            heard.append((state.global_step, logs["loss"], logs["learning_rate"]))
+            if "loss" in logs:
+                heard.append((state.global_step, logs["loss"], logs["learning_rate"]))
+            else:
+                looks.append(logs.keys())
 
         def on_train_end(self, *_, **__):
             heard.append("end")
@@ -306,6 +309,8 @@ def test_a_tracker_gets_every_step_on_the_runs_thread_and_prints_nothing(
     assert heard[0] == ("begin", run.id, f"lora-lab {run.id}")
     assert [row[:2] for row in heard[1:-1]] == list(result.losses)
     assert heard[-1] == "end"
+    assert looks
+    assert all(keys == {"sigma_1", "effective_rank", "peak_memory"} for keys in looks)
     assert capfd.readouterr().out == ""
     assert json.loads((run.folder / "config.json").read_text())["training"]["report_to"] == [
         "trackio"

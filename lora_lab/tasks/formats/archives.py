@@ -18,7 +18,7 @@ from lzma import LZMAError
 from pathlib import Path
 from typing import IO, Any
 
-from lora_lab.errors import TaskError
+from lora_lab.errors import TaskError, as_cause
 from lora_lab.tasks.formats.unpacked import bomb, check_messages, check_parquet, most_unpacked
 
 _CHUNK = 2**20
@@ -106,7 +106,7 @@ class _Look:
                 file.seek(8 if start.startswith(b"ARROW1") else 0)
                 check_messages(file, self._source, self._most)
         except (ArrowInvalid, OSError) as error:
-            raise _BrokenError from error
+            raise _BrokenError from as_cause(error)
 
     def _stream(self, file: IO[bytes], depth: int) -> None:
         from fsspec.compression import compr
@@ -133,13 +133,13 @@ class _Look:
                     if found is not None:
                         self._member(_reader(found), member.name, depth)
         except tarfile.TarError as error:
-            raise _BrokenError from error
+            raise _BrokenError from as_cause(error)
 
     def _zip(self, file: IO[bytes], depth: int) -> None:
         try:
             parts = zipfile.ZipFile(file)
         except zipfile.BadZipFile as error:
-            raise _BrokenError from error
+            raise _BrokenError from as_cause(error)
         self.take(sum(part.file_size for part in parts.infolist()))
         for part in parts.infolist():
             try:
@@ -181,7 +181,7 @@ class _Unpacked(io.RawIOBase):
         try:
             found = self._file.read(len(buffer))
         except _BROKEN as error:
-            raise _BrokenError from error
+            raise _BrokenError from as_cause(error)
         if self._take is not None:
             self._take(len(found))
         buffer[: len(found)] = found
