@@ -176,6 +176,8 @@ class Evaluations:
             worker.adapter.restore(best.adapter)
             statistics = require_adapters(worker.model).statistics
             statistics.replace(worker.adapter.name, best.statistics)
+        if worker.held:
+            worker.held.follow(worker.model)  # other ranks are other parameters
         worker.run.notes.append(
             f"the adapter is that of step {best.step}, whose {self._metric.label} was the best of "
             f"{len(self.rows)} evaluations: {best.value:.4g}"

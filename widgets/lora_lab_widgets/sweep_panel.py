@@ -105,7 +105,7 @@ class SweepPanel(MessagePanel):
             ConfigError: it is none.
             RunError: the one that is on show still trains.
         """
-        if not isinstance(sweep, Sweep):
+        if not hasattr(sweep, "snapshot"):
             raise ConfigError(
                 f"a {type(sweep).__name__} is no sweep; of a comparison pass one of its .sweeps"
             )
