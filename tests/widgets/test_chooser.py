@@ -372,7 +372,7 @@ def test_an_unknown_message_is_one_line(bare: Workbench) -> None:
 def test_model_and_data_are_looked_at_beside_each_other(place: Path) -> None:
     """In a fresh interpreter, where both are the first that need transformers."""
     code = """
-import sys, time
+import sys, threading, time
 from lora_lab_widgets import Workbench
 bench = Workbench()
 assert "transformers" in sys.modules
@@ -384,5 +384,8 @@ while bench.chooser.busy and time.monotonic() < end:
     time.sleep(0.01)
 assert len(bench.chooser.card["lines"]) == 2, bench.chooser.card
 assert bench.chooser.data["rows"] == 64, bench.chooser.data
+for thread in threading.enumerate():  # what nobody waits for any more ends before the interpreter
+    if thread.daemon:
+        thread.join(30)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
