@@ -7,7 +7,7 @@ import sys
 
 from lora_lab.analysis.choices import Choices
 from lora_lab.cli.command import Command, Report
-from lora_lab.cli.sweep import add_export, exported
+from lora_lab.cli.sweep import add_cluster, add_export, exported
 from lora_lab.errors import RunError
 from lora_lab.reports.comparison_page import write_comparison_report
 from lora_lab.runs.records import RecordState
@@ -22,14 +22,7 @@ _LOOKS = 1.0  # seconds between two looks at a sweep
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", help="a comparison's file")
-    parser.add_argument(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help='train on a Ray cluster: its address, "auto", or nothing to start one here',
-    )
-    parser.add_argument("--gpus", type=float, help="GPUs a cell takes on the cluster")
+    add_cluster(parser)
     add_export(parser)
     parser.add_argument("--report", metavar="FILE", help="write a page of HTML with its figures")
 

@@ -24,6 +24,12 @@ _LOOKS = 1.0  # seconds between two looks at the sweep
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", help="a sweep file")
+    add_cluster(parser)
+    add_export(parser)
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what `sweep_on_ray` trains."""
     parser.add_argument(
         "--ray",
         nargs="?",
@@ -32,7 +38,6 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help='train on a Ray cluster: its address, "auto", or nothing to start one here',
     )
     parser.add_argument("--gpus", type=float, help="GPUs a cell takes on the cluster")
-    add_export(parser)
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +50,6 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> Report:
-
     plan = SweepPlan.read(options.plan)
     if options.export:
         check_export(load_task(**plan.run_config.task), plan.cells())
