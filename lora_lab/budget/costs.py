@@ -61,6 +61,10 @@ class Budget:
         settings: what was assumed, for people: "batch 8 × 128 tokens, AdamW, float32".
         method: the paper's name of it, such as "LoRA+PE".
         notes: what people should know besides.
+        longest: of a run's plan, whose sequences these are: "103 tokens, the longest example".
+        expected: of a run's plan, this plan's memory at the longest batch that its steps draw,
+            where that is shorter than the longest possible; `full` and `adapted` are at most.
+        expected_longest: how long that is, for people.
     """
 
     parameters_total: int
@@ -73,10 +77,13 @@ class Budget:
     settings: str
     method: str = "LoRA"
     notes: tuple[str, ...] = ()
+    longest: str = ""
+    expected: Memory | None = None
+    expected_longest: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the keys that `lora-lab budget --json` promises, and a few more."""
-        return {
+        found: dict[str, Any] = {
             "method": self.method,
             "parameters": {
                 "total": self.parameters_total,
@@ -89,6 +96,12 @@ class Budget:
             "settings": self.settings,
             "notes": list(self.notes),
         }
+        if self.longest:
+            found["longest"] = self.longest
+        if self.expected is not None:
+            found["memory"]["expected"] = self.expected.to_json()
+            found["expected_longest"] = self.expected_longest
+        return found
 
     def __str__(self) -> str:
         return "\n".join([self._headline(), "", str(self._table()), "", *self._notes()])
@@ -116,12 +129,26 @@ class Budget:
             return (name, *told.values())
 
         parts = (*_PARTS, "total")
-        rows = (cells("full fine-tuning", self.full), cells("this plan", self.adapted))
-        return Table(("", *parts), rows, frozenset(parts))
+        plan = "this plan" if self.expected is None else "this plan, at most"
+        rows = [cells("full fine-tuning", self.full), cells(plan, self.adapted)]
+        if self.expected is not None:
+            rows.append(cells("this plan, expected", self.expected))
+        return Table(("", *parts), tuple(rows), frozenset(parts))
+
+    def forecast_text(self) -> str:
+        """Return what the peak is to be, for which batch: "" where nobody has said whose it is."""
+        if not self.longest:
+            return ""
+        most = f"at most {format_bytes(self.adapted.total)} (longest batch: {self.longest})"
+        if self.expected is None:
+            return most
+        expected = format_bytes(self.expected.total)
+        return f"{most}; expected {expected} ({self.expected_longest})"
 
     def _notes(self) -> list[str]:
         notes = [
             self.settings,
+            *filter(None, [self.forecast_text()]),
             "activations: what the peak needs above the gradients, which only come as they go",
         ]
         if self.approximate:

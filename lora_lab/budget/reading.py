@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora_lab.budget.costs import Memory
+from lora_lab._util.format import format_bytes, format_change
+from lora_lab.budget.costs import Budget, Memory
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,17 @@ class MemoryReading:
     optimizer: int = 0
     activations: int = 0
     devices: tuple[tuple[str, int, int], ...] = ()
+
+
+def measured_text(plan: Budget, reading: MemoryReading) -> str:
+    """Return what a run took, beside what it was to take.
+
+    Below the longest possible batch is as it should be; what is expected it should meet.
+    """
+    line = f"measured peak {format_bytes(reading.peak)} ({reading.kind})"
+    expected = plan.adapted if plan.expected is None else plan.expected
+    change = format_change(reading.peak, expected.total)
+    return f"{line}, {change} against {'the forecast' if plan.expected is None else 'expected'}"
 
 
 def differing_part(predicted: Memory, measured: MemoryReading, tolerance: float = 0.05) -> str:

@@ -8,18 +8,18 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
-from lora_lab.budget.forecast import budget
+from lora_lab.budget.reading import measured_text
 from lora_lab.cli.output import console
 from lora_lab.errors import one_line, visible
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.models.load import load_model
 from lora_lab.reports.run_page import write_run_report
-from lora_lab.tasks.families.api import longest_and_labels
 from lora_lab.tasks.load import load_task
 from lora_lab.tasks.metrics import changes
 from lora_lab.training.api import train
+from lora_lab.training.planned_cost import planned_cost
 from lora_lab.training.run import Run
 
 _LOOKS_PER_SECOND = 5
@@ -53,17 +53,11 @@ def demo(
     run = train(lm, data, config, output_dir=output_dir, max_steps=max_steps)
     _follow(run, shown)
     result = run.result()
-    training = run.training
-    longest, labels = longest_and_labels(lm, data, training.max_length)
-    plan = budget(
-        lm.model,
-        config,
-        batch_size=training.per_device_train_batch_size,
-        sequence_length=longest.read,
-        target_length=longest.written,
-        label_length=labels,
-    )
-    shown.print("", str(plan), "", sep="\n", highlight=False, soft_wrap=True)
+    plan = planned_cost(lm, data, config, run.training)
+    shown.print("", str(plan), sep="\n", highlight=False, soft_wrap=True)
+    if (reading := run.snapshot.memory) is not None:
+        shown.print(measured_text(plan, reading), highlight=False, soft_wrap=True)
+    shown.print()
     for metric, before, after in changes(result.metrics):
         if before is not None and after is not None:
             line = f"{metric.title:<27}{before:8.2f} → {after:6.2f}"
@@ -93,15 +87,19 @@ def _follow(run: Run, console: Console) -> None:
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("step {task.completed:.0f}/{task.total:.0f}  {task.fields[loss]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("starting", total=run.training.max_steps, loss="")
+        bar = progress.add_task("starting", total=run.training.max_steps, loss="", left="")
         while True:
             seen = run.snapshot
             loss = "" if seen.loss is None else f"loss {seen.loss:.3f}"
             progress.update(
-                bar, completed=seen.step, description=seen.phase or str(seen.state), loss=loss
+                bar,
+                completed=seen.step,
+                description=seen.phase or str(seen.state),
+                loss=loss,
+                left=_left(seen.eta_seconds),
             )
             if seen.state.final:
                 return
@@ -109,6 +107,14 @@ def _follow(run: Run, console: Console) -> None:
                 time.sleep(1 / _LOOKS_PER_SECOND)
             except KeyboardInterrupt:
                 run.stop()
+
+
+def _left(seconds: float | None) -> str:
+    """Return how long a run goes on, its evaluations counted; "" while nothing is known of it."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02} left"
 
 
 def _one_line(text: str | None) -> str:

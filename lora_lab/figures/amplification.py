@@ -25,7 +25,7 @@ from lora_lab.figures._site_axis import site_axis
 def amplification_figure(
     rows: Sequence[SiteAmplification],
     *,
-    theme: Theme = "light",
+    theme: Theme = "either",
     width: int = 640,
     height: int = 280,
 ) -> go.Figure:

@@ -12,7 +12,7 @@ from lora_lab.figures._base import THEMES, Figure, Theme, base_layout, room_for_
 
 
 def capacity_figure(
-    capacity: Capacity, *, theme: Theme = "light", width: int = 400, height: int = 120
+    capacity: Capacity, *, theme: Theme = "either", width: int = 400, height: int = 120
 ) -> go.Figure:
     """Draw the adapter's capacity and the data's content as two bars on one scale."""
     colors = THEMES[theme]

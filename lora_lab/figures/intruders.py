@@ -27,7 +27,7 @@ _SIDE_BY_SIDE = 560  # pixels of width from which two small plots stand side by 
 
 
 def intruder_figure(
-    rows: Sequence[SiteIntruders], *, theme: Theme = "light", width: int = 640, height: int = 280
+    rows: Sequence[SiteIntruders], *, theme: Theme = "either", width: int = 640, height: int = 280
 ) -> go.Figure:
     """Draw every site's strongest directions of W₀ + ΔW by how well W₀ knows them.
 
@@ -80,7 +80,7 @@ def intruder_figure(
 def intruder_curve_figure(
     curve: IntruderCurve,
     *,
-    theme: Theme = "light",
+    theme: Theme = "either",
     width: int = 640,
     height: int | None = None,
 ) -> go.Figure:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def lengths_figure(
-    look: Look, *, theme: Theme = "light", width: int = 640, height: int = 200
+    look: Look, *, theme: Theme = "either", width: int = 640, height: int = 200
 ) -> go.Figure:
     """Draw how many training examples have how many tokens, and where `max_length` lies."""
     colors, bars = THEMES[theme], look.histogram()

@@ -10,16 +10,19 @@ import plotly.graph_objects as go
 from lora_lab.figures._base import MOST_POINTS, THEMES, Figure, Theme, base_layout
 from lora_lab.tasks.metrics import NATS
 
+_FEW = 24  # points of which no mean is drawn
 
 def loss_figure(
     losses: Sequence[tuple[int, float]],
     *,
-    theme: Theme = "light",
+    theme: Theme = "either",
     width: int = 640,
     height: int = 220,
     unit: str = NATS,
 ) -> go.Figure:
     """Draw the training loss: every step faintly, and the mean of the steps around it.
+
+    Too few for a mean, below 24, they are drawn in full, each with a mark.
 
     Args:
         losses: (step, loss); above 500 points, evenly spaced ones are drawn.
@@ -30,18 +33,19 @@ def loss_figure(
     """
     colors = THEMES[theme]
     steps, values = _thinned(losses)
-    window = len(values) // 24 * 2 + 1
+    window = len(values) // _FEW * 2 + 1
+    few = window == 1
     figure = Figure(layout=base_layout(colors, width, height))
     figure.add_scatter(
         x=steps,
         y=values,
-        mode="lines+markers" if len(values) < 2 else "lines",
+        mode="lines+markers" if few else "lines",
         name="each step",
-        line={"color": colors.accent, "width": 1},
-        opacity=0.35,
+        line={"color": colors.accent, "width": 2 if few else 1},
+        opacity=1 if few else 0.35,
         hovertemplate="step %{x}: %{y:.3f}<extra></extra>",
     )
-    if window > 1:
+    if not few:
         figure.add_scatter(
             x=steps,
             y=_running_mean(values, window),
@@ -52,7 +56,7 @@ def loss_figure(
         )
     figure.update_layout(
         hovermode="x unified",
-        showlegend=window > 1,
+        showlegend=not few,
         legend={"orientation": "h", "x": 1, "y": 1.02, "xanchor": "right", "yanchor": "bottom"},
     )
     figure.update_xaxes(title_text="optimizer step", nticks=8, tickformat=",d")

@@ -19,7 +19,7 @@ from lora_lab.figures._base import (
 
 
 def effective_rank_figure(
-    ranks: RankMap, *, theme: Theme = "light", width: int = 400, height: int = 190
+    ranks: RankMap, *, theme: Theme = "either", width: int = 400, height: int = 190
 ) -> go.Figure:
     """Draw the effective rank of every site as a map, layers from left to right, a role a row.
 

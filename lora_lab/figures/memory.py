@@ -30,7 +30,7 @@ def memory_figure(
     budget: Budget,
     reading: MemoryReading | None = None,
     *,
-    theme: Theme = "light",
+    theme: Theme = "either",
     width: int = 640,
     height: int = 190,
 ) -> go.Figure:

@@ -25,7 +25,7 @@ def method_comparison(
     comparison: MethodComparison,
     *,
     published: bool = True,
-    theme: Theme = "light",
+    theme: Theme = "either",
     width: int = 900,
     height: int | None = None,
 ) -> go.Figure:

@@ -25,7 +25,7 @@ _OVERLAP_ENDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 
 
 def overlap_figure(
-    view: SiteView, *, theme: Theme = "light", width: int = 400, height: int = 190
+    view: SiteView, *, theme: Theme = "either", width: int = 400, height: int = 190
 ) -> go.Figure:
     """Draw the squared cosines of ΔW's directions with W₀'s strongest as a heat map."""
     colors = THEMES[theme]
@@ -48,7 +48,7 @@ def overlap_figure(
     return figure
 
 
-def update_overlap(figure: Any, view: SiteView, theme: Theme = "light") -> None:
+def update_overlap(figure: Any, view: SiteView, theme: Theme = "either") -> None:
     """Put a new view into an overlap figure, in place; for a live one in `batch_update()`.
 
     The color scale ends at one of eight round numbers, so that it rarely moves.

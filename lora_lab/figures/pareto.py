@@ -44,7 +44,7 @@ def pareto_figure(
     against: Against = "parameters",
     *,
     published: bool = True,
-    theme: Theme = "light",
+    theme: Theme = "either",
     width: int = 900,
     height: int | None = None,
 ) -> go.Figure:

@@ -35,7 +35,7 @@ def phi_figure(
     overlap: OverlapMap,
     *,
     excess: bool = False,
-    theme: Theme = "light",
+    theme: Theme = "either",
     width: int = 400,
     height: int = 260,
 ) -> go.Figure:

@@ -29,7 +29,7 @@ _FAR = 3  # what is so many times as far from the best as the middle one runs ou
 def rate_curves_figure(
     data: MethodComparison | Choices,
     *,
-    theme: Theme = "light",
+    theme: Theme = "either",
     width: int = 720,
     height: int | None = None,
 ) -> go.Figure:

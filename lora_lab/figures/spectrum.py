@@ -28,7 +28,7 @@ _ROUNDING = 1e-6
 
 
 def spectrum_figure(
-    view: SiteView, *, theme: Theme = "light", width: int = 350, height: int = 190
+    view: SiteView, *, theme: Theme = "either", width: int = 350, height: int = 190
 ) -> go.Figure:
     """Draw ΔW's singular values as bars, strongest first."""
     colors = THEMES[theme]
@@ -49,7 +49,7 @@ def spectrum_figure(
     return figure
 
 
-def update_spectrum(figure: Any, view: SiteView, theme: Theme = "light") -> None:
+def update_spectrum(figure: Any, view: SiteView, theme: Theme = "either") -> None:
     """Put a new view into a spectrum figure, in place; for a live one in `batch_update()`."""
     s = view.singular_values[:MOST_POINTS]
     bars = figure.data[0]
@@ -81,7 +81,7 @@ def _unit(top: float) -> tuple[float, str]:
 
 
 def spectrum_against_base_figure(
-    view: SpectrumView, *, theme: Theme = "light", width: int = 400, height: int = 240
+    view: SpectrumView, *, theme: Theme = "either", width: int = 400, height: int = 240
 ) -> go.Figure:
     """Draw ΔW's singular values beside W₀'s strongest, on a logarithmic axis.
 

@@ -38,7 +38,7 @@ def step_maps_figure(
     index: int,
     *,
     standalone: bool = False,
-    theme: Theme = "light",
+    theme: Theme = "either",
     width: int = 640,
     height: int | None = None,
 ) -> go.Figure:
@@ -49,13 +49,16 @@ def step_maps_figure(
 
     Args:
         maps: of a run.
-        index: which of `maps.steps` is shown.
-        standalone: with a slider over the steps, at most 60 of them, that needs no Python.
+        index: which of `maps.steps` is shown; −1 is the last.
+        standalone: with a slider over the steps, at most 60 of them, that needs no Python; it
+            stands at the step that is shown, the nearest to `index` among them.
         theme: of the page.
         width: pixels; from 640 the two maps stand side by side.
         height: pixels; as the number of roles asks, by default.
     """
-    colors = THEMES[theme]
+    colors, index = THEMES[theme], range(len(maps.steps))[index]
+    if standalone:
+        index = min(_frames(maps), key=lambda frame: abs(frame - index))
     beside = width >= _SIDE_BY_SIDE
     bottom = _BOTTOM + _SLIDER * standalone
     if height is None:
@@ -179,10 +182,9 @@ def _add_map(
 
 
 def _slider(maps: StepMaps, index: int, colors: Colors) -> dict[str, Any]:
-    count = len(maps.steps)
-    kept = sorted({round(i) for i in np.linspace(0, count - 1, min(count, _MOST_FRAMES)).tolist()})
+    kept = _frames(maps)
     return {
-        "active": min(range(len(kept)), key=lambda i: abs(kept[i] - index)),
+        "active": kept.index(index),
         "steps": [
             {
                 "label": f"{int(maps.steps[i]):,}",
@@ -201,6 +203,12 @@ def _slider(maps: StepMaps, index: int, colors: Colors) -> dict[str, Any]:
         "bgcolor": colors.accent,
         "activebgcolor": colors.accent,
     }
+
+
+def _frames(maps: StepMaps) -> list[int]:
+    """Return which of the steps a slider has, the first and the last among them."""
+    count = len(maps.steps)
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, _MOST_FRAMES)).tolist()})
 
 
 def _cells(values: np.ndarray) -> list[list[float | None]]:

@@ -30,7 +30,7 @@ _CELL_TEXT = 40  # pixels that a number in a cell needs
 
 
 def sweep_figure(
-    sweep: SweepMap, *, theme: Theme = "light", width: int = 420, height: int | None = None
+    sweep: SweepMap, *, theme: Theme = "either", width: int = 420, height: int | None = None
 ) -> go.Figure:
     """Draw a metric over ranks and learning rates; the best cell is framed.
 

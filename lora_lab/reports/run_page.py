@@ -20,7 +20,7 @@ from lora_lab._util.format import (
 from lora_lab.analysis.rank_map import RankMap, rank_map
 from lora_lab.analysis.site_view import SiteView, live_view
 from lora_lab.analysis.table import Analysis, analyze_sites
-from lora_lab.budget.reading import MemoryReading
+from lora_lab.budget.reading import MemoryReading, measured_text
 from lora_lab.errors import RunError
 from lora_lab.methods.combined import to_python
 from lora_lab.redaction import redacted, redacted_values
@@ -182,12 +182,17 @@ def _savings(page: Page, budget: Budget, reading: MemoryReading | None) -> str:
         (part, format_bytes(getattr(full, part)), format_bytes(getattr(adapted, part)))
         for part in (*figures.MEMORY_PARTS, "total")
     ]
+    if budget.expected is not None:
+        rows.append(("total, expected", "–", format_bytes(budget.expected.total)))
     if reading is not None:
         rows.append((f"measured peak ({reading.kind})", "–", format_bytes(reading.peak)))
+    told = [budget.forecast_text(), measured_text(budget, reading) if reading else ""]
+    line = "; ".join(filter(None, told))
     return section(
         "Savings",
         page.figure(draw, budget, figures.memory_summary(budget)),
         table(("memory", "full fine-tuning", "this plan"), rows),
+        f"<p class='caption'>{escape(line[0].upper() + line[1:])}.</p>" if line else "",
         note=budget.settings,
     )
 

@@ -41,6 +41,12 @@ def run_family(
     return kind(lm, task, min(training.max_length, kind.room(lm) - learned_tokens))
 
 
+def in_order_of(seed: int, rows: Sequence[Any]) -> list[Any]:
+    """Return rows in the order in which a run of this seed draws them."""
+    generator = torch.Generator().manual_seed(seed)
+    return [rows[i] for i in torch.randperm(len(rows), generator=generator).tolist()]
+
+
 class RunData:
     """A task, cut to what a run needs and encoded for its model.
 
@@ -136,8 +142,7 @@ class RunData:
         return encoded
 
     def _shuffled(self, rows: Sequence[Any]) -> list[Any]:
-        generator = torch.Generator().manual_seed(self._training.seed)
-        return [rows[i] for i in torch.randperm(len(rows), generator=generator).tolist()]
+        return in_order_of(self._training.seed, rows)
 
     def first_batches(self, count: int) -> list[dict[str, Tensor]]:
         """Return the first of the training examples in batches, on the model's device."""

@@ -31,7 +31,7 @@ import sys; sys.path[:0] = [{here!r}]
 import torch; torch.set_num_threads(1)
 from tests.helpers.tiny_chat import tiny_chat_model
 from lora_lab_widgets import Workbench
-tiny = tiny_chat_model({pause})
+tiny = tiny_chat_model({pause}, {layers})
 wb = Workbench(*tiny, max_steps={steps}, per_device_train_batch_size=4, max_length=96)
 wb"""
 _CLEAR = """\
@@ -54,16 +54,17 @@ _SETTINGS = {
 }
 
 
-def small_bench(steps: int, hurries: bool = False) -> str:
+def small_bench(steps: int, hurries: bool = False, layers: int = 4) -> str:
     """Return a cell that shows a workbench of a tiny model as `wb`.
 
     Args:
         steps: of a run; one of so many that nobody waits for its end takes a core for as long as
             the page is looked at, so it sleeps between them.
         hurries: it does not, and the page has to do with what it leaves.
+        layers: of the model.
     """
     pause = 0.02 if steps >= _ENDLESS and not hurries else 0
-    return _SMALL_BENCH.format(here=str(ROOT), steps=steps, pause=pause)
+    return _SMALL_BENCH.format(here=str(ROOT), steps=steps, pause=pause, layers=layers)
 
 
 def busy_until(file: str) -> str:

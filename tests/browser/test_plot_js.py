@@ -139,3 +139,36 @@ def test_a_library_that_is_brought_later_draws_what_waits(esm_page: Make) -> Non
     assert esm.sent() == [{"to": library, "type": "source"}], "asked for once"
     bring(esm, figures.plotly_js())
     expect(esm.view().locator(".barlayer .point")).to_have_count(2)
+
+
+def test_a_figure_that_fills_its_place_follows_it(esm_page: Make) -> None:
+    plot = Plot(fills=True)
+    plot.show(bars(1, 2))
+    esm = esm_page(plot, views=0)
+    bring(esm, figures.plotly_js())
+    esm.add_view()
+    width = """width => {
+        const place = document.querySelector("[data-view]");
+        if (width) place.style.width = `${width}px`;
+        return document.querySelector(".main-svg")?.getBoundingClientRect().width;
+    }"""
+    expect(esm.view().locator(".barlayer .point")).to_have_count(2)
+    for room in (420, 260):
+        esm.page.evaluate(width, room)
+        esm.page.wait_for_function(f"() => ({width})(0) === {room}")
+    esm.set(figure=bars(3, 1, 2).to_json())
+    expect(esm.view().locator(".barlayer .point")).to_have_count(3)
+    assert esm.page.evaluate(width, 0) == 260
+
+
+def test_a_figure_that_is_cleared_leaves_its_place(esm_page: Make) -> None:
+    esm = opened(esm_page, bars(1, 2))
+    place = esm.view().locator(".ll-plot")
+    expect(esm.view().locator(".barlayer .point")).to_have_count(2)
+    esm.set(figure="")
+    expect(esm.view().locator(".main-svg")).to_have_count(0)
+    size = place.bounding_box()
+    assert size is not None
+    assert size["height"] == 150
+    esm.set(figure=bars(1, 2, 3).to_json())
+    expect(esm.view().locator(".barlayer .point")).to_have_count(3)

@@ -10,18 +10,21 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from lora_lab.tasks import load_task
 
 
-def tiny_chat_model(pause: float = 0.0) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Return a 4-layer Llama of random weights and a tokenizer trained on mini-e2e.
+def tiny_chat_model(
+    pause: float = 0.0, layers: int = 4
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Return a Llama of random weights and a tokenizer trained on mini-e2e.
 
     Args:
         pause: seconds that it sleeps in each pass of a training that is only to go on.
+        layers: how many it has.
     """
     tokenizer = _tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         vocab_size=len(tokenizer),

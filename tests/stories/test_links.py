@@ -59,7 +59,7 @@ def sweep_on(folder: Path) -> None:
 
 def report(folder: Path) -> None:
     for record in list_runs(folder.parent):
-        write_report(record, None, None)  # type: ignore[arg-type]
+        write_report(record, None)
 
 
 def delete_all(folder: Path) -> None:

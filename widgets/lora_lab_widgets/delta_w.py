@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 import threading
 import time
 from collections import defaultdict
@@ -23,7 +22,7 @@ from lora_lab_widgets.background import Background
 from lora_lab_widgets.grid_cells import cell_of, first_of
 from lora_lab_widgets.live_figure import LiveFigure
 from lora_lab_widgets.marimo_page import ShownInMarimo
-from lora_lab_widgets.message_throttle import Line, Picker, Place, at_once
+from lora_lab_widgets.message_throttle import Line, Picker, at_once
 from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.site_map import SiteMap
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from lora_lab.methods.base import Adapter
     from lora_lab_widgets.session import Session
 
-GAP = 18  # pixels between the columns
 PAUSE = 2.0  # seconds between two looks at ΔW, at least: a look takes five messages
 LONGEST_PAUSE = 5.0  # seconds; how long slow steps may make it
 STEPS = 6  # steps between two looks, where they are slow: drawing takes the cores from training
@@ -69,22 +67,24 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
         self._nothing = NOTHING_YET
         self._picker = Picker(
             description="site",
-            layout={"width": "230px"},
+            layout={"width": "auto"},
             options=[("no site", "")],
             style={"description_width": "initial"},
         )
         self._line = Line(_dim(NOTHING_YET))
-        self._map = SiteMap(session.anatomy, layout=Place())
+        self._map = SiteMap(session.anatomy)
         self._spectrum = LiveFigure("spectrum", session.plotly)
         self._overlap = LiveFigure("overlap", session.plotly)
-        columns = [self._spectrum, self._overlap, self._map]
-        row = ipywidgets.Box(columns, layout={"display": "flex", "flex_flow": "row wrap"})
-        row.layout.grid_gap = f"{GAP}px"
+        figures = ipywidgets.Box([self._spectrum, self._overlap])
+        figures.add_class("ll-delta-figures")
         title = ipywidgets.HTML('<span class="ll-title">ΔW</span>')
         head = ipywidgets.HBox([title, self._picker, self._line])
         head.add_class("ll-delta-head")
-        super().__init__([head, row], layout={"width": "100%", "overflow": "hidden"})
-        self.add_class("ll-panel")
+        look = ipywidgets.VBox([head, figures])
+        super().__init__([look, self._map])
+        for widget, name in ((self, "ll-delta"), (look, "ll-delta-look")):
+            widget.add_class("ll-panel")
+            widget.add_class(name)
         for show, view in ((self._spectrum, "spectrum"), (self._overlap, "overlap")):
             show.add_class(f"ll-delta-{view}")
         self._picker.observe(lambda change: self._pick(change["new"]), "value")
@@ -103,7 +103,7 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
         snapshot = tick.snapshot
         with self._lock:
             with at_once():
-                self._arrange(tick.width or 1000)
+                self._spectrum.bring()
             if snapshot is not None:
                 self._draw_map(snapshot)
             self._take(_pause(snapshot))
@@ -160,16 +160,6 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
             # Another site was picked meanwhile, or this one has no factors yet: look again.
             self._asked = None
             self._rest_until = 0.0 if outcome.value is not None else time.monotonic() + PAUSE
-
-    def _arrange(self, width: int) -> None:
-        columns = 3 if width >= 940 else 2 if width >= 560 else 1
-        share = math.floor((width - 4 - GAP * (columns - 1)) / columns)
-        self._spectrum.resize(share)
-        self._overlap.resize(share)
-        # Two columns leave a row of its own to the map.
-        map_width = f"{share if columns != 2 else width - 4}px"
-        if self._map.layout.width != map_width:
-            self._map.layout.width = map_width
 
     def _draw_map(self, snapshot: Snapshot) -> None:
         spectra, now = snapshot.spectra, time.monotonic()

@@ -1,4 +1,4 @@
-"""A titled plotly figure of one site, kept up to date from when there is something to show."""
+"""A titled plotly figure of one site, kept up to date; an empty place before there is one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import ipywidgets
 
 from lora_lab import figures
 from lora_lab.analysis.site_view import SiteView
-from lora_lab_widgets.message_throttle import Line, Place, Throttled
+from lora_lab_widgets.message_throttle import Line, Throttled
 from lora_lab_widgets.panel import Theme
 from lora_lab_widgets.plot import Plot, PlotlyScript
 
-HEIGHT = 190
+HEIGHT = 165
+TITLES = {"spectrum": "Spectrum of ΔW", "overlap": "Overlap with W₀"}
 
 
 class LiveFigure(Throttled, ipywidgets.VBox):
-    """One of the two figures of a site.
+    """One of the two figures of a site, as wide as its place.
 
     Args:
         kind: "spectrum" or "overlap".
@@ -35,21 +36,13 @@ class LiveFigure(Throttled, ipywidgets.VBox):
         self._view: SiteView | None = None
         self._theme: Theme = "light"
         self._stale = False
-        self._width = 0
-        self._head = Line(layout={"margin": "0"})
-        self._plot = Plot(library)
-        super().__init__([self._head, self._plot], layout=Place(display="none", overflow="hidden"))
+        self._head = Line(_heading(kind, None), layout={"margin": "0"})
+        self._plot = Plot(library, fills=True)
+        super().__init__([self._head, self._plot], layout={"overflow": "hidden"})
 
-    def resize(self, width: int) -> None:
-        """Take `width` pixels: a figure does not follow its container by itself."""
-        self._plot.bring()  # the page is open; training has perhaps not begun
-        if width == self._width:
-            return
-        self._width = width
-        self.layout.width = f"{width}px"
-        if self.figure is not None:
-            self.figure.layout.width = width
-            self._plot.show(self.figure)
+    def bring(self) -> None:
+        """Have plotly.js sent: the page is open; training has perhaps not begun."""
+        self._plot.bring()
 
     def show(self, view: SiteView, theme: Theme, *, stale: bool = False) -> None:
         """Draw the view; nothing is sent when it is the one on show.
@@ -68,11 +61,10 @@ class LiveFigure(Throttled, ipywidgets.VBox):
             return
         fresh = self.figure is None or theme != self._theme
         self._view, self._theme = view, theme
-        self.layout.display = "flex"
         self._head.value = _heading(self._kind, view)
         make, update = self._functions()
         if fresh:
-            self.figure = make(view, theme=theme, width=self._width, height=HEIGHT)
+            self.figure = make(view, theme=theme, height=HEIGHT)
         else:
             update(self.figure, view, theme)
         self._plot.show(self.figure)
@@ -80,7 +72,8 @@ class LiveFigure(Throttled, ipywidgets.VBox):
     def clear(self) -> None:
         """Show nothing, until the next view."""
         self._view = None
-        self.layout.display = "none"
+        self._head.value = _heading(self._kind, None)
+        self._plot.clear()
 
     def _functions(self) -> tuple[Callable[..., Any], Callable[..., None]]:
         if self._kind == "spectrum":
@@ -88,13 +81,14 @@ class LiveFigure(Throttled, ipywidgets.VBox):
         return figures.overlap_figure, figures.update_overlap
 
 
-def _heading(kind: str, view: SiteView) -> str:
-    if kind == "spectrum":
-        title = "Spectrum of ΔW"
+def _heading(kind: str, view: SiteView | None) -> str:
+    if view is None:
+        note = ""
+    elif kind == "spectrum":
         note = f"effective rank {view.effective_rank:.1f} of {len(view.singular_values)}"
     else:
-        title, note = "Overlap with W₀", f"first {view.overlap.shape[1]} directions"
+        note = f"first {view.overlap.shape[1]} directions"
     return (
         '<div class="ll-head" style="flex-wrap:nowrap;margin:0;line-height:1.5;white-space:nowrap">'
-        f'<span class="ll-title">{title}</span> <span>{note}</span></div>'
+        f'<span class="ll-title">{TITLES[kind]}</span> <span>{note}</span></div>'
     )

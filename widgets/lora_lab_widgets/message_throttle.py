@@ -101,10 +101,6 @@ class Picker(Throttled, ipywidgets.Dropdown):
     """A choice that a tick changes."""
 
 
-class Place(Throttled, ipywidgets.Layout):
-    """A layout that a tick changes."""
-
-
 _AT_WORK = threading.local()
 
 

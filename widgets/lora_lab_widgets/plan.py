@@ -18,8 +18,6 @@ from lora_lab.methods.descriptor import Field
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.registry import method_of
 from lora_lab.runs.training_config import TrainingConfig
-from lora_lab.tasks.families.api import longest_and_labels
-from lora_lab.tasks.families.base import Lengths
 from lora_lab.tasks.load import load_task
 from lora_lab.training.checks import check, check_settings
 from lora_lab_widgets.decoding_fields import decoded_by, decoding_fields, decoding_values
@@ -39,7 +37,7 @@ from lora_lab_widgets.methods import (
     typed,
 )
 from lora_lab_widgets.planned import Planned, Price
-from lora_lab_widgets.pricing import REPRICED, price_of, priced_by_ranks, step_of
+from lora_lab_widgets.pricing import EXPECTED, REPRICED, Pricer, priced_by_ranks
 from lora_lab_widgets.training_fields import NAMES, TRAINING, given_training, training_values
 from lora_lab_widgets.wrong_entries import in_labels, refusal, wrong_entries
 
@@ -48,7 +46,6 @@ if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
 
-_Longest = tuple[Lengths, int | None]  # and how many tokens have a label
 Configs = MethodConfig | Sequence[MethodConfig]
 
 
@@ -91,7 +88,7 @@ class PlanModel(traitlets.HasTraits):
         self.tasks = {task.name: task}
         self.task_names = task_choice(task)
         self._cells = cells_of(self.anatomy)
-        self._lengths: dict[tuple[str, int], _Longest] = {}  # by (task, max_length)
+        self._pricer = Pricer(lm, self.anatomy)
         self._templates: dict[str, MethodConfig] = {}
         # Set from Python, and what no method of the drop-down can show.
         self._given: tuple[Entry, MethodConfig] | None = None
@@ -173,7 +170,7 @@ class PlanModel(traitlets.HasTraits):
         self.tasks[task.name] = task
         if task.name not in self.task_names:
             self.task_names = [*self.task_names, task.name]
-        self._lengths.clear()
+        self._pricer.forget()
         self._replan(self._priced(self.planned.price))
 
     @traitlets.validate("ranks")
@@ -292,8 +289,13 @@ class PlanModel(traitlets.HasTraits):
         before = self.planned
         if self.settings == before.settings and self.ranks == before.ranks:
             return  # both were changed together, and this is the second of them
-        repriced = any(self.settings[name] != before.settings[name] for name in REPRICED)
-        self._replan(self._priced(before.price) if repriced else before.price)
+        price = before.price
+        changed = {name for name in self.settings if self.settings[name] != before.settings[name]}
+        if changed.intersection(REPRICED):
+            price = self._priced(price)
+        elif changed.intersection(EXPECTED):
+            price = self._pricer.expect(price, self.task, lambda: self.training(self.typed()))
+        self._replan(price)
 
     def _replan(self, price: Price) -> None:
         self.set_trait("planned", self._planned(price))
@@ -316,6 +318,7 @@ class PlanModel(traitlets.HasTraits):
             entry,
             config,
             cost,
+            self._pricer.expected(price, config, cost, ranks),
             error,
             automatic=automatic(self.anatomy, ranks, steps) if isinstance(steps, int) else {},
             line=entry.about(config, self.anatomy) if config else self.in_words(error),
@@ -363,20 +366,12 @@ class PlanModel(traitlets.HasTraits):
 
     def _priced(self, before: Price) -> Price:
         """Return the price under the settings; that before where they cannot be."""
-        settings = self.settings
         with contextlib.suppress(ConfigError, TaskError, TypeError):  # said at the field
-            longest = self._longest(step_of(settings).max_length)
             lora = self._templates.get("LoRA", LoraConfig())
             assert isinstance(lora, LoraConfig)
-            more = {n: self._unshown[n] for n in ("recompute_mlp",) if n in self._unshown}
-            return price_of(self.lm, self.anatomy, settings, longest, lora, more)
+            price = self._pricer.price(self.task, self.settings, lora, self._unshown)
+            return self._pricer.expect(price, self.task, lambda: self.training(self.typed()))
         return before
-
-    def _longest(self, max_length: int) -> _Longest:
-        key = (self.settings["task"], max_length)
-        if key not in self._lengths:
-            self._lengths[key] = longest_and_labels(self.lm, self.task, max_length)
-        return self._lengths[key]
 
     def _values_of(self, given: Configs) -> tuple[dict[str, Any], dict[str, int] | None]:
         """Return the settings and the ranks that show a config; None: it has no ranks.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from lora_lab.budget.costs import Budget
+from lora_lab.budget.costs import Budget, Memory
+from lora_lab.budget.evaluate import evaluate_price
 from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.training.planned_cost import Longest
 from lora_lab_widgets.methods import Entry, numbers
 
 
@@ -20,11 +23,20 @@ class Price:
         inputs: as `budget` takes them; {} where the settings could never be priced.
         table: of LoRA, for the browser to price any ranks; see `price_table`.
         text: the settings in words.
+        longest: the longest that any batch can be; None: never priced.
+        lora: the one that the table is of, but for its ranks.
+        drawn: the longest that a batch of just these steps will be; None: that is `longest`.
+        expected, expected_table: inputs and table at that length; {} where `drawn` is None.
     """
 
     inputs: dict[str, Any] = field(default_factory=dict)
     table: dict[str, Any] = field(default_factory=dict)
     text: str = ""
+    longest: Longest | None = None
+    lora: LoraConfig | None = None
+    drawn: Longest | None = None
+    expected: dict[str, Any] = field(default_factory=dict)
+    expected_table: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +50,8 @@ class Planned:
         entry: the one chosen; None: there is none of that name.
         config: what would be trained; None where settings and ranks make no plan.
         cost: of what is not LoRA's factors alone, which `price.table` prices.
+        expected: the plan's memory at the longest batch that its steps draw; None: at the longest
+            that there is.
         error: why they make no plan, "" where they do.
         automatic: {setting: what it is where nothing is typed}.
         line: what the method does, or why it cannot.
@@ -51,6 +65,7 @@ class Planned:
     entry: Entry | None = None
     config: MethodConfig | None = None
     cost: Budget | None = None
+    expected: Memory | None = None
     error: str = ""
     automatic: Mapping[str, int] = field(default_factory=dict)
     line: str = ""
@@ -68,6 +83,18 @@ class Planned:
         if self.config is None:
             return ""
         return f"import lora_lab as ll\n\nconfig = {self.config.to_python()}"
+
+    @cached_property
+    def budget(self) -> Budget | None:
+        """What the plan costs in closed form, and for which batch; None without a plan."""
+        price = self.price
+        if self.config is None or price.longest is None:
+            return None
+        cost = self.cost or evaluate_price(price.table, self.ranks)
+        drawn = price.drawn.text if price.drawn else ""
+        return replace(
+            cost, longest=price.longest.text, expected=self.expected, expected_longest=drawn
+        )
 
     @property
     def title(self) -> tuple[str, str]:

@@ -67,15 +67,17 @@ class Plot(PanelWidget):
         figure: what is drawn, plotly's JSON; empty before the first one. Set it with `show`.
         config: of plotly.js.
         library: plotly.js itself.
+        fills: whether a figure is as wide as its place, whatever width it says.
     """
 
     module = "plot"
     figure = traitlets.Unicode().tag(sync=True)
     config = traitlets.Dict().tag(sync=True)
     library = traitlets.Instance(Widget).tag(sync=True, **widget_serialization)
+    fills = traitlets.Bool().tag(sync=True)
 
-    def __init__(self, library: PlotlyScript | None = None) -> None:
-        super().__init__(library=library or PlotlyScript())
+    def __init__(self, library: PlotlyScript | None = None, *, fills: bool = False) -> None:
+        super().__init__(library=library or PlotlyScript(), fills=fills)
 
     def bring(self) -> None:
         """Have plotly.js sent, if it was not yet."""
@@ -88,6 +90,10 @@ class Plot(PanelWidget):
         """Draw a figure in place of the one on show."""
         self.bring()
         self.figure = figure.to_json()
+
+    def clear(self) -> None:
+        """Draw nothing; the place keeps its height."""
+        self.figure = ""
 
     def summary(self) -> str:
         """Return whether there is a figure."""

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab import reports
 from lora_lab.anatomy.heads import head_modules
-from lora_lab.budget.forecast import budget
 from lora_lab.configs import MethodConfig
 from lora_lab.methods.head.adapter import with_head
 from lora_lab.methods.head.config import HeadConfig
 from lora_lab.runs.records import RunRecord
 from lora_lab.training.fingerprints import task_fingerprints
+from lora_lab.training.planned_cost import planned_cost
 from lora_lab.training.resume import resume
 from lora_lab.training.run import Run
 from lora_lab_widgets.live_adapter import over
 
 if TYPE_CHECKING:
-    from lora_lab.anatomy.types import Anatomy
     from lora_lab.models.load import LoadedModel
 
 
@@ -60,7 +59,7 @@ def chosen_configs(run: Run) -> tuple[MethodConfig, ...]:
     return tuple(chosen) if chosen and with_head(run.model, chosen) == run.configs else run.configs
 
 
-def write_report(record: RunRecord, run: Run | None, anatomy: Anatomy) -> Path:
+def write_report(record: RunRecord, run: Run | None) -> Path:
     """Write report.html into a run's folder; return its path.
 
     Of the run in the notebook it is the whole report; of another one what its files tell.
@@ -71,13 +70,7 @@ def write_report(record: RunRecord, run: Run | None, anatomy: Anatomy) -> Path:
     """
     path = record.folder / "report.html"
     if run is not None and run.folder == record.folder and _whole(run):
-        cost = budget(
-            anatomy,
-            run.configs,
-            batch_size=run.training.per_device_train_batch_size,
-            sequence_length=run.training.max_length,
-            dtype=run.lm.card.dtype,
-        )
+        cost = planned_cost(run.lm, run.task, run.configs, run.training)
         return reports.write_run_report(run, cost, path)
     return reports.write_inspection(path, reports.inspect_adapter(record.folder))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import traitlets
@@ -48,6 +49,9 @@ class Savings(PanelWidget):
         dry_run: {"full": parts, "plan": parts, "ranks" and "key": the plan's}, as far as known.
         note: what goes on in the background, or why there is no dry run.
         settings_text: the subtitle; empty: made from the price's own settings.
+        lengths: {"most": for which batch the price is, "drawn": which is the longest that these
+            steps draw, "share": what the plan takes of its price at that one}; "drawn" is "" and
+            "share" 1 where they draw the longest example, or one as long.
     """
 
     module = "savings"
@@ -63,6 +67,7 @@ class Savings(PanelWidget):
     dry_run = traitlets.Dict().tag(sync=True)
     note = traitlets.Unicode().tag(sync=True)
     settings_text = traitlets.Unicode().tag(sync=True)
+    lengths = traitlets.Dict().tag(sync=True)
 
     def __init__(self, **settings: Any) -> None:
         self._other: Budget | None = None  # what `totals` shows
@@ -99,6 +104,14 @@ class Savings(PanelWidget):
             self.show_ranks()
         else:
             self.show(repr(planned.config), planned.cost)
+        self.lengths = self._lengths(planned)
+
+    def _lengths(self, planned: Planned) -> dict[str, Any]:
+        cost = planned.budget
+        if cost is None:
+            return {}
+        share = cost.expected.total / cost.adapted.total if cost.expected else 1.0
+        return {"most": cost.longest, "drawn": cost.expected_longest, "share": round(share, 4)}
 
     @property
     def plan(self) -> Plan:
@@ -174,11 +187,17 @@ class Savings(PanelWidget):
         difference = ""
         if reading is not None:
             measured = {"kind": reading.kind, "settled": settled, **_bytes(reading)}
-            expected = self.forecast(self.run_key or self.run_ranks) if settled else None
-            difference = _difference(expected, reading) if expected else ""
+            most = self.forecast(self.run_key or self.run_ranks) if settled else None
+            difference = _difference(self._drawn(most), reading) if most else ""
         with self.hold_trait_notifications():
             self.measured = measured
             self.difference = difference
+
+    def _drawn(self, most: Memory) -> Memory:
+        """Return the forecast of the batches that are drawn, of that of the longest possible."""
+        kept = most.total - most.activations
+        total = round(most.total * self.lengths.get("share", 1.0))
+        return replace(most, activations=max(0, total - kept))
 
     def learn(self, plan: Plan | None, memory: Memory) -> None:
         """Take a dry run's memory: of full fine-tuning (`plan` None), or of a plan."""
@@ -211,6 +230,11 @@ class Savings(PanelWidget):
     def _repriced(self, _change: object) -> None:
         self.dry_run, self.run_ranks = {}, {}
         self.difference = self.note = self.run_key = ""
+
+    @traitlets.observe("lengths")
+    def _redrawn(self, change: Any) -> None:
+        if change["old"].get("drawn") != change["new"].get("drawn"):
+            self.run_ranks, self.run_key = {}, ""  # those steps drew other examples
 
     def _budget(self, ranks: Mapping[str, int]) -> Budget | None:
         if not self.price:

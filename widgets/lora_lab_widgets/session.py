@@ -158,7 +158,7 @@ class Session(traitlets.HasTraits):
 
     def report(self, record: RunRecord) -> Path:
         """Write a run's report; return its path."""
-        return write_report(record, self.run, self.anatomy)
+        return write_report(record, self.run)
 
     def start_sweep(self, cells: Sequence[Cell], name: str, asha: AshaConfig | None) -> Sweep:
         """Start the sweep of these cells in a folder of this name."""

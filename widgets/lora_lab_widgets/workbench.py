@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from lora_lab.anatomy.types import Anatomy
+from lora_lab.budget.costs import Budget
 from lora_lab.budget.forecast import budget
 from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
@@ -46,19 +47,22 @@ if TYPE_CHECKING:
 
 PANELS: dict[str, Callable[[Session], Panel]] = {
     "header": Header,
-    "grid": RankGrid.of,
     "savings": Savings.of,
+    "grid": RankGrid.of,
     "panel": RunPanel,
+    "delta_w": DeltaW,
     "advice": AdvicePanel,
     "data_look": DataLook,
-    "delta_w": DeltaW,
     "laboratory": Laboratory,
     "try_it": TryIt.of,
     "sweep_panel": SweepPanel,
     "history": History,
 }
 """{attribute of the workbench: what makes the panel}. A new panel is one more entry: a widget with
-`update(tick)`. Those after the first four stand below each other, in this order."""
+`update(tick)`. The first two stand at the top, the next three beside each other; the others stand
+below, in this order."""
+
+FEW = 12  # layers that leave room below them
 
 
 class Workbench:
@@ -215,6 +219,14 @@ class Workbench:
         self.plan.take(config)
 
     @property
+    def budget(self) -> Budget | None:
+        """What the plan on show will cost, for the batch that the page says; None without a plan.
+
+        >>> print(wb.budget)
+        """
+        return self.plan.planned.budget
+
+    @property
     def task(self) -> Task:
         """The task that the run panel has picked."""
         return self.plan.task
@@ -289,13 +301,14 @@ class Workbench:
     # How the panels hang together ----------------------------------------------------------------
 
     def _layout(self, panels: Sequence[Panel]) -> list[Panel]:
-        """Return what stands below the header: two columns, then the others."""
-        grid, savings, panel, *others = panels
-        columns = ipywidgets.Box([grid, ipywidgets.VBox([savings, panel])])
+        """Return what stands below the header: savings, what belongs on one screen, the others."""
+        savings, grid, panel, delta_w, *others = panels
+        columns = ipywidgets.Box([grid, panel, delta_w])
         columns.add_class("ll-columns")
-        for widget in (columns, columns.children[1]):
-            widget.add_class("ll-panel")
-        return [columns, *others]
+        columns.add_class("ll-panel")
+        if len(self.anatomy.rows) <= FEW:
+            columns.add_class("ll-few")
+        return [savings, columns, *others]
 
     def _display_(self) -> MarimoPage:
         self.chooser.here = False
@@ -319,8 +332,7 @@ class Workbench:
         if name not in self.errors:
             both = self._pairs[name]
             panel, error = both.children
-            columns = self.box.children[1]
-            boxes = (self.box, self._top, columns, columns.children[-1])
+            boxes = (self.box, self._top, self.box.children[2])
             box = next(box for box in boxes if panel in box.children)
             box.children = [both if each is panel else each for each in box.children]
             self.errors[name] = error

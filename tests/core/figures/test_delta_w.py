@@ -180,6 +180,21 @@ def test_the_maps_of_all_steps_have_one_colour_scale():
         assert (sizes.zmin, sizes.zmax) == (0, pytest.approx(0.02))  # the largest is 0.01996
 
 
+@pytest.mark.parametrize("index", [0, 37, 100, 199, -1, -200])
+def test_a_slider_stands_where_the_data_stand(index):
+    maps = fakes.step_maps()
+    figure = figures.step_maps_figure(maps, index, standalone=True)
+    (slider,) = figure.layout.sliders
+    ranks, sizes = slider.steps[slider.active].args[0]["z"]
+    for cells, drawn in zip(figure.data, (ranks, sizes), strict=True):
+        shown = np.array(drawn, np.float64)
+        np.testing.assert_allclose(np.asarray(cells.z, np.float64), shown, rtol=1e-3)
+    asked = int(maps.steps[index])
+    assert abs(int(slider.steps[slider.active].label.replace(",", "")) - asked) <= 20
+    with pytest.raises(IndexError):
+        figures.step_maps_figure(maps, 200)
+
+
 def test_a_slider_shows_at_most_60_steps_and_both_ends():
     maps = fakes.step_maps()
     figure = figures.step_maps_figure(maps, 100, standalone=True)

@@ -38,7 +38,7 @@ def every_figure(theme="light"):
     yield figures.memory_figure(budget(), MemoryReading(1, GIB, "CUDA memory"), theme=theme)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", "dark", "either"])
 def test_every_figure_is_small_sized_and_transparent(theme):
     for figure in every_figure(theme):
         layout = figure.layout
@@ -75,6 +75,32 @@ def test_the_themes_differ_in_text_and_lines():
     # Bars stand out from the page: at least 3:1, the accessibility guideline for graphics.
     assert contrast(light.data[0].marker.color, "#ffffff") > 3
     assert contrast(dark.data[0].marker.color, "#111318") > 3
+
+
+def test_without_a_theme_words_are_read_on_light_and_dark_pages():
+    # WCAG asks 4.5 of small words and 3 of marks; one color has at most 4.35 on both pages.
+    for page in ("#ffffff", "#111111", "#1f1f1f"):
+        for figure in every_figure("either"):
+            layout = figure.layout
+            words = [layout.font, layout.xaxis.tickfont, layout.yaxis.title.font]
+            words += [each.font for each in layout.annotations]
+            assert all(contrast(font.color, page) >= 3.8 for font in words)
+            assert contrast(layout.hoverlabel.font.color, layout.hoverlabel.bgcolor) > 7
+            for trace in figure.data:
+                if trace.type in ("bar", "scatter"):
+                    color = trace.marker.color or trace.line.color
+                    assert trace.name in figures.MEMORY_PARTS or contrast(color, page) >= 3
+    unthemed = figures.spectrum_figure(view())
+    assert unthemed.layout.font.color == next(every_figure("either")).layout.font.color
+
+
+def test_a_loss_of_few_steps_is_seen():
+    """Below 24 steps there is no mean, and what is drawn is not a ghost of it."""
+    few, many = figures.loss_figure(losses(23)), figures.loss_figure(losses(24))
+    assert len(few.data) == 1
+    assert (few.data[0].opacity, few.data[0].line.width) == (1, 2)
+    assert few.data[0].mode == "lines+markers"
+    assert [trace.opacity for trace in many.data] == [0.35, None]
 
 
 @pytest.mark.parametrize("kind", [go.Figure, go.FigureWidget])

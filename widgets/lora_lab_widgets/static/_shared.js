@@ -203,10 +203,13 @@ export class PanelView {
     this.closers.push(listen(this.model, handlers));
   }
 
-  /** @param {() => void} resize called when the root has a size, and when it gets another */
-  watchSize(resize) {
+  /**
+   * @param {() => void} resize called when a node has a size, and when it gets another
+   * @param {HTMLElement} [node] the root where none is named
+   */
+  watchSize(resize, node = this.root) {
     const observer = new ResizeObserver(resize);
-    observer.observe(this.root);
+    observer.observe(node);
     this.closers.push(() => observer.disconnect());
   }
 

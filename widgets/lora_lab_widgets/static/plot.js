@@ -59,17 +59,24 @@ class PlotView extends PanelView {
     this.ready = false; // plotly.js has come
     this.drawing = false;
     this.drawn = ""; // the figure on show, as JSON
+    this.width = 0; // at which it was drawn, where it fills its place
     this.closers.push(() => this.close());
     return el("div", { class: "ll-plot" });
   }
 
   follow() {
     this.watch(() => this.redraw(), "figure");
+    if (this.model.get("fills")) this.watchSize(() => this.redraw());
     this.start();
   }
 
   close() {
     this.open = false;
+    this.clear();
+  }
+
+  clear() {
+    this.drawn = "";
     globalThis[PLOTLY]?.then((library) => library.purge(this.root)).catch(() => {});
   }
 
@@ -102,16 +109,27 @@ class PlotView extends PanelView {
 
   hasNews() {
     const figure = this.model.get("figure");
-    return this.ready && figure && figure !== this.drawn;
+    return this.ready && (figure !== this.drawn || (figure !== "" && this.width !== this.room));
   }
 
-  /** @param {string} text the figure as JSON */
+  /** The width that a figure has to fill; 0 where it keeps its own, or nothing is seen of it. */
+  get room() {
+    return this.model.get("fills") ? this.root.clientWidth || this.width : 0;
+  }
+
+  /** @param {string} text the figure as JSON, "" for none */
   async draw(text) {
+    if (text === "") {
+      this.clear();
+      return;
+    }
     const { data, layout } = JSON.parse(text);
     this.root.style.minHeight = `${layout.height}px`; // nothing jumps while plotly.js loads
     try {
       const library = await plotly(this.model);
       if (!this.open) return;
+      this.width = this.room;
+      if (this.width) layout.width = this.width;
       await library.react(this.root, data, layout, this.model.get("config"));
       this.root.removeAttribute("data-problem");
     } catch (error) {

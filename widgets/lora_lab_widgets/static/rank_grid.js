@@ -7,7 +7,7 @@
 /** @import { Cell } from "./rank_store.js" */
 /** @import { Place } from "./rank_table.js" */
 
-import { button, el, formatBytes, formatCount, heading, listen, space } from "./_shared.js";
+import { button, el, formatBytes, formatCount, heading, listen } from "./_shared.js";
 import { Kernel } from "./kernel.js";
 import { RankInput } from "./rank_input.js";
 import { RankStore } from "./rank_store.js";
@@ -70,11 +70,11 @@ export class RankGridView {
     this.turn = button("", () => this.store.turn(), { class: "ll-rank-turn", hidden: true });
     this.live = el("div", { class: "ll-sr", "aria-live": "polite" });
     root.replaceChildren(
-      heading("Ranks", space(), this.tools.brushes),
-      this.table.pane,
-      this.description,
-      el("div", { class: "ll-rank-line ll-dim" }, this.totals, this.note, this.turn),
+      heading("Ranks", this.tools.brushes),
       this.tools.bar,
+      this.description,
+      this.table.pane,
+      el("div", { class: "ll-rank-line ll-dim" }, this.totals, this.note, this.turn),
       this.live,
     );
   }
@@ -85,6 +85,7 @@ export class RankGridView {
     this.table.build();
     const widest = Math.max(2, ...rows.map((label) => label.length));
     this.root.style.setProperty("--ll-columns", String(roles.length));
+    this.root.style.setProperty("--ll-rows", String(rows.length));
     this.root.style.setProperty("--ll-rank-label", `${widest + 1.5}ch`);
     this.tools.buildBrushes();
     this.followSelected();

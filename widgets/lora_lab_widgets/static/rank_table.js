@@ -5,8 +5,6 @@
 
 import { el, focusIn, inkOn, rankColor } from "./_shared.js";
 
-const LONG = 32; // rows that show without scrolling inside
-
 /**
  * A row and a column; −1 is the header's.
  * @typedef {{row: number, column: number}} Place
@@ -66,7 +64,6 @@ export class RankTable {
       ...rows.map((_, row) => this.buildRow(row)),
     );
     this.node.classList.toggle("ll-wide", roles.length > 12);
-    this.pane.classList.toggle("ll-long", rows.length > LONG);
   }
 
   buildRow(row) {

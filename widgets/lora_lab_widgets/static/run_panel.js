@@ -42,9 +42,8 @@ class RunPanelView extends PanelView {
     this.stop = button(undefined, () => this.command("stop"), { "aria-label": "Stop" });
     this.stop.append(el("span", { "aria-hidden": "true", text: "■" }), "Stop");
     this.step = el("b", { class: "ll-run-step" });
-    const stats = ["time", "rate", "padding", "loss", "held", "metrics", "sureness"];
-    this.stats = Object.fromEntries(
-      stats.map((name) => [name, el("span", { class: `ll-run-${name}` })]));
+    this.stats = spans("time", "rate", "padding", "loss");
+    this.scores = spans("held", "metrics", "sureness");
     this.phase = el("span", { class: "ll-run-phase" });
     this.busy = el("span", {
       class: "ll-run-busy", title: "it answers when the running cell ends", text: "· kernel busy",
@@ -63,11 +62,13 @@ class RunPanelView extends PanelView {
     this.strip = errorStrip(() => this.command("take"));
     this.fileBox = runFileBox(() => this.useWhatIsShown("run_file"), "Take it to a cluster",
       "write what is set up here to a run file, for lora-lab train on another machine");
-    return section("ll-run", "training run", this.form.node, this.buildCard(), this.spoken);
+    this.card = this.buildCard();
+    return section("ll-run", "training run",
+      el("div", { class: "ll-run-form" }, this.form.node), this.card, this.spoken);
   }
 
   buildCard() {
-    const { stats, strip, chart, table, fileBox } = this;
+    const { stats, scores, strip, chart, table, fileBox } = this;
     const lamp = el("span", { class: "ll-run-lamp", "aria-hidden": "true" });
     return el("div", { class: "ll-card" },
       el("div", { class: "ll-run-row" },
@@ -76,6 +77,7 @@ class RunPanelView extends PanelView {
       this.progress.node,
       el("div", { class: "ll-run-stats ll-dim" }, ...Object.values(stats)),
       strip.node, chart.node, table.node,
+      el("div", { class: "ll-run-scores ll-dim" }, ...Object.values(scores)),
       el("div", { class: "ll-run-row ll-run-foot ll-dim" },
         this.id, space(), fileBox.button),
       this.devices.node, this.notes, fileBox.node);
@@ -102,7 +104,7 @@ class RunPanelView extends PanelView {
         this.clock.heard(model.get("snapshot"));
       },
     });
-    this.watchSize(() => this.resize());
+    this.watchSize(() => this.resize(), this.card);
   }
 
   joinClock() {
@@ -200,7 +202,7 @@ class RunPanelView extends PanelView {
   drawStats(snapshot) {
     const { state, step, skipped, total_steps: total, eta, elapsed } = snapshot;
     const { rate, padding, loss, metrics, sureness } = snapshot;
-    const { stats } = this;
+    const { stats, scores } = this;
     const isOpen = OPEN_STATES.includes(state);
     const padded = String(step).padStart(String(total).length, "\u2007");
     const left = eta === null ? "" : `${formatTime(eta)} left`;
@@ -213,9 +215,9 @@ class RunPanelView extends PanelView {
     stats.padding.textContent = padding === null ? "" : `${Math.round(100 * padding)} % padding`;
     stats.padding.title = "of the tokens computed so far: what fills batches up to their longest";
     stats.loss.textContent = loss === null ? "" : `loss ${formatLoss(loss)}`;
-    stats.held.textContent = formatHeldOut(snapshot);
-    stats.metrics.textContent = formatMetrics(metrics);
-    stats.sureness.textContent = sureness;
+    scores.held.textContent = formatHeldOut(snapshot);
+    scores.metrics.textContent = formatMetrics(metrics);
+    scores.sureness.textContent = sureness;
     this.progress.draw(step, total || 1, this.step.textContent);
   }
 
@@ -234,6 +236,11 @@ class RunPanelView extends PanelView {
   }
 }
 
+/** {name: an empty span of that class}. */
+function spans(...names) {
+  return Object.fromEntries(names.map((name) => [name, el("span", { class: `ll-run-${name}` })]));
+}
+
 function formatTime(seconds) {
   const s = Math.round(seconds);
   if (s < 60) return `${s} s`;
@@ -241,7 +248,6 @@ function formatTime(seconds) {
   if (s < 3600) return `${Math.floor(s / 60)} min ${pad(s % 60)} s`;
   return `${Math.floor(s / 3600)} h ${pad((s % 3600) / 60)} min`;
 }
-
 
 function formatRate(rate) {
   return rate >= 1 ? `${rate.toFixed(1)} steps/s` : `${(1 / rate).toFixed(1)} s/step`;

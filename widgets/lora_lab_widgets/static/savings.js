@@ -52,8 +52,11 @@ class SavingsView extends PanelView {
     this.plan = barRow("this plan", PARTS, EMPTY);
     this.measured = barRow("measured peak", [...PARTS, "whole"], EMPTY);
     this.measured.node.removeAttribute("aria-hidden"); // not in the table: every tick changes it
+    // On the plan's bar: where its own batches are expected to end.
+    this.mark = el("i", { class: "ll-savings-mark", title: "expected", hidden: true });
+    this.plan.track.append(this.mark);
     this.settings = el("span");
-    this.reading = el("div", { class: "ll-savings-line" });
+    this.reading = el("span");
     this.note = el("div", { class: "ll-savings-line", role: "status" });
     this.table = el("table");
     const numbers = [this.trainable, this.checkpoint, this.peak].map(({ node }) => node);
@@ -61,10 +64,12 @@ class SavingsView extends PanelView {
       el("span", { title: EXPLAINED[part] }, el("i", { class: `ll-savings-${part}` }), part));
     return el("section", { class: "ll-panel ll-savings", "aria-label": "Savings" },
       heading("Savings", this.settings),
-      el("div", { class: "ll-savings-big" }, ...numbers),
-      this.full.node, this.plan.node, this.measured.node,
-      el("div", { class: "ll-savings-key" }, ...legend),
-      this.reading, this.note,
+      el("div", { class: "ll-savings-body" },
+        el("div", { class: "ll-savings-big" }, ...numbers),
+        el("div", { class: "ll-savings-bars" },
+          this.full.node, this.plan.node, this.measured.node,
+          el("div", { class: "ll-savings-key" }, ...legend, this.reading)),
+        this.note),
       el("div", { class: "ll-sr" }, this.table), // a table itself would not shrink to a pixel
     );
   }
@@ -77,7 +82,7 @@ class SavingsView extends PanelView {
     document.addEventListener("lora-lab:ranks", onPaint);
     this.closers.push(() => document.removeEventListener("lora-lab:ranks", onPaint));
     this.watch(() => this.adopt(model.get("ranks")), "ranks");
-    this.watch(() => this.drawPlan(), "price", "totals", "settings_text", "dry_run");
+    this.watch(() => this.drawPlan(), "price", "totals", "settings_text", "dry_run", "lengths");
     this.watch(() => this.drawMeasured(),
       "measured", "run_ranks", "run_key", "difference", "note");
   }
@@ -120,7 +125,7 @@ class SavingsView extends PanelView {
     const formula = ready && price.approximate ? APPROXIMATE : "formula";
     const ofPlan = priced?.approximate ? APPROXIMATE : formula;
     const sources = { full: dry.full ? "dry run" : formula, plan: planIsDry ? "dry run" : ofPlan };
-    this.forecast = ready ? { full: totalOf(full), plan: any ? totalOf(plan) : null } : null;
+    this.forecast = ready ? this.forecastOf(full, any ? plan : null) : null;
     this.settings.textContent =
       model.get("settings_text") || (ready ? `against full fine-tuning, ${price.settings}` : "");
     this.root.dataset.llTrainable = any ? cost.trainable : 0;
@@ -133,6 +138,22 @@ class SavingsView extends PanelView {
       [`full fine-tuning (${sources.full})`, full], [`this plan (${sources.plan})`, plan],
     ]));
     this.drawMeasured();
+  }
+
+  /** Totals: of both at the longest batch that there can be, of the plan as expected too. */
+  forecastOf(full, plan) {
+    const share = this.model.get("lengths").share ?? 1;
+    const most = plan && totalOf(plan);
+    return { full: totalOf(full), plan: most, expected: most && Math.round(most * share) };
+  }
+
+  /** "at most 1.24 GiB (longest batch: …); expected 1.02 GiB (…)". */
+  forecastText() {
+    const { most, drawn } = this.model.get("lengths");
+    const { plan, expected } = this.forecast ?? {};
+    if (!plan || !most) return "";
+    const text = `at most ${formatBytes(plan)} (longest batch: ${most})`;
+    return drawn ? `${text}; expected ${formatBytes(expected)} (${drawn})` : text;
   }
 
   drawCost(cost, price, approximate) {
@@ -185,8 +206,8 @@ class SavingsView extends PanelView {
     // The plan on show may have been chosen after the run that was measured.
     const isOfThisPlan = this.isOnShow(model.get("run_ranks"), model.get("run_key"));
     const comparable = Boolean(known && memory.settled && forecast?.plan && isOfThisPlan);
-    const change = comparable ? formatChange(memory.peak, forecast.plan) : "";
-    const close = comparable && Math.abs(memory.peak / forecast.plan - 1) <= CLOSE;
+    const change = comparable ? formatChange(memory.peak, forecast.expected) : "";
+    const close = comparable && Math.abs(memory.peak / forecast.expected - 1) <= CLOSE;
     measured.source.textContent = close ? `✓ ${change}` : change;
     measured.source.classList.toggle("ll-savings-ok", close);
     measured.source.classList.toggle("ll-savings-off", comparable && !close);
@@ -197,7 +218,7 @@ class SavingsView extends PanelView {
     const differs = comparable ? model.get("difference") : "";
     const isOfAnother = known && !isOfThisPlan && this.isPlanned;
     const note = isOfAnother ? "measured of another plan or other settings" : model.get("note");
-    this.note.textContent = differs || note;
+    this.note.textContent = differs || note || this.forecastText();
     this.note.title = this.note.textContent;
     this.note.classList.toggle("ll-savings-off", Boolean(differs));
   }
@@ -210,6 +231,9 @@ class SavingsView extends PanelView {
     drawBar(plan, plan.memory, scale);
     // A meter that cannot tell the parts apart gives one bar.
     drawBar(measured, memory && !memory.weights ? { whole: memory.peak } : memory, scale);
+    const { plan: most, expected } = forecast ?? {};
+    this.mark.hidden = !most || expected === most;
+    this.mark.style.left = `${scale ? (100 * expected) / scale : 0}%`;
   }
 }
 

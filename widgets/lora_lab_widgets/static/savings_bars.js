@@ -12,7 +12,7 @@ export function barRow(label, pieces, empty) {
   const source = el("span", { class: "ll-savings-source", text: "" });
   const node = el("div", { class: "ll-savings-row", "aria-hidden": "true" },
     el("span", { text: label }), track, value, source);
-  return { node, segments, value, source, memory: null };
+  return { node, track, segments, value, source, memory: null };
 }
 
 /** Draw {piece: bytes}, or nothing, on a scale that reaches its end at `scale` bytes. */

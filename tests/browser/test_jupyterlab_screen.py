@@ -1,0 +1,106 @@
+"""What belongs together is on one screen of a real JupyterLab, and nothing jumps or is cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.bench_page import button, wait_for_state, wait_for_step
+from tests.browser.lab import JupyterLab, small_bench
+
+pytestmark = pytest.mark.browser
+
+ENDLESS = 100_000
+LOOKED_AT = {
+    "start": ".ll-run-primary",
+    "loss": ".ll-run .ll-loss",
+    "spectrum": ".ll-delta-spectrum .ll-plot",
+    "grid": ".ll-rank-scroll",
+}
+PLACES = """selectors => {
+    const bench = document.querySelector(".ll-workbench");
+    bench.scrollIntoView({ block: "start" });
+    const seen = bench.closest(".jp-WindowedPanel-outer").getBoundingClientRect();
+    const box = ({ left, right, top, bottom }) => ({ left, right, top, bottom });
+    const places = Object.entries(selectors)
+        .map(([name, selector]) =>
+            [name, box(bench.querySelector(selector).getBoundingClientRect())]);
+    return { ...Object.fromEntries(places), seen: box(seen) };
+}"""
+CUT = """() => {
+    const bench = document.querySelector(".ll-workbench");
+    const edge = bench.getBoundingClientRect().right + 1;
+    return [...bench.querySelectorAll("*")]
+        .filter((n) => n.getBoundingClientRect().width && !n.closest("[class*=hidden], .ll-sr"))
+        .filter((n) => !n.closest(".ll-rank-scroll, .ll-past-scroll"))
+        .filter((n) => n.getBoundingClientRect().right > edge)
+        .map((n) => n.className?.toString() || n.tagName).slice(0, 5);
+}"""
+
+
+def places(page: Page) -> dict[str, dict[str, float]]:
+    found: dict[str, Any] = page.evaluate(PLACES, LOOKED_AT)
+    return found
+
+
+def shown(lab: JupyterLab, page: Page, layers: int, *, sidebar: bool = False) -> None:
+    lab.open(page, [small_bench(ENDLESS, layers=layers)]).run(0, seconds=120)
+    if not sidebar:
+        page.evaluate("jupyterapp.shell.collapseLeft()")
+    expect(page.locator(".ll-workbench")).to_be_visible()
+
+
+def trains(page: Page) -> None:
+    button(page, "Start").click()
+    wait_for_state(page, "running")
+    wait_for_step(page, 3)
+    expect(page.locator(".ll-delta-spectrum .main-svg").first).to_be_visible(timeout=60_000)
+
+
+@pytest.mark.parametrize(("layers", "sidebar"), [(4, True), (30, False)])
+def test_start_loss_and_spectrum_lie_on_a_small_screen(
+    lab: JupyterLab, page: Page, layers: int, sidebar: bool
+) -> None:
+    page.set_viewport_size({"width": 1366, "height": 768})
+    shown(lab, page, layers, sidebar=sidebar)
+    before = places(page)
+    trains(page)
+    found = places(page)
+    seen = found.pop("seen")
+    for name in ("start", "loss", "spectrum"):
+        box = found[name]
+        assert seen["top"] <= box["top"] < box["bottom"] <= seen["bottom"], (name, box, seen)
+        assert seen["left"] <= box["left"] < box["right"] <= seen["right"], (name, box, seen)
+    # Nothing has jumped as the run began.
+    for name, box in found.items():
+        assert box == pytest.approx(before[name], abs=1.5), name
+
+
+def test_the_grid_has_no_hole_below_it_and_scrolls_inside(lab: JupyterLab, page: Page) -> None:
+    page.set_viewport_size({"width": 1366, "height": 768})
+    rows = "() => document.querySelectorAll('.ll-rank-row').length"
+    for layers in (4, 30):
+        shown(lab, page, layers)
+        assert page.evaluate(rows) == layers + 1
+        room, grid = (
+            page.locator(selector).bounding_box() for selector in (".ll-rank-scroll", ".ll-rank-grid")
+        )
+        assert room is not None
+        assert grid is not None
+        assert grid["height"] >= 0.7 * room["height"], "small models leave no hole"
+
+
+@pytest.mark.parametrize("width", [1600, 1366, 1000, 700])
+def test_no_chart_is_cut_at_any_width(lab: JupyterLab, page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    shown(lab, page, 4)
+    trains(page)
+    page.get_by_role("button", name="Open the analysis").click()
+    expect(page.locator(".ll-laboratory .main-svg").first).to_be_visible(timeout=60_000)
+    page.wait_for_function(f"() => !({CUT})().length")
+    inside = """() => [...document.querySelectorAll(".ll-plot.js-plotly-plot")].map((plot) => [
+        plot.querySelector(".main-svg").getBoundingClientRect().width, plot.clientWidth])"""
+    for drawn, room in page.evaluate(inside):
+        assert drawn <= room + 1
