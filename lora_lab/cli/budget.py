@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 from lora_lab import paper
@@ -15,7 +16,11 @@ from lora_lab.cli.command import Command, Report
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.descriptor import Field, Method, Plan
 from lora_lab.methods.registry import offered
+from lora_lab.models.load import load_outline
 from lora_lab.paper.rows import PublishedRow
+from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.tasks.load import as_task
+from lora_lab.training.planned_cost import longest_of_task, step_inputs
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +45,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     step = parser.add_argument_group("training step")
     step.add_argument("--batch-size", type=int, default=8, help="sequences a step (8)")
     step.add_argument("--sequence-length", type=int, default=128, help="tokens each (128)")
+    step.add_argument(
+        "--task", help="a task or a file: as long as its longest example, and no longer than that"
+    )
     step.add_argument("--dtype", help="of the base model: float32, bfloat16 or float16")
     step.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adamw", help="(adamw)")
     step.add_argument(
@@ -59,7 +67,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> Report:
 
     configs = _configs(options)
-    settings = {
+    settings: dict[str, Any] = {
         "batch_size": options.batch_size,
         "sequence_length": options.sequence_length,
         "dtype": options.dtype,
@@ -68,7 +76,8 @@ def _run(options: argparse.Namespace) -> Report:
         "padding_mask": options.padding_mask,
         "device": options.device,
     }
-    found = budget(options.model, configs, **settings)
+    longest = _of_task(options, settings) if options.task else ""
+    found = replace(budget(options.model, configs, **settings), longest=longest)
     report = Report(found.to_json(), str(found))
     if options.dry_run:
         report = _with_dry_runs(report, options.model, configs, settings)
@@ -80,6 +89,17 @@ def _run(options: argparse.Namespace) -> Report:
         report.json["claims"] = [claim.to_json() for claim in claims]
         report = Report(report.json, "\n".join([report.text, "", "in the paper:", *shown]))
     return report
+
+
+def _of_task(options: argparse.Namespace, settings: dict[str, Any]) -> str:
+    """Put a task's lengths into the settings, as a run of it has them; return the longest's."""
+    lm, task = load_outline(options.model), as_task(options.task)
+    longest = longest_of_task(lm, task, options.sequence_length)
+    training = TrainingConfig(per_device_train_batch_size=options.batch_size)
+    of_run = step_inputs(lm, training, longest)
+    names = ("sequence_length", "target_length", "label_length", "padding_mask")
+    settings |= {name: of_run[name] for name in names}
+    return longest.text
 
 
 def _with_dry_runs(

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 import lora_lab as ll
-from lora_lab.configs import LoraConfig
+from lora_lab.configs import BitFitConfig, LoraConfig
+from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.training.planned_cost import planned_cost
 from lora_lab_widgets import Workbench
 from tests.helpers.tiny_chat import tiny_chat_model
 
@@ -66,3 +68,33 @@ def test_a_wrong_length_leaves_the_price_as_it_was(wb: Workbench) -> None:
     before = wb.savings.settings_text
     wb.panel._handle({"type": "settings", "seq": "s", "settings": {"max_length": "long"}})
     assert wb.savings.settings_text == before
+
+
+def test_bench_report_and_notebook_have_one_forecast(wb: Workbench) -> None:
+    """The same batch, the same length: what the browser draws, `wb.budget`, and a run's report."""
+    shown = wb.budget
+    assert shown is not None
+    training = TrainingConfig.from_dict(wb.plan.training(wb.plan.typed()))
+    assert shown == planned_cost(wb.lm, wb.task, wb.config, training)
+    assert shown.adapted == wb.savings.budget.adapted  # type: ignore[union-attr]
+    assert shown.longest in wb.savings.lengths["most"]
+    assert shown.longest.split(" ")[0] in wb.savings.settings_text
+
+
+def test_steps_and_seed_change_what_is_expected_and_nothing_else(tmp_path: Path) -> None:
+    rows = [("a" * (8 + i % 5), "b") for i in range(59)] + [("a" * 60, "b")]
+    wb = Workbench(*tiny_chat_model(), task=rows, output_dir=tmp_path, **QUICK)
+    price, lengths = wb.savings.price, wb.savings.lengths
+    assert 0 < lengths["share"] < 1
+    assert lengths["drawn"].endswith("the longest of the 8 examples that the steps draw")
+    wb.savings.note_run()
+    wb.panel._handle({"type": "settings", "seq": "s", "settings": {"max_steps": 30}})
+    assert wb.savings.lengths["drawn"] == ""
+    assert wb.savings.lengths["share"] == 1
+    assert wb.savings.price is price, "no dry run is forgotten"
+    assert wb.savings.run_ranks == {}, "a run before drew others"
+    wb.panel._handle({"type": "settings", "seq": "s", "settings": {"max_steps": "many"}})
+    assert wb.savings.price is price
+    wb.plan.take(BitFitConfig(new_biases=True), max_steps=2)
+    assert wb.savings.lengths["drawn"].endswith("of the 4 examples that the steps draw")
+    assert wb.savings.lengths["share"] < 1

@@ -25,7 +25,10 @@ from lora_lab.configs import (
     PrefixLayerConfig,
 )
 from lora_lab.models import model_config
+from lora_lab.models.load import load_outline
 from lora_lab.paper import TABLES, PublishedRow
+from lora_lab.tasks import load_task
+from lora_lab.tasks.families.api import longest_and_labels
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -189,6 +192,28 @@ def test_budget_hands_every_option_on(lora_lab: Run) -> None:
     assert json.loads(out) == expected.to_json()
 
 
+def test_budget_of_a_task_is_as_long_as_its_longest_example(lora_lab: Run) -> None:
+    lm, task = load_outline("mini-llama"), load_task("mini-e2e")
+    for most in (128, 40):
+        lengths, labels = longest_and_labels(lm, task, most)
+        arguments = f"budget mini-llama --task mini-e2e --sequence-length {most} --batch-size 4"
+        status, out, _ = lora_lab(*arguments.split(), "--json")
+        found = json.loads(out)
+        assert status == 0
+        assert found.pop("longest") == f"{lengths.read} tokens, the longest example"
+        expected = budget(
+            "mini-llama",
+            LoraConfig(r=8),
+            batch_size=4,
+            sequence_length=lengths.read,
+            label_length=labels,
+            padding_mask=True,
+        )
+        assert found == expected.to_json()
+    _, text, _ = lora_lab("budget", "mini-llama", "--task", "mini-e2e")
+    assert "longest batch: " in text
+
+
 def test_budget_for_people_is_the_table(lora_lab: Run) -> None:
     _, out, _ = lora_lab("budget", "smollm2-135m")
     assert out.strip() == str(budget("smollm2-135m", LoraConfig(r=8)))
@@ -219,6 +244,7 @@ def test_budget_of_a_folder_needs_only_its_config(lora_lab: Run, tmp_path: Path)
         ("budget minilm-l6 --method adapter-d --drop-layers 6", "a drop_layers of at most 5"),
         ("budget minilm-l6 --method pre-layer --prefix-length 999", "use fewer of them"),
         ("budget smollm2-135m --optimizer lion", "invalid choice: 'lion'"),
+        ("budget mini-llama --task mini-e3e", "did you mean mini-e2e"),
         ("budget ./no/such/folder", "there is no folder ./no/such/folder"),
         ("budget", "the following arguments are required: model"),
         ("paint", "invalid choice: 'paint'"),
