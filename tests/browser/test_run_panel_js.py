@@ -243,7 +243,7 @@ def test_chart_draws_every_point_with_labelled_axes(esm_page: Make) -> None:
     texts = chart.locator("text").all_inner_texts()
     labels = chart.locator("text").evaluate_all("all => all.map(t => t.textContent)")
     assert texts is not None
-    assert "loss, nats per token: dots measured, line smoothed, squares held-out" in labels
+    assert "loss, nats per token · squares held-out" in labels
     assert {"step", "0", "100", "200", "300"} <= set(labels)
     assert {"1", "2", "3", "4"} <= set(labels)
     # Half of the steps lie left of the middle between the ticks of 0 and 300.
@@ -276,7 +276,7 @@ def test_held_out_losses_and_the_rates_way_stand_in_the_chart(esm_page: Make) ->
     assert (view.locator(".ll-loss-rates").get_attribute("d") or "").count("L") == 2
     assert view.locator(".ll-run-held").inner_text() == "held-out 1.63 at step 180, best at 120"
     title = view.locator("svg.ll-loss text").first.text_content()
-    assert "squares held-out, dashes the learning rate's way" in (title or "")
+    assert "squares held-out · dashes learning rate" in (title or "")
     kept = {"label": "kept loss", "before": 2.1, "after": None, "now": 2.346}
     esm.set(snapshot=shown(TRAINING, metrics=[kept]))
     expect(view.locator(".ll-run-metrics")).to_have_text("kept loss 2.10 → 2.35 now")

@@ -34,7 +34,7 @@ PAUSE = 2.0  # seconds between two looks at ΔW, at least: a look takes five mes
 LONGEST_PAUSE = 5.0  # seconds; how long slow steps may make it
 STEPS = 6  # steps between two looks, where they are slow: drawing takes the cores from training
 SHARE = 0.02  # of the time that looking may take, at most
-NOTHING_YET = "The spectrum of ΔW and its overlap with W₀ show here when training has begun."
+NOTHING_YET = "Spectrum and overlap with W₀ show here when training has begun."
 
 
 class DeltaW(ShownInMarimo, ipywidgets.VBox):
@@ -268,4 +268,4 @@ def _sentence(view: SiteView) -> str:
 
 def _dim(text: str) -> str:
     # Jupyter gives an HTML widget a line height of 28 pixels; wrapped lines stand closer here.
-    return f'<div class="ll-dim" style="padding:5px;line-height:1.4">{html.escape(text)}</div>'
+    return f'<div class="ll-dim" style="padding:0;line-height:1.4">{html.escape(text)}</div>'

@@ -8,7 +8,9 @@ const CHART_SIZE = { height: 150, width: 400, right: 52 };
 
 export class LossChart extends LossPlot {
   constructor() {
-    super(CHART_SIZE, "", { class: "ll-loss", "aria-label": "loss by step" });
+    super(CHART_SIZE, "", {
+      class: "ll-loss", "aria-label": "loss by step: dots as measured, the line smoothed",
+    });
     /** @type {[step: number, loss: number | null, smoothed: number | null][]} */
     this.points = [];
     this.total = 0;
@@ -45,9 +47,9 @@ export class LossChart extends LossPlot {
    * @param {[number, number][]} schedule of the learning rate, as shares of its peak
    */
   draw(points, totalSteps, unit, heldOut = [], schedule = []) {
-    const held = heldOut.length ? ", squares held-out" : "";
-    const rates = schedule.length ? ", dashes the learning rate's way" : "";
-    const heading = `loss, ${unit}: dots measured, line smoothed${held}${rates}`;
+    const held = heldOut.length ? " · squares held-out" : "";
+    const rates = schedule.length ? " · dashes learning rate" : "";
+    const heading = `loss, ${unit}${held}${rates}`;
     this.heldOut = heldOut;
     this.schedule = schedule;
     if (this.heading !== heading) this.title.textContent = this.heading = heading;

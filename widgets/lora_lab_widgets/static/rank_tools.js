@@ -26,16 +26,17 @@ export class RankTools {
     this.bar = el("div", { class: "ll-bar" },
       ...this.buildPresets(),
       el("span", { class: "ll-rank-travel" },
-        this.button("undo", "↶ undo", "Ctrl+Z", () => view.travel("undo")),
-        this.button("redo", "↷ redo", "Ctrl+Shift+Z", () => view.travel("redo")),
+        this.button("undo", "↶", "undo (Ctrl+Z)", () => view.travel("undo"), "undo"),
+        this.button("redo", "↷", "redo (Ctrl+Shift+Z)", () => view.travel("redo"), "redo"),
         this.button("copy", "copy as Python", "copy the config that the workbench shows",
           () => this.copy())),
     );
   }
 
-  button(key, text, title, act) {
+  /** @param {string} [name] for screen readers, where the text is a sign */
+  button(key, text, title, act, name) {
     const isDisabled = () => node.getAttribute("aria-disabled") === "true";
-    const node = button(text, () => isDisabled() || act(), { title });
+    const node = button(text, () => isDisabled() || act(), { title, "aria-label": name });
     this.buttons[key] = node;
     return node;
   }

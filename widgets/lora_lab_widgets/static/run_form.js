@@ -41,8 +41,7 @@ export class RunForm {
     this.more = el("details", { class: "ll-run-more" }, this.moreNames,
       el("div", { class: "ll-settings" }, ...rows("method", true), ...rows("training", true)));
     this.node = el("fieldset", { class: "ll-form", "aria-label": "settings of the next run" },
-      el("div", { class: "ll-settings" }, ...rows("method", false)),
-      this.line,
+      el("div", { class: "ll-settings ll-of-method" }, ...rows("method", false), this.line),
       el("div", { class: "ll-settings" }, ...rows("training", false)),
       this.rate, this.more);
   }

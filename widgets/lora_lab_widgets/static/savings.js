@@ -63,8 +63,8 @@ class SavingsView extends PanelView {
     const legend = PARTS.map((part) =>
       el("span", { title: EXPLAINED[part] }, el("i", { class: `ll-savings-${part}` }), part));
     return el("section", { class: "ll-panel ll-savings", "aria-label": "Savings" },
-      heading("Savings", this.settings),
       el("div", { class: "ll-savings-body" },
+        heading("Savings", this.settings),
         el("div", { class: "ll-savings-big" }, ...numbers),
         el("div", { class: "ll-savings-bars" },
           this.full.node, this.plan.node, this.measured.node,
