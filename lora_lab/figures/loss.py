@@ -12,6 +12,7 @@ from lora_lab.tasks.metrics import NATS
 
 _FEW = 24  # points of which no mean is drawn
 
+
 def loss_figure(
     losses: Sequence[tuple[int, float]],
     *,

@@ -85,7 +85,8 @@ def test_the_grid_has_no_hole_below_it_and_scrolls_inside(lab: JupyterLab, page:
         shown(lab, page, layers)
         assert page.evaluate(rows) == layers + 1
         room, grid = (
-            page.locator(selector).bounding_box() for selector in (".ll-rank-scroll", ".ll-rank-grid")
+            page.locator(selector).bounding_box()
+            for selector in (".ll-rank-scroll", ".ll-rank-grid")
         )
         assert room is not None
         assert grid is not None

@@ -392,29 +392,3 @@ def test_another_method_comes_priced_and_paint_does_not_change_it(
     page.set(totals={})
     paint(page, ranks(smollm2, Q_V))
     assert shown(page) == expected(budget(smollm2, Q_V))
-
-
-LENGTHS = {"most": "128 tokens, the longest example", "drawn": "61 tokens, the longest of 16 drawn"}
-
-
-def test_a_run_whose_batches_are_short_is_not_far_off(
-    savings: Callable[..., EsmPage], smollm2: Anatomy
-) -> None:
-    """The longest possible batch, and the expected one: what is measured meets the second."""
-    most = budget(smollm2, Q_V).adapted.total
-    reading = measured(int(0.6 * most))
-    page = savings({"lengths": {**LENGTHS, "share": 0.6}, "run_ranks": ranks(smollm2, Q_V)})
-    line = page.view().get_by_role("status")
-    assert line.inner_text() == (
-        f"at most {words.format_bytes(most)} (longest batch: 128 tokens, the longest example); "
-        f"expected {words.format_bytes(round(0.6 * most))} (61 tokens, the longest of 16 drawn)"
-    )
-    page.set(measured=reading)
-    assert measured_row(page).inner_text().endswith("✓ 0 %")
-    page.set(lengths={**LENGTHS, "drawn": "", "share": 1})
-    assert measured_row(page).inner_text().endswith("−40 %")
-    assert "expected" not in line.inner_text()
-
-
-def measured_row(page: EsmPage) -> Any:
-    return page.view().locator(".ll-savings-row", has_text="measured peak")

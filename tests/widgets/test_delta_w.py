@@ -21,6 +21,7 @@ from lora_lab.training.snapshot import RunState, Snapshot, Spectra
 from lora_lab_widgets import delta_w
 from lora_lab_widgets.delta_w import DeltaW, effective_ranks
 from lora_lab_widgets.panel import Tick
+from lora_lab_widgets.plot import Plot
 from tests.helpers.fake_session import FakeSession
 
 SHAPE = ModelShape("tiny", 12, 3, 16, 2, 2, 4, 50, 32, True, True, 4)
@@ -78,6 +79,10 @@ class Bench:
     def figures(self) -> list[go.Figure]:
         parts = (self.view._spectrum, self.view._overlap)
         return [part.figure for part in parts if part.figure is not None]
+
+    @property
+    def plots(self) -> list[Plot]:
+        return [part.children[1] for part in (self.view._spectrum, self.view._overlap)]
 
     @property
     def line(self) -> str:
@@ -168,13 +173,13 @@ def test_figures_follow_theme_and_step(bench: Bench) -> None:
     shown = json.loads(bench.view._spectrum.children[1].figure)
     assert shown == json.loads(spectrum.to_json())
     bench.view.ranks = {}
-    assert [part.children[1].figure for part in (bench.view._spectrum, bench.view._overlap)] == [""] * 2
+    assert [plot.figure for plot in bench.plots] == ["", ""]
 
 
 def test_the_page_gives_the_figures_their_width(bench: Bench, sent: list[Any]) -> None:
     bench.view.ranks = RANKS
     bench.settle(width=1000)
-    assert [part.children[1].fills for part in (bench.view._spectrum, bench.view._overlap)] == [True] * 2
+    assert [plot.fills for plot in bench.plots] == [True, True]
     sent.clear()
     bench.tick(width=430)
     assert sent == []

@@ -48,7 +48,9 @@ def test_what_is_expected_is_what_the_run_draws(seed: int) -> None:
 
 def test_a_run_of_every_example_expects_the_longest() -> None:
     every = TrainingConfig(num_train_epochs=1, per_device_train_batch_size=4)
-    many = TrainingConfig(max_steps=15, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    many = TrainingConfig(
+        max_steps=15, per_device_train_batch_size=2, gradient_accumulation_steps=2
+    )
     for training in (every, many):
         assert longest_drawn(tiny_lm(), task(), training) is None
         found = planned_cost(tiny_lm(), task(), CONFIG, training)
