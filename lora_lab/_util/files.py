@@ -26,6 +26,7 @@ _ODD = "it is a link or no regular file; remove it"
 _HOLLOW = 64  # bytes that a file claims for one on the disk; compression comes to less
 _OS_ERROR = re.compile(r"\(os error (\d{1,4})\)")  # of Rust
 _TOO_LARGE = os.strerror(errno.EFBIG)
+_SHOWN = 60  # letters of a path that can be none
 _STALE = 3600.0  # seconds after which a draft is nobody's any more: whoever wrote it was killed
 
 
@@ -244,6 +245,36 @@ def cache_folder() -> Path:
     """Return where LoRA Lab keeps what it can make again: `$LORA_LAB_CACHE`, else `~/.cache`."""
     given = os.environ.get("LORA_LAB_CACHE")
     return Path(given).expanduser() if given else Path.home() / ".cache" / "lora-lab"
+
+
+def user_path(given: str | os.PathLike[str], kind: type[LoraLabError] = LoraLabError) -> Path:
+    """Return a path that somebody typed, whose "~" and "~name" are home folders.
+
+    Args:
+        given: a file's or a folder's, there or not; or a name that may be one.
+        kind: of the error.
+
+    Raises:
+        LoraLabError: it can be no path: nobody here is called so, it is too long, or it has a NUL
+            or half a letter.
+    """
+    path, told = Path(given), repr(os.fspath(given)[:_SHOWN])
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        raise kind(
+            f"{told} begins with the home folder of a user that this computer does not know; "
+            "write the folder out"
+        ) from as_cause(error)
+    try:
+        path.lstat()
+    except ValueError as error:
+        raise kind(f"{told} is no path: it has a character that none may have") from as_cause(error)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            long = f"{told}… ({len(os.fspath(given)):,} letters) is longer than a path may be"
+            raise kind(f"{long}; look at what was given") from as_cause(error)
+    return path
 
 
 def sync(path: Path) -> None:

@@ -110,6 +110,23 @@ def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
     return module._buffers
 
 
+def has_function_modes() -> bool:
+    """Whether this thread is in any mode that looks at torch's functions, as a default device is.
+
+    Seen on torch 2.13; without the function: they may be there.
+    """
+    count = getattr(torch._C, "_len_torch_function_stack", None)
+    return count is None or bool(count())
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor was written in place, itself or through a view (torch 2.13).
+
+    Writes through `.data`, and those of kernels that do not tell, are not counted.
+    """
+    return tensor._version
+
+
 def pre_hooks_of(module: nn.Module) -> Mapping[int, Any]:
     """Return a module's own forward pre-hooks; the older `weight_norm` is one."""
     return module._forward_pre_hooks

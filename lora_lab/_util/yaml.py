@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from lora_lab._util.files import user_path
 from lora_lab._util.json_files import read_bytes, whole_text
 from lora_lab.errors import ConfigError
 
@@ -83,7 +84,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is not there, not YAML, or no mapping.
     """
-    path = Path(path).expanduser()
+    path = user_path(path, ConfigError)
     try:
         text = read_bytes(path, _LARGEST, follow=True)
     except OSError as error:

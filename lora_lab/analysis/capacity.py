@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from lora_lab import spectra
+from lora_lab._util.files import user_path
 from lora_lab._util.json_files import fitted, parse_json
 from lora_lab.errors import AdapterError, RunError, as_cause
 from lora_lab.runs.history import read_history
@@ -72,7 +73,7 @@ def run_capacity(run_folder: str | os.PathLike[str]) -> Capacity:
         RunError: no run's folder, or files that cannot be read.
         AdapterError: see `capacity`.
     """
-    folder = Path(run_folder).expanduser().resolve()
+    folder = user_path(run_folder, RunError).resolve()
     parameters = sum(site.trainable for site in read_history(folder).sites)
     epoch = _steps_of_an_epoch(folder)
     rows = [] if epoch is None else list(_metrics(folder, epoch))

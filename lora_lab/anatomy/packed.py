@@ -5,6 +5,7 @@ So nobody needs bitsandbytes, torchao or GPTQ's kernels who has none of their la
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ _SIZES = ("in_features", "out_features"), ("infeatures", "outfeatures")  # the l
 
 def packing(layer: nn.Module) -> str | None:
     """Return how a linear layer's weight is packed ("4-bit", "float8_e4m3fn"); None: it is not."""
-    kinds = type(layer).__mro__
-    if (known := _bits(kinds)) is not None:
+    kind: Any = type(layer)
+    if (known := _bits(kind)) is not None:
         return known
     tensors = {
         name: tensor
@@ -30,7 +31,8 @@ def packing(layer: nn.Module) -> str | None:
     if not tensors:  # most modules: asking them for sizes that they lack takes long
         return None
     weight = tensors.get("weight")
-    if weight is not None and (known := _bits(type(weight).__mro__)) is not None:
+    kind = type(weight)
+    if weight is not None and (known := _bits(kind)) is not None:
         # Until it is moved to its device such a layer holds floating-point weights still, but its
         # forward pass is no plain product.
         return known
@@ -108,8 +110,9 @@ def _multiplies(layer: nn.Module) -> bool:
     return kind.forward is nn.Linear.forward
 
 
-def _bits(kinds: tuple[type, ...]) -> str | None:
-    return next((f"{_BITS[k.__name__]}-bit" for k in kinds if k.__name__ in _BITS), None)
+@functools.cache  # of each class, and there are few
+def _bits(kind: Any) -> str | None:
+    return next((f"{_BITS[k.__name__]}-bit" for k in kind.__mro__ if k.__name__ in _BITS), None)
 
 
 def _is_packed(tensor: Tensor) -> bool:

@@ -6,6 +6,7 @@ the same sites, and files the same keys, whether it was compiled, distributed, o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
@@ -30,13 +31,16 @@ def unwrapped(model: Thing) -> Thing:
         model = compiled_from(model)
     while isinstance(model, nn.Module):
         children = children_of(model)
+        if not children:
+            break
         if "_fsdp_wrapped_module" in children:
             raise ModelError(
                 "FullyShardedDataParallel has cut the model's parameters into flat pieces; attach "
                 "to the model itself, and distribute it with fully_shard (FSDP2)"
             )
         inner = next((name for name in WRAPPED if name in children), None)
-        inner = "module" if isinstance(model, _PARALLEL) or is_deepspeed(model) else inner
+        kind: Any = type(model)
+        inner = "module" if _is_parallel(kind) else inner
         if inner is None:
             break
         model = cast(Any, children[inner])
@@ -45,7 +49,16 @@ def unwrapped(model: Thing) -> Thing:
 
 def is_deepspeed(model: object) -> bool:
     """Whether a model is DeepSpeed's engine, which is not imported here."""
-    return any(kind.__name__ == "DeepSpeedEngine" for kind in type(model).__mro__)
+    return _is_deepspeed(type(model))
+
+
+def _is_deepspeed(kind: type) -> bool:
+    return any(each.__name__ == "DeepSpeedEngine" for each in kind.__mro__)
+
+
+@functools.cache  # asked of each module of a model, over and over
+def _is_parallel(kind: Any) -> bool:
+    return issubclass(kind, _PARALLEL) or _is_deepspeed(kind)
 
 
 def children_within(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -65,18 +78,19 @@ def modules_within(
         every_name: a module that has several names is yielded under each of them.
     """
     seen: set[int] = set()
-
-    def below(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    waiting = [(prefix, unwrapped(model))]  # no recursion: each would come through all above it
+    while waiting:
+        path, module = waiting.pop()
         if id(module) in seen:
-            return
+            continue
         if not every_name:
             seen.add(id(module))
         yield path, module
-        for name, child in children_of(module).items():
-            if child is not None:
-                yield from below(f"{path}.{name}" if path else name, unwrapped(child))
-
-    yield from below(prefix, unwrapped(model))
+        waiting += [
+            (f"{path}.{name}" if path else name, unwrapped(child))
+            for name, child in reversed(children_of(module).items())
+            if child is not None
+        ]
 
 
 def parameters_within(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 
-from lora_lab._util.files import new_dir
+from lora_lab._util.files import new_dir, user_path
 from lora_lab._util.format import format_count, format_share
 from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.api import anatomy
@@ -144,7 +144,7 @@ def _made_by(run: FinishedRun | str | os.PathLike[str] | None) -> _Made:
         if not getattr(run.state, "final", True):
             raise RunError(f"run {run.id} is {run.state}; wait() for its end, or stop() it")
         run = run.folder
-    folder = Path(run).expanduser()
+    folder = user_path(run, AdapterError)
     summary = folder / "summary.json"
     config = read_json(folder / "config.json")
     return _Made(config, read_json(summary) if summary.is_file() else {})

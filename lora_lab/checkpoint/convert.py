@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from lora_lab._util.files import disk_errors, new_dir, refuse_taken
+from lora_lab._util.files import disk_errors, new_dir, refuse_taken, user_path
 from lora_lab._util.format import format_bytes, plural
 from lora_lab.checkpoint.base_model import load_base
 from lora_lab.checkpoint.card import CARD_FILE, model_card
@@ -87,7 +87,7 @@ def export_adapter(
     Raises:
         LoraLabError: in one line, what cannot be read, does not fit or cannot be written.
     """
-    out = Path(out).expanduser()
+    out = user_path(out, AdapterError)
     if dtype is not None and form != "merged":
         raise AdapterError("a dtype is for merged models; leave it out (--dtype)")
     if form == "loralib" and out.exists():

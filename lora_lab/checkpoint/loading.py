@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lora_lab._util.files import user_path
 from lora_lab._util.torch_modes import plain_modes
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.children import without_wrappers
@@ -63,7 +64,7 @@ def load_adapter(
     model = unwrapped(model)
     if activate and (known := attached_adapters(model)) is not None:
         known.refuse_training()
-    folder = whole_folder(Path(folder))
+    folder = whole_folder(user_path(folder, AdapterError))
     content = read_content(model, folder)
     check_classes(model, folder)
     adapter = build(model, content.config, name)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_lab._util.files import aside
+from lora_lab._util.files import aside, user_path
 from lora_lab.checkpoint.files import CONFIG_FILE, NATIVE_CONFIG_FILE
+from lora_lab.errors import AdapterError
 
 BEFORE = ".adapter-before"  # within a folder whose adapter is replaced file by file: the older one
 
@@ -34,7 +35,7 @@ def locate_adapter(path: str | Path) -> AdapterLocation:
     A run's folder means the adapter at its end, or at its last checkpoint if it was cut off. Any
     other path means itself, whether anything is there or not.
     """
-    path = Path(path).expanduser()
+    path = user_path(path, AdapterError)
     name = path.resolve().name
     if holds_adapter(path) or not (path / "config.json").is_file():
         return AdapterLocation(path, name)

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.files import disk_errors, write_file_atomic
+from lora_lab._util.files import disk_errors, user_path, write_file_atomic
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.anatomy.wrappers import unwrapped
@@ -54,7 +54,7 @@ def save_loralib(model: nn.Module, path: str | Path, name: str | None = None) ->
         AdapterError: loralib has no such layer (DoRA, modules trained whole; its convolutions are
             factored otherwise), or the file cannot be written.
     """
-    path = Path(path).expanduser()
+    path = user_path(path, AdapterError)
     if path.suffix not in (".safetensors", *_PICKLES):
         raise AdapterError(
             f"{path.name} is no name for loralib's file; end it in .safetensors or .pt"

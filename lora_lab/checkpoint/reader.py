@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from lora_lab._util.files import user_path
 from lora_lab.checkpoint.adapter_file import AdapterFile
 from lora_lab.checkpoint.files import CONFIG_FILE, NATIVE_CONFIG_FILE
 from lora_lab.checkpoint.locate import whole_folder
@@ -42,7 +43,7 @@ def read_adapter(
     Raises:
         AdapterError: a file is missing, damaged, foreign, or changed after it was saved.
     """
-    path = whole_folder(Path(path).expanduser())
+    path = whole_folder(user_path(path, AdapterError))
     if slices and lora_alpha is None:
         raise AdapterError("slices are for loralib's files; give lora_alpha too, or leave them out")
     if lora_alpha is not None and not path.is_file():

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from lora_lab.analysis.choices import Choices
 from lora_lab.cli.command import Command, Report
-from lora_lab.cli.sweep import add_cluster, add_export, exported
+from lora_lab.cli.sweep import add_cluster, add_export, exported, watch
 from lora_lab.errors import RunError
 from lora_lab.reports.comparison_page import write_comparison_report
 from lora_lab.runs.records import RecordState
@@ -16,8 +15,6 @@ from lora_lab.sweeps.compare_plan import ComparePlan
 from lora_lab.sweeps.comparison import Comparison
 from lora_lab.sweeps.peft_comparison import FOLDER, check_export
 from lora_lab.tasks.load import load_task
-
-_LOOKS = 1.0  # seconds between two looks at a sweep
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,14 +47,7 @@ def _run(options: argparse.Namespace) -> Report:
 def _here(made: Comparison, quiet: bool) -> Choices:
     try:
         for sweep in made.sweeps.values():
-            sweep.start()
-            told = sweep.snapshot.skipped
-            while not sweep.wait(_LOOKS):
-                seen = sweep.snapshot
-                if not quiet and len(seen.ended) > told:
-                    told = len(seen.ended)
-                    line = f"{sweep.folder.name}: {told} of {seen.total} cells"
-                    print(line, file=sys.stderr, flush=True)
+            watch(sweep.start(), quiet, f"{sweep.folder.name}: ")
     except KeyboardInterrupt:
         made.stop()
         sweep.wait()

@@ -76,17 +76,27 @@ def exported(
     return {**told, "exported": list(map(str, files))}, f"{text}\n{line}"
 
 
-def _here(plan: SweepPlan, quiet: bool) -> dict[str, CellResult]:
+def watch(sweep: Sweep, quiet: bool, called: str = "") -> None:
+    """Wait until a sweep is over, and say on stderr how many of its cells have ended.
 
+    Args:
+        sweep: that trains.
+        quiet: say nothing.
+        called: what stands before the numbers, of several sweeps.
+    """
+    told = sweep.snapshot.skipped
+    while not sweep.wait(_LOOKS):
+        seen = sweep.snapshot
+        if not quiet and len(seen.ended) > told:
+            told = len(seen.ended)
+            print(f"{called}{told} of {seen.total} cells", file=sys.stderr, flush=True)
+
+
+def _here(plan: SweepPlan, quiet: bool) -> dict[str, CellResult]:
     lm, task = plan.load()
     made = Sweep(lm, task, plan.cells(), plan.folder, plan.asha).start()
-    told = made.snapshot.skipped
     try:
-        while not made.wait(_LOOKS):
-            seen = made.snapshot
-            if not quiet and len(seen.ended) > told:
-                told = len(seen.ended)
-                print(f"{told} of {seen.total} cells", file=sys.stderr, flush=True)
+        watch(made, quiet)
     except KeyboardInterrupt:
         made.stop()
         made.wait()

@@ -19,6 +19,7 @@ from lora_lab.errors import ConfigError, LoraLabError, as_cause, one_line
 from lora_lab.models.load import load_outline
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.runs.training_config import TrainingConfig
+from lora_lab.tasks.decoding import Decoding
 from lora_lab.tasks.load import load_task
 from lora_lab.tasks.metrics import sureness
 from lora_lab.training import processes
@@ -102,7 +103,8 @@ def _config(options: argparse.Namespace) -> RunConfig:
     if training:
         config = dataclasses.replace(config, training=config.training.replace(**training))
     if given := decoding_of(options):
-        decoding = {**(config.task.get("decoding") or {}), **given}
+        own = Decoding.of(config.task.get("decoding") or {})
+        decoding = own.changed(given).to_dict()
         config = dataclasses.replace(config, task={**config.task, "decoding": decoding})
     if options.output_dir:
         config = dataclasses.replace(config, output_dir=options.output_dir)

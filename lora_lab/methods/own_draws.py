@@ -16,6 +16,7 @@ import torch
 
 from lora_lab._util.own_random import seeded
 from lora_lab._util.torch_private import FakeTensor
+from lora_lab.methods.own_generator import drawing_from
 
 
 @contextlib.contextmanager
@@ -49,18 +50,21 @@ class OwnDraws:
         return 0 if isinstance(number, FakeTensor) else int(number)  # nobody reads fake numbers
 
     @contextlib.contextmanager
-    def of(self, place: str, rank: int, hollow: bool = False) -> Iterator[None]:
+    def of(self, place: str, rank: int, hollow: bool = False, asks: bool = False) -> Iterator[None]:
         """Have what the block draws follow from the seed, the place and the rank alone.
 
         Args:
             place: such as a site's name.
             rank: there, or what else says how large its parameters are.
             hollow: they are on the meta device, where nothing is drawn.
+            asks: all that draws there does so from `own_generator`: the same numbers as without,
+                and nobody has to look at each operation for them, which takes longer by far.
         """
         if hollow or _here.one_stream:
             yield
             return
         told = hashlib.sha256(f"{self._seed} {place} {rank}".encode()).digest()
-        # The CPU's generator takes 32 bits of a seed.
-        with seeded(int.from_bytes(told[:4], "big")):
+        seed = int.from_bytes(told[:4], "big")  # the CPU's generator takes 32 bits
+        own = drawing_from(torch.Generator("cpu").manual_seed(seed)) if asks else seeded(seed)
+        with own:
             yield

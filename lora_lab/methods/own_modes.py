@@ -4,7 +4,8 @@
 would read. So the run's flags are kept apart: for their thread (and autograd's, which works for it)
 modules have them, for all others the flags that are set on them. It takes a class of their own, for
 as long as the run has the model; to whoever looks, copies or pickles, it is the old one. It also
-refuses `model.half()` and the like in a cell, which would change the weights under the run's hands.
+refuses `model.half()`, `model.load_state_dict(…)` and the like in a cell, which would change the
+weights under the run's hands.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ class _OwnMode:
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         refuse_conversion(cast(nn.Module, self), fn)
         return cast(Any, super())._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        # `load_state_dict` comes here before it writes anything, and that of a module around it.
+        refuse_loading(cast(nn.Module, self))
+        cast(Any, super())._load_from_state_dict(*args)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         made = cast(Any, super().__reduce_ex__(max(2, protocol)))
@@ -160,10 +166,18 @@ class OwnModes:
         """Raise if another thread converts a module's tensors; see `refuse_conversion`."""
         moves = self._are_lent  # a pause may take the model to another device, and back
         if _own() is not self._own and id(module) in self._own and _converts(module, fn, moves):
-            raise AdapterError(
-                f"casting or moving the model here would change the weights that {self.whose} "
-                "trains on; do it with a copy (copy.deepcopy), or when the run is over"
-            )
+            raise self._refusal("casting or moving the model")
+
+    def refuse_loading(self, module: nn.Module) -> None:
+        """Raise if another thread loads a state dict into a module, but in a pause."""
+        if id(module) in self._own and not self.are_here():
+            raise self._refusal("loading a state dict into the model")
+
+    def _refusal(self, what: str) -> AdapterError:
+        return AdapterError(
+            f"{what} here would change the weights that {self.whose} trains on; do it with a copy "
+            "(copy.deepcopy), or when the run is over"
+        )
 
 
 _at_work: list[OwnModes] = []  # those of the runs that have a model now
@@ -183,6 +197,15 @@ def refuse_conversion(module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None
     """
     for modes in [*_at_work]:
         modes.refuse_conversion(module, fn)
+
+
+def refuse_loading(module: nn.Module) -> None:
+    """Raise `AdapterError` where a state dict would be loaded into a module beside its run.
+
+    In a pause the model is whoever's has it; the run goes on with what it finds then.
+    """
+    for modes in [*_at_work]:
+        modes.refuse_loading(module)
 
 
 def _converts(module: nn.Module, fn: Callable[[Tensor], Tensor], moves: bool) -> bool:

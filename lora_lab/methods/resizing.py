@@ -47,11 +47,14 @@ def _resize(
     """Resize, unless an adapter learns one of the matrices that have a row for every token.
 
     Raises:
-        AdapterError: names adapter and matrix; nothing has changed. PEFT has a TypeError there.
+        AdapterError: names adapter and matrix, or the run that trains on them; nothing has changed.
+            PEFT has a TypeError there.
     """
     ends = dict(_ends(model))
     rows = {module.weight.shape[0] for module in ends.values()}
     stays = pad_to_multiple_of is None and (new_num_tokens is None or rows == {new_num_tokens})
+    if not stays:
+        known.refuse_training()
     if not stays and not (known.merged and known.originals is None):
         for name, adapter in known.adapters.items():
             claims = set(adapter.conflicts())

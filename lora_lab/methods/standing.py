@@ -7,8 +7,8 @@ takes away what the adapter has there, and whatever stands there now goes withou
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lora_lab.methods.base import Adapter
 
 _FIX = "put the module back, or detach and attach again"
+_NONE = frozenset[int]()
 _Link = tuple[nn.Module, str, nn.Module]  # parent, the child's name there, child
 
 
@@ -44,30 +45,32 @@ class Standing:
         own = {id(tensor) for tensor in (*adapter.parameters(), *adapter.state().values())}
         self.layers: dict[str, nn.Module] = {}
         self._parameters: dict[str, tuple[nn.Module, str, nn.Parameter]] = {}
-        at = set(adapter.acts_at())
-        whole: list[str] = []  # of which copies answer, with all that is below
-        for path, module, _ in _walk(model):
+        at, places = set(adapter.acts_at()), _places(model)
+        whole: tuple[str, ...] = ()  # of which copies answer, with all that is below
+        for path, module, _, _ in places:
             for name, parameter in parameters_of(module).items():
                 if parameter is not None and id(parameter) in own:
                     self._parameters[f"{path}.{name}".lstrip(".")] = module, name, parameter
                     self.layers[path] = module
-            for name in added_children(module):
-                added = children_of(module).get(name)
+            children = children_of(module)
+            for name in added_children(module) if children else ():
+                added = children.get(name)
                 if added is not None and any(id(p) in own for p in added.parameters()):
                     self.layers[path] = module
-                    whole += [f"{path}."] if name == SAVED_CHILD else []
-            within = module in at or path.startswith(tuple(whole))
-            if within or _hooks(module) - hooks.get(module, set()):
+                    whole += (f"{path}.",) if name == SAVED_CHILD else ()
+            within = module in at or (whole and path.startswith(whole))
+            if within or _hooks(module) - hooks.get(module, _NONE):
                 self.layers[path] = module
-        every = Counter(module for _, module, _ in _walk(model))
+        every = Counter(place.module for place in places)
         self._names = {layer: every[layer] for layer in self.layers.values()}
-        self._links = [*self._find_links(model)]
+        self._links = _links(places, self.layers.values())
 
     def replaced(self, model: nn.Module) -> list[str]:
         """Return the paths of the modules that the model has no more where the adapter acts."""
         if all(children_of(parent).get(name) is child for parent, name, child in self._links):
             return []
-        here = {path: module for path, module, _ in _walk(model)}
+        places = _places(model)
+        here = {place.path: place.module for place in places}
         now = Counter(here.values())
         gone = [
             path
@@ -75,7 +78,7 @@ class Standing:
             if now[layer] < self._names[layer] and not self._serves(here.get(path), layer)
         ]
         if not gone:  # something stands around a module now, or it has moved
-            self._links = [*self._find_links(model)]
+            self._links = _links(places, self.layers.values())
         return gone
 
     def _serves(self, there: nn.Module | None, layer: nn.Module) -> bool:
@@ -90,16 +93,10 @@ class Standing:
         own = self._parameters.items()
         return [n for n, (m, leaf, p) in own if parameters_of(m).get(leaf) is not p]
 
-    def _find_links(self, model: nn.Module) -> Iterator[_Link]:
-        layers = set(self.layers.values())
-        yield from dict.fromkeys(
-            link for _, module, links in _walk(model) if module in layers for link in links
-        )
-
 
 def hooks_by_module(model: nn.Module) -> dict[nn.Module, set[int]]:
     """Return which hooks each module of a model has."""
-    return {module: _hooks(module) for _, module, _ in _walk(model)}
+    return {place.module: _hooks(place.module) for place in _places(model)}
 
 
 def missing(model: nn.Module, adapter: Adapter, *, parameters: bool = True, fix: str = _FIX) -> str:
@@ -141,13 +138,49 @@ def _hooks(module: nn.Module) -> set[int]:
     }
 
 
-def _walk(
-    module: nn.Module, path: str = "", links: tuple[_Link, ...] = ()
-) -> Iterator[tuple[str, nn.Module, tuple[_Link, ...]]]:
-    """Yield (path, module, how it is reached) without what adapters have added, by every name."""
-    yield without_wrappers(path), module, links
-    added = added_children(module)
-    for name, child in children_of(module).items():
-        if child is not None and name not in added:
-            below = f"{path}.{name}" if path else name
-            yield from _walk(child, below, (*links, (module, name, child)))
+class _Place(NamedTuple):
+    """A module under one of its names."""
+
+    path: str
+    module: nn.Module
+    name: str  # in the module above
+    above: int  # that one's place in the list; -1: it is the model
+
+
+def _places(model: nn.Module) -> list[_Place]:
+    """Return a model's modules without what adapters have added, under each of their names.
+
+    In the order of `named_modules`. It is gone through several times for each adapter, so it is no
+    recursion of generators, each module coming through all above it.
+    """
+    found: list[_Place] = []
+    waiting = [("", model, "", -1)]
+    while waiting:
+        path, module, name, above = waiting.pop()
+        here = len(found)
+        found.append(_Place(without_wrappers(path), module, name, above))
+        children = children_of(module)
+        if not children:
+            continue
+        added = added_children(module)
+        waiting += [
+            (f"{path}.{name}" if path else name, child, name, here)
+            for name, child in reversed(children.items())
+            if child is not None and name not in added
+        ]
+    return found
+
+
+def _links(places: Sequence[_Place], layers: Iterable[nn.Module]) -> list[_Link]:
+    """Return how some modules are reached, each step once."""
+    wanted, known = set(layers), set[int]()
+    found = []
+    for number, place in enumerate(places):
+        if place.module not in wanted:
+            continue
+        while number not in known and place.above >= 0:
+            known.add(number)
+            above = places[place.above]
+            found.append((above.module, place.name, place.module))
+            number, place = place.above, above
+    return found

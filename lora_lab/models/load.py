@@ -13,6 +13,7 @@ import torch
 
 from lora_lab._util.devices import device_of
 from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name, main_dtype
+from lora_lab._util.files import user_path
 from lora_lab._util.hardware import best_device, hardware, is_here
 from lora_lab._util.own_random import seeded
 from lora_lab._util.quiet import first_line, quiet_transformers
@@ -359,7 +360,7 @@ def model_source(lm: LoadedModel, head: Mapping[str, Any]) -> dict[str, Any] | N
     card = lm.card
     if card.source == "given":
         return None
-    name = str(Path(card.name).expanduser().resolve()) if card.source == "folder" else card.name
+    name = str(user_path(card.name, ModelError).resolve()) if card.source == "folder" else card.name
     return {
         "name": name,
         "dtype": card.dtype,

@@ -6,9 +6,9 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lora_lab._util.files import user_path
 from lora_lab._util.hub import hub_host, hub_reachable
 from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab.errors import ModelError, as_cause
@@ -47,7 +47,7 @@ def find_model(name: str) -> Place:
     entry = CATALOGUE.get(name)
     if entry is not None:
         return _catalogue_place(entry)
-    folder = Path(name).expanduser()
+    folder = user_path(name, ModelError)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"{name} has no config.json; give the folder of a saved model")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from lora_lab._util.files import user_path
 from lora_lab.analysis.choices import Choices
 from lora_lab.analysis.methods import MethodComparison
 from lora_lab.errors import ConfigError, RunError
@@ -67,7 +67,7 @@ def _named(name: str | os.PathLike[str]) -> Iterator[Thing]:
         yield from counted
     elif isinstance(name, str) and (table := _TABLE.fullmatch(name.strip())):
         yield printed_table(_PAPERS[(table[1] or "LoRA").lower()], table[2])
-    elif is_sweep(path := Path(name).expanduser()):
+    elif is_sweep(path := user_path(name, RunError)):
         yield from list_runs(path)
     else:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from lora_lab._util.files import user_path
 from lora_lab.analysis.capacity import run_capacity
 from lora_lab.analysis.steps import step_maps
 from lora_lab.analysis.sweep import comparable_runs, sweep_map
@@ -29,7 +30,7 @@ def with_own_run(inspection: Inspection, folder: Path) -> Inspection:
 
 def with_sweep(inspection: Inspection, folder: str | Path) -> Inspection:
     """Add the map of the largest group of comparable runs in a folder."""
-    if not Path(folder).expanduser().is_dir():
+    if not user_path(folder, RunError).is_dir():
         raise RunError(f"there is no folder {folder}; name the one that holds the runs")
     records = list_runs(folder)
     groups = comparable_runs(records)

@@ -15,6 +15,7 @@ from typing import Annotated, TypedDict
 import numpy as np
 from msgspec import Meta
 
+from lora_lab._util.files import user_path
 from lora_lab._util.json_files import read_json
 from lora_lab.anatomy.blocks import cells
 from lora_lab.errors import ModelError, RunError, as_cause
@@ -95,7 +96,7 @@ def read_history(run_folder: str | os.PathLike[str]) -> SpectraHistory:
     Raises:
         RunError: no spectra there (yet), or files that do not belong together.
     """
-    folder = Path(run_folder).expanduser().resolve()
+    folder = user_path(run_folder, RunError).resolve()
     if not (folder / SITES_FILE).is_file() or not (folder / SPECTRA_FILE).is_file():
         raise RunError(
             f"{folder} holds no spectra: it is no run's folder, or the run has not begun to train "

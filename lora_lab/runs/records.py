@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from lora_lab._util.files import present
+from lora_lab._util.files import present, user_path
 from lora_lab._util.json_files import (
     MOST_BYTES,
     fields_of,
@@ -206,7 +206,7 @@ def list_runs(output_dir: str | os.PathLike[str] = "runs") -> list[RunRecord]:
     Those of the sweeps that lie right there are among them. Links are followed to a run, not to a
     sweep nor to a sweep's run.
     """
-    parent = Path(output_dir).expanduser().resolve()
+    parent = user_path(output_dir, RunError).resolve()
     # A sweep within a sweep's folder is none of its cells.
     sweeps = not is_sweep(parent)
     found = (each for folder in _folders(parent) for each in _in_folder(folder, sweeps))
@@ -229,8 +229,9 @@ def find_run(
     if isinstance(run, RunRecord):
         folder = run.folder
     else:
-        parent = Path(output_dir).expanduser().resolve()
-        folder = parent / run if _is_id(run) else Path(run).expanduser().resolve()
+        parent = user_path(output_dir, RunError).resolve()
+        named = user_path(run, RunError)  # looked at as a path, whether or not it is an id
+        folder = parent / run if _is_id(run) else named.resolve()
         if not folder.is_dir() and Path(run).is_dir():
             folder = Path(run).resolve()
     record = read_record(folder)

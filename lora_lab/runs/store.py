@@ -33,10 +33,12 @@ from lora_lab._util.files import (
     open_own,
     recover_dir,
     sync,
+    user_path,
     write_all,
     write_dir_atomic,
     write_text_atomic,
 )
+from lora_lab.errors import RunError
 from lora_lab.redaction import redacted, redacted_values
 from lora_lab.runs import checkpoints
 from lora_lab.runs.lock import LOCK_FILE, RunLock
@@ -108,7 +110,7 @@ class RunStore:
         Raises:
             RunError: the folder cannot be made (read-only, full, a file in the way).
         """
-        parent = Path(output_dir).expanduser().resolve()
+        parent = user_path(output_dir, RunError).resolve()
         slug = re.sub(r"[^\w.-]+", "-", redacted(name or "")).strip("-.")
         with disk_errors(parent):
             make_dirs(parent)

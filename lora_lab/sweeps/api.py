@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.files import user_path
 from lora_lab.anatomy.api import anatomy
+from lora_lab.errors import RunError
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.models.given import as_loaded
@@ -77,6 +78,6 @@ def sweep(
     space = Space(grid or {}, random or {}, samples)
     layers = anatomy(lm.model) if space.has_layers else None
     found = cells(config or LoraConfig(), common, space, layers)
-    folder = Path(output_dir).expanduser().resolve() / name
+    folder = user_path(output_dir, RunError).resolve() / name
     made = Sweep(lm, task, found, folder, early_stopping)
     return made.start() if start else made

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.files import user_path
 from lora_lab._util.json_files import misfit, words_of
 from lora_lab._util.yaml import read_yaml
-from lora_lab.errors import ConfigError
+from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs.run_file import RunConfig, within_a_line
 from lora_lab.runs.schema import CompareFile
 from lora_lab.sweeps.asha import AshaConfig
@@ -99,7 +100,7 @@ class ComparePlan:
     @property
     def folder(self) -> Path:
         """Where its sweeps' folders are."""
-        return Path(self.run_config.output_dir).expanduser().resolve()
+        return user_path(self.run_config.output_dir, RunError).resolve()
 
     def _part(self, size: int, task: Task, layers: Anatomy | None) -> ComparePart:
         folder = self.folder / f"{self.name}-{size}"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.files import user_path
+from lora_lab._util.format import plural
 from lora_lab._util.json_files import read_json
 from lora_lab._util.torch_modes import plain_modes
+from lora_lab._util.warn import warn
 from lora_lab.analysis.choices import Choices, MethodChoice, best_rate, remarks
 from lora_lab.analysis.methods import measured, named, settings_of_rows, trained
 from lora_lab.anatomy.api import anatomy
 from lora_lab.errors import RunError
 from lora_lab.methods.attached import bare
+from lora_lab.methods.combined import method_name
 from lora_lab.models.given import as_loaded
 from lora_lab.runs.records import RunRecord, list_runs
 from lora_lab.runs.store import RunStore
@@ -43,6 +48,7 @@ class Comparison:
         sweeps: {number of training examples: the sweep that trains on them}. The first one trains
             from the start; `results` has the others follow it.
         metric: what the rates are chosen by.
+        notes: what is not tried as it was asked for.
     """
 
     def __init__(
@@ -51,8 +57,9 @@ class Comparison:
         sweeps: Mapping[int, Sweep],
         report: Task,
         metric: str,
+        notes: Sequence[str] = (),
     ) -> None:
-        self.sweeps, self.metric = sweeps, metric
+        self.sweeps, self.metric, self.notes = sweeps, metric, tuple(notes)
         self._lm, self._report = lm, report
 
     @classmethod
@@ -75,7 +82,10 @@ class Comparison:
             size: Sweep(lm, own, design.cells(own, layers), folder / f"{name}-{size}")
             for size, own in tasks.items()
         }
-        return cls(lm, sweeps, report, design.metric)
+        notes = design.merged(layers)
+        for line in notes:
+            warn(line)
+        return cls(lm, sweeps, report, design.metric, notes)
 
     def __repr__(self) -> str:
         return f"<Comparison of {', '.join(map(repr, self.sweeps.values()))}>"
@@ -101,7 +111,7 @@ class Comparison:
             timeout: seconds for each sweep.
 
         Raises:
-            RunError: it is not over, was stopped, or nothing of a method came to its end.
+            RunError: it is not over, was stopped, or no method came to its end.
         """
         for sweep in self.sweeps.values():
             if len(sweep.start().results(timeout)) < len(sweep.cells):
@@ -111,10 +121,13 @@ class Comparison:
     def choices(self) -> Choices:
         """Return the rows of what has been trained, here or on other machines; trains nothing.
 
+        A method of which no rate came to its end with every seed has no row; the note says so.
+
         Raises:
-            RunError: cells have not ended, or nothing of a method came to its end.
+            RunError: cells have not ended, or no method came to its end.
         """
         rows: list[MethodChoice] = []
+        failed: list[str] = []
         base = 0.0
         for size, sweep in self.sweeps.items():
             ended = SweepStore(sweep.folder).ended()
@@ -124,8 +137,10 @@ class Comparison:
                     "compare() goes on with them"
                 )
             reported = _Reported(sweep, self._lm, self._report, self.metric)
-            rows += self._rows(size, sweep, ended, reported)
-            base = reported.base()
+            rows += self._rows(size, sweep, ended, reported, failed)
+            base = reported.base() if rows else base
+        if not rows:
+            raise RunError("; ".join(failed))
         rows.sort(key=lambda row: (row.train_examples, row.trainable, row.name))
         first_sweep = next(iter(self.sweeps.values()))
         return Choices(
@@ -136,18 +151,35 @@ class Comparison:
             reported_on=len(self._report.validation),
             rows=tuple(rows),
             base=base,
-            note="; ".join(remarks(rows)),
+            note="; ".join((*failed, *self.notes, *remarks(rows))),
             loss_unit=self._report.loss_unit,
         )
 
     def _rows(
-        self, size: int, sweep: Sweep, ended: Mapping[str, CellResult], reported: _Reported
+        self,
+        size: int,
+        sweep: Sweep,
+        ended: Mapping[str, CellResult],
+        reported: _Reported,
+        failed: list[str],
     ) -> list[MethodChoice]:
+        """Return the rows of one sweep; a method without one is told of in `failed`."""
         records = {record.folder.name: record for record in list_runs(sweep.folder)}
         of_method: defaultdict[str, list[Cell]] = defaultdict(list)
         for cell in sweep.cells:
             of_method[repr(cell.configs)].append(cell)
-        found = [self._chosen(own, ended, records) for own in of_method.values()]
+        found = []
+        for own in of_method.values():
+            if (chosen := self._chosen(own, ended, records)) is not None:
+                found.append(chosen)
+                continue
+            problem = next((r.problem for c in own if (r := ended[c.id]).problem), "")
+            among = f" from {plural(size, 'example')}" if len(self.sweeps) > 1 else ""
+            what = _named(own[0])
+            failed.append(
+                f"{what} has no row{among}: its runs ended at no learning rate with every seed"
+                + (f" ({problem})" if problem else "")
+            )
         words = settings_of_rows([runs[0] for _, _, runs in found], ("learning_rate", "seed"))
         return [
             MethodChoice(
@@ -168,8 +200,8 @@ class Comparison:
         own: Sequence[Cell],
         ended: Mapping[str, CellResult],
         records: Mapping[str, RunRecord],
-    ) -> tuple[dict[float, tuple[float, ...]], float, list[RunRecord]]:
-        """Return one method's curve, its best rate, and its runs at that."""
+    ) -> tuple[dict[float, tuple[float, ...]], float, list[RunRecord]] | None:
+        """Return one method's curve, its best rate, and its runs at that; None: it has no rate."""
         key = f"{self.metric}_after"
         scores: dict[float, list[float]] = {cell.training.learning_rate: [] for cell in own}
         for cell in own:
@@ -183,10 +215,17 @@ class Comparison:
         seeds = len({cell.training.seed for cell in own})
         rate = best_rate(curve, seeds, self.metric)
         if rate is None:
-            problem = next((r.problem for c in own if (r := ended[c.id]).problem), "")
-            raise RunError(f"{own[0]} and its other cells did not end at any rate: {problem}")
+            return None
         runs = [records[ended[c.id].run] for c in own if c.training.learning_rate == rate]
         return curve, rate, runs
+
+
+def _named(cell: Cell) -> str:
+    """Return a cell's method and what tells it from others of the same name, for people."""
+    apart = ("method", "learning_rate", "seed")
+    told = {name: value for name, value in cell.changes.items() if name not in apart}
+    name = method_name(cell.configs)
+    return f"{name} ({dataclasses.replace(cell, changes=told)})" if told else name
 
 
 class _Reported:
@@ -281,6 +320,6 @@ def compare(
     )
     task = as_task(task, design.training.max_steps, design.training.step_size)
     lm = as_loaded(lm, tokenizer, task.head, "ll.compare(model, …, tokenizer=tokenizer)")
-    folder = Path(output_dir).expanduser().resolve()
+    folder = user_path(output_dir, RunError).resolve()
     found = Comparison.of(lm, task, design, folder, name)
     return found.start() if start else found

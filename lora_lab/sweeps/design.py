@@ -135,10 +135,7 @@ class Design:
         Raises:
             ConfigError: a method cannot stay within the budget, or a value cannot be.
         """
-        methods = list(self.methods)
-        if self.budget is not None:
-            assert anatomy is not None, "a budget is counted on a model"
-            methods = [_largest(own, self.budget, anatomy) for own in methods]
+        methods = self._within_budget(anatomy)
         rates_of = {repr(own): _rates(own, self.rates) for own in methods}
         every = sorted({rate for own in rates_of.values() for rate in own})
         grid: dict[str, list[Any]] = {
@@ -151,6 +148,44 @@ class Design:
         return [
             c for c in found if c.training.learning_rate in rates_of[repr(as_config(c.configs))]
         ]
+
+    def merged(self, anatomy: Anatomy | None) -> list[str]:
+        """Say of which methods one row is trained, as they come to the same; a line each.
+
+        Args:
+            anatomy: as `cells` takes it.
+        """
+        tried: dict[str, list[MethodConfig]] = {}
+        for given, own in zip(self.methods, self._within_budget(anatomy), strict=True):
+            tried.setdefault(repr(own), []).append(given)
+        return [self._alike(alike) for alike in tried.values() if len(alike) > 1]
+
+    def _alike(self, alike: Sequence[MethodConfig]) -> str:
+        name = alike[0].method
+        if len({*map(repr, alike)}) == 1:
+            return f"{name} is listed {len(alike)} times, and has one row"
+        told = " and ".join(f"{name} ({apart})" for apart in _apart(alike))
+        return f"{told} are the same within the budget of {self.budget:,}, and have one row"
+
+    def _within_budget(self, anatomy: Anatomy | None) -> list[MethodConfig]:
+        if self.budget is None:
+            return list(self.methods)
+        assert anatomy is not None, "a budget is counted on a model"
+        return [_largest(own, self.budget, anatomy) for own in self.methods]
+
+
+def _apart(methods: Sequence[MethodConfig]) -> list[str]:
+    """Return in words what tells configs of one method apart, of each the fields that differ."""
+    every = [[part.to_dict() for part in own.parts] for own in methods]
+    return [
+        ", ".join(
+            f"{name} {shown(value)}"
+            for number, part in enumerate(own)
+            for name, value in part.items()
+            if any(other[number].get(name) != value for other in every)
+        )
+        for own in every
+    ]
 
 
 def _is_whole(value: object) -> bool:

@@ -1,10 +1,11 @@
 """Runs as files of PEFT's method comparison, which its own scripts and pages read.
 
 The layout is that of huggingface/peft, method_comparison/MetaMathQA (`log_results` in utils.py):
-a file a run with run_info, train_info and meta_info. Four things are not the same, and each file
+a file a run with run_info, train_info and meta_info. Some things are not the same, and each file
 says so in run_info["notes"]: of memory the peak alone is known, and stands for mean and 99th
 percentile too; tokens are those that have a loss; the total time is the trained time; what was
-forgotten is measured on text that the base model wrote itself, in place of Wikipedia's.
+forgotten is measured on text that the base model wrote itself, in place of Wikipedia's; a score
+that is no share of answers, such as a correlation, may lie outside 0 to 1.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def export_peft_comparison(records: Iterable[RunRecord], folder: Path) -> list[P
     """Write each run that has ended as a file of PEFT's comparison; return the files.
 
     The test accuracy, 0 to 1, is the share of right answers among the run's held-out examples:
-    accuracy, exact match, or whichever the task has; else its first score, and the file says which.
+    accuracy, exact match, or whichever the task has; else a hundredth of its first score, which may
+    be below 0 (a correlation) or above 1 (CIDEr), and the file says which.
 
     Args:
         records: of runs; those that have not come to their end are left out.
@@ -124,7 +126,7 @@ def _text(name: str, record: RunRecord) -> str:
             "train_config": _train_config(config, training, batch),
             "peft_config": _peft_config(record),
             "error_msg": "",
-            "notes": [f"test accuracy is {metric_of(score).label}, held-out", *_NOTES],
+            "notes": [*_score_notes(score, accuracy), *_NOTES],
         },
         "train_info": {
             "accelerator_memory_reserved_avg": peak,
@@ -178,18 +180,26 @@ def _train_config(config: Any, training: Mapping[str, Any], batch: int) -> dict[
 
 
 def _accuracy(record: RunRecord) -> tuple[str, float]:
-    """Return the name of the score that stands for the accuracy, and its value from 0 to 1."""
+    """Return the name of the score that stands for the accuracy, and a hundredth of its value."""
     scores = {
         metric.name: after for metric, _, after in changes(metrics(record)) if after is not None
     }
     known = [name for name in _RIGHT if name in scores]
     known += [name for name in scores if metric_of(name).higher_is_better]
-    if not known or not 0 <= scores[known[0]] <= 100:
+    if not known:
         raise RunError(
-            f"run {record.id} has no score of its answers from 0 to 100, which PEFT's layout calls "
-            "the test accuracy; train with eval_examples, on a task that has one"
+            f"run {record.id} has no score of its answers, which PEFT's layout calls the test "
+            "accuracy; train with eval_examples, on a task that has one"
         )
     return known[0], scores[known[0]] / 100
+
+
+def _score_notes(score: str, accuracy: float) -> list[str]:
+    label = metric_of(score).label
+    told = [f"test accuracy is {label}, held-out"]
+    if not 0 <= accuracy <= 1:
+        told.append(f"{label} is no share of answers: a hundredth of it may be below 0 or above 1")
+    return told
 
 
 def _forgetting(found: Mapping[str, Any]) -> dict[str, float]:

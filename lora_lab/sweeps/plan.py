@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_lab._util.files import user_path
 from lora_lab._util.json_files import misfit, words_of
 from lora_lab._util.yaml import read_yaml
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy
-from lora_lab.errors import ConfigError
+from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.plain import method_from_dict
 from lora_lab.models.classifier import classifier_class
 from lora_lab.models.load import model_config
@@ -95,7 +96,7 @@ class SweepPlan:
     def folder(self) -> Path:
         """Where the sweep's files go."""
         config = self.run_config
-        return Path(config.output_dir).expanduser().resolve() / (config.name or _NAME)
+        return user_path(config.output_dir, RunError).resolve() / (config.name or _NAME)
 
     def cells(self) -> tuple[Cell, ...]:
         """Return what is to be trained."""

@@ -17,6 +17,8 @@ from lora_lab.tasks.metrics import ACCURACY, F1, MACRO_F1, MATTHEWS, Metric
 from lora_lab.tasks.reading import Rows, TextReader
 from lora_lab.tasks.table import Column, Table
 
+_OF_INFERENCE = {"entailment", "neutral", "contradiction"}
+
 
 @dataclass(frozen=True)
 class LabeledText:
@@ -146,6 +148,16 @@ class LabelReader(TextReader[LabeledText]):
                 )
             found.append(None if math.isnan(value) else str(int(value)))
         return found
+
+    def no_answers(self, table: Table) -> set[str | None]:
+        """Return "-" beside the classes of inference, and what -1 is read as by a ClassLabel.
+
+        So SNLI marks what its annotators did not agree on, in its files and on the hub.
+        """
+        found = {*self.answers(table)} - {None, "-"}
+        if not found or not {str(label).casefold() for label in found} <= _OF_INFERENCE:
+            return set()
+        return {"-", None} if str(self._answer) in table.classes else {"-"}
 
     def example(self, text: str, answer: str, pair: str | None) -> LabeledText:
         """Make one row."""

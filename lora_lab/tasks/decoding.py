@@ -19,7 +19,8 @@ class Decoding:
 
     Attributes:
         num_beams: of the beam search; 1: greedy.
-        length_penalty: a beam's score is divided by its length to this power.
+        length_penalty: a beam's score is divided by its length to this power; without beams none
+            is.
         no_repeat_ngram_size: no so many tokens come twice in a row in an answer; 0: any may.
         max_new_tokens: where an answer that does not end is broken off; None: at half as many
             tokens again as the longest right one has.
@@ -43,6 +44,11 @@ class Decoding:
         plain = isinstance(penalty, int | float) and not isinstance(penalty, bool)
         if not plain or not math.isfinite(penalty):
             raise ConfigError(f"length_penalty is {penalty!r}; it must be a number, and finite")
+        if self.num_beams == 1 and penalty != 1:
+            raise ConfigError(
+                f"length_penalty is {penalty!r}, which acts on the scores of beams; set num_beams "
+                "to 2 or more, or leave it out"
+            )
 
     @classmethod
     def of(cls, given: Decoding | Mapping[str, Any]) -> Decoding:
@@ -51,14 +57,27 @@ class Decoding:
         Raises:
             ConfigError: a field that there is not, or a value that cannot be.
         """
+        return GREEDY.changed(given)
+
+    def changed(self, given: Decoding | Mapping[str, Any]) -> Decoding:
+        """Return the decoding that is given, or this one with the fields that a mapping holds.
+
+        Without beams a length penalty that is not asked for goes with them.
+
+        Raises:
+            ConfigError: see `of`.
+        """
         if isinstance(given, Decoding):
             return given
-        known = [field.name for field in dataclasses.fields(cls)]
+        known = [field.name for field in dataclasses.fields(self)]
         if not isinstance(given, Mapping):
             raise ConfigError(f"decoding is {given!r}; it must hold fields: {', '.join(known)}")
         if unknown := [name for name in given if name not in known]:
             raise ConfigError(f"decoding has no {unknown[0]!r}; its fields are {', '.join(known)}")
-        return cls(**given)
+        own = dataclasses.asdict(self)
+        if given.get("num_beams") == 1:
+            del own["length_penalty"]
+        return Decoding(**{**own, **given})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are not greedy's; `of` reads them."""
@@ -87,13 +106,18 @@ TaskT = TypeVar("TaskT")
 def decoded(task: TaskT, given: Decoding | Mapping[str, Any]) -> TaskT:
     """Return a task whose answers are written so.
 
+    Args:
+        task: of answers that are written.
+        given: how; or {field: value} of what is not to be as the task says.
+
     Raises:
         ConfigError: what `Decoding.of` refuses, or a task of which no answers are written.
     """
-    decoding, own = Decoding.of(given), getattr(task, "decoding", None)
+    own = getattr(task, "decoding", None)
     if own is None:
         name = getattr(task, "name", task)
         raise ConfigError(f"{name}: no answers are written token by token; leave out decoding")
+    decoding = own.changed(given)
     if decoding == own:
         return task
     return dataclasses.replace(task, decoding=decoding)  # type: ignore[type-var]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lora_lab._util.files import user_path
 from lora_lab._util.warn import warn
 from lora_lab.errors import TaskError
 
@@ -34,7 +35,7 @@ def is_file_name(name: Any) -> bool:
     """
     if not isinstance(name, (str, os.PathLike)):
         return True
-    path = Path(name).expanduser()
+    path = user_path(name, TaskError)
     return suffix_of(path) in FORMATS or path.is_file() or is_saved(path) or _is_pattern(str(name))
 
 
@@ -57,7 +58,7 @@ def find_files(name: Files) -> list[Path]:
         if not found:
             raise TaskError("no file is given; name one")
         return found
-    path = Path(name).expanduser()
+    path = user_path(name, TaskError)
     if path.is_file() or is_saved(path):
         return [path]
     if path.is_dir():
@@ -93,7 +94,7 @@ def absolute(name: Files) -> str | list[str]:
     """Return a name that stands for the same files wherever one is; a hub id as it is."""
     if not isinstance(name, (str, os.PathLike)):
         return [str(path.resolve()) for path in find_files(name)]
-    path = Path(name).expanduser()
+    path = user_path(name, TaskError)
     if path.is_file() or is_saved(path):
         return str(path.resolve())
     return [str(file.resolve()) for file in _matching(path)] or str(name)

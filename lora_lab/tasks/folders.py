@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lora_lab._util.files import user_path
 from lora_lab._util.warn import warn
 from lora_lab.errors import TaskError
 from lora_lab.tasks import webnlg
@@ -36,7 +37,7 @@ def folder_of(name: Any, config_name: str | None) -> Path | None:
     """Return the folder that a name is, or that one of its configurations is; None: it is none."""
     if not isinstance(name, (str, Path)):
         return None
-    path = Path(name).expanduser()
+    path = user_path(name, TaskError)
     below = path / config_name if config_name else path
     return below if below.is_dir() and folder_splits(below) else None
 
@@ -47,7 +48,7 @@ def first_training_file(name: Any, config_name: str | None) -> Path | None:
     if folder is not None:
         splits = folder_splits(folder)
         return splits[_chosen(splits, "", {}, quiet=True)["training"]][0]
-    path = Path(name).expanduser() if isinstance(name, (str, Path)) else None
+    path = user_path(name, TaskError) if isinstance(name, (str, Path)) else None
     return path if path is not None and path.is_file() else None
 
 

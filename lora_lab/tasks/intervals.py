@@ -21,12 +21,12 @@ _Z = 1.959963984540054  # of 95 %, two-sided
 
 
 def wilson(hits: int, count: int) -> Interval:
-    """Return the interval of a share of hits, in percent."""
+    """Return the interval of a share of hits, in percent; of none from 0 on, of all up to 100."""
     share, z2 = hits / count, _Z**2 / count
     middle = share + z2 / 2
     half = _Z * math.sqrt(share * (1 - share) / count + z2 / (4 * count))
     low, high = (100 * (middle + sign * half) / (1 + z2) for sign in (-1, 1))
-    return max(low, 0.0), min(high, 100.0)
+    return low if hits else 0.0, high if hits < count else 100.0  # which rounding misses
 
 
 def drawn(count: int, resamples: int = RESAMPLES) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
+from lora_lab._util.files import user_path
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
@@ -235,7 +236,8 @@ def _read(
     if is_in_memory(name):
         title, found = kind_of(name), read_memory(name, rows, splits)
     elif folder is not None:
-        title = Path(name).expanduser().resolve().name + (f", {config_name}" if config_name else "")
+        title = user_path(name, TaskError).resolve().name
+        title += f", {config_name}" if config_name else ""
         parts = read_folder(folder, title, splits, named.columns(), **reading)
         given = {part for part in held_out if held_out[part] is not None and part not in splits}
         found = InMemory({part: table for part, table in parts.items() if part not in given})

@@ -239,22 +239,29 @@ class TextReader(Reader[Row]):
     def answers(self, table: Table) -> list[Any]:
         """Return the rows' answers, None where a row has none."""
 
+    def no_answers(self, table: Table) -> Collection[Any]:  # noqa: ARG002
+        """Return which answers say that nobody knows one: rows with these are left out."""
+        return ()
+
     @abstractmethod
     def example(self, text: str, answer: Any, pair: str | None) -> Row:
         """Make one row."""
 
     def rows(self, table: Table) -> list[Row]:
-        """Return the rows that have their texts; a warning tells how many have not."""
+        """Return the rows that have texts and an answer; a warning tells how many have not."""
         read = table.texts(self._text)
         pairs: Sequence[str | None] = [None] * len(read)
         named = f"{self._text!r}"
         if self._pair is not None:
             pairs = table.texts(self._pair)
             named += f" or {self._pair!r}"
-        kept = []
-        answers = self.answers(table)
+        kept, unknown = [], 0
+        answers, none = self.answers(table), self.no_answers(table)
         for number, (text, pair, answer) in enumerate(zip(read, pairs, answers, strict=True), 1):
             if not text.strip() or (pair is not None and not pair.strip()):
+                continue
+            if answer in none:
+                unknown += 1
                 continue
             if answer is None:
                 raise TaskError(
@@ -263,10 +270,16 @@ class TextReader(Reader[Row]):
                 )
             kept.append(self.example(text, answer, pair))
         if not kept:
+            lacks = f"a {self.answer_noun}" if unknown else named
             raise TaskError(
-                f"{table.source}: every row lacks {named}; there is nothing to learn from"
+                f"{table.source}: every row lacks {lacks}; there is nothing to learn from"
             )
-        tables.warn_left_out(table, len(kept), named)
+        tables.warn_left_out(table, len(kept) + unknown, named)
+        if unknown:
+            tables.warn(
+                f"{table.source}: {unknown} of {len(table)} rows are marked in {self._answer!r} as "
+                f"without a {self.answer_noun} that annotators agreed on, and are left out"
+            )
         return kept
 
     def secret(self, table: Table) -> bool:

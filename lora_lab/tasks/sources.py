@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from lora_lab._util.files import user_path
+from lora_lab.errors import TaskError
 from lora_lab.tasks.cards import card_of, carded
 from lora_lab.tasks.decoding import Decoding, decoded
 from lora_lab.tasks.files import absolute
@@ -30,7 +31,7 @@ def remembering(load: Loader) -> Loader:
         given = {"name": name, "config_name": config_name, **options}
         source = {key: value for key, value in given.items() if value is not None}
         if folder_of(name, config_name) is not None:
-            source["name"] = str(Path(name).expanduser().resolve())
+            source["name"] = str(user_path(name, TaskError).resolve())
         memory = [key for key in _DATA if key in source and is_in_memory(source[key])]
         source |= {key: _name(source[key]) for key in _DATA if key in source}
         if "decoding" in source:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
+from lora_lab._util.files import user_path
 from lora_lab._util.hub import hub_host, hub_reachable
 from lora_lab._util.quiet import first_line, quiet_thread
 from lora_lab._util.warn import warn as warn
@@ -70,7 +71,9 @@ def read_files(
 
 def has_splits(name: Files) -> bool:
     """Return whether this is a folder of splits that `save_to_disk` wrote."""
-    return isinstance(name, (str, os.PathLike)) and is_saved(Path(name).expanduser(), splits=True)
+    if not isinstance(name, (str, os.PathLike)):
+        return False
+    return is_saved(user_path(name, TaskError), splits=True)
 
 
 def read_splits(name: Files, splits: Splits = NO_SPLITS) -> dict[str, Table]:

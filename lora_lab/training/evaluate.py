@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from lora_lab._util.files import disk_errors, make_dirs, write_text_atomic
+from lora_lab._util.files import disk_errors, make_dirs, user_path, write_text_atomic
 from lora_lab._util.format import format_number
 from lora_lab._util.torch_modes import plain_modes
 from lora_lab.checkpoint.loading import load_adapter
-from lora_lab.errors import ConfigError, TaskError
+from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.methods.api import detach
 from lora_lab.methods.attached import activate, active, attached
 from lora_lab.methods.config import need_count
@@ -123,7 +123,8 @@ def evaluate(
         max_examples: score so many of the part's first ones.
         output_dir: where `predictions.jsonl` goes; by default the run's or the adapter's folder;
             of a model nowhere.
-        decoding: how answers are written, in place of how the task says.
+        decoding: how answers are written: a `Decoding` in place of the task's, or {"num_beams": 4},
+            what of the task's is to be otherwise.
         **settings: of `TrainingConfig`, what evaluation heeds: `max_length`, `too_long`,
             `per_device_train_batch_size`; by default the run's.
 
@@ -142,7 +143,7 @@ def evaluate(
             given = dataclasses.replace(given, task=decoded(given.task, decoding))
         own = _settings(given.training, settings)
         found = scored(given.lm, given.task, part, own, max_examples)
-    folder = given.folder if output_dir is None else Path(output_dir).expanduser().resolve()
+    folder = given.folder if output_dir is None else user_path(output_dir, RunError).resolve()
     if folder is None or not found.predictions:
         return found
     path = folder / PREDICTIONS_FILE

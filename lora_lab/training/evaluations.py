@@ -97,6 +97,7 @@ class Evaluations:
 
     def _run(self, step: int) -> None:
         worker = self._worker
+        worker.check_base()
         phase = f"evaluating at step {step}"
         worker.enter(phase)
         told = telling(worker, phase)

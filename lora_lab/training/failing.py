@@ -26,7 +26,7 @@ def fail(worker: Worker, error: Exception) -> None:
         error: as caught.
     """
     run, model, adapter = worker.run, worker.model, worker.adapter
-    error = lost_adapter.reason(model, adapter, error, worker.held)
+    error = lost_adapter.reason(model, adapter, error, worker.held, worker.base)
     failure = explain(error, run.training)
     run.error = showable(error)
     worker.fit = None

@@ -62,7 +62,8 @@ class ModelState:
             check_owned(self._model, adapter, when="was paused")
         unmerge(self._model)
         check_standing(self._model, adapter, parameters=False)  # who offloads changes these
-        check_trained(self._model, adapter)  # of a merged one nothing is in the model
+        if self._active == adapter.name:  # while the base is scored, new biases are out of it
+            check_trained(self._model, adapter)  # of a merged one nothing is in the model
         check_dtypes(self._held, when="was paused")
         activate(self._model, self._active)
         for parameter, learns in self._learns:

@@ -19,7 +19,10 @@ from lora_lab.methods.api import detach, put_on
 from lora_lab.methods.attached import active, attached, attached_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.standing import missing
+from lora_lab.training.base_weights import BaseWeights
+from lora_lab.training.divergence import DivergingError
 from lora_lab.training.held import Held
+from lora_lab.training.step import NotFiniteError
 
 _PUT_BACK = "of-a-run-that-lost-it"  # the name of an adapter that is on the model to be saved
 
@@ -66,12 +69,12 @@ def check_owned(
     elif active(model) != name:
         other = active(model)
         what = "all adapters were switched off" if other is None else f"{other!r} was activated"
-    elif held and held.lacks(adapter.parameters()):
+    elif held and held.are_replaced():
         what = f"parameters of the adapter {name!r} were replaced (load_state_dict(assign=True))"
         is_suspect = True
-    elif held and not all(parameter.requires_grad for parameter in held.learned):
+    elif held and held.are_frozen():
         what = f"parameters of the adapter {name!r} were frozen (requires_grad_(False))"
-    elif held and any(parameter.requires_grad for parameter in held.frozen):
+    elif held and held.frozen_learn():
         what = "parameters of the base were set to learn (requires_grad_(True))"
     if what:
         line = f"{what} while the run {when}, so it cannot go on; start a new run"
@@ -90,6 +93,22 @@ def check_dtypes(held: Held | None, when: str = "trained") -> None:
         )
 
 
+def check_base(base: BaseWeights | None, when: str = "trained", *, learns: bool = True) -> None:
+    """Raise `LostAdapterError` if somebody has replaced or overwritten weights of a run's base.
+
+    Args:
+        base: as it was; None: nothing is known of it.
+        when: what the run did meanwhile, in words.
+        learns: whether it took steps meanwhile, whose outcome nobody wants.
+    """
+    if base and (name := base.changed()):
+        raise LostAdapterError(
+            f"{name} of the base was replaced or overwritten while the run {when}, so it cannot go "
+            "on; load the model again and start a new run, or ll.resume this one",
+            learns,
+        )
+
+
 def check_standing(model: nn.Module, adapter: Adapter, *, parameters: bool = True) -> None:
     """Raise `LostAdapterError` if modules are replaced that the adapter acts at; see `missing`."""
     bare = unwrapped(model)
@@ -98,15 +117,22 @@ def check_standing(model: nn.Module, adapter: Adapter, *, parameters: bool = Tru
 
 
 def reason(
-    model: nn.Module, adapter: Adapter, error: Exception, held: Held | None = None
+    model: nn.Module,
+    adapter: Adapter,
+    error: Exception,
+    held: Held | None = None,
+    base: BaseWeights | None = None,
 ) -> Exception:
-    """Return why a run failed: what went wrong in a pass, or that its adapter is gone, or cast."""
-    if isinstance(error, RunError):
+    """Return why a run failed: what went wrong in a pass, or that its adapter is gone, or cast, or
+    that its base is another.
+    """
+    if isinstance(error, RunError) and not isinstance(error, (NotFiniteError, DivergingError)):
         return error
     try:
         if attached(model).get(adapter.name) is not adapter:
             check_owned(model, adapter)
         check_dtypes(held)
+        check_base(base)
     except LostAdapterError as lost:
         lost.__cause__ = error
         return lost

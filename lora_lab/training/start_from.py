@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lora_lab._util.files import user_path
 from lora_lab.anatomy.heads import head_modules
 from lora_lab.checkpoint.head_classes import check_classes, head_prefixes, other_head
 from lora_lab.checkpoint.loading import read_content
@@ -136,7 +137,7 @@ def find_start(
         RunError: there is no such run or folder, it has left no adapter, or is not over.
     """
     if isinstance(given, (str, os.PathLike)):
-        folder = Path(given).expanduser().resolve()
+        folder = user_path(given, RunError).resolve()
         if holds_adapter(folder):
             owner = _owner(folder)
             return Start(folder) if owner is None else _of_run(owner, folder)

@@ -351,6 +351,8 @@ class _Loop:
 
     def _follow_parameters(self) -> None:
         """Take note of parameters that have taken others' places: AdaLoRA's become smaller."""
+        if self._identities and not self._held.are_replaced():
+            return
         now = [id(p) for p in self._adapter.parameters() if p.requires_grad]
         if now != self._identities:
             if self._identities:

@@ -21,6 +21,7 @@ from lora_lab.methods.offload import offload_notes
 from lora_lab.methods.own_modes import OwnModes
 from lora_lab.runs.samples import Sample
 from lora_lab.training import device_memory, isolation, lost_adapter, processes, saved_state
+from lora_lab.training.base_weights import BaseWeights
 from lora_lab.training.data import RunData
 from lora_lab.training.divergence import Divergence
 from lora_lab.training.epochs import settle_steps
@@ -83,6 +84,7 @@ class Worker:
         self.last_good = LastGood(self.model, self.adapter)
         self.modes = OwnModes(self.model, apart=processes.count() == 1, whose=f"run {run.id}")
         self.held: Held | None = None  # from the first that it does with the model
+        self.base: BaseWeights | None = None  # likewise; among several processes nobody is beside
 
     def work(self) -> None:
         """Do all of it.
@@ -118,6 +120,8 @@ class Worker:
             if before is not None and not resting:
                 before.restore(self.adapter)
                 before = None
+                if self.base is not None:
+                    self.base.note()
                 if self.fit is not None:
                     self.fit.follow()
                 if pacing:
@@ -130,6 +134,7 @@ class Worker:
 
     def _start_rest(self) -> ModelState:
         """Make ready for a rest; return what has to be put back after it."""
+        self.check_base()
         self._checkpoint_if_asked()
         self.pace.stop()
         self.run.publish(elapsed_seconds=self.pace.seconds, eta_seconds=None)
@@ -155,6 +160,7 @@ class Worker:
         self.run.notes += settle(self.model, self.adapter, self.meter.device, self.home)
         self.meter = Meter(self.model)  # it may have come to another device
         self.held = Held(self.model)
+        self.base = BaseWeights(self.model, self.adapter) if processes.count() == 1 else None
         processes.equalise(saved_state.exact_state(self.adapter).values())
         self.last_good.keep(self.step)
         self.last_good.confirm()  # the base model, B being zero, or what a checkpoint held
@@ -169,12 +175,14 @@ class Worker:
         begun = None if before or processes.sharded() else checksum(self.adapter)
         if not self._should_stop():
             self._train(examples)
+        self.check_base()
         if not self._should_stop():
             self.evaluations.end()
             self.run.publish(**self._observe(now=True))
         if not self._should_stop() and self.data.held_out:
             score_adapted(self)
             lost_adapter.check_owned(self.model, self.adapter, self.held, when="was scored")
+            lost_adapter.check_base(self.base, when="was scored", learns=False)
         if not self._should_stop():
             self.run.notes += learned_notes(self, moved=begun != checksum(self.adapter))
         self.enter("saving")
@@ -275,6 +283,7 @@ class Worker:
         self.evaluations.run_if_due(self.step)
         last = last or self.evaluations.is_enough
         if step.number % (training.save_steps or _GOOD_EVERY) == 0 and not last:
+            self.check_base()
             if not self.divergence.high_in_a_row:
                 self.last_good.keep(self.step)
             if training.save_steps:
@@ -300,6 +309,10 @@ class Worker:
         """Say what the run is at."""
         self.run.publish(phase=phase)
 
+    def check_base(self) -> None:
+        """Raise `LostAdapterError` if the base's weights are others than a while ago."""
+        lost_adapter.check_base(self.base)
+
     # Saving --------------------------------------------------------------------------------------
 
     def _checkpoint_if_asked(self) -> None:
@@ -310,6 +323,7 @@ class Worker:
     def _checkpoint(self, passing: bool = False) -> None:
         """Write what `_resume` reads, unless this step has one already."""
         assert self.fit is not None
+        self.check_base()
         saved_state.check_numbers(self.model, self.adapter)
         if self._checkpoint_at == self.step or not processes.main():
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import pytest
 
@@ -72,10 +73,29 @@ def test_it_is_trained_scored_and_told(wb, tmp_path):
     assert wb.sweep_panel.found == {}
 
 
-def test_nothing_else_trains_while_it_is_scored(wb):
-    wb.session.scoring = True
+def test_nothing_else_trains_while_it_is_scored_and_no_page_has_to_look_on(wb):
+    over = threading.Event()
+    wb.session.scorer.start(over.wait)
     with pytest.raises(RunError, match="a comparison is being scored on the model; start another"):
         wb.start()
+    over.set()
+    until(lambda: not wb.session.scoring)  # without a tick: the page was closed meanwhile
+    wb.start()
+    wb.run.stop()
+    wb.run.wait(60)
+
+
+def test_what_came_of_a_comparison_without_a_page_is_not_the_next_ones(wb):
+    typed(wb)
+    assert send(wb, type="start", values=WANTED) is None
+    wb.sweep.wait(120)
+    until(lambda: tick(wb) and wb.session.scorer.busy)
+    until(lambda: not wb.session.scoring)
+    assert send(wb, type="start", values=WANTED | {"name": "next"}) is None
+    assert wb.sweep_panel.found == {}
+    wb.sweep.wait(120)
+    until(lambda: tick(wb) and wb.sweep_panel.found)
+    assert wb.sweep.folder.name.startswith("next")
 
 
 @pytest.mark.parametrize(
@@ -120,11 +140,11 @@ def test_what_came_of_a_comparison_is_not_shown_under_another_sweep(wb, tmp_path
     typed(wb)
     assert send(wb, type="start", values=WANTED) is None
     wb.sweep.wait(120)
-    until(lambda: tick(wb) and wb.session.scoring)
+    until(lambda: tick(wb) and wb.session.scorer.busy)
     first = wb.sweep
     other = Sweep(wb.lm, wb.task, first.cells[:1], tmp_path / "other")
     wb.watch(other)
-    until(lambda: tick(wb) and not wb.session.scoring)
+    until(lambda: tick(wb) and not wb.session.scorer.busy)
     assert wb.sweep is other
     assert wb.sweep_panel.found == {}
     assert wb.sweep_panel.problem is None

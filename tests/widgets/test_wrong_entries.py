@@ -51,6 +51,7 @@ def wrong(wb: Workbench, **settings: Any) -> dict[str, str]:
         ("max_steps", "", "steps is empty; it must be a number"),
         ("max_steps", 2.5, "steps is 2.5; it must be a whole number"),
         ("max_steps", 0, "steps is 0; it must be a whole number of at least 1"),
+        ("max_steps", -1, "steps is -1; it must be a whole number of at least 1"),
         ("num_train_epochs", -1, "epochs is -1; it must be a positive number"),
         ("per_device_train_batch_size", 0, "batch is 0; it must be a whole number of at least 1"),
         ("gradient_accumulation_steps", 0, "accumulation is 0; it must be a whole number"),

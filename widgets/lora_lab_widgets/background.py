@@ -37,6 +37,12 @@ class Background(Generic[T]):
         """Whether a job runs, or its outcome has not been taken yet."""
         return self._busy
 
+    @property
+    def works(self) -> bool:
+        """Whether a job runs now; one that has ended does not, though nobody took its outcome."""
+        with self._lock:
+            return self._busy and self._outcome is None
+
     def start(self, job: Callable[[], T]) -> bool:
         """Run `job` on a thread; False, and nothing is done, while another one is not over."""
         with self._lock:

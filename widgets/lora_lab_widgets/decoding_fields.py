@@ -68,8 +68,7 @@ def decoded_by(task: Task, values: Mapping[str, Any]) -> Task:
     given = {name: value for name, value in given.items() if value not in ("", None)}
     if not given:
         return task
-    own: Any = task
-    decoded: Task = with_decoding(task, {**own.decoding.to_dict(), **given})
+    decoded: Task = with_decoding(task, given)
     return decoded
 
 

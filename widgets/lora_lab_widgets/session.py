@@ -17,6 +17,7 @@ from lora_lab.sweeps.local import Sweep
 from lora_lab.training.api import train
 from lora_lab.training.run import Run
 from lora_lab_widgets.answers import answers, asked_as
+from lora_lab_widgets.background import Background
 from lora_lab_widgets.decoding_fields import decoding_values, task_to_train
 from lora_lab_widgets.grid_cells import first_of
 from lora_lab_widgets.live_adapter import ADAPTER, LiveAdapter, over, resting
@@ -29,6 +30,7 @@ from lora_lab_widgets.run_files import write_run_file
 from lora_lab_widgets.training_fields import training_values
 
 if TYPE_CHECKING:
+    from lora_lab.analysis.choices import Choices
     from lora_lab.runs.records import RunRecord
     from lora_lab.sweeps.asha import AshaConfig
     from lora_lab.sweeps.cells import Cell
@@ -56,7 +58,7 @@ class Session(traitlets.HasTraits):
         throttle: of the heartbeat's messages.
         bench: names this workbench on a page that shows several.
         plotly: plotly.js, which its figures share.
-        scoring: whether a comparison that has been trained is scored on the model.
+        scorer: scores comparisons that have been trained, on the model.
     """
 
     run = traitlets.Any()
@@ -73,8 +75,13 @@ class Session(traitlets.HasTraits):
         self.throttle = MessageThrottle()
         self.bench = uuid.uuid4().hex
         self.plotly = PlotlyScript()
-        self.scoring = False
+        self.scorer: Background[Choices] = Background()
         self.observe(lambda _: self.watch(), "site")
+
+    @property
+    def scoring(self) -> bool:
+        """Whether a comparison is being scored on the model, whoever looks on."""
+        return self.scorer.works
 
     @property
     def training_sweep(self) -> Sweep | None:

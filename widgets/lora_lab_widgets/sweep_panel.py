@@ -17,7 +17,6 @@ from lora_lab.methods.config import MethodConfig
 from lora_lab.sweeps.cells import Cell, skipped_fields
 from lora_lab.sweeps.comparison import Comparison
 from lora_lab.sweeps.local import Sweep, SweepSnapshot
-from lora_lab_widgets.background import Background
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.methods import entries, entry_of
 from lora_lab_widgets.panel import MessagePanel, Tick
@@ -78,7 +77,7 @@ class SweepPanel(MessagePanel):
         self._due = 0.0
         self._stale = False  # the plan has to be made again
         self._comparison: Comparison | None = None  # that the sweep on show is part of
-        self._job: Background[Choices] = Background()
+        self._job = session.scorer
         values = {**dict.fromkeys(FIELDS, ""), "name": "sweep"}
         form = {"open": False, "values": values}
         super().__init__(form=form, plan=_UNPLANNED, bench=session.bench)
@@ -147,9 +146,9 @@ class SweepPanel(MessagePanel):
 
     def _score(self) -> None:
         """Score a comparison whose cells have ended, on a thread, and show what came of it."""
-        made, session = self._comparison, self._session
+        made = self._comparison
         if (outcome := self._job.take()) is not None:
-            session.scoring, self._comparison = False, None
+            self._comparison = None
             if made is None:
                 return  # another sweep is on show by now
             if outcome.value is not None:
@@ -159,7 +158,7 @@ class SweepPanel(MessagePanel):
         elif made is not None and self.sweep is not None and not self._job.busy:
             state = self.sweep.snapshot.state
             if state == "done":
-                session.scoring = self._job.start(lambda: self._choices(made))
+                self._job.start(lambda: self._choices(made))
             elif state in ("stopped", "failed"):
                 self._comparison = None
 
@@ -227,6 +226,7 @@ class SweepPanel(MessagePanel):
     def _start(self) -> None:
         if self.going:
             raise RunError("the sweep is still training; stop it to start another one")
+        self._score()  # what came of an earlier one while no page was open is its own
         texts, cells = self._cells()
         if not texts.compare:
             self.show(self._session.start_sweep(cells, texts.name, texts.asha))

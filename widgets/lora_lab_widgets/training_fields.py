@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from lora_lab.methods.config import need_count
 from lora_lab.methods.descriptor import Field
 from lora_lab.runs.training_config import Schedule, TrainingConfig
 
@@ -133,10 +134,18 @@ def training_values(training: TrainingConfig) -> dict[str, Any]:
 
 
 def given_training(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what settings make fields of `TrainingConfig`; epochs take the place of steps."""
+    """Return what settings make fields of `TrainingConfig`; epochs take the place of steps.
+
+    Raises:
+        ConfigError: steps are -1, which to `TrainingConfig` means that nobody has said.
+    """
     given = {
         name: value
         for name, value in values.items()
         if name not in _OPTIONAL or value not in ("", None)
     }
-    return given | ({"max_steps": -1} if "num_train_epochs" in given else {})
+    if "num_train_epochs" in given:
+        return given | {"max_steps": -1}
+    if given.get("max_steps") == -1:
+        need_count("max_steps", -1, least=1)
+    return given

@@ -13,6 +13,7 @@ from lora_lab.methods.adalora.shrink_optimizer import Shrunk
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.targets import TargetSpec
+from lora_lab.methods.own_generator import generator
 
 _STD = 0.02  # of P and Q at the start, the authors'
 
@@ -43,7 +44,8 @@ class AdaLoraSite(LoraSite):
         """Return Q and P, N(0, 0.02²)."""
         shapes = (r, W.shape[1]), (W.shape[0], r)
         Q, P = (torch.empty(shape, device="cpu", dtype=torch.float32) for shape in shapes)
-        return Q.normal_(std=_STD), P.normal_(std=_STD)
+        of = generator()
+        return Q.normal_(std=_STD, generator=of), P.normal_(std=_STD, generator=of)
 
     def keep(self, A: Tensor, B: Tensor, learn_A: bool) -> None:  # noqa: ARG002
         """Make the parameters; Λ is zero."""

@@ -122,7 +122,7 @@ class LoraAdapter(Adapter):
         for p in specs:
             W = self._start(modules[p.site.module], p.site)
             read = activations.get(p.site.input_group or p.site.module)
-            with draws.of(p.site.name, p.r, hollow=W.is_meta):
+            with draws.of(p.site.name, p.r, hollow=W.is_meta, asks=config.init.asks):
                 self.factors[p.site.name] = self.make_site(p, W, read)
         self._layers = dict(self._by_layer(modules))
         self.sites = {

@@ -18,6 +18,7 @@ from lora_lab.errors import AdapterError
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites, base_class
+from lora_lab.methods.own_generator import generator
 from lora_lab.spectra.update import LowRankUpdate
 
 
@@ -31,9 +32,9 @@ class EmbeddingSite(LoraSite):
     ) -> tuple[Tensor, Tensor]:
         """Return A zero and B ~ N(0, 1), as loralib does; with False both N(0, 1)."""
         width, words = W.shape
-        B = torch.randn(width, r, device="cpu", dtype=torch.float32)
-        make = torch.randn if config.init_lora_weights is False else torch.zeros
-        return make(r, words, device="cpu", dtype=torch.float32), B
+        B = torch.empty(width, r, device="cpu", dtype=torch.float32).normal_(generator=generator())
+        A = torch.zeros(r, words, device="cpu", dtype=torch.float32)
+        return A.normal_(generator=generator()) if config.init_lora_weights is False else A, B
 
     def keep(self, A: Tensor, B: Tensor, learn_A: bool) -> None:
         """Make the parameters."""

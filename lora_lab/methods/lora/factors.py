@@ -9,6 +9,7 @@ from lora_lab.errors import ConfigError
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.dora import row_norms
 from lora_lab.methods.lora.targets import TargetSpec
+from lora_lab.methods.own_generator import generator
 from lora_lab.spectra.update import LowRankUpdate
 
 
@@ -62,7 +63,7 @@ class LoraSite(nn.Module):
         if config.lora_bias:
             beta = torch.zeros(d, device=W.device, dtype=dtype)
             if config.init_lora_weights is False:  # as nn.Linear's
-                nn.init.uniform_(beta, -(r**-0.5), r**-0.5)
+                nn.init.uniform_(beta, -(r**-0.5), r**-0.5, generator())
             self.bias = nn.Parameter(beta)
 
     def start(

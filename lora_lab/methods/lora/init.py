@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lora_lab.methods.own_generator import generator
 from lora_lab.spectra.directions import top_directions
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Initialization:
         needs_activations: `attach` has to be given batches; `train` takes the run's first ones.
         options: the field of `LoraConfig` that `start` is called with too, as `options`.
         sample: what is made of the rows of each sample, before they are put together.
+        asks: it draws from `own_generator.generator()`, or not at all.
         ranks: returns {site: (r, α)} of ({site: the config's}, {site: the rows that it reads}), and
             of `options`; an r of 0 leaves a site out. None: they are the config's.
     """
@@ -48,6 +50,7 @@ class Initialization:
     options: str = ""
     sample: Callable[[Tensor], Tensor] | None = None
     ranks: Callable[..., Ranks] | None = None
+    asks: bool = False
 
 
 INITIALIZATIONS: dict[bool | str, Initialization] = {}
@@ -62,17 +65,18 @@ def register_init(
     options: str = "",
     sample: Callable[[Tensor], Tensor] | None = None,
     ranks: Callable[..., Ranks] | None = None,
+    asks: bool = False,
 ) -> Callable[[Start], Start]:
     """Let `init_lora_weights` have a name; "…_N" stands for any number of 1 to 1000 in place of N.
 
     Args:
         name: what users write.
-        from_base, needs_activations, options, sample, ranks: see `Initialization`.
+        from_base, needs_activations, options, sample, ranks, asks: see `Initialization`.
     """
 
     def register(start: Start) -> Start:
         INITIALIZATIONS[name] = Initialization(
-            start, from_base, needs_activations, options, sample, ranks
+            start, from_base, needs_activations, options, sample, ranks, asks
         )
         return start
 
@@ -92,25 +96,25 @@ def find_init(name: object) -> Initialization | None:
     return replace(found, start=partial(found.start, count=int(count)))
 
 
-@register_init(True)
+@register_init(True, asks=True)
 def kaiming(weight: Tensor, r: int, *_: Any) -> tuple[Tensor, Tensor]:
     """Return A kaiming-uniform(√5) and B zero, as loralib and PEFT do."""
     A, B = _empty(weight, r)
     return _kaiming(A), B
 
 
-@register_init(False)
+@register_init(False, asks=True)
 def both_random(weight: Tensor, r: int, *_: Any) -> tuple[Tensor, Tensor]:
     """Return both kaiming-uniform(√5), so that ΔW ≠ 0 from the start."""
     A, B = _empty(weight, r)
     return _kaiming(A), _kaiming(B)
 
 
-@register_init("gaussian")
+@register_init("gaussian", asks=True)
 def gaussian(weight: Tensor, r: int, *_: Any) -> tuple[Tensor, Tensor]:
     """Return A ~ N(0, 1/r²) and B zero, as PEFT's "gaussian"."""
     A, B = _empty(weight, r)
-    return A.normal_(std=1 / r), B
+    return A.normal_(std=1 / r, generator=generator()), B
 
 
 @register_init("pissa", from_base=True)
@@ -164,4 +168,5 @@ def _empty(weight: Tensor, r: int) -> tuple[Tensor, Tensor]:
 def _kaiming(factor: Tensor) -> Tensor:
     from torch import nn
 
-    return nn.init.kaiming_uniform_(factor, a=math.sqrt(5))  # U(−1/√in, 1/√in)
+    # U(−1/√in, 1/√in)
+    return nn.init.kaiming_uniform_(factor, a=math.sqrt(5), generator=generator())

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
+from lora_lab._util.files import user_path
 from lora_lab._util.json_files import MOST_BYTES, parse_json, read_bytes
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import MethodConfig
@@ -160,7 +161,7 @@ def read_config(config: type[PeftConfig], folder: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing, damaged or of another method, or has a value that means
             something which is not done here.
     """
-    path = Path(folder).expanduser() / CONFIG_FILE
+    path = user_path(folder, ConfigError) / CONFIG_FILE
     try:
         values: Any = parse_json(read_bytes(path, MOST_BYTES, follow=True))
     except FileNotFoundError:

@@ -64,13 +64,13 @@ class Causal(Family):
         if task.template == CHAT:
             if model.config.is_encoder_decoder:
                 raise ConfigError(
-                    f"{name} has an encoder and a decoder, and {task.name} is chats, which are one "
-                    "sequence; use a decoder such as smollm2-135m, or template='plain'"
+                    f"{name} has an encoder and a decoder, and {task.name} holds chats, which are "
+                    "one sequence; use a decoder such as smollm2-135m, or template='plain'"
                 )
             try:
                 need_chat_template(lm.tokenizer, to_learn=True)
             except TaskError as error:
-                raise ConfigError(f"{task.name} is chats, and {error}") from as_cause(error)
+                raise ConfigError(f"{task.name} holds chats, and {error}") from as_cause(error)
 
     @classmethod
     def notes(cls, lm: LoadedModel, task: Any) -> list[str]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
+from pathlib import Path
 
 import pytest
 
+import lora_lab as ll
 from lora_lab._util import files
 from lora_lab._util.swapping import swap
-from lora_lab.errors import AdapterError
+from lora_lab.errors import AdapterError, LoraLabError
 from tests.helpers.crash_states import Recorder, states
+from tests.helpers.tiny_run import tiny_lm, tiny_task
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 
@@ -194,3 +198,40 @@ def test_a_folder_that_was_put_aside_is_read_there(tmp_path):
     assert files.present(path) == old
     path.mkdir()
     assert files.present(path) == path
+
+
+BAD_PATHS = {
+    "~nobody-here/file.csv": "begins with the home folder of a user that this computer does not kn",
+    "x" * 300: r"'x{60}'… \(300 letters\) is longer than a path may be; look at what was given",
+    "a\0b.csv": "is no path: it has a character that none may have",
+    "\ud800.csv": "is no path: it has a character that none may have",
+}
+TAKERS = {
+    "load_task": ll.tasks.load_task,
+    "load_model": ll.load_model,
+    "list_runs": ll.list_runs,
+    "resume": ll.resume,
+    "load_adapter": lambda path: ll.load_adapter(tiny_lm().model, path),
+    "evaluate": ll.evaluate,
+    "held out": lambda path: ll.tasks.load_task([("a", "b"), ("c", "d")], validation=path),
+    "several": lambda path: ll.tasks.load_task([path, path], prompt="a", completion="b"),
+    "output_dir": lambda path: ll.train(
+        tiny_lm(), tiny_task(8, 2), ll.LoraConfig(r=1), output_dir=path, max_steps=1
+    ),
+}
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+@pytest.mark.parametrize("path", BAD_PATHS)
+def test_what_can_be_no_path_is_one_line_wherever_it_is_given(taker, path):
+    with pytest.raises(LoraLabError) as refused:
+        TAKERS[taker](path)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+    assert re.search(BAD_PATHS[path], str(refused.value))
+
+
+def test_home_folders_are_those_of_the_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.user_path("~/a") == tmp_path / "a"
+    assert files.user_path("a~b") == Path("a~b")

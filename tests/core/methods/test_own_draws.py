@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -18,6 +19,7 @@ from lora_lab.configs import (
     PrefixEmbedConfig,
     PrefixLayerConfig,
 )
+from lora_lab.methods.lora.init import INITIALIZATIONS
 from lora_lab.methods.own_draws import OwnDraws
 from lora_lab.runs.run_file import RunConfig
 from tests.helpers.tiny_models import tiny
@@ -180,3 +182,29 @@ def config_of_before(folder):
     del config["training"]["init_draws"]
     config["sources"] = {"model": {"name": "m"}, "task": {"name": "mini-e2e"}}
     return config
+
+
+STARTS = {
+    "LoRA": LoraConfig(4, target_modules=["q", "down", "embed_tokens"]),
+    "both at random": LoraConfig(
+        4, target_modules=["q", "embed_tokens"], init_lora_weights=False, lora_bias=False
+    ),
+    "with biases": LoraConfig(4, target_modules=["q"], init_lora_weights=False, lora_bias=True),
+    "gaussian": LoraConfig(4, target_modules=["q", "v"], init_lora_weights="gaussian"),
+    "AdaLoRA": AdaLoraConfig(2, 4, target_modules=["q", "v"]),
+}
+
+
+@pytest.mark.parametrize("config", STARTS.values(), ids=STARTS)
+def test_who_asks_for_the_places_generator_draws_what_torch_would_have_from_its_seed(
+    config, monkeypatch
+):
+    """The quick way is the one by which every operation is looked at, bit for bit."""
+    quick = started(config)
+    for name in (True, False, "gaussian"):
+        slow = dataclasses.replace(INITIALIZATIONS[name], asks=False)
+        monkeypatch.setitem(INITIALIZATIONS, name, slow)
+    expected = started(config)
+    assert quick.keys() == expected.keys()
+    assert all(torch.equal(quick[name], value) for name, value in expected.items())
+    assert any(value.any() for value in quick.values())

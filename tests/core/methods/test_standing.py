@@ -203,7 +203,7 @@ def test_a_pass_looks_at_nothing_but_where_the_adapter_in_force_acts(monkeypatch
     for number in range(3):
         ll.attach(model, LORA, f"a{number}")
     walks, looks = [], []
-    monkeypatch.setattr(standing, "_walk", lambda *_: walks.append(1) or [])
+    monkeypatch.setattr(standing, "_places", lambda *_: walks.append(1) or [])
     monkeypatch.setattr(standing, "children_of", lambda own: looks.append(own) or own._modules)
     model(**tiny_inputs(model))
     # model, layers, and of both blocks self_attn and q_proj, each from what holds it

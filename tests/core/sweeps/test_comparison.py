@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import warnings
 
 import pytest
 import torch
@@ -172,6 +174,33 @@ def test_what_cannot_be_is_one_line_before_anything_is_trained(tmp_path, more, k
         compared(tmp_path, **{"methods": (LORA, BITFIT), **more})
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_method_that_ended_at_no_rate_has_no_row_and_the_others_have_theirs(tmp_path):
+    rates = {"LoRA": [1e30, 1e35], "BitFit": [1e-3]}
+    found = compared(tmp_path, rates=rates, seeds=2, max_steps=4).results(120)
+    assert [row.method for row in found.rows] == ["BitFit"]
+    line = "LoRA has no row: its runs ended at no learning rate with every seed ("
+    assert found.note.startswith(line)
+    assert line in str(found)
+    assert found.base > 0
+    with pytest.raises(RunError, match="LoRA has no row: its runs ended at no learning rate"):
+        compared(tmp_path, [LORA], rates=[1e30, 1e35], seeds=2, max_steps=4).results(120)
+
+
+def test_methods_that_come_to_the_same_are_said_to(tmp_path):
+    small, large = LORA, LORA.replace(r=8)
+    line = r"LoRA \(r 2\) and LoRA \(r 8\) are the same within the budget of 700, and have one row"
+    with pytest.warns(UserWarning, match=line):
+        made = compared(tmp_path, [small, BITFIT, large], budget=700, rates=[1e-3], seeds=1)
+    found = made.results(120)
+    assert len(found.rows) == 2
+    assert re.search(line, found.note)
+    with pytest.warns(UserWarning, match="LoRA is listed 2 times, and has one row"):
+        compared(tmp_path, [small, small], rates=[1e-3], seeds=1, start=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compared(tmp_path, [small, large], rates=[1e-3], seeds=1, start=False)
 
 
 def test_rows_before_the_end_are_refused_in_one_line(tmp_path):

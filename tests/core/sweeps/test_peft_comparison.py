@@ -124,6 +124,28 @@ def test_a_task_with_classes_has_its_accuracy(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("metric", "score", "label"),
+    [("matthews", -12.5, "Matthews"), ("cider", 240.0, "CIDEr"), ("spearman", -100.0, "Spearman")],
+)
+def test_a_score_that_is_no_share_is_written_as_it_is_and_said(tmp_path, metric, score, label):
+    """One such run does not stop the others' export; PEFT's own code reads it."""
+    runs = [
+        dataclasses.replace(record(training={"seed": seed}, **{f"{metric}_after": value}), id=name)
+        for seed, (name, value) in enumerate({"a": score, "b": 40.0}.items())
+    ]
+    runs = [
+        dataclasses.replace(run, folder=Path(f"20260101-00000{i}-{run.id}"))
+        for i, run in enumerate(runs)
+    ]
+    files = export_peft_comparison(runs, tmp_path)
+    frame = load_df(tmp_path, "MetaMathQA")
+    assert sorted(frame["test_accuracy"]) == sorted([score / 100, 0.4])
+    notes = [json.loads(path.read_text())["run_info"]["notes"] for path in files]
+    odd = [any("is no share of answers" in line and label in line for line in own) for own in notes]
+    assert odd == [True, False]
+
+
 def test_what_has_no_right_answers_is_refused_before_it_is_trained(tmp_path, capsys):
     path = swept(tmp_path)
     values = yaml.safe_load(path.read_text())
@@ -141,6 +163,6 @@ def test_what_has_no_right_answers_is_refused_before_it_is_trained(tmp_path, cap
 def test_runs_that_are_none_or_tell_nothing_are_one_line(tmp_path):
     with pytest.raises(RunError, match="no run has come to its end"):
         export_peft_comparison([record(state="failed")], tmp_path / "files")
-    with pytest.raises(RunError, match="run id has no score of its answers from 0 to 100"):
+    with pytest.raises(RunError, match="run id has no score of its answers, which PEFT"):
         export_peft_comparison([record()], tmp_path / "files")
     assert not (tmp_path / "files").exists()

@@ -17,7 +17,7 @@ from lora_lab.errors import ConfigError
 from lora_lab.runs.run_file import RunConfig
 from lora_lab.tasks import Decoding, load_task
 from lora_lab.tasks.decoding import E2E_OF_THE_PAPER, TRIPLES_OF_THE_PAPER
-from lora_lab.tasks.sources import task_source
+from lora_lab.tasks.sources import task_source, with_decoding
 from lora_lab.training.fingerprints import task_fingerprints
 from tests.helpers.tiny_files import tiny_recipe
 from tests.helpers.tiny_run import tiny_lm, tiny_task
@@ -69,6 +69,11 @@ def test_a_run_writes_down_what_it_decoded_with(tmp_path: Path) -> None:
         ({"length_penalty": "1"}, "length_penalty is '1'; it must be a number"),
         ({"length_penalty": float("nan")}, "length_penalty is nan; it must be a number"),
         ({"length_penalty": float("-inf")}, "length_penalty is -inf; it must be a number"),
+        (
+            {"length_penalty": 0.9},
+            "length_penalty is 0.9, which acts on the scores of beams; set n",
+        ),
+        ({"length_penalty": 2, "num_beams": 1}, "length_penalty is 2, which acts on"),
     ],
 )
 def test_what_cannot_be_gets_one_line(given: dict[str, Any], message: str) -> None:
@@ -131,6 +136,24 @@ def test_evaluate_takes_another_than_the_run_had(tmp_path: Path) -> None:
     found = ll.evaluate(lm, tiny_task(), part="validation", decoding=given)
     assert found.predictions == expected.predictions
     assert found.decoding == expected.decoding
+
+
+def test_a_mapping_says_what_of_the_tasks_decoding_is_otherwise() -> None:
+    lm, task = tiny_lm(), dataclasses.replace(tiny_task(), decoding=BEAMS)
+
+    def told(given: Any) -> tuple[Any, ...]:
+        return dataclasses.astuple(with_decoding(task, given).decoding)
+
+    found = ll.evaluate(lm, task, part="validation", decoding={"num_beams": 2}).decoding
+    assert (found["num_beams"], found["length_penalty"]) == (2, 0.5)
+    assert told({"num_beams": 2}) == (2, 0.5, 2, 7)
+    assert told({"length_penalty": 0.8}) == (3, 0.8, 2, 7)
+    assert told({}) == (3, 0.5, 2, 7)
+    greedy = told({"num_beams": 1})  # whose scores no penalty divides
+    assert greedy == (1, 1.0, 2, 7)
+    assert told(Decoding(max_new_tokens=4)) == (1, 1.0, 0, 4), "one of Decoding is the whole"
+    with pytest.raises(ConfigError, match=r"length_penalty is 0\.8, which acts on the scores of b"):
+        told({"num_beams": 1, "length_penalty": 0.8})
 
 
 def test_the_command_line_and_run_files_take_it(

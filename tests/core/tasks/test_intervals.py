@@ -38,6 +38,14 @@ def test_a_share_of_hits_has_wilsons_interval(hits: int, count: int) -> None:
     assert found == pytest.approx((100 * peer.low, 100 * peer.high), rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize("count", [1, 3, 16, 40, 872, 10_007])
+def test_of_no_hit_it_begins_at_0_and_of_all_ends_at_100(count: int) -> None:
+    """By Wilson's formula z²/2n − z·√(z²/4n²) is 0; rounded it is not."""
+    assert intervals.wilson(0, count)[0] == 0.0
+    assert intervals.wilson(count, count)[1] == 100.0
+    assert intervals.wilson(0, count)[1] == pytest.approx(100 - intervals.wilson(count, count)[0])
+
+
 def resampled(score: Callable, predictions: list, references: list) -> tuple[float, float]:
     said, right = np.array(predictions), np.array(references)
     values = [score(said[rows], right[rows]) for rows in intervals.drawn(len(said))]

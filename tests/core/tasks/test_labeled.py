@@ -283,3 +283,54 @@ def test_the_real_files_have_their_published_sizes_and_classes():
         "accuracy": pytest.approx(100 / 77),
         "macro_f1": pytest.approx(100 * (2 * 40 / (40 + 3080)) / 77),
     }
+
+
+SNLI = [
+    {"sentence1": f"A man {i}.", "sentence2": f"He {i}.", "gold_label": label}
+    for i, label in enumerate(["neutral", "entailment", "-", "contradiction", "neutral", "-"])
+]
+COLUMNS = {"text": "sentence1", "pair": "sentence2", "label": "gold_label"}
+
+
+def test_rows_that_annotators_did_not_agree_on_are_left_out_counted_and_said(tmp_path):
+    """SNLI's "-" (Bowman et al., 2015, section 2.2) is no fourth class."""
+    path = tmp_path / "snli.jsonl"
+    path.write_text("\n".join(map(json.dumps, SNLI)))
+    held_out = [{**row, "sentence1": f"{row['sentence1']} New."} for row in SNLI]
+    with pytest.warns(UserWarning, match="are left out") as said:
+        task = load_task(path, **COLUMNS, validation=held_out)
+    assert task.labels == ("contradiction", "entailment", "neutral")
+    learned = [row.label for row in task.train]
+    assert learned == ["neutral", "entailment", "contradiction", "neutral"]
+    assert len(task.validation) == 4
+    told = [str(own.message) for own in said]
+    line = "2 of 6 rows are marked in 'gold_label' as without a class that annotators agreed on"
+    assert [line in own for own in told] == [True, True]
+    with pytest.raises(TaskError, match="class '-' is in no training row"):
+        load_task(path, **COLUMNS, validation=[row for row in held_out if row["gold_label"] == "-"])
+
+
+def test_so_are_those_of_the_hubs_snli(tmp_path):
+    import datasets
+
+    names = ["entailment", "neutral", "contradiction"]
+    features = datasets.Features(
+        premise=datasets.Value("string"), label=datasets.ClassLabel(names=names)
+    )
+    rows = {"premise": [f"A {i}." for i in range(8)], "label": [0, 1, -1, 2, 0, 1, 2, -1]}
+    data = datasets.Dataset.from_dict(rows, features=features)
+    data.to_parquet(tmp_path / "d.parquet")
+    for given in (data, tmp_path / "d.parquet"):
+        with pytest.warns(UserWarning, match="2 of 8 rows are marked in 'label' as without a"):
+            task = load_task(given, text="premise", label="label", validation=data.select([0, 1]))
+        assert task.labels == tuple(names)
+        assert len(task.train) == 6
+
+
+def test_minus_is_a_class_like_any_other_beside_others():
+    rows = [{"text": f"t{i}", "label": "+-"[i % 2]} for i in range(8)]
+    task = load_task(rows, text="text", label="label")
+    assert task.labels == ("+", "-")
+    rows = [{**row, "gold_label": row["gold_label"].replace("-", "")} for row in SNLI]
+    with pytest.raises(TaskError, match=r"row 3 .* has no class in column 'gold_label'; f"):
+        load_task(rows, **COLUMNS)

@@ -180,8 +180,11 @@ def test_an_end_that_the_data_has_is_no_part_of_the_right_answer() -> None:
 @pytest.mark.parametrize(
     ("lm", "line"),
     [
-        (tiny_lm, "chats is chats, and the tokenizer of .* has no chat template; take an instruct"),
-        (tiny_seq2seq, "has an encoder and a decoder, and chats is chats"),
+        (
+            tiny_lm,
+            "chats holds chats, and the tokenizer of .* has no chat template; take an instruct",
+        ),
+        (tiny_seq2seq, "has an encoder and a decoder, and chats holds chats"),
     ],
 )
 def test_models_without_a_template_are_refused_before_anything(
