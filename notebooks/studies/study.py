@@ -19,9 +19,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 import lora_lab
+from lora_lab import spectra
+from lora_lab._util.format import format_number
+from lora_lab._util.tables import Table
+from lora_lab.analysis import Choices, MethodChoice, OverlapMap
+from lora_lab.analysis.choices import difference
 from lora_lab.runs.records import RunRecord
 from lora_lab.tasks.decoding import Decoding
 
@@ -56,6 +62,64 @@ def kept_runs(
 ) -> list[RunRecord]:
     """Return a study's runs as records; see `kept`."""
     return _unpacked(kept(name, lambda: _packed(train()), redo, seeds), HERE / "runs" / name)
+
+
+def kept_choices(
+    name: str, compare: Callable[[], Choices], redo: bool, seeds: Sequence[int]
+) -> Choices:
+    """Return what a study's `ll.compare` found; see `kept`."""
+    return choices(kept(name, lambda: compare().to_json(), redo, seeds))
+
+
+def choices(found: Mapping[str, Any]) -> Choices:
+    """Return what `Choices.to_json` wrote as it was."""
+    names = [field.name for field in dataclasses.fields(MethodChoice)]
+    rows = []
+    for told in found["rows"]:
+        row = {name: told[name] for name in names}
+        row |= {name: tuple(row[name]) for name in ("values", "kept")}
+        row["curve"] = {rate: tuple(values) for rate, values in row["curve"]}
+        rows.append(MethodChoice(**row))
+    own = {field.name: found[field.name] for field in dataclasses.fields(Choices)}
+    return Choices(**{**own, "rows": tuple(rows)})
+
+
+def against(first: MethodChoice, second: MethodChoice) -> str:
+    """Say whether the spread over seeds carries the difference between two rows."""
+    ends = difference(first.values, second.values)
+    told = f"{first.name} ({first.score}) against {second.name} ({second.score})"
+    if ends is None:
+        return f"{told}: of one seed there is no spread."
+    apart = ends[0] * ends[1] > 0
+    low, high = map(format_number, sorted(map(abs, ends)) if apart else ends)
+    carried = "carries" if apart else "does not carry"
+    return f"{told}: the spread {carried} the difference (95 % interval {low} to {high})."
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table whose first column names its rows; the others are numbers."""
+    return Table(tuple(header), tuple(map(tuple, rows)), frozenset(header[1:]))
+
+
+def packed_overlap(overlap: OverlapMap, most: int) -> dict[str, Any]:
+    """Return φ of the first `most` directions of either as small plain JSON, three digits each.
+
+    Of two updates one of which has no more than that, all directions of the other are kept.
+    """
+    i_max, j_max = overlap.values.shape
+    cut = overlap.values if min(i_max, j_max) < most else overlap.values[:most, :most]
+    told = {name: getattr(overlap, name) for name in ("site", "first", "second", "side", "n")}
+    return told | {"values": [[round(float(value), 3) for value in row] for row in cut]}
+
+
+def overlap_map(found: Mapping[str, Any]) -> OverlapMap:
+    """Return what `packed_overlap` packed, with its random level."""
+    values = np.array(found["values"], np.float32)
+    return OverlapMap(
+        **{**found, "values": values},
+        random=spectra.random_subspace_overlap(*values.shape, found["n"]),
+        spread=spectra.random_subspace_spread(*values.shape, found["n"]),
+    )
 
 
 def spread_figure(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
 import lora_lab as ll
-from lora_lab.analysis import compare_methods, sweep_map
+from lora_lab import spectra
+from lora_lab.analysis import Choices, MethodChoice, OverlapMap, compare_methods, sweep_map
 from tests.helpers.tiny_run import tiny_lm, tiny_task
 
 FOLDER = Path(__file__).parents[2] / "notebooks" / "studies"
@@ -56,6 +59,15 @@ def test_what_a_study_says_in_the_end_is_what_it_shows(path):
     assert [number for number in numbers if number not in shown] == []
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_is_committed_small_and_as_it_ran(path):
+    notebook = nbformat.read(path, as_version=4)
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1)), "run it from top to bottom"
+    assert "widgets" not in notebook.metadata
+    assert path.stat().st_size < 300_000
+
+
 @pytest.mark.parametrize("path", sorted((FOLDER / "results").glob("*.json")), ids=lambda p: p.stem)
 def test_what_is_kept_is_small_and_says_where_it_comes_from(path):
     assert path.stat().st_size < 400_000
@@ -80,6 +92,53 @@ def test_runs_are_kept_as_they_are_on_the_disk(study, tmp_path, capsys):
         assert sweep_map(runs).values.tolist() == sweep_map(there).values.tolist()
     assert "seeds 0, 1" in capsys.readouterr().out
     assert str(tmp_path) not in (tmp_path / "results" / "some.json").read_text()
+
+
+def test_comparisons_are_kept_as_they_were_found(study, capsys):
+    curve = {1e-3: (2.5, 2.25), 1e-2: (1.5, 1.25)}
+    more = {"seconds": 2.5, "peak_memory": 7, "checkpoint_bytes": 9}
+    rows = (
+        MethodChoice("LoRA", "r = 8", 16, 100, curve, 1e-2, (1.75, 1.5), **more, kept=(2.0, 2.5)),
+        MethodChoice("FT", "", 16, 900, {1e-4: (2.0, 2.0)}, 1e-4, (2.25, 2.5)),
+    )
+    there = Choices("loss", "m", "t", 50, 49, rows, 3.0, "two seeds", "nats per token")
+    redone = study.kept_choices("some", lambda: there, True, [0, 1])
+    kept = study.kept_choices("some", pytest.fail, False, [0, 1])
+    for found in (redone, kept):
+        assert found == there
+        assert str(found) == str(there)
+    assert "seeds 0, 1" in capsys.readouterr().out
+
+
+def test_a_difference_is_one_that_the_spread_carries(study):
+    def row(name, *values):
+        return MethodChoice(name, "", 8, 100, {1e-2: values}, 1e-2, values)
+
+    # Welch's intervals of these, by a table of t: -9 ± 2.776 · √(2/3) and -1 ± the same.
+    near, far = row("B", 2.0, 3.0, 4.0), row("C", 10.0, 11.0, 12.0)
+    own = row("A", 1.0, 2.0, 3.0)
+    for other, told in (
+        (far, "carries the difference (95 % interval 6.73 to 11.3)."),
+        (near, "does not carry the difference (95 % interval -3.27 to 1.27)."),
+    ):
+        assert study.against(own, other).endswith(f"the spread {told}")
+    assert study.against(row("D", 1.0), near).endswith("of one seed there is no spread.")
+
+
+def test_overlaps_are_kept_small(study):
+    rng = np.random.default_rng(0)
+    first, second = (np.linalg.qr(rng.normal(size=(48, 40)))[0] for _ in range(2))
+    values = spectra.subspace_overlap(first, second).astype(np.float32)
+    random, spread = (np.zeros_like(values) for _ in range(2))
+    whole = OverlapMap("q", "r = 40", "r = 40", "input", values, random, spread, 48)
+    kept = study.overlap_map(json.loads(json.dumps(study.packed_overlap(whole, most=32))))
+    np.testing.assert_allclose(kept.values, values[:32, :32], atol=5.1e-4)
+    i, j = np.indices((32, 32)) + 1
+    np.testing.assert_allclose(kept.random, np.maximum(i, j) / 48)
+    for name in ("site", "first", "second", "side", "n", "note"):
+        assert getattr(kept, name) == getattr(whole, name)
+    narrow = dataclasses.replace(whole, values=values[:8])
+    assert study.overlap_map(study.packed_overlap(narrow, most=32)).values.shape == (8, 40)
 
 
 def test_a_figure_has_means_and_spreads(study):
