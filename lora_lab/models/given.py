@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lora_lab._util.format import a_kind
@@ -13,7 +13,13 @@ from lora_lab.errors import ConfigError
 from lora_lab.models.load import LoadedModel, load_model
 
 
-def as_loaded(model: Any, tokenizer: Any, head: Mapping[str, Any], call: str) -> LoadedModel:
+def as_loaded(
+    model: Any,
+    tokenizer: Any,
+    head: Mapping[str, Any],
+    call: str,
+    load: Callable[..., LoadedModel] = load_model,
+) -> LoadedModel:
     """Return a model with its tokenizer.
 
     Args:
@@ -21,6 +27,7 @@ def as_loaded(model: Any, tokenizer: Any, head: Mapping[str, Any], call: str) ->
         tokenizer: of a model of the user's own; of a loaded one, in place of its own.
         head: that its task needs, `Task.head`; for a model that is loaded here.
         call: how the caller is given a tokenizer, for messages.
+        load: what loads a model by its name, with a head.
 
     Raises:
         ConfigError: a model of the user's own without its tokenizer, or what is no model.
@@ -36,7 +43,7 @@ def as_loaded(model: Any, tokenizer: Any, head: Mapping[str, Any], call: str) ->
         fix = "they stand the other way round" if swapped else "give the model's own"
         raise ConfigError(f"{a_kind(tokenizer)} is no tokenizer; {fix}: {call}")
     if isinstance(model, (str, os.PathLike)):
-        model = load_model(os.fspath(model), **head)
+        model = load(os.fspath(model), **head)
     if isinstance(model, LoadedModel):
         return model if tokenizer is None else dataclasses.replace(model, tokenizer=tokenizer)
     if not hasattr(unwrapped(model), "config"):

@@ -16,6 +16,7 @@ from lora_lab._util.wrapper_tensors import held_tensors, scales_of
 from lora_lab.methods.attached import base_parameters, original_weight
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_NUMBERS = 1 << 20  # that are summed at a time
 
 
 def base_state(model: nn.Module) -> str | None:
@@ -56,10 +57,19 @@ def _sums(tensor: Tensor) -> Iterator[Tensor]:
     """
     width = tensor.shape[-1] if tensor.dim() and tensor.numel() else 1
     bits = tensor.contiguous().view(-1).view(torch.uint8)
-    if tensor.element_size() in _BITS:
-        bits = bits.view(_BITS[tensor.element_size()]).view(-1, width)
-    for dim in range(bits.dim()):
-        yield bits.sum(dim=dim, dtype=torch.int64)
+    if tensor.element_size() not in _BITS:
+        yield bits.sum(dim=0, dtype=torch.int64)
+        return
+    bits = bits.view(_BITS[tensor.element_size()]).view(-1, width)
+    columns = torch.zeros(width, dtype=torch.int64, device=bits.device)
+    rows = []
+    # torch makes 64 bits of each number before it sums: of an embedding at once, that is as much
+    # memory as the whole of a small model.
+    for part in bits.split(max(1, _NUMBERS // width)):
+        columns += part.sum(dim=0, dtype=torch.int64)
+        rows.append(part.sum(dim=1, dtype=torch.int64))
+    yield columns
+    yield torch.cat(rows)
 
 
 def _altered(module: nn.Module) -> Any:

@@ -18,8 +18,8 @@ from huggingface_hub import constants
 from lora_lab.errors import ConfigError, ModelError
 from lora_lab.tasks import ClassificationTask
 from lora_lab.tasks.embedded.registry import EMBEDDED
-from lora_lab_widgets import Workbench, chooser, opening
-from lora_lab_widgets.opening import OWN, Opening
+from lora_lab_widgets import Workbench, defaults, loading, opening
+from lora_lab_widgets.opening import OWN
 from tests.helpers.tiny_files import tiny_model_folder, tiny_task_file
 from tests.helpers.tiny_run import tiny_lm, tiny_task, until
 
@@ -212,7 +212,7 @@ def test_it_says_what_it_is_at_and_can_be_given_up(
         let.wait(60)
         return tiny_lm()
 
-    monkeypatch.setattr(opening, "load_model", load)
+    monkeypatch.setattr(loading, "load_model", load)
     say(bare, "choose", model="./small", device="cpu", dtype="float32", data="letters.csv")
     say(bare, "open")
     assert reading.wait(60)
@@ -231,25 +231,27 @@ def test_it_says_what_it_is_at_and_can_be_given_up(
 
 
 def test_a_download_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    wish = opening.Wish("owner/tiny", "cpu", "float32", "mini-e2e")
     told: list[tuple[str, float | None]] = []
-    one = Opening(wish, None, None, QUICK)
+    given = threading.Event()
 
-    def download(hub_id: str, tell: Any, ended: threading.Event) -> None:
-        assert (hub_id, ended.is_set()) == ("owner/tiny", False)
+    def tell(text: str, share: float | None = None) -> None:
+        told.append((text, share))
+
+    def download(hub_id: str, told_of: Any, ended: threading.Event) -> None:
+        assert (hub_id, ended) == ("owner/tiny", given)
         for come in (0, 2**30, 5 * 2**30):
-            tell(come)
-            told.append((one.text, one.share))
+            told_of(come)
 
-    monkeypatch.setattr(opening, "download", download)
-    one._fetch("owner/tiny", 4 * 2**30)
+    monkeypatch.setattr(loading, "download", download)
+    loading.fetch("owner/tiny", 4 * 2**30, tell, given)
     assert told == [
         ("downloading owner/tiny: 0 B of 4 GiB", 0.0),
         ("downloading owner/tiny: 1 GiB of 4 GiB", 0.25),
         ("downloading owner/tiny: 5 GiB of 4 GiB", 1.0),
+        ("downloaded", None),
     ]
     told.clear()
-    one._fetch("owner/tiny", None)
+    loading.fetch("owner/tiny", None, tell, given)
     assert told[1] == ("downloading owner/tiny: 1 GiB", None)
 
 
@@ -259,7 +261,7 @@ def test_what_does_not_fit_is_refused_before_it_loads(
     from lora_lab.models import needs
 
     monkeypatch.setattr(needs, "available_memory", lambda: 1000)
-    monkeypatch.setattr(opening, "load_model", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr(loading, "load_model", lambda *_, **__: pytest.fail("it was loaded"))
     open_small(bare)
     assert "and you have 1000 B free in memory" in bare.chooser.problem["message"]
     assert "you have 1000 B free in memory" in bare.chooser.card["lines"][1]
@@ -366,7 +368,7 @@ def test_marimo_is_told_that_a_cell_opens_it(bare: Workbench) -> None:
 def test_an_unknown_message_is_one_line(bare: Workbench) -> None:
     say(bare, "no such")
     assert "unknown message 'no such'" in bare.chooser.problem["message"]
-    assert chooser.MODEL in bare.chooser.summary()
+    assert defaults.MODEL in bare.chooser.summary()
 
 
 def test_model_and_data_are_looked_at_beside_each_other(place: Path) -> None:

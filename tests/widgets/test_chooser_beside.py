@@ -12,7 +12,7 @@ import pytest
 
 from lora_lab import BottleneckConfig, LoadedModel, LoraConfig, load_model
 from lora_lab.tasks import ClassificationTask
-from lora_lab_widgets import Workbench, chooser, opening
+from lora_lab_widgets import Workbench, chooser, loading, opening
 from tests.widgets.test_chooser import (  # noqa: F401
     bare,
     news,
@@ -65,7 +65,7 @@ def test_a_wrong_entry_is_said_before_another_model_is_loaded(
     bare: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_small(bare)
-    monkeypatch.setattr(opening, "load_model", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr(loading, "load_model", lambda *_, **__: pytest.fail("it was loaded"))
     bare.plan.merge({"max_steps": "many"})
     say(bare, "choose", dtype="bfloat16")
     say(bare, "open")

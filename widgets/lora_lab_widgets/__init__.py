@@ -1,11 +1,22 @@
-"""The notebook layer of LoRA Lab: the workbench and its panels."""
+"""The notebook layer of LoRA Lab: the workbench and its panels.
 
-from lora_lab_widgets.delta_w import DeltaW
-from lora_lab_widgets.rank_grid import RankGrid
-from lora_lab_widgets.run_panel import RunPanel
-from lora_lab_widgets.savings import Savings
-from lora_lab_widgets.site_map import SiteMap
-from lora_lab_widgets.try_it import TryIt
-from lora_lab_widgets.workbench import Workbench
+The public names stand in `__init__.pyi`; what it takes to make one is imported when it is first
+used, and a cell says so while it is.
+"""
 
-__all__ = ["DeltaW", "RankGrid", "RunPanel", "Savings", "SiteMap", "TryIt", "Workbench"]
+import sys
+from typing import Any
+
+import lazy_loader
+
+from lora_lab_widgets.cell_line import CellLine
+
+_handed_on, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__ or f"{__name__}.panel" in sys.modules:
+        return _handed_on(name)
+    with CellLine() as line:
+        line.tell("importing torch and what the workbench is made of")
+        return _handed_on(name)

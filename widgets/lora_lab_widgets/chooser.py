@@ -21,6 +21,7 @@ from lora_lab.tasks.cards import DataCard
 from lora_lab.tasks.embedded.api import EMBEDDED
 from lora_lab.tasks.proposals import KINDS, Proposal, propose
 from lora_lab_widgets.background import Background
+from lora_lab_widgets.defaults import DATA, first_model
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.opening import OWN, GivenUpError, Opened, Opening, Wish
 from lora_lab_widgets.panel import MessagePanel
@@ -28,8 +29,6 @@ from lora_lab_widgets.plan import Configs, PlanModel
 from lora_lab_widgets.uploads import Upload
 
 T = TypeVar("T")
-MODEL, DATA = "smollm2-135m", "mini-e2e"
-"""What is chosen where nobody has chosen."""
 _LIMIT = 4096  # characters of a name
 _OPTIONS = {"config_name", *(option for options in KINDS.values() for option in options)}
 
@@ -100,8 +99,10 @@ class Chooser(MessagePanel):
         self._reading: _Latest[Proposal] = _Latest()
         self._opening: Opening | None = None
         self._upload: Upload | None = None
+        model, why = first_model()
         super().__init__(
-            chosen={"model": MODEL, "device": "auto", "dtype": "auto", "data": DATA, "options": {}},
+            notes=[why] if why else [],
+            chosen={"model": model, "device": "auto", "dtype": "auto", "data": DATA, "options": {}},
             tasks=[_task(name, entry.card) for name, entry in EMBEDDED.items()],
             kinds={kind: list(options) for kind, options in KINDS.items()},
         )

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from lora_lab._util.format import format_bytes
+from lora_lab._util.host_memory import available_memory
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.embedded.api import EMBEDDED
 
+MODEL, DATA = "smollm2-135m", "mini-e2e"
+"""What is chosen where nobody has chosen."""
+SMALL = "mini-llama"  # in its place where memory is short
+ROOM = 1_200_000_000  # bytes that a bench of it and a run take beside what is imported
 PAPER = LoraConfig(r=8, lora_alpha=16, target_modules=("q", "v"))
+
+
+def first_model() -> tuple[str, str]:
+    """Return the model that is taken where nobody has chosen, and a line on why it is another."""
+    free = available_memory()
+    if free is None or free >= ROOM:
+        return MODEL, ""
+    return SMALL, (
+        f"{SMALL} is chosen, as {format_bytes(free)} of memory are free; {MODEL} takes about "
+        f"{format_bytes(ROOM)} to train"
+    )
 
 
 def task_choice(given: Task) -> list[str]:

@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lora_lab._util.format import format_bytes
 from lora_lab._util.own_warnings import collected
 from lora_lab._util.warn import warn
 from lora_lab.errors import ConfigError, LoraLabError
-from lora_lab.models.download import download
-from lora_lab.models.load import LoadedModel, load_model, wanted_device, wanted_dtype
-from lora_lab.models.needs import model_needs
+from lora_lab.models.load import LoadedModel, wanted_device, wanted_dtype
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.families.api import longest_and_labels
 from lora_lab.tasks.load import load_task
 from lora_lab_widgets.background import Background
+from lora_lab_widgets.loading import load_telling
 from lora_lab_widgets.plan import PlanModel
 
 if TYPE_CHECKING:
@@ -143,24 +141,7 @@ class Opening:
                     "gave: load it with load_model(…, labels=task.labels) and open it in a cell"
                 )
             name = shown.lm.card.name
-        device = wanted_device(wish.device)
-        dtype = wanted_dtype(wish.dtype, device)
-        self._tell(f"looking what {name} takes")
-        needs = model_needs(name)
-        needs.check(device, dtype)
-        if needs.hub_id is not None:
-            self._fetch(needs.hub_id, needs.download)
-        self._tell(f"reading the weights of {name}, {format_bytes(needs.weights(dtype))}")
-        return load_model(name, wish.device, wish.dtype, **task.head)
-
-    def _fetch(self, hub_id: str, size: int | None) -> None:
-        def told(come: int) -> None:
-            of = f" of {format_bytes(size)}" if size else ""
-            share = min(1.0, come / size) if size else None
-            self._tell(f"downloading {hub_id}: {format_bytes(come)}{of}", share)
-
-        download(hub_id, told, self._ended)
-        self._tell("downloaded")
+        return load_telling(name, wish.device, wish.dtype, task.head, self._tell, ended=self._ended)
 
 
 def plan_on(
