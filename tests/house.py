@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("lora_lab", "widgets", "benchmarks", "pretraining", "tests")
+FOLDERS = ("lora_lab", "widgets", "benchmarks", "hosts", "pretraining", "tests")
 LANGUAGES = (".py", ".pyi", ".js", ".css")
 FILE, LINE, FUNCTION = 400, 100, 60  # lines, letters, lines
 
