@@ -347,7 +347,7 @@ def row_of_cost(ratios: list[float]) -> Row:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, default=50)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--steps", type=int, default=12, help="of a timed run")
     args = parser.parse_args(argv)
     rows: list[Row] = []

@@ -123,7 +123,7 @@ def theirs(
 def main(argv: list[str] | None = None) -> None:
     """Alternate short trainings of both."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args(argv)
     rows = []
