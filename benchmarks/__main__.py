@@ -1,15 +1,18 @@
 """`python -m benchmarks` (or `make bench`): every benchmark, each in a process of its own.
 
-`--quick` (`make bench QUICK=1`) prints the same rows of fewer rounds: to see that all of it runs
-and where it stands, in minutes; not to be committed.
+`--quick` (`make bench QUICK=1`) prints the same rows of fewer rounds, two benchmarks at a time with
+a thread each: to see that all of it runs and where it stands, in minutes; not to be committed.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 # What is said to each where it is to be quick.
 QUICK: dict[str, tuple[str, ...]] = {
@@ -37,19 +40,45 @@ QUICK: dict[str, tuple[str, ...]] = {
 def main(argv: list[str] | None = None) -> int:
     """Run all; return 1 if one of them failed, which stops none of the others."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds of the same rows")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, two side by side")
     quick = parser.parse_args(argv).quick
     failed, began = [], time.perf_counter()
-    for name, fewer in QUICK.items():
-        start = time.perf_counter()
-        command = [sys.executable, "-m", f"benchmarks.{name}", *(fewer if quick else ())]
-        if subprocess.run(command, check=False).returncode:
-            failed.append(name)
-        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    for name, code, seconds in side_by_side() if quick else in_turn():
+        print(f"{name}: {seconds:.0f} s", flush=True)
+        failed += [name] * bool(code)
     print(f"all: {(time.perf_counter() - began) / 60:.1f} minutes")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return bool(failed)
+
+
+def in_turn() -> Iterator[tuple[str, int, float]]:
+    """Run one after the other; yield each one's name, exit status and seconds."""
+    for name in QUICK:
+        began = time.perf_counter()
+        code = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode
+        yield name, code, time.perf_counter() - began
+
+
+def side_by_side() -> Iterator[tuple[str, int, float]]:
+    """Run two at a time, each with a thread; print each one's output whole, when it is there."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def run(name: str) -> tuple[str, subprocess.CompletedProcess[str], float]:
+        began = time.perf_counter()
+        ended = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{name}", *QUICK[name]],
+            check=False,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return name, ended, time.perf_counter() - began
+
+    with ThreadPoolExecutor(2) as pool:
+        for name, ended, seconds in pool.map(run, QUICK):
+            print(ended.stdout, end="")
+            yield name, ended.returncode, seconds
 
 
 if __name__ == "__main__":
