@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lora_lab._util.own_warnings import collected
 from lora_lab._util.warn import warn
 from lora_lab.errors import ConfigError, LoraLabError
+from lora_lab.models.given import as_loaded
 from lora_lab.models.load import LoadedModel, wanted_device, wanted_dtype
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.families.api import longest_and_labels
-from lora_lab.tasks.load import load_task
+from lora_lab.tasks.load import as_task, load_task
 from lora_lab_widgets.background import Background
+from lora_lab_widgets.cell_line import Tell
+from lora_lab_widgets.defaults import DATA, first_model
 from lora_lab_widgets.loading import load_telling
 from lora_lab_widgets.plan import PlanModel
 
@@ -142,6 +146,49 @@ class Opening:
                 )
             name = shown.lm.card.name
         return load_telling(name, wish.device, wish.dtype, task.head, self._tell, ended=self._ended)
+
+
+def planned(
+    shown: PlanModel | None,
+    settings: Mapping[str, Any],
+    given: tuple[Any, Any],
+    data: Any,
+    config: Configs | None,
+    tell: Tell,
+) -> PlanModel:
+    """Load what a bench is to open on, and make a plan of it.
+
+    Args:
+        shown: the plan on show; what is left out stays as it is there.
+        settings: of training, for a first plan.
+        given: the model and its tokenizer, as `Workbench` takes them.
+        data: as `Workbench` takes its task.
+        config: of any method; None: that on show, or the first one.
+        tell: told what is being done.
+    """
+    model, tokenizer = given
+    settings = settings if shown is None else shown.training()
+    training = TrainingConfig.from_dict(settings)
+    chosen = (shown.task if shown else DATA) if data is None else data
+    tell(f"reading {chosen if isinstance(chosen, (str, os.PathLike)) else 'the data'}")
+    task = as_task(chosen, training.max_steps, training.step_size)
+
+    def load(name: str, device: str = "auto", dtype: str = "auto", **head: Any) -> LoadedModel:
+        return load_telling(name, device, dtype, head, tell)
+
+    if model is None and shown is not None:
+        model, card = shown.lm, shown.lm.card
+        if (task.head or shown.task.head) and card.source != "given":
+            model = load(card.name, card.device, card.dtype, **task.head)
+    elif model is None:
+        model, why = first_model()
+        if why:
+            warn(why)
+    lm = as_loaded(model, tokenizer, task.head, "Workbench(model, tokenizer)", load)
+    tell("counting tokens")
+    if config is None and shown is not None:
+        return plan_on(lm, task, shown.planned.config, settings)
+    return PlanModel(lm, task, config, settings)
 
 
 def plan_on(

@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from lora_lab._util.warn import warn
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.budget.costs import Budget
 from lora_lab.budget.forecast import budget
 from lora_lab.configs import MethodConfig
 from lora_lab.errors import ConfigError
-from lora_lab.models.given import as_loaded
 from lora_lab.models.load import LoadedModel
 from lora_lab.redaction import redacted
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps.local import Sweep
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.load import Data, as_task
+from lora_lab.tasks.load import Data
 from lora_lab.training.run import Run
 from lora_lab.training.snapshot import Snapshot
 from lora_lab_widgets.advice import AdvicePanel
-from lora_lab_widgets.cell_line import CellLine, Tell
+from lora_lab_widgets.cell_line import CellLine
 from lora_lab_widgets.chooser import Chooser
 from lora_lab_widgets.data_look import DataLook
-from lora_lab_widgets.defaults import DATA, first_model
 from lora_lab_widgets.delta_w import DeltaW
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.header import Header
 from lora_lab_widgets.history import History
 from lora_lab_widgets.laboratory import Laboratory
-from lora_lab_widgets.loading import load_telling
 from lora_lab_widgets.marimo_page import MarimoPage
-from lora_lab_widgets.opening import Opened, plan_on
+from lora_lab_widgets.opening import Opened, planned
 from lora_lab_widgets.panel import Panel, PanelError, Theme
 from lora_lab_widgets.plan import Configs, PlanModel
 from lora_lab_widgets.rank_grid import RankGrid
@@ -157,43 +152,15 @@ class Workbench:
             RunError: something trains.
             ModelError, TaskError, ConfigError: as the class; what is on show stays.
         """
+        shown = self._on_show
         with CellLine("interrupt the kernel (■) to cancel") as line:
             try:
-                plan = self._planned(model, tokenizer, task, config, line.tell)
+                if shown is not None:
+                    self.session.needs_rest("open another model")
+                plan = planned(shown, self._settings, (model, tokenizer), task, config, line.tell)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt("cancelled: nothing was opened") from None
             self._open_in_place(plan)
-
-    def _planned(
-        self, model: Any, tokenizer: Any, task: Any, config: Configs | None, tell: Tell
-    ) -> PlanModel:
-        """Load what `open` is to show, and make a plan of it."""
-        shown, settings = self._on_show, self._settings
-        if shown is not None:
-            self.session.needs_rest("open another model")
-            settings = shown.training()
-        training = TrainingConfig.from_dict(settings)
-        chosen = (shown.task if shown else DATA) if task is None else task
-        tell(f"reading {chosen if isinstance(chosen, (str, os.PathLike)) else 'the data'}")
-        given = as_task(chosen, training.max_steps, training.step_size)
-
-        def load(name: str, device: str = "auto", dtype: str = "auto", **head: Any) -> LoadedModel:
-            return load_telling(name, device, dtype, head, tell)
-
-        if model is None and shown is not None:
-            model, card = shown.lm, shown.lm.card
-            if (given.head or shown.task.head) and card.source != "given":
-                model = load(card.name, card.device, card.dtype, **given.head)
-        elif model is None:
-            model, why = first_model()
-            if why:
-                warn(why)
-        call = "Workbench(model, tokenizer)"
-        lm = as_loaded(model, tokenizer, given.head, call, load)
-        tell("counting tokens")
-        if config is None and shown is not None:
-            return plan_on(lm, given, shown.planned.config, settings)
-        return PlanModel(lm, given, config, settings)
 
     def _open_in_place(self, plan: PlanModel) -> None:
         """Make the panels of a plan, and put them in the place of those on show."""
