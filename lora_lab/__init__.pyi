@@ -7,6 +7,7 @@ from .analysis.live import analyze as analyze
 from .anatomy.api import anatomy as anatomy
 from .budget.dry_run import dry_run as dry_run
 from .budget.forecast import budget as budget
+from .captions.glossary import glossary as glossary
 from .checkpoint.card import push_ready as push_ready
 from .checkpoint.loading import load_adapter as load_adapter
 from .checkpoint.loralib_models import load_loralib as load_loralib

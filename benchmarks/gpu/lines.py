@@ -140,7 +140,7 @@ LINES = (
     ),
     Line(
         "optimizer",
-        "AdamW's step over the factors of 210 sites, the run's against torch's by default",
+        "AdamW's step over the factors of 210 matrices, the run's against torch's by default",
         "not slower",
         "benchmarks.gpu.speed:optimizer",
         20,
@@ -154,7 +154,7 @@ LINES = (
     ),
     Line(
         "spectra",
-        "ΔW's spectrum at 210 sites, on the GPU and on the CPU",
+        "ΔW's spectrum at 210 matrices, on the GPU and on the CPU",
         "the same within 1e-5 of σ₁",
         "benchmarks.gpu.speed:spectra",
         30,

@@ -95,13 +95,13 @@ def format_number(value: float) -> str:
     return f"{value:,.{max(0, digits)}f}"
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun.
+def plural(count: int, noun: str, several: str = "") -> str:
+    """Return a count with its noun; `several` where that is more than an s longer.
 
-    >>> plural(1, "run"), plural(1200, "run")
-    ('1 run', '1,200 runs')
+    >>> plural(1, "run"), plural(1200, "run"), plural(2, "matrix", "matrices")
+    ('1 run', '1,200 runs', '2 matrices')
     """
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+    return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
 
 
 def _fixed(value: float, decimals: int) -> str:

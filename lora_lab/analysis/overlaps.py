@@ -82,7 +82,7 @@ def compare(
         sizes = [f"{d} × {k}" for d, k in shapes]
         raise AdapterError(
             f"{name} ({sizes[0]}) and {other} ({sizes[1]}) are not the same matrix; "
-            "compare one site of two adapters of the same base model"
+            "compare one matrix of two adapters of the same base model"
         )
     directions = []
     for site, label in zip((first, second), labels, strict=True):

@@ -128,7 +128,7 @@ def intruder_curve(
         task_losses=columns[1],
         base_losses=columns[2],
         count=count,
-        note=f"{count} intruders at {sites} of {len(intruders)} sites; {measured.describe()}",
+        note=f"{count} intruders at {sites} of {len(intruders)} matrices; {measured.describe()}",
         base_reference=measured.base_reference,
     )
 
@@ -153,11 +153,11 @@ def _own_site(adapter: LoraAdapter, intruders: SiteIntruders) -> LoraSite:
     out, in_ = intruders.U.shape[0], intruders.Vt.shape[1]
     if site is None or site.update.shape != (out, in_):
         raise AdapterError(
-            f"adapter {adapter.name!r} has no site {intruders.name!r} of {out} × {in_}; "
+            f"adapter {adapter.name!r} has no matrix {intruders.name!r} of {out} × {in_}; "
             "find its own intruders first"
         )
     if site.site.kind == "embedding" or site.magnitude is not None:
-        what = "an embedding" if site.site.kind == "embedding" else "a DoRA site"
+        what = "an embedding" if site.site.kind == "embedding" else "a matrix with DoRA"
         raise AdapterError(
             f"{intruders.name} is {what}, whose intruders cannot be scaled; leave it out"
         )

@@ -38,9 +38,9 @@ def shared_chance(first: RunRecord | None, second: RunRecord | None) -> str:
         shared.append("the order of the examples")
     settings = [_start(record.config) for record in (first, second)]
     if settings[0] == settings[1]:
-        shared.append("the start of A at each site")
+        shared.append("the start of A at each matrix")
     elif None in (fingerprints(record)["model weights"] for record in (first, second)):
-        shared.append("the first rows of A at the first site, as earlier versions drew them")
+        shared.append("the first rows of A at the first matrix, as earlier versions drew them")
     if not shared:
         return ""
     return (

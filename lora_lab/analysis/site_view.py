@@ -91,7 +91,7 @@ def live_view(
     """
     if site_name not in adapter.sites:
         near = difflib.get_close_matches(site_name, adapter.sites, n=3, cutoff=0)
-        raise AdapterError(f"the adapter has no site {site_name!r}; near: {', '.join(near)}")
+        raise AdapterError(f"the adapter has no matrix {site_name!r}; near: {', '.join(near)}")
     site = adapter.sites[site_name]
     measured = SiteUpdate(site.site, site.update.to_numpy(), step)
     return site_view(measured, adapter.base_weight(site_name), directions)

@@ -17,7 +17,7 @@ from lora_lab._util.tables import Table
 from lora_lab.analysis.sites import AdaptedSite, naming
 
 # What a table of sites shows; `SiteAnalysis.cells` gives the row.
-HEADER = ("site", "r", "σ₁", "effective rank", "stable rank", "‖ΔW‖", "amplification", "random")
+HEADER = ("matrix", "r", "σ₁", "effective rank", "stable rank", "‖ΔW‖", "amplification", "random")
 
 DORA_NOTE = "DoRA: this is its low-rank part s·BA; the learned lengths of the rows come on top"
 

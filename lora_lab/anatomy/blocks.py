@@ -105,7 +105,7 @@ def cells(sites: Iterable[P]) -> dict[tuple[Row, str], P]:
         if other is not site:
             raise ModelError(
                 f"{other.name} and {site.name} are both {site.role} of {row.title}, "
-                "and a cell of the grid holds one site"
+                "and a cell of the grid holds one matrix"
             )
     return found
 

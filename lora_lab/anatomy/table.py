@@ -59,7 +59,7 @@ def _title(anatomy: Anatomy) -> str:
         kv = f" ({shape.num_kv_heads} for k and v)" if grouped else ""
         parts.append(f"{plural(shape.num_heads, 'head')}{of}{kv}")
     parts.append(plural(anatomy.parameters, "parameter"))
-    parts.append(plural(len(anatomy.sites), "site"))
+    parts.append(plural(len(anatomy.sites), "matrix", "matrices"))
     return " · ".join(parts)
 
 

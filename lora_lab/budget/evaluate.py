@@ -23,7 +23,7 @@ def evaluate_price(price: Mapping[str, Any], ranks: Mapping[str, int]) -> Budget
         ConfigError: for a site that the table does not have.
     """
     if unknown := ranks.keys() - price["sites"].keys():
-        raise ConfigError(f"no site is called {min(unknown)!r}; see anatomy(model).sites")
+        raise ConfigError(f"no matrix is called {min(unknown)!r}; see anatomy(model).sites")
     return assemble(price, [rank_cost(price, {name: r for name, r in ranks.items() if r > 0})])
 
 

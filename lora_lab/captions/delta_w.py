@@ -1,4 +1,4 @@
-"""The laboratory's figures in words."""
+"""The figures of "Analyze ΔW" in words."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def amplification_summary(rows: Sequence[SiteAmplification]) -> str:
     """Say in words what table 7's triples show."""
     learned = [row for row in rows if row.r]
     if not learned:
-        return "ΔW is zero at every site: it has no directions."
+        return "ΔW is zero at every matrix: it has no directions."
     strongest = max(learned, key=lambda row: row.factor)
     factors = [row.factor for row in learned]
     above = [row.along_delta / row.random_level for row in learned if row.random_level]
@@ -93,7 +93,7 @@ def step_maps_summary(maps: StepMaps, index: int) -> str:
     ranks, sizes = maps.effective_ranks[index], maps.relative_sizes[index]
     head = f"Step {int(maps.steps[index]):,} of {int(maps.steps[-1]):,}"
     if not np.isfinite(sizes).any():
-        return f"{head}: no site has an adapter."
+        return f"{head}: no matrix has an adapter."
     if not np.nanmax(sizes):
         return f"{head}: ΔW is zero everywhere, nothing is learned yet."
     role, layer = np.unravel_index(int(np.nanargmax(sizes)), sizes.shape)
@@ -108,7 +108,7 @@ def step_maps_summary(maps: StepMaps, index: int) -> str:
 def intruder_summary(rows: Sequence[SiteIntruders]) -> str:
     """Say in words what the search for intruder dimensions found."""
     if not rows:
-        return "No site has an adapter."
+        return "No matrix has an adapter."
     looked = sum(len(row.similarity) for row in rows)
     count = sum(row.count for row in rows)
     what = f"{looked:,} strongest directions of W₀ + ΔW at {_sites(len(rows))}"
@@ -220,7 +220,7 @@ def measured(data: SweepMap | MethodComparison | Choices) -> tuple[str, str]:
 
 
 def _sites(count: int) -> str:
-    return f"{count:,} site{'' if count == 1 else 's'}"
+    return plural(count, "matrix", "matrices")
 
 
 def _span(factors: Sequence[float]) -> str:

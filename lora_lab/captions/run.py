@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_lab._util.format import format_bytes, format_change, format_number
+from lora_lab._util.format import format_bytes, format_change, format_number, plural
 from lora_lab.analysis.rank_map import RankMap
 from lora_lab.analysis.site_view import SiteView
 
@@ -36,15 +36,19 @@ def summary(view: SiteView) -> str:
 def map_summary(ranks: RankMap) -> str:
     """Say in words what the effective-rank map shows."""
     if not np.isfinite(ranks.values).any():
-        return "No site has an adapter."
+        return "No matrix has an adapter."
     flat = int(np.nanargmax(ranks.values))
     role, layer = np.unravel_index(flat, ranks.values.shape)
     return (
-        f"Effective rank of {int(np.isfinite(ranks.values).sum())} sites: "
+        f"Effective rank of {_matrices(ranks)}: "
         f"{np.nanmin(ranks.values):.2f} to {np.nanmax(ranks.values):.2f}, "
         f"mean {np.nanmean(ranks.values):.2f}; highest at layer {ranks.layers[layer]}, "
         f"{ranks.roles[role]}."
     )
+
+
+def _matrices(ranks: RankMap) -> str:
+    return plural(int(np.isfinite(ranks.values).sum()), "matrix", "matrices")
 
 
 def lengths_summary(look: Look) -> str:

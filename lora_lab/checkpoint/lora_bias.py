@@ -64,7 +64,7 @@ def fill_biases(adapter: LoraAdapter, biases: Mapping[str, Tensor]) -> None:
     for path, bias in left.items():
         if bias.any():
             raise AdapterError(
-                f"{quoted(path)} has a bias in B on rows that are no site here; merge this adapter "
+                f"{quoted(path)} has a bias in B on rows of no matrix here; merge this adapter "
                 "where it was made"
             )
 

@@ -131,7 +131,7 @@ def _save_lora(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
             grouped.setdefault(site.site.module, []).append(site)
     if not grouped and not held:
         raise AdapterError(
-            f"adapter {adapter.name!r} has no triplets left at any site, so there is nothing to "
+            f"adapter {adapter.name!r} has no triplets left at any matrix, so there is nothing to "
             "save; train it with a higher target_r"
         )
     by_path = dict(modules_within(model, every_name=True))

@@ -150,7 +150,7 @@ def _dora_parts(
         if np.allclose(magnitude[free], lengths[free], rtol=1e-5, atol=0):
             return chosen
     raise AdapterError(
-        f"{path} has DoRA magnitudes on rows that are no site here, which cannot be held; merge "
+        f"{path} has DoRA magnitudes on rows of no matrix here, which cannot be held; merge "
         "this adapter where it was made"
     )
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "runs": "the runs of a folder, with their scores",
     "models": "the models known by name",
     "tasks": "the tasks known by name",
+    "glossary": "what a term means, in two sentences",
     "doctor": "what is installed and what is missing",
 }
 

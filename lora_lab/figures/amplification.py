@@ -67,7 +67,7 @@ def amplification_figure(
     if largest:
         figure.update_yaxes(**log_axis(smallest, largest))
     else:
-        empty = "ΔW is zero: it has no directions" if rows else "no site has an adapter"
+        empty = "ΔW is zero: it has no directions" if rows else "no matrix has an adapter"
         figure.add_annotation(note(empty, colors, x=0.5, y=0.5))
         figure.update_yaxes(range=[0, 1], showticklabels=False)
     axis.dress(figure, colors)

@@ -72,7 +72,7 @@ def intruder_figure(
         title_text="largest |cos| with W₀", range=[0, 1.04], nticks=6, showgrid=True
     )
     if not rows:
-        figure.add_annotation(note("no site has an adapter", colors, x=0.5, y=0.5))
+        figure.add_annotation(note("no matrix has an adapter", colors, x=0.5, y=0.5))
     sites.dress(figure, colors)
     return figure
 

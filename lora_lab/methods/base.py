@@ -202,7 +202,7 @@ class Adapter(ABC):
 
     def base_weight(self, site_name: str) -> Tensor:
         """Return the frozen W₀ of one of the `sites`, (out, in)."""
-        raise AdapterError(f"{self.method} has no site {site_name!r}")
+        raise AdapterError(f"{self.method} has no matrix {site_name!r}")
 
     @property
     def trainable(self) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lora_lab._util.format import plural
 from lora_lab.analysis.amplify import amplifications
 from lora_lab.analysis.intruders import SiteIntruders, find_intruders
 from lora_lab.analysis.overlaps import Side, compare, compare_with_base
@@ -161,7 +162,7 @@ def _alone(subject: _Subject, site: str | None, other: _Subject | None) -> Inspe
     """Begin with what needs nothing but the adapter."""
     if site is not None and site not in subject.sites:
         near = difflib.get_close_matches(site, subject.sites, n=3, cutoff=0)
-        raise AdapterError(f"the adapter has no site {site!r}; near: {', '.join(near)}")
+        raise AdapterError(f"the adapter has no matrix {site!r}; near: {', '.join(near)}")
     # Another adapter is compared where both are.
     candidates = [
         row.name
@@ -186,7 +187,7 @@ def _alone(subject: _Subject, site: str | None, other: _Subject | None) -> Inspe
 
 def _subtitle(subject: _Subject, other: _Subject | None) -> str:
     count = len(subject.sites)
-    parts = [f"ΔW at {count:,} site{'' if count == 1 else 's'}"]
+    parts = [f"ΔW at {plural(count, 'matrix', 'matrices')}"]
     if subject.base is not None:
         parts.append(f"beside {subject.base.lm.card.name}")
     else:
@@ -221,12 +222,12 @@ def _beside_other(inspection: Inspection, subject: _Subject, other: _Subject) ->
     shared = [name for name in subject.sites if name in other.sites]
     if not shared:
         raise AdapterError(
-            f"{subject.name} and {other.name} share no site: {next(iter(subject.sites))} … against "
-            f"{next(iter(other.sites))} …; compare adapters of the same base and targets"
+            f"{subject.name} and {other.name} share no matrix: {next(iter(subject.sites))} … "
+            f"against {next(iter(other.sites))} …; compare adapters of the same base and targets"
         )
     for name in inspection.details:
         if name not in other.sites:
-            raise AdapterError(f"{other.name} has no site {name!r}; name one that both have")
+            raise AdapterError(f"{other.name} has no matrix {name!r}; name one that both have")
     alive = [name for name in shared if subject.has_update(name) and other.has_update(name)]
     maps = []
     for name in alive:
@@ -235,7 +236,8 @@ def _beside_other(inspection: Inspection, subject: _Subject, other: _Subject) ->
         maps += [compare(*pair, labels=_labels(subject, other, name), side=s) for s in sides]
     notes = list(inspection.notes)
     if missing := len(subject.sites) - len(alive):
-        notes.append(f"{missing} sites have no φ map: one of the two adapters has no ΔW there")
+        none = plural(missing, "matrix has", "matrices have")
+        notes.append(f"{none} no φ map: one of the two adapters has no ΔW there")
     return replace(inspection, overlaps=tuple(maps), notes=tuple(notes))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lora_lab.reports.inspection import Inspection
 
 _TABLE_SITES = 12
-_TRIPLE = ("site", "directions", "‖ΔW‖", "‖W₀‖", "ΔW's", "W₀'s own", "random", "amplification")
+_TRIPLE = ("matrix", "directions", "‖ΔW‖", "‖W₀‖", "ΔW's", "W₀'s own", "random", "amplification")
 _SETTINGS = (
     *("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules"),
     *("use_rslora", "use_dora", "init_lora_weights", "modules_to_save"),
@@ -83,7 +83,7 @@ def _details(page: Page, inspection: Inspection) -> str:
         for name, cells in drawn.items()
         if cells
     ]
-    return section("Sites in detail", *parts) if parts else ""
+    return section("Matrices in detail", *parts) if parts else ""
 
 
 def _table_7(page: Page, inspection: Inspection) -> str:
@@ -93,7 +93,7 @@ def _table_7(page: Page, inspection: Inspection) -> str:
     return section(
         "How much of W₀ lies along ΔW’s directions",
         page.figure(figures.amplification_figure, rows, figures.amplification_summary(rows)),
-        _folded("Every site’s numbers", table(_TRIPLE, map(_triple, rows))),
+        _folded("Every matrix’s numbers", table(_TRIPLE, map(_triple, rows))),
         note="table 7 of the LoRA paper",
     )
 
@@ -153,7 +153,7 @@ def _every_site(inspection: Inspection) -> str:
     shown = site_table(rows)
     if len(rows) > _TABLE_SITES:
         shown = site_table(inspection.analysis.strongest(_TABLE_SITES)) + _folded(
-            f"All {len(rows)} sites", shown
+            f"All {len(rows)} matrices", shown
         )
     return section(f"The {min(len(rows), _TABLE_SITES)} largest updates", shown)
 

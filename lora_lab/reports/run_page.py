@@ -22,9 +22,9 @@ from lora_lab.analysis.site_view import SiteView, live_view
 from lora_lab.analysis.table import Analysis, analyze_sites
 from lora_lab.budget.reading import MemoryReading, measured_text
 from lora_lab.errors import RunError
-from lora_lab.methods.combined import to_python
 from lora_lab.redaction import redacted, redacted_values
 from lora_lab.reports.page import Page, facts, heading, section, site_table, table
+from lora_lab.runs.shown_code import shown_code
 from lora_lab.tasks.metrics import NATS, changes, sureness
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def write_run_report(run: Run, budget: Budget, path: str | Path | None = None) -
         path or run.folder / "report.html",
         title=f"{run.lm.card.name} on {run.task.name}",
         subtitle=f"{run.task.describe()} · run {run.id}, {step} steps",
-        config_python=f"{to_python(run.configs)}\n{run.training.to_python()}",
+        config_python=shown_code(run.configs, run.training),
         budget=budget,
         losses=run.losses,
         loss_unit=run.task.loss_unit,

@@ -58,7 +58,7 @@ class StepChecks:
             for path, learned in trained_whole(adapter).items()
             if path not in self._parts  # as of a head alone
         }
-        self._what = "sites" if adapter.sites else "places"
+        self._what = "matrices" if adapter.sites else "places"
         self._reached = resumed
         # What starts at zero and learns: B, or an embedding's A. Where there is none (PiSSA), a
         # gradient has to be proof enough.

@@ -164,7 +164,7 @@ def test_settings_that_cannot_work_are_said_in_the_strip(lab, page):
     button(page, "clear").click()
     button(page, "Start").click()
     strip = page.locator(".ll-workbench").first.get_by_role("alert").filter(has_text="rank")
-    expect(strip.first).to_contain_text("no rank is painted; give at least one site a rank")
+    expect(strip.first).to_contain_text("no rank is painted; give at least one matrix a rank")
 
 
 @pytest.mark.browser

@@ -9,6 +9,8 @@ from tests.browser.bench_page import button, show, wait_for_state
 from tests.browser.lab import ROOT, JupyterLab
 
 THEME = "name => jupyterapp.commands.execute('apputils:change-theme', { theme: name })"
+# A "?" of the savings and one of the run's form, and the tour.
+OVER_THE_PAGE = ("what is formula, dry run, measured", "what is α and α/r", "New here? A tour")
 # What axe finds, as rule, place and reason; how a whole page is laid out is JupyterLab's affair.
 BARRIERS = """async () => {
     const options = { rules: { region: { enabled: false } } };
@@ -61,4 +63,10 @@ def test_no_panel_has_a_barrier_and_no_figure_is_cut(lab: JupyterLab, page: Page
     for theme, is_light in (("Light", "true"), ("Dark", "false")):
         page.evaluate(THEME, f"JupyterLab {theme}")
         expect(page.locator("body")).to_have_attribute("data-jp-theme-light", is_light)
+        for opens in OVER_THE_PAGE:
+            button(page, opens).first.click()
+            expect(page.get_by_role("dialog")).to_be_visible()
+            assert page.evaluate(BARRIERS) == [], (theme, opens)
+            page.keyboard.press("Escape")
+            expect(page.get_by_role("dialog")).to_have_count(0)
         assert page.evaluate(BARRIERS) == [], theme

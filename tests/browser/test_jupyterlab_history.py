@@ -131,7 +131,7 @@ def test_what_comes_from_outside_is_text_everywhere(lab: JupyterLab, page: Page)
     expect(strip).to_contain_text(f"{EVIL_NAME} is a model of your own, which no file can name")
 
     page.get_by_role("button", name="Open the analysis").click()
-    for title in ("Spectrum", "Over steps", "Sweep"):
+    for title in ("Spectrum", "Over steps", "Across runs"):
         page.get_by_role("tab", name=title).click()
         expect(page.locator(".ll-lab[data-ll-state=rest]")).to_be_visible(timeout=60_000)
         expect(page.locator(".ll-laboratory .js-plotly-plot")).to_have_count(1, timeout=60_000)

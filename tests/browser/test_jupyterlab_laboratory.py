@@ -9,7 +9,15 @@ from tests.browser.lab import JupyterLab, Notebook, busy_until, small_bench
 
 pytestmark = pytest.mark.browser
 
-VIEWS = ("Spectrum", "Subspaces", "Amplification", "Over steps", "Intruders", "Sweep", "Capacity")
+VIEWS = (
+    "Spectrum",
+    "Subspaces",
+    "Amplification",
+    "Over steps",
+    "Intruders",
+    "Across runs",
+    "Capacity",
+)
 
 
 def trained(lab: JupyterLab, page: Page, *cells: str, steps: int = 12) -> Notebook:

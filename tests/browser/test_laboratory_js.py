@@ -18,7 +18,7 @@ CLOSED = {"open": False, "view": "one", "views": [], "question": "", "controls":
 SITE = {
     "name": "site",
     "kind": "choice",
-    "label": "site",
+    "label": "matrix",
     "value": "b",
     "options": [["layer 0 · q", "a"], ["layer 1 · q", "b"]],
     "hint": "which matrix",
@@ -40,7 +40,7 @@ OPEN = {
     "question": "What is it?",
     "controls": [SITE, STEP, BOX, FOLDER],
 }
-BUSY = {"busy": "W₀'s directions: site 3 of 60", "share": 0.05, "note": "", "again": False}
+BUSY = {"busy": "W₀'s directions: matrix 3 of 60", "share": 0.05, "note": "", "again": False}
 REST = {"busy": "", "share": 0, "note": "at step 120", "again": True}
 
 
@@ -109,8 +109,8 @@ def test_choosing_a_tab_moves_no_other(esm_page: Make) -> None:
 def test_controls_send_what_is_chosen(esm_page: Make) -> None:
     esm = opened(esm_page)
     view = esm.view()
-    expect(view.get_by_label("site")).to_have_value("b")
-    view.get_by_label("site").select_option("a")
+    expect(view.get_by_label("matrix")).to_have_value("b")
+    view.get_by_label("matrix").select_option("a")
     view.get_by_label("above chance").check()
     view.get_by_label("folder").fill("/runs/one")
     view.get_by_label("folder").press("Enter")
@@ -171,7 +171,7 @@ def test_what_is_typed_stays_while_other_controls_come(esm_page: Make) -> None:
     esm.set(form={**OPEN, "controls": [{**SITE, "value": "a"}, STEP, BOX, FOLDER]})
     expect(folder).to_have_value("/ru")
     expect(folder).to_be_focused()
-    expect(esm.view().get_by_label("site")).to_have_value("a")
+    expect(esm.view().get_by_label("matrix")).to_have_value("a")
 
 
 def test_says_how_far_it_is_and_of_which_step_the_figure_is(esm_page: Make) -> None:
@@ -182,7 +182,7 @@ def test_says_how_far_it_is_and_of_which_step_the_figure_is(esm_page: Make) -> N
     assert said(esm)[-1] == {"type": "again"}
     height = view.locator(".ll-lab").bounding_box()["height"]
     esm.set(state=BUSY)
-    expect(view.get_by_text("W₀'s directions: site 3 of 60")).to_be_visible()
+    expect(view.get_by_text("W₀'s directions: matrix 3 of 60")).to_be_visible()
     bar = view.get_by_role("progressbar")
     expect(bar).to_have_attribute("aria-valuenow", "5")
     expect(view.get_by_role("button", name="Look again")).to_be_hidden()

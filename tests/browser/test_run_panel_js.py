@@ -210,7 +210,7 @@ def test_a_new_view_shows_the_run_at_once(esm_page: Make) -> None:
     expect(view.locator(".ll-run-time")).to_have_text("37 s left")
     expect(view.locator(".ll-run-rate")).to_have_text("2.1 steps/s")
     expect(view.locator(".ll-run-padding")).to_have_text("4 % padding")
-    expect(view.locator(".ll-run-loss")).to_have_text("loss 1.42")
+    expect(view.locator(".ll-run-loss")).to_have_text("this step's loss 1.42")
     expect(view.locator(".ll-run-metrics")).to_have_text("BLEU (cased) 12.1 → 38.2")
     sure = "scored on 16 of 4,672 held-out examples; 95 % intervals: BLEU (cased) 30.2 to 44.6"
     expect(view.locator(".ll-run-sureness")).to_have_text(sure)
@@ -243,7 +243,7 @@ def test_chart_draws_every_point_with_labelled_axes(esm_page: Make) -> None:
     texts = chart.locator("text").all_inner_texts()
     labels = chart.locator("text").evaluate_all("all => all.map(t => t.textContent)")
     assert texts is not None
-    assert "loss, nats per token · squares held-out" in labels
+    assert "training loss, nats per token · squares held-out" in labels
     assert {"step", "0", "100", "200", "300"} <= set(labels)
     assert {"1", "2", "3", "4"} <= set(labels)
     # Half of the steps lie left of the middle between the ticks of 0 and 300.
@@ -274,7 +274,9 @@ def test_held_out_losses_and_the_rates_way_stand_in_the_chart(esm_page: Make) ->
     marks = view.locator(".ll-loss-held-marks").get_attribute("d") or ""
     assert marks.count("M") == 3
     assert (view.locator(".ll-loss-rates").get_attribute("d") or "").count("L") == 2
-    assert view.locator(".ll-run-held").inner_text() == "held-out 1.63 at step 180, best at 120"
+    assert (
+        view.locator(".ll-run-held").inner_text() == "held-out loss 1.63 at step 180, best at 120"
+    )
     title = view.locator("svg.ll-loss text").first.text_content()
     assert "squares held-out · dashes learning rate" in (title or "")
     kept = {"label": "kept loss", "before": 2.1, "after": None, "now": 2.346}

@@ -62,6 +62,54 @@ def test_the_workbench_runs(tmp_path):
     first = code[0].outputs[-1]["data"]
     assert "application/vnd.jupyter.widget-view+json" in first
     assert "<table" in first["text/html"], "GitHub shows the fallback"
+    assert "PEFT has put it on 60 modules" in str(shown(notebook))
+
+
+# The story's cells below the workbench, by number, and what is pressed before them.
+PLAYS = {
+    "backwards": ([6, 5, 4, 3, 2, 1], "START, THEN NOTHING"),
+    "a button before every cell": ([2, 3, 1, 4, 6, 5], "START"),
+    "after a stop": ([4, 3, 6, 2, 1, 5], "START AND STOP"),
+    "paused": ([1, 3, 2, 4, 5, 6], "START AND PAUSE"),
+    "no button, twice": ([3, 3, 6, 6, 1, 2, 2, 4, 5, 5], ""),
+    "another method": ([6, 3, 4, 1, 5, 2], "BITFIT"),
+}
+PRESS = {
+    "": "",
+    "START, THEN NOTHING": "press('start')",
+    "START": "press('start')",
+    "START AND STOP": "press('start'); press('stop'); wb.run.wait(60)",
+    "START AND PAUSE": "press('start'); press('pause')",
+    "BITFIT": "wb.config = ll.BitFitConfig(new_biases=True); press('start')",
+}
+BUTTONS = """\
+def press(name):
+    wb.panel._handle({"type": "command", "name": name, "settings": {}, "seq": "1"})
+    assert wb.panel.snapshot["problem"] is None, wb.panel.snapshot["problem"]
+def look():
+    return dict(wb.grid.ranks), {**wb.panel.settings}
+before = None"""
+
+
+@pytest.mark.parametrize("play", PLAYS)
+def test_the_workbenchs_cells_may_be_run_in_any_order(play, tmp_path):
+    model, tokenizer = tiny_chat_model()
+    model.save_pretrained(tmp_path / "tiny")
+    tokenizer.save_pretrained(tmp_path / "tiny")
+    notebook = nbformat.read(WORKBENCH, as_version=4)
+    small = "max_steps=12, per_device_train_batch_size=2, max_length=96, eval_examples=1"
+    name = 'Workbench("smollm2-135m")'
+    shorten(notebook, {name: f'Workbench("tiny", {small}, kept_texts=0)'})
+    cells = code_cells(notebook)
+    order, pressed = PLAYS[play]
+    # What a reader has painted and set, which no cell may change.
+    setup = ["wb.grid.ranks = {n: 2 for n in list(wb.grid.ranks)[:1]}", BUTTONS, PRESS[pressed]]
+    setup.append("before = look()")
+    end = "assert look() == before, (look(), before)"
+    sources = [cells[0].source, *setup, *(cells[index].source for index in order), end]
+    played = nbformat.v4.new_notebook()
+    played.cells = [nbformat.v4.new_code_cell(source) for source in sources if source]
+    run(played, tmp_path)  # an error in any cell is an error here
 
 
 def test_the_papers_claims_show_what_they_show_in_the_repository(tmp_path):

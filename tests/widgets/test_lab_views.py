@@ -277,7 +277,8 @@ def test_runs_of_which_none_has_ended_with_a_score_are_an_empty_state(
     empty.controls()
     assert empty.wanted() is None
     assert empty.empty() == (
-        "No run has ended with a score yet: train with a few ranks and learning rates."
+        "Scores of many runs show here, rank by rate or method by method. None has ended with one "
+        "yet: open the sweep below, or press Start a few times with other settings."
     )
     (runs[1] / "summary.later").rename(runs[1] / "summary.json")
     controls = empty.controls()

@@ -138,7 +138,8 @@ def test_what_no_entry_shows_is_kept_as_it_was_given(wb: Workbench) -> None:
     config = [LORA, BitFitConfig(new_biases=True)]
     wb.config = config
     assert wb.config == tuple(config)
-    assert wb.panel.methods[-1] == {"name": "LoRA+BitFit", "text": "LoRA+BitFit", "fields": []}
+    own = {"name": "LoRA+BitFit", "text": "LoRA+BitFit", "fields": [], "terms": []}
+    assert wb.panel.methods[-1] == own
     assert wb.grid.inert == "LoRA+BitFit was set from Python; the grid is LoRA's"
     choose(wb, "PreEmbed")
     choose(wb, "LoRA+BitFit")

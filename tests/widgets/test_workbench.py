@@ -57,7 +57,7 @@ def test_what_is_started_takes_the_ranks_that_the_page_shows(wb):
     shown = {"model.layers.1.mlp.down_proj": 2}
     content = {"type": "command", "name": "start", "seq": "c", "settings": {}}
     wb.panel._handle({**content, "ranks": {}})
-    problem = "no rank is painted; give at least one site a rank"
+    problem = "no rank is painted; give at least one matrix a rank"
     assert wb.panel.snapshot["problem"]["message"] == problem
     assert wb.run is None
     wb.panel._handle({**content, "ranks": {"model.layers.1.mlp.down_prj": 2}})
@@ -145,7 +145,10 @@ def test_the_analysis_looks_at_what_is_selected_and_at_the_latest_adapter(wb):
     lab = wb.laboratory
     lab.panel._handle_custom_msg({"type": "open", "value": True, "seq": "1"}, [])
     tick(wb)
-    assert lab.panel.state["note"] == "There is no ΔW yet: start a run first."
+    assert (
+        lab.panel.state["note"]
+        == "There is no ΔW yet: press Start, and it shows here while it trains."
+    )
     wb.start().result()
     until(lambda: (tick(wb), "step 4" in lab.figure_area._words.value)[1])
     assert wb.delta_w.selected in lab.figure_area._words.value

@@ -23,7 +23,7 @@ from lora_lab_widgets.grid_cells import cell_of, first_of
 from lora_lab_widgets.live_figure import LiveFigure
 from lora_lab_widgets.marimo_page import ShownInMarimo
 from lora_lab_widgets.message_throttle import Line, Picker, at_once
-from lora_lab_widgets.panel import Tick
+from lora_lab_widgets.panel import PanelWidget, Tick
 from lora_lab_widgets.site_map import SiteMap
 
 if TYPE_CHECKING:
@@ -34,7 +34,13 @@ PAUSE = 2.0  # seconds between two looks at ΔW, at least: a look takes five mes
 LONGEST_PAUSE = 5.0  # seconds; how long slow steps may make it
 STEPS = 6  # steps between two looks, where they are slow: drawing takes the cores from training
 SHARE = 0.02  # of the time that looking may take, at most
-NOTHING_YET = "Spectrum and overlap with W₀ show here when training has begun."
+NOTHING_YET = "Spectrum and overlap with W₀ show here while it trains: press Start."
+
+
+class DeltaTitle(PanelWidget):
+    """The title of its line, with what explains it."""
+
+    module = "delta_title"
 
 
 class DeltaW(ShownInMarimo, ipywidgets.VBox):
@@ -66,9 +72,9 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
         self._map_due = 0.0
         self._nothing = NOTHING_YET
         self._picker = Picker(
-            description="site",
+            description="matrix",
             layout={"width": "auto"},
-            options=[("no site", "")],
+            options=[("no matrix", "")],
             style={"description_width": "initial"},
         )
         self._line = Line(_dim(NOTHING_YET))
@@ -77,8 +83,7 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
         self._overlap = LiveFigure("overlap", session.plotly)
         figures = ipywidgets.Box([self._spectrum, self._overlap])
         figures.add_class("ll-delta-figures")
-        title = ipywidgets.HTML('<span class="ll-title">ΔW</span>')
-        head = ipywidgets.HBox([title, self._picker, self._line])
+        head = ipywidgets.HBox([DeltaTitle(), self._picker, self._line])
         head.add_class("ll-delta-head")
         look = ipywidgets.VBox([head, figures])
         super().__init__([look, self._map])
@@ -203,7 +208,7 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
             for figure in (self._spectrum, self._overlap):
                 figure.clear()
             self._say(NOTHING_YET if names else self._nothing)
-            options = [(site_label(every[name]), name) for name in names] or [("no site", "")]
+            options = [(site_label(every[name]), name) for name in names] or [("no matrix", "")]
             chosen = self.selected if self.selected in names else self._typical(names)
             self._picker.options = options  # this selects the first of them
             self.selected = chosen

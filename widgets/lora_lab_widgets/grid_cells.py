@@ -85,8 +85,8 @@ def checked_ranks(ranks: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) 
     for site, rank in ranks.items():
         if site not in by_site:
             near = difflib.get_close_matches(site, by_site, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "see .cells for the sites there are"
-            raise ConfigError(f"ranks names {site!r}, which is no site of this model; {hint}")
+            hint = f"did you mean {near[0]!r}?" if near else "see .cells for the matrices there are"
+            raise ConfigError(f"ranks names {site!r}, which is no matrix of this model; {hint}")
         if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
             raise ConfigError(
                 f"ranks[{site!r}] is {rank!r}; a rank is a whole number of at least 0"

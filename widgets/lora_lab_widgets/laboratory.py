@@ -31,11 +31,12 @@ class LaboratoryPanel(MessagePanel):
         answer: does what a message asks.
 
     Attributes:
-        form: {"open", "views", "view", "question", "controls"}.
+        form: {"open", "views", "view", "question", "terms": of the glossary, "controls"}.
         state: {"busy", "share", "note", "again"}.
     """
 
     module = "laboratory"
+    terms = tuple(key for view in VIEWS for key in view.terms)
 
     form = traitlets.Dict().tag(sync=True)
     state = traitlets.Dict().tag(sync=True)
@@ -214,6 +215,7 @@ class Laboratory(ShownInMarimo, ipywidgets.VBox):
             "views": [[each.key, each.title] for each in self._views.values()],
             "view": view.key,
             "question": view.question,
+            "terms": list(view.terms),
             "controls": view.controls(),
         }
 

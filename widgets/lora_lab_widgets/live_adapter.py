@@ -77,7 +77,7 @@ class LiveAdapter:
         """Why there is no `adapter`: none has been trained yet, or it learns no low-rank ΔW."""
         adapter = self.latest
         if adapter is None or adapter.sites:
-            return "There is no ΔW yet: start a run first."
+            return "There is no ΔW yet: press Start, and it shows here while it trains."
         return f"{adapter.method} has no low-rank ΔW = BA to look at; {_learns(adapter.config)}."
 
     @property
@@ -190,7 +190,7 @@ class LiveAdapter:
             if adapter is None:
                 raise AdapterError(self.nothing)
             if missing := [name for name in names if name not in adapter.sites]:
-                raise AdapterError(f"{missing[0]} has no adapter; pick another site")
+                raise AdapterError(f"{missing[0]} has no adapter; pick another matrix")
             # AdaLoRA may leave a site without a rank: there is nothing to look at then.
             sites = [adapter.sites[name] for name in names or adapter.sites]
             step = run.snapshot.step if run else 0

@@ -11,6 +11,7 @@ from typing import Any
 
 from lora_lab._util.format import shown
 from lora_lab.anatomy.types import Anatomy
+from lora_lab.captions.glossary import keys_of
 from lora_lab.errors import ConfigError
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
@@ -175,6 +176,7 @@ def _told(field: Field, part: str, starts: Values) -> dict[str, Any]:
         "part": part,
     }
     told["start"] = starts[field.name]
+    told |= {"term": term} if (term := keys_of("settings").get(field.name)) else {}
     told |= {"ticked": field.kind is bool, "wide": field.kind is tuple, "more": field.more}
     return told | ({"options": list(field.choices())} if field.choices is not None else {})
 
@@ -201,18 +203,20 @@ def entry_called(name: Any) -> Entry:
 
 
 def choices(values: Values, given: Entry | None) -> list[dict[str, Any]]:
-    """Return the drop-down's entries: name, text, and which settings they have.
+    """Return the drop-down's entries: name, text, settings, and terms that explain them.
 
     Args:
         values: all settings, as they were typed.
         given: what was set from Python and no entry shows.
     """
     every = (*entries().values(), *([given] if given else []))
+    known = keys_of("methods")
     return [
         {
             "name": e.name,
             "text": _text(e, values),
             "fields": [f.name for f in e.fields if not f.more],
+            "terms": [known[m.name] for m in e.methods if m.name in known],
         }
         for e in every
         if all(f.name in values for f in e.fields)  # not one that was registered since

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import difflib
 import html
+import json
+import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import anywidget
 import traitlets
 
+from lora_lab.captions.glossary import shown_terms
 from lora_lab.redaction import redacted_values
 from lora_lab_widgets.embedded_page import Embeddable
 from lora_lab_widgets.error_json import from_error
@@ -61,12 +64,33 @@ class Panel(Protocol):
         """Show what is new; quick, and nothing is sent when nothing is. May raise anything."""
 
 
-def assets(stem: str) -> tuple[str, str]:
-    """Return a panel's ES module and its style sheet: the theme, then each module's own sheet."""
+_GLOSSARY = "const GLOSSARY = {};"  # in term.js
+_TERMS = re.compile(r"\bterm\((\[[^\]]*\]|\"[^\"]*\")")  # its calls that name their terms
+
+
+def assets(stem: str, terms: Iterable[str] = ()) -> tuple[str, str]:
+    """Return a panel's ES module and its style sheet: the theme, then each module's own sheet.
+
+    Args:
+        stem: of the module's file.
+        terms: of the glossary, that come with it beside those that its calls of `term` name.
+
+    Raises:
+        ValueError: as `collect`, and of a term that the glossary does not have.
+    """
     modules = collect(STATIC / f"{stem}.js")
     sheets = [STATIC / "theme.css", *(module.path.with_suffix(".css") for module in modules)]
     styles = [sheet.read_text(encoding="utf-8") for sheet in sheets if sheet.exists()]
-    return join(modules), "\n".join(styles)
+    text = join(modules)
+    if _GLOSSARY in text:
+        shown = json.dumps(shown_terms([*terms, *named_terms(text)]), ensure_ascii=False)
+        text = text.replace(_GLOSSARY, f"const GLOSSARY = {shown};")
+    return text, "\n".join(styles)
+
+
+def named_terms(text: str) -> list[str]:
+    """Return the keys of the glossary that a module's calls of `term` name."""
+    return [key for call in _TERMS.findall(text) for key in re.findall(r'"([^"]*)"', call)]
 
 
 class PanelWidget(Throttled, Embeddable, anywidget.AnyWidget):
@@ -74,19 +98,21 @@ class PanelWidget(Throttled, Embeddable, anywidget.AnyWidget):
 
     A subclass names its ES module in ``static/``, ``module = "rank_grid"``. What that imports comes
     with it, and so do the style sheets that have the modules' names. One that is written elsewhere
-    gives the text itself, ``_esm = "export default …"``.
+    gives the text itself, ``_esm = "export default …"``. `terms` are those of the glossary that its
+    "?" may show beside the ones that its JavaScript names.
 
     Raises:
         TypeError: on a setting that the panel does not have.
     """
 
     module: ClassVar[str]
+    terms: ClassVar[tuple[str, ...]] = ()
     _css: ClassVar[str] = (STATIC / "theme.css").read_text(encoding="utf-8")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "module" in cls.__dict__:
-            cls._esm, cls._css = assets(cls.module)
+            cls._esm, cls._css = assets(cls.module, cls.terms)
 
     def __init__(self, **settings: Any) -> None:
         for name in settings:

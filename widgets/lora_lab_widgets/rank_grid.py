@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import traitlets
 
 from lora_lab._util.tables import Table
+from lora_lab.anatomy.roles import STANDARD_ROLES
 from lora_lab.errors import RunError
 from lora_lab_widgets.grid_cells import checked_ranks, grid_of
 from lora_lab_widgets.live_ranks import LiveRanks
@@ -52,6 +53,7 @@ class RankGrid(MessagePanel):
     """
 
     module = "rank_grid"
+    terms = STANDARD_ROLES
 
     rows = traitlets.List(traitlets.Unicode()).tag(sync=True)
     roles = traitlets.List(traitlets.Unicode()).tag(sync=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import traitlets
 
+from lora_lab.captions.glossary import keys_of
 from lora_lab.errors import ConfigError, LoraLabError
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.training.schedule import schedule_points
@@ -28,9 +29,11 @@ from lora_lab_widgets.serialize import describe
 from lora_lab_widgets.wrong_entries import blamed
 
 if TYPE_CHECKING:
+    from lora_lab.tasks.base import Task
     from lora_lab_widgets.planned import Planned
     from lora_lab_widgets.session import Session
 
+EXPLAINED = ("settings", "methods", "metrics")
 COMMANDS = ("start", "pause", "resume", "stop", "take", "run_file")
 
 Beat = Callable[[Snapshot | None, Theme, int], None]
@@ -55,19 +58,22 @@ class RunPanel(PanelWidget):
         fields: how the settings are shown: {"name", "label", "help", "part": "method" or
             "training", "start": its value at first, "ticked", "wide", "more": it stands behind
             "more", "options" to choose}.
-        methods: [{"name", "text", "fields": the settings that it has before "more"}].
+        methods: [{"name", "text", "fields": the settings that it has before "more", "terms": of
+            the glossary}].
         plan: {"schedule": [[step, share of the peak learning rate]],
             "line": what the method does, or why it cannot; "bad": whether it cannot;
             "automatic": {setting: what it is where nothing is typed};
             "wrong": {setting: why it cannot be}; "more": the settings that it has behind "more";
             "rates": {method: the learning rate that it brings}, "rate": where that comes from;
-            "best_by": [[metric, its label]], by which evaluations are the best}.
+            "best_by": [[metric, its label]], by which evaluations are the best;
+            "loss_unit", "terms": the task's, and what of the glossary explains its metrics}.
         run_file: {"path": of the run file that was written, "commands": what trains it elsewhere}.
         notes: what the run has to say beside its numbers, a line each.
         bench: whose grid's ranks come with a command.
     """
 
     module = "run_panel"
+    terms = ("interval", *(key for kind in EXPLAINED for key in keys_of(kind).values()))
 
     snapshot = traitlets.Dict(read_only=True).tag(sync=True)
     settings = traitlets.Dict().tag(sync=True)
@@ -209,6 +215,8 @@ class RunPanel(PanelWidget):
         if planned.entry is not None:
             plan["automatic"] = planned.automatic
         plan["schedule"] = self._schedule(planned.settings)
+        task = self._plan.task_called(planned.settings["task"])
+        plan |= {"loss_unit": task.loss_unit, "terms": _terms(task)}
         plan |= form_of(self._plan, planned)
         tasks, methods = self._plan.task_names, self._plan.choices()
         return {"settings": planned.settings, "tasks": tasks, "methods": methods, "plan": plan}
@@ -246,6 +254,11 @@ class RunPanel(PanelWidget):
 
 MAX_NOTES = 30
 _TAKEN = "what was proposed is in the settings: press Start"
+
+
+def _terms(task: Task) -> list[str]:
+    known = keys_of("metrics")
+    return list(dict.fromkeys(known[each.name] for each in task.metrics if each.name in known))
 
 
 def _moment(snapshot: Snapshot | None) -> tuple[str, str]:

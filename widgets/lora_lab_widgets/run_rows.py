@@ -17,7 +17,6 @@ from lora_lab._util.files import remove_dir
 from lora_lab._util.format import format_bytes, format_count, format_number
 from lora_lab.analysis.methods import compare_methods
 from lora_lab.errors import RunError, as_cause
-from lora_lab.methods.combined import to_python
 from lora_lab.runs.history import SpectraHistory
 from lora_lab.runs.lock import RunLock
 from lora_lab.runs.metrics import read_last_row
@@ -29,6 +28,7 @@ from lora_lab.runs.records import (
     read_record,
 )
 from lora_lab.runs.run_file import read_configs
+from lora_lab.runs.shown_code import shown_code
 from lora_lab.tasks.metrics import NATS, changes
 from lora_lab.training import queue
 from lora_lab_widgets.run_labels import data_marks, differences, label, short_label
@@ -312,7 +312,7 @@ def _config(record: RunRecord) -> str:
     """Return the configs as Python, or as they stand where this version has no such class."""
     try:
         methods, training = read_configs(record)
-        return f"{to_python(methods)}\n{training.to_python()}"
+        return shown_code(methods, training)
     except RunError:
         return json.dumps(record.config.get("configs"), indent=2, ensure_ascii=False)
 

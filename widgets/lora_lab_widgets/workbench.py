@@ -221,6 +221,11 @@ class Workbench:
         return self.plan.planned.budget
 
     @property
+    def code(self) -> str:
+        """What "copy as Python" copies; where the settings make no plan, why not."""
+        return self.plan.planned.code or self.plan.planned.line
+
+    @property
     def task(self) -> Task:
         """The task that the run panel has picked."""
         return self.plan.task

@@ -202,8 +202,8 @@ class AdaLoraAdapter(LoraAdapter):
         if sites.keys() != self.sites.keys():
             odd = min(sites.keys() ^ self.sites.keys())
             raise AdapterError(
-                f"the training state is of other sites than this adapter ({odd}); resume with the "
-                "config and the model that the run was started with"
+                f"the training state is of other matrices than this adapter ({odd}); resume with "
+                "the config and the model that the run was started with"
             )
         for name, site in self._own.items():
             P, _, Q = sites[name]["triplets"]

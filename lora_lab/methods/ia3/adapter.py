@@ -142,6 +142,6 @@ class IA3Adapter(LayerAdapter):
                     own.copy_(part.reshape(-1))
                 if not torch.equal(update.whole().to(vector), vector):
                     raise AdapterError(
-                        f"{path} is scaled on rows that are no site here; merge this adapter where "
+                        f"{path} is scaled on rows of no matrix here; merge this adapter where "
                         "it was made"
                     )

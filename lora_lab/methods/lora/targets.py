@@ -236,9 +236,9 @@ def config_from_ranks(
     """
     painted = {name: r for name, r in ranks.items() if r}
     if not painted:
-        raise ConfigError("no rank is painted; give at least one site a rank")
+        raise ConfigError("no rank is painted; give at least one matrix a rank")
     if unknown := painted.keys() - anatomy.by_name.keys():
-        raise ConfigError(f"no site is called {min(unknown)!r}; see anatomy(model).sites")
+        raise ConfigError(f"no matrix is called {min(unknown)!r}; see anatomy(model).sites")
     template = template or LoraConfig()
     columns: dict[str, list[Site]] = {}
     for site in (*anatomy.sites, *anatomy.others):

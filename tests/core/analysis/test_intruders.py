@@ -253,7 +253,7 @@ def test_what_cannot_be_scaled_is_refused_and_nothing_changes():
         *(np.ones((32, 1)), np.ones(1), np.ones((1, 32))),
     )
     with (
-        pytest.raises(AdapterError, match=r"'default' has no site .*layers\.9.*find its own"),
+        pytest.raises(AdapterError, match=r"'default' has no matrix .*layers\.9.*find its own"),
         scaled_intruders(model, [*found, foreign], 0),
     ):
         pass

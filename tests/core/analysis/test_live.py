@@ -138,7 +138,7 @@ def test_the_view_of_a_live_adapter_copies_the_factors():
     low = adapter.sites["layers.0.q"]
     assert view.frobenius_norm == pytest.approx(np.linalg.norm(delta(low)), rel=1e-5)
     assert view.step == 3
-    with pytest.raises(AdapterError, match=r"no site 'layers\.0\.k'; near: layers\.0\.q"):
+    with pytest.raises(AdapterError, match=r"no matrix 'layers\.0\.k'; near: layers\.0\.q"):
         analysis.live_view(adapter, "layers.0.k")
 
 

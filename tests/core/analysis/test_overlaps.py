@@ -116,7 +116,7 @@ def test_the_public_names():
 def test_two_different_matrices_are_refused():
     with pytest.raises(AdapterError, match=r"q \(12 × 16\) and .*q \(12 × 20\) are not the same"):
         compare(site(), site(k=20), labels=("a", "b"))
-    with pytest.raises(AdapterError, match=r"layers\.3\.q .* and layers\.3\.v .*one site of two"):
+    with pytest.raises(AdapterError, match=r"layers\.3\.q .* and layers\.3\.v .*one matrix of two"):
         compare(site(), site(name="layers.3.v"), labels=("a", "b"))
     with pytest.raises(AdapterError, match=r"ΔW is 12 × 16 but W₀ is 9 × 16; .*another base"):
         compare_with_base(site(), np.zeros((9, 16)))

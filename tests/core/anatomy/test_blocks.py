@@ -124,7 +124,7 @@ def test_blocks_have_the_paths_the_rows_and_the_roles_of_their_sites(name: str) 
 
 def test_two_sites_for_one_cell_are_refused_with_both_names() -> None:
     twins = [Site(name, name, 3, "q", 4, 4) for name in ("a.3.q", "b.3.q")]
-    said = r"a\.3\.q and b\.3\.q are both q of layer 3, and a cell of the grid holds one site"
+    said = r"a\.3\.q and b\.3\.q are both q of layer 3, and a cell of the grid holds one matrix"
     with pytest.raises(ModelError, match=said):
         cells(twins)
     with pytest.raises(ModelError, match=said):

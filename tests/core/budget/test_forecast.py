@@ -388,7 +388,7 @@ def test_settings_that_cannot_be(options: dict[str, Any], message: str) -> None:
 
 
 def test_unknown_sites_and_targets_are_refused() -> None:
-    with pytest.raises(ConfigError, match="no site is called 'nowhere'"):
+    with pytest.raises(ConfigError, match="no matrix is called 'nowhere'"):
         evaluate_price(price_table(tiny()), {"nowhere": 4})
     with pytest.raises(ConfigError, match="'zz' matches nothing"):
         budget(tiny(), LoraConfig(target_modules=["zz"]))

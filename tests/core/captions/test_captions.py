@@ -45,13 +45,13 @@ def test_amplification():
         fakes.amplification(2, "q", r=0),
     ]
     text = say.amplification_summary(rows)
-    assert "2 sites: ΔW amplifies its directions 2.00 to 6.00 times, median 4.00" in text
+    assert "2 matrices: ΔW amplifies its directions 2.00 to 6.00 times, median 4.00" in text
     assert "most at layers.1.q (‖ΔW‖ 3.00, W₀ there 0.500)" in text
     # 1.5/0.5 = 3 and 0.5/0.5 = 1 times random; 7.5 % and 2.5 % of its own.
     assert "2.00 times what random directions would have, and 5.00 % of" in text
-    assert text.endswith("At 1 site ΔW is zero.")
+    assert text.endswith("At 1 matrix ΔW is zero.")
     assert "its directions 2.00 times; most at layers.0.q" in say.amplification_summary(rows[:1])
-    assert "zero at every site" in say.amplification_summary(rows[2:])
+    assert "zero at every matrix" in say.amplification_summary(rows[2:])
 
 
 def test_step_maps():
@@ -67,15 +67,15 @@ def test_intruders():
     text = say.intruder_summary(
         [fakes.site_intruders(0), fakes.site_intruders(1, similarity=(0.9, 0.8))]
     )
-    assert "1 of the 5 strongest directions of W₀ + ΔW at 2 sites are intruders" in text
-    assert "at 1 site, up to 1 at one (layers.0.q)" in text
+    assert "1 of the 5 strongest directions of W₀ + ΔW at 2 matrices are intruders" in text
+    assert "at 1 matrix, up to 1 at one (layers.0.q)" in text
     none = say.intruder_summary([fakes.site_intruders(0, similarity=(0.9, 0.72))])
     assert none.startswith("No intruder among the 2 ")
     assert "lowest is 0.72, at layers.0.q" in none
     # √(2 ln 16 / 16) = 0.59: above ε.
     small = say.intruder_summary([fakes.site_intruders(0, n=16)])
     assert "a random vector comes near ε itself (√(2 ln n/n) up to 0.59)" in small
-    assert say.intruder_summary([]) == "No site has an adapter."
+    assert say.intruder_summary([]) == "No matrix has an adapter."
 
 
 def test_intruder_curve():

@@ -92,7 +92,7 @@ def test_for_people_it_is_the_table_and_what_the_figures_show(
         ("missing", "there is no folder"),
         ("base", "has no adapter_config.json"),
         (".", "it holds adapter, other: name one of them"),
-        ("adapter --site q", "the adapter has no site 'q'; near: model.layers."),
+        ("adapter --site q", "the adapter has no matrix 'q'; near: model.layers."),
         ("adapter --alpha 3", "--alpha is for loralib's files; add --loralib"),
         ("loralib.pt --loralib", "add --alpha with the one of its training"),
         ("adapter --loralib --alpha 3", "name loralib's own"),

@@ -206,7 +206,7 @@ def test_summaries_say_what_the_figures_show():
     assert "0.420 between direction 2 of ΔW and 5 of W₀, random level 0.00521" in text
     assert "Amplification 18.4, along random directions 20.1" in text
     assert "ΔW is zero" in figures.summary(view(zero=True))
-    assert "25 sites: 1.00 to 7.50, mean 4.25; highest at layer 29, q" in figures.map_summary(
+    assert "25 matrices: 1.00 to 7.50, mean 4.25; highest at layer 29, q" in figures.map_summary(
         rank_map()
     )
     assert "from 3.000 at step 1 to 1.500 at step 3; lowest 1.400 at step 2" in (

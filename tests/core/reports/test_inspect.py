@@ -98,7 +98,7 @@ def test_two_adapters_are_compared_where_both_are(with_base, tmp_path):
         assert (overlap.first, overlap.second, overlap.side) == ("r=2", "r=5", "input")
         assert overlap.values[1, 4] == pytest.approx(phi, abs=1e-4)
     assert set(found.details) <= first.keys() & second.keys()
-    assert "2 sites have no φ map" in found.notes[0]
+    assert "2 matrices have no φ map" in found.notes[0]
     row = next(row for row in found.to_json()["sites"] if row["role"] == "q")
     assert row["overlap"]["random"] == pytest.approx(5 / 32)
 
@@ -209,8 +209,11 @@ def test_scaling_the_intruders_is_measured_on_a_task(trained, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"site": "model.layers.0.self_attn.q"}, "has no site .*; near: model.layers.0.self_attn"),
-        ({"against": "other"}, "share no site"),
+        (
+            {"site": "model.layers.0.self_attn.q"},
+            "has no matrix .*; near: model.layers.0.self_attn",
+        ),
+        ({"against": "other"}, "share no matrix"),
         ({"against": "nothing"}, "there is no folder"),
         ({"base": "gpt2"}, "for another base"),
         ({"base": "nothing"}, "no model is called|there is no folder"),
@@ -242,7 +245,7 @@ def test_the_report_holds_every_figure_that_applies(trained, tmp_path):
     # The map, three sites (spectrum, φ with W₀, φ with the other), Table 7, intruders, steps,
     # capacity and sweep.
     assert len(json.loads(figures)) == 1 + 3 * 3 + 5
-    for told in (*found.summaries(), "Every site’s numbers", "All 14 sites", "base model: "):
+    for told in (*found.summaries(), "Every matrix’s numbers", "All 14 matrices", "base model: "):
         assert told.removesuffix("base model: ") in page.text
     alone = read(write_inspection(tmp_path / "alone.html", inspect_adapter(folder / "adapter")))
     assert len(json.loads(alone.scripts[1])) == 1 + 3

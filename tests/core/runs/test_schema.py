@@ -172,7 +172,7 @@ SITE = {
         ({"sites": [SITE | {"singular_values": 10**15}]}, "Expected `int` <= 1048576"),
         ({"sites": [SITE | {"weight_norm": float("inf")}]}, "weight_norm: Expected `float` <="),
         ({"sites": [SITE, SITE | {"role": "v"}]}, "a matrix stands twice"),
-        ({"sites": [SITE, SITE | {"name": "b.q"}]}, "a cell of the grid holds one site"),
+        ({"sites": [SITE, SITE | {"name": "b.q"}]}, "a cell of the grid holds one matrix"),
     ],
 )
 def test_sites_of_another_type_are_refused_in_one_line(tmp_path, sites, said):

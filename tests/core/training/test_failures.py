@@ -83,7 +83,7 @@ def test_an_adapter_without_gradient_fails_and_names_the_sites(begin, monkeypatc
     with pytest.raises(RunError) as caught:
         run.result(60)
     text = str(caught.value)
-    assert "no gradient reached 6 of 14 sites (model.layers.0.mlp.gate_proj, " in text
+    assert "no gradient reached 6 of 14 matrices (model.layers.0.mlp.gate_proj, " in text
     assert "model.layers.0.mlp.up_proj, model.layers.0.mlp.down_proj, …) in step 1" in text
     assert "leave them out of target_modules" in text
 
@@ -102,7 +102,7 @@ def test_a_layer_that_the_model_goes_past_is_named_with_who_does_so(begin, monke
     with pytest.raises(RunError) as caught:
         run.result(60)
     text = str(caught.value)
-    assert "no gradient reached 2 of 6 sites (model.layers.0.mlp.up_proj, " in text
+    assert "no gradient reached 2 of 6 matrices (model.layers.0.mlp.up_proj, " in text
     assert "model.layers.0.mlp reads its weight and does not call it, so that" in text
     assert "target_modules" not in text
     (note,) = (note for note in run.notes if "an adapter does nothing" in note)

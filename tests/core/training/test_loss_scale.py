@@ -300,7 +300,7 @@ def test_a_dead_site_is_found_behind_skipped_steps(tmp_path, monkeypatch):
     layer = lm.model.model.layers[1].self_attn.v_proj
     layer.register_forward_hook(lambda _m, _a, output: output.detach())
     fit = Recorded(tmp_path, lm, LoraConfig(r=2, target_modules=["q", "v"]), max_steps=40)
-    with pytest.raises(DeadAdapterError, match=r"no gradient reached 1 of 4 sites"):
+    with pytest.raises(DeadAdapterError, match=r"no gradient reached 1 of 4 matrices"):
         fit.run()
     assert fit.steps
     assert all(step.skipped for step in fit.steps)

@@ -16,8 +16,9 @@ class AmplificationView(View):
     title: ClassVar[str] = "Amplification"
     question: ClassVar[str] = (
         "How strong is W₀ along ΔW's directions, and how far does ΔW amplify them? The paper's "
-        "table 7, for every site."
+        "table 7, for every matrix."
     )
+    terms: ClassVar[tuple[str, ...]] = ("amplification", "size")
     widest: ClassVar[int] = 1100
 
     def controls(self) -> list[dict[str, Any]]:

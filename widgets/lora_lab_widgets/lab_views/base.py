@@ -50,7 +50,7 @@ class Watch:
 
         def counted(site: str) -> Any:
             seen.add(site)
-            self.tell(f"{what}: site {len(seen)} of {total}", len(seen) - 1, total)
+            self.tell(f"{what}: matrix {len(seen)} of {total}", len(seen) - 1, total)
             return base_weight(site)
 
         return counted
@@ -88,6 +88,7 @@ class View(ABC):
     key: ClassVar[str]
     title: ClassVar[str]
     question: ClassVar[str]
+    terms: ClassVar[tuple[str, ...]] = ()  # of the glossary, that explain its figure
     widest: ClassVar[int] = 900  # pixels that the figure takes at most
     of_one_site: ClassVar[bool] = False  # whether it shows the site that is looked at
     # Controls that change what is drawn of a measurement, and not what is measured.
@@ -203,7 +204,7 @@ class View(ABC):
         every = [own for site in self.anatomy.sites for own in site.each]
         sites = [own for own in every if adapter and own.name in adapter.sites]
         options = [(site_label(own), own.name) for own in sites]
-        return self.choice("site", "site", options or [("no site", "")])
+        return self.choice("site", "matrix", options or [("no matrix", "")])
 
     def run_choice(self, holding: str, label: str = "run") -> dict[str, Any]:
         """Return the drop-down of the runs on disk whose folder has the file `holding`.

@@ -20,6 +20,7 @@ class CapacityView(View):
         "Is the adapter large enough for its data? Two bits per parameter against the first "
         "epoch's log-loss."
     )
+    terms: ClassVar[tuple[str, ...]] = ("capacity",)
     widest: ClassVar[int] = 720
 
     def controls(self) -> list[dict[str, Any]]:
@@ -32,7 +33,9 @@ class CapacityView(View):
 
     def empty(self) -> str:
         """Say what is missing."""
-        return self.no_run("No run is on disk yet: start one.")
+        return self.no_run(
+            "No run is on disk yet: press Start, and its room and its data show here."
+        )
 
     def live(self, snapshot: Snapshot | None) -> Any:
         """Return the step of the run on show, if it is the one that trains."""

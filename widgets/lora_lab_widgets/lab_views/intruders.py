@@ -42,6 +42,7 @@ class IntrudersView(View):
         "Has training put strong directions into W₀ + ΔW that W₀ does not have, and what "
         "do they do?"
     )
+    terms: ClassVar[tuple[str, ...]] = ("intruder",)
     widest: ClassVar[int] = 1100
     drawn_only: ClassVar[frozenset[str]] = frozenset({"show", "lambda"})
 
@@ -49,7 +50,7 @@ class IntrudersView(View):
 
     def controls(self) -> list[dict[str, Any]]:
         """Return top k, ε, which of the two figures, and λ for the second."""
-        shown = [("every site", SITES), ("scaled by λ", CURVE)]
+        shown = [("every matrix", SITES), ("scaled by λ", CURVE)]
         counts = [(f"top {k}", str(k)) for k in (10, 5, 20, 50)]
         limits = [(f"ε = {e}", str(e)) for e in (0.5, 0.4, 0.6, 0.7, 0.8, 0.9)]
         hint = "a direction whose largest |cos| with W₀'s is below ε is an intruder"

@@ -19,6 +19,7 @@ class SpectrumView(View):
     question: ClassVar[str] = (
         "How many directions does ΔW use, and how strong are they beside those of W₀?"
     )
+    terms: ClassVar[tuple[str, ...]] = ("spectrum", "edge")
     of_one_site: ClassVar[bool] = True
 
     def controls(self) -> list[dict[str, Any]]:

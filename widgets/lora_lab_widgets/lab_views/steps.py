@@ -20,6 +20,7 @@ class StepsView(View):
     question: ClassVar[str] = (
         "Where and when does ΔW grow, and how many directions does it take? Drag the slider."
     )
+    terms: ClassVar[tuple[str, ...]] = ("effective-rank", "size")
     widest: ClassVar[int] = 1100
     drawn_only: ClassVar[frozenset[str]] = frozenset({"step"})
 
@@ -41,7 +42,9 @@ class StepsView(View):
 
     def empty(self) -> str:
         """Say what is missing."""
-        return self.no_run("No run has kept its spectra yet: start one.")
+        return self.no_run(
+            "No run has kept its spectra yet: press Start, and the maps grow with it."
+        )
 
     def live(self, snapshot: Snapshot | None) -> Any:
         """Return the step of the run on show, if it is the one that trains."""

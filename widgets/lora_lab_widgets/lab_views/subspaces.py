@@ -27,6 +27,7 @@ class SubspacesView(View):
         "Do two updates find the same directions – r = 8 and r = 64, one seed and another – and "
         "are they directions of W₀?"
     )
+    terms: ClassVar[tuple[str, ...]] = ("phi", "side")
     of_one_site: ClassVar[bool] = True
     widest: ClassVar[int] = 720
     drawn_only: ClassVar[frozenset[str]] = frozenset({"excess"})

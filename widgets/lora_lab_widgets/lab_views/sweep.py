@@ -29,11 +29,12 @@ class SweepView(View):
     """A metric of many runs: as a map, as curves, or against what it cost."""
 
     key: ClassVar[str] = "sweep"
-    title: ClassVar[str] = "Sweep"
+    title: ClassVar[str] = "Across runs"
     question: ClassVar[str] = (
         "Which rank, learning rate or method did best, and at what cost, over the runs of one "
         "model and task on disk?"
     )
+    terms: ClassVar[tuple[str, ...]] = ("sweep", "held-out")
 
     def controls(self) -> list[dict[str, Any]]:
         """Return the group of runs, the metric, and what is shown of it."""
@@ -56,7 +57,10 @@ class SweepView(View):
 
     def empty(self) -> str:
         """Say what is missing."""
-        return "No run has ended with a score yet: train with a few ranks and learning rates."
+        return (
+            "Scores of many runs show here, rank by rate or method by method. None has ended with "
+            "one yet: open the sweep below, or press Start a few times with other settings."
+        )
 
     def _groups(self, shown: str) -> list[tuple[RunRecord, ...]]:
         """Return the runs that one figure can show, where there is something to show."""

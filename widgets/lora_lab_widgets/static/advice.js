@@ -7,6 +7,7 @@ import {
 } from "./_shared.js";
 import { errorStrip } from "./error_strip.js";
 import { gradientGrid } from "./gradient_grid.js";
+import { term } from "./term.js";
 
 const HEADS = ["setting", "advice", "because", "source"];
 
@@ -36,7 +37,8 @@ class AdviceView extends PanelView {
         class: "ll-advice-scroll", tabindex: 0, role: "region", "aria-label": "what is advised",
       }, this.tableNode()),
       this.notes,
-      heading("Which layers?", "a few backward passes; nothing of the model changes"),
+      heading("Which layers?", term("gradient-probe"),
+        "a few backward passes; nothing of the model changes"),
       el("div", { class: "ll-bar" }, this.parameters.node, this.probe, this.cancel),
       this.grid.node);
     return section("ll-advice", "advice",

@@ -3,6 +3,7 @@
 
 import { PanelView, el, heading, panel, section } from "./_shared.js";
 import { errorStrip } from "./error_strip.js";
+import { term } from "./term.js";
 
 const MARKS = { error: "✕", warning: "!", note: "i" };
 
@@ -20,7 +21,7 @@ class DataLookView extends PanelView {
       class: "ll-look-first", tabindex: 0, role: "region", "aria-label": "the first example",
     });
     this.columns = el("div", { class: "ll-look-columns" },
-      el("div", {}, heading("Tokens an example"), this.bars),
+      el("div", {}, heading("Tokens an example", term("max-length")), this.bars),
       el("div", {}, heading("The first example", "what is learned is marked"), this.first),
     );
     return section("ll-look", "the data",

@@ -2,6 +2,7 @@
 // The workbench's title line. Texts are names from outside: textContent only.
 
 import { PanelView, button, el, panel } from "./_shared.js";
+import { Tour } from "./tour.js";
 
 class HeaderView extends PanelView {
   build() {
@@ -11,12 +12,16 @@ class HeaderView extends PanelView {
       "aria-label": "change the model or the data", title: "another model, or other data",
     });
     this.device = el("span", { class: "ll-header-device ll-dim" });
-    return el("div", { class: "ll-panel ll-header" },
-      this.title, this.chips, this.change, this.device);
+    const root = el("div", { class: "ll-panel ll-header" });
+    this.tour = new Tour(root);
+    this.closers.push(() => this.tour.close());
+    root.append(this.title, this.chips, this.change, this.tour.node, this.device);
+    return root;
   }
 
   follow() {
     this.watch(() => this.draw(), "chips", "device", "others");
+    this.watchSize(() => this.tour.draw()); // by then it stands in its workbench
   }
 
   draw() {

@@ -8,6 +8,7 @@ import {
 } from "./_shared.js";
 import { errorStrip } from "./error_strip.js";
 import { control } from "./laboratory_controls.js";
+import { Term } from "./term.js";
 
 const PATIENCE_MS = 3000; // after so long without an answer the next message goes out anyway
 
@@ -117,6 +118,7 @@ class LaboratoryView extends PanelView {
       messenger.post({ type: "open", value: !model.get("form").open }));
     this.tabs = tabList((name) => messenger.post({ type: "view", name }));
     this.question = el("p", { class: "ll-lab-question ll-dim" });
+    this.term = new Term(() => this.model.get("form").terms ?? []);
     this.controls = controlRow(messenger);
     this.progress = progressBar("measuring");
     this.status = el("span", { role: "status" });
@@ -126,7 +128,7 @@ class LaboratoryView extends PanelView {
     const status = el("div", { class: "ll-lab-status ll-dim" },
       this.status, this.progress.node, this.cancel, this.again);
     this.body = el("div", { class: "ll-lab-body" }, this.tabs.node,
-      el("div", { class: "ll-lab-line" }, this.question, status),
+      el("div", { class: "ll-lab-line" }, this.term.node, this.question, status),
       this.controls.node, this.strip.node);
     return section("ll-lab", "analysis of ΔW",
       heading("Analyze ΔW", "what it has learned, and how it lies against W₀", space(),
@@ -149,6 +151,7 @@ class LaboratoryView extends PanelView {
     this.tabs.draw(form.views, form.view);
     this.question.textContent = form.question;
     this.controls.draw(form.view, form.controls);
+    this.term.draw();
   }
 
   drawState() {

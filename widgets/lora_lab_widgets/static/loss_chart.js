@@ -4,7 +4,7 @@
 import { el, formatCount, setAttributes, svg } from "./_shared.js";
 import { LossPlot, formatLoss } from "./loss_plot.js";
 
-const CHART_SIZE = { height: 150, width: 400, right: 52 };
+const CHART_SIZE = { height: 150, width: 400, right: 60 };
 
 export class LossChart extends LossPlot {
   constructor() {
@@ -27,10 +27,11 @@ export class LossChart extends LossPlot {
     this.line = svg("path", { class: "ll-loss-line" });
     this.dot = svg("circle", { class: "ll-loss-dot", r: 3, visibility: "hidden" });
     this.last = svg("text", { class: "ll-loss-last" });
+    this.kind = svg("text", { class: "ll-loss-kind" });
     this.hair = svg("line", { class: "ll-loss-hair", visibility: "hidden" });
     this.note = svg("text", { class: "ll-loss-note", "text-anchor": "middle" });
     this.node.append(this.rates, this.hair, this.raw, this.held, this.marks, this.line);
-    this.node.append(this.dot, this.last, this.note);
+    this.node.append(this.dot, this.last, this.kind, this.note);
     this.node.addEventListener("pointermove", (event) => this.point(event));
     this.node.addEventListener("pointerdown", (event) => this.point(event));
     this.node.addEventListener("pointerleave", () => {
@@ -49,7 +50,7 @@ export class LossChart extends LossPlot {
   draw(points, totalSteps, unit, heldOut = [], schedule = []) {
     const held = heldOut.length ? " · squares held-out" : "";
     const rates = schedule.length ? " · dashes learning rate" : "";
-    const heading = `loss, ${unit}${held}${rates}`;
+    const heading = `training loss, ${unit}${held}${rates}`;
     this.heldOut = heldOut;
     this.schedule = schedule;
     if (this.heading !== heading) this.title.textContent = this.heading = heading;
@@ -80,12 +81,14 @@ export class LossChart extends LossPlot {
     const tip = smooth.at(-1);
     dot.setAttribute("visibility", tip ? "visible" : "hidden");
     last.textContent = tip ? formatLoss(tip[2]) : "";
+    this.kind.textContent = tip ? "smoothed" : "";
     if (tip) {
       const [step, , mean] = tip;
       setAttributes(dot, { cx: x(step), cy: y(mean) });
       setAttributes(last, { x: x(step) + 8, y: y(mean) + 4 });
+      setAttributes(this.kind, { x: x(step) + 8, y: y(mean) - 8 });
     }
-    note.textContent = points.length ? "" : "the loss shows with the first step";
+    note.textContent = points.length ? "" : "the loss shows here, step by step: press Start";
     setAttributes(note, { x: middle.x, y: middle.y + 4 });
   }
 
@@ -100,8 +103,8 @@ export class LossChart extends LossPlot {
     const [step, loss, smoothed] = near;
     const at = x(step);
     setAttributes(this.hair, { x1: at, x2: at, y1: top, y2: bottom, visibility: "visible" });
-    this.title.textContent =
-      `step ${formatCount(step)}: loss ${formatLoss(loss)}, smoothed ${formatLoss(smoothed)}`;
+    const both = `training loss ${formatLoss(loss)}, smoothed ${formatLoss(smoothed)}`;
+    this.title.textContent = `step ${formatCount(step)}: ${both}`;
   }
 }
 

@@ -12,7 +12,8 @@ import { Kernel } from "./kernel.js";
 import { RankInput } from "./rank_input.js";
 import { RankStore } from "./rank_store.js";
 import { RankTable, layerName, stackOf } from "./rank_table.js";
-import { RankTools } from "./rank_tools.js";
+import { RankTools, lastPart } from "./rank_tools.js";
+import { term, termTitle } from "./term.js";
 
 const NOTE_MS = 5000;
 const LOCKED = "locked while it trains";
@@ -70,13 +71,25 @@ export class RankGridView {
     this.turn = button("", () => this.store.turn(), { class: "ll-rank-turn", hidden: true });
     this.live = el("div", { class: "ll-sr", "aria-live": "polite" });
     root.replaceChildren(
-      heading("Ranks", this.tools.brushes),
+      heading("Ranks", term("roles", () => this.roleFacts()),
+        this.tools.brushes, term(["rank", "rank-cap"])),
       this.tools.bar,
       this.description,
       this.table.pane,
       el("div", { class: "ll-rank-line ll-dim" }, this.totals, this.note, this.turn),
       this.live,
     );
+  }
+
+  /** What each role is, and the shapes that it has in this model. */
+  roleFacts() {
+    const { cells, roles } = this.store;
+    return roles.map((role) => {
+      const ofRole = cells.filter((cell) => cell.role === role);
+      const shapes = [...new Set(ofRole.map(({ shape }) => `${shape[0]} × ${shape[1]}`))];
+      const name = termTitle(lastPart(role)).split(": ").at(-1);
+      return [role, [name, shapes.join(" or ")].filter(Boolean).join(", ")];
+    });
   }
 
   /** Build what depends on the model's rows and roles. */

@@ -141,6 +141,6 @@ export class RankTools {
 }
 
 /** "cross.q" → "q". */
-function lastPart(role) {
+export function lastPart(role) {
   return role.split(".").at(-1);
 }

@@ -3,10 +3,12 @@
 /** @import { Model } from "./_shared.js" */
 
 import { el, focusIn } from "./_shared.js";
+import { Term, explainedField } from "./term.js";
 
 /**
  * @typedef {{name: string, label: string, help: string, part: "method" | "training",
- *   start?: any, ticked?: boolean, wide?: boolean, more?: boolean, options?: string[]}} Field
+ *   start?: any, ticked?: boolean, wide?: boolean, more?: boolean, options?: string[],
+ *   term?: string}} Field  its term is a key of the glossary
  */
 
 const METHOD = {
@@ -29,6 +31,7 @@ export class RunForm {
     this.inputs = {};
     /** @type {Record<string, HTMLElement>} */
     this.places = {};
+    this.methodTerm = new Term(() => this.chosen?.terms ?? []);
     this.blamed = ""; // the field that a problem is about
     /** @type {Field[]} as Python tells of them; the same field serves several methods */
     this.fields = [METHOD, TASK, ...model.get("fields")];
@@ -51,12 +54,17 @@ export class RunForm {
     const { name, label, help, wide } = field;
     const input = inputFor(field);
     input.addEventListener("change", () => this.onChange(name));
-    const caption = el("span", { class: "ll-dim", text: label });
+    const mark = name === "method" ? this.methodTerm : new Term(() => [field.term ?? ""]);
     this.inputs[name] = input;
-    this.places[name] = el("label", {
-      class: wide ? "ll-field ll-wide" : "ll-field", title: help,
-    }, caption, input);
+    this.places[name] =
+      explainedField(label, input, mark.node, { class: wide ? "ll-wide" : "", title: help });
     return this.places[name];
+  }
+
+  /** The chosen method, as Python tells of it. */
+  get chosen() {
+    const chosen = this.inputs.method?.value;
+    return this.model.get("methods").find(({ name }) => name === chosen);
   }
 
   onChange(name) {
@@ -84,8 +92,8 @@ export class RunForm {
 
   /** The chosen method's own fields, at once: Python's word on them comes with its answer. */
   drawFields() {
-    const chosen = this.inputs.method.value;
-    const own = this.model.get("methods").find(({ name }) => name === chosen)?.fields ?? [];
+    const own = this.chosen?.fields ?? [];
+    this.methodTerm.draw();
     const behind = this.model.get("plan").more ?? [];
     for (const { name, part, more } of this.fields) {
       if (more) this.places[name].hidden = !behind.includes(name);

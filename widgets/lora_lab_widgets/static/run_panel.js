@@ -11,6 +11,8 @@ import { deviceList } from "./run_devices.js";
 import { runFileBox } from "./run_file_box.js";
 import { RunForm } from "./run_form.js";
 import { shownRanks } from "./shown_ranks.js";
+import { Term, term } from "./term.js";
+import { whatNext } from "./what_next.js";
 
 const OPEN_STATES = ["queued", "running", "pausing", "paused", "stopping"];
 const PHASE_STATES = ["queued", "running"]; // what they are at says more than their name
@@ -44,6 +46,7 @@ class RunPanelView extends PanelView {
     this.step = el("b", { class: "ll-run-step" });
     this.stats = spans("time", "rate", "padding", "loss");
     this.scores = spans("held", "metrics", "sureness");
+    this.metricTerms = new Term(() => this.explained);
     this.phase = el("span", { class: "ll-run-phase" });
     this.busy = el("span", {
       class: "ll-run-busy", title: "it answers when the running cell ends", text: "· kernel busy",
@@ -59,12 +62,19 @@ class RunPanelView extends PanelView {
     this.notes = el("details", { class: "ll-run-notes ll-dim" }, this.noteCount, this.noteList);
     this.chart = new LossChart();
     this.table = lossTable();
+    this.next = whatNext(() => this.root);
     this.strip = errorStrip(() => this.command("take"));
     this.fileBox = runFileBox(() => this.useWhatIsShown("run_file"), "Take it to a cluster",
       "write what is set up here to a run file, for lora-lab train on another machine");
     this.card = this.buildCard();
     return section("ll-run", "training run",
       el("div", { class: "ll-run-form" }, this.form.node), this.card, this.spoken);
+  }
+
+  /** What explains the metrics on show: those of the task, and how sure they are. */
+  get explained() {
+    const own = this.model.get("plan").terms ?? [];
+    return this.snapshot.metrics.length ? ["held-out", ...own, "kept", "interval"] : [];
   }
 
   buildCard() {
@@ -75,11 +85,13 @@ class RunPanelView extends PanelView {
         this.primary, this.stop, this.step, space(),
         el("span", { class: "ll-run-state ll-dim" }, lamp, this.phase, this.busy)),
       this.progress.node,
-      el("div", { class: "ll-run-stats ll-dim" }, ...Object.values(stats)),
+      el("div", { class: "ll-run-stats ll-dim" }, ...Object.values(stats),
+        term(["training-loss", "nats"])),
       strip.node, chart.node, table.node,
-      el("div", { class: "ll-run-scores ll-dim" }, ...Object.values(scores)),
+      el("div", { class: "ll-run-scores ll-dim" }, scores.held,
+        el("span", {}, scores.metrics, " ", this.metricTerms.node), scores.sureness),
       el("div", { class: "ll-run-row ll-run-foot ll-dim" },
-        this.id, space(), fileBox.button),
+        this.id, this.next.node, space(), fileBox.button),
       this.devices.node, this.notes, fileBox.node);
   }
 
@@ -172,6 +184,7 @@ class RunPanelView extends PanelView {
     this.drawButtons(state);
     this.drawStats(snapshot);
     this.drawPhase(snapshot);
+    this.next.draw(state === "done" && snapshot.step > 0);
     this.id.textContent = snapshot.run_id;
     this.strip.draw(problem);
     this.form.blame(problem?.field);
@@ -179,8 +192,10 @@ class RunPanelView extends PanelView {
     const typed = Number(this.model.get("settings").max_steps) || 0;
     const steps = total || schedule.at(-1)?.[0] || typed;
     const fits = schedule.at(-1)?.[0] === steps;
-    this.chart.draw(losses, steps, snapshot.loss_unit, snapshot.held_out, fits ? schedule : []);
-    this.table.draw(losses, snapshot.loss_unit);
+    // Before the first run the unit is that of the task which is picked.
+    const unit = (!snapshot.run_id && this.model.get("plan").loss_unit) || snapshot.loss_unit;
+    this.chart.draw(losses, steps, unit, snapshot.held_out, fits ? schedule : []);
+    this.table.draw(losses, unit);
 
     this.devices.draw(memory?.devices ?? []);
   }
@@ -214,10 +229,11 @@ class RunPanelView extends PanelView {
     stats.rate.textContent = rate ? formatRate(rate) : "";
     stats.padding.textContent = padding === null ? "" : `${Math.round(100 * padding)} % padding`;
     stats.padding.title = "of the tokens computed so far: what fills batches up to their longest";
-    stats.loss.textContent = loss === null ? "" : `loss ${formatLoss(loss)}`;
+    stats.loss.textContent = loss === null ? "" : `this step's loss ${formatLoss(loss)}`;
     scores.held.textContent = formatHeldOut(snapshot);
     scores.metrics.textContent = formatMetrics(metrics);
     scores.sureness.textContent = sureness;
+    this.metricTerms.draw();
     this.progress.draw(step, total || 1, this.step.textContent);
   }
 
@@ -253,11 +269,11 @@ function formatRate(rate) {
   return rate >= 1 ? `${rate.toFixed(1)} steps/s` : `${(1 / rate).toFixed(1)} s/step`;
 }
 
-/** "held-out 1.93 at step 40, best at 20". */
+/** "held-out loss 1.93 at step 40, best at 20". */
 function formatHeldOut({ held_out: points, best_step: best }) {
   const last = points?.at(-1);
   if (!last) return "";
-  const at = `held-out ${formatLoss(last[1])} at step ${last[0]}`;
+  const at = `held-out loss ${formatLoss(last[1])} at step ${last[0]}`;
   return best === null || best === last[0] ? at : `${at}, best at ${best}`;
 }
 

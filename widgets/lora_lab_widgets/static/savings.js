@@ -6,6 +6,7 @@ import { barRow, drawBar, formatPart, memoryTable } from "./savings_bars.js";
 import {
   PARTS, evaluatePrice, formatChange, formatParameters, formatRatio, formatShare, totalOf,
 } from "./savings_price.js";
+import { term } from "./term.js";
 
 const CLOSE = 0.05; // a measured peak this near to its forecast gets a tick
 const EMPTY = "–";
@@ -22,10 +23,11 @@ const SOURCES = {
   "dry run": "counted in a training step on fake tensors",
 };
 
-function bigNumber(name) {
+function bigNumber(name, mark) {
   const value = el("b", { class: "ll-savings-number", text: EMPTY });
   const caption = el("span", { class: "ll-savings-caption ll-dim ll-label", text: name });
-  return { node: el("div", {}, value, caption), value, caption };
+  const node = el("div", {}, value, el("span", { class: "ll-savings-term" }, caption, mark));
+  return { node, value, caption };
 }
 
 function breakdown(name, memory, source) {
@@ -45,9 +47,9 @@ class SavingsView extends PanelView {
   build() {
     this.ranks = {};
     this.forecast = null; // {full, plan}: total bytes, plan null while nothing is painted
-    this.trainable = bigNumber("trainable");
-    this.checkpoint = bigNumber("checkpoint");
-    this.peak = bigNumber("peak memory");
+    this.trainable = bigNumber("trainable", term("trainable"));
+    this.checkpoint = bigNumber("checkpoint", term("checkpoint"));
+    this.peak = bigNumber("peak memory", term("savings"));
     this.full = barRow("full fine-tuning", PARTS, EMPTY);
     this.plan = barRow("this plan", PARTS, EMPTY);
     this.measured = barRow("measured peak", [...PARTS, "whole"], EMPTY);
@@ -64,7 +66,7 @@ class SavingsView extends PanelView {
       el("span", { title: EXPLAINED[part] }, el("i", { class: `ll-savings-${part}` }), part));
     return el("section", { class: "ll-panel ll-savings", "aria-label": "Savings" },
       el("div", { class: "ll-savings-body" },
-        heading("Savings", this.settings),
+        heading("Savings", term(["memory-kinds", "memory-parts"]), this.settings),
         el("div", { class: "ll-savings-big" }, ...numbers),
         el("div", { class: "ll-savings-bars" },
           this.full.node, this.plan.node, this.measured.node,

@@ -3,6 +3,7 @@
 // and `ranks` hold one number a site, in the order of `sites`, or null.
 
 import { PanelView, VIRIDIS, el, heading, panel, section, space, viridis } from "./_shared.js";
+import { term } from "./term.js";
 
 const VALUE_TEXT = "effective rank";
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -24,8 +25,9 @@ class SiteMapView extends PanelView {
     ramp.style.background = `linear-gradient(90deg, ${colors.join(", ")})`;
     const key = el("div", { class: "ll-map-key ll-dim", "aria-hidden": "true" },
       el("i", { class: "ll-map-none" }), "no ΔW", el("span", { text: "0" }), ramp, this.top);
-    return section("ll-map-panel", "effective rank of every site",
-      heading("Effective rank", "of ΔW, layer →", space(), key), this.grid, this.caption);
+    return section("ll-map-panel", "effective rank of every matrix",
+      heading("Effective rank", term("effective-rank"), "of ΔW, layer →", space(), key),
+      this.grid, this.caption);
   }
 
   follow() {

@@ -2,6 +2,7 @@
 // The fields that say what a sweep tries: texts, and one tick.
 
 import { el, focusIn, markInvalid } from "./_shared.js";
+import { explainedField, term } from "./term.js";
 
 const FIELDS = [
   ["r", "ranks", "4, 8, 16", "every painted matrix gets this rank"],
@@ -19,6 +20,15 @@ const FIELDS = [
     "each method at its own best rate: half of the held-out examples chooses it, the other half " +
       "says how good it is there; without rates and seeds five of these and three of those"],
 ];
+// Those that a learner may not know; panel.py reads the keys from here.
+const MARKS = {
+  r: () => term(["rank", "rank-cap"]),
+  learning_rate: () => term("learning-rate"),
+  seed: () => term("seed"),
+  target_modules: () => term(["targets", "roles"]),
+  stop_at: () => term("asha"),
+  compare: () => term("comparison"),
+};
 const TYPING_MS = 350; // after the last key, Python counts the cells
 
 export class SweepForm {
@@ -40,16 +50,19 @@ export class SweepForm {
       class: "ll-input", name, type: "text", placeholder: example, autocomplete: "off",
       spellcheck: "false", maxlength: 300, on: { input: () => this.onInput() },
     });
-    this.inputs[name] = input;
-    const caption = el("span", { class: "ll-dim", text: label });
-    return el("label", { class: "ll-field", title: hint }, caption, input);
+    return this.place(name, label, hint, input);
   }
 
   buildTick(name, label, hint) {
     const input = el("input", {
       class: "ll-tick", name, type: "checkbox", on: { change: () => this.changed() },
     });
+    return this.place(name, label, hint, input);
+  }
+
+  place(name, label, hint, input) {
     this.inputs[name] = input;
+    if (name in MARKS) return explainedField(label, input, MARKS[name](), { title: hint });
     const caption = el("span", { class: "ll-dim", text: label });
     return el("label", { class: "ll-field", title: hint }, caption, input);
   }

@@ -9,6 +9,7 @@ import { errorStrip } from "./error_strip.js";
 import { runFileBox } from "./run_file_box.js";
 import { shownRanks } from "./shown_ranks.js";
 import { SweepForm } from "./sweep_form.js";
+import { term } from "./term.js";
 
 const CELL_HEADS = ["", "what is tried", "state", "held-out loss", "metric", "steps", ""];
 
@@ -39,7 +40,8 @@ class SweepPanelView extends PanelView {
     this.body = el("div", { class: "ll-sweep-body" },
       this.form.node, buttons, this.fileBox.node, this.strip.node, this.buildCard());
     const root = section("ll-sweep", "sweep",
-      heading("Sweep", "many runs in a row: ranks, rates, seeds, methods", space(),
+      heading("Sweep", term(["sweep", "cell"]),
+        "many runs in a row: ranks, rates, seeds, methods", space(),
         this.opener.node),
       this.body, this.spoken);
     root.addEventListener("keydown", (event) => {

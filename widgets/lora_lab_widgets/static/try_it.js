@@ -57,7 +57,7 @@ class TryItView extends PanelView {
     this.button.disabled = Boolean(busy);
     root.dataset.llState = busy ? "busy" : isAnswered ? "done" : "idle";
     root.classList.toggle("ll-stale", isStale || Boolean(busy));
-    this.base.draw(base, "what the model says by itself");
+    this.base.draw(base, "what the model says by itself: type a prompt, and press Compare");
     this.adapted.name(isAnswered ? of : "");
     this.adapted.draw(adapted,
       isAnswered ? "no adapter yet: start a run first" : "what it says with the adapter");

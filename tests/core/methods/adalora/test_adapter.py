@@ -241,7 +241,7 @@ def test_an_adapter_without_any_triplet_is_not_saved(tmp_path):
     for site in adapter.sites.values():
         site.kept = [False] * site.r
         list(site.gather())
-    with pytest.raises(AdapterError, match="no triplets left at any site"):
+    with pytest.raises(AdapterError, match="no triplets left at any matrix"):
         ll.save_adapter(model, tmp_path)
     assert not list(tmp_path.iterdir())
 

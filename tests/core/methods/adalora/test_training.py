@@ -255,7 +255,7 @@ def test_what_is_kept_does_not_change_with_the_training():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"target_modules": ["q"]}, "of other sites than this adapter"),
+        ({"target_modules": ["q"]}, "of other matrices than this adapter"),
         ({"name": "smollm", "hidden_size": 48}, "resume with the model that the run"),
     ],
 )

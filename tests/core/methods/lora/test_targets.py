@@ -125,7 +125,7 @@ def test_whole_columns_are_named_by_role(llama):
 def test_an_empty_or_foreign_grid_is_refused(llama):
     with pytest.raises(ConfigError, match="no rank is painted"):
         config_from_ranks(llama, {})
-    with pytest.raises(ConfigError, match="no site is called 'nope'"):
+    with pytest.raises(ConfigError, match="no matrix is called 'nope'"):
         config_from_ranks(llama, {"nope": 2})
 
 

@@ -1,0 +1,32 @@
+// @ts-check
+// What to do when a run is over: the panels that show, try and keep what it has learned.
+
+import { button, el } from "./_shared.js";
+
+/** @type {[text: string, place: string][]} */
+const NEXT = [
+  ["look into ΔW", ".ll-delta-head"], ["try it", ".ll-try"], ["save it", ".ll-keep"],
+];
+
+/**
+ * {node, draw(learned)}: leads to other panels of the workbench around `root`.
+ * @param {() => HTMLElement} root
+ */
+export function whatNext(root) {
+  const placeOf = (place) =>
+    /** @type {HTMLElement | null} */ (root().closest(".ll-workbench")?.querySelector(place));
+  const links = NEXT.map(([text, place]) => button(text, () => {
+    const target = placeOf(place);
+    target?.scrollIntoView({ block: "center" });
+    /** @type {HTMLElement | null} */
+    const first = target?.querySelector("button:enabled, textarea, select") ?? null;
+    first?.focus({ preventScroll: true });
+  }, { class: "ll-button ll-next-link" }));
+  const node = el("span", { class: "ll-next", hidden: true }, "next:", ...links);
+  const draw = (learned) => {
+    const found = NEXT.map(([, place]) => learned && placeOf(place) !== null);
+    for (const [i, link] of links.entries()) link.hidden = !found[i];
+    node.hidden = !found.some(Boolean);
+  };
+  return { node, draw };
+}
