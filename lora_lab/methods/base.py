@@ -122,6 +122,10 @@ class Adapter(ABC):
     modifies_base: bool = False
     per_sample: ClassVar[bool] = False
 
+    def __repr__(self) -> str:
+        at = f" at {len(self.sites)} matrices" if self.sites else ""
+        return f"<adapter {self.name!r}: {self.method}{at}>"
+
     def __getstate__(self) -> dict[str, Any]:
         """Be copied without the run that trains it: a copy is nobody's."""
         return {name: value for name, value in vars(self).items() if name != "trains"}

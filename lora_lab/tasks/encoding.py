@@ -240,6 +240,14 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return 0
 
 
+def no_tokenizer(name: str) -> str:
+    """Return the line on a model of text that came without its tokenizer."""
+    return (
+        f"{name} has no tokenizer; save one in its folder (tokenizer.save_pretrained), or load one "
+        "and use LoadedModel.given(model, tokenizer)"
+    )
+
+
 def need_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
     """Return the tokenizer.
 
@@ -247,9 +255,7 @@ def need_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedToken
         TaskError: there is none.
     """
     if tokenizer is None:
-        raise TaskError(
-            "the model has no tokenizer; load one and use LoadedModel.given(model, tokenizer)"
-        )
+        raise TaskError(no_tokenizer("the model"))
     return tokenizer
 
 

@@ -111,6 +111,9 @@ class PlanModel(traitlets.HasTraits):
         self._replan(self._priced(Price()))
         self.observe(self._changed, ["settings", "ranks"])
 
+    def __repr__(self) -> str:
+        return f"<PlanModel {' · '.join(filter(None, self.planned.title))}>"
+
     # What is set ---------------------------------------------------------------------------------
 
     def take(self, config: Configs, **settings: Any) -> None:

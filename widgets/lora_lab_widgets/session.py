@@ -78,6 +78,9 @@ class Session(traitlets.HasTraits):
         self.scorer: Background[Choices] = Background()
         self.observe(lambda _: self.watch(), "site")
 
+    def __repr__(self) -> str:
+        return f"<Session of {self.lm.card.name}, runs in {self.output_dir}>"
+
     @property
     def scoring(self) -> bool:
         """Whether a comparison is being scored on the model, whoever looks on."""

@@ -23,6 +23,7 @@ from lora_lab.tasks.encoding import (
     cut_end,
     cut_start,
     encode_all,
+    no_tokenizer,
     pad_id,
     prompt_ids,
     task_prompt,
@@ -54,13 +55,15 @@ class Causal(Family):
     def check(cls, lm: LoadedModel, task: Any) -> None:
         """Refuse a model that reads or writes no text, or has no template for chats."""
         model, name = lm.model, lm.card.name
-        lacks = "generates" if not model.can_generate() or lm.tokenizer is None else ""
+        lacks = "" if model.can_generate() else "generates"
         lacks = lacks or ("reads" if model.main_input_name != "input_ids" else "")
         if lacks:
             raise ConfigError(
                 f"{name} ({type(model).__name__}) {lacks} no text, and {task.name} is prompt → "
                 "completion; use a language model such as smollm2-135m"
             )
+        if lm.tokenizer is None:
+            raise ConfigError(no_tokenizer(name))
         if task.template == CHAT:
             if model.config.is_encoder_decoder:
                 raise ConfigError(

@@ -19,7 +19,7 @@ from torch import Tensor
 from lora_lab.errors import ConfigError, TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task
-from lora_lab.tasks.encoding import Encoded, collate, need_end, pad_id
+from lora_lab.tasks.encoding import Encoded, collate, need_end, no_tokenizer, pad_id
 from lora_lab.tasks.families.base import Evaluation, Family, Measured, register_family
 from lora_lab.tasks.forms import columns_in, is_form, written
 from lora_lab.tasks.generation import generate, positions
@@ -113,12 +113,14 @@ class LanguageModeling(Family):
         """Refuse a model that does not write text, or that reads it by an encoder first."""
         model, name = lm.model, lm.card.name
         seq2seq = getattr(model.config, "is_encoder_decoder", False)
-        reads = model.main_input_name == "input_ids" and lm.tokenizer is not None
+        reads = model.main_input_name == "input_ids"
         if seq2seq or not reads or not model.can_generate():
             raise ConfigError(
                 f"{name} ({type(model).__name__}) is no decoder of text, and {task.name} is texts "
                 "alone, of which every token is learned; use a language model such as smollm2-135m"
             )
+        if lm.tokenizer is None:
+            raise ConfigError(no_tokenizer(name))
 
     @classmethod
     def room(cls, lm: LoadedModel) -> int:

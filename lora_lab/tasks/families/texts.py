@@ -14,6 +14,7 @@ from lora_lab._util.devices import on_device_of
 from lora_lab.anatomy.heads import head_modules, is_classifier
 from lora_lab.errors import ConfigError
 from lora_lab.tasks.base import shown
+from lora_lab.tasks.encoding import no_tokenizer
 from lora_lab.tasks.families.base import Family
 from lora_lab.tasks.generation import evaluating, positions
 from lora_lab.tasks.text_encoding import (
@@ -56,9 +57,7 @@ class TextFamily(Family):
                 f"with {load}"
             )
         if lm.tokenizer is None:
-            raise ConfigError(
-                f"{name} has no tokenizer; load one and use LoadedModel.given(model, tokenizer)"
-            )
+            raise ConfigError(no_tokenizer(name))
         if model.config.num_labels != outputs:
             raise ConfigError(
                 f"{name} has a head for {model.config.num_labels} classes and {needs}; load it "

@@ -377,3 +377,13 @@ def test_batches_that_cannot_be_read_are_refused_in_one_line() -> None:
 
 def test_a_pattern_that_is_none_names_nothing() -> None:
     assert ll.LoraConfig(rank_pattern=None, alpha_pattern=None) == ll.LoraConfig()
+
+
+def test_an_adapter_says_what_it_is() -> None:
+    model = tiny("llama")
+    adapter = ll.attach(model, ll.LoraConfig(r=2, target_modules=["q", "v"]))
+    count = 2 * model.config.num_hidden_layers
+    assert repr(adapter) == f"<adapter 'default': LoRA at {count} matrices>"
+    ll.detach(model)
+    bare = ll.attach(model, ll.BitFitConfig(new_biases=True))
+    assert repr(bare) == "<adapter 'default': BitFit>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ from transformers import PreTrainedTokenizerFast
 import lora_lab as ll
 from lora_lab.errors import ConfigError, LoraLabError, ModelError, TaskError
 from lora_lab.models import LoadedModel
-from lora_lab.tasks import ClassificationTask, Example, GenerationTask, LabeledText
+from lora_lab.tasks import (
+    ClassificationTask,
+    Example,
+    GenerationTask,
+    LabeledText,
+    LanguageModelingTask,
+)
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
 from tests.helpers.tiny_models import tiny
 from tests.helpers.tiny_run import tiny_lm, tiny_task
@@ -44,6 +51,16 @@ def refused(
     line = str(raised.value)
     assert "\n" not in line
     return line
+
+
+def test_a_model_that_came_without_its_tokenizer_is_not_called_one_that_writes_no_text(
+    tmp_path: Path,
+) -> None:
+    lm = dataclasses.replace(tiny_lm(), tokenizer=None)
+    texts = LanguageModelingTask("texts", False, ["a b c"] * 4, ["a b"])
+    for task in (tiny_task(), texts):
+        line = refused(tmp_path, ConfigError, lm, task)
+        assert line.startswith("tiny-llama has no tokenizer; save one in its folder")
 
 
 # Positions ---------------------------------------------------------------------------------------
