@@ -13,7 +13,7 @@ from ipywidgets import Widget
 from lora_lab.models import LoadedModel
 from lora_lab.tasks import Task
 from lora_lab.tasks.embedded.registry import EMBEDDED
-from lora_lab_widgets import plan
+from lora_lab.training import planned_cost
 
 ANSWERING = {"_handle_msg", "_receive", "_beat"}
 IN_PLACE = "_open_in_place"  # in marimo a cell does that
@@ -33,7 +33,7 @@ def one_mini_e2e() -> Iterator[None]:
 
     That is two thirds of what a bench of a tiny model takes.
     """
-    own, find = EMBEDDED["mini-e2e"], plan.longest_and_labels
+    own, find = EMBEDDED["mini-e2e"], planned_cost.longest_and_labels
     known: dict[tuple[Any, ...], Any] = {}
 
     def longest_and_labels(lm: LoadedModel, task: Task, max_length: int) -> Any:
@@ -50,7 +50,7 @@ def one_mini_e2e() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(EMBEDDED, "mini-e2e", own._replace(make=functools.cache(own.make)))
-        patch.setattr(plan, "longest_and_labels", longest_and_labels)
+        patch.setattr(planned_cost, "longest_and_labels", longest_and_labels)
         yield
 
 
