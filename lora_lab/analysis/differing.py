@@ -142,3 +142,74 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def differing_settings(records: Sequence[RunRecord]) -> dict[str, list[str]]:
+    """Return {setting: its value in each run} of all in which two of them differ, and no other.
+
+    Beside method and training that is the base model, its dtype, the data and what they start
+    from. Where a run has no such setting its value is "–".
+
+    Args:
+        records: runs of any methods; of a config.json that is none nothing but its facts is told.
+    """
+    settings, facts = [], []
+    for record in records:
+        try:
+            settings.append(full_settings(record))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            settings.append({})
+        facts.append(_facts(record))
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for own in facts for name in own):
+        told = _varied(name, [own.get(name) for own in facts])
+        if name in _HASHES and told:
+            told = {name: _shortened(told[name])}
+        found |= told
+    for key in dict.fromkeys(key for own in settings for key in own):
+        part, name = key
+        owner = next(r for r, own in zip(records, settings, strict=True) if key in own)
+        label = _label(owner, part, name)
+        # Two fields may go by one label, and so may the same field of two parts.
+        if label in found or (part != "" and part > 0):
+            label = f"{name} of part {part + 1}" if part != "" else name
+        found |= _varied(label, [own.get(key) for own in settings])
+    return found
+
+
+def _varied(name: str, values: Sequence[Any]) -> dict[str, list[str]]:
+    if len({_json(value) for value in values}) < 2:
+        return {}
+    return {name: ["–" if value is None else _text(value) for value in values]}
+
+
+def _shortened(hashes: Sequence[str]) -> list[str]:
+    """Return the beginnings of hashes, as long as it takes to tell them apart."""
+    least = next(n for n in range(6, 65) if len({h[:n] for h in hashes}) == len({*hashes}))
+    return [text[:least] for text in hashes]
+
+
+_FACTS = {
+    ("model", "name"): "base model",
+    ("model", "dtype"): "dtype",
+    ("task", "name"): "task",
+    ("task", "examples"): "training examples",
+    ("task", "framing"): "framing of prompts",
+    ("fingerprints", "data"): "rows",
+    ("fingerprints", "held_out"): "held-out rows",
+    ("fingerprints", "base"): "base's weights",
+    ("fingerprints", "task"): "classes and decoding",
+}
+
+_HASHES = [words for (group, _), words in _FACTS.items() if group == "fingerprints"]
+
+
+def _facts(record: RunRecord) -> dict[str, Any]:
+    """Return what a config.json tells of a run beside its settings."""
+    facts: dict[str, Any] = {}
+    for (group, key), words in _FACTS.items():
+        own = record.config.get(group)
+        value = own.get(key) if isinstance(own, dict) else None
+        if value is not None:
+            facts[words] = value
+    return facts

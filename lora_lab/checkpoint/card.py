@@ -24,8 +24,11 @@ from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.checkpoint.files import read_json
 from lora_lab.checkpoint.markdown import escaped, is_number, number, span, table
-from lora_lab.checkpoint.saving import named_adapter, write_adapter
+from lora_lab.checkpoint.saving import any_adapter, write_adapter
 from lora_lab.errors import AdapterError, RunError
+from lora_lab.methods.base import Adapter
+from lora_lab.methods.combined import to_python
+from lora_lab.methods.layer_update import LayerAdapter
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.models.places import HUB_ID
@@ -63,7 +66,7 @@ def push_ready(
     run: FinishedRun | str | os.PathLike[str] | None = None,
     base: Card | None = None,
 ) -> Path:
-    """Write a folder for the hub: the adapter in PEFT's format, and its model card.
+    """Write a folder for the hub: the adapter as `save_adapter` writes it, and its model card.
 
     Args:
         model, name, run, base: see `model_card`.
@@ -90,7 +93,7 @@ def model_card(
     """Return the model card of an adapter, Markdown below YAML.
 
     Args:
-        model: a model with a LoRA adapter.
+        model: a model with an adapter.
         name: which adapter; the one in force by default.
         run: the finished run that made it, its record or its folder: adds data, training
             and metrics.
@@ -103,7 +106,7 @@ def model_card(
         RunError: the run is not over.
     """
     model = unwrapped(model)
-    adapter = named_adapter(model, name)
+    adapter = any_adapter(model, name)
     made = _made_by(run)
     trained = made.config.get("id")
     if adapter.run is not None and isinstance(trained, str) and trained != adapter.run:
@@ -112,14 +115,17 @@ def model_card(
             "name that run, or load this one's adapter with load_adapter"
         )
     about = _Base.of(model, made, base)
-    title = f"{_title(about, made)} ({'merged' if merged else 'LoRA adapter'})"
+    lora = isinstance(adapter, LoraAdapter)
+    kind = "LoRA adapter" if lora else f"{escaped(adapter.method)} adapter"
+    title = f"{_title(about, made)} ({'merged' if merged else kind})"
+    library = "transformers" if merged else "peft" if _peft_reads(adapter) else "lora-lab"
     parts = [
-        _front_matter(model, about, merged),
+        _front_matter(model, about, library, lora=lora),
         f"# {title}\n\n{_opening(adapter, about, merged)}",
         f"## Adapter\n\n{_facts(model, adapter)}\n\n{_ranks(adapter)}",
         _training(made),
         _results(made),
-        _usage(model, about, merged),
+        _usage(model, about, library),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -172,15 +178,20 @@ class _Base:
         return cls(shown, hub_id, license_)
 
 
-def _front_matter(model: nn.Module, base: _Base, merged: bool) -> str:
+def _peft_reads(adapter: Adapter) -> bool:
+    own_form = isinstance(adapter, LayerAdapter) and adapter.peft_form() is not None
+    return own_form or isinstance(adapter, LoraAdapter)
+
+
+def _front_matter(model: nn.Module, base: _Base, library: str, *, lora: bool) -> str:
     lines = []
-    tags = ["lora", "lora-lab"]
+    tags = ["lora", "lora-lab"] if lora else ["lora-lab"]
     if base.hub_id:
         # A path of somebody's machine is no name there, and the hub refuses it.
         lines.append(f"base_model: {json.dumps(base.hub_id)}")
-        if not merged:
+        if library != "transformers":
             tags.append(f"base_model:adapter:{base.hub_id}")
-    lines.append(f"library_name: {'transformers' if merged else 'peft'}")
+    lines.append(f"library_name: {library}")
     if base.license:
         lines.append(f"license: {json.dumps(base.license.lower())}")
     if _writes_text(model):
@@ -196,9 +207,11 @@ def _title(base: _Base, made: _Made) -> str:
     return escaped(base.shown.rpartition("/")[2]) + on
 
 
-def _opening(adapter: LoraAdapter, base: _Base, merged: bool) -> str:
+def _opening(adapter: Adapter, base: _Base, merged: bool) -> str:
     name = escaped(base.shown)
     shown = f"[{name}](https://huggingface.co/{base.hub_id})" if base.hub_id else name
+    if not isinstance(adapter, LoraAdapter):
+        return f"What {_method(adapter)} has learned on {shown}, without the base's own weights."
     what = (
         f"{shown} with a low-rank update merged into its weights"
         if merged
@@ -207,7 +220,9 @@ def _opening(adapter: LoraAdapter, base: _Base, merged: bool) -> str:
     return f"{what}; method: {_method(adapter)}."
 
 
-def _method(adapter: LoraAdapter) -> str:
+def _method(adapter: Adapter) -> str:
+    if not isinstance(adapter, LoraAdapter):
+        return escaped(adapter.method)
     config = adapter.lora
     how = config.init_lora_weights
     options = {
@@ -219,26 +234,27 @@ def _method(adapter: LoraAdapter) -> str:
     return ", ".join([adapter.method, *(text for text, on in options.items() if on)])
 
 
-def _facts(model: nn.Module, adapter: LoraAdapter) -> str:
+def _facts(model: nn.Module, adapter: Adapter) -> str:
     whole = anatomy(model).parameters
     count = adapter.trainable
-    alphas = [site.alpha for site in adapter.sites.values()]
-    facts = [
-        ("method", _method(adapter)),
+    trained = f"{count:,} ({format_share(count, whole)} of {format_count(whole)})"
+    facts = [("method", _method(adapter))]
+    if not isinstance(adapter, LoraAdapter):
+        return table(("", ""), [*facts, ("trained parameters", trained)])
+    facts += [
         ("matrices", f"{len(adapter.sites):,}"),
-        ("α", span(alphas)),
+        ("α", span([site.alpha for site in adapter.sites.values()])),
         ("dropout", f"{adapter.config.lora_dropout:g}"),
-        (
-            "trained parameters",
-            f"{count:,} ({format_share(count, whole)} of {format_count(whole)})",
-        ),
+        ("trained parameters", trained),
     ]
     if saved := adapter.lora.modules_to_save:
         facts.append(("trained whole", ", ".join(map(escaped, saved))))
     return table(("", ""), facts)
 
 
-def _ranks(adapter: LoraAdapter) -> str:
+def _ranks(adapter: Adapter) -> str:
+    if not isinstance(adapter, LoraAdapter):
+        return f"```python\n{redacted(to_python(adapter.config.parts))}\n```"
     columns: dict[str, list[LoraSite]] = {}
     for site in adapter.sites.values():
         columns.setdefault(f"{site.site.stack} {site.site.role}".strip(), []).append(site)
@@ -298,14 +314,17 @@ def _results(made: _Made) -> str:
     return f"## Results\n\n{table(('', 'base model', 'adapted'), rows)}{more}"
 
 
-def _usage(model: nn.Module, base: _Base, merged: bool) -> str:
+def _usage(model: nn.Module, base: _Base, library: str) -> str:
     kind = type(model).__name__
     here = json.dumps("this folder, or its name on the hub")
-    source = here if merged else json.dumps(base.hub_id or "the base model")
+    source = here if library == "transformers" else json.dumps(base.hub_id or "the base model")
     lines = [f"from transformers import {kind}", "", f"model = {kind}.from_pretrained({source})"]
-    if not merged:
+    if library == "peft":
         lines.insert(0, "from peft import PeftModel")
         lines.append(f"model = PeftModel.from_pretrained(model, {here})")
+    elif library == "lora-lab":
+        lines.insert(0, "import lora_lab as ll")
+        lines.append(f"ll.load_adapter(model, {json.dumps('this folder')})")
     return "\n".join(["## Use", "", "```python", *lines, "```"])
 
 

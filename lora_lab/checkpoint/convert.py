@@ -13,7 +13,7 @@ from lora_lab._util.format import format_bytes, plural
 from lora_lab.checkpoint.base_model import load_base
 from lora_lab.checkpoint.card import CARD_FILE, model_card
 from lora_lab.checkpoint.loading import load_adapter
-from lora_lab.checkpoint.locate import AdapterLocation, locate_adapter
+from lora_lab.checkpoint.locate import locate_adapter
 from lora_lab.checkpoint.loralib_models import save_loralib
 from lora_lab.checkpoint.merged import export_merged
 from lora_lab.checkpoint.peft import read_settings
@@ -22,6 +22,7 @@ from lora_lab.checkpoint.saving import write_adapter
 from lora_lab.checkpoint.uniform import export_uniform
 from lora_lab.errors import AdapterError
 from lora_lab.models.load import LoadedModel
+from lora_lab.redaction import redacted
 
 Form = Literal["peft", "uniform", "merged", "loralib"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -98,27 +99,46 @@ def export_adapter(
     read_settings(place.path)  # LoRA's alone; before the base is loaded, which takes longer
     lm = load_base(base, read_adapter(place.path))
     load_adapter(lm.model, place.path)
-    alpha = None
-    if form == "loralib":
-        alpha = save_loralib(lm.model, out)
-    else:
-        _write_folder(lm, place, form, out, dtype)
+    alpha = write_form(lm, form, out, run=place.run, dtype=dtype)
     written = sorted(out.iterdir()) if out.is_dir() else [out]
     files = {file.name: file.stat().st_size for file in written}
     return Exported(form, out, place.name, base, files, alpha, place.note)
 
 
-def _write_folder(
-    lm: LoadedModel, place: AdapterLocation, form: Form, out: Path, dtype: str | None
-) -> None:
-    card = model_card(lm.model, run=place.run, base=lm.card, merged=form == "merged")
+def write_form(
+    lm: LoadedModel,
+    form: Form,
+    out: Path,
+    name: str | None = None,
+    *,
+    run: Path | None = None,
+    dtype: str | None = None,
+) -> float | None:
+    """Write an adapter that is on a model in a form; folders get a model card.
+
+    Args:
+        lm: the model, which stays as it is, its tokenizer and its card.
+        form, out, dtype: see `export_adapter`.
+        name: which adapter; the one in force by default.
+        run: the folder of the run that made it: then the card tells of it.
+
+    Returns:
+        α to make loralib's layers with; None of the other forms.
+
+    Raises:
+        AdapterError: the form cannot hold such an adapter, or the place is taken.
+    """
+    if form == "loralib":
+        return save_loralib(lm.model, out, name)
+    card = model_card(lm.model, name, run=run, base=lm.card, merged=form == "merged")
     if form == "peft":
         with new_dir(out) as folder:
-            write_adapter(lm.model, folder)
+            write_adapter(lm.model, folder, name)
     elif form == "uniform":
-        export_uniform(lm.model, out)
+        export_uniform(lm.model, out, name)
     else:
         kind = getattr(torch, dtype) if dtype else None
-        export_merged(lm.model, out, dtype=kind, tokenizer=lm.tokenizer)
+        export_merged(lm.model, out, name, dtype=kind, tokenizer=lm.tokenizer)
     with disk_errors(out, AdapterError, "another folder"):
-        (out / CARD_FILE).write_text(card, encoding="utf-8")
+        (out / CARD_FILE).write_text(redacted(card), encoding="utf-8")
+    return None

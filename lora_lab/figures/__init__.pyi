@@ -32,6 +32,7 @@ from .overlap import overlap_figure as overlap_figure
 from .overlap import update_overlap as update_overlap
 from .pareto import pareto_figure as pareto_figure
 from .phi import phi_figure as phi_figure
+from .picture import picture as picture
 from .rates import rate_curves_figure as rate_curves_figure
 from .spectrum import spectrum_against_base_figure as spectrum_against_base_figure
 from .spectrum import spectrum_figure as spectrum_figure

@@ -1,7 +1,8 @@
 """One self-contained HTML page: no network, no notebook.
 
 plotly.js is inlined once, everything that came from outside is escaped, and page and figures
-follow the reader's light or dark setting.
+follow the reader's light or dark setting. Where no script may run, as in a notebook that nobody has
+called trusted, each figure is there as a picture.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ class Page:
         name = f"figure-{len(self._figures)}"
         drawn = {theme: draw(data, theme=theme) for theme in ("light", "dark")}
         height = drawn["light"].layout.height
+        # Seen where no script may run, and until one has.
+        pictures = "".join(
+            f'<div class="picture {theme}">{figures.picture(figure)}</div>'
+            for theme, figure in drawn.items()
+        )
         for figure in drawn.values():
             # The page's columns set the width.
             figure.update_layout(width=None, autosize=True)
@@ -41,7 +47,7 @@ class Page:
         self._figures.append(f'"{name}":{{{both}}}')
         return (
             f'<figure><div id="{name}" class="plot" role="img" aria-labelledby="{name}-text" '
-            f'style="height:{height}px"></div>'
+            f'style="height:{height}px">{pictures}</div>'
             f'<figcaption id="{name}-text">{escape(caption)}</figcaption></figure>'
         )
 
@@ -122,6 +128,9 @@ section{margin-top:24px;padding-top:20px;border-top:1px solid var(--line)}
 font-weight:600}.tiles span{color:var(--dim);font-size:12px}
 summary{color:var(--dim);font-size:12px;margin-top:10px;cursor:pointer}
 figure{margin:0;min-width:0}.plot{width:100%}
+.picture svg{display:block;max-width:100%;max-height:100%}.picture.dark{display:none}
+@media screen and (prefers-color-scheme:dark){.picture.light{display:none}
+.picture.dark{display:block}}
 figcaption,.caption{color:var(--dim);font-size:12px;margin:4px 0 0}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:24px}
 .scroll{overflow-x:auto;margin-top:14px}
@@ -150,6 +159,7 @@ const config = {showSendToCloud: false, displaylogo: false, displayModeBar: fals
 function draw(theme) {
   for (const [id, drawn] of Object.entries(figures)) {
     const {data, layout} = structuredClone(drawn[theme]);
+    for (const picture of document.querySelectorAll(`#${id} > .picture`)) picture.remove();
     Plotly.react(id, data, layout, config);
   }
 }

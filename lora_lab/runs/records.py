@@ -22,6 +22,7 @@ from lora_lab._util.json_files import (
 from lora_lab.errors import RunError
 from lora_lab.runs import checkpoints, lock
 from lora_lab.runs.history import SpectraHistory, read_history
+from lora_lab.runs.marks import Marks, read_marks, write_marks
 from lora_lab.runs.metrics import (
     METRICS_FILE,
     LossCurve,
@@ -152,6 +153,23 @@ class RunRecord:
             return RecordState(str((self.summary or {}).get("state")))
         except ValueError:
             return RecordState.CUT_OFF if self.config else RecordState.DAMAGED
+
+    @property
+    def marks(self) -> Marks:
+        """The title, note and star that it was given, as they stand on the disk now."""
+        return read_marks(self.folder)
+
+    def mark(
+        self, *, title: str | None = None, note: str | None = None, starred: bool | None = None
+    ) -> Marks:
+        """Give it a title, a note or a star; what is left out stays. Returns all of them.
+
+        >>> ll.list_runs()[0].mark(title="the long one", starred=True)
+
+        Raises:
+            RunError: a text that is too long, or the disk does not take it.
+        """
+        return write_marks(self.folder, title=title, note=note, starred=starred)
 
     @property
     def start_from(self) -> str:

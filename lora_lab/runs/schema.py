@@ -207,6 +207,14 @@ class Summary(TypedDict, total=False):
     repeats: bool
 
 
+class MarkFacts(TypedDict, total=False):
+    """marks.json: what people say of a run."""
+
+    title: str
+    note: str
+    starred: bool
+
+
 class SampleRow(TypedDict, total=False):
     """An entry of samples.json: a held-out prompt with its answers."""
 

@@ -12,6 +12,7 @@ runs/<id>/
     checkpoints/step-N/   the adapter after so many steps; see `lora_lab.runs.checkpoints`
     adapter/           the adapter at the end, in PEFT's format
     summary.json       how it ended; absent while it runs, and where it was cut off
+    marks.json         a title, a note, a star that somebody gave it; see `lora_lab.runs.marks`
     lock.json          held by the process that runs it
 """
 

@@ -104,6 +104,11 @@ class Change(NamedTuple):
     before: float | None
     after: float | None
 
+    def in_words(self) -> str:
+        """Return "2.31 → 1.20"; where only the base model was scored, "2.31 of the base"."""
+        known = [format_number(value) for value in (self.before, self.after) if value is not None]
+        return " → ".join(known) + (" of the base" if self.after is None else "")
+
 
 def changes(values: Mapping[Any, Any]) -> list[Change]:
     """Return what a run's {"bleu_before": …, "bleu_after": …} came to, in their order.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +30,9 @@ def row(id_: str, state: str = "done", **changes: Any) -> dict[str, Any]:
         "loss": 1.234,
         "metrics": "held-out loss 2.10 → 1.21 · BLEU 12.1 → 38.2",
         "when": "2026-01-02 03:04",
+        "title": "",
+        "starred": False,
+        "keepable": state == "done",
         "resumable": state in ("stopped", "cut off"),
         "deletable": state != "running",
         **changes,
@@ -47,10 +52,13 @@ COMPARED = {
         for k, id_ in enumerate(("run-a", "run-b"))
     ],
     "note": "lowest held-out loss: LoRA r = 8",
+    "differs": [["rank r", ["8", "4"]], ["seed", ["0", "1"]]],
 }
 DETAILS = {
     "id": "run-a",
     "label": "LoRA run-a",
+    "title": "",
+    "note": "",
     "facts": [["folder", "/runs/run-a"], ["model", "smollm2-135m · float32"]],
     "config": "ll.LoraConfig(r=8)",
     "points": COMPARED["curves"][0]["points"],
@@ -157,6 +165,10 @@ def test_picked_runs_are_drawn_on_one_chart_and_in_one_table(esm_page: Make) -> 
     region = view.get_by_role("region", name="comparison of the picked runs")
     expect(region.get_by_role("row")).to_have_count(3)
     expect(region.get_by_role("columnheader")).to_have_count(2 + len(COLUMNS))
+    differs = view.get_by_role("region", name="settings in which the picked runs differ")
+    expect(differs.get_by_role("row")).to_have_count(3)
+    expect(differs.get_by_role("row").nth(1)).to_have_text("rank r84")
+    expect(differs.get_by_role("columnheader").nth(1)).to_contain_text("LoRA run-a")
     marks = view.get_by_role("row").filter(has_text="run-a").first.locator(".ll-past-pick b")
     expect(marks).to_have_text("1")
     esm.set(compared={})
@@ -176,17 +188,66 @@ def test_one_run_in_detail(esm_page: Make) -> None:
     expect(view.get_by_text("ll.LoraConfig(r=8)")).to_be_hidden()
 
 
+def test_a_run_is_starred_named_noted_and_kept(esm_page: Make) -> None:
+    esm = opened(esm_page, state={"details": DETAILS})
+    view = esm.view()
+    star = button(esm, "star run-a")
+    expect(star).to_have_attribute("aria-pressed", "false")
+    star.click()
+    button(esm, "Keep run-a").click()
+    expect(button(esm, "Keep run-b")).to_have_count(0)
+    view.get_by_label("name").fill("the long one")
+    view.get_by_label("note").fill("two\nlines")
+    esm.set(details={**DETAILS, "facts": []})  # news of the run leave what is typed
+    button(esm, "Save name and note").click()
+    assert [(m["type"], m["id"], m.get("value")) for m in esm.sent()] == [
+        ("mark", "run-a", {"starred": True}),
+        ("keep", "run-a", None),
+        ("mark", "run-a", {"title": "the long one", "note": "two\nlines"}),
+    ]
+    named = row("run-a", title="the long one", starred=True)
+    esm.set(form={**FORM, "rows": [*ROWS[:2], named]})
+    expect(star).to_have_attribute("aria-pressed", "true")
+    cell = view.locator('[data-run="run-a"] .ll-past-name')
+    expect(cell).to_contain_text("the long one")
+    expect(cell).to_contain_text("r=8 · lr 0.002 · seed 0")
+
+
+def test_a_report_that_was_written_opens_by_a_link(esm_page: Make) -> None:
+    esm = opened(esm_page, state={"details": DETAILS})
+    page = "<!doctype html><title>the report</title><p>ΔW</p>".encode()
+    packed = gzip.compress(page)
+    offer = {"token": 1, "name": "report-run-a.html", "size": len(packed), "kind": "html.gz"}
+    link = esm.view().get_by_role("link", name="Open the report")
+    expect(link).to_have_count(0)
+    esm.set(offer={**offer, "about": "run-a"})
+    for at in range(0, len(packed), 40):
+        esm.page.wait_for_function("at => lab.sent.some(m => m.at === at)", arg=at)
+        data = base64.b64encode(packed[at : at + 40]).decode()
+        esm.receive({"type": "piece", "token": 1, "at": at, "data": data})
+    expect(link).to_be_visible()
+    text = esm.page.evaluate("url => fetch(url).then(r => r.text())", link.get_attribute("href"))
+    assert text == page.decode()
+    save = esm.view().get_by_role("link", name="Download it")
+    expect(save).to_have_attribute("download", "report-run-a.html")
+    esm.set(details={**DETAILS, "id": "run-b"})
+    expect(link).to_be_hidden()
+
+
 def test_names_answers_and_errors_are_text(esm_page: Make) -> None:
     evil = '<img src=x onerror="window.hacked=1">'
-    rows = [row(evil, evil, label=evil, what=evil, metrics=evil, when=evil)]
+    rows = [row(evil, evil, label=evil, what=evil, metrics=evil, when=evil, title=evil)]
     problem = {"message": evil, "remedy": evil, "details": evil, "field": "", "proposal": ""}
     compared = {
         "columns": [evil],
         "rows": [{"id": evil, "label": evil, "cells": [evil]}],
         "curves": [{"id": evil, "points": [[1, 1, 1], [2, 2, 2]]}],
         "note": evil,
+        "differs": [[evil, [evil]]],
     }
     details = {
+        "title": evil,
+        "note": evil,
         "id": evil,
         "label": evil,
         "facts": [[evil, evil]],

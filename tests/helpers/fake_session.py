@@ -52,7 +52,7 @@ class FakeSession(traitlets.HasTraits):
         self.anatomy, self.output_dir, self.bench = anatomy, Path("runs"), bench
         self.live_adapter = SimpleNamespace(latest=None, adapter=None, nothing="", **live)
         self.plan = plan or SimpleNamespace(observe=lambda *_: None)
-        self.command = command
+        self.command, self.used = command, None
         self.throttle, self.plotly = MessageThrottle(), PlotlyScript()
 
     def watch(self) -> None:

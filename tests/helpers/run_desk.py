@@ -32,7 +32,7 @@ class Desk:
         self.error: Exception | None = None
         self.notes: list[str] = []
         self.plan = tiny_plan()
-        self.bench = ""
+        self.bench, self.used = "", None
         self.throttle = MessageThrottle()
 
     @property

@@ -238,7 +238,7 @@ def test_a_resumed_runs_settings_are_shown(tmp_path: Path) -> None:
     run = wb.start()
     run.wait(60)
     again = Workbench(tiny_lm(), task=tiny_task(32), output_dir=tmp_path, **QUICK)
-    again.session._begin = lambda *_: _[1]()  # type: ignore[method-assign]
+    again.session.begin = lambda *_: _[1]()  # type: ignore[method-assign]
     again.session.go_on(run)
     names = "gradient_accumulation_steps", "label_smoothing_factor", "warmup_steps"
     assert [again.panel.settings[name] for name in names] == [2, 0.1, 2]

@@ -13,6 +13,7 @@ import ipywidgets
 import numpy as np
 import traitlets
 
+from lora_lab.analysis.live import adapter_spectra
 from lora_lab.analysis.site_view import SiteView, site_view
 from lora_lab.anatomy.blocks import site_label
 from lora_lab.errors import LoraLabError
@@ -68,7 +69,8 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
         self._asked: tuple[str, str, int] | None = None  # (site, run, version) of the latest look
         self._rest_until = 0.0
         self._view: SiteView | None = None
-        self._mapped: Spectra | None = None
+        self._mapped: Spectra | Adapter | None = None
+        self._whole: Background[tuple[Adapter, dict[str, np.ndarray]]] = Background()
         self._map_due = 0.0
         self._nothing = NOTHING_YET
         self._picker = Picker(
@@ -111,6 +113,8 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
                 self._spectrum.bring()
             if snapshot is not None:
                 self._draw_map(snapshot)
+            else:
+                self._draw_map_of_no_run()
             self._take(_pause(snapshot))
             self._look(snapshot)
             if self._view is not None:
@@ -177,6 +181,24 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
         if snapshot.ranks:  # what training has left of them
             self._map.ranks = {name: r for name, r in snapshot.ranks.items() if r}
         self._map.values = _by_cell(effective_ranks(spectra.singular_values))
+
+    def _draw_map_of_no_run(self) -> None:
+        """Draw the map of an adapter that was not trained here: no snapshot brings its spectra."""
+        if (outcome := self._whole.take()) is not None:
+            if outcome.error is not None:
+                self._say_error(outcome.error)
+            elif outcome.value is not None and outcome.value[0] is self._adapter:
+                self._map.values = _by_cell(effective_ranks(outcome.value[1]))
+        adapter = self._live.adapter
+        if adapter is None or self._mapped is adapter:
+            return
+
+        def measure() -> tuple[Adapter, dict[str, np.ndarray]]:
+            with self._live.at_rest():
+                return adapter, adapter_spectra(adapter)
+
+        if self._whole.start(measure):
+            self._mapped = adapter
 
     def _pick(self, name: str) -> None:
         # The map names a cell, which has several sites where experts share a tensor.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import traitlets
 
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord, list_runs
 from lora_lab_widgets.background import Background
+from lora_lab_widgets.delivery import Delivery, zipped_page
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.live_adapter import over
 from lora_lab_widgets.panel import MessagePanel, Tick
@@ -43,6 +44,7 @@ class History(MessagePanel):
         compared: of the picked runs, {} where none is; see `run_rows.Look`.
         details: of the opened run, {} where none is.
         busy: what it is at, "" at rest.
+        offer: of a report that is ready for the page; see `Delivery`.
     """
 
     module = "history"
@@ -51,6 +53,7 @@ class History(MessagePanel):
     compared = traitlets.Dict().tag(sync=True)
     details = traitlets.Dict().tag(sync=True)
     busy = traitlets.Unicode().tag(sync=True)
+    offer = traitlets.Dict().tag(sync=True)
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -63,6 +66,7 @@ class History(MessagePanel):
         self._asked: _Job | None = None  # what a person wants; goes first
         self._doing: _Job | None = None
         self._background: Background[Any] = Background()
+        self._delivery = Delivery()
         self._moment: tuple[str, bool] = ("", True)
         super().__init__(form=_CLOSED)
 
@@ -97,6 +101,12 @@ class History(MessagePanel):
             self._shown, self._stale = id_ if content.get("value") else "", True
         elif kind in ("resume", "delete", "report"):
             self._ask(str(kind), self._record(id_))
+        elif kind == "keep":
+            self._session.keep(self._record(id_))
+        elif kind == "mark":
+            self._mark(self._record(id_), content.get("value"))
+        elif kind == "piece":
+            self.send(self._delivery.piece(content))
         self._turn()
 
     def _pick(self, id_: str, wanted: bool) -> None:
@@ -108,6 +118,16 @@ class History(MessagePanel):
             self._picked.append(self._record(id_).id)
         self._stale = True
         self._draw()
+
+    def _mark(self, record: RunRecord, said: Any) -> None:
+        """Give a run a title, a note or a star."""
+        given = said if isinstance(said, Mapping) else {}
+        record.mark(
+            title=str(given["title"]) if "title" in given else None,
+            note=str(given["note"]) if "note" in given else None,
+            starred=bool(given["starred"]) if "starred" in given else None,
+        )
+        self._stale = True
 
     def _record(self, id_: str) -> RunRecord:
         record = self._look.records.get(id_) if self._look else None
@@ -136,9 +156,15 @@ class History(MessagePanel):
         else:
             self._asked = _Job(
                 f"writing the report of run {record.id}…",
-                lambda: self._session.report(record),
-                lambda _: None,
+                lambda: zipped_page(self._session.report(record)),
+                lambda page: self._offer(page, record),
             )
+
+    def _offer(self, page: IO[bytes], record: RunRecord) -> None:
+        """Have a report that was written now ready for the page."""
+        name = f"report-{record.id.replace('/', '-')}.html"
+        self._delivery.put(page, name, "html.gz", record.id)
+        self.offer = self._delivery.offer
 
     def _at_work(self, folder: Path) -> bool:
         run = self._session.run

@@ -83,10 +83,11 @@ class LiveAdapter:
     @property
     def whose(self) -> Whose:
         """What the latest adapter is called, and what it is known by, held by nobody here."""
-        adapter, run = self.latest, self.run
+        adapter, run, used = self.latest, self.run, self._session.used
         if adapter is None:
             return "", None
-        return "the model's own adapter" if run is None else f"run {run.id}", weakref.ref(adapter)
+        words = used.words if used is not None else "the model's own adapter"
+        return words if run is None else f"run {run.id}", weakref.ref(adapter)
 
     def task(self) -> Task:
         """Return the task that the adapter learns."""
@@ -135,10 +136,10 @@ class LiveAdapter:
                 activate(model, before)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[PreTrainedModel]:
         """Hold every run at rest; nobody else here switches adapters in the block."""
-        with self.at_rest(), _switching:
-            yield
+        with self.at_rest() as model, _switching:
+            yield model
 
     def save(self, folder: Path) -> Path:
         """Write the adapter into a folder; return the folder.

@@ -19,6 +19,8 @@ from lora_lab.training.run import Run
 from lora_lab_widgets.live_adapter import over
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lora_lab.models.load import LoadedModel
 
 
@@ -34,11 +36,11 @@ def resumed_run(record: RunRecord, lm: LoadedModel, tasks: Iterable[Any]) -> Run
         RunError: see `lora_lab.resume`.
     """
     known = record.config.get("fingerprints") or {}
-    own = next((task for task in tasks if _is_of(task, known)), None)
+    own = next((task for task in tasks if is_of(task, known)), None)
     return resume(record, lm, own, start=False)
 
 
-def _is_of(task: Any, known: Mapping[str, str]) -> bool:
+def is_of(task: Any, known: Mapping[str, str]) -> bool:
     """Whether a task is the one of which a run noted these fingerprints."""
     now = task_fingerprints(task)
     return "data" in known and all(known.get(key, own) == own for key, own in now.items())
@@ -46,17 +48,30 @@ def _is_of(task: Any, known: Mapping[str, str]) -> bool:
 
 def chosen_configs(run: Run) -> tuple[MethodConfig, ...]:
     """Return a run's configs as a person chose them: without the head that it put there itself."""
-    if not run.task.head:
-        return run.configs
-    heads = head_modules(run.model)
+    return chosen_parts(run.model, run.configs, has_head=bool(run.task.head))
+
+
+def chosen_parts(
+    model: nn.Module, configs: tuple[MethodConfig, ...], *, has_head: bool
+) -> tuple[MethodConfig, ...]:
+    """Return configs without the head that a run on a task of classes puts there itself.
+
+    Args:
+        model: that they are for.
+        configs: a run's.
+        has_head: whether its task asks for one.
+    """
+    if not has_head:
+        return configs
+    heads = head_modules(model)
     chosen: list[MethodConfig] = []
-    for config in run.configs:
+    for config in configs:
         if saved := getattr(config, "modules_to_save", None):
             own = tuple(name for name in saved if name not in heads)
             chosen.append(config.replace(modules_to_save=own or None))
         elif config != HeadConfig():
             chosen.append(config)
-    return tuple(chosen) if chosen and with_head(run.model, chosen) == run.configs else run.configs
+    return tuple(chosen) if chosen and with_head(model, chosen) == configs else configs
 
 
 def write_report(record: RunRecord, run: Run | None) -> Path:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from lora_lab.analysis.differing import NO_MATTER, told_apart
+from lora_lab.analysis.differing import NO_MATTER, differing_settings, told_apart
 from lora_lab.errors import RunError
 from lora_lab.runs.records import RunRecord
 from lora_lab_widgets.lab_views.base import run_label
@@ -58,6 +58,27 @@ def data_marks(records: Sequence[RunRecord]) -> dict[str, str]:
     for name, own in known.values():
         several[name].add(own)
     return {id_: f" (rows {own})" for id_, (name, own) in known.items() if len(several[name]) > 1}
+
+
+def unlike(records: Sequence[RunRecord], words: Mapping[str, str]) -> dict[str, str]:
+    """Return {id: " · dtype = bfloat16"}: in what runs differ that would be shown alike.
+
+    Args:
+        records: those that are shown.
+        words: {id: what is shown of it}. Runs that still have the same ones are the same.
+    """
+    alike: defaultdict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        alike[words[record.id]].append(record)
+    found: dict[str, str] = {}
+    for group in alike.values():
+        if len(group) < 2:
+            continue
+        told = differing_settings(group)
+        for place, record in enumerate(group):
+            own = ", ".join(f"{name} = {texts[place]}" for name, texts in told.items())
+            found |= {record.id: f" · {own}"[:300]} if own else {}
+    return found
 
 
 def _without_seed(record: RunRecord) -> str:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lora_lab_widgets.session import Session
 
 EXPLAINED = ("settings", "methods", "metrics")
-COMMANDS = ("start", "pause", "resume", "stop", "take", "run_file")
+COMMANDS = ("start", "pause", "resume", "stop", "take", "run_file", "keep", "evaluate")
 
 Beat = Callable[[Snapshot | None, Theme, int], None]
 """What every heartbeat calls: with snapshot, the page's theme, and the width in CSS pixels."""
@@ -49,8 +49,9 @@ class RunPanel(PanelWidget):
 
     Args:
         session: has run and plan, and does the commands: "take" is what an out-of-memory proposes,
-            "run_file" the run file for other machines. A `LoraLabError` that it raises is shown in
-            the red strip; the clock goes on.
+            "run_file" the run file for other machines, "keep" shows what can be done with what was
+            learned, "evaluate" scores what a run that was stopped has learned. A `LoraLabError`
+            that it raises is shown in the red strip; the clock goes on.
 
     Attributes:
         beat: called at every tick.
@@ -167,7 +168,9 @@ class RunPanel(PanelWidget):
         try:
             run = self._session.run
             self._seen = run.snapshot if run is not None else None
-            self.notes = [note[:MAX_LINE] for note in run.notes[:MAX_NOTES]] if run else []
+            used = self._session.used
+            notes = run.notes if run else [f"in use: {used.words}"] if used else []
+            self.notes = [note[:MAX_LINE] for note in notes[:MAX_NOTES]]
             self._unread = None
         except Exception as error:
             self._unread = from_error(error, "the run could not be read; it may still go on")

@@ -15,7 +15,9 @@ import numpy as np
 from lora_lab import spectra
 from lora_lab._util.files import remove_dir
 from lora_lab._util.format import format_bytes, format_count, format_number
+from lora_lab.analysis.differing import differing_settings
 from lora_lab.analysis.methods import compare_methods
+from lora_lab.checkpoint.locate import holds_adapter, locate_adapter
 from lora_lab.errors import RunError, as_cause
 from lora_lab.runs.history import SpectraHistory
 from lora_lab.runs.lock import RunLock
@@ -31,7 +33,7 @@ from lora_lab.runs.run_file import read_configs
 from lora_lab.runs.shown_code import shown_code
 from lora_lab.tasks.metrics import NATS, changes
 from lora_lab.training import queue
-from lora_lab_widgets.run_labels import data_marks, differences, label, short_label
+from lora_lab_widgets.run_labels import data_marks, differences, label, short_label, unlike
 from lora_lab_widgets.serialize import number, thin
 
 MOST_ROWS = 100
@@ -39,6 +41,7 @@ MOST_PICKED = 6
 _MOST_TEXT = 1_500  # characters of a prompt, an answer, a note
 _MOST_CONFIG = 6_000
 _MOST_SAMPLES = 6
+_MOST_DIFFERING, _MOST_VALUE = 40, 160  # settings that two runs differ in; characters of a value
 _NOTHING = "–"
 
 COLUMNS = (
@@ -127,11 +130,15 @@ def _rows(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     for row in rows:
         row["label"] += own.get(row["id"], "")
         row["what"] += marks.get(row["id"], "")
+    words = {row["id"]: f"{row['label']} {row['what']}" for row in rows}
+    more = unlike(records, words)
+    for row in rows:
+        row["what"] += more.get(row["id"], "")
     return rows
 
 
 def _row(record: RunRecord) -> dict[str, Any]:
-    summary = record.summary or {}
+    summary, said = record.summary or {}, record.marks
     last = read_last_row(record.folder)
     state = record.state
     queued = queue.is_queued(record.folder)
@@ -147,6 +154,9 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "loss": _number(last.get("loss")),
         "metrics": _metrics(summary.get("metrics")),
         "when": _when(record),
+        "title": said.title,
+        "starred": said.starred,
+        "keepable": free and holds_adapter(locate_adapter(record.folder).path),
         "resumable": free and (state in _RESUMED or repeats),
         "deletable": free,
     }
@@ -193,7 +203,19 @@ def _compared(records: Sequence[RunRecord]) -> dict[str, Any]:
         "curves": curves,
         "unit": units.pop() if len(units) == 1 else "",
         "note": _note(records),
+        "differs": _differs(records),
     }
+
+
+def _differs(records: Sequence[RunRecord]) -> list[list[Any]]:
+    """Return [setting, [its value in each run]] of all in which two runs differ."""
+    if len(records) < 2:
+        return []
+    found = [
+        [name[:100], [text[:_MOST_VALUE] for text in texts]]
+        for name, texts in differing_settings(records).items()
+    ]
+    return found[:_MOST_DIFFERING]
 
 
 def _loss_unit(record: RunRecord) -> str:
@@ -272,7 +294,7 @@ def _note(records: Sequence[RunRecord]) -> str:
 
 
 def _details(record: RunRecord) -> dict[str, Any]:
-    run = record.open()
+    run, said = record.open(), record.marks
     summary = record.summary or {}
     report = record.folder / "report.html"
     model, task = _of(record, "model"), _of(record, "task")
@@ -293,6 +315,8 @@ def _details(record: RunRecord) -> dict[str, Any]:
     return {
         "id": record.id,
         "label": label(record),
+        "title": said.title,
+        "note": said.note,
         "facts": [[name, text[:_MOST_TEXT]] for name, text in facts if text],
         "config": _config(record)[:_MOST_CONFIG],
         "points": _curve(record, run),
@@ -328,11 +352,8 @@ def _name(record: RunRecord, key: str) -> str:
 
 def _metrics(found: Any) -> str:
     """Return "held-out loss 2.10 → 1.20 · BLEU 3.10 → 38.2" of {name_before, name_after}."""
-    parts = []
-    for metric, *values in changes(found if isinstance(found, dict) else {})[:8]:
-        numbers = " → ".join(format_number(value) for value in values if value is not None)
-        parts.append(f"{metric.title[:64]} {numbers}")
-    return " · ".join(parts)
+    known = changes(found if isinstance(found, dict) else {})[:8]
+    return " · ".join(f"{change.metric.title[:64]} {change.in_words()}" for change in known)
 
 
 def _number(value: Any) -> float | None:

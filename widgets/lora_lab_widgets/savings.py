@@ -82,7 +82,7 @@ class Savings(PanelWidget):
         def begin(run: Run | None) -> None:
             if run is not None and session.training_sweep is not None:
                 panel.note_other(f"cell {run.id}")
-            else:
+            elif run is not None:  # None: an adapter from disk is in use, and nothing trains
                 panel.note_run()
 
         panel._dry_runs = DryRuns(panel, lambda shown: plan.dry_run(full=shown is None))

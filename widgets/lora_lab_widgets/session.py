@@ -31,12 +31,14 @@ from lora_lab_widgets.training_fields import training_values
 
 if TYPE_CHECKING:
     from lora_lab.analysis.choices import Choices
+    from lora_lab.methods.config import MethodConfig
     from lora_lab.runs.records import RunRecord
     from lora_lab.sweeps.asha import AshaConfig
     from lora_lab.sweeps.cells import Cell
     from lora_lab.sweeps.design import Design
     from lora_lab.tasks.base import Task
     from lora_lab.training.snapshot import Snapshot
+    from lora_lab_widgets.kept import Kept
 
 Started = TypeVar("Started", Sweep, Comparison)
 
@@ -49,11 +51,14 @@ class Session(traitlets.HasTraits):
         output_dir: where the runs' folders go.
 
     Attributes:
-        run: the latest run, None before the first; observe it.
+        run: the latest run, None before the first, and while an adapter is `used`; observe it.
+        used: the adapter from disk that was put on the model in the place of the latest run's.
         sweep: the one on show, None before the first.
         site: the adapted site that is looked at, "" for none; set it with `look_at`.
         lm, anatomy: the model, and its anatomy.
         choose: shows the pickers of model and data, or puts them away.
+        keep: shows what can be done with a run's adapter; None: with the latest one's.
+        evaluate: scores what the latest run, which was stopped, has learned.
         live_adapter: what may be read of the model's adapter, whether or not it trains.
         throttle: of the heartbeat's messages.
         bench: names this workbench on a page that shows several.
@@ -71,11 +76,14 @@ class Session(traitlets.HasTraits):
         self.lm, self.anatomy = plan.lm, plan.anatomy
         self.output_dir = output_dir
         self.choose: Callable[[], None] = lambda: None
+        self.keep: Callable[[RunRecord | None], None] = lambda _: None
+        self.evaluate: Callable[[], None] = lambda: None
         self.live_adapter = LiveAdapter(self)
         self.throttle = MessageThrottle()
         self.bench = uuid.uuid4().hex
         self.plotly = PlotlyScript()
         self.scorer: Background[Choices] = Background()
+        self.used: Kept | None = None
         self.observe(lambda _: self.watch(), "site")
 
     def __repr__(self) -> str:
@@ -98,7 +106,7 @@ class Session(traitlets.HasTraits):
         sweep = self.training_sweep
         cell = sweep.snapshot.run if sweep else None
         if cell is not None and cell is not self.run:
-            self.run, snapshot = cell, cell.snapshot
+            self.used, self.run, snapshot = None, cell, cell.snapshot
         state = None if snapshot is None else snapshot.state
         return Tick(
             snapshot,
@@ -131,7 +139,7 @@ class Session(traitlets.HasTraits):
         plan, folder = self.plan, self.output_dir
         config, task = plan.config, task_to_train(plan, settings)
         training = plan.training(settings)
-        self._begin(train(self.lm, task, config, output_dir=folder, start=False, **training))
+        self.begin(train(self.lm, task, config, output_dir=folder, start=False, **training))
 
     def command(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         """Do what a button of the run panel asks; return the run file that was written, if any."""
@@ -145,6 +153,11 @@ class Session(traitlets.HasTraits):
             raise RunError(f"there is no run to {name}; press Start first")
         elif name == "take":
             self._take_proposal()
+        elif name == "keep":
+            self.keep(None)
+        elif name == "evaluate":
+            self.keep(None)
+            self.evaluate()
         else:
             {"pause": self.run.pause, "resume": self.run.resume, "stop": self.run.stop}[name]()
         return None
@@ -164,7 +177,23 @@ class Session(traitlets.HasTraits):
                 with contextlib.suppress(ConfigError):  # a method without fields here
                     self.plan.take(chosen_configs(run), **shown)
 
-        self._begin(run, show)
+        self.begin(run, show)
+
+    def show_used(self, kept: Kept, config: MethodConfig, task: Task | None) -> None:
+        """Show an adapter that was put on the model: what it has becomes the plan.
+
+        Args:
+            kept: the adapter.
+            config: its method's, as a person chose it.
+            task: the data that it learned, where they are known.
+        """
+        with self.throttle.turn(), self.plan.hold_trait_notifications():
+            self.used, self.run = kept, None
+            if task is not None:
+                self.plan.add_task(task)
+                self.plan.merge({"task": task.name})
+            with contextlib.suppress(ConfigError):  # a method without fields here
+                self.plan.take(config)
 
     def report(self, record: RunRecord) -> Path:
         """Write a run's report; return its path."""
@@ -182,7 +211,8 @@ class Session(traitlets.HasTraits):
         folder = self.output_dir.expanduser().resolve()
         return _started(Comparison.of(self.lm, task_to_train(self.plan), design, folder, name))
 
-    def _begin(self, run: Run, show: Callable[[], None] | None = None) -> None:
+    def begin(self, run: Run, show: Callable[[], None] | None = None) -> None:
+        """Start a run; what is shown of it is changed first, and goes to the browser together."""
         with warnings.catch_warnings():
             # That the last run's adapter goes is what Start means here.
             warnings.filterwarnings("ignore", f"adapter '{ADAPTER}' was attached already")
@@ -192,7 +222,7 @@ class Session(traitlets.HasTraits):
                 if show is not None:
                     show()
             finally:
-                self.run = started
+                self.used, self.run = None, started
 
     def _take_proposal(self) -> None:
         """Take the settings that would have fitted into memory."""

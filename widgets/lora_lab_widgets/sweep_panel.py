@@ -14,6 +14,7 @@ from lora_lab.budget.forecast import budget
 from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
+from lora_lab.runs.records import find_run
 from lora_lab.sweeps.cells import Cell, skipped_fields
 from lora_lab.sweeps.comparison import Comparison
 from lora_lab.sweeps.local import Sweep, SweepSnapshot
@@ -207,9 +208,19 @@ class SweepPanel(MessagePanel):
             if self.sweep is None:
                 raise RunError("no sweep is on show; press Start first")
             self.sweep.stop()
+        elif kind == "keep":
+            self._keep(str(content.get("cell", "")))
         else:
             raise ConfigError(f"the sweep panel got an unknown message {kind!r}; reload the page")
         self._show_news()
+
+    def _keep(self, id_: str) -> None:
+        """Show what can be done with the adapter of a cell that has ended."""
+        sweep = self.sweep
+        ended = sweep.snapshot.ended.get(id_) if sweep is not None else None
+        if sweep is None or ended is None or not ended.run:
+            raise RunError(f"cell {id_[:80]} has left no run; wait for its end")
+        self._session.keep(find_run(sweep.folder / ended.run))
 
     def _take_shown(self, content: Mapping[str, Any]) -> None:
         if "ranks" in content:

@@ -137,6 +137,7 @@ def _row(cell: Cell, seen: SweepSnapshot) -> dict[str, Any]:
         "steps": cell.training.max_steps,
         "note": "",
         "best": False,
+        "run": "",
     }
     if ended is None:
         if seen.going and seen.cell is not None and seen.cell.id == cell.id:
@@ -147,6 +148,8 @@ def _row(cell: Cell, seen: SweepSnapshot) -> dict[str, Any]:
     row |= {"state": ended.state, "step": ended.step, "loss": number(ended.metrics.get(_LOSS))}
     row["metric"] = _metric(ended.metrics)
     row["note"] = _note(ended)
+    if ended.state != "failed":
+        row["run"] = ended.run  # whose adapter can be kept
     return row
 
 

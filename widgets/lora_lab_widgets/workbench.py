@@ -30,6 +30,7 @@ from lora_lab_widgets.delta_w import DeltaW
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.header import Header
 from lora_lab_widgets.history import History
+from lora_lab_widgets.keep import Keep
 from lora_lab_widgets.laboratory import Laboratory
 from lora_lab_widgets.marimo_page import MarimoPage
 from lora_lab_widgets.opening import Opened, planned
@@ -55,6 +56,7 @@ PANELS: dict[str, Callable[[Session], Panel]] = {
     "data_look": DataLook,
     "laboratory": Laboratory,
     "try_it": TryIt.of,
+    "keep": Keep,
     "sweep_panel": SweepPanel,
     "history": History,
 }
@@ -105,6 +107,7 @@ class Workbench:
     delta_w: DeltaW
     laboratory: Laboratory
     try_it: TryIt
+    keep: Keep
     sweep_panel: SweepPanel
     history: History
 

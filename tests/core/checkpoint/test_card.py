@@ -189,3 +189,24 @@ def test_a_folder_for_the_hub_holds_adapter_and_card(tmp_path):
         torch.testing.assert_close(outputs(theirs, batch), outputs(model, batch))
     with pytest.raises(AdapterError, match="holds files already"):
         ll.push_ready(model, folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "library", "line"),
+    [
+        (ll.IA3Config(target_modules=["k", "v"]), "peft", "PeftModel.from_pretrained"),
+        (ll.BitFitConfig(), "lora-lab", "ll.load_adapter(model, "),
+    ],
+    ids=["IA3", "BitFit"],
+)
+def test_other_methods_have_a_card_that_says_who_reads_them(config, library, line):
+    model = tiny("llama")
+    ll.attach(model, config)
+    text = model_card(model, base=BASE)
+    front, _ = parts(text)
+    assert front["library_name"] == library
+    assert "lora" not in front["tags"]
+    assert front["base_model"] == "owner/some-base"
+    assert line in text
+    assert rows(text)["method"] == [config.method]
+    assert type(config).__name__ in text

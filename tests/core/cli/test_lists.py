@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_lab import load_model, load_task, train
+from lora_lab import list_runs, load_model, load_task, train
 from lora_lab.cli import main
 from lora_lab.errors import ModelError
 from lora_lab.models import catalogue
@@ -73,6 +73,14 @@ def test_runs_are_those_of_the_folder(tmp_path: Path, capsys: pytest.CaptureFixt
     (told,) = json.loads(printed(capsys, "runs", str(tmp_path), "--json"))["runs"]
     assert (told["id"], told["state"], told["steps"]) == (run.id, "done", 2)
     assert told["metrics"] == pytest.approx(metrics)
+    assert (told["title"], told["note"], told["starred"]) == ("", "", False)
     text = printed(capsys, "runs", str(tmp_path))
     assert run.id in text
     assert "held-out loss" in text
+    assert "title" not in text
+    list_runs(tmp_path)[0].mark(title="the long one", starred=True)
+    text = printed(capsys, "runs", str(tmp_path))
+    assert "the long one" in text
+    assert "★" in text
+    (told,) = json.loads(printed(capsys, "runs", str(tmp_path), "--json"))["runs"]
+    assert (told["title"], told["starred"]) == ("the long one", True)

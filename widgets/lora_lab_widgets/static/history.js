@@ -2,6 +2,7 @@
 // The runs on disk. Draws `form`, `compared` and `details`; what people do goes out as messages.
 
 import { PanelView, button, el, heading, opener, panel, section, space } from "./_shared.js";
+import { reportLink } from "./delivery.js";
 import { errorStrip } from "./error_strip.js";
 import { compareTable, runDetails, runList } from "./history_table.js";
 import { LossCurves } from "./loss_curves.js";
@@ -18,7 +19,8 @@ class HistoryView extends PanelView {
     this.table = compareTable();
     this.comparison = el("div", { class: "ll-card ll-past-compared" },
       heading("Compared"), this.curves.node, this.table.node);
-    this.details = runDetails(send);
+    this.link = reportLink(model);
+    this.details = runDetails(send, this.link.node);
     this.strip = errorStrip();
     this.body = el("div", { class: "ll-past-body" },
       el("div", { class: "ll-past-line" },
@@ -35,7 +37,11 @@ class HistoryView extends PanelView {
     this.watch(() => this.drawDetails(), "details");
     this.watch(() => this.drawBusy(), "busy");
     this.watch(() => this.strip.draw(this.model.get("problem")), "problem");
-    this.listen({ "msg:custom": () => this.opener.answered() });
+    this.listen({
+      "msg:custom": () => this.opener.answered(),
+      "change:offer": () => this.link.take(),
+    });
+    this.closers.push(() => this.link.close());
     this.watchSize(() => this.resize());
   }
 
@@ -67,6 +73,7 @@ class HistoryView extends PanelView {
 
   drawDetails() {
     this.details.draw(this.model.get("details"));
+    this.link.of(this.model.get("details").id);
     this.drawList();
   }
 

@@ -89,7 +89,10 @@ function runRow(run, picked, open, send, asked) {
   const step = formatCount(run.step);
   const row = el("div", { class: "ll-past-row", role: "row", "data-run": run.id },
     cell("pick", pickBox(run, picked >= 0, send), ...number),
-    cell("name", el("b", { text: run.label || run.id }),
+    cell("name",
+      el("span", { class: "ll-past-title" },
+        starButton(run, send), el("b", { text: run.title || run.label || run.id })),
+      ...(run.title ? [el("span", { text: run.label })] : []),
       el("span", { class: "ll-dim", text: run.what }),
       el("span", { class: "ll-run-id ll-dim", text: run.id })),
     cell("state", lamp, el("span", { text: run.state })),
@@ -100,6 +103,15 @@ function runRow(run, picked, open, send, asked) {
     cell("acts", ...runButtons(run, open, send, asked)));
   row.dataset.llState = run.state;
   return row;
+}
+
+/** The star of a run, to be given and taken. */
+function starButton(run, send) {
+  return button(run.starred ? "★" : "☆", () =>
+    send("mark", run.id, { starred: !run.starred }), {
+    class: "ll-past-star", "aria-label": `star ${run.id}`, "aria-pressed": String(run.starred),
+    title: run.starred ? "take the star away" : "give it a star",
+  });
 }
 
 function pickBox(run, picked, send) {
@@ -122,7 +134,12 @@ function runButtons(run, open, send, asked) {
   const remove = sureButton("Delete", "Sure?", run.id, () => send("delete", run.id), asked);
   remove.title = "the run's folder, its adapter included; click twice";
   remove.disabled = !run.deletable;
-  return run.resumable ? [show, resume, remove] : [show, remove];
+  const keep = button("Keep", () => send("keep", run.id), {
+    "aria-label": `Keep ${run.id}`, title: "save it, download it, use it, go on from it",
+  });
+  return [
+    show, ...(run.keepable ? [keep] : []), ...(run.resumable ? [resume] : []), remove,
+  ];
 }
 
 /** A line breaks between two metrics, not within one. */
@@ -132,42 +149,87 @@ function unbroken(metrics) {
   return parts.flatMap((text, i) => [el("span", { text: i < last ? `${text} ·` : text }), " "]);
 }
 
-/** {node, draw(compared)}: a row for each of the picked runs. */
+/** {node, draw(compared)}: a row for each of the picked runs, and in what they differ. */
 export function compareTable() {
   const table = el("table");
   const note = el("p", { class: "ll-dim" });
-  const scroll = el("div", {
-    class: "ll-past-scroll", tabindex: 0, role: "region",
-    "aria-label": "comparison of the picked runs",
-  }, table);
+  const differs = el("table");
+  const title = el("div", { class: "ll-title ll-past-differs" });
   const head = (text) => el("th", { text, scope: "col" });
+  const number = (i) => [el("b", { text: i + 1 }), curveMark(i)];
   const row = ({ label, cells }, i) => el("tr", {},
-    el("td", { class: "ll-past-pick" }, el("b", { text: i + 1 }), curveMark(i)),
+    el("td", { class: "ll-past-pick" }, ...number(i)),
     el("th", { text: label, scope: "row" }),
     ...cells.map((text) => el("td", { text })));
-  const draw = ({ columns = [], rows = [], note: text = "" }) => {
-    const number = el("th", { scope: "col" }, el("span", { class: "ll-sr", text: "number" }));
+  const drawDiffering = (rows, settings) => {
+    title.textContent = settings.length ? "Settings that differ" : "No setting differs";
+    title.hidden = rows.length < 2;
+    const runs = rows.map(({ label }, i) => el("th", { scope: "col" },
+      el("span", { class: "ll-past-pick" }, ...number(i)),
+      el("span", { class: "ll-sr", text: label })));
+    differs.replaceChildren(...(settings.length ? [
+      el("thead", {}, el("tr", {}, head("setting"), ...runs)),
+      el("tbody", {}, ...settings.map(([name, values]) => el("tr", {},
+        el("th", { text: name, scope: "row" }), ...values.map((text) => el("td", { text }))))),
+    ] : []));
+  };
+  const draw = ({ columns = [], rows = [], note: text = "", differs: settings = [] }) => {
+    const place = el("th", { scope: "col" }, el("span", { class: "ll-sr", text: "number" }));
     table.replaceChildren(
-      el("thead", {}, el("tr", {}, number, ...["run", ...columns].map(head))),
+      el("thead", {}, el("tr", {}, place, ...["run", ...columns].map(head))),
       el("tbody", {}, ...rows.map(row)));
     note.textContent = text;
+    drawDiffering(rows, settings);
   };
-  return { node: el("div", {}, scroll, note), draw };
+  const node = el("div", {}, scrolling("comparison of the picked runs", table), note, title,
+    scrolling("settings in which the picked runs differ", differs));
+  return { node, draw };
 }
 
-/** {node, draw(details), resize(width)}: one run. */
-export function runDetails(send) {
+/** A table that may be wider than its place. */
+function scrolling(label, table) {
+  return el("div", {
+    class: "ll-past-scroll", tabindex: 0, role: "region", "aria-label": label,
+  }, table);
+}
+
+/** {node, draw(details)}: what a run is called, and what is noted of it. */
+function markForm(send) {
+  let id = "";
+  let drawn = "";
+  const title = el("input", { class: "ll-input", type: "text", maxlength: 200 });
+  const note = el("textarea", { class: "ll-input", rows: 2, maxlength: 4000 });
+  const save = button("Save name and note", () =>
+    send("mark", id, { title: title.value, note: note.value }));
+  const caption = (text, input) => el("label", { class: "ll-field" }, el("span", { text }), input);
+  const node = el("div", { class: "ll-past-marks" },
+    caption("name", title), caption("note", note), save);
+  const draw = (details) => {
+    const news = JSON.stringify([details.id, details.title, details.note]);
+    if (news === drawn) return; // what is being typed stays
+    drawn = news;
+    id = details.id;
+    title.value = details.title ?? "";
+    note.value = details.note ?? "";
+  };
+  return { node, draw };
+}
+
+/** {node, draw(details), resize(width)}: one run; `link` opens the report that was written. */
+export function runDetails(send, link) {
   const title = el("span", { class: "ll-title" });
   let id = "";
   const report = button("Write the report", () => send("report", id), {
     title: "report.html in the run's folder: what its files tell, with every figure",
   });
+  const marks = markForm(send);
   const facts = el("dl", { class: "ll-past-facts" });
   const config = el("pre", { class: "ll-past-config", tabindex: 0 });
   const samples = el("div", { class: "ll-past-samples" });
   const chart = new LossChart();
   const node = el("div", { class: "ll-card ll-past-details" },
-    el("div", { class: "ll-head" }, title, space(), report), chart.node, facts, config, samples);
+    el("div", { class: "ll-head" }, title, space(), link, report),
+    marks.node, chart.node, facts, config, samples);
   const answer = (name, text) => el("div", {},
     el("span", { class: "ll-dim", text: name }),
     el("div", { class: "ll-past-text", text: text || "–" }));
@@ -177,6 +239,7 @@ export function runDetails(send) {
     id = details.id;
     title.textContent = details.label;
     report.disabled = !details.reportable;
+    marks.draw(details);
     facts.replaceChildren(...details.facts.flatMap(([name, text]) =>
       [el("dt", { class: "ll-dim", text: name }), el("dd", { text })]));
     config.textContent = details.config;

@@ -43,6 +43,12 @@ class RunPanelView extends PanelView {
     this.primary.append(this.symbol, this.verb);
     this.stop = button(undefined, () => this.command("stop"), { "aria-label": "Stop" });
     this.stop.append(el("span", { "aria-hidden": "true", text: "■" }), "Stop");
+    this.keep = button("Keep…", () => this.command("keep"), {
+      title: "save what was learned, download it, use it, go on from it",
+    });
+    this.evaluate = button("Evaluate what was learned", () => this.command("evaluate"), {
+      title: "the run was stopped, so that the held-out examples were not scored again",
+    });
     this.step = el("b", { class: "ll-run-step" });
     this.stats = spans("time", "rate", "padding", "loss");
     this.scores = spans("held", "metrics", "sureness");
@@ -82,7 +88,7 @@ class RunPanelView extends PanelView {
     const lamp = el("span", { class: "ll-run-lamp", "aria-hidden": "true" });
     return el("div", { class: "ll-card" },
       el("div", { class: "ll-run-row" },
-        this.primary, this.stop, this.step, space(),
+        this.primary, this.stop, this.step, this.keep, this.evaluate, space(),
         el("span", { class: "ll-run-state ll-dim" }, lamp, this.phase, this.busy)),
       this.progress.node,
       el("div", { class: "ll-run-stats ll-dim" }, ...Object.values(stats),
@@ -181,7 +187,7 @@ class RunPanelView extends PanelView {
     this.drawn = JSON.stringify(snapshot);
     this.root.dataset.llState = state;
     this.root.dataset.llStep = snapshot.step;
-    this.drawButtons(state);
+    this.drawButtons(snapshot);
     this.drawStats(snapshot);
     this.drawPhase(snapshot);
     this.next.draw(state === "done" && snapshot.step > 0);
@@ -200,7 +206,7 @@ class RunPanelView extends PanelView {
     this.devices.draw(memory?.devices ?? []);
   }
 
-  drawButtons(state) {
+  drawButtons({ state, step, metrics }) {
     const { primary, stop } = this;
     const [action, symbol, verb] = PRIMARY[state] ?? ["start", "▶", "Start"];
     const isOpen = OPEN_STATES.includes(state);
@@ -212,6 +218,9 @@ class RunPanelView extends PanelView {
     primary.disabled = state === "pausing" || state === "stopping";
     stop.disabled = !isOpen || state === "stopping";
     this.form.node.disabled = isOpen;
+    this.keep.hidden = !step || !["paused", "done", "failed"].includes(state);
+    const isUnscored = metrics.some(({ before, after }) => before !== null && after === null);
+    this.evaluate.hidden = this.keep.hidden || state !== "done" || !isUnscored;
   }
 
   drawStats(snapshot) {
@@ -282,7 +291,7 @@ function formatMetrics(metrics) {
   const show = (value) => value?.toPrecision(3) ?? "–";
   const texts = metrics.map(({ label, before, after, now }) => {
     if (after !== null) return `${label} ${show(before)} → ${show(after)}`;
-    return now === undefined ? `${label} ${show(before)} before`
+    return now === undefined ? `${label} ${show(before)} of the base`
       : `${label} ${show(before)} → ${show(now)} now`;
   });
   return texts.join(" · ");

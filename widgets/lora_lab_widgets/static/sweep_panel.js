@@ -3,7 +3,7 @@
 // messages.
 
 import {
-  PanelView, button, el, formatCount, heading, opener, panel, progressBar, section, space,
+  PanelView, button, el, focusIn, formatCount, heading, opener, panel, progressBar, section, space,
 } from "./_shared.js";
 import { errorStrip } from "./error_strip.js";
 import { runFileBox } from "./run_file_box.js";
@@ -76,7 +76,7 @@ class SweepPanelView extends PanelView {
     this.progress = progressBar("cells of the sweep");
     this.status = el("span");
     this.folder = el("span", { class: "ll-sweep-folder" });
-    this.table = cellTable();
+    this.table = cellTable((cell) => this.model.send({ type: "keep", cell }));
     this.more = el("p", { class: "ll-dim ll-sweep-hidden" });
     this.found = el("div", { class: "ll-sweep-found" });
     const lamp = el("span", { class: "ll-run-lamp ll-sweep-lamp", "aria-hidden": "true" });
@@ -171,8 +171,8 @@ class SweepPanelView extends PanelView {
   }
 }
 
-/** The cells as they stand: {node, draw(rows)}. */
-function cellTable() {
+/** The cells as they stand: {node, draw(rows)}; `keep(cell)` when one's adapter is to be kept. */
+function cellTable(keep) {
   const body = el("div", { role: "rowgroup" });
   const head = el("div", { class: "ll-sweep-row ll-sweep-head ll-dim", role: "row" },
     ...CELL_HEADS.map((text) => el("span", { role: "columnheader", text })));
@@ -181,12 +181,16 @@ function cellTable() {
   }, el("div", { role: "rowgroup" }, head), body);
   const draw = (rows) => {
     node.hidden = !rows.length;
-    body.replaceChildren(...rows.map(cellRow));
+    const focused = focusIn(node)?.getAttribute("aria-label");
+    body.replaceChildren(...rows.map((row) => cellRow(row, keep)));
+    const again = [...body.querySelectorAll("button")]
+      .find((each) => focused && each.getAttribute("aria-label") === focused);
+    again?.focus({ preventScroll: true });
   };
   return { node, draw };
 }
 
-function cellRow({ best, what, state, loss, metric, step, steps, note }) {
+function cellRow({ cell, best, what, state, loss, metric, step, steps, note, run }, keep) {
   const part = (name, ...children) =>
     el("span", { class: `ll-sweep-${name}`, role: "cell" }, ...children);
   const show = (value) =>
@@ -199,7 +203,9 @@ function cellRow({ best, what, state, loss, metric, step, steps, note }) {
     part("loss", show(loss)),
     part("metric", metric || "–"),
     part("steps", step ? `${formatCount(step)} / ${formatCount(steps)}` : "–"),
-    part("note", note));
+    part("note", note, ...(run ? [button("Keep", () => keep(cell), {
+      "aria-label": `Keep ${what}`, title: "save it, download it, use it, go on from it",
+    })] : [])));
   row.dataset.llState = state;
   if (best) row.dataset.llBest = "";
   return row;

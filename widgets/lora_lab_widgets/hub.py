@@ -1,0 +1,93 @@
+"""An adapter on its way to the Hugging Face hub, when somebody presses the button."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_lab._util.hub import hub_host
+from lora_lab._util.quiet import first_line
+from lora_lab.errors import ConfigError, LoraLabError, RunError, as_cause
+from lora_lab.models.places import HUB_ID
+from lora_lab_widgets.keeping import Say, Written, write
+
+if TYPE_CHECKING:
+    from lora_lab_widgets.kept import Kept
+    from lora_lab_widgets.session import Session
+
+NOT_LOGGED_IN = (
+    "not logged in to the hub: run `hf auth login` in a terminal, or set HF_TOKEN, and press "
+    "“Look again”"
+)
+
+
+class AskFirstError(Exception):
+    """What is asked before something is done; the text is the question."""
+
+
+def cannot_push() -> str:
+    """Return why nothing can be pushed from here; "" where a token is there. Asks no server."""
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set: the hub is not reached from this kernel"
+    return "" if get_token() else NOT_LOGGED_IN
+
+
+def check_repo(typed: object) -> str:
+    """Return the repository that somebody typed.
+
+    Raises:
+        ConfigError: that is no name of one.
+    """
+    repo = str(typed or "").strip()
+    if not HUB_ID.fullmatch(repo) or repo.count("/") != 1:
+        raise ConfigError("type the repository as owner/name, such as me/my-adapter")
+    return repo
+
+
+def push(
+    session: Session, kept: Kept, repo: str, *, private: bool, sure: bool, say: Say
+) -> tuple[str, Written]:
+    """Push an adapter with its card; return the address, and what was written and read back.
+
+    Args:
+        session, kept, say: as `write` takes them.
+        repo: owner/name.
+        private: of a repository that is made now.
+        sure: push into one that is there already.
+
+    Raises:
+        AskFirstError: it is there already, and nobody said that this is meant.
+        RunError: the hub refuses it, or is not reached.
+        LoraLabError: as `write`.
+    """
+    from huggingface_hub import HfApi
+
+    if why := cannot_push():
+        raise RunError(why)
+    api = HfApi()
+    with tempfile.TemporaryDirectory(prefix="lora-lab-") as scratch:
+        try:
+            say(f"asking {hub_host()}…")
+            is_there = api.repo_exists(repo)
+            if is_there and not sure:
+                raise AskFirstError(
+                    f"{repo} is on the hub already. Push into it? Its files of the same names are "
+                    "replaced; its history keeps them."
+                )
+            written = write(session, kept, "peft", Path(scratch) / "adapter", say)
+            say(f"pushing to {repo}…")
+            if not is_there:
+                api.create_repo(repo, private=private)
+            done = api.upload_folder(
+                repo_id=repo,
+                folder_path=Path(scratch) / "adapter",
+                commit_message=f"Adapter of {kept.id or 'LoRA Lab'}",
+            )
+        except (AskFirstError, LoraLabError):
+            raise
+        except Exception as error:  # the hub's refusals, and all that a transport may raise
+            raise RunError(f"{repo} could not be pushed: {first_line(error)}") from as_cause(error)
+    return str(done), written
