@@ -156,6 +156,11 @@ def spread_figure(
     return figure
 
 
+def on_white(figure: go.Figure) -> go.Figure:
+    """Return a figure of LoRA Lab on white, so that as it is saved a dark page shows it too."""
+    return figure.update_layout(paper_bgcolor="#ffffff")
+
+
 def without_answers(name: str) -> Any:
     """Return a task that is scored by its held-out loss alone: written answers take the longest."""
     task = lora_lab.load_task(name)

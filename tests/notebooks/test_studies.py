@@ -17,6 +17,7 @@ from lora_lab.analysis import Choices, MethodChoice, OverlapMap, compare_methods
 from tests.helpers.tiny_run import tiny_lm, tiny_task
 
 FOLDER = Path(__file__).parents[2] / "notebooks" / "studies"
+PLOTLY = "application/vnd.plotly.v1+json"
 STUDIES = sorted(FOLDER.glob("*.ipynb"))
 SHORT = {"max_steps": 2, "per_device_train_batch_size": 4, "save_steps": 0, "eval_examples": 4}
 
@@ -146,3 +147,13 @@ def test_a_figure_has_means_and_spreads(study):
     (line,) = drawn.data
     assert (list(line.x), list(line.y)) == ([1, 4], [5.0, 2.0])
     assert list(line.error_y.array) == pytest.approx([0.0, 2**0.5])
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_saved_figures_can_be_read_on_a_dark_page(path):
+    cells = nbformat.read(path, as_version=4).cells
+    shown = [o.data for c in cells if c.cell_type == "code" for o in c.outputs if "data" in o]
+    for figure in (own[PLOTLY] for own in shown if PLOTLY in own):
+        layout = figure["layout"]
+        color = layout.get("paper_bgcolor") or layout["template"]["layout"]["paper_bgcolor"]
+        assert color in ("white", "#ffffff")
