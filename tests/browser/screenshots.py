@@ -50,6 +50,7 @@ def main() -> None:
 
 def _take(browser: Browser, lab: JupyterLab, theme: str, args: argparse.Namespace) -> None:
     context = browser.new_context(viewport={"width": 1400, "height": 2000}, device_scale_factor=1.5)
+    context.set_default_timeout(180_000)  # pages come late on a machine at work
     page = context.new_page()
     page.on("dialog", lambda dialog: dialog.accept())
     notebook = lab.open(page, [CELL.format(model=args.model, steps=args.steps), PAINT])
