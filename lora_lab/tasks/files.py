@@ -17,7 +17,8 @@ Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 SEPARATED = (".csv", ".tsv", ".txt")
 JSON = (".jsonl", ".ndjson", ".json")
 ARROW = (".parquet", ".arrow", ".feather")
-FORMATS = (*SEPARATED, *JSON, *ARROW, ".xlsx")
+XML = ".xml"
+FORMATS = (*SEPARATED, *JSON, *ARROW, ".xlsx", XML)
 
 
 def suffix_of(path: Path) -> str:

@@ -1,13 +1,14 @@
 """Folders of official layouts: train.tsv, dev.tsv and test.tsv, or what they are called there.
 
 A file's part is told by its name ("devset.csv", "in_domain_train.tsv", "test_matched.tsv"); the
-shards of a clone of the hub's ("data/train-00000-of-00002.parquet") are one file.
+shards of a clone of the hub's ("data/train-00000-of-00002.parquet") are one file. So are WebNLG's
+XML files, which lie in folders of these names ("train/1triples/Airport.xml").
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ _PARTS = {
     "validation": {"validation", "valid", "val", "dev", "devset"},
     "test": {"test", "testset"},
 }
-_BELOW = "data"  # where the hub's clones have their files
+_BELOW = "data", "xml"  # where the hub's clones have their files, and WebNLG's releases
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(-\w+)?\Z")
 _WORD = re.compile(r"[a-z]+")
 _NO_ROWS = re.compile(r"\.tables\Z|_ids\Z")  # WikiSQL's tables, MRPC's lists of numbers
@@ -54,12 +55,14 @@ def first_training_file(name: Any, config_name: str | None) -> Path | None:
 
 def folder_splits(folder: Path) -> dict[str, list[Path]]:
     """Return {a split's name: its files} of a folder that has one to train on, else {}."""
-    for place in (folder, folder / _BELOW):
+    for place in _places(folder):
         found: dict[str, list[Path]] = {}
         for path in sorted(place.iterdir()) if place.is_dir() else ():
             stem = _stem(path)
             if path.is_file() and suffix_of(path) in FORMATS and _part_of(stem):
                 found.setdefault(stem, []).append(path)
+            elif path.is_dir() and _part_of(path.name) and (files := webnlg.files_in(path)):
+                found.setdefault(path.name, []).extend(files)
         if any(_part_of(name) == "training" for name in found):
             return found
     return {}
@@ -82,7 +85,7 @@ def read_folder(
     whole, domains = webnlg.whole_splits(given, splits)
     found = _chosen(splits, title, whole)
     for part, name in found.items():
-        _refuse_twice(splits[name], title, part)
+        _refuse_twice(splits[name], title, part, _places(folder))
     parts = {part: read_files(splits[name], columns, **reading) for part, name in found.items()}
     return webnlg.of_domains(parts, domains)
 
@@ -121,8 +124,15 @@ def _chosen(
     return {part: found[part] for part in _PARTS if part in found}
 
 
-def _refuse_twice(files: Sequence[Path], title: str, part: str) -> None:
+def _places(folder: Path) -> tuple[Path, ...]:
+    """Return where the files of a folder's splits may lie."""
+    return (folder, *(folder / name for name in _BELOW))
+
+
+def _refuse_twice(files: Sequence[Path], title: str, part: str, places: Collection[Path]) -> None:
     """Refuse several files of one name that are no shards: the same rows, saved twice."""
+    if not any(path.parent in places for path in files):  # WebNLG's, in a folder of their own
+        return
     shards = all(_SHARD.search(_bare(path)) for path in files)
     if len(files) > 1 and not (shards and len(set(map(suffix_of, files))) == 1):
         names = " and ".join(path.name for path in files)

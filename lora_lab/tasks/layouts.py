@@ -14,8 +14,9 @@ from lora_lab.tasks import nested
 from lora_lab.tasks.classification import LabelReader
 from lora_lab.tasks.families.language_modeling import DocumentReader
 from lora_lab.tasks.families.regression import TargetReader
-from lora_lab.tasks.forms import Form, FormReader
+from lora_lab.tasks.forms import Form, FormReader, Texts
 from lora_lab.tasks.framing import PLAIN
+from lora_lab.tasks.gem import GemReader
 from lora_lab.tasks.measures import are_measures
 from lora_lab.tasks.metrics import (
     ACCURACY,
@@ -121,6 +122,20 @@ def _written(form: Form, template: str | None = None) -> Callable[[Table, str | 
     return lambda _table, asked: FormReader(form, asked or template)
 
 
+def _gem(
+    name: str, column: str, beside: str, metrics: tuple[Metric, ...], written: Texts | None = None
+) -> Layout:
+    """Return the layout of one of GEM's sets; written: what makes texts of the column's values."""
+    form = Form(
+        prompt=f"{{{column}}}",
+        completion="{references}",
+        nested={"references": nested.answers} | ({column: written} if written else {}),
+    )
+    own = _BESIDE | {"gem_id", "gem_parent_id", *beside.split()}
+    columns = column, "references", "target"
+    return Layout(f"GEM's {name}", columns, lambda _, asked: GemReader(form, asked), own, metrics)
+
+
 def _short(form: Form) -> Form:
     """Return the form of a set that has no column for what is empty in others."""
     (prompt,) = form.without.values()
@@ -210,6 +225,15 @@ LAYOUTS = (
             ("modifiedtripleset", "lexicalisations"),
             ("modified_triple_sets", "lex"),
         )
+    ),
+    _gem("E2E", "meaning_representation", "", OF_E2E),
+    _gem("WebNLG", "input", "webnlg_id", OF_TRIPLES, nested.webnlg_triples),
+    _gem(
+        "DART",
+        "tripleset",
+        "dart_id subtree_was_extended target_sources",
+        OF_TRIPLES,
+        nested.dart_triples,
     ),
     _two("SAMSum", "dialogue", "summary", *OF_SUMMARIES),
     _two("CNN/DailyMail", "article", "highlights", *OF_SUMMARIES),

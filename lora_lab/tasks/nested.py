@@ -67,9 +67,12 @@ def dart_triples(value: Any) -> list[str]:
 def webnlg_triples(value: Any) -> list[str]:
     """Return WebNLG's [{"subject", "property", "object"}, …] as one text, as `dart_triples` does.
 
-    Of the hub's {"mtriple_set": [["subject | property | object", …], …]} the first set.
+    Of the hub's {"mtriple_set": [["subject | property | object", …], …]} the first set; GEM has
+    such a set alone.
     """
     value = unwritten(value)
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        value = {"mtriple_set": [value]}
     if isinstance(value, dict):
         sets = value.get("mtriple_set") or []
         if not (isinstance(sets, list) and all(isinstance(each, list) for each in sets)):

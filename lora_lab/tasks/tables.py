@@ -26,6 +26,7 @@ from lora_lab.tasks.files import (
     FORMATS,
     JSON,
     SEPARATED,
+    XML,
     Files,
     find_files,
     is_saved,
@@ -39,6 +40,7 @@ from lora_lab.tasks.formats.json_rows import read_json
 from lora_lab.tasks.formats.separated import read_separated
 from lora_lab.tasks.formats.text import decode
 from lora_lab.tasks.formats.unpacked import bomb, check_messages, most_unpacked
+from lora_lab.tasks.formats.webnlg_xml import read_webnlg
 from lora_lab.tasks.hub_data import load_hub
 from lora_lab.tasks.logical_form import are_sketches, with_headers
 from lora_lab.tasks.table import Column, Table, joined
@@ -248,6 +250,8 @@ def read_file(
             if suffix in _BINARY:
                 most = most_unpacked(path.stat().st_size)
                 return _some_rows(_BINARY[suffix](file, source, most))
+            if suffix == XML:
+                return read_webnlg(file.read(), source)
             text = decode(file.read(), encoding, source)
     except TaskError:
         raise
@@ -299,7 +303,7 @@ def _check_options(
             f"{path}: columns are named by numbers in a file that has no line of names, and then "
             "all of them; give names"
         )
-    if encoding is not None and (suffix in _BINARY or suffix == ".xlsx"):
+    if encoding is not None and (suffix in _BINARY or suffix in (".xlsx", XML)):
         raise TaskError(f"{path}: a {suffix} has its own encoding; leave out encoding")
     if sep is not None and suffix not in SEPARATED:
         raise TaskError(f"{path}: sep is for {', '.join(SEPARATED)}; leave it out")

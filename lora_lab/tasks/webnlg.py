@@ -1,10 +1,16 @@
-"""WebNLG's domains: of its test rows one half is of categories that are trained on, one is not."""
+"""WebNLG: its files, and its domains: of its test rows some are of categories that are trained on.
+
+Which these are is not the same in all releases: Athlete and Politician were kept for the test of
+2017, and are trained on since.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from lora_lab.errors import TaskError
+from lora_lab.tasks.files import XML
 from lora_lab.tasks.table import Table
 
 SEEN = frozenset(
@@ -13,8 +19,21 @@ SEEN = frozenset(
         *("Monument", "SportsTeam", "University", "WrittenWork"),
     ]
 )
-"""The categories of the challenge's training rows (Gardent et al., 2017)."""
+"""The categories of the challenge's training rows (Gardent et al., 2017); a file may lack some."""
 _ENDS = {"_seen": True, "_unseen": False}
+# Test files beside the one that has all rows with their texts.
+_OTHERS = ("semantic-parsing", "without", "no_lex", "unseen")
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the XML files of a part, "train/1triples/Airport.xml": of test files the whole one.
+
+    Beside "testdata_with_lex.xml" of 2017 there are "testdata_unseen_with_lex.xml" and one without
+    texts, beside "rdf-to-text-generation-test-data-with-refs-en.xml" of 3.0 those of another task.
+    """
+    files = sorted(path for path in folder.rglob(f"*{XML}") if path.is_file())
+    whole = [path for path in files if not any(word in path.stem for word in _OTHERS)]
+    return whole or files
 
 
 def whole_splits(
@@ -37,16 +56,24 @@ def whole_splits(
 def of_domains(parts: Mapping[str, Table], domains: Mapping[str, bool]) -> dict[str, Table]:
     """Return the parts, of some only the rows whose category is seen, or is not.
 
+    Seen are the categories of 2017, and those of the training rows.
+
     Raises:
         TaskError: rows without a category, or none of that domain.
     """
-    return {p: _of(t, domains[p]) if p in domains else t for p, t in parts.items()}
+    if not domains:
+        return dict(parts)
+    trained = parts.get("training")
+    known = SEEN
+    if trained is not None and trained.has("category"):
+        known |= set(trained["category"])
+    return {p: _of(t, domains[p], known) if p in domains else t for p, t in parts.items()}
 
 
-def _of(table: Table, seen: bool) -> Table:
+def _of(table: Table, seen: bool, known: Collection[str]) -> Table:
     word = "seen" if seen else "unseen"
     table.need(["category"])
-    places = [at for at, name in enumerate(table["category"]) if (name in SEEN) == seen]
+    places = [at for at, name in enumerate(table["category"]) if (name in known) == seen]
     if not places:
         raise TaskError(f"{table.source} has no row of WebNLG's {word} categories")
     columns = {name: [values[at] for at in places] for name, values in table.columns.items()}
