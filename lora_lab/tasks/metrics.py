@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from lora_lab._util.format import format_number
-from lora_lab.tasks import intervals, logical_form, nlg_scores, rouge, text_scores
+from lora_lab.tasks import intervals, logical_form, meteor, nlg_scores, rouge, text_scores
 from lora_lab.tasks.intervals import Interval
 
 Score = Callable[[Sequence[Any], Sequence[Any]], float]
@@ -306,6 +306,23 @@ CIDER = register_metric(
         unfit=nlg_scores.no_cider,
     )
 )
+METEOR, COCO_METEOR = (
+    register_metric(
+        Metric(
+            name,
+            function,
+            label=label,
+            signature=meteor.signature,
+            interval=interval,
+            unfit=meteor.no_meteor,
+        )
+    )
+    for name, label, function, interval in (
+        ("meteor", "METEOR", meteor.meteor, meteor.meteor_interval),
+        ("meteor_coco", "METEOR (coco)", meteor.coco_meteor, meteor.coco_meteor_interval),
+    )
+)
+"""Left out, with a line that says why, where its program is not installed."""
 TER = register_metric(
     Metric(
         "ter",
@@ -325,8 +342,8 @@ LOGICAL_FORM = register_metric(
         interval=logical_form.interval,
     )
 )
-OF_E2E = (BLEU_LOWERCASE, NIST, COCO_ROUGE_L, CIDER, ROUGE_L, *OF_TEXTS)
-OF_TRIPLES = (BLEU_LOWERCASE, TER, *OF_TEXTS)
+OF_E2E = (BLEU_LOWERCASE, NIST, COCO_METEOR, COCO_ROUGE_L, CIDER, ROUGE_L, *OF_TEXTS)
+OF_TRIPLES = (BLEU_LOWERCASE, TER, METEOR, *OF_TEXTS)
 OF_QUERIES = (LOGICAL_FORM, *OF_TEXTS)
 OF_SUMMARIES = (ROUGE_1, ROUGE_2, ROUGE_L)
 ACCURACY = register_metric(

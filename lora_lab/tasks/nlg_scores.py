@@ -2,8 +2,8 @@
 
 NIST is Doddington's (2002) as mteval-v13a has it, without regard to case. CIDEr-D (Vedantam et al.,
 2015, https://arxiv.org/abs/1411.5726) and ROUGE-L are coco-caption's, but for its tokens, which a
-Java program cuts: here they are mteval's, clitics apart, without punctuation. METEOR is not here:
-its tables of synonyms and paraphrases come with no library that needs no network.
+Java program cuts: here they are mteval's, clitics apart, without punctuation. METEOR, which needs
+its authors' program, is in `meteor`.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _nist(total: np.ndarray) -> float:
     return penalty * float((told / np.maximum(said, 1)).sum())
 
 
-def _captions(references: References) -> Callable[[str], list[str]]:
+def captions(references: References) -> Callable[[str], list[str]]:
     """Return what cuts a text as coco-caption does, about: see the head of this file."""
     cut = words(references)
 
@@ -116,7 +116,7 @@ def _captions(references: References) -> Callable[[str], list[str]]:
 
 
 def _cider_each(predictions: Sequence[str], references: References) -> np.ndarray:
-    cut = _captions(references)
+    cut = captions(references)
     right = [[Counter(_grams(cut(text), _CIDER_ORDER)) for text in texts] for texts in references]
     examples = Counter(gram for texts in right for gram in set().union(*texts))
     least = math.log(len(right))
@@ -146,7 +146,7 @@ def _cider_each(predictions: Sequence[str], references: References) -> np.ndarra
 
 
 def _rouge_each(predictions: Sequence[str], references: References) -> np.ndarray:
-    cut = _captions(references)
+    cut = captions(references)
     each = []
     for prediction, texts in zip(predictions, references, strict=True):
         said, right = cut(prediction), [cut(text) for text in texts]

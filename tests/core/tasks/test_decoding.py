@@ -88,7 +88,7 @@ def test_e2e_has_its_own_scores_and_the_papers_decoding_is_at_hand(tmp_path: Pat
     for options in ({}, {"prompt": "mr", "completion": "ref"}):
         task = load_task(path, **options)
         names = [metric.name for metric in task.metrics]
-        assert names[:4] == ["bleu_lowercase", "nist", "rouge_l_coco", "cider"]
+        assert names[:5] == ["bleu_lowercase", "nist", "meteor_coco", "rouge_l_coco", "cider"]
         assert names[4:] == ["rouge_l", "bleu", "chrf", "exact_match"]
         assert all(len(example.references) == 2 for example in task.validation)
     # Table 11: beam size, length penalty, no-repeat n-gram size; E2E, then WebNLG and DART.

@@ -36,7 +36,7 @@ def test_nist_by_doddingtons_formula() -> None:
 
 
 def captions(texts: list[str]) -> list[str]:
-    cut = nlg_scores._captions(RIGHT)
+    cut = nlg_scores.captions(RIGHT)
     return [" ".join(cut(text)) for text in texts]
 
 
@@ -55,7 +55,7 @@ def test_captions_are_cut_as_ptb_cuts_these() -> None:
         *("aromi", "'s", "a", "non-family", "place", "is", "n't", "it", "it", "'s"),
         *("rated", "3.5", "of", "5"),
     ]
-    assert nlg_scores._captions([["a"]])(given) == words
+    assert nlg_scores.captions([["a"]])(given) == words
 
 
 def test_intervals_hold_the_score_and_one_example_has_no_cider() -> None:
