@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
@@ -40,6 +40,8 @@ class MethodChoice(OverSeeds):
         values: the metric on the reporting half, a seed each, at that rate.
         seconds, peak_memory, checkpoint_bytes, kept: of these runs, as in `MethodRow`; 0: not
             noted.
+        scores: {metric: what `values` is of the one that chose}: all that the task has, and "loss".
+        place: which of the methods that were compared it is, from 0.
     """
 
     method: str
@@ -53,6 +55,8 @@ class MethodChoice(OverSeeds):
     peak_memory: int = 0
     checkpoint_bytes: int = 0
     kept: tuple[float, ...] = ()
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    place: int = 0
 
     @property
     def name(self) -> str:
@@ -77,6 +81,7 @@ class Choices:
         base: the model without an adapter, on the reporting half.
         note: what the reader has to know besides.
         loss_unit: of a metric that is a loss.
+        base_scores: as `base`, by all metrics.
     """
 
     metric: str
@@ -88,6 +93,18 @@ class Choices:
     base: float
     note: str = ""
     loss_unit: str = NATS
+    base_scores: Mapping[str, float] = field(default_factory=dict)
+
+    def own_rates(self, train_examples: int | None = None) -> list[list[float]]:
+        """Return each method's best rate, as `compare` takes it: `rates=found.own_rates()`.
+
+        More seeds at these alone, under the same name, cost no more than those that are new.
+
+        Args:
+            train_examples: from how many, where there are several; None: the fewest.
+        """
+        size = self.rows[0].train_examples if train_examples is None else train_examples
+        return [[row.learning_rate] for row in sorted(self._of(size), key=lambda row: row.place)]
 
     def best(self, train_examples: int) -> MethodChoice:
         """Return the row with the best mean among those of as many training examples."""
@@ -112,6 +129,7 @@ class Choices:
                 "curve": [[rate, list(values)] for rate, values in row.curve.items()],
                 "values": list(row.values),
                 "kept": list(row.kept),
+                "scores": {name: list(values) for name, values in row.scores.items()},
                 "mean": row.mean,
                 "spread": row.spread,
             }

@@ -97,7 +97,7 @@ class CompareFile(TypedDict, total=False):
     methods: Annotated[list[Any], Meta(description="be a list of methods")]
     rates: Annotated[
         list[Any] | dict[str, Any] | None,
-        Meta(description="be a list of learning rates, or one of each method by its name"),
+        Meta(description="be a list of learning rates, or one of each method"),
     ]
     seeds: Any
     train_examples: Any

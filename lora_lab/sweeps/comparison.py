@@ -128,7 +128,7 @@ class Comparison:
         """
         rows: list[MethodChoice] = []
         failed: list[str] = []
-        base = 0.0
+        base: Mapping[str, float] = {}
         for size, sweep in self.sweeps.items():
             ended = SweepStore(sweep.folder).ended()
             if missing := sum(cell.id not in ended for cell in sweep.cells):
@@ -136,7 +136,7 @@ class Comparison:
                     f"{sweep.title}: {missing} of {len(sweep.cells)} cells have not ended; "
                     "compare() goes on with them"
                 )
-            reported = _Reported(sweep, self._lm, self._report, self.metric)
+            reported = _Reported(sweep, self._lm, self._report)
             rows += self._rows(size, sweep, ended, reported, failed)
             base = reported.base() if rows else base
         if not rows:
@@ -150,7 +150,8 @@ class Comparison:
             chosen_on=len(first_sweep.task.validation),
             reported_on=len(self._report.validation),
             rows=tuple(rows),
-            base=base,
+            base=base[self.metric],
+            base_scores=base,
             note="; ".join((*failed, *self.notes, *remarks(rows))),
             loss_unit=self._report.loss_unit,
         )
@@ -169,9 +170,9 @@ class Comparison:
         for cell in sweep.cells:
             of_method[repr(cell.configs)].append(cell)
         found = []
-        for own in of_method.values():
+        for place, own in enumerate(of_method.values()):
             if (chosen := self._chosen(own, ended, records)) is not None:
-                found.append(chosen)
+                found.append((place, *chosen))
                 continue
             problem = next((r.problem for c in own if (r := ended[c.id]).problem), "")
             among = f" from {plural(size, 'example')}" if len(self.sweeps) > 1 else ""
@@ -180,20 +181,25 @@ class Comparison:
                 f"{what} has no row{among}: its runs ended at no learning rate with every seed"
                 + (f" ({problem})" if problem else "")
             )
-        words = settings_of_rows([runs[0] for _, _, runs in found], ("learning_rate", "seed"))
-        return [
-            MethodChoice(
+        words = settings_of_rows([runs[0] for *_, runs in found], ("learning_rate", "seed"))
+        rows = []
+        for (place, curve, rate, runs), setting in zip(found, words, strict=True):
+            each = [*map(reported.scores, runs)]
+            scores = {name: tuple(own[name] for own in each) for name in each[0]}
+            row = MethodChoice(
                 method=named(runs[0]),
                 setting=setting,
                 train_examples=size,
                 trainable=trained(runs[0]),
                 curve=curve,
                 learning_rate=rate,
-                values=tuple(map(reported.score, runs)),
+                values=scores[self.metric],
+                scores=scores,
+                place=place,
                 **measured(runs),
             )
-            for (curve, rate, runs), setting in zip(found, words, strict=True)
-        ]
+            rows.append(row)
+        return rows
 
     def _chosen(
         self,
@@ -231,35 +237,38 @@ def _named(cell: Cell) -> str:
 class _Reported:
     """The scores on the reporting half, kept in the sweep's folder."""
 
-    def __init__(self, sweep: Sweep, lm: LoadedModel, report: Task, metric: str) -> None:
-        self._folder, self._lm, self._task, self._metric = sweep.folder, lm, report, metric
+    def __init__(self, sweep: Sweep, lm: LoadedModel, report: Task) -> None:
+        self._folder, self._lm, self._task = sweep.folder, lm, report
         self._training = sweep.cells[0].training
-        self._rows = task_fingerprints(report)["held_out"]
+        self._of = {
+            "held_out": task_fingerprints(report)["held_out"],
+            "metrics": [metric.name for metric in report.metrics],
+        }
         try:
             found = read_json(self._folder / _REPORTED, dict[str, Any])
         except (OSError, ValueError):
             found = {}
-        same = found.get("held_out") == self._rows
+        same = {name: found.get(name) for name in self._of} == self._of
         self._known: dict[str, dict[str, float]] = found["scores"] if same else {}
 
-    def score(self, record: RunRecord) -> float:
+    def scores(self, record: RunRecord) -> Mapping[str, float]:
         name = record.folder.name
         if name not in self._known:
             with with_adapter(self._lm.model, record.folder / "adapter"):
                 self._keep(name)
-        return self._known[name][self._metric]
+        return self._known[name]
 
-    def base(self) -> float:
+    def base(self) -> Mapping[str, float]:
         if _BASE not in self._known:
             with bare(self._lm.model):
                 self._keep(_BASE)
-        return self._known[_BASE][self._metric]
+        return self._known[_BASE]
 
     def _keep(self, name: str) -> None:
         with plain_modes():
             found = scored(self._lm, self._task, "validation", self._training)
         self._known[name] = dict(found.scores)
-        told = {"held_out": self._rows, "scores": self._known}
+        told = {**self._of, "scores": self._known}
         RunStore(self._folder).write_json(_REPORTED, told)
 
 
@@ -292,8 +301,8 @@ def compare(
     Args:
         lm, task, tokenizer, output_dir: as `sweep` takes them.
         methods: configs, or lists of configs that are combined.
-        rates: learning rates; or {method's name, such as "LoRA" or "FT": its rates}, "" for those
-            that are not named. FT's are a tenth of `RATES` by default.
+        rates: learning rates, FT's a tenth of `RATES` by default; or {method's name: its rates}, ""
+            for those that are not named; or a list of lists, one a method, in their order.
         seeds: the seeds, or how many.
         train_examples: how many to learn from, or several numbers of them; the smaller lie within
             the larger. None: all.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_lab._util.format import shown
+from lora_lab._util.format import plural, shown
 from lora_lab.budget.forecast import budget as forecast
 from lora_lab.errors import ConfigError, TaskError
 from lora_lab.methods.combined import as_config
@@ -32,7 +32,7 @@ _OF_ALL_WEIGHTS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
 _MOST_HELD_OUT = 400
 
 Methods = Sequence[MethodConfig | Sequence[MethodConfig]]
-Rates = Sequence[float] | Mapping[str, Sequence[float]]
+Rates = Sequence[float] | Sequence[Sequence[float]] | Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,9 @@ class Design:
             ConfigError: a method cannot stay within the budget, or a value cannot be.
         """
         methods = self._within_budget(anatomy)
-        rates_of = {repr(own): _rates(own, self.rates) for own in methods}
+        rates_of: dict[str, list[float]] = {}
+        for own, rates in zip(methods, _of_each(methods, self.rates), strict=True):
+            rates_of[repr(own)] = rates_of.get(repr(own), []) + rates
         every = sorted({rate for own in rates_of.values() for rate in own})
         grid: dict[str, list[Any]] = {
             "configs": methods,
@@ -236,8 +238,25 @@ def _check_names(rates: Rates, compared: Sequence[str]) -> None:
             )
 
 
-def _rates(config: MethodConfig, rates: Rates) -> list[float]:
-    own = rates.get(config.method, rates.get("", RATES)) if isinstance(rates, Mapping) else rates
+def _of_each(methods: Sequence[MethodConfig], rates: Rates) -> list[list[float]]:
+    """Return the rates of each method: those of its name, of its place, or those of all."""
+    if isinstance(rates, Mapping):
+        return [_checked(own, rates.get(own.method, rates.get("", RATES))) for own in methods]
+    if not any(isinstance(own, list | tuple) for own in _listed(rates)):
+        return [_checked(own, rates) for own in methods]
+    if len(rates) != len(methods):
+        raise ConfigError(
+            f"rates has {plural(len(rates), 'list')} for {plural(len(methods), 'method')}; give "
+            "one list a method, in their order"
+        )
+    return [_checked(own, each) for own, each in zip(methods, rates, strict=True)]
+
+
+def _listed(rates: Any) -> Sequence[Any]:
+    return rates if isinstance(rates, list | tuple) else ()
+
+
+def _checked(config: MethodConfig, own: Any) -> list[float]:
     if own is RATES and any(method_of(part).trains_everything for part in config.parts):
         own = _OF_ALL_WEIGHTS
     if isinstance(own, str) or not isinstance(own, Sequence) or not own:

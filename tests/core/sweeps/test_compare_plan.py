@@ -83,6 +83,7 @@ def test_a_budget_is_counted_without_the_weights(tmp_path):
         ({"configs": [{"class": "FullConfig"}]}, "configs is a run's; a comparison has methods"),
         ({"start_from": "runs/x"}, "start_from is a run's"),
         ({"rates": 1e-3}, "rates is 0.001; it must be a list of learning rates"),
+        ({"rates": [[1e-3]]}, "rates has 1 list for"),
         ({"rates": {"LoRa": [1e-3]}}, "rates names 'LoRa', which is no method"),
         ({"rates": ["fast"]}, "learning_rate is 'fast'"),
         ({"seeds": "three"}, "seeds is 'three'; give a whole number, or a list"),

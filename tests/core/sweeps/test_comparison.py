@@ -14,6 +14,7 @@ import lora_lab as ll
 from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps import comparison
+from lora_lab.tasks.metrics import F1
 from lora_lab.tasks.prompts import Example
 from lora_lab.training.data import RunData
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
@@ -148,6 +149,54 @@ def test_two_of_one_method_are_told_apart_and_the_metric_decides(tmp_path):
         compared(tmp_path, methods, rates=[1e-3], seeds=1, metric="bleu")
 
 
+def test_more_seeds_at_the_chosen_rates_alone_train_what_is_new(tmp_path):
+    lm, task = tiny_classifier("bert"), tiny_classes(24, 12)
+    methods = [LORA, BITFIT, LORA.replace(lora_alpha=64)]
+    rates = [[1e-9, 1e-2], [1e-9, 1e-3], [1e-2]]
+    first = compared(tmp_path, methods, lm, task, rates=rates, seeds=1)
+    chosen = first.results(120)
+    tried = {row.setting or row.method: [*row.curve] for row in chosen.rows}
+    names = "r = 2, q v; α = 8", "BitFit", "r = 2, q v; α = 64"
+    assert tried == dict(zip(names, rates, strict=True))
+    own = chosen.own_rates()
+    assert [len(each) for each in own] == [1, 1, 1]
+    assert own == [[row.learning_rate] for row in sorted(chosen.rows, key=lambda row: row.place)]
+    assert own[1][0] in rates[1], "the rows are sorted by size, the rates as the methods are"
+    more = compared(tmp_path, methods, lm, task, rates=own, seeds=3)
+    found = more.results(120)
+    (sweep,) = more.sweeps.values()
+    assert (len(sweep.cells), sweep.snapshot.skipped) == (9, 3)
+    for row in found.rows:
+        assert len(row.values) == 3
+        before = next(old for old in chosen.rows if old.place == row.place)
+        assert row.values[0] == before.values[0]
+
+
+def test_all_scores_of_the_reporting_half_are_there_and_others_are_counted_anew(tmp_path):
+    lm, task = tiny_classifier("bert"), tiny_classes(24, 12)
+    made = compared(tmp_path, [LORA], lm, task, rates=[1e-2], seeds=2)
+    found = made.results(120)
+    (row,) = found.rows
+    assert row.scores["loss"] == row.values
+    report = dataclasses.replace(task, validation=task.validation[1::2])
+    records = made.records()
+    expected = [
+        ll.evaluate(record, report, part="validation", lm=lm, output_dir=tmp_path / "out").scores
+        for record in sorted(records, key=lambda record: record.config["training"]["seed"])
+    ]
+    for name in ("loss", "accuracy"):
+        assert row.scores[name] == pytest.approx([own[name] for own in expected], rel=1e-6)
+    bare = ll.evaluate(lm, report, part="validation").scores
+    assert found.base_scores == pytest.approx(bare, rel=1e-6)
+    told = json.loads(json.dumps(found.to_json()))["rows"][0]["scores"]
+    assert told == {name: list(values) for name, values in row.scores.items()}
+    # With another metric on the task what was scored without it is scored again.
+    other = dataclasses.replace(task, metrics=(*task.metrics, F1))
+    (again,) = compared(tmp_path, [LORA], lm, other, rates=[1e-2], seeds=2).results(120).rows
+    assert again.scores["accuracy"] == row.scores["accuracy"]
+    assert "f1" in again.scores
+
+
 @pytest.mark.parametrize(
     ("more", "kind", "said"),
     [
@@ -158,6 +207,9 @@ def test_two_of_one_method_are_told_apart_and_the_metric_decides(tmp_path):
         ({"methods": []}, ConfigError, "nothing to compare"),
         ({"seeds": 0}, ConfigError, "nothing to compare"),
         ({"rates": []}, ConfigError, "rates of LoRA is"),
+        ({"rates": [[1e-3]]}, ConfigError, "rates has 1 list for 2 methods; give one list a"),
+        ({"rates": [[1e-3], []]}, ConfigError, "rates of BitFit is \\[\\]"),
+        ({"rates": [[1e-3], 1e-2]}, ConfigError, "rates of BitFit is 0.01; give a list"),
         ({"budget": 0}, ConfigError, "budget is 0"),
         ({"rates": {"Lora": [1e-3]}}, ConfigError, "rates names 'Lora', which is no method"),
         ({"rates": {"LoRA+": [1e-3]}}, ConfigError, "rates names 'LoRA\\+', which is no method"),
