@@ -18,9 +18,9 @@ _HEAD = """# Real data
 Written by `python -m benchmarks.real_data`; the outcomes as JSON lie in `real_data/`. Each method
 has the learning rate that was best of those tried, with one seed, on one half of the held-out rows;
 what is reported is the other half, mean ± standard deviation over the seeds, at that rate alone.
-A classifier's head is
-trained with every method, at a rate of its own that all share, and is not counted. Seconds are
-those of a machine that did other work beside: they say what a run costs, not which is faster.
+A classifier's head is trained with every method, at a rate of its own that all share, and is not
+counted. Seconds are those of a machine that did other work beside: they say what a run costs, not
+which is faster.
 
 The goal was LoRA at ≤ 0.5 % of the parameters within FT's spread or above it. These are short runs:
 they show what methods come to in minutes on one core, not where they end.
@@ -75,6 +75,8 @@ def _below(study: Mapping[str, Any]) -> list[str]:
         "",
         *(goal(study, name) for name in study["goal_by"]),
     ]
+    if study["missing"]:
+        lines.append(f"Not measured yet: {', '.join(study['missing'])}.")
     if doubted := doubt(study):
         lines.append(doubted)
     if at_edge := study["chosen"]["note"]:

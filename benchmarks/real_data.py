@@ -5,11 +5,11 @@ FOLDER/sst2/train.tsv and test.tsv, cola/in_domain_train.tsv, …, rte/train.tsv
 e2e/trainset.csv, …; where one is missing it is said and passed over. `--only sst2 e2e` takes some
 of the studies. What is cut off goes on with the same command, cell by cell.
 
-Each study is two calls of `ll.compare` under one name. The first tries each method's rates with one
-seed and chooses on one half of the held-out rows; the second trains the other seeds at the chosen
-rates, and all seeds are scored on the other half. Each study's outcome is kept in
-benchmarks/real_data/NAME.json, and benchmarks/REAL_DATA.md is written of those that are there;
-`--tables` writes it and trains nothing.
+A study takes one method after the other, each by two calls of `ll.compare` under one name. The
+first tries the method's rates with one seed and chooses on one half of the held-out rows; the
+second trains the other seeds at the chosen rate, and all seeds are scored on the other half. After
+each method the outcome so far is kept in benchmarks/real_data/NAME.json, with what is missing, and
+benchmarks/REAL_DATA.md is written of those that are there; `--tables` writes it and trains nothing.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lora_lab as ll
 from benchmarks._measure import machine
 from benchmarks._real_data_tables import write_tables
+from lora_lab.analysis.choices import Choices, remarks
 from lora_lab.configs import MethodConfig
 from lora_lab.tasks import ClassificationTask, Task
 
@@ -81,53 +82,67 @@ def main(argv: list[str] | None = None) -> None:
         if missing := [file for file in study.files if not (args.data / file).exists()]:
             print(f"{name} SKIPPED: no {missing[0]} in {args.data}", flush=True)
             continue
-        found = measured(name, study, args.data, args.runs)
-        KEPT.mkdir(exist_ok=True)
-        (KEPT / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        measure(name, study, args.data, args.runs)
+    write_all_tables()
+
+
+def write_all_tables() -> None:
+    """Write REAL_DATA.md of the outcomes that are kept."""
     kept = [KEPT / f"{name}.json" for name in STUDIES]
     write_tables([json.loads(p.read_text("utf-8")) for p in kept if p.exists()], TABLES)
 
 
-def measured(name: str, study: Study, data: Path, runs: Path) -> dict[str, Any]:
-    """Train what has not been trained yet; return the outcome as plain JSON."""
-    with spent(runs / f"{name}-spent.json") as seconds:
-        task = study.task(data)
-        labels = task.labels if isinstance(task, ClassificationTask) else None
-        lm = ll.load_model(study.model, labels=labels)
-        methods = [config for config, _ in study.tried]
+def measure(name: str, study: Study, data: Path, runs: Path) -> None:
+    """Train what has not been trained yet, and keep the outcome after each method."""
+    task = study.task(data)
+    labels = task.labels if isinstance(task, ClassificationTask) else None
+    lm = ll.load_model(study.model, labels=labels)
 
-        def compared(rates: list[list[float]], seeds: int) -> Any:
-            made = ll.compare(
-                lm,
-                task,
-                methods,
-                rates=rates,
-                seeds=seeds,
-                metric=study.metric,
-                train_examples=study.train_examples,
-                output_dir=runs,
-                name=name,
-                **study.training,
-            )
-            return made.results()
+    def compared(config: MethodConfig, rates: Any, seeds: int) -> Choices:
+        made = ll.compare(
+            lm,
+            task,
+            [config],
+            rates=rates,
+            seeds=seeds,
+            metric=study.metric,
+            train_examples=study.train_examples,
+            output_dir=runs,
+            name=name,
+            **study.training,
+        )
+        return made.results()
 
-        chosen = compared([list(rates) for _, rates in study.tried], seeds=1)
-        found = compared(chosen.own_rates(), seeds=study.seeds)
-    print(f"\n{name}\n{found}", flush=True)
-    return {
-        "name": name,
-        "machine": machine(),
-        "cpu_minutes": round(sum(seconds) / 60, 1),
-        "parameters": lm.card.parameters,
-        "train_rows": len(task.train),
-        "train_examples": study.train_examples,
-        "training": study.training,
-        "seeds": study.seeds,
-        "goal_by": study.goal_by,
-        "majority": majority(task, study.training["eval_examples"]),
-        "chosen": chosen.to_json(),
-        "found": found.to_json(),
-    }
+    found: list[tuple[Choices, Choices]] = []
+    for config, rates in study.tried:
+        with spent(runs / f"{name}-spent.json") as seconds:
+            chosen = compared(config, rates, seeds=1)
+            found.append((chosen, compared(config, chosen.own_rates(), seeds=study.seeds)))
+        kept = {
+            "name": name,
+            "machine": machine(),
+            "cpu_minutes": round(sum(seconds) / 60, 1),
+            "parameters": lm.card.parameters,
+            "train_rows": len(task.train),
+            "train_examples": study.train_examples,
+            "training": study.training,
+            "seeds": study.seeds,
+            "goal_by": study.goal_by,
+            "majority": majority(task, study.training["eval_examples"]),
+            "missing": [own.method for own, _ in study.tried[len(found) :]],
+            "chosen": joined([first for first, _ in found]).to_json(),
+            "found": joined([second for _, second in found]).to_json(),
+        }
+        KEPT.mkdir(exist_ok=True)
+        (KEPT / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+        write_all_tables()
+        print(f"{name}\n{found[-1][1]}\n", flush=True)
+
+
+def joined(found: Sequence[Choices]) -> Choices:
+    """Return the rows of several comparisons that differ in their methods, as one."""
+    rows = tuple(replace(own.rows[0], place=place) for place, own in enumerate(found))
+    return replace(found[0], rows=rows, note="; ".join(remarks(rows)))
 
 
 @contextmanager
@@ -167,8 +182,8 @@ def _classes(files: tuple[str, ...], metric: str, **training: Any) -> Study:
         task=_glue(folder, train, *(file.partition("/")[2] for file in files[1:])),
         tried=(
             (LORA_QV, (1e-3, 3e-3, 1e-2)),
-            (LORA_ALL, (1e-3, 3e-3, 1e-2)),
             (ll.FullConfig(), (1e-4, 3e-4, 1e-3)),
+            (LORA_ALL, (1e-3, 3e-3, 1e-2)),
             (ll.BitFitConfig(), (1e-3, 3e-3, 1e-2)),
             (ll.BottleneckConfig("H", r=8), (1e-3, 3e-3, 1e-2)),
         ),
@@ -185,7 +200,7 @@ STUDIES = {
         ("sst2/train.tsv", "sst2/test.tsv"),
         "accuracy",
         max_steps=60,
-        per_device_train_batch_size=16,
+        per_device_train_batch_size=8,
         eval_examples=400,
     ),
     "cola": _classes(
@@ -215,8 +230,8 @@ STUDIES = {
         task=_glue("e2e", "trainset.csv", "testset_w_refs.csv"),
         tried=(
             (LORA_QV, (1e-3, 3e-3, 1e-2)),
-            (LORA_ALL, (3e-4, 1e-3, 3e-3)),
             (ll.FullConfig(), (3e-5, 1e-4, 3e-4)),
+            (LORA_ALL, (3e-4, 1e-3, 3e-3)),
             (ll.BottleneckConfig("H", r=8), (1e-3, 3e-3, 1e-2)),
             (ll.PrefixLayerConfig(prefix_length=8, infix_length=8), (1e-3, 3e-3, 1e-2)),
         ),

@@ -108,7 +108,8 @@ def test_answers_go_to_the_program_a_line_each(
     assert dict(os.environ) == before, "the kernel's environment is its own"
     metric.compute(["a ||| b\nc", ""], [["ä"], ["x", "y"]])
     _, strange = json.loads(told.read_text().splitlines()[-1])
-    assert strange == ["SCORE ||| ä ||| a b c", "SCORE ||| x ||| y ||| ."]
+    said = "a b c" if metric is METEOR else "a | | | b c"  # which parts nothing
+    assert strange == [f"SCORE ||| ä ||| {said}", "SCORE ||| x ||| y ||| ."]
 
 
 @pytest.mark.parametrize(
