@@ -54,7 +54,7 @@ def test_a_score_of_the_base_is_called_the_bases(tmp_path: Path) -> None:
     summary["metrics"] = {"loss_before": 4.0, "bleu_before": 3.1, "bleu_after": 38.2}
     (run / "summary.json").write_text(json.dumps(summary))
     desk = Desk(tmp_path).opened()
-    assert rows(desk)["a"]["metrics"] == "held-out loss 4.00 of the base · BLEU 3.10 → 38.2"
+    assert rows(desk)["a"]["metrics"] == "held-out loss 4.00 of the base · BLEU (cased) 3.10 → 38.2"
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ class Keep(MessagePanel):
 
     def _new_run(self, _change: object) -> None:
         with self._lock:
-            self._picked = None
+            self._picked = self._kept = None
             self.done, self.question = {}, {}
 
     # What the browser asks -----------------------------------------------------------------------
@@ -181,7 +181,7 @@ class Keep(MessagePanel):
 
         def finish(show: Callable[[], None]) -> None:
             show()
-            self._picked = None
+            self._picked = self._kept = None  # what is offered of it is another thing now
             self._tell("In use", [f"{kept.words} is on the model: grid, ΔW and “Try it” show it"])
 
         self._start(lambda: used(self._session, kept), finish, "reading the adapter…")
