@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from lora_lab._util.format import format_bytes
+from lora_lab._util.hardware import best_device
 from lora_lab._util.host_memory import available_memory
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.methods.lora.config import LoraConfig
@@ -12,7 +16,8 @@ from lora_lab.tasks.embedded.api import EMBEDDED
 MODEL, DATA = "smollm2-135m", "mini-e2e"
 """What is chosen where nobody has chosen."""
 SMALL = "mini-llama"  # in its place where memory is short
-ROOM = 1_200_000_000  # bytes that a bench of it and a run take beside what is imported
+ROOM = 900_000_000  # bytes that a bench of it and a run that recomputes take beside the imports
+RECOMPUTES = 2_000_000_000  # bytes below which a first plan recomputes: 600 MB less of that model
 PAPER = LoraConfig(r=8, lora_alpha=16, target_modules=("q", "v"))
 
 
@@ -24,6 +29,19 @@ def first_model() -> tuple[str, str]:
     return SMALL, (
         f"{SMALL} is chosen, as {format_bytes(free)} of memory are free; {MODEL} takes about "
         f"{format_bytes(ROOM)} to train"
+    )
+
+
+def first_training(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return a first plan's settings, and a line on what was added to those that were given."""
+    free = available_memory()
+    if best_device().type != "cpu":
+        return dict(settings), ""
+    if free is None or free >= RECOMPUTES or "gradient_checkpointing" in settings:
+        return dict(settings), ""
+    return {**settings, "gradient_checkpointing": True}, (
+        f"gradient_checkpointing=True: {format_bytes(free)} of memory are free, so each block is "
+        "computed again in the backward pass, which takes less memory and a third more time"
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
+from lora_lab._util.warn import warn
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.budget.costs import Budget
 from lora_lab.budget.forecast import budget
@@ -26,6 +27,7 @@ from lora_lab_widgets.advice import AdvicePanel
 from lora_lab_widgets.cell_line import CellLine
 from lora_lab_widgets.chooser import Chooser
 from lora_lab_widgets.data_look import DataLook
+from lora_lab_widgets.defaults import first_training
 from lora_lab_widgets.delta_w import DeltaW
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.header import Header
@@ -122,7 +124,10 @@ class Workbench:
         **settings: Any,
     ) -> None:
         TrainingConfig.from_dict(settings)  # refuses what cannot be
-        self._output_dir, self._config, self._settings = Path(output_dir), config, settings
+        self._settings, why = first_training(settings)
+        if why:
+            warn(why)
+        self._output_dir, self._config = Path(output_dir), config
         self.panels: dict[str, Panel] = {}
         self._pairs: dict[str, ipywidgets.VBox] = {}
         self.errors: dict[str, PanelError] = {}  # under the panels that could not be updated
