@@ -96,3 +96,27 @@ def test_another_shape_is_no_view_to_autograd() -> None:
     assert torch.equal(other, x.view(2, 3))
     assert not other._is_view()
     assert x.view(2, 3)._is_view()
+
+
+def test_what_is_written_in_place_counts_and_what_goes_past_torch_does_not() -> None:
+    weight = nn.Parameter(torch.zeros(3))
+    before = torch_private.version_of(weight)
+    with torch.no_grad():
+        weight.mul_(2)
+    weight.detach()[0].add_(1)
+    assert torch_private.version_of(weight) == before + 2
+    weight.data.mul_(2)
+    weight.data = torch.ones(3)
+    assert torch_private.version_of(weight) == before + 2
+
+
+def test_a_default_device_is_among_the_modes_of_a_thread() -> None:
+    assert not torch_private.has_function_modes()
+    with torch.device("cpu"):
+        assert torch_private.has_function_modes()
+        found: list[bool] = []
+        other = threading.Thread(target=lambda: found.append(torch_private.has_function_modes()))
+        other.start()
+        other.join()
+        assert found == [False]
+    assert not torch_private.has_function_modes()
