@@ -37,7 +37,7 @@ class Page:
         height = drawn["light"].layout.height
         # Seen where no script may run, and until one has.
         pictures = "".join(
-            f'<div class="picture {theme}">{figures.picture(figure)}</div>'
+            f'<div class="picture {theme}">{_within(figures.picture(figure))}</div>'
             for theme, figure in drawn.items()
         )
         for figure in drawn.values():
@@ -77,6 +77,11 @@ class Page:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text_atomic(path, text)
         return path
+
+
+def _within(svg: str) -> str:
+    """Return a picture as a page has it, which names no address for what SVG is."""
+    return svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
 
 
 def heading(title: str, subtitle: str) -> str:

@@ -195,7 +195,7 @@ def test_a_folder_for_the_hub_holds_adapter_and_card(tmp_path):
     ("config", "library", "line"),
     [
         (ll.IA3Config(target_modules=["k", "v"]), "peft", "PeftModel.from_pretrained"),
-        (ll.BitFitConfig(), "lora-lab", "ll.load_adapter(model, "),
+        (ll.BitFitConfig(new_biases=True), "lora-lab", "ll.load_adapter(model, "),
     ],
     ids=["IA3", "BitFit"],
 )
