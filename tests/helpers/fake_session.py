@@ -14,6 +14,7 @@ import traitlets
 from lora_lab.models.load import LoadedModel
 from lora_lab.tasks import load_task
 from lora_lab.training.snapshot import Snapshot
+from lora_lab_widgets.background import Background
 from lora_lab_widgets.message_throttle import MessageThrottle
 from lora_lab_widgets.plan import PlanModel
 from lora_lab_widgets.plot import PlotlyScript
@@ -54,6 +55,7 @@ class FakeSession(traitlets.HasTraits):
         self.plan = plan or SimpleNamespace(observe=lambda *_: None)
         self.command, self.used = command, None
         self.throttle, self.plotly = MessageThrottle(), PlotlyScript()
+        self.scorer: Background[Any] = Background()
 
     def watch(self) -> None:
         """Nobody hands out factors."""
