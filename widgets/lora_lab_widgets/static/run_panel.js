@@ -218,9 +218,10 @@ class RunPanelView extends PanelView {
     primary.disabled = state === "pausing" || state === "stopping";
     stop.disabled = !isOpen || state === "stopping";
     this.form.node.disabled = isOpen;
-    this.keep.hidden = !step || !["paused", "done", "failed"].includes(state);
+    const hasLearned = step > 0 && ["paused", "done", "failed"].includes(state);
+    this.keep.style.visibility = hasLearned ? "" : "hidden"; // its room is kept: nothing moves
     const isUnscored = metrics.some(({ before, after }) => before !== null && after === null);
-    this.evaluate.hidden = this.keep.hidden || state !== "done" || !isUnscored;
+    this.evaluate.hidden = !hasLearned || state !== "done" || !isUnscored;
   }
 
   drawStats(snapshot) {
