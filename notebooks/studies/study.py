@@ -183,25 +183,58 @@ def by(
 
 
 def _packed(records: Iterable[RunRecord]) -> dict[str, Any]:
-    """Return records as plain JSON; what all configs share stands once."""
+    """Return records as plain JSON; what all configs, or all summaries, share stands once."""
     records = sorted(records, key=lambda record: record.id)
     configs = [{k: v for k, v in own.config.items() if k not in _UNUSED} for own in records]
-    first = configs[0]
-    shared = {k: v for k, v in first.items() if all(own.get(k) == v for own in configs)}
-    own = [{k: v for k, v in config.items() if k not in shared} for config in configs]
+    summaries = [dict(own.summary or {}) for own in records]
+    shared, ended = _shared(configs), _shared(summaries)
     runs = [
-        {"id": record.id, "config": config, "summary": dict(record.summary or {})}
-        for record, config in zip(records, own, strict=True)
+        {"id": record.id, "config": _without(config, shared), "summary": _without(own, ended)}
+        for record, config, own in zip(records, configs, summaries, strict=True)
     ]
-    return {"shared": shared, "runs": runs}
+    return {"shared": shared, "ended": ended, "runs": runs}
 
 
 def _unpacked(found: Mapping[str, Any], folder: Path) -> list[RunRecord]:
     records = []
     for own in found["runs"]:
-        config = {**found["shared"], **own["config"]}
-        records.append(RunRecord(own["id"], folder / own["id"], config, own["summary"]))
+        config = _joined(found["shared"], own["config"])
+        summary = _joined(found.get("ended", {}), own["summary"])
+        records.append(RunRecord(own["id"], folder / own["id"], config, summary))
     return records
+
+
+def _shared(dicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what all of them have, at any depth."""
+    found: dict[str, Any] = {}
+    for key, value in dicts[0].items():
+        others = [own[key] for own in dicts if key in own]
+        if len(others) < len(dicts):
+            continue
+        if all(other == value for other in others):
+            found[key] = value
+        elif all(isinstance(other, dict) for other in others) and (inner := _shared(others)):
+            found[key] = inner
+    return found
+
+
+def _without(own: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    left: dict[str, Any] = {}
+    for key, value in own.items():
+        if key not in shared:
+            left[key] = value
+        elif value != shared[key]:
+            left[key] = _without(value, shared[key])
+    return left
+
+
+def _joined(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the two as one, at any depth."""
+    both = {**shared, **own}
+    for key in shared.keys() & own.keys():
+        if isinstance(shared[key], dict) and isinstance(own[key], dict):
+            both[key] = _joined(shared[key], own[key])
+    return both
 
 
 def _machine() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 import lora_lab as ll
@@ -33,6 +35,19 @@ def study(monkeypatch, tmp_path):
     return study
 
 
+def run_cell(source, own):
+    """Run a cell; return what its last line gives, None where that is no expression."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "cell", "exec"), own)
+    return None if last is None else eval(compile(ast.Expression(last.value), "cell", "eval"), own)
+
+
+def shown(value):
+    """Return how a page shows a value: as Markdown or as HTML."""
+    return value._repr_markdown_() if hasattr(value, "_repr_markdown_") else value._repr_html_()
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_study_shows_what_was_kept(path, monkeypatch, capsys):
     monkeypatch.chdir(FOLDER)
@@ -43,7 +58,10 @@ def test_a_study_shows_what_was_kept(path, monkeypatch, capsys):
     own: dict = {}
     for cell in cells:
         if cell.cell_type == "code":
-            exec(compile(cell.source, path.name, "exec"), own)
+            value = run_cell(cell.source, own)
+            for output in cell.outputs:
+                if "data" in output and not isinstance(value, go.Figure):
+                    assert shown(value) in output.data.values(), cell.id
     assert own["REDO"] is False
     assert "REDO = True computes it anew" in capsys.readouterr().out
     first = cells[0].source
@@ -140,6 +158,16 @@ def test_overlaps_are_kept_small(study):
         assert getattr(kept, name) == getattr(whole, name)
     narrow = dataclasses.replace(whole, values=values[:8])
     assert study.overlap_map(study.packed_overlap(narrow, most=32)).values.shape == (8, 40)
+
+
+def test_what_runs_share_is_kept_once_at_any_depth(study):
+    first = {"training": {"rate": 1, "seed": 0, "steps": 5}, "model": "a", "own": {"x": 1}}
+    second = {"training": {"rate": 2, "seed": 0, "steps": 5}, "model": "a", "own": None}
+    shared = study._shared([first, second])
+    assert shared == {"training": {"seed": 0, "steps": 5}, "model": "a"}
+    for whole in (first, second):
+        left = study._without(whole, shared)
+        assert study._joined(json.loads(json.dumps(shared)), json.loads(json.dumps(left))) == whole
 
 
 def test_a_figure_has_means_and_spreads(study):
