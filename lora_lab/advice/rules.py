@@ -10,6 +10,8 @@ from typing import Any
 
 from lora_lab._util.format import format_count
 from lora_lab.advice.facts import Facts
+from lora_lab.methods.descriptor import WIDE
+from lora_lab.methods.registry import methods
 from lora_lab.spectra.capacity import capacity_bits
 
 LORA = "Hu et al., 2022"
@@ -138,6 +140,9 @@ def rate_and_alpha(
 ) -> list[Recommendation]:
     """Say the learning rate and α, both of one source: one means nothing without the other."""
     width = facts.anatomy.shape.hidden_size or 2000
+    own = methods()["FT" if everything else "LoRA"]
+    if width < WIDE and facts.kind in ("prompts", "texts"):
+        return _of_small(own.rate_for(width), own.rate_reason(width), r, everything)
     power = _POWERS.get(facts.anatomy.shape.model_type)
     if power is not None:
         rate, alpha = 5e-4 * (2000 / width) ** power, 32
@@ -162,6 +167,21 @@ def rate_and_alpha(
         Recommendation("learning_rate", _rounded(rate), finding, source, heuristic=True),
         Recommendation("lora_alpha", alpha, _about_alpha(alpha, r, way), source, heuristic=True),
     ]
+
+
+def _of_small(rate: float, reason: str, r: int, everything: bool) -> list[Recommendation]:
+    """Say what the workbench's form begins with on a model as small as those that it was tried on.
+
+    The published formulas are of models ten times as wide and more.
+    """
+    source = "measured on mini-llama"
+    found = f"{reason}. Try a third of it, and three times as much"
+    told = [Recommendation("learning_rate", rate, found, source, heuristic=True)]
+    if not everything:
+        alpha = 2 * r
+        about = _about_alpha(alpha, r, "as the rate was found with")
+        told.append(Recommendation("lora_alpha", alpha, about, source, heuristic=True))
+    return told
 
 
 # Of widths, by model_type: fitted to models of these families.

@@ -84,7 +84,7 @@ class ComparePlan:
     def parts(self) -> tuple[ComparePart, ...]:
         """Return its sweeps, one for each number of training examples."""
         tasks, _ = self.design.tasks(load_task(**self.run_config.task))
-        layers = None if self.design.budget is None else anatomy_of(self.run_config)
+        layers = anatomy_of(self.run_config)
         return tuple(self._part(size, task, layers) for size, task in tasks.items())
 
     def comparison(self) -> Comparison:
@@ -102,9 +102,10 @@ class ComparePlan:
         """Where its sweeps' folders are."""
         return user_path(self.run_config.output_dir, RunError).resolve()
 
-    def _part(self, size: int, task: Task, layers: Anatomy | None) -> ComparePart:
+    def _part(self, size: int, task: Task, layers: Anatomy) -> ComparePart:
         folder = self.folder / f"{self.name}-{size}"
-        return ComparePart(self, size, folder, as_begun(self.design.cells(task, layers), folder))
+        cells = self.design.at_width(layers.shape.hidden_size).cells(task, layers)
+        return ComparePart(self, size, folder, as_begun(cells, folder))
 
 
 @dataclass(frozen=True)

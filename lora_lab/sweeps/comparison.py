@@ -77,7 +77,8 @@ class Comparison:
             ConfigError, TaskError: see `Design`.
         """
         tasks, report = design.tasks(task)
-        layers = None if design.budget is None else anatomy(lm.model)
+        layers = anatomy(lm.model)
+        design = design.at_width(layers.shape.hidden_size)
         sweeps = {
             size: Sweep(lm, own, design.cells(own, layers), folder / f"{name}-{size}")
             for size, own in tasks.items()
@@ -301,8 +302,8 @@ def compare(
     Args:
         lm, task, tokenizer, output_dir: as `sweep` takes them.
         methods: configs, or lists of configs that are combined.
-        rates: learning rates, FT's a tenth of `RATES` by default; or {method's name: its rates}, ""
-            for those that are not named; or a list of lists, one a method, in their order.
+        rates: learning rates; or {method's name: its rates}, "" for those that are not named; or a
+            list of lists, one a method. By default `RATES`, FT's a tenth (see `Method.rate_for`).
         seeds: the seeds, or how many.
         train_examples: how many to learn from, or several numbers of them; the smaller lie within
             the larger. None: all.

@@ -100,6 +100,18 @@ class Design:
             metric=metric,
         )
 
+    def at_width(self, width: int | None) -> Design:
+        """Return it with the rates for a model of this width, where none were given.
+
+        `RATES`, and a tenth of them for FT, are those of models as wide as the literature's. A
+        smaller model's are as many times as high as the method's own rate is (`Method.rate_for`).
+        """
+        if self.rates is not RATES:
+            return self
+        return dataclasses.replace(
+            self, rates={own.method: _rates_at(own, width) for own in self.methods}
+        )
+
     def tasks(self, task: Task) -> tuple[dict[int, Task], Task]:
         """Return ({training examples: the task that chooses rates}, the task that reports).
 
@@ -264,6 +276,14 @@ def _checked(config: MethodConfig, own: Any) -> list[float]:
     for rate in own:
         need_positive("learning_rate", rate)
     return list(own)
+
+
+def _rates_at(config: MethodConfig, width: int | None) -> tuple[float, ...]:
+    parts = [method_of(part) for part in config.parts]
+    rates = _OF_ALL_WEIGHTS if any(part.trains_everything for part in parts) else RATES
+    lowest = min(parts, key=lambda part: part.rate_for(width))
+    times = lowest.rate_for(width) / lowest.learning_rate
+    return tuple(float(f"{times * rate:.1e}") for rate in rates)
 
 
 def _largest(config: MethodConfig, most: int, found: Anatomy) -> MethodConfig:

@@ -54,15 +54,15 @@ def test_a_method_brings_its_learning_rate_at_once(esm_page: Make) -> None:
     esm = esm_page(panel())
     view = esm.view()
     rate = view.get_by_role("textbox", name="learning rate")
-    expect(rate).to_have_value("0.002")
-    expect(view.locator(".ll-method-rate")).to_contain_text("learning rate 0.002 is LoRA's own")
+    expect(rate).to_have_value("0.01")
+    expect(view.locator(".ll-method-rate")).to_contain_text("learning rate 0.01 is LoRA's own")
     view.get_by_role("combobox", name="method").select_option("FT")
-    expect(rate).to_have_value("0.00005")  # before Python has said a word
+    expect(rate).to_have_value("0.002")  # before Python has said a word
     (told,) = [m["settings"] for m in esm.sent() if m["type"] == "settings"]
-    assert told == {"method": "FT", "learning_rate": 5e-05}
+    assert told == {"method": "FT", "learning_rate": 2e-3}
     view.get_by_role("button", name="Start").click()
     (start,) = [m for m in esm.sent() if m["type"] == "command"]
-    assert start["settings"]["learning_rate"] == 5e-05
+    assert start["settings"]["learning_rate"] == 2e-3
 
 
 def test_wrong_entries_are_marked_at_their_fields_with_the_reason(esm_page: Make) -> None:

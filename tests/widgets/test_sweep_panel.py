@@ -134,11 +134,11 @@ def test_methods_take_the_axes_that_they_have(wb):
 
 def test_methods_without_learning_rates_train_each_at_its_own(wb):
     found = cells(wb, method="LoRA, FT")
-    assert [c.training.learning_rate for c in found] == [2e-3, 5e-5]
+    assert [c.training.learning_rate for c in found] == [1e-2, 2e-3]
     assert wb.sweep_panel.plan["line"].endswith("· each method at its own learning rate")
     shown = {"type": "settings", "seq": "s", "settings": {"learning_rate": 1e-3}}
     wb.panel._handle(shown)
-    assert [c.training.learning_rate for c in cells(wb, method="LoRA, FT")] == [1e-3, 5e-5]
+    assert [c.training.learning_rate for c in cells(wb, method="LoRA, FT")] == [1e-3, 2e-3]
     both = cells(wb, method="LoRA, FT", learning_rate="1e-4, 1e-3")
     assert [c.training.learning_rate for c in both] == [1e-4, 1e-3] * 2
     with pytest.raises(ConfigError, match="no grid of a file can say; fill in learning rates"):

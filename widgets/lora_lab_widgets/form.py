@@ -20,17 +20,18 @@ def form_of(plan: PlanModel, planned: Planned) -> dict[str, Any]:
         "wrong": dict(planned.wrong),
         "more": [field.name for field in plan.fields(settings) if field.more],
         "rates": {name: plan.rate_of(name) for name in entries()},
-        "rate": _rate(planned),
+        "rate": _rate(planned, plan.anatomy.shape.hidden_size),
         "best_by": [["", "loss"], *metrics],
     }
 
 
-def _rate(planned: Planned) -> str:
+def _rate(planned: Planned, width: int | None) -> str:
     """Say whose the learning rate is, or what the method's own would be, and where that is from."""
     entry, given = planned.entry, planned.settings["learning_rate"]
-    if entry is None or not entry.rate_from:
+    if entry is None or not (reason := entry.rate_reason(width)):
         return ""
-    rate = f"{entry.rate:g}".replace("e-0", "e-")
-    if given == entry.rate:
-        return f"learning rate {rate} is {entry.name}'s own: {entry.rate_from}"
-    return f"{entry.name}'s own learning rate is {rate}: {entry.rate_from}"
+    own = entry.rate_for(width)
+    rate = f"{own:g}".replace("e-0", "e-")
+    if given == own:
+        return f"learning rate {rate} is {entry.name}'s own: {reason}"
+    return f"{entry.name}'s own learning rate is {rate}: {reason}"

@@ -45,16 +45,19 @@ class Entry:
         """The settings that it has."""
         return tuple(field for method in self.methods for field in method.typed_fields)
 
-    @property
-    def rate(self) -> float:
-        """The learning rate to begin with: of a combination the lowest of its methods'."""
-        return min((method.learning_rate for method in self.methods), default=LEARNING_RATE)
+    def rate_for(self, width: int | None) -> float:
+        """Return the learning rate to begin with: of a combination the lowest of its methods'.
 
-    @property
-    def rate_from(self) -> str:
-        """The finding that it rests on."""
-        own = [method for method in self.methods if method.learning_rate == self.rate]
-        return own[0].rate_from if own else ""
+        Args:
+            width: of the model's hidden states.
+        """
+        return min((method.rate_for(width) for method in self.methods), default=LEARNING_RATE)
+
+    def rate_reason(self, width: int | None) -> str:
+        """Return the finding that it rests on."""
+        rate = self.rate_for(width)
+        own = [method for method in self.methods if method.rate_for(width) == rate]
+        return own[0].rate_reason(width) if own else ""
 
     @property
     def paints(self) -> bool:

@@ -156,9 +156,11 @@ class PlanModel(traitlets.HasTraits):
         """Return the learning rate that an entry of the drop-down brings: the last, or its own."""
         if method in self._rates:
             return self._rates[method]
+        width = self.anatomy.shape.hidden_size
         if self._given and method == self._given[0].name:
-            return min(method_of(part).learning_rate for part in self._given[1].parts)
-        return entries()[method].rate if method in entries() else TrainingConfig.learning_rate
+            return min(method_of(part).rate_for(width) for part in self._given[1].parts)
+        known = entries()
+        return known[method].rate_for(width) if method in known else TrainingConfig.learning_rate
 
     def _with_rate(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Return changes with the learning rate of a method that is chosen."""

@@ -177,7 +177,7 @@ def compared_cells(texts: SweepTexts, plan: PlanModel) -> tuple[Cell, ...]:
         ConfigError: as `cells_of`.
         TaskError: there is too little held-out data for two halves.
     """
-    design = design_of(texts, plan)
+    design = design_of(texts, plan).at_width(plan.anatomy.shape.hidden_size)
     tasks, _ = design.tasks(plan.task)
     (choose,) = tasks.values()
     cells = tuple(design.cells(choose, None))

@@ -103,6 +103,7 @@ register(
         size=lambda config: f"r {config.init_r}→{config.target_r}",
         rank="target_r",
         rate_from="as LoRA's; 5e-4 to 2.2e-3 in its paper's Table 8",
+        small_rate=1e-2,
         ranks=_ranks,
         rank_fields=_rank_fields,
         automatic=_automatic,

@@ -38,6 +38,7 @@ def _entry(variant: str, about: str, *fields: Field, **more: Any) -> Method:
         rank="r",
         learning_rate=LEARNING_RATE / 2,
         rate_from="half of LoRA's, as in the paper's Table 12",
+        small_rate=2e-2,
         no_ranks="puts layers of its own between the others",
         order=50,
         **more,

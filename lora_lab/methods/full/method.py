@@ -11,6 +11,7 @@ _ADAPTER = "lora_lab.methods.full.adapter:FullAdapter"
 _RATE: dict[str, Any] = {
     "learning_rate": LEARNING_RATE / 40,
     "rate_from": "LoRA's / 40, as in the paper's Table 12",
+    "small_rate": 2e-3,
 }
 
 
@@ -75,6 +76,7 @@ register(
         no_ranks="trains bias vectors",
         learning_rate=8 * LEARNING_RATE,
         rate_from="8 × LoRA's, as in the paper's Table 12",
+        small_rate=1e-1,
         sparse_gradients=True,
         order=30,
     ),

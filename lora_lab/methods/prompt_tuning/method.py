@@ -41,6 +41,7 @@ register(
         short="PE",
         learning_rate=2.5 * LEARNING_RATE,
         rate_from="2.5 × LoRA's, as in the paper's Table 12",
+        small_rate=2e-2,
         joins=("LoRA",),
         no_ranks="trains special tokens",
         order=40,
@@ -59,6 +60,7 @@ register(
         short="PL",
         learning_rate=LEARNING_RATE / 2,
         rate_from="half of LoRA's, as in the paper's Table 12",
+        small_rate=2e-1,  # 5e-1, the highest that was tried, learned more still
         joins=("LoRA",),
         no_ranks="trains special tokens",
         order=40,

@@ -17,6 +17,7 @@ from lora_lab import anatomy, budget
 from lora_lab.advice.facts import bytes_of
 from lora_lab.advice.rules import RANKS, Recommendation
 from lora_lab.errors import ConfigError, TaskError
+from lora_lab.methods.descriptor import METHODS
 from lora_lab.models import LoadedModel
 from lora_lab.paper import published
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
@@ -95,6 +96,16 @@ def test_the_rate_is_the_published_formula() -> None:
     assert rate == pytest.approx(5e-4 * (2000 / 1024) ** 0.0775, rel=0.02)
     short = found(ll.advise(anatomy(qwen), examples=10, memory="1 TB"))["learning_rate"].value
     assert short == pytest.approx(1.5 * rate, rel=0.03)
+
+
+def test_a_small_model_gets_the_rate_that_the_form_begins_with() -> None:
+    small = ll.advise("mini-llama", examples=10_000, memory="8 GB")
+    rate, alpha = (found(small)[name] for name in ("learning_rate", "lora_alpha"))
+    assert rate.value == small.training["learning_rate"] == METHODS["LoRA"].rate_for(192) == 1e-2
+    assert "as small as mini-llama" in rate.finding
+    assert alpha.value == 2 * small.config.r  # type: ignore[attr-defined]
+    wide = found(ll.advise("smollm2-135m", examples=10_000, memory="8 GB"))["learning_rate"]
+    assert wide.value == pytest.approx(5e-4 * (2000 / 576) ** 0.781, rel=0.02)
 
 
 @pytest.mark.parametrize("memory", [10**15, 40 * GIB, 20 * GIB, 17 * GIB, 15 * GIB, 14 * GIB, GIB])

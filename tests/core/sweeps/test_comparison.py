@@ -14,6 +14,7 @@ import lora_lab as ll
 from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps import comparison
+from lora_lab.sweeps.design import Design
 from lora_lab.tasks.metrics import F1
 from lora_lab.tasks.prompts import Example
 from lora_lab.training.data import RunData
@@ -134,11 +135,23 @@ def test_full_fine_tuning_has_rates_of_its_own_and_so_may_any_method(tmp_path):
             found[cell.configs[0].method].append(cell.training.learning_rate)
         return found
 
-    usual = rates()
-    assert usual["LoRA"] == [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
-    assert usual["FT"] == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3]
+    small = rates()  # a model 32 wide: five times LoRA's, forty times FT's, as their own rates are
+    assert small["LoRA"] == [5e-4, 1.5e-3, 5e-3, 1.5e-2, 5e-2]
+    assert small["FT"] == [4e-4, 1.2e-3, 4e-3, 1.2e-2, 4e-2]
     named = rates(rates={"LoRA": [1e-3], "": [1e-6, 1e-5]})
     assert named == {"LoRA": [1e-3], "FT": [1e-6, 1e-5]}
+
+
+@pytest.mark.parametrize("width", [576, 768, 4096, None])
+def test_models_of_the_literatures_width_have_its_rates(width):
+    design = Design.of([LORA, ll.FullConfig(), [LORA, ll.PrefixEmbedConfig()]], seeds=1)
+    task = next(iter(design.tasks(tiny_task(8, 8))[0].values()))
+    found = {}
+    for cell in design.at_width(width).cells(task, None):
+        name = "+".join(own.method for own in cell.configs)
+        found.setdefault(name, []).append(cell.training.learning_rate)
+    assert found["LoRA"] == found["LoRA+PreEmbed"] == [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
+    assert found["FT"] == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3]
 
 
 def test_two_of_one_method_are_told_apart_and_the_metric_decides(tmp_path):
