@@ -62,7 +62,7 @@ def test_what_people_do_goes_out(esm_page: Make) -> None:
     view.get_by_label("folder").fill("mine")
     esm.set(form={**FORM, "offers": {"use": "", "continue": "", "report": "", "evaluate": ""}})
     expect(view.get_by_label("folder")).to_have_value("mine")
-    view.get_by_label("as", exact=True).select_option("uniform")
+    view.locator(".ll-keep-form").select_option("uniform")
     for name in ("Save", "Use this adapter", "Continue from here", "Evaluate what was learned"):
         button(esm, name).click()
     button(esm, "Report").click()

@@ -64,7 +64,8 @@ def test_it_needs_nothing_from_outside(tmp_path):
     library, figures, draw = page.scripts
     assert "plotly.js" in library[:500]
     assert not {"link", "iframe", "object"} & set(page.tags)
-    assert not [value for name, value in page.attributes if name in ("src", "href")]
+    named = [value for name, value in page.attributes if name in ("src", "href")]
+    assert all(value.startswith("data:image/png;base64,") for value in named), "maps, as pictures"
     assert "showSendToCloud: false" in draw
     drawn = json.loads(figures)
     # Savings, loss, rank map, spectrum and overlap; each for both themes.
