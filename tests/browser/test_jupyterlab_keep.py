@@ -96,7 +96,7 @@ def test_a_run_is_named_and_starred_and_the_settings_that_differ_are_told(
 ) -> None:
     show(lab, page, steps=4)
     first = train_once(page)
-    page.locator(".ll-run").first.get_by_label("seed").fill("7")
+    page.locator(".ll-run").first.get_by_label("seed", exact=True).fill("7")
     second = train_once(page)
     button(page, "Open the runs").click()
     button(page, f"star {first}").click()

@@ -8,7 +8,7 @@ from playwright.sync_api import ConsoleMessage, Page, expect
 from tests.browser.bench_page import button, live_on, show, wait_for_state
 from tests.browser.lab import JupyterLab
 
-PANELS = 12  # that the workbench has, its pickers too, each with a line of its own
+PANELS = 13  # that the workbench has, its pickers too, each with a line of its own
 REMEDY = "this is its last state · run the cell again; your runs are under Runs"
 # Ends the kernel as a lack of memory does, when the cell that asks for it has its answer.
 DIE = "import os, threading; threading.Timer(0.1, os.kill, (os.getpid(), 9)).start()"

@@ -39,7 +39,7 @@ HAVE_COME = """async () => {
     const kind = "application/vnd.jupyter.widget-view+json";
     const { content } = jupyterapp.shell.currentWidget;
     const manager = await content.rendermime.createRenderer(kind)._manager.promise;
-    const [output] = content.widgets[0].model.outputs.toJSON();
+    const output = content.widgets[0].model.outputs.toJSON().find(({ data }) => data?.[kind]);
     while (!manager.restoredStatus || !manager.has_model(output.data[kind].model_id)) {
         await new Promise(requestAnimationFrame);
     }
