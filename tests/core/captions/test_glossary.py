@@ -23,7 +23,7 @@ METRICS = (
     *("loss", "kept_loss", "kept_data_loss", "perplexity", "bleu", "bleu_lowercase", "chrf"),
     *("exact_match", "rouge_1", "rouge_2", "rouge_l", "rouge_l_coco", "nist", "cider", "ter"),
     *("logical_form", "execution", "accuracy", "matthews", "f1", "macro_f1"),
-    *("pearson", "spearman", "meteor"),
+    *("pearson", "spearman", "meteor", "meteor_coco"),
 )
 
 
