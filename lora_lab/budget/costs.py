@@ -52,7 +52,7 @@ class Budget:
 
     Attributes:
         parameters_total: of the base model, tied weights once.
-        parameters_trainable: with LoRA Σ r(in + out) over the sites (Hu et al., 2022, section 4.2).
+        parameters_trainable: with LoRA Σ r(in + out) over the sites (Hu et al., 2022, section 5.1).
         checkpoint_bytes: tensor bytes of what is saved; of LoRA float32, in PEFT's format.
         full_checkpoint_bytes: tensor bytes of the whole model in its dtype.
         full: memory of full fine-tuning.

@@ -172,3 +172,21 @@ def test_a_figure_that_is_cleared_leaves_its_place(esm_page: Make) -> None:
     assert size["height"] == 150
     esm.set(figure=bars(1, 2, 3).to_json())
     expect(esm.view().locator(".barlayer .point")).to_have_count(3)
+
+
+def test_a_figure_that_fills_its_place_is_not_tried_again_without_end(esm_page: Make) -> None:
+    plot = Plot(fills=True)
+    plot.show(bars(1))
+    esm = esm_page(plot, views=0)
+    bring(esm, "throw new Error('half a file')")
+    esm.page.evaluate(
+        "() => { lab.tries = 0; const make = URL.createObjectURL;"
+        " URL.createObjectURL = (blob) => { lab.tries += 1; return make.call(URL, blob); }; }"
+    )
+    esm.add_view()
+    place = esm.view().locator(".ll-plot")
+    expect(place).to_have_attribute("data-problem", "This figure cannot be drawn: half a file")
+    esm.page.wait_for_timeout(300)
+    assert esm.page.evaluate("() => lab.tries") <= 3  # drawing, and loading while at rest
+    esm.set(figure="")
+    expect(place).not_to_have_attribute("data-problem", "This figure cannot be drawn: half a file")

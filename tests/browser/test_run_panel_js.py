@@ -340,3 +340,27 @@ def test_keys_stay_out_of_the_notebook(esm_page: Make) -> None:
     )
     esm.view().get_by_role("textbox", name="steps").press("x")
     assert esm.page.evaluate("() => keys") == []
+
+
+def test_when_a_run_is_over_it_leads_to_what_can_be_done_with_it(esm_page: Make) -> None:
+    esm = esm_page(panel())
+    esm.page.evaluate(
+        """() => {
+            const bench = document.createElement("div");
+            bench.className = "ll-workbench";
+            const view = document.querySelector("[data-view]");
+            view.before(bench);
+            const keep = document.createElement("section");
+            keep.className = "ll-keep";
+            keep.innerHTML = "<button hidden>Back</button><select><option>PEFT</option></select>";
+            bench.append(view, keep);
+        }"""
+    )
+    save = esm.view().get_by_role("button", name="save it")
+    esm.set(snapshot=shown(TRAINING))
+    expect(esm.view().locator(".ll-run")).to_have_attribute("data-ll-state", "running")
+    expect(save).to_have_count(0)
+    esm.set(snapshot=shown(TRAINING, state="done"))
+    expect(esm.view().get_by_role("button", name="try it")).to_have_count(0)  # no such panel here
+    save.click()
+    expect(esm.page.locator(".ll-keep select")).to_be_focused()

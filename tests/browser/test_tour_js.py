@@ -67,6 +67,12 @@ def test_five_stops_each_beside_its_place_and_in_sight(bench: EsmPage) -> None:
     expect(bench.page.get_by_role("dialog")).to_have_count(0)
     expect(bench.page.locator(".ll-tour-here")).to_have_count(0)
     expect(offer(bench)).to_be_hidden()
+    expect(change(bench)).to_be_focused()
+
+
+def change(esm: EsmPage) -> Locator:
+    """Return the button that stays: a focus that is in the tour goes there at its end."""
+    return esm.page.get_by_role("button", name="change the model or the data").first
 
 
 def here(place: str) -> str:
@@ -105,6 +111,7 @@ def test_it_is_refused_for_good(bench: EsmPage, way: str) -> None:
         offer(bench).click()
     bench.page.get_by_role("button", name=way).click()
     expect(offer(bench)).to_be_hidden()
+    expect(change(bench)).to_be_focused()
     assert bench.page.evaluate("() => localStorage.getItem('lora-lab-tour')") == "over"
     view = bench.add_view()  # as after a reload
     expect(view.locator(".ll-header")).to_be_visible()

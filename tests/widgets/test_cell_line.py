@@ -154,3 +154,11 @@ def test_nothing_is_shown_where_no_kernel_is(capsys: pytest.CaptureFixture[str])
         line.tell("reading", 0.5)
         line.tell("counting")
     assert capsys.readouterr() == ("", "")
+
+
+def test_no_secret_stands_in_it() -> None:
+    line = CellLine()
+    line.tell("reading https://me:s3cret-word@example.org/rows.csv")
+    said = line._bundle()
+    assert "s3cret-word" not in said["text/plain"] + said["text/html"]
+    assert "example.org/rows.csv" in said["text/plain"]

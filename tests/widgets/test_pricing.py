@@ -98,3 +98,15 @@ def test_steps_and_seed_change_what_is_expected_and_nothing_else(tmp_path: Path)
     wb.plan.take(BitFitConfig(new_biases=True), max_steps=2)
     assert wb.savings.lengths["drawn"].endswith("of the 4 examples that the steps draw")
     assert wb.savings.lengths["share"] < 1
+
+
+def test_a_grid_that_is_cleared_and_painted_again_is_the_plan_that_was_measured(
+    wb: Workbench,
+) -> None:
+    painted = dict(wb.grid.ranks)
+    wb.savings.note_run()
+    wb.grid.ranks = {}
+    assert wb.savings.lengths == {}, "there is no plan"
+    wb.grid.ranks = painted
+    assert wb.savings.lengths["most"]
+    assert wb.savings.run_ranks == painted

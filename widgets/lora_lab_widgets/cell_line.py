@@ -8,6 +8,8 @@ import threading
 import time
 from typing import Any, Protocol, Self
 
+from lora_lab.redaction import redacted
+
 _PAUSE = 1.0  # seconds between two drawings
 
 
@@ -69,7 +71,7 @@ class CellLine:
 
     def _bundle(self) -> dict[str, str]:
         seconds = round(time.monotonic() - self._start)
-        text = f"LoRA Lab: {self._text} · {seconds} s{self._hint}"
+        text = redacted(f"LoRA Lab: {self._text} · {seconds} s{self._hint}")  # a URL may have some
         value = "" if self._share is None else f' value="{self._share:.3f}"'
         # Without a value it moves by itself, also while a library keeps the kernel from telling.
         bar = f'<progress max="1"{value}></progress>'

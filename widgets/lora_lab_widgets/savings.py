@@ -72,6 +72,7 @@ class Savings(PanelWidget):
     def __init__(self, **settings: Any) -> None:
         self._other: Budget | None = None  # what `totals` shows
         self._dry_runs: DryRuns | None = None
+        self._drew = ""  # what the steps of the latest plan draw; it stands while there is none
         super().__init__(**settings)
 
     @classmethod
@@ -233,8 +234,10 @@ class Savings(PanelWidget):
 
     @traitlets.observe("lengths")
     def _redrawn(self, change: Any) -> None:
-        if change["old"].get("drawn") != change["new"].get("drawn"):
+        drew = change["new"].get("drawn", self._drew)
+        if drew != self._drew:
             self.run_ranks, self.run_key = {}, ""  # those steps drew other examples
+        self._drew = drew
 
     def _budget(self, ranks: Mapping[str, int]) -> Budget | None:
         if not self.price:

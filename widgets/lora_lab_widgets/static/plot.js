@@ -77,6 +77,7 @@ class PlotView extends PanelView {
 
   clear() {
     this.drawn = "";
+    this.root.removeAttribute("data-problem");
     globalThis[PLOTLY]?.then((library) => library.purge(this.root)).catch(() => {});
   }
 
@@ -135,6 +136,7 @@ class PlotView extends PanelView {
     } catch (error) {
       const reason = error instanceof Error ? error.message : error;
       this.root.dataset.problem = `This figure cannot be drawn: ${reason}`;
+      this.width = this.room; // else it would be tried again at once, without end
     }
     this.drawn = text;
   }

@@ -96,7 +96,7 @@ export class SweepForm {
   }
 }
 
-/**  {HTMLInputElement} input */
+/** @param {HTMLInputElement} input */
 function textOf(input) {
   if (input.type !== "checkbox") return input.value;
   return input.checked ? "yes" : "";

@@ -2,7 +2,7 @@
 // A short tour of the workbench: five stops, each beside what it is about. It is offered in the
 // header until somebody has seen it or does not want it, and is never in the way.
 
-import { button, el, space } from "./_shared.js";
+import { button, el, focusIn, space } from "./_shared.js";
 import { placeBeside, popover } from "./popover.js";
 
 const OVER = "lora-lab-tour"; // in the browser's storage: it is not offered again
@@ -120,12 +120,14 @@ export class Tour {
     this.at = -1;
   }
 
-  /** Close it for good. */
+  /** Close it for good; the focus does not go with it. */
   finish() {
+    const hadFocus = this.node.contains(focusIn(this.node));
     this.close();
     this.over = true;
     end();
     this.draw();
+    if (hadFocus) this.root.querySelector("button")?.focus({ preventScroll: true });
   }
 
   onKey(event) {

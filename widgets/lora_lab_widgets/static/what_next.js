@@ -18,8 +18,9 @@ export function whatNext(root) {
   const links = NEXT.map(([text, place]) => button(text, () => {
     const target = placeOf(place);
     target?.scrollIntoView({ block: "center" });
-    /** @type {HTMLElement | null} */
-    const first = target?.querySelector("button:enabled, textarea, select") ?? null;
+    /** @type {NodeListOf<HTMLElement> | undefined} */
+    const controls = target?.querySelectorAll(":is(button, textarea, select):enabled");
+    const first = [...(controls ?? [])].find((node) => node.getClientRects().length > 0);
     first?.focus({ preventScroll: true });
   }, { class: "ll-button ll-next-link" }));
   const node = el("span", { class: "ll-next", hidden: true }, "next:", ...links);
