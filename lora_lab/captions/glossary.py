@@ -163,7 +163,7 @@ def markdown() -> str:
 
 @cache
 def _names() -> dict[str, str]:
-    """Return {folded name: key}; a key comes before other terms' names, a title before both."""
+    """Return {folded name: key}; keys and titles come before what else a term is called."""
     found: dict[str, str] = {}
     for pick in (_own_names, _other_names):
         for key, term in terms().items():
