@@ -48,7 +48,11 @@ def server(
             yield address, running
         finally:
             running.terminate()
-            running.wait(60)
+            try:
+                running.wait(60)
+            except subprocess.TimeoutExpired:
+                running.kill()
+                running.wait()
 
 
 def _wait_for(address: str, running: subprocess.Popen[bytes], log: Path) -> None:

@@ -244,6 +244,7 @@ class _Reported:
         self._of = {
             "held_out": task_fingerprints(report)["held_out"],
             "metrics": [metric.name for metric in report.metrics],
+            "reading": [self._training.max_length, self._training.too_long],
         }
         try:
             found = read_json(self._folder / _REPORTED, dict[str, Any])

@@ -106,11 +106,13 @@ class Design:
         `RATES`, and a tenth of them for FT, are those of models as wide as the literature's. A
         smaller model's are as many times as high as the method's own rate is (`Method.rate_for`).
         """
-        if self.rates is not RATES:
+        given: Rates = {} if self.rates is RATES else self.rates
+        if not isinstance(given, Mapping) or "" in given:
             return self
-        return dataclasses.replace(
-            self, rates={own.method: _rates_at(own, width) for own in self.methods}
-        )
+        own: dict[str, Sequence[float]] = {
+            method.method: _rates_at(method, width) for method in self.methods
+        }
+        return dataclasses.replace(self, rates={**own, **given})
 
     def tasks(self, task: Task) -> tuple[dict[int, Task], Task]:
         """Return ({training examples: the task that chooses rates}, the task that reports).

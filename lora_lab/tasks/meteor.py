@@ -28,6 +28,7 @@ from lora_lab.tasks.text_scores import References
 _PACKAGE, _JAR = "pycocoevalcap", "meteor-1.5.jar"
 _OPTIONS = "-l en -norm"
 _SECONDS = 1800.0  # for all answers
+_TRIAL_SECONDS = 120.0  # for one word, before anything is trained
 _LIGHT = "-m exact"  # matches that need no tables
 # Of English, as tuned to people's rankings: recall's weight, the shape and the weight of the
 # penalty, content words', and those of a match's kind: exact, stem, synonym, paraphrase.
@@ -120,8 +121,9 @@ def _printed(lines: Sequence[str], *options: str) -> np.ndarray:
             input="".join(f"{line}\n" for line in lines),
             capture_output=True,
             encoding="utf-8",
+            errors="replace",
             env={**os.environ, "LC_ALL": "C.UTF-8"},
-            timeout=_SECONDS,
+            timeout=_TRIAL_SECONDS if options else _SECONDS,
             check=True,
         )
         found = np.array([line.split() for line in ran.stdout.splitlines()], float)

@@ -140,6 +140,7 @@ def test_full_fine_tuning_has_rates_of_its_own_and_so_may_any_method(tmp_path):
     assert small["FT"] == [4e-4, 1.2e-3, 4e-3, 1.2e-2, 4e-2]
     named = rates(rates={"LoRA": [1e-3], "": [1e-6, 1e-5]})
     assert named == {"LoRA": [1e-3], "FT": [1e-6, 1e-5]}
+    assert rates(rates={"LoRA": [1e-3]}) == {"LoRA": [1e-3], "FT": small["FT"]}
 
 
 @pytest.mark.parametrize("width", [576, 768, 4096, None])

@@ -135,6 +135,21 @@ def test_a_program_that_does_not_run_leaves_it_out_with_a_line(
     assert "\n" not in why
 
 
+def test_a_program_that_hangs_is_ended_and_leaves_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path, monkeypatch, "import signal; signal.pause()")
+    monkeypatch.setattr(meteor, "_TRIAL_SECONDS", 0.5)
+    assert METEOR.unfit is not None
+    assert "timed out after 0.5 seconds" in METEOR.unfit([["a"]])
+
+
+def test_half_a_letter_costs_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = installed(tmp_path, monkeypatch, PRINTS)
+    METEOR.compute(["a \ud800 b"], [["c"]])
+    assert json.loads(told.read_text())[1] == ["SCORE ||| c ||| a ? b"]
+
+
 def e2e(tmp_path: Path) -> Path:
     rows = [f'"name[A{i}], area[riverside]","A{i} is by the river."' for i in range(20)]
     path = tmp_path / "trainset.csv"
