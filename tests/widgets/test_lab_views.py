@@ -125,6 +125,9 @@ def test_what_cannot_be_compared_is_said(bench: Workbench, tmp_path: Path) -> No
     shown.values["folder"] = str(records[-1].folder)  # it adapts q and o
     with pytest.raises(AdapterError, match=r"does not adapt .*v_proj; it adapts"):
         look(shown)
+    shown.values["folder"] = "~nobody-here/run"
+    with pytest.raises(AdapterError, match="begins with the home folder of a user"):
+        look(shown)
 
 
 def test_table_7_of_every_site(bench: Workbench) -> None:

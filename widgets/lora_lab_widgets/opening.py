@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lora_lab._util.files import user_path
 from lora_lab._util.own_warnings import collected
 from lora_lab._util.warn import warn
-from lora_lab.errors import ConfigError, LoraLabError
+from lora_lab.errors import ConfigError, LoraLabError, ModelError
 from lora_lab.models.given import as_loaded
 from lora_lab.models.load import LoadedModel, wanted_device, wanted_dtype
 from lora_lab.runs.training_config import TrainingConfig
@@ -222,7 +222,7 @@ def is_on_show(wish: Wish, lm: LoadedModel) -> bool:
 
 def _place(name: str) -> str:
     """Return a folder's full path, or the name of what is none."""
-    folder = Path(name).expanduser()
+    folder = user_path(name, ModelError)
     return str(folder.resolve()) if folder.is_dir() else name
 
 

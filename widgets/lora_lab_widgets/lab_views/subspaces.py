@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lora_lab import captions, figures
+from lora_lab._util.files import user_path
 from lora_lab.analysis.overlaps import compare, compare_with_base
 from lora_lab.analysis.shared_chance import shared_chance
 from lora_lab.checkpoint.factors import read_factors
@@ -72,7 +73,7 @@ class SubspacesView(View):
         if against == BASE:
             W = self.live_adapter.base_weight(name)
             return Measured(compare_with_base(site, W, side=values["side"]), site.step)
-        folder = Path(values["folder"] if against == FOLDER else against).expanduser()
+        folder = user_path(values["folder"] if against == FOLDER else against, AdapterError)
         other, label, record = self._other(folder, name)
         run = self.live_adapter.run
         labels = f"this ΔW, {_about(site.update.r, run.training.seed if run else None)}", label
