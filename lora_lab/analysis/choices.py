@@ -99,6 +99,7 @@ class Choices:
         """Return each method's best rate, as `compare` takes it: `rates=found.own_rates()`.
 
         More seeds at these alone, under the same name, cost no more than those that are new.
+        A method without a row has no list here: leave it out of the next call too.
 
         Args:
             train_examples: from how many, where there are several; None: the fewest.
