@@ -25,6 +25,7 @@ LEARNING_RATE = 2e-3  # LoRA's, as `TrainingConfig` has it
 # Widths (of the hidden states) between which own rates go over from published ones to what was
 # found best on mini-llama: SmolLM2-135M's and mini-llama's.
 WIDE, SMALL = 576, 192
+_SWEPT = "by a sweep of it, or of the method next to it, with one seed"
 
 
 @dataclass(frozen=True)
@@ -218,8 +219,8 @@ class Method:
             return self.rate_from
         wide = f"from {WIDE} wide on it is {_told(self.learning_rate)}, {self.rate_from}"
         if rate == self.small_rate:
-            return f"for models as small as mini-llama ({SMALL} wide), by sweeps of it; {wide}"
-        small = f"mini-llama's {_told(self.small_rate)} ({SMALL} wide), by sweeps of it"
+            return f"for models as small as mini-llama ({SMALL} wide), {_SWEPT}; {wide}"
+        small = f"mini-llama's {_told(self.small_rate)} ({SMALL} wide), {_SWEPT}"
         return f"by a power of the width ({width}) from {small}; {wide}"
 
     def filled(self, values: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
