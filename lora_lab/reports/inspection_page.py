@@ -11,6 +11,7 @@ from lora_lab._util.format import format_number
 from lora_lab.analysis.amplify import SiteAmplification
 from lora_lab.analysis.rank_map import rank_map
 from lora_lab.analysis.steps import StepMaps
+from lora_lab.redaction import redacted
 from lora_lab.reports.page import Page, facts, heading, section, site_table, table
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def write_inspection(path: str | Path, inspection: Inspection) -> Path:
 def _notes(inspection: Inspection) -> str:
     if not inspection.notes:
         return ""
-    return section("Notes", *(f"<p>{escape(note)}</p>" for note in inspection.notes))
+    return section("Notes", *(f"<p>{escape(redacted(note))}</p>" for note in inspection.notes))
 
 
 def _updates(page: Page, inspection: Inspection) -> str:

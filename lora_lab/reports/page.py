@@ -17,6 +17,7 @@ from lora_lab._util.files import disk_errors, write_text_atomic
 from lora_lab._util.tables import Table
 from lora_lab.analysis.table import HEADER, SiteAnalysis
 from lora_lab.errors import RunError
+from lora_lab.redaction import redacted, redacted_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +59,7 @@ class Page:
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(title)} · LoRA Lab</title><style>{_STYLE}</style></head>\n"
+            f"<title>{escape(redacted(title))} · LoRA Lab</title><style>{_STYLE}</style></head>\n"
             f"<body><main>\n{body}\n</main>\n"
             f"<script>{figures.plotly_js()}</script>\n"
             f'<script type="application/json" id="figures">{drawn}</script>\n'
@@ -86,6 +87,7 @@ def _within(svg: str) -> str:
 
 def heading(title: str, subtitle: str) -> str:
     """Return the page's head line."""
+    title, subtitle = redacted(title), redacted(subtitle)
     return f"<header><h1>{escape(title)}</h1><p class='dim'>{escape(subtitle)}</p></header>"
 
 
@@ -97,7 +99,8 @@ def section(title: str, *parts: str, note: str = "") -> str:
 
 def facts(items: Mapping[str, str]) -> str:
     """Return names with their values."""
-    lines = (f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in items.items())
+    shown = redacted_values(dict(items))
+    lines = (f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in shown.items())
     return f"<dl>{''.join(lines)}</dl>"
 
 
