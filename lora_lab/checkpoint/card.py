@@ -307,11 +307,19 @@ def _results(made: _Made) -> str:
     ]
     if not rows:
         return ""
-    told = made.summary.get("evaluated", {})
-    evaluated = (told["examples"], told["of"]) if {"examples", "of"} <= told.keys() else None
-    line = sureness(made.summary.get("intervals"), evaluated)
+    told = made.summary.get("evaluated")
+    counts = [told.get("examples"), told.get("of")] if isinstance(told, Mapping) else []
+    evaluated = counts if counts and all(map(is_number, counts)) else None
+    line = sureness(_pairs(made.summary.get("intervals")), evaluated)
     more = f"\n\n{escaped(line[0].upper() + line[1:])}." if line else ""
     return f"## Results\n\n{table(('', 'base model', 'adapted'), rows)}{more}"
+
+
+def _pairs(found: Any) -> dict[str, list[float]]:
+    """Return what a file has of intervals, as far as they are pairs of numbers."""
+    known = found.items() if isinstance(found, Mapping) else ()
+    pairs = {key: own for key, own in known if isinstance(own, list) and len(own) == 2}
+    return {key: own for key, own in pairs.items() if all(map(is_number, own))}
 
 
 def _usage(model: nn.Module, base: _Base, library: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from lora_lab._util.files import disk_errors, new_dir, refuse_taken, user_path
+from lora_lab._util.files import disk_errors, new_dir, refuse_taken, user_path, write_text_atomic
 from lora_lab._util.format import format_bytes, plural
 from lora_lab.checkpoint.base_model import load_base
 from lora_lab.checkpoint.card import CARD_FILE, model_card
@@ -140,5 +140,5 @@ def write_form(
         kind = getattr(torch, dtype) if dtype else None
         export_merged(lm.model, out, name, dtype=kind, tokenizer=lm.tokenizer)
     with disk_errors(out, AdapterError, "another folder"):
-        (out / CARD_FILE).write_text(redacted(card), encoding="utf-8")
+        write_text_atomic(out / CARD_FILE, redacted(card))
     return None
