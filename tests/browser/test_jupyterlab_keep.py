@@ -32,7 +32,7 @@ def test_a_run_is_saved_downloaded_used_and_gone_on_with(
     keep.get_by_role("button", name="Save").click()
     said = keep.locator(".ll-keep-done")
     expect(said).to_contain_text("PEFT-format file")
-    expect(said).to_contain_text("same answers")
+    expect(said).to_contain_text("same answer")
     folder = lab.folder / "adapters" / "mine"
     assert {"README.md", "adapter_config.json"} <= {path.name for path in folder.iterdir()}
 

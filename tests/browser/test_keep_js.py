@@ -146,13 +146,13 @@ def test_what_was_done_is_told_and_all_is_text(esm_page: Make) -> None:
         esm_page,
         state={
             "form": {**form, "folder": evil, "latest": False},
-            "done": {"title": evil, "lines": [evil, "read back: 60 matrices, same answers"]},
+            "done": {"title": evil, "lines": [evil, "read back: 60 matrices, same answer"]},
             "question": {"line": evil, "asked": {}},
             "hub": {"why": evil},
             "problem": {"message": evil, "remedy": "", "details": "", "proposal": ""},
         },
     )
-    expect(esm.view().get_by_text("60 matrices, same answers")).to_be_visible()
+    expect(esm.view().get_by_text("60 matrices, same answer")).to_be_visible()
     button(esm, "Back to the latest run").click()
     assert esm.sent() == [{"type": "latest"}]
     assert esm.view().locator("img, script").count() == 0

@@ -64,7 +64,7 @@ def test_a_run_is_saved_read_back_and_open_to_others(wb: Any, tmp_path: Path) ->
     folder = tmp_path / "a" / "mine"
     assert said.splitlines()[0].startswith(f"{folder} (3 files, ")
     assert said.splitlines()[1] == (
-        f"read back: PEFT-format file, {len(run.adapter.sites)} matrices, same answers"
+        f"read back: PEFT-format file, {len(run.adapter.sites)} matrices, same answer"
     )
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     assert modes == dict.fromkeys(
@@ -111,7 +111,7 @@ def test_other_forms_answer_as_the_run_does(wb: Any, tmp_path: Path, form: str) 
     with run.paused() as model:
         expected = logits(model)
     said = do(wb, "save", form=form, folder=str(tmp_path / form))
-    assert "same answers" in said
+    assert "same answer" in said
     if form == "merged":
         again = ll.load_model(str(tmp_path / form), device="cpu", dtype="float32").model
     else:
@@ -124,10 +124,32 @@ def test_other_forms_answer_as_the_run_does(wb: Any, tmp_path: Path, form: str) 
     torch.testing.assert_close(logits(again), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_loralib_s_pickle_is_read_back_too(wb: Any, tmp_path: Path) -> None:
+    trained(wb)
+    said = do(wb, "save", form="loralib", folder=str(tmp_path / "a.pt"))
+    assert "read back: loralib file" in said
+    assert wb.keep.problem is None
+    assert (tmp_path / "a.pt").is_file()
+
+
+def test_a_yes_is_to_the_adapter_that_was_asked_about(wb: Any, tmp_path: Path) -> None:
+    trained(wb)
+    folder = tmp_path / "mine"
+    do(wb, "save", form="peft", folder=str(folder))
+    before = (folder / "adapter_model.safetensors").read_bytes()
+    do(wb, "save", form="peft", folder=str(folder))
+    asked = dict(wb.keep.question["asked"])
+    trained(wb)
+    assert wb.keep.question == {}
+    said = do(wb, asked.pop("type"), **asked)
+    assert said == "another adapter is on show than the one asked about; press again"
+    assert (folder / "adapter_model.safetensors").read_bytes() == before
+
+
 def test_a_download_is_a_zip_of_what_was_read_back(wb: Any, tmp_path: Path) -> None:
     run = trained(wb)
     said = do(wb, "download", form="peft", folder="")
-    assert "same answers" in said
+    assert "same answer" in said
     assert wb.keep.offer["name"] == f"{run.id}.zip"
     with zipfile.ZipFile(io.BytesIO(downloaded(wb))) as archive:
         archive.extractall(tmp_path / "unpacked")
@@ -169,7 +191,7 @@ def test_a_paused_run_is_kept_as_it_is_and_goes_on(wb: Any, tmp_path: Path) -> N
     with run.paused():
         step = run.snapshot.step
     settle(wb)
-    assert "same answers" in do(wb, "save", form="peft", folder=str(tmp_path / "a"))
+    assert "same answer" in do(wb, "save", form="peft", folder=str(tmp_path / "a"))
     assert run.snapshot.step == step
     assert str(run.state) == "paused"
     run.resume()
@@ -187,7 +209,7 @@ def test_a_run_on_disk_is_kept_without_changing_the_bench(wb: Any, tmp_path: Pat
     wb.session.keep(record)
     assert old.id in wb.keep.form["words"]
     assert wb.keep.form["latest"] is False
-    assert "same answers" in do(wb, "save", form="peft", folder=str(tmp_path / "old"))
+    assert "same answer" in do(wb, "save", form="peft", folder=str(tmp_path / "old"))
     twin = tiny_lm().model
     ll.load_adapter(twin, tmp_path / "old")
     assert torch.equal(logits(twin), expected)
@@ -245,7 +267,7 @@ def test_every_method_is_saved_with_a_card_and_read_back(
     wb.config = config
     run = trained(wb)
     said = do(wb, "save", form="peft", folder=str(tmp_path / "a"))
-    assert "same answers" in said
+    assert "same answer" in said
     assert config.method in (tmp_path / "a" / "README.md").read_text()
     lora = config.method in ("LoRA", "AdaLoRA")
     refused = [form["name"] for form in wb.keep.form["forms"] if form["why"]]
@@ -259,6 +281,8 @@ def test_every_method_is_saved_with_a_card_and_read_back(
         ({"form": "peft", "folder": "  "}, "type a folder to save to"),
         ({"form": "zip", "folder": "a"}, "there is no form 'zip'"),
         ({"form": "peft", "folder": "a\0b"}, "type a folder to save to"),
+        ({"form": "peft", "folder": "~nobody-here"}, "home folder of a user"),
+        ({"form": "loralib", "folder": "/"}, "type a file to save to"),
         ({"form": "peft", "folder": "FILE"}, "is no folder; name another one"),
         ({"form": "merged", "folder": "FULL"}, "holds files already; name a new or empty folder"),
         ({"form": "peft", "folder": "FILE/a"}, "cannot write"),
@@ -271,7 +295,7 @@ def test_what_cannot_be_written_is_said_in_a_line(
     (tmp_path / "FILE").write_text("x")
     (tmp_path / "FULL").mkdir()
     (tmp_path / "FULL" / "x").write_text("x")
-    if content["folder"].strip().isupper() or "/" in content["folder"]:
+    if content["folder"].strip().isupper() or "/" in content["folder"][1:]:
         content = {**content, "folder": str(tmp_path / content["folder"])}
     assert words in do(wb, "save", **content)
     assert "\n" not in wb.keep.problem["message"]

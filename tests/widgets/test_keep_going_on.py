@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lora_lab as ll
+from lora_lab.errors import RunError
 from lora_lab.runs.records import list_runs
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.panel import Tick
@@ -118,7 +120,13 @@ def test_an_adapter_of_elsewhere_is_loaded_by_its_path(wb: Any, tmp_path: Path) 
     assert torch.equal(logits(wb.lm.model), logits(other))
     assert wb.keep.form["words"] == "the adapter mine"
     assert (wb.config.r, wb.config.lora_alpha) == (3, 6)
-    assert "same answers" in do(wb, "save", form="peft", folder=str(tmp_path / "copy"))
+    with torch.no_grad():
+        for site in ll.attached(other)["default"].sites.values():
+            site.B.mul_(2)
+    ll.save_adapter(other, tmp_path / "mine")  # another one by now
+    do(wb, "load", folder=str(tmp_path / "mine"))
+    assert torch.equal(logits(wb.lm.model), logits(other))
+    assert "same answer" in do(wb, "save", form="peft", folder=str(tmp_path / "copy"))
     do(wb, "continue")
     run = wb.run
     assert run.wait(60)
@@ -126,11 +134,33 @@ def test_an_adapter_of_elsewhere_is_loaded_by_its_path(wb: Any, tmp_path: Path) 
     assert record_of(tmp_path, run.id).start_from == "mine"
 
 
+def test_no_run_begins_while_another_adapter_is_put_on_the_model(
+    wb: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    trained(wb)
+    do(wb, "save", form="peft", folder=str(tmp_path / "mine"))
+    gate = threading.Event()
+
+    def used(*_: Any) -> Any:
+        assert gate.wait(60)
+        return lambda: None
+
+    monkeypatch.setattr("lora_lab_widgets.keep.used", used)
+    send(wb, type="load", folder=str(tmp_path / "mine"))
+    with pytest.raises(RunError, match="is being put on the model; start another run when"):
+        wb.start()
+    gate.set()
+    settle(wb)
+    assert wb.keep.problem is None
+    trained(wb)
+
+
 @pytest.mark.parametrize(
     ("folder", "words"),
     [
         ("", "type the folder that holds an adapter"),
         ("a\0b", "type the folder that holds an adapter"),
+        ("~nobody-here", "home folder of a user"),
         ("nowhere", "there is no adapter in"),
         ("EMPTY", "there is no adapter in"),
         ("WRONG", "model.layers.0.self_attn.q_proj"),
@@ -210,7 +240,7 @@ def test_the_best_cell_of_a_sweep_is_kept(wb: Any, tmp_path: Path) -> None:
     wb.sweep_panel._handle_custom_msg({"type": "keep", "cell": row["cell"]}, [])
     assert wb.sweep_panel.problem is None
     assert row["run"] in wb.keep.form["id"]
-    assert "same answers" in do(wb, "save", form="peft", folder=str(tmp_path / "best"))
+    assert "same answer" in do(wb, "save", form="peft", folder=str(tmp_path / "best"))
     wb.sweep_panel._handle_custom_msg({"type": "keep", "cell": "nobody"}, [])
     assert "has left no run" in wb.sweep_panel.problem["message"]
 

@@ -52,7 +52,7 @@ def test_what_is_pushed_is_what_was_read_back(wb: Any, hub: PushHub, tmp_path: P
     said = do(wb, "push", repo="me/mine", private=True)
     assert wb.keep.problem is None, wb.keep.problem
     assert said.splitlines()[0].startswith(f"{hub.url}/me/mine")
-    assert "same answers" in said
+    assert "same answer" in said
     assert hub.made == [{"name": "me/mine", "private": True}]
     files = hub.repos["me/mine"]
     assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= set(files)

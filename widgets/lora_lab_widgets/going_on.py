@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_lab._util.files import user_path
 from lora_lab.checkpoint.loading import load_adapter
 from lora_lab.checkpoint.locate import holds_adapter, locate_adapter
 from lora_lab.checkpoint.loralib_models import load_loralib
@@ -40,9 +40,11 @@ def cannot_use(session: Session, kept: Kept) -> str:
             return "it is on the model"
         return "" if kept.run.state.final else f"run {kept.id} is {kept.run.state}; stop it first"
     known = kept.record or kept.place
-    if known is None or (session.used is not None and session.used.source == kept.source):
+    if known is None or kept is session.used:
         return "it is on the model"
-    return ""
+    if kept.record is None or session.used is None:
+        return ""  # what lies at a place may be another one by now
+    return "it is on the model" if session.used.source == kept.source else ""
 
 
 def cannot_continue(kept: Kept) -> str:
@@ -64,13 +66,13 @@ def used(session: Session, kept: Kept) -> Show:
         What shows it on the bench, for the thread that serves the browser.
 
     Raises:
-        RunError: something trains, or it is of another base.
+        RunError: it is on the model, or of another base.
         AdapterError: it cannot be read.
     """
-    session.needs_rest("use another adapter")
     if why := cannot_use(session, kept):
         raise RunError(why)
     kept = kept.on_disk()
+    latest = session.run
     task: Task | None = None
     if kept.record is not None:
         refuse_other_base(kept.record, session.lm)
@@ -88,6 +90,9 @@ def used(session: Session, kept: Kept) -> Show:
             config = as_config(read_configs(kept.record)[0])
 
     def show() -> None:
+        session.needs_rest("use another adapter")
+        if session.run is not latest:
+            raise RunError("another run has begun meanwhile; press it again to use this adapter")
         session.show_used(kept, _chosen(session, config, task), task)
 
     return show
@@ -99,7 +104,6 @@ def continued(session: Session, kept: Kept) -> Run:
     Raises:
         RunError, ConfigError, AdapterError: as `train`.
     """
-    session.needs_rest("start another run")
     if why := cannot_continue(kept):
         raise RunError(why)
     plan = session.plan
@@ -141,7 +145,6 @@ def scored(session: Session, kept: Kept, say: Callable[[str], None]) -> Evaluate
     Raises:
         RunError, TaskError, AdapterError: as `score_end`.
     """
-    session.needs_rest("score a run")
     of = kept.run or kept.record
     assert of is not None
     say("scoring what was learned…")
@@ -162,7 +165,7 @@ def adapter_at(typed: object) -> Kept:
     text = str(typed or "").strip()
     if not text or "\0" in text:
         raise AdapterError("type the folder that holds an adapter: its adapter_config.json")
-    place = Path(text).expanduser().absolute()
+    place = user_path(text, AdapterError).absolute()
     found = locate_adapter(place)
     if found.run is not None:
         return kept_folder(found.run)

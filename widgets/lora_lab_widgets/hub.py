@@ -74,8 +74,8 @@ def push(
             is_there = api.repo_exists(repo)
             if is_there and not sure:
                 raise AskFirstError(
-                    f"{repo} is on the hub already. Push into it? Its files of the same names are "
-                    "replaced; its history keeps them."
+                    f"{repo} is on the hub already. Push into it? It stays private or public, as "
+                    "it is; its files of the same names are replaced, and its history keeps them."
                 )
             written = write(session, kept, "peft", Path(scratch) / "adapter", say)
             say(f"pushing to {repo}…")

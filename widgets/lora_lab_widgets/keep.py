@@ -8,8 +8,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import traitlets
 
+from lora_lab._util.files import disk_errors
 from lora_lab._util.own_warnings import collected
-from lora_lab.errors import ConfigError, RunError
+from lora_lab.errors import AdapterError, ConfigError, RunError
 from lora_lab.redaction import redacted
 from lora_lab.runs.records import find_run
 from lora_lab.training.late_scores import unscored
@@ -90,9 +91,11 @@ class Keep(MessagePanel):
         self._delivery = Delivery()
         self._hub_job: Background[str] = Background()
         self._asked: dict[str, Any] = {}  # what a question of a thread is about
+        self._alone = ""  # what the job is that has the model for itself, if it is one
         super().__init__()
         self._draw()
         session.keep, session.evaluate = self.show, self.evaluate
+        session.at_work = lambda: self._alone if self._job.works else ""
         session.observe(self._new_run, "run")
 
     def summary(self) -> str:
@@ -106,6 +109,7 @@ class Keep(MessagePanel):
         with self._lock, self.hold_sync():
             self._picked = None if own or record is None else kept_record(record)
             self.set_trait("problem", None)
+            self.question = {}  # it is about what was on show
             self._draw()
             self.called += 1
 
@@ -146,16 +150,20 @@ class Keep(MessagePanel):
         with self.hold_sync():
             self.set_trait("problem", None)
             self.question = {}
+            if content.get("sure") and content.get("id") != self._needed().id:
+                raise RunError("another adapter is on show than the one asked about; press again")
             handlers[kind](content)
             self._take()
 
     def _save(self, content: Mapping[str, Any]) -> None:
         kept, form = self._needed(), form_called(content.get("form"))
         place = place_of(content.get("folder"), form)
-        asked = question(place, form)
+        with disk_errors(place, AdapterError, "another folder"):
+            asked = question(place, form)
         if asked and not content.get("sure"):
             again = {key: content.get(key) for key in ("type", "form", "folder")}
-            self.question = {"line": redacted(asked)[:_MOST], "asked": {**again, "sure": True}}
+            again |= {"sure": True, "id": kept.id}
+            self.question = {"line": redacted(asked)[:_MOST], "asked": again}
             return
 
         def finish(written: Any) -> None:
@@ -184,7 +192,9 @@ class Keep(MessagePanel):
             self._picked = self._kept = None  # what is offered of it is another thing now
             self._tell("In use", [f"{kept.words} is on the model: grid, ΔW and “Try it” show it"])
 
-        self._start(lambda: used(self._session, kept), finish, "reading the adapter…")
+        reading = "reading the adapter…"
+        alone = "another adapter is being put on the model"
+        self._start(lambda: used(self._session, kept), finish, reading, alone)
 
     def _continue(self) -> None:
         kept = self._needed()
@@ -196,7 +206,9 @@ class Keep(MessagePanel):
             begin(self._session, run)
             self._tell("Started", [f"run {run.id} goes on from {kept.words}"])
 
-        self._start(lambda: continued(self._session, kept), finish, "reading the adapter…")
+        reading = "reading the adapter…"
+        alone = "a run is being made of an adapter"
+        self._start(lambda: continued(self._session, kept), finish, reading, alone)
 
     def evaluate(self) -> None:
         """Score what a run that was stopped has learned, as its end would have done.
@@ -204,6 +216,10 @@ class Keep(MessagePanel):
         Raises:
             RunError: there is nothing to score, or something trains.
         """
+        with self._lock:  # the run panel asks for it too, on a thread of its own
+            self._evaluate()
+
+    def _evaluate(self) -> None:
         kept = self._needed()
         of = kept.run or kept.record
         if of is None or not unscored(of):
@@ -214,7 +230,8 @@ class Keep(MessagePanel):
             self._tell("Scored", str(found).splitlines())
             self._kept = None  # its files have changed
 
-        self._start(lambda: scored(self._session, kept, self._say), finish)
+        alone = "a run is being scored on the model"
+        self._start(lambda: scored(self._session, kept, self._say), finish, alone=alone)
 
     def _report(self) -> None:
         kept = self._needed()
@@ -244,11 +261,12 @@ class Keep(MessagePanel):
             address, written = made
             self._tell("Pushed", [address, *written.lines()[1:]])
 
-        self._asked = {"type": "push", "repo": repo, "private": private, "sure": True}
         self._start(
             lambda: push(self._session, kept, repo, private=private, sure=sure, say=self._say),
             finish,
         )
+        asked = {"type": "push", "repo": repo, "private": private, "sure": True, "id": kept.id}
+        self._asked = asked
 
     def _look_at_hub(self) -> None:
         """Find out, on a thread, whether anything can be pushed."""
@@ -279,7 +297,11 @@ class Keep(MessagePanel):
         return None
 
     def _start(
-        self, work: Callable[[], Any], finish: Callable[[Any], None], said: str = "starting…"
+        self,
+        work: Callable[[], Any],
+        finish: Callable[[Any], None],
+        said: str = "starting…",
+        alone: str = "",
     ) -> None:
         if self._job.busy:
             raise RunError("the last request is still being worked on; wait for it")
@@ -291,7 +313,7 @@ class Keep(MessagePanel):
             with collected():  # not printed into some cell; that an adapter gives way is meant
                 return work()
 
-        self._finish = finish
+        self._finish, self._alone = finish, alone
         self._job.start(quietly)
 
     def _say(self, text: str) -> None:

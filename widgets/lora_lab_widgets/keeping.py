@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from lora_lab._util.files import disk_errors, write_text_atomic
+from lora_lab._util.files import disk_errors, user_path, write_text_atomic
 from lora_lab._util.format import format_bytes, plural
 from lora_lab._util.own_warnings import collected
 from lora_lab.checkpoint.card import CARD_FILE, model_card
@@ -87,7 +87,9 @@ def place_of(typed: object, form: Form) -> Path:
     text = str(typed or "").strip()
     if not text or "\0" in text:
         raise ConfigError("type a folder to save to, such as adapters/my-adapter")
-    place = Path(text).expanduser().absolute()
+    place = user_path(text, ConfigError).absolute()
+    if form == "loralib" and not place.name:
+        raise ConfigError("type a file to save to, such as adapters/my-adapter.safetensors")
     if form == "loralib" and place.suffix not in (".safetensors", ".pt", ".bin"):
         return place.with_name(f"{place.name}.safetensors")
     return place

@@ -59,7 +59,8 @@ def loaded_back(
 ) -> str:
     """Read what was written and compare it with the adapter on the model; the model stays as it is.
 
-    Every ΔW, or every learned tensor, is compared, and one answer. Nothing may train meanwhile.
+    Every ΔW, or every learned tensor, is compared, and one answer; of a merged model that alone.
+    Nothing may train meanwhile.
 
     Args:
         lm: the model, with the adapter.
@@ -70,7 +71,7 @@ def loaded_back(
         probe: what is asked.
 
     Returns:
-        What came of it in words: "PEFT-format file, 60 matrices, same answers".
+        What came of it in words: "PEFT-format file, 60 matrices, same answer".
 
     Raises:
         AdapterError: it cannot be read, or is not the adapter that it was written from.
@@ -81,7 +82,7 @@ def loaded_back(
     before = active(model)
     kind = "native" if form == "peft" and not (path / CONFIG_FILE).is_file() else form
     if form == "loralib":
-        load_loralib(model, path, _NAME, lora_alpha=alpha)
+        load_loralib(model, path, _NAME, lora_alpha=alpha, allow_pickle=True)  # our own
         activate(model, before)
     else:
         load_adapter(model, path, _NAME, activate=False)
@@ -99,7 +100,12 @@ def loaded_back(
     return ", ".join(filter(None, [_FORMS[kind], count, _SAID[same]]))
 
 
-_SAID = {True: "same answers", False: "another answer, by rounding", None: ""}
+_SAID = {True: "same answer", False: "another answer, by rounding", None: ""}
+_MERGED = {  # its weights are not compared
+    True: "same answer",
+    False: "another answer than the adapter's; try it before you rely on it",
+    None: "it loads",
+}
 
 
 def _merged_back(lm: LoadedModel, name: str, folder: Path, probe: Probe) -> str:
@@ -109,7 +115,7 @@ def _merged_back(lm: LoadedModel, name: str, folder: Path, probe: Probe) -> str:
     head = probe.task.head
     again = load_model(str(folder), device=lm.card.device, dtype=lm.card.dtype, **head)
     same = _same_answers(lm, name, again, None, probe)
-    return ", ".join(filter(None, [_FORMS["merged"], _SAID[same] or "it loads"]))
+    return f"{_FORMS['merged']}, {_MERGED[same]}"
 
 
 def _compare(ours: Adapter, theirs: Adapter) -> tuple[str, bool]:

@@ -59,6 +59,7 @@ class Session(traitlets.HasTraits):
         choose: shows the pickers of model and data, or puts them away.
         keep: shows what can be done with a run's adapter; None: with the latest one's.
         evaluate: scores what the latest run, which was stopped, has learned.
+        at_work: what is done with the bench's model that no run may begin beside; "" at rest.
         live_adapter: what may be read of the model's adapter, whether or not it trains.
         throttle: of the heartbeat's messages.
         bench: names this workbench on a page that shows several.
@@ -78,6 +79,7 @@ class Session(traitlets.HasTraits):
         self.choose: Callable[[], None] = lambda: None
         self.keep: Callable[[RunRecord | None], None] = lambda _: None
         self.evaluate: Callable[[], None] = lambda: None
+        self.at_work: Callable[[], str] = lambda: ""
         self.live_adapter = LiveAdapter(self)
         self.throttle = MessageThrottle()
         self.bench = uuid.uuid4().hex
@@ -119,13 +121,15 @@ class Session(traitlets.HasTraits):
         )
 
     def needs_rest(self, what: str) -> None:
-        """Refuse what cannot be done while something trains.
+        """Refuse what cannot be done while something trains, or has the model for itself.
 
         Raises:
-            RunError: it trains.
+            RunError: it does.
         """
         if self.scoring:
             raise RunError(f"a comparison is being scored on the model; {what} when it is over")
+        if at_work := self.at_work():
+            raise RunError(f"{at_work}; {what} when that is over")
         if sweep := self.training_sweep:
             raise RunError(f"the sweep {sweep.folder.name} is training; stop it to {what}")
         if self.run is not None and not over(self.run.state):
