@@ -185,7 +185,8 @@ def _varied(name: str, values: Sequence[Any]) -> dict[str, list[str]]:
 
 def _shortened(hashes: Sequence[str]) -> list[str]:
     """Return the beginnings of hashes, as long as it takes to tell them apart."""
-    least = next(n for n in range(6, 65) if len({h[:n] for h in hashes}) == len({*hashes}))
+    told = (n for n in range(6, 65) if len({h[:n] for h in hashes}) == len({*hashes}))
+    least = next(told, None)  # a longer one is nobody's hash
     return [text[:least] for text in hashes]
 
 

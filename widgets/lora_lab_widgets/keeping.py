@@ -184,7 +184,8 @@ def packed(session: Session, kept: Kept, form: Form, say: Say) -> tuple[IO[bytes
         LoraLabError: as `write`; or it is too large to go through a page.
     """
     stem = file_stem(kept, form)
-    with tempfile.TemporaryDirectory(prefix="lora-lab-") as scratch:
+    scratches = disk_errors(Path(tempfile.gettempdir()), AdapterError, "another TMPDIR")
+    with scratches, tempfile.TemporaryDirectory(prefix="lora-lab-") as scratch:
         place = Path(scratch) / (f"{stem}.safetensors" if form == "loralib" else stem)
         written = write(session, kept, form, place, say)
         if written.size > MOST_DOWNLOAD:

@@ -81,7 +81,7 @@ class Kept:
 
     @contextlib.contextmanager
     def on_model(self, live: LiveAdapter) -> Iterator[str]:
-        """Hold all runs at rest, have the adapter on the model, and yield its name there.
+        """Have the model alone with the adapter on it, and yield its name there.
 
         It is not put in force. One that is on disk alone is read for as long as the block takes.
 
@@ -89,7 +89,7 @@ class Kept:
             RunError: it is of another base than the bench's model, or has left no adapter.
             AdapterError: its files cannot be read.
         """
-        with live.at_rest() as model:
+        with live.alone() as model:  # what is read back is put in force, as "Try it" does
             if self.run is not None:
                 with own_adapter.on_model(self.run) as name:
                     yield name
