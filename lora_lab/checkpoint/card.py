@@ -226,7 +226,7 @@ def _method(adapter: Adapter) -> str:
     config = adapter.lora
     how = config.init_lora_weights
     options = {
-        "rank-stabilised (s = α/√r)": config.use_rslora,
+        "rank-stabilized (s = α/√r)": config.use_rslora,
         "DoRA": config.use_dora,
         "LoRA-FA (A stays as drawn)": config.use_lorafa,
         f"started by {how}": config.init.from_base or config.init.needs_activations,

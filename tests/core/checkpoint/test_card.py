@@ -79,7 +79,7 @@ def test_the_tables_are_the_adapters():
     # Llama 32 wide, 48 in the MLP, values 16 wide: r(in + out) of every matrix.
     count = 2 * 4 * (32 + 32) + 4 * (32 + 16) + (2 + 6) * (48 + 32)
     assert table["trained parameters"][0].startswith(f"{count:,} (")
-    assert table["method"] == ["LoRA, rank-stabilised (s = α/√r)"]
+    assert table["method"] == ["LoRA, rank-stabilized (s = α/√r)"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,8 @@ def test_names_show_as_they_are_and_do_nothing(tmp_path):
         )
     )
     metrics = {f"{HOSTILE}_before": 1.0, "loss_after": "low", "bleu_after": None}
-    (tmp_path / "summary.json").write_text(json.dumps({"metrics": metrics, "steps": [1]}))
+    told = {"evaluated": {"examples": "many"}, "intervals": {"loss_after": "low"}}
+    (tmp_path / "summary.json").write_text(json.dumps({"metrics": metrics, "steps": [1], **told}))
     card = model_card(adapted(), run=tmp_path)
     front, html = parts(card)
     assert front.keys() == {"library_name", "pipeline_tag", "tags"}

@@ -91,7 +91,7 @@ CASES = {
         everything(r=2, rank_pattern={"q": 4}, alpha_pattern={"down": 1.5}),
         (),
     ),
-    "rank-stabilised": ("bert", everything(r=4, lora_alpha=3, use_rslora=True), ()),
+    "rank-stabilized": ("bert", everything(r=4, lora_alpha=3, use_rslora=True), ()),
     "q and v": ("gpt2", everything(r=2, target_modules=["q", "v"]), (True, False, True)),
     "q, k and v": ("gpt2", everything(r=2, target_modules=["q", "k", "v"]), (True, True, True)),
     "k": ("gpt2", everything(r=2, target_modules=["k"]), (False, True, False)),

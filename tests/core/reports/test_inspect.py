@@ -257,7 +257,8 @@ def test_names_in_a_report_are_escaped(tmp_path):
     save_adapter(model, tmp_path / "a", target_modules=["q"])
     path = tmp_path / "a" / "adapter_config.json"
     settings = json.loads(path.read_text())
-    settings |= {"base_model_name_or_path": EVIL, "target_modules": [EVIL]}
+    token = "hf_aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dF3h"
+    settings |= {"base_model_name_or_path": f"{EVIL} {token}", "target_modules": [EVIL]}
     path.write_text(json.dumps(settings))
     weights = tmp_path / "a" / "adapter_model.safetensors"
     from safetensors.torch import load_file, save_file
@@ -270,4 +271,5 @@ def test_names_in_a_report_are_escaped(tmp_path):
     page = read(write_inspection(tmp_path / "a.html", inspect_adapter(tmp_path / "a")))
     assert len(page.scripts) == 3
     assert "img" not in page.tags
+    assert token not in page.text
     json.loads(page.scripts[1])
