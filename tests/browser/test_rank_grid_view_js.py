@@ -241,9 +241,11 @@ def test_of_a_method_without_ranks_the_grid_is_inert_and_focus_passes_it_by(
     esm = esm_page(panel)
     page, box = esm.page, esm.view()
     expect(box).to_contain_text(why)
-    page.keyboard.press("Tab")
-    focused = page.evaluate("() => document.activeElement.textContent")
-    assert focused == "copy as Python"
+    focused = []
+    for _ in range(2):
+        page.keyboard.press("Tab")
+        focused.append(page.evaluate("() => document.activeElement.textContent"))
+    assert focused == ["?", "copy as Python"]
     height = box.bounding_box()
     cell = esm.view().locator('[data-row="1"][data-column="0"]')
     cell.click(force=True)

@@ -260,7 +260,7 @@ def test_chart_says_what_is_under_the_pointer_and_in_a_table(esm_page: Make) -> 
     esm = esm_page(panel(TRAINING), width=700)
     chart = esm.view().locator("svg.ll-loss")
     chart.hover(position={"x": 1, "y": 60})
-    expect(chart.get_by_text("step 1: loss 3.80")).to_be_attached()
+    expect(chart.get_by_text("step 1: training loss 3.80, smoothed 3.80")).to_be_attached()
     rows = esm.view().locator("table tbody tr")
     assert 10 <= rows.count() <= 20
     expect(rows.last.locator("td")).to_have_text(["186", "1.30"])

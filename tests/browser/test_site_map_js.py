@@ -81,7 +81,7 @@ def test_a_click_selects_in_every_view(esm_page: Make) -> None:
 
 def test_keys_walk_over_the_grid(esm_page: Make) -> None:
     esm = esm_page(site_map(selected="1.k"))
-    assert esm.view().locator('[tabindex="0"]').count() == 1
+    assert esm.view().locator('[data-site][tabindex="0"]').count() == 1
     esm.page.evaluate(
         "() => { window.keys = []; document.addEventListener('keydown', e => keys.push(e.key)); }"
     )
@@ -99,7 +99,7 @@ def test_keys_walk_over_the_grid(esm_page: Make) -> None:
         assert esm.get("selected") == name, key
         expect(cell(esm, name)).to_be_focused()
     assert esm.page.evaluate("() => keys") == []
-    assert esm.view().locator('[tabindex="0"]').count() == 1
+    assert esm.view().locator('[data-site][tabindex="0"]').count() == 1
 
 
 @pytest.mark.parametrize("width", [360, 600, 1000])

@@ -151,7 +151,7 @@ def test_measuring_every_site_tells_how_far_it_is_and_can_be_ended(bench: Workbe
 
     with pytest.raises(CancelledError):
         view(bench, "amplification").measure({}, None, Ends())
-    assert told[1:] == [f"W₀'s directions: site {n} of 8" for n in (1, 2, 3)]
+    assert told[1:] == [f"W₀'s directions: matrix {n} of 8" for n in (1, 2, 3)]
 
 
 def test_maps_over_steps_follow_the_slider(bench: Workbench) -> None:
@@ -316,7 +316,7 @@ def test_without_an_adapter_or_a_run_every_view_says_what_to_do(untrained: Workb
 
 
 def test_a_site_that_lost_its_adapter_is_an_error(bench: Workbench) -> None:
-    with pytest.raises(AdapterError, match="has no adapter; pick another site"):
+    with pytest.raises(AdapterError, match="has no adapter; pick another matrix"):
         view(bench, "spectrum").measure({"site": "nowhere"}, None, Watch())
 
 

@@ -217,7 +217,7 @@ def test_what_is_undefined_is_null_in_json_and_a_dash_in_the_table():
 def test_the_table_is_aligned_and_its_html_escaped(adapted):
     found = analysis.analyze(adapted)
     lines = str(found).splitlines()
-    assert lines[0].split()[:3] == ["site", "r", "σ₁"]
+    assert lines[0].split()[:3] == ["matrix", "r", "σ₁"]
     assert len({len(line) for line in lines}) == 1
     update = LowRankUpdate(torch.ones(1, 16), torch.ones(12, 1))
     low = SiteUpdate(site("<script>x</script>"), update)

@@ -41,7 +41,7 @@ def test_one_seed_is_said_with_what_follows_from_it() -> None:
 def test_earlier_versions_drew_all_starts_from_one_stream() -> None:
     old = run("2", r=64, data="b", fingerprints={"data": "b", "base": "m"})
     said = shared_chance(run("1", fingerprints={"data": "a", "base": "m"}), old)
-    assert "the first rows of A at the first site, as earlier versions drew them" in said
+    assert "the first rows of A at the first matrix, as earlier versions drew them" in said
 
 
 def test_a_run_that_began_with_the_other_has_its_directions() -> None:

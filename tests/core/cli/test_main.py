@@ -244,7 +244,7 @@ def test_budget_of_a_folder_needs_only_its_config(lora_lab: Run, tmp_path: Path)
         ("budget minilm-l6 --method adapter-d --drop-layers 6", "a drop_layers of at most 5"),
         ("budget minilm-l6 --method pre-layer --prefix-length 999", "use fewer of them"),
         ("budget smollm2-135m --optimizer lion", "invalid choice: 'lion'"),
-        ("budget mini-llama --task mini-e3e", "did you mean mini-e2e"),
+        ("budget mini-llama --task mini-e3e", "did you mean 'mini-e2e'"),
         ("budget ./no/such/folder", "there is no folder ./no/such/folder"),
         ("budget", "the following arguments are required: model"),
         ("paint", "invalid choice: 'paint'"),
