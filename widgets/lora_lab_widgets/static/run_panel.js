@@ -88,7 +88,7 @@ class RunPanelView extends PanelView {
     const lamp = el("span", { class: "ll-run-lamp", "aria-hidden": "true" });
     return el("div", { class: "ll-card" },
       el("div", { class: "ll-run-row" },
-        this.primary, this.stop, this.step, this.keep, this.evaluate, space(),
+        this.primary, this.stop, this.step, space(),
         el("span", { class: "ll-run-state ll-dim" }, lamp, this.phase, this.busy)),
       this.progress.node,
       el("div", { class: "ll-run-stats ll-dim" }, ...Object.values(stats),
@@ -97,7 +97,7 @@ class RunPanelView extends PanelView {
       el("div", { class: "ll-run-scores ll-dim" }, scores.held,
         el("span", {}, scores.metrics, " ", this.metricTerms.node), scores.sureness),
       el("div", { class: "ll-run-row ll-run-foot ll-dim" },
-        this.id, this.next.node, space(), fileBox.button),
+        this.id, this.next.node, this.keep, this.evaluate, space(), fileBox.button),
       this.devices.node, this.notes, fileBox.node);
   }
 
@@ -219,7 +219,7 @@ class RunPanelView extends PanelView {
     stop.disabled = !isOpen || state === "stopping";
     this.form.node.disabled = isOpen;
     const hasLearned = step > 0 && ["paused", "done", "failed"].includes(state);
-    this.keep.style.visibility = hasLearned ? "" : "hidden"; // its room is kept: nothing moves
+    this.keep.hidden = !hasLearned;
     const isUnscored = metrics.some(({ before, after }) => before !== null && after === null);
     this.evaluate.hidden = !hasLearned || state !== "done" || !isUnscored;
   }
@@ -243,6 +243,7 @@ class RunPanelView extends PanelView {
     scores.held.textContent = formatHeldOut(snapshot);
     scores.metrics.textContent = formatMetrics(metrics);
     scores.sureness.textContent = sureness;
+    scores.sureness.title = sureness; // on narrow pages its end is cut
     this.metricTerms.draw();
     this.progress.draw(step, total || 1, this.step.textContent);
   }
