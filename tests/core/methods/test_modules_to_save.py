@@ -167,6 +167,8 @@ def test_one_adapter_trains_whole_what_another_has_factors_on(order, first_off):
     batch, kinds = tiny_inputs(model), [type(m) for m in model.modules()]
     bare = outputs(model, batch)
     alone = {}
+    # A layer with a copy beside it adds the update in steps of its own: seen on an Intel processor.
+    one_rounding = {"rtol": 1e-15, "atol": 1e-15}
     configs = {"a": config(), "b": config(target_modules=["classifier"], modules_to_save=None)}
     for name in order:
         torch.manual_seed(ord(name))
@@ -174,11 +176,11 @@ def test_one_adapter_trains_whole_what_another_has_factors_on(order, first_off):
         alone[name] = outputs(model, batch)
     for name in "ab":
         ll.activate(model, name)
-        assert torch.equal(outputs(model, batch), alone[name])
+        torch.testing.assert_close(outputs(model, batch), alone[name], **one_rounding)
     other = "b" if first_off == "a" else "a"
     ll.detach(model, first_off)
     ll.activate(model, other)
-    assert torch.equal(outputs(model, batch), alone[other])
+    torch.testing.assert_close(outputs(model, batch), alone[other], **one_rounding)
     ll.merge(model)
     torch.testing.assert_close(outputs(model, batch), alone[other], rtol=1e-7, atol=1e-7)
     ll.detach(model)
