@@ -308,9 +308,10 @@ def _results(made: _Made) -> str:
     if not rows:
         return ""
     told = made.summary.get("evaluated")
-    counts = [told.get("examples"), told.get("of")] if isinstance(told, Mapping) else []
-    evaluated = counts if counts and all(map(is_number, counts)) else None
-    line = sureness(_pairs(made.summary.get("intervals")), evaluated)
+    counts = [told.get(name) for name in ("examples", "of")] if isinstance(told, Mapping) else []
+    evaluated = [count for count in counts if isinstance(count, int)]
+    known = evaluated if len(evaluated) == 2 else None
+    line = sureness(_pairs(made.summary.get("intervals")), known)
     more = f"\n\n{escaped(line[0].upper() + line[1:])}." if line else ""
     return f"## Results\n\n{table(('', 'base model', 'adapted'), rows)}{more}"
 

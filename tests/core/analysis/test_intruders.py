@@ -336,7 +336,10 @@ def test_the_places_are_those_of_the_sites():
 
 @pytest.mark.parametrize(
     ("changes", "what"),
-    [({"target_modules": ["embed_tokens"]}, "an embedding"), ({"use_dora": True}, "a matrix with DoRA")],
+    [
+        ({"target_modules": ["embed_tokens"]}, "an embedding"),
+        ({"use_dora": True}, "a matrix with DoRA"),
+    ],
 )
 def test_sites_that_do_not_add_to_a_product_are_refused(changes, what):
     model = tiny("llama")
