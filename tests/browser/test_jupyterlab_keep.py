@@ -16,9 +16,12 @@ pytestmark = pytest.mark.browser
 
 def train_once(page: Page) -> str:
     """Train one run to its end; return its id."""
+    shown = page.locator(".ll-run-foot .ll-run-id")
+    before = shown.inner_text()
     button(page, "Start").click()
+    expect(shown).not_to_have_text(before)  # the state is the run's before until then
     wait_for_state(page, "done")
-    return page.locator(".ll-run-foot .ll-run-id").inner_text()
+    return shown.inner_text()
 
 
 def test_a_run_is_saved_downloaded_used_and_gone_on_with(
