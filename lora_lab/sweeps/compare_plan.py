@@ -84,7 +84,9 @@ class ComparePlan:
     def parts(self) -> tuple[ComparePart, ...]:
         """Return its sweeps, one for each number of training examples."""
         tasks, _ = self.design.tasks(load_task(**self.run_config.task))
-        layers = anatomy_of(self.run_config)
+        # The model is read only where something follows from it: a file may be of one elsewhere.
+        needed = self.design.budget is not None or self.design.has_own_rates
+        layers = anatomy_of(self.run_config) if needed else None
         return tuple(self._part(size, task, layers) for size, task in tasks.items())
 
     def comparison(self) -> Comparison:
@@ -102,10 +104,10 @@ class ComparePlan:
         """Where its sweeps' folders are."""
         return user_path(self.run_config.output_dir, RunError).resolve()
 
-    def _part(self, size: int, task: Task, layers: Anatomy) -> ComparePart:
+    def _part(self, size: int, task: Task, layers: Anatomy | None) -> ComparePart:
         folder = self.folder / f"{self.name}-{size}"
-        cells = self.design.at_width(layers.shape.hidden_size).cells(task, layers)
-        return ComparePart(self, size, folder, as_begun(cells, folder))
+        design = self.design if layers is None else self.design.at_width(layers.shape.hidden_size)
+        return ComparePart(self, size, folder, as_begun(design.cells(task, layers), folder))
 
 
 @dataclass(frozen=True)

@@ -100,15 +100,23 @@ class Design:
             metric=metric,
         )
 
+    @property
+    def has_own_rates(self) -> bool:
+        """Whether the rates of some method are left to its own, which follow the model's width."""
+        given: Rates = {} if self.rates is RATES else self.rates
+        if not isinstance(given, Mapping) or "" in given:
+            return False
+        return any(method.method not in given for method in self.methods)
+
     def at_width(self, width: int | None) -> Design:
         """Return it with the rates for a model of this width, where none were given.
 
         `RATES`, and a tenth of them for FT, are those of models as wide as the literature's. A
         smaller model's are as many times as high as the method's own rate is (`Method.rate_for`).
         """
-        given: Rates = {} if self.rates is RATES else self.rates
-        if not isinstance(given, Mapping) or "" in given:
+        if not self.has_own_rates:
             return self
+        given = self.rates if isinstance(self.rates, Mapping) else {}
         own: dict[str, Sequence[float]] = {
             method.method: _rates_at(method, width) for method in self.methods
         }

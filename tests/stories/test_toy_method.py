@@ -188,7 +188,8 @@ def test_it_is_priced_and_measured(capsys):
 def test_it_stands_in_the_workbenchs_drop_down_with_its_fields(tmp_path):
     wb = Workbench(*tiny_chat_model(), output_dir=tmp_path, max_steps=2, eval_examples=0)
     (entry,) = (m for m in wb.panel.methods if m["name"] == "Scale")
-    assert entry == {"name": "Scale", "text": "Scale", "fields": ["target_modules", "start"]}
+    own = {"fields": ["target_modules", "start"], "terms": []}  # of the glossary: none is its own
+    assert entry == {"name": "Scale", "text": "Scale", **own}
     shown = {f["name"]: (f["label"], f["help"]) for f in wb.panel.fields}
     assert shown["start"] == ("start", "every number at first")
     changes = {"method": "Scale", "start": 0.5, "target_modules": "q, up"}

@@ -112,7 +112,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_before_training_there_is_a_calm_line_and_no_figure(bench: Bench) -> None:
     bench.view.update(Tick(width=1000))
-    assert "shows here while it trains" in bench.line
+    assert "show here while it trains" in bench.line
     assert bench.figures == []
     for part, title in ((bench.view._spectrum, "Spectrum of ΔW"), (bench.view._overlap, "Overlap")):
         head, plot = part.children

@@ -11,7 +11,7 @@ import pytest
 from ipykernel.comm import comm as kernel_comm
 
 from lora_lab_widgets import TryIt
-from lora_lab_widgets.message_throttle import Line, Picker, Place
+from lora_lab_widgets.message_throttle import Line, Picker
 
 PAGES = "the page's own thread"
 
@@ -50,7 +50,7 @@ def test_ours_is_heard_from_its_first_message_on() -> None:
     assert next_message_goes_to(picker) == PAGES
 
 
-@pytest.mark.parametrize("kind", [Line, Place, Picker, TryIt])
+@pytest.mark.parametrize("kind", [Line, Picker, TryIt])
 def test_the_thread_of_a_page_that_is_gone_gets_nothing(
     kernel: SimpleNamespace, kind: type[ipywidgets.Widget]
 ) -> None:

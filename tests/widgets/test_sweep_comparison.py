@@ -48,7 +48,14 @@ def test_rates_and_seeds_may_be_left_out(wb, tmp_path):
     _, cells = wb.sweep_panel.read(wb.sweep_panel.form["values"])
     own = {1e-4: 5e-4, 3e-4: 1.5e-3, 1e-3: 5e-3, 3e-3: 1.5e-2, 1e-2: 5e-2}  # LoRA's: five times
     assert {cell.training.learning_rate for cell in cells} == {own[rate] for rate in RATES}
-    called = ll.compare(wb.lm, wb.task, [wb.config], output_dir=tmp_path, start=False, **QUICK)
+    called = ll.compare(
+        wb.lm,
+        wb.task,
+        [wb.config],
+        output_dir=tmp_path,
+        start=False,
+        **{**QUICK, "eval_examples": 4},
+    )
     (sweep,) = called.sweeps.values()
     assert {c.training.learning_rate for c in sweep.cells} == {own[rate] for rate in RATES}
     assert {cell.training.seed for cell in cells} == {0, 1, 2}

@@ -109,8 +109,9 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
             self._show_adapter()
         snapshot = tick.snapshot
         with self._lock:
-            with at_once():
+            with at_once():  # when the page opens, not in the second in which a run begins
                 self._spectrum.bring()
+                self._overlap.bring()
             if snapshot is not None:
                 self._draw_map(snapshot)
             else:
