@@ -111,27 +111,27 @@ def is_idle(folder: Path) -> None:
 
 
 def fails(folder: Path) -> None:
-    begin(folder, 200, learning_rate=1e30)
+    begin(folder, 200, learning_rate=1e38)
     atexit.register(print, "what is called at the end", file=sys.stderr, flush=True)
 
 
 def exits_and_fails(folder: Path) -> None:
-    begin(folder, 200, learning_rate=1e30)
+    begin(folder, 200, learning_rate=1e38)
     sys.exit(3)
 
 
 def goes_on_after_a_failure(folder: Path) -> None:
-    begin(folder, 200, learning_rate=1e30).wait()
+    begin(folder, 200, learning_rate=1e38).wait()
 
 
 def looks_at_a_failure(folder: Path) -> None:
-    run = begin(folder, 200, learning_rate=1e30)
+    run = begin(folder, 200, learning_rate=1e38)
     run.wait()
     assert run.state is RunState.FAILED
 
 
 def is_told_of_a_failure(folder: Path) -> None:
-    begin(folder, 200, learning_rate=1e30).result()
+    begin(folder, 200, learning_rate=1e38).result()
 
 
 def is_interrupted_while_waiting(folder: Path) -> None:
@@ -176,7 +176,7 @@ def sweeps(folder: Path) -> None:
 
 
 def sweeps_and_fails(folder: Path) -> None:
-    grid = {"learning_rate": [1e-3, 1e30]}
+    grid = {"learning_rate": [1e-3, 1e38]}
     sweep(tiny_lm(), tiny_task(), CONFIG, grid=grid, max_steps=30, output_dir=folder, **QUICK)
 
 

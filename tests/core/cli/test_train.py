@@ -141,7 +141,7 @@ BAD = {
     "no file": (None, "cannot read"),
     "no YAML": ("model: [", "is not readable YAML"),
     "no model": ("model: nowhere-7b\ntask: mini-e2e\n", "no model is called 'nowhere-7b'"),
-    "a failing run": ({"training": {"learning_rate": 1e30, "max_steps": 30}}, "failed: "),
+    "a failing run": ({"training": {"learning_rate": 1e38, "max_steps": 30}}, "failed: "),
     "a site that is not there": (
         {"configs": [{"class": "LoraConfig", "target_modules": ["nowhere"]}]},
         "nowhere",

@@ -219,7 +219,7 @@ class RunPanelView extends PanelView {
     stop.disabled = !isOpen || state === "stopping";
     this.form.node.disabled = isOpen;
     const hasLearned = step > 0 && ["paused", "done", "failed"].includes(state);
-    this.keep.hidden = !hasLearned;
+    this.keep.style.visibility = hasLearned ? "" : "hidden"; // its room is kept: nothing moves
     const isUnscored = metrics.some(({ before, after }) => before !== null && after === null);
     this.evaluate.hidden = !hasLearned || state !== "done" || !isUnscored;
   }
