@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ from lora_lab.redaction import redacted
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# transformers sets torch's default dtype while it builds a model: two threads that do so at once
+# may leave the other's behind, for the whole process.
+_BUILDING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ def _read(
     name = place.name
     options = {"local_files_only": place.local_only, "trust_remote_code": False}
     try:
-        with quiet_transformers(), seeded(seed), plain_modes():
+        with _BUILDING, quiet_transformers(), seeded(seed), plain_modes():
             model, report = loader.from_pretrained(
                 place.location,
                 config=config,
