@@ -22,7 +22,20 @@ _PAPERS: dict[str, str] = {
     "AdaLoRA": "Zhang et al. (2023)",
     "PEFT": "PEFT's comparison of methods (2026)",
 }
-_TEXTS = frozenset({"model", "method", "setting", "weights", "task", "data", "share", "optimizer"})
+_TEXTS = frozenset(
+    (
+        "model",
+        "method",
+        "setting",
+        "weights",
+        "task",
+        "data",
+        "share",
+        "optimizer",
+        "kind",
+        "metrics",
+    )
+)
 
 
 @dataclass(frozen=True, repr=False)
