@@ -50,11 +50,11 @@ bench: $(VENV)/.test         ## ratios against peers, measured in one run; QUICK
 screenshot: $(VENV)/.test    ## the README's picture, from the real workbench in JupyterLab
 	$(BIN)/python -m tests.browser.screenshots docs
 
-colab-check: $(VENV)/.test   ## the workbench with Colab's versions, in an environment of their own
-	$(BIN)/python -m hosts.check colab
+colab-check: $(VENV)/.test   ## the workbench with Colab's versions, in an environment of their own; CUDA=1: if torch's GPU build must do
+	$(BIN)/python -m hosts.check colab $(if $(CUDA),--cuda)
 
 oldest-check: $(VENV)/.test  ## likewise with the oldest versions that pyproject.toml names
-	$(BIN)/python -m hosts.check oldest
+	$(BIN)/python -m hosts.check oldest $(if $(CUDA),--cuda)
 
 binder-check: $(VENV)/.test  ## binder/ built by hand, and its default notebook run in a browser
 	$(BIN)/python -m hosts.binder
