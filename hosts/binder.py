@@ -25,6 +25,7 @@ from hosts.set_up import CPU_INDEX, ROOT
 from tests.browser.lab import Notebook
 
 MOST_MB = 1500  # of Binder's 2,000, for the kernel with the default notebook
+TOLD = ("torch", "transformers", "numpy", "jupyterlab", "ipykernel", "ipywidgets", "anywidget")
 NOTEBOOK = "notebooks/00_workbench.ipynb"
 
 
@@ -37,11 +38,18 @@ def main() -> None:
         except (PipError, subprocess.CalledProcessError) as error:
             sys.exit(f"binder/ does not build: {error}")
         line, fits = run(source, python, env)
-    when = f"`make binder-check`, {date.today():%Y-%m-%d}, repo2docker's steps by hand."
-    page = f"# Binder\n\n{when}\n\n- {line}\n"
+        versions = Pip(python).versions()
+    page = written(line, {name.lower(): version for name, version in versions.items()})
     (ROOT / "docs" / "hosts-binder.md").write_text(page, encoding="utf-8")
     print(page)
     sys.exit(not fits)
+
+
+def written(line: str, versions: dict[str, str]) -> str:
+    """Return what came out, and with which versions, as Markdown."""
+    when = f"`make binder-check`, {date.today():%Y-%m-%d}, repo2docker's steps by hand."
+    rows = "".join(f"| {name} | {versions[name]} |\n" for name in TOLD)
+    return f"# Binder\n\n{when}\n\n- {line}\n\n| package | version |\n| --- | --- |\n{rows}"
 
 
 def checkout(folder: Path) -> Path:

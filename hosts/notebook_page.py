@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
+import zipfile
 from pathlib import Path
 
-from playwright.sync_api import Error, Page, expect
+from playwright.sync_api import Error, Locator, Page, expect
 
 from hosts.server import browser_page, environment_of, server
 from tests.browser.lab import blank_notebook
@@ -34,7 +35,8 @@ def try_workbench(python: Path, picture: Path | None = None) -> str:
         return f"browser: FAILED: {str(error).strip().splitlines()[0]}"
     return (
         f"browser: Notebook 6 in Chromium {of}: opened, a column painted, Start, ΔW drawn, trained "
-        "to the end; a cell that waits for the run and saves"
+        "to the end; its adapter downloaded, its report opened in a tab; a cell that waits for the "
+        "run and saves"
     )
 
 
@@ -47,9 +49,26 @@ def _use(page: Page) -> None:
     bench.get_by_role("button", name="Start").click()
     expect(page.locator(".ll-run").first).to_have_attribute("data-ll-state", "done")
     expect(page.locator(".ll-delta-spectrum .js-plotly-plot").first).to_be_visible()
+    _keep(page, bench)
     _run_cell(page, CELLS[1])
     outputs = page.evaluate("() => Jupyter.notebook.get_cell(-1).output_area.toJSON()")
     assert not [each for each in outputs if each["output_type"] == "error"], outputs
+
+
+def _keep(page: Page, bench: Locator) -> None:
+    """Fetch the adapter as a zip, and open the report by its link."""
+    bench.get_by_role("button", name="Keep…").click()
+    keep = bench.locator(".ll-keep").first
+    with page.expect_download() as coming:
+        keep.get_by_role("button", name="Download").click()
+    assert zipfile.is_zipfile(coming.value.path()), "what was downloaded is no zip"
+    keep.get_by_role("button", name="Report", exact=True).click()
+    link = keep.get_by_role("link", name="Open the report")
+    expect(link).to_be_visible()
+    with page.context.expect_page() as opening:
+        link.click()
+    expect(opening.value.locator(".js-plotly-plot").first).to_be_visible()
+    opening.value.close()
 
 
 def _run_cell(page: Page, code: str) -> None:

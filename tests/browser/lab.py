@@ -138,20 +138,24 @@ class JupyterLab:
             self._server.kill()
         self._log.close()
 
-    def open(self, page: Page, cells: Sequence[str], name: str = "test.ipynb") -> Notebook:
+    def open(
+        self, page: Page, cells: Sequence[str], name: str = "test.ipynb", seconds: float = 60
+    ) -> Notebook:
         """Open these cells, kernel started: in the notebook that the page shows, or a new one."""
         shown = Notebook(page)
         if shown.is_open():
             shown.replace(cells)
             return shown
         (self.folder / name).write_text(json.dumps(_notebook(cells)), encoding="utf-8")
-        return self.visit(page, name)
+        return self.visit(page, name, seconds=seconds)
 
-    def visit(self, page: Page, name: str, port: int | None = None) -> Notebook:
+    def visit(
+        self, page: Page, name: str, port: int | None = None, seconds: float = 60
+    ) -> Notebook:
         """Open a notebook of the folder, or open it again after a reload; by another port's way."""
         page.goto(f"http://127.0.0.1:{port or self.port}/lab/tree/{name}?reset")
         opened = Notebook(page)
-        opened.wait_until_ready()
+        opened.wait_until_ready(seconds)
         return opened
 
     def shut_down_kernels(self) -> None:

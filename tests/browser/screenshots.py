@@ -9,11 +9,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.chromium import LAUNCH_ARGS, MISSING, find
 from tests.browser.lab import JupyterLab
 
+PATIENCE = 900  # seconds for whatever is waited for: on a machine at work all of it comes late
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 CELL = """\
 from lora_lab_widgets import Workbench
@@ -50,29 +51,49 @@ def main() -> None:
 
 def _take(browser: Browser, lab: JupyterLab, theme: str, args: argparse.Namespace) -> None:
     context = browser.new_context(viewport={"width": 1400, "height": 2000}, device_scale_factor=1.5)
-    context.set_default_timeout(180_000)  # pages come late on a machine at work
+    context.set_default_timeout(PATIENCE * 1000)
+    expect.set_options(timeout=PATIENCE * 1000)
     page = context.new_page()
     page.on("dialog", lambda dialog: dialog.accept())
-    notebook = lab.open(page, [CELL.format(model=args.model, steps=args.steps), PAINT])
+    cells = [CELL.format(model=args.model, steps=args.steps), PAINT]
+    notebook = lab.open(page, cells, seconds=PATIENCE)
     page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
-    notebook.run(0, seconds=180)
-    notebook.run(1)
+    notebook.run(0, seconds=PATIENCE)
+    notebook.run(1, seconds=PATIENCE)
     bench = page.locator(".ll-workbench").first
     bench.get_by_role("button", name="Start").click()
-    step = bench.get_by_role("progressbar")
-    expect(step).to_be_visible()
-    page.wait_for_function(
-        "([node, step]) => Number(node.getAttribute('aria-valuenow')) >= step",
-        arg=[step.element_handle(), args.until],
-        timeout=600_000,
-    )
-    page.wait_for_timeout(3_000)
+    _wait_for_step(page, ".ll-run", r"step\s+(\d+) /", args.until)
+    _wait_for_step(page, ".ll-delta-head", r"step (\d+) ·", args.until - 4)
+    expect(bench.locator(".ll-delta-spectrum .js-plotly-plot")).to_be_visible()
     bench.screenshot(path=args.folder / f"workbench-{theme}.png")
     if args.narrow:
         page.set_viewport_size({"width": 700, "height": 2600})
-        page.wait_for_timeout(3_000)
+        _settle(page)
         bench.screenshot(path=args.folder / f"workbench-{theme}-600.png")
     context.close()
+
+
+def _wait_for_step(page: Page, place: str, pattern: str, step: int) -> None:
+    """Wait until the first of such places tells that step, or a later one."""
+    page.wait_for_function(
+        """([place, pattern, step]) => {
+            const told = document.querySelector(place)?.innerText.match(pattern);
+            return told && Number(told[1]) >= step;
+        }""",
+        arg=[place, pattern, step],
+    )
+
+
+def _settle(page: Page) -> None:
+    """Wait until what follows another width has been drawn: two frames in which nothing moves."""
+    page.wait_for_function(
+        """() => new Promise(resolve => {
+            const place = () => [...document.querySelectorAll(".ll-workbench, .ll-workbench svg")]
+                .map(node => Object.values(node.getBoundingClientRect().toJSON())).join();
+            const before = place();
+            requestAnimationFrame(() => requestAnimationFrame(() => resolve(place() === before)));
+        })"""
+    )
 
 
 if __name__ == "__main__":

@@ -35,6 +35,13 @@ def test_a_cpu_build_is_taken_whatever_else_there_is(monkeypatch: pytest.MonkeyP
     assert check.choose(("3.13", "3.11"), "2.11.0") == ("/bin/python3.11", "3.11", pinned)
     assert all(requirement.endswith("+cpu") for requirement, _ in asked)
     assert asked[:2] == [("torch==2.11.0+cpu", "3.13"), ("torch==2.11.0+cpu", "3.11")]
+    asked.clear()
+    check.choose(("3.13", "3.11"), "2.11.0", cuda=True)
+    assert [requirement for requirement, python in asked if python == "3.13"] == [
+        "torch==2.11.0+cpu",
+        "torch==2.11.0",
+        f"torch=={pinned}",
+    ]
     monkeypatch.setattr(check, "can_be_had", lambda *_: False)
     with pytest.raises(SystemExit, match="no CPU build of torch"):
         check.choose(("3.13",), "2.11.0")
