@@ -31,7 +31,7 @@ PYTHONS = {"colab": ("3.13", "3.12", "3.11"), "oldest": ("3.11",)}
 # What the tests and the page need beside LoRA Lab; not what is tried.
 TOOLS = (
     *("pytest", "pytest-timeout", "hypothesis", "nbclient", "peft", "loralib", "accelerate"),
-    "openpyxl",
+    *("openpyxl", "playwright", "markdown-it-py", "trl"),
 )
 TESTS = ("tests/core", "tests/widgets")
 

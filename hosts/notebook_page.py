@@ -41,7 +41,7 @@ def try_workbench(python: Path, picture: Path | None = None) -> str:
 
 
 def _use(page: Page) -> None:
-    page.wait_for_function("() => window.Jupyter?.notebook?.kernel?.is_connected()", timeout=60_000)
+    page.wait_for_function("() => window.Jupyter?.notebook?.kernel?.is_connected()")
     _run_cell(page, CELLS[0])
     bench = page.locator(".ll-workbench").first
     expect(bench).to_be_visible()
@@ -81,6 +81,5 @@ def _run_cell(page: Page, code: str) -> None:
         }}"""
     )
     page.wait_for_function(
-        "() => typeof Jupyter.notebook.get_cell(-1).input_prompt_number === 'number'",
-        timeout=180_000,
+        "() => typeof Jupyter.notebook.get_cell(-1).input_prompt_number === 'number'"
     )

@@ -16,6 +16,7 @@ from tests.browser.chromium import LAUNCH_ARGS, MISSING, find
 from tests.browser.lab import free_port
 
 START_SECONDS = 120
+PATIENCE = 600_000  # ms for whatever a page is to show: on a machine at work all of it comes late
 _HOME = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "IPYTHONDIR": "ipython"}
 
 
@@ -79,7 +80,8 @@ def browser_page(picture: Path | None = None) -> Iterator[tuple[Page, str]]:
         browser = playwright.chromium.launch(executable_path=path, args=list(LAUNCH_ARGS))
         page = browser.new_page(viewport={"width": 1400, "height": 1500})
         page.on("dialog", lambda dialog: dialog.accept())
-        expect.set_options(timeout=120_000)
+        page.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
         try:
             yield page, browser.version
         finally:
