@@ -18,13 +18,15 @@ def quiet_transformers() -> Iterator[None]:
     """Hold back transformers' progress bars and log lines, those of this thread.
 
     Other threads' are drawn as ever: whether there are bars is a setting of the whole process.
+    Before transformers 5.4, which has no hook for them, bars of this thread are drawn, too.
     """
     global _hook_before
     from transformers.utils import logging as transformers_logging
 
+    set_hook = getattr(transformers_logging, "set_tqdm_hook", lambda _: _draw)
     with _hook_lock:
         if not _without_bars:
-            _hook_before = transformers_logging.set_tqdm_hook(_draw)
+            _hook_before = set_hook(_draw)
         _without_bars.append(threading.get_ident())
     try:
         with quiet_thread():
@@ -33,9 +35,9 @@ def quiet_transformers() -> Iterator[None]:
         with _hook_lock:
             _without_bars.remove(threading.get_ident())
             if not _without_bars:
-                now = transformers_logging.set_tqdm_hook(_hook_before)
+                now = set_hook(_hook_before)
                 if now is not _draw:  # somebody has set his own meanwhile
-                    transformers_logging.set_tqdm_hook(now)
+                    set_hook(now)
 
 
 def _draw(bar: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -6,7 +6,9 @@ Seen on torch 2.6 to 2.13. `tests/core/_util/test_private_names.py` fails first 
 from __future__ import annotations
 
 import copy
+import ctypes
 import functools
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, MutableMapping
@@ -50,10 +52,22 @@ def thread_values() -> MutableMapping[object, Any]:
     thread that called `backward` (aten/src/ATen/ThreadLocalState.cpp, `saved_objects_`).
     """
     if not torch._C._is_key_in_tls(_OURS):
-        torch._C._stash_obj_in_tls(_OURS, weakref.WeakKeyDictionary())
+        _stash(weakref.WeakKeyDictionary())
         _here.end = _ThreadEnd()
     values: MutableMapping[object, Any] = torch._C._get_obj_in_tls(_OURS)
     return values
+
+
+def _stash(values: object) -> None:
+    """Put an object into this thread's state, which holds it from then on.
+
+    Before torch 2.13 the state takes over a reference that it was never given: the object would be
+    freed while it is in use, and read there by the next who asks.
+    """
+    before = sys.getrefcount(values)
+    torch._C._stash_obj_in_tls(_OURS, values)
+    if sys.getrefcount(values) == before:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(values))
 
 
 class _ThreadEnd:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
+import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +23,36 @@ def test_objects_of_a_thread_are_kept_for_it_alone() -> None:
     thread.join()
     assert torch_private.thread_values()[owner] == 1
     assert found == [{}]
+
+
+def test_torchs_state_has_a_reference_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before torch 2.13 it takes over its caller's, which is then given back twice."""
+    stashed: list[weakref.ref[Any]] = []
+    monkeypatch.setattr(torch._C, "_is_key_in_tls", lambda _: False)
+    monkeypatch.setattr(
+        torch._C, "_stash_obj_in_tls", lambda _, it: stashed.append(weakref.ref(it))
+    )
+    monkeypatch.setattr(torch._C, "_get_obj_in_tls", lambda _: stashed[-1]())
+    thread = threading.Thread(target=torch_private.thread_values)
+    thread.start()
+    thread.join()
+    gc.collect()
+    assert stashed[0]() is not None
+
+
+def test_a_reference_is_held_by_torch_as_it_is_here() -> None:
+    owner, counts = nn.Identity(), []
+
+    def work() -> None:
+        torch_private.thread_values()[owner] = 1
+        counts.append(sys.getrefcount(torch_private.thread_values()))
+        gc.collect()
+        counts.append(torch_private.thread_values()[owner])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert counts == [2, 1], "torch's own reference, and that of the call"
 
 
 @pytest.mark.skipif(not hasattr(torch._C, "_remove_obj_from_tls"), reason="from torch 2.13 on")
