@@ -204,13 +204,18 @@ def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, 
     if not error:
         return apart, apart
     freedom = error**2 / sum(s**2 / (n - 1) for s, n in zip(squares, sizes, strict=True))
-    t = _T[int(freedom) - 1] if freedom < len(_T) + 1 else 1.96
+    whole = int(freedom + 1e-9)  # 4 comes out as 3.9999999999999996
+    t = _T[whole - 1] if whole <= len(_T) else 1.96
     return apart - t * math.sqrt(error), apart + t * math.sqrt(error)
 
 
 def best_rate(curve: Mapping[float, Sequence[float]], seeds: int, metric: str) -> float | None:
-    """Return the rate with the best mean, of those at which all seeds ended; None: no such."""
-    whole = {rate: statistics.fmean(v) for rate, v in curve.items() if len(v) == seeds}
+    """Return the rate with the best mean, of those at which all seeds ended; None: no such.
+
+    One at which a score is no number is none of these.
+    """
+    means = {rate: statistics.fmean(v) for rate, v in curve.items() if len(v) == seeds}
+    whole = {rate: mean for rate, mean in means.items() if math.isfinite(mean)}
     pick = max if metric_of(metric).higher_is_better else min
     return pick(whole, key=whole.__getitem__) if whole else None
 

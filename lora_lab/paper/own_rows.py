@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from lora_lab.analysis.choices import Choices
@@ -20,29 +22,38 @@ from lora_lab.paper.things import Comparable, Thing, compared_cells, published_c
 from lora_lab.runs.records import RunRecord
 from lora_lab.tasks.metrics import KEPT, KEPT_DATA, LOSS, Metric, changes, metric_of
 
-# Table 3's BLEU is that of the E2E challenge's script, which knows no case.
+# Table 3's BLEU is that of the E2E challenge's script, which knows no case, and METEOR and ROUGE-L
+# are coco-caption's there, as in all tables that have CIDEr.
 _NAMED = {"bleu": "BLEU (cased)", "bleu_lowercase": "BLEU"}
+_COCO = {
+    "meteor_coco": "METEOR",
+    "rouge_l_coco": "ROUGE-L",
+    "meteor": "METEOR (not coco)",
+    "rouge_l": "ROUGE-L (not coco)",
+}
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 # Losses on other texts, or on other data, are no mean of one thing.
 _SEED = ("seed", *(name for name in NO_MATTER if name not in of_kept(KEPT.name)))
 
 
 def own_rows(
-    header: Sequence[str], runs: Comparable
+    table: PublishedTable, runs: Comparable
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Return a table's header, longer by the scores that it has no column for, and one's own rows.
 
     A row is a setting, over its seeds, a row of a comparison, or one of another published table,
     which then says so. A score stands in the column of its metric, in that of its
-    data set, or (of tables over ranks) in that of its rank.
+    data set, or (of tables over ranks) in that of its rank, from 0 to 1 where the table's are.
 
     Raises:
         ConfigError: for what cannot be set beside it.
         RunError: no run has ended with a score.
     """
+    header = table.header
     things = list(things_of(runs))
     found = [thing for thing in things if isinstance(thing, RunRecord)]
     ended = [run for run in found if end_state(run) == "done" and _after(run)]
-    rest = [rows for thing in things for rows in _others(header, thing)]
+    rest = [rows for thing in things for rows in _others(table, thing)]
     if not ended and not rest:
         raise RunError(
             f"none of {len(found)} runs has ended with a score; wait for one, or train with "
@@ -55,7 +66,7 @@ def own_rows(
     settings = settings_of_rows([group[0] for group in groups.values()], _SEED)
     rows: list[dict[str, str]] = []
     for group, setting in zip(groups.values(), settings, strict=True):
-        for labels, scores in _rows(header, group, setting):
+        for labels, scores in _rows(table, group, setting):
             _add(rows, labels, scores)
     rows += rest
     names = (*header, *dict.fromkeys(name for row in rows for name in row if name not in header))
@@ -63,10 +74,10 @@ def own_rows(
 
 
 def _rows(
-    header: Sequence[str], group: Sequence[RunRecord], setting: str
+    table: PublishedTable, group: Sequence[RunRecord], setting: str
 ) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
     """Yield a group's rows as (what stands in front, scores)."""
-    config = group[0].config
+    header, config = table.header, group[0].config
     first = config["configs"][0]
     task, method = str(config["task"]["name"]), named(group[0])
     labels = {
@@ -83,34 +94,51 @@ def _rows(
     scores = {
         metric: [dict(_after(run)).get(metric) for run in group] for metric, _ in _after(group[0])
     }
-    shown = {
-        metric: mean_and_spread([value for value in values if value is not None])
-        for metric, values in scores.items()
-    }
+    known = {metric: [v for v in values if v is not None] for metric, values in scores.items()}
     if (rank := _of_rank(first)) in header:
-        for metric, text in shown.items():
-            yield {**labels, "task": f"{task}, {metric.title}"}, {rank: text}
+        for metric, values in known.items():
+            yield {**labels, "task": f"{task}, {metric.title}"}, {rank: mean_and_spread(values)}
         return
     cells: dict[str, str] = {}
-    for metric, text in shown.items():
-        cells.setdefault(_column(header, metric, task, tuple(shown)), text)
+    for metric, values in known.items():
+        column = _column(header, metric, task, tuple(known))
+        cells.setdefault(column, _scaled(table, column, values))
     yield labels, cells
 
 
-def _others(header: Sequence[str], thing: Thing) -> Iterator[dict[str, str]]:
+def _scaled(table: PublishedTable, column: str, values: Sequence[float]) -> str:
+    """Return scores from 0 to 100 as a table's column has them."""
+    times = 0.01 if column in table.shares else 1.0
+    return mean_and_spread([times * value for value in values])
+
+
+def _others(table: PublishedTable, thing: Thing) -> Iterator[dict[str, str]]:
     """Yield the rows of what is no run: of a comparison, or of another table."""
+    header = table.header
     if isinstance(thing, MethodComparison | Choices):
         metric = metric_of(thing.metric)
         for row in thing.rows:
             cells = compared_cells(thing, row)
             cells |= {"parameters": f"{row.trainable / 1e6:.3g}M", "data": thing.task}
             column = _column(header, metric, thing.task, [metric])
-            yield _fitted(header, cells) | {column: row.score}
+            yield _fitted(header, cells) | {column: _scaled(table, column, row.values)}
     elif isinstance(thing, PublishedRow):
         yield _from(thing.table, header, published_cells(thing))
     elif isinstance(thing, PublishedTable):
         for printed in thing.rows:
-            yield _from(thing.source, header, dict(zip(thing.header, printed, strict=True)))
+            cells = dict(zip(thing.header, printed, strict=True))
+            for name in (thing.shares ^ table.shares) & cells.keys() & {*header}:
+                cells[name] = _times(100 if name in thing.shares else "0.01", cells[name])
+            yield _from(thing.source, header, cells)
+
+
+def _times(factor: int | str, cell: str) -> str:
+    """Return a printed cell with its number and its spread so many times as large, digit by digit.
+
+    >>> _times("0.01", "46.0 ± 0.2")
+    '0.460 ± 0.002'
+    """
+    return _NUMBER.sub(lambda found: f"{Decimal(found[0]) * Decimal(factor):f}", cell)
 
 
 def _from(source: str, header: Sequence[str], cells: Mapping[str, str]) -> dict[str, str]:
@@ -142,7 +170,7 @@ def _after(run: RunRecord) -> list[tuple[Metric, float]]:
 
 
 def _column(header: Sequence[str], metric: Metric, task: str, all_of: Sequence[Metric]) -> str:
-    own = _NAMED.get(metric.name)
+    own = (_NAMED | _COCO if "CIDEr" in header else _NAMED).get(metric.name)
     names = {own.casefold()} if own else {metric.name.casefold(), metric.label.casefold()}
     if metric == next((one for one in all_of if one not in (LOSS, KEPT, KEPT_DATA)), None):
         names.add(task.casefold())

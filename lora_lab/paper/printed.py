@@ -22,6 +22,7 @@ _PAPERS: dict[str, str] = {
     "AdaLoRA": "Zhang et al. (2023)",
     "PEFT": "PEFT's comparison of methods (2026)",
 }
+_SCALED = "METEOR", "TER", "ROUGE-L"
 _TEXTS = frozenset(
     (
         "model",
@@ -73,6 +74,12 @@ class PublishedTable:
             raise ConfigError(f"no column is called {name!r}; there are {', '.join(self.header)}")
         place = self.header.index(name)
         return tuple(_number(row[place]) for row in self.rows)
+
+    @property
+    def shares(self) -> frozenset[str]:
+        """The columns of METEOR, TER and ROUGE-L that go from 0 to 1, and not to 100."""
+        scaled = (name for name in self.header if name.partition(" ")[0] in _SCALED)
+        return frozenset(n for n in scaled if all(v is None or v <= 1 for v in self.column(n)))
 
     def to_table(self) -> Table:
         """Return the cells for people: one's own rows stand last, and say so in front."""

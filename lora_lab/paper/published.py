@@ -32,7 +32,7 @@ def table(
     published = printed_table(paper, str(number).strip().lower().removeprefix("table").strip())
     if compare is None:
         return published
-    header, own = own_rows(published.header, compare)
+    header, own = own_rows(published, compare)
     more = len(header) - len(published.header)
     wide = tuple((*row, *[""] * more) for row in published.rows)
     return replace(published, header=header, rows=wide, own=own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -170,23 +171,30 @@ class Comparison:
         of_method: defaultdict[str, list[Cell]] = defaultdict(list)
         for cell in sweep.cells:
             of_method[repr(cell.configs)].append(cell)
+        among = f" from {plural(size, 'example')}" if len(self.sweeps) > 1 else ""
         found = []
         for place, own in enumerate(of_method.values()):
             if (chosen := self._chosen(own, ended, records)) is not None:
                 found.append((place, *chosen))
                 continue
             problem = next((r.problem for c in own if (r := ended[c.id]).problem), "")
-            among = f" from {plural(size, 'example')}" if len(self.sweeps) > 1 else ""
-            what = _named(own[0])
+            if not problem and all(ended[cell.id].state == "done" for cell in own):
+                problem = f"{self.metric} is no number"
             failed.append(
-                f"{what} has no row{among}: its runs ended at no learning rate with every seed"
-                + (f" ({problem})" if problem else "")
+                f"{_named(own[0])} has no row{among}: its runs ended at no learning rate with "
+                "every seed" + (f" ({problem})" if problem else "")
             )
         words = settings_of_rows([runs[0] for *_, runs in found], ("learning_rate", "seed"))
         rows = []
         for (place, curve, rate, runs), setting in zip(found, words, strict=True):
             each = [*map(reported.scores, runs)]
             scores = {name: tuple(own[name] for own in each) for name in each[0]}
+            if not all(map(math.isfinite, scores[self.metric])):
+                failed.append(
+                    f"{named(runs[0])} ({setting}) has no row{among}: on the half that reports its "
+                    f"{self.metric} at {rate:g} is no number"
+                )
+                continue
             row = MethodChoice(
                 method=named(runs[0]),
                 setting=setting,

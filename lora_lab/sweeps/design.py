@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from lora_lab.methods.registry import method_of
 from lora_lab.methods.registry import methods as registered
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps.cells import Cell, Space, cells
+from lora_lab.tasks.classification import ClassificationTask, LabeledText
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.types import Anatomy
@@ -139,9 +141,13 @@ class Design:
         return {len(own.train): own for own in _smaller(choose, self.train_examples)}, report
 
     def _check_metric(self, half: Task) -> None:
-        """Refuse a metric that runs would leave out: it says nothing of such answers."""
-        unfit = next((own.unfit for own in half.metrics if own.name == self.metric), None)
-        if unfit is not None and (why := unfit([half.reference(row) for row in half.validation])):
+        """Refuse a metric that says nothing of such answers, or has no value of them.
+
+        Runs leave out the former, and 0 stands for the latter: any rate would be as good.
+        """
+        chosen_by = next((own for own in half.metrics if own.name == self.metric), None)
+        right = [half.reference(row) for row in half.validation]
+        if chosen_by is not None and (why := chosen_by.no_use(right)):
             raise ConfigError(
                 f"metric is {self.metric!r}, which says nothing of {half.name} ({why}); use "
                 "another one, such as loss"
@@ -225,8 +231,22 @@ def _halves(task: Task, count: int) -> tuple[Task, Task]:
             "choose rates, half to report on; give it more, or a larger eval_examples"
         )
     own: Any = task
+    if isinstance(task, ClassificationTask):
+        rows = _mixed(rows)
     first, second = (dataclasses.replace(own, validation=rows[i::2]) for i in (0, 1))
     return first, second
+
+
+def _mixed(rows: list[LabeledText]) -> list[LabeledText]:
+    """Return rows so that every other one is of any class of which there are two.
+
+    They are sorted by class only where they have to be, such as where classes alternate.
+    """
+    count = Counter(row.label for row in rows)
+    several = {label for label, number in count.items() if number > 1}
+    if all(several <= {row.label for row in rows[i::2]} for i in (0, 1)):
+        return rows
+    return sorted(rows, key=lambda row: row.label)
 
 
 def _smaller(task: Task, sizes: Sequence[int] | int | None) -> list[Task]:

@@ -200,8 +200,10 @@ class LabelReader(TextReader[LabeledText]):
         line = f"{source}: column {self._answer!r} holds {len(numbers)} different numbers"
         learn = f"target={self._answer!r} in place of label= learns the number"
         if are_measures(given):
-            fraction = next(name for name in self._labels if numbers_in([name]).pop() % 1)
+            fraction = next(name for name in self._labels for n in numbers_in([name]) if n % 1)
             raise TaskError(f"{line}, such as {fraction}: no classes but a measure; {learn}")
+        if not all(numbers_in([name]) for name in self._labels):
+            return  # names too
         if len(numbers) > MANY or any(not number.is_integer() for number in numbers):
             tables.warn(f"{line}, and each is learned as a class; {learn}")
 

@@ -70,6 +70,11 @@ class Metric:
         assert self.function is not None, f"{self.name} is measured, not computed from answers"
         return float(self.function(predictions, references))
 
+    def no_use(self, references: Sequence[Any]) -> str:
+        """Return why nothing can be chosen by it on these references; "" where it can."""
+        whys = (look(references) for look in (self.unfit, self.undefined) if look is not None)
+        return next(filter(None, whys), "")
+
     def between(self, predictions: Sequence[Any], references: Sequence[Any]) -> Interval | None:
         """Return the score's 95 % interval; None of one prediction, or where it is not defined."""
         if len(predictions) < 2 or (self.undefined is not None and self.undefined(references)):

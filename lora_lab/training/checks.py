@@ -114,15 +114,16 @@ def _check_evaluations(task: Task, training: TrainingConfig) -> None:
             f"eval_steps={every} is more than max_steps={training.max_steps}, so that no "
             "evaluation would tell which adapter is best; use a smaller one"
         )
-    known = {"loss": None} | {metric.name: metric.unfit for metric in task.metrics}
+    known = {"loss": None} | {metric.name: metric for metric in task.metrics}
     name = training.best_metric
     if name not in known:
         raise ConfigError(
             f"metric_for_best_model is {name!r}, which {task.name} does not have; use one of "
             f"{', '.join(known)}"
         )
-    unfit = known[name]
-    if unfit is not None and (why := unfit([task.reference(example) for example in held_out])):
+    best_by = known[name]
+    right = [task.reference(example) for example in held_out]
+    if best_by is not None and (why := best_by.no_use(right)):
         raise ConfigError(
             f"metric_for_best_model is {name!r}, which says nothing of {task.name} ({why}); use "
             "another one, such as loss"

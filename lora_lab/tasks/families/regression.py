@@ -18,6 +18,7 @@ from lora_lab.tasks.base import Task, shown
 from lora_lab.tasks.encoding import IGNORED
 from lora_lab.tasks.families.base import Measured, register_family
 from lora_lab.tasks.families.texts import TextFamily
+from lora_lab.tasks.measures import is_missing, numbers_in
 from lora_lab.tasks.metrics import PEARSON, SPEARMAN, Metric
 from lora_lab.tasks.reading import Rows, TextReader
 from lora_lab.tasks.table import Table
@@ -83,7 +84,7 @@ class TargetReader(TextReader[ScoredText]):
     answer_noun = "number"
 
     def answers(self, table: Table) -> list[float | None]:
-        """Return the numbers.
+        """Return the numbers; None of what is missing, "NaN" as well.
 
         Raises:
             TaskError: what is no finite number.
@@ -91,14 +92,19 @@ class TargetReader(TextReader[ScoredText]):
         found: list[float | None] = []
         for number, text in enumerate(table.texts(self._answer), 1):
             try:
-                value = float(text) if text.strip() else None
+                value = None if is_missing(text) else float(text)
             except ValueError:
                 value = math.nan
             if value is not None and not math.isfinite(value):
+                comma = bool(numbers_in([text]))
+                fix = (
+                    "write its decimals behind a point"
+                    if comma
+                    else "regression needs one (of names of classes: label= in place of target=)"
+                )
                 raise TaskError(
                     f"{table.place(number)} has {text[:40]!r} in column {self._answer!r}, "
-                    "which is no number; regression needs one (of names of classes: label= in "
-                    "place of target=)"
+                    f"which is no number; {fix}"
                 )
             found.append(value)
         return found

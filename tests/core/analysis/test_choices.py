@@ -47,6 +47,13 @@ def test_the_interval_is_welchs(first, second):
         assert high >= exact.high - 1e-3 * error
 
 
+def test_whole_degrees_of_freedom_are_not_rounded_down():
+    first, second = (0.7, 0.71, 0.81), (0.8, 0.81, 0.91)  # of one variance: 2 + 2 of them
+    low, high = difference(first, second)
+    error = np.sqrt(2 * np.var(first, ddof=1) / 3)
+    assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, 4) * error, rel=1e-3)
+
+
 def test_of_one_seed_there_is_no_interval_and_no_claim():
     assert difference((1.0,), (2.0, 3.0)) is None
     said = choices(row(values=(0.9,)), row("FT", values=(0.1,))).summary()
@@ -81,6 +88,14 @@ def test_a_rate_is_chosen_by_the_mean_of_all_seeds():
     assert best_rate(curve, 2, "accuracy") == 1e-3
     assert best_rate(curve, 2, "loss") == 1e-4
     assert best_rate({1e-2: (0.99,)}, 2, "loss") is None
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_a_rate_at_which_a_score_is_no_number_is_not_chosen(odd, metric):
+    curve = {1e-4: (odd, 0.5), 1e-3: (0.9, 0.4), 1e-2: (0.7, odd)}
+    assert best_rate(curve, 2, metric) == 1e-3
+    assert best_rate({1e-4: (odd, 0.5)}, 2, metric) is None
 
 
 def test_what_makes_it_less_than_it_looks_is_said():

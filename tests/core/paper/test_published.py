@@ -122,6 +122,33 @@ def test_own_runs_stand_below_with_the_spread_of_their_seeds():
     assert "published" in found._repr_html_()
 
 
+def test_scores_have_their_columns_unit_and_stand_under_the_script_that_counted_them():
+    scores = {"meteor": 41.0, "meteor_coco": 44.0, "rouge_l": 66.0, "rouge_l_coco": 68.0}
+    run = record(loss=None, **{f"{name}_after": value for name, value in scores.items()})
+    shown = {}
+    for number in (3, 13, 18):
+        found = table(number, compare=run)
+        (own,) = found.own
+        shown[number] = dict(zip(found.header, own, strict=True))
+    # Table 3 has coco-caption's, in percent; table 18 the same as shares; table 13 is of triples.
+    assert (shown[3]["METEOR"], shown[3]["ROUGE-L"]) == ("44.0", "68.0")
+    assert (shown[18]["METEOR"], shown[18]["ROUGE-L"]) == ("0.440", "0.680")
+    assert shown[18]["METEOR (not coco)"] == "41.0"
+    assert (shown[13]["METEOR"], shown[13]["METEOR (coco)"]) == ("0.410", "44.0")
+    run = record(loss=None, ter_after=46.0)
+    (own,) = table(13, compare=[run, run]).own
+    assert "0.460 ± 0" in own
+
+
+def test_another_tables_rows_are_in_this_ones_unit():
+    found = table(3, compare="LoRA table 18")
+    row = dict(zip(found.header, found.own[2], strict=True))
+    assert (row["BLEU"], row["METEOR"], row["CIDEr"]) == ("70.38", "46.8900", "2.5349")
+    found = table(18, compare="LoRA table 3")
+    row = dict(zip(found.header, found.own[3], strict=True))
+    assert (row["BLEU"], row["METEOR"]) == ("67.3 ± 0.6", "0.460 ± 0.002")
+
+
 def test_losses_on_other_kept_data_are_no_mean():
     runs = [
         record(loss=1.0, training={"kept_data": data}, kept_data_loss_after=kept)

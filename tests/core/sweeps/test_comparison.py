@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import warnings
 
@@ -15,7 +16,8 @@ from lora_lab.errors import ConfigError, RunError, TaskError
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps import comparison
 from lora_lab.sweeps.design import Design
-from lora_lab.tasks.metrics import F1
+from lora_lab.tasks.classification import ClassificationTask, LabeledText
+from lora_lab.tasks.metrics import F1, Metric
 from lora_lab.tasks.prompts import Example
 from lora_lab.training.data import RunData
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
@@ -38,10 +40,11 @@ def test_rates_are_chosen_on_one_half_and_reported_on_the_other(tmp_path, monkey
     found = made.results(120)
     assert (found.chosen_on, found.reported_on, found.metric) == (6, 6, "loss")
     (sweep,) = made.sweeps.values()
-    assert [*sweep.task.validation] == [*task.validation[::2]]
+    by_class = sorted(task.validation, key=lambda row: row.label)  # they alternate in the task
+    assert [*sweep.task.validation] == by_class[::2]
     assert len(sweep.cells) == 8
     # What is reported, by itself: the adapter on the other half.
-    report = dataclasses.replace(task, validation=task.validation[1::2])
+    report = dataclasses.replace(task, validation=by_class[1::2])
     assert sorted((row.method, len(row.values)) for row in found.rows) == [
         ("BitFit", 2),
         ("LoRA", 2),
@@ -143,6 +146,19 @@ def test_full_fine_tuning_has_rates_of_its_own_and_so_may_any_method(tmp_path):
     assert rates(rates={"LoRA": [1e-3]}) == {"LoRA": [1e-3], "FT": small["FT"]}
 
 
+@pytest.mark.parametrize("labels", ["abababab", "aaaabbbb", "ababaabc", "abab"])
+def test_both_halves_have_every_class_of_which_there_are_two(labels):
+    train = [LabeledText(f"t{i}", label) for i, label in enumerate("abc" * 4)]
+    held_out = [LabeledText(f"v{i}", label) for i, label in enumerate(labels)]
+    task = ClassificationTask("made", True, ("a", "b", "c"), train, held_out)
+    of_size, report = Design.of([LORA]).tasks(task)
+    (choose,) = of_size.values()
+    for half in (choose, report):
+        assert {"a", "b"} <= {row.label for row in half.validation}
+    both = [*choose.validation, *report.validation]
+    assert sorted(both, key=str) == sorted(held_out, key=str)
+
+
 @pytest.mark.parametrize("width", [576, 768, 4096, None])
 def test_models_of_the_literatures_width_have_its_rates(width):
     design = Design.of([LORA, ll.FullConfig(), [LORA, ll.PrefixEmbedConfig()]], seeds=1)
@@ -192,7 +208,8 @@ def test_all_scores_of_the_reporting_half_are_there_and_others_are_counted_anew(
     found = made.results(120)
     (row,) = found.rows
     assert row.scores["loss"] == row.values
-    report = dataclasses.replace(task, validation=task.validation[1::2])
+    by_class = sorted(task.validation, key=lambda row: row.label)
+    report = dataclasses.replace(task, validation=by_class[1::2])
     records = made.records()
     expected = [
         ll.evaluate(record, report, part="validation", lm=lm, output_dir=tmp_path / "out").scores
@@ -254,6 +271,21 @@ def test_a_method_that_ended_at_no_rate_has_no_row_and_the_others_have_theirs(tm
         compared(tmp_path, [LORA], rates=[1e30, 1e35], seeds=2, max_steps=4).results(120)
 
 
+def test_a_metric_that_is_no_number_gives_no_row_and_says_so(tmp_path):
+    def odd(predictions, _references):
+        return math.nan if len(predictions) == sizes[0] else 1.0
+
+    task = dataclasses.replace(tiny_classes(24, 13), metrics=(Metric("odd", odd),))
+    sizes = [7]  # of the half that chooses
+    with pytest.raises(RunError, match=r"LoRA has no row: .* every seed \(odd is no number\)"):
+        compared(tmp_path, [LORA], task=task, metric="odd", rates=[1e-3], seeds=2).results(120)
+    sizes[0] = 6  # of the one that reports
+    found = compared(tmp_path, [LORA], task=task, metric="odd", rates=[1e-3], seeds=2, name="b")
+    line = r"LoRA \(r = 2, q v\) has no row: on the half that reports its odd at 0.001 is no number"
+    with pytest.raises(RunError, match=line):
+        found.results(120)
+
+
 def test_methods_that_come_to_the_same_are_said_to(tmp_path):
     small, large = LORA, LORA.replace(r=8)
     line = r"LoRA \(r 2\) and LoRA \(r 8\) are the same within the budget of 700, and have one row"
@@ -283,4 +315,15 @@ def test_a_metric_that_says_nothing_of_the_answers_is_refused_before_anything_is
     line = r"metric is 'bleu', which says nothing of letters \(4 of 4 right answers have fewer"
     with pytest.raises(ConfigError, match=line):
         compared(tmp_path, [LORA], tiny_lm(), task, metric="bleu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_metric_without_a_value_of_the_answers_is_refused_too(tmp_path):
+    task = tiny_classes(24, 12)
+    one = [row for row in task.validation if row.label == task.labels[0]]
+    for metric, why in ("matthews", "are all of one class"), ("f1", "is of the second class"):
+        with pytest.raises(
+            ConfigError, match=rf"metric is '{metric}', which says nothing .* {why}"
+        ):
+            compared(tmp_path, task=dataclasses.replace(task, validation=one), metric=metric)
     assert list(tmp_path.iterdir()) == []

@@ -152,6 +152,19 @@ def test_a_column_of_measures_in_a_file_of_text_is_no_classes_and_the_line_names
         load_task(path, text="t", label="score")
 
 
+def test_measures_with_a_stray_text_among_them_are_no_classes(tmp_path):
+    numbers = [f"{i / 7:.3f}" for i in range(40)]
+    for more, count in (["inf"], 40), (["NaN", "n/a", "?"], 40), (["other"] * 9, None):
+        rows = [{"t": f"t{i}", "score": n} for i, n in enumerate(numbers + more)]
+        path = _write(tmp_path / "d.tsv", rows)
+        if count is None:  # classes, some of which look like numbers
+            assert "other" in load_task(path, text="t", label="score").labels
+            continue
+        line = f"{count} different numbers, such as 0.143: no classes but a measure"
+        with pytest.raises(TaskError, match=line):
+            load_task(path, text="t", label="score")
+
+
 def test_measures_in_memory_are_no_classes_and_names_that_look_like_numbers_are():
     rows = [{"t": f"t{i}", "y": f"{i / 2}"} for i in range(8)]
     with pytest.raises(TaskError, match=r"8 different numbers, such as 0\.5: .* target='y'"):

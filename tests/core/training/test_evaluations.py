@@ -7,6 +7,7 @@ ended where the other one was looked at.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +35,7 @@ from lora_lab.sweeps.cells import Space, cells
 from lora_lab.sweeps.store import SweepStore
 from lora_lab.tasks.families.api import family_of
 from lora_lab.training import trackers
+from lora_lab.training.api import train
 from lora_lab.training.data import RunData
 from lora_lab.training.evaluations import Evaluations
 from lora_lab.training.resume import resume
@@ -292,3 +294,16 @@ def test_a_cell_that_stops_early_has_ended(tmp_path):
     assert found is not None
     assert found.state == "done"
     assert 0 < found.step < 9
+
+
+def test_the_best_cannot_go_by_a_score_without_a_value(tmp_path):
+    task = tiny_classes(8, 8)
+    one = [row for row in task.validation if row.label == task.labels[0]]
+    settings = {"max_steps": 2, "eval_steps": 1, "metric_for_best_model": "matthews"}
+    said = r"'matthews', which says nothing of halves \(the right answers are all of one class\)"
+    with pytest.raises(ConfigError, match=said):
+        train(
+            tiny_classifier("bert"), replace(task, validation=one), CONFIG, output_dir=tmp_path,
+            **settings,
+        )  # fmt: skip
+    assert not [*tmp_path.iterdir()]

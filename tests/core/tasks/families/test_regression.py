@@ -85,7 +85,9 @@ def test_columns_that_make_no_task_are_refused(tmp_path: Path, options: Any, mes
     ("bad", "message"),
     [
         ("high", "row 2 has 'high' in column 'score', which is no number"),
-        ("nan", "row 2 has 'nan' in column 'score', which is no number"),
+        ("nan", "row 2 .* has no number in column 'score'"),
+        ("-inf", "row 2 has '-inf' in column 'score', which is no number; regression needs one"),
+        ("3,5", "row 2 has '3,5' in column 'score', .*; write its decimals behind a point"),
         ("", "row 2 .* has no number in column 'score'"),
     ],
 )
