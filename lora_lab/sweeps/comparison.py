@@ -140,7 +140,8 @@ class Comparison:
                 )
             reported = _Reported(sweep, self._lm, self._report)
             rows += self._rows(size, sweep, ended, reported, failed)
-            base = reported.base() if rows else base
+            if rows and not base:  # the same for all of them
+                base = reported.base()
         if not rows:
             raise RunError("; ".join(failed))
         rows.sort(key=lambda row: (row.train_examples, row.trainable, row.name))

@@ -105,10 +105,16 @@ class Design:
     @property
     def has_own_rates(self) -> bool:
         """Whether the rates of some method are left to its own, which follow the model's width."""
-        given: Rates = {} if self.rates is RATES else self.rates
-        if not isinstance(given, Mapping) or "" in given:
+        given = self._named_rates
+        if given is None or "" in given:
             return False
         return any(method.method not in given for method in self.methods)
+
+    @property
+    def _named_rates(self) -> Mapping[str, Sequence[float]] | None:
+        """Those that were given by methods' names; None: they were given otherwise."""
+        given: Rates = {} if self.rates is RATES else self.rates
+        return given if isinstance(given, Mapping) else None
 
     def at_width(self, width: int | None) -> Design:
         """Return it with the rates for a model of this width, where none were given.
@@ -118,11 +124,8 @@ class Design:
         """
         if not self.has_own_rates:
             return self
-        given = self.rates if isinstance(self.rates, Mapping) else {}
-        own: dict[str, Sequence[float]] = {
-            method.method: _rates_at(method, width) for method in self.methods
-        }
-        return dataclasses.replace(self, rates={**own, **given})
+        own = {method.method: _rates_at(method, width) for method in self.methods}
+        return dataclasses.replace(self, rates={**own, **(self._named_rates or {})})
 
     def tasks(self, task: Task) -> tuple[dict[int, Task], Task]:
         """Return ({training examples: the task that chooses rates}, the task that reports).

@@ -149,12 +149,12 @@ class LabelReader(TextReader[LabeledText]):
             found.append(None if math.isnan(value) else str(int(value)))
         return found
 
-    def no_answers(self, table: Table) -> set[str | None]:
+    def no_answers(self, answers: Sequence[str | None], table: Table) -> set[str | None]:
         """Return "-" beside the classes of inference, and what -1 is read as by a ClassLabel.
 
         So SNLI marks what its annotators did not agree on, in its files and on the hub.
         """
-        found = {*self.answers(table)} - {None, "-"}
+        found = {*answers} - {None, "-"}
         if not found or not {str(label).casefold() for label in found} <= _OF_INFERENCE:
             return set()
         return {"-", None} if str(self._answer) in table.classes else {"-"}

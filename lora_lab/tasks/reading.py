@@ -239,8 +239,8 @@ class TextReader(Reader[Row]):
     def answers(self, table: Table) -> list[Any]:
         """Return the rows' answers, None where a row has none."""
 
-    def no_answers(self, table: Table) -> Collection[Any]:  # noqa: ARG002
-        """Return which answers say that nobody knows one: rows with these are left out."""
+    def no_answers(self, answers: Sequence[Any], table: Table) -> Collection[Any]:  # noqa: ARG002
+        """Return which of the answers say that nobody knows one: rows with these are left out."""
         return ()
 
     @abstractmethod
@@ -256,7 +256,8 @@ class TextReader(Reader[Row]):
             pairs = table.texts(self._pair)
             named += f" or {self._pair!r}"
         kept, unknown = [], 0
-        answers, none = self.answers(table), self.no_answers(table)
+        answers = self.answers(table)
+        none = self.no_answers(answers, table)
         for number, (text, pair, answer) in enumerate(zip(read, pairs, answers, strict=True), 1):
             if not text.strip() or (pair is not None and not pair.strip()):
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ SAMPLES_FILE = "samples.json"
 
 
 def unscored(of: Run | RunRecord) -> bool:
-    """Return whether a run was stopped before what it learned was scored; reads no file of a run.
+    """Return whether a run was stopped before it was scored as its base was; reads no file of it.
 
     Args:
         of: a run, or one on disk.
@@ -32,11 +33,9 @@ def unscored(of: Run | RunRecord) -> bool:
     if isinstance(of, Run):
         seen = of.snapshot
         stopped = 0 < seen.step < seen.total_steps and not seen.stopped_early
-        ended = of.state.final and seen.failure is None and stopped
-        return ended and bool(of.task.validation) and not _has_end(seen.metrics)
-    stopped = of.state is RecordState.STOPPED
+        return of.state.final and seen.failure is None and stopped and _base_alone(seen.metrics)
     metrics = (of.summary or {}).get("metrics")
-    return stopped and not _has_end(metrics if isinstance(metrics, dict) else {})
+    return of.state is RecordState.STOPPED and isinstance(metrics, dict) and _base_alone(metrics)
 
 
 def score_end(of: Run | RunRecord, lm: LoadedModel, task: Task | None = None) -> Evaluated:
@@ -111,5 +110,6 @@ def _read(path: Path, kind: Any, otherwise: Any = None) -> Any:
         )
 
 
-def _has_end(metrics: Any) -> bool:
-    return any(str(name).endswith("_after") for name in metrics)
+def _base_alone(metrics: Mapping[str, Any]) -> bool:
+    """Whether there are scores of the base model, and none of what was learned."""
+    return {name.rpartition("_")[2] for name in metrics} & {"before", "after"} == {"before"}

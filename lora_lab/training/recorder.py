@@ -135,11 +135,6 @@ class Recorder:
         if self._log is not None:
             self._log.close()
 
-    @property
-    def recording(self) -> bool:
-        """Whether there are files to write to."""
-        return self._log is not None
-
     def _row(self, seen: Spectra) -> np.ndarray:
         return np.concatenate(
             [

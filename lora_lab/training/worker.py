@@ -216,7 +216,7 @@ class Worker:
             return
         self.enter("training")
         notes = [*precision_notes(self.model, self.adapter), *offload_notes(self.model)]
-        notes += isolation.modes_notes(self.modes)
+        notes += isolation.modes_notes(self.modes) + processes.unheard()
         run.notes += [note for note in notes if note not in run.notes]
         self.fit = Fit(
             model=self.model,

@@ -99,6 +99,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": 96, "mask_token_id": 4},
     "fsmt": {"src_vocab_size": 96, "tgt_vocab_size": 96},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granite": {"logits_scaling": 8.0},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"], "mamba_n_heads": 8},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8, "moe_topk": [2, 2]},

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lora_lab as ll
+from lora_lab.errors import ConfigError
 from lora_lab.runs.records import list_runs
 from lora_lab_widgets import Workbench, keeping
 from lora_lab_widgets.keep import NOTHING
@@ -100,9 +101,18 @@ def test_a_folder_that_holds_something_is_asked_about(wb: Any, tmp_path: Path) -
     assert wb.keep.question == {}
     do(wb, "save", form="peft", folder=str(folder))
     said = do(wb, **{"kind" if k == "type" else k: v for k, v in wb.keep.question["asked"].items()})
+    assert said.startswith(f"{folder} (3 files, ")  # the note is not of what was written
     assert "read back: PEFT-format file" in said
     assert (folder / "notes.txt").read_text() == "mine"
     assert wb.keep.question == {}
+
+
+def test_a_setting_that_is_half_typed_keeps_nobody_from_saving(wb: Any, tmp_path: Path) -> None:
+    trained(wb)
+    wb.plan.merge({"max_length": "12x"})
+    assert "same answer" in do(wb, "save", form="peft", folder=str(tmp_path / "mine"))
+    with pytest.raises(ConfigError, match=r"max_length is '12x'; it must be a number"):
+        wb.session.answer("hello", 2)
 
 
 @pytest.mark.parametrize("form", ["uniform", "loralib", "merged"])

@@ -38,8 +38,8 @@ class Delivery:
         self._file: IO[bytes] | None = None
         self._count = 0
 
-    def put(self, file: IO[bytes], name: str, kind: str, about: str = "") -> None:
-        """Have a file ready for the page.
+    def put(self, file: IO[bytes], name: str, kind: str, about: str) -> dict[str, Any]:
+        """Have a file ready for the page; return the offer.
 
         Args:
             file: open for reading; it is closed when another one comes.
@@ -58,6 +58,11 @@ class Delivery:
             "kind": kind,
             "about": about,
         }
+        return self.offer
+
+    def put_report(self, page: IO[bytes], run: str) -> dict[str, Any]:
+        """Have the report of a run, by its id, ready for the page; return the offer."""
+        return self.put(page, f"report-{run.replace('/', '-')}.html", "html.gz", run)
 
     def drop(self) -> None:
         """Have nothing any more."""

@@ -162,9 +162,7 @@ class History(MessagePanel):
 
     def _offer(self, page: IO[bytes], record: RunRecord) -> None:
         """Have a report that was written now ready for the page."""
-        name = f"report-{record.id.replace('/', '-')}.html"
-        self._delivery.put(page, name, "html.gz", record.id)
-        self.offer = self._delivery.offer
+        self.offer = self._delivery.put_report(page, record.id)
 
     def _at_work(self, folder: Path) -> bool:
         run = self._session.run

@@ -176,8 +176,7 @@ class Keep(MessagePanel):
 
         def finish(made: Any) -> None:
             file, name, written = made
-            self._delivery.put(file, name, "zip", kept.id)
-            self.offer = self._delivery.offer
+            self.offer = self._delivery.put(file, name, "zip", kept.id)
             self._tell("Packed", written.lines())
 
         self._start(lambda: packed(self._session, kept, form, self._say), finish)
@@ -247,8 +246,7 @@ class Keep(MessagePanel):
 
         def finish(made: tuple[Path, IO[bytes]]) -> None:
             path, page = made
-            self._delivery.put(page, f"report-{folder.name}.html", "html.gz", kept.id)
-            self.offer = self._delivery.offer
+            self.offer = self._delivery.put_report(page, kept.id)
             self._tell("Report", [str(path)])
 
         self._start(work, finish)

@@ -6,7 +6,7 @@ import dataclasses
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from lora_lab._util.own_warnings import collected
 from lora_lab.checkpoint.card import CARD_FILE, model_card
 from lora_lab.checkpoint.convert import FORMS, Form, write_form
 from lora_lab.checkpoint.locate import holds_adapter
+from lora_lab.checkpoint.replacing import adapter_files
 from lora_lab.checkpoint.saving import save_adapter
 from lora_lab.errors import AdapterError, ConfigError, RunError
 from lora_lab.methods.combined import as_config
@@ -131,7 +132,7 @@ def write(session: Session, kept: Kept, form: Form, place: Path, say: Say) -> Wr
     notes = [*said]
     if alpha is not None:
         notes.insert(0, f"make loralib's layers with lora_alpha={alpha:g}")
-    files = [place] if place.is_file() else [p for p in place.rglob("*") if p.is_file()]
+    files = [*_written(place, form)]
     size = sum(file.stat().st_size for file in files)
     return Written(place, len(files), size, check, tuple(dict.fromkeys(notes)))
 
@@ -150,9 +151,16 @@ def _write(session: Session, kept: Kept, form: Form, place: Path, name: str) -> 
     return None
 
 
+def _written(place: Path, form: Form) -> Iterable[Path]:
+    """Return the files of a form; a folder of PEFT's may hold others too."""
+    if form == "peft":
+        return (*adapter_files(place), place / CARD_FILE)
+    return [place] if place.is_file() else filter(Path.is_file, place.rglob("*"))
+
+
 def _probe(session: Session, kept: Kept) -> Probe:
     task = kept.run.task if kept.run is not None else session.plan.task
-    return Probe(task, example_prompt(task), int(session.plan.settings["max_length"]))
+    return Probe(task, example_prompt(task))
 
 
 def forms_for(session: Session, kept: Kept) -> dict[Form, str]:

@@ -18,6 +18,7 @@ from lora_lab.errors import AdapterError
 from lora_lab.methods.api import detach
 from lora_lab.methods.attached import activate, active, attached
 from lora_lab.models.load import LoadedModel, load_model
+from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.families.api import family_of
 
 if TYPE_CHECKING:
@@ -46,12 +47,10 @@ class Probe:
     Attributes:
         task: tells how it reads and answers.
         prompt: one text; "" where there is none to ask.
-        longest_text: tokens of a text under a head.
     """
 
     task: Task
     prompt: str
-    longest_text: int
 
 
 def loaded_back(
@@ -180,7 +179,7 @@ def _same_answers(
         return None
     told = []
     for one, called in ((lm, name), (other, other_name)):
-        family = family_of(probe.task, one)(one, probe.task, probe.longest_text)
+        family = family_of(probe.task, one)(one, probe.task, TrainingConfig.max_length)
         with _in_force(one, called):
             told.append(family.answer(probe.prompt, _TOKENS))
     return told[0] == told[1]

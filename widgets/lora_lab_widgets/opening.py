@@ -127,7 +127,7 @@ class Opening:
         task = known or load_task(wish.data, **options)
         if shown is not None and is_on_show(wish, shown.lm) and not _needs_head(task, shown.task):
             self._tell("counting tokens")
-            longest_and_labels(shown.lm, task, int(shown.settings["max_length"]))
+            longest_and_labels(shown.lm, task, shown.max_length)
             return Opened(None, task, ())
         lm = self._load(task)
         self._tell("counting tokens")

@@ -270,8 +270,8 @@ class Session(traitlets.HasTraits):
             max_new_tokens: of each answer.
             say: told what goes on.
         """
+        longest_text = self.plan.max_length
         say("waiting for the next step…")
-        longest_text = int(self.plan.settings["max_length"])
         with self.live_adapter.at_rest(), self.live_adapter.in_force() as name:
             say("answering…")
             return answers(self.lm, self.asked_task, prompt, max_new_tokens, longest_text, name)

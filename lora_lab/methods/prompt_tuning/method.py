@@ -26,6 +26,15 @@ def _size(config: Any) -> str:
     return f"{config.prefix_length}+{config.infix_length}"
 
 
+_SHARED: dict[str, Any] = {
+    "fields": _TOKENS,
+    "numbers": _numbers,
+    "setting": _setting,
+    "size": _size,
+    "joins": ("LoRA",),
+    "no_ranks": "trains special tokens",
+    "order": 40,
+}
 register(
     Method(
         name="PreEmbed",
@@ -33,18 +42,12 @@ register(
         config=PrefixEmbedConfig,
         adapter=f"{_FOLDER}.adapter:PrefixEmbedAdapter",
         cost=f"{_FOLDER}.cost:prefix_embed_cost",
-        fields=_TOKENS,
         about="word embeddings of special tokens are learned",
-        numbers=_numbers,
-        setting=_setting,
-        size=_size,
         short="PE",
         learning_rate=2.5 * LEARNING_RATE,
         rate_from="2.5 × LoRA's, as in the paper's Table 12",
         small_rate=2e-2,
-        joins=("LoRA",),
-        no_ranks="trains special tokens",
-        order=40,
+        **_SHARED,
     ),
     Method(
         name="PreLayer",
@@ -52,17 +55,11 @@ register(
         config=PrefixLayerConfig,
         adapter=f"{_FOLDER}.adapter:PrefixLayerAdapter",
         cost=f"{_FOLDER}.cost:prefix_layer_cost",
-        fields=_TOKENS,
         about="activations of special tokens are learned after every layer",
-        numbers=_numbers,
-        setting=_setting,
-        size=_size,
         short="PL",
         learning_rate=LEARNING_RATE / 2,
         rate_from="half of LoRA's, as in the paper's Table 12",
         small_rate=2e-1,  # 5e-1, the highest that was tried, learned more still
-        joins=("LoRA",),
-        no_ranks="trains special tokens",
-        order=40,
+        **_SHARED,
     ),
 )

@@ -97,6 +97,14 @@ def test_the_users_accelerator_keeps_its_precision_and_the_run_its_own(tmp_path,
     assert losses(tmp_path) == alone
 
 
+def test_a_precision_that_only_a_launcher_asks_for_is_said_to_change_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    run = train(tiny_lm(), tiny_task(), CONFIG, output_dir=tmp_path, max_steps=1, eval_examples=0)
+    run.result()
+    said = "ACCELERATE_MIXED_PRECISION=bf16 changes nothing: a run computes in its model's dtype"
+    assert [note for note in run.notes if note.startswith(said)]
+
+
 @pytest.mark.parametrize("training", [{}, {"gradient_checkpointing": True}])
 def test_the_users_random_numbers_are_those_without_a_run(tmp_path, training):
     def drawn() -> list[Any]:

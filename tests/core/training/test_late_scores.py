@@ -60,3 +60,14 @@ def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
             score_end(record, tiny_lm(), tiny_task())
     finally:
         held.release()
+
+
+def test_a_run_that_was_to_have_no_scores_is_not_offered_any(tmp_path: Path) -> None:
+    settings = {"max_steps": 4, "learning_rate": 0.01, "eval_examples": 0}
+    run = train(tiny_lm(), tiny_task(), CONFIG, output_dir=tmp_path, **settings)
+    run.result()
+    path = run.folder / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "state": "stopped"}))
+    assert not unscored(find_run(run.folder))
+    run.publish(step=2)  # as if it had been stopped there
+    assert not unscored(run)
