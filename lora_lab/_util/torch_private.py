@@ -141,6 +141,19 @@ def version_of(tensor: Tensor) -> int:
     return tensor._version
 
 
+def ignore_in_ddp(module: Any, names: list[str] | None) -> None:
+    """Have DistributedDataParallel leave a module's tensors of these names alone (torch 2.13).
+
+    Args:
+        module: that is to be wrapped.
+        names: of parameters and buffers; None: none any more.
+    """
+    if names is None:
+        del module._ddp_params_and_buffers_to_ignore
+    else:
+        module._ddp_params_and_buffers_to_ignore = names
+
+
 def pre_hooks_of(module: nn.Module) -> Mapping[int, Any]:
     """Return a module's own forward pre-hooks; the older `weight_norm` is one."""
     return module._forward_pre_hooks

@@ -19,6 +19,7 @@ from lora_lab._util.hardware import best_device, hardware, is_here
 from lora_lab._util.own_random import seeded
 from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab._util.torch_modes import plain_modes
+from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.heads import is_classifier
 from lora_lab.anatomy.model_config import build_on_meta
 from lora_lab.anatomy.packed import packed_numbers, packing
@@ -90,7 +91,7 @@ class LoadedModel:
         if not hasattr(model, "get_input_embeddings"):  # DataParallel's hands nothing on
             model = unwrapped(model)
         check_vocabulary(model, tokenizer)
-        path = model.config._name_or_path
+        path = origin(model.config)
         shown = name or path or type(unwrapped(model)).__name__
         hub_id = path if HUB_ID.fullmatch(path) and not Path(path).is_dir() else None
         return LoadedModel(model, tokenizer, _card(model, shown, hub_id, "given", None))
@@ -215,7 +216,7 @@ def _read(
     if place.source == "embedded":
         # Adapters record their base by this name: a path of this machine's cache helps nobody.
         known = place.hub_id or place.name
-        model.name_or_path = model.config._name_or_path = known
+        model.name_or_path = model.config.name_or_path = known
         if tokenizer is not None:
             tokenizer.name_or_path = known  # which messages name
     card = _card(model, place.name, place.hub_id, place.source, place.license)

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lora_lab._util.accelerate_private import hooks_of
 from lora_lab._util.devices import devices_of
+from lora_lab._util.torch_private import ignore_in_ddp
 from lora_lab.errors import ConfigError
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.registry import method_of
@@ -52,7 +53,7 @@ class Replicas:
             return
         # Every process has loaded the frozen weights, or its shard: they are not sent around.
         frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-        model._ddp_params_and_buffers_to_ignore = [*frozen, *(n for n, _ in model.named_buffers())]
+        ignore_in_ddp(model, [*frozen, *(name for name, _ in model.named_buffers())])
         # DDP looks at what it is not to ignore alone (torch/nn/parallel/distributed.py, __init__:
         # `_module_parameters`): a base in shards, or packed, is none of its business. Without
         # `device_ids` it leaves inputs where they are, which is on this process's device.
@@ -63,7 +64,7 @@ class Replicas:
     def close(self) -> None:
         """Leave nothing on the model."""
         if self._ddp is not None:
-            del self._ddp.module._ddp_params_and_buffers_to_ignore
+            ignore_in_ddp(self._ddp.module, None)
 
     @contextlib.contextmanager
     def one_pass(self, last: bool) -> Iterator[None]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lora_lab._util.transformers_private import bare_arguments
+from lora_lab._util.transformers_private import bare_arguments, origin
 from lora_lab.errors import ConfigError
 from lora_lab.redaction import redacted
 from lora_lab.runs.training_config import TrainingConfig
@@ -124,8 +124,8 @@ class Trackers:
 
 def _without_secrets(model: Any) -> Any:
     """Return a model whose config they may record: the URL that it came from can hold a token."""
-    source = getattr(getattr(model, "config", None), "_name_or_path", None)
-    if not isinstance(source, str) or redacted(source) == source:
+    source = origin(getattr(model, "config", None))
+    if redacted(source) == source:
         return model
     return _Recorded(model, redacted(source))
 
@@ -136,7 +136,7 @@ class _Recorded:
     def __init__(self, model: Any, source: str) -> None:
         self._model = model
         self.config = copy.copy(model.config)
-        self.config._name_or_path = source
+        self.config.name_or_path = source
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)

@@ -50,7 +50,8 @@ def own_names(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            yield node.attr
+            if ast.unparse(node.value) == "self":  # what is set on another may be that one's
+                yield node.attr
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
 
@@ -92,10 +93,10 @@ def test_private_names_of_others_stand_behind_the_fences_only() -> None:
 def test_the_search_finds_them() -> None:
     tree = ast.parse(
         "from torch._x import y\nfrom torch import _z\nself._mine = a._theirs\n"
-        "getattr(a, '_hidden', None)\nhasattr(a, '_mine')\na.__dict__\nother._mine"
+        "getattr(a, '_hidden', None)\nhasattr(a, '_mine')\na.__dict__\nother._mine\na._set = 1"
     )
     found = set(private_names(tree, set(own_names(tree))))
-    assert found == {"_x", "_z", "_theirs", "_hidden"}
+    assert found == {"_x", "_z", "_theirs", "_hidden", "_set"}
 
 
 def test_every_function_behind_a_fence_is_tested_here_or_in_a_file_of_its_own() -> None:

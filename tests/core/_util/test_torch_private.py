@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lora_lab._util import torch_private
 
@@ -154,3 +155,14 @@ def test_a_default_device_is_among_the_modes_of_a_thread() -> None:
         other.join()
         assert found == [False]
     assert not torch_private.has_function_modes()
+
+
+def test_what_ddp_is_to_ignore_stands_where_torch_itself_would_put_it() -> None:
+    plain, own, theirs = (nn.Linear(2, 2) for _ in range(3))
+    torch_private.ignore_in_ddp(own, ["bias"])
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(theirs, ["bias"])
+    added = vars(theirs).keys() - vars(plain).keys()
+    assert added
+    assert {name: vars(own)[name] for name in added} == {name: vars(theirs)[name] for name in added}
+    torch_private.ignore_in_ddp(own, None)
+    assert vars(own).keys() == vars(plain).keys()
