@@ -285,6 +285,16 @@ def _plan(anatomy: Anatomy, painted: Mapping[str, int], max_steps: int) -> Plan:
     )
 
 
+def max_length_of(values: Mapping[str, Any]) -> int:
+    """Return how many tokens an example has at most.
+
+    Raises:
+        ConfigError: what is typed can be no such number.
+    """
+    own = [field for field in TRAINING if field.name == "max_length"]
+    return TrainingConfig(**typed(values, own)).max_length
+
+
 def typed(values: Values, fields: Iterable[Field]) -> dict[str, Any]:
     """Return settings as the configs want them; the browser may have sent any text.
 

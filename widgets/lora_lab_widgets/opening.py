@@ -22,6 +22,7 @@ from lora_lab_widgets.background import Background
 from lora_lab_widgets.cell_line import Tell
 from lora_lab_widgets.defaults import DATA, first_model
 from lora_lab_widgets.loading import load_telling
+from lora_lab_widgets.methods import max_length_of
 from lora_lab_widgets.plan import PlanModel
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Opening:
         task = known or load_task(wish.data, **options)
         if shown is not None and is_on_show(wish, shown.lm) and not _needs_head(task, shown.task):
             self._tell("counting tokens")
-            longest_and_labels(shown.lm, task, shown.max_length)
+            longest_and_labels(shown.lm, task, max_length_of(shown.settings))
             return Opened(None, task, ())
         lm = self._load(task)
         self._tell("counting tokens")

@@ -195,16 +195,6 @@ class PlanModel(traitlets.HasTraits):
             self.tasks[name] = load_task(name)
         return self.tasks[name]
 
-    @property
-    def max_length(self) -> int:
-        """Tokens of an example, at most.
-
-        Raises:
-            ConfigError: what is typed can be no such number.
-        """
-        own = [field for field in TRAINING if field.name == "max_length"]
-        return TrainingConfig(**typed(self.settings, own)).max_length
-
     def choices(self) -> list[dict[str, Any]]:
         """Return the entries of the methods' drop-down."""
         return choices(self.settings, self._given[0] if self._given else None)

@@ -22,6 +22,7 @@ from lora_lab_widgets.decoding_fields import decoding_values, task_to_train
 from lora_lab_widgets.grid_cells import first_of
 from lora_lab_widgets.live_adapter import ADAPTER, LiveAdapter, over, resting
 from lora_lab_widgets.message_throttle import MessageThrottle
+from lora_lab_widgets.methods import max_length_of
 from lora_lab_widgets.panel import Theme, Tick
 from lora_lab_widgets.plan import PlanModel
 from lora_lab_widgets.plot import PlotlyScript
@@ -270,7 +271,7 @@ class Session(traitlets.HasTraits):
             max_new_tokens: of each answer.
             say: told what goes on.
         """
-        longest_text = self.plan.max_length
+        longest_text = max_length_of(self.plan.settings)
         say("waiting for the next step…")
         with self.live_adapter.at_rest(), self.live_adapter.in_force() as name:
             say("answering…")
