@@ -151,6 +151,8 @@ def rate_and_alpha(
     elif facts.kind in ("classes", "numbers"):
         rate, alpha = (5e-4 if width < 1000 else 3e-4), 2 * r
         finding = "RoBERTa on GLUE: 4e-4 or 5e-4 (base), 2e-4 to 4e-4 (large)"
+        if width < WIDE:
+            finding += f", 768 and 1,024 wide; nobody has tried it on classes {width} wide"
         source, way = f"{LORA}, table 9", "α = 16 with r = 8, as RoBERTa-large's"
     else:
         rate, alpha = 5e-4, 32

@@ -11,12 +11,15 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_lab._util.format import format_number, plural
 from lora_lab._util.tables import Table
 from lora_lab.analysis.seeds import OverSeeds, mean_and_spread
 from lora_lab.tasks.metrics import KEPT, NATS, metric_of
+
+if TYPE_CHECKING:
+    from lora_lab.tasks.intervals import Interval
 
 FEW_RATES, FEW_SEEDS = 5, 3
 # Student's t at 0.975, for 1 to 30 degrees of freedom; the normal's beyond.
@@ -41,6 +44,8 @@ class MethodChoice(OverSeeds):
         seconds, peak_memory, checkpoint_bytes, kept: of these runs, as in `MethodRow`; 0: not
             noted.
         scores: {metric: what `values` is of the one that chose}: all that the task has, and "loss".
+        intervals: {metric: the 95 % interval of each seed's score}, by the reporting half's
+            examples; see `lora_lab.tasks.intervals`. A metric without one is left out.
         place: which of the methods that were compared it is, from 0.
     """
 
@@ -56,6 +61,7 @@ class MethodChoice(OverSeeds):
     checkpoint_bytes: int = 0
     kept: tuple[float, ...] = ()
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[Interval, ...]] = field(default_factory=dict)
     place: int = 0
 
     @property
@@ -67,6 +73,14 @@ class MethodChoice(OverSeeds):
     def at_edge(self) -> bool:
         """Whether no lower, or no higher rate was tried than the best one."""
         return len(self.curve) > 1 and self.learning_rate in (min(self.curve), max(self.curve))
+
+    def interval(self, metric: str) -> Interval | None:
+        """Return how far the examples let a score be off: the ends' means over the seeds.
+
+        All seeds are scored on the same examples, so more seeds make it no narrower. None: no score
+        of this metric has one.
+        """
+        return _mean_ends(self.intervals.get(metric, ()))
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,6 +96,7 @@ class Choices:
         note: what the reader has to know besides.
         loss_unit: of a metric that is a loss.
         base_scores: as `base`, by all metrics.
+        base_intervals: of these, as `MethodChoice.intervals` has them.
     """
 
     metric: str
@@ -94,6 +109,7 @@ class Choices:
     note: str = ""
     loss_unit: str = NATS
     base_scores: Mapping[str, float] = field(default_factory=dict)
+    base_intervals: Mapping[str, Interval] = field(default_factory=dict)
 
     def own_rates(self, train_examples: int | None = None) -> list[list[float]]:
         """Return each method's best rate, as `compare` takes it: `rates=found.own_rates()`.
@@ -115,11 +131,13 @@ class Choices:
     def to_table(self) -> Table:
         """Return the rows as a table for people."""
         kept = any(row.kept for row in self.rows)
+        sure = self.metric if any(row.interval(self.metric) for row in self.rows) else None
         header = (
             *("examples", "method", "setting", "trainable", "learning rate", self.metric),
+            *((f"95 % of samples, n = {self.reported_on:,}",) if sure else ()),
             *((KEPT.label,) if kept else ()),
         )
-        rows = tuple(_cells(row, kept) for row in self.rows)
+        rows = tuple(_cells(row, sure, kept) for row in self.rows)
         return Table(header, rows, frozenset({*header[3:], header[0]}))
 
     def to_json(self) -> dict[str, Any]:
@@ -131,12 +149,19 @@ class Choices:
                 "values": list(row.values),
                 "kept": list(row.kept),
                 "scores": {name: list(values) for name, values in row.scores.items()},
+                "intervals": {k: [list(pair) for pair in v] for k, v in row.intervals.items()},
                 "mean": row.mean,
                 "spread": row.spread,
             }
             for row in self.rows
         ]
-        return {**vars(self), "rows": rows, "summary": self.summary()}
+        intervals = {name: list(pair) for name, pair in self.base_intervals.items()}
+        return {
+            **vars(self),
+            "base_intervals": intervals,
+            "rows": rows,
+            "summary": self.summary(),
+        }
 
     @property
     def halves(self) -> str:
@@ -233,7 +258,18 @@ def remarks(rows: Iterable[MethodChoice]) -> list[str]:
     return told
 
 
-def _cells(row: MethodChoice, kept: bool) -> tuple[str, ...]:
+def _mean_ends(intervals: Sequence[Interval]) -> Interval | None:
+    if not intervals:
+        return None
+    low, high = (statistics.fmean(ends) for ends in zip(*intervals, strict=True))
+    return low, high
+
+
+def _between(interval: Interval | None) -> str:
+    return "" if interval is None else " to ".join(map(format_number, interval))
+
+
+def _cells(row: MethodChoice, sure: str | None, kept: bool) -> tuple[str, ...]:
     return (
         f"{row.train_examples:,}",
         row.method,
@@ -241,5 +277,6 @@ def _cells(row: MethodChoice, kept: bool) -> tuple[str, ...]:
         f"{row.trainable:,}",
         f"{row.learning_rate:g}",
         row.score,
+        *((_between(row.interval(sure)),) if sure else ()),
         *((mean_and_spread(row.kept) if row.kept else "",) if kept else ()),
     )

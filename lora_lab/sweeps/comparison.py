@@ -7,6 +7,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
+    from lora_lab.tasks.intervals import Interval
 
 _REPORTED = "reported.json"
 _BASE = "base"
@@ -130,7 +132,7 @@ class Comparison:
         """
         rows: list[MethodChoice] = []
         failed: list[str] = []
-        base: Mapping[str, float] = {}
+        base = _Scores({}, {})
         for size, sweep in self.sweeps.items():
             ended = SweepStore(sweep.folder).ended()
             if missing := sum(cell.id not in ended for cell in sweep.cells):
@@ -153,8 +155,9 @@ class Comparison:
             chosen_on=len(first_sweep.task.validation),
             reported_on=len(self._report.validation),
             rows=tuple(rows),
-            base=base[self.metric],
-            base_scores=base,
+            base=base.scores[self.metric],
+            base_scores=base.scores,
+            base_intervals=base.intervals,
             note="; ".join((*failed, *self.notes, *remarks(rows))),
             loss_unit=self._report.loss_unit,
         )
@@ -189,7 +192,7 @@ class Comparison:
         rows = []
         for (place, curve, rate, runs), setting in zip(found, words, strict=True):
             each = [*map(reported.scores, runs)]
-            scores = {name: tuple(own[name] for own in each) for name in each[0]}
+            scores = {name: tuple(own.scores[name] for own in each) for name in each[0].scores}
             if not all(map(math.isfinite, scores[self.metric])):
                 failed.append(
                     f"{named(runs[0])} ({setting}) has no row{among}: on the half that reports its "
@@ -205,6 +208,7 @@ class Comparison:
                 learning_rate=rate,
                 values=scores[self.metric],
                 scores=scores,
+                intervals=_of_seeds(each),
                 place=place,
                 **measured(runs),
             )
@@ -244,6 +248,20 @@ def _named(cell: Cell) -> str:
     return f"{name} ({dataclasses.replace(cell, changes=told)})" if told else name
 
 
+@dataclass(frozen=True)
+class _Scores:
+    """What the reporting half gives an adapter: {metric: score}, {metric: its 95 % interval}."""
+
+    scores: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+
+
+def _of_seeds(each: Sequence[_Scores]) -> dict[str, tuple[Interval, ...]]:
+    """Return {metric: the interval of each seed's score}, of those that all seeds have."""
+    shared = (name for name in each[0].intervals if all(name in own.intervals for own in each))
+    return {name: tuple(own.intervals[name] for own in each) for name in shared}
+
+
 class _Reported:
     """The scores on the reporting half, kept in the sweep's folder."""
 
@@ -260,16 +278,21 @@ class _Reported:
         except (OSError, ValueError):
             found = {}
         same = {name: found.get(name) for name in self._of} == self._of
-        self._known: dict[str, dict[str, float]] = found["scores"] if same else {}
+        # a file of an earlier version has no intervals: all is scored anew
+        known = found["scores"] if same and "intervals" in found else {}
+        self._known = {
+            name: _Scores(scores, {k: (v[0], v[1]) for k, v in found["intervals"][name].items()})
+            for name, scores in known.items()
+        }
 
-    def scores(self, record: RunRecord) -> Mapping[str, float]:
+    def scores(self, record: RunRecord) -> _Scores:
         name = record.folder.name
         if name not in self._known:
             with with_adapter(self._lm.model, record.folder / "adapter"):
                 self._keep(name)
         return self._known[name]
 
-    def base(self) -> Mapping[str, float]:
+    def base(self) -> _Scores:
         if _BASE not in self._known:
             with bare(self._lm.model):
                 self._keep(_BASE)
@@ -278,8 +301,12 @@ class _Reported:
     def _keep(self, name: str) -> None:
         with plain_modes():
             found = scored(self._lm, self._task, "validation", self._training)
-        self._known[name] = dict(found.scores)
-        told = {**self._of, "scores": self._known}
+        self._known[name] = _Scores(dict(found.scores), dict(found.intervals))
+        told = {
+            **self._of,
+            "scores": {name: own.scores for name, own in self._known.items()},
+            "intervals": {name: own.intervals for name, own in self._known.items()},
+        }
         RunStore(self._folder).write_json(_REPORTED, told)
 
 
@@ -313,7 +340,7 @@ def compare(
         lm, task, tokenizer, output_dir: as `sweep` takes them.
         methods: configs, or lists of configs that are combined.
         rates: learning rates; or {method's name: its rates}, "" for those that are not named; or a
-            list of lists, one a method. By default `RATES`, FT's a tenth (see `Method.rate_for`).
+            list of lists, one a method. By default five around its own rate (`Method.rate_for`).
         seeds: the seeds, or how many.
         train_examples: how many to learn from, or several numbers of them; the smaller lie within
             the larger. None: all.

@@ -17,6 +17,7 @@ from lora_lab.budget.forecast import budget as forecast
 from lora_lab.errors import ConfigError, TaskError
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig, need_positive
+from lora_lab.methods.descriptor import LEARNING_RATE
 from lora_lab.methods.registry import method_of
 from lora_lab.methods.registry import methods as registered
 from lora_lab.runs.training_config import TrainingConfig
@@ -119,8 +120,9 @@ class Design:
     def at_width(self, width: int | None) -> Design:
         """Return it with the rates for a model of this width, where none were given.
 
-        `RATES`, and a tenth of them for FT, are those of models as wide as the literature's. A
-        smaller model's are as many times as high as the method's own rate is (`Method.rate_for`).
+        `RATES`, and a tenth of them for FT, are LoRA's and FT's on models as wide as the
+        literature's. Another method's, and a smaller model's, are as many times as high as the
+        rate is to begin with (`Method.rate_for`), which therefore lies among them.
         """
         if not self.has_own_rates:
             return self
@@ -313,9 +315,10 @@ def _checked(config: MethodConfig, own: Any) -> list[float]:
 
 def _rates_at(config: MethodConfig, width: int | None) -> tuple[float, ...]:
     parts = [method_of(part) for part in config.parts]
-    rates = _OF_ALL_WEIGHTS if any(part.trains_everything for part in parts) else RATES
     lowest = min(parts, key=lambda part: part.rate_for(width))
-    times = lowest.rate_for(width) / lowest.learning_rate
+    everything = any(part.trains_everything for part in parts)
+    rates, of = (_OF_ALL_WEIGHTS, lowest.learning_rate) if everything else (RATES, LEARNING_RATE)
+    times = lowest.rate_for(width) / of
     return tuple(float(f"{times * rate:.1e}") for rate in rates)
 
 

@@ -79,9 +79,11 @@ def choices(found: Mapping[str, Any]) -> Choices:
         row = {name: told[name] for name in names}
         row |= {name: tuple(row[name]) for name in ("values", "kept")}
         row["curve"] = {rate: tuple(values) for rate, values in row["curve"]}
+        row["intervals"] = {k: tuple(map(tuple, v)) for k, v in row["intervals"].items()}
         rows.append(MethodChoice(**row))
     own = {field.name: found[field.name] for field in dataclasses.fields(Choices)}
-    return Choices(**{**own, "rows": tuple(rows)})
+    base = {name: tuple(pair) for name, pair in own["base_intervals"].items()}
+    return Choices(**{**own, "rows": tuple(rows), "base_intervals": base})
 
 
 def against(first: MethodChoice, second: MethodChoice) -> str:

@@ -114,12 +114,14 @@ def test_runs_are_kept_as_they_are_on_the_disk(study, tmp_path, capsys):
 
 def test_comparisons_are_kept_as_they_were_found(study, capsys):
     curve = {1e-3: (2.5, 2.25), 1e-2: (1.5, 1.25)}
-    more = {"seconds": 2.5, "peak_memory": 7, "checkpoint_bytes": 9}
+    ends = {"loss": ((1.25, 2.25), (1.0, 2.0))}
+    more = {"seconds": 2.5, "peak_memory": 7, "checkpoint_bytes": 9, "intervals": ends}
     rows = (
         MethodChoice("LoRA", "r = 8", 16, 100, curve, 1e-2, (1.75, 1.5), **more, kept=(2.0, 2.5)),
         MethodChoice("FT", "", 16, 900, {1e-4: (2.0, 2.0)}, 1e-4, (2.25, 2.5)),
     )
-    there = Choices("loss", "m", "t", 50, 49, rows, 3.0, "two seeds", "nats per token")
+    told = {"base_scores": {"loss": 3.0}, "base_intervals": {"loss": (2.5, 3.5)}}
+    there = Choices("loss", "m", "t", 50, 49, rows, 3.0, "two seeds", "nats per token", **told)
     redone = study.kept_choices("some", lambda: there, True, [0, 1])
     kept = study.kept_choices("some", pytest.fail, False, [0, 1])
     for found in (redone, kept):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -124,3 +125,16 @@ def test_a_comparison_tells_on_how_many_examples_it_rests():
     assert str(found).splitlines()[-1] == told
     assert told in found._repr_html_()
     assert "<i>" not in found._repr_html_()
+
+
+def test_a_score_has_its_n_and_its_interval_in_the_table():
+    ends = {"accuracy": ((80.0, 96.0), (84.0, 98.0), (82.0, 97.0))}
+    sure = dataclasses.replace(row(), intervals=ends)
+    assert sure.interval("accuracy") == pytest.approx((82.0, 97.0))
+    assert sure.interval("loss") is None
+    table = choices(sure, row("FT")).to_table()
+    column = table.header.index("95 % of samples, n = 50")
+    assert [cells[column] for cells in table.rows] == ["82.0 to 97.0", ""]
+    assert "samples" not in str(choices(row()).to_table())
+    plain = json.loads(json.dumps(choices(sure).to_json()))
+    assert plain["rows"][0]["intervals"] == {"accuracy": [[80, 96], [84, 98], [82, 97]]}

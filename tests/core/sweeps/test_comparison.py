@@ -8,11 +8,13 @@ import math
 import re
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
 import lora_lab as ll
 from lora_lab.errors import ConfigError, RunError, TaskError
+from lora_lab.methods.registry import methods as registered
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.sweeps import comparison
 from lora_lab.sweeps.design import Design
@@ -159,6 +161,20 @@ def test_both_halves_have_every_class_of_which_there_are_two(labels):
     assert sorted(both, key=str) == sorted(held_out, key=str)
 
 
+@pytest.mark.parametrize("width", [64, 192, 384, 576, 4096, None])
+def test_each_methods_own_rate_lies_among_its_rates(width):
+    task = next(iter(Design.of([LORA]).tasks(tiny_task(8, 8))[0].values()))
+    for name, entry in registered().items():
+        config = entry.config(**entry.fixed)
+        tried = [
+            cell.training.learning_rate
+            for cell in Design.of([config], seeds=1).at_width(width).cells(task, None)
+        ]
+        own = entry.rate_for(width)
+        below, above = (sum(sign * rate > sign * own for rate in tried) for sign in (-1, 1))
+        assert min(below, above) >= 2, (name, own, tried)
+
+
 @pytest.mark.parametrize("width", [576, 768, 4096, None])
 def test_models_of_the_literatures_width_have_its_rates(width):
     design = Design.of([LORA, ll.FullConfig(), [LORA, ll.PrefixEmbedConfig()]], seeds=1)
@@ -212,13 +228,16 @@ def test_all_scores_of_the_reporting_half_are_there_and_others_are_counted_anew(
     report = dataclasses.replace(task, validation=by_class[1::2])
     records = made.records()
     expected = [
-        ll.evaluate(record, report, part="validation", lm=lm, output_dir=tmp_path / "out").scores
+        ll.evaluate(record, report, part="validation", lm=lm, output_dir=tmp_path / "out")
         for record in sorted(records, key=lambda record: record.config["training"]["seed"])
     ]
     for name in ("loss", "accuracy"):
-        assert row.scores[name] == pytest.approx([own[name] for own in expected], rel=1e-6)
-    bare = ll.evaluate(lm, report, part="validation").scores
-    assert found.base_scores == pytest.approx(bare, rel=1e-6)
+        assert row.scores[name] == pytest.approx([own.scores[name] for own in expected], rel=1e-6)
+        ends = [own.intervals[name] for own in expected]
+        np.testing.assert_allclose(row.intervals[name], ends, rtol=1e-6)
+    bare = ll.evaluate(lm, report, part="validation")
+    assert found.base_scores == pytest.approx(bare.scores, rel=1e-6)
+    assert found.base_intervals["loss"] == pytest.approx(bare.intervals["loss"], rel=1e-6)
     told = json.loads(json.dumps(found.to_json()))["rows"][0]["scores"]
     assert told == {name: list(values) for name, values in row.scores.items()}
     # With another metric on the task what was scored without it is scored again.
@@ -226,6 +245,17 @@ def test_all_scores_of_the_reporting_half_are_there_and_others_are_counted_anew(
     (again,) = compared(tmp_path, [LORA], lm, other, rates=[1e-2], seeds=2).results(120).rows
     assert again.scores["accuracy"] == row.scores["accuracy"]
     assert "f1" in again.scores
+
+
+def test_scores_that_an_earlier_version_kept_without_intervals_are_scored_again(tmp_path):
+    made = compared(tmp_path, [LORA], rates=[1e-2], seeds=2)
+    first = made.results(120)
+    (file,) = tmp_path.rglob("reported.json")
+    kept = json.loads(file.read_text())
+    del kept["intervals"]
+    file.write_text(json.dumps(kept))
+    assert made.choices() == first
+    assert first.rows[0].intervals.keys() == {"loss", "accuracy"}
 
 
 @pytest.mark.parametrize(
