@@ -140,7 +140,8 @@ def spread_figure(
         width: in pixels.
     """
     figure = go.Figure()
-    for color, (name, points) in zip(itertools.cycle(_COLORS), lines.items(), strict=False):
+    looks = itertools.cycle(itertools.product(("solid", "dash", "dot"), _COLORS))
+    for (dash, color), (name, points) in zip(looks, lines.items(), strict=False):
         values = [points[at] for at in sorted(points)]
         figure.add_scatter(
             x=sorted(points),
@@ -148,7 +149,7 @@ def spread_figure(
             error_y={"array": [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]},
             mode="lines+markers",
             name=name,
-            line={"color": color, "width": 1.6},
+            line={"color": color, "dash": dash, "width": 1.6},
         )
     if base is not None:
         figure.add_hline(y=base, line={"dash": "dot", "color": "#98a2b3"}, annotation_text="base")

@@ -178,6 +178,11 @@ def test_a_figure_has_means_and_spreads(study):
     assert list(line.error_y.array) == pytest.approx([0.0, 2**0.5])
 
 
+def test_no_two_lines_of_a_figure_look_alike(study):
+    drawn = study.spread_figure({str(n): {1: [1.0]} for n in range(15)}, "x", "y")
+    assert len({(own.line.color, own.line.dash) for own in drawn.data}) == len(drawn.data) == 15
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_saved_figures_can_be_read_on_a_dark_page(path):
     cells = nbformat.read(path, as_version=4).cells
