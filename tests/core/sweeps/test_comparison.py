@@ -255,7 +255,7 @@ def test_scores_that_an_earlier_version_kept_without_intervals_are_scored_again(
     del kept["intervals"]
     file.write_text(json.dumps(kept))
     assert made.choices() == first
-    assert first.rows[0].intervals.keys() == {"loss", "accuracy"}
+    assert first.rows[0].intervals.keys() >= {"loss", "accuracy"}
 
 
 @pytest.mark.parametrize(
