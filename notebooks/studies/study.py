@@ -33,6 +33,7 @@ from lora_lab.tasks.decoding import Decoding
 
 HERE = Path(__file__).parent
 _UNUSED = "id", "sources", "origin"  # of a run's config.json
+_MOST_TICKS = 10
 _COLORS = "#3b6fd4", "#c2570c", "#667085", "#2e7d5b", "#8a4fbf", "#b0892f", "#1f2328"
 
 
@@ -153,6 +154,9 @@ def spread_figure(
         )
     if base is not None:
         figure.add_hline(y=base, line={"dash": "dot", "color": "#98a2b3"}, annotation_text="base")
+    ticks = sorted({at for points in lines.values() for at in points})
+    if len(ticks) <= _MOST_TICKS:  # else plotly's own
+        figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     figure.update_xaxes(type="log", title=x)
     figure.update_yaxes(title=y)
     figure.update_layout(width=width, height=380, margin={"l": 60, "r": 12, "t": 24, "b": 48})

@@ -176,6 +176,7 @@ def test_a_figure_has_means_and_spreads(study):
     (line,) = drawn.data
     assert (list(line.x), list(line.y)) == ([1, 4], [5.0, 2.0])
     assert list(line.error_y.array) == pytest.approx([0.0, 2**0.5])
+    assert list(drawn.layout.xaxis.ticktext) == ["1", "4"]
 
 
 def test_no_two_lines_of_a_figure_look_alike(study):
