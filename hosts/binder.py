@@ -20,7 +20,7 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from hosts.pip import Pip, PipError
-from hosts.server import browser_page, environment_of, server
+from hosts.server import PATIENCE, browser_page, environment_of, server
 from hosts.set_up import CPU_INDEX, ROOT
 from tests.browser.lab import Notebook
 
@@ -102,7 +102,7 @@ def run(source: Path, python: Path, env: dict[str, str]) -> tuple[str, bool]:
     with server(command, source, env) as (address, process), browser_page() as (page, chromium):
         page.goto(f"{address}/lab/tree/{NOTEBOOK}")
         notebook = Notebook(page)
-        notebook.wait_until_ready(120)
+        notebook.wait_until_ready(PATIENCE / 1000)
         count = page.evaluate("jupyterapp.shell.currentWidget.content.widgets.length")
         notebook.start_all()
         expect(page.locator(".ll-workbench").first).to_be_visible()
