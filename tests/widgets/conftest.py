@@ -12,7 +12,7 @@ from ipywidgets import Widget
 
 from lora_lab.models import LoadedModel
 from lora_lab.tasks import Task
-from lora_lab.tasks.embedded.registry import EMBEDDED
+from lora_lab.tasks.embedded.api import EMBEDDED
 from lora_lab.training import planned_cost
 
 ANSWERING = {"_handle_msg", "_receive", "_beat"}
