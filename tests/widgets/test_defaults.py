@@ -51,7 +51,7 @@ def test_where_memory_is_short_blocks_are_computed_again_and_a_line_says_so(
         bench = Workbench("./small", task="letters.csv")
     assert bench.plan.training()["gradient_checkpointing"] is True
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         bench = Workbench("./small", task="letters.csv", gradient_checkpointing=False)
         assert bench.plan.training().get("gradient_checkpointing", False) is False
         free(monkeypatch, defaults.RECOMPUTES)
