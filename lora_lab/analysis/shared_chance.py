@@ -9,7 +9,7 @@ from lora_lab.analysis.identity import fingerprints
 from lora_lab.analysis.records import training_settings
 from lora_lab.runs.records import RunRecord
 
-_OF_LORA = "r", "init_lora_weights"
+_OF_START = "r", "init_r", "rank_pattern", "init_lora_weights"  # on which a factor's start hangs
 
 
 def shared_chance(first: RunRecord | None, second: RunRecord | None) -> str:
@@ -54,5 +54,5 @@ def _seed(record: RunRecord) -> Any:
 
 
 def _start(config: Mapping[str, Any]) -> list[Any]:
-    lora = config.get("lora") or {}
-    return [config.get("method"), *(lora.get(name) for name in _OF_LORA)]
+    parts = config.get("configs") or [config.get("lora") or {}]
+    return [config.get("method"), *([own.get(n) for n in _OF_START] for own in parts)]

@@ -52,7 +52,10 @@ def own_rows(
     header = table.header
     things = list(things_of(runs))
     found = [thing for thing in things if isinstance(thing, RunRecord)]
-    ended = [run for run in found if end_state(run) == "done" and _after(run)]
+    ended: list[RunRecord] = []
+    for run in found:
+        if end_state(run) == "done" and _after(run) and run not in ended:  # by id and in a sweep
+            ended.append(run)
     rest = [rows for thing in things for rows in _others(table, thing)]
     if not ended and not rest:
         raise RunError(

@@ -24,6 +24,8 @@ from lora_lab._util.json_files import read_json
 from lora_lab.analysis.methods import named, settings_of_rows
 from lora_lab.analysis.records import end_state, metrics, training_settings
 from lora_lab.errors import ConfigError, RunError
+from lora_lab.methods.full.config import BitFitConfig, FullConfig
+from lora_lab.methods.head.config import HeadConfig
 from lora_lab.redaction import redacted_values
 from lora_lab.runs.records import RunRecord
 from lora_lab.tasks.metrics import KEPT, changes, metric_of
@@ -39,6 +41,7 @@ _LAST = (
 )
 _LONGEST = 150  # bytes of a file's name
 _PACKAGES = "transformers", "datasets", "torch", "bitsandbytes", "peft"
+_OF_BASE = FullConfig.__name__, BitFitConfig.__name__
 _NOTES = (
     "of memory the peak alone is known; it stands for the mean and the 99th percentile too",
     "tokens are those of completions, which have a loss",
@@ -135,7 +138,7 @@ def _text(name: str, record: RunRecord) -> str:
             "train_time": seconds,
             "file_size": int(summary.get("checkpoint_bytes") or 0),
             "num_trainable_params": trainable,
-            "num_total_params": int(model.get("parameters") or 0) + trainable,
+            "num_total_params": int(model.get("parameters") or 0) + _added(config, trainable),
             "status": "success",
             "metrics": [
                 {
@@ -157,6 +160,13 @@ def _text(name: str, record: RunRecord) -> str:
         },
     }
     return json.dumps(redacted_values(found), indent=2) + "\n"
+
+
+def _added(config: Mapping[str, Any], trainable: int) -> int:
+    """Return how many of the trained parameters are none of the base's own."""
+    own = [each for each in config["configs"] if each["class"] != HeadConfig.__name__]
+    of_base = all(each["class"] in _OF_BASE and not each.get("new_biases", False) for each in own)
+    return 0 if of_base else trainable
 
 
 def _train_config(config: Any, training: Mapping[str, Any], batch: int) -> dict[str, Any]:

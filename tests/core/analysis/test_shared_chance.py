@@ -38,6 +38,17 @@ def test_one_seed_is_said_with_what_follows_from_it() -> None:
     assert shared_chance(one, run("2", r=64, data="b")) == ""
 
 
+def test_other_ranks_of_any_method_start_elsewhere() -> None:
+    ada = [run(str(r), configs=[{"class": "AdaLoraConfig", "init_r": r}]) for r in (4, 12)]
+    lora = [{"class": "LoraConfig", "r": r, "rank_pattern": {}} for r in (8, 64)]
+    both = [run(str(own["r"]), configs=[own, {"class": "PrefixEmbedConfig"}]) for own in lora]
+    some = [run(n, configs=[lora[0] | {"rank_pattern": {n: 2}}]) for n in ("q_proj", "v_proj")]
+    for one, other in (ada, both, some):
+        assert "the start of A" not in shared_chance(one, other)
+        again = RunRecord("9", Path("runs/9"), one.config, None)
+        assert "the start of A at each matrix" in shared_chance(one, again)
+
+
 def test_earlier_versions_drew_all_starts_from_one_stream() -> None:
     old = run("2", r=64, data="b", fingerprints={"data": "b", "base": "m"})
     said = shared_chance(run("1", fingerprints={"data": "a", "base": "m"}), old)

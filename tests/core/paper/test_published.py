@@ -137,7 +137,7 @@ def test_scores_have_their_columns_unit_and_stand_under_the_script_that_counted_
     assert (shown[13]["METEOR"], shown[13]["METEOR (coco)"]) == ("0.410", "44.0")
     run = record(loss=None, ter_after=46.0)
     (own,) = table(13, compare=[run, run]).own
-    assert "0.460 ± 0" in own
+    assert "0.460" in own  # of one run, whoever else names it
 
 
 def test_another_tables_rows_are_in_this_ones_unit():
