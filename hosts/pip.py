@@ -14,6 +14,7 @@ from pathlib import Path
 _COMES = re.compile(r"\s*Downloading (?:\S*/)?(\S+)(?: \(([\d.]+ \w+)\))?")
 _SO_FAR = re.compile(r"Progress (\d+) of (\d+)")
 _LAST_LINES = 30
+_TRIES = 3  # of a download that breaks off
 _PAUSE = {True: 0.5, False: 20.0}  # seconds between two drawings: on a terminal, in a log
 
 
@@ -40,13 +41,25 @@ class Pip:
         Raises:
             PipError: that failed.
         """
-        code, said = self._run(what, arguments)
+        code, said, _ = self._run(what, arguments)
         if code:
             raise PipError(f"{what} could not be installed:\n{said}")
 
     def tries(self, what: str, *arguments: str) -> bool:
-        """Install something if that can be had; return whether it could."""
-        return self._run(what, arguments)[0] == 0
+        """Install something if that can be had; return whether it could.
+
+        Raises:
+            PipError: it can be had, and its download broke off each time.
+        """
+        for _ in range(_TRIES):
+            code, said, came = self._run(what, arguments)
+            if code == 0:
+                return True
+            if not came:
+                return False
+        raise PipError(
+            f"{what}: its download broke off {_TRIES} times; the same command tries again:\n{said}"
+        )
 
     def version(self, package: str) -> str | None:
         """Return the version of a package that is installed; None: there is none."""
@@ -66,8 +79,8 @@ class Pip:
         minutes, seconds = divmod(round(time.monotonic() - self._start), 60)
         return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
-    def _run(self, what: str, arguments: tuple[str, ...]) -> tuple[int, str]:
-        """Run it; return its exit code and the end of what it said."""
+    def _run(self, what: str, arguments: tuple[str, ...]) -> tuple[int, str, bool]:
+        """Run it; return its exit code, the end of what it said, and whether a download began."""
         command = [str(self.python), "-m", "pip", "install", "--no-input"]
         command += ["--disable-pip-version-check"]
         if self._tells_bytes():
@@ -88,9 +101,9 @@ class Pip:
         code = running.wait()
         over.set()
         telling.join()
-        end = "done" if code == 0 else "not to be had"
+        end = "done" if code == 0 else "broke off" if state.came else "not to be had"
         self._draw(f"{what}: {end}{state.sum()}", last=True)
-        return code, "".join(state.said)
+        return code, "".join(state.said), state.came
 
     def _tells_bytes(self) -> bool:
         """Whether this pip knows "raw", which came with 24.1."""
@@ -116,6 +129,7 @@ class _State:
 
     def __init__(self, what: str) -> None:
         self._what, self._now = what, ""
+        self.came = False  # something of a file
         self._bytes = self._done = 0
         self.said: deque[str] = deque(maxlen=_LAST_LINES)
 
@@ -131,7 +145,7 @@ class _State:
             return
         self.said.append(line)
         if found := _COMES.match(line):
-            self._now = found[1]
+            self._now, self.came = found[1], True
         elif line.startswith(("Installing", "Collecting")):
             self._now = "writing the files" if line.startswith("I") else line.split()[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from lora_lab._util.dtypes import dtype_name
 from lora_lab._util.quiet import first_line
 from lora_lab._util.transformers_private import attention_kind, build_from_config
 from lora_lab.anatomy import roles
+from lora_lab.anatomy.children import ADDED
 from lora_lab.anatomy.gated_mlp import can_be_recomputed
 from lora_lab.anatomy.types import BlockFacts, ModelShape
 from lora_lab.anatomy.wrappers import modules_within, unwrapped
@@ -132,6 +134,10 @@ def max_positions(model: nn.Module) -> int | None:
     return position_limit(model) if relative else _named_positions(model)
 
 
+def _own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return modules_within(model, left_out=lambda _: ADDED)
+
+
 def position_limit(model: nn.Module) -> int | None:
     """Return beyond how many tokens a model fails, because it looks places up in a table.
 
@@ -144,7 +150,7 @@ def position_limit(model: nn.Module) -> int | None:
     if getattr(model.config, "model_type", "") in _TABLED:
         return named
     behind = positions_behind(model)
-    for path, part in model.named_modules():
+    for path, part in _own_modules(model):
         table = isinstance(part, nn.Embedding) and _OF_PLACES.search(path.rpartition(".")[2])
         if table and not hasattr(part, "make_weight"):  # FSMT's grows
             skipped = getattr(part, "offset", 0) if behind is None else behind + 1
@@ -165,7 +171,7 @@ def _named_positions(model: nn.Module) -> int | None:
 
 def positions_behind(model: nn.Module) -> int | None:
     """Return the pad token of a model that counts positions from behind it, as RoBERTa does."""
-    for part in model.modules():
+    for _, part in _own_modules(model):
         if hasattr(type(part), "create_position_ids_from_inputs_embeds"):
             pad: int | None = part.padding_idx  # type: ignore[assignment]
             return pad
@@ -189,7 +195,7 @@ def block_facts(model: nn.Module, *, lm_head: bool) -> BlockFacts:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     norms = {
         path: type(module).__name__
-        for path, module in modules_within(model)
+        for path, module in _own_modules(model)
         if "norm" in type(module).__name__.lower()
     }
     inside = {path: match for path in norms if (match := _IN_A_LAYER.fullmatch(path))}
@@ -221,7 +227,7 @@ def block_facts(model: nn.Module, *, lm_head: bool) -> BlockFacts:
             if path not in inside
         ),
         lm_head=lm_head,
-        recomputes_mlp=any(map(can_be_recomputed, model.modules())),
+        recomputes_mlp=any(can_be_recomputed(part) for _, part in _own_modules(model)),
     )
 
 

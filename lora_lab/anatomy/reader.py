@@ -273,7 +273,7 @@ def _weights(
 def _is_parallel(block: nn.Module) -> bool:
     """Tell whether one norm feeds both attention and MLP (GPT-J, Phi, Cohere, Falcon-7B)."""
     norms = 0
-    for path, module in modules_within(block):
+    for path, module in modules_within(block, left_out=lambda _: ADDED):
         name = path.rpartition(".")[2].lower()
         if name.startswith(("q_", "k_")) or not path:
             continue

@@ -7,7 +7,7 @@ the same sites, and files the same keys, whether it was compiled, distributed, o
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar, cast
 
 from torch import nn
@@ -68,7 +68,11 @@ def children_within(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def modules_within(
-    model: nn.Module, prefix: str = "", *, every_name: bool = False
+    model: nn.Module,
+    prefix: str = "",
+    *,
+    every_name: bool = False,
+    left_out: Callable[[nn.Module], Collection[str]] | None = None,
 ) -> Iterator[tuple[str, nn.Module]]:
     """Yield (path, module) as `named_modules` does, without wrappers in either.
 
@@ -76,6 +80,7 @@ def modules_within(
         model: any module.
         prefix: of every path.
         every_name: a module that has several names is yielded under each of them.
+        left_out: gives the names of a module's children that are passed by, with all below.
     """
     seen: set[int] = set()
     waiting = [(prefix, unwrapped(model))]  # no recursion: each would come through all above it
@@ -86,10 +91,14 @@ def modules_within(
         if not every_name:
             seen.add(id(module))
         yield path, module
+        children = children_of(module)
+        if not children:
+            continue
+        passed_by = () if left_out is None else left_out(module)
         waiting += [
             (f"{path}.{name}" if path else name, unwrapped(child))
-            for name, child in reversed(children_of(module).items())
-            if child is not None
+            for name, child in reversed(children.items())
+            if child is not None and name not in passed_by
         ]
 
 

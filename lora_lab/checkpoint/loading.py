@@ -16,7 +16,7 @@ from lora_lab._util.files import user_path
 from lora_lab._util.torch_modes import plain_modes
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.children import without_wrappers
-from lora_lab.anatomy.wrappers import modules_within, unwrapped
+from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.checkpoint.adapter_file import AdapterFile
 from lora_lab.checkpoint.base_biases import fill_base_biases, take_base_biases
 from lora_lab.checkpoint.files import CONFIG_FILE, StoredTensor, quoted
@@ -42,6 +42,7 @@ from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.peft_fields import HEADS, TaskType
 from lora_lab.methods.lora.targets import full
+from lora_lab.methods.own_tensors import own_modules
 
 
 def load_adapter(
@@ -94,7 +95,7 @@ def read_content(model: nn.Module, folder: Path, heads: tuple[str, ...] = ()) ->
         folder: the adapter's.
         heads: how the names of tensors begin that are left out, see `head_prefixes`.
     """
-    modules = dict.fromkeys(path for path, _ in modules_within(model))
+    modules = dict.fromkeys(path for path, _ in own_modules(model))
     file = read_adapter(folder, known=modules | anatomy(model).parameters_by_name)
     if heads:
         file = without_head(file, heads)
@@ -140,7 +141,7 @@ def _native_content(
 
 
 def _method_content(model: nn.Module, file: PeftMethodFile, folder: Path) -> Content:
-    by_path = dict(modules_within(model, every_name=True))
+    by_path = dict(own_modules(model, every_name=True))
     modules = {site.module for site in anatomy(model).by_name.values()}
     for path in file.tensors:
         if path not in modules:
@@ -195,7 +196,7 @@ def _lora_content(model: nn.Module, file: AdapterFile, folder: Path) -> Content:
     _refuse_what_cannot_be_attached(folder, file)
     file, rows, tokens = take_tokens(file, model)
     file, biases = take_biases(file)
-    by_path = dict(modules_within(model, every_name=True))
+    by_path = dict(own_modules(model, every_name=True))
     file, base_biases, which = take_base_biases(file, model, by_path)
     matched = match(file, model)
     if not (matched.updates or matched.experts):

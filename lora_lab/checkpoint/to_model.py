@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from lora_lab._util.format import a_kind
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy, Site
-from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.checkpoint.adapter_file import AdapterFile, check_shape, rows_of, sites_of, split
 from lora_lab.checkpoint.experts import match_experts, refuse_interleaved
 from lora_lab.checkpoint.files import quoted
@@ -23,6 +22,7 @@ from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import original_weight
 from lora_lab.methods.lora.dora import row_norms
 from lora_lab.methods.lora.own_forward import base_tensor
+from lora_lab.methods.own_tensors import own_modules
 from lora_lab.spectra.update import LowRankUpdate
 
 
@@ -52,7 +52,7 @@ def match(file: AdapterFile, model: nn.Module) -> Matched:
     """
     map_ = anatomy(model)
     matched = Matched()
-    by_path = dict(modules_within(model, every_name=True))
+    by_path = dict(own_modules(model, every_name=True))
     file = without_tied(file, by_path, taken_whole(file, by_path))
     matched.saved.update(match_full_modules(file, model, by_path))
     for path in (*file.modules, *file.embeddings, *file.kernels):

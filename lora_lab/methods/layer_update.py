@@ -19,7 +19,6 @@ from lora_lab._util.format import a_kind
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.types import Anatomy, Site
-from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.attached import original_weight
 from lora_lab.methods.base import Active, Adapter
@@ -37,6 +36,7 @@ from lora_lab.methods.lora.quantized import dequantized, plain_layer
 from lora_lab.methods.lora.read_past import read_past
 from lora_lab.methods.modules_to_save import ModulesToSave, task_heads
 from lora_lab.methods.offload import check_present, check_room
+from lora_lab.methods.own_tensors import own_modules
 
 
 class LayerUpdate(nn.Module):
@@ -106,7 +106,7 @@ class LayerAdapter(Adapter):
         heads = task_heads(model, config.task_type)
         self.saved = ModulesToSave(model, (*(config.modules_to_save or ()), *heads))
         found = anatomy(model)
-        by_path = dict(modules_within(model, every_name=True))
+        by_path = dict(own_modules(model, every_name=True))
         targets = {
             path: makes
             for path, makes in self.updates(found, by_path).items()

@@ -29,7 +29,7 @@ from lora_lab.anatomy.children import (
     SAVED_CHILD,
 )
 from lora_lab.anatomy.packed import packing
-from lora_lab.anatomy.wrappers import children_within, modules_within, parameters_within
+from lora_lab.anatomy.wrappers import children_within, parameters_within
 from lora_lab.errors import AdapterError, ConfigError
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.config import unknown_module
@@ -38,7 +38,7 @@ from lora_lab.methods.lora.layers import AdaptedLayer
 from lora_lab.methods.lora.own_forward import PATCHED, instance_forward
 from lora_lab.methods.lora.peft_fields import HEADS
 from lora_lab.methods.lora.read_past import read_past
-from lora_lab.methods.own_tensors import added_children, own_tensors
+from lora_lab.methods.own_tensors import added_children, own_modules, own_tensors
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
@@ -180,7 +180,7 @@ def find_modules(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]
     Raises:
         ConfigError: a name that matches nothing that could be trained.
     """
-    modules = {path: m for path, m in modules_within(model) if path}
+    modules = {path: m for path, m in own_modules(model) if path}
     ending: dict[str, list[str]] = defaultdict(list)
     for path in modules:
         for end in endings(path):
@@ -213,7 +213,7 @@ def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _check(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
-    readers = read_past(dict(modules_within(model, every_name=True)), only=True)
+    readers = read_past(dict(own_modules(model, every_name=True)), only=True)
     for path, module in originals.items():
         if reader := readers.get(module):
             raise ConfigError(

@@ -342,7 +342,9 @@ class _Loop:
     def _clip(self) -> Tensor:
         """Scale the gradients down to the largest norm that they may have; return what it was."""
         largest = self._training.max_grad_norm
-        gradients = [p.grad for p in self._moved if p.grad is not None]
+        if self._scale is None and largest > 0:
+            return clip_grad_norm_(self._moved, largest)
+        gradients = [g for p in self._moved if (g := p.grad) is not None]
         if self._scale is not None:
             self._scale.unscale(gradients)
         if largest > 0:

@@ -27,6 +27,9 @@ if wanted in {missing!r}:
 print("Collecting", wanted)
 print("  Downloading", wanted + "-1.0-py3-none-any.whl", "(3.0 MB)")
 print("Progress 0 of 3000000")
+if wanted in {broken!r}:
+    print("ERROR: the connection broke")
+    sys.exit(2)
 print("Progress 3000000 of 3000000")
 print("Installing collected packages:", wanted)
 """
@@ -34,10 +37,11 @@ print("Installing collected packages:", wanted)
 
 @pytest.fixture
 def fake(tmp_path: Path):
-    def make(*missing: str, torch: str = "") -> tuple[Pip, Path]:
+    def make(*missing: str, torch: str = "", broken: str = "") -> tuple[Pip, Path]:
         python, said = tmp_path / "bin" / "python", tmp_path / "said"
         python.parent.mkdir()
-        text = FAKE.format(python=sys.executable, said=str(said), missing=missing, torch=torch)
+        names = {"missing": missing, "broken": [broken], "torch": torch}
+        text = FAKE.format(python=sys.executable, said=str(said), **names)
         python.write_text(text)
         python.chmod(python.stat().st_mode | stat.S_IXUSR)
         return Pip(python), said
@@ -93,6 +97,19 @@ def test_without_one_it_says_what_comes_and_how_to_avoid_it(fake, monkeypatch, c
     out = capsys.readouterr().out
     assert "2.7 GB of CUDA" in out
     assert "press Ctrl-C" in out
+
+
+def test_a_download_that_breaks_off_is_tried_again_and_is_no_build_that_is_missing(
+    fake, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(set_up, "wants_cpu_build", lambda: True)
+    pip, said = fake(broken=f"torch=={set_up.pinned('torch')}+cpu")
+    with pytest.raises(PipError, match="its download broke off 3 times; the same command tries"):
+        set_up.install_torch(pip)
+    assert len(said.read_text().splitlines()) == 3
+    out = capsys.readouterr().out
+    assert "broke off" in out
+    assert "No CPU build" not in out
 
 
 @pytest.mark.parametrize(("wants", "torch"), [(False, ""), (True, "2.13.0")])

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 import lora_lab as ll
 from lora_lab.errors import ConfigError
 from lora_lab.runs.records import list_runs
-from lora_lab_widgets import Workbench, keeping
+from lora_lab_widgets import Workbench, keeping, loaded_back
 from lora_lab_widgets.keep import NOTHING
 from lora_lab_widgets.panel import Tick
 from tests.helpers.keep_bench import QUICK, do, send, settle, trained
@@ -259,6 +259,22 @@ def test_what_was_damaged_on_its_way_is_noticed(wb: Any, tmp_path: Path, monkeyp
     said = do(wb, "save", form="peft", folder=str(tmp_path / "a"))
     assert "what was read back is not what was written, at" in said
     assert wb.keep.done == {}
+
+
+def test_a_length_of_dora_s_that_is_another_one_is_noticed() -> None:
+    one, other = (
+        ll.attach(tiny_lm().model, ll.LoraConfig(r=2, use_dora=True, target_modules=["q"]))
+        for _ in range(2)
+    )
+    other_state = dict(other.state())
+    with torch.no_grad():
+        for key, tensor in one.state().items():
+            other_state[key].copy_(tensor)
+    assert loaded_back._compare(one, other)[1]
+    with torch.no_grad():
+        next(iter(other.sites.values())).magnitude[0] += 1e-3
+    with pytest.raises(ll.AdapterError, match=r"is not what was written, at .*\.magnitude"):
+        loaded_back._compare(one, other)
 
 
 @pytest.mark.parametrize(

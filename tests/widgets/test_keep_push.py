@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,21 @@ def test_what_the_hub_refuses_is_a_line_without_the_token(wb: Any, hub: PushHub)
     assert said.startswith("me/mine could not be pushed: ")
     assert TOKEN not in str(wb.keep.problem)
     assert wb.keep.done == {}
+
+
+@pytest.mark.parametrize(
+    ("base", "pushed"), [("/home/me/models/secret", None), ("models/tiny", None), ("me/base", 0)]
+)
+def test_no_folder_of_this_machine_is_pushed(
+    wb: Any, hub: PushHub, tmp_path: Path, monkeypatch: Any, base: str, pushed: int | None
+) -> None:
+    trained(wb)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    wb.session.lm.model.config._name_or_path = base
+    said = do(wb, "push", repo="me/mine", private=True)
+    settings = json.loads(hub.repos["me/mine"]["adapter_config.json"])
+    assert settings["base_model_name_or_path"] == (base if pushed == 0 else None)
+    assert ("the base's folder here is not pushed" in said) == (pushed is None)
+    if pushed is None:
+        assert not any(base.encode() in data for data in hub.repos["me/mine"].values())

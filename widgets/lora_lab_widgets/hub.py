@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_lab._util.files import write_text_atomic
 from lora_lab._util.hub import hub_host
 from lora_lab._util.quiet import first_line
+from lora_lab.checkpoint.files import CONFIG_FILE
 from lora_lab.errors import ConfigError, LoraLabError, RunError, as_cause
 from lora_lab.models.places import HUB_ID
 from lora_lab_widgets.keeping import Say, Written, write
@@ -78,6 +82,8 @@ def push(
                     "it is; its files of the same names are replaced, and its history keeps them."
                 )
             written = write(session, kept, "peft", Path(scratch) / "adapter", say)
+            if base := _without_path(Path(scratch) / "adapter", session.lm.card.hub_id):
+                written = dataclasses.replace(written, notes=(*written.notes, base))
             say(f"pushing to {repo}…")
             if not is_there:
                 api.create_repo(repo, private=private)
@@ -91,3 +97,19 @@ def push(
         except Exception as error:  # the hub's refusals, and all that a transport may raise
             raise RunError(f"{repo} could not be pushed: {first_line(error)}") from as_cause(error)
     return str(done), written
+
+
+def _without_path(folder: Path, hub_id: str | None) -> str:
+    """Take a folder of this machine out of what is pushed; return what to say, "" of nothing.
+
+    `adapter_config.json` names the base, as PEFT's does, by where it was loaded from.
+    """
+    file = folder / CONFIG_FILE
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    base = settings.get("base_model_name_or_path")
+    if base is None or base == hub_id or (HUB_ID.fullmatch(base) and not Path(base).exists()):
+        return ""
+    settings["base_model_name_or_path"] = hub_id
+    write_text_atomic(file, json.dumps(settings, indent=2))
+    instead = hub_id or "none: PEFT has to be given it"
+    return f"the base's folder here is not pushed; {CONFIG_FILE} names as the base {instead}"

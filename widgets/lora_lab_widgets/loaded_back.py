@@ -147,9 +147,16 @@ def _need_equal(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Ten
 
 
 def _beside_factors(adapter: Any) -> dict[str, torch.Tensor]:
-    """Return what is learned whole beside the matrices: a head, token rows."""
+    """Return what is learned beside ΔW: DoRA's lengths, B's biases, a head, token rows."""
     parts = (getattr(adapter, name, None) for name in ("saved", "tokens"))
-    return {key: tensor for part in parts if part is not None for key, tensor in part.state()}
+    whole = {key: tensor for part in parts if part is not None for key, tensor in part.state()}
+    of_sites = {
+        f"{name}.{key}": tensor
+        for name, site in adapter.sites.items()
+        for key in ("magnitude", "bias")
+        if site.r and (tensor := getattr(site, key, None)) is not None
+    }
+    return whole | of_sites
 
 
 def _distance(one: LowRankUpdate | None, other: LowRankUpdate | None) -> tuple[float, float]:

@@ -24,13 +24,13 @@ from torch.utils.hooks import RemovableHandle
 from lora_lab._util.thread_own import ThreadOwn
 from lora_lab._util.torch_private import FakeTensor
 from lora_lab.anatomy.api import anatomy
-from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.bottleneck.config import BottleneckConfig
 from lora_lab.methods.bottleneck.locations import Place, find_places
 from lora_lab.methods.offload import check_present, check_room
 from lora_lab.methods.own_draws import OwnDraws
+from lora_lab.methods.own_tensors import own_modules
 from lora_lab.methods.submodules import add_submodule, remove_submodule
 
 _EPSILON = 1e-5  # of the LayerNorm, as in Lin et al.'s code
@@ -102,7 +102,7 @@ class BottleneckAdapter(Adapter):
         self.model = model
         read = anatomy(model)
         self._places = find_places(model, read, config)
-        check_room((p.path for p in self._places), dict(modules_within(model, every_name=True)))
+        check_room((p.path for p in self._places), dict(own_modules(model, every_name=True)))
         self._blocks = min(Counter(row.stack for row in read.rows).values())
         self._dropped_in_answers = config.dropped(self._blocks)
         self._passes = ThreadOwn(_Pass)

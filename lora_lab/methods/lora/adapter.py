@@ -14,7 +14,6 @@ from lora_lab._util.format import some
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.types import Site
-from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import ConfigError
 from lora_lab.methods.attached import merges_for_good, original_weight, refuse_lost_base
 from lora_lab.methods.base import Active, Adapter
@@ -61,6 +60,7 @@ from lora_lab.methods.lora.token_rows import TrainedTokens
 from lora_lab.methods.modules_to_save import ModulesToSave, task_heads, tied_ends
 from lora_lab.methods.offload import check_room, weight_keys
 from lora_lab.methods.own_draws import OwnDraws
+from lora_lab.methods.own_tensors import own_modules
 from lora_lab.methods.own_values import OwnValues, check_in_place
 
 
@@ -102,7 +102,7 @@ class LoraAdapter(Adapter):
         specs = [p for p in resolve_targets(found, config) if not self.saved.covers(p.site.module)]
         if not specs:
             raise ConfigError("every target lies within modules_to_save; name other target_modules")
-        by_path = dict(modules_within(model, every_name=True))
+        by_path = dict(own_modules(model, every_name=True))
         specs = each_weight_once(specs, by_path)
         self._check_tokens(specs)
         modules = {p.site.module: by_path[p.site.module] for p in specs}

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab.anatomy.api import input_embedding
-from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.errors import ConfigError
 from lora_lab.methods.base import Active
 from lora_lab.methods.forward_switch import ForwardSwitch, switch_of
 from lora_lab.methods.lora.own_forward import base_tensor, hold_weight
 from lora_lab.methods.offload import weight_keys
+from lora_lab.methods.own_tensors import own_modules
 
 KEY = "token_adapter.trainable_tokens_delta"  # of PEFT's files
 
@@ -83,7 +83,7 @@ class TrainedTokens:
     """One adapter's learned rows, by the path of their embedding."""
 
     def __init__(self, model: nn.Module, indices: Indices | None) -> None:
-        by_path = dict(modules_within(model))
+        by_path = dict(own_modules(model))
         key = weight_keys(by_path)
         self.rows: dict[str, TokenRows] = {}
         self._ends: list[tuple[str, nn.Module, nn.Module]] = []
