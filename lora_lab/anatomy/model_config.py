@@ -150,6 +150,7 @@ def position_limit(model: nn.Module) -> int | None:
     if getattr(model.config, "model_type", "") in _TABLED:
         return named
     behind = positions_behind(model)
+    part: Any
     for path, part in _own_modules(model):
         table = isinstance(part, nn.Embedding) and _OF_PLACES.search(path.rpartition(".")[2])
         if table and not hasattr(part, "make_weight"):  # FSMT's grows
