@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import warnings
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +17,12 @@ import transformers
 
 from lora_lab._util import hub
 from lora_lab.errors import ModelError
-from lora_lab.models import LoadedModel, load, load_model, places
+from lora_lab.models import (
+    LoadedModel,
+    load,
+    load_model,
+    places,
+)
 from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
 
 # ---------------------------------------------------------------- folders
@@ -334,63 +338,3 @@ def test_offline_mode_asks_nobody(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("asked the network"))
     assert not hub.hub_reachable()
-
-
-# ---------------------------------------------------------------- two at once
-
-
-class Watched:
-    """A lock that tells when somebody comes to it; `real` None: it holds nobody up."""
-
-    def __init__(self, real: Any) -> None:
-        self.real, self.came = real, threading.Semaphore(0)
-
-    def __enter__(self) -> None:
-        self.came.release()
-        if self.real is not None:
-            self.real.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        if self.real is not None:
-            self.real.release()
-
-
-@pytest.mark.parametrize("holds", [True, False])
-def test_two_loads_at_once_leave_the_process_its_default_dtype(folder, monkeypatch, holds):
-    watched = Watched(threading.Lock() if holds else None)
-    real = transformers.AutoModelForCausalLM.from_pretrained
-    within, other_within = threading.Event(), threading.Event()
-
-    def slow(*given: Any, dtype: torch.dtype, **named: Any) -> Any:
-        """Set a default and put back the one before, as transformers does while it builds."""
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        if not within.is_set():
-            within.set()
-            watched.came.acquire()  # the other one stands before the lock, or has passed it
-            other_within.wait(0 if holds else 60)
-        else:
-            other_within.set()
-            first.join(60)
-        torch.set_default_dtype(before)
-        return real(*given, dtype=dtype, **named)
-
-    monkeypatch.setattr(load, "_BUILDING", watched)
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", slow)
-    first, second = (
-        threading.Thread(target=load_model, args=(folder,), kwargs={"device": "cpu"})
-        for _ in range(2)
-    )
-    try:
-        first.start()
-        assert within.wait(60)
-        watched.came.acquire()  # that was the first one's
-        second.start()
-        first.join(60)
-        second.join(60)
-        left = torch.get_default_dtype()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert not first.is_alive()
-    assert not second.is_alive()
-    assert left == (torch.float32 if holds else torch.float64)
