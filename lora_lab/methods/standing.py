@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from operator import is_
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from lora_lab.methods.base import Adapter
 
 _FIX = "put the module back, or detach and attach again"
-_GET: Any = dict.get
 _NONE = frozenset[int]()
 _Link = tuple[nn.Module, str, nn.Module]  # parent, the child's name there, child
 
@@ -65,19 +63,11 @@ class Standing:
                 self.layers[path] = module
         every = Counter(place.module for place in places)
         self._names = {layer: every[layer] for layer in self.layers.values()}
-        self._follow(places)
-
-    def _follow(self, places: Sequence[_Place]) -> None:
-        """Take note of how the layers are reached."""
-        links = _links(places, self.layers.values())
-        # Asked at each step: without a line of Python for each.
-        self._tables = [children_of(parent) for parent, _, _ in links]
-        self._children = [name for _, name, _ in links], [child for _, _, child in links]
+        self._links = _links(places, self.layers.values())
 
     def replaced(self, model: nn.Module) -> list[str]:
         """Return the paths of the modules that the model has no more where the adapter acts."""
-        names, children = self._children
-        if all(map(is_, map(_GET, self._tables, names), children)):
+        if all(children_of(parent).get(name) is child for parent, name, child in self._links):
             return []
         places = _places(model)
         here = {place.path: place.module for place in places}
@@ -88,7 +78,7 @@ class Standing:
             if now[layer] < self._names[layer] and not self._serves(here.get(path), layer)
         ]
         if not gone:  # something stands around a module now, or it has moved
-            self._follow(places)
+            self._links = _links(places, self.layers.values())
         return gone
 
     def _serves(self, there: nn.Module | None, layer: nn.Module) -> bool:
