@@ -11,6 +11,7 @@ from lora_lab.budget.forecast import budget
 from lora_lab.tasks.families.api import family_of, longest_and_labels
 from lora_lab.tasks.families.base import Lengths
 from lora_lab.tasks.too_long import fit_examples
+from lora_lab.training import processes
 from lora_lab.training.data import in_order_of
 
 if TYPE_CHECKING:
@@ -60,8 +61,9 @@ def longest_drawn(lm: LoadedModel, task: Task, training: TrainingConfig) -> Long
         TaskError: an example cannot be encoded.
     """
     family = family_of(task, lm)(lm, task, training.max_length)
-    training = training.for_examples(len(task.train))
-    count = training.max_steps * training.step_size
+    together = processes.count()  # each has its own share of every step's examples
+    training = training.for_examples(len(task.train), together)
+    count = training.max_steps * training.step_size * together
     if training.num_train_epochs is not None or count >= len(task.train) or family.packs:
         return None
     drawn: list[Any] = []

@@ -48,9 +48,11 @@ def kept(name: str, compute: Callable[[], Any], redo: bool, seeds: Sequence[int]
     """
     path = HERE / "results" / f"{name}.json"
     if redo:
+        resumed = any((HERE / "runs" / name).glob("*"))  # what is there is not trained again
         began = time.process_time()
         found = compute()
         about = {**_machine(), "seeds": [*seeds], "seconds": round(time.process_time() - began)}
+        about |= {"resumed": True} if resumed else {}
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"about": about, "found": found}) + "\n", "utf-8")
     read = json.loads(path.read_text("utf-8"))
@@ -268,8 +270,9 @@ def _processor() -> str:
 
 def _said(about: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, about["seeds"]))
+    part = " (its last stretch: it was resumed)" if about.get("resumed") else ""
     return (
         f"Computed on {about['date']} on {about['cores']} core(s) of an {about['processor']} with "
-        f"torch {about['torch']} in {about['seconds'] / 60:.1f} minutes of it, seeds {seeds}; "
-        "REDO = True computes it anew."
+        f"torch {about['torch']} in {about['seconds'] / 60:.1f} minutes of it{part}, "
+        f"seeds {seeds}; REDO = True computes it anew."
     )

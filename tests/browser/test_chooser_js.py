@@ -59,7 +59,7 @@ def test_models_and_tasks_are_lines_to_pick(esm_page: Make) -> None:
     assert view.locator(".ll-chooser-columns :is(b b, div > b)").count() == 0
     view.get_by_role("radio", name="mini-nli").check()
     view.get_by_role("radio", name="mine").check()
-    view.get_by_label("dtype").select_option("bfloat16")
+    view.get_by_label("dtype", exact=True).select_option("bfloat16")
     assert esm.sent() == [
         {"type": "choose", "data": "mini-nli", "options": {}},
         {"type": "choose", "model": "./<b>mine</b>"},
@@ -75,10 +75,10 @@ def test_names_are_typed_too_and_stay(esm_page: Make) -> None:
     assert esm.sent() == [{"type": "choose", "model": "owner/name"}]
     esm.set(chosen={**CHOSEN, "model": "owner/name"}, card={})
     expect(view.get_by_label("another model")).to_have_value("owner/name")
-    expect(view.get_by_label("configuration")).to_be_hidden()
+    expect(view.get_by_label("configuration", exact=True)).to_be_hidden()
     esm.set(chosen={**CHOSEN, "model": "owner/name", "data": "nyu-mll/glue"})
-    view.get_by_label("configuration").fill("mnli")
-    view.get_by_label("configuration").press("Enter")
+    view.get_by_label("configuration", exact=True).fill("mnli")
+    view.get_by_label("configuration", exact=True).press("Enter")
     assert esm.sent()[1:] == [{"type": "choose", "options": {"config_name": "mnli"}}]
     esm.set(chosen={**CHOSEN, "model": "owner/name"})
     expect(view.locator(".ll-chooser-card")).to_have_text("looking what it takes…")
@@ -93,13 +93,13 @@ def test_columns_are_proposed_and_may_be_changed(esm_page: Make) -> None:
     esm = esm_page("chooser", {**STATE, "chosen": chosen, "data": OWN})
     view = esm.view()
     expect(view.get_by_label("other data")).to_have_value("own.csv")
-    expect(view.get_by_label("read as")).to_have_value("prompt → completion")
+    expect(view.get_by_label("read as", exact=True)).to_have_value("prompt → completion")
     expect(view.get_by_label("completion", exact=True)).to_have_value("b")
     expect(view.get_by_text("9,903 rows: proposed: prompt = a")).to_be_visible()
     expect(view.locator("th").nth(2)).to_have_text("<i>c</i>")
     view.get_by_label("completion", exact=True).select_option("<i>c</i>")
-    view.get_by_label("read as").select_option("text → class")
-    view.get_by_label("read as").select_option("by its layout")
+    view.get_by_label("read as", exact=True).select_option("text → class")
+    view.get_by_label("read as", exact=True).select_option("by its layout")
     assert esm.sent() == [
         {"type": "choose", "options": {"prompt": "a", "completion": "<i>c</i>"}},
         {"type": "choose", "options": {"text": "a", "label": "b"}},

@@ -59,7 +59,7 @@ def trains(page: Page) -> None:
     expect(page.locator(".ll-delta-spectrum .main-svg").first).to_be_visible(timeout=60_000)
 
 
-@pytest.mark.parametrize(("layers", "sidebar"), [(4, False), (30, False)])
+@pytest.mark.parametrize(("layers", "sidebar"), [(4, False), (30, False), (4, True)])
 def test_start_loss_and_spectrum_lie_on_a_small_screen(
     lab: JupyterLab, page: Page, layers: int, sidebar: bool
 ) -> None:

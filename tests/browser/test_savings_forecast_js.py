@@ -33,14 +33,17 @@ def test_a_run_whose_batches_are_short_is_not_far_off(
     most = budget(smollm2, Q_V).adapted.total
     reading = measured(int(0.6 * most))
     page = savings({"lengths": {**LENGTHS, "share": 0.6}, "run_ranks": ranks(smollm2, Q_V)})
-    line = page.view().get_by_role("status")
+    line, spoken = page.view().locator(".ll-savings-line"), page.view().get_by_role("status")
     assert line.inner_text() == (
         f"at most {words.format_bytes(most)} (longest batch: 128 tokens, the longest example); "
         f"expected {words.format_bytes(round(0.6 * most))} (61 tokens, the longest of 16 drawn)"
     )
     page.set(measured=reading)
     assert measured_row(page).inner_text().endswith("✓ 0 %")
-    page.set(lengths={**LENGTHS, "drawn": "", "share": 1})
+    assert spoken.inner_text() == "", "a forecast changes with each stroke, and is not read out"
+    page.set(lengths={**LENGTHS, "drawn": "", "share": 1}, difference="most in the activations")
+    assert line.inner_text() == spoken.inner_text() == "most in the activations"
+    page.set(difference="")
     assert measured_row(page).inner_text().endswith("−40 %")
     assert "expected" not in line.inner_text()
 

@@ -108,7 +108,13 @@ def test_runs_are_kept_as_they_are_on_the_disk(study, tmp_path, capsys):
     for runs in (redone, kept):
         assert str(compare_methods(runs)) == str(compare_methods(there))
         assert sweep_map(runs).values.tolist() == sweep_map(there).values.tolist()
-    assert "seeds 0, 1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "seeds 0, 1" in said
+    assert "resumed" not in said
+    (study.HERE / "runs" / "some").mkdir(parents=True)
+    (study.HERE / "runs" / "some" / "run").touch()
+    study.kept_runs("some", lambda: there, True, [0, 1])
+    assert "minutes of it (its last stretch: it was resumed), seeds" in capsys.readouterr().out
     assert str(tmp_path) not in (tmp_path / "results" / "some.json").read_text()
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import stat
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -18,9 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lora_lab as ll
-from lora_lab.errors import ConfigError
+from lora_lab.errors import ConfigError, RunError
 from lora_lab.runs.records import list_runs
-from lora_lab_widgets import Workbench, keeping, loaded_back
+from lora_lab_widgets import Workbench, keep, keeping, loaded_back
 from lora_lab_widgets.keep import NOTHING
 from lora_lab_widgets.panel import Tick
 from tests.helpers.keep_bench import QUICK, do, send, settle, trained
@@ -113,6 +114,31 @@ def test_a_setting_that_is_half_typed_keeps_nobody_from_saving(wb: Any, tmp_path
     assert "same answer" in do(wb, "save", form="peft", folder=str(tmp_path / "mine"))
     with pytest.raises(ConfigError, match=r"max_length is '12x'; it must be a number"):
         wb.session.answer("hello", 2)
+
+
+def test_nothing_else_is_opened_before_a_save_has_said_how_it_ended(
+    wb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(wb)
+    begun, go_on, write = threading.Event(), threading.Event(), keep.write
+
+    def slow(*args: Any) -> Any:
+        begun.set()
+        assert go_on.wait(60)
+        return write(*args)
+
+    monkeypatch.setattr(keep, "write", slow)
+    send(wb, type="save", form="peft", folder=str(tmp_path / "mine"))
+    assert begun.wait(60)
+    shown = wb.keep
+    with pytest.raises(RunError, match=r"still being kept \(.*open another model when it is over"):
+        wb.open(tiny_lm(), task=tiny_task())
+    assert wb.keep is shown
+    go_on.set()
+    settle(wb)
+    assert wb.keep.done["title"] == "Saved"
+    wb.open(tiny_lm(), task=tiny_task())
+    assert wb.keep is not shown
 
 
 @pytest.mark.parametrize("form", ["uniform", "loralib", "merged"])

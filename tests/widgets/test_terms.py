@@ -18,7 +18,7 @@ from lora_lab_widgets.run_panel import RunPanel
 from tests.browser.run_panel_page import panel
 
 # Terms that no "?" of a panel shows: docs/glossary.md and `ll.glossary` have them.
-ELSEWHERE = {"lora", "w0", "merge", "pissa", "dtype"}
+ELSEWHERE = {"w0", "pissa"}
 
 
 def panels(base: type[PanelWidget] = PanelWidget) -> Iterator[type[PanelWidget]]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import pytest
 
 import lora_lab as ll
 from lora_lab.errors import ConfigError
+from lora_lab.tasks import load_task
 from lora_lab.training.snapshot import RunState
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.serialize import describe
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
-from tests.helpers.tiny_run import tiny_lm, until
+from tests.helpers.tiny_run import tiny_lm, tiny_task, until
 from tests.helpers.tiny_scores import tiny_scorer, tiny_scores
+from tests.helpers.tiny_seq2seq import tiny_seq2seq
 
 SETTINGS = {
     "max_steps": 4, "per_device_train_batch_size": 4, "max_length": 32, "eval_examples": 4,
@@ -57,10 +60,52 @@ def test_its_savings_are_those_of_its_longest_text():
     assert f"batch 4 × {longest} tokens" in bench.savings.settings_text
 
 
-def test_a_model_without_a_head_is_told_when_it_starts(tmp_path):
-    bench = Workbench(tiny_lm(), task=tiny_classes(), output_dir=tmp_path, **SETTINGS)
-    with pytest.raises(ConfigError, match="has no classification head"):
-        bench.start()
+def bare_encoder():
+    lm = tiny_classifier("bert")
+    return dataclasses.replace(lm, model=lm.model.base_model)
+
+
+def texts():
+    return load_task([{"line": "ab"}], text="line", validation=[{"line": "ba"}])
+
+
+TWO_CLASSES, ONE_NUMBER = "halves is text → one of 2 classes", "counts is text → one number"
+NO_HEAD, NO_TEXT = "has no classification head, and", "generates no text, and"
+
+
+@pytest.mark.parametrize(
+    ("lm", "task", "why"),
+    [
+        (tiny_lm, tiny_classes, rf"{NO_HEAD} {TWO_CLASSES}; .*labels=task.labels"),
+        (tiny_lm, tiny_scores, rf"{NO_HEAD} {ONE_NUMBER}; .*num_labels=1"),
+        (bare_encoder, tiny_classes, rf"{NO_HEAD} {TWO_CLASSES}; .*labels=task.labels"),
+        (bare_encoder, tiny_scores, rf"{NO_HEAD} {ONE_NUMBER}; .*num_labels=1"),
+        (bare_encoder, tiny_task, rf"{NO_TEXT} .*; use a language model"),
+        (lambda: tiny_classifier("bert"), tiny_task, rf"{NO_TEXT} .*; use a language model"),
+        (lambda: tiny_classifier("bert"), tiny_scores, "has a head for 2 classes and .*num_labels"),
+        (tiny_scorer, tiny_classes, "has a head for 1 classes and halves has 2 .*labels"),
+        (lambda: tiny_seq2seq("t5"), texts, "is no decoder of text, and"),
+        (lambda: tiny_seq2seq("t5"), tiny_classes, f"{NO_HEAD} {TWO_CLASSES}"),
+    ],
+)
+def test_a_task_that_the_model_is_not_for_is_refused_when_it_opens(lm, task, why):
+    with pytest.raises(ConfigError, match=why) as caught:
+        Workbench(lm(), task=task(), **SETTINGS)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_writes_nothing_is_asked_for_a_task_where_none_was_given():
+    with pytest.raises(ConfigError, match=rf"{NO_TEXT} mini-e2e .*, or give the workbench a task"):
+        Workbench(tiny_classifier("bert"), **SETTINGS)
+
+
+def test_what_is_on_show_stays_when_another_task_is_not_for_its_model(tmp_path):
+    bench = Workbench(tiny_lm(), task=tiny_task(), output_dir=tmp_path, **SETTINGS)
+    shown = bench.plan
+    with pytest.raises(ConfigError, match=f"{NO_HEAD} {TWO_CLASSES}"):
+        bench.open(task=tiny_classes())
+    assert bench.plan is shown
+    assert bench.panel.tasks[0] == "letters"
 
 
 def stopped_run(folder, config):
@@ -124,11 +169,11 @@ def test_a_stopped_run_of_classes_is_resumed_from_the_history_by_another_workben
     assert again.session.answer("abcabc", 8)[1].split()[0] in ("early", "late")
 
 
-def test_a_run_of_classes_asks_a_language_model_for_a_head(tmp_path):
+def test_a_run_of_classes_asks_the_bench_of_a_language_model_for_its_task(tmp_path):
     run, _ = stopped_run(tmp_path, ll.BitFitConfig())
-    bench = Workbench(tiny_lm(), task=tiny_classes(), output_dir=tmp_path, **SETTINGS)
+    bench = Workbench(tiny_lm(), task=tiny_task(), output_dir=tmp_path, **SETTINGS)
     resume_in(bench, run.id)
-    assert "has no classification head, and halves is" in bench.history.problem["message"]
+    assert "trained on halves, a task of your own; pass it" in bench.history.problem["message"]
     assert bench.run is None
 
 

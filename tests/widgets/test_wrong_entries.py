@@ -154,7 +154,9 @@ def test_what_was_set_and_means_nothing_for_another_method_is_said(wb: Workbench
 
 def test_a_task_that_the_model_is_not_for_is_marked_before_start(tmp_path: Path) -> None:
     settings = {**QUICK, "max_length": 32}
-    wb = Workbench(tiny_lm(), task=tiny_classes(), output_dir=tmp_path, **settings)
+    wb = Workbench(tiny_lm(), output_dir=tmp_path, **settings)
+    wb.plan.add_task(tiny_classes())  # as resuming a run of another model's would
+    wb.plan.merge({"task": "halves"})
     assert list(wb.panel.plan["wrong"]) == ["task"]
     assert "has no classification head" in wb.panel.plan["wrong"]["task"]
     fits = Workbench(tiny_classifier("bert"), task=tiny_classes(), output_dir=tmp_path, **settings)

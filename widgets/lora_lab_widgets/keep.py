@@ -113,6 +113,15 @@ class Keep(MessagePanel):
             self._draw()
             self.called += 1
 
+    def needs_rest(self, what: str) -> None:
+        """Refuse what would take this panel away before it can say how its work ended.
+
+        Raises:
+            RunError: it is at work.
+        """
+        if self._job.works:
+            raise RunError(f"an adapter is still being kept ({self._said}); {what} when it is over")
+
     def update(self, tick: Tick) -> None:
         """Show what has come in; quick, and nothing is sent where nothing is new."""
         del tick

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lora_lab._util.files import user_path
 from lora_lab._util.own_warnings import collected
 from lora_lab._util.warn import warn
-from lora_lab.errors import ConfigError, LoraLabError, ModelError
+from lora_lab.errors import ConfigError, LoraLabError, ModelError, as_cause
 from lora_lab.models.given import as_loaded
 from lora_lab.models.load import LoadedModel, wanted_device, wanted_dtype
 from lora_lab.runs.training_config import TrainingConfig
-from lora_lab.tasks.families.api import longest_and_labels
+from lora_lab.tasks.families.api import family_of, longest_and_labels
 from lora_lab.tasks.load import as_task, load_task
 from lora_lab_widgets.background import Background
 from lora_lab_widgets.cell_line import Tell
@@ -127,10 +127,12 @@ class Opening:
         options: dict[str, Any] = dict(wish.options)
         task = known or load_task(wish.data, **options)
         if shown is not None and is_on_show(wish, shown.lm) and not _needs_head(task, shown.task):
+            check_fit(shown.lm, task)
             self._tell("counting tokens")
             longest_and_labels(shown.lm, task, max_length_of(shown.settings))
             return Opened(None, task, ())
         lm = self._load(task)
+        check_fit(lm, task)
         self._tell("counting tokens")
         return Opened(plan_on(lm, task, self._config, self._settings), task, ())
 
@@ -141,6 +143,8 @@ class Opening:
         if name == OWN:
             assert shown is not None
             if shown.lm.card.source == "given":
+                if not task.head:
+                    check_fit(shown.lm, task)  # a classifier writes nothing
                 raise ConfigError(
                     f"{task.name} needs a model with another head than the one on show, which you "
                     "gave: load it with load_model(…, labels=task.labels) and open it in a cell"
@@ -186,10 +190,27 @@ def planned(
         if why:
             warn(why)
     lm = as_loaded(model, tokenizer, task.head, "Workbench(model, tokenizer)", load)
+    try:
+        check_fit(lm, task)
+    except ConfigError as error:
+        if data is not None or shown is not None:
+            raise
+        fix = "or give the workbench a task for this model, task=…"
+        raise ConfigError(f"{error}, {fix}") from as_cause(error)
     tell("counting tokens")
     if config is None and shown is not None:
         return plan_on(lm, task, shown.planned.config, settings)
     return PlanModel(lm, task, config, settings)
+
+
+def check_fit(lm: LoadedModel, task: Task) -> None:
+    """Refuse a task that the model is not for, before anything is shown of the two.
+
+    Raises:
+        ConfigError: a task of classes or numbers without a head for them, one of texts on a model
+            that writes none; the line names the fix.
+    """
+    family_of(task, lm).check(lm, task)
 
 
 def plan_on(

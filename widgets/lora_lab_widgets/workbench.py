@@ -164,7 +164,7 @@ class Workbench:
         with CellLine("interrupt the kernel (■) to cancel") as line:
             try:
                 if shown is not None:
-                    self.session.needs_rest("open another model")
+                    self._needs_rest("open another model")
                 plan = planned(shown, self._settings, (model, tokenizer), task, config, line.tell)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt("cancelled: nothing was opened") from None
@@ -188,6 +188,10 @@ class Workbench:
         self._top.children = [header, self.chooser]
         self.box.children = [self._top, *self._layout(others)]
         _close(before)
+
+    def _needs_rest(self, what: str) -> None:
+        self.session.needs_rest(what)
+        self.keep.needs_rest(what)
 
     @property
     def _on_show(self) -> PlanModel | None:
@@ -263,16 +267,20 @@ class Workbench:
         self.sweep_panel.show(sweep)
         return sweep
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Save the latest run's adapter, in PEFT's format where it has one; see `Run.save`.
 
-        Before the first run it is the model's own, which `load_adapter` or `attach` put there. What
-        adapter the folder had is replaced, with a warning where it was not this one.
+        Before the first run it is the model's own, which `load_adapter` or `attach` put there.
+
+        Args:
+            folder: where to; of what was saved there before of the same adapter, this takes the
+                place.
+            overwrite: take the place of another adapter, too.
 
         Raises:
-            AdapterError, RunError: there is none.
+            AdapterError, RunError: there is none, or the folder holds another one.
         """
-        return self.session.live_adapter.save(Path(folder))
+        return self.session.live_adapter.save(Path(folder), overwrite)
 
     def __repr__(self) -> str:
         if self._on_show is None:
@@ -376,7 +384,7 @@ class _Bench:
 
     def needs_rest(self) -> None:
         if self.on_show() is not None:
-            self._workbench.session.needs_rest("open another model or other data")
+            self._workbench._needs_rest("open another model or other data")
 
     def take(self, opened: Opened) -> None:
         if opened.plan is not None:

@@ -11,6 +11,7 @@ from lora_lab.budget import budget
 from lora_lab.budget.reading import MemoryReading, measured_text
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks import Example, GenerationTask
+from lora_lab.training import processes
 from lora_lab.training.data import RunData
 from lora_lab.training.planned_cost import longest_drawn, longest_of_task, planned_cost
 from tests.helpers.tiny_run import CONFIG, tiny_lm
@@ -44,6 +45,19 @@ def test_what_is_expected_is_what_the_run_draws(seed: int) -> None:
     assert found.text == f"{longest} tokens, the longest of the 12 examples that the steps draw"
     most = longest_of_task(lm, task(), training.max_length)
     assert most.lengths.read == tokens(90) == tokens(8) + 82
+
+
+def test_processes_that_train_together_draw_as_many_times_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "count", lambda: 3)
+    data = RunData(tiny_lm(), task(), FEW, [])
+    longest = max(len(item["input_ids"]) for item in data.training_examples())
+    found = longest_drawn(tiny_lm(), task(), FEW)
+    assert found is not None
+    assert found.text == f"{longest} tokens, the longest of the 36 examples that the steps draw"
+    monkeypatch.setattr(processes, "count", lambda: 5)  # 5 × 4 × 3 = all 60 of them
+    assert longest_drawn(tiny_lm(), task(), FEW) is None
 
 
 def test_a_run_of_every_example_expects_the_longest() -> None:

@@ -5,6 +5,7 @@ import { PanelView, button, el, heading, panel, progressBar, section, space } fr
 import { ChooserColumns } from "./chooser_columns.js";
 import { errorStrip } from "./error_strip.js";
 import { sendFile } from "./send_file.js";
+import { explainedField, term } from "./term.js";
 
 const PAUSE_MS = 400; // between an answer and the next question, while there will be news
 const LOST_MS = 5_000; // after which an answer is not waited for
@@ -48,11 +49,14 @@ class ChooserView extends PanelView {
     return section("ll-chooser", "model and data",
       heading("Model and data", space(), this.close),
       el("div", { class: "ll-chooser-columns" },
-        group("Model", this.models.node, field("another model", this.typedModel),
+        group("Model", term("base-model"), this.models.node,
+          field("another model", this.typedModel),
           el("div", { class: "ll-chooser-row" },
-            field("device", this.device.node), field("dtype", this.dtype.node)),
+            explainedField("device", this.device.node, term("device")),
+            explainedField("dtype", this.dtype.node, term("dtype"))),
           this.card),
-        group("Data", this.tasks.node, this.about, field("other data", this.typedData),
+        group("Data", term(["task", "synthetic"]), this.tasks.node, this.about,
+          field("other data", this.typedData),
           el("div", { class: "ll-chooser-row" }, this.uploadButton, this.file, this.uploading),
           this.columns.node)),
       el("div", { class: "ll-run-row" }, this.open, this.cancel, this.said, this.passed),
@@ -170,13 +174,14 @@ class ChooserView extends PanelView {
   }
 }
 
-function group(title, ...nodes) {
+function group(title, mark, ...nodes) {
   return el("div", { role: "group", "aria-label": title },
-    el("div", { class: "ll-title", text: title }), ...nodes);
+    el("div", { class: "ll-caption" }, el("span", { class: "ll-title", text: title }), mark),
+    ...nodes);
 }
 
 function field(text, node) {
-  return el("label", { class: "ll-field" }, el("span", { text }), node);
+  return el("label", { class: "ll-field" }, el("span", { class: "ll-dim", text }), node);
 }
 
 /** A field whose text counts once it is typed. */

@@ -2,6 +2,7 @@
 // How a file's columns are read: what was proposed, its first rows, and another reading to choose.
 
 import { el, formatCount } from "./_shared.js";
+import { explainedField, term } from "./term.js";
 
 const KNOWN = "by its layout";
 const FILE = /\.(csv|tsv|txt|jsonl|ndjson|json|parquet|arrow|feather|xlsx)(\.gz)?$/i;
@@ -15,14 +16,15 @@ export class ChooserColumns {
     this.columns = el("span", { class: "ll-chooser-row" });
     this.config = el("input", { class: "ll-input", type: "text" });
     this.config.addEventListener("change", () => this.send({}));
-    this.configField = labelled("configuration", this.config);
+    this.configField =
+      explainedField("configuration", this.config, term("configuration"));
     this.line = el("div", { role: "status" });
     this.table = el("table", { class: "ll-chooser-rows" });
     this.scroller = el("div", {
       class: "ll-chooser-scroll", tabindex: 0, role: "region", "aria-label": "the first rows",
     }, this.table);
-    this.form = el("div", { class: "ll-chooser-row" }, labelled("read as", this.kind),
-      this.columns);
+    this.form = el("div", { class: "ll-chooser-row" },
+      explainedField("read as", this.kind, term(["columns", "task"])), this.columns);
     this.node = el("div", { class: "ll-chooser-data" },
       this.configField, this.form, this.line, this.scroller);
   }
@@ -84,5 +86,5 @@ function same(a, b) {
 }
 
 function labelled(text, node) {
-  return el("label", { class: "ll-field" }, el("span", { text }), node);
+  return el("label", { class: "ll-field" }, el("span", { class: "ll-dim", text }), node);
 }

@@ -2,6 +2,7 @@
 // The workbench's title line. Texts are names from outside: textContent only.
 
 import { PanelView, button, el, panel } from "./_shared.js";
+import { term } from "./term.js";
 import { Tour } from "./tour.js";
 
 class HeaderView extends PanelView {
@@ -15,7 +16,9 @@ class HeaderView extends PanelView {
     const root = el("div", { class: "ll-panel ll-header" });
     this.tour = new Tour(root);
     this.closers.push(() => this.tour.close());
-    root.append(this.title, this.chips, this.change, this.tour.node, this.device);
+    root.append(this.title, this.chips, term(["base-model", "lora", "task", "synthetic"]),
+      this.change, this.tour.node,
+      el("span", { class: "ll-header-end ll-caption" }, this.device, term(["device", "dtype"])));
     return root;
   }
 

@@ -6,6 +6,7 @@ import { reportLink } from "./delivery.js";
 import { errorStrip } from "./error_strip.js";
 import { compareTable, runDetails, runList } from "./history_table.js";
 import { LossCurves } from "./loss_curves.js";
+import { term } from "./term.js";
 
 class HistoryView extends PanelView {
   build() {
@@ -18,7 +19,7 @@ class HistoryView extends PanelView {
     this.curves = new LossCurves();
     this.table = compareTable();
     this.comparison = el("div", { class: "ll-card ll-past-compared" },
-      heading("Compared"), this.curves.node, this.table.node);
+      heading("Compared", term(["training-loss", "nats"])), this.curves.node, this.table.node);
     this.link = reportLink(model);
     this.details = runDetails(send, this.link.node);
     this.strip = errorStrip();
@@ -27,7 +28,8 @@ class HistoryView extends PanelView {
         this.folder, space(), this.status, button("Refresh", () => send("refresh"))),
       this.list.node, this.list.empty, this.comparison, this.details.node);
     return section("ll-history", "runs on disk",
-      heading("Runs", "what was trained before: compare, open, resume", space(), this.opener.node),
+      heading("Runs", term(["run", "run-states"]), "what was trained before: compare, open, resume",
+        space(), this.opener.node),
       this.body, this.strip.node);
   }
 

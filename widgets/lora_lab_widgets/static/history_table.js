@@ -5,6 +5,7 @@ import { button, el, focusIn, formatCount, space } from "./_shared.js";
 import { LossChart } from "./loss_chart.js";
 import { curveMark } from "./loss_curves.js";
 import { formatLoss } from "./loss_plot.js";
+import { term } from "./term.js";
 
 const SURE_MS = 5000; // so long a second click on "Delete" counts
 const RUN_HEADS = ["run", "state", "steps", "loss", "metrics", "started"];
@@ -49,7 +50,8 @@ function sureButton(text, question, label, act, asked) {
 export function runList(send) {
   const body = el("div", { role: "rowgroup" });
   const head = el("div", { class: "ll-past-row ll-past-head ll-dim", role: "row" },
-    unseen("compare"), ...RUN_HEADS.map((text) => el("span", { role: "columnheader", text })),
+    unseen("compare"),
+    ...RUN_HEADS.map((text) => el("span", { role: "columnheader" }, text, " ", marked(text))),
     unseen("buttons"));
   const node = el("div", { class: "ll-past", role: "table", "aria-label": "runs on disk" },
     el("div", { role: "rowgroup" }, head), body);
@@ -73,6 +75,12 @@ export function runList(send) {
     empty.hidden = Boolean(form.rows.length);
   };
   return { node, empty, draw };
+}
+
+/** The "?" of a column's head, or nothing. */
+function marked(text) {
+  if (text === "loss") return term(["training-loss", "nats"]);
+  return text === "metrics" ? term(["held-out", "bleu", "accuracy", "kept"]) : "";
 }
 
 /** A column's head for screen readers alone. */
@@ -201,7 +209,8 @@ function markForm(send) {
   const note = el("textarea", { class: "ll-input", rows: 2, maxlength: 4000 });
   const save = button("Save name and note", () =>
     send("mark", id, { title: title.value, note: note.value }));
-  const caption = (text, input) => el("label", { class: "ll-field" }, el("span", { text }), input);
+  const caption = (text, input) =>
+    el("label", { class: "ll-field" }, el("span", { class: "ll-dim", text }), input);
   const node = el("div", { class: "ll-past-marks" },
     caption("name", title), caption("note", note), save);
   const draw = (details) => {

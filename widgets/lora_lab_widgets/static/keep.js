@@ -5,6 +5,7 @@
 import { PanelView, button, el, heading, panel, section, space } from "./_shared.js";
 import { fetchFile, reportLink, saveAs } from "./delivery.js";
 import { errorStrip } from "./error_strip.js";
+import { explainedField, term } from "./term.js";
 
 const OFFERS = [ // [what is asked of Python, the button's text, what it does]
   ["use", "Use this adapter", "put it on the bench's model: grid, ΔW and “Try it” show it"],
@@ -37,7 +38,8 @@ class KeepView extends PanelView {
       ({ type, title, node: button(text, () => model.send({ type })) }));
     this.fields = el("fieldset", { class: "ll-form ll-keep-fields", "aria-label": "this adapter" },
       el("div", { class: "ll-keep-row" },
-        field("as", this.forms), field("folder", this.folder, "ll-keep-wide"),
+        explainedField("as", this.forms, term(["adapter-forms", "merge"])),
+        field("folder", this.folder, "ll-keep-wide"),
         this.save, this.download),
       el("div", { class: "ll-keep-row" }, ...this.offers.map(({ node }) => node), this.link.node));
     this.hub = this.buildHub();
@@ -58,7 +60,8 @@ class KeepView extends PanelView {
     this.done = el("div", { class: "ll-keep-done", role: "status" }, this.title, this.lines);
     this.strip = errorStrip();
     return section("ll-keep", "keep what was learned",
-      heading("Keep", this.words, space(), this.status, this.latest),
+      heading("Keep", term(["checkpoint", "run-states"]), this.words, space(), this.status,
+        this.latest),
       this.waits, this.fields, this.elsewhere, this.question, this.done, this.strip.node);
   }
 
@@ -194,7 +197,7 @@ class KeepView extends PanelView {
 }
 
 function field(text, node, more = "") {
-  return el("label", { class: `ll-field ${more}` }, el("span", { text }), node);
+  return el("label", { class: `ll-field ${more}` }, el("span", { class: "ll-dim", text }), node);
 }
 
 export default panel(KeepView);

@@ -35,8 +35,9 @@ export class RunForm {
     this.blamed = ""; // the field that a problem is about
     /** @type {Field[]} as Python tells of them; the same field serves several methods */
     this.fields = [METHOD, TASK, ...model.get("fields")];
-    const rows = (part, more) => this.fields
+    const rows = (part, more, isTick = undefined) => this.fields
       .filter((field) => field.part === part && Boolean(field.more) === more)
+      .filter(({ ticked }) => isTick === undefined || Boolean(ticked) === isTick)
       .map((field) => this.buildField(field));
     this.line = el("div", { class: "ll-method-line", "aria-live": "polite" });
     this.rate = el("div", { class: "ll-method-rate" });
@@ -45,8 +46,8 @@ export class RunForm {
       el("div", { class: "ll-settings" }, ...rows("method", true), ...rows("training", true)));
     this.node = el("fieldset", { class: "ll-form", "aria-label": "settings of the next run" },
       el("div", { class: "ll-settings ll-of-method" }, ...rows("method", false), this.line),
-      el("div", { class: "ll-settings" }, ...rows("training", false)),
-      this.rate, this.more);
+      el("div", { class: "ll-settings" }, ...rows("training", false, false)),
+      el("div", { class: "ll-run-ticks" }, ...rows("training", false, true)), this.rate, this.more);
   }
 
   /** @param {Field} field */

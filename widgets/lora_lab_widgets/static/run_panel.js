@@ -2,7 +2,9 @@
 // The run's controls, progress, loss and errors. Draws `snapshot`; sends messages; never writes a
 // trait back, so that Python stays the only writer. What memory it takes stands in the savings.
 
-import { PanelView, button, el, panel, progressBar, section, space } from "./_shared.js";
+import {
+  PanelView, button, el, formatCount, panel, progressBar, section, space,
+} from "./_shared.js";
 import { errorStrip } from "./error_strip.js";
 import { LossChart, lossTable } from "./loss_chart.js";
 import { formatLoss } from "./loss_plot.js";
@@ -52,6 +54,7 @@ class RunPanelView extends PanelView {
     this.step = el("b", { class: "ll-run-step" });
     this.stats = spans("time", "rate", "padding", "loss");
     this.scores = spans("held", "metrics", "sureness");
+    this.lossTerm = term(["training-loss", "nats"]);
     this.metricTerms = new Term(() => this.explained);
     this.phase = el("span", { class: "ll-run-phase" });
     this.busy = el("span", {
@@ -87,12 +90,12 @@ class RunPanelView extends PanelView {
     const { stats, scores, strip, chart, table, fileBox } = this;
     const lamp = el("span", { class: "ll-run-lamp", "aria-hidden": "true" });
     return el("div", { class: "ll-card" },
-      el("div", { class: "ll-run-row" },
+      el("div", { class: "ll-run-row ll-run-top" },
         this.primary, this.stop, this.step, space(),
         el("span", { class: "ll-run-state ll-dim" }, lamp, this.phase, this.busy)),
       this.progress.node,
       el("div", { class: "ll-run-stats ll-dim" }, ...Object.values(stats),
-        term(["training-loss", "nats"])),
+        this.lossTerm),
       strip.node, chart.node, table.node,
       el("div", { class: "ll-run-scores ll-dim" }, scores.held,
         el("span", {}, scores.metrics, " ", this.metricTerms.node), scores.sureness),
@@ -229,17 +232,18 @@ class RunPanelView extends PanelView {
     const { rate, padding, loss, metrics, sureness } = snapshot;
     const { stats, scores } = this;
     const isOpen = OPEN_STATES.includes(state);
-    const padded = String(step).padStart(String(total).length, "\u2007");
     const left = eta === null ? "" : `${formatTime(eta)} left`;
     const took = elapsed ? `took ${formatTime(elapsed)}` : "";
     const lost = skipped ? `, ${skipped} skipped` : "";
-    this.step.textContent = total ? `step ${padded} / ${total}${lost}` : "no run yet";
+    this.step.textContent =
+      total ? `step ${formatCount(step)} / ${formatCount(total)}${lost}` : "no run yet";
     this.step.title = skipped ? "gradients overflowed float16; the loss scale was halved" : "";
     stats.time.textContent = isOpen ? left : took;
     stats.rate.textContent = rate ? formatRate(rate) : "";
     stats.padding.textContent = padding === null ? "" : `${Math.round(100 * padding)} % padding`;
     stats.padding.title = "of the tokens computed so far: what fills batches up to their longest";
     stats.loss.textContent = loss === null ? "" : `this step's loss ${formatLoss(loss)}`;
+    this.lossTerm.style.visibility = loss === null ? "hidden" : "";
     scores.held.textContent = formatHeldOut(snapshot);
     scores.metrics.textContent = formatMetrics(metrics);
     scores.sureness.textContent = sureness;
@@ -259,6 +263,7 @@ class RunPanelView extends PanelView {
   drawPhase({ state, phase }) {
     const text = STATE_TEXTS[state] ?? (PHASE_STATES.includes(state) && phase ? phase : state);
     this.phase.textContent = text;
+    this.phase.title = text; // where there is little room its end is cut
     if (this.spoken.textContent !== `run: ${text}`) this.spoken.textContent = `run: ${text}`;
   }
 }

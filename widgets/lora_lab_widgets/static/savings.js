@@ -59,7 +59,8 @@ class SavingsView extends PanelView {
     this.plan.track.append(this.mark);
     this.settings = el("span");
     this.reading = el("span");
-    this.note = el("div", { class: "ll-savings-line", role: "status" });
+    this.note = el("div", { class: "ll-savings-line" });
+    this.spoken = el("span", { class: "ll-sr", role: "status" }); // not each stroke's forecast
     this.table = el("table");
     const numbers = [this.trainable, this.checkpoint, this.peak].map(({ node }) => node);
     const legend = PARTS.map((part) =>
@@ -72,6 +73,7 @@ class SavingsView extends PanelView {
           this.full.node, this.plan.node, this.measured.node,
           el("div", { class: "ll-savings-key" }, ...legend, this.reading)),
         this.note),
+      this.spoken,
       el("div", { class: "ll-sr" }, this.table), // a table itself would not shrink to a pixel
     );
   }
@@ -220,6 +222,7 @@ class SavingsView extends PanelView {
     const differs = comparable ? model.get("difference") : "";
     const isOfAnother = known && !isOfThisPlan && this.isPlanned;
     const note = isOfAnother ? "measured of another plan or other settings" : model.get("note");
+    if (this.spoken.textContent !== differs) this.spoken.textContent = differs;
     this.note.textContent = differs || note || this.forecastText();
     this.note.title = this.note.textContent;
     this.note.classList.toggle("ll-savings-off", Boolean(differs));

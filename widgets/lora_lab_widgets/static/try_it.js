@@ -3,6 +3,7 @@
 
 import { PanelView, button, el, focusIn, heading, panel, section } from "./_shared.js";
 import { errorStrip } from "./error_strip.js";
+import { term } from "./term.js";
 
 class TryItView extends PanelView {
   build() {
@@ -23,10 +24,12 @@ class TryItView extends PanelView {
     this.strip = errorStrip();
     this.base = answerColumn("base model");
     this.adapted = answerColumn("adapted model");
-    this.length = el("label", { class: "ll-try-length ll-dim" }, "max new tokens", this.tokens);
+    this.length = el("span", { class: "ll-try-length ll-dim" },
+      el("label", {}, "max new tokens ", this.tokens), term(["token", "decoding"]));
     this.subtitle = el("span");
+    this.framingTerm = term("framing");
     const root = section("ll-try", "try it",
-      heading("Try it", this.subtitle),
+      heading("Try it", this.framingTerm, this.subtitle),
       this.prompt,
       el("div", { class: "ll-bar" }, this.button, this.length, this.status),
       this.strip.node,
@@ -71,6 +74,7 @@ class TryItView extends PanelView {
     const framing = model.get("framing");
     this.subtitle.textContent = `${model.get("tries")} without and with the adapter` +
       (framing ? `; framing: ${framing}` : "");
+    this.framingTerm.hidden = !framing;
     this.length.hidden = !writes;
     if (prompt.value !== model.get("prompt")) prompt.value = model.get("prompt");
     if (focusIn(tokens) !== tokens) tokens.value = model.get("max_new_tokens");
