@@ -29,17 +29,28 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """Do so again after each file: what its tests were the first to import stays, too."""
+    """Do so again after each file: what its tests were the first to import stays, too.
+
+    What the browser's files share is closed when none of them follows.
+    """
     yield
     if nextitem is None or nextitem.path != item.path:
+        if nextitem is None or nextitem.path.parent.name != "browser":
+            _close_the_browser()
         gc.collect()  # else its own garbage would stay as well
         gc.freeze()
 
 
 def pytest_unconfigure() -> None:
     """A run that a test made fail on purpose is no failure of the tests' process."""
+    _close_the_browser()  # after an interrupt
     if (at_exit := sys.modules.get("lora_lab.training.at_exit")) is not None:
         at_exit._failures.clear()
+
+
+def _close_the_browser() -> None:
+    if (kept := sys.modules.get("tests.browser.kept")) is not None:
+        kept.KEPT.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

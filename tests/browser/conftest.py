@@ -1,7 +1,9 @@
-"""A Chromium for each test module, and pages with a panel's ES module in them."""
+"""A Chromium and a JupyterLab for the browser tests, and pages with a panel's ES module in them."""
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,20 +11,28 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.esm import EsmPage, assets, launch
+from tests.browser.kept import KEPT
 from tests.browser.lab import JupyterLab, Notebook
 from tests.browser.rank_grid_page import Grid, grid
 
 # A kernel on a busy machine answers when it can; what has happened is seen at once all the same.
 expect.set_options(timeout=30_000)
+OF_THE_LAB = {"jupyter.log", "test.ipynb"}
 
 
-# Not for the whole session: while Playwright is up, no other test can run an asyncio loop.
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
+@contextlib.contextmanager
+def _chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = launch(playwright.chromium)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Browser:
+    """Return the Chromium that all modules have; what a module opens there it closes."""
+    browser: Browser = KEPT.get("chromium", _chromium)
+    return browser
 
 
 class LabPages:
@@ -39,6 +49,8 @@ class LabPages:
             self._page = context.new_page()
             # Leaving a notebook with a running kernel asks; a test never wants to stay.
             self._page.on("dialog", lambda dialog: dialog.accept())
+        else:
+            self._page.evaluate("() => jupyterapp.shell.expandLeft()")
         self._page.set_viewport_size({"width": 1400, "height": 1500})
         return self._page
 
@@ -50,17 +62,21 @@ class LabPages:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
-    """Return a JupyterLab of the module's own."""
-    with JupyterLab(tmp_path_factory.mktemp("lab")) as lab:
-        yield lab
+    """Return a JupyterLab whose folder has nothing in it but the notebook on show, if any."""
+    lab: JupyterLab = KEPT.get("lab", lambda: JupyterLab(tmp_path_factory.mktemp("lab")))
+    yield lab
+    for left in lab.folder.iterdir():
+        if left.is_dir() and not left.name.startswith("."):
+            shutil.rmtree(left)
+        elif left.is_file() and left.name not in OF_THE_LAB:
+            left.unlink()
 
 
 @pytest.fixture(scope="module")
-def lab_pages(chromium: Browser) -> Iterator[LabPages]:
-    """Return the pages that a module's tests have at the lab, one after the other."""
-    pages = LabPages(chromium)
-    yield pages
-    pages.close()
+def lab_pages(chromium: Browser) -> LabPages:
+    """Return the pages that the tests have at the lab, one after the other."""
+    pages: LabPages = KEPT.get("lab pages", lambda: contextlib.closing(LabPages(chromium)))
+    return pages
 
 
 @pytest.fixture
@@ -81,16 +97,21 @@ def page(lab: JupyterLab, lab_pages: LabPages) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def blank_pages(chromium: Browser) -> Callable[..., Page]:
+def blank_pages(chromium: Browser) -> Iterator[Callable[..., Page]]:
     """Return a maker of blank pages, each of a context of its own, where nothing is left behind."""
+    made = []
 
     def make(**options: Any) -> Page:
         context = chromium.new_context(**options)
+        made.append(context)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         context.set_default_timeout(10_000)
         return context.new_page()
 
-    return make
+    yield make
+    for context in chromium.contexts:
+        if context in made:
+            context.close()
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,7 @@ def told_by_every_panel(page: Page, how: str) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.usefixtures("fresh_kernel")
 def test_a_kernel_that_has_gone_is_told_by_every_panel(lab: JupyterLab, page: Page) -> None:
     notebook = show(lab, page, DIE, steps=100_000)
     errors = own_errors(page)

@@ -86,9 +86,9 @@ def _wait(address: str, server: subprocess.Popen[bytes]) -> None:
 
 
 def test_the_whole_bench_works(chromium: Browser, tmp_path: Path) -> None:
-    page = chromium.new_page(viewport={"width": 1300, "height": 1600})
-    page.set_default_timeout(60_000)
-    with serving(tmp_path) as address:
+    own_page = contextlib.closing(chromium.new_page(viewport={"width": 1300, "height": 1600}))
+    with own_page as page, serving(tmp_path) as address:
+        page.set_default_timeout(60_000)
         page.goto(address)
         start = page.get_by_role("button", name="Start").first
         expect(start).to_be_enabled(timeout=60_000)
