@@ -4,6 +4,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 
 from tests.helpers.tiny_chat import tiny_chat_model
@@ -22,14 +24,41 @@ PAPERS_METHODS = (
 )
 
 
-def run(notebook, folder):
-    client = NotebookClient(
-        notebook,
-        timeout=None,
-        coalesce_streams=True,  # what is printed comes in as many pieces as the machine likes
-        resources={"metadata": {"path": str(folder)}},
-    )
-    client.execute()
+# What a kernel that has just started has not, but for the modules that are imported.
+CLEAR = """\
+import ipywidgets
+if (bench := globals().pop("wb", None)) is not None and bench.run is not None:
+    bench.run.stop()
+    bench.run.wait(60)
+del bench
+ipywidgets.Widget.close_all()
+get_ipython().run_line_magic("reset", "-f")
+__import__("os").chdir({folder!r})
+__import__("gc").collect()"""
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """A kernel for one notebook after the other: to import all takes it half of a play's time."""
+    manager = AsyncKernelManager(kernel_name="python3")
+    yield manager
+    if manager.has_kernel:
+        run_sync(manager.shutdown_kernel)(now=True)
+
+
+def run(notebook, folder, kernel):
+    before = nbformat.v4.new_notebook()
+    before.cells = [nbformat.v4.new_code_cell(CLEAR.format(folder=str(folder)))]
+    for each in (before, notebook):
+        client = NotebookClient(
+            each,
+            km=kernel,
+            timeout=None,
+            coalesce_streams=True,  # what is printed comes in as many pieces as the machine likes
+            resources={"metadata": {"path": str(folder)}},
+        )
+        client.execute()
+        client.kc.stop_channels()
 
 
 def code_cells(notebook):
@@ -51,12 +80,13 @@ def shorten(notebook, changes):
 
 
 @pytest.mark.real_model
-def test_the_workbench_runs(tmp_path):
+def test_the_workbench_runs(tmp_path, kernel):
     notebook = nbformat.read(WORKBENCH, as_version=4)
     small = "max_steps=3, per_device_train_batch_size=2, max_length=96, eval_examples=1"
+    small += ", kept_texts=1"
     short = f'Workbench("smollm2-135m", {small})'
     shorten(notebook, {'Workbench("smollm2-135m")': short})
-    run(notebook, tmp_path)
+    run(notebook, tmp_path, kernel)
     code = code_cells(notebook)
     assert (tmp_path / "my-adapter" / "adapter_model.safetensors").exists()
     first = code[0].outputs[-1]["data"]
@@ -92,7 +122,7 @@ before = None"""
 
 
 @pytest.mark.parametrize("play", PLAYS)
-def test_the_workbenchs_cells_may_be_run_in_any_order(play, tmp_path):
+def test_the_workbenchs_cells_may_be_run_in_any_order(play, tmp_path, kernel):
     model, tokenizer = tiny_chat_model()
     model.save_pretrained(tmp_path / "tiny")
     tokenizer.save_pretrained(tmp_path / "tiny")
@@ -109,13 +139,13 @@ def test_the_workbenchs_cells_may_be_run_in_any_order(play, tmp_path):
     sources = [cells[0].source, *setup, *(cells[index].source for index in order), end]
     played = nbformat.v4.new_notebook()
     played.cells = [nbformat.v4.new_code_cell(source) for source in sources if source]
-    run(played, tmp_path)  # an error in any cell is an error here
+    run(played, tmp_path, kernel)  # an error in any cell is an error here
 
 
-def test_the_papers_claims_show_what_they_show_in_the_repository(tmp_path):
+def test_the_papers_claims_show_what_they_show_in_the_repository(tmp_path, kernel):
     notebook = nbformat.read(CLAIMS, as_version=4)
     committed = shown(notebook)
-    run(notebook, tmp_path)
+    run(notebook, tmp_path, kernel)
     assert shown(notebook) == committed
     text = str(committed)
     for printed in ("350 GB", "1.2 TB", "35 MB", "10,000×", "3×", "does not reproduce"):
@@ -124,7 +154,7 @@ def test_the_papers_claims_show_what_they_show_in_the_repository(tmp_path):
 
 @pytest.mark.real_model
 @pytest.mark.timeout(1200)  # four short trainings, on whatever machine
-def test_section_7_runs(tmp_path):
+def test_section_7_runs(tmp_path, kernel):
     notebook = nbformat.read(INSIDE, as_version=4)
     small = "per_device_train_batch_size=2, eval_examples=0"  # the looks need no answers
     shorten(
@@ -135,7 +165,7 @@ def test_section_7_runs(tmp_path):
             "learning_rate=2e-2, eval_examples=4": f"learning_rate=2e-2, {small}",
         },
     )
-    run(notebook, tmp_path)
+    run(notebook, tmp_path, kernel)
     assert len(list((tmp_path / "runs").iterdir())) == 4
     text = str(shown(notebook))
     for said in ("r=8 against r=64", "seed 0 against seed 1", "random directions", "Step 2 of 2"):
@@ -146,7 +176,7 @@ def test_section_7_runs(tmp_path):
 
 @pytest.mark.real_model
 @pytest.mark.timeout(1800)  # twenty-six short trainings, on whatever machine
-def test_every_method_is_compared(tmp_path):
+def test_every_method_is_compared(tmp_path, kernel):
     # Every method on a real language model takes minutes; notebook 02 and the demo train that one.
     model, tokenizer = tiny_chat_model()
     model.save_pretrained(tmp_path / "smollm2-135m-tiny")
@@ -163,7 +193,7 @@ def test_every_method_is_compared(tmp_path):
             "\nruns = train_all(": "\nimport gc\ngc.freeze()\nruns = train_all(",
         },
     )
-    run(notebook, tmp_path)
+    run(notebook, tmp_path, kernel)
     text = str(shown(notebook))
     for model in ("e2e", "rating"):
         assert len(list((tmp_path / "runs" / model).iterdir())) == 13
