@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from lora_lab_widgets import Workbench
 from lora_lab_widgets.panel import Tick
+from tests.helpers.tiny_run import tiny_lm, tiny_task
 
 QUICK: dict[str, Any] = {
     "max_steps": 3,
@@ -14,6 +19,16 @@ QUICK: dict[str, Any] = {
     "learning_rate": 0.01,
     "eval_examples": 0,
 }
+
+
+@contextlib.contextmanager
+def keep_bench(folder: Path) -> Iterator[Any]:
+    """Yield a workbench whose runs go to a folder; end the last one if a test left it."""
+    made = Workbench(tiny_lm(), task=tiny_task(), output_dir=folder, **QUICK)
+    yield made
+    if made.run is not None:
+        made.run.stop()
+        made.run.wait(60)
 
 
 def send(wb: Any, **content: Any) -> None:

@@ -24,17 +24,14 @@ from lora_lab.runs.records import list_runs
 from lora_lab_widgets import Workbench, keep, keeping, loaded_back
 from lora_lab_widgets.keep import NOTHING
 from lora_lab_widgets.panel import Tick
-from tests.helpers.keep_bench import QUICK, do, send, settle, trained
+from tests.helpers.keep_bench import QUICK, do, keep_bench, send, settle, trained
 from tests.helpers.tiny_run import logits, tiny_lm, tiny_task
 
 
 @pytest.fixture
 def wb(tmp_path: Path) -> Iterator[Any]:
-    made = Workbench(tiny_lm(), task=tiny_task(), output_dir=tmp_path / "runs", **QUICK)
-    yield made
-    if made.run is not None:
-        made.run.stop()
-        made.run.wait(60)
+    with keep_bench(tmp_path / "runs") as made:
+        yield made
 
 
 def downloaded(wb: Any) -> bytes:

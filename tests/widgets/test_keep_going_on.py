@@ -19,18 +19,15 @@ from lora_lab.errors import RunError
 from lora_lab.runs.records import list_runs
 from lora_lab_widgets import Workbench
 from lora_lab_widgets.panel import Tick
-from tests.helpers.keep_bench import QUICK, do, send, settle, trained
+from tests.helpers.keep_bench import QUICK, do, keep_bench, send, settle, trained
 from tests.helpers.tiny_run import logits, tiny_lm, tiny_task, until
 from tests.helpers.tiny_text import tiny_llama
 
 
 @pytest.fixture
 def wb(tmp_path: Path) -> Iterator[Any]:
-    made = Workbench(tiny_lm(), task=tiny_task(), output_dir=tmp_path / "runs", **QUICK)
-    yield made
-    if made.run is not None:
-        made.run.stop()
-        made.run.wait(60)
+    with keep_bench(tmp_path / "runs") as made:
+        yield made
 
 
 def record_of(tmp_path: Path, id_: str) -> Any:
