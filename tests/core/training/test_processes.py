@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -50,22 +52,20 @@ def free_port() -> int:
 def in_two_processes(script: str, folder: Path) -> dict:
     """Run a script of this folder as two ranks; return what rank 0 left in found.json."""
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    started = [
-        subprocess.Popen(
-            [sys.executable, ROOT / "tests" / "helpers" / script, folder],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=ENVIRONMENT | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "tests.helpers.two_ranks", script, folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=ENVIRONMENT | meeting,
+        start_new_session=True,
+    )
     try:
-        said = [process.communicate(timeout=200)[0] for process in started]
+        said, _ = started.communicate(timeout=200)
     finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], "\n".join(said)[-4000:]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+    assert started.returncode == 0, said[-4000:]
     return json.loads((folder / "found.json").read_text())
 
 
