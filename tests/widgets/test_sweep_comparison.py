@@ -16,12 +16,13 @@ from lora_lab_widgets import Workbench
 from tests.helpers.tiny_chat import tiny_chat_model
 from tests.widgets.test_sweep_panel import QUICK, send, tick, typed, until
 
+SCORED = {**QUICK, "eval_examples": 4, "kept_texts": 0}
 WANTED = {"compare": "yes", "method": "LoRA, FT", "learning_rate": "1e-4, 1e-3", "seed": "0, 1"}
 
 
 @pytest.fixture
 def wb(tmp_path):
-    bench = Workbench(*tiny_chat_model(), output_dir=tmp_path, **{**QUICK, "eval_examples": 4})
+    bench = Workbench(*tiny_chat_model(), output_dir=tmp_path, **SCORED)
     yield bench
     if bench.sweep is not None:
         bench.sweep.stop()
@@ -37,7 +38,7 @@ def test_its_cells_are_those_of_the_call(wb, tmp_path):
     config = wb.config
     called = ll.compare(
         wb.lm, wb.task, [config, ll.FullConfig()], rates=[1e-4, 1e-3], seeds=[0, 1],
-        output_dir=tmp_path, start=False, **{**QUICK, "eval_examples": 4},
+        output_dir=tmp_path, start=False, **SCORED,
     )  # fmt: skip
     (sweep,) = called.sweeps.values()
     assert {cell.id for cell in cells} == {cell.id for cell in sweep.cells}
@@ -54,7 +55,7 @@ def test_rates_and_seeds_may_be_left_out(wb, tmp_path):
         [wb.config],
         output_dir=tmp_path,
         start=False,
-        **{**QUICK, "eval_examples": 4},
+        **SCORED,
     )
     (sweep,) = called.sweeps.values()
     assert {c.training.learning_rate for c in sweep.cells} == {own[rate] for rate in RATES}
@@ -67,6 +68,8 @@ def test_it_is_trained_scored_and_told(wb, tmp_path):
     assert send(wb, type="start", values=WANTED) is None
     assert send(wb, type="start", values=WANTED)  # while it trains: refused
     wb.sweep.wait(120)
+    until(lambda: tick(wb).found or wb.session.scorer.busy)
+    until(lambda: not wb.session.scoring)  # ticks would take its time
     until(lambda: tick(wb).found)
     found = wb.sweep_panel.found
     assert [row[1] for row in found["rows"]] == ["LoRA", "FT"]
@@ -74,7 +77,7 @@ def test_it_is_trained_scored_and_told(wb, tmp_path):
     assert "2 learning rates a method" in found["notes"]
     called = ll.compare(
         wb.lm, wb.task, [wb.config, ll.FullConfig()], rates=[1e-4, 1e-3], seeds=[0, 1],
-        output_dir=tmp_path, name="sweep", **{**QUICK, "eval_examples": 4},
+        output_dir=tmp_path, name="sweep", **SCORED,
     )  # fmt: skip
     own = called.results(60)  # nothing is trained again
     assert next(iter(called.sweeps.values())).snapshot.skipped == 8
@@ -132,9 +135,7 @@ def test_too_few_held_out_examples_are_said_before_start(wb):
 def test_a_file_holds_the_same_comparison(wb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     card = dataclasses.replace(wb.lm.card, source="hub", name="a/b")
-    wb = Workbench(
-        dataclasses.replace(wb.lm, card=card), output_dir=tmp_path, **{**QUICK, "eval_examples": 4}
-    )
+    wb = Workbench(dataclasses.replace(wb.lm, card=card), output_dir=tmp_path, **SCORED)
     typed(wb)
     assert send(wb, type="write", values=WANTED) is None
     assert [line["text"] for line in wb.sweep_panel.run_file["commands"]] == [
@@ -164,7 +165,7 @@ def test_what_came_of_a_comparison_is_not_shown_under_another_sweep(wb, tmp_path
 def test_a_comparison_is_no_sweep_to_watch(wb, tmp_path):
     made = ll.compare(
         wb.lm, wb.task, [wb.config], rates=[1e-3], seeds=1, output_dir=tmp_path, start=False,
-        **{**QUICK, "eval_examples": 4},
+        **SCORED,
     )  # fmt: skip
     with pytest.raises(ConfigError, match=r"a Comparison is no sweep; .* pass one of its \.sweeps"):
         wb.watch(made)
