@@ -185,9 +185,11 @@ class LabelReader(TextReader[LabeledText]):
             )
         for source, rows in parts.values():
             if strange := _sorted({row.label for row in rows} - set(labels)):
+                near = [label for label in labels if _as_read(label) == _as_read(strange[0])]
+                more = f"; it is {near[0]!r} but for case or blanks" if near else ""
                 raise TaskError(
                     f"{source}: class {strange[0]!r} is in no training row; the training rows have "
-                    f"{some(labels)}"
+                    f"{some(labels)}{more}"
                 )
         self._labels = labels
         source = parts["training"][0]
@@ -211,7 +213,7 @@ class LabelReader(TextReader[LabeledText]):
         """Tell of names that people read as one: they are text like any other, and kept."""
         alike: dict[str, list[str]] = {}
         for label in self._labels:
-            alike.setdefault(same_letters("".join(label.split())), []).append(label)
+            alike.setdefault(_as_read(label), []).append(label)
         for names in alike.values():
             if len(names) > 1:
                 look = repr if len({*map(nfc, names)}) == len(names) else ascii
@@ -225,6 +227,11 @@ class LabelReader(TextReader[LabeledText]):
         return ClassificationTask(
             name, False, self._labels, tuple(train), tuple(validation), tuple(test)
         )
+
+
+def _as_read(label: str) -> str:
+    """Return what people read: names that differ in case and white space only are one."""
+    return same_letters("".join(label.split()))
 
 
 def _sorted(labels: set[str]) -> tuple[str, ...]:

@@ -271,11 +271,12 @@ def recognized(table: Table, template: str | None) -> Reader[Any]:
     Raises:
         TaskError: it has none; its columns are listed.
     """
-    there = set(table.column_names)
+    there = {*table.column_names, *table.ambiguous}
     found = [layout for layout in LAYOUTS if there.issuperset(layout.columns)]
     for layout in found:
         unread = sorted(there.difference(layout.columns))
         if layout.beside.issuperset(unread):
+            table.need([column for column in layout.columns if column in table.ambiguous])
             reader = layout.reader(table, template)
             rest = f"; not read: {', '.join(unread)}" if unread else ""
             name = layout.name

@@ -265,9 +265,11 @@ class TextReader(Reader[Row]):
                 unknown += 1
                 continue
             if answer is None:
+                lacking = answers.count(None)
+                more = f" ({lacking:,} of {len(answers):,} rows have none)" * (lacking > 1)
                 raise TaskError(
                     f"{table.place(number)} ({text[:40]!r}) has no {self.answer_noun} in "
-                    f"column {self._answer!r}; fill it in, or leave the row out"
+                    f"column {self._answer!r}; fill it in, or leave the row out{more}"
                 )
             kept.append(self.example(text, answer, pair))
         if not kept:

@@ -117,7 +117,16 @@ class Table:
             first = next((value for value in values if value is not None), None)
             if isinstance(first, dict):
                 names += [f"{name}.{key}" for key in first]
-        return f"its columns are {', '.join(names)}"
+        return f"its columns are {', '.join(names)}{self._without_names()}"
+
+    def _without_names(self) -> str:
+        """Return what to do where the line of names looks like a row: it has its columns' words."""
+        if not any(name in values for name, values in self.columns.items()):
+            return ""
+        return (
+            "; its first line looks like a row: of a file without a line of names columns are "
+            "given by their numbers, such as text=0, label=1"
+        )
 
     def place(self, number: int) -> str:
         """Return what messages call a row, by its file; the first one is 1."""
@@ -140,9 +149,7 @@ class Table:
                 return list(values)
         for number, value in enumerate(values, 1):
             if not isinstance(value, (str, NoneType)):
-                kind = type(value).__name__
-                what = "bytes that are no UTF-8" if kind == "bytes" else f"{kind}s"
-                raise TaskError(f"{self.source}: column {column!r} holds {what}, not text")
+                raise TaskError(f"{self.source}: column {column!r} {_no_text(column, value)}")
             found.append(text := value or "")
             if not text.isascii() and _SURROGATE.search(text):
                 raise TaskError(
@@ -150,6 +157,17 @@ class Table:
                     f"{column!r}, at {ascii(text)[:40]}; no tokenizer takes it, fix the text"
                 )
         return found
+
+
+def _no_text(column: Column, value: Any) -> str:
+    """Return what a column holds in place of text, and how its texts are read."""
+    kind = type(value).__name__
+    line = f"holds {'bytes that are no UTF-8' if kind == 'bytes' else f'{kind}s'}, not text"
+    if isinstance(value, dict) and value:
+        return f"{line}; name what is in them, such as '{column}.{next(iter(value))}'"
+    if isinstance(value, list):
+        return f"{line}; '{column}.0' is the first one of each; for all of them write a row each"
+    return line
 
 
 def at_path(value: Any, path: Sequence[str]) -> Any:

@@ -59,10 +59,9 @@ class TextFamily(Family):
         if lm.tokenizer is None:
             raise ConfigError(no_tokenizer(name))
         if model.config.num_labels != outputs:
-            raise ConfigError(
-                f"{name} has a head for {model.config.num_labels} classes and {needs}; load it "
-                f"with {load}"
-            )
+            own = model.config.num_labels
+            of = "one number" if own == 1 else f"{own} classes"
+            raise ConfigError(f"{name} has a head for {of} and {needs}; load it with {load}")
         if getattr(model.config, "pad_token_id", None) is None:
             raise ConfigError(
                 f"{name} knows no padding, so that it cannot tell where a text ends; set "

@@ -106,12 +106,13 @@ def test_rows_without_text_are_left_out_and_known_texts_are_told(tmp_path):
     ("content", "message"),
     [
         ("text,label\na,x\nb,\n", r"row 2 \('b'\) has no class in column 'label'; fill it in"),
+        ("text,label\na,x\nb,\nc,\n", r"row 2 .*leave the row out \(2 of 3 rows have none\)"),
         ("text,label\na,x\nb,x\n", r"'label' holds one class only \('x'\)"),
         ("text,label\n,x\n,y\n", "every row lacks 'text'"),
         ("text,class\na,x\nb,y\n", "no column 'label'; its columns are text, class"),
         ("text,label\na,x\na,y\n", "has one text only, nothing can be held out"),
     ],
-    ids=["no class", "one class", "no text", "no column", "one text"],
+    ids=["no class", "no classes", "one class", "no text", "no column", "one text"],
 )
 def test_bad_rows_get_one_line(tmp_path, content, message):
     path = tmp_path / "d.csv"

@@ -246,6 +246,30 @@ def test_what_is_no_layout_lists_its_columns(columns: str, message: str) -> None
     assert "\n" not in str(error.value)
 
 
+def test_of_two_columns_of_one_name_none_is_taken_or_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text("text,label,label\na,x,y\nb,y,x\nc,x,x\n", encoding="utf-8")
+    with pytest.raises(TaskError, match="several columns that are called 'label'; rename"):
+        load_task(path)
+    path.write_text("text,label,note,note\na,x,y,y\nb,y,x,x\nc,x,x,y\n", encoding="utf-8")
+    with pytest.raises(TaskError, match="beside them, note, which may belong"):
+        load_task(path)
+    assert load_task(path, text="text", label="label").labels == ("x", "y")
+
+
+def test_a_file_without_a_line_of_names_is_told_how_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "d.tsv"
+    path.write_text("good film\tpos\nbad film\tneg\nfine film\tpos\n", encoding="utf-8")
+    for named in ({}, {"text": "t", "label": "l"}):
+        with pytest.raises(TaskError, match=r"its first line looks like a row: .* text=0, label=1"):
+            load_task(path, **named)
+    task = load_task(path, text=0, label=1)
+    read = {(row.text, row.label) for row in (*task.train, *task.validation)}
+    assert read == {("good film", "pos"), ("bad film", "neg"), ("fine film", "pos")}
+    with pytest.raises(TaskError, match=r"its columns are q, r$"):
+        load_task([{"q": "a", "r": "b"}, {"q": "c", "r": "d"}])
+
+
 def test_a_template_that_is_asked_for_is_taken(tmp_path: Path) -> None:
     task = read(tmp_path, ALPACA, template="<{prompt}>")
     assert seen(task)[1][0] == f"<{PROMPT_DICT['prompt_no_input'].format_map(ALPACA[1])}>"

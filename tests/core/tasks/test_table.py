@@ -14,8 +14,12 @@ SECOND = Table({"p": [" b\n"], "extra": ["x"]}, "second", ambiguous=frozenset({"
 def test_texts_are_as_they_stand() -> None:
     assert FIRST.texts("p") == ["a", ""]
     assert SECOND.texts("p") == [" b\n"]
-    with pytest.raises(TaskError, match="d: column 'p' holds dicts, not text"):
+    with pytest.raises(TaskError, match=r"d: column 'p' holds dicts, not text; .* as 'p\.b'$"):
         Table({"p": ["a", {"b": 1}]}, "d").texts("p")
+    lists = Table({"p": [["a", "c"], ["b"]]}, "d")
+    with pytest.raises(TaskError, match=r"'p' holds lists, not text; 'p\.0' is the first one"):
+        lists.texts("p")
+    assert lists.texts("p.0") == ["a", "b"], "as the message says"
     assert Table({"0": ["a"]}, "d").texts(0) == ["a"]
 
 

@@ -308,13 +308,14 @@ def test_texts_that_were_cut_are_noted(result_of):
         (tiny_lm, tiny_classes, r"has no classification head.*load_model\(…, labels=task\.labels"),
         (tiny_classifier, tiny_task, "generates no text, and letters is prompt → completion"),
         (lambda: tiny_classifier(classes=3), tiny_classes, r"3 classes and halves has 2 \(early"),
+        (lambda: tiny_classifier(classes=1), tiny_classes, "a head for one number and halves has"),
         (
             lambda: LoadedModel(tiny_classifier().model, None, tiny_classifier().card),
             tiny_classes,
             "has no tokenizer",
         ),
     ],
-    ids=["generator", "classifier", "classes", "tokenizer"],
+    ids=["generator", "classifier", "classes", "one number", "tokenizer"],
 )
 def test_a_model_that_the_task_is_not_for_is_refused_before_anything(tmp_path, lm, task, message):
     with pytest.raises(ConfigError, match=message) as error:
