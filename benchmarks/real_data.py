@@ -28,6 +28,7 @@ import lora_lab as ll
 from benchmarks._measure import machine
 from benchmarks._real_data_tables import write_tables
 from lora_lab.analysis.choices import Choices, remarks
+from lora_lab.anatomy import anatomy
 from lora_lab.configs import MethodConfig
 from lora_lab.tasks import ClassificationTask, Task
 
@@ -123,11 +124,13 @@ def measure(name: str, study: Study, data: Path, runs: Path) -> None:
             "machine": machine(),
             "cpu_minutes": round(sum(seconds) / 60, 1),
             "parameters": lm.card.parameters,
+            "width": anatomy(lm.model).shape.hidden_size,
             "train_rows": len(task.train),
             "train_examples": study.train_examples,
             "training": study.training,
             "seeds": study.seeds,
             "goal_by": study.goal_by,
+            "kept_before": kept_before(runs / f"{name}-{study.train_examples}"),
             "majority": majority(task, study.training["eval_examples"]),
             "missing": [own.method for own, _ in study.tried[len(found) :]],
             "chosen": joined([first for first, _ in found]).to_json(),
@@ -156,6 +159,13 @@ def spent(path: Path) -> Iterator[list[float]]:
         known.append(time.process_time() - began)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(known), "utf-8")
+
+
+def kept_before(folder: Path) -> float | None:
+    """Return the model's own loss on the texts that it wrote, the same in all runs; None: none."""
+    lines = (folder / "cells.jsonl").read_text("utf-8").splitlines()
+    before = [json.loads(line)["metrics"].get("kept_loss_before") for line in lines]
+    return next((loss for loss in before if loss is not None), None)
 
 
 def majority(task: Task, held_out: int) -> float | None:

@@ -11,6 +11,7 @@ import pytest
 import lora_lab as ll
 from benchmarks import real_data
 from benchmarks._real_data_tables import doubt, goal, write_tables
+from lora_lab.tasks.metrics import metric_of
 
 
 def study(metric: str = "accuracy", reported_on: int = 200, **values: list[float]) -> Any:
@@ -60,11 +61,90 @@ def test_what_no_method_has_over_the_commonest_class_carries_no_claim() -> None:
 
 
 def test_the_committed_page_is_that_of_the_committed_outcomes(tmp_path: Path) -> None:
-    kept = [real_data.KEPT / f"{name}.json" for name in real_data.STUDIES]
-    found = [json.loads(path.read_text("utf-8")) for path in kept if path.exists()]
+    found = _outcomes()
     write_tables(found, tmp_path / "page.md")
     assert (tmp_path / "page.md").read_text("utf-8") == real_data.TABLES.read_text("utf-8")
-    assert sorted(real_data.KEPT.glob("*.json")) == sorted(path for path in kept if path.exists())
+    kept = {path.stem for path in real_data.KEPT.glob("*.json")}
+    assert kept == {outcome["name"] for outcome in found}
+
+
+def _outcomes() -> list[dict[str, Any]]:
+    kept = [real_data.KEPT / f"{name}.json" for name in real_data.STUDIES]
+    return [json.loads(path.read_text("utf-8")) for path in kept if path.exists()]
+
+
+def _table(page: str, heading: str) -> list[dict[str, str]]:
+    """The rows below a heading of the page, by column."""
+    lines = page.split(f"\n## {heading}", 1)[1].split("\n## ")[0].splitlines()
+    header, _, *rows = [line[2:-2].split(" | ") for line in lines if line.startswith("| ")]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def _agrees(cell: str, values: list[float]) -> bool:
+    """Whether "1.23 ± 0.045" is the mean and the standard deviation (n − 1), as rounded there."""
+    mean, spread = (float(part.replace(",", "")) for part in cell.split(" ± "))
+    n, own = len(values), sum(values) / len(values)
+    deviation = (sum((value - own) ** 2 for value in values) / (n - 1)) ** 0.5
+    return mean == pytest.approx(own, rel=6e-3) and spread == pytest.approx(deviation, rel=6e-2)
+
+
+def test_every_number_of_the_committed_page_is_in_its_json() -> None:
+    page = real_data.TABLES.read_text("utf-8")
+    for kept in _outcomes():
+        rows = _table(page, f"{kept['name']}, ")
+        base = rows.pop()
+        found = sorted(kept["found"]["rows"], key=lambda row: row["trainable"])
+        for row, own in zip(rows, found, strict=True):
+            assert row["method"].startswith(own["method"])
+            assert int(row["trainable"].replace(",", "")) == own["trainable"]
+            assert float(row["share"].rstrip("%")) == pytest.approx(
+                100 * own["trainable"] / kept["parameters"], abs=0.005
+            )
+            assert f"**{own['learning_rate']:g}**" in row["rate, of those tried"]
+            assert len(own["scores"][kept["found"]["metric"]]) == kept["seeds"]
+            for name, values in own["scores"].items():
+                assert _agrees(row[metric_of(name).title], values), name
+            if own["kept"]:
+                assert _agrees(row["kept loss"], own["kept"])
+        for name, value in kept["found"]["base_scores"].items():
+            shown = float(base[metric_of(name).title].replace(",", ""))
+            assert shown == pytest.approx(value, rel=6e-3)
+
+
+def test_the_committed_goals_follow_from_the_json() -> None:
+    # Mean of the best LoRA of at most 0.5 % against FT's mean less its deviation, by hand.
+    page = real_data.TABLES.read_text("utf-8")
+    told = iter(_table(page, "In short")) if _outcomes() else iter(())
+    for kept in _outcomes():
+        for name in kept["goal_by"]:
+            row, sign = next(told), -1 if name == "loss" else 1
+            most = 0.005 * kept["parameters"]
+            by: dict[str, list[list[float]]] = {"LoRA": [], "FT": []}
+            for own in kept["found"]["rows"]:
+                if own["method"] == "FT" or (own["method"] == "LoRA" and own["trainable"] <= most):
+                    by[own["method"]].append([sign * value for value in own["scores"][name]])
+            best = max(sum(values) / len(values) for values in by["LoRA"])
+            (full,) = by["FT"]
+            mean = sum(full) / len(full)
+            spread = (sum((value - mean) ** 2 for value in full) / (len(full) - 1)) ** 0.5
+            assert row["set"] == kept["name"]
+            assert row["goal"] in (("met" if best >= mean - spread else "NOT MET"), "no claim")
+    assert next(told, None) is None
+
+
+def test_the_page_says_how_far_the_own_rates_are() -> None:
+    page = real_data.TABLES.read_text("utf-8")
+    rows = iter(_table(page, "Own learning rates") if _outcomes() else ())
+    for kept in _outcomes():
+        for own in kept["chosen"]["rows"]:
+            row = next(rows)
+            rates = {rate: sum(values) for rate, values in own["curve"]}
+            pick = min if kept["found"]["metric"] == "loss" else max
+            best = {rate for rate in rates if rates[rate] == pick(rates.values())}
+            assert float(row["best here"]) == own["learning_rate"] in best
+            assert (row[""] == "at the edge") == (own["learning_rate"] in (min(rates), max(rates)))
+            times = own["learning_rate"] / float(row["own rate"])
+            assert float(row["times"]) == pytest.approx(times, rel=0.06)
 
 
 def test_a_study_is_kept_method_by_method_and_goes_on(
@@ -108,6 +188,8 @@ def test_a_study_is_kept_method_by_method_and_goes_on(
     assert "| LoRA (r = 1, q) | " in page
     assert "| FT | " in page
     assert "Goal by held-out loss: **" in page
+    assert "| tiny | held-out loss | " in page
+    assert "| tiny | 192 | 2 | FT | " in page
     real_data.main(call)
     again = (tmp_path / "runs" / "tiny-8" / "cells.jsonl").read_text("utf-8").splitlines()
     assert again == cells, "nothing is trained twice"
