@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from lora_lab._util.format import plural
 from lora_lab.errors import TaskError
 from lora_lab.tasks import tables
 from lora_lab.tasks.base import Task, nfc, same_letters, shown, some
@@ -17,6 +18,7 @@ from lora_lab.tasks.metrics import ACCURACY, F1, MACRO_F1, MATTHEWS, Metric
 from lora_lab.tasks.reading import Rows, TextReader
 from lora_lab.tasks.table import Column, Table
 
+_A_SENTENCE = 4  # words
 _OF_INFERENCE = {"entailment", "neutral", "contradiction"}
 
 
@@ -192,9 +194,10 @@ class LabelReader(TextReader[LabeledText]):
                     f"{some(labels)}{more}"
                 )
         self._labels = labels
-        source = parts["training"][0]
+        source, rows = parts["training"]
         self._warn_of_alike(source)
-        self._doubt_numbers(source, [row.label for row in parts["training"][1]])
+        self._doubt_numbers(source, [row.label for row in rows])
+        self._doubt_texts(source, len(rows))
 
     def _doubt_numbers(self, source: str, given: Sequence[str]) -> None:
         """Refuse measures, and tell of numbers that may be some."""
@@ -209,18 +212,30 @@ class LabelReader(TextReader[LabeledText]):
         if len(numbers) > MANY or any(not number.is_integer() for number in numbers):
             tables.warn(f"{line}, and each is learned as a class; {learn}")
 
+    def _doubt_texts(self, source: str, rows: int) -> None:
+        """Tell of a column of texts that are hardly ever the same: they are written, not chosen."""
+        sentences = sum(len(label.split()) >= _A_SENTENCE for label in self._labels)
+        if 2 * len(self._labels) > rows and 2 * sentences > len(self._labels):
+            tables.warn(
+                f"{source}: column {self._answer!r} holds {len(self._labels):,} different texts in "
+                f"{rows:,} rows, and each is learned as a class; prompt={self._text!r}, "
+                f"completion={self._answer!r} learns to write them"
+            )
+
     def _warn_of_alike(self, source: str) -> None:
         """Tell of names that people read as one: they are text like any other, and kept."""
         alike: dict[str, list[str]] = {}
         for label in self._labels:
             alike.setdefault(_as_read(label), []).append(label)
-        for names in alike.values():
-            if len(names) > 1:
-                look = repr if len({*map(nfc, names)}) == len(names) else ascii
-                tables.warn(
-                    f"{source}: classes {' and '.join(map(look, names))} differ by white space, "
-                    "case or Unicode form only, and are learned as different ones"
-                )
+        found = [names for names in alike.values() if len(names) > 1]
+        for names in found[:1]:
+            look = repr if len({*map(nfc, names)}) == len(names) else ascii
+            rest = plural(len(found) - 1, "more group")
+            more = f"; so it is with {rest} of names" if found[1:] else ""
+            tables.warn(
+                f"{source}: classes {' and '.join(map(look, names))} differ by white space, "
+                f"case or Unicode form only, and are learned as different ones{more}"
+            )
 
     def task(self, name: str, train: Rows, validation: Rows, test: Rows) -> ClassificationTask:
         """Make the task."""

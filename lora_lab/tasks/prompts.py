@@ -154,6 +154,10 @@ class PromptReader(Reader[Row]):
                 "completion='ref'), or text='sentence', label='label' for classes; "
                 f"{table.columns_there()}"
             )
+        if prompt == completion:
+            raise TaskError(
+                f"{table.source}: prompt and completion are one column, {prompt!r}; name two"
+            )
         self.columns = (prompt, completion)
 
     def rows(self, table: Table) -> list[Row]:

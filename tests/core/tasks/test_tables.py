@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -220,6 +221,31 @@ def test_classes_that_people_read_as_one_are_told(tmp_path: Path, other: str) ->
     with pytest.warns(UserWarning, match=f"classes .*'{other}'.* differ by white space, case or"):
         task = load_task(write(tmp_path / "d.jsonl", data), text="p", label="c")
     assert set(task.labels) == {"pos", "neg", other}
+
+
+def test_of_many_such_names_one_line_tells(tmp_path: Path) -> None:
+    data = {f"q{i}": ("pos", "neg", "Pos", "Neg", "mid", "MID")[i % 6] for i in range(24)}
+    with pytest.warns(UserWarning, match="differ by white space, case") as told:
+        load_task(write(tmp_path / "d.jsonl", data), text="p", label="c")
+    (line,) = (str(w.message) for w in told)
+    assert line.endswith("; so it is with 2 more groups of names")
+
+
+def test_texts_to_write_are_doubted_as_classes(tmp_path: Path) -> None:
+    data = {f"q{i}": f"the answer to it is {i}" for i in range(12)}
+    path = write(tmp_path / "d.jsonl", data)
+    with pytest.warns(UserWarning, match=r"12 different texts in 12 rows.*completion='c' learns"):
+        load_task(path, text="p", label="c")
+    names = {f"q{i}": f"who shall we say called {i % 6}" for i in range(12)}  # each twice
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_task(write(tmp_path / "e.jsonl", names), text="p", label="c")
+
+
+def test_a_prompt_is_not_its_own_completion(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", {"a": "b", "c": "d"})
+    with pytest.raises(TaskError, match="prompt and completion are one column, 'p'; name two"):
+        load_task(path, prompt="p", completion="p")
 
 
 def test_classes_that_look_the_same_are_told_by_their_code_points(tmp_path: Path) -> None:
