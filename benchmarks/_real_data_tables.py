@@ -113,7 +113,8 @@ def _section(study: Mapping[str, Any]) -> str:
         cells += [f"{row['seconds']:.0f}", format_bytes(row["peak_memory"])]
         lines.append(_line(cells))
     base = [format_number(found["base_scores"][name]) for name in metrics]
-    base += [format_number(study["kept_before"])] * kept
+    if kept:
+        base.append(format_number(study["kept_before"]))
     lines.append(_line(["as it is", "0", "", "", *base, "", ""]))
     return "\n".join([f"\n## {study['name']}, {found['model']}\n", *lines, "", *_below(study), ""])
 
