@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lora_lab as ll
-from lora_lab.errors import ConfigError, RunError
+from lora_lab.errors import AdapterError, ConfigError, RunError
 from lora_lab.runs.records import list_runs
 from lora_lab_widgets import Workbench, keep, keeping, loaded_back
 from lora_lab_widgets.keep import NOTHING
@@ -296,7 +296,7 @@ def test_a_length_of_dora_s_that_is_another_one_is_noticed() -> None:
     assert loaded_back._compare(one, other)[1]
     with torch.no_grad():
         next(iter(other.sites.values())).magnitude[0] += 1e-3
-    with pytest.raises(ll.AdapterError, match=r"is not what was written, at .*\.magnitude"):
+    with pytest.raises(AdapterError, match=r"is not what was written, at .*\.magnitude"):
         loaded_back._compare(one, other)
 
 

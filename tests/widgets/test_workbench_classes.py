@@ -83,7 +83,7 @@ NO_HEAD, NO_TEXT = "has no classification head, and", "generates no text, and"
         (bare_encoder, tiny_task, rf"{NO_TEXT} .*; use a language model"),
         (lambda: tiny_classifier("bert"), tiny_task, rf"{NO_TEXT} .*; use a language model"),
         (lambda: tiny_classifier("bert"), tiny_scores, "has a head for 2 classes and .*num_labels"),
-        (tiny_scorer, tiny_classes, "has a head for 1 classes and halves has 2 .*labels"),
+        (tiny_scorer, tiny_classes, "has a head for one number and halves has 2 .*labels"),
         (lambda: tiny_seq2seq("t5"), texts, "is no decoder of text, and"),
         (lambda: tiny_seq2seq("t5"), tiny_classes, f"{NO_HEAD} {TWO_CLASSES}"),
     ],
