@@ -132,7 +132,7 @@ class Comparison:
         """
         rows: list[MethodChoice] = []
         failed: list[str] = []
-        base = _Scores({}, {})
+        base: _Scores | None = None
         for size, sweep in self.sweeps.items():
             ended = SweepStore(sweep.folder).ended()
             if missing := sum(cell.id not in ended for cell in sweep.cells):
@@ -142,9 +142,9 @@ class Comparison:
                 )
             reported = _Reported(sweep, self._lm, self._report)
             rows += self._rows(size, sweep, ended, reported, failed)
-            if rows and not base:  # the same for all of them
+            if rows and base is None:  # the same for all of them
                 base = reported.base()
-        if not rows:
+        if base is None:  # no rows
             raise RunError("; ".join(failed))
         rows.sort(key=lambda row: (row.train_examples, row.trainable, row.name))
         first_sweep = next(iter(self.sweeps.values()))
