@@ -46,7 +46,7 @@ def _use(page: Page) -> None:
     bench = page.locator(".ll-workbench").first
     expect(bench).to_be_visible()
     bench.get_by_role("grid").first.get_by_role("columnheader", name="down").click()
-    bench.get_by_role("button", name="Start").click()
+    bench.get_by_role("button", name="Start", exact=True).click()
     expect(page.locator(".ll-run").first).to_have_attribute("data-ll-state", "done")
     expect(page.locator(".ll-delta-spectrum .js-plotly-plot").first).to_be_visible()
     _keep(page, bench)

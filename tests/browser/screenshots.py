@@ -61,7 +61,7 @@ def _take(browser: Browser, lab: JupyterLab, theme: str, args: argparse.Namespac
     notebook.run(0, seconds=PATIENCE)
     notebook.run(1, seconds=PATIENCE)
     bench = page.locator(".ll-workbench").first
-    bench.get_by_role("button", name="Start").click()
+    bench.get_by_role("button", name="Start", exact=True).click()
     _wait_for_step(page, ".ll-run", r"step\s+(\d+) /", args.until)
     _wait_for_step(page, ".ll-delta-head", r"step (\d+) ·", args.until - 4)
     expect(bench.locator(".ll-delta-spectrum .js-plotly-plot")).to_be_visible()

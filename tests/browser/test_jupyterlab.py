@@ -194,7 +194,7 @@ def test_base_and_adapted_answers_stand_side_by_side(lab, page):
     notebook = show(lab, page, "wb.try_it.answers", steps=30)
     button(page, "Start").click()
     wait_for_state(page, "done", seconds=120)
-    page.get_by_role("button", name="Compare").first.click()
+    page.get_by_role("button", name="Compare", exact=True).first.click()
     answer = page.get_by_role("region", name="answer of the adapted model").first
     done = page.locator(".ll-try[data-ll-state=done]").first
     expect(done).to_be_visible(timeout=60_000)

@@ -39,7 +39,7 @@ def told_by_every_panel(page: Page, how: str) -> None:
     expect(lines.first).to_have_text(f"{how}: {REMEDY}")
     assert len(set(lines.all_inner_texts())) == 1
     assert page.locator(".jupyter-widgets-disconnected").evaluate_all(BROKEN) == []
-    expect(page.locator(".ll-run-step")).to_contain_text("100000")
+    expect(page.locator(".ll-run-step")).to_contain_text("100,000")
 
 
 @pytest.mark.browser

@@ -23,7 +23,7 @@ VIEWS = (
 def trained(lab: JupyterLab, page: Page, *cells: str, steps: int = 12) -> Notebook:
     notebook = lab.open(page, [small_bench(steps), *cells])
     notebook.run(0, seconds=120)
-    page.locator(".ll-workbench").get_by_role("button", name="Start").click()
+    page.locator(".ll-workbench").get_by_role("button", name="Start", exact=True).click()
     if steps < 100:
         done = page.locator(".ll-run[data-ll-state=done]")
         expect(done).to_be_visible(timeout=120_000)
@@ -89,7 +89,7 @@ def test_maps_move_while_it_trains(lab: JupyterLab, page: Page) -> None:
     slider = page.get_by_role("slider", name="step")
     first = slider.get_attribute("aria-valuetext")
     expect(slider).not_to_have_attribute("aria-valuetext", first or "", timeout=30_000)
-    page.locator(".ll-workbench").get_by_role("button", name="Stop").click()
+    page.locator(".ll-workbench").get_by_role("button", name="Stop", exact=True).click()
     expect(page.locator(".ll-run[data-ll-state=done]")).to_be_visible(timeout=60_000)
 
 

@@ -108,7 +108,7 @@ def test_a_connection_that_breaks_off_is_told_while_it_is_away(esm_page: Make) -
     expect(line).to_have_count(0)  # mostly it is back by then
     esm.page.clock.run_for(1_000)
     expect(line).to_have_text(AWAY)
-    stop = esm.view().get_by_role("button", name="Stop")
+    stop = esm.view().get_by_role("button", name="Stop", exact=True)
     stop.click()  # JupyterLab sends it when the connection is back
     esm.kernel("connectionStatusChanged", "connected")
     expect(line).to_have_count(0)

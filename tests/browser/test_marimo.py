@@ -90,7 +90,7 @@ def test_the_whole_bench_works(chromium: Browser, tmp_path: Path) -> None:
     with own_page as page, serving(tmp_path) as address:
         page.set_default_timeout(60_000)
         page.goto(address)
-        start = page.get_by_role("button", name="Start").first
+        start = page.get_by_role("button", name="Start", exact=True).first
         expect(start).to_be_enabled(timeout=60_000)
         page.get_by_role("button", name="all linear").first.click()
         expect(page.get_by_text("28 of 28 matrices").first).to_be_visible(timeout=60_000)

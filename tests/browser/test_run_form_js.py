@@ -28,7 +28,7 @@ def test_the_chooser_shows_each_methods_own_settings_at_once(esm_page: Make) -> 
     start.fill("9")
     chooser.select_option("BitFit")
     view.get_by_role("checkbox", name="new zero biases").check()
-    view.get_by_role("button", name="Start").click()
+    view.get_by_role("button", name="Start", exact=True).click()
     told = [m["settings"] for m in esm.sent() if m["type"] == "settings"]
     assert {"method": "PreEmbed"} in told
     assert {"new_biases": True} in told
@@ -60,7 +60,7 @@ def test_a_method_brings_its_learning_rate_at_once(esm_page: Make) -> None:
     expect(rate).to_have_value("0.002")  # before Python has said a word
     (told,) = [m["settings"] for m in esm.sent() if m["type"] == "settings"]
     assert told == {"method": "FT", "learning_rate": 2e-3}
-    view.get_by_role("button", name="Start").click()
+    view.get_by_role("button", name="Start", exact=True).click()
     (start,) = [m for m in esm.sent() if m["type"] == "command"]
     assert start["settings"]["learning_rate"] == 2e-3
 
@@ -102,7 +102,7 @@ def test_what_is_seldom_needed_stands_behind_more_and_is_named_there(esm_page: M
     expect(view.get_by_role("textbox", name="head rate")).to_be_hidden()
     view.get_by_role("combobox", name="schedule").select_option("cosine")
     view.get_by_role("checkbox", name="recompute").check()
-    view.get_by_role("button", name="Start").click()
+    view.get_by_role("button", name="Start", exact=True).click()
     (start,) = [m for m in esm.sent() if m["type"] == "command"]
     assert start["settings"] == {
         **panel().settings,
@@ -120,7 +120,7 @@ def test_what_is_seldom_needed_stands_behind_more_and_is_named_there(esm_page: M
 def test_a_choice_from_python_that_is_none_of_the_options_is_kept(esm_page: Make) -> None:
     settings = {**panel().settings, "init_lora_weights": "pissa_niter_4"}
     esm = esm_page(panel(), {"settings": settings})
-    esm.view().get_by_role("button", name="Start").click()
+    esm.view().get_by_role("button", name="Start", exact=True).click()
     (start,) = [m for m in esm.sent() if m["type"] == "command"]
     assert start["settings"] == settings
 

@@ -34,7 +34,7 @@ def test_each_state_offers_what_can_be_done(
     view = esm.view()
     expect(view.locator(".ll-run")).to_have_attribute("data-ll-state", state)
     button = view.get_by_role("button", name=primary)
-    stop = view.get_by_role("button", name="Stop")
+    stop = view.get_by_role("button", name="Stop", exact=True)
     assert (button.is_enabled(), stop.is_enabled()) == (primary_on, stop_on)
     running = state in ("running", "pausing", "paused", "stopping")
     assert view.get_by_role("textbox", name="seed").is_disabled() is running
@@ -54,7 +54,7 @@ def test_start_sends_the_settings_as_typed(esm_page: Make) -> None:
     view.get_by_role("textbox", name="learning rate").fill("5e-4")
     view.get_by_role("textbox", name="dropout").fill("some")
     view.get_by_label("task").select_option("mini-sql")
-    view.get_by_role("button", name="Start").click()
+    view.get_by_role("button", name="Start", exact=True).click()
     changes = [m["settings"] for m in esm.sent() if m["type"] == "settings"]
     assert len(changes) == 4
     for change in (
@@ -77,7 +77,7 @@ def test_start_sends_the_settings_as_typed(esm_page: Make) -> None:
 
 def test_start_brings_along_the_ranks_that_the_page_shows(esm_page: Make) -> None:
     esm = esm_page(panel(bench="b1"))
-    start = esm.view().get_by_role("button", name="Start")
+    start = esm.view().get_by_role("button", name="Start", exact=True)
     start.click()
     esm.page.evaluate(
         """() => globalThis[Symbol.for("lora-lab:grids")]
@@ -113,10 +113,10 @@ def test_a_queued_run_says_behind_which_one_and_only_stop_is_offered(esm_page: M
         expect(view.get_by_role("button", name=name, exact=True)).to_have_count(0)
     expect(view.get_by_role("textbox", name="steps")).to_be_disabled()
     esm.clear_log()
-    view.get_by_role("button", name="Stop").click()
+    view.get_by_role("button", name="Stop", exact=True).click()
     assert [m["name"] for m in esm.sent() if m["type"] == "command"] == ["stop"]
     esm.set(snapshot=shown(TRAINING))
-    expect(view.get_by_role("button", name="Pause")).to_be_visible()
+    expect(view.get_by_role("button", name="Pause", exact=True)).to_be_visible()
 
 
 def test_one_click_takes_what_would_have_fitted(esm_page: Make) -> None:

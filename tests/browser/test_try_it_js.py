@@ -30,7 +30,7 @@ def test_compare_sends_what_is_typed(esm_page: Make) -> None:
     prompt.fill("name[Zizzi]")
     expect(esm.view(1).get_by_role("textbox", name="prompt")).to_have_value("name[Zizzi]")
     esm.view(0).get_by_label("max new tokens").last.fill("20")
-    esm.view(0).get_by_role("button", name="Compare").click()
+    esm.view(0).get_by_role("button", name="Compare", exact=True).click()
     prompt.press("Control+Enter")
     wanted = {"type": "compare", "prompt": "name[Zizzi]", "max_new_tokens": 20}
     assert esm.sent() == [wanted, wanted]
@@ -53,7 +53,7 @@ def test_shows_that_it_is_busy_and_then_both_answers(esm_page: Make) -> None:
     view = esm.view()
     esm.set(busy="waiting for the next step…")
     expect(view.get_by_role("status")).to_have_text("waiting for the next step…")
-    expect(view.get_by_role("button", name="Compare")).to_be_disabled()
+    expect(view.get_by_role("button", name="Compare", exact=True)).to_be_disabled()
     view.get_by_role("textbox", name="prompt").press("Control+Enter")
     assert esm.sent() == []
     esm.set(busy="", answers=DONE)
