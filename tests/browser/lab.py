@@ -210,7 +210,7 @@ class Notebook:
         A kernel that has shown a workbench has imported what takes it seconds, and a page that
         shows a notebook has loaded JupyterLab: the next test may have both.
         """
-        if not self.is_open():
+        if not self.is_open() or self.page.locator(".jp-Dialog").count():  # a failed test's
             return False
         try:
             self.wait_until_ready(20)
