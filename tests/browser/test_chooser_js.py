@@ -113,7 +113,8 @@ def test_loading_is_never_silent_and_can_be_given_up(esm_page: Make) -> None:
     expect(view.get_by_role("button", name="Cancel")).to_be_hidden()
     view.get_by_role("button", name="Open").click()
     expect(view.get_by_role("button", name="Open")).to_be_disabled()
-    esm.page.clock.install()
+    esm.page.clock.install(time=0)
+    esm.page.clock.pause_at(60_000)  # it moves when the test says so
     esm.set(busy=True, doing={"text": "reading the weights", "share": None, "seconds": 3})
     expect(view.get_by_text("reading the weights", exact=True)).to_be_visible()
     for second in range(3, 9):  # the kernel answers nothing, and the page counts on
