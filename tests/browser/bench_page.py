@@ -30,7 +30,7 @@ def wait_for_state(page: Page, *wanted: str, seconds: float = 60) -> None:
 
 def button(page: Page, name: str) -> Locator:
     """Return a button of the first workbench whose words begin so: "what is …?" may hold them."""
-    begins = re.compile(f"^{re.escape(name)}")
+    begins = re.compile("^" + re.escape(name).replace("/", r"\/"))
     return page.locator(".ll-workbench").first.get_by_role("button", name=begins)
 
 
