@@ -192,7 +192,11 @@ class Notebook:
 
     def replace(self, cells: Sequence[str]) -> None:
         """Put these cells in the place of all that the notebook has; its kernel stays as it is."""
-        change = f"cells => {_PANEL}.context.model.fromJSON(cells)"
+        # The metadata too: what the kernel says of its language it says once.
+        change = f"""cells => {{
+            const {{ model }} = {_PANEL}.context;
+            model.fromJSON({{ ...cells, metadata: model.toJSON().metadata }});
+        }}"""
         self.page.evaluate(change, _notebook(cells))
 
     def restart(self) -> None:
