@@ -166,3 +166,19 @@ def test_what_ddp_is_to_ignore_stands_where_torch_itself_would_put_it() -> None:
     assert {name: vars(own)[name] for name in added} == {name: vars(theirs)[name] for name in added}
     torch_private.ignore_in_ddp(own, None)
     assert vars(own).keys() == vars(plain).keys()
+
+
+def test_a_threads_state_holds_what_is_put_into_it():
+    counts = []
+
+    def put():
+        torch_private.thread_values()  # takes ours out when the thread ends
+        values = weakref.WeakKeyDictionary()
+        before = sys.getrefcount(values)
+        torch_private._stash(values)
+        counts.append(sys.getrefcount(values) - before)
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    thread.join()
+    assert counts == [1]
