@@ -33,6 +33,7 @@ _LAYERS = "layers"
 _RANK = "r"  # whatever a method's config calls it
 _LARGEST = 1e300  # of a number that is drawn
 _DRAWS = "choice", "uniform", "log_uniform"
+_LONGEST = 200  # letters of a field's name; messages are a line
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ class Space:
     def __post_init__(self) -> None:
         if not self.grid and not self.random:
             raise ConfigError("the sweep varies nothing; give it a grid, such as r: [1, 4, 16]")
+        for name in (*self.grid, *self.random):
+            if not str(name).isprintable() or len(str(name)) > _LONGEST:
+                raise ConfigError(f"{shown(name)} is no setting; a sweep varies names such as r")
         if both := self.grid.keys() & self.random.keys():
             raise ConfigError(f"{min(both)} is in grid and in random; leave it in one of them")
         for name, values in self.grid.items():

@@ -292,3 +292,12 @@ TOO_MANY = "cells; it must be at most"
 def test_what_nobody_can_train_is_refused_before_it_is_counted_out(space, said):
     with pytest.raises(ConfigError, match=said):
         Space(**space)
+
+
+@pytest.mark.parametrize("field", ["grid", "random"])
+@pytest.mark.parametrize("name", ["a\nb", "\t", "\x1b[2J", "\U000b2b07", "x" * 5_000])
+def test_a_name_that_cannot_be_printed_gets_one_line(field, name):
+    with pytest.raises(ConfigError, match=r"is no setting; a sweep varies names") as caught:
+        Space(**{field: {name: -10}})
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 200
