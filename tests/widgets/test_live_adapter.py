@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from lora_lab.errors import AdapterError
 from lora_lab_widgets import Workbench
 from tests.helpers.tiny_chat import tiny_chat_model
 
@@ -19,21 +18,17 @@ QUICK: dict[str, Any] = {
 }
 
 
-def test_another_adapter_in_the_folder_is_replaced_only_where_that_is_said(
-    tmp_path: Path,
+def test_another_adapter_in_the_folder_is_not_replaced_in_silence(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     wb = Workbench(*tiny_chat_model(), output_dir=tmp_path, **QUICK)
     wb.start().result()
     wb.save(tmp_path / "a")
-    wb.save(tmp_path / "a")  # it is the same run's
-    before = (tmp_path / "a" / "adapter_model.safetensors").read_bytes()
+    wb.save(tmp_path / "a")
+    assert not [w for w in recwarn if "is replaced" in str(w.message)], "it is the same run's"
     run = wb.start()
     run.result()
-    line = rf"a holds another adapter than run {run.id}'s; .* overwrite=True to replace it"
-    with pytest.raises(AdapterError, match=line):
+    line = rf"a held another adapter, which is replaced; it has run {run.id}'s now"
+    with pytest.warns(UserWarning, match=line) as told:
         wb.save(tmp_path / "a")
-    assert (tmp_path / "a" / "adapter_model.safetensors").read_bytes() == before
-    wb.save(tmp_path / "a", overwrite=True)
-    assert (tmp_path / "a" / "adapter_model.safetensors").read_bytes() != before
-    wb.save(tmp_path / "a")  # its own again
-    wb.save(tmp_path / "b")  # and another folder's
+    assert told[0].filename == __file__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -141,28 +142,21 @@ class LiveAdapter:
         with self.at_rest() as model, _switching:
             yield model
 
-    def save(self, folder: Path, overwrite: bool = False) -> Path:
+    def save(self, folder: Path) -> Path:
         """Write the adapter into a folder; return the folder.
 
-        Args:
-            folder: where to; this adapter as it was saved there before gives way.
-            overwrite: another adapter does, too.
+        An adapter that was there is replaced, with a warning where it is not this one's.
 
         Raises:
-            LoraLabError: there is none, it is of a run that was not started here, or the folder
-                holds another one.
+            LoraLabError: there is none, or it is of a run that was not started here.
         """
         place, (whose, _) = user_path(folder, AdapterError).resolve(), self.whose
         another = holds_adapter(place) and self._saved.get(place) != whose
-        if another and not overwrite:
-            raise AdapterError(
-                redacted(
-                    f"{folder} holds another adapter than {whose}'s; name another folder, or say "
-                    "overwrite=True to replace it"
-                )
-            )
         folder = self._write(folder)
         self._saved[place] = whose
+        if another:
+            line = f"{folder} held another adapter, which is replaced; it has {whose}'s now"
+            warnings.warn(redacted(line), stacklevel=3)
         return folder
 
     def _write(self, folder: Path) -> Path:

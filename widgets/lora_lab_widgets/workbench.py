@@ -267,20 +267,16 @@ class Workbench:
         self.sweep_panel.show(sweep)
         return sweep
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path) -> Path:
         """Save the latest run's adapter, in PEFT's format where it has one; see `Run.save`.
 
-        Before the first run it is the model's own, which `load_adapter` or `attach` put there.
-
-        Args:
-            folder: where to; of what was saved there before of the same adapter, this takes the
-                place.
-            overwrite: take the place of another adapter, too.
+        Before the first run it is the model's own, which `load_adapter` or `attach` put there. What
+        adapter the folder had is replaced, with a warning where it was not this one.
 
         Raises:
-            AdapterError, RunError: there is none, or the folder holds another one.
+            AdapterError, RunError: there is none.
         """
-        return self.session.live_adapter.save(Path(folder), overwrite)
+        return self.session.live_adapter.save(Path(folder))
 
     def __repr__(self) -> str:
         if self._on_show is None:
