@@ -34,20 +34,11 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     What the browser's files share is closed when none of them follows.
     """
     yield
-    _restore_the_default_dtype(item)
     if nextitem is None or nextitem.path != item.path:
         if nextitem is None or nextitem.path.parent.name != "browser":
             _close_the_browser()
         gc.collect()  # else its own garbage would stay as well
         gc.freeze()
-
-
-def _restore_the_default_dtype(item: pytest.Item) -> None:
-    """Keep a dtype that two loads at once left to the process from the tests that follow."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.get_default_dtype() != torch.float32:
-        item.warn(pytest.PytestWarning(f"left {torch.get_default_dtype()} as torch's default"))
-        torch.set_default_dtype(torch.float32)
 
 
 def pytest_unconfigure() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from lora_lab.models.places import find_model, read_config
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,11 @@ def model_needs(name: str) -> ModelNeeds:
     return ModelNeeds(name, kind, license_, parameters, packed, download, hub_id)
 
 
-def _parameters(config: object) -> int:
+def _parameters(config: PretrainedConfig) -> int:
+    config = copy.deepcopy(config)
+    # With a dtype of its own, transformers would set torch's default for the whole process: the
+    # bench counts beside whatever a cell does.
+    config.dtype = None
     return sum(parameter.numel() for parameter in build_on_meta(config).parameters())
 
 

@@ -13,6 +13,7 @@ from lora_lab.errors import ModelError
 from lora_lab.models import needs as module
 from lora_lab.models.load import load_model
 from lora_lab.models.needs import ModelNeeds, model_needs
+from tests.helpers.tiny_chat import tiny_chat_model
 from tests.helpers.tiny_files import tiny_model_folder
 
 CPU = torch.device("cpu")
@@ -38,6 +39,21 @@ def test_a_size_of_the_catalogue_is_counted_without_its_weights() -> None:
     found = model_needs("minilm-l6")
     assert (found.license, found.kind) == (entry.license, "bert")
     assert found.parameters == 22_713_216  # sentence-transformers/all-MiniLM-L6-v2's own card
+
+
+def test_counting_sets_no_default_dtype_for_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = tiny_chat_model()
+    folder = tmp_path / "half"
+    model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
+    set_dtypes: list[torch.dtype] = []
+    monkeypatch.setattr(torch, "set_default_dtype", set_dtypes.append)
+    found = model_needs(str(folder))
+    assert set_dtypes == []
+    assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_quantized_weights_take_what_they_take_on_the_disk(folder: Path, tmp_path: Path) -> None:
