@@ -30,6 +30,7 @@ from benchmarks._real_data_tables import write_tables
 from lora_lab.analysis.choices import Choices, remarks
 from lora_lab.anatomy import anatomy
 from lora_lab.configs import MethodConfig
+from lora_lab.sweeps.store import SweepStore
 from lora_lab.tasks import ClassificationTask, Task
 
 KEPT = Path(__file__).parent / "real_data"
@@ -163,8 +164,7 @@ def spent(path: Path) -> Iterator[list[float]]:
 
 def kept_before(folder: Path) -> float | None:
     """Return the model's own loss on the texts that it wrote, the same in all runs; None: none."""
-    lines = (folder / "cells.jsonl").read_text("utf-8").splitlines()
-    before = [json.loads(line)["metrics"].get("kept_loss_before") for line in lines]
+    before = (cell.metrics.get("kept_loss_before") for cell in SweepStore(folder).ended().values())
     return next((loss for loss in before if loss is not None), None)
 
 
