@@ -23,6 +23,8 @@ from typing import Any, Self
 
 from playwright.sync_api import Error, Locator, Page
 
+from tests.helpers.clear_kernel import CLEAR
+
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 180
 _ENDLESS = 100_000
@@ -34,14 +36,6 @@ from lora_lab_widgets import Workbench
 tiny = tiny_chat_model({pause}, {layers})
 wb = Workbench(*tiny, max_steps={steps}, per_device_train_batch_size=4, max_length=96)
 wb"""
-_CLEAR = """\
-import ipywidgets
-bench = globals().pop("wb", None)
-if bench is not None and bench.run is not None:
-    bench.run.stop()
-    bench.run.wait(60)
-ipywidgets.Widget.close_all()
-del bench"""
 _PANEL = "window.jupyterapp?.shell?.currentWidget"
 _KERNEL = f"{_PANEL}?.sessionContext?.session?.kernel"
 _SETTINGS = {
@@ -225,7 +219,7 @@ class Notebook:
                 const asked = {_KERNEL}.requestExecute({{code, silent: true}});
                 return (await asked.done).content.status;
             }}""",
-            _CLEAR,
+            CLEAR,
         )
         self.replace([""])
         return bool(said == "ok")

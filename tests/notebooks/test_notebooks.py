@@ -8,6 +8,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 
+from tests.helpers.clear_kernel import CLEAR
 from tests.helpers.tiny_chat import tiny_chat_model
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -25,15 +26,10 @@ PAPERS_METHODS = (
 
 
 # What a kernel that has just started has not, but for the modules that are imported.
-CLEAR = """\
-import ipywidgets
-if (bench := globals().pop("wb", None)) is not None and bench.run is not None:
-    bench.run.stop()
-    bench.run.wait(60)
-del bench
-ipywidgets.Widget.close_all()
+AFRESH = f"""\
+{CLEAR}
 get_ipython().run_line_magic("reset", "-f")
-__import__("os").chdir({folder!r})
+__import__("os").chdir({{folder!r}})
 __import__("gc").collect()"""
 
 
@@ -48,7 +44,7 @@ def kernel():
 
 def run(notebook, folder, kernel):
     before = nbformat.v4.new_notebook()
-    before.cells = [nbformat.v4.new_code_cell(CLEAR.format(folder=str(folder)))]
+    before.cells = [nbformat.v4.new_code_cell(AFRESH.format(folder=str(folder)))]
     for each in (before, notebook):
         client = NotebookClient(
             each,
