@@ -108,6 +108,10 @@ def test_a_second_tab_has_the_bench_and_so_it_has_after_its_lid_was_closed(
     notebook.save()
     other = page.context.new_page()
     other.on("dialog", lambda dialog: dialog.accept())
+    # JupyterLab says that its server is not to be reached, if it asked while the line was cut.
+    other.add_locator_handler(
+        other.locator("dialog.jp-Dialog"), lambda said: said.get_by_role("button").last.click()
+    )
     with Line(lab.port) as line:
         lab.visit(other, "test.ipynb", line.port)
         expect(other.locator(".ll-workbench")).to_be_visible(timeout=120_000)

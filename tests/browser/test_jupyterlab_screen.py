@@ -19,15 +19,25 @@ LOOKED_AT = {
     "spectrum": ".ll-delta-spectrum .ll-plot",
     "grid": ".ll-rank-scroll",
 }
-PLACES = """selectors => {
+# The charts follow their columns a frame later: measured is what stands still.
+PLACES = """async selectors => {
     const bench = document.querySelector(".ll-workbench");
-    bench.scrollIntoView({ block: "start" });
-    const seen = bench.closest(".jp-WindowedPanel-outer").getBoundingClientRect();
-    const box = ({ left, right, top, bottom }) => ({ left, right, top, bottom });
-    const places = Object.entries(selectors)
-        .map(([name, selector]) =>
-            [name, box(bench.querySelector(selector).getBoundingClientRect())]);
-    return { ...Object.fromEntries(places), seen: box(seen) };
+    const box = (node) => {
+        const { left, right, top, bottom } = node.getBoundingClientRect();
+        return { left, right, top, bottom };
+    };
+    const look = () => {
+        bench.scrollIntoView({ block: "start" });
+        const places = Object.entries(selectors)
+            .map(([name, selector]) => [name, box(bench.querySelector(selector))]);
+        const seen = box(bench.closest(".jp-WindowedPanel-outer"));
+        return { ...Object.fromEntries(places), seen };
+    };
+    for (let last = "", found = look(); ; found = look()) {
+        if (JSON.stringify(found) === last) return found;
+        last = JSON.stringify(found);
+        for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
+    }
 }"""
 CUT = """() => {
     const bench = document.querySelector(".ll-workbench");
@@ -49,6 +59,7 @@ def shown(lab: JupyterLab, page: Page, layers: int, *, sidebar: bool = False) ->
     lab.open(page, [small_bench(ENDLESS, layers=layers)]).run(0, seconds=120)
     if not sidebar:
         page.evaluate("jupyterapp.shell.collapseLeft()")
+        expect(page.locator("#jp-left-stack")).to_be_hidden()
     expect(page.locator(".ll-workbench")).to_be_visible()
 
 
