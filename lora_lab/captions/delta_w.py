@@ -160,12 +160,18 @@ def sweep_summary(sweep: SweepMap) -> str:
     if not len(finite):
         return f"No run has ended with {name}. {sweep.note}".strip()
     row, column = sweep.ranks.index(sweep.best[0]), sweep.learning_rates.index(sweep.best[1])
+    runs = plural(int(sweep.counts.sum()), "run")
+    best = format_number(float(sweep.values[row, column]))
+    at = f"r = {sweep.best[0]}, learning rate {rate_text(sweep.best[1])}"
+    if len(finite) == 1:
+        found = f"{_capital(name)} of {runs} at {at}: {f'{best} {unit}'.rstrip()}."
+    else:
+        found = (
+            f"{_capital(name)} of {runs} in {len(finite)} of {sweep.values.size} cells: "
+            f"{format_number(float(finite.min()))} to {format_number(float(finite.max()))} {unit}"
+        ).rstrip() + f"; best {best} at {at}."
     return (
-        f"{_capital(name)} of {plural(int(sweep.counts.sum()), 'run')} in {len(finite)} of "
-        f"{sweep.values.size} cells: {format_number(float(finite.min()))} to "
-        f"{format_number(float(finite.max()))} {unit}".rstrip()
-        + f"; best {format_number(float(sweep.values[row, column]))} at "
-        f"r = {sweep.best[0]}, learning rate {rate_text(sweep.best[1])}."
+        found
         + _alphas_text(sweep)
         + f" {sweep.note}"
     ).strip()

@@ -9,7 +9,7 @@ from typing import Any
 from lora_lab._util.tables import Table
 from lora_lab.cli.command import Command, Report
 from lora_lab.runs.records import RunRecord, list_runs
-from lora_lab.tasks.metrics import changes
+from lora_lab.tasks.metrics import changes, in_words
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def _told(record: RunRecord) -> dict[str, Any]:
 
 def _scores(metrics: dict[str, Any]) -> str:
     """Return each score before and after: "loss 2.31 → 1.20"; of the base alone it says so."""
-    return ", ".join(f"{change.metric.label} {change.in_words()}" for change in changes(metrics))
+    return ", ".join(in_words(changes(metrics), lambda metric: metric.label))
 
 
 COMMAND = Command(_arguments, _run)

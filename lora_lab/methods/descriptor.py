@@ -25,7 +25,7 @@ LEARNING_RATE = 2e-3  # LoRA's, as `TrainingConfig` has it
 # Widths (of the hidden states) between which own rates go over from published ones to what was
 # found best on mini-llama: SmolLM2-135M's and mini-llama's.
 WIDE, SMALL = 576, 192
-_SWEPT = "by a sweep of it, or of the method next to it, with one seed"
+_SWEPT = "found by a sweep with one seed, of this method or a near one"
 
 
 @dataclass(frozen=True)

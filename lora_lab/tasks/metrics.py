@@ -109,10 +109,21 @@ class Change(NamedTuple):
     before: float | None
     after: float | None
 
-    def in_words(self) -> str:
-        """Return "2.31 → 1.20"; where only the base model was scored, "2.31 of the base"."""
+    def __str__(self) -> str:
+        """Return "2.31 → 1.20", or the one that is known."""
         known = [format_number(value) for value in (self.before, self.after) if value is not None]
-        return " → ".join(known) + (" of the base" if self.after is None else "")
+        return " → ".join(known)
+
+
+def in_words(found: Sequence[Change], name: Callable[[Metric], str]) -> list[str]:
+    """Return "BLEU 3.10 → 38.2" of each; what only the base has comes last, and is called its.
+
+    >>> in_words([Change(LOSS, 4.0, None), Change(BLEU, 3.1, 38.2)], lambda metric: metric.label)
+    ['BLEU (cased) 3.10 → 38.2', 'base model: held-out loss 4.00']
+    """
+    both = [f"{name(change.metric)} {change}" for change in found if change.after is not None]
+    base = [f"{name(change.metric)} {change}" for change in found if change.after is None]
+    return both + [f"base model: {text}" for text in base[:1]] + base[1:]
 
 
 def changes(values: Mapping[Any, Any]) -> list[Change]:

@@ -30,7 +30,7 @@ def test_a_run_is_saved_downloaded_used_and_gone_on_with(
     show(lab, page, steps=4)
     keep = page.locator(".ll-keep").first
     first = train_once(page)
-    button(page, "Keep…").click()
+    button(page, "save it").click()
     keep.get_by_label("folder").fill("adapters/mine")
     keep.get_by_role("button", name="Save").click()
     said = keep.locator(".ll-keep-done")

@@ -104,6 +104,14 @@ def test_the_grid_has_no_hole_below_it_and_scrolls_inside(lab: JupyterLab, page:
         assert grid["height"] >= 0.7 * room["height"], "small models leave no hole"
 
 
+def test_the_host_does_not_give_buttons_its_own_corners(lab: JupyterLab, page: Page) -> None:
+    shown(lab, page, 4)
+    corners = """name => getComputedStyle(
+        document.querySelector(`.ll-workbench ${name}`)).borderTopLeftRadius"""
+    assert page.evaluate(corners, ".ll-button.ll-primary") == "6px"
+    assert page.evaluate(corners, ".ll-term-mark") == "50%"
+
+
 @pytest.mark.parametrize("width", [1600, 1366, 1000, 700])
 def test_no_chart_is_cut_at_any_width(lab: JupyterLab, page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})

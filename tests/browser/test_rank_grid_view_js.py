@@ -300,7 +300,9 @@ def test_a_header_that_was_clicked_is_told_as_what_it_is(open_grid) -> None:
     g.page.mouse.move(0, 0)
     assert g.about() == "v · 6 matrices · frozen"
     g.button("undo").focus()
-    assert g.about().startswith("click or drag to paint")
+    first, second = g.about().split("\n")
+    assert first.startswith("click or drag to paint")
+    assert second.startswith("keys: ")
 
 
 def test_a_selection_without_ranks_is_frozen_and_stays_where_it_is(open_grid) -> None:

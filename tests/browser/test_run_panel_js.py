@@ -282,6 +282,10 @@ def test_held_out_losses_and_the_rates_way_stand_in_the_chart(esm_page: Make) ->
     kept = {"label": "kept loss", "before": 2.1, "after": None, "now": 2.346}
     esm.set(snapshot=shown(TRAINING, metrics=[kept]))
     expect(view.locator(".ll-run-metrics")).to_have_text("kept loss 2.10 → 2.35 now")
+    scores = [{"label": name, "before": 6.06, "after": None} for name in ("loss", "BLEU")]
+    esm.set(snapshot=shown(TRAINING, metrics=[*scores, kept]))
+    words = "kept loss 2.10 → 2.35 now · base model: loss 6.06 · BLEU 6.06"
+    expect(view.locator(".ll-run-metrics")).to_have_text(words)
     esm.set(snapshot=shown(TRAINING, held_out=[], total_steps=77))
     assert view.locator(".ll-loss-held-marks").get_attribute("d") == ""
     assert view.locator(".ll-loss-rates").get_attribute("d") == "", "of another number of steps"
@@ -342,6 +346,16 @@ def test_keys_stay_out_of_the_notebook(esm_page: Make) -> None:
     assert esm.page.evaluate("() => keys") == []
 
 
+def test_a_run_that_goes_on_is_not_asked_to_be_started(esm_page: Make) -> None:
+    esm = esm_page(panel())
+    note = esm.view().locator(".ll-loss-note")
+    expect(note).to_have_text("the loss shows here, step by step: press Start")
+    esm.set(snapshot=shown(TRAINING, losses=[], step=0))
+    expect(note).to_have_text("the loss shows here, step by step")
+    esm.set(snapshot=shown(TRAINING, losses=[], step=0, state="done"))
+    expect(note).to_have_text("the loss shows here, step by step: press Start")
+
+
 def test_when_a_run_is_over_it_leads_to_what_can_be_done_with_it(esm_page: Make) -> None:
     esm = esm_page(panel())
     esm.page.evaluate(
@@ -362,5 +376,8 @@ def test_when_a_run_is_over_it_leads_to_what_can_be_done_with_it(esm_page: Make)
     expect(save).to_have_count(0)
     esm.set(snapshot=shown(TRAINING, state="done"))
     expect(esm.view().get_by_role("button", name="try it")).to_have_count(0)  # no such panel here
+    expect(esm.view().get_by_role("button", name="Keep…")).to_have_count(0)  # one way there
+    esm.clear_log()
     save.click()
     expect(esm.page.locator(".ll-keep select")).to_be_focused()
+    assert [m["name"] for m in esm.sent()] == ["keep"], "the panel is to show this run's"

@@ -91,7 +91,8 @@ def test_with_nothing_it_shows_the_pickers_and_loads_nothing(
     assert list(told) == list(EMBEDDED)
     for name, entry in EMBEDDED.items():
         assert told[name]["text"] == entry.card.about
-        assert "\n".join(told[name]["card"]) == str(entry.card)
+        lines = told[name]["card"]
+        assert [f"{entry.card.about}; {lines[0]}", *lines[1:]] == str(entry.card).splitlines()
 
 
 def test_what_needs_a_model_says_that_there_is_none(bare: Workbench) -> None:

@@ -192,9 +192,9 @@ def test_a_method_brings_its_own_rate_and_says_so(wb: Workbench) -> None:
     assert wb.panel.settings["learning_rate"] == SMALL["LoRA"]
     assert choose(wb, method="FT")["learning_rate"] == SMALL["FT"]
     said = (
-        "learning rate 0.002 is FT's own: for models as small as mini-llama (192 wide), by a "
-        "sweep of it, or of the method next to it, with one seed; from 576 wide on it is 5e-5, "
-        "LoRA's / 40, as in the paper's Table 12"
+        "learning rate 0.002 is FT's own: for models as small as mini-llama (192 wide), "
+        "found by a sweep with one seed, of this method or a near one; from 576 wide on it is "
+        "5e-5, LoRA's / 40, as in the paper's Table 12"
     )
     assert wb.panel.plan["rate"] == said
     assert wb.plan.training(wb.plan.typed())["learning_rate"] == SMALL["FT"]

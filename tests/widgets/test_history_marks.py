@@ -29,6 +29,11 @@ def test_a_run_gets_a_star_a_name_and_a_note(tmp_path: Path) -> None:
     desk.send(type="show", id=run.name, value=True)
     desk.settle()
     assert (desk.panel.details["title"], desk.panel.details["note"]) == ("the long one", "a\nb")
+    assert desk.panel.details["label"].startswith("the long one · r=4 · lr 0.001")
+    desk.send(type="pick", id=run.name, value=True)
+    desk.settle()
+    (compared,) = desk.panel.compared["rows"]
+    assert compared["label"] == desk.panel.details["label"], "it has its name there too"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +59,14 @@ def test_a_score_of_the_base_is_called_the_bases(tmp_path: Path) -> None:
     summary["metrics"] = {"loss_before": 4.0, "bleu_before": 3.1, "bleu_after": 38.2}
     (run / "summary.json").write_text(json.dumps(summary))
     desk = Desk(tmp_path).opened()
-    assert rows(desk)["a"]["metrics"] == "held-out loss 4.00 of the base · BLEU (cased) 3.10 → 38.2"
+    words = "BLEU (cased) 3.10 → 38.2 · base model: held-out loss 4.00"
+    assert rows(desk)["a"]["metrics"] == words
+    summary["metrics"] = {"loss_before": 4.0, "bleu_before": 3.1}
+    (run / "summary.json").write_text(json.dumps(summary))
+    desk.send(type="refresh")
+    desk.settle()
+    words = "base model: held-out loss 4.00 · BLEU (cased) 3.10"
+    assert rows(desk)["a"]["metrics"] == words, "that it is the base's is said once"
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,7 @@ def test_a_start_while_another_run_trains_waits_in_line_and_stop_leaves_it(wb, t
     assert command(wb, "start")["problem"] is None
     shown = tick(wb)
     assert (shown["state"], shown["phase"]) == ("queued", f"queued behind run {training.run.id}")
+    assert "press Start" not in wb.session.live_adapter.nothing
     assert wb.grid.locked
     assert "is queued; stop it to start another run" in command(wb, "start")["problem"]["message"]
     assert "starts by itself when its turn comes" in command(wb, "pause")["problem"]["message"]

@@ -319,8 +319,11 @@ def _choice(choice: ModelChoice) -> dict[str, str]:
 
 
 def _task(name: str, card: DataCard | None) -> dict[str, Any]:
-    lines = str(card).splitlines() if card else []
-    return {"name": name, "text": card.about if card else "", "card": lines}
+    if card is None:
+        return {"name": name, "text": "", "card": []}
+    _, *lines = str(card).splitlines()  # the list has what the task is about
+    lines = [f"a small likeness of {card.mirrors}", *lines]
+    return {"name": name, "text": card.about, "card": lines}
 
 
 def _device_text(kind: str) -> str:

@@ -36,6 +36,7 @@ LONGEST_PAUSE = 5.0  # seconds; how long slow steps may make it
 STEPS = 6  # steps between two looks, where they are slow: drawing takes the cores from training
 SHARE = 0.02  # of the time that looking may take, at most
 NOTHING_YET = "Spectrum and overlap with W₀ show here while it trains: press Start."
+LOOKING = "Looking at ΔW…"
 
 
 class DeltaTitle(PanelWidget):
@@ -135,8 +136,7 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
             self._adapter = self._live.latest
             adapter = self._live.adapter
             ranks = {} if adapter is None else {name: s.r for name, s in adapter.sites.items()}
-            none_trained = adapter is not None or self._session.run is None
-            self._nothing = NOTHING_YET if none_trained else self._live.nothing
+            self._nothing = NOTHING_YET if self._session.run is None else self._live.nothing
             if ranks != self.ranks:
                 self.ranks = ranks
             else:
@@ -230,7 +230,7 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
             self.refresh()
             for figure in (self._spectrum, self._overlap):
                 figure.clear()
-            self._say(NOTHING_YET if names else self._nothing)
+            self._say(LOOKING if names else self._nothing)
             options = [(site_label(every[name]), name) for name in names] or [("no matrix", "")]
             chosen = self.selected if self.selected in names else self._typical(names)
             self._picker.options = options  # this selects the first of them

@@ -76,7 +76,9 @@ class LiveAdapter:
     @property
     def nothing(self) -> str:
         """Why there is no `adapter`: none has been trained yet, or it learns no low-rank ΔW."""
-        adapter = self.latest
+        adapter, run = self.latest, self.run
+        if adapter is None and run is not None and not run.state.final:
+            return "There is no ΔW yet: it shows here when the first step is done."
         if adapter is None or adapter.sites:
             return "There is no ΔW yet: press Start, and it shows here while it trains."
         return f"{adapter.method} has no low-rank ΔW = BA to look at; {_learns(adapter.config)}."

@@ -31,7 +31,7 @@ from lora_lab.runs.records import (
 )
 from lora_lab.runs.run_file import read_configs
 from lora_lab.runs.shown_code import shown_code
-from lora_lab.tasks.metrics import NATS, changes
+from lora_lab.tasks.metrics import NATS, changes, in_words
 from lora_lab.training import queue
 from lora_lab_widgets.run_labels import data_marks, differences, label, short_label, unlike
 from lora_lab_widgets.serialize import number, thin
@@ -162,6 +162,11 @@ def _row(record: RunRecord) -> dict[str, Any]:
     }
 
 
+def _named(record: RunRecord) -> str:
+    """Return the name that somebody gave the run, in front of its label."""
+    return " · ".join(filter(None, (record.marks.title, label(record))))
+
+
 def _from(record: RunRecord) -> str:
     return f" · from {record.start_from[:200]}" if record.start_from else ""
 
@@ -191,7 +196,7 @@ def _compared(records: Sequence[RunRecord]) -> dict[str, Any]:
     rows = [
         {
             "id": record.id,
-            "label": label(record) + own.get(record.id, ""),
+            "label": _named(record) + own.get(record.id, ""),
             "cells": _cells(record, run),
         }
         for record, run in zip(records, opened, strict=True)
@@ -314,7 +319,7 @@ def _details(record: RunRecord) -> dict[str, Any]:
     ]
     return {
         "id": record.id,
-        "label": label(record),
+        "label": _named(record),
         "title": said.title,
         "note": said.note,
         "facts": [[name, text[:_MOST_TEXT]] for name, text in facts if text],
@@ -353,7 +358,7 @@ def _name(record: RunRecord, key: str) -> str:
 def _metrics(found: Any) -> str:
     """Return "held-out loss 2.10 → 1.20 · BLEU 3.10 → 38.2" of {name_before, name_after}."""
     known = changes(found if isinstance(found, dict) else {})[:8]
-    return " · ".join(f"{change.metric.title[:64]} {change.in_words()}" for change in known)
+    return " · ".join(in_words(known, lambda metric: metric.title[:64]))
 
 
 def _number(value: Any) -> float | None:

@@ -92,6 +92,13 @@ def test_sweep():
         "Held-out loss of 38 runs in 19 of 20 cells: 1.31 to 9.70 nats per token; "
         "best 1.31 at r = 8, learning rate 1e-3."
     )
+    values, counts = np.full((4, 5), np.nan), np.zeros((4, 5), int)
+    row, column = fakes.sweep_map().ranks.index(8), fakes.sweep_map().learning_rates.index(1e-3)
+    values[row, column], counts[row, column] = 1.31, 2
+    single = dataclasses.replace(fakes.sweep_map(), values=values, counts=counts)
+    assert say.sweep_summary(single) == (
+        "Held-out loss of 2 runs at r = 8, learning rate 1e-3: 1.31 nats per token."
+    )
     empty = dataclasses.replace(fakes.sweep_map(), values=np.full((4, 5), np.nan), note="Why.")
     assert say.sweep_summary(empty) == "No run has ended with held-out loss. Why."
 

@@ -25,7 +25,7 @@ class ChooserView extends PanelView {
     this.device = select((device) => choose({ device }));
     this.dtype = select((dtype) => choose({ dtype }));
     this.card = el("div", { class: "ll-chooser-card", role: "status" });
-    this.about = el("div", { class: "ll-dim" });
+    this.about = el("div", { class: "ll-dim ll-chooser-about" });
     this.columns = new ChooserColumns((options) => choose({ options }));
     this.file = el("input", {
       type: "file", class: "ll-sr", tabindex: -1, "aria-hidden": "true",

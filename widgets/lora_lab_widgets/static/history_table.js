@@ -1,7 +1,7 @@
 // @ts-check
 // The list of runs, the table of those compared, and one run in detail. Everything is set as text.
 
-import { button, el, focusIn, formatCount, space } from "./_shared.js";
+import { button, el, focusIn, formatCount, space, unbroken } from "./_shared.js";
 import { LossChart } from "./loss_chart.js";
 import { curveMark } from "./loss_curves.js";
 import { formatLoss } from "./loss_plot.js";
@@ -106,7 +106,7 @@ function runRow(run, picked, open, send, asked) {
     cell("state", lamp, el("span", { text: run.state })),
     cell("steps", run.steps ? `${step} / ${formatCount(run.steps)}` : step),
     cell("loss", formatLoss(run.loss)),
-    cell("metrics", ...unbroken(run.metrics)),
+    cell("metrics", ...unbroken(run.metrics ? run.metrics.split(" · ") : [])),
     cell("when", run.when),
     cell("acts", ...runButtons(run, open, send, asked)));
   row.dataset.llState = run.state;
@@ -150,13 +150,6 @@ function runButtons(run, open, send, asked) {
   ];
 }
 
-/** A line breaks between two metrics, not within one. */
-function unbroken(metrics) {
-  const parts = metrics ? metrics.split(" · ") : [];
-  const last = parts.length - 1;
-  return parts.flatMap((text, i) => [el("span", { text: i < last ? `${text} ·` : text }), " "]);
-}
-
 /** {node, draw(compared)}: a row for each of the picked runs, and in what they differ. */
 export function compareTable() {
   const table = el("table");
@@ -168,7 +161,7 @@ export function compareTable() {
   const row = ({ label, cells }, i) => el("tr", {},
     el("td", { class: "ll-past-pick" }, ...number(i)),
     el("th", { text: label, scope: "row" }),
-    ...cells.map((text) => el("td", { text })));
+    ...cells.map((text) => el("td", {}, ...unbroken(text.split(" · ")))));
   const drawDiffering = (rows, settings) => {
     title.textContent = settings.length ? "Settings that differ" : "No setting differs";
     title.hidden = rows.length < 2;

@@ -18,6 +18,7 @@ export class LossChart extends LossPlot {
     this.heldOut = [];
     /** @type {[step: number, share: number][]} */
     this.schedule = [];
+    this.started = false;
     this.heading = "";
     this.axes = null;
     this.rates = svg("path", { class: "ll-loss-rates" });
@@ -46,13 +47,15 @@ export class LossChart extends LossPlot {
    * @param {string} unit
    * @param {[number, number | null][]} heldOut measured while it trained
    * @param {[number, number][]} schedule of the learning rate, as shares of its peak
+   * @param {boolean} started whether the points are on their way
    */
-  draw(points, totalSteps, unit, heldOut = [], schedule = []) {
+  draw(points, totalSteps, unit, heldOut = [], schedule = [], started = false) {
     const held = heldOut.length ? " · squares held-out" : "";
     const rates = schedule.length ? " · dashes learning rate" : "";
     const heading = `training loss, ${unit}${held}${rates}`;
     this.heldOut = heldOut;
     this.schedule = schedule;
+    this.started = started;
     if (this.heading !== heading) this.title.textContent = this.heading = heading;
     this.points = points;
     this.total = totalSteps;
@@ -88,7 +91,8 @@ export class LossChart extends LossPlot {
       setAttributes(last, { x: x(step) + 8, y: y(mean) + 4 });
       setAttributes(this.kind, { x: x(step) + 8, y: y(mean) - 8 });
     }
-    note.textContent = points.length ? "" : "the loss shows here, step by step: press Start";
+    const empty = `the loss shows here, step by step${this.started ? "" : ": press Start"}`;
+    note.textContent = points.length ? "" : empty;
     setAttributes(note, { x: middle.x, y: middle.y + 4 });
   }
 

@@ -18,7 +18,7 @@ import { term, termTitle } from "./term.js";
 const NOTE_MS = 5000;
 const LOCKED = "locked while it trains";
 const MOVED = "what AdaLoRA has left of every matrix's rank";
-const HELP = "click or drag to paint; arrow keys, 1–9, + and −, Shift to select";
+const HELP = "click or drag to paint, with Shift to select\nkeys: arrows, 1–9 for a rank, + and −";
 
 export class RankGridView {
   /**

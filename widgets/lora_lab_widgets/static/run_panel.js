@@ -3,7 +3,7 @@
 // trait back, so that Python stays the only writer. What memory it takes stands in the savings.
 
 import {
-  PanelView, button, el, formatCount, panel, progressBar, section, space,
+  PanelView, button, el, formatCount, panel, progressBar, section, space, unbroken,
 } from "./_shared.js";
 import { errorStrip } from "./error_strip.js";
 import { LossChart, lossTable } from "./loss_chart.js";
@@ -71,7 +71,7 @@ class RunPanelView extends PanelView {
     this.notes = el("details", { class: "ll-run-notes ll-dim" }, this.noteCount, this.noteList);
     this.chart = new LossChart();
     this.table = lossTable();
-    this.next = whatNext(() => this.root);
+    this.next = whatNext(() => this.root, (name) => this.command(name));
     this.strip = errorStrip(() => this.command("take"));
     this.fileBox = runFileBox(() => this.useWhatIsShown("run_file"), "Take it to a cluster",
       "write what is set up here to a run file, for lora-lab train on another machine");
@@ -203,7 +203,8 @@ class RunPanelView extends PanelView {
     const fits = schedule.at(-1)?.[0] === steps;
     // Before the first run the unit is that of the task which is picked.
     const unit = (!snapshot.run_id && this.model.get("plan").loss_unit) || snapshot.loss_unit;
-    this.chart.draw(losses, steps, unit, snapshot.held_out, fits ? schedule : []);
+    const started = OPEN_STATES.includes(state);
+    this.chart.draw(losses, steps, unit, snapshot.held_out, fits ? schedule : [], started);
     this.table.draw(losses, unit);
 
     this.devices.draw(memory?.devices ?? []);
@@ -222,6 +223,7 @@ class RunPanelView extends PanelView {
     stop.disabled = !isOpen || state === "stopping";
     this.form.node.disabled = isOpen;
     const hasLearned = step > 0 && ["paused", "done", "failed"].includes(state);
+    this.keep.hidden = state === "done"; // what is next has it
     this.keep.style.visibility = hasLearned ? "" : "hidden"; // its room is kept: nothing moves
     const isUnscored = metrics.some(({ before, after }) => before !== null && after === null);
     this.evaluate.hidden = !hasLearned || state !== "done" || !isUnscored;
@@ -245,7 +247,7 @@ class RunPanelView extends PanelView {
     stats.loss.textContent = loss === null ? "" : `this step's loss ${formatLoss(loss)}`;
     this.lossTerm.style.visibility = loss === null ? "hidden" : "";
     scores.held.textContent = formatHeldOut(snapshot);
-    scores.metrics.textContent = formatMetrics(metrics);
+    scores.metrics.replaceChildren(...unbroken(metricTexts(metrics)));
     scores.sureness.textContent = sureness;
     scores.sureness.title = sureness; // on narrow pages its end is cut
     this.metricTerms.draw();
@@ -293,15 +295,19 @@ function formatHeldOut({ held_out: points, best_step: best }) {
   return best === null || best === last[0] ? at : `${at}, best at ${best}`;
 }
 
-/** "BLEU 12.1 → 38.2" from [{label: "BLEU", before, after}]; "now" of a run at work. */
-function formatMetrics(metrics) {
+/**
+ * ["BLEU 12.1 → 38.2"] of [{label: "BLEU", before, after}]; "now" of a run at work. What only the
+ * base has comes last, and is called its.
+ */
+function metricTexts(metrics) {
   const show = (value) => value?.toPrecision(3) ?? "–";
-  const texts = metrics.map(({ label, before, after, now }) => {
-    if (after !== null) return `${label} ${show(before)} → ${show(after)}`;
-    return now === undefined ? `${label} ${show(before)} of the base`
-      : `${label} ${show(before)} → ${show(now)} now`;
-  });
-  return texts.join(" · ");
+  const isMeasured = ({ after, now }) => after !== null || now !== undefined;
+  const both = metrics.filter(isMeasured).map(({ label, before, after, now }) =>
+    `${label} ${show(before)} → ${after === null ? `${show(now)} now` : show(after)}`);
+  const base = metrics.filter((each) => !isMeasured(each))
+    .map(({ label, before }) => `${label} ${show(before)}`);
+  if (base.length) base[0] = `base model: ${base[0]}`;
+  return [...both, ...base];
 }
 
 export default panel(RunPanelView);

@@ -3,19 +3,22 @@
 
 import { button, el } from "./_shared.js";
 
-/** @type {[text: string, place: string][]} */
+/** @type {[text: string, place: string, command?: string][]} */
 const NEXT = [
-  ["look into ΔW", ".ll-delta-head"], ["try it", ".ll-try"], ["save it", ".ll-keep"],
+  ["look into ΔW", ".ll-delta-head"], ["try it", ".ll-try"], ["save it", ".ll-keep", "keep"],
 ];
 
 /**
  * {node, draw(learned)}: leads to other panels of the workbench around `root`.
  * @param {() => HTMLElement} root
+ * @param {(name: string) => void} command sends a command of the run's, so that what is led to
+ *   shows this run
  */
-export function whatNext(root) {
+export function whatNext(root, command) {
   const placeOf = (place) =>
     /** @type {HTMLElement | null} */ (root().closest(".ll-workbench")?.querySelector(place));
-  const links = NEXT.map(([text, place]) => button(text, () => {
+  const links = NEXT.map(([text, place, name]) => button(text, () => {
+    if (name) command(name);
     const target = placeOf(place);
     target?.scrollIntoView({ block: "center" });
     /** @type {NodeListOf<HTMLElement> | undefined} */
