@@ -44,22 +44,34 @@ def phases(run: Any) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> None:
     """Measure both runs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=8)
-    options = parser.parse_args(argv)
     default = TrainingConfig()
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument(
+        "--prompts",
+        type=int,
+        default=default.eval_examples,
+        help="scored; of fewer than the default's the seconds are taken in proportion",
+    )
+    options = parser.parse_args(argv)
+    share_of_prompts = options.prompts / default.eval_examples
+    few = {
+        "eval_examples": options.prompts,
+        "kept_texts": round(default.kept_texts * share_of_prompts),
+    }
     lm, task = ll.load_model("smollm2-135m"), ll.load_task("mini-e2e")
     rows = []
     for name, reach in (("a default run", REACH), ("the next on the same model", REACH)):
         with tempfile.TemporaryDirectory() as folder:
-            run = ll.train(lm, task, output_dir=folder, max_steps=options.steps, start=False)
+            run = ll.train(lm, task, output_dir=folder, max_steps=options.steps, start=False, **few)
             found = phases(run)
         ll.detach(lm.model)
-        before = found.get("evaluating the base model", 0.0)
-        after = found.get("evaluating", 0.0)
+        before = found.get("evaluating the base model", 0.0) / share_of_prompts
+        after = found.get("evaluating", 0.0) / share_of_prompts
         whole = default.max_steps * found["step"] + before + after
         share = (before + after) / whole
         note = (
-            f"{before:.1f} s before and {after:.1f} s after, for {default.eval_examples} prompts; "
+            f"{before:.1f} s before and {after:.1f} s after, for {default.eval_examples} prompts"
+            f"{f' by {options.prompts}' if share_of_prompts < 1 else ''}; "
             f"{found['step']:.2f} s a step"
         )
         what = f"scores' share of {name}, {default.max_steps} steps"

@@ -17,7 +17,8 @@ def main(rounds: int = ROUNDS) -> None:
         name: lambda name=name: subprocess.run([sys.executable, "-c", f"import {name}"], check=True)
         for name in ("torch", "lora_lab", "peft")
     }
-    seconds = alternate(runs, rounds)
+    # The first one has the files read; a single round is not worth that.
+    seconds = alternate(runs, rounds, warmup=int(rounds > 1))
 
     def over_torch(name: str) -> float:
         pairs = zip(seconds[name], seconds["torch"], strict=True)

@@ -96,9 +96,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--blocks", type=int, default=2, help="of GPT-2 medium's 24")
     parser.add_argument("--rounds", type=int, help="of each shape")
+    parser.add_argument("--batch", type=int, help="at most; the paper's go up to 16")
     args = parser.parse_args(argv)
     found = []
     for (batch, tokens), rounds in SHAPES.items():
+        batch = min(batch, args.batch or batch)
         found += rows(args.blocks, batch, tokens, args.rounds or rounds)
         gc.collect()
     title = f"One forward pass against the bare model, {args.blocks} of GPT-2 medium's {BLOCKS}"

@@ -100,7 +100,13 @@ def main(given: list[str] | None = None) -> None:
                 LIST_S,
                 rounds,
             ),
-            (f"a run of {STEPS:,} steps, opened, compared and drawn", show, lines, OPEN_S, 3),
+            (
+                f"a run of {STEPS:,} steps, opened, compared and drawn",
+                show,
+                lines,
+                OPEN_S,
+                min(rounds, 3),
+            ),
         ):
             seconds = alternate({"ours": ours, "peer": peer}, times)
             median = statistics.median(seconds["ours"])

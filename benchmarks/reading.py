@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import functools
 import io
@@ -22,7 +23,10 @@ Pairs = dict[str, tuple[Callable[[], object], Callable[[], object]]]
 ROWS, ROUNDS, REACH_S = 300_000, 5, 2.0
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    rounds = parser.parse_args(argv).rounds
     rows = [(f"question {i}, with a comma", f'answer {i}, some say "words"') for i in range(ROWS)]
     buffer = io.StringIO(newline="")
     csv.writer(buffer).writerows([("prompt", "completion"), *rows])
@@ -44,13 +48,13 @@ def main() -> None:
             path.write_text(text, encoding="utf-8", newline="")
             _, peer = pairs["JSON lines" if suffix == ".jsonl" else "CSV, every field in quotes"]
             pairs[f"load_task of the {suffix}"] = functools.partial(load_task, path), peer
-        _measure(pairs)
+        _measure(pairs, rounds)
 
 
-def _measure(pairs: Pairs) -> None:
+def _measure(pairs: Pairs, rounds: int) -> None:
     table = []
     for name, (ours, peer) in pairs.items():
-        seconds = alternate({"ours": ours, "peer": peer}, ROUNDS, clock=time.process_time)
+        seconds = alternate({"ours": ours, "peer": peer}, rounds, clock=time.process_time)
         median = statistics.median(seconds["ours"])
         note = f"{median_ratio(seconds['ours'], seconds['peer']):.1f}× the standard library"
         reach = f"≤ {REACH_S:.0f} s"

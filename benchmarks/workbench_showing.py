@@ -43,7 +43,8 @@ class Stretch:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=15)
+    parser.add_argument("--seconds", type=int, default=15, help="of a stretch")
+    parser.add_argument("--settle", type=int, default=20, help="seconds before the first")
     args = parser.parse_args(argv)
     try:
         import psutil
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
             notebook.run(0, seconds=300)
             notebook.run(1)
             stamps = Path(notebook.output(1).strip("'")) / "metrics.jsonl"
-            page.wait_for_timeout(20_000)  # figures are made, the step has its pace
+            page.wait_for_timeout(args.settle * 1000)  # figures are made, the step has its pace
             for _ in range(args.rounds):
                 for shown in (True, False):
                     page.evaluate(HIDE, shown)
