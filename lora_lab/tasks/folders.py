@@ -39,8 +39,13 @@ def folder_of(name: Any, config_name: str | None) -> Path | None:
     if not isinstance(name, (str, Path)):
         return None
     path = user_path(name, TaskError)
-    below = path / config_name if config_name else path
+    below = _configuration(path, config_name) if config_name else path
     return below if below.is_dir() and folder_splits(below) else None
+
+
+def configurations(folder: Path) -> list[str]:
+    """Return the names of the folders in it that have rows to train on."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and folder_splits(path))
 
 
 def first_training_file(name: Any, config_name: str | None) -> Path | None:
@@ -104,13 +109,15 @@ def _chosen(
     Raises:
         TaskError: there is no such split.
     """
+    found: dict[str, str] = {}
     for part, named in given.items():
-        if named not in splits:
+        split = _split_of(named, splits)
+        if split is None:
             raise TaskError(
                 f"{name} has no split {named!r} for the {part} rows; it has {', '.join(splits)}"
             )
-    found = dict(given)
-    free = [split for split in splits if split not in given.values()]
+        found[part] = split
+    free = [split for split in splits if split not in found.values()]
     for part in _PARTS:
         likely = sorted((split for split in free if _part_of(split) == part), key=_rank)
         if part not in found and likely:
@@ -122,6 +129,29 @@ def _chosen(
             f"a split is taken by its name, as validation={unread[0]!r} or test="
         )
     return {part: found[part] for part in _PARTS if part in found}
+
+
+def _configuration(folder: Path, name: str) -> Path:
+    """Return the folder of a configuration: "SST-2" for "sst2" too, which the hub calls it."""
+    if (folder / name).is_dir() or not folder.is_dir():
+        return folder / name
+    alike = [path for path in folder.iterdir() if _plain(path.name) == _plain(name)]
+    return alike[0] if len(alike) == 1 else folder / name
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _split_of(named: str, splits: Splits) -> str | None:
+    """Return the split of that name, "dev_matched" for the hub's "validation_matched" too."""
+    alike = [split for split in splits if _spoken(split) == _spoken(named)]
+    return named if named in splits else alike[0] if len(alike) == 1 else None
+
+
+def _spoken(split: str) -> list[str]:
+    words = _WORD.findall(split.lower())
+    return [next((part for part in _PARTS if word in _PARTS[part]), word) for word in words]
 
 
 def _places(folder: Path) -> tuple[Path, ...]:

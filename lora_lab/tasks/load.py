@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
@@ -21,7 +20,7 @@ from lora_lab.tasks.families.language_modeling import LanguageModelingTask
 from lora_lab.tasks.families.regression import RegressionTask
 from lora_lab.tasks.files import FORMATS, is_a_folder, is_file_name
 from lora_lab.tasks.files import title as file_title
-from lora_lab.tasks.folders import first_training_file, folder_of, read_folder
+from lora_lab.tasks.folders import configurations, first_training_file, folder_of, read_folder
 from lora_lab.tasks.glue import cola_columns, scored_as_glue
 from lora_lab.tasks.kinds import Named, reader_of
 from lora_lab.tasks.layouts import NO_TEMPLATE
@@ -246,13 +245,13 @@ def _read(
         if not found.parts:
             _refuse_splits(title, splits, held_out)
             found = InMemory({"training": tables.read_files(name, named.columns(), **reading)})
-    elif str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
+    elif _may_be_of_the_hub(str(name)):
         others = {part: given for part, given in held_out.items() if part not in splits}
         _refuse_file_options(str(name), **others, **reading)
         title = f"{name}, {config_name}" if config_name else str(name)
         return title, InMemory(tables.read_hub(str(name), config_name, splits))
     else:
-        raise TaskError(_unknown(str(name)))
+        raise TaskError(_unknown(str(name), config_name))
     for part, given in held_out.items():
         if given is None or part in splits:
             continue
@@ -292,9 +291,19 @@ def _framed(task: Task, template: str | None) -> Task:
     return dataclasses.replace(task, template=template)
 
 
-def _unknown(name: str) -> str:
-    if Path(name).is_dir():
-        return is_a_folder(Path(name))
+def _may_be_of_the_hub(name: str) -> bool:
+    local = name.startswith((".", "/", "~")) or user_path(name, TaskError).is_dir()
+    return name.count("/") == 1 and not local
+
+
+def _unknown(name: str, config_name: str | None) -> str:
+    folder = user_path(name, TaskError)
+    if folder.is_dir():
+        sets = configurations(folder)
+        if not sets:
+            return is_a_folder(folder)
+        lacks = f"no {config_name!r}, but " if config_name else ""
+        return f"{name} has {lacks}{', '.join(sets)}; load one, load_task({name!r}, {sets[0]!r})"
     near = difflib.get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(EMBEDDED)}"
     return (

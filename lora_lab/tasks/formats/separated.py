@@ -23,6 +23,8 @@ _NUMBER = re.compile(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?")
 _NEEDS_QUOTES = re.compile(r"[\t\r\n,]|^\s|\s$")  # Excel puts them around commas in a .tsv too
 _BLANK_QUOTED = re.compile(r' +".*"\s*\Z', re.DOTALL)
 _SHOWN = 40  # letters of a row
+# GLUE's QQP: a few rows have a line break in a question. Its readers leave both halves out.
+_HAS_HALVES = "id", "qid1", "qid2", "question1", "question2", "is_duplicate"
 
 Columns = list[list[str]]
 
@@ -111,6 +113,7 @@ class _File:
         self._blank_opens = re.compile(rf'{one} +"')
         self._seldom_quoted = suffix != ".csv" and sep == "\t"
         self.first = next((row for _, row in self._records(quotes=False)), [])
+        self._halves: frozenset[int] = frozenset()  # lines of rows that are left out
 
     def table(self) -> Table:
         """Read it; see `read_separated`."""
@@ -118,6 +121,11 @@ class _File:
         if not columns:
             raise TaskError(f"{self._source} is empty; it needs rows with named columns")
         self._warn_of_blanks(columns)
+        if self._halves:
+            warn(
+                f"{self._source}: {len(self._halves)} rows of fewer fields are left out, as "
+                "GLUE's own readers of QQP leave them out"
+            )
         names, twice = list(map(str, range(len(columns)))), frozenset[str]()
         if self._named:
             names = [column.pop(0) or f"Unnamed: {at}" for at, column in enumerate(columns)]
@@ -144,6 +152,7 @@ class _File:
             quoted = self._columns()
         except TaskError:
             return self._columns(quotes=False)
+        halves = self._halves
         try:
             plain = self._columns(quotes=False)
         except TaskError:
@@ -155,6 +164,7 @@ class _File:
                 "the file .csv)"
             )
             return plain
+        self._halves = halves
         return quoted
 
     def _columns(self, quotes: bool = True) -> Columns:
@@ -162,12 +172,17 @@ class _File:
         if quotes and (read := self._even_columns()):
             return read
         columns: Columns = []
+        halves = set[int]()
         for number, (line, row) in enumerate(self._records(quotes), 1):
             columns = columns or [[] for _ in row]
+            if len(row) < len(columns) and tuple(self.first) == _HAS_HALVES:
+                halves.add(line)
+                continue
             if len(row) != len(columns):
                 raise TaskError(self._ragged(row, number, line, len(columns)))
             for column, field in zip(columns, row, strict=True):
                 column.append(field)
+        self._halves = frozenset(halves)
         return columns
 
     def _even_columns(self) -> Columns | None:

@@ -125,6 +125,8 @@ def test_mnli_has_two_validation_parts(tmp_path: Path) -> None:
     assert task.labels == ("contradiction", "entailment", "neutral")
     other = load_task(path, validation="dev_mismatched", test="dev_matched")
     assert (len(other.validation), len(other.test)) == (3, 6)
+    hubs = load_task(path, validation="validation_mismatched")
+    assert hubs.validation == other.validation, "as the hub calls it"
     both = load_task(path, validation=[path / f"dev_{m}matched.tsv" for m in ("", "mis")])
     assert len(both.validation) == 9
     with pytest.raises(TaskError, match=r"MNLI has no split 'dev' .*; it has .*dev_matched"):
@@ -193,6 +195,37 @@ def test_a_folder_without_rows_to_train_on_is_refused_as_before(tmp_path: Path) 
         load_task(tmp_path)
     with pytest.raises(TaskError, match=r"config_name='mnli' is for a hub id|is a folder"):
         load_task(tmp_path, "mnli")
+
+
+def test_a_set_of_a_folder_has_the_hubs_name_too(tmp_path: Path) -> None:
+    written(tmp_path, "SST-2")
+    hubs, own = load_task(tmp_path, "sst2"), load_task(tmp_path, "SST-2")
+    assert (hubs.train, hubs.metrics) == (own.train, own.metrics)
+
+
+def test_a_folder_of_sets_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SST-2", "CoLA"):
+        written(tmp_path / "data" / "glue", name)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TaskError, match=r"glue has CoLA, SST-2; load one, load_task\('data/glue'"):
+        load_task("data/glue")  # no hub id: there is such a folder
+    with pytest.raises(TaskError, match=r"glue has no 'imdb', but CoLA, SST-2; load one"):
+        load_task("data/glue", "imdb")
+
+
+def test_halves_of_rows_are_left_out_of_qqp_aloud(tmp_path: Path) -> None:
+    folder = written(tmp_path, "QQP")
+    path = folder / "train.tsv"
+    whole = load_task(folder)
+    path.write_text(path.read_text() + "404\t1\t2\tHow do I\n lose it?\tWhat is it?\t1\n")
+    with pytest.warns(UserWarning, match=r"QQP/train\.tsv: 2 rows of fewer fields are left out"):
+        assert load_task(folder).train == whole.train
+    path.write_text(path.read_text() + "404\t1\t2\tHow?\tWhat?\t1\tmore\n")
+    with pytest.raises(TaskError, match=r"has 7 fields where the line of names has 6"):
+        load_task(folder)
+    (tmp_path / "other.tsv").write_text("id\tquestion\tlabel\n1\ta\tb\n2\tc\n")
+    with pytest.raises(TaskError, match="has 2 fields where the line of names has 3"):
+        load_task(tmp_path / "other.tsv")
 
 
 def test_an_answer_that_is_missing_is_refused_where_rows_were_named(tmp_path: Path) -> None:
