@@ -88,7 +88,7 @@ def _nothing(*_: Any, **__: Any) -> None:
     pass
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel, for ipywidgets 7, which sends nothing where there is none; 8 always does."""
     if int(ipywidgets.__version__.partition(".")[0]) > 7:
@@ -103,7 +103,7 @@ def a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def sent(a_kernel: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Collect what any widget sends from now on."""
     messages: list[Any] = []
     monkeypatch.setattr(

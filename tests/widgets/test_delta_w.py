@@ -98,18 +98,6 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     ipywidgets.Widget.close_all()
 
 
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Collect what any widget sends from now on."""
-    messages: list[Any] = []
-    monkeypatch.setattr(
-        ipywidgets.Widget,
-        "_send",
-        lambda widget, message, buffers=None: messages.append((type(widget).__name__, message)),
-    )
-    return messages
-
-
 def test_before_training_there_is_a_calm_line_and_no_figure(bench: Bench) -> None:
     bench.view.update(Tick(width=1000))
     assert "show here while it trains" in bench.line

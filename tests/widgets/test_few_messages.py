@@ -26,7 +26,6 @@ from lora_lab_widgets import Workbench
 from lora_lab_widgets.message_throttle import MessageThrottle
 from tests.helpers.tiny_chat import tiny_chat_model
 
-pytestmark = pytest.mark.usefixtures("a_kernel")
 MOST_A_SECOND, MOST_BYTES = 5, 64 * 1024
 R = 64
 
