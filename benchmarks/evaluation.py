@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure both runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     default = TrainingConfig()
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument(
         "--prompts",
         type=int,

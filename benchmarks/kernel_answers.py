@@ -348,7 +348,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, default=50)
     parser.add_argument("--pairs", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=12, help="of a timed run")
+    parser.add_argument("--steps", type=int, default=8, help="of a timed run")
     args = parser.parse_args(argv)
     rows: list[Row] = []
     with notebook() as (kernel, page, panel):

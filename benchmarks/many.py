@@ -23,7 +23,7 @@ from lora_lab.runs.records import list_runs
 from lora_lab_widgets.run_rows import look
 from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 
-RUNS, STEPS, ROUNDS = 5_000, 1_000_000, 7
+RUNS, STEPS, ROUNDS = 5_000, 1_000_000, 5
 LIST_S, OPEN_S, STALL_S = 1.0, 2.0, 0.1
 _TICK = 0.001
 

@@ -20,7 +20,7 @@ from lora_lab.tasks.formats.separated import read_separated
 
 Pairs = dict[str, tuple[Callable[[], object], Callable[[], object]]]
 
-ROWS, ROUNDS, REACH_S = 300_000, 5, 2.0
+ROWS, ROUNDS, REACH_S = 300_000, 3, 2.0
 
 
 def main(argv: list[str] | None = None) -> None:
