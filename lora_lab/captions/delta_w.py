@@ -170,11 +170,7 @@ def sweep_summary(sweep: SweepMap) -> str:
             f"{_capital(name)} of {runs} in {len(finite)} of {sweep.values.size} cells: "
             f"{format_number(float(finite.min()))} to {format_number(float(finite.max()))} {unit}"
         ).rstrip() + f"; best {best} at {at}."
-    return (
-        found
-        + _alphas_text(sweep)
-        + f" {sweep.note}"
-    ).strip()
+    return (found + _alphas_text(sweep) + f" {sweep.note}").strip()
 
 
 def _alphas_text(sweep: SweepMap) -> str:
