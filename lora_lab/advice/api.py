@@ -224,6 +224,8 @@ class _Advisor:
         return [spec.site for spec in specs]
 
     def _price(self, config: MethodConfig, size: int, checkpointing: bool) -> Budget:
+        if isinstance(config, LoraConfig) and self.facts.kind in ("classes", "numbers"):
+            config = config.replace(task_type="SEQ_CLS")  # a run of it trains the head too
         limit = self.facts.anatomy.shape.position_limit
         return budget(
             self.facts.anatomy,

@@ -44,6 +44,10 @@ def test_what_was_found_is_shown_as_text(esm_page: Make) -> None:
         "name[A]\nA is <b>here</b>.</s>"
     )
     assert view.locator("mark").all_text_contents() == ["A", " is <b>here</b>.", "</s>"]
+    expect(view.get_by_text("what is learned is marked")).to_be_visible()
+    esm.set(look={**LOOK, "first": [["a text", False], [" with a class", False]]})
+    expect(view.get_by_text("its class or number is learned")).to_be_visible()
+    esm.set(look=LOOK)
     bars = view.get_by_role("list", name="examples by tokens").get_by_role("listitem")
     assert bars.all_text_contents() == ["34–80900", "81–12790", "128–17410 over"]
     widths = [bar.locator("i").bounding_box()["width"] for bar in bars.all()]

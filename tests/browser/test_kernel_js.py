@@ -98,6 +98,20 @@ def test_nothing_is_asked_of_a_kernel_that_has_gone(esm_page: Make) -> None:
     expect(esm.view().locator(".ll-run-busy")).to_be_hidden()
 
 
+def test_a_kernel_that_was_busy_as_it_died_is_not_called_busy(esm_page: Make) -> None:
+    esm = esm_page(panel(TRAINING), fresh=True, views=0)
+    esm.page.clock.install()
+    esm.add_view()
+    esm.page.wait_for_function("lab.sent.length > 0")
+    esm.page.clock.run_for(2_100)
+    busy = esm.view().locator(".ll-run-busy")
+    expect(busy).to_be_visible()
+    esm.kernel("statusChanged", "dead")
+    expect(busy).to_be_hidden()
+    opacity = "node => getComputedStyle(node).opacity"
+    assert esm.view().locator(".ll-run > .ll-card").evaluate(opacity) == "0.75"
+
+
 def test_a_connection_that_breaks_off_is_told_while_it_is_away(esm_page: Make) -> None:
     esm = esm_page(panel(TRAINING), fresh=True, views=0)
     esm.page.clock.install()

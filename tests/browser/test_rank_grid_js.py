@@ -338,7 +338,7 @@ def test_locked_is_read_only_and_says_why(open_grid) -> None:
     g = open_grid(ranks=column("q", 8), locked=True)
     table = g.esm.view().get_by_role("grid")
     expect(table).to_have_attribute("aria-readonly", "true")
-    assert g.note() == "locked while it trains"
+    assert g.note() == "locked until the run ends"
     g.cell(0, "o").click()
     g.press("8", "+", "Delete", "Space", "Control+z")
     g.header("o").click()

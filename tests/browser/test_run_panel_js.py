@@ -346,6 +346,14 @@ def test_keys_stay_out_of_the_notebook(esm_page: Make) -> None:
     assert esm.page.evaluate("() => keys") == []
 
 
+def test_a_run_that_was_stopped_is_called_so(esm_page: Make) -> None:
+    esm = esm_page(panel(), {"snapshot": shown(TRAINING, state="done")})
+    phase = esm.view().locator(".ll-run-phase")
+    expect(phase).to_have_text("stopped")
+    esm.set(snapshot=shown(TRAINING, state="done", step=TRAINING.total_steps))
+    expect(phase).to_have_text("done")
+
+
 def test_a_run_that_goes_on_is_not_asked_to_be_started(esm_page: Make) -> None:
     esm = esm_page(panel())
     note = esm.view().locator(".ll-loss-note")

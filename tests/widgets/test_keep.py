@@ -23,6 +23,7 @@ from lora_lab.errors import AdapterError, ConfigError, RunError
 from lora_lab.runs.records import list_runs
 from lora_lab_widgets import Workbench, keep, keeping, loaded_back
 from lora_lab_widgets.keep import NOTHING
+from lora_lab_widgets.kept import kept_folder
 from lora_lab_widgets.panel import Tick
 from tests.helpers.keep_bench import QUICK, do, keep_bench, send, settle, trained
 from tests.helpers.tiny_run import logits, tiny_lm, tiny_task
@@ -322,6 +323,26 @@ def test_every_method_is_saved_with_a_card_and_read_back(
     refused = [form["name"] for form in wb.keep.form["forms"] if form["why"]]
     assert refused == ([] if lora else ["uniform", "merged", "loralib"])
     assert run.is_attached
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"use_dora": True}, "of factors alone, and this is DoRA"),
+        ({"modules_to_save": ["norm"]}, "of factors alone, and this trains norm whole"),
+    ],
+)
+def test_a_form_that_cannot_hold_it_is_not_offered(
+    wb: Any, more: dict[str, Any], words: str
+) -> None:
+    """Of the latest run, and of the same run once it is one on the disk."""
+    wb.config = ll.LoraConfig(r=2, target_modules=["q"], **more)
+    trained(wb)
+    settle(wb)
+    wanted = {"peft": "", "uniform": words, "merged": "", "loralib": words}
+    assert {form["name"]: form["why"] for form in wb.keep.form["forms"]} == wanted
+    kept = kept_folder(wb.run.folder)
+    assert keeping.forms_for(wb.session, kept) == wanted
 
 
 @pytest.mark.parametrize(

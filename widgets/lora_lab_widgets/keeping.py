@@ -28,6 +28,7 @@ from lora_lab_widgets.defaults import example_prompt
 from lora_lab_widgets.loaded_back import Probe, loaded_back
 
 if TYPE_CHECKING:
+    from lora_lab.methods.config import MethodConfig
     from lora_lab.runs.records import RunRecord
     from lora_lab_widgets.kept import Kept
     from lora_lab_widgets.session import Session
@@ -41,6 +42,7 @@ TEXTS: dict[Form, str] = {
     "merged": "merged model",
 }
 _LORA_ALONE = tuple(form for form in FORMS if form != "peft")
+_FACTORS_ALONE: tuple[Form, ...] = ("uniform", "loralib")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,21 +167,36 @@ def _probe(session: Session, kept: Kept) -> Probe:
 
 def forms_for(session: Session, kept: Kept) -> dict[Form, str]:
     """Return {form: why an adapter has none such; "" where it has}."""
+    config: MethodConfig | None
     if kept.record is not None:
-        lora, method = _is_lora(kept.record), str(kept.record.config.get("method") or "LoRA")
+        lora, config = _lora_of(kept.record)
+        method = str(kept.record.config.get("method") or "LoRA")
     else:
         adapter = session.live_adapter.latest
         lora, method = isinstance(adapter, LoraAdapter), getattr(adapter, "method", "")
+        config = adapter.config if adapter is not None else None
     why = "" if lora else f"of LoRA alone, and this is {method[:60]}"
-    return {form: why if form in _LORA_ALONE else "" for form in FORMS}
+    found: dict[Form, str] = {form: why if form in _LORA_ALONE else "" for form in FORMS}
+    if lora and (more := _beside_factors(config)):
+        found |= dict.fromkeys(_FACTORS_ALONE, f"of factors alone, and this {more}")
+    return found
 
 
-def _is_lora(record: RunRecord) -> bool:
+def _lora_of(record: RunRecord) -> tuple[bool, MethodConfig | None]:
+    """Return whether a run is of one LoRA, and its config."""
     try:
         config = as_config(read_configs(record)[0])
     except RunError:
-        return True  # writing it says what is wrong
-    return len(config.parts) == 1 and method_of(config.parts[0]).peft_form
+        return True, None  # writing it says what is wrong
+    return len(config.parts) == 1 and method_of(config.parts[0]).peft_form, config
+
+
+def _beside_factors(config: MethodConfig | None) -> str:
+    """Say what a LoRA has beside its factors; "" where that is nothing."""
+    if getattr(config, "use_dora", False):
+        return "is DoRA"
+    saved = getattr(config, "modules_to_save", None)
+    return f"trains {', '.join(saved)[:60]} whole" if saved else ""
 
 
 def packed(session: Session, kept: Kept, form: Form, say: Say) -> tuple[IO[bytes], str, Written]:

@@ -88,7 +88,9 @@ def _heading(kind: str, view: SiteView | None) -> str:
         note = f"effective rank {view.effective_rank:.1f} of {len(view.singular_values)}"
     else:
         note = f"first {view.overlap.shape[1]} directions"
+    # In a narrow column the note's last words are left out, and no letter is cut.
     return (
-        '<div class="ll-head" style="flex-wrap:nowrap;margin:0;line-height:1.5;white-space:nowrap">'
-        f'<span class="ll-title">{TITLES[kind]}</span> <span>{note}</span></div>'
+        '<div class="ll-head" style="flex-wrap:nowrap;gap:6px;margin:0;line-height:1.5">'
+        f'<span class="ll-title" style="white-space:nowrap">{TITLES[kind]}</span> '
+        f'<span style="height:1.5em;overflow:hidden">{note}</span></div>'
     )

@@ -169,6 +169,7 @@ def test_of_data_that_are_named_lengths_are_counted() -> None:
     assert found(advice)["max_length"].source == "measured"
     classes = ll.advise(tiny_classifier(), tiny_classes())
     assert classes.facts.bits == math.log2(2)
+    assert "leaves the head alone" not in str(classes), "a run of it trains the head too"
     assert "nobody has tried it on classes 32 wide" in found(classes)["learning_rate"].finding
     assert found(classes)["lora_alpha"].value == 2 * classes.config.r  # type: ignore[attr-defined]
 

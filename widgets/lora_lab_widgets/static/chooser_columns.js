@@ -37,7 +37,7 @@ export class ChooserColumns {
     this.configField.hidden = isTask || FILE.test(chosen.data);
     this.config.value = chosen.options.config_name ?? "";
     this.form.hidden = this.scroller.hidden = !columns.length;
-    const told = rows ? `${formatCount(rows)} rows` : "";
+    const told = rows ? `${formatCount(rows)} row${rows === 1 ? "" : "s"}` : "";
     this.line.textContent = problem || [told, line].filter(Boolean).join(": ");
     this.line.classList.toggle("ll-chooser-bad", Boolean(problem));
     const roles = Object.keys(this.options).filter((name) => name !== "config_name");

@@ -20,9 +20,10 @@ class DataLookView extends PanelView {
     this.first = el("div", {
       class: "ll-look-first", tabindex: 0, role: "region", "aria-label": "the first example",
     });
+    this.learned = el("span");
     this.columns = el("div", { class: "ll-look-columns" },
       el("div", {}, heading("Tokens an example", term("max-length")), this.bars),
-      el("div", {}, heading("The first example", "what is learned is marked"), this.first),
+      el("div", {}, heading("The first example", this.learned), this.first),
     );
     return section("ll-look", "the data",
       heading("The data", this.status),
@@ -48,6 +49,8 @@ class DataLookView extends PanelView {
     this.columns.hidden = this.findings.hidden = !isKnown;
     this.lines.replaceChildren(...lines.map((line) => el("div", { text: line })));
     this.drawBars(bars);
+    this.learned.textContent = first.some(([, isLearned]) => isLearned)
+      ? "what is learned is marked" : "its class or number is learned, no token of it";
     this.first.replaceChildren(...first.map(([text, isLearned]) =>
       el(isLearned ? "mark" : "span", { text })), more ? " …" : "");
     this.findings.replaceChildren(...(findings.length ? findings.map(finding) : [

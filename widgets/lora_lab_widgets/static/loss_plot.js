@@ -4,6 +4,7 @@
 import { formatCount, setAttributes, svg } from "./_shared.js";
 
 const MARGIN = { left: 44, top: 22, bottom: 26 };
+const MOST_DECIMALS = 3; // that the left margin has room for
 
 export class LossPlot {
   /**
@@ -79,16 +80,24 @@ function niceTicks(low, high, count) {
   return Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
 }
 
-/** Tick texts with as many decimals as their distance needs, and no more. */
+/**
+ * Tick texts with as many decimals as their distance needs, and no more; powers of ten where small
+ * numbers would be wider than their margin.
+ */
 function tickTexts(ticks) {
   const step = Math.abs(ticks[1] - ticks[0]);
   const isWhole = (n) => Math.abs(Math.round(n) - n) <= 1e-6;
   let digits = 0;
   while (digits < 8 && !isWhole(step * 10 ** digits)) digits += 1;
-  return ticks.map((t) => t.toFixed(digits));
+  const isSmall = ticks.every((t) => Math.abs(t) < 0.01);
+  if (digits <= MOST_DECIMALS || !isSmall) return ticks.map((t) => t.toFixed(digits));
+  const short = (t) => String(Number(t.toPrecision(6)).toExponential()).replace("e+0", "");
+  return ticks.map((t) => (Math.abs(t) < step / 2 ? "0" : short(t)));
 }
 
 export function formatLoss(value) {
   if (value === null || value === undefined) return "–";
-  return Math.abs(value) < 100 ? value.toFixed(2) : value.toPrecision(4);
+  const size = Math.abs(value);
+  if (size > 0 && size < 0.005) return value.toExponential(1); // not "0.00"
+  return size < 100 ? value.toFixed(2) : value.toPrecision(4);
 }

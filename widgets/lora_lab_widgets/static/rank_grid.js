@@ -16,7 +16,7 @@ import { RankTools, lastPart } from "./rank_tools.js";
 import { term, termTitle } from "./term.js";
 
 const NOTE_MS = 5000;
-const LOCKED = "locked while it trains";
+const LOCKED = "locked until the run ends";
 const MOVED = "what AdaLoRA has left of every matrix's rank";
 const HELP = "click or drag to paint, with Shift to select\nkeys: arrows, 1–9 for a rank, + and −";
 

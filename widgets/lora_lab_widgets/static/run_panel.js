@@ -98,7 +98,8 @@ class RunPanelView extends PanelView {
         this.lossTerm),
       strip.node, chart.node, table.node,
       el("div", { class: "ll-run-scores ll-dim" }, scores.held,
-        el("span", {}, scores.metrics, " ", this.metricTerms.node), scores.sureness),
+        // A space at which no line breaks: the mark stays with the last score.
+        el("span", {}, scores.metrics, "\u00a0", this.metricTerms.node), scores.sureness),
       el("div", { class: "ll-run-row ll-run-foot ll-dim" },
         this.id, this.next.node, this.keep, this.evaluate, space(), fileBox.button),
       this.devices.node, this.notes, fileBox.node);
@@ -144,7 +145,11 @@ class RunPanelView extends PanelView {
       clock.plan();
     });
     this.clock = clock;
-    this.closers.push(unwatch, leave, this.kernel.listen(() => clock.plan()));
+    const unlisten = this.kernel.listen(() => {
+      if (this.kernel.gone) this.busy.hidden = true; // it was: a dead one is not
+      clock.plan();
+    });
+    this.closers.push(unwatch, leave, unlisten);
   }
 
   resize() {
@@ -262,8 +267,9 @@ class RunPanelView extends PanelView {
     this.noteList.replaceChildren(...notes.map((text) => el("li", { text })));
   }
 
-  drawPhase({ state, phase }) {
-    const text = STATE_TEXTS[state] ?? (PHASE_STATES.includes(state) && phase ? phase : state);
+  drawPhase({ state, phase, step, total_steps: total }) {
+    const ended = state === "done" && step < total ? "stopped" : state;
+    const text = STATE_TEXTS[state] ?? (PHASE_STATES.includes(state) && phase ? phase : ended);
     this.phase.textContent = text;
     this.phase.title = text; // where there is little room its end is cut
     if (this.spoken.textContent !== `run: ${text}`) this.spoken.textContent = `run: ${text}`;
