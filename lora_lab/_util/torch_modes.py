@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from lora_lab._util.torch_private import has_function_modes
+
+_building = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -22,3 +27,44 @@ def plain_modes() -> Iterator[None]:
             if torch.is_autocast_enabled(kind):
                 held.enter_context(torch.autocast(kind, enabled=False))
         yield
+
+
+@contextlib.contextmanager
+def building() -> Iterator[None]:
+    """Have transformers read a model from its files in the block: one at a time in a process.
+
+    It makes the model's dtype torch's default meanwhile, for the whole process, and puts back what
+    it found: of two that do so at once, the later one may leave the other's behind for good.
+    """
+    with _building:
+        yield
+
+
+class DefaultDtype(TorchFunctionMode):
+    """Have what is made without a dtype be of this one, in the block and for this thread.
+
+    torch's own default is the whole process's.
+
+    Args:
+        dtype: a floating-point one.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        by_default = func in _MAKERS and kwargs.get("dtype") is None
+        return made.to(self._dtype) if by_default and made.is_floating_point() else made
+
+
+# What they make of floating-point numbers, without a dtype, is of the default one.
+_MAKERS = {
+    *(torch.arange, torch.empty, torch.empty_strided, torch.eye, torch.full, torch.linspace),
+    *(torch.logspace, torch.normal, torch.ones, torch.rand, torch.randn, torch.scalar_tensor),
+    *(torch.tensor, torch.zeros),
+}

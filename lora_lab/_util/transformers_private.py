@@ -6,6 +6,8 @@ upgrade. transformers itself is not imported here.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import functools
 import threading
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from lora_lab._util.bounded_templates import bound, bounds, compile_bounded, pay
 from lora_lab._util.hardware import hardware
+from lora_lab._util.torch_modes import DefaultDtype
 
 
 def builds_from_config(kind: type) -> bool:
@@ -25,9 +28,31 @@ def builds_from_config(kind: type) -> bool:
 
 
 def build_from_config(kind: Any, config: Any) -> nn.Module:
-    """Build a model class's model from a config, without loading weights."""
-    model: nn.Module = kind._from_config(config)
+    """Build a model class's model from a config on torch's meta device; the config stays as it is.
+
+    With a dtype in it, transformers would make that torch's default meanwhile, for the whole
+    process: here it is this thread's alone.
+
+    Raises:
+        ValueError: the config's dtype is no floating-point one.
+    """
+    config = copy.deepcopy(config)  # building writes into it
+    dtype = getattr(torch, config.dtype) if isinstance(config.dtype, str) else config.dtype
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"its dtype is {dtype}, which weights cannot be made in")
+    _set_dtype(config, None)
+    with torch.device("meta"), contextlib.nullcontext() if dtype is None else DefaultDtype(dtype):
+        model: nn.Module = kind._from_config(config)
+    if dtype is not None:
+        _set_dtype(model.config, dtype)
     return model
+
+
+def _set_dtype(config: Any, dtype: torch.dtype | None) -> None:
+    config.dtype = dtype
+    for name in config.sub_configs:
+        if (part := getattr(config, name, None)) is not None:
+            _set_dtype(part, dtype)
 
 
 def attention_kind(config: Any) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -28,12 +27,13 @@ _IN_A_LAYER = re.compile(r"(.*?)\.(\d+)\.(.+)")
 def build_on_meta(config: Any) -> nn.Module:
     """Build the model of a transformers config without memory for its weights.
 
+    Its parameters are of the config's dtype; torch's own default is left alone.
+
     Raises:
         ModelError: where transformers has no model for this config, or its sizes do not fit.
     """
     import transformers
 
-    config = copy.deepcopy(config)  # building writes into it
     kind = type(config)
     for name in getattr(config, "architectures", None) or ():
         architecture = getattr(transformers, name, None)
@@ -56,8 +56,7 @@ def build_on_meta(config: Any) -> nn.Module:
     if isinstance(architecture, tuple):  # a few configs map to several heads
         architecture = architecture[0]
     try:
-        with torch.device("meta"):
-            return build_from_config(architecture, config)
+        return build_from_config(architecture, config)
     except Exception as error:  # whatever a model's constructor makes of sizes that do not fit
         raise ModelError(
             f"transformers cannot build a {architecture.__name__} of this config: "

@@ -63,15 +63,9 @@ def hollow_model(model: Any, dtype: torch.dtype | str | None) -> tuple[nn.Module
             f"a dry run needs a transformers model, config or name, not {type(model).__name__}; "
             "budget() estimates any model"
         )
-    config = copy.deepcopy(config)  # building writes into it
-    # With a dtype of its own, transformers would set torch's default for the whole process.
-    config.dtype = None
+    config = copy.deepcopy(config)
     config.use_cache = False
-    if kind is None:
-        hollow = build_on_meta(config)
-    else:
-        with torch.device("meta"):
-            hollow = build_from_config(kind, config)
+    hollow = build_on_meta(config) if kind is None else build_from_config(kind, config)
     name = model_dtype(dtype if dtype is not None else own or torch.float32)
     return hollow, mixture(anatomy(hollow if kind is None else model), name)
 

@@ -10,8 +10,6 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name
 from lora_lab._util.transformers_private import build_from_config
 from lora_lab.checkpoint.adapter_file import AdapterFile
@@ -82,9 +80,8 @@ def _classes(
 ) -> int | None:
     """Return how many classes the head in an adapter's file tells apart; None: it has no head."""
     probe = copy.deepcopy(config)
-    probe.num_labels, probe.dtype = _CLASSES, None
-    with torch.device("meta"):
-        model = build_from_config(kind, probe)
+    probe.num_labels = _CLASSES
+    model = build_from_config(kind, probe)
     for key, tensor in model.state_dict().items():
         shape = shapes.get(key, ())
         if _CLASSES in tensor.shape and len(shape) == tensor.ndim:

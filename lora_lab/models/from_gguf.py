@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_lab._util.quiet import quiet_transformers
+from lora_lab._util.torch_modes import building
 from lora_lab.models.gguf_file import GgufFile, GgufTensor
 
 if TYPE_CHECKING:
@@ -200,9 +201,10 @@ def _write_by_transformers(source: Path, folder: Path) -> tuple[Any, PreTrainedT
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.float32
-    )
+    with building():
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32
+        )
     # The weights are plain float32 now, but transformers keeps the label and would neither save
     # nor train the model with it.
     vars(model.config).pop("quantization_config", None)

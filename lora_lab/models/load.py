@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from lora_lab._util.files import user_path
 from lora_lab._util.hardware import best_device, hardware, is_here
 from lora_lab._util.own_random import seeded
 from lora_lab._util.quiet import first_line, quiet_transformers
-from lora_lab._util.torch_modes import plain_modes
+from lora_lab._util.torch_modes import building, plain_modes
 from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.heads import is_classifier
 from lora_lab.anatomy.model_config import build_on_meta
@@ -33,10 +32,6 @@ from lora_lab.redaction import redacted
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-# transformers sets torch's default dtype while it builds a model: two threads that do so at once
-# may leave the other's behind, for the whole process.
-_BUILDING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -195,7 +190,7 @@ def _read(
     name = place.name
     options = {"local_files_only": place.local_only, "trust_remote_code": False}
     try:
-        with _BUILDING, quiet_transformers(), seeded(seed), plain_modes():
+        with building(), quiet_transformers(), seeded(seed), plain_modes():
             model, report = loader.from_pretrained(
                 place.location,
                 config=config,

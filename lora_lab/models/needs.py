@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,10 +106,6 @@ def model_needs(name: str) -> ModelNeeds:
 
 
 def _parameters(config: PretrainedConfig) -> int:
-    config = copy.deepcopy(config)
-    # With a dtype of its own, transformers would set torch's default for the whole process: the
-    # bench counts beside whatever a cell does.
-    config.dtype = None
     return sum(parameter.numel() for parameter in build_on_meta(config).parameters())
 
 
