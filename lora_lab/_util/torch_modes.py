@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +10,6 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from lora_lab._util.torch_private import has_function_modes
-
-_building = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -26,17 +23,6 @@ def plain_modes() -> Iterator[None]:
         for kind in ("cpu", "cuda", "mps"):
             if torch.is_autocast_enabled(kind):
                 held.enter_context(torch.autocast(kind, enabled=False))
-        yield
-
-
-@contextlib.contextmanager
-def building() -> Iterator[None]:
-    """Have transformers read a model from its files in the block: one at a time in a process.
-
-    It makes the model's dtype torch's default meanwhile, for the whole process, and puts back what
-    it found: of two that do so at once, the later one may leave the other's behind for good.
-    """
-    with _building:
         yield
 
 

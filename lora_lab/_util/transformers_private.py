@@ -36,23 +36,23 @@ def build_from_config(kind: Any, config: Any) -> nn.Module:
     Raises:
         ValueError: the config's dtype is no floating-point one.
     """
+
+    def set_dtype(part: Any, dtype: torch.dtype | None) -> None:
+        part.dtype = dtype
+        for name in part.sub_configs:
+            if (inner := getattr(part, name, None)) is not None:
+                set_dtype(inner, dtype)
+
     config = copy.deepcopy(config)  # building writes into it
     dtype = getattr(torch, config.dtype) if isinstance(config.dtype, str) else config.dtype
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"its dtype is {dtype}, which weights cannot be made in")
-    _set_dtype(config, None)
+    set_dtype(config, None)
     with torch.device("meta"), contextlib.nullcontext() if dtype is None else DefaultDtype(dtype):
         model: nn.Module = kind._from_config(config)
     if dtype is not None:
-        _set_dtype(model.config, dtype)
+        set_dtype(model.config, dtype)
     return model
-
-
-def _set_dtype(config: Any, dtype: torch.dtype | None) -> None:
-    config.dtype = dtype
-    for name in config.sub_configs:
-        if (part := getattr(config, name, None)) is not None:
-            _set_dtype(part, dtype)
 
 
 def attention_kind(config: Any) -> str | None:

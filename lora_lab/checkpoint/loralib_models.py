@@ -22,12 +22,13 @@ from lora_lab.checkpoint.saving import named_adapter, tidy
 from lora_lab.checkpoint.stacking import module_update, padded, refuse_others, site_product
 from lora_lab.errors import AdapterError
 from lora_lab.methods.api import attach
-from lora_lab.methods.attached import activate
+from lora_lab.methods.attached import activate, refuse_torn
 from lora_lab.methods.finite import check_finite
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.targets import config_from_ranks
+from lora_lab.methods.turns import turn
 from lora_lab.spectra.update import LowRankUpdate
 
 _PICKLES = (".pt", ".bin")
@@ -52,15 +53,20 @@ def save_loralib(model: nn.Module, path: str | Path, name: str | None = None) ->
 
     Raises:
         AdapterError: loralib has no such layer (DoRA, modules trained whole; its convolutions are
-            factored otherwise), or the file cannot be written.
+            factored otherwise), a run trains the adapter now, or the file cannot be written.
     """
     path = user_path(path, AdapterError)
     if path.suffix not in (".safetensors", *_PICKLES):
         raise AdapterError(
             f"{path.name} is no name for loralib's file; end it in .safetensors or .pt"
         )
-    model = unwrapped(model)
+    with turn(model):
+        return _save(unwrapped(model), path, name)
+
+
+def _save(model: nn.Module, path: Path, name: str | None) -> float:
     adapter = named_adapter(model, name)
+    refuse_torn(model, adapter)
     refuse_others(adapter, "loralib's layers", ("linear", "embedding"))
     grouped: dict[str, list[LoraSite]] = {}
     for site in adapter.sites.values():

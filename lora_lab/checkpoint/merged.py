@@ -26,11 +26,12 @@ from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.checkpoint.shards import Shard, ShardWriter, plan_shards
 from lora_lab.errors import AdapterError
-from lora_lab.methods.attached import require_adapters
+from lora_lab.methods.attached import refuse_torn, require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.finite import check_sum
 from lora_lab.methods.own_tensors import own_tensors
 from lora_lab.methods.standing import refuse_missing
+from lora_lab.methods.turns import turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,13 +66,26 @@ def export_merged(
         The folder; ``AutoModelForCausalLM.from_pretrained(folder)`` and its like load it.
 
     Raises:
-        AdapterError: no such adapter, one that cannot merge, another one is merged, a model that is
-            quantized, has no weights or is none of transformers', or a folder that holds something.
+        AdapterError: no such adapter, one that cannot merge or that a run trains now, another one
+            is merged, a model that is quantized, has no weights or is none of transformers', or a
+            folder that holds something.
     """
-    model = unwrapped(model)
+    with turn(model):
+        return _export(unwrapped(model), Path(folder), name, dtype, max_shard_bytes, tokenizer)
+
+
+def _export(
+    model: nn.Module,
+    folder: Path,
+    name: str | None,
+    dtype: torch.dtype | None,
+    max_shard_bytes: int,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> Path:
     _check(model, dtype, max_shard_bytes)
     adapter = _unmerged_adapter(model, name)
     if adapter is not None:
+        refuse_torn(model, adapter)
         refuse_missing(model, adapter)
         adapter.check_merge()
     known = require_adapters(model)
@@ -97,7 +111,7 @@ def export_merged(
             _write_configs(cast(Any, model), place, first)
             if tokenizer is not None:
                 tokenizer.save_pretrained(place)
-    return Path(folder)
+    return folder
 
 
 def _write(writer: ShardWriter, model: nn.Module, tensors: Weights) -> None:

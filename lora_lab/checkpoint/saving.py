@@ -48,7 +48,13 @@ from lora_lab.checkpoint.replacing import replace_adapter
 from lora_lab.checkpoint.stacking import as_kernels, module_update
 from lora_lab.checkpoint.tied_weights import tied_to
 from lora_lab.errors import AdapterError
-from lora_lab.methods.attached import active, attached, no_adapter, original_weight
+from lora_lab.methods.attached import (
+    active,
+    attached,
+    no_adapter,
+    original_weight,
+    refuse_torn,
+)
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
 from lora_lab.methods.finite import check_finite
@@ -60,6 +66,7 @@ from lora_lab.methods.lora.factors import LoraSite
 from lora_lab.methods.lora.own_forward import base_tensor
 from lora_lab.methods.lora.targets import full
 from lora_lab.methods.standing import missing
+from lora_lab.methods.turns import turn
 
 
 def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
@@ -78,11 +85,12 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
         The folder.
 
     Raises:
-        AdapterError: no such adapter, one that holds NaN or infinite values, or the disk does not
-            take it.
+        AdapterError: no such adapter, one that holds NaN or infinite values, one that a run
+            trains at the moment (`Run.save` waits for its next step), or the disk does not take it.
     """
     folder = Path(folder)
-    with disk_errors(folder, AdapterError, "another folder"):
+    with turn(model), disk_errors(folder, AdapterError, "another folder"):
+        refuse_torn(model, any_adapter(unwrapped(model), name))
         replace_adapter(folder, lambda draft: write_adapter(model, draft, name))
     return folder
 

@@ -28,9 +28,11 @@ from lora_lab.checkpoint.peft import PREFIX
 from lora_lab.checkpoint.peft_folder import task_type
 from lora_lab.checkpoint.saving import named_adapter
 from lora_lab.checkpoint.stacking import module_update, padded, refuse_others
+from lora_lab.methods.attached import refuse_torn
 from lora_lab.methods.finite import check_finite
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
+from lora_lab.methods.turns import turn
 from lora_lab.redaction import redacted_values
 from lora_lab.spectra.update import LowRankUpdate
 
@@ -53,12 +55,17 @@ def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None
 
     Raises:
         AdapterError: what such loaders cannot hold (DoRA, embeddings, convolutions, modules
-            trained whole), or a folder that holds something.
+            trained whole), a folder that holds something, or a run trains the adapter now.
     """
+    with turn(model):
+        return _export(unwrapped(model), Path(folder), name)
+
+
+def _export(model: nn.Module, folder: Path, name: str | None) -> Path:
     from safetensors.torch import save_file
 
-    model = unwrapped(model)
     adapter = named_adapter(model, name)
+    refuse_torn(model, adapter)
     refuse_others(adapter, "loaders without patterns")
     tensors = {}
     updates = _of_every_layer(adapter, anatomy(model).by_name.values())
@@ -72,7 +79,7 @@ def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None
         warnings.warn(
             f"PEFT with transformers 5 takes {taken[0]!r} in this file for routed experts; for "
             "PEFT use save_adapter",
-            stacklevel=2,
+            stacklevel=3,
         )
     transposed = any(site.site.transposed for site in adapter.sites.values())
     settings = _settings(model, adapter, list(updates), r, transposed)
@@ -80,7 +87,7 @@ def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None
         save_file(tensors, place / WEIGHTS_FILE, metadata={"format": "pt"})
         text = json.dumps(redacted_values(settings), indent=2) + "\n"
         (place / CONFIG_FILE).write_text(text, encoding="utf-8")
-    return Path(folder)
+    return folder
 
 
 def _of_every_layer(adapter: LoraAdapter, every: Iterable[Site]) -> dict[str, LowRankUpdate]:

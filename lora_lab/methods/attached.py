@@ -20,6 +20,7 @@ from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.resizing import unwatch_resizing, watch_resizing
 from lora_lab.methods.running_statistics import RunningStatistics
+from lora_lab.methods.turns import turn_of
 
 if TYPE_CHECKING:
     from lora_lab.methods.lora.watch import Watch
@@ -33,6 +34,7 @@ class AttachedAdapters:
     """A model's adapters and what is needed to give its base back as it was."""
 
     statistics: RunningStatistics
+    model: nn.Module
     active: Active = field(default_factory=Active)
     adapters: dict[str, Adapter] = field(default_factory=dict)
     required_grad: list[tuple[nn.Parameter, bool]] = field(default_factory=list)
@@ -71,7 +73,11 @@ class AttachedAdapters:
             raise AdapterError(f"adapter {self.merged!r} is merged; call {way}(model) first")
 
     def refuse_training(self) -> None:
-        """Raise `AdapterError` while a run trains one of them, unless it is the run that asks."""
+        """Raise `AdapterError` while a run trains one of them, or somebody has the model.
+
+        Not if it is the run itself that asks, or who has the model.
+        """
+        turn_of(self.model).refuse_others()
         if (adapter := self.trained) is not None and adapter.trains():
             raise AdapterError(
                 f"run {adapter.run} trains adapter {adapter.name!r} of this model now; do it "
@@ -157,6 +163,7 @@ def remember(model: nn.Module) -> AttachedAdapters:
     if known is None:
         known = AttachedAdapters(
             RunningStatistics(model),
+            unwrapped(model),
             required_grad=[(p, p.requires_grad) for p in model.parameters()],
             cpu_layouts=prevent_cpu_layout(model),
         )
@@ -180,6 +187,13 @@ def forget(model: nn.Module) -> None:
         known.watch.end(unwrapped(model))
     delattr(unwrapped(model), _ATTRIBUTE)
     unwatch_resizing(unwrapped(model))
+
+
+def refuse_torn(model: nn.Module, adapter: Adapter) -> None:
+    """Raise `AdapterError` while a run trains an adapter: what is read of it would be no step's."""
+    known = attached_adapters(model)
+    if known is not None and adapter is known.trained:
+        known.refuse_training()
 
 
 def activate(model: nn.Module, name: str | None) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lora_lab._util.building import building
 from lora_lab._util.quiet import quiet_transformers
-from lora_lab._util.torch_modes import building
 from lora_lab.models.gguf_file import GgufFile, GgufTensor
 
 if TYPE_CHECKING:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lora_lab._util.building import building
 from lora_lab._util.devices import device_of
 from lora_lab._util.dtypes import MODEL_DTYPES, dtype_name, main_dtype
 from lora_lab._util.files import user_path
 from lora_lab._util.hardware import best_device, hardware, is_here
 from lora_lab._util.own_random import seeded
 from lora_lab._util.quiet import first_line, quiet_transformers
-from lora_lab._util.torch_modes import building, plain_modes
+from lora_lab._util.torch_modes import plain_modes
 from lora_lab._util.transformers_private import origin
 from lora_lab.anatomy.heads import is_classifier
 from lora_lab.anatomy.model_config import build_on_meta

@@ -12,6 +12,7 @@ from lora_lab._util.own_warnings import collected
 from lora_lab.errors import AdapterError, LoraLabError, RunError
 from lora_lab.methods.api import detach
 from lora_lab.methods.combined import as_config
+from lora_lab.methods.turns import turn
 from lora_lab.runs.records import RecordState
 from lora_lab.sweeps.asha import Asha, AshaConfig
 from lora_lab.sweeps.cells import Cell
@@ -106,7 +107,8 @@ def _result(cell: Cell, run: Run, seen: Mapping[int, float], stopped: bool) -> C
 def _take_off(run: Run | None) -> None:
     """Take the run's own adapter off: the next queued run may have its own there by now."""
     if run is not None and run.adapter is not None and run.is_attached:
-        with contextlib.suppress(AdapterError):  # that run was faster
+        # The next queued run may be faster, or somebody may have the model.
+        with contextlib.suppress(AdapterError), turn(run.model):
             detach(run.model, run.adapter.name)
 
 

@@ -21,6 +21,7 @@ from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.head.adapter import with_head
 from lora_lab.methods.own_draws import drawing
+from lora_lab.methods.turns import at_work, turn, turn_at_rest
 from lora_lab.models.fresh_head import draw_head
 from lora_lab.runs import signature
 from lora_lab.runs.checkpoints import Checkpoint
@@ -201,7 +202,8 @@ class Run(Curves):
             RunError: the run was started before, another process is at work on its folder, or
                 `beside` a run on the same model.
         """
-        queue.start(self, beside)
+        with turn(self.model):  # somebody may have it for a moment
+            queue.start(self, beside)
         return self
 
     def start_now(self) -> None:
@@ -358,20 +360,21 @@ class Run(Curves):
         return data.first_batches(_INIT_BATCHES)
 
     def _work(self) -> None:
-        with self._explained():
+        with self._explained(), at_work():
             Worker(self).work()
 
     def _work_from_the_queue(self) -> None:
         with self._explained():
             self.publish(phase="")
-            self.control.rest()  # somebody may have the model since before its turn
-            if (before := attached(self.model).get(ADAPTER)) is not None:
-                detach(self.model, ADAPTER)
-                whose = f"of run {before.run}" if before.run else "that was there"
-                self.notes.append(f"took the adapter {ADAPTER!r} {whose} off the model")
-            with collected() as said:  # not printed into some cell
-                self._prepare()
-            self.notes += said
+            # Somebody may have the model since before its turn.
+            with turn_at_rest(self.model, self.control.rest):
+                if (before := attached(self.model).get(ADAPTER)) is not None:
+                    detach(self.model, ADAPTER)
+                    whose = f"of run {before.run}" if before.run else "that was there"
+                    self.notes.append(f"took the adapter {ADAPTER!r} {whose} off the model")
+                with collected() as said:  # not printed into some cell
+                    self._prepare()
+                self.notes += said
         self._work()
 
     @contextlib.contextmanager

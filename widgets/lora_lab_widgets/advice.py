@@ -161,7 +161,7 @@ class AdvicePanel(MessagePanel):
         parameters = int(text) if text else None
 
         def probe() -> WhichLayers:
-            with session.live_adapter.alone():
+            with session.live_adapter.alone("layers are being probed"):
                 return which_layers(
                     lm,
                     task,

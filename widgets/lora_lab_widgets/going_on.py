@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from lora_lab_widgets.session import Session
 
 Show = Callable[[], None]
+USING = "another adapter is being put on the model"
+SCORING = "a run is being scored on the model"
 
 
 def cannot_use(session: Session, kept: Kept) -> str:
@@ -81,7 +83,7 @@ def used(session: Session, kept: Kept) -> Show:
     else:
         assert kept.place is not None
         place = kept.place
-    with session.live_adapter.alone() as model:
+    with session.live_adapter.alone(USING) as model:
         load = load_loralib if place.is_file() else load_adapter
         adapter = load(model, place, ADAPTER)
     config = adapter.config
@@ -131,7 +133,7 @@ def begin(session: Session, run: Run) -> None:
             session.plan.take(chosen_configs(run))
 
     try:
-        session.needs_rest("start another run")
+        session.needs_model("start another run")
         session.begin(run, show)
     except Exception:
         if run.state is RunState.IDLE:
@@ -152,7 +154,7 @@ def scored(session: Session, kept: Kept, say: Callable[[str], None]) -> Evaluate
     if kept.record is not None:
         refuse_other_base(kept.record, session.lm)
         task = _task_of(session, kept.record)
-    with session.live_adapter.alone():
+    with session.live_adapter.alone(SCORING):
         return score_end(of, session.lm, task)
 
 

@@ -18,6 +18,8 @@ from lora_lab_widgets.background import Background
 from lora_lab_widgets.delivery import Delivery, zipped_page
 from lora_lab_widgets.error_json import from_error
 from lora_lab_widgets.going_on import (
+    SCORING,
+    USING,
     adapter_at,
     begin,
     cannot_continue,
@@ -201,8 +203,7 @@ class Keep(MessagePanel):
             self._tell("In use", [f"{kept.words} is on the model: grid, ΔW and “Try it” show it"])
 
         reading = "reading the adapter…"
-        alone = "another adapter is being put on the model"
-        self._start(lambda: used(self._session, kept), finish, reading, alone)
+        self._start(lambda: used(self._session, kept), finish, reading, USING)
 
     def _continue(self) -> None:
         kept = self._needed()
@@ -238,8 +239,7 @@ class Keep(MessagePanel):
             self._tell("Scored", str(found).splitlines())
             self._kept = None  # its files have changed
 
-        alone = "a run is being scored on the model"
-        self._start(lambda: scored(self._session, kept, self._say), finish, alone=alone)
+        self._start(lambda: scored(self._session, kept, self._say), finish, alone=SCORING)
 
     def _report(self) -> None:
         kept = self._needed()
@@ -249,7 +249,7 @@ class Keep(MessagePanel):
 
         def work() -> tuple[Path, IO[bytes]]:
             self._say("writing the report…")
-            with session.live_adapter.at_rest():
+            with session.live_adapter.alone("a report is being written"):
                 path = session.report(find_run(folder))
             return path, zipped_page(path)
 

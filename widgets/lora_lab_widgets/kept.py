@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lora_lab.runs.records import RunRecord
     from lora_lab.training.run import Run
 
+_KEPT = "an adapter is being kept"
 _NAME = "lora-lab-kept"  # of an adapter that is on the model for that long
 _AT_WORK = RecordState.RUNNING, RecordState.ELSEWHERE
 
@@ -89,7 +90,7 @@ class Kept:
             RunError: it is of another base than the bench's model, or has left no adapter.
             AdapterError: its files cannot be read.
         """
-        with live.alone() as model:  # what is read back is put in force, as "Try it" does
+        with live.alone(_KEPT) as model:  # what is read back is put in force, as "Try it" does
             if self.run is not None:
                 with own_adapter.on_model(self.run) as name:
                     yield name

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +18,7 @@ from lora_lab.errors import AdapterError
 from lora_lab.methods.attached import activate, active, attached
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.registry import method_of
+from lora_lab.methods.turns import turn_of
 from lora_lab.redaction import redacted
 from lora_lab.spectra.update import SiteUpdate
 from lora_lab.tasks.chats import ChatTask
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 Whose = tuple[str, object]
 """What an adapter is called, "" where there is none, and what is equal for the same one alone."""
 ADAPTER = "default"  # the name under which `train` attaches
-_switching = threading.Lock()  # two benches may have one model
 
 
 class LiveAdapter:
@@ -103,24 +103,39 @@ class LiveAdapter:
         few = list(task.validation[:count])
         return dataclasses.replace(task, validation=few) if writes else []
 
-    @contextlib.contextmanager
-    def at_rest(self) -> Iterator[PreTrainedModel]:
+    def at_rest(self) -> AbstractContextManager[PreTrainedModel]:
         """Hold every run on the model between two steps: inside, the model may be used.
 
         Of a sweep no cell begins or ends meanwhile.
         """
+        return self._held("")
+
+    def alone(self, what: str) -> AbstractContextManager[PreTrainedModel]:
+        """Hold every run at rest; none begins in the block, and nobody else switches adapters.
+
+        Args:
+            what: is done meanwhile, for whoever wants to start one: "an adapter is being kept".
+        """
+        return self._held(what)
+
+    @contextlib.contextmanager
+    def _held(self, alone_for: str) -> Iterator[PreTrainedModel]:
+        model = self.lm.model
         with contextlib.ExitStack() as held:
+            # In this order: a cell that begins holds its sweep, and waits for its turn.
             if sweep := self._session.training_sweep:
                 held.enter_context(sweep.paused())
-            for run in runs_on(self.lm.model):
+            if alone_for:
+                held.enter_context(turn_of(model).taken_for(alone_for))
+            for run in runs_on(model):
                 held.enter_context(run.paused())
-            yield self.lm.model
+            yield model
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[str | None]:
         """Have the adapter active in the block and yield its name; None: there is none.
 
-        It is put back for that long if another one is in its place. Call it within `at_rest`.
+        It is put back for that long if another one is in its place. Call it within `alone`.
 
         Raises:
             LoraLabError: it cannot be put back.
@@ -130,19 +145,13 @@ class LiveAdapter:
             yield None
             return
         own = contextlib.nullcontext(ADAPTER) if run is None else own_adapter.on_model(run)
-        with _switching, own as name:
+        with own as name:
             before = active(model)
             activate(model, name)
             try:
                 yield name
             finally:
                 activate(model, before)
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[PreTrainedModel]:
-        """Hold every run at rest; nobody else here switches adapters in the block."""
-        with self.at_rest() as model, _switching:
-            yield model
 
     def save(self, folder: Path) -> Path:
         """Write the adapter into a folder; return the folder.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import traitlets
 
 from lora_lab.errors import ConfigError, RunError
+from lora_lab.methods.turns import turn_of
 from lora_lab.sweeps.comparison import Comparison
 from lora_lab.sweeps.local import Sweep
 from lora_lab.training.api import train
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from lora_lab.training.snapshot import Snapshot
     from lora_lab_widgets.kept import Kept
 
+_ASKED = "the model is being asked"
 Started = TypeVar("Started", Sweep, Comparison)
 
 
@@ -136,6 +138,16 @@ class Session(traitlets.HasTraits):
         if self.run is not None and not over(self.run.state):
             raise RunError(f"run {self.run.id} is {self.run.state}; stop it to {what}")
 
+    def needs_model(self, what: str) -> None:
+        """Refuse a run that would wait for the model, and the page with it: somebody has it now.
+
+        Raises:
+            RunError: somebody has it, or something trains.
+        """
+        self.needs_rest(what)
+        if used := turn_of(self.lm.model).what:
+            raise RunError(f"{used}; {what} when that is over")
+
     # Runs and sweeps -----------------------------------------------------------------------------
 
     def start(self, settings: Mapping[str, Any]) -> None:
@@ -149,6 +161,7 @@ class Session(traitlets.HasTraits):
     def command(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         """Do what a button of the run panel asks; return the run file that was written, if any."""
         if name == "start":
+            self.needs_model("start another run")
             self.start(settings)
         elif name == "run_file":
             return write_run_file(self.plan, settings, self.output_dir)
@@ -173,7 +186,7 @@ class Session(traitlets.HasTraits):
 
     def go_on(self, run: Run) -> None:
         """Go on with a run that was read from disk; what it trains becomes the plan."""
-        self.needs_rest(f"resume run {run.id}")
+        self.needs_model(f"resume run {run.id}")
         shown = {**training_values(run.training), **decoding_values(), "task": run.task.name}
 
         def show() -> None:
@@ -273,7 +286,7 @@ class Session(traitlets.HasTraits):
         """
         longest_text = max_length_of(self.plan.settings)
         say("waiting for the next step…")
-        with self.live_adapter.at_rest(), self.live_adapter.in_force() as name:
+        with self.live_adapter.alone(_ASKED), self.live_adapter.in_force() as name:
             say("answering…")
             return answers(self.lm, self.asked_task, prompt, max_new_tokens, longest_text, name)
 

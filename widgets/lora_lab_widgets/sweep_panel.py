@@ -164,7 +164,7 @@ class SweepPanel(MessagePanel):
                 self._comparison = None
 
     def _choices(self, made: Comparison) -> Choices:
-        with self._session.live_adapter.at_rest():
+        with self._session.live_adapter.alone("a comparison is being scored"):
             return made.choices()
 
     def _replan(self, _change: object) -> None:

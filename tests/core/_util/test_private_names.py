@@ -238,8 +238,14 @@ def model() -> Any:
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
         num_attention_heads=2, attn_implementation="eager",
     )  # fmt: skip
-    assert transformers_private.builds_from_config(transformers.LlamaForCausalLM)
-    return transformers_private.build_from_config(transformers.LlamaForCausalLM, config)
+    kind = transformers.LlamaForCausalLM
+    assert transformers_private.builds_from_config(kind)
+    made = kind(config)
+    hollow = transformers_private.build_from_config(kind, config)
+    assert [(n, p.shape, p.is_meta) for n, p in hollow.named_parameters()] == [
+        (n, p.shape, True) for n, p in made.named_parameters()
+    ]
+    return made
 
 
 def test_how_routed_experts_are_computed() -> None:

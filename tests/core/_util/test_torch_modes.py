@@ -1,8 +1,7 @@
-"""torch's default dtype is the whole process's: nothing of ours leaves another one to it."""
+"""torch's default dtype is the whole process's: what needs no weights leaves it alone."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +12,11 @@ import torch
 import transformers
 
 import lora_lab as ll
-from lora_lab._util import torch_modes
 from lora_lab._util.torch_modes import DefaultDtype
 from lora_lab._util.transformers_private import build_from_config
 from lora_lab.errors import ModelError
-from lora_lab.models import from_gguf, load_model
 from lora_lab.models.load import load_outline, model_config
 from lora_lab.models.needs import model_needs
-from tests.helpers.tiny_gguf import KINDS, write_tiny_gguf
 from tests.helpers.tiny_text import tiny_llama, tiny_tokenizer
 
 CONFIGS: dict[str, Callable[[], Any]] = {
@@ -46,9 +42,6 @@ def set_dtypes(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     found: list[torch.dtype] = []
     monkeypatch.setattr(torch, "set_default_dtype", found.append)
     return found
-
-
-# ---------------------------------------------------------------- without weights
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -130,77 +123,3 @@ def test_a_default_of_ones_own_is_this_threads_alone() -> None:
     thread.join(60)
     assert other == [torch.float32]
     assert torch.zeros(2).dtype is torch.float32
-
-
-# ---------------------------------------------------------------- two loads at once
-
-
-class Watched:
-    """A lock that tells who has come to it; `real` None: it holds nobody up."""
-
-    def __init__(self, real: Any) -> None:
-        self.real, self.second_came = real, threading.Event()
-        self._came: list[int] = []
-
-    def __enter__(self) -> None:
-        self._came.append(threading.get_ident())
-        if len(self._came) == 2:
-            self.second_came.set()
-        if self.real is not None:
-            self.real.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        if self.real is not None:
-            self.real.release()
-
-
-def loads(folder: Path) -> None:
-    with contextlib.suppress(ModelError):
-        load_model(folder, device="cpu")
-
-
-def reads_gguf(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        from_gguf._write_by_transformers(folder.parent / "tiny.gguf", folder)
-
-
-@pytest.mark.parametrize("holds", [True, False])
-@pytest.mark.parametrize("second", [loads, reads_gguf])
-def test_two_loads_at_once_leave_the_process_its_default_dtype(
-    half: Path, monkeypatch: pytest.MonkeyPatch, second: Callable[[Path], None], holds: bool
-) -> None:
-    write_tiny_gguf(half.parent / "tiny.gguf", KINDS.Q8_0)
-    watched = Watched(threading.Lock() if holds else None)
-    one_within, both_within, one_done = (threading.Event() for _ in range(3))
-
-    def slow(*_given: Any, **_named: Any) -> Any:
-        """Set a default and put back the one before, as transformers does while it builds."""
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        if one_within.is_set():
-            both_within.set()
-            one_done.wait(60)
-        else:
-            one_within.set()
-            assert watched.second_came.wait(60)
-            assert holds or both_within.wait(60)
-        torch.set_default_dtype(before)
-        one_done.set()
-        raise OSError("that is enough of it")
-
-    monkeypatch.setattr(torch_modes, "_building", watched)
-    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", slow)
-    one, other = (threading.Thread(target=load, args=(half,)) for load in (loads, second))
-    try:
-        one.start()
-        assert one_within.wait(60)
-        other.start()
-        one.join(60)
-        other.join(60)
-        assert one_done.is_set()
-        left = torch.get_default_dtype()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert not one.is_alive()
-    assert not other.is_alive()
-    assert left == (torch.float32 if holds else torch.float64)

@@ -86,7 +86,7 @@ class IntrudersView(View):
         if values["show"] == SITES:
             step, sites = self.live_adapter.copy()
             return Measured(Found(asked, step, self._find(sites, asked, watch)), step)
-        with self.live_adapter.at_rest(), self.live_adapter.in_force():
+        with self.live_adapter.alone("ΔW is being measured"), self.live_adapter.in_force():
             step, sites = self.live_adapter.copy()
             found = before
             if found is None or (found.asked, found.step) != (asked, step):
