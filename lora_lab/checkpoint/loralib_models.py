@@ -22,7 +22,7 @@ from lora_lab.checkpoint.saving import named_adapter, tidy
 from lora_lab.checkpoint.stacking import module_update, padded, refuse_others, site_product
 from lora_lab.errors import AdapterError
 from lora_lab.methods.api import attach
-from lora_lab.methods.attached import activate, refuse_torn
+from lora_lab.methods.attached import activate, one_step
 from lora_lab.methods.finite import check_finite
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import LoraConfig
@@ -53,20 +53,19 @@ def save_loralib(model: nn.Module, path: str | Path, name: str | None = None) ->
 
     Raises:
         AdapterError: loralib has no such layer (DoRA, modules trained whole; its convolutions are
-            factored otherwise), a run trains the adapter now, or the file cannot be written.
+            factored otherwise), or the file cannot be written.
     """
     path = user_path(path, AdapterError)
     if path.suffix not in (".safetensors", *_PICKLES):
         raise AdapterError(
             f"{path.name} is no name for loralib's file; end it in .safetensors or .pt"
         )
-    with turn(model):
+    with turn(model), one_step(model, name):
         return _save(unwrapped(model), path, name)
 
 
 def _save(model: nn.Module, path: Path, name: str | None) -> float:
     adapter = named_adapter(model, name)
-    refuse_torn(model, adapter)
     refuse_others(adapter, "loralib's layers", ("linear", "embedding"))
     grouped: dict[str, list[LoraSite]] = {}
     for site in adapter.sites.values():

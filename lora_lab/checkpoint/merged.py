@@ -26,7 +26,7 @@ from lora_lab.anatomy.packed import packing
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.checkpoint.shards import Shard, ShardWriter, plan_shards
 from lora_lab.errors import AdapterError
-from lora_lab.methods.attached import refuse_torn, require_adapters
+from lora_lab.methods.attached import one_step, require_adapters
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.finite import check_sum
 from lora_lab.methods.own_tensors import own_tensors
@@ -66,11 +66,10 @@ def export_merged(
         The folder; ``AutoModelForCausalLM.from_pretrained(folder)`` and its like load it.
 
     Raises:
-        AdapterError: no such adapter, one that cannot merge or that a run trains now, another one
-            is merged, a model that is quantized, has no weights or is none of transformers', or a
-            folder that holds something.
+        AdapterError: no such adapter, one that cannot merge, another one is merged, a model that is
+            quantized, has no weights or is none of transformers', or a folder that holds something.
     """
-    with turn(model):
+    with turn(model), one_step(model, name):
         return _export(unwrapped(model), Path(folder), name, dtype, max_shard_bytes, tokenizer)
 
 
@@ -85,7 +84,6 @@ def _export(
     _check(model, dtype, max_shard_bytes)
     adapter = _unmerged_adapter(model, name)
     if adapter is not None:
-        refuse_torn(model, adapter)
         refuse_missing(model, adapter)
         adapter.check_merge()
     known = require_adapters(model)

@@ -52,8 +52,8 @@ from lora_lab.methods.attached import (
     active,
     attached,
     no_adapter,
+    one_step,
     original_weight,
-    refuse_torn,
 )
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.combination import Combination
@@ -76,7 +76,7 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
     each in a folder of its own within; see `checkpoint.native`.
 
     Args:
-        model: a model with an adapter.
+        model: a model with an adapter; a run that trains it rests meanwhile between two steps.
         folder: made if missing; an adapter that it holds is replaced whole, and stays where the
             new one cannot be written. What else is in it is left alone.
         name: which adapter; the one in force by default.
@@ -85,12 +85,12 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
         The folder.
 
     Raises:
-        AdapterError: no such adapter, one that holds NaN or infinite values, one that a run
-            trains at the moment (`Run.save` waits for its next step), or the disk does not take it.
+        AdapterError: no such adapter, one that holds NaN or infinite values, or the disk does not
+            take it.
     """
     folder = Path(folder)
-    with turn(model), disk_errors(folder, AdapterError, "another folder"):
-        refuse_torn(model, any_adapter(unwrapped(model), name))
+    step = one_step(model, name)
+    with turn(model), step, disk_errors(folder, AdapterError, "another folder"):
         replace_adapter(folder, lambda draft: write_adapter(model, draft, name))
     return folder
 

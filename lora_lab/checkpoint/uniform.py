@@ -28,7 +28,7 @@ from lora_lab.checkpoint.peft import PREFIX
 from lora_lab.checkpoint.peft_folder import task_type
 from lora_lab.checkpoint.saving import named_adapter
 from lora_lab.checkpoint.stacking import module_update, padded, refuse_others
-from lora_lab.methods.attached import refuse_torn
+from lora_lab.methods.attached import one_step
 from lora_lab.methods.finite import check_finite
 from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.factors import LoraSite
@@ -55,9 +55,9 @@ def export_uniform(model: nn.Module, folder: str | Path, name: str | None = None
 
     Raises:
         AdapterError: what such loaders cannot hold (DoRA, embeddings, convolutions, modules
-            trained whole), a folder that holds something, or a run trains the adapter now.
+            trained whole), or a folder that holds something.
     """
-    with turn(model):
+    with turn(model), one_step(model, name):
         return _export(unwrapped(model), Path(folder), name)
 
 
@@ -65,7 +65,6 @@ def _export(model: nn.Module, folder: Path, name: str | None) -> Path:
     from safetensors.torch import save_file
 
     adapter = named_adapter(model, name)
-    refuse_torn(model, adapter)
     refuse_others(adapter, "loaders without patterns")
     tensors = {}
     updates = _of_every_layer(adapter, anatomy(model).by_name.values())

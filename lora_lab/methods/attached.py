@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.resizing import unwatch_resizing, watch_resizing
 from lora_lab.methods.running_statistics import RunningStatistics
-from lora_lab.methods.turns import turn_of
+from lora_lab.methods.turns import is_at_work, turn_of
 
 if TYPE_CHECKING:
     from lora_lab.methods.lora.watch import Watch
@@ -189,11 +190,20 @@ def forget(model: nn.Module) -> None:
     unwatch_resizing(unwrapped(model))
 
 
-def refuse_torn(model: nn.Module, adapter: Adapter) -> None:
-    """Raise `AdapterError` while a run trains an adapter: what is read of it would be no step's."""
+def one_step(model: nn.Module, name: str | None) -> AbstractContextManager[object]:
+    """Return a ``with`` block in which an adapter is that of one step: what trains it rests.
+
+    Without it half of what is read would be of one step, and half of the next.
+
+    Args:
+        model: any.
+        name: the adapter's; None: the one in force.
+    """
     known = attached_adapters(model)
-    if known is not None and adapter is known.trained:
-        known.refuse_training()
+    if known is None or known.trained is None or is_at_work():
+        return contextlib.nullcontext()
+    adapter = known.adapters.get(name or known.merged or known.active.name or "")
+    return contextlib.nullcontext() if adapter is not known.trained else known.trained.at_rest()
 
 
 def activate(model: nn.Module, name: str | None) -> None:

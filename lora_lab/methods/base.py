@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -109,6 +111,7 @@ class Adapter(ABC):
         stands: at which of the model's modules it acts; None until it is put in place.
         run: the id of the run that trains it, or has trained it; None of any other.
         trains: whether that run is at work on it now, for any thread but the run's own.
+        at_rest: a ``with`` block in which the run rests between two steps; not for its own thread.
         per_sample: rows of one batch may have different adapters of this kind (`mixed_batch`).
     """
 
@@ -118,6 +121,7 @@ class Adapter(ABC):
     stands: Standing | None = None
     run: str | None = None
     trains: Callable[[], bool] = staticmethod(lambda: False)
+    at_rest: Callable[[], AbstractContextManager[object]] = staticmethod(contextlib.nullcontext)
     sites: Mapping[str, LoraSite] = MappingProxyType({})
     modifies_base: bool = False
     per_sample: ClassVar[bool] = False
@@ -128,7 +132,8 @@ class Adapter(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Be copied without the run that trains it: a copy is nobody's."""
-        return {name: value for name, value in vars(self).items() if name != "trains"}
+        of_run = "trains", "at_rest"
+        return {name: value for name, value in vars(self).items() if name not in of_run}
 
     # On the model ---------------------------------------------------------------------------------
 

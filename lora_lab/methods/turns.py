@@ -109,5 +109,10 @@ def at_work() -> Iterator[None]:
         _here.at_work = False
 
 
+def is_at_work() -> bool:
+    """Whether this thread is a run's."""
+    return _here.at_work
+
+
 if hasattr(os, "register_at_fork"):  # not on Windows; who has a turn is not there in a child
     os.register_at_fork(after_in_child=_turns.clear)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -321,6 +322,7 @@ class Run(Curves):
             with drawing(self.training.seed, self.training.init_draws), plain_modes():
                 self.adapter = self._attach()
             self.adapter.run, self.adapter.trains = self.id, self.control.works
+            self.adapter.at_rest = functools.partial(self.control.visit, None)
             known = require_adapters(self.model)
             known.trained = self.adapter
             if (watch := known.watch) is not None:

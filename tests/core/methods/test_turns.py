@@ -15,7 +15,9 @@ import pytest
 import torch
 
 import lora_lab as ll
+from lora_lab.checkpoint import saving
 from lora_lab.checkpoint.loralib_models import save_loralib
+from lora_lab.checkpoint.saving import write_adapter
 from lora_lab.checkpoint.uniform import export_uniform
 from lora_lab.errors import AdapterError
 from lora_lab.methods.turns import turn, turn_of
@@ -182,27 +184,77 @@ WRITES: dict[str, Callable[..., object]] = {
 
 
 @pytest.mark.parametrize("verb", WRITES)
-def test_what_a_run_trains_is_not_written_in_the_midst_of_a_step(verb: str, tmp_path: Path) -> None:
-    """Half of its factors would be of one step, and half of the next."""
-    write, lm, out = WRITES[verb], tiny_lm(), tmp_path / "out"
-    out.mkdir()
+def test_what_a_run_trains_is_written_as_it_is_after_one_step(verb: str, tmp_path: Path) -> None:
+    """In the midst of one, half of its factors would be of that step, and half of the last."""
+    write, lm = WRITES[verb], tiny_lm()
     ll.attach(lm.model, CONFIG, "other")
-    run = run_of(lm, tmp_path / "runs")
-    until(lambda: run.snapshot.step > 1)
-    with pytest.raises(AdapterError, match="trains adapter 'default' of this model now; do it wit"):
-        write(lm.model, out)
-    assert not [*out.iterdir()]
-    write(lm.model, out, "other")
-    other = tmp_path / "paused"
-    other.mkdir()
+    run = run_of(lm, tmp_path / "runs", start=False)
+    asked, written = threading.Event(), threading.Event()
+    midst: list[bool] = []
+
+    def cell() -> None:
+        asked.set()
+        write(lm.model, folder("midst"))
+        written.set()
+
+    def folder(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        return tmp_path / name
+
+    def meanwhile(*_: Any) -> None:
+        if not midst and run.snapshot.step >= 2:
+            thread.start()
+            assert asked.wait(60)
+            write(lm.model, folder("another"), "other")  # by the run's own thread, for which
+            write(lm.model, folder("own"))  # nobody waits
+            midst.append(written.is_set())
+
+    thread = threading.Thread(target=cell)
+    lm.model.model.layers[1].register_forward_pre_hook(meanwhile)
+    run.start()
+    assert written.wait(60)
+    assert midst == [False]
     with run.paused() as model:
-        write(model, other)
+        write(model, folder("paused"))
+    run.stop()
+    assert run.wait(60)
+    assert run.state is RunState.DONE, run.snapshot.failure
+    write(lm.model, folder("over"))
+
+
+def test_a_file_that_is_written_beside_a_run_is_what_the_run_had_learned_then(
+    tmp_path: Path,
+) -> None:
+    """The same steps alone come to the same factors, all of them."""
+    lm, step = tiny_lm(), []
+    run = run_of(lm, tmp_path / "runs", start=False)
+
+    def noted(adapter: Any, folder: Path) -> None:
+        write_adapter(adapter, folder, None)
+        step.append(run.snapshot.step)
+
+    run.start()
+    until(lambda: run.snapshot.step > 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saving, "write_adapter", lambda model, draft, _: noted(model, draft))
+        ll.save_adapter(lm.model, tmp_path / "saved")
     run.stop()
     run.wait(60)
-    last = tmp_path / "over"
-    last.mkdir()
-    write(lm.model, last)
-    assert run.state is RunState.DONE, run.snapshot.failure
+    twin = tiny_lm()
+    alone = run_of(twin, tmp_path / "runs", start=False)
+    log = alone.store.log
+
+    def stopping(row: Any) -> None:
+        log(row)
+        if row["step"] == step[0]:
+            alone.stop()
+
+    alone.store.log = stopping
+    alone.start().result(60)
+    found = ll.load_adapter(tiny_lm().model, tmp_path / "saved").state()
+    expected = alone.adapter.state()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize("verb", WRITES)
