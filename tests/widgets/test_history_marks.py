@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lora_lab.runs.marks import Marks, read_marks
-from tests.widgets.test_history_panel import Desk, write_run
+from tests.widgets.test_history_panel import LORA, Desk, write_run
 
 
 def rows(desk: Desk) -> dict[str, dict[str, Any]]:
@@ -90,6 +90,20 @@ def test_no_two_runs_that_differ_are_shown_with_the_same_words(
     assert told["a"] != told["b"]
     assert words in " ".join(told["b"])
     assert told["a"] == told["c"], "they are the same"
+
+
+def test_a_label_tells_a_run_from_those_of_its_own_model_and_task(tmp_path: Path) -> None:
+    write_run(tmp_path, "a")
+    more = {"start_from": {"run": "a", "step": 3}}
+    write_run(tmp_path, "b", **more)
+    head = {"configs": [{**LORA, "modules_to_save": ["score"]}]}
+    write_run(tmp_path, "c", **head, task={"name": "reviews.csv"})
+    shown = rows(Desk(tmp_path).opened())
+    assert [" = " in shown[id_]["label"] for id_ in "abc"] == [False, False, False]
+    assert len({(row["label"], row["what"]) for row in shown.values()}) == 3
+    write_run(tmp_path, "d", **head)
+    shown = rows(Desk(tmp_path).opened())
+    assert "modules_to_save = score" in shown["d"]["label"]
 
 
 def test_settings_of_the_picked_runs_are_set_against_each_other(tmp_path: Path) -> None:

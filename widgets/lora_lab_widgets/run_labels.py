@@ -11,6 +11,7 @@ from lora_lab.runs.records import RunRecord
 from lora_lab_widgets.lab_views.base import run_label
 
 _MOST_SWEEP = 64  # characters of a sweep's name
+_TOLD_BESIDE = "seed", "learning_rate", "start_from", *NO_MATTER  # or of no matter
 _DAMAGED = AttributeError, TypeError, KeyError, ValueError, RunError
 
 
@@ -32,14 +33,18 @@ def short_label(record: RunRecord) -> str:
 
 
 def differences(records: Sequence[RunRecord]) -> dict[str, str]:
-    """Return {id: " · α = 16"}: the settings that tell a run from others of the same label."""
-    alike: defaultdict[str, list[RunRecord]] = defaultdict(list)
+    """Return {id: " · α = 16"}: the settings that tell a run from others of the same label.
+
+    The others are those of its model and task, whose names stand beside the label, as does the run
+    that it starts from.
+    """
+    alike: defaultdict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
     for record in records:
-        alike[_without_seed(record)].append(record)
+        alike[_without_seed(record), *_names(record)].append(record)
     found: dict[str, str] = {}
     for group in alike.values():
         try:
-            words = told_apart(group, ("seed", "learning_rate", *NO_MATTER), "size")
+            words = told_apart(group, _TOLD_BESIDE, "size")
         except _DAMAGED:
             continue
         found |= {r.id: f" · {own}"[:300] for r, own in zip(group, words, strict=True) if own}
@@ -79,6 +84,12 @@ def unlike(records: Sequence[RunRecord], words: Mapping[str, str]) -> dict[str, 
             own = ", ".join(f"{name} = {texts[place]}" for name, texts in told.items())
             found |= {record.id: f" · {own}"[:300]} if own else {}
     return found
+
+
+def _names(record: RunRecord) -> tuple[str, ...]:
+    """Return the names of a run's model and task; "" where its config.json has none."""
+    found = (record.config.get(key) for key in ("model", "task"))
+    return tuple(str(each.get("name")) if isinstance(each, dict) else "" for each in found)
 
 
 def _without_seed(record: RunRecord) -> str:
