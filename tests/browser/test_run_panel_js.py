@@ -348,10 +348,13 @@ def test_keys_stay_out_of_the_notebook(esm_page: Make) -> None:
 
 def test_a_run_that_was_stopped_is_called_so(esm_page: Make) -> None:
     esm = esm_page(panel(), {"snapshot": shown(TRAINING, state="done")})
-    phase = esm.view().locator(".ll-run-phase")
+    phase, lamp = esm.view().locator(".ll-run-phase"), esm.view().locator(".ll-run-lamp")
+    color = "node => getComputedStyle(node).backgroundColor"
     expect(phase).to_have_text("stopped")
+    stopped = lamp.evaluate(color)
     esm.set(snapshot=shown(TRAINING, state="done", step=TRAINING.total_steps))
     expect(phase).to_have_text("done")
+    assert lamp.evaluate(color) != stopped
 
 
 def test_a_run_that_goes_on_is_not_asked_to_be_started(esm_page: Make) -> None:

@@ -118,7 +118,7 @@ def test_the_browser_computes_pythons_numbers(
 
 def test_it_reads_as_the_sketch_does(savings: Maker, price: dict[str, Any]) -> None:
     page = savings()
-    text = page.view().inner_text()
+    text = page.view().inner_text().replace("\u00a0", " ")
     panel = Savings(price=price, ranks=page.get("ranks"))
     budget = panel.budget
     assert budget is not None

@@ -270,6 +270,7 @@ class RunPanelView extends PanelView {
   drawPhase({ state, phase, step, total_steps: total }) {
     const ended = state === "done" && step < total ? "stopped" : state;
     const text = STATE_TEXTS[state] ?? (PHASE_STATES.includes(state) && phase ? phase : ended);
+    this.root.toggleAttribute("data-ll-stopped", ended === "stopped");
     this.phase.textContent = text;
     this.phase.title = text; // where there is little room its end is cut
     if (this.spoken.textContent !== `run: ${text}`) this.spoken.textContent = `run: ${text}`;

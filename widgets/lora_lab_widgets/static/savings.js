@@ -165,7 +165,8 @@ class SavingsView extends PanelView {
     const all = formatParameters(price.parameters);
     trainable.value.textContent = formatParameters(cost.trainable);
     trainable.caption.textContent =
-      `trainable of ${all} (${formatShare(cost.trainable, price.parameters)})`;
+      `trainable of ${all.replace(" ", "\u00a0")} ` + // its unit stays with a number
+      `(${formatShare(cost.trainable, price.parameters).replace(" ", "\u00a0")})`;
     trainable.node.title =
       `${formatCount(cost.trainable)} of ${formatCount(price.parameters)} parameters`;
     checkpoint.value.textContent = formatBytes(cost.checkpoint);
