@@ -26,7 +26,7 @@ from lora_lab_widgets.keep import NOTHING
 from lora_lab_widgets.kept import kept_folder
 from lora_lab_widgets.panel import Tick
 from tests.helpers.keep_bench import QUICK, do, keep_bench, send, settle, trained
-from tests.helpers.tiny_run import logits, tiny_lm, tiny_task
+from tests.helpers.tiny_run import logits, tiny_lm, tiny_task, until
 
 
 @pytest.fixture
@@ -375,6 +375,7 @@ def test_what_cannot_be_written_is_said_in_a_line(
 def test_nothing_is_sent_without_news(wb: Any, sent: list[Any]) -> None:
     trained(wb)
     settle(wb)
+    until(lambda: (wb.keep.update(Tick()), wb.keep.hub)[1])  # it looks whether one can push
     del sent[:]
     for _ in range(5):
         wb.keep.update(Tick())
