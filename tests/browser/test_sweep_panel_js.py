@@ -146,7 +146,7 @@ def test_progress_and_the_cells_as_they_stand(esm_page: Make) -> None:
     shown = view.get_by_role("row")
     expect(shown).to_have_count(5)
     expect(shown.nth(1).get_by_role("cell")).to_have_text(
-        ["best", "r=8, seed 0", "done", "1.234", "BLEU 38.2", "60 / 60", ""]
+        ["best", "r=8, seed 0", "done", "1.234", "BLEU 38.2", "60 / 60", "", ""]
     )
     expect(shown.nth(2)).to_contain_text("stopped early")
     expect(shown.nth(2)).to_contain_text("behind at step 20")
@@ -250,3 +250,17 @@ def test_a_comparison_is_a_tick_and_what_it_came_to_is_text(esm_page: Make) -> N
     expect(esm.view().get_by_text("LoRA has the best loss.")).to_be_visible()
     esm.set(found={})
     expect(found).to_be_hidden()
+
+
+@pytest.mark.parametrize("width", [1300, 800, 560])
+def test_a_cells_button_stands_in_its_line(esm_page: Make, width: int) -> None:
+    rows = [row("r=8", run="run-1"), row("r=4", run="run-2", note="behind at step 20")]
+    esm = opened(esm_page, {"progress": {**PROGRESS, "state": "done"}, "rows": rows}, width=width)
+    lines = esm.view().locator(".ll-sweep-cells .ll-sweep-row:not(.ll-sweep-head)")
+    for line, each in zip(lines.all(), rows, strict=True):
+        what, keep = line.locator(".ll-sweep-what"), line.get_by_role("button")
+        expect(keep).to_have_accessible_name(f"Keep {each['what']}")
+        text, box = what.bounding_box(), keep.bounding_box()
+        if width > 640:  # else it has no room beside it
+            assert box["y"] <= text["y"] + text["height"] / 2 <= box["y"] + box["height"]
+        assert line.bounding_box()["x"] + line.bounding_box()["width"] >= box["x"] + box["width"]

@@ -11,7 +11,7 @@ import { shownRanks } from "./shown_ranks.js";
 import { SweepForm } from "./sweep_form.js";
 import { term } from "./term.js";
 
-const CELL_HEADS = ["", "what is tried", "state", "held-out loss", "metric", "steps", ""];
+const CELL_HEADS = ["", "what is tried", "state", "held-out loss", "metric", "steps", "", ""];
 
 class SweepPanelView extends PanelView {
   build() {
@@ -203,7 +203,8 @@ function cellRow({ cell, best, what, state, loss, metric, step, steps, note, run
     part("loss", show(loss)),
     part("metric", metric || "–"),
     part("steps", step ? `${formatCount(step)} / ${formatCount(steps)}` : "–"),
-    part("note", note, ...(run ? [button("Keep", () => keep(cell), {
+    part("note", note),
+    part("keep", ...(run ? [button("Keep", () => keep(cell), {
       "aria-label": `Keep ${what}`, title: "save it, download it, use it, go on from it",
     })] : [])));
   row.dataset.llState = state;
