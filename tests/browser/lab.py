@@ -34,7 +34,8 @@ import torch; torch.set_num_threads(1)
 from tests.helpers.tiny_chat import tiny_chat_model
 from lora_lab_widgets import Workbench
 tiny = tiny_chat_model({pause}, {layers})
-wb = Workbench(*tiny, max_steps={steps}, per_device_train_batch_size=4, max_length=96)
+few = dict(per_device_train_batch_size=4, max_length=96, eval_examples=1, kept_texts=0)
+wb = Workbench(*tiny, max_steps={steps}, **few)
 wb"""
 _PANEL = "window.jupyterapp?.shell?.currentWidget"
 _KERNEL = f"{_PANEL}?.sessionContext?.session?.kernel"
@@ -57,7 +58,7 @@ def small_bench(steps: int, hurries: bool = False, layers: int = 4) -> str:
         hurries: it does not, and the page has to do with what it leaves.
         layers: of the model.
     """
-    pause = 0.02 if steps >= _ENDLESS and not hurries else 0
+    pause = 0.1 if steps >= _ENDLESS and not hurries else 0
     return _SMALL_BENCH.format(here=str(ROOT), steps=steps, pause=pause, layers=layers)
 
 

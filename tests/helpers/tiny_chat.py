@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import torch
@@ -44,6 +45,14 @@ def tiny_chat_model(
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer
+
+    own = Tokenizer.from_str(_trained())
+    return PreTrainedTokenizerFast(tokenizer_object=own, pad_token="<pad>", eos_token="<eos>")
+
+
+@functools.cache  # to train it takes as long as to open a workbench
+def _trained() -> str:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -57,4 +66,4 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )
     examples = load_task("mini-e2e").train
     tokenizer.train_from_iterator((f"{e.prompt}\n{e.completion}" for e in examples), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    return tokenizer.to_str()
