@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from playwright.sync_api import Error, Locator, Page
+from playwright.sync_api import Error, Locator, Page, expect
 
 from tests.helpers.clear_kernel import CLEAR
 
@@ -193,6 +193,11 @@ class Notebook:
             model.fromJSON({{ ...cells, metadata: model.toJSON().metadata }});
         }}"""
         self.page.evaluate(change, _notebook(cells))
+
+    def clear_outputs(self) -> None:
+        """Take away what the cells show, and wait until no widget is on show."""
+        self.page.evaluate("() => jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+        expect(self.page.locator(".jp-OutputArea .lm-Widget")).to_have_count(0)
 
     def restart(self) -> None:
         """Restart the kernel, and wait until it is there again."""

@@ -14,7 +14,7 @@ from tests.helpers.tiny_run import until
 
 REAL = """\
 from lora_lab_widgets import Workbench
-few = dict(max_steps=8, per_device_train_batch_size=2, eval_examples=2)
+few = dict(max_steps=8, per_device_train_batch_size=2, eval_examples=2, kept_texts=0)
 wb = Workbench("smollm2-135m", learning_rate=3e-3, **few)
 wb"""
 

@@ -175,7 +175,7 @@ class Sweep:
             self.alone = self._result(self._sweep(Path(folder)), Path(folder))
 
     def _sweep(self, folder: Path) -> ll.Sweep:
-        settings = SETTINGS | {"max_steps": 3, "eval_examples": 1}
+        settings = SETTINGS | {"max_steps": 3, "eval_examples": 1, "kept_texts": 0}
         return ll.sweep(
             tiny_lm(), tiny_task(), LORA, grid={"r": [1, 2]}, output_dir=folder, **settings
         )

@@ -24,7 +24,9 @@ from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 
 LM, TASK = tiny_lm(), tiny_task()
-SETTINGS = {"max_steps": 2, "save_steps": 1, "eval_examples": 1, "max_length": 64}
+SETTINGS = {
+    "max_steps": 2, "save_steps": 1, "eval_examples": 1, "kept_texts": 0, "max_length": 64,
+}  # fmt: skip
 # What verbs make beside what lies there: drafts with names that can be guessed, were there any.
 GUESSED = "report.html", "report.html.part", ".report.html.tmp", "adapter.tmp", "config.json.tmp"
 

@@ -48,6 +48,7 @@ def train(folder: Path, pace: float | None, pages: int = 1) -> tuple[Ending, int
         max_length=96,
         learning_rate=1e-2,
         eval_examples=2,
+        kept_texts=0,
     )
     run, met = wb.start(), 0
     while pace is not None and not run.state.final:

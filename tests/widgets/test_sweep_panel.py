@@ -20,7 +20,10 @@ from lora_lab_widgets.sweep_plan import AXES, as_grid
 from lora_lab_widgets.sweep_view import in_words
 from tests.helpers.tiny_chat import tiny_chat_model
 
-QUICK = {"max_steps": 3, "per_device_train_batch_size": 2, "max_length": 96, "eval_examples": 1}
+QUICK = {
+    "max_steps": 3, "per_device_train_batch_size": 2, "max_length": 96, "eval_examples": 1,
+    "kept_texts": 0,
+}  # fmt: skip
 
 
 @pytest.fixture

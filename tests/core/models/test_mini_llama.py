@@ -100,7 +100,7 @@ def test_it_knows_little_facts_and_no_chats(lm):
 
 def test_lora_visibly_learns_mini_e2e(lm, tmp_path):
     config = ll.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear")
-    settings = {"max_steps": 40, "learning_rate": 1e-2, "eval_examples": 8, "save_steps": 0}
+    settings = {"max_steps": 40, "learning_rate": 1e-2, "eval_examples": 8, "kept_texts": 0}
     metrics = ll.train(lm, "mini-e2e", config, output_dir=tmp_path, **settings).result().metrics
     ll.detach(lm.model)
     assert metrics["loss_after"] < 0.6 * metrics["loss_before"]
