@@ -34,8 +34,7 @@ import torch; torch.set_num_threads(1)
 from tests.helpers.tiny_chat import tiny_chat_model
 from lora_lab_widgets import Workbench
 tiny = tiny_chat_model({pause}, {layers})
-few = dict(per_device_train_batch_size=4, max_length=96, eval_examples=1, kept_texts=0)
-wb = Workbench(*tiny, max_steps={steps}, **few)
+wb = Workbench(*tiny, max_steps={steps}, per_device_train_batch_size=4, max_length=96)
 wb"""
 _PANEL = "window.jupyterapp?.shell?.currentWidget"
 _KERNEL = f"{_PANEL}?.sessionContext?.session?.kernel"
