@@ -49,10 +49,12 @@ def build_from_config(kind: Any, config: Any) -> nn.Module:
         raise ValueError(f"its dtype is {dtype}, which weights cannot be made in")
     set_dtype(config, None)
     with torch.device("meta"), contextlib.nullcontext() if dtype is None else DefaultDtype(dtype):
-        model: nn.Module = kind._from_config(config)
+        model: Any = kind._from_config(config)
+        model.tie_weights()  # transformers 5.0 ties none on the meta device
     if dtype is not None:
         set_dtype(model.config, dtype)
-    return model
+    built: nn.Module = model
+    return built
 
 
 def attention_kind(config: Any) -> str | None:
@@ -189,7 +191,10 @@ def _bounded_template(text: str, _thread: int) -> Any:
     """Compile a chat template in an environment such as transformers makes for each, bounded."""
     from transformers.utils import chat_template_utils
 
-    environment = chat_template_utils._cached_compile_jinja_template("{# ours #}").environment
+    # transformers 5.0 has one function, which keeps what it made: this environment is ours alone.
+    make = getattr(chat_template_utils, "_cached_compile_jinja_template", None)
+    make = make or chat_template_utils._compile_jinja_template.__wrapped__
+    environment = make("{# ours #}").environment
     bound(environment)
     return compile_bounded(environment, text)
 

@@ -40,7 +40,9 @@ class TypedKernel(Kernel):
         cell, outputs = self.begin(code), list[Any]()
         while True:
             message = self.client.get_iopub_msg(timeout=120)
-            if message["msg_type"].endswith("display_data"):
+            shown = str(message["content"].get("data"))
+            bar = "Loading weights:" in shown  # that of transformers before 5.4
+            if message["msg_type"].endswith("display_data") and not bar:
                 outputs.append((message["msg_type"], message["content"]))
                 seen(outputs)
             mine = message["parent_header"].get("msg_id") == cell

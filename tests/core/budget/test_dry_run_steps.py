@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers.models.opt.modeling_opt import OPTDecoder
 from transformers.optimization import Adafactor
 
 from lora_lab.budget import budget
@@ -36,6 +38,15 @@ from tests.helpers.tiny_run import tiny_lm
 
 ALL = LoraConfig(r=4, target_modules="all-linear")
 Q_V = LoraConfig(r=4, target_modules=["q", "v"])
+# transformers 5.15 draws a number at each layer, drop or no drop, which a fake tensor cannot give:
+# there the dry run says so in a line, and the closed form remains.
+opt = pytest.param(
+    "opt",
+    marks=pytest.mark.skipif(
+        "self.layerdrop > 0" not in inspect.getsource(OPTDecoder.forward),
+        reason="this OPT reads a number that it draws",
+    ),
+)
 PARTS = ("weights", "gradients", "optimizer", "activations")
 
 
@@ -76,7 +87,7 @@ def naive_peak(
 )
 @pytest.mark.parametrize("config", [None, ALL], ids=["full", "all-linear"])
 @pytest.mark.parametrize(
-    "name", ["llama", "smollm", "gpt2", "qwen3", "gemma3", "opt", "bert", "t5"]
+    "name", ["llama", "smollm", "gpt2", "qwen3", "gemma3", opt, "bert", "t5"]
 )
 def test_fake_is_real(name: str, config: Any, checkpointing: bool, padded: bool) -> None:
     expected = naive_peak(adapted(tiny(name), config, checkpointing=checkpointing), padded)

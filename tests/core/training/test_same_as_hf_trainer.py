@@ -24,6 +24,7 @@ from lora_lab.models import LoadedModel
 from lora_lab.tasks.families.api import family_of
 from lora_lab.training.schedule import rate_factor
 from lora_lab.training.trainer import Fit
+from tests.helpers.checkpointing import checkpoint
 from tests.helpers.hf_trainer import peer_losses
 from tests.helpers.several_processes import ragged_task
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
@@ -157,7 +158,7 @@ def both(
 
     lm, peer, family = made()
     if training.gradient_checkpointing:
-        lm.model.activation_checkpointing_enable({"use_reentrant": False})
+        checkpoint(lm.model, use_reentrant=False)
         lm.model.enable_input_require_grads()
     with torch.random.fork_rng():
         losses = peer_losses(

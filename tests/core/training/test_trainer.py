@@ -13,6 +13,7 @@ from lora_lab.errors import RunError
 from lora_lab.training import failures
 from lora_lab.training.progress import MAX_POINTS, LossHistory, Pace
 from lora_lab.training.step import DeadAdapterError
+from tests.helpers.checkpointing import checkpoint
 from tests.helpers.recorded_fit import Recorded, mean_loss
 from tests.helpers.tiny_run import tiny_lm
 
@@ -59,9 +60,9 @@ def test_gradient_checkpointing_gives_the_same_losses_and_less_memory(tmp_path):
 
 def test_checkpointing_that_the_user_switched_on_stays_on(tmp_path):
     lm = tiny_lm()
-    lm.model.activation_checkpointing_enable()
+    checkpoint(lm.model)
     Recorded(tmp_path, lm, gradient_checkpointing=True).run()
-    assert lm.model.is_activation_checkpointing
+    assert any(getattr(m, "gradient_checkpointing", False) for m in lm.model.modules())
     assert len(lm.model.model.embed_tokens._forward_hooks) == 1
 
 
@@ -74,7 +75,7 @@ def test_input_gradients_that_the_user_switched_on_stay_on_once(tmp_path):
 
 def test_reentrant_checkpointing_without_input_gradients_is_found_and_named(tmp_path):
     lm = tiny_lm()
-    lm.model.activation_checkpointing_enable({"use_reentrant": True})
+    checkpoint(lm.model, use_reentrant=True)
     lm.model.disable_input_require_grads()
     run = Recorded(tmp_path, lm)
     with (

@@ -15,6 +15,7 @@ from tests.helpers.adapter_layers import (
     stir,
     values_of,
 )
+from tests.helpers.checkpointing import checkpoint
 from tests.helpers.lora_outputs import outputs
 from tests.helpers.measured_step import BATCH, LENGTH, gpt2, llama
 from tests.helpers.tiny_models import tiny, tiny_inputs
@@ -87,7 +88,7 @@ def test_checkpointed_blocks_are_recomputed_with_the_same_draw():
         adapter = ll.attach(model, ll.BottleneckConfig("D", r=3))
         stir(adapter)
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            checkpoint(model, use_reentrant=False)
         model.train()
         torch.manual_seed(5)
         found = []
