@@ -20,7 +20,7 @@ from lora_lab.checkpoint.loralib_models import save_loralib
 from lora_lab.checkpoint.saving import write_adapter
 from lora_lab.checkpoint.uniform import export_uniform
 from lora_lab.errors import AdapterError
-from lora_lab.methods.turns import turn, turn_of
+from lora_lab.methods.turns import at_work, turn, turn_of
 from lora_lab.training.run import runs_on
 from lora_lab.training.snapshot import RunState
 from tests.helpers.beside import outcome
@@ -141,6 +141,11 @@ def test_a_run_at_work_switches_its_adapter_whoever_waits_for_its_next_step(tmp_
     for thread in visits:
         thread.join(60)
     assert seen
+    model = tiny_lm().model
+    ll.attach(model, CONFIG)
+    with somebody_has(model), at_work():
+        ll.activate(model, None)
+    assert ll.active(model) is None
 
 
 # ---------------------------------------------------------------- verbs
