@@ -242,12 +242,9 @@ def model() -> Any:
     )  # fmt: skip
     kind = transformers.LlamaForCausalLM
     assert transformers_private.builds_from_config(kind)
-    made = kind(config)
     hollow = transformers_private.build_from_config(kind, config)
-    assert [(n, p.shape, p.is_meta) for n, p in hollow.named_parameters()] == [
-        (n, p.shape, True) for n, p in made.named_parameters()
-    ]
-    return made
+    assert all(parameter.is_meta for parameter in hollow.parameters())
+    return kind(config)
 
 
 def test_how_routed_experts_are_computed() -> None:
