@@ -86,9 +86,7 @@ def naive_peak(
     ("checkpointing", "padded"), [(False, False), (False, True), (True, False)]
 )
 @pytest.mark.parametrize("config", [None, ALL], ids=["full", "all-linear"])
-@pytest.mark.parametrize(
-    "name", ["llama", "smollm", "gpt2", "qwen3", "gemma3", opt, "bert", "t5"]
-)
+@pytest.mark.parametrize("name", ["llama", "smollm", "gpt2", "qwen3", "gemma3", opt, "bert", "t5"])
 def test_fake_is_real(name: str, config: Any, checkpointing: bool, padded: bool) -> None:
     expected = naive_peak(adapted(tiny(name), config, checkpointing=checkpointing), padded)
     options = {"gradient_checkpointing": checkpointing, "padding_mask": padded}
