@@ -108,6 +108,9 @@ class RunStore:
     def create(cls, output_dir: str | os.PathLike[str], name: str | None = None) -> RunStore:
         """Make a new folder `<time>[-name]-<random>` under `output_dir`.
 
+        Of the last four digits the first two are the 256th of the second, so that runs stand in
+        their order by name.
+
         Raises:
             RunError: the folder cannot be made (read-only, full, a file in the way).
         """
@@ -116,8 +119,10 @@ class RunStore:
         with disk_errors(parent):
             make_dirs(parent)
             while True:
-                moment = datetime.now().strftime("%Y%m%d-%H%M%S")
-                folder = parent / "-".join(filter(None, (moment, slug, secrets.token_hex(2))))
+                now = datetime.now()
+                moment = now.strftime("%Y%m%d-%H%M%S")
+                digits = f"{now.microsecond * 256 // 1_000_000:02x}{secrets.token_hex(1)}"
+                folder = parent / "-".join(filter(None, (moment, slug, digits)))
                 try:
                     folder.mkdir()
                     sync(parent)

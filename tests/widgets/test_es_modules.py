@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import lora_lab_widgets  # noqa: F401  defines every panel
+import lora_lab_widgets.workbench  # noqa: F401  defines every panel
 from lora_lab_widgets.es_modules import collect, join
 from lora_lab_widgets.panel import STATIC, PanelWidget
 
@@ -31,6 +31,15 @@ def test_each_module_once_and_after_what_it_imports(tmp_path: Path) -> None:
     assert [module.path.name for module in modules] == ["a.js", "b.js", "main.js"]
     text = "// one\nconst a = 1;\n\nconst b = a + 1;\n\nexport default a + b;\n"
     assert join(modules) == text
+
+
+def test_types_are_for_tools_alone(tmp_path: Path) -> None:
+    doc = "/**\n * @param {number} a\n */\n"
+    cast = "  /** @type {HTMLElement} */ (a).focus();\n"
+    inner = f"  /** @type {{string}} */\n  const b = 2;\n{cast}  c(/** @type {{any}} */ (b));\n"
+    entry = write(tmp_path, main=f"{doc}export default function a(a) {{\n{inner}}}\n")
+    left = f"  const b = 2;\n{cast}  c(/** @type {{any}} */ (b));\n"
+    assert join(collect(entry)) == f"export default function a(a) {{\n{left}}}\n"
 
 
 def test_an_import_may_take_several_lines_and_other_code_may_say_import(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ _STATEMENT = re.compile(
     )""",
     re.MULTILINE | re.VERBOSE,
 )
+_FOR_TOOLS = re.compile(r"^ */\*\*(?:(?!\*/).)*\*/\n", re.MULTILINE | re.DOTALL)  # JSDoc
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,11 @@ def collect(path: Path) -> list[Module]:
 
 
 def join(modules: Sequence[Module]) -> str:
-    """Return one ES module; it exports what the last of `modules` has as its default."""
-    return "\n".join(module.text for module in modules)
+    """Return one ES module; it exports what the last of `modules` has as its default.
+
+    Without JSDoc: a page that is reloaded waits for the modules of all panels.
+    """
+    return "\n".join(_FOR_TOOLS.sub("", module.text) for module in modules)
 
 
 def _visit(path: Path, found: dict[Path, Module | None]) -> Module:

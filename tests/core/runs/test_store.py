@@ -7,6 +7,7 @@ import json
 import os
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,12 +36,19 @@ def test_ids_are_unique_and_carry_the_name(tmp_path):
 
 
 def test_a_drawn_id_that_exists_is_drawn_again(tmp_path, monkeypatch):
-    drawn = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
+    drawn = iter(["aa", "aa", "aa", "bb"])
     monkeypatch.setattr(store_module.secrets, "token_hex", lambda _: next(drawn))
 
     monkeypatch.setattr(store_module, "datetime", Clock)
-    assert RunStore.create(tmp_path).id == "20310506-070809-aaaa"
-    assert RunStore.create(tmp_path).id == "20310506-070809-bbbb"
+    assert RunStore.create(tmp_path).id == "20310506-070809-00aa"
+    assert RunStore.create(tmp_path).id == "20310506-070809-00bb"
+
+
+def test_runs_of_one_second_are_listed_in_their_order(tmp_path, monkeypatch):
+    moments = iter(datetime(2031, 5, 6, 7, 8, 9, 50_000 * at) for at in range(20))
+    monkeypatch.setattr(store_module, "datetime", SimpleNamespace(now=lambda: next(moments)))
+    made = [RunStore.create(tmp_path).id for _ in range(20)]
+    assert made == sorted(made)
 
 
 def test_json_is_replaced_whole(tmp_path, monkeypatch):

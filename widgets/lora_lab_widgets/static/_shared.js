@@ -323,13 +323,3 @@ export async function copyText(text) {
     return copied;
   }
 }
-
-/**
- * Texts with "·" between them; a line breaks between two, not within one.
- * @param {string[]} texts
- */
-export function unbroken(texts) {
-  const last = texts.length - 1;
-  return texts.flatMap((text, i) =>
-    [el("span", { class: "ll-unbroken", text: i < last ? `${text} ·` : text }), " "]).slice(0, -1);
-}

@@ -1,11 +1,12 @@
 // @ts-check
 // The list of runs, the table of those compared, and one run in detail. Everything is set as text.
 
-import { button, el, focusIn, formatCount, space, unbroken } from "./_shared.js";
+import { button, el, focusIn, formatCount, space } from "./_shared.js";
 import { LossChart } from "./loss_chart.js";
 import { curveMark } from "./loss_curves.js";
 import { formatLoss } from "./loss_plot.js";
 import { term } from "./term.js";
+import { unbroken } from "./unbroken.js";
 
 const SURE_MS = 5000; // so long a second click on "Delete" counts
 const RUN_HEADS = ["run", "state", "steps", "loss", "metrics", "started"];

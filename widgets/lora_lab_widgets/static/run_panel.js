@@ -3,7 +3,7 @@
 // trait back, so that Python stays the only writer. What memory it takes stands in the savings.
 
 import {
-  PanelView, button, el, formatCount, panel, progressBar, section, space, unbroken,
+  PanelView, button, el, formatCount, panel, progressBar, section, space,
 } from "./_shared.js";
 import { errorStrip } from "./error_strip.js";
 import { LossChart, lossTable } from "./loss_chart.js";
@@ -14,6 +14,7 @@ import { runFileBox } from "./run_file_box.js";
 import { RunForm } from "./run_form.js";
 import { shownRanks } from "./shown_ranks.js";
 import { Term, term } from "./term.js";
+import { unbroken } from "./unbroken.js";
 import { whatNext } from "./what_next.js";
 
 const OPEN_STATES = ["queued", "running", "pausing", "paused", "stopping"];
