@@ -66,11 +66,17 @@ def read_losses(folder: Path) -> LossCurve:
             found = lines.decode_lines(piece)
         except (msgspec.MsgspecError, RecursionError):
             found = []
-        if len(found) != piece.count(b"\n"):  # something in it is damaged: line by line
+        # Damaged, unless each line begins and ends an object: one may hold two, a blank one none.
+        if not len(found) == piece.count(b"\n") == piece.count(b"}\n") == _begun(piece):
             found = [_Line(row["step"], row.get("loss")) for row in _rows(piece)]
         steps.append(np.array([line.step for line in found if line.loss is not None], np.int64))
         losses.append(np.array([line.loss for line in found if line.loss is not None], np.float64))
     return LossCurve(np.concatenate(steps), np.concatenate(losses))
+
+
+def _begun(piece: bytes) -> int:
+    """Return how many of the lines begin as an object does."""
+    return piece.count(b"\n{") + piece.startswith(b"{")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

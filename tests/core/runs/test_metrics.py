@@ -9,7 +9,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lora_lab.runs import metrics
@@ -50,6 +50,7 @@ def expected(lines: list[str]) -> list[tuple[int, float]]:
     return found
 
 
+@example(["", '{"step": 1, "loss": 2}{"step": 2, "loss": 3}'], 64)
 @given(st.lists(GOOD | ODD, max_size=30), st.sampled_from([64, 1000, 2**20]))
 def test_losses_are_those_of_the_whole_lines(tmp_path_factory, lines, piece):
     folder = tmp_path_factory.mktemp("run")
