@@ -307,16 +307,11 @@ _DRAWING = frozenset(
 
 def _draws(operation: Any, args: tuple, kwargs: Mapping[str, Any]) -> bool:
     """Whether an operation is about to draw from a global generator."""
-    if not _may_draw(operation):
+    if torch.Tag.nondeterministic_seeded not in getattr(operation, "tags", ()):
         return False
     names = zip(argument_names(operation), args, strict=False)
     given = {**argument_defaults(operation), **dict(names), **kwargs}
     return given.get("generator") is None and given.get("dropout_p") != 0
-
-
-@functools.cache  # asked of every operation, of which there are few
-def _may_draw(operation: Any) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(operation, "tags", ())
 
 
 def _dropout(

@@ -15,7 +15,6 @@ from lora_lab._util.torch_private import buffers_of, parameters_of
 from lora_lab._util.wrapper_tensors import held_tensors, scales_of
 
 _BITS = {"Linear4bit": 4, "Params4bit": 4, "Linear8bitLt": 8, "Int8Params": 8}
-_PLAIN = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
 _SIZES = ("in_features", "out_features"), ("infeatures", "outfeatures")  # the latter AutoGPTQ's
 
 
@@ -24,14 +23,13 @@ def packing(layer: nn.Module) -> str | None:
     kind: Any = type(layer)
     if (known := _bits(kind)) is not None:
         return known
-    own, others = parameters_of(layer), buffers_of(layer)
-    if not own and not others:  # most modules: asking them for sizes that they lack takes long
-        return None
-    if type(plain := own.get("weight")) is nn.Parameter and plain.dtype in _PLAIN:
-        return None
     tensors = {
-        name: tensor for name, tensor in (*own.items(), *others.items()) if tensor is not None
+        name: tensor
+        for name, tensor in (*parameters_of(layer).items(), *buffers_of(layer).items())
+        if tensor is not None
     }
+    if not tensors:  # most modules: asking them for sizes that they lack takes long
+        return None
     weight = tensors.get("weight")
     kind = type(weight)
     if weight is not None and (known := _bits(kind)) is not None:

@@ -135,11 +135,12 @@ def _configuration(folder: Path, name: str) -> Path:
     """Return the folder of a configuration: "SST-2" for "sst2" too, which the hub calls it."""
     if (folder / name).is_dir() or not folder.is_dir():
         return folder / name
-    alike = [path for path in folder.iterdir() if _plain(path.name) == _plain(name)]
+    alike = [path for path in folder.iterdir() if plain_name(path.name) == plain_name(name)]
     return alike[0] if len(alike) == 1 else folder / name
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return what "SST-2" and "sst2" have in common."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 

@@ -7,7 +7,6 @@ name ("CoLA", "STS-B", …), whose files are read as they are: CoLA's have no li
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from lora_lab.tasks.base import Task
 from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.families.regression import RegressionTask
 from lora_lab.tasks.files import suffix_of
+from lora_lab.tasks.folders import plain_name
 from lora_lab.tasks.metrics import ACCURACY, F1, MATTHEWS, PEARSON, SPEARMAN, Metric
 
 
@@ -73,10 +73,6 @@ def _glue_task(name: Any, config_name: str | None) -> GlueTask | None:
         return None
     path = Path(name)
     places = [path.name if path.is_dir() else path.parent.name]
-    if config_name is not None and _plain(path.name) in ("glue", "gluedata"):
+    if config_name is not None and plain_name(path.name) in ("glue", "gluedata"):
         places = [config_name]
-    return next((GLUE[_plain(place)] for place in places if _plain(place) in GLUE), None)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    return next((GLUE[plain_name(place)] for place in places if plain_name(place) in GLUE), None)

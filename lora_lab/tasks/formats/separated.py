@@ -113,7 +113,7 @@ class _File:
         self._blank_opens = re.compile(rf'{one} +"')
         self._seldom_quoted = suffix != ".csv" and sep == "\t"
         self.first = next((row for _, row in self._records(quotes=False)), [])
-        self._halves: frozenset[int] = frozenset()  # lines of rows that are left out
+        self._halves = 0  # of rows, that are left out
 
     def table(self) -> Table:
         """Read it; see `read_separated`."""
@@ -123,7 +123,7 @@ class _File:
         self._warn_of_blanks(columns)
         if self._halves:
             warn(
-                f"{self._source}: {len(self._halves)} rows of fewer fields are left out, as "
+                f"{self._source}: {self._halves} rows of fewer fields are left out, as "
                 "GLUE's own readers of QQP leave them out"
             )
         names, twice = list(map(str, range(len(columns)))), frozenset[str]()
@@ -172,17 +172,17 @@ class _File:
         if quotes and (read := self._even_columns()):
             return read
         columns: Columns = []
-        halves = set[int]()
+        halves = 0
         for number, (line, row) in enumerate(self._records(quotes), 1):
             columns = columns or [[] for _ in row]
             if len(row) < len(columns) and tuple(self.first) == _HAS_HALVES:
-                halves.add(line)
+                halves += 1
                 continue
             if len(row) != len(columns):
                 raise TaskError(self._ragged(row, number, line, len(columns)))
             for column, field in zip(columns, row, strict=True):
                 column.append(field)
-        self._halves = frozenset(halves)
+        self._halves = halves
         return columns
 
     def _even_columns(self) -> Columns | None:
