@@ -89,8 +89,12 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str | None = None) 
             take it.
     """
     folder = Path(folder)
-    step = one_step(model, name)
-    with turn(model), step, disk_errors(folder, AdapterError, "another folder"):
+    # Whether a run trains it is looked at once nobody else has the model, who may be starting one.
+    with (
+        turn(model),
+        one_step(model, name),
+        disk_errors(folder, AdapterError, "another folder"),
+    ):
         replace_adapter(folder, lambda draft: write_adapter(model, draft, name))
     return folder
 
