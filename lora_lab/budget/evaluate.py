@@ -24,7 +24,10 @@ def evaluate_price(price: Mapping[str, Any], ranks: Mapping[str, int]) -> Budget
     """
     if unknown := ranks.keys() - price["sites"].keys():
         raise ConfigError(f"no matrix is called {min(unknown)!r}; see anatomy(model).sites")
-    return assemble(price, [rank_cost(price, {name: r for name, r in ranks.items() if r > 0})])
+    cost = rank_cost(price, {name: r for name, r in ranks.items() if r > 0})
+    if cost.shapes and (whole := price.get("whole")):  # a head, outside the blocks
+        cost.train(len(price["rows"]) - 1, *map(tuple, whole))
+    return assemble(price, [cost])
 
 
 def assemble(price: Mapping[str, Any], costs: Sequence[MethodCost], method: str = "LoRA") -> Budget:

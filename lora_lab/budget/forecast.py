@@ -18,6 +18,7 @@ from lora_lab.errors import ConfigError
 from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.cost import MethodCost
+from lora_lab.methods.head.beside import with_heads
 from lora_lab.methods.registry import method_of
 from lora_lab.models.load import catalogue, model_config
 
@@ -84,7 +85,16 @@ def budget(
         found = _full_budget(price)
     else:
         found = assemble(price, _costs(anatomy, config, price), config.method)
-    return _within_positions(found, anatomy, sequence_length)
+    return _within_positions(_beside_its_head(found, anatomy, config), anatomy, sequence_length)
+
+
+def _beside_its_head(found: Budget, anatomy: Anatomy, config: MethodConfig) -> Budget:
+    """Say of a classifier's plan that leaves its head out what a run of it trains besides."""
+    named = any(getattr(part, "task_type", None) for part in config.parts)
+    if named or with_heads(anatomy.heads, config.parts) == config.parts:
+        return found
+    line = f"a run on a task trains the head ({', '.join(anatomy.heads)}) too, not counted here"
+    return replace(found, notes=(*found.notes, line))
 
 
 def _within_positions(found: Budget, anatomy: Anatomy, sequence_length: int) -> Budget:

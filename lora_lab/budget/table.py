@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from lora_lab.budget.mixed_dtypes import Elements, mixture
 from lora_lab.budget.optimizers import OPTIMIZERS, state_rule
 from lora_lab.errors import ConfigError
 from lora_lab.methods.config import MethodConfig, need_count
-from lora_lab.methods.cost import MASTER
+from lora_lab.methods.cost import MASTER, MethodCost, train_whole_modules
 from lora_lab.methods.lora.cost import PLAIN, lora_options
 
 if TYPE_CHECKING:
@@ -83,6 +83,22 @@ def price_table(
     settings = settings_text(step, gradient_checkpointing, padding_mask, gpu)
     notes = [*mixture(anatomy, name).notes, *act.notes(anatomy.shape, batches.last)]
     return price | {"settings": settings, "notes": notes}
+
+
+def beside_head(price: Mapping[str, Any], anatomy: Anatomy) -> dict[str, Any]:
+    """Return a table for a task of classes or of a number: the head is trained beside any ranks.
+
+    Args:
+        price: what `price_table` returns.
+        anatomy: that it is of.
+
+    Returns:
+        The table with the shapes of the head's tensors as "whole", and a note.
+    """
+    cost = MethodCost()
+    train_whole_modules(cost, anatomy, anatomy.heads)
+    shapes = [list(shape) for shape in cost.shapes]
+    return {**price, "whole": shapes, "notes": [*price["notes"], *cost.notes]}
 
 
 def need_sizes(batch_size: int, sequence_length: int, label_length: int | None) -> tuple[int, int]:

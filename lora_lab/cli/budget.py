@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_lab import paper
 from lora_lab._util.format import format_bytes
+from lora_lab.anatomy.api import anatomy
 from lora_lab.budget.dry_run import dry_run
 from lora_lab.budget.forecast import budget
 from lora_lab.budget.gpu import GPUS
@@ -15,12 +17,17 @@ from lora_lab.budget.optimizers import OPTIMIZERS
 from lora_lab.cli.command import Command, Report
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.descriptor import Field, Method, Plan
+from lora_lab.methods.head.beside import with_heads
 from lora_lab.methods.registry import offered
-from lora_lab.models.load import load_outline
+from lora_lab.models.classifier import with_head_for
+from lora_lab.models.load import load_outline, model_config
 from lora_lab.paper.rows import PublishedRow
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.load import as_task
 from lora_lab.training.planned_cost import longest_of_task, step_inputs
+
+if TYPE_CHECKING:
+    from lora_lab.tasks.base import Task
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,11 +83,17 @@ def _run(options: argparse.Namespace) -> Report:
         "padding_mask": options.padding_mask,
         "device": options.device,
     }
-    longest = _of_task(options, settings) if options.task else ""
-    found = replace(budget(options.model, configs, **settings), longest=longest)
+    model, trained, longest = options.model, tuple(configs), ""
+    if options.task:
+        task = as_task(options.task)
+        longest = _of_task(options, task, settings)
+        if task.head:
+            model = with_head_for(model, model_config(model), task.head)
+            trained = with_heads(anatomy(model).heads, configs)
+    found = replace(budget(model, trained, **settings), longest=longest)
     report = Report(found.to_json(), str(found))
     if options.dry_run:
-        report = _with_dry_runs(report, options.model, configs, settings)
+        report = _with_dry_runs(report, model, trained, settings)
     rows = paper.published_rows(paper.TABLES, options.model, configs)
     claims = paper.claims(options.model)
     if rows or claims:
@@ -91,9 +104,9 @@ def _run(options: argparse.Namespace) -> Report:
     return report
 
 
-def _of_task(options: argparse.Namespace, settings: dict[str, Any]) -> str:
+def _of_task(options: argparse.Namespace, task: Task, settings: dict[str, Any]) -> str:
     """Put a task's lengths into the settings, as a run of it has them; return the longest's."""
-    lm, task = load_outline(options.model), as_task(options.task)
+    lm = load_outline(options.model)
     longest = longest_of_task(lm, task, options.sequence_length)
     training = TrainingConfig(per_device_train_batch_size=options.batch_size)
     of_run = step_inputs(lm, training, longest)
@@ -103,7 +116,7 @@ def _of_task(options: argparse.Namespace, settings: dict[str, Any]) -> str:
 
 
 def _with_dry_runs(
-    report: Report, model: str, configs: list[MethodConfig], settings: dict[str, Any]
+    report: Report, model: Any, configs: Sequence[MethodConfig], settings: dict[str, Any]
 ) -> Report:
 
     runs = {

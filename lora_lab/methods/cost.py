@@ -6,6 +6,7 @@ read; nothing that is kept up to the first position that learns has to be.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.errors import ConfigError
+from lora_lab.methods.lora.peft_fields import HEADS
 
 if TYPE_CHECKING:
     from lora_lab.anatomy.blocks import Row
@@ -122,19 +124,40 @@ def train_biases(
         cost.first = min(cost.first, orders.get(weight.name.removesuffix(".bias"), norm))
 
 
-def train_whole_modules(cost: MethodCost, anatomy: Anatomy, names: Iterable[str] | None) -> None:
-    """Add copies in float32 of whole modules. A classifier's head is not counted, as elsewhere.
+def whole_modules(anatomy: Anatomy, config: Any) -> tuple[str, ...]:
+    """Return the modules that a config has trained whole: those it names, and its task's head.
+
+    Args:
+        anatomy: of the model.
+        config: with `modules_to_save` and `task_type`, as PEFT's have them.
+    """
+    ends = HEADS.get(config.task_type or "", ())
+    heads = {
+        path: None
+        for weight in (anatomy.weights if ends else ())
+        for path in itertools.accumulate(weight.name.split(".")[:-1], "{}.{}".format)
+        if path.endswith(ends)
+    }
+    return (*(config.modules_to_save or ()), *heads)
+
+
+def train_whole_modules(cost: MethodCost, anatomy: Anatomy, names: Iterable[str]) -> None:
+    """Add copies in float32 of whole modules, a classifier's head among them.
+
+    What the paper's counts leave out is told in a note.
 
     Args:
         cost: is added to.
         anatomy: of the model.
-        names: a config's `modules_to_save`.
+        names: of the modules, or the ends of their paths.
     """
     tables = {site.module for site in anatomy.others if site.kind == "embedding"}
     counted: set[str] = set()  # of the two ends of a tied weight one
-    for name in names or ():
-        end = anatomy.first_end(name)
-        for weight in () if name in anatomy.heads else anatomy.weights:
+    heads: list[str] = []
+    of_heads = 0
+    for name in names:
+        end, is_head = anatomy.first_end(name), name in anatomy.heads
+        for weight in anatomy.weights:
             if f".{end}." not in f".{weight.name}" or weight.name in counted:
                 continue
             counted.add(weight.name)
@@ -142,7 +165,19 @@ def train_whole_modules(cost: MethodCost, anatomy: Anatomy, names: Iterable[str]
             at_start = end == name and weight.name.rpartition(".")[0] in tables
             cost.train(row, weight.shape)
             cost.first = min(cost.first, BEFORE_THE_BLOCKS if at_start else row * STAGES_A_BLOCK)
-            cost.estimated = True
+            cost.estimated |= not is_head  # which keeps next to nothing besides
+            of_heads += weight.size if is_head else 0
+        heads += [name] if is_head else []
+    if heads:
+        cost.notes += (head_words(of_heads, heads),)
+
+
+def head_words(count: int, names: Iterable[str]) -> str:
+    """Say how many parameters of a classifier's head are trained beside the method's own."""
+    return (
+        f"the {count:,} parameters of the head ({', '.join(names)}) are trained whole; the paper's "
+        "counts leave heads out"
+    )
 
 
 def row_number(weight: Weight, index: Mapping[Row, int]) -> int:

@@ -174,3 +174,23 @@ def finish(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:
     if model.config.pad_token_id is None and tokenizer is not None:
         # A decoder reads a text at its last token that is no padding.
         model.config.pad_token_id = pad_id(tokenizer)
+
+
+def with_head_for(name: str, config: PretrainedConfig, head: Mapping[str, Any]) -> PretrainedConfig:
+    """Return a config of the class that has a head for a task; no weight is made.
+
+    Args:
+        name: the model's, for what is said.
+        config: changed in place.
+        head: the task's: {"labels": the classes}, or {"num_labels": 1} for a number.
+
+    Raises:
+        ModelError: transformers has no such class for this kind of model.
+    """
+    from transformers.models.auto import modeling_auto
+
+    classifier_class(name, config)  # says where there is none
+    kinds = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    config.architectures = [kinds[config.model_type]]
+    config.num_labels = head.get("num_labels") or len(head["labels"])
+    return config

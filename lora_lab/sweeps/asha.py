@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from lora_lab._util.format import plural
 from lora_lab.errors import ConfigError
 
 
@@ -41,6 +42,23 @@ class AshaConfig:
             found.append(rung)
             rung *= self.reduction
         return tuple(found)
+
+    def check(self, steps: Iterable[int]) -> None:
+        """Refuse a rule that would end nothing: no cell trains beyond its first rung.
+
+        Args:
+            steps: of every cell.
+
+        Raises:
+            ConfigError: which steps would do.
+        """
+        longest = max(steps, default=0)
+        if longest and not self.rungs(longest):
+            raise ConfigError(
+                f"grace_steps is {self.grace_steps} and no cell trains longer than "
+                f"{plural(longest, 'step')}, so nothing would be ended early; use fewer, or leave "
+                "early_stopping out"
+            )
 
 
 class Asha:

@@ -85,6 +85,9 @@ class Sweep:
     ) -> None:
         self.lm = lm
         self.task = task
+        if asha is not None:
+            every = (cell.training.for_examples(len(task.train)) for cell in cells)
+            asha.check(training.max_steps for training in every)
         self.cells = as_begun(cells, folder)
         self.folder = folder
         self.asha = asha

@@ -27,7 +27,7 @@ from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.plain import method_from_dict
-from lora_lab.models.classifier import classifier_class
+from lora_lab.models.classifier import with_head_for
 from lora_lab.models.load import model_config
 from lora_lab.runs.run_file import RunConfig, within_a_line
 from lora_lab.runs.schema import SweepFile
@@ -87,7 +87,9 @@ class SweepPlan:
             )
             checked_name(run_config.name or _NAME)
             plan = cls(run_config, space, _rule(values))
-            plan.cells()  # says now what cannot be
+            cells = plan.cells()  # says now what cannot be
+            if plan.asha is not None and all(cell.training.max_steps > 0 for cell in cells):
+                plan.asha.check(cell.training.max_steps for cell in cells)  # not yet of epochs
         except ConfigError as error:
             raise ConfigError(f"{where}: {within_a_line(error)}") from None
         return plan
@@ -115,15 +117,9 @@ def anatomy_of(run_config: RunConfig) -> Anatomy:
     Raises:
         ModelError, TaskError: there is no such model or task.
     """
-    from transformers.models.auto import modeling_auto
-
     name = run_config.model["name"]
-    config = model_config(name)
-    if load_task(**run_config.task).head:
-        classifier_class(name, config)  # says where there is none
-        kinds = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-        config.architectures = [kinds[config.model_type]]
-    return anatomy(config)
+    config, head = model_config(name), load_task(**run_config.task).head
+    return anatomy(with_head_for(name, config, head) if head else config)
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> dict[str, Any]:

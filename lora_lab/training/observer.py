@@ -37,6 +37,8 @@ class Observer:
         self._factors_due = float("-inf")
         self._watched: str | None = None
         self._ranks: dict[str, int] = {}
+        self._step = -1  # of the latest spectra
+        self._copied = ("", -1)  # of the latest factors: the site, and the step
 
     @torch.no_grad()
     def observe(self, step: int, watch: str | None, now: bool = False) -> dict[str, Any]:
@@ -63,6 +65,7 @@ class Observer:
         wanted = now or self._recorder.due(step)
         if now or start >= self._next_spectra(watched=watch is not None, recorded=wanted):
             changes["spectra"] = Spectra(step, adapter_spectra(self.adapter))
+            self._step = step
             if wanted:
                 self._recorder.keep(changes["spectra"])
             self._spectra_at = clock()
@@ -71,9 +74,20 @@ class Observer:
         due = start >= self._factors_due or watch != self._watched
         if watch is not None and watch in self.adapter.sites and (now or due):
             changes["factors"] = copy_update(self.adapter, watch, step)
+            self._copied = watch, step
             self._factors_due = start + max(_WATCHED_SECONDS, _SHARE * (clock() - start))
         self._watched = watch
         return changes
+
+    def catch_up(self, step: int, watch: str | None) -> dict[str, Any]:
+        """Return what was not looked at after the step that a run rests at, as `observe` does.
+
+        A pause may be asked for when a step has been looked at, or not; while the run rests all
+        views show that step.
+        """
+        followed = watch is not None and watch in self.adapter.sites
+        behind = self._step < step or (followed and self._copied != (watch, step))
+        return self.observe(step, watch, now=True) if behind else {}
 
     def _next_spectra(self, watched: bool, recorded: bool) -> float:
         least = _WATCHED_SECONDS if watched else _UNWATCHED_SECONDS

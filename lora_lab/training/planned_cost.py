@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_lab.budget.costs import Budget
 from lora_lab.budget.forecast import budget
+from lora_lab.methods.combined import as_config
+from lora_lab.methods.head.adapter import with_head
 from lora_lab.tasks.families.api import family_of, longest_and_labels
 from lora_lab.tasks.families.base import Lengths
 from lora_lab.tasks.too_long import fit_examples
@@ -105,6 +107,8 @@ def planned_cost(
 ) -> Budget:
     """Forecast a run: workbench, reports and `lora-lab` all ask here.
 
+    Where the task has the model's head trained, that is in it.
+
     Args:
         lm: the model, adapted or not, with its tokenizer.
         task: what it learns.
@@ -118,6 +122,8 @@ def planned_cost(
     Raises:
         ConfigError, TaskError: as `budget` and `longest_and_labels`.
     """
+    if task.head:  # a run of it trains the head too
+        config = with_head(lm.model, as_config(config).parts)
     longest = longest_of_task(lm, task, training.max_length)
     found = budget(lm.model, config, **step_inputs(lm, training, longest))
     drawn = longest_drawn(lm, task, training)

@@ -137,7 +137,9 @@ class Worker:
         self.check_base()
         self._checkpoint_if_asked()
         self.pace.stop()
-        self.run.publish(elapsed_seconds=self.pace.seconds, eta_seconds=None)
+        looks = self.fit is not None and processes.main()  # before it trains nothing is to be seen
+        seen = self.observer.catch_up(self.step, self.run.watch) if looks else {}
+        self.run.publish(elapsed_seconds=self.pace.seconds, eta_seconds=None, **seen)
         return ModelState(self.model, self.modes, self.held)
 
     def _should_stop(self) -> bool:

@@ -1,22 +1,32 @@
-"""What the Savings panel says of a run's own batches, beside the longest that there can be."""
+"""What Savings say of a run: of its own batches, and of a head that it trains besides."""
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
 from lora_lab._util import format as words
-from lora_lab.anatomy import Anatomy
-from lora_lab.budget import budget
+from lora_lab.anatomy import Anatomy, anatomy
+from lora_lab.budget import budget, evaluate_price, price_table
+from lora_lab.budget.table import beside_head
+from lora_lab.configs import LoraConfig
 from lora_lab.methods.lora.targets import ranks
+from lora_lab.models import model_config
+from lora_lab.models.classifier import with_head_for
+from lora_lab_widgets.savings import Savings
 from tests.browser.esm import EsmPage
 from tests.browser.test_savings_js import (  # noqa: F401 - fixtures
     Q_V,
     Maker,
+    expected,
     measured,
+    paint,
     price,
+    random_ranks,
     savings,
+    shown,
     smollm2,
 )
 
@@ -46,6 +56,24 @@ def test_a_run_whose_batches_are_short_is_not_far_off(
     page.set(difference="")
     assert measured_row(page).inner_text().endswith("−40 %")
     assert "expected" not in line.inner_text()
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(use_dora=True, use_lorafa=True)])
+def test_a_head_is_counted_beside_any_ranks(esm_page: Maker, lora: LoraConfig) -> None:
+    """It starts at random, so a run on a task of classes trains it whatever is painted."""
+    config = with_head_for("minilm-l6", model_config("minilm-l6"), {"labels": ["a", "b", "c"]})
+    model = anatomy(config)
+    table = beside_head(price_table(model, lora=lora), model)
+    rng = random.Random(5)
+    page = esm_page(Savings(price=table, bench="b1"))
+    for _ in range(5):
+        painted = random_ranks(model, rng)
+        paint(page, painted)
+        assert shown(page) == expected(evaluate_price(table, painted))
+    told = page.view().locator(".ll-savings-big [title]").first.get_attribute("title")
+    assert f"{384 * 3 + 3:,} are the head's" in str(told)
+    paint(page, {})
+    assert shown(page)["trainable"] == 0, "a head alone is no plan"
 
 
 def measured_row(page: EsmPage) -> Any:

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from lora_lab_widgets.sweep_panel import FIELDS, SweepPanel
 from tests.browser.esm import EsmPage
-from tests.helpers.fake_session import FakeSession
+from tests.helpers.fake_session import FakeSession, tiny_plan
 
 pytestmark = pytest.mark.browser
 Make = Callable[..., EsmPage]
@@ -55,7 +55,7 @@ ROWS = [
 
 
 def panel() -> SweepPanel:
-    return SweepPanel(FakeSession())  # type: ignore[arg-type]
+    return SweepPanel(FakeSession(tiny_plan().anatomy))  # type: ignore[arg-type]
 
 
 def opened(make: Make, state: dict[str, Any] | None = None, **options: Any) -> EsmPage:
@@ -264,3 +264,8 @@ def test_a_cells_button_stands_in_its_line(esm_page: Make, width: int) -> None:
         if width > 640:  # else it has no room beside it
             assert box["y"] <= text["y"] + text["height"] / 2 <= box["y"] + box["height"]
         assert line.bounding_box()["x"] + line.bounding_box()["width"] >= box["x"] + box["width"]
+
+
+def test_the_example_of_layers_is_of_this_model(esm_page: Make) -> None:
+    esm = opened(esm_page)
+    expect(esm.view().get_by_label("layers")).to_have_attribute("placeholder", "0-1, 2-3")

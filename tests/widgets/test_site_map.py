@@ -58,7 +58,7 @@ def test_labels_are_what_people_say(made: Site, label: str) -> None:
 def test_values_are_rounded_and_plain() -> None:
     shown = SiteMap(grid())
     shown.values = {"layers.0.q": 3.14159, "layers.2.v": math.nan}
-    assert shown.values == {"layers.0.q": 3.14}
+    assert shown.values == {"layers.0.q": 3.1}
 
 
 def test_the_browser_selects_by_message() -> None:

@@ -16,7 +16,7 @@ from lora_lab_widgets.panel import Tick
 from lora_lab_widgets.sweep_panel import SweepPanel
 from lora_lab_widgets.sweep_plan import MOST_CELLS
 from lora_lab_widgets.sweep_view import minutes, progress, rows
-from tests.helpers.fake_session import FakeSession
+from tests.helpers.fake_session import FakeSession, tiny_plan
 
 
 class FakeSweep:
@@ -77,7 +77,7 @@ def test_a_failed_sweep_says_why_and_time_left_is_the_mean_of_what_was_trained()
 
 
 def panel() -> SweepPanel:
-    return SweepPanel(FakeSession())  # type: ignore[arg-type]
+    return SweepPanel(FakeSession(tiny_plan().anatomy))  # type: ignore[arg-type]
 
 
 def test_no_message_is_larger_than_64_kb(sent):

@@ -162,6 +162,8 @@ REFUSED = [
     ({"method": "BitFit"}, "method", "choose BitFit in the settings, tick “new zero biases”"),
     ({"method": "FT", "r": "4"}, "r", "ranks: none of the methods has ranks; leave it empty"),
     ({"r": "4", "stop_at": "soon"}, "stop_at", "stop early: 'soon' is no whole number"),
+    ({"r": "4", "stop_at": "3"}, "stop_at", "step 3 is not before a cell's end (3 steps); use"),
+    ({"r": "4", "stop_at": "50"}, "stop_at", "stop early: step 50 is not before a cell's end"),
     ({"r": "4", "name": "../up"}, "name", "name is '../up'; use letters, digits"),
     ({"seed": ",".join(map(str, range(60))), "r": "1,2,3"}, "", "180 combinations; the panel"),
 ]

@@ -39,10 +39,13 @@ def test_a_classifier_is_trained_and_answers_with_a_class(tmp_path, config):
         tiny_classifier("bert"), task=tiny_classes(), config=config, output_dir=tmp_path, **SETTINGS
     )
     assert bench.panel.tasks == ["halves"]
+    planned = bench.budget
     run = bench.start()
     assert run.wait(120)
     assert run.state is RunState.DONE
     assert {"accuracy_before", "accuracy_after"} <= set(run.snapshot.metrics)
+    assert planned.parameters_trainable == run.adapter.trainable, "what Savings say is trained"
+    assert bench.savings.budget.parameters_trainable == run.adapter.trainable
     base, adapted = bench.session.answer("abcabc", 8)
     for answer in (base, adapted):
         label, chance = answer.split(" ")
@@ -194,6 +197,7 @@ def test_a_head_that_learns_a_number_answers_with_one(tmp_path, pairs):
     assert run.wait(120)
     assert run.state is RunState.DONE
     shown = describe(run.snapshot)
+    assert bench.savings.budget.parameters_trainable == run.adapter.trainable
     assert [entry["label"] for entry in shown["metrics"]] == [
         "held-out loss", "Pearson × 100", "Spearman × 100",
     ]  # fmt: skip
@@ -204,3 +208,14 @@ def test_a_head_that_learns_a_number_answers_with_one(tmp_path, pairs):
         assert float(bench.session.answer("aaaaaa\nbbbbbb", 8)[1]) != float(
             bench.session.answer("aaaaaa\naaaaaa", 8)[1]
         )
+
+
+@pytest.mark.parametrize("config", [ll.LoraConfig(r=4, target_modules=["q"]), ll.BitFitConfig()])
+def test_its_plan_is_tried_with_the_head_on_fake_tensors(tmp_path, config):
+    bench = Workbench(
+        tiny_classifier("bert"), task=tiny_classes(), config=config, output_dir=tmp_path, **SETTINGS
+    )
+    tried, shown = bench.plan.dry_run(full=False)(), bench.budget
+    assert tried.gradients == 4 * shown.parameters_trainable
+    assert tried.total == pytest.approx(shown.adapted.total, rel=0.1)
+    bench.plan.dry_run(full=True)()

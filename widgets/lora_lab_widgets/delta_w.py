@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import threading
 import time
@@ -21,6 +22,7 @@ from lora_lab.spectra.sizes import effective_rank
 from lora_lab.training.snapshot import RunState, Snapshot, Spectra
 from lora_lab_widgets.background import Background
 from lora_lab_widgets.grid_cells import cell_of, first_of
+from lora_lab_widgets.live_adapter import resting
 from lora_lab_widgets.live_figure import LiveFigure
 from lora_lab_widgets.marimo_page import ShownInMarimo
 from lora_lab_widgets.message_throttle import Line, Picker, at_once
@@ -128,6 +130,7 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
         """Look at ΔW again at the next tick, though no step was trained: after a new adapter."""
         with self._lock:
             self._asked = self._mapped = None
+            self._rest_until = 0.0
             self._map_due = 0.0
 
     def _show_adapter(self) -> None:
@@ -146,7 +149,10 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
     def _look(self, snapshot: Snapshot | None) -> None:
         run = (snapshot.run_id, snapshot.version) if snapshot else ("", 0)
         key = (self.selected, *run)
-        if not self.selected or key == self._asked or time.monotonic() < self._rest_until:
+        # At rest the last look is due at once, as the map's: both show that step.
+        still = snapshot is not None and resting(snapshot.state) and self._asked is not None
+        waits = time.monotonic() < self._rest_until and not still
+        if not self.selected or key == self._asked or waits:
             return
         site = self.selected
         if self._job.start(lambda: self._measure(site)):
@@ -249,7 +255,10 @@ class DeltaW(ShownInMarimo, ipywidgets.VBox):
         return site_label(own[0]) if own else name
 
     def _say(self, text: str) -> None:
-        self._line.value = _dim(text)
+        # What asks for Start is gone with the run that was started: its line waits for no turn.
+        asked = NOTHING_YET in self._line.value and text not in self._line.value
+        with at_once() if asked else contextlib.nullcontext():
+            self._line.value = _dim(text)
 
     def _say_error(self, error: Exception) -> None:
         known = isinstance(error, LoraLabError)

@@ -280,8 +280,9 @@ class PlanModel(traitlets.HasTraits):
         Args:
             full: measure full fine-tuning in its place.
         """
-        planned, model = self.planned, self.lm.model.config
-        config = None if full else planned.config
+        planned, network = self.planned, self.lm.model
+        model = network if planned.price.heads else network.config  # its class has the head
+        config = None if full else planned.trained
 
         def measure() -> Memory:
             if not full and config is None:
@@ -337,7 +338,7 @@ class PlanModel(traitlets.HasTraits):
         by_ranks = isinstance(config, LoraConfig) and priced_by_ranks(config)
         if values["method"] == "LoRA" and by_ranks:
             return config, None
-        return config, budget(self.anatomy, config, **price.inputs)
+        return config, budget(self.anatomy, price.trained(config), **price.inputs)
 
     def _wrong(self, price: Price) -> dict[str, str]:
         """Return {setting on show: why it cannot be}."""

@@ -9,7 +9,9 @@ from typing import Any
 
 from lora_lab.budget.costs import Budget, Memory
 from lora_lab.budget.evaluate import evaluate_price
+from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.head.beside import with_heads
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.training.planned_cost import Longest
 from lora_lab_widgets.methods import Entry, numbers
@@ -27,6 +29,7 @@ class Price:
         lora: the one that the table is of, but for its ranks.
         drawn: the longest that a batch of just these steps will be; None: that is `longest`.
         expected, expected_table: inputs and table at that length; {} where `drawn` is None.
+        heads: the modules that the task has trained whole beside every plan.
     """
 
     inputs: dict[str, Any] = field(default_factory=dict)
@@ -37,6 +40,11 @@ class Price:
     drawn: Longest | None = None
     expected: dict[str, Any] = field(default_factory=dict)
     expected_table: dict[str, Any] = field(default_factory=dict)
+    heads: tuple[str, ...] = ()
+
+    def trained(self, config: MethodConfig) -> MethodConfig:
+        """Return what a run of a config trains: with the head, where the task needs one."""
+        return as_config(with_heads(self.heads, config.parts)) if self.heads else config
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +103,11 @@ class Planned:
         return replace(
             cost, longest=price.longest.text, expected=self.expected, expected_longest=drawn
         )
+
+    @property
+    def trained(self) -> MethodConfig | None:
+        """What a run of it trains: the config, and the head where the task needs one."""
+        return None if self.config is None else self.price.trained(self.config)
 
     @property
     def title(self) -> tuple[str, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.budget.evaluate import evaluate_price
 from lora_lab.budget.forecast import budget
-from lora_lab.budget.table import price_table, tokens_text
+from lora_lab.budget.table import beside_head, price_table, tokens_text
 from lora_lab.errors import ConfigError, TaskError
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.registry import offered
@@ -82,7 +82,9 @@ class Pricer:
             text += ", recomputed"
         own = [field for field in offered()["LoRA"].fields if field.name in _OF_LORA]
         lora = lora.replace(**typed(settings, own))
-        return Price(inputs, self._table(inputs, lora), text, longest, lora)
+        heads = self._anatomy.heads if task.head else ()
+        table = self._table(inputs, lora, heads)
+        return Price(inputs, table, text, longest, lora, heads=heads)
 
     def expect(self, price: Price, task: Task, training: Callable[[], dict[str, Any]]) -> Price:
         """Return a price with what just these steps are expected to take, where that is less.
@@ -100,7 +102,10 @@ class Pricer:
             return replace(price, drawn=None, expected={}, expected_table={})
         inputs = step_inputs(self._lm, step, drawn)
         return replace(
-            price, drawn=drawn, expected=inputs, expected_table=self._table(inputs, price.lora)
+            price,
+            drawn=drawn,
+            expected=inputs,
+            expected_table=self._table(inputs, price.lora, price.heads),
         )
 
     def expected(
@@ -122,10 +127,13 @@ class Pricer:
             return None
         if cost is None:
             return evaluate_price(price.expected_table, ranks).adapted
-        return budget(self._anatomy, config, **price.expected).adapted
+        return budget(self._anatomy, price.trained(config), **price.expected).adapted
 
-    def _table(self, inputs: Mapping[str, Any], lora: LoraConfig | None) -> dict[str, Any]:
-        return price_table(self._anatomy, lora=lora, **inputs)
+    def _table(
+        self, inputs: Mapping[str, Any], lora: LoraConfig | None, heads: Sequence[str]
+    ) -> dict[str, Any]:
+        table = price_table(self._anatomy, lora=lora, **inputs)
+        return beside_head(table, self._anatomy) if heads else table
 
 
 def priced_by_ranks(config: LoraConfig) -> bool:

@@ -60,9 +60,9 @@ class SiteMap(MessagePanel):
 
     @traitlets.validate("values")
     def _round(self, proposal: Any) -> dict[str, float]:
-        # Two decimals are more than the colors show; NaN has no place in JSON.
+        # As many decimals as are read, so that a number is rounded once; JSON has no NaN.
         values: Mapping[str, float] = proposal["value"]
-        return {name: round(float(v), 2) for name, v in values.items() if math.isfinite(v)}
+        return {name: round(float(v), 1) for name, v in values.items() if math.isfinite(v)}
 
     def _handle(self, content: Mapping[str, Any]) -> None:
         # A message, not a trait written by the browser: each trait has one writer.

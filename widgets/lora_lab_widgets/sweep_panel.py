@@ -27,8 +27,10 @@ from lora_lab_widgets.sweep_plan import (
     FieldError,
     SweepTexts,
     cells_of,
+    check_stop,
     compared_cells,
     design_of,
+    example_layers,
     own_rates,
     read_texts,
 )
@@ -60,6 +62,7 @@ class SweepPanel(MessagePanel):
         rows: its cells as they stand; see `sweep_view.rows`.
         run_file: {"path", "commands"} of the sweep file that was written.
         found: {"header", "rows", "words", "notes"} of a comparison that is over, {} otherwise.
+        layers: an example of what its field takes, of this model.
     """
 
     module = "sweep_panel"
@@ -71,6 +74,7 @@ class SweepPanel(MessagePanel):
     run_file = traitlets.Dict().tag(sync=True)
     found = traitlets.Dict().tag(sync=True)
     bench = traitlets.Unicode().tag(sync=True)
+    layers = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -81,7 +85,8 @@ class SweepPanel(MessagePanel):
         self._job = session.scorer
         values = {**dict.fromkeys(FIELDS, ""), "name": "sweep"}
         form = {"open": False, "values": values}
-        super().__init__(form=form, plan=_UNPLANNED, bench=session.bench)
+        layers = example_layers(session.anatomy)
+        super().__init__(form=form, plan=_UNPLANNED, bench=session.bench, layers=layers)
         session.plan.observe(self._replan, "planned")
 
     def summary(self) -> str:
@@ -132,6 +137,7 @@ class SweepPanel(MessagePanel):
         plan = self._session.plan
         typed = read_texts(texts, plan.anatomy, list(entries()))
         cells = compared_cells(typed, plan) if typed.compare else cells_of(typed, plan)
+        check_stop(typed, cells)
         for configs in {repr(cell.configs): cell.configs for cell in cells}.values():
             _check(plan.anatomy, as_config(configs), plan.settings["method"])
         return typed, cells

@@ -139,6 +139,28 @@ def cells_of(texts: SweepTexts, plan: PlanModel) -> tuple[Cell, ...]:
     return tuple(_at_own_rate(plan, cell) for cell in found) if own_rates(axes) else found
 
 
+def check_stop(texts: SweepTexts, cells: Sequence[Cell]) -> None:
+    """Refuse an early stop that no cell comes to before its end.
+
+    Raises:
+        FieldError: which steps would do.
+    """
+    longest = max(cell.training.max_steps for cell in cells)
+    if texts.stop_at is not None and texts.stop_at >= longest:
+        line = f"stop early: step {texts.stop_at} is not before a cell's end ({longest} steps)"
+        raise FieldError("stop_at", f"{line}; use an earlier one, or leave it empty")
+
+
+def example_layers(anatomy: Anatomy) -> str:
+    """Return the two halves of a model's layers, as the field takes them: "0-14, 15-29"."""
+    last = max((site.layer for site in anatomy.sites if site.layer is not None), default=0)
+    if not last:
+        return "0"
+    half = (last + 1) // 2
+    ends = (0, half - 1), (half, last)
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in ends)
+
+
 def own_rates(axes: Collection[str]) -> bool:
     """Whether each method trains at its own learning rate: of these fields that are varied."""
     return "method" in axes and "learning_rate" not in axes

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +11,11 @@ from lora_lab.anatomy.heads import head_modules
 from lora_lab.anatomy.wrappers import module_at
 from lora_lab.methods.base import Active, Adapter
 from lora_lab.methods.config import MethodConfig
+from lora_lab.methods.cost import head_words
+from lora_lab.methods.head.beside import with_heads
 from lora_lab.methods.head.config import HeadConfig, head_names
 from lora_lab.methods.modules_to_save import ModulesToSave
 from lora_lab.methods.own_tensors import own_tensors
-from lora_lab.methods.registry import method_of
 
 
 class HeadAdapter(Adapter):
@@ -90,27 +89,9 @@ def learned_head(model: nn.Module) -> Iterator[nn.Parameter]:
 
 def head_note(model: nn.Module) -> str:
     """Say how many parameters of a classifier's head are trained beside the method's own."""
-    return (
-        f"the {head_parameters(model):,} parameters of the head ({', '.join(head_modules(model))}) "
-        "are trained whole; the paper's counts leave heads out"
-    )
+    return head_words(head_parameters(model), head_modules(model))
 
 
 def with_head(model: nn.Module, configs: Sequence[MethodConfig]) -> tuple[MethodConfig, ...]:
-    """Return configs that train a classifier's head too, if they do not already.
-
-    The first LoRA gets it among its `modules_to_save`, as PEFT does it; without one a `HeadConfig`
-    goes behind. Full fine-tuning has it anyway.
-    """
-    names = head_modules(model)
-    trained = any(
-        isinstance(own, HeadConfig) or method_of(own).trains_everything for own in configs
-    )
-    if trained or not names:
-        return tuple(configs)
-    first = next((i for i, own in enumerate(configs) if hasattr(own, "modules_to_save")), None)
-    if first is None:
-        return (*configs, HeadConfig())
-    lora: Any = configs[first]
-    saved = tuple(dict.fromkeys(itertools.chain(lora.modules_to_save or (), names)))
-    return (*configs[:first], lora.replace(modules_to_save=saved), *configs[first + 1 :])
+    """Return configs that train a model's head too; see `with_heads`."""
+    return with_heads(head_modules(model), configs)

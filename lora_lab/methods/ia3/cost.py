@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.methods.cost import MethodCost, layer_claims, train_whole_modules
+from lora_lab.methods.cost import MethodCost, layer_claims, train_whole_modules, whole_modules
 from lora_lab.methods.ia3.config import IA3Config
 from lora_lab.methods.ia3.targets import resolve_vectors
 
@@ -27,6 +27,6 @@ def ia3_cost(anatomy: Anatomy, config: IA3Config, price: dict[str, Any]) -> Meth
         else:
             cost.kept[at["row"]] += at.get("tokens", 0) * vector.size * at["element"]
         modules.add(vector.site.module)
-    train_whole_modules(cost, anatomy, config.modules_to_save)
+    train_whole_modules(cost, anatomy, whole_modules(anatomy, config))
     cost.conflicts |= set(layer_claims(anatomy, modules))
     return cost

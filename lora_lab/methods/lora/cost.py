@@ -13,6 +13,7 @@ from lora_lab.methods.cost import (
     MethodCost,
     train_biases,
     train_whole_modules,
+    whole_modules,
 )
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.targets import all_linear_notes, ranks
@@ -32,7 +33,7 @@ def lora_cost(anatomy: Anatomy, config: LoraConfig, price: dict[str, Any]) -> Me
     for site in (price["sites"][name] for name in ranks(anatomy, config) if config.lora_bias):
         cost.train(site["row"], (site["out"],))
         cost.estimated = True
-    train_whole_modules(cost, anatomy, config.modules_to_save)
+    train_whole_modules(cost, anatomy, whole_modules(anatomy, config))
     if biases := _own_biases(anatomy, config):
         train_biases(cost, anatomy, biases, price)
     if config.init.ranks and dict(config.eva_config or {}).get("rho", 1) != 1:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.methods.cost import MASTER, MethodCost, layer_claims, train_whole_modules
+from lora_lab.methods.cost import (
+    MASTER,
+    MethodCost,
+    layer_claims,
+    train_whole_modules,
+    whole_modules,
+)
 from lora_lab.methods.oft.config import OFTConfig
 from lora_lab.methods.oft.targets import resolve_rotations
 
@@ -23,7 +29,7 @@ def oft_cost(anatomy: Anatomy, config: OFTConfig, price: dict[str, Any]) -> Meth
         cost.kept[at["row"]] += at["tokens"] * at["in"] * MASTER
         # Q, its powers and R
         cost.kept[at["row"]] += 6 * MASTER * rotation.learned * rotation.size**2
-    train_whole_modules(cost, anatomy, config.modules_to_save)
+    train_whole_modules(cost, anatomy, whole_modules(anatomy, config))
     cost.conflicts |= set(layer_claims(anatomy, {r.site.module for r in rotations}))
-    cost.notes = tuple(rotation.note for rotation in rotations if rotation.note)[:1]
+    cost.notes += tuple(rotation.note for rotation in rotations if rotation.note)[:1]
     return cost

@@ -214,6 +214,22 @@ def test_budget_of_a_task_is_as_long_as_its_longest_example(lora_lab: Run) -> No
     assert "longest batch: " in text
 
 
+def test_budget_of_a_task_of_classes_counts_the_head_that_a_run_trains(lora_lab: Run) -> None:
+    _, out, _ = lora_lab("budget", "mini-llama", "--task", "mini-nli", "--json")
+    found, shape = json.loads(out), model_config("mini-llama")
+    alone = json.loads(lora_lab("budget", "mini-llama", "--json")[1])
+    head = shape.hidden_size * len(load_task("mini-nli").labels)
+    own = alone["parameters"]["trainable"]
+    assert found["parameters"]["trainable"] == own + head
+    assert found["checkpoint_bytes"] == alone["checkpoint_bytes"] + 4 * head
+    assert any(f"the {head} parameters of the head (score)" in note for note in found["notes"])
+    dry = json.loads(
+        lora_lab("budget", "mini-llama", "--task", "mini-nli", "--json", "--dry-run")[1]
+    )
+    adapted = dry["memory"]["adapted"]
+    assert adapted["dry_run_peak"] == pytest.approx(adapted["total"], rel=0.05)
+
+
 def test_budget_for_people_is_the_table(lora_lab: Run) -> None:
     _, out, _ = lora_lab("budget", "smollm2-135m")
     assert out.strip() == str(budget("smollm2-135m", LoraConfig(r=8)))

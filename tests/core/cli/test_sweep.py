@@ -177,6 +177,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"grid": {"r": [1]}, "early_stopping": 20},
         "early_stopping is 20; it must hold fields, such as grace_steps: 20",
     ),
+    "a rule beyond every end": (
+        {"grid": {"r": [1]}, "early_stopping": {"grace_steps": 10**6}},
+        "so nothing would be ended early; use fewer",
+    ),
     "a name that climbs": ({"grid": {"r": [1]}, "name": "../up"}, "use letters, digits"),
 }
 

@@ -50,3 +50,13 @@ def test_a_loss_that_was_no_number_is_the_worst_of_those_seen_before_too():
     rule = Asha(AshaConfig(1, 2), {1: [1.0, float("nan"), 3.0, float("-inf")]})
     assert rule.goes_on(1, 1.5), "second of five"
     assert not rule.goes_on(1, 4.0)
+
+
+def test_a_rule_that_would_end_nothing_is_refused():
+    rule = AshaConfig(grace_steps=20)
+    rule.check([10, 21])
+    rule.check([])
+    for steps in ([20], [10, 20, 5], [1]):
+        line = rf"grace_steps is 20 and no cell trains longer than {max(steps)} step.*leave early_s"
+        with pytest.raises(ConfigError, match=line):
+            rule.check(steps)

@@ -367,3 +367,12 @@ def test_a_cell_at_a_rung_is_not_held_against_itself_when_it_goes_on(tmp_path):
     SweepStore(first.folder).add_rung(cell.id, 20, 0.0)  # before its process was killed
     (result,) = run(tmp_path, early_stopping=rule, **settings).results(120).values()
     assert result.state == "done"
+
+
+def test_an_early_stop_beyond_every_cells_end_is_refused_before_anything_trains(tmp_path):
+    with pytest.raises(ConfigError, match="no cell trains longer than 4 steps"):
+        run(tmp_path, grid={"r": [1]}, early_stopping=AshaConfig(), **{**SHORT, "max_steps": 4})
+    epochs = {k: v for k, v in SHORT.items() if k != "max_steps"} | {"num_train_epochs": 1}
+    with pytest.raises(ConfigError, match="no cell trains longer than"):
+        run(tmp_path, grid={"r": [1]}, early_stopping=AshaConfig(grace_steps=10**6), **epochs)
+    assert list(tmp_path.iterdir()) == []

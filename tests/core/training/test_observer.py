@@ -176,3 +176,14 @@ def test_one_slow_look_does_not_blind_the_views(scene):
     cost["seconds"] = 0.001
     clock.now += 0.3
     assert "spectra" in observer.observe(2, site)
+
+
+def test_a_rest_catches_up_with_what_was_not_looked_at(scene):
+    observer, _, _ = scene
+    first, second = list(observer.adapter.sites)[:2]
+    assert set(observer.observe(1, first)) == {"spectra", "factors"}
+    assert observer.catch_up(1, first) == {}, "it was seen"
+    assert observer.observe(2, first) == {}, "not due"
+    assert set(observer.catch_up(2, first)) == {"spectra", "factors"}
+    assert observer.catch_up(2, None) == {}
+    assert observer.catch_up(2, second)["factors"].site.name == second

@@ -166,6 +166,8 @@ export class RunForm {
     const set = this.fields.filter(({ name, more, start }) =>
       more && !this.places[name].hidden && readInput(this.inputs[name]) !== start);
     this.moreNames.textContent = ["more", ...set.map(({ label }) => label)].join(" · ");
+    this.moreNames.title = this.moreNames.textContent; // its end may be cut: it stays one line
+    this.node.classList.toggle("ll-more-set", set.length > 0);
   }
 
   values() {

@@ -4,7 +4,7 @@
 import { PanelView, el, formatBytes, formatCount, heading, panel } from "./_shared.js";
 import { barRow, drawBar, formatPart, memoryTable } from "./savings_bars.js";
 import {
-  PARTS, evaluatePrice, formatChange, formatParameters, formatRatio, formatShare, totalOf,
+  PARTS, evaluatePrice, formatChange, formatParameters, formatRatio, formatShare, headOf, totalOf,
 } from "./savings_price.js";
 import { term } from "./term.js";
 
@@ -168,7 +168,7 @@ class SavingsView extends PanelView {
       `trainable of ${all.replace(" ", "\u00a0")} ` + // its unit stays with a number
       `(${formatShare(cost.trainable, price.parameters).replace(" ", "\u00a0")})`;
     trainable.node.title =
-      `${formatCount(cost.trainable)} of ${formatCount(price.parameters)} parameters`;
+      `${formatCount(cost.trainable)} of ${formatCount(price.parameters)} ${countedText(price)}`;
     checkpoint.value.textContent = formatBytes(cost.checkpoint);
     checkpoint.caption.textContent = cost.checkpoint < price.weights
       ? `checkpoint, ${formatRatio(price.weights, cost.checkpoint)} smaller`
@@ -241,6 +241,13 @@ class SavingsView extends PanelView {
     this.mark.hidden = !most || expected === most;
     this.mark.style.left = `${scale ? (100 * expected) / scale : 0}%`;
   }
+}
+
+/** What is counted: "parameters; 384 of them are the head's, …". */
+function countedText(price) {
+  const count = headOf(price);
+  const text = "parameters";
+  return count ? `${text}; ${formatCount(count)} are the head's, which is trained whole` : text;
 }
 
 function measuredTitle(memory, change) {

@@ -45,6 +45,7 @@ function costOf(price, painted) {
     }
   }
   for (const sites of together.values()) addReaders(cost, price, sites);
+  if (painted.length && price.whole) addHead(cost, price);
   return cost;
 }
 
@@ -53,6 +54,12 @@ function train(cost, { adapter }, site, shapes) {
   cost.shapes.push(...shapes);
   cost.weights += numbers * adapter.weights;
   cost.gradients[site.row] += numbers * adapter.gradients;
+}
+
+/** A head that is trained whole beside any ranks: what lies outside the blocks is the last row. */
+function addHead(cost, price) {
+  train(cost, price, { row: price.rows.length - 1 }, price.whole);
+  cost.checkpoint += price.adapter.weights * headOf(price);
 }
 
 /** Linear sites of one block that read one input, and share a pass through their A's. */
@@ -142,6 +149,9 @@ function peakOf(price, { freed, temporaries, gradients, forward }, kept, scratch
 }
 
 export const totalOf = (memory) => sumOf(PARTS.map((part) => memory[part]));
+
+/** How many parameters are trained of a head, beside any ranks. */
+export const headOf = (price) => sumOf((price.whole ?? []).map(entriesOf));
 
 /** 921600 → "0.92 M", 134515008 → "134.5 M"; whole below 100,000. */
 export function formatParameters(count) {

@@ -9,7 +9,7 @@ const FIELDS = [
   ["learning_rate", "learning rates", "5e-4, 2e-3", "peak rates of AdamW"],
   ["seed", "seeds", "0, 1", "of the adapter's start, the data's order and dropout"],
   ["target_modules", "targets", "q+v, q+k+v+o", "roles, joined by +; all: every matrix"],
-  ["layers", "layers", "0-14, 15-29", "of what is painted only the matrices in these layers"],
+  ["layers", "layers", "", "of what is painted only the matrices in these layers"],
   ["method", "methods", "LoRA, BitFit",
     "the names in the run's drop-down; a rank changes those that have one"],
   ["stop_at", "stop early at step", "never",
@@ -32,8 +32,11 @@ const MARKS = {
 const TYPING_MS = 350; // after the last key, Python counts the cells
 
 export class SweepForm {
-  /** @param {() => void} changed called a moment after the last key */
-  constructor(changed) {
+  /**
+   * @param {() => void} changed called a moment after the last key
+   * @param {string} layers an example of what that field takes, of this model
+   */
+  constructor(changed, layers) {
     this.changed = changed;
     this.timer = 0;
     /** @type {Record<string, HTMLInputElement>} */
@@ -41,7 +44,7 @@ export class SweepForm {
     this.node = el("fieldset", {
       class: "ll-form ll-sweep-form", "aria-label": "what the sweep tries",
     }, ...FIELDS.map(([name, label, example, hint]) =>
-      this.buildField(name, label, example, hint)));
+      this.buildField(name, label, name === "layers" ? layers : example, hint)));
   }
 
   buildField(name, label, example, hint) {

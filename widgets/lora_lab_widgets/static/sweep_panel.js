@@ -16,7 +16,7 @@ const CELL_HEADS = ["", "what is tried", "state", "held-out loss", "metric", "st
 class SweepPanelView extends PanelView {
   build() {
     const { model } = this;
-    this.form = new SweepForm(() => this.sendValues());
+    this.form = new SweepForm(() => this.sendValues(), model.get("layers"));
     this.closers.push(() => this.form.close());
     this.opener = opener("Open the sweep", () =>
       model.send({ type: "open", value: !model.get("form").open }));
