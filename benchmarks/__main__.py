@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 QUICK: dict[str, tuple[str, ...]] = {
     "adapters": ("--rounds", "1", "--layers", "6", "--loaded", "2", "20"),
     "whole_run": ("--rounds", "1", "--steps", "3", "--held-out", "8"),
-    "kernel_answers": ("--cells", "10", "--pairs", "1", "--steps", "4"),
+    "kernel_answers": ("--cells", "10", "--pairs", "1", "--steps", "3"),
     "opening": ("--rounds", "1"),
     "notebook_memory": ("--steps", "2"),
     "evaluation": ("--steps", "2", "--prompts", "4"),

@@ -31,8 +31,6 @@ BENCH = """\
 import os
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
-import torch
-torch.set_num_threads(2)
 from lora_lab_widgets import Workbench
 wb = Workbench("smollm2-135m", max_steps=100_000, per_device_train_batch_size=4,
                eval_examples=0, save_steps=0, output_dir={folder!r})
