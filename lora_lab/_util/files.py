@@ -25,6 +25,7 @@ from lora_lab.errors import AdapterError, LoraLabError, RunError, as_cause
 _ODD = "it is a link or no regular file; remove it"
 _HOLLOW = 64  # bytes that a file claims for one on the disk; compression comes to less
 _OS_ERROR = re.compile(r"\(os error (\d{1,4})\)")  # of Rust
+_TORCH_WORDS = "no space left|read-only|file write failed|unexpected pos|i/o error|iostream error"
 _TOO_LARGE = os.strerror(errno.EFBIG)
 _SHOWN = 60  # letters of a path that can be none
 _STALE = 3600.0  # seconds after which a draft is nobody's any more: whoever wrote it was killed
@@ -54,8 +55,7 @@ def write_file_atomic(path: Path, *, replace: bool = True, private: bool = False
         if replace:
             temporary.replace(path)
         else:
-            with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)
+            _link(temporary, path)
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -93,12 +93,12 @@ def write_dir_atomic(path: Path, write: Callable[[Path], object], *, replace: bo
         temporary.mkdir()
         write(temporary)
         _follow_umask_in(temporary)
-        if path.exists():
+        if path.is_dir():
             shutil.copymode(path, temporary)  # a folder that a group shares stays so
         _sync_all(temporary)
         if not (replace and path.exists() and swap(temporary, path)):
             if replace and path.exists():
-                shutil.rmtree(before, ignore_errors=True)
+                _remove(before)
                 path.replace(before)  # aside first: nobody is to see half of it go
             try:
                 temporary.replace(path)
@@ -110,8 +110,8 @@ def write_dir_atomic(path: Path, write: Callable[[Path], object], *, replace: bo
         recover_aside(path)
         raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # what was there before, if they were swapped
-    shutil.rmtree(before, ignore_errors=True)
+        _remove(temporary)  # what was there before, if they were swapped
+    _remove(before)
 
 
 @contextlib.contextmanager
@@ -181,6 +181,15 @@ def remove_dir(folder: Path) -> None:
     folder.rename(doomed)
     sync(folder.parent)
     shutil.rmtree(doomed)
+
+
+def put_aside(path: Path) -> Path:
+    """Give what is in the way a name of its own beside, which ends in ".damaged"; return that.
+
+    Raises:
+        OSError: the disk does not let it go.
+    """
+    return path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.damaged"))
 
 
 def present(path: Path) -> Path:
@@ -284,6 +293,9 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise  # but for file systems, such as network drives, that flush no folder
     finally:
         os.close(descriptor)
 
@@ -312,11 +324,21 @@ def disk_errors(
 
 def _draft(path: Path) -> Path:
     """Return a free name beside a path; drafts of it that were left by the killed are removed."""
+    remove_drafts(path, _STALE)
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def remove_drafts(path: Path, older: float = 0.0) -> None:
+    """Remove the drafts of a path that nobody writes any more. Raises nothing.
+
+    Args:
+        path: of what they were to become.
+        older: seconds; 0: all of them.
+    """
     for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError):
-            if time.time() - old.lstat().st_mtime > _STALE:
+            if not older or time.time() - old.lstat().st_mtime > older:
                 _remove(old)
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
 def aside(path: Path) -> Path:
@@ -331,6 +353,17 @@ def _remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def _link(file: Path, path: Path) -> None:
+    """Give a file another name, unless that is taken."""
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without links
+        if not os.path.lexists(path):
+            file.replace(path)
 
 
 def _follow_umask_in(folder: Path) -> None:
@@ -360,8 +393,7 @@ def disk_reason(error: Exception) -> str | None:
         return error.strerror or str(error)
     if number := _OS_ERROR.search(str(error)):
         return os.strerror(int(number[1]))
-    words = ("no space left", "read-only", "file write failed", "unexpected pos", "i/o error")
-    from_disk = isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)
+    from_disk = isinstance(error, RuntimeError) and re.search(_TORCH_WORDS, str(error), re.I)
     if from_disk or type(error).__name__ == "SafetensorError":
         return "the disk took only a part of it"
     return None

@@ -37,7 +37,7 @@ def locate_adapter(path: str | Path) -> AdapterLocation:
     """
     path = user_path(path, AdapterError)
     name = path.resolve().name
-    if holds_adapter(path) or not (path / "config.json").is_file():
+    if holds_adapter(path) or not _is_run(path):
         return AdapterLocation(path, name)
     over = (path / "summary.json").is_file() or not (path / "checkpoints").is_dir()
     if over and holds_adapter(path / "adapter"):
@@ -55,6 +55,12 @@ def locate_adapter(path: str | Path) -> AdapterLocation:
     step = max(steps)
     note = f"the run has no end yet: this is step {step:,}"
     return AdapterLocation(steps[step], name, path, note)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is a run's, also one whose config.json is gone."""
+    files = any((folder / name).is_file() for name in ("config.json", "metrics.jsonl"))
+    return files or any(folder.glob("checkpoints/step-*"))
 
 
 def holds_adapter(folder: Path) -> bool:

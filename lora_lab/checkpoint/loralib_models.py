@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lora_lab._util.files import disk_errors, user_path, write_file_atomic
+from lora_lab._util.files import disk_errors, make_dirs, user_path, write_file_atomic
 from lora_lab.anatomy.api import anatomy
 from lora_lab.anatomy.types import Anatomy
 from lora_lab.anatomy.wrappers import unwrapped
@@ -85,7 +85,7 @@ def _save(model: nn.Module, path: Path, name: str | None) -> float:
         tensors[f"{module}.lora_B"] = update.B.contiguous()
     check_finite(adapter.name, tensors)
     with disk_errors(path, AdapterError, "another folder"):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_dirs(path.parent)
         with write_file_atomic(path) as place:
             _write(tensors, place, encode_facts(alpha, slices), pickled=path.suffix in _PICKLES)
     return alpha

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -13,6 +14,7 @@ from lora_lab._util.files import (
     cache_folder,
     disk_reason,
     make_dirs,
+    remove_drafts,
     write_dir_atomic,
     write_text_atomic,
 )
@@ -24,6 +26,7 @@ from lora_lab.models.entries import Wheel
 from lora_lab.models.from_gguf import dequantize
 
 _DIGESTS = "digests.json"  # {file: its sha256}, of a converted model
+_NEEDED = {"config.json", "model.safetensors"}
 
 
 def find_wheel_file(wheel: Wheel) -> Path | None:
@@ -64,6 +67,7 @@ def model_folder(wheel: Wheel) -> Path | None:
         if is_gguf:
             make_dirs(made.parent)
             with FileLock(made.with_name(f"{made.name}.lock")):  # others wait, and find it made
+                remove_drafts(made)  # of those that were killed at it: nobody else writes one now
                 if not is_whole(made):
                     if made.is_dir():
                         warn(f"{made} is damaged (or an earlier version's) and is made anew")
@@ -104,7 +108,8 @@ def is_whole(made: Path) -> bool:
             )
     try:
         digests = read_json(made / _DIGESTS, dict[str, str])
-        return all(_has_digest(made / name, digest) for name, digest in digests.items())
+        known = digests.keys() >= _NEEDED
+        return known and all(_has_digest(made / name, own) for name, own in digests.items())
     except (OSError, ValueError):
         return False  # made by an earlier version, or damaged: made anew
 
@@ -125,14 +130,16 @@ def verify(path: Path, wheel: Wheel) -> None:
 def _has_digest(path: Path, sha256: str) -> bool:
     """Whether a file has this sha256; not read where this very file (size and time) passed."""
     stat = path.stat()
-    mark = json.dumps({"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns})
+    facts = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    mark = json.dumps(facts)
     marker = cache_folder() / "verified" / f"{sha256}.json"
-    if marker.is_file() and marker.read_text(encoding="utf-8") == mark:
+    if marker.is_file() and marker.read_bytes() == mark.encode():
         return True
     if _digest(path) != sha256:
         return False
-    make_dirs(marker.parent)
-    write_text_atomic(marker, mark)
+    with contextlib.suppress(OSError):  # a cache that can only be read is read each time
+        make_dirs(marker.parent)
+        write_text_atomic(marker, mark)
     return True
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_lab import figures
-from lora_lab._util.files import disk_errors, write_text_atomic
+from lora_lab._util.files import disk_errors, make_dirs, write_text_atomic
 from lora_lab._util.tables import Table
 from lora_lab.analysis.table import HEADER, SiteAnalysis
 from lora_lab.errors import RunError
@@ -75,7 +75,7 @@ class Page:
         text = self.render(title, "\n".join(body))
         path = Path(path)
         with disk_errors(path, RunError, "another folder"):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_dirs(path.parent)
             write_text_atomic(path, text)
         return path
 

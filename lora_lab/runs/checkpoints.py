@@ -17,7 +17,7 @@ from typing import Any, cast
 from lora_lab._util.files import disk_errors, remove_dir, write_dir_atomic
 from lora_lab._util.json_files import fitted
 from lora_lab._util.quiet import first_line
-from lora_lab._util.torch_files import load_plain
+from lora_lab._util.torch_files import damaged_part, load_plain
 from lora_lab.errors import RunError, as_cause
 from lora_lab.runs.schema import State
 
@@ -73,7 +73,9 @@ def save(
         write_adapter(folder)
         import torch
 
-        torch.save({"format": _FORMAT, "step": step, **state}, folder / STATE_FILE)
+        checked = torch.serialization.get_crc32_options()  # the user's own to switch off
+        head = {"format": _FORMAT, "step": step, "crc32": checked}
+        torch.save({**head, **state}, folder / STATE_FILE)
         (folder / CONFIG_COPY).write_text(config, encoding="utf-8")
         if passing:
             (folder / _PASSING).touch()
@@ -121,10 +123,27 @@ def newest(run_folder: Path) -> Checkpoint | None:
     return None
 
 
+def passed_over(run_folder: Path, taken: Checkpoint | None) -> list[str]:
+    """Return a line where a run does not go on from its newest checkpoint.
+
+    Args:
+        run_folder: the run's.
+        taken: what `newest` returned.
+    """
+    newer = [step for step, _ in folders(run_folder) if taken is None or step > taken.step]
+    if not newer:
+        return []
+    goes = "begins again" if taken is None else f"goes on after step {taken.step}"
+    return [f"the state of checkpoints/step-{newer[0]} is gone or damaged: the run {goes}"]
+
+
 def _read(path: Path, step: int) -> Mapping[str, Any]:
     state: Any
     try:
         state = load_plain(path)
+        checked = not isinstance(state, dict) or state.get("crc32", True)
+        if checked and (part := damaged_part(path)) is not None:
+            raise ValueError(f"{part} in it is not as it was written")
     except Exception as error:  # zipfile's, pickle's and torch's own
         raise RunError(
             f"{path} cannot be read: {first_line(error)}; train again, or load the adapter beside "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -263,16 +264,31 @@ def read_record(folder: str | Path, sweep: str = "") -> RunRecord | None:
     config, problem = _read_config(os.path.join(folder, CONFIG_FILE))
     if config is None and not _was_run(Path(folder)):
         return None
-    if config is None:
+    if config is None or (config == b"{}" and not problem):
         config = _copied_config(Path(folder))
     name = os.path.basename(folder)
     summary = _read_summary(os.path.join(folder, "summary.json"))
     return RunRecord(f"{sweep}/{name}" if sweep else name, folder, config, summary, sweep, problem)
 
 
-def has_config(folder: Path) -> bool:
-    """Return whether a run's config.json can be read."""
-    return _read_config(folder / CONFIG_FILE)[0] is not None
+def has_config(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Return whether a run's config.json is this one."""
+    text, problem = _read_config(folder / CONFIG_FILE)
+    return text is not None and not problem and bool(parse_json(text) == config)
+
+
+def by_checkpoint(record: RunRecord) -> tuple[RunRecord, list[str]]:
+    """Return a run by the copy of its config.json that its newest checkpoint has, and a note.
+
+    So a whole checkpoint is gone on from whatever has become of the file beside: of a byte that
+    turned in it nobody could say which of the two it is.
+    """
+    config = parse_json(_copied_config(record.folder))
+    if not config or has_config(record.folder, config):
+        return record, []
+    why = f" ({record.problem})" if record.problem else ""
+    note = f"{CONFIG_FILE} is not as the run was begun with{why}: its checkpoint's copy counts"
+    return dataclasses.replace(record, config=config, problem=""), [note]
 
 
 def _was_run(folder: Path) -> bool:
@@ -321,7 +337,7 @@ def _read_config(path: str | Path) -> tuple[bytes | None, str]:
         fitted(config, RunFacts)
     except ValueError as error:
         return b"{}", str(error)
-    return text, ""
+    return text if config else b"{}", ""
 
 
 def _copied_config(folder: Path) -> bytes:

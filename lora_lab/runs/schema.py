@@ -272,6 +272,8 @@ class State(TypedDict):
     samples: list[StateSample]
     seconds: Rate
     log_bytes: Whole
+    crc32: NotRequired[bool]
+    spectra_step: NotRequired[Whole | None]
     intervals: NotRequired[dict[str, tuple[float, float]]]
     masters: NotRequired[dict[Any, Any]]
     statistics: NotRequired[dict[str, Any]]

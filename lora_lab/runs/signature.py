@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_lab._util.files import cache_folder, make_dirs, write_file_atomic
+from lora_lab._util.files import cache_folder, make_dirs, put_aside, write_file_atomic
 from lora_lab._util.ownership import stranger
 
 _KEY_FILE = "origin.key"
@@ -52,7 +52,8 @@ def _digest(key: bytes, sources: Any) -> str:
 def _key() -> bytes | None:
     """Return this user's key, made when it is first needed; None where no file can be kept.
 
-    A damaged one, such as an empty one after a power loss, is made anew.
+    A damaged one, such as an empty one after a power loss, is made anew; so is one of zeros, which
+    anybody could guess.
     """
     path = cache_folder() / _KEY_FILE
     with contextlib.suppress(OSError):
@@ -65,10 +66,16 @@ def _key() -> bytes | None:
             return None
         if not path.exists():
             _make(path, replace=False)
-        if path.stat().st_size != _KEY_BYTES:
+        if not _is_key(path):
+            if path.is_dir():
+                put_aside(path)
             _make(path, replace=True)
         return path.read_bytes()
     return None
+
+
+def _is_key(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == _KEY_BYTES and any(path.read_bytes())
 
 
 def _make(path: Path, replace: bool) -> None:

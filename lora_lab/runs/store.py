@@ -32,6 +32,7 @@ from lora_lab._util.files import (
     disk_errors,
     make_dirs,
     open_own,
+    put_aside,
     recover_dir,
     sync,
     user_path,
@@ -39,15 +40,23 @@ from lora_lab._util.files import (
     write_dir_atomic,
     write_text_atomic,
 )
+from lora_lab._util.warn import warn
 from lora_lab.errors import RunError
 from lora_lab.redaction import redacted, redacted_values
 from lora_lab.runs import checkpoints
 from lora_lab.runs.lock import LOCK_FILE, RunLock
 from lora_lab.runs.metrics import METRICS_FILE, LossCurve, cut_lines, read_losses
 from lora_lab.runs.records import CONFIG_FILE, RunRecord, has_config, list_runs
-from lora_lab.runs.spectra_log import SPECTRA_FILE
+from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE
 
 __all__ = ["NullStore", "RunRecord", "RunStore", "list_runs"]
+
+SUMMARY_FILE, SAMPLES_FILE = "summary.json", "samples.json"
+_FILES = (
+    *(CONFIG_FILE, LOCK_FILE, METRICS_FILE, SITES_FILE, SPECTRA_FILE),
+    *(SUMMARY_FILE, SAMPLES_FILE),
+)
+_FOLDERS = "adapter", "checkpoints"
 
 
 class RunStore:
@@ -91,9 +100,10 @@ class RunStore:
         Raises:
             RunError: see `begin`.
         """
+        self._make_way()
         self.begin()
         path = self.folder / METRICS_FILE
-        if self.config is not None and not has_config(self.folder):
+        if self.config and not has_config(self.folder, self.config):
             self.write_config(self.config)
         with disk_errors(self.folder):
             (self.folder / "summary.json").unlink(missing_ok=True)
@@ -103,6 +113,21 @@ class RunStore:
         for folder in (self.folder, self.folder / "checkpoints"):
             recover_dir(folder)
         return read_losses(self.folder)
+
+    def _make_way(self) -> None:
+        """Put aside what stands where this run's files belong and is none, and folders likewise.
+
+        Raises:
+            RunError: the disk does not let them go.
+        """
+        places = [(name, False) for name in _FILES] + [(name, True) for name in _FOLDERS]
+        for path, is_folder in ((self.folder / name, kind) for name, kind in places):
+            right = path.is_dir() if is_folder else path.is_file()
+            if right or path.is_symlink() or not path.exists():
+                continue
+            with disk_errors(path):
+                free = put_aside(path)
+            warn(f"{path} is no {'folder' if is_folder else 'file'}; it is {free.name} now")
 
     @classmethod
     def create(cls, output_dir: str | os.PathLike[str], name: str | None = None) -> RunStore:

@@ -21,12 +21,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from lora_lab._util.files import disk_errors, make_dirs, open_own, write_all
+from lora_lab._util.files import disk_errors, make_dirs, open_own, put_aside, sync, write_all
 from lora_lab._util.json_files import MOST_BYTES, fitted, parse_json, read_bytes, read_json
+from lora_lab._util.warn import warn
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.plain import method_to_dict
 from lora_lab.runs.lock import RunLock
-from lora_lab.runs.records import SWEEP_FILE, RecordState, RunRecord, read_record
+from lora_lab.runs.records import (
+    SWEEP_FILE,
+    RecordState,
+    RunRecord,
+    by_checkpoint,
+    read_record,
+)
 from lora_lab.runs.store import RunStore
 from lora_lab.runs.training_config import UNTOLD, TrainingConfig
 from lora_lab.sweeps.cells import Cell, cell_of
@@ -89,11 +96,18 @@ class SweepStore:
 
     def _begin(self, path: Path, told: Mapping[str, Any], cells: Sequence[Cell]) -> None:
         known: list[dict[str, Any]] = []
-        if os.path.lexists(path):
-            try:
-                plan = _read_plan(path)
-            except (OSError, ValueError) as error:
-                raise RunError(f"{path} cannot be read ({error}); use another name") from None
+        try:
+            plan = _read_plan(path)
+        except FileNotFoundError:
+            self._refuse(self._other_runs(told))
+        except OSError as error:  # a link, a pipe: not ours to move
+            raise RunError(f"{path} cannot be read ({error}); use another name") from None
+        except ValueError as error:  # a record; what was trained lies beside it
+            self._refuse(self._other_runs(told))
+            with disk_errors(path):
+                free = put_aside(path)
+            warn(f"{path} cannot be read ({error}): it is {free.name} now, and written anew")
+        else:
             known = plan["cells"]
             self._refuse_others(plan["told"], told)
         ids = {entry["id"] for entry in known}
@@ -118,10 +132,20 @@ class SweepStore:
         other = next((kind for kind in now if _differ(before.get(kind, {}), now[kind])), None)
         data = now.get("task", {}).get("data")
         if other is None and "data" not in before.get("task", {}) and data is not None:
-            # A sweep of an earlier version did not note its data; its runs did.
-            runs = filter(None, (read_record(folder) for folder in self.folder.glob("[!.]*/")))
-            known = {(run.config.get("fingerprints") or {}).get("data") for run in runs}
-            other = "task" if known - {None, data} else None
+            other = self._other_runs(now)  # an earlier version did not note its data; its runs did
+        self._refuse(other)
+
+    def _other_runs(self, now: Mapping[str, Any]) -> str | None:
+        """Return which of "task" and "model" is another's in runs here, by their hashes."""
+        runs = filter(None, (read_record(folder) for folder in self.folder.glob("[!.]*/")))
+        known = [run.config.get("fingerprints") or {} for run in runs]
+        for kind, key in (("task", "data"), ("model", "body")):
+            own = now.get(kind, {}).get(key)
+            if own is not None and {each.get(key) for each in known} - {None, own}:
+                return kind
+        return None
+
+    def _refuse(self, other: str | None) -> None:
         if other is not None:
             raise RunError(
                 f"{self.folder} holds a sweep of another model or task; use another name (it is "
@@ -213,7 +237,8 @@ class SweepStore:
     def run_of(self, cell: str) -> RunRecord | None:
         """Return a cell's newest run, ended or cut off; None where it has none."""
         folders = sorted(self.folder.glob(f"[!.]*-{cell}-*/"), reverse=True)
-        return next(filter(None, map(read_record, folders)), None)
+        found = next(filter(None, map(read_record, folders)), None)
+        return found and by_checkpoint(found)[0]
 
 
 def _differ(before: Any, now: Mapping[str, Any]) -> bool:
@@ -230,12 +255,15 @@ def _append(path: Path, values: Mapping[str, Any]) -> None:
     line = (json.dumps(values) + "\n").encode()
     with disk_errors(path):
         # One write to a file opened for appending: lines of several processes do not mix.
+        made = not path.exists()
         own = open_own(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         with os.fdopen(own, "a+b", buffering=0) as file:
             if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
                 line = b"\n" + line  # behind one that a full disk has torn
             write_all(file, line)
             os.fsync(file.fileno())
+            if made:
+                sync(path.parent)
 
 
 class _Rung(TypedDict):

@@ -47,6 +47,13 @@ class Recorder:
         """
         if not self._adapter.sites:
             return
+        values = self._write_sites()
+        log = SpectraLog(self._store.folder / SPECTRA_FILE, sum(self._widths.values()))
+        log.append(step, self._row(Spectra(step, values)))
+        self._log = log
+
+    def _write_sites(self) -> dict[str, np.ndarray]:
+        """Write sites.json as the adapter is now; return its singular values."""
         values = adapter_spectra(self._adapter)
         sites = [
             {
@@ -65,9 +72,7 @@ class Recorder:
         ]
         self._store.write_json(SITES_FILE, {"trainable": self._adapter.trainable, "sites": sites})
         self._widths = {name: len(s) for name, s in values.items()}
-        log = SpectraLog(self._store.folder / SPECTRA_FILE, sum(self._widths.values()))
-        log.append(step, self._row(Spectra(step, values)))
-        self._log = log
+        return values
 
     def _base_norm(self, name: str) -> float:
         try:
@@ -75,7 +80,12 @@ class Recorder:
         except AdapterError:  # a quantized layer's that nobody can read: it trains nevertheless
             return 0.0
 
-    def resume(self, step: int, before: int) -> list[str]:
+    @property
+    def last_step(self) -> int | None:
+        """The latest step whose spectra are kept; None where none are."""
+        return None if self._log is None else self._log.steps[-1]
+
+    def resume(self, step: int, before: int, kept: int | None = None) -> list[str]:
         """Go on with the files of a run that ended: rows after so many steps are dropped.
 
         Damaged files are begun anew: they are a record, and nothing is trained by them.
@@ -83,6 +93,7 @@ class Recorder:
         Args:
             step: optimizer steps done.
             before: how many of them metrics.jsonl has.
+            kept: `last_step` then, where that is known.
 
         Returns:
             What to say of what was lost.
@@ -94,22 +105,47 @@ class Recorder:
         notes = [f"metrics.jsonl lacks {lost} of the {step} steps before"] if lost > 0 else []
         try:
             if self._adapter.sites:
-                self._reopen(step)
+                notes += self._reopen(step, kept)
         except RunError as error:
             self.begin(step)
             notes.append(f"the spectra up to step {step} are lost, and begin anew: {error}")
         return notes
 
-    def _reopen(self, step: int) -> None:
-        path = self._store.folder / SPECTRA_FILE
-        sites = read_sites(self._store.folder)
-        self._widths = {site.name: site.singular_values for site in sites}
-        self._log = SpectraLog.reopen(path, sum(self._widths.values()), step)
+    def _reopen(self, step: int, kept: int | None) -> list[str]:
+        path, notes = self._store.folder / SPECTRA_FILE, []
+        try:
+            self._widths = self._known_widths()
+            self._log = SpectraLog.reopen(path, sum(self._widths.values()), step)
+        except RunError:
+            # What the adapter has now is what it had, unless ranks have been pruned since.
+            self._widths = {name: len(s) for name, s in adapter_spectra(self._adapter).items()}
+            self._log = SpectraLog.reopen(path, sum(self._widths.values()), step)
+            self._write_sites()
+            notes = [f"{SITES_FILE} was damaged, and is written anew"]
         steps = self._log.steps
         if not steps:
             raise RunError(f"{path} has no row")
+        mean = max(1, round((steps[-1] - steps[0]) / max(1, len(steps) - 1)))
         if len(steps) > MOST_ROWS // 2:
-            self._every = max(1, round((steps[-1] - steps[0]) / (len(steps) - 1)))
+            self._every = mean
+        thinned = 2 * mean if len(steps) >= MOST_ROWS // 2 else 0  # since then
+        if kept is not None and steps[-1] + thinned < kept:
+            notes.append(
+                f"the spectra of steps {steps[-1] + 1} to {kept} were damaged, and are lost"
+            )
+        return notes
+
+    def _known_widths(self) -> dict[str, int]:
+        """Return how many singular values of each matrix are kept, as sites.json tells.
+
+        Raises:
+            RunError: it is damaged, or tells of other matrices than the adapter's.
+        """
+        recorded = read_sites(self._store.folder)
+        own = [site.site for site in self._adapter.sites.values()]
+        if list(map(_place, recorded)) != list(map(_place, own)):
+            raise RunError(f"{SITES_FILE} tells of other matrices than the adapter has")
+        return {site.name: site.singular_values for site in recorded}
 
     def due(self, step: int) -> bool:
         """Whether the spectra after so many steps are to be kept."""
@@ -142,6 +178,11 @@ class Recorder:
                 for name, s in seen.singular_values.items()
             ]
         )
+
+
+def _place(site: Any) -> tuple[Any, ...]:
+    """Return where a matrix stands, and its shape."""
+    return site.name, site.stack, site.layer, site.role, site.out_features, site.in_features
 
 
 def _norm(W: Tensor, name: str) -> float:

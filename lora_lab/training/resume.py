@@ -19,7 +19,7 @@ from lora_lab.models.load import LoadedModel, load_model
 from lora_lab.models.places import HUB_ID
 from lora_lab.runs import checkpoints, signature
 from lora_lab.runs.history import read_history
-from lora_lab.runs.records import RecordState, RunRecord, find_run, resume_with
+from lora_lab.runs.records import RecordState, RunRecord, by_checkpoint, find_run, resume_with
 from lora_lab.runs.records import list_runs as list_runs  # by way of here, records can resume
 from lora_lab.runs.records import runs as runs
 from lora_lab.runs.run_file import one_line, read_configs, settings, unlike
@@ -55,8 +55,8 @@ def resume(
     """Go on with a run from its last checkpoint, in its folder; returns at once.
 
     On the CPU every loss from there on, and the adapter at the end, are bit for bit those of the
-    run left alone. What metrics.jsonl and the spectra have of later steps is dropped. A run that
-    was cut off before its first checkpoint begins again.
+    run left alone. What metrics.jsonl and the spectra have of later steps is dropped; of what else
+    is damaged a note tells. A run that was cut off before its first checkpoint begins again.
 
     It keeps its settings and its data: with others, `train(…, start_from=run)` makes a new run.
     By another number of processes than it was begun by, it takes as many examples a step as before:
@@ -82,7 +82,7 @@ def resume(
         ConfigError: the model is not for such data.
         ModelError, TaskError: the model or the data cannot be loaded any more.
     """
-    record = find_run(run, output_dir)
+    record, told = by_checkpoint(find_run(run, output_dir))
     _refuse_changes(record, changes)
     processes.from_main(lambda: _check_state(record))  # one looks, for all of them
     _refuse_links(record.folder)
@@ -99,7 +99,7 @@ def resume(
         start_from=_start(record) if checkpoint is None else None,
         wait_at_exit=wait_at_exit,
     )
-    made.notes += unopened
+    made.notes += told + checkpoints.passed_over(record.folder, checkpoint) + unopened
     return made.start() if start else made
 
 

@@ -41,6 +41,7 @@ def checkpoint_state(worker: Worker) -> dict[str, Any]:
         "evaluations": worker.evaluations.state(),
         "kept": worker.kept.state(),
         "log_bytes": worker.run.store.flush_log(),
+        "spectra_step": worker.recorder.last_step,
     }
 
 

@@ -346,7 +346,8 @@ class Worker:
         self.pace = Pace(state["seconds"])
         if processes.main():
             with torch.no_grad():
-                run.notes += self.recorder.resume(step, len(run.curve_before))
+                kept = state.get("spectra_step")
+                run.notes += self.recorder.resume(step, len(run.curve_before), kept)
         samples = tuple(Sample(**values) for values in state["samples"])
         self.data.samples = run.samples = samples or self.data.samples
         self.metrics = dict(state["metrics"])

@@ -120,6 +120,8 @@ def test_the_systems_words_are_found_in_everybodys(tmp_path):
     assert disk_reason(Exception("No space left on device (os error 28)")) == os.strerror(28)
     own = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 640 vs 598")
     assert disk_reason(own) == "the disk took only a part of it"
+    stream = RuntimeError("basic_ios::clear: iostream error")
+    assert disk_reason(stream) == "the disk took only a part of it"
     assert disk_reason(RuntimeError("CUDA out of memory")) is None
     assert disk_reason(ValueError("no number")) is None
     line = f"^cannot write {tmp_path}: {quota}; free some space or choose another output_dir$"

@@ -19,6 +19,7 @@ from lora_lab.tasks import load_task
 from lora_lab.training.api import make_run
 from lora_lab.training.epochs import settle_steps
 from lora_lab.training.resume import path_in, resume
+from tests.helpers.run_configs import rewrite
 from tests.helpers.tiny_files import tiny_recipe
 from tests.helpers.tiny_run import tiny_lm, tiny_task
 
@@ -43,10 +44,7 @@ def stopped_run(folder: Path) -> Path:
 
 
 def change(folder: Path, **sources) -> None:
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    config["sources"] |= sources
-    path.write_text(json.dumps(config))
+    rewrite(folder, lambda config: config["sources"].update(sources))
 
 
 def opens_nothing(monkeypatch) -> None:
@@ -168,7 +166,7 @@ def mutate(folder: Path, rng: random.Random) -> str:
         for key in place[:-1]:
             into = into[key]
         into[place[-1]] = rng.choice(ODD)
-        path.write_text(json.dumps(config))
+        rewrite(folder, lambda own: own.update(config))
         return f"{place} = {into[place[-1]]!r}"
     cut = rng.randrange(len(data))
     junk = rng.choice([b"", b"[" * 50_000, b"null", b"\xff\xfe", b'{"step": "x", "loss": []}\n'])

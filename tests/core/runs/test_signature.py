@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -30,11 +31,20 @@ def test_what_was_signed_here_is_known_and_nothing_else(key):
     assert not signature.verify(own() | {"sources": {"model": {"name": "/etc"}}})
 
 
-@pytest.mark.parametrize("left", [b"", b"\0" * 31, b"\0" * 4096])
+@pytest.mark.parametrize("left", [b"", b"\0" * 31, b"\0" * 32, b"\0" * 4096, None])
 def test_a_damaged_key_is_made_anew(key, left):
-    key.write_bytes(left)
+    key.mkdir() if left is None else key.write_bytes(left)
     assert signature.verify(own())
     assert len(key.read_bytes()) == 32
+    assert any(key.read_bytes()), "a key of zeros would be everybody's"
+
+
+def test_where_a_file_system_has_no_links_there_is_a_key_too(key, monkeypatch):
+    def refused(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    assert signature.verify(own())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no modes as POSIX has them")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import warnings
 
 import pytest
 
 from lora_lab.errors import RunError
 from lora_lab.sweeps.store import CellResult, SweepStore, as_begun
+from tests.helpers.crash_states import Recorder, states
 
 
 def result(cell: str) -> CellResult:
@@ -96,12 +99,41 @@ def test_a_line_of_another_type_costs_its_cell_alone(tmp_path, line):
         ("[" * 50_000, "nested too deep"),
     ],
 )
-def test_a_plan_of_another_type_is_refused_in_one_line(tmp_path, plan, said):
+def test_a_plan_of_another_type_is_put_aside_and_written_anew(tmp_path, plan, said):
     (tmp_path / "sweep.json").write_text(plan)
     store = SweepStore(tmp_path)
-    with pytest.raises(RunError, match=rf"sweep\.json cannot be read \(.*{said}.*use another name"):
-        store.begin({}, [])
+    store.add(result("a"))
     assert as_begun((), tmp_path) == ()
+    with pytest.warns(UserWarning, match=rf"sweep\.json cannot be read \(.*{said}.*written anew"):
+        store.begin({"model": {}}, [])
+    (aside,) = tmp_path.glob("sweep.json.*.damaged")
+    assert aside.read_text() == plan, "whoever wrote it has it still"
+    store.check({"model": {}})
+    assert store.ended() == {"a": result("a")}
+
+
+@pytest.mark.parametrize("plan", ["", None])
+@pytest.mark.parametrize(("kind", "key"), [("task", "data"), ("model", "body")])
+def test_without_its_plan_a_sweep_is_known_by_its_runs(tmp_path, plan, kind, key):
+    if plan is not None:
+        (tmp_path / "sweep.json").write_text(plan)
+    run = tmp_path / "20300101-000000-a-0000"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"fingerprints": {key: "theirs"}}))
+    with pytest.raises(RunError, match=rf"another model or task; .*it is the {kind} that differs"):
+        SweepStore(tmp_path).begin({kind: {key: "ours"}}, [])
+    with warnings.catch_warnings(action="ignore"):
+        SweepStore(tmp_path).begin({kind: {key: "theirs"}}, [])
+
+
+def test_the_first_line_is_on_the_disk_with_its_name(tmp_path):
+    store = SweepStore(tmp_path)
+    with Recorder(tmp_path) as recorder:
+        store.add(result("a"))
+        recorder.mark("told")
+    left = [tree for tree, marks in states(recorder.moments) if "told" in marks]
+    assert left
+    assert all(tree.get("cells.jsonl") for tree in left)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no pipes")

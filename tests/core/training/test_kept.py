@@ -28,6 +28,7 @@ from lora_lab.tasks.load import load_task
 from lora_lab.tasks.metrics import changes, sureness
 from lora_lab.training import kept, trackers
 from lora_lab.training.resume import resume
+from tests.helpers.run_configs import rewrite
 from tests.helpers.stopped_at import trained
 from tests.helpers.tiny_classes import tiny_classes, tiny_classifier
 from tests.helpers.tiny_run import CONFIG, logits, tiny_lm, tiny_task
@@ -215,10 +216,7 @@ def test_a_file_that_a_strangers_run_names_is_not_opened(tmp_path, monkeypatch, 
     if whose == "a stranger's":
         monkeypatch.setenv("LORA_LAB_CACHE", str(tmp_path / "cache of somebody else"))
     elif whose == "one's own, changed":
-        path = cut.folder / "config.json"
-        config = json.loads(path.read_text())
-        config["training"]["kept_data"] = str(data)
-        path.write_text(json.dumps(config))
+        rewrite(cut.folder, lambda told: told["training"].update(kept_data=str(data)))
     if whose != "one's own":
         monkeypatch.setattr(kept, "load_task", lambda *_: pytest.fail("it was opened"))
     again = resume(cut.folder, tiny_lm(), tiny_task())
