@@ -69,9 +69,11 @@ class Seq2Seq(Causal):
     def check(cls, lm: LoadedModel, task: Any) -> None:
         """Refuse a model that writes no text, or does not know what its decoder starts with."""
         super().check(lm, task)
+        # A text of one token that is no padding: mBART's way looks for a text's last one.
+        padding = getattr(lm.model.config, "pad_token_id", None)
         try:
-            decoder_inputs(lm.model, torch.zeros(1, 1, dtype=torch.int64))
-        except (ValueError, TypeError) as error:
+            decoder_inputs(lm.model, torch.tensor([[int(padding == 0)]]))
+        except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{lm.card.name} does not know what its decoder starts with; set "
                 "model.config.decoder_start_token_id and model.config.pad_token_id"

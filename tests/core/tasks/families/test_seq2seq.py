@@ -222,6 +222,9 @@ def test_models_that_cannot_be_trained_so_are_refused(tmp_path):
     lm.model.config.decoder_start_token_id = None
     with pytest.raises(ConfigError, match=r"tiny-t5 does not know what its decoder starts with"):
         train(tmp_path, lm, uneven_task())
+    del lm.model.config.decoder_start_token_id  # as in T5's config where nobody has set it
+    with pytest.raises(ConfigError, match=r"tiny-t5 does not know what its decoder starts with"):
+        train(tmp_path, lm, uneven_task())
     sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 259}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
@@ -229,3 +232,14 @@ def test_models_that_cannot_be_trained_so_are_refused(tmp_path):
     whisper = transformers.WhisperForConditionalGeneration(config)
     with pytest.raises(ConfigError, match=r"\(WhisperForConditionalGeneration\) reads no text"):
         train(tmp_path, LoadedModel.given(whisper, framing_tokenizer(), "hears"), uneven_task())
+
+
+@pytest.mark.parametrize("pad", [0, 1])
+def test_a_decoder_that_starts_with_a_texts_end_is_trained_whatever_pads(tmp_path, pad):
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 259}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "pad_token_id": pad}
+    config = transformers.MBartConfig(**sizes, **heads, encoder_ffn_dim=16, decoder_ffn_dim=16)
+    mbart = transformers.MBartForConditionalGeneration(config)
+    lm = LoadedModel.given(mbart, framing_tokenizer(), "mbart")
+    run = train(tmp_path, lm, uneven_task(), max_steps=1, eval_examples=0)
+    assert len(run.result(60).losses) == 1
