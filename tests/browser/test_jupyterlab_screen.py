@@ -55,8 +55,16 @@ def places(page: Page) -> dict[str, dict[str, float]]:
     return found
 
 
-def shown(lab: JupyterLab, page: Page, layers: int, *cells: str, sidebar: bool = False) -> Notebook:
-    notebook = lab.open(page, [small_bench(ENDLESS, layers=layers), *cells])
+def shown(
+    lab: JupyterLab,
+    page: Page,
+    layers: int,
+    *cells: str,
+    sidebar: bool = False,
+    settings: str = "",
+) -> Notebook:
+    bench = small_bench(ENDLESS, layers=layers).replace("max_length=96", f"max_length=96{settings}")
+    notebook = lab.open(page, [bench, *cells])
     notebook.run(0, seconds=120)
     if not sidebar:
         page.evaluate("jupyterapp.shell.collapseLeft()")
@@ -72,12 +80,18 @@ def trains(page: Page) -> None:
     expect(page.locator(".ll-delta-spectrum .main-svg").first).to_be_visible(timeout=60_000)
 
 
-@pytest.mark.parametrize(("layers", "sidebar"), [(4, False), (30, False), (4, True)])
+# Settings behind "more" are named beside it: those took the form a line more.
+SET = ", eval_examples=1, kept_texts=0, weight_decay=0.01"
+
+
+@pytest.mark.parametrize(
+    ("layers", "sidebar", "settings"), [(4, False, ""), (30, False, SET), (4, True, SET)]
+)
 def test_start_loss_and_spectrum_lie_on_a_small_screen(
-    lab: JupyterLab, page: Page, layers: int, sidebar: bool
+    lab: JupyterLab, page: Page, layers: int, sidebar: bool, settings: str
 ) -> None:
     page.set_viewport_size({"width": 1366, "height": 768})
-    shown(lab, page, layers, sidebar=sidebar)
+    shown(lab, page, layers, sidebar=sidebar, settings=settings)
     before = places(page)
     trains(page)
     found = places(page)
