@@ -83,7 +83,7 @@ class Tokens:
         ids, labels = item["input_ids"], item["labels"]
         if not self.lengths:
             two_sides = self._family.longest([item]).written is not None
-            self.first = tuple(_shown(self._family.tokenizer, item, two_sides)[:_SHOWN])
+            self.first = tuple(_shown(self._family.tokenizer, item, two_sides))
         length = token_count(self._family, item)
         self.lengths.append(length)
         self.count += len(ids)
@@ -170,10 +170,19 @@ def _shown(tokenizer: Any, item: Mapping[str, Any], two_sides: bool) -> list[Tok
         marked = [(token, own != IGNORED) for token, own in zip(ids, labels, strict=True)]
     else:  # a class, or a number
         marked = [(token, False) for token in ids]
-    return [Token(_text(tokenizer, token), token, learned) for token, learned in marked]
+    befores = [None, *(token for token, _ in marked)]
+    if two_sides:
+        befores[len(ids)] = None  # what is written begins anew
+    each = zip(befores, marked[:_SHOWN], strict=False)
+    return [Token(_text(tokenizer, token, before), token, own) for before, (token, own) in each]
 
 
-def _text(tokenizer: Any, token: int) -> str:
+def _text(tokenizer: Any, token: int, before: int | None) -> str:
+    """Return a token's text behind the one before it, with the space that lies between."""
     text = tokenizer.decode([token])
+    if before is not None:  # alone, WordPiece's have no space, and "##" in its place
+        first, both = tokenizer.decode([before]), tokenizer.decode([before, token])
+        whole = both.startswith(first) and "\ufffd" not in both
+        text = both[len(first) :] if whole else text
     # A part of a character has no text of its own.
     return str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else str(text)

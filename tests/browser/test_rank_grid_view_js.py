@@ -324,3 +324,12 @@ def test_a_pointer_that_rests_hides_nothing_of_where_the_keys_are(open_grid) -> 
     assert g.about() == "layer 0 · k · 16 × 64 · r 4 → 320 parameters, 1.25 KiB"
     g.cell(1, "v").hover()
     assert g.about().startswith("layer 1 · v"), "until the pointer moves again"
+
+
+def test_totals_count_the_head_as_the_savings_do(open_grid) -> None:
+    g = open_grid(ranks={site(3, "q"): 8}, head=66)
+    totals = g.page.locator(".ll-rank-totals")
+    q = g.esm.get("cells")[0]["shape"]
+    expect(totals).to_contain_text(f"and the head, {8 * sum(q) + 66:,} parameters")
+    g.esm.set(ranks={})
+    expect(totals).to_contain_text("matrices, 0 parameters")  # a head alone is no plan

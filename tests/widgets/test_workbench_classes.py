@@ -46,6 +46,7 @@ def test_a_classifier_is_trained_and_answers_with_a_class(tmp_path, config):
     assert {"accuracy_before", "accuracy_after"} <= set(run.snapshot.metrics)
     assert planned.parameters_trainable == run.adapter.trainable, "what Savings say is trained"
     assert bench.savings.budget.parameters_trainable == run.adapter.trainable
+    assert bench.grid.head == 2 * 32 + 2
     base, adapted = bench.session.answer("abcabc", 8)
     for answer in (base, adapted):
         label, chance = answer.split(" ")
@@ -198,6 +199,7 @@ def test_a_head_that_learns_a_number_answers_with_one(tmp_path, pairs):
     assert run.state is RunState.DONE
     shown = describe(run.snapshot)
     assert bench.savings.budget.parameters_trainable == run.adapter.trainable
+    assert bench.grid.head == 33, "32 numbers and a bias"
     assert [entry["label"] for entry in shown["metrics"]] == [
         "held-out loss", "Pearson × 100", "Spearman × 100",
     ]  # fmt: skip

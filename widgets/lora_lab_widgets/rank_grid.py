@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -47,6 +48,7 @@ class RankGrid(MessagePanel):
         live: {"ranks": [one a cell], "text": of what moment} of ranks that training moves; {}
             when there are none. They stand in the place of `ranks`, which are not lost.
         bytes_per_parameter: of the trained parameters, for the price shown at a cell.
+        head: how many parameters of a head the task has trained beside any ranks.
         code: what "copy as Python" copies; "" hides the button. Change it with `set_code`.
         coded_ranks: the ranks that `code` was made for; copying waits until they are those shown.
         bench: name shared by the panels of one workbench.
@@ -65,6 +67,7 @@ class RankGrid(MessagePanel):
     inert = traitlets.Unicode().tag(sync=True)
     live = traitlets.Dict().tag(sync=True)
     bytes_per_parameter = traitlets.Int(4, min=1).tag(sync=True)
+    head = traitlets.Int(0, min=0).tag(sync=True)
     code = traitlets.Unicode().tag(sync=True)
     coded_ranks = traitlets.Dict().tag(sync=True)
     bench = traitlets.Unicode().tag(sync=True)
@@ -134,6 +137,7 @@ class RankGrid(MessagePanel):
     def _show_plan(self, before: Planned, planned: Planned) -> None:
         if before.settings["method"] != planned.settings["method"]:
             self.show_painted()
+        self.head = sum(map(math.prod, planned.price.table.get("whole", ())))
         self.ranks = planned.ranks
         self.set_code(planned.code)
         if planned.entry is not None:

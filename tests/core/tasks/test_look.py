@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import lora_lab as ll
@@ -307,6 +307,22 @@ def test_the_first_example_is_that_which_is_trained_on() -> None:
     both = TASK.look(tiny_seq2seq("t5"))
     assert "".join(t.text for t in both.first if t.learned) == f"{first.completion}</s>"
     assert not any(t.learned for t in tiny_classes().look(tiny_classifier()).first)
+
+
+def test_words_of_the_first_example_stand_apart_whatever_the_tokenizer() -> None:
+    """WordPiece's tokens lose their space when each is read alone: "thereisapub"."""
+    words = {"[UNK]": 0, "the": 1, "pub": 2, "row": 3, "##dy": 4, ",": 5, "</s>": 6}
+    made = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.WordPiece()
+    pieces = PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="[UNK]", eos_token="</s>", pad_token="[UNK]"
+    )
+    rows = [Example("the pub,", "rowdy pub", ("rowdy pub",))]
+    look = GenerationTask("pubs", True, rows, rows).look(pieces)
+    text = "".join(token.text for token in look.first)
+    assert text.split() == ["the", "pub,", "rowdy", "pub", "</s>"]
+    assert "".join(token.text for token in look.first if token.learned).strip().startswith("rowdy")
 
 
 def test_a_decoders_two_sides_are_measured_apart() -> None:

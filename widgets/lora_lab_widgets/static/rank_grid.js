@@ -46,6 +46,7 @@ export class RankGridView {
       "change:code": () => this.tools.draw(),
       "change:coded_ranks": () => this.tools.finishCopy(),
       "change:bytes_per_parameter": () => this.showLines(),
+      "change:head": () => this.showLines(),
     });
     store.views.add(this);
     this.build();
@@ -122,8 +123,13 @@ export class RankGridView {
     const { store } = this;
     const used = store.cells.filter((cell) => store.shownRank(cell));
     const count = `${formatCount(used.length)} of ${formatCount(store.cells.length)} matrices`;
+    // As the savings count: what the task has trained besides is in it. Bytes are said there.
+    const head = used.length ? this.model.get("head") : 0;
+    const parameters = formatCount(this.parametersOf(used) + head);
+    const total = `${count}${head ? " and the head" : ""}, ${parameters} parameters`;
     const inert = this.model.get("inert");
-    this.totals.textContent = inert ? "" : store.live?.text ?? `${count}, ${this.price(used)}`;
+    this.totals.textContent = inert ? "" : store.live?.text ?? total;
+    this.totals.title = this.totals.textContent; // in a narrow column its end is cut
     this.totals.classList.toggle("ll-rank-live", Boolean(store.live));
     this.description.textContent = inert || this.describeFocus();
   }
@@ -162,10 +168,15 @@ export class RankGridView {
 
   /** @param {Cell[]} cells */
   price(cells) {
-    const parameters = cells.reduce((sum, cell) =>
-      sum + this.store.shownRank(cell) * (cell.shape[0] + cell.shape[1]) * (cell.experts ?? 1), 0);
+    const parameters = this.parametersOf(cells);
     const bytes = parameters * this.model.get("bytes_per_parameter");
     return `${formatCount(parameters)} parameters, ${formatBytes(bytes)}`;
+  }
+
+  /** @param {Cell[]} cells */
+  parametersOf(cells) {
+    return cells.reduce((sum, cell) =>
+      sum + this.store.shownRank(cell) * (cell.shape[0] + cell.shape[1]) * (cell.experts ?? 1), 0);
   }
 
   showTurn() {
