@@ -130,6 +130,7 @@ export class RankGridView {
     const inert = this.model.get("inert");
     this.totals.textContent = inert ? "" : store.live?.text ?? total;
     this.totals.title = this.totals.textContent; // in a narrow column its end is cut
+    this.root.classList.toggle("ll-has-head", this.model.get("head") > 0);
     this.totals.classList.toggle("ll-rank-live", Boolean(store.live));
     this.description.textContent = inert || this.describeFocus();
   }
