@@ -267,3 +267,12 @@ def test_home_folders_are_those_of_the_shell(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert files.user_path("~/a") == tmp_path / "a"
     assert files.user_path("a~b") == Path("a~b")
+
+
+def test_nobody_makes_parents_that_are_not_flushed():
+    """But for the drafts of adapters, which are flushed whole."""
+    root, made = Path(__file__).parents[3], re.compile(r"mkdir\([^)]*parents=|makedirs\(")
+    sources = [path for place in ("lora_lab", "widgets") for path in (root / place).rglob("*.py")]
+    found = {path.name for path in sources if made.search(path.read_text("utf-8"))}
+    assert len(sources) > 300
+    assert found == {"files.py", "replacing.py"}
