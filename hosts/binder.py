@@ -5,6 +5,7 @@
 repo2docker's steps by hand: a new environment of the Python in runtime.txt, requirements.txt,
 postBuild, then JupyterLab by way of start; no docker is needed. In a browser the default notebook
 is run from top to bottom; what the kernel and the server took is written to docs/hosts-binder.md.
+LoRA Lab is told of Binder's limit, which no container tells it here, and which nothing enforces.
 """
 
 from __future__ import annotations
@@ -27,6 +28,22 @@ from tests.browser.lab import Notebook
 MOST_MB = 1500  # of Binder's 2,000, for the kernel with the default notebook
 TOLD = ("torch", "transformers", "numpy", "jupyterlab", "ipykernel", "ipywidgets", "anywidget")
 NOTEBOOK = "notebooks/00_workbench.ipynb"
+# Run as a kernel starts. A container's figures count what its processes have, without files' pages.
+LIMIT = """
+import os
+from pathlib import Path
+
+from lora_lab._util import host_memory
+
+
+def _left():
+    texts = (Path(f"/proc/{pid}/status").read_text() for pid in ("self", os.getppid()))
+    taken = sum(int(text.partition("RssAnon:")[2].split()[0]) for text in texts)
+    yield max(0, 2_000_000_000 - 1024 * taken)
+
+
+host_memory._left_of_limits = _left
+"""
 
 
 def main() -> None:
@@ -83,6 +100,9 @@ def build(source: Path, place: Path) -> tuple[Path, dict[str, str]]:
     pip.install("pip itself", "--upgrade", "pip>=24.1")
     pip.install("binder/requirements.txt", "-r", "binder/requirements.txt")
     subprocess.run(["bash", "binder/postBuild"], cwd=source, env=env, check=True)
+    startup = Path(env["IPYTHONDIR"], "profile_default", "startup", "limit.py")
+    startup.parent.mkdir(parents=True)
+    startup.write_text(LIMIT, encoding="utf-8")
     return python, env
 
 

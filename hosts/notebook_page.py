@@ -61,7 +61,7 @@ def _use(page: Page) -> None:
 
 def _keep(page: Page, bench: Locator) -> None:
     """Fetch the adapter as a zip, and open the report by its link."""
-    bench.get_by_role("button", name="Keep…").click()
+    bench.get_by_role("button", name="save it").click()
     keep = bench.locator(".ll-keep").first
     with page.expect_download() as coming:
         keep.get_by_role("button", name="Download").click()

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map as tree_map
 from lora_lab._util.graph_nodes import nodes_behind
 
 # From torch 2.8 on; before, nobody can tell.
-_top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
+_top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 _OURS = "lora_lab"  # the key of our objects among those that torch keeps for a thread
 
 
@@ -42,7 +42,7 @@ class FakeTensorMode(_FakeTensorMode):
 
 def saving_hooks() -> Any:
     """Return the hooks on saved tensors in force, such as gradient checkpointing's, or None."""
-    return _top(True)
+    return None if _top is None else _top(True)
 
 
 def thread_values() -> MutableMapping[object, Any]:

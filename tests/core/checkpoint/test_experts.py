@@ -15,6 +15,7 @@ from lora_lab.checkpoint.uniform import export_uniform
 from lora_lab.errors import AdapterError
 from tests.helpers.tiny_experts import EXPERTS, logits, tiny_experts
 from tests.helpers.tiny_models import tiny
+from tests.helpers.versions import skip_unless_stacked
 
 DENSE = ["deepseek-v2", "deepseek-v3", "glm4-moe", "ernie", "qwen2-moe"]  # a dense MLP in layer 0
 
@@ -84,6 +85,7 @@ HELD = [
 @pytest.mark.parametrize(("name", "targets"), HELD)
 def test_peft_reads_experts(name: str, targets: list[str], tmp_path: Path) -> None:
     model = tiny_experts(name)
+    skip_unless_stacked(model)
     before = logits(model)
     config = ll.LoraConfig(
         r=2,
@@ -107,6 +109,7 @@ def test_peft_reads_experts(name: str, targets: list[str], tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("name", "targets"), HELD)
 def test_pefts_experts_are_read(name: str, targets: list[str], tmp_path: Path) -> None:
+    skip_unless_stacked(tiny_experts(name))
     config = peft.LoraConfig(
         r=3,
         lora_alpha=7,
