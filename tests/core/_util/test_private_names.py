@@ -250,8 +250,7 @@ def model() -> Any:
 
 def test_how_routed_experts_are_computed() -> None:
     model, eager = tiny_experts("mixtral"), tiny_experts("mixtral")
-    config: Any = model.config
-    assert transformers_private.has_grouped_experts(config) == HAS_GROUPED
+    assert transformers_private.has_grouped_experts(model.config) == HAS_GROUPED
     transformers_private.set_experts_kind(eager.config, "eager")
     assert not transformers_private.has_grouped_experts(eager.config)
     torch.testing.assert_close(logits(model), logits(eager), rtol=0, atol=1e-5)
