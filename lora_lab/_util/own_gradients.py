@@ -8,6 +8,8 @@ of an optimizer finds nothing there to do.
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -44,6 +46,8 @@ class OwnGradients:
     def follow(self, parameters: Iterable[nn.Parameter]) -> None:
         """Look after these, in place of those before."""
         self.close()
+        if self.mine:
+            _followed.add(self)
         for place, parameter in enumerate(parameters if self.mine else ()):
             self._handles.append(parameter.register_hook(OwnHook(self, place)))
             if self._kind is not None and type(parameter) is nn.Parameter:
@@ -81,8 +85,16 @@ class OwnGradients:
         self.reached.clear()
         self._first = None
 
+    def let_go(self) -> None:
+        """Look after nothing, and leave nothing of a step under way."""
+        followed = [*self._hidden]
+        self.close()
+        for parameter in followed:
+            parameter.grad = None
+
     def close(self) -> None:
         """Look after nothing."""
+        _followed.discard(self)
         while self._handles:
             self._handles.pop().remove()
         while self._hidden:
@@ -145,3 +157,14 @@ def _hiding(mine: Callable[[], bool], refusal: Callable[[str], AdapterError]) ->
     acts = {"grad": property(read, write), "__deepcopy__": copied, "__repr__": shown}
     make: Any = type(nn.Parameter)
     return make("Parameter", (nn.Parameter,), {**looks, **acts})
+
+
+def _forked() -> None:
+    """Keep nobody from the gradients in a forked child: those who have them are not there."""
+    for own in [*_followed]:
+        own.let_go()
+
+
+_followed: weakref.WeakSet[OwnGradients] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)

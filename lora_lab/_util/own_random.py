@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from lora_lab._util.put_back import put_back_by
 from lora_lab._util.torch_private import (
     TorchDispatchMode,
     argument_defaults,
@@ -118,13 +119,15 @@ class OwnRandom:
     def replayed(self, model: nn.Module) -> Iterator[None]:
         """Have the blocks that gradient checkpointing computes again see the same numbers again."""
         before = checkpoint_functions(model)
-        for module, function in before:
-            set_checkpoint_function(module, functools.partial(self._checkpoint, function))
-        try:
-            yield
-        finally:
+
+        def restore() -> None:
             for module, function in before:
                 set_checkpoint_function(module, function)
+
+        with put_back_by(restore):
+            for module, function in before:
+                set_checkpoint_function(module, functools.partial(self._checkpoint, function))
+            yield
 
     def _checkpoint(
         self, checkpoint: Callable[..., Any], block: Callable[..., Any], *args: Any, **more: Any

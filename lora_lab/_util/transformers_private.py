@@ -227,3 +227,27 @@ def render_chat(
                 letters += len(text)
                 pay(letters // 256)  # a mark looks at all that is written
     return "".join(texts), [(start, end) for start, end in marked]
+
+
+def own_tokenizer(tokenizer: Any) -> Any:
+    """Return a tokenizer that no other caller sets anything in; its vocabulary is there once.
+
+    One in Rust keeps, from call to call, how it cuts and pads (`set_truncation_and_padding`): two
+    threads that call one tokenizer cut and pad each other's texts, without a word.
+    """
+    own = copy.copy(tokenizer)
+    for name, value in vars(tokenizer).items():
+        if type(value) in (dict, list):
+            vars(own)[name] = copy.copy(value)
+    rust = vars(tokenizer).get("_tokenizer")
+    if type(rust).__module__.partition(".")[0] != "tokenizers":
+        return own
+    made = type(rust)(rust.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        setattr(made, part, getattr(rust, part))
+    added = rust.get_added_tokens_decoder()
+    for _, token in sorted(added.items()):
+        (made.add_special_tokens if token.special else made.add_tokens)([token])
+    same = made.get_added_tokens_decoder() == added
+    vars(own)["_tokenizer"] = made if same else copy.deepcopy(rust)
+    return own

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lora_lab._util.devices import on_device_of
+from lora_lab._util.transformers_private import own_tokenizer
 from lora_lab.anatomy.model_config import max_positions
 from lora_lab.errors import TaskError
-from lora_lab.methods.attached import activate, active
+from lora_lab.methods.attached import bare
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.encoding import IGNORED, Encoded, collate, need_tokenizer, pad_id
 from lora_lab.tasks.families.api import family_of
@@ -57,7 +58,7 @@ class Losses:
         should_stop: Callable[[], bool],
     ) -> None:
         self._model: Any = lm.model
-        self._tokenizer = need_tokenizer(lm.tokenizer)
+        self._tokenizer = own_tokenizer(need_tokenizer(lm.tokenizer))
         self.should_stop = should_stop
         if not writes_text(self._model):
             raise TaskError(
@@ -96,17 +97,13 @@ class Losses:
         )
 
     def _measure_base(self) -> None:
-        adapter = active(self._model)
-        activate(self._model, None)
-        try:
+        with bare(self._model):
             if self._wrote:
                 tokens = min(_TEXT_TOKENS, self._longest - 1)
                 self._base = write_texts(
                     self._model, self._tokenizer, _TEXTS, tokens, self.should_stop
                 )
             loss = self._mean(self._base) if self._base else None
-        finally:
-            activate(self._model, adapter)
         if loss is not None:
             self.base_reference = loss
 

@@ -19,6 +19,7 @@ from lora_lab._util.cpu_layout import allow_cpu_layout, prevent_cpu_layout
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import AdapterError
 from lora_lab.methods.base import Active, Adapter
+from lora_lab.methods.own_modes import can_be_apart
 from lora_lab.methods.resizing import unwatch_resizing, watch_resizing
 from lora_lab.methods.running_statistics import RunningStatistics
 from lora_lab.methods.turns import is_at_work, turn_of
@@ -103,6 +104,16 @@ class AttachedAdapters:
             self.active.name = None
             self.statistics.become(None)
             raise
+
+    def can_step_aside(self, model: nn.Module) -> bool:
+        """Whether the base can answer one thread while an adapter does the others, of this model.
+
+        Args:
+            model: that they ask, wrapped or not.
+        """
+        name = self.active.name
+        within = name is None or self.merged or self.adapters[name].modifies_base
+        return not (within or self.statistics) and can_be_apart(model)
 
     @contextlib.contextmanager
     def base_in_place(self) -> Iterator[None]:
@@ -236,8 +247,18 @@ def attached(model: nn.Module) -> dict[str, Adapter]:
 
 @contextlib.contextmanager
 def bare(model: nn.Module) -> Iterator[None]:
-    """Have the bare base model meanwhile."""
-    before = active(model)
+    """Have the bare base model meanwhile.
+
+    For this thread alone where that can be: what another one asks is answered as before. Not so
+    where the adapter in force works within the model's own parameters, the model has running
+    statistics, or its passes are not this thread's (see `can_be_apart`).
+    """
+    known, before = attached_adapters(model), active(model)
+    if known is not None and known.can_step_aside(model):
+        known.refuse_training()
+        with known.active.apart(()):
+            yield
+        return
     activate(model, None)
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,13 +24,16 @@ if TYPE_CHECKING:
 
 AdapterNames = tuple[str | None, ...]
 
+_counting = threading.Lock()
+
 
 @dataclass
 class Batch:
     """Whose the rows of a thread's batch are, within `mixed_batch`.
 
     Attributes:
-        samples: one name a row; None: the thread is in no such block.
+        samples: one name a row; () where the bare base answers all of them; None: the thread is in
+            no such block.
         tokens: of each of these rows, which some models lay out one below another; 0: unknown.
         places: {(names, device): where each of them stands}, of this `mixed_batch`.
     """
@@ -47,7 +51,7 @@ class Active:
 
     Attributes:
         name: of one adapter for all; None: the bare base model.
-        mixing: how many threads are within `mixed_batch`.
+        mixing: how many threads are `apart`: within `mixed_batch`, or ask the bare base.
         batch: each thread's own.
     """
 
@@ -57,8 +61,32 @@ class Active:
 
     @property
     def samples(self) -> AdapterNames | None:
-        """Within this thread's `mixed_batch` one name a row of the batch, in place of `name`."""
+        """Where this thread is `apart`, one name a row of its batch, in place of `name`."""
         return self.batch.here().samples if self.mixing else None
+
+    @contextlib.contextmanager
+    def apart(self, samples: AdapterNames) -> Iterator[Batch]:
+        """Have rows of this thread answered by adapters of their own in the block; yield whose.
+
+        Args:
+            samples: one name a row; () where the bare base answers all, however many.
+        """
+        batch = self.batch.here()
+        before = batch.samples, batch.tokens
+        batch.samples, batch.tokens = samples, 0
+        with _counting:
+            self.mixing += 1
+        try:
+            yield batch
+        finally:
+            with _counting:
+                self.mixing -= 1
+            batch.samples, batch.tokens = before
+            batch.places.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Be copied without what threads have here: it is not theirs in the copy."""
+        return {**vars(self), "mixing": 0}
 
     def names_of(self, x: Tensor, path: str) -> AdapterNames:
         """Return the name for every row of what a module reads within `mixed_batch`.

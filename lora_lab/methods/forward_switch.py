@@ -105,7 +105,7 @@ class ForwardSwitch:
     def _mixed(self, samples: AdapterNames, args: Any, kwargs: Any) -> Any:
         """Return the answers of a batch whose rows belong to different adapters."""
         held = self._held()
-        owners = {name if name in held else None for name in samples}
+        owners = {name if name in held else None for name in samples or (None,)}
         if len(owners) == 1:
             return self._answer(owners.pop(), args, kwargs)
         x = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._util.class_swap import disguised
+from lora_lab._util.put_back import put_back_by
 from lora_lab._util.thread_own import ThreadOwn
 from lora_lab._util.torch_private import is_compiled
 from lora_lab.errors import AdapterError
@@ -113,7 +114,7 @@ class OwnModes:
         self._model, self._apart, self.whose = model, apart, whose
         self._own: dict[int, bool] = {}
         self._are_lent = False
-        self.shared = apart and not _can_be_apart(model)
+        self.shared = apart and not can_be_apart(model)
 
     @contextlib.contextmanager
     def here(self) -> Iterator[None]:
@@ -125,19 +126,23 @@ class OwnModes:
         modules = [*self._model.modules()]
         thread = _modes.here()
         before = thread.own
-        _at_work.append(self)
-        try:
-            for module in modules if self._apart and not self.shared else ():
-                if _FLAG in module.__dict__:  # not in what TorchScript has made
-                    set_class(module, class_of(module), own_mode=True)
-                    self._own[id(module)] = module.__dict__[_FLAG]
-            thread.own = _here.own = self._own
-            yield
-        finally:
+
+        def give_back() -> None:
             _at_work.remove(self)
-            thread.own = _here.own = before
             for module in modules:
                 module.__class__ = class_of(module)
+
+        _at_work.append(self)
+        with put_back_by(give_back):
+            try:
+                for module in modules if self._apart and not self.shared else ():
+                    if _FLAG in module.__dict__:  # not in what TorchScript has made
+                        set_class(module, class_of(module), own_mode=True)
+                        self._own[id(module)] = module.__dict__[_FLAG]
+                thread.own = _here.own = self._own
+                yield
+            finally:
+                thread.own = _here.own = before
 
     def lend(self) -> list[tuple[nn.Module, bool, bool]]:
         """Have everybody find the run's modes on the model; return what `take_back` is given."""
@@ -222,7 +227,9 @@ def _converts(module: nn.Module, fn: Callable[[Tensor], Tensor], moves: bool) ->
     return False
 
 
-def _can_be_apart(model: nn.Module) -> bool:
+def can_be_apart(model: nn.Module) -> bool:
+    """Whether all passes through a model are on the thread that calls it, and not compiled."""
+
     def threads(module: nn.Module) -> bool:
         return isinstance(module, nn.DataParallel) and len(module.device_ids) > 1
 

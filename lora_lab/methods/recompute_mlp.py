@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_lab._util.class_swap import disguised
+from lora_lab._util.put_back import put_back_by
 from lora_lab._util.torch_private import (
     functorch_is_active,
     hooks_of,
@@ -51,13 +52,15 @@ def recomputed_mlps(model: nn.Module, wanted: bool | None = None) -> Iterator[in
     if wanted is not False and not any(map(is_compiled, model.modules())):
         found += filter(can_be_recomputed, model.modules())
     classes = [class_of(module) for module in found]
-    try:
+
+    def keep_all() -> None:
+        for module, own in zip(found, classes, strict=True):
+            set_class(module, own)
+
+    with put_back_by(keep_all):
         for module, own in zip(found, classes, strict=True):
             set_class(module, _recomputing(own))
         yield len(found)
-    finally:
-        for module, own in zip(found, classes, strict=True):
-            set_class(module, own)
 
 
 class _Recomputing:

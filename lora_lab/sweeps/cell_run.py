@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def train_cell(
     store: SweepStore,
     asha: AshaConfig | None = None,
     started: Callable[[Run], None] = lambda _run: None,
-    alone: contextlib.AbstractContextManager[Any] | None = None,
+    alone: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> CellResult | None:
     """Train a cell; one that was cut off goes on from its last checkpoint.
 
@@ -53,15 +53,14 @@ def train_cell(
         store: where its run's folder goes. The result is returned, not written.
         asha: ends it early, if it is behind what the sweep's other cells had come to.
         started: told the run as soon as it runs.
-        alone: held while an adapter comes onto the model or goes off it; may be entered again.
+        alone: makes the block in which an adapter comes onto the model or goes off it.
     """
     if (finished := _finished(cell, store)) is not None:
         return finished
-    alone = alone or contextlib.nullcontext()
     seen: dict[int, float] = {}
     run: Run | None = None
     try:
-        with alone, collected():  # on this thread they would be printed into some cell
+        with alone(), collected():  # on this thread they would be printed into some cell
             run = _resumed(lm, task, cell, store) or _new(lm, task, cell, store)
             started(run)
         stopped = False
@@ -79,7 +78,7 @@ def train_cell(
         name, step = (run.id, run.snapshot.step) if run else ("", 0)
         return CellResult(cell.id, "failed", name, step, {}, seen, str(error))
     finally:
-        with alone:
+        with alone():
             _take_off(run)
 
 

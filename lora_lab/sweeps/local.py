@@ -7,12 +7,14 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lora_lab.errors import RunError
 from lora_lab.methods.attached import attached
+from lora_lab.methods.turns import is_at_work
 from lora_lab.runs.records import RunRecord, list_runs
 from lora_lab.sweeps.asha import AshaConfig
 from lora_lab.sweeps.cell_run import train_cell
@@ -22,6 +24,8 @@ from lora_lab.training import at_exit
 from lora_lab.training.fingerprints import body_fingerprint, task_fingerprints
 from lora_lab.training.isolation import ADAPTER
 from lora_lab.training.run import Run
+from lora_lab.training.threads import begin_thread, wait_until
+from lora_lab.training.visits import Visit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from lora_lab.tasks.base import Task
 
 _LOOKS = 0.5  # seconds between two looks at cells that other processes train
+_SHORT = 0.01  # seconds between two looks whether somebody has the model, or wants an end
 
 SweepState = Literal["idle", "running", "stopping", "stopped", "done", "failed"]
 
@@ -93,10 +98,11 @@ class Sweep:
         self.asha = asha
         self.wait_at_exit = True
         self._store = SweepStore(folder)
-        self._stop = threading.Event()
+        self._stop_wanted = False
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()
-        self._alone = threading.RLock()  # held while a cell begins or ends, or somebody visits
+        self._changing = threading.RLock()  # held while a cell begins or ends
+        self._visits: tuple[Visit[Any], ...] = ()  # `paused()` blocks, some of them left by now
         self._snapshot = SweepSnapshot(total=len(self.cells))
 
     def __repr__(self) -> str:
@@ -136,39 +142,48 @@ class Sweep:
                     warnings.warn(
                         f"the sweep takes the adapter {ADAPTER!r} off the model", stacklevel=2
                     )
-                self._thread = threading.Thread(target=self._work, name="lora-lab sweep")
-                self._thread.daemon = True
-                self._publish(state="running")
-                at_exit.add(self)
-                self._thread.start()
+                begin_thread(self._work, "lora-lab sweep", self._keep)
+                self._begin()
         return self
 
     def stop(self) -> None:
         """End after the optimizer step that is under way; a later call goes on from there."""
-        self._stop.set()
+        self._stop_wanted = True  # first: an interrupt may come after it
         with self._lock:
             if self._snapshot.state == "running":
                 self._publish(state="stopping")
         if run := self._snapshot.run:
             run.stop()
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[PreTrainedModel]:
-        """Yield the model while the sweep rests: within a cell or between two of them.
+    def paused(self) -> AbstractContextManager[PreTrainedModel]:
+        """Return a ``with`` block that has the model while the sweep rests.
 
-        See `Run.paused`. Of a sweep that is over, simply the model.
+        It does so within a cell or between two of them; see `Run.paused`. Of a sweep that is over,
+        simply the model.
         """
-        with self._alone, contextlib.ExitStack() as held:
-            if run := self._snapshot.run:
-                held.enter_context(run.paused())
-            yield self.lm.model
+        return Visit(self._admit, self.lm.model)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the sweep is over; return whether it is."""
-        if self._thread is None:
+        """Wait until the sweep is over; return whether it is.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Raises:
+            RunError: it has not started, or this is its own thread, or that of a run, for whose end
+                its cells wait.
+            KeyboardInterrupt: Ctrl-C; the sweep goes on, and the message says so.
+        """
+        if (thread := self._thread) is None:
             raise RunError("the sweep has not started; call start() first")
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        own = thread is threading.current_thread() or is_at_work()
+        if own and thread.is_alive():
+            raise RunError(
+                f"{self.title}: wait() was called on a thread that its cells wait for, and would "
+                "never return"
+            )
+        goes_on = f"{self.title} goes on in the background; sweep.stop() ends it"
+        return wait_until(lambda: not thread.is_alive(), thread.join, timeout, lambda: goes_on)
 
     def results(self, timeout: float | None = None) -> dict[str, CellResult]:
         """Wait until the sweep is over and return {cell: how it ended}.
@@ -199,10 +214,45 @@ class Sweep:
 
     def become_copy(self, owner: int) -> None:
         """Let go of the sweep: this process is a forked child of the one that trains it."""
-        self._lock, self._alone = threading.RLock(), threading.RLock()
+        self._lock, self._changing = threading.RLock(), threading.RLock()
         self._publish(state="failed", problem=f"it trains in process {owner}", run=None, cell=None)
 
+    def _keep(self, thread: threading.Thread | None) -> None:
+        self._thread = thread
+
+    def _begin(self) -> None:
+        """Say that it runs. By its own thread too: Ctrl-C may keep `start` from it."""
+        with self._lock:
+            if self._snapshot.state == "idle":
+                self._publish(state="running")
+                at_exit.add(self)
+
+    def _admit(self, visit: Visit[Any]) -> None:
+        """Wait until no cell begins or ends, nor trains, before the visit has ended."""
+        with self._changing:
+            self._visits = (*(each for each in self._visits if not each.closed), visit)
+            run = self._snapshot.run
+        if run is not None:
+            run.control.admit(visit)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have no visitor in the block, in which a cell begins or ends."""
+        while True:
+            with self._changing:
+                if all(visit.closed for visit in self._visits):
+                    yield
+                    return
+            time.sleep(_SHORT)
+
+    def _look_away(self, seconds: float) -> None:
+        """Let time go by, unless the sweep is to end."""
+        end = time.monotonic() + seconds
+        while not self._stop_wanted and time.monotonic() < end:
+            time.sleep(_SHORT)
+
     def _work(self) -> None:
+        self._begin()  # for which it waits until `start` has ended
         at_exit.thread_began()
         try:
             state = self._train_all()
@@ -223,7 +273,7 @@ class Sweep:
         left = [cell for cell in self.cells if cell.id not in ended]
         while left:
             for cell in left:
-                if self._stop.is_set():
+                if self._stop_wanted:
                     return "stopped"
                 began = time.monotonic()
                 result = self._train_one(cell, since)
@@ -235,8 +285,8 @@ class Sweep:
                 self._publish(ended=dict(ended), run=None, seconds=seconds)
             left = [cell for cell in left if cell.id not in ended]
             self._publish(cell=None, elsewhere=frozenset(cell.id for cell in left))
-            self._stop.wait(_LOOKS if left else 0)
-        return "stopped" if self._stop.is_set() else "done"
+            self._look_away(_LOOKS if left else 0)
+        return "stopped" if self._stop_wanted else "done"
 
     def _train_one(self, cell: Cell, since: int) -> CellResult | None:
         """Return how a cell ended; None where another process is at it, or somebody stopped it."""
@@ -255,14 +305,14 @@ class Sweep:
                 self._alone,
             )
             if result is None:
-                self._stop.set()  # the next call goes on with it
+                self._stop_wanted = True  # the next call goes on with it
             else:
                 self._store.add(result)
             return result
 
     def _started(self, run: Run) -> None:
         self._publish(run=run)
-        if self._stop.is_set():
+        if self._stop_wanted:
             run.stop()
 
     def _publish(self, **changes: Any) -> None:

@@ -1,9 +1,9 @@
 """The frozen weights under a run: whether somebody has replaced or overwritten them meanwhile.
 
-Looked at where a run evaluates, writes or ends, not at each step. To be seen are another parameter
-in a module's place for it, another tensor behind a parameter (`weight.data = …`), and what torch
-counts as written in place (`Tensor._version`). What is written past that count (`weight.data.mul_`,
-NumPy, another library's kernels) is not seen.
+Looked at where a run evaluates, writes or ends, not at each step. To be seen are another module, or
+another parameter in a module's place for it, another tensor behind a parameter (`weight.data = …`),
+and what torch counts as written in place (`Tensor._version`). What is written past that count
+(`weight.data.mul_`, NumPy, another library's kernels) is not seen.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import NamedTuple
 from torch import nn
 
 from lora_lab._util.accelerate_private import is_offloaded
-from lora_lab._util.torch_private import parameters_of, version_of
+from lora_lab._util.torch_private import children_of, parameters_of, version_of
+from lora_lab.anatomy.children import ADDED
+from lora_lab.anatomy.wrappers import modules_within
 from lora_lab.methods.attached import base_parameters
 from lora_lab.methods.base import Adapter
 
@@ -26,6 +28,13 @@ class _Place(NamedTuple):
     parameter: nn.Parameter
     address: int
     version: int
+
+
+class _Part(NamedTuple):
+    name: str
+    table: Mapping[str, nn.Module | None]  # the modules of that which it is a part of
+    leaf: str
+    module: nn.Module
 
 
 class BaseWeights:
@@ -42,10 +51,17 @@ class BaseWeights:
     def __init__(self, model: nn.Module, adapter: Adapter) -> None:
         self._model, self._adapter = model, adapter
         self._places: list[_Place] = []
+        self._parts: list[_Part] = []
         self.note()
 
     def note(self) -> None:
         """Take what is there for the base's: whoever had the model in a pause may have moved it."""
+        self._parts = [
+            _Part(f"{path}.{leaf}".lstrip("."), children_of(module), leaf, part)
+            for path, module in modules_within(self._model, left_out=lambda _: ADDED)
+            for leaf, part in children_of(module).items()
+            if part is not None and leaf not in ADDED
+        ]
         base = {*map(id, base_parameters(self._model))} - {*map(id, self._adapter.parameters())}
         self._places = [
             _Place(
@@ -60,7 +76,10 @@ class BaseWeights:
         ]
 
     def changed(self) -> str:
-        """Return the name of a weight that is another now; "" if none is."""
+        """Return the name of a module or weight that is another now; "" if none is."""
+        for part, modules, leaf, module in self._parts:
+            if modules.get(leaf) is not module:
+                return part
         for name, table, leaf, own, address, version in self._places:
             replaced = table.get(leaf) is not own or own.data_ptr() != address
             if replaced or version_of(own) != version:

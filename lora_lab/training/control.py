@@ -13,16 +13,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from lora_lab.errors import RunError
+from lora_lab.methods.turns import is_at_work
 from lora_lab.training import at_exit
 from lora_lab.training.snapshot import RunState
+from lora_lab.training.threads import Work, begin_thread, wait_until
 from lora_lab.training.visits import Visit
 
 T = TypeVar("T")
-Work = Callable[[], None]
 
 _LOOKS = 0.2  # seconds after which a worker at rest looks by itself whether it may go on
 _SHORT = 0.001  # seconds between two looks of whoever waits for the other side
@@ -56,7 +56,6 @@ class Control:
         self._visits: tuple[Visit[Any], ...] = ()  # `paused()` blocks, some of them left by now
         self._resting = False  # the worker sits at a boundary and touches nothing
         self._thread: threading.Thread | None = None
-        self._begun = False  # whether the thread was given its work
         self._owner: int | None = None  # the process that it runs in, if it is not this one
 
     @property
@@ -81,7 +80,7 @@ class Control:
 
     # What any thread may call --------------------------------------------------------------------
 
-    def start(self, work: Work, prepare: Work | None = None) -> None:
+    def start(self, work: Work, prepare: Work = lambda: None) -> None:
         """Run `work` on a thread of its own; `prepare` runs first, here, and may raise.
 
         A no-op if it runs already, or is queued. If `work` raises, the run has failed; it keeps its
@@ -157,6 +156,7 @@ class Control:
             if self._state is RunState.IDLE:
                 raise self._refusal("stop", self._hint())
             if self._state is RunState.STOPPING or self._state.final:
+                self._make_up()
                 return
             self._stop_wanted = True
             if self._state is RunState.QUEUED:
@@ -171,25 +171,22 @@ class Control:
             timeout: seconds; None waits for ever.
 
         Raises:
-            RunError: the run has not started, or this is its own thread.
+            RunError: the run has not started, or this is its own thread, or that of a run which it
+                is queued behind.
             KeyboardInterrupt: Ctrl-C; the run goes on, and the message says so.
         """
         if self._state is RunState.IDLE:
             raise self._refusal("wait for", self._hint())
         self._not_the_worker("wait()")
-        end = None if timeout is None else time.monotonic() + timeout
-        try:
-            while not self._over():
-                left = 0.1 if end is None else min(0.1, end - time.monotonic())
-                if left <= 0:
-                    break
-                self._wait_once(left)  # short, so that Ctrl-C gets through on every platform
-        except KeyboardInterrupt:
-            where = (
-                "stays queued" if self._state is RunState.QUEUED else "goes on in the background"
-            )
-            raise KeyboardInterrupt(f"run {self.name} {where}; run.stop() ends it") from None
-        return self._over()
+        if self._state is RunState.QUEUED and is_at_work():
+            raise self._refusal("wait for", "it begins when the run whose thread this is has ended")
+
+        def goes_on() -> str:
+            queued = self._state is RunState.QUEUED
+            where = "stays queued" if queued else "goes on in the background"
+            return f"run {self.name} {where}; run.stop() ends it"
+
+        return wait_until(self._over, self._wait_once, timeout, goes_on)
 
     def visit(self, value: T) -> Visit[T]:
         """Return a ``with`` block that holds the worker at a boundary, and is given `value`.
@@ -200,7 +197,20 @@ class Control:
         Raises:
             RunError: entered on the worker's own thread.
         """
-        return Visit(self._admit, value)
+        return Visit(self.admit, value)
+
+    def admit(self, visit: Visit[Any]) -> None:
+        """Wait until the worker rests, for this visit too; it does so until the visit ends.
+
+        Raises:
+            RunError: called on the worker's own thread.
+        """
+        self._not_the_worker("paused()")
+        with self._lock:
+            self._visits = (*filter(_is_open, self._visits), visit)
+            self._hold()
+        while not self._is_free():
+            time.sleep(_SHORT)
 
     def become_copy(self, owner: int) -> None:
         """Be over: in a forked child no worker is there. Calls no `on_change`.
@@ -276,26 +286,13 @@ class Control:
             raise self._refusal("start", "a run trains once: call train() again")
         return True
 
-    def _run(self, work: Work, prepare: Work | None = None) -> None:
-        given: SimpleQueue[Work | None] = SimpleQueue()
-        thread = threading.Thread(
-            target=self._live, args=(given,), name=f"lora-lab {self.name}", daemon=True
-        )
-        try:
-            thread.start()  # before anything else: from here on one call decides that it works
-            if prepare is not None:
-                prepare()
-            self._thread = thread
-            given.put(work)
-        except BaseException:
-            given.put(None)  # never read if it works already
-            while thread.is_alive() and not self._begun:
-                time.sleep(_SHORT)
-            if not self._begun:
-                self._thread = None
-            raise
+    def _run(self, work: Work, prepare: Work = lambda: None) -> None:
+        begin_thread(lambda: self._live(work), f"lora-lab {self.name}", self._keep, prepare)
         if self._state in _WAITING:  # else the worker was faster
             self._enter(RunState.RUNNING)
+
+    def _keep(self, thread: threading.Thread | None) -> None:
+        self._thread = thread
 
     def _over(self) -> bool:
         thread = self._thread
@@ -307,10 +304,7 @@ class Control:
             return
         time.sleep(min(seconds, 10 * _SHORT))  # it is queued
 
-    def _live(self, given: SimpleQueue[Work | None]) -> None:
-        if (work := given.get()) is None:
-            return
-        self._begun = True
+    def _live(self, work: Work) -> None:
         at_exit.thread_began()
         with self._lock:  # for which it waits until `start` has ended
             if self._state in _WAITING:
@@ -348,15 +342,6 @@ class Control:
         if self._state in (RunState.PAUSING, RunState.PAUSED) and not self.pause_wanted:
             self._enter(RunState.RUNNING)
         self._woken.notify_all()
-
-    def _admit(self, visit: Visit[Any]) -> None:
-        """Wait until the worker rests, for this visit too."""
-        self._not_the_worker("paused()")
-        with self._lock:
-            self._visits = (*filter(_is_open, self._visits), visit)
-            self._hold()
-        while not self._is_free():
-            time.sleep(_SHORT)
 
     def _is_free(self) -> bool:
         """Whether no worker is at the model, nor can be before all visits have ended."""

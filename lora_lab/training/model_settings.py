@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from lora_lab._util.put_back import put_back_by
 from lora_lab._util.transformers_private import input_needs_grad
 from lora_lab.methods.recompute_mlp import recomputed_mlps
 from lora_lab.runs.training_config import TrainingConfig
@@ -19,17 +20,21 @@ def training_settings(model: Any, training: TrainingConfig) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     caches = _caches(model)
     checkpointing = training.gradient_checkpointing and not is_checkpointing(model)
-    try:
-        for config, _ in caches:
-            config.use_cache = False
-        with (
-            _checkpointed(model) if checkpointing else contextlib.nullcontext(),
-            recomputed_mlps(model, training.recompute_mlp),
-        ):
-            yield
-    finally:
+
+    def restore_caches() -> None:
         for config, use_cache in caches:
             config.use_cache = use_cache
+
+    try:
+        with put_back_by(restore_caches):
+            for config, _ in caches:
+                config.use_cache = False
+            with (
+                _checkpointed(model) if checkpointing else contextlib.nullcontext(),
+                recomputed_mlps(model, training.recompute_mlp),
+            ):
+                yield
+    finally:
         for module, mode in modes:
             module.training = mode
 
@@ -52,13 +57,15 @@ def _checkpointed(model: Any) -> Iterator[None]:
     (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
     if not input_needs_grad(model):
         model.enable_input_require_grads()
-    try:
-        yield
-    finally:
-        disable = getattr(model, "activation_checkpointing_disable", None)
-        (disable or model.gradient_checkpointing_disable)()
+
+    def disable() -> None:
+        own = getattr(model, "activation_checkpointing_disable", None)
+        (own or model.gradient_checkpointing_disable)()
         if not needed_before:
             model.disable_input_require_grads()
+
+    with put_back_by(disable):
+        yield
 
 
 def is_checkpointing(model: nn.Module) -> bool:

@@ -12,13 +12,12 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from lora_lab.errors import RunError
-from lora_lab.methods.attached import activate
+from lora_lab.methods.attached import bare
 from lora_lab.runs.samples import Sample
 from lora_lab.tasks.intervals import Interval
 from lora_lab.tasks.metrics import RISE
 from lora_lab.training import processes
 from lora_lab.training.base_state import base_state
-from lora_lab.training.isolation import ADAPTER
 from lora_lab.training.step import NotFiniteError
 
 if TYPE_CHECKING:
@@ -61,14 +60,11 @@ def score_base(worker: Worker) -> None:
     """
     phase = "evaluating the base model"
     worker.enter(phase)
-    activate(worker.model, None)
-    try:
+    with bare(worker.model):
         of = _of_base(worker)
         found = _KNOWN.get(worker.model)
         if found is None or of is None or found.of != of:
             found = _evaluated(worker, of, telling(worker, phase))
-    finally:
-        activate(worker.model, ADAPTER)
     if found is None:
         return
     # What could not write is tried again by the next run, which says so too.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Any
 
-from lora_lab.training import control, visits
+from lora_lab.training import control, threads, visits
 
 # Where CPython looks for signals: as a function begins, after a call, and as a loop goes round
 # (Python/ceval.c, CHECK_EVAL_BREAKER).
@@ -24,7 +24,7 @@ def cut(act: Callable[[], object], place: int, *modules: ModuleType) -> bool:
         place: which of the places, from 0.
         modules: whose code is interrupted, beside that of steering.
     """
-    files = {each.__file__ for each in (control, visits, threading, *modules)}
+    files = {each.__file__ for each in (control, visits, threads, threading, *modules)}
     seen = 0
     before_it: dict[FrameType, str] = {}  # the instruction that a frame executed last
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from lora_lab.methods.attached import activate, active
+from lora_lab.methods.attached import activate, active, bare
 from lora_lab.tasks.families.api import family_of
 from lora_lab.tasks.framing import CHAT
 from lora_lab.tasks.prompts import GenerationTask
@@ -49,13 +49,13 @@ def answers(
     """
     model = lm.model
     family = family_of(task, lm)(lm, task, longest_text)
-
-    def answer(name: str | None) -> str:
-        activate(model, name)
-        return family.answer(prompt, max_new_tokens)
-
+    with bare(model):  # a cell that asks meanwhile is answered by what is in force
+        base = family.answer(prompt, max_new_tokens)
+    if adapter is None:
+        return base, None
     before = active(model)
+    activate(model, adapter)
     try:
-        return answer(None), None if adapter is None else answer(adapter)
+        return base, family.answer(prompt, max_new_tokens)
     finally:
         activate(model, before)

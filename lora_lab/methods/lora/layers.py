@@ -69,8 +69,8 @@ class AdaptedLayer:
         lora = children_of(cast(nn.Module, self)).get(ADAPTER_CHILD)
         if active is not None and lora is not None:
             sites = children_of(lora)
-            if active.samples is not None:
-                if any(name in sites for name in active.samples):
+            if (names := active.samples) is not None:
+                if any(name in sites for name in names):
                     return mixed_output(x, self, active)
             elif (own := sites.get(cast(str, active.name))) is not None:
                 return cast(LayerSites, own).output(x, self)
@@ -135,7 +135,7 @@ class ReadLayer(AdaptedLayer):
                 f"the weight of {path} is read by another module, so that samples of one batch "
                 "cannot have different adapters there; run them apart"
             )
-        return held.pop()
+        return held.pop() if held else None
 
 
 def stored_weight(layer: AdaptedLayer) -> Tensor:

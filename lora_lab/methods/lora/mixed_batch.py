@@ -29,8 +29,6 @@ from lora_lab.spectra.update import LowRankUpdate
 if TYPE_CHECKING:
     from lora_lab.methods.lora.layers import AdaptedLayer, LayerSites
 
-_counting = threading.Lock()
-
 
 @contextlib.contextmanager
 def mixed_batch(model: nn.Module, adapter_names: Sequence[str | None]) -> Iterator[None]:
@@ -91,24 +89,17 @@ class _Rows:
     @contextlib.contextmanager
     def told_by(self, model: nn.Module) -> Iterator[None]:
         """Hear of this thread's forward passes and of its `generate` meanwhile."""
-        before = self._batch.samples, self._batch.tokens
         handle = model.register_forward_pre_hook(self._enter, with_kwargs=True)
         generates = hasattr(model, "generate")
         try:
-            with _counting:
-                self._active.mixing += 1
-            self._reset()
-            if generates:
-                watch(model, self)
-            yield
+            with self._active.apart(self._names):
+                if generates:
+                    watch(model, self)
+                yield
         finally:
             handle.remove()
             if generates:
                 unwatch(model, self)
-            self._batch.samples, self._batch.tokens = before
-            self._batch.places.clear()
-            with _counting:
-                self._active.mixing -= 1
 
     def _reset(self) -> None:
         self._batch.samples, self._batch.tokens = self._names, 0

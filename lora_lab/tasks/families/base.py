@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from lora_lab._util.transformers_private import own_tokenizer
 from lora_lab.errors import TaskError
 from lora_lab.tasks import intervals
 from lora_lab.tasks.base import Task
@@ -18,6 +19,8 @@ from lora_lab.tasks.generation import evaluating
 from lora_lab.tasks.intervals import Interval
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from lora_lab.models.load import LoadedModel
 
 NO_LIMIT = 1 << 20  # tokens
@@ -93,7 +96,7 @@ class Family(ABC):
 
     def __init__(self, lm: LoadedModel, task: Any, max_length: int) -> None:
         self.model: Any = lm.model
-        self.tokenizer = need_tokenizer(lm.tokenizer)
+        self.tokenizer: PreTrainedTokenizerBase = own_tokenizer(need_tokenizer(lm.tokenizer))
         self.task = task
         self.max_length = max_length
 

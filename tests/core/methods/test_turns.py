@@ -262,6 +262,32 @@ def test_a_file_that_is_written_beside_a_run_is_what_the_run_had_learned_then(
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
+def test_a_run_that_begins_while_its_file_waits_for_the_model_rests_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever had the model before may have begun one."""
+    lm, at_rest = tiny_lm(), []
+    run = run_of(lm, tmp_path / "runs", start=False)
+    write = saving.write_adapter
+
+    def after_whoever_begins_it(model: Any) -> Any:
+        run.start()
+        until(lambda: run.snapshot.step > 1)
+        return turn(model)
+
+    def noted(model: Any, draft: Path, name: str | None) -> None:
+        at_rest.append(not run.adapter.trains())
+        write(model, draft, name)
+
+    monkeypatch.setattr(saving, "turn", after_whoever_begins_it)
+    monkeypatch.setattr(saving, "write_adapter", noted)
+    ll.save_adapter(lm.model, tmp_path / "saved")
+    assert at_rest == [True]
+    assert run.state is RunState.RUNNING
+    run.stop()
+    assert run.wait(60)
+
+
 @pytest.mark.parametrize("verb", WRITES)
 def test_what_is_written_waits_for_whoever_has_the_model(verb: str, tmp_path: Path) -> None:
     lm, told = tiny_lm(), threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -40,6 +41,10 @@ def behind_it(model: Any) -> None:
     of_base(model).weight.data = double(model).data
 
 
+def by_another_module(model: Any) -> None:
+    model.model.norm = copy.deepcopy(model.model.norm)
+
+
 def in_place(model: Any) -> None:
     with torch.no_grad():
         of_base(model).weight.mul_(2)
@@ -64,7 +69,15 @@ EVALUATED = {
     "kept_texts": 0,
     "max_length": 64,
 }
-WAYS = by_assignment, behind_it, in_place, through_a_view, to_nonsense, to_another_shape
+WAYS = (
+    by_assignment,
+    by_another_module,
+    behind_it,
+    in_place,
+    through_a_view,
+    to_nonsense,
+    to_another_shape,
+)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -86,7 +99,7 @@ def test_a_run_whose_base_is_another_ends_with_what_it_had_learned_before(begin,
 
     lm.model.model.layers[1].register_forward_pre_hook(meanwhile)
     run.start()
-    line = r"layers\.0\.mlp\.down_proj\.weight of the base was replaced or overwritten while the r"
+    line = r"(down_proj\.weight|model\.norm) of the base was replaced or overwritten while the r"
     with pytest.raises(RunError, match=line):
         run.result(60)
     assert 6 <= len(passes) <= 8, "not after the next evaluation or checkpoint"

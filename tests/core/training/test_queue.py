@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 
 from lora_lab.errors import RunError
 from lora_lab.models import LoadedModel
+from lora_lab.tasks.metrics import Metric
 from lora_lab.training.api import train
 from lora_lab.training.run import Run
 from lora_lab.training.snapshot import RunState
 from tests.helpers.several_processes import ragged_task
 from tests.helpers.tiny_models import tiny
-from tests.helpers.tiny_run import CONFIG, tiny_lm
+from tests.helpers.tiny_run import CONFIG, tiny_lm, tiny_task
 from tests.helpers.tiny_text import tiny_tokenizer
 
 STEPS = 4
@@ -88,3 +90,18 @@ def test_the_same_model_is_refused_and_whoever_is_queued_waits_for_all(tmp_path)
     first.wait(60)
     second.wait(60)
     assert len(again.result(60).losses) == STEPS
+
+
+def test_one_that_is_queued_behind_the_run_that_waits_for_it_is_refused(begin):
+    """A metric, say, which is computed on a run's thread, would wait for ever."""
+    said = []
+
+    def asks(*_: object) -> float:
+        with pytest.raises(RunError) as refused:
+            begin(tiny_lm(1), max_steps=1).result()
+        said.append(str(refused.value))
+        return 1.0
+
+    task = dataclasses.replace(tiny_task(8, 2), metrics=(Metric("asks", asks, label="asks"),))
+    begin(task=task, max_steps=1, eval_examples=1, kept_texts=0, max_length=32).result(60)
+    assert "is queued; it begins when the run whose thread this is has ended" in said[0]

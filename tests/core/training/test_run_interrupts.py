@@ -107,5 +107,6 @@ def test_a_queued_run_whose_stop_was_interrupted_leaves_the_queue(begin):
         first.stop()
         assert first.wait(60)
         assert not queue._waiting
+        assert not at_exit.jobs(), "nobody waits for it"
         if not came_so_far:
             return
