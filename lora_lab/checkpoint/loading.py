@@ -42,6 +42,7 @@ from lora_lab.methods.lora.adapter import LoraAdapter
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.peft_fields import HEADS, TaskType
 from lora_lab.methods.lora.targets import full
+from lora_lab.methods.own_draws import unread
 from lora_lab.methods.own_tensors import own_modules
 
 
@@ -68,7 +69,8 @@ def load_adapter(
     folder = whole_folder(user_path(folder, AdapterError))
     content = read_content(model, folder)
     check_classes(model, folder)
-    adapter = build(model, content.config, name)
+    with unread():
+        adapter = build(model, content.config, name)
     with plain_modes():
         content.fill(adapter)
     put_on(model, adapter, activate=False)

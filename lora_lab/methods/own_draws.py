@@ -30,8 +30,19 @@ def drawing(seed: int, how: str) -> Iterator[None]:
         _here.one_stream = before
 
 
+@contextlib.contextmanager
+def unread() -> Iterator[None]:
+    """Have no starts drawn for in the block, on this thread: a file's values take their place."""
+    before, _here.unread = _here.unread, True
+    try:
+        yield
+    finally:
+        _here.unread = before
+
+
 class _Here(threading.local):
     one_stream = False
+    unread = False
 
 
 _here = _Here()
@@ -46,6 +57,8 @@ class OwnDraws:
 
     @functools.cached_property
     def _seed(self) -> int:
+        if _here.unread:
+            return 0
         number = torch.randint(2**63 - 1, (), device="cpu")
         return 0 if isinstance(number, FakeTensor) else int(number)  # nobody reads fake numbers
 

@@ -77,6 +77,24 @@ def test_a_seed_gives_the_same_start_whatever_else_is_adapted():
     assert all(not torch.equal(few[key], other[key]) for key in few if key.endswith(".A"))
 
 
+@pytest.mark.parametrize(
+    "config",
+    [CONFIG, PrefixLayerConfig(2, 1), AdaLoraConfig(1, 2, target_modules=TARGETS)],
+    ids=["LoRA", "PreLayer", "AdaLoRA"],
+)
+def test_what_is_read_from_a_file_draws_nothing(config, tmp_path):
+    model = tiny_llama()
+    ll.attach(model, config)
+    expected = ll.attached(model)["default"].state()
+    ll.save_adapter(model, tmp_path)
+    fresh = tiny_llama()
+    before = torch.get_rng_state()
+    found = ll.load_adapter(fresh, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, mine in expected.items():
+        assert torch.equal(mine, found.state()[name])
+
+
 def test_two_attaches_in_a_row_start_differently_and_draw_one_number():
     models = tiny_llama(), tiny_llama()
     torch.manual_seed(0)
