@@ -15,7 +15,7 @@ from lora_lab.checkpoint.uniform import export_uniform
 from lora_lab.errors import AdapterError
 from tests.helpers.tiny_experts import EXPERTS, logits, tiny_experts
 from tests.helpers.tiny_models import tiny
-from tests.helpers.versions import skip_unless_stacked
+from tests.helpers.versions import skip_unless_peft_reads_experts, skip_unless_stacked
 
 DENSE = ["deepseek-v2", "deepseek-v3", "glm4-moe", "ernie", "qwen2-moe"]  # a dense MLP in layer 0
 
@@ -43,11 +43,12 @@ def test_peft_reads_what_stands_beside_the_experts(
     adapted = logits(model)
     assert (adapted - before).abs().max() > 0.1
     ll.save_adapter(model, tmp_path)
-    theirs = PeftModel.from_pretrained(tiny_experts(name), tmp_path).eval()
-    torch.testing.assert_close(logits(theirs), adapted, rtol=0, atol=2e-5)
     again = tiny_experts(name)
     ll.load_adapter(again, tmp_path)
     assert torch.equal(logits(again), adapted)
+    skip_unless_peft_reads_experts()
+    theirs = PeftModel.from_pretrained(tiny_experts(name), tmp_path).eval()
+    torch.testing.assert_close(logits(theirs), adapted, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -100,16 +101,19 @@ def test_peft_reads_experts(name: str, targets: list[str], tmp_path: Path) -> No
     adapted = logits(model)
     assert (adapted - before).abs().max() > 0.1
     ll.save_adapter(model, tmp_path)
-    theirs = PeftModel.from_pretrained(tiny_experts(name), tmp_path).eval()
-    torch.testing.assert_close(logits(theirs), adapted, rtol=0, atol=2e-5)
     again = tiny_experts(name)
     ll.load_adapter(again, tmp_path)
     assert torch.equal(logits(again), adapted)
+    skip_unless_peft_reads_experts()
+    theirs = PeftModel.from_pretrained(tiny_experts(name), tmp_path).eval()
+    torch.testing.assert_close(logits(theirs), adapted, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize(("name", "targets"), HELD)
 def test_pefts_experts_are_read(name: str, targets: list[str], tmp_path: Path) -> None:
     skip_unless_stacked(tiny_experts(name))
+    if name == "deepseek-v3" and "gate.weight" in targets:
+        skip_unless_peft_reads_experts()  # nor does a router that PEFT has wrapped work there
     config = peft.LoraConfig(
         r=3,
         lora_alpha=7,
