@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 # Whole words of a variable's name: TOKENIZER_NAME is none.
@@ -70,6 +72,8 @@ _BEHIND = re.compile(
 )
 _SHORTEST = 8  # a value of fewer letters stands in too many innocent words
 _IN_PLACE = "[redacted]"
+_SHOWS = "__repr__", "__str__", "_repr_html_"
+Shown = TypeVar("Shown", bound=type)
 
 
 def redacted(text: str) -> str:
@@ -102,23 +106,34 @@ def redacted_values(value: Any) -> Any:
     return clean(value)
 
 
+def shown_redacted(kind: Shown) -> Shown:
+    """Have objects of a class show no secret: a notebook keeps what a cell shows."""
+
+    def clean(show: Callable[[Any], str]) -> Callable[[Any], str]:
+        return functools.wraps(show)(lambda own: redacted(show(own)))
+
+    for name in set(_SHOWS) & vars(kind).keys():
+        setattr(kind, name, clean(vars(kind)[name]))
+    return kind
+
+
 def _without_value(found: re.Match[str]) -> str:
     kept = found["named"] or found["key"] or found["part"] or found["url"] or ""
     return kept + _IN_PLACE
 
 
 def _secrets() -> list[str]:
-    """Return the environment's secrets, longest first: as they are, and as JSON, Python and URLs
-    have them.
+    """Return the environment's secrets, longest first: as they are, and as JSON, Python, URLs and
+    HTML have them.
     """
     found: set[str] = set()
     for name, own in os.environ.items():
-        inside = _PASSWORD_OF_URL.search(own)  # of a proxy, a database
-        value = unquote(inside[1]) if inside else own
-        if len(value) < _SHORTEST or not (inside or _is_secret(name, value)):
-            continue
-        found |= {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-        found |= {repr(value)[1:-1], quote(value, safe="")}
+        inside = _PASSWORD_OF_URL.findall(own)  # of a proxy, a database; of several
+        for value in map(unquote, inside) if inside else (own,):
+            if len(value) < _SHORTEST or not (inside or _is_secret(name, value)):
+                continue
+            found |= {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+            found |= {repr(value)[1:-1], quote(value, safe=""), escape(value)}
     return sorted(found, key=len, reverse=True)
 
 

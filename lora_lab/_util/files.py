@@ -29,6 +29,7 @@ _TORCH_WORDS = "no space left|read-only|file write failed|unexpected pos|i/o err
 _TOO_LARGE = os.strerror(errno.EFBIG)
 _SHOWN = 60  # letters of a path that can be none
 _STALE = 3600.0  # seconds after which a draft is nobody's any more: whoever wrote it was killed
+_LONGEST = 220  # bytes of a name, that its draft's has less than 255
 
 
 @contextlib.contextmanager
@@ -242,6 +243,23 @@ def open_own(path: str | Path, flags: int, *, follow: bool = False) -> int:
     return descriptor
 
 
+def unshare(path: Path) -> None:
+    """Give a file that has a second name somewhere, a hard link, a copy of its own.
+
+    What grows in it, or is cut off it, would be so there: a stranger's folder can hold one of mine.
+
+    Raises:
+        OSError: it is no regular file, or the disk does not take the copy.
+    """
+    with (
+        contextlib.suppress(FileNotFoundError),
+        os.fdopen(open_own(path, os.O_RDONLY), "rb") as file,
+    ):
+        if os.fstat(file.fileno()).st_nlink > 1:
+            with write_file_atomic(path) as draft, draft.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+
+
 def is_hollow(found: os.stat_result) -> bool:
     """Return whether a file is nearly all holes: it was made to fill memory, not to be read.
 
@@ -325,7 +343,12 @@ def disk_errors(
 def _draft(path: Path) -> Path:
     """Return a free name beside a path; drafts of it that were left by the killed are removed."""
     remove_drafts(path, _STALE)
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    return path.with_name(f".{_cut(path)}.{secrets.token_hex(8)}.tmp")
+
+
+def _cut(path: Path) -> str:
+    """Return a path's name, so much of it that a draft's fits on the disk."""
+    return os.fsdecode(os.fsencode(path.name)[:_LONGEST])
 
 
 def remove_drafts(path: Path, older: float = 0.0) -> None:
@@ -335,7 +358,7 @@ def remove_drafts(path: Path, older: float = 0.0) -> None:
         path: of what they were to become.
         older: seconds; 0: all of them.
     """
-    for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    for old in path.parent.glob(f".{glob.escape(_cut(path))}.*.tmp"):
         with contextlib.suppress(OSError):
             if not older or time.time() - old.lstat().st_mtime > older:
                 _remove(old)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from lora_lab.errors import one_line
+from lora_lab.redaction import redacted_values
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,7 +25,7 @@ class Table:
     numbers: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
-        rows = [tuple(map(one_line, row)) for row in self.rows]
+        rows = self._shown()
         widths = [max(map(len, column)) for column in zip(self.header, *rows, strict=True)]
 
         def line(cells: Sequence[str]) -> str:
@@ -38,9 +39,16 @@ class Table:
 
     __repr__ = __str__
 
+    def _shown(self) -> list[tuple[str, ...]]:
+        """Return the rows, a cell on one line, without secrets."""
+        rows: list[tuple[str, ...]] = redacted_values(
+            [tuple(map(one_line, row)) for row in self.rows]
+        )
+        return rows
+
     def _repr_html_(self) -> str:
         def line(cells: Sequence[str], *tags: str) -> str:
-            texts = zip(self.header, (escape(one_line(cell)) for cell in cells), strict=True)
+            texts = zip(self.header, map(escape, cells), strict=True)
             aligned = (
                 f'<{tag} style="text-align:{"right" if name in self.numbers else "left"}">{text}'
                 f"</{tag.partition(' ')[0]}>"
@@ -50,7 +58,7 @@ class Table:
 
         columns = len(self.header)
         head = line(self.header, *['th scope="col"'] * columns)
-        body = (line(cells, 'th scope="row"', *["td"] * (columns - 1)) for cells in self.rows)
+        body = (line(cells, 'th scope="row"', *["td"] * (columns - 1)) for cells in self._shown())
         return (
             '<table style="font-variant-numeric:tabular-nums">'
             f"<thead>{head}</thead><tbody>{''.join(body)}</tbody></table>"

@@ -11,6 +11,7 @@ import yaml
 from lora_lab._util.files import user_path
 from lora_lab._util.json_files import read_bytes, whole_text
 from lora_lab.errors import ConfigError
+from lora_lab.redaction import redacted_values
 
 _LONGEST = 400  # letters of a whole number
 _DEEPEST = 32  # brackets in each other
@@ -22,9 +23,12 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         # Aliases of aliases blow a page up to gigabytes; nobody needs one here.
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "an alias is not read", mark)
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "an alias is not read", event.start_mark)
+        if (tag := getattr(event, "tag", None)) is not None:  # !!binary, !!set: no plain values
+            said = f"the tag {tag[:80]!r} is not read"
+            raise yaml.composer.ComposerError(None, None, said, event.start_mark)
         return super().compose_node(parent, index)
 
     def fetch_flow_collection_start(self, kind: Any) -> None:
@@ -40,6 +44,14 @@ class _Loader(yaml.SafeLoader):
                 None, None, f"a number has {len(node.value)} digits", node.start_mark
             )
         number: int = super().construct_yaml_int(node)
+        return number
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        try:  # to base 60, too
+            number: float = super().construct_yaml_float(node)
+        except OverflowError:
+            said = f"a number has {len(node.value)} digits"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from None
         return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -58,6 +70,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+# A date is no plain value: text, as in JSON.
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_str)
 # YAML 1.1 takes 2e-4 for a string, because it has no point.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -103,8 +118,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def to_yaml(value: dict[str, Any]) -> str:
-    """Return plain values as YAML, in their order."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+    """Return plain values as YAML, in their order, without secrets."""
+    return yaml.safe_dump(redacted_values(value), sort_keys=False, allow_unicode=True, width=100)
 
 
 def _one_line(error: Exception) -> str:

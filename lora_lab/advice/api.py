@@ -23,6 +23,7 @@ from lora_lab.methods.full.config import FullConfig
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.lora.targets import resolve_targets
 from lora_lab.methods.plain import method_to_dict
+from lora_lab.redaction import shown_redacted
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.training.gpu_memory import largest_batch
 
@@ -37,6 +38,7 @@ _SHARE = 0.9  # of the memory that is planned with: allocators and libraries tak
 _WIDTH = 96  # letters of a line
 
 
+@shown_redacted
 @dataclass(frozen=True, repr=False)
 class Advice:
     """A method and its settings; printed, or as the last line of a cell, it shows itself.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lora_lab._util.format import format_number, plural
 from lora_lab._util.tables import Table
 from lora_lab.analysis.seeds import OverSeeds, mean_and_spread
+from lora_lab.redaction import shown_redacted
 from lora_lab.tasks.metrics import KEPT, NATS, metric_of
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class MethodChoice(OverSeeds):
         return _mean_ends(self.intervals.get(metric, ()))
 
 
+@shown_redacted
 @dataclass(frozen=True, repr=False)
 class Choices:
     """What `compare` found. Printing it shows a table and what follows from it.

@@ -7,6 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from lora_lab._util.format import format_bytes, plural
@@ -31,6 +32,7 @@ from lora_lab.analysis.records import (
 )
 from lora_lab.analysis.seeds import OverSeeds, mean_and_spread
 from lora_lab.errors import RunError
+from lora_lab.redaction import shown_redacted
 from lora_lab.runs.records import RunRecord
 from lora_lab.tasks.metrics import KEPT, NATS, metric_of
 
@@ -77,6 +79,7 @@ class MethodRow(OverSeeds):
     evaluated: tuple[int, int] | None = None
 
 
+@shown_redacted
 @dataclass(frozen=True, repr=False)
 class MethodComparison:
     """Methods side by side. Printing it shows a table.
@@ -137,7 +140,9 @@ class MethodComparison:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return self.to_table()._repr_html_() + (f"<div>{self.note}</div>" if self.note else "")
+        return self.to_table()._repr_html_() + (
+            f"<div>{escape(self.note)}</div>" if self.note else ""
+        )
 
 
 def compare_methods(records: Iterable[RunRecord], metric: str = "loss_after") -> MethodComparison:

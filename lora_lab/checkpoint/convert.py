@@ -22,12 +22,13 @@ from lora_lab.checkpoint.saving import write_adapter
 from lora_lab.checkpoint.uniform import export_uniform
 from lora_lab.errors import AdapterError
 from lora_lab.models.load import LoadedModel
-from lora_lab.redaction import redacted
+from lora_lab.redaction import redacted, shown_redacted
 
 Form = Literal["peft", "uniform", "merged", "loralib"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
 
+@shown_redacted
 @dataclass(frozen=True)
 class Exported:
     """What was written.

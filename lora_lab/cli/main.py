@@ -13,9 +13,9 @@ from lora_lab import __version__
 from lora_lab._util.launcher import launched_processes
 from lora_lab._util.python_private import end_without_finalizing
 from lora_lab.cli.command import Command
-from lora_lab.cli.output import steady_output
+from lora_lab.cli.output import Steady, steady_output
 from lora_lab.errors import LoraLabError
-from lora_lab.redaction import redacted, redacted_values
+from lora_lab.redaction import redacted_values
 
 INCOMPLETE = 1  # exit status
 BAD_INPUT = 2
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     away meanwhile, and the terminal may close.
     """
     with steady_output() as out:
-        status = _run(arguments)
+        status = _run(arguments, out)
         out.flush()
         if out.problem:
             print(f"lora-lab: stdout cannot be written: {out.problem}", file=sys.stderr)
@@ -63,20 +63,22 @@ def program() -> NoReturn:
     sys.exit(status)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str] | None, out: Steady) -> int:
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
         options = _parser(given).parse_args(given)
         report = options.call(options)
     except LoraLabError as error:
-        print(redacted(f"lora-lab: {error}"), file=sys.stderr)
+        print(f"lora-lab: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return 130  # as shells have it
     if report is None:
         return 0
-    shown = json.dumps(redacted_values(report.json), indent=2) if options.json else None
-    print(redacted(report.text) if shown is None else shown)
+    if options.json:  # its numbers stay, whoever has one for a password
+        out.write_styled(json.dumps(redacted_values(report.json), indent=2) + "\n")
+    else:
+        print(report.text)
     return 0 if report.complete else INCOMPLETE
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from lora_lab.errors import visible
+from lora_lab.redaction import redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +25,7 @@ _GONE = errno.EPIPE, errno.EIO, errno.EBADF  # of a pipe, a terminal, a file
 
 
 class Steady:
-    """A stream that names what a terminal would obey, and swallows what cannot be written any more.
+    """A stream without secrets, that names what a terminal would obey, and outlives its readers.
 
     Attributes:
         lost: it cannot.
@@ -40,13 +41,13 @@ class Steady:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write a text without characters that steer a terminal; see `TextIO.write`."""
+        """Write a text without secrets and what steers a terminal; see `TextIO.write`."""
         bar = _OF_A_BAR.match(text)  # tqdm's, of a download
         start = bar.end() if bar else 0
-        return self.write_styled(text[:start] + visible(text[start:]))
+        return self.write_styled(text[:start] + redacted(visible(text[start:])))
 
     def write_styled(self, text: str) -> int:
-        """Write a text as it is."""
+        """Write a text as it is: rich's, or JSON, which has none of both."""
         self._try(lambda: self._stream.write(text))
         return len(text)
 
@@ -84,7 +85,8 @@ class _Styled:
     def write(self, text: str) -> int:
         """Write; see `TextIO.write`."""
         clean = "".join(
-            part if _STYLE.fullmatch(part) else visible(part) for part in _STYLE.split(text)
+            part if _STYLE.fullmatch(part) else redacted(visible(part))
+            for part in _STYLE.split(text)
         )
         write = getattr(self._stream, "write_styled", self._stream.write)
         return cast(int, write(clean))

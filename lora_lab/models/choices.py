@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_lab._util.files import open_own
+from lora_lab._util.json_files import MOST_BYTES, parse_json, read_bytes
 from lora_lab.models.embedded import find_wheel_file, unpacked_folder
 from lora_lab.models.entries import CATALOGUE, CatalogueEntry
+from lora_lab.redaction import shown_redacted
 
 _LICENSE = re.compile(r"^license: *[\"']?([^\s\"']+)", re.M)
 _MOST_FOLDERS = 2_000  # that are looked into
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
+@shown_redacted
 @dataclass(frozen=True)
 class ModelChoice:
     """A model that is on this machine.
@@ -48,17 +52,18 @@ def weights_in(folder: Path) -> dict[str, int]:
     try:
         names = {_WEIGHTS}
         if (folder / _INDEX).is_file():
-            index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+            index = parse_json(read_bytes(folder / _INDEX, MOST_BYTES, follow=True))
             names = set(index["weight_map"].values())
         return {name: (folder / name).stat().st_size for name in sorted(names)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
 def license_in(folder: Path) -> str | None:
     """Return the license that the card beside the weights states."""
     try:
-        with (folder / "README.md").open(encoding="utf-8", errors="replace") as file:
+        own = open_own(folder / "README.md", os.O_RDONLY, follow=True)  # a pipe would never end
+        with os.fdopen(own, encoding="utf-8", errors="replace") as file:
             head = file.read(8_000)
     except OSError:
         return None

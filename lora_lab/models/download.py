@@ -17,6 +17,7 @@ from lora_lab.redaction import redacted
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 UNWANTED = ("*/*", "consolidated*")
 _PAUSE = 0.25  # seconds between two looks at how far it is
+# -P: nothing is imported from the working folder, which may be a stranger's.
 # The pipe ends with whoever fetches, also where that is killed: a kernel that is restarted.
 _ENDS_WITH_US = """\
 import os, threading
@@ -74,7 +75,7 @@ def download(hub_id: str, told: Callable[[int], None], ended: threading.Event) -
     """
     before = _bytes_of(hub_id)
     fetching = subprocess.Popen(
-        [sys.executable, "-c", _ENDS_WITH_US + _FETCH, hub_id],
+        [sys.executable, "-P", "-c", _ENDS_WITH_US + _FETCH, hub_id],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -26,15 +26,16 @@ from lora_lab.anatomy.packed import packed_numbers, packing
 from lora_lab.anatomy.vocabulary import check_vocabulary
 from lora_lab.anatomy.wrappers import unwrapped
 from lora_lab.errors import ModelError, as_cause
-from lora_lab.models import classifier
+from lora_lab.models import classifier, foreign
 from lora_lab.models.entries import CATALOGUE, CatalogueEntry
 from lora_lab.models.places import HUB_ID, Place, Source, find_model, load_errors, read_config
-from lora_lab.redaction import redacted
+from lora_lab.redaction import shown_redacted
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+@shown_redacted
 @dataclass(frozen=True)
 class Card:
     """What is known about a loaded model.
@@ -58,7 +59,7 @@ class Card:
     parameters: int
 
     def __str__(self) -> str:
-        return redacted(
+        return (
             f"{self.name}: {self.parameters / 1e6:,.1f}M parameters, {self.dtype} on "
             f"{self.device} ({self.source}, license: {self.license or 'not stated'})"
         )
@@ -190,6 +191,11 @@ def _read(
     """Load a model and its tokenizer; `check` is given the model and what its files lacked."""
     name = place.name
     options = {"local_files_only": place.local_only, "trust_remote_code": False}
+    alone: dict[str, Any] = {}
+    if place.source != "embedded":
+        named = getattr(config, "transformers_weights", None)
+        foreign.refuse_pickles(name, place.location, named, local_only=place.local_only)
+        alone = foreign.base_alone(name, place.location, local_only=place.local_only)
     try:
         with building(), quiet_transformers(), seeded(seed), plain_modes():
             model, report = loader.from_pretrained(
@@ -200,6 +206,7 @@ def _read(
                 use_safetensors=True,  # never a pickle
                 ignore_mismatched_sizes=True,  # so that our line can name them
                 **options,
+                **alone,
             )
             model.to(target)
     except load_errors() as error:

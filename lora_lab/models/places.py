@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from lora_lab._util.files import user_path
 from lora_lab._util.hub import hub_host, hub_reachable
 from lora_lab._util.quiet import first_line, quiet_transformers
 from lora_lab.errors import ModelError, as_cause
-from lora_lab.models import embedded
+from lora_lab.models import embedded, foreign
 from lora_lab.models.entries import CATALOGUE, CatalogueEntry
 
 if TYPE_CHECKING:
@@ -98,9 +98,11 @@ def read_config(place: Place) -> PretrainedConfig:
 
     options = {"local_files_only": place.local_only}
     try:
+        if place.source == "folder":
+            foreign.refuse_odd_files(place.name, Path(place.location))
         with quiet_transformers():
             raw, _ = transformers.PretrainedConfig.get_config_dict(place.location, **options)
-            _refuse_remote_code(place.name, raw)
+            foreign.refuse_config(place.name, raw)
             return transformers.AutoConfig.from_pretrained(
                 place.location, trust_remote_code=False, **options
             )
@@ -110,40 +112,6 @@ def read_config(place: Place) -> PretrainedConfig:
         raise ModelError(
             f"{place.name} cannot be loaded: {first_line(error)}{place.fix}"
         ) from as_cause(error)
-
-
-def _refuse_remote_code(name: str, raw: Mapping[str, Any]) -> None:
-    """Refuse a config that needs code from its repository.
-
-    Falcon and Phi-3 carry an `auto_map` from the time before transformers had them: where
-    transformers has every class that the config names, its own code is loaded.
-    """
-    import transformers
-
-    if kernel := next(_fetched_kernels(raw), None):
-        raise ModelError(
-            f"{name} has its config fetch code from the hub ({kernel}) and LoRA Lab does not run "
-            "remote code; take that entry out of its config.json"
-        )
-    if "auto_map" not in raw:
-        return
-    named = raw.get("architectures") or []
-    if named and all(hasattr(transformers, architecture) for architecture in named):
-        return
-    raise ModelError(
-        f"{name} needs code from its own repository ({', '.join(named) or 'auto_map'}) and LoRA "
-        "Lab does not run remote code; use a model whose class transformers has"
-    )
-
-
-def _fetched_kernels(raw: Any) -> Iterator[str]:
-    """Yield `attn_implementation: 'owner/name'` and the like, which transformers would run."""
-    for key, value in raw.items() if isinstance(raw, Mapping) else enumerate(raw):
-        if isinstance(value, Mapping | list):
-            yield from _fetched_kernels(value)
-        of_kernel = str(key).endswith("implementation") or "_implementation_" in str(key)
-        if of_kernel and "/" in repr(value):
-            yield f"{key}: {value!r}"[:200]
 
 
 def load_errors() -> tuple[type[Exception], ...]:

@@ -16,8 +16,10 @@ from lora_lab.analysis.spectrum import SpectrumView
 from lora_lab.analysis.steps import StepMaps
 from lora_lab.analysis.sweep import SweepMap
 from lora_lab.analysis.table import Analysis
+from lora_lab.redaction import shown_redacted
 
 
+@shown_redacted
 @dataclass(frozen=True)
 class Inspection:
     """An adapter looked into. What was not asked for, or has no base to stand against, is empty.

@@ -49,7 +49,7 @@ class Page:
         return (
             f'<figure><div id="{name}" class="plot" role="img" aria-labelledby="{name}-text" '
             f'style="height:{height}px">{pictures}</div>'
-            f'<figcaption id="{name}-text">{escape(caption)}</figcaption></figure>'
+            f'<figcaption id="{name}-text">{escape(redacted(caption))}</figcaption></figure>'
         )
 
     def render(self, title: str, body: str) -> str:
@@ -93,6 +93,7 @@ def heading(title: str, subtitle: str) -> str:
 
 def section(title: str, *parts: str, note: str = "") -> str:
     """Return a part of the page; `parts` are HTML, title and note are text."""
+    title, note = redacted(title), redacted(note)
     small = f" <small>{escape(note)}</small>" if note else ""
     return f"<section><h2>{escape(title)}{small}</h2>{''.join(parts)}</section>"
 

@@ -48,6 +48,7 @@ class RunLock:
     def __init__(self, folder: Path, name: str = LOCK_FILE) -> None:
         self._path = folder / name
         self._file: IO[str] | None = None
+        self._taken = False
 
     def acquire(self) -> None:
         """Take the folder; a no-op where it is held already.
@@ -79,17 +80,23 @@ class RunLock:
             if not _take(file, seconds):
                 self.release()
                 return False
-            file.truncate(0)
-            who = {"pid": os.getpid(), "host": socket.gethostname(), "process": _process}
-            file.write(json.dumps(who) + "\n")
-            file.flush()
+            if not _is_linked(file):
+                file.truncate(0)
+                file.write(json.dumps(_who()) + "\n")
+                file.flush()
+            self._taken = True
         except BaseException:  # Ctrl-C, too: an open file that nobody knows would hold the folder
             self.release()
             raise
         return True
 
+    def is_at(self, folder: Path) -> bool:
+        """Whether it holds a run's folder."""
+        return self._taken and self._path == folder / LOCK_FILE
+
     def release(self) -> None:
         """Let go. Doing it twice is no error."""
+        self._taken = False
         if self._file is not None:
             file, self._file = self._file, None
             _held.discard(self)
@@ -105,6 +112,8 @@ def holder(folder: Path) -> Mapping[str, Any] | None:
             with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
                 if not _is_held(file):
                     return None  # closing gives it back
+                if _is_linked(file) and any(lock.is_at(folder) for lock in list(_held)):
+                    return _who()
                 text = file.read(_MOST_BYTES) if sys.platform != "win32" else ""
     except OSError:
         return None  # no lock, or a folder that nobody can read
@@ -113,6 +122,15 @@ def holder(folder: Path) -> Mapping[str, Any] | None:
     except (ValueError, RecursionError):
         found = {}
     return found if isinstance(found, dict) else {}
+
+
+def _is_linked(file: IO[str]) -> bool:
+    """Whether a lock is another file, too, by a hard link: nothing is written into that."""
+    return os.fstat(file.fileno()).st_nlink > 1
+
+
+def _who() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "process": _process}
 
 
 def is_here(who: Mapping[str, Any]) -> bool:

@@ -11,13 +11,14 @@ from typing import Any
 from lora_lab._util.files import disk_errors, write_text_atomic
 from lora_lab._util.json_files import fields_of, read_json
 from lora_lab.errors import RunError
-from lora_lab.redaction import redacted
+from lora_lab.redaction import redacted_values, shown_redacted
 from lora_lab.runs.schema import MarkFacts
 
 MARKS_FILE = "marks.json"
 MOST_TITLE, MOST_NOTE = 200, 4_000  # characters
 
 
+@shown_redacted
 @dataclass(frozen=True)
 class Marks:
     """What is said of a run.
@@ -74,6 +75,6 @@ def write_marks(
     with disk_errors(path):
         if not folder.is_dir():
             raise RunError(f"there is no run in {folder} any more")
-        text = json.dumps(dataclasses.asdict(marks), indent=2, ensure_ascii=False) + "\n"
-        write_text_atomic(path, redacted(text))
+        said = redacted_values(dataclasses.asdict(marks))
+        write_text_atomic(path, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
     return marks

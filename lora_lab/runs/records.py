@@ -21,6 +21,7 @@ from lora_lab._util.json_files import (
     read_json,
 )
 from lora_lab.errors import RunError
+from lora_lab.redaction import shown_redacted
 from lora_lab.runs import checkpoints, lock
 from lora_lab.runs.history import SpectraHistory, read_history
 from lora_lab.runs.marks import Marks, read_marks, write_marks
@@ -55,6 +56,7 @@ class RecordState(StrEnum):
     DAMAGED = "damaged"  # its config.json cannot be read, nor a copy of it
 
 
+@shown_redacted
 @dataclass(frozen=True)
 class OpenedRun:
     """What a run's files hold.
@@ -125,6 +127,7 @@ class _Later(Generic[Value]):
         object.__setattr__(record, self._name, value)
 
 
+@shown_redacted
 @dataclass(frozen=True)
 class RunRecord:
     """One run found on disk.

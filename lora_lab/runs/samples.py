@@ -6,7 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from lora_lab.redaction import shown_redacted
 
+
+@shown_redacted
 @dataclass(frozen=True)
 class Sample:
     """One held-out example with its answers; None where the model has not answered yet."""

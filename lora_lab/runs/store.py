@@ -35,6 +35,7 @@ from lora_lab._util.files import (
     put_aside,
     recover_dir,
     sync,
+    unshare,
     user_path,
     write_all,
     write_dir_atomic,
@@ -107,6 +108,7 @@ class RunStore:
             self.write_config(self.config)
         with disk_errors(self.folder):
             (self.folder / "summary.json").unlink(missing_ok=True)
+            unshare(path)
             if path.exists():
                 with os.fdopen(open_own(path, os.O_RDWR), "r+b") as file:
                     cut_lines(file, log_bytes)

@@ -21,11 +21,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from lora_lab._util.files import disk_errors, make_dirs, open_own, put_aside, sync, write_all
+from lora_lab._util.files import (
+    disk_errors,
+    make_dirs,
+    open_own,
+    put_aside,
+    sync,
+    unshare,
+    write_all,
+)
 from lora_lab._util.json_files import MOST_BYTES, fitted, parse_json, read_bytes, read_json
 from lora_lab._util.warn import warn
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.plain import method_to_dict
+from lora_lab.redaction import redacted
 from lora_lab.runs.lock import RunLock
 from lora_lab.runs.records import (
     SWEEP_FILE,
@@ -236,7 +245,9 @@ class SweepStore:
 
     def run_of(self, cell: str) -> RunRecord | None:
         """Return a cell's newest run, ended or cut off; None where it has none."""
-        folders = sorted(self.folder.glob(f"[!.]*-{cell}-*/"), reverse=True)
+        near = self.folder.glob(f"[!.]*-{cell}-*/")
+        # What is gone on with lies in the sweep's own folder: a link there is a stranger's.
+        folders = sorted((path for path in near if not path.is_symlink()), reverse=True)
         found = next(filter(None, map(read_record, folders)), None)
         return found and by_checkpoint(found)[0]
 
@@ -254,6 +265,7 @@ def _append(path: Path, values: Mapping[str, Any]) -> None:
     """Append one line; it is on the disk when this returns."""
     line = (json.dumps(values) + "\n").encode()
     with disk_errors(path):
+        unshare(path)
         # One write to a file opened for appending: lines of several processes do not mix.
         made = not path.exists()
         own = open_own(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
@@ -326,4 +338,6 @@ def checked_name(name: object) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]{0,63}", name):
         shown = repr(name)[:80]
         raise ConfigError(f"name is {shown}; use letters, digits, '-', '_' and '.', 64 at most")
+    if redacted(name) != name:  # it is a folder's, and lists and figures say it
+        raise ConfigError("name looks like a secret of this machine; use another")
     return name

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from lora_lab.redaction import shown_redacted
 from lora_lab.tasks.base import Task, same_letters, some
 from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.families.language_modeling import LanguageModelingTask
@@ -30,6 +31,7 @@ _SENTENCE_END = re.compile(r"""[.!?…。！？:;)\]}"'»”’`>|*_-]\s*$""")
 _BROKEN_OFF = re.compile(r"(\.\.\.|…|\[truncated\]|<truncated>)\s*$", re.I)
 
 
+@shown_redacted
 @dataclass(frozen=True)
 class Finding:
     """One thing to look at before training.

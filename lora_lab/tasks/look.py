@@ -15,6 +15,7 @@ from lora_lab._util.tables import Table
 from lora_lab.anatomy.model_config import position_limit
 from lora_lab.anatomy.vocabulary import embedded_rows, vocabulary_line
 from lora_lab.errors import TaskError
+from lora_lab.redaction import shown_redacted
 from lora_lab.tasks.base import Task
 from lora_lab.tasks.classification import ClassificationTask
 from lora_lab.tasks.families.api import family_of
@@ -41,6 +42,7 @@ class Bar(NamedTuple):
     examples: int
 
 
+@shown_redacted
 @dataclass(frozen=True)
 class Look:
     """What a task's examples look like to a model.

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
-from lora_lab._util.files import user_path
+from lora_lab._util.files import is_hollow, user_path
 from lora_lab._util.hub import hub_host, hub_reachable
 from lora_lab._util.quiet import first_line, quiet_thread
 from lora_lab._util.warn import warn as warn
@@ -234,8 +234,10 @@ def read_file(
         return _read_folder(path)
     if suffix not in FORMATS:
         raise TaskError(f"{path} is not of a known format; use {', '.join(FORMATS)}")
-    if path.stat().st_size == 0:
+    if (found := path.stat()).st_size == 0:
         raise TaskError(f"{path} is empty; it needs rows with named columns")
+    if is_hollow(found):
+        raise TaskError(f"{path} is nearly all holes, and no data; fetch it again")
     _check_options(path, suffix, columns, encoding, sep)
     if field is not None and suffix not in JSON:
         raise TaskError(f"{path}: field is for {', '.join(JSON)}; leave it out")

@@ -21,7 +21,7 @@ from lora_lab.methods.attached import activate, active, attached
 from lora_lab.methods.config import need_count
 from lora_lab.models.given import as_loaded
 from lora_lab.models.load import LoadedModel
-from lora_lab.redaction import redacted_values
+from lora_lab.redaction import redacted_values, shown_redacted
 from lora_lab.runs.records import RunRecord, read_record
 from lora_lab.runs.run_file import read_configs
 from lora_lab.runs.training_config import TrainingConfig
@@ -47,6 +47,7 @@ PREDICTIONS_FILE = "predictions.jsonl"
 _NAME = "lora-lab-evaluate"  # of an adapter that is on the model for that long
 
 
+@shown_redacted
 @dataclass(frozen=True)
 class Evaluated:
     """What a model came to on a part of a task.

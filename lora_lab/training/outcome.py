@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_lab.errors import RunError
+from lora_lab.redaction import shown_redacted
 from lora_lab.runs.samples import Sample
 from lora_lab.training.snapshot import RunState
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from lora_lab.training.run import Run
 
 
+@shown_redacted
 @dataclass(frozen=True)
 class RunResult:
     """What a finished run leaves."""

@@ -29,6 +29,7 @@ from lora_lab.methods.combined import as_config
 from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.head.adapter import head_note, with_head
 from lora_lab.methods.lora.config import LoraConfig
+from lora_lab.redaction import shown_redacted
 from lora_lab.runs.records import RecordState, RunRecord, find_run, read_record
 from lora_lab.runs.run_file import read_configs
 
@@ -39,6 +40,7 @@ _AT_WORK = RecordState.RUNNING, RecordState.ELSEWHERE
 _FREE = "target_modules", "exclude_modules", "modules_to_save"  # the tensors' names tell
 
 
+@shown_redacted
 @dataclass(frozen=True)
 class Start:
     """The adapter that a run starts from.

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from lora_lab._util.transformers_private import bare_arguments, origin
+from lora_lab._util.transformers_private import bare_arguments
 from lora_lab.errors import ConfigError
-from lora_lab.redaction import redacted
+from lora_lab.redaction import redacted_values
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.spectra import effective_rank
 from lora_lab.training.snapshot import Spectra
@@ -123,20 +123,27 @@ class Trackers:
 
 
 def _without_secrets(model: Any) -> Any:
-    """Return a model whose config they may record: the URL that it came from can hold a token."""
-    source = origin(getattr(model, "config", None))
-    if redacted(source) == source:
+    """Return a model whose config they may record: where it came from, a class, can be a secret."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "to_dict") or (clean := _clean(config)).to_dict() == config.to_dict():
         return model
-    return _Recorded(model, redacted(source))
+    return _Recorded(model, clean)
+
+
+def _clean(config: Any) -> Any:
+    """Return a copy of a config, and of those in it, whose texts are redacted."""
+    own = copy.copy(config)
+    for name, value in vars(config).items():
+        vars(own)[name] = _clean(value) if hasattr(value, "to_dict") else redacted_values(value)
+    return own
 
 
 class _Recorded:
-    """A model with another source in its config; itself it is as it was."""
+    """A model with a config without secrets; itself it is as it was."""
 
-    def __init__(self, model: Any, source: str) -> None:
+    def __init__(self, model: Any, config: Any) -> None:
         self._model = model
-        self.config = copy.copy(model.config)
-        self.config.name_or_path = source
+        self.config = config
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import json
 import traceback
+from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
@@ -195,13 +196,18 @@ def test_a_variable_that_holds_no_secret_hides_nothing(monkeypatch, name, value)
     assert redacted(f"set {value}") == f"set {value}"
 
 
-@pytest.mark.parametrize("write", [str, json.dumps, repr, lambda v: quote(v, safe="")])
+@pytest.mark.parametrize("write", [str, json.dumps, repr, escape, lambda v: quote(v, safe="")])
 def test_a_secret_of_the_environment_goes_however_it_is_written(monkeypatch, write):
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
         assert redacted(f"boto: {write(value)}, 401").replace('"', "").replace("'", "") == (
             "boto: [redacted], 401"
         )
+
+
+def test_every_password_of_a_variable_with_several_urls_is_one(monkeypatch):
+    monkeypatch.setenv("MONGO", "mongodb://a:first-pa55@h,mongodb://b:second-pa55@h")
+    assert redacted("first-pa55 or second-pa55") == "[redacted] or [redacted]"
 
 
 def test_what_is_secret_is_a_value_of_its_own_and_no_part_of_another(monkeypatch, tmp_path):

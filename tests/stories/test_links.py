@@ -145,3 +145,22 @@ def test_nothing_outside_is_written_emptied_or_deleted(
                 before = tree(victim)
             shutil.rmtree(folder.parent)
     assert wrong == []
+
+
+@pytest.mark.parametrize("kind", VERBS)
+def test_files_that_are_mine_too_by_hard_links_stay_as_they_are(
+    kind: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """As where a tar brings such, or a backup was made of them: what grows in place would there."""
+    victim = tmp_path / "victim"
+    shutil.copytree(folders[kind], victim)
+    for name in ("summary.json", "cells.jsonl"):  # it is gone on with
+        (victim / name).unlink(missing_ok=True)
+    if kind == "sweep":
+        (victim / "cells.jsonl").write_text("mine\n")
+    before = tree(victim)
+    for verb in VERBS[kind]:
+        folder = tmp_path / verb.__name__ / "got"
+        shutil.copytree(victim, folder, copy_function=os.link)
+        verb(folder)
+        assert tree(victim) == before, verb.__name__

@@ -276,3 +276,28 @@ def test_nobody_makes_parents_that_are_not_flushed():
     found = {path.name for path in sources if made.search(path.read_text("utf-8"))}
     assert len(sources) > 300
     assert found == {"files.py", "replacing.py"}
+
+
+def test_a_file_with_a_second_name_gets_a_copy_of_its_own(tmp_path):
+    mine, theirs = tmp_path / "mine", tmp_path / "metrics.jsonl"
+    mine.write_text("my thesis")
+    os.link(mine, theirs)
+    files.unshare(theirs)
+    theirs.open("a").write("more")
+    assert (mine.read_text(), theirs.read_text()) == ("my thesis", "my thesismore")
+    before = theirs.stat().st_ino
+    files.unshare(theirs)
+    assert theirs.stat().st_ino == before, "it is its own already"
+    files.unshare(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "x" * 240])
+def test_a_name_as_long_as_any_may_be_is_written_and_removed(tmp_path, name):
+    files.write_text_atomic(tmp_path / name, "a")
+    files.write_text_atomic(tmp_path / name, "b")
+    assert (tmp_path / name).read_text() == "b"
+    (tmp_path / name).unlink()
+    files.write_dir_atomic(tmp_path / name, lambda folder: put(folder, "c"))
+    assert seen(tmp_path) == {f"{name}/a": "c"}
+    files.remove_dir(tmp_path / name)
+    assert [*tmp_path.iterdir()] == []

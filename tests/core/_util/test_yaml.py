@@ -23,6 +23,13 @@ def test_numbers_are_numbers(tmp_path):
     }  # fmt: skip
 
 
+def test_a_date_is_text_as_in_json(tmp_path):
+    text = "a: 2026-12-01\nb: 2026-99-99\nc: 2026-12-01 10:00:00 +23:59\n"
+    assert read(tmp_path, text) == {
+        "a": "2026-12-01", "b": "2026-99-99", "c": "2026-12-01 10:00:00 +23:59",
+    }  # fmt: skip
+
+
 def test_it_comes_back_as_it_was_written_and_json_is_yaml(tmp_path):
     value = {"model": "x", "training": {"learning_rate": 2e-4, "seeds": [1, 2]}, "name": "é"}
     assert read(tmp_path, to_yaml(value)) == value
@@ -33,7 +40,11 @@ def test_it_comes_back_as_it_was_written_and_json_is_yaml(tmp_path):
     ("text", "line"),
     [
         ("a: 1\na: 2\n", "'a' stands twice in line 1"),
-        ("a: !!python/object/apply:os.system ['true']\n", "could not determine a constructor"),
+        ("a: !!python/object/apply:os.system ['true']\n", "the tag .*os.system' is not read"),
+        ("a: !!binary aGk=\n", "the tag 'tag:yaml.org,2002:binary' is not read in line 1"),
+        ("a: !!set {x, y}\n", "the tag .* is not read"),
+        ("a: !mine x\n", "the tag '!mine' is not read"),
+        ("a: " + "1:" * 199 + "1.5\n", "a number has 401 digits in line 1"),
         ("a: &x [1]\nb: *x\n", "an alias is not read in line 2"),
         ("a: [1\n", "is not readable YAML"),
         ("- 1\n", "holds no settings"),
@@ -98,3 +109,12 @@ def test_only_a_regular_file_is_read_through_a_link_too(tmp_path):
 
 def test_pairs_of_surrogates_as_json_writes_them_are_one_letter(tmp_path):
     assert read(tmp_path, r'a: "\ud83d\ude00 \ud800"') == {"a": "😀 �"}
+
+
+def test_what_is_written_has_no_secret_and_keeps_its_numbers(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_PASSWORD", 'pa"55-word')
+    monkeypatch.setenv("PIN_PASSWORD", "33333333")
+    value = {"model": {"name": 'x pa"55-word'}, "training": {"seed": 33333333}}
+    assert read(tmp_path, to_yaml(value)) == {
+        "model": {"name": "x [redacted]"}, "training": {"seed": 33333333},
+    }  # fmt: skip

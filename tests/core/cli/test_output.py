@@ -87,3 +87,29 @@ def test_what_a_command_says_has_no_secret_in_it(
     assert "[redacted]" in said
     assert "pa55-word" not in said
     assert "x" * 9 not in said
+
+
+def test_nor_has_what_its_parser_says_or_a_library_warns(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MY_PASSWORD", "pa55-word")
+    with pytest.raises(SystemExit):
+        main(["inspect", "x", "--alpha", "pa55-word"])
+    with steady_output():
+        print("GET https://h/x?token=abcdef123456", file=sys.stderr)
+        console(markup=False).print("on pa55-word", style="bold")
+    said = "".join(capfd.readouterr())
+    assert said.count("[redacted]") == 3
+    assert "pa55-word" not in said
+    assert "abcdef" not in said
+
+
+def test_a_number_that_is_somebodys_password_is_a_number_in_json(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PIN_PASSWORD", "33333333")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run" / "summary.json").write_text('{"state": "done", "steps": 33333333}')
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["runs"][0]["steps"] == 33333333

@@ -143,3 +143,14 @@ def test_looking_around_loads_no_library() -> None:
         "assert not {'torch', 'transformers', 'datasets'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes")
+def test_a_strangers_folder_neither_hangs_nor_fills_the_list(tmp_path: Path) -> None:
+    """A pipe for a card, a terabyte of zeros for an index: the page lists models as it opens."""
+    pipe, sparse = model(tmp_path / "pipe"), model(tmp_path / "sparse")
+    os.mkfifo(pipe / "README.md")
+    with (sparse / "model.safetensors.index.json").open("wb") as file:
+        file.truncate(2**40)
+    model(tmp_path / "mine")
+    assert [each.name for each in model_choices(tmp_path)] == ["./mine", "./pipe"]

@@ -99,3 +99,14 @@ def test_sizes_and_license_are_known_before(hub: FakeHub) -> None:
 
 def test_a_hub_that_says_nothing_is_no_error(hub: FakeHub) -> None:
     assert hub_files("owner/other") is None
+
+
+def test_nothing_is_imported_from_the_working_folder(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("threading", "huggingface_hub"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    download("owner/tiny", lambda _: None, threading.Event())
+    assert not (tmp_path / "RAN").exists()
+    assert in_hub_cache("owner/tiny") is not None

@@ -179,3 +179,18 @@ def test_a_child_forked_while_somebody_looks_or_takes_keeps_nothing(tmp_path, mo
         for end in (told, until_told, ready, until_ready):
             os.close(end)
         os.waitpid(children[0], 0)
+
+
+def test_a_lock_that_is_another_file_too_holds_and_is_not_written_into(tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_text("my thesis")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    os.link(mine, folder / LOCK_FILE)
+    held = RunLock(folder)
+    held.acquire()
+    assert not RunLock(folder).take()
+    assert is_here(holder(folder))
+    held.release()
+    assert holder(folder) is None
+    assert mine.read_text() == "my thesis"

@@ -8,8 +8,8 @@ import warnings
 
 import pytest
 
-from lora_lab.errors import RunError
-from lora_lab.sweeps.store import CellResult, SweepStore, as_begun
+from lora_lab.errors import ConfigError, RunError
+from lora_lab.sweeps.store import CellResult, SweepStore, as_begun, checked_name
 from tests.helpers.crash_states import Recorder, states
 
 
@@ -146,3 +146,25 @@ def test_a_plan_or_a_record_that_is_no_file_is_refused(tmp_path, make):
         make(tmp_path / name)
         with pytest.raises(RunError, match=f"{name} cannot be read"):
             read()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_a_cells_run_that_is_a_link_is_not_gone_on_with(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "config.json").write_text("{}")
+    store = SweepStore(tmp_path / "sweep")
+    store.begin({"model": {}}, [])
+    link = store.folder / "20260101-000000-a-abcd"
+    link.symlink_to(mine)
+    assert store.run_of("a") is None
+    link.unlink()
+    mine.rename(link)
+    assert store.run_of("a").folder == link
+
+
+def test_no_folder_of_a_sweep_is_called_by_a_secret(monkeypatch):
+    assert checked_name("pa55-word") == "pa55-word"
+    monkeypatch.setenv("MY_PASSWORD", "pa55-word")
+    with pytest.raises(ConfigError, match="name looks like a secret of this machine; use another"):
+        checked_name("pa55-word")

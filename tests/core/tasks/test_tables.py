@@ -311,3 +311,12 @@ def test_a_file_that_unpacks_to_more_than_texts_do_is_refused(tmp_path, name, mo
         path.write_bytes(gzip.compress(zeros))
     with pytest.raises(TaskError, match="unpacks to more than 100 times its size"):
         read_file(path, ("p", "c"))
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.jsonl", "d.xlsx", "d.parquet", "d.csv.gz"])
+def test_a_file_of_holes_is_refused_before_it_fills_the_memory(tmp_path, name):
+    with (tmp_path / name).open("wb") as file:
+        file.write(b"p,c\n")
+        file.truncate(2**40)
+    with pytest.raises(TaskError, match="is nearly all holes, and no data; fetch it again"):
+        read_file(tmp_path / name, ("p", "c"))

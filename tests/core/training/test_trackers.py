@@ -140,3 +140,18 @@ def test_trackers_are_made_without_a_word_in_the_environment(monkeypatch):
     (made,) = trackers.tracker_callbacks(["wandb"])
     assert isinstance(made, Recorder)
     assert dict(os.environ) == before
+
+
+def test_what_they_record_of_a_config_has_no_secret_wherever_it_stands(monkeypatch, tmp_path):
+    recorder = Recorder()
+    monkeypatch.setattr(trackers, "tracker_callbacks", lambda _: [recorder])
+    monkeypatch.setenv("MY_PASSWORD", "pa55-word")
+    model = tiny_lm().model
+    told = trackers.Trackers(TrainingConfig(max_steps=4), tmp_path, model, CPU)
+    assert told._model is model, "as it is, where there is none"
+    model.config.id2label = {0: "pa55-word", 1: "b"}
+    model.config.more = {"text": ["see pa55-word"]}
+    shown = trackers.Trackers(TrainingConfig(max_steps=4), tmp_path, model, CPU)._model.config
+    assert shown.to_dict()["id2label"] == {0: "[redacted]", 1: "b"}
+    assert "pa55-word" not in shown.to_json_string()
+    assert model.config.id2label[0] == "pa55-word"
