@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lora_lab._util.draft_names import draft_stem
 from lora_lab._util.swapping import swap
 from lora_lab.errors import AdapterError, LoraLabError, RunError, as_cause
 
@@ -29,7 +30,6 @@ _TORCH_WORDS = "no space left|read-only|file write failed|unexpected pos|i/o err
 _TOO_LARGE = os.strerror(errno.EFBIG)
 _SHOWN = 60  # letters of a path that can be none
 _STALE = 3600.0  # seconds after which a draft is nobody's any more: whoever wrote it was killed
-_LONGEST = 220  # bytes of a name, that its draft's has less than 255
 
 
 @contextlib.contextmanager
@@ -243,23 +243,6 @@ def open_own(path: str | Path, flags: int, *, follow: bool = False) -> int:
     return descriptor
 
 
-def unshare(path: Path) -> None:
-    """Give a file that has a second name somewhere, a hard link, a copy of its own.
-
-    What grows in it, or is cut off it, would be so there: a stranger's folder can hold one of mine.
-
-    Raises:
-        OSError: it is no regular file, or the disk does not take the copy.
-    """
-    with (
-        contextlib.suppress(FileNotFoundError),
-        os.fdopen(open_own(path, os.O_RDONLY), "rb") as file,
-    ):
-        if os.fstat(file.fileno()).st_nlink > 1:
-            with write_file_atomic(path) as draft, draft.open("wb") as copy:
-                shutil.copyfileobj(file, copy)
-
-
 def is_hollow(found: os.stat_result) -> bool:
     """Return whether a file is nearly all holes: it was made to fill memory, not to be read.
 
@@ -343,12 +326,7 @@ def disk_errors(
 def _draft(path: Path) -> Path:
     """Return a free name beside a path; drafts of it that were left by the killed are removed."""
     remove_drafts(path, _STALE)
-    return path.with_name(f".{_cut(path)}.{secrets.token_hex(8)}.tmp")
-
-
-def _cut(path: Path) -> str:
-    """Return a path's name, so much of it that a draft's fits on the disk."""
-    return os.fsdecode(os.fsencode(path.name)[:_LONGEST])
+    return path.with_name(f".{draft_stem(path)}.{secrets.token_hex(8)}.tmp")
 
 
 def remove_drafts(path: Path, older: float = 0.0) -> None:
@@ -358,7 +336,7 @@ def remove_drafts(path: Path, older: float = 0.0) -> None:
         path: of what they were to become.
         older: seconds; 0: all of them.
     """
-    for old in path.parent.glob(f".{glob.escape(_cut(path))}.*.tmp"):
+    for old in path.parent.glob(f".{glob.escape(draft_stem(path))}.*.tmp"):
         with contextlib.suppress(OSError):
             if not older or time.time() - old.lstat().st_mtime > older:
                 _remove(old)

@@ -35,12 +35,12 @@ from lora_lab._util.files import (
     put_aside,
     recover_dir,
     sync,
-    unshare,
     user_path,
     write_all,
     write_dir_atomic,
     write_text_atomic,
 )
+from lora_lab._util.unsharing import unshare
 from lora_lab._util.warn import warn
 from lora_lab.errors import RunError
 from lora_lab.redaction import redacted, redacted_values

@@ -27,10 +27,10 @@ from lora_lab._util.files import (
     open_own,
     put_aside,
     sync,
-    unshare,
     write_all,
 )
 from lora_lab._util.json_files import MOST_BYTES, fitted, parse_json, read_bytes, read_json
+from lora_lab._util.unsharing import unshare
 from lora_lab._util.warn import warn
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.plain import method_to_dict

@@ -278,19 +278,6 @@ def test_nobody_makes_parents_that_are_not_flushed():
     assert found == {"files.py", "replacing.py"}
 
 
-def test_a_file_with_a_second_name_gets_a_copy_of_its_own(tmp_path):
-    mine, theirs = tmp_path / "mine", tmp_path / "metrics.jsonl"
-    mine.write_text("my thesis")
-    os.link(mine, theirs)
-    files.unshare(theirs)
-    theirs.open("a").write("more")
-    assert (mine.read_text(), theirs.read_text()) == ("my thesis", "my thesismore")
-    before = theirs.stat().st_ino
-    files.unshare(theirs)
-    assert theirs.stat().st_ino == before, "it is its own already"
-    files.unshare(tmp_path / "nothing")
-
-
 @pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "x" * 240])
 def test_a_name_as_long_as_any_may_be_is_written_and_removed(tmp_path, name):
     files.write_text_atomic(tmp_path / name, "a")
