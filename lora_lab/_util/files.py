@@ -344,7 +344,7 @@ def remove_drafts(path: Path, older: float = 0.0) -> None:
 
 def aside(path: Path) -> Path:
     """Return where a folder lies while another takes its place, where nothing can swap them."""
-    return path.parent / f".{path.name}.old"
+    return path.parent / f".{draft_stem(path, 250)}.old"
 
 
 def _remove(path: Path) -> None:

@@ -17,6 +17,7 @@ from lora_lab.methods.config import MethodConfig
 from lora_lab.methods.descriptor import Field
 from lora_lab.methods.lora.config import LoraConfig
 from lora_lab.methods.registry import method_of
+from lora_lab.redaction import redacted
 from lora_lab.runs.training_config import TrainingConfig
 from lora_lab.tasks.load import load_task
 from lora_lab.training.checks import check, check_settings
@@ -112,7 +113,7 @@ class PlanModel(traitlets.HasTraits):
         self.observe(self._changed, ["settings", "ranks"])
 
     def __repr__(self) -> str:
-        return f"<PlanModel {' · '.join(filter(None, self.planned.title))}>"
+        return redacted(f"<PlanModel {' · '.join(filter(None, self.planned.title))}>")
 
     # What is set ---------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import traitlets
 
 from lora_lab.errors import ConfigError, RunError
 from lora_lab.methods.turns import turn_of
+from lora_lab.redaction import redacted
 from lora_lab.sweeps.comparison import Comparison
 from lora_lab.sweeps.local import Sweep
 from lora_lab.training.api import train
@@ -92,7 +93,7 @@ class Session(traitlets.HasTraits):
         self.observe(lambda _: self.watch(), "site")
 
     def __repr__(self) -> str:
-        return f"<Session of {self.lm.card.name}, runs in {self.output_dir}>"
+        return redacted(f"<Session of {self.lm.card.name}, runs in {self.output_dir}>")
 
     @property
     def scoring(self) -> bool:
