@@ -79,8 +79,8 @@ def test_a_seed_gives_the_same_start_whatever_else_is_adapted():
 
 @pytest.mark.parametrize(
     "config",
-    [CONFIG, PrefixLayerConfig(2, 1), AdaLoraConfig(1, 2, target_modules=TARGETS)],
-    ids=["LoRA", "PreLayer", "AdaLoRA"],
+    [CONFIG, PrefixLayerConfig(2, 1), BottleneckConfig("P", r=3)],
+    ids=["LoRA", "PreLayer", "Adapter^P"],
 )
 def test_what_is_read_from_a_file_draws_nothing(config, tmp_path):
     model = tiny_llama()
