@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 
 import pytest
@@ -120,9 +119,9 @@ BAD = {
         "the task's seed is 'one'; it must be a whole number",
     ),
     "a broken number for a seed": ({"task": {"name": "x", "seed": 1.5}}, "seed is 1.5; it must be"),
-    "a date for a dtype": (
-        {"model": {"name": "x", "dtype": datetime.date(2026, 1, 1)}},
-        "the model's dtype is datetime.date.*; it must be text",
+    "a number for a dtype": (
+        {"model": {"name": "x", "dtype": 16}},
+        "the model's dtype is 16; it must be text",
     ),
     "numbers for classes": (
         {"model": {"name": "x", "labels": [0, 1]}},
