@@ -243,8 +243,10 @@ def read_file(
         raise TaskError(f"{path}: field is for {', '.join(JSON)}; leave it out")
     try:
         with _open(path) as file:
-            if file.read(len(_LFS)) == _LFS:
+            if (first := file.read(len(_LFS))) == _LFS:
                 raise TaskError(f"{path} is a pointer of Git LFS, not the file; git lfs pull")
+            if first and not any(first):  # a file that is one hole, or that a power loss has left
+                raise TaskError(f"{path} begins with zeros, and no data; fetch it again")
             file.seek(0)
             if suffix == ".xlsx":
                 _refuse_bomb(file, path)

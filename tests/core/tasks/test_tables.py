@@ -320,3 +320,11 @@ def test_a_file_of_holes_is_refused_before_it_fills_the_memory(tmp_path, name):
         file.truncate(2**40)
     with pytest.raises(TaskError, match="is nearly all holes, and no data; fetch it again"):
         read_file(tmp_path / name, ("p", "c"))
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.jsonl", "d.xlsx", "d.parquet", "d.csv.gz", "d.xml"])
+def test_a_file_that_is_one_hole_is_refused_before_it_is_read(tmp_path, name):
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(TaskError, match=r"no data; fetch it again|[nN]ot a gzip"):
+        read_file(tmp_path / name, ("p", "c"))
