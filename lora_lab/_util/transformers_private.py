@@ -95,7 +95,7 @@ def experts_by_shape(
     count = top_k_index.shape[-1]
     ids, order = torch.sort(top_k_index.reshape(-1))
     x = hidden[order // count]
-    if getattr(experts, "has_gate", True):  # before transformers 5.3 all had one
+    if getattr(experts, "has_gate", True):  # in transformers 5.0 all have one
         x = experts._apply_gate(product(x, "gate_up_proj", ids))
     else:
         x = experts.act_fn(product(x, "up_proj", ids))

@@ -63,7 +63,8 @@ def test_another_number_of_classes_than_the_bases_own(tmp_path):
     model = kind.from_pretrained(
         tmp_path / "base", num_labels=4, ignore_mismatched_sizes=True
     ).eval()
-    fields = {**FIELDS, "target_modules": ["q_proj"], "modules_to_save": ["classifier"]}
+    query = ["q_proj", "query"]  # the newer name, the older
+    fields = {**FIELDS, "target_modules": query, "modules_to_save": ["classifier"]}
     theirs = peft_trained(model, tmp_path / "adapter", **fields)
     export_adapter(tmp_path / "adapter", str(tmp_path / "base"), "merged", tmp_path / "out")
     merged = kind.from_pretrained(tmp_path / "out").eval()

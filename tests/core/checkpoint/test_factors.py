@@ -69,7 +69,7 @@ PATTERNS = {
         ("t5", LINEAR | {"target_modules": ["q", "v", "wo"]}),
         ("bert", LINEAR | {"target_modules": ["query", "dense"]}),
         ("roberta", LINEAR | {"target_modules": ["query"], "task_type": "SEQ_CLS"}),
-        ("vit", LINEAR | {"target_modules": r".*\.(q_proj|fc\d)"}),
+        ("vit", LINEAR | {"target_modules": r".*\.(q_proj|fc\d|query|dense)"}),
     ],
 )
 def test_what_peft_writes_is_read_with_its_own_update(name, config, base, tmp_path):
@@ -179,7 +179,7 @@ def test_a_pruned_adalora_keeps_the_scale_that_it_was_trained_with(tmp_path):
         ("llama", {"target_modules": ["q_proj"], "lora_bias": True}, "left out: biases"),
         (
             "vit",
-            {"target_modules": ["q_proj", "projection"]},
+            {"target_modules": ["q_proj", "query", "projection"]},  # the newer name, the older
             "factors of convolutions",
         ),
     ],
