@@ -267,6 +267,7 @@ def test_a_config_alone_gives_the_same_anatomy(name: str) -> None:
     assert config.to_dict() == before
     with torch.device("meta"):
         empty = type(model)._from_config(tiny_config(name))
+        empty.tie_weights()  # transformers 5.0 ties none on the meta device
     assert {p.device.type for p in empty.parameters()} == {"meta"}
     assert anatomy(empty) == anatomy(model)
 

@@ -20,6 +20,7 @@ def _meta_parameters(name: str) -> int:
     config = model_config(name)
     with torch.device("meta"):
         model = model_class(config)._from_config(config)
+        model.tie_weights()  # transformers 5.0 ties none on the meta device
     return sum(p.numel() for p in model.parameters())
 
 
