@@ -133,7 +133,7 @@ def _has_digest(path: Path, sha256: str) -> bool:
     facts = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     mark = json.dumps(facts)
     marker = cache_folder() / "verified" / f"{sha256}.json"
-    if marker.is_file() and marker.read_bytes() == mark.encode():
+    if _says(marker, mark.encode()):
         return True
     if _digest(path) != sha256:
         return False
@@ -141,6 +141,11 @@ def _has_digest(path: Path, sha256: str) -> bool:
         make_dirs(marker.parent)
         write_text_atomic(marker, mark)
     return True
+
+
+def _says(path: Path, text: bytes) -> bool:
+    """Whether a file is there and has this text, and no more."""
+    return path.is_file() and path.stat().st_size == len(text) and path.read_bytes() == text
 
 
 def _digest(path: Path) -> str:
