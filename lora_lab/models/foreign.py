@@ -136,14 +136,27 @@ def base_alone(name: str, location: str, *, local_only: bool) -> dict[str, Any]:
 
     Returns:
         Options of `from_pretrained`; none where there is no adapter.
+
+    Raises:
+        ModelError: this version of transformers (up to 5.15) cannot be kept from it.
     """
+    from transformers.utils import find_adapter_config_file, is_peft_available
+
     if _file(location, _ADAPTER, local_only) is None:
         return {}
+    elsewhere = {"subfolder": secrets.token_hex(8)}  # in which it looks for an adapter
+    local = is_peft_available() and Path(location).is_dir()
+    if local and find_adapter_config_file(location, **elsewhere) is not None:
+        raise ModelError(
+            f"{name} has an adapter beside its weights ({_ADAPTER}), which this version of "
+            "transformers would put on the model; move it into a folder of its own, or update "
+            "transformers"
+        )
     warn(
         f"{name} has an adapter beside its weights ({_ADAPTER}), which is not on the model; "
         "ll.load_adapter reads it"
     )
-    return {"adapter_kwargs": {"subfolder": secrets.token_hex(8)}}  # in which it looks for one
+    return {"adapter_kwargs": elsewhere}
 
 
 def _file(location: str, name: str, local_only: bool) -> Path | None:

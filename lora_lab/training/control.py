@@ -221,7 +221,8 @@ class Control:
         self._owner = owner
         self._lock = threading.RLock()  # a thread that is not here may have it
         self._woken = threading.Condition(self._lock)
-        self._state, self._thread = RunState.FAILED, None
+        self._told = self._state = RunState.FAILED  # the child has no failure of its own to tell
+        self._thread = None
 
     # What only the worker calls ------------------------------------------------------------------
 

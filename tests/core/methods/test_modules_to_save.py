@@ -355,17 +355,17 @@ def test_a_name_without_a_module_is_refused(saved, message):
 
 @pytest.mark.parametrize("kind", [ll.LoraConfig, ll.IA3Config, ll.OFTConfig])
 @pytest.mark.parametrize(
-    ("name", "saved", "head"),
+    ("name", "saved"),
     [
-        ("llama", ["lm_head"], False),
-        ("llama", ["norm", "layers.1"], False),
-        ("smollm", ["lm_head"], False),  # its weight is the embedding's
-        ("smollm", ["embed_tokens", "lm_head"], False),
-        ("bert", ["classifier"], True),
-        ("bert", ["classifier", "pooler"], False),
+        ("llama", ["lm_head"]),
+        ("llama", ["norm", "layers.1"]),
+        ("smollm", ["lm_head"]),  # its weight is the embedding's
+        ("smollm", ["embed_tokens", "lm_head"]),
+        ("bert", ["classifier"]),
+        ("bert", ["classifier", "pooler"]),
     ],
 )
-def test_what_is_trained_whole_is_in_the_price_but_for_a_head(kind, name, saved, head):
+def test_what_is_trained_whole_is_in_the_price(kind, name, saved):
     model = tiny(name) if name != "smollm" else tied(name)
     targets = {"target_modules": ["q"] if name == "bert" else ["layers.0.self_attn.q_proj"]}
     bare, beside = kind(**targets), kind(**targets, modules_to_save=saved)
@@ -374,9 +374,7 @@ def test_what_is_trained_whole_is_in_the_price_but_for_a_head(kind, name, saved,
     with warnings.catch_warnings(action="ignore"):  # of one end of two
         adapter = ll.attach(model, beside)
     trained = sum(p.numel() for p in dict.fromkeys(adapter.parameters()))
-    classifier = sum(p.numel() for p in tiny("bert").classifier.parameters())
-    assert own.parameters_trainable == trained - (classifier if name == "bert" else 0)
-    assert (own.parameters_trainable == alone) is head
+    assert own.parameters_trainable == trained > alone
 
 
 def test_sums_refuse_modules_trained_whole():

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers.utils import find_adapter_config_file
 
 from lora_lab.errors import ModelError
 from lora_lab.models import load_model
@@ -78,10 +79,26 @@ def test_an_adapter_beside_the_weights_is_not_on_the_model_and_imports_nothing(
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
     factors = {f"{name}A.weight": torch.ones(2, 32), f"{name}B.weight": torch.ones(32, 2)}
     torch.save(factors, folder / "adapter_model.bin")
-    with pytest.warns(UserWarning, match="has an adapter beside its weights"):
-        lm = load_model(folder, device="cpu")
-    assert {*lm.model.state_dict()} == {*tiny_llama().state_dict()}
+    if find_adapter_config_file(str(folder), subfolder="x") is not None:  # transformers to 5.15
+        with pytest.raises(ModelError, match="move it into a folder of its own"):
+            load_model(folder, device="cpu")
+    else:
+        with pytest.warns(UserWarning, match="has an adapter beside its weights"):
+            lm = load_model(folder, device="cpu")
+        assert {*lm.model.state_dict()} == {*tiny_llama().state_dict()}
     assert "names_a_module" not in sys.modules
+
+
+def test_a_transformers_that_would_put_it_on_all_the_same_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those up to 5.15 do, which heed no subfolder of a folder on this machine."""
+    beside = folder / "adapter_config.json"
+    beside.write_text("{}")
+    monkeypatch.setattr("transformers.utils.is_peft_available", lambda: True)
+    monkeypatch.setattr("transformers.utils.find_adapter_config_file", lambda *_, **__: str(beside))
+    with pytest.raises(ModelError, match=r"beside its weights.*move it into a folder of its own"):
+        load_model(folder, device="cpu")
 
 
 @pytest.mark.parametrize(
