@@ -204,6 +204,7 @@ class Case:
             intervals={},
             evaluations=SimpleNamespace(state=dict),
             kept=SimpleNamespace(state=dict),
+            recorder=SimpleNamespace(last_step=None),
             run=SimpleNamespace(samples=(), store=SimpleNamespace(flush_log=int)),
             pace=Pace(),
             padding=Padding(),
