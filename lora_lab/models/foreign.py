@@ -144,9 +144,9 @@ def base_alone(name: str, location: str, *, local_only: bool) -> dict[str, Any]:
 
     if _file(location, _ADAPTER, local_only) is None:
         return {}
-    elsewhere = {"subfolder": secrets.token_hex(8)}  # in which it looks for an adapter
+    elsewhere = secrets.token_hex(8)  # a folder in which it looks for an adapter
     local = is_peft_available() and Path(location).is_dir()
-    if local and find_adapter_config_file(location, **elsewhere) is not None:
+    if local and find_adapter_config_file(location, subfolder=elsewhere) is not None:
         raise ModelError(
             f"{name} has an adapter beside its weights ({_ADAPTER}), which this version of "
             "transformers would put on the model; move it into a folder of its own, or update "
@@ -156,7 +156,7 @@ def base_alone(name: str, location: str, *, local_only: bool) -> dict[str, Any]:
         f"{name} has an adapter beside its weights ({_ADAPTER}), which is not on the model; "
         "ll.load_adapter reads it"
     )
-    return {"adapter_kwargs": elsewhere}
+    return {"adapter_kwargs": {"subfolder": elsewhere}}
 
 
 def _file(location: str, name: str, local_only: bool) -> Path | None:
