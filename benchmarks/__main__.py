@@ -20,7 +20,6 @@ QUICK: dict[str, tuple[str, ...]] = {
     "whole_run": ("--rounds", "1", "--steps", "3", "--held-out", "8"),
     "kernel_answers": ("--cells", "10", "--pairs", "1", "--steps", "3"),
     "opening": ("--rounds", "1"),
-    "notebook_memory": ("--steps", "2"),
     "evaluation": ("--steps", "2", "--prompts", "4"),
     "workbench_showing": ("--rounds", "1", "--seconds", "8", "--settle", "8"),
     "loss_peak": ("--steps", "1"),

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from lora_lab.training.run import Run
 
 CONFIG_FILE = "config.json"
+SUMMARY_FILE = "summary.json"  # how a run ended
+SAMPLES_FILE = "samples.json"
 SWEEP_FILE = "sweep.json"  # makes a folder a sweep's: its runs lie right in it
 
 
@@ -270,7 +272,7 @@ def read_record(folder: str | Path, sweep: str = "") -> RunRecord | None:
     if config is None or (config == b"{}" and not problem):
         config = _copied_config(Path(folder))
     name = os.path.basename(folder)
-    summary = _read_summary(os.path.join(folder, "summary.json"))
+    summary = _read_summary(os.path.join(folder, SUMMARY_FILE))
     return RunRecord(f"{sweep}/{name}" if sweep else name, folder, config, summary, sweep, problem)
 
 
@@ -362,7 +364,7 @@ def _read_summary(path: str) -> Mapping[str, Any] | bytes | None:
 
 def _read_samples(folder: Path) -> Iterator[Mapping[str, Any]]:
     try:
-        rows = read_json(folder / "samples.json", list[dict[str, Any]])
+        rows = read_json(folder / SAMPLES_FILE, list[dict[str, Any]])
     except (OSError, ValueError):
         return
     for row in rows:

@@ -47,12 +47,18 @@ from lora_lab.redaction import redacted, redacted_values
 from lora_lab.runs import checkpoints
 from lora_lab.runs.lock import LOCK_FILE, RunLock
 from lora_lab.runs.metrics import METRICS_FILE, LossCurve, cut_lines, read_losses
-from lora_lab.runs.records import CONFIG_FILE, RunRecord, has_config, list_runs
+from lora_lab.runs.records import (
+    CONFIG_FILE,
+    SAMPLES_FILE,
+    SUMMARY_FILE,
+    RunRecord,
+    has_config,
+    list_runs,
+)
 from lora_lab.runs.spectra_log import SITES_FILE, SPECTRA_FILE
 
 __all__ = ["NullStore", "RunRecord", "RunStore", "list_runs"]
 
-SUMMARY_FILE, SAMPLES_FILE = "summary.json", "samples.json"
 _FILES = (
     *(CONFIG_FILE, LOCK_FILE, METRICS_FILE, SITES_FILE, SPECTRA_FILE),
     *(SUMMARY_FILE, SAMPLES_FILE),
@@ -107,7 +113,7 @@ class RunStore:
         if self.config and not has_config(self.folder, self.config):
             self.write_config(self.config)
         with disk_errors(self.folder):
-            (self.folder / "summary.json").unlink(missing_ok=True)
+            (self.folder / SUMMARY_FILE).unlink(missing_ok=True)
             unshare(path)
             if path.exists():
                 with os.fdopen(open_own(path, os.O_RDWR), "r+b") as file:
@@ -208,7 +214,7 @@ class RunStore:
             RunError: the disk does not take it.
         """
         self.flush_log()
-        self.write_json("summary.json", summary)
+        self.write_json(SUMMARY_FILE, summary)
 
     def close(self) -> None:
         """Close metrics.jsonl, which a later `log` opens again, and let go of the folder."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lora_lab._util.json_files import read_json
 from lora_lab.errors import RunError, as_cause
 from lora_lab.runs.lock import RunLock
-from lora_lab.runs.records import RecordState, RunRecord, find_run
+from lora_lab.runs.records import SAMPLES_FILE, SUMMARY_FILE, RecordState, RunRecord, find_run
 from lora_lab.runs.run_file import read_configs
 from lora_lab.runs.store import RunStore
 from lora_lab.training.evaluate import Evaluated, evaluate
@@ -19,9 +19,6 @@ from lora_lab.training.run import Run
 if TYPE_CHECKING:
     from lora_lab.models.load import LoadedModel
     from lora_lab.tasks.base import Task
-
-SUMMARY_FILE = "summary.json"
-SAMPLES_FILE = "samples.json"
 
 
 def unscored(of: Run | RunRecord) -> bool:

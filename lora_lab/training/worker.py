@@ -19,6 +19,7 @@ from lora_lab.errors import ModelError
 from lora_lab.methods.base import Adapter
 from lora_lab.methods.offload import offload_notes
 from lora_lab.methods.own_modes import OwnModes
+from lora_lab.runs.records import SAMPLES_FILE
 from lora_lab.runs.samples import Sample
 from lora_lab.training import device_memory, isolation, lost_adapter, processes, saved_state
 from lora_lab.training.base_weights import BaseWeights
@@ -382,6 +383,6 @@ class Worker:
         folder = run.folder / "adapter"
         if self.step or state != "stopped":
             run.store.save_adapter(self._write_adapter)
-        run.store.write_json("samples.json", [sample.to_dict() for sample in run.samples])
+        run.store.write_json(SAMPLES_FILE, [sample.to_dict() for sample in run.samples])
         run.store.write_summary({**saved_state.summary(self, state, folder), **more})
         run.curve = self.losses.curve()

@@ -246,8 +246,8 @@ class SavingsView extends PanelView {
 /** What is counted: "parameters; 384 of them are the head's, …". */
 function countedText(price) {
   const count = headOf(price);
-  const text = "parameters";
-  return count ? `${text}; ${formatCount(count)} are the head's, which is trained whole` : text;
+  if (!count) return "parameters";
+  return `parameters; ${formatCount(count)} are the head's, which is trained whole`;
 }
 
 function measuredTitle(memory, change) {
